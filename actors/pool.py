@@ -1,0 +1,141 @@
+"""The workers of one module version, and the pure decision what a waiting caller gets next."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from protocol.model import Isolation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import trio
+
+    from actors.registry import Published
+    from actors.worker import Worker
+    from environments.base import Prepared
+    from protocol.errors import Failure
+
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Step(Enum):
+    """What is to be done for one waiting caller."""
+
+    REUSE = "reuse"
+    SPAWN = "spawn"
+    EVICT = "evict"
+    """Retire an idle worker of another module, then spawn."""
+    WAIT = "wait"
+
+
+def next_step(*, idle: int, own: int, starting: int, waiting: int, concurrency: int, total: int, room: int, evictable: bool) -> Step:  # fmt: skip  # noqa: E501
+    """Return what a caller of a module gets.
+
+    `own` counts the module's workers (starting ones included), `waiting` its callers without a worker, `total` the
+    workers of the kind, `room` how many the kind may have, `evictable` whether another module has an idle one.
+    """
+    if idle:
+        return Step.REUSE
+    if own >= concurrency or starting >= waiting:
+        return Step.WAIT
+    if total < room:
+        return Step.SPAWN
+    return Step.EVICT if evictable else Step.WAIT
+
+
+@define(eq=False)
+class Phases:
+    """Seconds that one caller spent before its handler ran."""
+
+    queue: float = 0.0
+    build: float = 0.0
+    start: float = 0.0
+    load: float = 0.0
+
+
+@define(eq=False)
+class Waiter:
+    """One caller without a worker."""
+
+    pool: Pool
+    woken: trio.Event
+    worker: Worker | None = None
+    failure: Failure | None = None
+    phases: Phases | None = None
+
+
+@define(eq=False)
+class Pool:
+    """The workers of one module version. Changed only between checkpoints of the executor that owns it."""
+
+    module: Published
+    idle: list[Worker] = field(factory=list)
+    busy: set[Worker] = field(factory=set)
+    starting: int = 0
+    waiting: int = 0
+    retired: bool = False
+    prepared: Prepared | None = None
+    activity: str = ""
+    """What a start is busy with, for those who ask why they wait."""
+    activity_since: float = 0.0
+    last_failure: Failure | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+
+    @property
+    def own(self) -> int:
+        """Number of workers, those that are starting included."""
+        return len(self.idle) + len(self.busy) + self.starting
+
+    def keeps(self, worker: Worker, *, now: float, max_age: float) -> bool:
+        """Return whether a worker that was given back may serve another call."""
+        spec = self.module.spec
+        limit = spec.workers.max_calls
+        return (
+            worker.reusable
+            and not self.retired
+            and spec.isolation is not Isolation.FRESH
+            and (limit == 0 or worker.calls < limit)
+            and now - worker.launched_at < max_age
+        )
+
+    def failed(self, failure: Failure, now: float) -> None:
+        """Remember a start that failed: until a pause is over the same is answered without trying again."""
+        self.last_failure = failure
+        self.failures += 1
+        self.retry_at = now + min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self.failures - 1))
+
+    def started(self) -> None:
+        """Forget the failures: a worker has started."""
+        self.last_failure = None
+        self.failures = 0
+
+    def reason(self, now: float) -> str:
+        """Return why a caller waits."""
+        if self.activity:
+            return f"{self.activity} (for {now - self.activity_since:.1f} s)"
+        if self.busy:
+            return f"{len(self.busy)} workers busy"
+        return "all workers of the kind are busy"
+
+
+def oldest_idle(pools: Mapping[str, Pool], *, besides: Pool) -> tuple[Pool, Worker] | None:
+    """Return the worker idle for longest among the other modules, never one below its module's `workers.min`."""
+    found = [
+        (pool.idle[0].idle_since, pool)
+        for pool in pools.values()
+        if pool is not besides and len(pool.idle) + len(pool.busy) > pool.module.spec.workers.min and pool.idle
+    ]
+    if not found:
+        return None
+    pool = min(found, key=lambda pair: pair[0])[1]
+    return pool, pool.idle[0]
+
+
+WaitingRoom = deque[Waiter]

@@ -1,0 +1,135 @@
+"""Opens everything in order in one nursery, and closes it the other way round; `System` is the handles."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+from attrs import frozen
+
+from actors.executor import Executor
+from actors.history import History
+from actors.registry import Registry
+from actors.supervise import supervise
+from config.modules import ModuleSpec
+from config.settings import Settings
+from environments.base import AbsentEnvironment, Environment
+from environments.inline import InlineEnvironment, Launcher
+from environments.limits import LimitKeeper
+from environments.process import ProcessTable
+from environments.store import Store
+from environments.venv import VenvEnvironment
+from protocol.errors import ErrorKind, error
+from protocol.model import Kind
+
+
+@frozen
+class Surroundings:
+    """What the operating system's environment gives, read once by the configuration.
+
+    `guest` is all that user code inherits, `installer` what uv inherits, `secrets` looks names up.
+    """
+
+    guest: Mapping[str, str]
+    installer: Mapping[str, str]
+    secrets: Callable[[tuple[str, ...]], Mapping[str, str]]
+
+
+@frozen
+class System:
+    """The handles of a running system."""
+
+    registry: Registry
+    executors: Mapping[Kind, Executor]
+    history: History
+    table: ProcessTable
+
+    async def publish(self, specs: Iterable[ModuleSpec]) -> None:
+        """Make `specs` the modules that are served. Raises RunnerError; nothing has changed then."""
+        snapshot = await self.registry.publish(specs)
+        for executor in self.executors.values():
+            executor.publish(snapshot)
+
+    def close(self) -> None:
+        """Give out no more workers."""
+        for executor in self.executors.values():
+            executor.close()
+
+
+@asynccontextmanager
+async def open_system(
+    settings: Settings, around: Surroundings, *, records: Path | None = None
+) -> AsyncIterator[System]:
+    """Run all actors as long as the context is open. `records` is where the history is kept, else the data directory.
+
+    On the way out workers end first and the history is written last. Raises RunnerError `unavailable` when the
+    data directory cannot be used, and `ActorFailed` in a group when an actor failed too often.
+    """
+    data = settings.store.data_dir.absolute()
+    work = data / "work" / str(os.getpid())
+    try:
+        _remove_left_over(work.parent)
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        table = ProcessTable(work)
+        launcher = Launcher.install(table, data, around.guest)
+    except OSError as problem:
+        raise error(ErrorKind.UNAVAILABLE, f"the data directory cannot be used: {problem}", field="data_dir") from None
+    limits = LimitKeeper(f"operato-{os.getpid()}")
+    make = partial(
+        Executor,
+        settings=settings.executor,
+        table=table,
+        limits=limits,
+        max_frame_bytes=settings.server.max_frame_bytes,
+    )
+    kinds = _environments(settings, launcher, around)
+    executors = {kind: make(environment) for kind, environment in kinds.items()}
+    registry = Registry(data / "code", around.secrets)
+    history = History(settings.history, records or data)
+    async with trio.open_nursery() as history_nursery:
+        await history_nursery.start(partial(supervise, lambda: history, name="history"))
+        try:
+            async with trio.open_nursery() as executor_nursery:
+                for kind, executor in executors.items():
+                    run = partial(supervise, lambda executor=executor: executor, name=f"executor {kind}")  # type: ignore[misc]
+                    await executor_nursery.start(run)
+                try:
+                    yield System(registry, executors, history, table)
+                finally:
+                    for executor in executors.values():
+                        executor.close()
+                    executor_nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await table.sweep()
+                await history.aclose()
+            shutil.rmtree(work, ignore_errors=True)
+            history_nursery.cancel_scope.cancel()
+
+
+def _environments(settings: Settings, launcher: Launcher, around: Surroundings) -> dict[Kind, Environment]:
+    return {
+        Kind.INLINE: InlineEnvironment(launcher),
+        Kind.VENV: VenvEnvironment(
+            launcher,
+            Store(settings.store.venv_path.absolute()),
+            settings.store.data_dir.absolute() / "locks",
+            around.installer,
+            settings.store.offline,
+        ),
+        Kind.CONDA: AbsentEnvironment(Kind.CONDA, "this version of the runner has no conda environments"),
+        Kind.DOCKER: AbsentEnvironment(Kind.DOCKER, "this version of the runner has no docker environments"),
+    }
+
+
+def _remove_left_over(work: Path) -> None:
+    """Remove the working directories of runners that were killed; their workers died with them."""
+    if work.is_dir():
+        for folder in work.iterdir():
+            if not Path("/proc", folder.name).exists():
+                shutil.rmtree(folder, ignore_errors=True)

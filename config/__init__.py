@@ -1,0 +1,1 @@
+"""Settings and module definitions, from the command line, the environment and YAML."""

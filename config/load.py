@@ -1,0 +1,326 @@
+"""Settings from the command line, the environment, the modules file and defaults, in this order of precedence.
+
+This is the only reader of `os.environ`; everything else is handed what it needs. People write each setting under one
+flat name: `--rest-port`, `OPERATO_REST_PORT`, `rest_port` in the section `runner:` of the modules file. The names come
+from the classes of `config.settings`: `_seconds` and `_bytes` are left out, as durations and sizes carry their unit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import attrs
+from attrs import frozen
+
+from config import units
+from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
+from config.modules import ModulesFile, read_modules
+from config.settings import Settings
+from config.units import Range
+
+VARIABLE_PREFIX = "OPERATO_"
+SECRET_PREFIX = "OPERATO_SECRET_"  # noqa: S105 - the name of secrets, not one of them
+HIDDEN = "***"
+
+_PREFIXES = {"auth": "jwt_", "history": "history_", "log": "log_"}
+"""What flat names of these sections begin with; those of the other sections are unique without."""
+_TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^/\s]*@")
+
+
+@frozen
+class Setting:
+    """One setting: the flat `name` that people write, and its place in `Settings`."""
+
+    name: str
+    section: str
+    attribute: attrs.Attribute[Any]
+
+    @property
+    def dotted(self) -> str:
+        """The place in `Settings`, `server.rest_port`."""
+        return f"{self.section}.{self.attribute.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable, `OPERATO_REST_PORT`."""
+        return VARIABLE_PREFIX + self.name.upper()
+
+    @property
+    def secret(self) -> bool:
+        """Whether the value is never shown."""
+        return self.attribute.repr is False
+
+
+@frozen
+class Loaded:
+    """The settings of one runner, and where each came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    """Dotted name to `command line`, `environment OPERATO_REST_PORT`, `modules.yaml:3` or `default`."""
+    modules: ModulesFile
+
+
+@frozen
+class _Given:
+    """One value that somebody gave. `where` is how they wrote the name, `base` the folder of relative paths."""
+
+    setting: Setting
+    value: Any
+    source: str
+    where: str
+    base: Path
+    file: str | None = None
+    line: int | None = None
+
+    def mistake(self, wrong: Wrong) -> Mistake:
+        return Mistake(wrong.message, self.file, self.line, self.where, wrong.allowed)
+
+
+def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Loaded:
+    """Return the settings of this run and the modules file that they name.
+
+    `options` are flat names of the command line, None for what was not given; besides the settings there is `config`,
+    the modules file. Relative paths are relative to the current folder, in the file to the folder of the file; all
+    come out absolute. Raises `ConfigError` with all mistakes of settings and modules.
+    """
+    environ = os.environ if environ is None else environ
+    mistakes: list[Mistake] = []
+    config, config_source = _config_path(options, environ, mistakes)
+    file, file_mistakes = read_modules(config)
+    mistakes += _missing(config, config_source) or file_mistakes
+    givens = [
+        *_from_file(file, str(config), mistakes),
+        *_from_environment(environ, mistakes),
+        *_from_options(options, mistakes),
+    ]
+    values = {setting.dotted: default_of(setting) for setting in SETTINGS.values()}
+    sources = dict.fromkeys(values, "default") | {"config": config_source}
+    for given in givens:
+        try:
+            values[given.setting.dotted] = _read(given)
+            sources[given.setting.dotted] = given.source
+        except Wrong as wrong:
+            mistakes.append(given.mistake(wrong))
+    if mistakes:
+        shown = str(config)
+        raise ConfigError(sorted(mistakes, key=lambda m: (m.file is None, m.file != shown, m.file or "", m.line or 0)))
+    return Loaded(_assemble(file.path, values), sources, file)
+
+
+def describe(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Return flat name, value as people write it, and source of each setting; secrets and passwords as `***`."""
+    rows = [("config", str(loaded.settings.config), loaded.sources["config"])]
+    for setting in SETTINGS.values():
+        value = getattr(getattr(loaded.settings, setting.section), setting.attribute.name)
+        rows.append((setting.name, _shown(setting, value), loaded.sources[setting.dotted]))
+    return rows
+
+
+def secret_values(names: Iterable[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the values of `OPERATO_SECRET_<NAME>` by name. Raises `ConfigError` that lists all that are missing."""
+    environ = os.environ if environ is None else environ
+    wanted = list(dict.fromkeys(names))
+    missing = [SECRET_PREFIX + name for name in wanted if SECRET_PREFIX + name not in environ]
+    if missing:
+        raise ConfigError(Mistake("is not set in the runner's environment", None, None, name) for name in missing)
+    return {name: environ[SECRET_PREFIX + name] for name in wanted}
+
+
+def base_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return all that user code is given of the runner's own environment: PATH and LANG."""
+    environ = os.environ if environ is None else environ
+    return {
+        "PATH": environ.get("PATH") or "/usr/local/bin:/usr/bin:/bin",
+        "LANG": environ.get("LANG") or "C.UTF-8",
+    }
+
+
+def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what an installer is given of the runner's environment: where to look, what to trust, what to cache."""
+    environ = os.environ if environ is None else environ
+    names = {"PATH", "HOME", "LANG", "TMPDIR", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NETRC"}
+    kept = ("UV_", "XDG_", "SSL_CERT_")
+    return {k: v for k, v in environ.items() if k.upper() in names or k.startswith(kept)}
+
+
+def default_of(setting: Setting) -> Any:
+    """Return the value of a setting that nobody gave; paths are made absolute."""
+    default: Any = setting.attribute.default
+    value = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+    return Path.cwd() / value if isinstance(value, Path) else value
+
+
+def _config_path(options: Mapping[str, Any], environ: Mapping[str, str], mistakes: list[Mistake]) -> tuple[Path, str]:
+    """Return the modules file and who named it."""
+    default: Any = attrs.fields(Settings).config.default
+    variable = VARIABLE_PREFIX + "CONFIG"
+    for value, where, source in (
+        (options.get("config"), "--config", "command line"),
+        (environ.get(variable), variable, f"environment {variable}"),
+    ):
+        if value is None:
+            continue
+        try:
+            return Path(units.filled(str(value))), source
+        except Wrong as wrong:
+            mistakes.append(Mistake(wrong.message, None, None, where, wrong.allowed))
+    return Path(default), "default"
+
+
+def _missing(config: Path, source: str) -> tuple[Mistake, ...]:
+    """Say what to do when there is no modules file where nobody said where it is."""
+    if source != "default" or config.exists():
+        return ()
+    remedy = f"there is no {config} in {Path.cwd()}; name the file with --config or OPERATO_CONFIG"
+    return (Mistake(remedy, str(config), None, "config", "an existing modules file"),)
+
+
+def _from_file(file: ModulesFile, shown: str, mistakes: list[Mistake]) -> Iterator[_Given]:
+    for name, value in file.runner.items():
+        line = file.lines.get(name)
+        if (setting := SETTINGS.get(name)) is not None:
+            source = f"{shown}:{line}"
+            yield _Given(setting, value, source, f"runner.{name}", file.path.parent, shown, line)
+            continue
+        reason = "cannot be set in the file itself" if name == "config" else "unknown setting"
+        message = reason + ("" if name == "config" else did_you_mean(name, SETTINGS))
+        mistakes.append(Mistake(message, shown, line, f"runner.{name}", ", ".join(SETTINGS)))
+
+
+def _from_environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> Iterator[_Given]:
+    known = {setting.variable: setting for setting in SETTINGS.values()}
+    reserved = VARIABLE_PREFIX + "CONFIG"
+    for name, value in sorted(environ.items()):
+        if not name.startswith(VARIABLE_PREFIX) or name.startswith(SECRET_PREFIX) or name == reserved:
+            continue
+        if (setting := known.get(name)) is not None:
+            yield _Given(setting, _typed(setting, value), f"environment {name}", name, Path.cwd())
+            continue
+        near = did_you_mean(name.removeprefix(VARIABLE_PREFIX), [*SETTINGS, "config"])
+        hint = re.sub(r"'(\w+)'", lambda match: repr(VARIABLE_PREFIX + match[1].upper()), near)
+        mistakes.append(Mistake(f"unknown setting{hint}", None, None, name, ", ".join([*known, reserved])))
+
+
+def _from_options(options: Mapping[str, Any], mistakes: list[Mistake]) -> Iterator[_Given]:
+    for name, value in options.items():
+        if value is None or name == "config":
+            continue
+        where = "--" + name.replace("_", "-")
+        if (setting := SETTINGS.get(name)) is not None:
+            yield _Given(setting, _typed(setting, value), "command line", where, Path.cwd())
+        else:
+            mistakes.append(Mistake(f"unknown setting{did_you_mean(name, SETTINGS)}", None, None, where))
+
+
+def _typed(setting: Setting, value: Any) -> Any:
+    """Return what the text of a command line or variable says, where it says something; a file has types itself."""
+    if not isinstance(value, str):
+        return value
+    kind = _kind(setting)
+    if kind is bool:
+        return _TRUTHS.get(value.strip().lower(), value)
+    if kind is int and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value):
+        return int(value)
+    return value
+
+
+def _read(given: _Given) -> Any:
+    """Return the value that the settings take. Raises `Wrong`, without the value where it is a secret."""
+    setting, value = given.setting, given.value
+    if value is None and _optional(setting):
+        return None
+    try:
+        result = _reader(setting)(value)
+        limits, options = _limits(setting)
+        if limits is not None:
+            limits.check(result, _renderer(setting))
+        if options:
+            units.choose(result, options)
+    except Wrong as wrong:
+        if setting.secret:
+            raise Wrong("must be text that is not empty", allowed="text that is not empty") from None
+        raise wrong from None
+    return given.base / result if isinstance(result, Path) else result
+
+
+def _reader(setting: Setting) -> Callable[[Any], Any]:
+    name, kind = setting.attribute.name, _kind(setting)
+    if name.endswith("_seconds"):
+        return units.duration
+    if name.endswith("_bytes"):
+        return units.size
+    if kind is Path:
+        return lambda value: Path(units.filled(str(value) if isinstance(value, Path) else value))
+    readers: dict[Any, Callable[[Any], Any]] = {bool: units.flag, int: units.whole, str: units.filled}
+    return readers[kind]
+
+
+def _renderer(setting: Setting) -> Callable[[Any], str]:
+    name = setting.attribute.name
+    if name.endswith("_seconds"):
+        return units.format_duration
+    return units.format_size if name.endswith("_bytes") else str
+
+
+def _limits(setting: Setting) -> tuple[Range | None, tuple[str, ...]]:
+    """Return the range and the choices that the validators of a setting allow, in a form that has words."""
+    validator: Any = setting.attribute.validator
+    bounds: dict[str, float] = {}
+    options: tuple[str, ...] = ()
+    for part in getattr(validator, "_validators", (validator,)):
+        if hasattr(part, "options"):
+            options = tuple(part.options)
+        elif part is not None:
+            bounds[{">=": "low", "<=": "high", ">": "above"}[part.compare_op]] = part.bound
+    return (Range(**bounds) if bounds else None), options
+
+
+def _kind(setting: Setting) -> Any:
+    """Return the type of a setting, without its None."""
+    kinds = [kind for kind in get_args(setting.attribute.type) if kind is not NoneType]
+    return kinds[0] if kinds else setting.attribute.type
+
+
+def _optional(setting: Setting) -> bool:
+    return NoneType in get_args(setting.attribute.type)
+
+
+def _shown(setting: Setting, value: Any) -> str:
+    if value is None:
+        return "-"
+    if setting.secret:
+        return HIDDEN
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _PASSWORD.sub(rf"\1:{HIDDEN}@", _renderer(setting)(value))
+
+
+def _assemble(config: Path, values: Mapping[str, Any]) -> Settings:
+    sections: dict[str, Any] = {}
+    for section, kind in _SECTIONS.items():
+        own = {s.attribute.name: values[s.dotted] for s in SETTINGS.values() if s.section == section}
+        sections[section] = kind(**own)
+    return Settings(config=config, **sections)
+
+
+def _table() -> dict[str, Setting]:
+    table: dict[str, Setting] = {}
+    for section, kind in _SECTIONS.items():
+        for leaf in attrs.fields(attrs.resolve_types(kind)):
+            name = _PREFIXES.get(section, "") + leaf.name.removesuffix("_seconds").removesuffix("_bytes")
+            table[name] = Setting(name, section, leaf)
+    return table
+
+
+_SECTIONS: Mapping[str, Any] = {
+    section.name: section.type for section in attrs.fields(attrs.resolve_types(Settings)) if section.name != "config"
+}
+SETTINGS: Mapping[str, Setting] = _table()
+"""Every setting by its flat name; a test holds the names unique."""

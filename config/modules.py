@@ -1,0 +1,399 @@
+"""`ModuleSpec`: what one module is, as its author wrote it, and the YAML file it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+from cattrs import Converter
+
+from config import units
+from config.mistakes import (
+    ConfigError,
+    Document,
+    Mistake,
+    Where,
+    Wrong,
+    did_you_mean,
+    dotted,
+    parse_yaml,
+    read_or_none,
+    read_text,
+    structure_hook,
+    unfold,
+)
+from config.units import Range, show
+from protocol.errors import ErrorKind
+from protocol.model import Isolation, Kind
+
+
+@frozen
+class Backoff:
+    """Delay before attempt n+1: `initial * factor ** (n - 1)` seconds, at most `max`, times 1 +- `jitter`."""
+
+    initial: float = 0.5
+    factor: float = 2.0
+    max: float = 30.0
+    jitter: float = 0.1
+
+
+@frozen
+class RetryPolicy:
+    """How often a failed execution is tried, after which failures."""
+
+    attempts: int = 1
+    backoff: Backoff = field(factory=Backoff)
+    on: tuple[ErrorKind, ...] = (
+        ErrorKind.HANDLER_ERROR,
+        ErrorKind.TIMEOUT,
+        ErrorKind.WORKER_CRASHED,
+        ErrorKind.OUT_OF_MEMORY,
+        ErrorKind.LOST,
+    )
+
+
+@frozen
+class WorkersPolicy:
+    """How many workers are kept, and for how many calls."""
+
+    min: int = 0
+    """Workers kept ready even when idle."""
+    idle: float | None = None
+    """Seconds without a call after which a worker is retired; None takes the runner's `idle_seconds`."""
+    max_calls: int = 0
+    """Calls after which a worker is replaced; 0 for no limit."""
+
+
+@frozen
+class ModuleSpec:
+    """One module. Durations are seconds, sizes are bytes (`256MB`, `1GiB` in the file)."""
+
+    name: str
+    env: Kind
+    code: str | None = None
+    """Source text; exactly one of `code` and `path` is given, unless `docker` uses what is in its image."""
+    path: Path | None = None
+    """A `.py` file or a folder with `__init__.py`/`main.py`, absolute after loading."""
+    handler: str = "handler"
+    """Function to call; `file:function` picks a file of a folder (`jobs/report:run`)."""
+    version: str | None = None
+    """None means: derived from the content."""
+    tags: tuple[str, ...] = ()
+    description: str = ""
+    requirements: tuple[str, ...] = ()
+    """Requirement lines; a file name in the YAML file is read when loaded."""
+    python: str | None = None
+    isolation: Isolation = Isolation.WARM
+    timeout: float = 60.0
+    queue_timeout: float = 30.0
+    build_timeout: float = 600.0
+    start_timeout: float = 30.0
+    memory: int | None = None
+    cpus: float | None = None
+    processes: int | None = None
+    output: int = 16 * 1024 * 1024
+    """Bytes that one execution may print before it is ended with `output_limit`."""
+    concurrency: int = 4
+    """Workers of this module at most."""
+    workers: WorkersPolicy = field(factory=WorkersPolicy)
+    retry: RetryPolicy = field(factory=RetryPolicy)
+    variables: Mapping[str, str] = field(factory=dict)
+    secrets: tuple[str, ...] = ()
+    """Names of variables whose values the runner takes from its own `OPERATO_SECRET_<NAME>`."""
+    network: bool | None = None
+    """docker only; None means the kind's default (docker: closed; the others cannot close it)."""
+    image: str | None = None
+    dependencies: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    input_schema: Mapping[str, Any] | None = None
+
+
+@frozen
+class ModulesFile:
+    """One modules file: `modules:`, a list or a mapping of names, and the runner's own section `runner:`."""
+
+    modules: tuple[ModuleSpec, ...]
+    runner: Mapping[str, Any]
+    """As written; `config.load` reads it."""
+    path: Path
+    """Absolute."""
+    lines: Mapping[str, int] = field(factory=dict)
+    """The line of each entry of `runner`."""
+
+
+def load_modules(path: Path) -> ModulesFile:
+    """Return what the modules file says. Raises `ConfigError` with all its mistakes."""
+    file, mistakes = read_modules(path)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return file
+
+
+def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
+    """Return what can be read of the modules file, and its mistakes by line; the modules at fault are left out."""
+    absolute = Path.cwd() / path
+    try:
+        document = parse_yaml(read_text(path))
+    except Wrong as wrong:
+        document = Document({}, wrongs=(wrong,))
+    wrongs = [*document.wrongs, *_sections(document.value)]
+    specs: dict[str, ModuleSpec] = {}
+    names: dict[str, int | None] = {}
+    labels: dict[Where, Where] = {}
+    for where, data in _entries(document, wrongs):
+        name = data.get("name")
+        if isinstance(name, str) and read_or_none(_NAME, name) is not None:
+            labels[where] = (name,)
+            if name in names:
+                wrongs.append(Wrong(f"the name is given twice, first in line {names[name]}", (*where, "name")))
+            names.setdefault(name, document.line(Wrong("", (*where, "name"))))
+        spec, found = _read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
+        wrongs += [wrong.under(where) for wrong in found]
+        if spec is not None:
+            specs.setdefault(spec.name, spec)
+    mistakes = [document.mistake(wrong, str(path), labels) for wrong in wrongs]
+    mistakes.sort(key=lambda mistake: (mistake.file != str(path), mistake.file or "", mistake.line or 0))
+    runner = document.value.get("runner") if isinstance(document.value, dict) else None
+    runner = runner if isinstance(runner, dict) else {}
+    lines = {key: document.lines["runner", key] for key in runner}
+    return ModulesFile(tuple(specs.values()), runner, absolute, lines), tuple(mistakes)
+
+
+def spec_from_mapping(
+    data: Mapping[str, Any], *, base: Path | None, allow_path: bool, trusted: bool = False
+) -> ModuleSpec:
+    """Return the module that `data` describes with the fields of the file. Raises `ConfigError`, without lines.
+
+    With `allow_path` false, `path` and files of requirements are refused. Relative ones are relative to `base`, and
+    what is not `trusted` (not the operator's own) must stay inside of it and cannot ask for `isolation: none`.
+    """
+    spec, wrongs = _read_spec(data, base=base, allow_path=allow_path, trusted=trusted)
+    if spec is None:
+        raise ConfigError(Mistake(w.message, w.file, w.line, dotted(w.where), w.allowed) for w in wrongs)
+    return spec
+
+
+def spec_to_mapping(spec: ModuleSpec) -> dict[str, Any]:
+    """Return the module as JSON values, which `spec_from_mapping` reads back as the same module.
+
+    Seconds and bytes are numbers; fields that are None are left out.
+    """
+    data: dict[str, Any] = _CONVERTER.unstructure(spec)
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def _sections(root: Any) -> Iterator[Wrong]:
+    """Check the top level of the file."""
+    if not isinstance(root, dict):
+        yield Wrong(f"holds {show(root)} where a mapping with `modules:` is expected", allowed=", ".join(_SECTIONS))
+        return
+    for name, value in root.items():
+        if name not in _SECTIONS:
+            hint = did_you_mean(name, _SECTIONS)
+            yield Wrong(f"unknown section; a file has modules and runner{hint}", (name,), allowed=", ".join(_SECTIONS))
+        elif not isinstance(value, _SECTIONS[name]):
+            allowed = "a mapping of settings" if name == "runner" else "a list of modules or a mapping of their names"
+            yield Wrong(f"{show(value)} is not {allowed}", (name,), allowed=allowed)
+
+
+def _entries(document: Document, wrongs: list[Wrong]) -> Iterator[tuple[Where, dict[str, Any]]]:
+    """Yield where each module is and what it says, its name included; what is no module goes to `wrongs`."""
+    modules: Any = document.value.get("modules") if isinstance(document.value, dict) else None
+    named = isinstance(modules, dict)
+    for key, written in modules.items() if named else enumerate(modules) if isinstance(modules, list) else ():
+        where = ("modules", key)
+        if not isinstance(written, dict):
+            wrongs.append(Wrong(f"{show(written)} is not a module; a module is a mapping", where, allowed="a mapping"))
+            continue
+        if named and written.get("name", key) != key:
+            wrongs.append(Wrong(f"the name is already given as {show(key)}; leave it out here", (*where, "name")))
+        data = written | ({"name": key} if named else {})
+        for name in {"version", "python"} & data.keys():
+            data[name] = document.written((*where, name), data[name])
+        if isinstance(data.get("variables"), dict):
+            inside = (*where, "variables")
+            data["variables"] = {name: document.written((*inside, name), v) for name, v in data["variables"].items()}
+        yield where, data
+
+
+def _read_spec(
+    data: Any, *, base: Path | None, allow_path: bool, trusted: bool
+) -> tuple[ModuleSpec | None, list[Wrong]]:
+    """Return the module, or None and everything that is wrong with it."""
+    if not isinstance(data, Mapping):
+        return None, [Wrong(f"{show(data)} is not a module; a module is a mapping", allowed="a mapping")]
+    wrongs = list(_rules(data, trusted=trusted))
+    data = {"env": None} | dict(data)
+    for name, resolve, replacement in (("path", _path, None), ("requirements", _requirements, [])):
+        value = data.get(name)
+        if not isinstance(value, str):
+            continue
+        data[name] = replacement
+        try:
+            if not allow_path:
+                wrongs.append(Wrong(f"{show(value)}: files are only for the operator's modules file", (name,)))
+                continue
+            file = _locate(value, base, trusted=trusted)
+            data[name], found = resolve(file, value, None if trusted else base, data)
+            wrongs += [wrong.under((name,)) for wrong in found]
+        except Wrong as wrong:
+            wrongs.append(wrong.under((name,)))
+    try:
+        spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
+    except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through
+        wrongs += unfold(error)
+    return (None, wrongs) if wrongs else (spec, [])
+
+
+def _locate(name: str, base: Path | None, *, trusted: bool) -> Path:
+    if base is None and not Path(units.filled(name)).is_absolute():
+        raise Wrong(f"{show(name)} is not an absolute path", allowed="an absolute path")
+    return units.within(base or Path("/"), units.filled(name), None if trusted else base)
+
+
+def _path(file: Path, shown: str, _root: Path | None, data: Mapping[str, Any]) -> tuple[str, list[Wrong]]:
+    """Check that `path` is there and is code."""
+    allowed = "a .py file or a folder with __init__.py or main.py"
+    try:
+        if file.is_dir():
+            found = ":" in str(data.get("handler")) or any(
+                (file / name).is_file() for name in ("__init__.py", "main.py")
+            )
+            problem = "" if found else "holds neither __init__.py nor main.py, and `handler` names no file of it"
+        else:
+            problem = "is not a .py file" if file.is_file() else "does not exist"
+            problem = "" if file.is_file() and file.suffix == ".py" else problem
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    return str(file), [Wrong(f"{show(shown)} {problem}", allowed=allowed)] if problem else []
+
+
+def _requirements(file: Path, shown: str, root: Path | None, _data: object) -> tuple[list[str], list[Wrong]]:
+    """Read the file that `requirements` names."""
+    try:
+        return units.read_requirements(file, root=root)
+    except Wrong as wrong:
+        raise Wrong(f"{shown}: {wrong.message}", allowed="a list, or the name of a requirements file") from None
+
+
+def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
+    """Check what fields say about each other, on what was written, so that nothing else need be right."""
+    given = {name for name, value in data.items() if value is not None and value not in ([], {}, "")}
+    yield from _kind_rules(data, given, trusted=trusted)
+    handler, code, variables = data.get("handler"), data.get("code"), data.get("variables")
+    if isinstance(handler, str) and ":" in handler and "code" in given:
+        yield Wrong("names a file, but `code` is only one; use `path`", ("handler",), allowed="the name of a function")
+    for index, name in enumerate(data["secrets"] if isinstance(data.get("secrets"), (list, tuple)) else ()):
+        if isinstance(name, str) and isinstance(variables, Mapping) and name in variables:
+            yield Wrong(f"{name} is given in `variables` as well", ("secrets", index))
+    if isinstance(code, str) and "python" not in given:
+        yield from units.compiles(code)
+    yield from _orders(data)
+
+
+def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> Iterator[Wrong]:
+    """Check what the kind of environment needs and what it does not have."""
+    env = read_or_none(units.one_of(Kind), data.get("env"))
+    if {"code", "path"} <= given:
+        yield Wrong("`code` is given as well; a module has one of the two", ("path",), allowed="code or path")
+    elif not {"code", "path"} & given and not (env is Kind.DOCKER and "image" in given):
+        yield Wrong("has no code; give `code` or `path`", allowed="code or path")
+    for name, kinds in _ONLY.items() if env is not None else ():
+        if name in given and env not in kinds:
+            allowed = ", ".join(kinds)
+            yield Wrong(f"is not for env: {env}, only for {allowed}; use env: {kinds[0]}", (name,), allowed=allowed)
+    if data.get("isolation") == Isolation.NONE and not (trusted and env in (Kind.INLINE, None)):
+        reason = f"env: {env}; it is only for inline" if trusted else "this; it is only for the operator's modules file"
+        yield Wrong(f"none is not for {reason}", ("isolation",), allowed="warm, fork, fresh")
+
+
+def _orders(data: Mapping[str, Any]) -> Iterator[Wrong]:
+    """Check which number must not be larger than which other one."""
+    workers, retry = data.get("workers"), data.get("retry")
+    backoff = retry.get("backoff") if isinstance(retry, Mapping) else None
+    least = read_or_none(units.whole, workers.get("min")) if isinstance(workers, Mapping) else None
+    most = read_or_none(units.whole, data.get("concurrency", 4))
+    if least is not None and most is not None and least > most:
+        yield Wrong(f"{least} is more than concurrency, which is {most}", ("workers", "min"), allowed=f"at most {most}")
+    first = read_or_none(units.duration, backoff.get("initial", 0.5)) if isinstance(backoff, Mapping) else None
+    last = read_or_none(units.duration, backoff.get("max", 30.0)) if isinstance(backoff, Mapping) else None
+    if first is not None and last is not None and first > last:
+        shown, most_shown = units.format_duration(first), units.format_duration(last)
+        where = ("retry", "backoff", "initial")
+        yield Wrong(f"{shown} is more than max, which is {most_shown}", where, allowed=f"at most {most_shown}")
+
+
+_SECTIONS: Mapping[str, tuple[type, ...]] = {"modules": (dict, list, type(None)), "runner": (dict, type(None))}
+"""The top level of the file; a section whose lines are all commented out reads as None."""
+
+_ONLY: Mapping[str, tuple[Kind, ...]] = {
+    "requirements": (Kind.VENV, Kind.DOCKER, Kind.CONDA),
+    "python": (Kind.VENV, Kind.CONDA, Kind.DOCKER),
+    "dependencies": (Kind.CONDA,),
+    "channels": (Kind.CONDA,),
+    "image": (Kind.DOCKER,),
+    "network": (Kind.DOCKER,),
+}
+"""Fields that only some kinds of environment have; the first kind is the one to advise."""
+
+
+_NAME = units.matching(
+    r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
+    "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
+)
+_PLAIN = units.matching(r"[^\s-]\S*( \S+)*", "text without a leading '-'")
+_TIMEOUT = units.seconds(Range(above=0, high=units.WEEK))
+_DELAY = units.seconds(Range(0, 86400))
+
+_READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
+    Backoff: {"initial": _DELAY, "factor": units.real(Range(1, 100)), "max": _DELAY, "jitter": units.real(Range(0, 1))},
+    RetryPolicy: {"attempts": units.count(1, 100), "on": units.items(units.one_of(ErrorKind))},
+    WorkersPolicy: {"min": units.count(0), "idle": units.optional(_TIMEOUT), "max_calls": units.count(0)},
+    ModuleSpec: {
+        "name": _NAME,
+        "env": units.one_of(Kind),
+        "code": units.optional(units.text),
+        "path": units.optional(lambda value: Path(units.filled(value))),
+        "handler": units.matching(
+            r"(\w[\w.-]*(/\w[\w.-]*)*:)?[^\W\d]\w*",
+            "the name of a function, or `file:function` for a file of a folder",
+        ),
+        "version": units.optional(
+            units.matching(
+                r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", "a version: up to 64 letters, digits, '.', '_', '+', '-'"
+            )
+        ),
+        "tags": units.items(units.filled),
+        "description": units.text,
+        "requirements": units.items(units.requirement),
+        "python": units.optional(units.matching(r"3(\.[0-9]{1,3}){1,2}", "a Python version such as 3.12 or 3.12.4")),
+        "isolation": units.one_of(Isolation),
+        **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), _TIMEOUT),
+        "memory": units.optional(units.bytes_from(16 * 1024 * 1024)),
+        "cpus": units.optional(units.real(Range(above=0, high=4096))),
+        "processes": units.optional(units.count(1)),
+        "output": units.bytes_from(0),
+        "concurrency": units.count(1, 1000),
+        "variables": units.variables,
+        "secrets": units.items(units.variable_name),
+        "network": units.optional(units.flag),
+        "image": units.optional(units.matching(r"[A-Za-z0-9][A-Za-z0-9_./:@-]*", "the name of an image")),
+        "dependencies": units.items(_PLAIN),
+        "channels": units.items(_PLAIN),
+        "input_schema": units.optional(units.json_mapping),
+    },
+}
+"""How each field is read; fields that are not here are classes that are."""
+
+
+def _converter() -> Converter:
+    converter = Converter(unstruct_collection_overrides={tuple: list})
+    converter.register_unstructure_hook(Path, str)
+    for kind, readers in _READERS.items():
+        converter.register_structure_hook(kind, structure_hook(converter, kind, readers))
+    return converter
+
+
+_CONVERTER = _converter()

@@ -1,0 +1,109 @@
+"""The runner's settings: one frozen class for each consumer, units in the names, checked when made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from attrs import field, frozen, validators
+
+MIB = 1024 * 1024
+
+
+def default_workers() -> int:
+    """Return how many workers one kind of environment may have when nothing is configured: 4 a CPU, 8 at least."""
+    return max(8, 4 * (os.cpu_count() or 1))
+
+
+@frozen
+class ServerSettings:
+    """The doors and the switch."""
+
+    host: str = "127.0.0.1"
+    rest: bool = True
+    rest_port: int = field(default=8000, validator=[validators.ge(0), validators.le(65535)])
+    grpc: bool = True
+    grpc_port: int = field(default=50051, validator=[validators.ge(0), validators.le(65535)])
+    ready_file: Path | None = None
+    max_frame_bytes: int = field(default=16 * MIB, validator=[validators.ge(1024), validators.le(1024 * MIB)])
+    max_connections: int = field(default=1000, validator=validators.gt(0))
+    drain_timeout_seconds: float = field(default=30.0, validator=validators.ge(0))
+    keep_alive_seconds: float = field(default=75.0, validator=validators.gt(0))
+    body_timeout_seconds: float = field(default=60.0, validator=validators.gt(0))
+    send_timeout_seconds: float = field(default=30.0, validator=validators.gt(0))
+    reload: bool = True
+    """Watch the modules file and the code that it names, and publish what changed."""
+
+
+@frozen
+class StoreSettings:
+    """Where things are kept."""
+
+    data_dir: Path = Path("data")
+    venv_path: Path = Path("venvs")
+    offline: bool = False
+    """Never reach for a package index: build from the installer's cache only."""
+
+
+@frozen
+class AuthSettings:
+    """How tokens are verified. With none of secret, key and JWKS a random secret is made in the data directory."""
+
+    secret: str | None = field(default=None, repr=False)
+    public_key_file: Path | None = None
+    jwks_url: str | None = None
+    issuer: str | None = None
+    audience: str | None = None
+    leeway_seconds: float = field(default=10.0, validator=[validators.ge(0), validators.le(300)])
+
+
+@frozen
+class ExecutorSettings:
+    """One executor supervisor; every kind of environment has its own with these limits."""
+
+    max_workers: int = field(factory=default_workers, validator=validators.gt(0))
+    max_waiting: int = field(default=1000, validator=validators.ge(0))
+    """Callers that may wait for a worker of one kind; one more is answered `overloaded`."""
+    max_builds: int = field(default=2, validator=validators.gt(0))
+    spares: int = field(default=1, validator=validators.ge(0))
+    """Interpreters kept started for each environment in use, so that a first call finds one running."""
+    idle_seconds: float = field(default=300.0, validator=validators.gt(0))
+    """A worker without a call for this long is retired (never below the module's `workers.min`)."""
+    max_age_seconds: float = field(default=3600.0, validator=validators.gt(0))
+    grace_seconds: float = field(default=1.0, validator=validators.ge(0))
+    """Time between the soft stop of a handler and the kill of its process tree."""
+    kept_output_bytes: int = field(default=MIB, validator=validators.gt(0))
+    """Output kept with an execution; more than that is counted, not kept."""
+
+
+@frozen
+class HistorySettings:
+    """The record of executions."""
+
+    database: str | None = None
+    """SQLAlchemy URL; default is `history.db` in the data directory."""
+    durability: str = field(default="process", validator=validators.in_(("process", "disk")))
+    """`process`: an answered execution survives the death of the runner; `disk`: also the loss of power."""
+    retention_seconds: float = field(default=30 * 86400.0, validator=validators.gt(0))
+    max_pending: int = field(default=10_000, validator=validators.gt(0))
+
+
+@frozen
+class LogSettings:
+    """Logging."""
+
+    format: str = field(default="console", validator=validators.in_(("console", "json")))
+    level: str = field(default="info", validator=validators.in_(("debug", "info", "warning", "error")))
+
+
+@frozen
+class Settings:
+    """All settings of one runner, and the modules file it serves."""
+
+    config: Path = Path("modules.yaml")
+    server: ServerSettings = field(factory=ServerSettings)
+    store: StoreSettings = field(factory=StoreSettings)
+    auth: AuthSettings = field(factory=AuthSettings)
+    executor: ExecutorSettings = field(factory=ExecutorSettings)
+    history: HistorySettings = field(factory=HistorySettings)
+    log: LogSettings = field(factory=LogSettings)

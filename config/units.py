@@ -1,0 +1,395 @@
+"""What people write, read into values: text, numbers, durations, sizes, requirement lines.
+
+Every reader takes one value as YAML or JSON gave it, returns what the program works with, and raises `Wrong` (or an
+`ExceptionGroup` of them, each with its place) that says what would have been right.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from attrs import frozen
+
+from config.mistakes import Wrong, did_you_mean, read_text
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+_Requirements: TypeAlias = tuple[list[str], list[Wrong]]
+
+WEEK = 7 * 86400.0
+DURATIONS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
+"""Seconds in each unit of time."""
+SIZES = {"": 1, "b": 1} | {
+    prefix + suffix: base**power
+    for power, prefix in enumerate("kmgt", start=1)
+    for suffix, base in (("", 1000), ("b", 1000), ("i", 1024), ("ib", 1024))
+}
+"""Bytes in each unit of size, written small: `k` and `kb` are 1000, `ki` and `kib` are 1024."""
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_INCLUDE = re.compile(r"(?:-r\s*|--requirement[\s=]\s*)(\S.*)")
+_INDEX = re.compile(r"-i|-f|--index-url|--extra-index-url|--no-index|--find-links|--trusted-host")
+_QUANTITY = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)", re.ASCII)
+_VERSION_CLAUSE = r"(?:===|[<>=!~]=|[<>])\s*[\w*][^\s,;()]*"
+_REQUIREMENT = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(?:\[[\w\s,.-]*\]\s*)?"
+    rf"(?:@\s*[^\s-]\S*|\(?\s*(?:{_VERSION_CLAUSE}(?:\s*,\s*{_VERSION_CLAUSE})*)?\s*\)?)"
+    r"\s*(?:;(?:(?! --)[^\\])*)?(?:\s+--hash=\w+:[0-9a-fA-F]+)*",
+    re.ASCII,
+)
+
+
+def show(value: object) -> str:
+    """Return a value as its author would recognise it, cut to 60 characters."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case Mapping():
+            return "a mapping"
+        case list() | tuple():
+            return "a list"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def text(value: Any) -> str:
+    """Read text that a process can be given: no null characters, no half characters."""
+    if not isinstance(value, str):
+        hint = "; write it in quotes" if isinstance(value, (int, float)) else ""
+        raise Wrong(f"{show(value)} is not text{hint}", allowed="text")
+    if "\0" in value:
+        raise Wrong("holds a null character", allowed="text without null characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Wrong("holds half of a character (a lone surrogate)", allowed="text") from None
+    return value
+
+
+def filled(value: Any) -> str:
+    """Read text that is not blank."""
+    if not text(value).strip():
+        raise Wrong("is empty", allowed="text that is not empty")
+    return text(value)
+
+
+def flag(value: Any) -> bool:
+    """Read a truth value."""
+    if not isinstance(value, bool):
+        raise Wrong(f"{show(value)} is neither true nor false", allowed="true, false")
+    return value
+
+
+def whole(value: Any) -> int:
+    """Read a whole number."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Wrong(f"{show(value)} is not a whole number", allowed="a whole number")
+    return value
+
+
+def number(value: Any) -> float:
+    """Read a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value):
+        raise Wrong(f"{show(value)} is not a number", allowed="a number")
+    return float(value)
+
+
+def duration(value: Any) -> float:
+    """Read seconds: a number, or text such as `30s`, `5m`, `1.5h`, `250ms`, `7d`."""
+    if isinstance(value, str) and (match := _QUANTITY.fullmatch(value.strip())):
+        unit = DURATIONS.get(match[2] or "s")
+        if unit is not None:
+            return float(Decimal(match[1]) * unit)
+    elif not isinstance(value, (str, bool)) and isinstance(value, (int, float)) and _finite(value):
+        return float(value)
+    allowed = "a number of seconds, or text such as 30s, 5m, 1.5h, 250ms, 7d"
+    raise Wrong(f"{show(value)} is not a duration; write {allowed}", allowed=allowed)
+
+
+def size(value: Any) -> int:
+    """Read bytes: a whole number, or text such as `256MB` (decimal) or `1GiB` (binary)."""
+    if isinstance(value, str) and (match := _QUANTITY.fullmatch(value.strip())):
+        unit = SIZES.get(match[2].lower())
+        if unit is not None and (amount := Decimal(match[1]) * unit) == int(amount):
+            return int(amount)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        return value
+    allowed = "a whole number of bytes, or text such as 256MB, 1GiB, 512k"
+    raise Wrong(f"{show(value)} is not a size; write {allowed}", allowed=allowed)
+
+
+def format_duration(seconds: float) -> str:
+    """Return `5m`, `1.5s`: what `duration` reads back as the same number."""
+    exact = Decimal(repr(float(seconds)))
+    for name in ("d", "h", "m", "s", "ms"):
+        if exact and exact % DURATIONS[name] == 0:
+            return f"{int(exact / DURATIONS[name])}{name}"
+    return f"{exact:f}s" if exact else "0s"
+
+
+def format_size(amount: int) -> str:
+    """Return `16MiB`, `1500B`: what `size` reads back as the same number."""
+    units = (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
+    return next((f"{amount // unit}{name}" for name, unit in units if amount and amount % unit == 0), f"{amount}B")
+
+
+@frozen
+class Range:
+    """Numbers that are allowed; `above` instead of `low` leaves the bound itself out."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+    def check(self, value: float, render: Callable[[Any], str] = str) -> None:
+        """Raise `Wrong` unless `value` is inside; `render` writes the bounds in the unit of the field."""
+        low, high, above = self.low, self.high, self.above
+        inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+        if inside:
+            return
+        if high is None:
+            words = f"more than {render(above)}" if above is not None else f"{render(low)} or more"
+        elif above is not None:
+            words = f"more than {render(above)} and at most {render(high)}"
+        else:
+            words = f"at most {render(high)}" if low is None else f"from {render(low)} to {render(high)}"
+        raise Wrong(f"{render(value)} is out of range; it must be {words}", allowed=words)
+
+
+def ranged(read: Callable[[Any], T], limits: Range, render: Callable[[Any], str] = str) -> Callable[[Any], T]:
+    """Return a reader of numbers within limits."""
+
+    def checked(value: Any) -> T:
+        result: Any = read(value)
+        limits.check(result, render)
+        return result  # type: ignore[no-any-return]
+
+    return checked
+
+
+def seconds(limits: Range) -> Callable[[Any], float]:
+    """Return a reader of durations within limits."""
+    return ranged(duration, limits, format_duration)
+
+
+def count(low: float, high: float | None = None) -> Callable[[Any], int]:
+    """Return a reader of whole numbers within limits."""
+    return ranged(whole, Range(low, high))
+
+
+def real(limits: Range) -> Callable[[Any], float]:
+    """Return a reader of numbers within limits."""
+    return ranged(number, limits, "{:g}".format)
+
+
+def bytes_from(low: int) -> Callable[[Any], int]:
+    """Return a reader of sizes that a 64-bit counter can hold."""
+    return ranged(size, Range(low, 2**62), format_size)
+
+
+def one_of(kind: type[E]) -> Callable[[Any], E]:
+    """Return a reader of one member of an enumeration."""
+    return lambda value: kind(choose(value, [str(member) for member in kind]))
+
+
+def choose(value: Any, names: Sequence[str]) -> str:
+    """Read one of some words."""
+    allowed = ", ".join(names)
+    if isinstance(value, str) and value in names:
+        return value
+    if value is None:
+        raise Wrong(f"is missing; it is one of {allowed}", allowed=allowed)
+    hint = did_you_mean(value, names) if isinstance(value, str) else ""
+    raise Wrong(f"{show(value)} is not one of {allowed}{hint}", allowed=allowed)
+
+
+def matching(pattern: str, allowed: str) -> Callable[[Any], str]:
+    """Return a reader of text of one form, which `allowed` puts in words."""
+    compiled = re.compile(pattern)
+
+    def read(value: Any) -> str:
+        if not compiled.fullmatch(text(value)):
+            raise Wrong(f"{show(value)} is not {allowed}", allowed=allowed)
+        return text(value)
+
+    return read
+
+
+def optional(read: Callable[[Any], T]) -> Callable[[Any], T | None]:
+    """Return a reader that also takes nothing."""
+    return lambda value: None if value is None else read(value)
+
+
+def items(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
+    """Return a reader of lists, which tells every wrong item; nothing is the empty list."""
+
+    def read_all(value: Any) -> tuple[T, ...]:
+        if not isinstance(value, (list, tuple)) and value is not None:
+            raise Wrong(f"{show(value)} is not a list", allowed="a list")
+        return tuple(_all_of(enumerate(value or ()), read).values())
+
+    return read_all
+
+
+def variables(value: Any) -> dict[str, str]:
+    """Read environment variables: names to text, numbers or truths; nothing is none of them."""
+    if value is not None and not isinstance(value, Mapping):
+        raise Wrong(f"{show(value)} is not a mapping of names to values", allowed="a mapping")
+    return _all_of((value or {}).items(), _variable, check_key=variable_name)
+
+
+def variable_name(name: Any) -> str:
+    """Read the name of a variable of user code; the runner keeps `OPERATO_*` for itself."""
+    if not VARIABLE.fullmatch(text(name)):
+        allowed = "letters, digits and _, not beginning with a digit"
+        raise Wrong(f"{show(name)} is not the name of a variable: {allowed}", allowed=allowed)
+    if name.upper().startswith("OPERATO_"):
+        raise Wrong(f"{name} belongs to the runner: names that begin with OPERATO_ are not for modules")
+    return str(name)
+
+
+def json_mapping(value: Any) -> Mapping[str, Any]:
+    """Read a mapping of JSON values, without NaN and infinities at any depth."""
+    if not isinstance(value, Mapping):
+        raise Wrong(f"{show(value)} is not a mapping", allowed="a mapping")
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
+    while waiting:
+        where, inner = waiting.pop()
+        if isinstance(inner, Mapping):
+            waiting += [((*where, str(key)), item) for key, item in inner.items()]
+        elif isinstance(inner, (list, tuple)):
+            waiting += [((*where, index), item) for index, item in enumerate(inner)]
+        elif isinstance(inner, float) and not math.isfinite(inner):
+            raise Wrong(f"{show(inner)} cannot be said in JSON", where)
+    return value
+
+
+def requirement(value: Any) -> str:
+    """Read one requirement line. Only its form is checked; the installer knows the rest."""
+    # Runs of blanks are one, as the expression may look at each blank in several ways.
+    line = " ".join(text(value).split())
+    if line.startswith("-"):
+        option = re.split(r"[\s=]", line)[0]
+        allowed = "requirement lines; in a requirements file also `-r FILE`"
+        hint = ": package indexes are set in the operator's uv configuration" if _INDEX.fullmatch(option) else ""
+        raise Wrong(f"the option {option} is not allowed{hint}; allowed are {allowed}", allowed=allowed)
+    if len(line) > 4096 or len(value.strip().splitlines()) > 1 or not _REQUIREMENT.fullmatch(line):
+        allowed = "a requirement such as requests, numpy>=2,<3 or name @ https://host/file.whl"
+        raise Wrong(f"{show(value)} is not {allowed}", allowed=allowed)
+    return line
+
+
+def read_requirements(path: Path, *, root: Path | None, inner: bool = False) -> _Requirements:
+    """Return the lines of a requirements file and of the files it includes (`-r`, one level), and what is wrong.
+
+    Files outside of `root` are refused unless it is None. Raises `Wrong` when the file itself cannot be read.
+    """
+    lines: list[str] = []
+    wrongs: list[Wrong] = []
+    for at, line in _logical_lines(read_text(path)):
+        try:
+            if include := _INCLUDE.fullmatch(line):
+                if inner:
+                    raise Wrong("an included file cannot include another one; only one level is followed")  # noqa: TRY301
+                more_lines, more_wrongs = _include(path, include[1], root)
+                lines += more_lines
+                wrongs += more_wrongs
+            else:
+                lines.append(requirement(line))
+        except Wrong as wrong:
+            wrongs.append(Wrong(wrong.message, allowed=wrong.allowed, file=str(path), line=at))
+    return lines, wrongs
+
+
+def _include(path: Path, name: str, root: Path | None) -> _Requirements:
+    target = within(path.parent, name, root)
+    if os.path.realpath(target) == os.path.realpath(path):
+        raise Wrong("a requirements file cannot include itself")
+    try:
+        return read_requirements(target, root=root, inner=True)
+    except Wrong as wrong:
+        raise Wrong(f"{name}: {wrong.message}") from None
+
+
+def within(base: Path, name: str, root: Path | None) -> Path:
+    """Return `name` relative to `base`. Raises `Wrong` when that is outside of `root`, links followed."""
+    path = base / name
+    if root is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise Wrong(f"{show(name)} is outside of the folder of the module", allowed="a path inside the folder")
+    return path
+
+
+def _logical_lines(content: str) -> Iterator[tuple[int, str]]:
+    """Yield what a requirements file says with the line it begins in: joined where they say so, comments left out."""
+    held, begun = "", 0
+    for at, line in enumerate(content.splitlines(), start=1):
+        begun = begun if held else at
+        if line.endswith("\\"):
+            held += line[:-1] + " "
+            continue
+        said = re.sub(r"(^|\s)#.*$", "", held + line).strip()
+        held = ""
+        if said:
+            yield begun, said
+    if held.strip():
+        yield begun, held.strip()
+
+
+def compiles(code: str) -> Iterator[Wrong]:
+    """Yield why this Python cannot compile `code`; null and half characters are told by `text`."""
+    if "\0" in code:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(code, "code", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        line = error.lineno or 1
+        yield Wrong(f"does not compile: {error.msg} (line {line} of the code)", ("code",), offset=line - 1)
+    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
+        if not isinstance(error, UnicodeError):
+            yield Wrong(f"does not compile: {error or 'it is nested too deeply'}", ("code",))
+
+
+def _all_of(entries: Any, read: Callable[[Any], T], check_key: Callable[[Any], Any] | None = None) -> dict[Any, T]:
+    """Read every entry; raise all that is wrong together, each under its key."""
+    result: dict[Any, T] = {}
+    wrongs: list[Wrong] = []
+    for key, value in entries:
+        try:
+            if check_key is not None:
+                check_key(key)
+            result[key] = read(value)
+        except Wrong as wrong:
+            wrongs.append(wrong.under((key,)))
+    if wrongs:
+        raise ExceptionGroup("wrong entries", wrongs)
+    return result
+
+
+def _variable(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)) and _finite(value):
+        return str(value)
+    if not isinstance(value, str):
+        raise Wrong(f"{show(value)} is not text, a number or a truth", allowed="text, a number, true, false")
+    return text(value)
+
+
+def _finite(value: float) -> bool:
+    """Say whether a number can be a float at all; very large whole numbers cannot."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

@@ -1,0 +1,98 @@
+"""Content-addressed environment directories: built in a temporary one, renamed when whole, one build for each key.
+
+Layout under the root: `KEY/` (never modified after the rename; `KEY/operato.json` says what is in it),
+`.locks/KEY` (held while building, across processes), `.logs/KEY.log` (the installer's own words), `.tmp/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define, field
+
+_LOCK_POLL_SECONDS = 0.05
+MANIFEST = "operato.json"
+
+
+@define
+class Store:
+    """The directories of one kind. `get` is single flight within the process and across processes."""
+
+    root: Path
+    builds: int = 0
+    _locks: dict[str, trio.Lock] = field(factory=dict, init=False)
+
+    def path(self, key: str) -> Path:
+        """Return where the environment of `key` is or will be."""
+        return self.root / key
+
+    def ready(self, key: str) -> bool:
+        """Return whether the environment exists whole."""
+        return (self.root / key / MANIFEST).is_file()
+
+    def log_path(self, key: str) -> Path:
+        """Return where the build log of `key` is kept; failed builds leave theirs too."""
+        return self.root / ".logs" / f"{key}.log"
+
+    async def get(
+        self,
+        key: str,
+        manifest: Mapping[str, Any],
+        build: Callable[[Path], Awaitable[None]],
+        say: Callable[[str], None],
+    ) -> Path:
+        """Return the directory of `key`; when it does not exist, `build(temporary directory)` makes it.
+
+        Cancelled or failed, the temporary directory is removed. Raises what `build` raises, and OSError.
+        """
+        target = self.path(key)
+        if self.ready(key):
+            return target
+        async with self._locks.setdefault(key, trio.Lock()), self._process_lock(key, say):
+            if self.ready(key):
+                return target
+            await self._build(key, manifest, build)
+        return target
+
+    async def _build(self, key: str, manifest: Mapping[str, Any], build: Callable[[Path], Awaitable[None]]) -> None:
+        temporary = self.root / ".tmp" / f"{key}.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        self.builds += 1
+        try:
+            await build(temporary)
+            (temporary / MANIFEST).write_text(json.dumps({**manifest, "key": key, "built_at": time.time()}, indent=1))
+            with contextlib.suppress(FileNotFoundError):  # a directory without manifest is no environment
+                shutil.rmtree(self.path(key))
+            temporary.rename(self.path(key))
+        finally:
+            if temporary.exists():
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(lambda: shutil.rmtree(temporary, ignore_errors=True))
+
+    @contextlib.asynccontextmanager
+    async def _process_lock(self, key: str, say: Callable[[str], None]) -> AsyncIterator[None]:
+        """Hold the file lock of a key. Polled, because a blocking flock in a thread cannot be cancelled."""
+        path = self.root / ".locks" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            told = False
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told:
+                        say("another process is building this environment")
+                        told = True
+                    await trio.sleep(_LOCK_POLL_SECONDS)
+            yield

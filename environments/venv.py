@@ -1,0 +1,185 @@
+"""The `venv` kind: virtual environments built by uv, locked when published, shared by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+import trio
+from attrs import define, field
+
+from config.modules import ModuleSpec
+from environments.base import Availability, Prepared
+from environments.inline import Launcher
+from environments.key import environment_key, platform_tag
+from environments.process import Guest
+from environments.store import Store
+from protocol.errors import ErrorKind, error
+from protocol.model import Kind
+
+_TOLD_LINES = 20
+
+log = structlog.get_logger("venv")
+
+
+def find_uv() -> str | None:
+    """Return the path of the uv program: the installed package's own, or one on PATH."""
+    try:
+        from uv import find_uv_bin  # noqa: PLC0415  (a packaging without it is served by PATH)
+
+        return os.fspath(find_uv_bin())
+    except (ImportError, FileNotFoundError):
+        return shutil.which("uv")
+
+
+def python_candidates(version: str | None, search: Sequence[Path]) -> list[Path]:
+    """Return interpreters on this machine that may be `version` (`3.12`, `3.12.1`; None is the runner's own)."""
+    if version is None:
+        return [Path(sys.executable)]
+    short = ".".join(version.split(".")[:2])
+    names = [f"python{short}", "python3", "python"]
+    folders = [*search, Path("/usr/local/bin"), Path("/usr/bin")]
+    for home in (Path.home() / ".pyenv" / "versions", Path("/root/.pyenv/versions"), Path("/opt/python")):
+        if os.access(home, os.R_OK | os.X_OK) and home.is_dir():
+            folders.extend(sorted((p / "bin" for p in home.glob(f"{short}*")), reverse=True))
+    return [folder / name for folder in folders for name in names if os.access(folder / name, os.X_OK)]
+
+
+@define
+class VenvEnvironment:
+    """Builds and launches virtual environments. `installer_environ` is what uv sees (proxy, index, cache settings)."""
+
+    launcher: Launcher
+    store: Store
+    lock_dir: Path
+    installer_environ: Mapping[str, str]
+    offline: bool = False
+    kind: Kind = field(default=Kind.VENV, init=False)
+    _uv: str | None = field(factory=find_uv, init=False)
+    _pythons: dict[str | None, tuple[str, str]] = field(factory=dict, init=False)
+    _locking: dict[str, trio.Lock] = field(factory=dict, init=False)
+
+    async def probe(self) -> Availability:
+        """Return whether uv is here."""
+        if self._uv is None:
+            return Availability(available=False, reason="uv is not installed; `pip install uv` or put it on PATH")
+        return Availability(available=True, detail={"uv": self._uv, "store": str(self.store.root)})
+
+    async def prepare(self, spec: ModuleSpec, say: Callable[[str], None]) -> Prepared:
+        """Return the module's environment: lock what is not pinned, then build what is not there."""
+        if self._uv is None:
+            raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)
+        began = time.perf_counter()
+        python, version = await self._python(spec.python)
+        locked = await self._lock(spec.requirements, python, version, say)
+        key = environment_key(self.kind, locked, version)
+        manifest = {"kind": "venv", "python": version, "requirements": list(locked)}
+        existed = self.store.ready(key)
+        path = await self.store.get(key, manifest, lambda to: self._build(to, key, python, locked, say), say)
+        environ = dict(self.launcher.environ)
+        environ["VIRTUAL_ENV"] = str(path)
+        environ["PATH"] = f"{path / 'bin'}:{environ.get('PATH', '')}"
+        seconds = 0.0 if existed else time.perf_counter() - began
+        return Prepared(key, self.launcher.argv(str(path / "bin" / "python")), environ, seconds)
+
+    def launch(self, prepared: Prepared) -> Guest:
+        """Start a guest that waits for its `hello`."""
+        return self.launcher.launch(prepared)
+
+    async def _python(self, version: str | None) -> tuple[str, str]:
+        """Return path and full version of the interpreter; the answer is kept."""
+        if version not in self._pythons:
+            search = [Path(p) for p in self.installer_environ.get("PATH", "").split(":") if p]
+            found = []
+            for candidate in python_candidates(version, search):
+                lines: list[str] = []
+                code = "import sys; print('%d.%d.%d' % sys.version_info[:3], sys._base_executable)"
+                try:
+                    status = await self.launcher.table.run(
+                        [str(candidate), "-I", "-S", "-c", code], self.installer_environ, on_line=lines.append
+                    )
+                except OSError:
+                    continue
+                actual, _, base = lines[0].partition(" ") if status == 0 and lines else ("", "", "")
+                if actual and (version is None or actual == version or actual.startswith(f"{version}.")):
+                    self._pythons[version] = (base or str(candidate), actual)
+                    break
+                if actual:
+                    found.append(actual)
+            else:
+                others = ", ".join(sorted(set(found))) or "none that comes close"
+                text = (
+                    f"Python {version} was not found on this machine (found: {others}); install it or change `python`"
+                )
+                raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
+        return self._pythons[version]
+
+    async def _lock(
+        self, requirements: Sequence[str], python: str, version: str, say: Callable[[str], None]
+    ) -> tuple[str, ...]:
+        """Return the requirements with every version fixed; resolved once, then read from the lock directory."""
+        if not requirements:
+            return ()
+        content = "\n".join([version, platform_tag(), *requirements])
+        name = hashlib.sha256(content.encode()).hexdigest()[:32]
+        path = self.lock_dir / f"{name}.txt"
+        async with self._locking.setdefault(name, trio.Lock()):
+            if not path.exists():
+                self.lock_dir.mkdir(parents=True, exist_ok=True)
+                source = self.lock_dir / f"{name}.{os.getpid()}.in"
+                target = self.lock_dir / f"{name}.{os.getpid()}.tmp"
+                source.write_text("\n".join(requirements) + "\n")
+                say("locking requirements")
+                options = ["--no-header", "--no-annotate", "--no-emit-index-url", "--generate-hashes", "-q"]
+                try:
+                    await self._run(
+                        ["pip", "compile", *options, "--python", python, "-o", str(target), str(source)], say, "locked"
+                    )
+                    target.rename(path)
+                finally:
+                    source.unlink(missing_ok=True)
+                    target.unlink(missing_ok=True)
+        return tuple(path.read_text().splitlines())
+
+    async def _build(self, to: Path, key: str, python: str, locked: Sequence[str], say: Callable[[str], None]) -> None:
+        path = self.store.log_path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", buffering=1) as file:
+
+            def keep(line: str) -> None:
+                file.write(line + "\n")
+                say(line)
+
+            await self._run(["venv", "--relocatable", "--no-project", "-q", "--python", python, str(to)], keep, "made")
+            if locked:
+                listing = to / "requirements.lock"
+                listing.write_text("\n".join(locked) + "\n")
+                options = ["--require-hashes", "--no-deps", "--compile-bytecode", "--strict"]
+                interpreter = ["--python", str(to / "bin" / "python")]
+                await self._run(["pip", "install", *options, *interpreter, "-r", str(listing)], keep, "filled")
+
+    async def _run(self, arguments: Sequence[str], say: Callable[[str], None], done: str) -> None:
+        """Run uv. Raises RunnerError with its last lines when it fails."""
+        lines: list[str] = []
+
+        def keep(line: str) -> None:
+            lines.append(line)
+            del lines[:-_TOLD_LINES]
+            say(line)
+
+        offline = ["--offline"] if self.offline else []
+        argv = [self._uv or "uv", *arguments, *offline, "--no-config", "--no-progress", "--color", "never"]
+        environ = {**self.installer_environ, "UV_PYTHON_DOWNLOADS": "never"}
+        try:
+            status = await self.launcher.table.run(argv, environ, on_line=keep)
+        except OSError as problem:
+            raise error(ErrorKind.UNAVAILABLE, f"uv cannot be run: {problem}") from problem
+        if status != 0:
+            text = "\n".join(line for line in lines if line.strip()) or f"uv ended with exit code {status}"
+            raise error(ErrorKind.ENVIRONMENT_FAILED, f"the environment could not be {done}:\n{text}")

@@ -1,0 +1,5 @@
+"""Run from source: `python main.py`."""
+
+from runner.cli import main
+
+main()

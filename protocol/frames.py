@@ -1,0 +1,59 @@
+"""The frame: unsigned 32-bit big-endian length, then that many bytes of UTF-8 JSON. See SPEC.md."""
+
+from __future__ import annotations
+
+HEADER_BYTES = 4
+
+
+class FrameTooLargeError(ValueError):
+    """A frame says that it is longer than the limit; nothing after it on the channel can be trusted."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"a frame of {size} bytes is over the limit of {limit}")
+        self.size = size
+        self.limit = limit
+
+
+def encode(payload: bytes) -> bytes:
+    """Return the frame that carries `payload`."""
+    return len(payload).to_bytes(HEADER_BYTES, "big") + payload
+
+
+class FrameDecoder:
+    """Cuts a stream of bytes into payloads. Holds at most one incomplete frame of `max_bytes`."""
+
+    __slots__ = ("_buffer", "_max_bytes", "_wanted")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._buffer = bytearray()
+        self._max_bytes = max_bytes
+        self._wanted = -1
+
+    @property
+    def idle(self) -> bool:
+        """Whether no part of a frame is held."""
+        return not self._buffer and self._wanted < 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take received bytes; return the payloads that are complete now, in order.
+
+        Raises FrameTooLargeError as soon as a length over the limit has been read; the decoder is unusable then.
+        """
+        buffer = self._buffer
+        buffer += data
+        payloads: list[bytes] = []
+        while True:
+            if self._wanted < 0:
+                if len(buffer) < HEADER_BYTES:
+                    return payloads
+                self._wanted = int.from_bytes(buffer[:HEADER_BYTES], "big")
+                if self._wanted > self._max_bytes:
+                    raise FrameTooLargeError(self._wanted, self._max_bytes)
+                del buffer[:HEADER_BYTES]
+            if len(buffer) < self._wanted:
+                return payloads
+            # A view avoids a second copy of a payload that may be megabytes.
+            with memoryview(buffer) as view:
+                payloads.append(bytes(view[: self._wanted]))
+            del buffer[: self._wanted]
+            self._wanted = -1

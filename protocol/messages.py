@@ -1,0 +1,187 @@
+"""The messages between host and guest, as tagged unions; SPEC.md has the table. JSON values pass through as `Raw`."""
+
+from __future__ import annotations
+
+from array import array
+from itertools import accumulate
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+MAX_DEPTH = 500
+"""How deep a value may be nested: the same on every Python, and well below where any of them gives up."""
+
+
+class Hello(msgspec.Struct, tag="hello"):
+    """Host: which module this worker serves. The first message, once."""
+
+    entry: str
+    """Absolute path of the file that has the handler."""
+    root: str
+    """Folder put first on `sys.path`."""
+    handler: str
+    package: bool = False
+    """`entry` is the `__init__.py` of a package: relative imports work."""
+    isolation: str = "warm"
+    variables: dict[str, str] = {}
+    max_frame_bytes: int = 16 * 1024 * 1024
+    protocol: int = PROTOCOL_VERSION
+
+
+class Execute(msgspec.Struct, tag="execute"):
+    """Host: run the handler once. `deadline` is in seconds from now."""
+
+    id: str
+    attempt: int
+    deadline: float
+    input: msgspec.Raw
+
+
+class Cancel(msgspec.Struct, tag="cancel"):
+    """Host, to a relay: soft stop of the execution. A local worker gets SIGTERM instead."""
+
+    id: str
+
+
+class Ping(msgspec.Struct, tag="ping"):
+    """Host: answer `pong`."""
+
+
+class Shutdown(msgspec.Struct, tag="shutdown"):
+    """Host: end in order; exit handlers run."""
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    """Guest: the module is imported and `init()` has run."""
+
+    python: str
+    pid: int
+    seconds: float
+    children: bool = False
+    subreaper: bool = False
+
+
+class LoadFailed(msgspec.Struct, tag="load_failed"):
+    """Guest: the module could not be imported; the worker ends."""
+
+    error_type: str
+    message: str
+    traceback: str = ""
+
+
+class Item(msgspec.Struct, tag="item"):
+    """Guest: one item of a handler that is a generator."""
+
+    id: str
+    value: msgspec.Raw
+
+
+class Progress(msgspec.Struct, tag="progress"):
+    """Guest: how far the handler says it is."""
+
+    id: str
+    done: float | None = None
+    total: float | None = None
+    text: str = ""
+
+
+class Result(msgspec.Struct, tag="result"):
+    """Guest: the handler returned. `children`: the execution left processes behind."""
+
+    id: str
+    seconds: float
+    value: msgspec.Raw
+    children: bool = False
+
+
+class Error(msgspec.Struct, tag="error"):
+    """Guest: the handler did not return a value that JSON can say."""
+
+    id: str
+    kind: str
+    message: str
+    seconds: float = 0.0
+    error_type: str | None = None
+    traceback: str | None = None
+    field: str | None = None
+    children: bool = False
+
+
+class Output(msgspec.Struct, tag="output"):
+    """Relay: what user code printed, where a relay and not the host drains the streams."""
+
+    id: str
+    stream: str
+    text: str
+    seq: int
+
+
+class Pong(msgspec.Struct, tag="pong"):
+    """Guest: answer to `ping`."""
+
+
+HostMessage = Hello | Execute | Cancel | Ping | Shutdown
+GuestMessage = Ready | LoadFailed | Item | Progress | Result | Error | Output | Pong
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[GuestMessage] = msgspec.json.Decoder(GuestMessage)
+
+
+class ProtocolError(ValueError):
+    """The guest said something that is not a message of the table; the worker cannot be trusted any more."""
+
+
+def encode(message: HostMessage) -> bytes:
+    """Return the JSON of a host message."""
+    return _encoder.encode(message)
+
+
+def decode(payload: bytes) -> GuestMessage:
+    """Return the guest's message. Raises ProtocolError when it is none."""
+    try:
+        _check_utf8(payload)
+        return _decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise ProtocolError(f"not a guest message: {problem}") from problem
+
+
+class InvalidJsonError(ValueError):
+    """The bytes are not one strict JSON value; the message says where."""
+
+
+def check_json(data: bytes) -> msgspec.Raw:
+    """Return `data` as a value that may stand inside a message, without building Python objects from it.
+
+    Raises InvalidJsonError when it is not exactly one JSON value in UTF-8, or is nested more than MAX_DEPTH levels.
+    """
+    try:
+        _check_utf8(data)
+        value = msgspec.Raw(_raw_decoder.decode(data))
+    except UnicodeDecodeError as problem:
+        raise InvalidJsonError(f"not UTF-8 at byte {problem.start}") from problem
+    except RecursionError as problem:
+        raise InvalidJsonError("nested too deeply") from problem
+    except msgspec.DecodeError as problem:
+        raise InvalidJsonError(str(problem)) from problem
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and nesting(data) > MAX_DEPTH:
+        raise InvalidJsonError("nested too deeply")
+    return value
+
+
+def nesting(data: bytes) -> int:
+    """Return how deep a JSON text is nested: its brackets outside of strings, counted without a loop in Python."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside = b"".join(data.translate(None, _NOT_MARKS).split(b'"')[::2])
+    return max(accumulate(array("b", outside.translate(_STEPS))), default=0)
+
+
+def _check_utf8(data: bytes) -> None:
+    """Raise UnicodeDecodeError where there is one; the skipping decoder does not look at the bytes inside strings."""
+    if not data.isascii():
+        data.decode()
+
+
+_NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_raw_decoder = msgspec.json.Decoder(msgspec.Raw)

@@ -1,0 +1,1 @@
+"""The doors and the switch: command line, REST, websocket, authentication."""

@@ -1,0 +1,292 @@
+"""The only trio.run: signals, system, doors, drain, exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+from attrs import define, evolve, field
+
+from actors.system import Surroundings, System, open_system
+from config.load import Loaded, base_environment, installer_environment, secret_values
+from config.mistakes import ConfigError
+from config.modules import ModulesFile, load_modules
+from config.settings import Settings
+from protocol.errors import ErrorKind, RunnerError, error
+from runner.auth import Principal, Verifier, load_or_make_secret, sign
+from runner.http import HttpLimits, serve
+from runner.rest import make_app
+from runner.service import Service
+from runner.status import CODES
+
+if TYPE_CHECKING:
+    from watchfiles import Change
+
+EXIT_DRAINED = 0
+EXIT_NOT_DRAINED = 3
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+log = structlog.get_logger("main")
+
+
+@define(eq=False)
+class _Stop:
+    """How the runner comes to its end: the first signal drains, the second ends at once."""
+
+    asked: trio.Event = field(factory=trio.Event, init=False)
+    reload: trio.Event = field(factory=trio.Event, init=False)
+    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    forced: bool = field(default=False, init=False)
+
+    async def listen(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self.reload.set()
+                elif not self.asked.is_set():
+                    log.info("stopping: no new work, what runs may end", signal=signal.Signals(number).name)
+                    self.asked.set()
+                else:
+                    log.warning("stopping at once", signal=signal.Signals(number).name)
+                    self.forced = True
+                    self.scope.cancel()
+
+
+def run_server(loaded: Loaded, around: Surroundings) -> int:
+    """Serve until told to stop; return the exit code. Raises RunnerError, ConfigError and OSError of the start."""
+    return trio.run(_run, loaded, around)
+
+
+async def _run(loaded: Loaded, around: Surroundings) -> int:
+    stop = _Stop()
+    drained = True
+    # Signals are heard to the very end: a second one must not meet the default action while the history is written.
+    async with trio.open_nursery() as signals:
+        await signals.start(stop.listen)
+        with stop.scope:
+            drained = await _serve(loaded, around, stop)
+        signals.cancel_scope.cancel()
+    if stop.forced or not drained:
+        log.warning("stopped with work cut off")
+        return EXIT_NOT_DRAINED
+    log.info("stopped, all work was ended")
+    return EXIT_DRAINED
+
+
+async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
+    """Run system and doors until a stop is asked for; return whether all work ended in `drain_timeout`."""
+    settings = loaded.settings
+    verifier, secret = await make_verifier(settings)
+    async with open_system(settings, around) as system:
+        service = Service(system.registry, system.executors, system.history, settings)
+        await system.publish(loaded.modules.modules)
+        system.registry.collect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_reload, loaded, system, stop)
+            closed = trio.Event()
+            bound = await _open_doors(nursery, service, verifier, settings, closed)
+            _announce(settings, bound, secret, loaded)
+            await stop.asked.wait()
+            service.draining = True
+            drained = await _drain(service, settings.server.drain_timeout_seconds)
+            system.close()
+            closed.set()
+            await bound.ended.wait()
+            nursery.cancel_scope.cancel()
+    return drained
+
+
+async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
+    """Return the verifier, and the secret when it is the runner's own (zero configuration)."""
+    auth = settings.auth
+    if auth.secret or auth.public_key_file or auth.jwks_url:
+        key = auth.public_key_file.read_bytes() if auth.public_key_file else None
+        return Verifier(auth, public_key=key), None
+    secret, made = await trio.to_thread.run_sync(load_or_make_secret, settings.store.data_dir)
+    if made:
+        log.info("a secret for tokens was made", file=str(settings.store.data_dir / "jwt-secret"))
+    if settings.server.host not in _LOOPBACK:
+        text = "configure `jwt_secret`, `jwt_public_key_file` or `jwt_jwks_url` to listen beyond loopback"
+        raise SystemExit(f"error: --host {settings.server.host}: {text}")
+    return Verifier(auth, secret=secret), secret
+
+
+@define(eq=False)
+class _Bound:
+    """The doors that are open."""
+
+    rest: list[tuple[str, int]] = field(factory=list)
+    ended: trio.Event = field(factory=trio.Event)
+
+
+async def _open_doors(
+    nursery: trio.Nursery, service: Service, verifier: Verifier, settings: Settings, closed: trio.Event
+) -> _Bound:
+    server = settings.server
+    bound = _Bound()
+    if not server.rest:
+        bound.ended.set()
+        return bound
+    limits = HttpLimits(
+        keep_alive_seconds=server.keep_alive_seconds,
+        body_seconds=server.body_timeout_seconds,
+        send_seconds=server.send_timeout_seconds,
+        graceful_seconds=2.0,
+        max_connections=server.max_connections,
+        max_body_bytes=server.max_frame_bytes,
+    )
+
+    async def door(*, task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
+        try:
+            await serve(
+                make_app(service, verifier),
+                host=server.host,
+                port=server.rest_port,
+                limits=limits,
+                shutdown=closed,
+                task_status=task_status,
+            )
+        finally:
+            bound.ended.set()
+
+    bound.rest = await nursery.start(door)
+    return bound
+
+
+def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loaded) -> None:
+    """Say where the doors are, and with the runner's own secret how to walk through."""
+    ready = {"pid": os.getpid(), "rest": [list(address) for address in bound.rest]}
+    log.info("ready", modules=len(loaded.modules.modules), **ready)
+    if settings.server.ready_file is not None:
+        temporary = settings.server.ready_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(ready) + "\n")
+        temporary.replace(settings.server.ready_file)
+    if secret is None or not bound.rest:
+        return
+    token = sign(
+        secret,
+        subject="local",
+        scopes=["admin"],
+        expires_seconds=86400,
+        issuer=settings.auth.issuer,
+        audience=settings.auth.audience,
+    )
+    host, port = bound.rest[0]
+    first = next((m.name for m in loaded.modules.modules), "NAME")
+    sys.stderr.write(
+        "\nThe token below is good for a day. Try:\n\n"
+        f"  curl -s -X POST http://{host}:{port}/modules/execute/{first} \\\n"
+        f"    -H 'Authorization: Bearer {token}' \\\n"
+        '    -d \'{"name": "world"}\'\n\n'
+    )
+    sys.stderr.flush()
+
+
+async def _drain(service: Service, seconds: float) -> bool:
+    """Wait until nothing runs; return whether that was so in time."""
+    with trio.move_on_after(seconds):
+        await service.wait_idle()
+        return True
+    log.warning("drain_timeout passed", running=service.running)
+    return False
+
+
+async def _reload(loaded: Loaded, system: System, stop: _Stop) -> None:
+    """Publish the file again whenever it changes or SIGHUP asks for it; a broken one changes nothing."""
+    modules = loaded.modules
+    while True:
+        async with trio.open_nursery() as nursery:
+            if loaded.settings.server.reload:
+                nursery.start_soon(_watch, modules, stop.reload)
+            await stop.reload.wait()
+            nursery.cancel_scope.cancel()
+        stop.reload = trio.Event()
+        try:
+            modules = await trio.to_thread.run_sync(load_modules, loaded.settings.config)
+            await system.publish(modules.modules)
+            log.info("reloaded", file=str(loaded.settings.config), modules=len(modules.modules))
+        except (ConfigError, RunnerError) as problem:
+            log.warning("not reloaded, the modules stay as they were", why=str(problem))
+
+
+async def _watch(modules: ModulesFile, changed: trio.Event) -> None:
+    """Set `changed` when the file, or code that it names, changes."""
+    from watchfiles import DefaultFilter, awatch  # noqa: PLC0415  (not every command serves)
+
+    files = {modules.path.absolute()} | {m.path for m in modules.modules if m.path is not None}
+    folders = {file.parent for file in files if not file.is_dir()}
+    for file in files:
+        if file.is_dir():
+            folders |= {Path(folder) for folder, _, _ in os.walk(file) if "__pycache__" not in folder}
+    usual = DefaultFilter()
+
+    def concerns(change: Change, name: str) -> bool:
+        path = Path(name)
+        return any(path == file or file in path.parents for file in files) and usual(change, name)
+
+    async for _ in awatch(*folders, watch_filter=concerns, recursive=False):
+        changed.set()
+
+
+def surroundings() -> Surroundings:
+    """Return what user code and installers are given of the operating system's environment."""
+    return Surroundings(base_environment(), installer_environment(), secret_values)
+
+
+def run_once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -> int:
+    """Run one module without a server: result to standard output, its prints to standard error.
+
+    Returns the exit code of its failure's kind, 0 for success. Raises RunnerError for what never began.
+    """
+    return trio.run(_once, loaded, name, data, timeout)
+
+
+async def _once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -> int:
+    everybody = Principal("command-line", frozenset({"admin"}), ())
+    # A server may hold the history of the data directory; one call from the command line is not worth a record.
+    records = tempfile.mkdtemp(prefix="operato-run-")
+    settings = evolve(loaded.settings, executor=evolve(loaded.settings.executor, spares=0))
+    wanted = [evolve(m, workers=evolve(m.workers, min=0)) for m in loaded.modules.modules if m.name == name]
+    try:
+        async with open_system(settings, surroundings(), records=Path(records)) as system:
+            await system.publish(wanted or loaded.modules.modules)
+            service = Service(system.registry, system.executors, system.history, settings)
+            execution = await service.execute(everybody, name, data, timeout=timeout)
+    finally:
+        shutil.rmtree(records, ignore_errors=True)
+    for chunk in execution.output:
+        sys.stderr.write(chunk.text)
+    failure = execution.failure
+    if failure is None:
+        sys.stdout.write((execution.result or b"null").decode() + "\n")
+        return 0
+    sys.stderr.write(f"{failure.traceback or ''}error: {failure.kind}: {failure.message}\n")
+    return CODES[failure.kind].exit
+
+
+def make_token(settings: Settings, subject: str, scopes: Sequence[str], seconds: float, globs: Sequence[str]) -> str:
+    """Return a token signed with the configured secret or the runner's own. Raises RunnerError `unavailable`."""
+    auth = settings.auth
+    if auth.public_key_file or auth.jwks_url:
+        text = "tokens are signed by whoever holds the private key; this runner has only the public one"
+        raise error(ErrorKind.UNAVAILABLE, text)
+    secret = auth.secret or load_or_make_secret(settings.store.data_dir)[0]
+    return sign(
+        secret,
+        subject=subject,
+        scopes=scopes,
+        expires_seconds=seconds,
+        issuer=auth.issuer,
+        audience=auth.audience,
+        modules=globs,
+    )

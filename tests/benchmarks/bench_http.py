@@ -1,0 +1,208 @@
+"""Benchmark: requests a second of our server against stock hypercorn, with the same JSON work in each.
+
+`python tests/benchmarks/bench_http.py [--seconds 2] [--rounds 3] [--only NAME ...]`
+
+Each server is a process of its own on loopback, port 0; the client is a third process: one epoll loop over raw
+sockets with a ready-made request, many times faster than any server here. The rounds go over all servers in turn, so
+that a noisy neighbour hits them alike; printed are the medians and their ratio to the first row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import select
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve as stock_serve
+from quart import request
+from quart_trio import QuartTrio
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from runner.http import Front, HttpLimits, Route, read_body, respond, serve
+from tests.benchmarks.real_server import real_server
+
+SERVERS = {
+    "stock-quart": "quart-trio on hypercorn.trio.serve",
+    "runner": "operato-runner: execute in a warm worker, recorded",
+    "ours-plain": "plain ASGI on runner.http.serve",
+    "ours-front": "plain ASGI route of Front on runner.http.serve",
+    "stock-plain": "plain ASGI on hypercorn.trio.serve",
+    "ours-quart": "quart-trio on runner.http.serve",
+}
+CONCURRENCY = (1, 16, 64)
+BODY = b'{"name": "World"}'
+MODULES = """
+modules:
+  - name: hello
+    env: inline
+    concurrency: 2
+    code: |
+      def handler(input):
+          return {"message": f"Hello, {input['name']}"}
+"""
+
+
+def request_bytes(path: str, token: str) -> bytes:
+    """Return the request that is sent all the time."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nuser-agent: bench\r\naccept: */*\r\n"
+        f"authorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n"
+    )
+    return head.encode() + BODY
+
+
+def server(name: str) -> None:
+    """Serve until SIGTERM; print the port."""
+    quart_app = QuartTrio("bench")
+
+    @quart_app.post("/hello")
+    async def hello() -> dict[str, str]:
+        given = await request.get_json()
+        return {"message": f"Hello, {given['name']}"}
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError  # how an application says that it has no lifespan
+        given = json.loads(await read_body(scope, receive, 1_000_000))
+        await respond(send, 200, json.dumps({"message": f"Hello, {given['name']}"}).encode())
+
+    async def main() -> None:
+        stop = trio.Event()
+        kind, _, app_name = name.partition("-")
+        front = Front(quart_app, [Route("POST", "/hello", plain)])
+        app: Any = {"quart": quart_app, "plain": plain, "front": front}[app_name]
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+                if kind == "ours":
+                    limits = HttpLimits(graceful_seconds=1)
+                    started = await nursery.start(
+                        partial(serve, app, host="127.0.0.1", port=0, limits=limits, shutdown=stop)
+                    )
+                    print(started[0][1], flush=True)
+                else:
+                    config = Config()
+                    config.bind = ["127.0.0.1:0"]
+                    config.graceful_timeout = 1
+                    config.errorlog = None
+                    config.keep_alive_max_requests = 10**9
+                    binds = await nursery.start(partial(stock_serve, app, config, shutdown_trigger=stop.wait))
+                    print(binds[0].rpartition(":")[2], flush=True)
+                async for _ in signals:
+                    stop.set()
+                    break
+
+    trio.run(main)
+
+
+def client(port: int, concurrency: int, seconds: float, path: str, token: str) -> None:
+    """Keep `concurrency` requests in flight for `seconds`; print requests a second and the median latency in ms."""
+    poll = select.epoll()
+    ready_made = request_bytes(path, token)
+    sockets: dict[int, socket.socket] = {}
+    buffers: dict[int, bytes] = {}
+    begun: dict[int, float] = {}
+    times: list[float] = []
+    for _ in range(concurrency):
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        fd = sock.fileno()
+        sockets[fd], buffers[fd] = sock, b""
+        poll.register(fd, select.EPOLLIN)
+    clock = time.perf_counter
+    start = clock()
+    warm = start + min(0.3, seconds / 4)
+    end = start + seconds
+    for fd, sock in sockets.items():
+        begun[fd] = clock()
+        sock.sendall(ready_made)
+    now = start
+    while now < end:
+        for fd, _ in poll.poll(1.0):
+            data = buffers[fd] + sockets[fd].recv(65536)
+            head, found, body = data.partition(b"\r\n\r\n")
+            if not found or len(body) < int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0]):
+                if not data:
+                    raise SystemExit("the server closed a connection")
+                buffers[fd] = data
+                continue
+            if not head.startswith(b"HTTP/1.1 200") or b"Hello, World" not in body:
+                raise SystemExit(data.decode())
+            buffers[fd] = b""
+            now = clock()
+            if now > warm:
+                times.append(now - begun[fd])
+            begun[fd] = now
+            sockets[fd].sendall(ready_made)
+    print(json.dumps([len(times) / (now - warm), statistics.median(times) * 1000]))
+
+
+@contextmanager
+def started(name: str) -> Iterator[tuple[str, str, str]]:
+    """Run one server; give its port, the path to call and a token."""
+    if name == "runner":
+        with real_server(MODULES) as (port, token):
+            yield str(port), "/modules/execute/hello", token
+        return
+    process = subprocess.Popen([sys.executable, __file__, "--server", name], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), "/hello", "none"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def measure(names: list[str], seconds: float, rounds: int) -> None:
+    """Run all servers and print the table."""
+    results: dict[tuple[str, int], list[list[float]]] = {}
+    with ExitStack() as stack:
+        running = {name: stack.enter_context(started(name)) for name in names}
+        for _ in range(rounds):
+            for concurrency in CONCURRENCY:
+                for name, (port, path, token) in running.items():
+                    command = [sys.executable, __file__, "--client", port, str(concurrency), str(seconds), path, token]
+                    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 20)
+                    results.setdefault((name, concurrency), []).append(json.loads(out.stdout))
+    print(f"{'req/s (p50 ms), ratio to ' + names[0]:52}" + "".join(f"{f'c={c}':>24}" for c in CONCURRENCY))
+    for name in names:
+        cells = ""
+        for concurrency in CONCURRENCY:
+            rate, latency = (statistics.median(column) for column in zip(*results[name, concurrency], strict=True))
+            base = statistics.median(row[0] for row in results[names[0], concurrency])
+            cells += f"{f'{rate:,.0f} ({latency:.2f}) x{rate / base:.2f}':>24}"
+        print(f"{SERVERS[name]:52}{cells}")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--server", choices=SERVERS)
+    parser.add_argument("--client", nargs=5, metavar=("PORT", "CONCURRENCY", "SECONDS", "PATH", "TOKEN"))
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=SERVERS, default=["stock-quart", "runner"])
+    given = parser.parse_args()
+    if given.server:
+        server(given.server)
+    elif given.client:
+        client(int(given.client[0]), int(given.client[1]), float(given.client[2]), *given.client[3:])
+    else:
+        measure(given.only, given.seconds, given.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,836 @@
+"""Unit: the modules file, its mistakes with their lines, and modules that come as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from attrs import evolve, fields
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config import units
+from config.mistakes import MAX_DEPTH, ConfigError, Mistake, Wrong
+from config.modules import (
+    Backoff,
+    ModulesFile,
+    ModuleSpec,
+    RetryPolicy,
+    WorkersPolicy,
+    load_modules,
+    spec_from_mapping,
+    spec_to_mapping,
+)
+from protocol.errors import ErrorKind
+from protocol.model import Isolation, Kind
+
+CODE = "def handler(value):\n    return value\n"
+
+
+def load(folder: Path, text: str | bytes) -> ModulesFile:
+    file = folder / "modules.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else dedent(text).encode())
+    return load_modules(file)
+
+
+def mistakes(folder: Path, text: str | bytes) -> list[str]:
+    """Return the mistakes as people see them, without the folder of the file."""
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text)
+    return [str(mistake).replace(f"{folder}/", "") for mistake in caught.value.mistakes]
+
+
+def check(folder: Path, text: str | bytes, *expected: str) -> None:
+    """Expect these mistakes and no other; what ends in `...` is compared up to there."""
+    found = mistakes(folder, text)
+    cut = [
+        line[: len(want) - 3] + "..." if want.endswith("...") else line
+        for line, want in zip(found, expected, strict=False)
+    ]
+    assert [*cut, *found[len(expected) :]] == list(expected)
+
+
+def one(folder: Path, fields_: str) -> ModuleSpec:
+    """Return the only module, of kind venv with code, that has these fields besides."""
+    return load(folder, f"modules:\n  - {{name: m, env: venv, code: 'x = 1', {fields_}}}\n").modules[0]
+
+
+# What is read.
+
+
+def test_a_full_module_is_read(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "main.py").write_text(CODE)
+    file = load(
+        tmp_path,
+        """\
+        runner:
+          rest_port: 8100
+        modules:
+          - name: report.daily-1
+            env: venv
+            path: jobs
+            handler: sub/report:run
+            version: 1.10
+            tags: [a, b]
+            description: Reports.
+            requirements: ["numpy>=2,<3", "httpx[http2]==0.28.*; python_version >= '3.9'"]
+            python: 3.10
+            isolation: fork
+            timeout: 5m
+            queue_timeout: 250ms
+            build_timeout: 1.5h
+            start_timeout: 7
+            memory: 256MB
+            cpus: 0.5
+            processes: 3
+            output: 1GiB
+            concurrency: 8
+            workers: {min: 2, idle: 1h, max_calls: 100}
+            retry:
+              attempts: 3
+              backoff: {initial: 1s, factor: 3, max: 1m, jitter: 0}
+              on: [timeout, lost]
+            variables: {DEBUG: yes, RATE: 1.10, COUNT: 7, TEXT: hello, LD_LIBRARY_PATH: /lib}
+            secrets: [TOKEN]
+            input_schema: {type: object, properties: {on: {type: number}}}
+        """,
+    )
+
+    assert file == ModulesFile(
+        modules=(
+            ModuleSpec(
+                name="report.daily-1",
+                env=Kind.VENV,
+                path=tmp_path / "jobs",
+                handler="sub/report:run",
+                version="1.10",
+                tags=("a", "b"),
+                description="Reports.",
+                requirements=("numpy>=2,<3", "httpx[http2]==0.28.*; python_version >= '3.9'"),
+                python="3.10",
+                isolation=Isolation.FORK,
+                timeout=300.0,
+                queue_timeout=0.25,
+                build_timeout=5400.0,
+                start_timeout=7.0,
+                memory=256_000_000,
+                cpus=0.5,
+                processes=3,
+                output=1024**3,
+                concurrency=8,
+                workers=WorkersPolicy(min=2, idle=3600.0, max_calls=100),
+                retry=RetryPolicy(3, Backoff(1.0, 3.0, 60.0, 0.0), (ErrorKind.TIMEOUT, ErrorKind.LOST)),
+                variables={"DEBUG": "yes", "RATE": "1.10", "COUNT": "7", "TEXT": "hello", "LD_LIBRARY_PATH": "/lib"},
+                secrets=("TOKEN",),
+                input_schema={"type": "object", "properties": {"on": {"type": "number"}}},
+            ),
+        ),
+        runner={"rest_port": 8100},
+        path=tmp_path / "modules.yaml",
+        lines={"rest_port": 2},
+    )
+
+
+def test_modules_may_be_a_mapping_of_names(tmp_path):
+    file = load(
+        tmp_path,
+        """\
+        modules:
+          first: {env: inline, code: "x = 1"}
+          42: {env: docker, image: "python:3.12", network: true}
+        """,
+    )
+
+    assert file.modules == (
+        ModuleSpec("first", Kind.INLINE, code="x = 1"),
+        ModuleSpec("42", Kind.DOCKER, image="python:3.12", network=True),
+    )
+
+
+@pytest.mark.parametrize("text", ["modules: []", "modules:", "runner: {}", "modules: {}\nrunner:\n"])
+def test_a_file_may_serve_nothing_yet(tmp_path, text):
+    assert load(tmp_path, text).modules == ()
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    assert load(tmp_path, b"\xef\xbb\xbfmodules: []").modules == ()
+
+
+def test_aliases_and_merge_keys_are_followed(tmp_path):
+    file = load(
+        tmp_path,
+        """\
+        modules:
+          - &base {name: one, env: inline, code: &code "x = 1", timeout: 5s}
+          - {<<: *base, name: two, timeout: 6s}
+          - {name: three, env: inline, code: *code}
+        """,
+    )
+
+    assert [(spec.name, spec.timeout, spec.code) for spec in file.modules] == [
+        ("one", 5.0, "x = 1"),
+        ("two", 6.0, "x = 1"),
+        ("three", 60.0, "x = 1"),
+    ]
+
+
+def test_conda_has_dependencies_and_requirements(tmp_path):
+    spec = load(
+        tmp_path,
+        "modules: {m: {env: conda, code: 'x=1', dependencies: [numpy >=1.0], channels: [forge], requirements: [a]}}",
+    ).modules[0]
+
+    assert (spec.dependencies, spec.channels, spec.requirements) == (("numpy >=1.0",), ("forge",), ("a",))
+
+
+def test_a_handler_may_have_any_name_that_python_knows(tmp_path):
+    assert one(tmp_path, "handler: 처리").handler == "처리"
+
+
+def test_syntax_of_another_python_is_not_judged(tmp_path):
+    spec = load(tmp_path, "modules: {m: {env: venv, python: '3.13', code: 'def ('}}").modules[0]
+
+    assert spec.code == "def ("
+
+
+def test_code_that_only_warns_compiles(tmp_path):
+    assert load(tmp_path, "modules: {m: {env: inline, code: 'x = 1 is 1'}}").modules[0].code == "x = 1 is 1"
+
+
+# The whole file is wrong.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "modules.yaml: is empty; a file that serves nothing yet says `modules: []`"),
+        ("# only this\n", "modules.yaml: is empty; ..."),
+        ("- a\n", "modules.yaml:1: holds a list where a mapping with `modules:` is expected"),
+        ("modules", "modules.yaml:1: holds 'modules' where a mapping with `modules:` is expected"),
+        (b"a: b\nc: \xff\n", "modules.yaml:2: is not UTF-8 text: invalid start byte at byte 8"),
+        ("a: [1,\nb: }\n", "modules.yaml:2: is not valid YAML: while parsing a flow node: expected ..."),
+        (
+            "a:\n\tb: 1\n",
+            "modules.yaml:2: is not valid YAML: while scanning for the next token: found character '\\t' ...",
+        ),
+        ("a: 1\nb: \x07\n", "modules.yaml:2: is not valid YAML: the character U+0007 is not allowed (column 4)"),
+        ("modules: []\n---\nmodules: []\n", "modules.yaml:2: is not valid YAML: expected a single document ..."),
+        ("[" * 5000, "modules.yaml: is nested too deeply"),
+        (
+            "modules: " + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
+            "modules.yaml:1: is nested more than 64 levels deep, ...",
+        ),
+        ("modules: &a [*a]", "modules.yaml:1: is nested more than 64 levels deep, or holds itself"),
+        ("modules: &a {<<: *a}", "modules.yaml: is nested too deeply"),
+        (
+            "module: []",
+            "modules.yaml:1: module: unknown section; a file has modules and runner; did you mean 'modules'?",
+        ),
+        ("modules: 3", "modules.yaml:1: modules: 3 is not a list of modules or a mapping of their names"),
+        ("runner: [a]", "modules.yaml:1: runner: a list is not a mapping of settings"),
+        ("modules: []\nmodules: []", "modules.yaml:2: modules: is given twice, first in line 1"),
+        ("modules: !!python/name:os.system", "modules.yaml:1: modules: the YAML tag ..."),
+        ("modules: []\n? [a]\n: 1", "modules.yaml:2: a key must be text"),
+        ("modules: {<<: 1}", "modules.yaml:1: modules: `<<` takes mappings only"),
+        ("modules: []\nrunner: {a: !!int x}", "modules.yaml:2: runner.a: 'x' cannot be read as int"),
+    ],
+)
+def test_the_whole_file_is_wrong(tmp_path, text, expected):
+    check(tmp_path, text, expected)
+
+
+def test_a_missing_file_is_a_mistake(tmp_path):
+    file = tmp_path / "none.yaml"
+
+    with pytest.raises(ConfigError) as caught:
+        load_modules(file)
+
+    assert caught.value.mistakes == (Mistake("there is no such file", str(file), None, ""),)
+
+
+def test_a_folder_is_a_mistake(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load_modules(tmp_path)
+
+
+def test_aliases_of_aliases_end_at_the_limit(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+
+    check(tmp_path, "\n".join(lines), "modules.yaml:1: holds more than 100000 values once its aliases are followed")
+
+
+def test_merges_of_merges_end_at_the_limit(tmp_path):
+    lines = ["a0: &a0 {k: 1}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 9)]
+
+    check(tmp_path, "\n".join(lines), "modules.yaml:2: holds more than 100000 values once its aliases are followed")
+
+
+# Fields.
+
+
+def test_all_mistakes_are_told_at_once_by_line(tmp_path):
+    check(
+        tmp_path,
+        """\
+        modules:
+          - name: hello-world
+            env: inline
+            code: "x = 1"
+            isolation: warn
+            timout: 3
+            timeout: 0
+          - name: Bad
+            env: venv
+            code: |
+              def handler(value):
+                  return (
+          - just text
+          - env: vnv
+            code: x
+          - name: hello-world
+            env: inline
+            path: gone.py
+        modul: 1
+        """,
+        "modules.yaml:5: hello-world.isolation: 'warn' is not one of warm, fork, fresh, none; did you mean 'warm'?",
+        "modules.yaml:6: hello-world.timout: unknown field; did you mean 'timeout'?",
+        "modules.yaml:7: hello-world.timeout: 0s is out of range; it must be more than 0s and at most 7d",
+        "modules.yaml:8: modules[1].name: 'Bad' is not a name: ...",
+        "modules.yaml:12: modules[1].code: does not compile: '(' was never closed (line 2 of the code)",
+        "modules.yaml:13: modules[2]: 'just text' is not a module; a module is a mapping",
+        "modules.yaml:14: modules[3].name: is missing",
+        "modules.yaml:14: modules[3].env: 'vnv' is not one of inline, venv, conda, docker; did you mean 'venv'?",
+        "modules.yaml:16: hello-world.name: the name is given twice, first in line 2",
+        "modules.yaml:18: hello-world.path: 'gone.py' does not exist",
+        "modules.yaml:19: modul: unknown section; a file has modules and runner; did you mean 'modules'?",
+    )
+
+
+def test_a_name_is_given_once(tmp_path):
+    check(
+        tmp_path,
+        """\
+        modules:
+          a: {env: inline, code: "x = 1"}
+          b:
+            name: c
+            env: inline
+            code: "x = 1"
+          a: {env: inline, code: "x = 1"}
+          d: {name: d, env: inline, code: "x = 1"}
+        """,
+        "modules.yaml:4: b.name: the name is already given as 'b'; leave it out here",
+        "modules.yaml:7: a: is given twice, first in line 2",
+    )
+
+
+def test_a_field_is_given_once(tmp_path):
+    check(
+        tmp_path,
+        "modules:\n  - name: a\n    env: inline\n    code: x\n    env: inline\n",
+        "modules.yaml:5: a.env: is given twice, first in line 3",
+    )
+
+
+def test_a_mistake_carries_what_is_allowed(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        one(tmp_path, "isolation: warn")
+
+    [mistake] = caught.value.mistakes
+    assert (mistake.file, mistake.line) == (str(tmp_path / "modules.yaml"), 2)
+    assert (mistake.field, mistake.allowed) == ("m.isolation", "warm, fork, fresh, none")
+
+
+DURATION = "is not a duration; write a number of seconds, or text such as 30s, 5m, 1.5h, 250ms, 7d"
+SIZE = "is not a size; write a whole number of bytes, or text such as 256MB, 1GiB, 512k"
+OUT = "is out of range; it must be"
+
+
+CASES: list[tuple[str, ...]] = [
+    ("timeout: true", f"timeout: true {DURATION}"),
+    ("timeout: 5 apples", f"timeout: '5 apples' {DURATION}"),
+    ("timeout: -5s", f"timeout: '-5s' {DURATION}"),
+    ("timeout: -5", f"timeout: -5s {OUT} more than 0s and at most 7d"),
+    ("timeout: .nan", f"timeout: nan {DURATION}"),
+    ("timeout: .inf", f"timeout: inf {DURATION}"),
+    ("timeout: null", f"timeout: nothing {DURATION}"),
+    (f"timeout: 1{'0' * 400}", "timeout: 10..."),
+    ("queue_timeout: 8d", f"queue_timeout: 8d {OUT} more than 0s and at most 7d"),
+    ("build_timeout: 0", f"build_timeout: 0s {OUT} more than 0s and at most 7d"),
+    ("start_timeout: []", f"start_timeout: a list {DURATION}"),
+    ("memory: 15MiB", f"memory: 15MiB {OUT} from 16MiB to 4194304TiB"),
+    ("memory: lots", f"memory: 'lots' {SIZE}"),
+    ("memory: 0.3k", "memory: 300B ..."),
+    ("memory: 16777216.0", f"memory: 16777216.0 {SIZE}"),
+    ("memory: true", f"memory: true {SIZE}"),
+    ("output: -1", f"output: -1B {OUT} from 0B to 4194304TiB"),
+    ("output: 0.0001k", f"output: '0.0001k' {SIZE}"),
+    ("cpus: 0", f"cpus: 0 {OUT} more than 0 and at most 4096"),
+    ("cpus: '2'", "cpus: '2' is not a number"),
+    ("cpus: .inf", "cpus: inf is not a number"),
+    ("processes: 0", f"processes: 0 {OUT} 1 or more"),
+    ("processes: 1.0", "processes: 1.0 is not a whole number"),
+    ("concurrency: 0", f"concurrency: 0 {OUT} from 1 to 1000"),
+    ("concurrency: 1001", f"concurrency: 1001 {OUT} from 1 to 1000"),
+    ("concurrency: yes", "concurrency: true is not a whole number"),
+    ("workers: 3", "workers: is not a mapping"),
+    ("workers: {mn: 3}", "workers.mn: unknown field; did you mean 'min'?"),
+    ("workers: {min: 5}", "workers.min: 5 is more than concurrency, which is 4"),
+    ("workers: {min: -1}", f"workers.min: -1 {OUT} 0 or more"),
+    ("workers: {idle: 0}", f"workers.idle: 0s {OUT} more than 0s and at most 7d"),
+    ("workers: {max_calls: -1}", f"workers.max_calls: -1 {OUT} 0 or more"),
+    ("retry: {attempts: 0}", f"retry.attempts: 0 {OUT} from 1 to 100"),
+    ("retry: {attempts: 101}", f"retry.attempts: 101 {OUT} from 1 to 100"),
+    ("retry: {on: timeout}", "retry.on: 'timeout' is not a list"),
+    ("retry: {on: [lost, tmeout]}", "retry.on[1]: 'tmeout' is not one of bad_input, ..."),
+    ("retry: {backoff: {factor: 0.5}}", f"retry.backoff.factor: 0.5 {OUT} from 1 to 100"),
+    ("retry: {backoff: {jitter: 2}}", f"retry.backoff.jitter: 2 {OUT} from 0 to 1"),
+    ("retry: {backoff: {max: 2d}}", f"retry.backoff.max: 2d {OUT} from 0s to 1d"),
+    ("retry: {backoff: {initial: 1m}}", "retry.backoff.initial: 1m is more than max, which is 30s"),
+    ("tags: a", "tags: 'a' is not a list"),
+    ("tags: [a, ' ', 3]", "tags[1]: is empty", "tags[2]: 3 is not text; write it in quotes"),
+    ("description: 3", "description: 3 is not text; write it in quotes"),
+    ('description: "\\0"', "description: holds a null character"),
+    ("handler: a-b", "handler: 'a-b' is not the name of a function, or `file:function` for a file of a folder"),
+    ("handler: /etc/x:f", "handler: names a file, but ...", "handler: '/etc/x:f' is not ..."),
+    ("handler: ../x:f", "handler: names a file, but ...", "handler: '../x:f' is not ..."),
+    ("handler: jobs:f", "handler: names a file, but `code` is only one; use `path`"),
+    ("version: 'a b'", "version: 'a b' is not a version: ..."),
+    ("python: 3", "python: '3' is not a Python version such as 3.12 or 3.12.4"),
+    ("python: '>=3.11'", "python: '>=3.11' is not a Python version such as 3.12 or 3.12.4"),
+    ("variables: [a]", "variables: a list is not a mapping of names to values"),
+    ("variables: {1a: x}", "variables.1a: '1a' is not the name of a variable: ..."),
+    ("variables: {OPERATO_X: x}", "variables.OPERATO_X: OPERATO_X belongs to the runner: ..."),
+    ("variables: {A: [], B: .nan}", "variables.A: a list is not text, ...", "variables.B: nan is not text, ..."),
+    ("secrets: [A-B]", "secrets[0]: 'A-B' is not the name of a variable: ..."),
+    ("secrets: [A], variables: {A: b}", "secrets[0]: A is given in `variables` as well"),
+    ("input_schema: []", "input_schema: a list is not a mapping"),
+    ("input_schema: {a: [1, .nan]}", "input_schema.a[1]: nan cannot be said in JSON"),
+    ("requirements: [a b]", "requirements[0]: 'a b' is not a requirement such as ..."),
+    ("requirements: [-e .]", "requirements[0]: the option -e is not allowed; allowed are ..."),
+    (
+        "requirements: [--index-url=http://x]",
+        "requirements[0]: the option --index-url is not allowed: package indexes are set in the operator's ...",
+    ),
+    ('requirements: ["a\\n-e ."]', "requirements[0]: 'a\\n-e .' is not a requirement ..."),
+    ("path: x.py", "path: `code` is given as well; a module has one of the two", "path: 'x.py' does not exist"),
+    ("isolation: none", "isolation: none is not for env: venv; it is only for inline"),
+    ("dependencies: [a]", "dependencies: is not for env: venv, only for conda; use env: conda"),
+    ("channels: [a]", "channels: is not for env: venv, only for conda; use env: conda"),
+    ("image: x", "image: is not for env: venv, only for docker; use env: docker"),
+    ("network: no", "network: is not for env: venv, only for docker; use env: docker"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case[0][:60] for case in CASES])
+def test_a_field_is_wrong(tmp_path, case):
+    given_fields, *expected = case
+    check(
+        tmp_path,
+        f"modules:\n  - {{name: m, env: venv, code: 'x = 1', {given_fields}}}\n",
+        *(f"modules.yaml:2: m.{line}" for line in expected),
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("{env: inline}", "m: has no code; give `code` or `path`"),
+        ("{env: docker}", "m: has no code; give `code` or `path`"),
+        ("{env: inline, code: ''}", "m: has no code; give `code` or `path`"),
+        ("{code: x}", "m.env: is missing; it is one of inline, venv, conda, docker"),
+        ("{env: none, code: x}", "m.env: 'none' is not one of inline, venv, conda, docker; did you mean 'inline'?"),
+        (
+            "{env: inline, code: x, requirements: [a]}",
+            "m.requirements: is not for env: inline, only for venv, docker, conda; use env: venv",
+        ),
+        (
+            "{env: inline, code: x, python: 3.12}",
+            "m.python: is not for env: inline, only for venv, conda, docker; use env: venv",
+        ),
+        ("{env: docker, image: -x}", "m.image: '-x' is not the name of an image"),
+        ("{env: docker, image: x, isolation: none}", "m.isolation: none is not for env: docker; it is only for inline"),
+        ("{env: conda, code: x, dependencies: [-x]}", "m.dependencies[0]: '-x' is not text without a leading '-'"),
+        ("{env: inline, code: 3}", "m.code: 3 is not text; write it in quotes"),
+        ('{env: inline, code: "a\\0b"}', "m.code: holds a null character"),
+        ("{env: inline, path: ''}", "m: has no code; give `code` or `path`"),
+        ("{env: inline, path: notes.txt}", "m.path: 'notes.txt' is not a .py file"),
+        (
+            "{env: inline, path: empty}",
+            "m.path: 'empty' holds neither __init__.py nor main.py, and `handler` names no file of it",
+        ),
+        ('{env: inline, path: "a\\0b"}', "m.path: holds a null character"),
+        (f"{{env: inline, path: {'x' * 300}}}", "m.path: ..."),
+    ],
+)
+def test_a_module_is_wrong(tmp_path, module, expected):
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "empty").mkdir()
+    found = mistakes(tmp_path, f"modules: {{m: {module}}}")
+    prefix, _, _ = f"modules.yaml:1: {expected}".partition("...")
+    assert found[0].startswith(prefix)
+    assert len(found[0]) == len(prefix) or "..." in expected
+    assert len(found) == (2 if "path: ''" in module else 1)
+
+
+# Code.
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("code: |\n      x = 1\n      y = (\n", 5),
+        ("code: |-\n\n\n      y = (\n", 6),
+        ("code: |  # why\n      def f():\n      pass\n", 5),
+        ("code: 'x = ('\n", 3),
+        ("code:\n      x = (\n", 3),
+        ("code: >\n      x = 1\n\n      y = (\n", 3),
+        ("code: |\n      x = 1\n      return 3\n", 5),
+        ("code: |\n      x = 1\n      # coding\n      await = 3\n", 6),
+    ],
+)
+def test_code_that_does_not_compile_is_told_by_its_line(tmp_path, text, line):
+    [found] = mistakes(tmp_path, f"modules:\n  m:\n    {text}    env: inline\n")
+
+    assert found.startswith(f"modules.yaml:{line}: m.code: does not compile: ")
+
+
+def test_code_of_an_alias_is_told_where_it_stands(tmp_path):
+    [first, second] = mistakes(
+        tmp_path,
+        """\
+        modules:
+          a:
+            env: inline
+            code: &code |
+              x = 1
+              y = (
+          b: {env: inline, code: *code}
+        """,
+    )
+
+    assert first == "modules.yaml:6: a.code: does not compile: '(' was never closed (line 2 of the code)"
+    assert second == "modules.yaml:6: b.code: does not compile: '(' was never closed (line 2 of the code)"
+
+
+def test_code_that_is_nested_too_deeply_is_a_mistake():
+    with pytest.raises(ConfigError, match=r"code: does not compile"):
+        from_json({"code": "x = " + "-" * 20_000 + "1"})
+
+
+# Files that are named.
+
+
+def test_a_path_is_made_absolute(tmp_path):
+    (tmp_path / "a.py").write_text(CODE)
+
+    assert load(tmp_path, "modules: {m: {env: inline, path: a.py}}").modules[0].path == tmp_path / "a.py"
+
+
+def test_the_file_may_be_named_relative_to_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text(CODE)
+    (tmp_path / "modules.yaml").write_text(
+        "modules: {m: {env: inline, path: a.py, timeout: 0s}, n: {env: inline, path: a.py}}"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"^modules.yaml:1: m.timeout: "):
+        load_modules(Path("modules.yaml"))
+
+
+def test_a_requirements_file_is_read_with_what_it_includes(tmp_path):
+    (tmp_path / "deps").mkdir()
+    (tmp_path / "deps" / "all.txt").write_text(
+        "# all of them\n\nnumpy>=2  # fast\n-r more.txt\n"
+        "attrs==24.2 \\\n    --hash=sha256:00ff \\\n    --hash=sha256:11ee\n"
+        "tool @ https://host/tool.whl#sha256=00\n"
+    )
+    (tmp_path / "deps" / "more.txt").write_text("httpx [http2] ; python_version > '3'\r\n")
+
+    spec = load(tmp_path, "modules: {m: {env: venv, code: x, requirements: deps/all.txt}}").modules[0]
+
+    assert spec.requirements == (
+        "numpy>=2",
+        "httpx [http2] ; python_version > '3'",
+        "attrs==24.2 --hash=sha256:00ff --hash=sha256:11ee",
+        "tool @ https://host/tool.whl#sha256=00",
+    )
+
+
+def test_mistakes_of_requirements_files_name_their_file_and_line(tmp_path):
+    (tmp_path / "all.txt").write_text(
+        "numpy\n-i http://x\n-r all.txt\n-r more.txt\n-r none.txt\ngit+https://x\n-c c.txt\n"
+    )
+    (tmp_path / "more.txt").write_text("\n-r all.txt\n= 3\n")
+
+    found = mistakes(tmp_path, "modules: {m: {env: venv, code: x, requirements: all.txt, timeout: 0}}")
+
+    assert [line[: line.index(";")] if ";" in line else line for line in found] == [
+        "modules.yaml:1: m.timeout: 0s is out of range",
+        (
+            "all.txt:2: m.requirements: the option -i is not allowed: package indexes are set "
+            "in the operator's uv configuration"
+        ),
+        "all.txt:3: m.requirements: a requirements file cannot include itself",
+        "all.txt:5: m.requirements: none.txt: there is no such file",
+        "all.txt:6: m.requirements: 'git+https://x' is not a requirement such as requests, numpy>=2,<3 or name @ https://host/file.whl",
+        "all.txt:7: m.requirements: the option -c is not allowed",
+        "more.txt:2: m.requirements: an included file cannot include another one",
+        "more.txt:3: m.requirements: '= 3' is not a requirement such as requests, numpy>=2,<3 or name @ https://host/file.whl",
+    ]
+
+
+def test_a_requirements_file_must_be_there_and_be_text(tmp_path):
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+
+    check(
+        tmp_path,
+        "modules:\n  a: {env: venv, code: x, requirements: none.txt}\n"
+        "  b: {env: venv, code: x, requirements: bad.txt}\n",
+        "modules.yaml:2: a.requirements: none.txt: there is no such file",
+        "modules.yaml:3: b.requirements: bad.txt: is not UTF-8 text: invalid start byte at byte 0",
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "requests",
+        "a.b-c_d",
+        "numpy>=2,<3",
+        "numpy >= 2 , < 3",
+        "x (>=1.0)",
+        "httpx[http2, cli]==0.28.*",
+        "x~=1.0; sys_platform == 'linux' and extra == 'y'",
+        "x===weird",
+        "x @ git+https://host/repo@tag",
+        "x!=1.0",
+    ],
+)
+def test_a_requirement_line_is_plausible(line):
+    assert units.requirement(f" {line} ") == line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "=1",
+        "x>=",
+        "x 1.0",
+        "x >= 1.0 2.0",
+        "./local",
+        "x; a --index-url http://x",
+        "x @",
+        "x @ -y",
+        "x[",
+        "x>=1,",
+        "a" + " " * 50_000 + "!",
+    ],
+)
+def test_a_requirement_line_is_not_plausible(line):
+    with pytest.raises(Wrong, match="is not a requirement such as"):
+        units.requirement(line)
+
+
+# JSON.
+
+
+def from_json(data: dict, **options) -> ModuleSpec:
+    return spec_from_mapping({"name": "m", "env": "inline"} | data, **{"base": None, "allow_path": False} | options)
+
+
+def refused(data: dict, *expected: str, **options) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_json(data, **options)
+    assert [str(mistake) for mistake in caught.value.mistakes] == list(expected)
+    assert {(mistake.file, mistake.line) for mistake in caught.value.mistakes} == {(None, None)}
+
+
+def test_json_mistakes_are_told_at_once_without_lines():
+    refused(
+        {"code": "x = (", "timeout": "soon", "tag": [], "variables": {"A": True, "B": None}},
+        "code: does not compile: '(' was never closed (line 1 of the code)",
+        f"timeout: 'soon' {DURATION}",
+        "variables.B: nothing is not text, a number or a truth",
+        "tag: unknown field; did you mean 'tags'?",
+    )
+
+
+def test_json_variables_are_text():
+    assert from_json({"code": "x", "variables": {"A": True, "B": 1.5}}).variables == {"A": "true", "B": "1.5"}
+
+
+@pytest.mark.parametrize("data", [[], None, "x"])
+def test_json_that_is_no_mapping(data):
+    with pytest.raises(ConfigError, match="is not a module; a module is a mapping"):
+        spec_from_mapping(data, base=None, allow_path=False)
+
+
+def test_json_may_hold_half_characters():
+    refused({"code": "x = '\ud800'"}, "code: holds half of a character (a lone surrogate)")
+
+
+def test_json_cannot_name_files(tmp_path):
+    refused({"path": "/etc/x.py"}, "path: '/etc/x.py': files are only for the operator's modules file")
+    refused(
+        {"env": "venv", "code": "x", "requirements": "a.txt"},
+        "requirements: 'a.txt': files are only for the operator's modules file",
+    )
+
+
+def test_json_cannot_leave_the_isolation(tmp_path):
+    refused(
+        {"code": "x", "isolation": "none"},
+        "isolation: none is not for this; it is only for the operator's modules file",
+    )
+    assert from_json({"code": "x", "isolation": "none"}, trusted=True).isolation is Isolation.NONE
+
+
+def test_an_uploaded_module_stays_in_its_folder(tmp_path):
+    folder = tmp_path / "upload"
+    folder.mkdir()
+    (folder / "main.py").write_text(CODE)
+    (folder / "r.txt").write_text("-r ../secret.txt\n")
+    (tmp_path / "secret.txt").write_text("password\n")
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "loop").symlink_to(folder / "loop")
+    inside = {"base": folder, "allow_path": True}
+
+    assert from_json({"path": "main.py"}, **inside).path == folder / "main.py"
+    assert from_json({"path": "."}, **inside).path == folder
+    for path in ("..", "../secret.txt", "link", "/etc"):
+        refused({"path": path}, f"path: {path!r} is outside of the folder of the module", **inside)
+    refused({"path": "loop"}, "path: 'loop' does not exist", **inside)
+    with pytest.raises(ConfigError, match=r"r.txt:1: requirements: '../secret.txt' is outside of the folder"):
+        from_json({"env": "venv", "path": "main.py", "requirements": "r.txt"}, **inside)
+
+
+def test_without_a_folder_a_path_is_absolute(tmp_path):
+    (tmp_path / "a.py").write_text(CODE)
+
+    assert from_json({"path": str(tmp_path / "a.py")}, allow_path=True).path == tmp_path / "a.py"
+    refused({"path": "a.py"}, "path: 'a.py' is not an absolute path", allow_path=True)
+
+
+def test_every_module_comes_back_from_its_mapping(tmp_path):
+    (tmp_path / "a.py").write_text(CODE)
+    plain = ModuleSpec("plain", Kind.INLINE, code=CODE, isolation=Isolation.NONE)
+    full = ModuleSpec(
+        "full",
+        Kind.DOCKER,
+        path=tmp_path / "a.py",
+        version="1.0",
+        tags=("a",),
+        description="d",
+        requirements=("numpy",),
+        python="3.12",
+        isolation=Isolation.FRESH,
+        timeout=0.5,
+        memory=10**9,
+        cpus=1.5,
+        processes=2,
+        workers=WorkersPolicy(1, 3.5, 7),
+        retry=RetryPolicy(2, Backoff(1.0, 2.0, 3.0, 0.5), (ErrorKind.LOST,)),
+        variables={"A": "b"},
+        secrets=("TOKEN",),
+        network=False,
+        image="python:3.12",
+        input_schema={"type": ["object", "null"], "properties": {"x": {"minimum": 1.5}}},
+    )
+    for spec in (
+        plain,
+        full,
+        evolve(full, env=Kind.CONDA, image=None, network=None, dependencies=("x >=1",), channels=("c",)),
+    ):
+        data = json.loads(json.dumps(spec_to_mapping(spec), allow_nan=False))
+        assert spec_from_mapping(data, base=None, allow_path=True, trusted=True) == spec
+
+
+def test_a_mapping_leaves_out_what_is_not_given():
+    assert spec_to_mapping(from_json({"code": "x"})).keys() == {
+        field.name for field in fields(ModuleSpec) if field.default is not None and field.name != "path"
+    } | {"code"}
+
+
+def test_what_was_given_is_not_changed():
+    data = {"name": "m", "env": "venv", "code": "x", "requirements": [" a "]}
+    before = json.dumps(data)
+
+    assert spec_from_mapping(data, base=None, allow_path=False).requirements == ("a",)
+    assert json.dumps(data) == before
+
+
+# Units.
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("30s", 30),
+        ("5m", 300),
+        ("1h", 3600),
+        ("250ms", 0.25),
+        ("1.5h", 5400),
+        ("2d", 172800),
+        (" 7 s ", 7),
+        ("0.1", 0.1),
+        (3, 3),
+        (0.5, 0.5),
+    ],
+)
+def test_durations(written, seconds):
+    assert units.duration(written) == seconds
+
+
+@pytest.mark.parametrize(
+    ("written", "amount"),
+    [
+        ("512k", 512_000),
+        ("256MB", 256_000_000),
+        ("1GiB", 2**30),
+        ("1.5KiB", 1536),
+        ("2Ti", 2**41),
+        ("7B", 7),
+        ("9", 9),
+        (5, 5),
+        ("1 mb", 10**6),
+    ],
+)
+def test_sizes(written, amount):
+    assert units.size(written) == amount
+
+
+@pytest.mark.parametrize(
+    "value", ["", "s", "1e3", "nan", "inf", "1h30m", "٣", "1,5", None, [], True, math.nan, -math.inf, "1" * 31]
+)
+def test_what_is_neither_a_duration_nor_a_size(value):
+    with pytest.raises(Wrong, match="is not a duration"):
+        units.duration(value)
+    with pytest.raises(Wrong, match="is not a size"):
+        units.size(value)
+
+
+@given(st.floats(min_value=1e-6, max_value=1e12) | st.integers(0, 10**9).map(float))
+def test_durations_come_back(seconds):
+    assert units.duration(units.format_duration(seconds)) == seconds
+
+
+@given(st.integers(0, 2**62))
+def test_sizes_come_back(amount):
+    assert units.size(units.format_size(amount)) == amount
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_file_or_mistakes(tmp_path_factory, text):
+    file = tmp_path_factory.mktemp("any") / "modules.yaml"
+    file.write_bytes(text.encode("utf-8", "replace"))
+    with suppress(ConfigError):
+        load_modules(file)

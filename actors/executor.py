@@ -55,6 +55,7 @@ class Executor:
     availability: Availability = field(init=False)
     _pools: dict[str, Pool] = field(factory=dict, init=False)
     _waiting: WaitingRoom = field(factory=WaitingRoom, init=False)
+    _published: frozenset[str] = field(default=frozenset(), init=False)
     _spares: dict[str, list[Worker]] = field(factory=dict, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
     _closing: bool = field(default=False, init=False)
@@ -99,10 +100,9 @@ class Executor:
 
     async def _acquire(self, module: Published, phases: Phases) -> Worker:
         pool = self._pool(module)
+        pool.forget_ended()
         if pool.idle and not self._waiting and not self._closing:
-            worker = pool.idle.pop()
-            pool.busy.add(worker)
-            return worker
+            return pool.reuse()
         self._refuse(pool)
         began = trio.current_time()
         waiter = Waiter(pool, trio.Event())
@@ -138,8 +138,8 @@ class Executor:
         if len(self._waiting) >= self.settings.max_waiting:
             text = f"{len(self._waiting)} callers wait already ({pool.reason(trio.current_time())})"
             raise error(ErrorKind.OVERLOADED, text, retry_after=1)
-        pause = pool.retry_at - trio.current_time()
-        if pool.last_failure is not None and pause > 0 and not pool.own:
+        pause = pool.pause(trio.current_time())
+        if pool.last_failure is not None and pause and not pool.own:
             raise RunnerError(_again_in(pool.last_failure, pause))
 
     async def _wait(self, waiter: Waiter) -> None:
@@ -161,12 +161,17 @@ class Executor:
         pool = self._pools.get(module.digest)
         if pool is None:
             pool = self._pools[module.digest] = Pool(module)
+            # A caller may come with a version that was replaced while it was on its way.
+            pool.retired = module.digest not in self._published
         return pool
 
     def _pump(self) -> None:
         """Serve the waiting callers, oldest first, as far as capacity allows."""
+        now = trio.current_time()
         for waiter in list(self._waiting):
             pool = waiter.pool
+            pool.forget_ended()
+            pause = pool.pause(now)
             victim = oldest_idle(self._pools, besides=pool)
             step = next_step(
                 idle=len(pool.idle),
@@ -177,11 +182,12 @@ class Executor:
                 total=sum(other.own for other in self._pools.values()),
                 room=self.settings.max_workers,
                 evictable=victim is not None,
+                paused=pause > 0,
             )
             if step is Step.REUSE:
-                worker = pool.idle.pop()
-                pool.busy.add(worker)
-                self._wake(waiter, worker=worker)
+                self._wake(waiter, worker=pool.reuse())
+            elif step is Step.REFUSE and pool.last_failure is not None:
+                self._wake(waiter, failure=_again_in(pool.last_failure, pause))
             elif step in (Step.SPAWN, Step.EVICT):
                 if step is Step.EVICT and victim is not None:
                     other, idle = victim
@@ -299,20 +305,25 @@ class Executor:
 
     async def _prepared(self, pool: Pool) -> Prepared:
         """Return the environment of a module, built within its `build_timeout`; known ones cost nothing."""
-        if pool.prepared is None:
-            spec = pool.module.spec
-            lines: list[str] = []
+        if pool.prepared is not None:
+            return pool.prepared
+        spec = pool.module.spec
+        lines: list[str] = []
 
-            def say(line: str) -> None:
-                log.debug("build", module=spec.name, line=line)
-                lines[:] = [*lines[-9:], line]
+        def say(line: str) -> None:
+            log.debug("build", module=spec.name, line=line)
+            lines[:] = [*lines[-9:], line]
 
-            with trio.move_on_after(spec.build_timeout) as scope:
-                pool.prepared = await self.environment.prepare(spec, say)
-            if scope.cancelled_caught or pool.prepared is None:
+        async with pool.preparing:
+            if pool.last_failure is not None and pool.pause(trio.current_time()):
+                raise RunnerError(pool.last_failure)  # the build that this one waited for
+            if pool.prepared is None:
+                with trio.move_on_after(spec.build_timeout):
+                    pool.prepared = await self.environment.prepare(spec, say)
+            if pool.prepared is None:
                 text = f"the environment was not built within build_timeout ({spec.build_timeout:g} s)"
                 raise error(ErrorKind.ENVIRONMENT_FAILED, "\n".join([text, *lines]), field="build_timeout")
-        return pool.prepared
+            return pool.prepared
 
     def _launch(self, prepared: Prepared) -> Worker:
         """Start a guest and the task that looks after it. Raises OSError."""
@@ -344,8 +355,12 @@ class Executor:
                 spares.remove(worker)
 
     def _take_spare(self, key: str) -> Worker | None:
-        spares = self._spares.get(key)
-        return spares.pop() if spares else None
+        spares = self._spares.get(key, [])
+        while spares:
+            worker = spares.pop()
+            if worker.guest.exit_code is None:
+                return worker
+        return None
 
     def _refill(self, prepared: Prepared) -> None:
         """Keep interpreters started for the environments used last."""
@@ -363,6 +378,7 @@ class Executor:
     def publish(self, snapshot: RegistrySnapshot) -> None:
         """Follow the registry: workers of what is gone take no new call, environments of what came are prepared."""
         wanted = {m.digest: m for m in snapshot.modules.values() if m.spec.env is self.environment.kind}
+        self._published = frozenset(wanted)
         for digest, pool in list(self._pools.items()):
             if digest not in wanted:
                 pool.retired = True
@@ -383,12 +399,18 @@ class Executor:
             self._refill(await self._prepared(pool))
         except (RunnerError, OSError) as problem:
             log.warning("an environment is not ready", module=str(pool.module.ref), why=str(problem))
+            if isinstance(problem, RunnerError):
+                pool.failed(problem.failure, trio.current_time())
             return
         self._fill(pool)
 
     def _fill(self, pool: Pool) -> None:
-        pause = pool.retry_at - trio.current_time()
-        while self._nursery is not None and not pool.retired and pool.own < pool.module.spec.workers.min and pause <= 0:
+        """Start workers up to the module's `workers.min`, as far as there is room."""
+        if pool.retired or pool.pause(trio.current_time()):
+            return
+        total = sum(other.own for other in self._pools.values())
+        missing = min(pool.module.spec.workers.min - pool.own, self.settings.max_workers - total)
+        for _ in range(missing):
             self._start(pool)
 
     def _maintain(self) -> None:
@@ -406,6 +428,8 @@ class Executor:
                 del self._pools[digest]
             elif policy.min and pool.prepared is not None:
                 self._fill(pool)
+        if self._waiting:  # for a start that may be tried again now
+            self._pump()
 
     def waiting_for(self, module: Published) -> str:
         """Return why a caller of this module would wait now."""

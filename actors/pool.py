@@ -6,14 +6,13 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import trio
 from attrs import define, field
 
 from protocol.model import Isolation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import trio
 
     from actors.registry import Published
     from actors.worker import Worker
@@ -32,16 +31,21 @@ class Step(Enum):
     EVICT = "evict"
     """Retire an idle worker of another module, then spawn."""
     WAIT = "wait"
+    REFUSE = "refuse"
+    """Answer as the last start was answered: it failed a moment ago, and there is no worker to wait for."""
 
 
-def next_step(*, idle: int, own: int, starting: int, waiting: int, concurrency: int, total: int, room: int, evictable: bool) -> Step:  # fmt: skip  # noqa: E501
+def next_step(*, idle: int, own: int, starting: int, waiting: int, concurrency: int, total: int, room: int, evictable: bool, paused: bool) -> Step:  # fmt: skip  # noqa: E501
     """Return what a caller of a module gets.
 
     `own` counts the module's workers (starting ones included), `waiting` its callers without a worker, `total` the
-    workers of the kind, `room` how many the kind may have, `evictable` whether another module has an idle one.
+    workers of the kind, `room` how many the kind may have, `evictable` whether another module has an idle one,
+    `paused` whether a start failed so lately that none is tried.
     """
     if idle:
         return Step.REUSE
+    if paused:
+        return Step.WAIT if own else Step.REFUSE
     if own >= concurrency or starting >= waiting:
         return Step.WAIT
     if total < room:
@@ -81,6 +85,7 @@ class Pool:
     waiting: int = 0
     retired: bool = False
     prepared: Prepared | None = None
+    preparing: trio.Lock = field(factory=trio.Lock)
     activity: str = ""
     """What a start is busy with, for those who ask why they wait."""
     activity_since: float = 0.0
@@ -107,6 +112,8 @@ class Pool:
 
     def failed(self, failure: Failure, now: float) -> None:
         """Remember a start that failed: until a pause is over the same is answered without trying again."""
+        if failure is self.last_failure:  # several starts waited for one build
+            return
         self.last_failure = failure
         self.failures += 1
         self.retry_at = now + min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self.failures - 1))
@@ -115,6 +122,20 @@ class Pool:
         """Forget the failures: a worker has started."""
         self.last_failure = None
         self.failures = 0
+
+    def pause(self, now: float) -> float:
+        """Return the seconds until the next start may be tried; 0 when one may be tried now."""
+        return 0.0 if self.last_failure is None else max(0.0, self.retry_at - now)
+
+    def forget_ended(self) -> None:
+        """Leave out idle workers that have ended a moment ago: whoever looks after them does not know it yet."""
+        self.idle[:] = [worker for worker in self.idle if worker.guest.exit_code is None]
+
+    def reuse(self) -> Worker:
+        """Return the idle worker that was used last; it is busy now."""
+        worker = self.idle.pop()
+        self.busy.add(worker)
+        return worker
 
     def reason(self, now: float) -> str:
         """Return why a caller waits."""

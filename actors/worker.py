@@ -35,6 +35,7 @@ _GUEST_KINDS = {
     "out_of_memory": ErrorKind.OUT_OF_MEMORY,
     "worker_crashed": ErrorKind.WORKER_CRASHED,
     "cancelled": ErrorKind.CANCELLED,
+    "bad_input": ErrorKind.BAD_INPUT,
 }
 
 log = structlog.get_logger("worker")
@@ -84,6 +85,8 @@ class Worker:
     reusable: bool = field(default=True, init=False)
     over_limit: str | None = field(default=None, init=False)
     _keep: frozenset[int] = field(default=frozenset(), init=False)
+    _ending: trio.Lock = field(factory=trio.Lock, init=False)
+    _killed: tuple[str, ...] = field(default=(), init=False)
     _output: Output | None = field(default=None, init=False)
     _decoder: frames.FrameDecoder = field(init=False)
     _pending: list[bytes] = field(factory=list, init=False)
@@ -233,7 +236,7 @@ class Worker:
                 return Outcome(failure=failure.with_killed(killed), exit_code=self.guest.exit_code or 1, killed=killed)
             killed = await self._stop()
             return self._cut_off(call, killed)
-        except trio.Cancelled:
+        except BaseException:  # Cancelled, or whoever listens to events failed: the handler may still be running
             with trio.CancelScope(shield=True):
                 await self._stop()
             raise
@@ -288,7 +291,7 @@ class Worker:
     async def _stop(self) -> tuple[str, ...]:
         """Soft stop, then the kill of the tree; return what was killed."""
         with trio.CancelScope(shield=True):
-            self.guest.interrupt_nowait()
+            self.guest.signal_group_nowait(signal.SIGTERM)
             with trio.move_on_after(self.grace_seconds):
                 try:
                     while not isinstance(await self._receive(), messages.Result | messages.Error):
@@ -307,24 +310,32 @@ class Worker:
         """Return why a guest that has ended is gone."""
         if passed:
             return Failure(ErrorKind.OUT_OF_MEMORY if "memory" in passed else ErrorKind.WORKER_CRASHED, passed)
+        if isinstance(cause, messages.ProtocolError) and isinstance(cause.__cause__, RecursionError):
+            # Newer interpreters write deeper values than this one reads.
+            return Failure(ErrorKind.BAD_OUTPUT, "$: nested too deeply", field="$")
         if isinstance(cause, messages.ProtocolError | frames.FrameTooLargeError):
             return Failure(kind, f"the worker's channel was disturbed {when}: {cause}")
         code = self.guest.exit_code or 0
         if code < 0:
             how = f"was ended by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL:
-                how = "closed its channel or was killed"
+                how = "was killed by SIGKILL, or closed the descriptor of its channel,"
         else:
             how = f"ended with exit code {code}"
         return Failure(kind, f"the worker {how} {when}")
 
     async def end(self) -> tuple[str, ...]:
-        """Kill the guest and its tree; return what user code had running. Not cancellable; again does nothing."""
-        if self.ended:
-            return ()
-        self.ended = True
+        """Kill the guest and its tree; return what user code had running. Not cancellable.
+
+        Called again, or by several tasks at once, each returns the same when all is gone.
+        """
         self.reusable = False
-        return await self.table.end(self.guest)
+        with trio.CancelScope(shield=True):
+            async with self._ending:
+                if not self.ended:
+                    self._killed = await self.table.end(self.guest)
+                    self.ended = True
+        return self._killed
 
     async def retire(self) -> None:
         """End an idle worker in order: exit handlers run, then whatever is left is killed. Not cancellable."""

@@ -11,7 +11,7 @@ import inspect
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class InProcess:
             result = handler(msgspec.json.decode(data))
             if inspect.iscoroutine(result):
                 result = asyncio.run(result)
+            elif inspect.isasyncgen(result):
+                result = asyncio.run(_collect(result))
             elif inspect.isgenerator(result):
                 result = list(result)
         except BaseException as problem:  # noqa: BLE001  (sys.exit is the handler's failure too)
@@ -61,6 +63,10 @@ class InProcess:
             return _encode(result)
         except (TypeError, ValueError, RecursionError) as problem:
             raise RunnerError(Failure(ErrorKind.BAD_OUTPUT, f"$: {problem}", field="$")) from None
+
+
+async def _collect(generator: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in generator]
 
 
 def _encode(value: object) -> bytes:

@@ -42,15 +42,21 @@ class Guest:
     """
 
     def __init__(
-        self, popen: subprocess.Popen[bytes], channel: socket.socket, out: int, err: int, lifeline: int, workdir: Path
+        self,
+        popen: subprocess.Popen[bytes],
+        pidfd: int,
+        channel: socket.socket,
+        outputs: tuple[int, int],
+        lifeline: int,
+        workdir: Path,
     ) -> None:
         self.pid = popen.pid
         self.workdir = workdir
         self._popen = popen
         self._channel = channel
-        self.outputs = (out, err)
+        self.outputs = outputs
         self._lifeline = lifeline
-        self._pidfd = os.pidfd_open(popen.pid)
+        self._pidfd = pidfd
         self.closed = False
 
     async def send(self, frame: bytes) -> None:
@@ -108,10 +114,19 @@ class Guest:
         """The exit code, negative for a signal; None while it lives."""
         return self._popen.poll()
 
-    def interrupt_nowait(self) -> None:
-        """Ask for a soft stop: SIGTERM to the guest's group."""
+    def signal_nowait(self, number: int) -> None:
+        """Send a signal to the guest itself; does nothing when it has ended."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGTERM)
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def signal_group_nowait(self, number: int) -> None:
+        """Send a signal to the guest's group; does nothing when the guest has ended, for its number may be another's.
+
+        SIGTERM asks for a soft stop.
+        """
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
 
     def close(self) -> None:
         """Close the descriptors and remove the working directory. The process must have ended."""
@@ -165,6 +180,9 @@ class ProcessTable:
                     cwd=home,
                     env={**environ, "HOME": home, "TMPDIR": home},
                 )
+            undo.callback(popen.wait)
+            undo.callback(popen.kill)
+            pidfd = os.pidfd_open(popen.pid)
             undo.pop_all()
         for fd in (out_w, err_w, life_r):
             os.close(fd)
@@ -172,7 +190,7 @@ class ProcessTable:
         for fd in (out_r, err_r):
             os.set_blocking(fd, False)
         self._known.add(popen.pid)
-        started = Guest(popen, host, out_r, err_r, life_w, workdir)
+        started = Guest(popen, pidfd, host, (out_r, err_r), life_w, workdir)
         started.limit_nowait()
         return started
 
@@ -183,11 +201,9 @@ class ProcessTable:
         """
         with trio.CancelScope(shield=True):
             # Stopped first, so that nothing is forked between looking and killing.
-            _signal(guest.pid, signal.SIGSTOP)
-            killed = await self._kill(lambda: proc.descendants(guest.pid))
-            _signal(guest.pid, signal.SIGKILL)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(guest.pid, signal.SIGKILL)
+            guest.signal_nowait(signal.SIGSTOP)
+            killed = await self._kill(lambda: proc.descendants(guest.pid) if guest.exit_code is None else ())
+            guest.signal_group_nowait(signal.SIGKILL)
             with trio.move_on_after(_KILL_SECONDS) as late:
                 await guest.wait_ended()
             if late.cancelled_caught:
@@ -299,9 +315,10 @@ class ProcessTable:
                     os.killpg(popen.pid, signal.SIGKILL)
                 while popen.poll() is None:
                     await trio.lowlevel.wait_readable(pidfd)
+                self._known.discard(popen.pid)
+                await self.sweep()
             os.close(pidfd)
             popen.stdout.close()
-            self._known.discard(popen.pid)
 
     def statistics(self) -> int:
         """Return the number of processes started and not yet ended."""

@@ -65,8 +65,9 @@ class Store:
 
     async def _build(self, key: str, manifest: Mapping[str, Any], build: Callable[[Path], Awaitable[None]]) -> None:
         temporary = self.root / ".tmp" / f"{key}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.parent.mkdir(parents=True, exist_ok=True)
+        for left in temporary.parent.glob(f"{key}.*"):  # of runners that were killed: the lock is held
+            shutil.rmtree(left, ignore_errors=True)
         self.builds += 1
         try:
             await build(temporary)

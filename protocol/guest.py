@@ -5,6 +5,7 @@ One file, standard library only, Python 3.8 and later. The host starts it as
 Modules that cost time to import (traceback, inspect, asyncio) are imported where they are needed.
 """
 
+import _thread
 import json
 import os
 import signal
@@ -23,7 +24,6 @@ PROTOCOL_VERSION = 1
 HEADER_BYTES = 4
 MAX_TEXT = 16 * 1024
 MAX_TRACEBACK = 64 * 1024
-MAX_NOTE = 4 * 1024
 MAX_PATH = 200
 MAX_DEPTH = 500
 _PR_SET_CHILD_SUBREAPER = 36
@@ -40,12 +40,18 @@ class LoadError(Exception):
 
 
 class Channel:
-    """Frames over one blocking descriptor. Not safe for threads, except `send` of whole small frames."""
+    """Frames over one blocking descriptor. Any thread may send; processes that user code forked may not."""
 
     def __init__(self, fd):
         self.fd = fd
         self.max_bytes = 1 << 30
         self._buffer = bytearray()
+        self.adopt()
+
+    def adopt(self):
+        """Make this process the one that may send; called in a fork, where another thread may have held the lock."""
+        self._owner = os.getpid()
+        self._lock = _thread.allocate_lock()
 
     def receive(self):
         """Return the next message as a dict, or None when the host is gone."""
@@ -75,17 +81,25 @@ class Channel:
         return bool(data)
 
     def send(self, payload):
-        """Write one frame whole. The host being gone ends the process."""
-        frame = memoryview(len(payload).to_bytes(HEADER_BYTES, "big") + payload)
-        try:
-            while frame:
-                frame = frame[os.write(self.fd, frame) :]
-        except OSError:
-            os._exit(1)
+        """Write one frame whole. The host being gone, or user code having closed the channel, ends the process."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            try:
+                write_all(self.fd, len(payload).to_bytes(HEADER_BYTES, "big") + payload)
+            except OSError:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def say(self, message):
         """Send a message that is a plain dict."""
         self.send(json.dumps(message).encode())
+
+
+def write_all(fd, data):
+    """Write everything, however often it takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 class Context:
@@ -111,7 +125,7 @@ class Context:
             "id": self.execution_id,
             "done": done,
             "total": total,
-            "text": clean(str(text)[:MAX_NOTE]),
+            "text": clean(str(text)[: MAX_TEXT // 4]),
         }
         self._channel.send(json.dumps(message, allow_nan=False).encode())
 
@@ -124,18 +138,19 @@ class BadOutput(Exception):
         self.path = path
 
 
-def encode_value(value):
-    """Return strict JSON as bytes. Raises BadOutput with the path of what cannot be said."""
+def encode_value(value, limit=1 << 30, root="$"):
+    """Return strict JSON as at most `limit` bytes. Raises BadOutput with the path, from `root`, of what is wrong."""
     try:
         data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        if len(data) > limit:
+            raise BadOutput(root, "%d bytes of JSON; the limit is %d" % (len(data), limit))
         if data.count(b"[") + data.count(b"{") <= MAX_DEPTH or nesting(data) <= MAX_DEPTH:
             return data
         reason = "nested too deeply"
     except (TypeError, ValueError, RecursionError) as problem:
         reason = str(problem)
     path, found = find_unsayable(value)
-    if len(path) > MAX_PATH:
-        path = path[:MAX_PATH] + "..."
+    path = root + path[1:MAX_PATH] + "..." * (len(path) > MAX_PATH)
     raise BadOutput(clean(path), clean((found or reason)[:MAX_TEXT]))
 
 
@@ -156,21 +171,16 @@ def find_unsayable(value):
     stack = [("$", value, ())]
     while stack:
         path, node, above = stack.pop()
-        if node is None:
-            continue
-        if isinstance(node, int):
+        if isinstance(node, (int, str, type(None))):
             try:
-                int.__repr__(node)
-            except ValueError as problem:
+                json.dumps(node, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                return path, "text with a lone surrogate cannot be sent as UTF-8"
+            except ValueError as problem:  # a number of more digits than this Python writes
                 return path, str(problem)
         elif isinstance(node, float):
             if node != node or node in (float("inf"), float("-inf")):
                 return path, "%r is not a JSON number" % node
-        elif isinstance(node, str):
-            try:
-                node.encode()
-            except UnicodeEncodeError:
-                return path, "text with a lone surrogate cannot be sent as UTF-8"
         elif isinstance(node, (dict, list, tuple)):
             if id(node) in above:
                 return path, "the value contains itself"
@@ -205,7 +215,7 @@ def describe(problem):
         import traceback
 
         frames = problem.__traceback__
-        while frames is not None and frames.tb_frame.f_code.co_filename == _HERE:
+        while frames is not None and is_between(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next
         text = "".join(traceback.format_exception(type(problem), problem, frames))
     except BaseException:  # the same again, and the stack may be used up
@@ -213,6 +223,12 @@ def describe(problem):
     if len(text) > MAX_TRACEBACK:
         text = text[: MAX_TRACEBACK // 2] + "\n...\n" + text[-MAX_TRACEBACK // 2 :]
     return clean(type(problem).__qualname__[:MAX_PATH]), clean(message[:MAX_TEXT]), clean(text)
+
+
+def is_between(filename):
+    """Return whether a file's code stands between the worker's and the handler's: this file's own, or asyncio's."""
+    asyncio = sys.modules.get("asyncio")
+    return filename == _HERE or (asyncio is not None and filename.startswith(os.path.dirname(asyncio.__file__)))
 
 
 def clean(text):
@@ -224,17 +240,8 @@ def failed(limit, **fields):
     """Return a message about a failure as JSON. What explains it is cut where the limit of a frame is very low."""
     data = json.dumps(fields)
     if len(data) > limit:
-        fields.update(message=fields["message"][:MAX_PATH], traceback="")
-        data = json.dumps(fields)
+        data = json.dumps(dict(fields, message=fields["message"][:MAX_PATH], traceback=""))
     return data.encode()
-
-
-def signal_name(number):
-    """Return the name of a signal; real-time signals have none."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "signal %d" % number
 
 
 class Module:
@@ -243,6 +250,7 @@ class Module:
     def __init__(self, hello):
         self.loop = None
         self.task = None
+        self.stopped = False
         self.main = self._load(hello)
         self.handler = self._find(hello)
         self.with_context = wants_context(self.handler)
@@ -315,7 +323,9 @@ class Module:
         try:
             return self.loop.run_until_complete(self.task)
         except asyncio.CancelledError:
-            raise Stop from None
+            if self.stopped:
+                raise Stop from None
+            raise
         finally:
             self.task = None
             left = asyncio.all_tasks(self.loop)
@@ -326,6 +336,7 @@ class Module:
 
     def interrupt(self):
         """Raise Stop in the handler; called from the signal handler."""
+        self.stopped = True
         if self.task is not None:
             self.loop.call_soon_threadsafe(self.task.cancel)
         else:
@@ -335,9 +346,12 @@ class Module:
 async def collect(generator, item):
     """Return all items of an async generator."""
     collected = []
-    async for part in generator:
-        item(part)
-        collected.append(part)
+    try:
+        async for part in generator:
+            item(part)
+            collected.append(part)
+    finally:
+        await generator.aclose()
     return collected
 
 
@@ -411,9 +425,8 @@ class Guest:
             os._exit(0)
         if failure:
             kind, message, text = failure
-            limit = self.channel.max_bytes
             fields = {"type": "load_failed", "error_type": kind, "message": message, "traceback": text}
-            self.channel.send(failed(limit, **fields))
+            self.channel.send(failed(self.channel.max_bytes, **fields))
             return False
         if hello["isolation"] == "fork":
             import gc
@@ -448,15 +461,12 @@ class Guest:
         identity = message["id"]
         head = '"id":%s,' % json.dumps(identity)
 
-        def say(value):
-            data = encode_value(value)
-            limit = self.channel.max_bytes - 256
-            if len(data) > limit:
-                raise BadOutput("$", "%d bytes of JSON; the limit is %d" % (len(data), limit))
-            return data
+        room = self.channel.max_bytes - 256
+        places = iter(range(sys.maxsize))
 
         def item(value):
-            self.channel.send(('{"type":"item",%s"value":' % head).encode() + say(value) + b"}")
+            data = encode_value(value, room, "$[%d]" % next(places))
+            self.channel.send(('{"type":"item",%s"value":' % head).encode() + data + b"}")
 
         began = time.perf_counter()
         try:
@@ -465,7 +475,7 @@ class Guest:
                 value = self.module.call(message["input"], Context(self.channel, message), item)
             finally:
                 self.running = False
-            data = say(value)
+            data = encode_value(value, room)
             del value
         except BadOutput as problem:
             answer = {"kind": "bad_output", "message": "%s: %s" % (problem.path, problem), "field": problem.path}
@@ -490,25 +500,35 @@ class Guest:
     def run_forked(self, message):
         """Run the handler in a child; return the same as `run`."""
         reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
+        try:
+            pid = os.fork()
+        except OSError as problem:  # the limit of processes, or no memory
             os.close(reader)
-            self.pid = os.getpid()
-            payload = self.run(message)
-            view = memoryview(len(payload).to_bytes(8, "big") + payload)
-            while view:
-                view = view[os.write(writer, view) :]
-            os._exit(0)
+            os.close(writer)
+            return self.error(message, "worker_crashed", "the process for the call cannot be started: %s" % problem)
+        if pid == 0:
+            try:
+                os.close(reader)
+                self.pid = os.getpid()
+                self.channel.adopt()
+                payload = self.run(message)
+                write_all(writer, len(payload).to_bytes(8, "big") + payload)
+                os._exit(0)
+            finally:  # user code closed the pipe, or a signal came at the last moment: this copy must not go on
+                os.kill(os.getpid(), signal.SIGKILL)
         os.close(writer)
         payload = read_answer(reader, pid)
         os.close(reader)
         _, status = os.waitpid(pid, 0)
         if payload is not None:
             return payload
-        if os.WIFSIGNALED(status):
-            text = "the process was ended by %s" % signal_name(os.WTERMSIG(status))
-        else:
+        if not os.WIFSIGNALED(status):
             text = "the process ended with exit code %d before the handler returned" % os.WEXITSTATUS(status)
+        elif os.WTERMSIG(status) == signal.SIGKILL:
+            text = "the process was killed by SIGKILL, or closed the descriptor of its channel"
+        else:
+            names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
+            text = "the process was ended by %s" % names.get(os.WTERMSIG(status), "signal %d" % os.WTERMSIG(status))
         return self.error(message, "worker_crashed", text)
 
     def error(self, message, kind, text):
@@ -525,6 +545,7 @@ class Guest:
                 os.killpg(0, signal.SIGKILL)
             kind = message["type"]
             if kind == "execute":
+                self.children()  # what the runner killed after the last call must not count in this one
                 problem = message.get("unreadable")
                 answer = run(message) if problem is None else self.error(message, "bad_input", problem)
                 head = b'{"children":true,' if self.children() else b'{"children":false,'

@@ -128,7 +128,7 @@ async def first_call_ms(system: System, name: str) -> float:
     module = system.registry.snapshot.get(name)
     executor = system.executors[module.spec.env]
     with trio.fail_after(60):
-        while not executor.statistics().spares:  # noqa: ASYNC110  (a benchmark may poll)
+        while not executor.statistics().spares:
             await trio.sleep(0.05)
     await trio.sleep(0.3)  # the spare has been started, let it come up: that is what it is for
     began = time.perf_counter()

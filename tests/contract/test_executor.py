@@ -1,0 +1,680 @@
+"""Contract: what an executor owes its callers with real workers: reuse, limits, reasons, back-off, nothing left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from actors.output import Output
+from actors.pool import Phases
+from actors.worker import Call
+from config.modules import WorkersPolicy
+from environments import proc
+from environments.base import Prepared
+from protocol import messages
+from protocol.errors import ErrorKind, RunnerError, error
+from protocol.model import Isolation, Kind
+from tests.support import PATIENCE, WAIT_FOR, gone, open_rig, wait_until
+
+ECHO = "import os\ndef handler(input): return [os.getpid(), input]"
+HOLD = (
+    WAIT_FOR
+    + """
+def handler(input):
+    import os
+    open(input + ".begun", "w").close()
+    wait_for(input)
+    return os.getpid()
+"""
+)
+"""Runs until the file exists."""
+
+
+@attrs.define
+class Held:
+    """Calls that run until they are let go."""
+
+    rig: object
+    module: object
+    flag: object
+    results: list = attrs.field(factory=list)
+
+    async def start(self, nursery, count=1):
+        for _ in range(count):
+            nursery.start_soon(self._call)
+        await self.rig.wait_until(lambda: os.path.exists(f"{self.flag}.begun"), "the handler did not begin")
+
+    async def _call(self):
+        self.results.append(await self.rig.call(self.module, str(self.flag)))
+
+    def let_go(self):
+        self.flag.touch()
+
+
+@pytest.fixture
+async def hold(rig, tmp_path):
+    async def make(**fields):
+        fields.setdefault("name", "held")
+        module = await rig.publish(HOLD, **fields)
+        return Held(rig, module, tmp_path / f"flag-{fields['name']}")
+
+    return make
+
+
+@attrs.define
+class Breaking:
+    """An environment in front of a real one, that counts and fails when told to."""
+
+    inner: object
+    prepared: int = 0
+    launched: int = 0
+    trouble: object = None
+    wait: object = None
+
+    @property
+    def kind(self):
+        return self.inner.kind
+
+    async def probe(self):
+        return await self.inner.probe()
+
+    async def prepare(self, spec, say):
+        self.prepared += 1
+        await (self.wait or trio.testing.wait_all_tasks_blocked)()
+        if self.trouble is not None:
+            raise self.trouble
+        return await self.inner.prepare(spec, say)
+
+    def launch(self, prepared):
+        self.launched += 1
+        return self.inner.launch(prepared)
+
+
+# -- reuse and retirement --------------------------------------------------------------------------------------------
+
+
+async def test_recycling_by_calls(rig):
+    module = await rig.publish(ECHO, workers=WorkersPolicy(max_calls=3))
+    pids = [(await rig.call(module)).pid for _ in range(7)]
+
+    assert len(set(pids[:3])) == len(set(pids[3:6])) == 1
+    assert len(set(pids)) == 3
+    await rig.settled()
+    assert gone(pids[0])
+
+
+async def test_recycling_by_age(tmp_path):
+    async with open_rig(tmp_path / "rig", max_age_seconds=0.001) as rig:
+        module = await rig.publish(ECHO)
+        assert (await rig.call(module)).pid != (await rig.call(module)).pid
+
+
+async def test_exit_handlers_run_when_a_worker_is_retired(rig, tmp_path):
+    note = tmp_path / "farewell"
+    code = f"import atexit\natexit.register(lambda: open({str(note)!r}, 'w').close())\ndef handler(input): pass"
+    await rig.run(code, workers=WorkersPolicy(max_calls=1))
+
+    await rig.wait_until(note.exists, "the exit handler did not run")
+
+
+async def test_a_worker_that_does_not_want_to_retire_is_killed(rig):
+    code = "import atexit, time\natexit.register(time.sleep, 600)\ndef handler(input): pass"
+    ran = await rig.run(code, workers=WorkersPolicy(max_calls=1))
+
+    await rig.settled()
+    assert gone(ran.pid)
+
+
+async def test_idle_workers_are_retired(rig):
+    module = await rig.publish(ECHO, workers=WorkersPolicy(idle=0.05))
+    ran = await rig.call(module)
+    assert rig.inline.statistics().idle == 1
+
+    await rig.wait_until(lambda: gone(ran.pid), "the idle worker is kept")
+    await rig.settled()
+    assert rig.inline.statistics().workers == 0
+
+
+async def test_workers_min(rig):
+    module = await rig.publish(ECHO, workers=WorkersPolicy(min=2, idle=0.01))
+
+    await rig.wait_until(lambda: rig.inline.statistics().idle == 2, "no workers are kept ready")
+    started = rig.inline.statistics().started
+    await trio.sleep(1.2)  # a round of maintenance
+    assert rig.inline.statistics() == attrs.evolve(rig.inline.statistics(), idle=2, workers=2, started=started)
+
+    ran = await rig.call(module)
+    assert ran.phases.start == ran.phases.load == 0
+    os.kill(ran.pid, signal.SIGKILL)
+    await rig.wait_until(lambda: rig.inline.statistics().started == started + 1, "the killed one is not replaced")
+    await rig.wait_until(lambda: rig.inline.statistics().idle == 2, "the killed one is not replaced")
+
+
+async def test_workers_min_within_the_room_of_the_kind(tmp_path):
+    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+        module = await rig.publish(ECHO, workers=WorkersPolicy(min=2))
+        await rig.wait_until(lambda: rig.inline.statistics().idle, "no worker is kept ready")
+
+        assert (await rig.call(module, 1)).value[1] == 1
+        assert rig.inline.statistics().started == 1
+
+
+async def test_spares_are_used_and_made_again(tmp_path):
+    async with open_rig(tmp_path / "rig", spares=1) as rig:
+        module = await rig.publish(ECHO)
+        await rig.wait_until(lambda: rig.inline.statistics().spares == 1, "no spare is kept")
+        (spare,) = proc.children(os.getpid())
+
+        assert (await rig.call(module)).pid == spare
+        assert rig.inline.statistics().spares == 1
+
+
+async def test_a_dead_spare_is_not_used(tmp_path):
+    async with open_rig(tmp_path / "rig", spares=1) as rig:
+        module = await rig.publish(ECHO)
+        await rig.wait_until(lambda: rig.inline.statistics().spares == 1, "no spare is kept")
+        (spare,) = proc.children(os.getpid())
+        os.kill(spare, signal.SIGKILL)
+        os.waitid(os.P_PID, spare, os.WEXITED | os.WNOWAIT)
+
+        assert (await rig.call(module, 5)).value[1] == 5
+
+
+async def test_an_idle_worker_that_was_killed(rig):
+    module = await rig.publish(ECHO)
+    first = await rig.call(module)
+    os.kill(first.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # dead, and the executor had no chance to see it
+
+    second = await rig.call(module, 5)
+    assert second.value == [second.pid, 5]
+    assert second.pid != first.pid
+
+
+async def test_a_busy_worker_that_was_killed(rig, hold):
+    held = await hold()
+    async with trio.open_nursery() as nursery:
+        pids = []
+        nursery.start_soon(lambda: _collect(rig, held, pids))
+        await rig.wait_until(lambda: os.path.exists(f"{held.flag}.begun"), "it did not begin")
+        os.kill(pids[0], signal.SIGKILL)
+
+    assert held.results[0].kind is ErrorKind.WORKER_CRASHED
+    held.let_go()
+    assert (await rig.call(held.module, str(held.flag))).value != pids[0]
+
+
+async def _collect(rig, held, pids):
+    held.results.append(
+        await rig.call(held.module, str(held.flag), on_worker=lambda worker: pids.append(worker.guest.pid))
+    )
+
+
+async def test_a_listener_that_fails_ends_the_handler(rig):
+    """The error is ours, and the worker that is in mid-call must not be used again."""
+    module = await rig.publish("import time\ndef handler(input):\n    yield 1\n    time.sleep(600)")
+
+    def fail(_event):
+        raise ZeroDivisionError
+
+    with pytest.RaisesGroup(ZeroDivisionError, allow_unwrapped=True, flatten_subgroups=True):
+        await rig.call(module, on_event=fail)
+    await rig.settled()
+    assert rig.inline.statistics().workers == 0
+
+
+# -- versions --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_version_beside_the_old_one(rig, hold):
+    held = await hold()
+    async with trio.open_nursery() as nursery:
+        await held.start(nursery)
+        new = await rig.publish("def handler(input): return 'new'", name="held")
+        assert (await rig.call(new)).value == "new"
+        held.let_go()
+
+    old = held.results[0]
+    assert old.value == old.pid, "the old one was not left to end"
+    await rig.settled()
+    assert gone(old.pid)
+    assert (await rig.call(new)).value == "new"
+    assert rig.inline.statistics().workers == 1
+
+
+async def test_idle_workers_of_an_old_version_go(rig):
+    old = await rig.call(await rig.publish(ECHO))
+    new = await rig.call(await rig.publish(ECHO + "  # v2"))
+
+    assert new.pid != old.pid
+    await rig.wait_until(lambda: gone(old.pid), "the old worker is kept")
+
+
+async def test_the_same_version_again_keeps_its_workers(rig):
+    first = await rig.call(await rig.publish(ECHO))
+
+    assert (await rig.call(await rig.publish(ECHO))).pid == first.pid
+
+
+async def test_a_late_caller_of_an_old_version_leaves_no_worker(rig):
+    """It was retried, say: its module was replaced while it slept."""
+    old = await rig.publish(ECHO, workers=WorkersPolicy(min=1))
+    await rig.publish(ECHO + "  # v2")
+    await rig.wait_until(lambda: old.digest not in rig.inline._pools, "the pool is kept")
+
+    assert (await rig.call(old, 1)).value[1] == 1
+    await rig.wait_until(lambda: old.digest not in rig.inline._pools, "the pool came back for good")
+
+
+async def test_a_changed_variable_is_a_new_version(rig):
+    code = "import os\ndef handler(input): return os.environ['WHO']"
+
+    assert (await rig.run(code, variables={"WHO": "a"})).value == "a"
+    assert (await rig.run(code, variables={"WHO": "b"})).value == "b"
+
+
+# -- capacity --------------------------------------------------------------------------------------------------------
+
+
+async def test_concurrency_bounds_the_workers_of_a_module(rig):
+    module = await rig.publish("import os, time\ndef handler(input):\n    time.sleep(0.01)", concurrency=2)
+    pids = set()
+
+    async def call():
+        pids.add((await rig.call(module)).pid)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(call)
+
+    assert 1 <= len(pids) <= 2
+    assert rig.inline.statistics().started <= 2
+
+
+async def test_one_place_for_two_modules(tmp_path):
+    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+        await rig.publish(ECHO, name="a")
+        await rig.publish(ECHO + "  # b", name="b")
+        a, b = rig.registry.snapshot.get("a"), rig.registry.snapshot.get("b")
+        values = []
+
+        async def call(module, i):
+            values.append((await rig.call(module, i)).value[1])
+
+        for i in range(3):
+            await call(a, i)
+            await call(b, i)
+        async with trio.open_nursery() as nursery:
+            for i in range(6):
+                nursery.start_soon(call, b if i % 2 else a, 10 + i)
+
+        assert sorted(values) == [0, 0, 1, 1, 2, 2, 10, 11, 12, 13, 14, 15]
+        assert rig.inline.statistics().workers == 1
+
+
+async def test_workers_min_is_not_evicted(tmp_path):
+    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+        await rig.publish(ECHO, name="kept", workers=WorkersPolicy(min=1))
+        other = await rig.publish(ECHO + "  # other", name="other", queue_timeout=0.3)
+        await rig.wait_until(lambda: rig.inline.statistics().idle, "no worker is kept ready")
+
+        assert (await rig.call(other)).kind is ErrorKind.OVERLOADED
+
+
+async def test_queue_timeout_says_what_it_waited_for(rig, hold):
+    held = await hold(concurrency=1, queue_timeout=0.2)
+    async with trio.open_nursery() as nursery:
+        await held.start(nursery)
+        failure = (await rig.call(held.module, str(held.flag))).failure
+        held.let_go()
+
+    assert failure.kind is ErrorKind.OVERLOADED
+    assert "queue_timeout (0.2 s): 1 workers busy" in failure.message
+    assert failure.retry_after
+    assert rig.inline.waiting_for(held.module)
+
+
+async def test_a_full_waiting_room_answers_at_once(tmp_path):
+    async with open_rig(tmp_path / "rig", max_waiting=2) as rig:
+        flag = tmp_path / "flag"
+        module = await rig.publish(HOLD, concurrency=1)
+        held = Held(rig, module, flag)
+        async with trio.open_nursery() as nursery:
+            await held.start(nursery)
+            nursery.start_soon(held._call)
+            nursery.start_soon(held._call)
+            await rig.wait_until(lambda: rig.inline.statistics().waiting == 2, "nobody waits")
+            with trio.fail_after(1):
+                failure = (await rig.call(module, str(flag))).failure
+            held.let_go()
+
+        assert failure.kind is ErrorKind.OVERLOADED
+        assert "2 callers wait already" in failure.message
+        assert [ran.value for ran in held.results] == [held.results[0].pid] * 3
+
+
+async def test_what_a_caller_waits_for_is_told_while_it_starts(tmp_path):
+    go = trio.Event()
+    async with open_rig(tmp_path / "rig", inline=lambda real: Breaking(real, wait=go.wait)) as rig:
+        module = await rig.publish(ECHO)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.call, module)
+            await rig.wait_until(lambda: rig.inline.statistics().starting, "nothing starts")
+            await trio.testing.wait_all_tasks_blocked()
+            assert rig.inline.waiting_for(module).startswith("building environment (for ")
+            go.set()
+
+
+async def test_closing_answers_those_who_wait(tmp_path):
+    kinds = []
+    async with open_rig(tmp_path / "rig") as rig:
+        module = await rig.publish(HOLD, concurrency=1)
+        held = Held(rig, module, tmp_path / "flag")
+        async with trio.open_nursery() as nursery:
+            await held.start(nursery)
+            nursery.start_soon(held._call)
+            await rig.wait_until(lambda: rig.inline.statistics().waiting, "nobody waits")
+            rig.inline.close()
+            kinds.append((await rig.call(module, str(held.flag))).kind)
+            held.let_go()
+
+    assert kinds == [ErrorKind.SHUTDOWN]
+    assert sorted(str(ran.outcome.failure and ran.kind) for ran in held.results) == ["None", "shutdown"]
+
+
+# -- starts that fail ------------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_start_is_answered_without_a_start_for_a_while(rig, tmp_path):
+    flag = tmp_path / "mended"
+    module = await rig.publish(f"import os\nif not os.path.exists({str(flag)!r}): 1 / 0\ndef handler(input): return 1")
+
+    first = await rig.call(module)
+    started = rig.inline.statistics().started
+    second = await rig.call(module)
+    assert first.kind is second.kind is ErrorKind.LOAD_FAILED
+    assert first.failure.retry_after is None
+    assert "not tried again for" in second.failure.message
+    assert second.failure.traceback == first.failure.traceback
+    assert 0 < second.failure.retry_after <= 0.5
+    assert rig.inline.statistics().started == started == 1
+
+    flag.touch()
+    await trio.sleep(second.failure.retry_after)
+    assert (await rig.call(module)).value == 1
+    assert (await rig.call(module)).value == 1
+
+
+async def test_the_pause_grows(rig):
+    module = await rig.publish("1 / 0")
+    await rig.call(module)
+    first = (await rig.call(module)).failure.retry_after
+    await trio.sleep(first)
+    await rig.call(module)
+
+    assert (await rig.call(module)).failure.retry_after > first
+
+
+async def test_many_callers_of_what_cannot_be_loaded_get_few_starts(rig):
+    module = await rig.publish("1 / 0", concurrency=4)
+    kinds = []
+
+    async def call():
+        kinds.append((await rig.call(module)).kind)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(call)
+
+    assert kinds == [ErrorKind.LOAD_FAILED] * 50
+    assert rig.inline.statistics().started <= 4
+
+
+async def test_many_callers_of_what_cannot_be_built_get_one_build(tmp_path):
+    async with open_rig(tmp_path / "rig", inline=Breaking) as rig:
+        rig.inline.environment.trouble = error(ErrorKind.ENVIRONMENT_FAILED, "no such package")
+        module = await rig.publish(ECHO)
+        failures = []
+
+        async def call():
+            failures.append((await rig.call(module)).failure)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(call)
+
+        assert {f.kind for f in failures} == {ErrorKind.ENVIRONMENT_FAILED}
+        assert all("no such package" in f.message for f in failures)
+        assert rig.inline.environment.prepared == 1
+        assert rig.inline.statistics().started == 0
+
+
+async def test_a_build_that_fails_when_published_is_told_to_the_first_call(tmp_path):
+    async with open_rig(tmp_path / "rig", inline=Breaking) as rig:
+        rig.inline.environment.trouble = error(ErrorKind.ENVIRONMENT_FAILED, "no such package")
+        module = await rig.publish(ECHO)
+        await rig.wait_until(lambda: rig.inline._pools[module.digest].last_failure, "it did not fail")
+
+        failure = (await rig.call(module)).failure
+        assert "no such package" in failure.message
+        assert rig.inline.environment.prepared == 1
+
+        rig.inline.environment.trouble = None
+        await trio.sleep(failure.retry_after)
+        assert (await rig.call(module, 1)).value[1] == 1
+
+
+async def test_callers_behind_a_failed_start_are_served_by_the_workers_there_are(rig, tmp_path):
+    """A second worker cannot be started; the first one serves everybody."""
+    once = tmp_path / "once"
+    code = f"import os\nos.mkdir({str(once)!r})\n" + HOLD
+    module = await rig.publish(code, concurrency=2)
+    held = Held(rig, module, tmp_path / "flag")
+    async with trio.open_nursery() as nursery:
+        await held.start(nursery)
+        for _ in range(3):
+            nursery.start_soon(held._call)
+        await rig.wait_until(lambda: len(held.results) == 1, "the failed start was not told")
+        held.let_go()
+
+    assert held.results[0].kind is ErrorKind.LOAD_FAILED
+    assert len({ran.value for ran in held.results[1:]}) == 1
+
+
+async def test_a_worker_that_cannot_be_started(tmp_path):
+    class Missing(Breaking):
+        async def prepare(self, spec, say):
+            return Prepared("missing", ("/no/such/python",), {})
+
+    async with open_rig(tmp_path / "rig", inline=Missing) as rig:
+        failure = (await rig.run(ECHO)).failure
+
+    assert failure.kind is ErrorKind.UNAVAILABLE
+    assert "/no/such/python" in failure.message
+
+
+async def test_a_bug_in_an_environment_is_internal_and_stays_ours(tmp_path):
+    async with open_rig(tmp_path / "rig", inline=lambda real: Breaking(real, trouble=None)) as rig:
+        module = await rig.publish(ECHO)
+        await rig.wait_until(lambda: rig.inline._pools[module.digest].prepared, "not prepared")
+        rig.inline._pools[module.digest].prepared = None
+        rig.inline.environment.trouble = ZeroDivisionError("secret detail")
+
+        failure = (await rig.call(module)).failure
+
+    assert failure.kind is ErrorKind.INTERNAL
+    assert "secret" not in failure.message
+
+
+async def test_a_build_that_takes_too_long(tmp_path):
+    async with open_rig(tmp_path / "rig", inline=lambda real: Breaking(real, wait=trio.sleep_forever)) as rig:
+        failure = (await rig.run(ECHO, build_timeout=0.1)).failure
+
+    assert (failure.kind, failure.field) == (ErrorKind.ENVIRONMENT_FAILED, "build_timeout")
+
+
+# -- cancellation ----------------------------------------------------------------------------------------------------
+
+
+async def test_cancel_at_every_await(rig, tmp_path):
+    """Every checkpoint of a first call, a warm call and a call that leaves a process is the last one once."""
+    code = """
+    import subprocess, sys
+    def handler(input):
+        print("x")
+        subprocess.Popen(["sleep", "600"])
+        return "y" * 200_000
+    """
+    await rig.publish(ECHO, name="n")
+    for isolation in (Isolation.WARM, Isolation.FRESH):
+        module = await rig.publish(code, isolation=isolation, concurrency=2)
+        done = 0
+        for checkpoints in range(60):
+            done += await _cancelled_after(rig, module, checkpoints)
+            if done == 3:
+                break
+        assert done == 3, "no call was left to end"
+    await rig.settled()
+
+
+async def _cancelled_after(rig, module, checkpoints):
+    """Call, and cancel when this task has been scheduled that often; return whether the call ended before."""
+    ended = False
+    started = trio.lowlevel.current_task()
+
+    class Counting(trio.abc.Instrument):
+        left = checkpoints
+        caller = None
+
+        def after_task_step(self, task):
+            if task is self.caller:
+                self.left -= 1
+                if self.left < 0:
+                    scope.cancel()
+
+    counting = Counting()
+
+    async def call():
+        nonlocal ended
+        counting.caller = trio.lowlevel.current_task()
+        with scope:
+            await rig.call(module)
+            ended = True
+
+    assert started is not None
+    scope = trio.CancelScope()
+    trio.lowlevel.add_instrument(counting)
+    try:
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call)
+    finally:
+        trio.lowlevel.remove_instrument(counting)
+    now = rig.inline.statistics()
+    assert (now.busy, now.waiting) == (0, 0)
+    await wait_until(lambda: not rig.inline.statistics().starting, "a start goes on for ever")
+    sleepers = [pid for pid in proc.descendants(os.getpid()) if proc.name(pid) == "sleep" and proc.alive(pid)]
+    assert sleepers == []
+    return ended
+
+
+async def test_a_caller_that_goes_away_during_the_build(tmp_path):
+    """The build is for everybody: it goes on, once, and the next caller has its worker."""
+    go = trio.Event()
+    async with open_rig(tmp_path / "rig", inline=lambda real: Breaking(real, wait=go.wait)) as rig:
+        module = await rig.publish(ECHO)
+        with trio.move_on_after(0.1):
+            await rig.call(module)
+        now = rig.inline.statistics()
+        assert (now.busy, now.waiting, now.started) == (0, 0, 0)
+        go.set()
+        assert (await rig.call(module, 1)).value[1] == 1
+        assert rig.inline.environment.prepared == 1
+        await rig.settled()
+
+
+async def test_closing_during_a_start_leaves_nothing(tmp_path):
+    """The rig itself checks what is left."""
+    async with open_rig(tmp_path / "rig") as rig:
+        module = await rig.publish("while True: pass")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_failure, rig, module)
+            await rig.wait_until(lambda: rig.table.statistics() == 1, "no worker was started")
+            rig.inline.close()
+
+
+async def _expect_failure(rig, module):
+    assert (await rig.call(module)).kind is ErrorKind.SHUTDOWN
+
+
+async def test_a_lease_without_a_call_gives_the_worker_back(rig):
+    module = await rig.publish(ECHO)
+    with pytest.raises(ZeroDivisionError):
+        async with rig.inline.lease(module, Phases()) as worker:
+            raise ZeroDivisionError
+    now = rig.inline.statistics()
+    assert (now.busy, now.idle) == (0, 1)
+    assert (await rig.call(module)).pid == worker.guest.pid
+
+
+async def test_retries_of_one_worker_say_their_attempt(rig):
+    module = await rig.publish("def handler(input, context): return context.attempt")
+    async with rig.inline.lease(module, Phases()) as worker:
+        for attempt in (1, 2):
+            output = Output(limit=10, keep=10)
+            outcome = await worker.execute(Call("e", messages.check_json(b"null"), attempt, 5.0, output))
+            assert outcome.result == b"%d" % attempt
+
+
+async def test_phases_say_where_the_time_went(rig, hold):
+    code = "import time\ntime.sleep(0.1)\ndef handler(input): pass"
+    ran = await rig.run(code)
+    assert ran.phases.load >= 0.1
+    assert ran.phases.queue < 0.1
+    assert ran.phases.start > 0
+
+    held = await hold(concurrency=1)
+    async with trio.open_nursery() as nursery:
+        await held.start(nursery)
+        nursery.start_soon(held._call)
+        await rig.wait_until(lambda: rig.inline.statistics().waiting, "nobody waits")
+        await trio.sleep(0.1)
+        held.let_go()
+    assert held.results[1].phases.queue >= 0.1
+    assert held.results[1].phases.load == 0
+
+
+async def test_cpus(rig):
+    """Held by a control group or by affinity: a worker is told, and an impossible wish harms nobody."""
+    if rig.limits.enforcement.cpus == "affinity":
+        code = "import os\ndef handler(input): return len(os.sched_getaffinity(0))"
+        assert (await rig.run(code, cpus=1.0)).value == 1
+    else:
+        code = "import time\ndef handler(input):\n    b = time.time()\n    while time.time() < b + 0.5: pass\n    return time.process_time()"  # noqa: E501
+        assert (await rig.run(code, cpus=0.2)).value < 0.45
+
+
+async def test_a_kind_that_is_absent(rig):
+    from environments.base import AbsentEnvironment  # noqa: PLC0415
+
+    rig.inline.availability = await AbsentEnvironment(Kind.INLINE, "no such thing; install it").probe()
+    failure = (await rig.run(ECHO)).failure
+
+    assert failure.kind is ErrorKind.UNAVAILABLE
+    assert "install it" in failure.message
+
+
+async def test_nothing_is_lent_before_the_executor_runs(rig):
+    executor = attrs.evolve(rig.inline)
+    executor.availability = rig.inline.availability
+    with pytest.raises(RunnerError) as caught:
+        async with executor.lease(await rig.publish(ECHO), Phases()):
+            pass
+    assert caught.value.failure.kind is ErrorKind.SHUTDOWN
+    assert sys.executable

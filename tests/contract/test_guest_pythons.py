@@ -1,0 +1,206 @@
+"""Contract: the guest program under every Python of this machine from 3.8 up, spoken to with frames only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import protocol
+from protocol import frames, messages
+
+GUEST = Path(protocol.__file__).with_name("guest.py")
+PATIENCE = 30
+
+
+def find_pythons() -> dict[str, str]:
+    """Return version -> path of one interpreter of each minor version; what does not run (a shim) is left out."""
+    candidates = (
+        [str(path) for path in sorted(Path("/root/.pyenv/versions").glob("*/bin/python3"))]
+        if os.access("/root/.pyenv/versions", os.R_OK)
+        else []
+    )
+    candidates += [found for minor in range(8, 16) if (found := shutil.which(f"python3.{minor}"))]
+    candidates += [found for name in ("python3", "python") if (found := shutil.which(name))]
+    pythons: dict[str, str] = {}
+    for path in candidates:
+        code = "import sys; print('%d.%d' % sys.version_info[:2], sys.implementation.name)"
+        try:
+            asked = subprocess.run([path, "-I", "-c", code], capture_output=True, text=True, timeout=20, check=False)
+        except OSError:
+            continue
+        version, _, implementation = asked.stdout.strip().partition(" ")
+        if asked.returncode == 0 and implementation == "cpython" and tuple(map(int, version.split("."))) >= (3, 8):
+            pythons.setdefault(version, path)
+    return pythons
+
+
+PYTHONS = find_pythons()
+
+
+class Host:
+    """The host's end of a guest: blocking, with a time limit."""
+
+    def __init__(self, python: str, folder: Path) -> None:
+        boot = f"import sys;sys.path.insert(0,{str(folder)!r});import guest;del sys.path[0];guest.main()"
+        self.channel, theirs = socket.socketpair()
+        self.channel.settimeout(PATIENCE)
+        life_r, self.lifeline = os.pipe()
+        self.decoder = frames.FrameDecoder(1 << 24)
+        self.pending: list[bytes] = []
+        with theirs:
+            self.process = subprocess.Popen(
+                [python, "-I", "-S", "-X", "utf8", "-W", "error", "-c", boot, str(theirs.fileno()), str(life_r)],
+                pass_fds=(theirs.fileno(), life_r),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env={"PATH": os.defpath},
+            )
+        os.close(life_r)
+
+    def say(self, message: messages.HostMessage) -> None:
+        self.channel.sendall(frames.encode(messages.encode(message)))
+
+    def hear(self) -> messages.GuestMessage:
+        while not self.pending:
+            data = self.channel.recv(65536)
+            assert data, f"the guest is gone: {self.process.stderr.read().decode()}"
+            self.pending = self.decoder.feed(data)
+        return messages.decode(self.pending.pop(0))
+
+    def call(self, identity: str, value: object) -> messages.GuestMessage:
+        self.say(messages.Execute(identity, 1, 9.0, messages.check_json(json.dumps(value).encode())))
+        return self.hear()
+
+    def close(self) -> tuple[str, str]:
+        """Return what was printed."""
+        out, err = self.process.communicate(timeout=PATIENCE)
+        return out.decode(), err.decode()
+
+
+@pytest.fixture(params=PYTHONS or [pytest.param("none", marks=pytest.mark.skip("no Python from 3.8 up was found"))])
+def host(request, tmp_path) -> Iterator[Host]:
+    folder = tmp_path / "guest"
+    folder.mkdir()
+    shutil.copy(GUEST, folder)
+    started = Host(PYTHONS[request.param], folder)
+    started.version = request.param
+    yield started
+    if started.process.poll() is None:
+        started.process.kill()
+    started.process.wait()
+    started.channel.close()
+    for end in (started.process.stdout, started.process.stderr):
+        end.close()
+    if started.lifeline is not None:
+        os.close(started.lifeline)
+
+
+CODE = """
+import asyncio, os, sys
+count = 0
+def handler(input, context):
+    global count
+    count += 1
+    print("call", count, input["do"])
+    if input["do"] == "async": return later(input)
+    if input["do"] == "items": return items()
+    if input["do"] == "exit": os._exit(4)
+    if input["do"] == "nan": return {"x": [float("nan")]}
+    if input["do"] == "raise": deep()
+    if input["do"] == "progress": context.progress(1, 2, "half")
+    return [input, count, context.execution_id, "å"]
+def deep(): raise KeyError("é")
+def items():
+    yield 1
+    yield 2
+async def later(input):
+    await asyncio.sleep(0)
+    return "late"
+"""
+
+
+@pytest.mark.parametrize("isolation", ["warm", "fork"])
+def test_a_handler_under_every_python(host, tmp_path, isolation):
+    entry = tmp_path / "module.py"
+    entry.write_text(CODE)
+    host.say(messages.Hello(str(entry), str(tmp_path), "handler", isolation=isolation, variables={"A": "b"}))
+
+    ready = host.hear()
+    assert isinstance(ready, messages.Ready)
+    assert ready.python.startswith(host.version + ".")
+    assert ready.pid == host.process.pid
+
+    first, second = host.call("e1", {"do": "x"}), host.call("e2", {"do": "x"})
+    assert json.loads(bytes(first.value)) == [{"do": "x"}, 1, "e1", "å"]
+    assert json.loads(bytes(second.value)) == [{"do": "x"}, 2 if isolation == "warm" else 1, "e2", "å"]
+    assert bytes(host.call("e3", {"do": "async"}).value) == b'"late"'
+
+    assert bytes(host.call("e4", {"do": "items"}).value) == b"1"
+    assert bytes(host.hear().value) == b"2"
+    assert bytes(host.hear().value) == b"[1,2]"
+
+    nan = host.call("e5", {"do": "nan"})
+    assert (nan.kind, nan.field) == ("bad_output", "$.x[0]")
+    raised = host.call("e6", {"do": "raise"})
+    assert (raised.kind, raised.error_type, raised.message) == ("handler_error", "KeyError", "'é'")
+    assert "in deep" in raised.traceback
+    assert "guest.py" not in raised.traceback
+    told = host.call("e7", {"do": "progress"})
+    assert (told.done, told.total, told.text) == (1.0, 2.0, "half")
+    assert isinstance(host.hear(), messages.Result)
+
+    if isolation == "fork":
+        died = host.call("e8", {"do": "exit"})
+        assert died.kind == "worker_crashed"
+        assert "exit code 4" in died.message
+    host.say(messages.Ping())
+    assert isinstance(host.hear(), messages.Pong)
+    host.say(messages.Shutdown())
+    out, err = host.close()
+
+    assert out.count("call") == 7 + (isolation == "fork")
+    assert err == "", "a warning, or an error of the guest itself"
+    assert host.process.returncode == 0
+
+
+def test_a_module_that_cannot_be_loaded(host, tmp_path):
+    entry = tmp_path / "module.py"
+    entry.write_text("def handler(input): return undefined\nimport no_such_thing")
+    host.say(messages.Hello(str(entry), str(tmp_path), "handler"))
+
+    failed = host.hear()
+    assert isinstance(failed, messages.LoadFailed)
+    assert failed.error_type == "ModuleNotFoundError"
+    host.close()
+    assert host.process.returncode == 0
+
+
+@pytest.mark.parametrize("state", ["waiting", "spinning"])
+def test_it_ends_when_the_host_is_gone(host, tmp_path, state):
+    """The kernel ends it, even while code spins that never gives up the interpreter."""
+    entry = tmp_path / "module.py"
+    entry.write_text("import re\ndef handler(input): re.match('(a|aa)+$', 'a' * 60 + 'b')")
+    host.say(messages.Hello(str(entry), str(tmp_path), "handler"))
+    assert isinstance(host.hear(), messages.Ready)
+    if state == "spinning":
+        host.say(messages.Execute("e1", 1, 9.0, messages.check_json(b"null")))
+
+    os.close(host.lifeline)
+    host.lifeline = None
+    host.process.wait(timeout=PATIENCE)
+    assert host.process.returncode == -9
+
+
+def test_several_pythons_are_here():
+    """A machine with one only proves little; CI has them all."""
+    if len(PYTHONS) < 2:
+        pytest.skip(f"only {list(PYTHONS)} was found")

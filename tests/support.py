@@ -1,0 +1,266 @@
+"""Helpers for the tests: executors without the doors and the history, and what became of one call."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from actors.executor import Executor
+from actors.output import Output
+from actors.pool import Phases
+from actors.registry import Published, Registry
+from actors.worker import Call, Outcome, Worker
+from config.load import base_environment, installer_environment
+from config.modules import ModuleSpec
+from config.settings import ExecutorSettings
+from environments import proc
+from environments.base import Environment
+from environments.inline import InlineEnvironment, Launcher
+from environments.limits import LimitKeeper
+from environments.process import ProcessTable
+from environments.store import Store
+from environments.venv import VenvEnvironment
+from protocol import messages
+from protocol.errors import ErrorKind, Failure, RunnerError
+from protocol.model import Kind, OutputChunk, Stream
+
+PATIENCE = 30
+"""Seconds after which a test has hung."""
+GRACE = 0.3
+"""Seconds between the soft stop and the kill, in tests."""
+
+WAIT_FOR = """
+def wait_for(path):
+    import os, time
+    while not os.path.exists(path):
+        time.sleep(0.002)
+"""
+"""For handlers that go on when the test says so."""
+
+
+@attrs.frozen
+class Ran:
+    """What became of one call."""
+
+    outcome: Outcome
+    output: tuple[OutputChunk, ...] = ()
+    events: tuple[messages.Item | messages.Progress, ...] = ()
+    phases: Phases = attrs.field(factory=Phases)
+    pid: int = 0
+
+    @property
+    def value(self) -> Any:
+        """The result; fails the test with the failure when there is none."""
+        assert self.outcome.failure is None, self.outcome.failure
+        assert self.outcome.result is not None
+        return json.loads(self.outcome.result)
+
+    @property
+    def failure(self) -> Failure:
+        assert self.outcome.failure is not None, f"it succeeded with {self.outcome.result!r:.200}"
+        return self.outcome.failure
+
+    @property
+    def kind(self) -> ErrorKind:
+        return self.failure.kind
+
+    @property
+    def killed(self) -> tuple[str, ...]:
+        return self.outcome.killed
+
+    @property
+    def stdout(self) -> str:
+        return self._text(Stream.STDOUT)
+
+    @property
+    def stderr(self) -> str:
+        return self._text(Stream.STDERR)
+
+    def _text(self, stream: Stream) -> str:
+        return "".join(chunk.text for chunk in self.output if chunk.stream is stream)
+
+
+@attrs.define(eq=False)
+class Rig:
+    """Executors over a process table and a registry."""
+
+    path: Path
+    table: ProcessTable
+    limits: LimitKeeper
+    registry: Registry
+    executors: dict[Kind, Executor]
+    _specs: dict[str, ModuleSpec] = attrs.field(factory=dict)
+    _ids: Any = attrs.field(factory=lambda: count(1))
+
+    @property
+    def inline(self) -> Executor:
+        return self.executors[Kind.INLINE]
+
+    @property
+    def venv(self) -> Executor:
+        return self.executors[Kind.VENV]
+
+    @property
+    def venv_environment(self) -> VenvEnvironment:
+        environment = self.venv.environment
+        assert isinstance(environment, VenvEnvironment)
+        return environment
+
+    async def publish(self, code: str = "", *, name: str = "m", env: Kind = Kind.INLINE, **fields: Any) -> Published:
+        """Publish a module beside those that are; one of the same name is replaced."""
+        if "path" not in fields:
+            fields["code"] = textwrap.dedent(code)
+        fields.setdefault("timeout", 15.0)
+        spec = ModuleSpec(name=name, env=env, **fields)
+        await self.publish_all([*(s for s in self._specs.values() if s.name != name), spec])
+        return self.registry.snapshot.get(name)
+
+    async def publish_all(self, specs: Iterable[ModuleSpec]) -> None:
+        """Make these the published modules, as `System.publish` does."""
+        self._specs = {spec.name: spec for spec in specs}
+        snapshot = await self.registry.publish(self._specs.values())
+        for executor in self.executors.values():
+            executor.publish(snapshot)
+
+    async def call(
+        self,
+        module: Published,
+        value: Any = None,
+        *,
+        timeout: float | None = None,
+        on_event: Callable[[Any], None] | None = None,
+        output: Output | None = None,
+        on_worker: Callable[[Worker], None] | None = None,
+    ) -> Ran:
+        """Call a module once, as a door would."""
+        events: list[Any] = []
+
+        def listen(event: Any) -> None:
+            events.append(event)
+            if on_event is not None:
+                on_event(event)
+
+        phases = Phases()
+        output = output or Output(limit=module.spec.output, keep=16 * 1024 * 1024)
+        raw = messages.check_json(json.dumps(value).encode())
+        seconds = module.spec.timeout if timeout is None else timeout
+        pid = 0
+        with trio.fail_after(PATIENCE):
+            try:
+                async with self.executors[module.spec.env].lease(module, phases) as worker:
+                    pid = worker.guest.pid
+                    if on_worker is not None:
+                        on_worker(worker)
+                    call = Call(f"e{next(self._ids)}", raw, 1, seconds, output, listen)
+                    outcome = await worker.execute(call)
+            except RunnerError as problem:
+                outcome = Outcome(failure=problem.failure, exit_code=1)
+        return Ran(outcome, output.finish(), tuple(events), phases, pid)
+
+    async def run(self, code: str, value: Any = None, *, call: dict[str, Any] | None = None, **fields: Any) -> Ran:
+        """Publish and call."""
+        return await self.call(await self.publish(code, **fields), value, **(call or {}))
+
+    async def wait_until(self, condition: Callable[[], bool], why: str) -> None:
+        """Wait for what a process or another task brings about."""
+        await wait_until(condition, why)
+
+    async def settled(self, executor: Executor | None = None) -> None:
+        """Wait until no worker is starting, busy or on its way out."""
+        executor = executor or self.inline
+
+        def calm() -> bool:
+            now = executor.statistics()
+            return not now.busy and not now.waiting and not now.starting and self.table.statistics() == now.idle
+
+        await wait_until(calm, lambda: f"{executor.statistics()}, {self.table.statistics()} processes")
+
+
+async def wait_until(condition: Callable[[], Any], why: str | Callable[[], str], *, seconds: float = PATIENCE) -> None:
+    """Poll for what has no event: the state of a process."""
+    with trio.move_on_after(seconds):
+        while not condition():
+            await trio.sleep(0.005)
+        return
+    raise AssertionError(f"waited {seconds} s in vain: {why if isinstance(why, str) else why()}")
+
+
+def gone(pid: int) -> bool:
+    """Return whether a process is no more; a zombie that somebody else has to reap counts as gone."""
+    return not proc.alive(pid)
+
+
+@asynccontextmanager
+async def open_rig(
+    path: Path,
+    *,
+    venvs: Path | None = None,
+    offline: bool = False,
+    watched: bool = False,
+    max_frame_bytes: int = 16 * 1024 * 1024,
+    inline: Callable[[Environment], Environment] = lambda environment: environment,
+    **settings: Any,
+) -> AsyncIterator[Rig]:
+    """Run executors for `inline` and `venv` under `path`; fails when they leave a process, directory or group behind.
+
+    `watched`: as on a machine without control groups. `settings` are those of the executors; no spares by default.
+    """
+    work = path / "work"
+    work.mkdir(parents=True)
+    table = ProcessTable(work)
+    launcher = Launcher.install(table, path, base_environment())
+    limits = LimitKeeper(f"operato-test-{os.getpid()}")
+    if watched:
+        limits._parents.clear()
+    settings = {"spares": 0, "grace_seconds": GRACE, **settings}
+    make = partial(
+        Executor,
+        settings=ExecutorSettings(**settings),
+        table=table,
+        limits=limits,
+        max_frame_bytes=max_frame_bytes,
+    )
+    store = Store(venvs or path / "venvs")
+    venv = VenvEnvironment(launcher, store, path / "locks", installer_environment(), offline)
+    executors = {Kind.INLINE: make(inline(InlineEnvironment(launcher))), Kind.VENV: make(venv)}
+    async with trio.open_nursery() as nursery:
+        for executor in executors.values():
+            await nursery.start(executor.run)
+        try:
+            yield Rig(path, table, limits, Registry(path / "code", lambda _names: {}), executors)
+        finally:
+            for executor in executors.values():
+                executor.close()
+            nursery.cancel_scope.cancel()
+    swept = await table.sweep()
+    assert not swept, f"processes outlived the executors: {swept}"
+    assert table.statistics() == 0
+    assert [p.name for p in work.iterdir()] == [], "a working directory was left"
+    groups = [g for parent in limits._parents.values() for g in parent.glob(f"operato-test-{os.getpid()}-*")]
+    assert groups == [], "a control group was left"
+
+
+def descendants() -> set[int]:
+    """Return every process below this one, zombies included."""
+    return set(proc.descendants(os.getpid()))
+
+
+def open_fds() -> dict[str, str]:
+    """Return descriptor -> what it is."""
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found[entry] = os.readlink(f"/proc/self/fd/{entry}")
+        except OSError:
+            continue
+    return found

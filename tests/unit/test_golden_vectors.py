@@ -1,0 +1,212 @@
+"""Unit: the example frames of protocol/SPEC.md, said and read exactly so by the host's code and by the guest's."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import socket
+import sys
+import time
+import types
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from protocol import frames, guest, messages
+
+SPEC = Path(__file__).parents[2] / "protocol" / "SPEC.md"
+PID = 4242
+GREETS = b"""
+def handler(value, context):
+    context.progress(1, 2, "half")
+    yield "Hello " + value["name"]
+"""
+CONVERSATIONS = {
+    "a call": (GREETS, ["execute"], ["ready", "progress", "item", "result"]),
+    "liveness": (GREETS, ["ping"], ["ready", "pong"]),
+    "it raises": (b"def handler(value):\n    return value['title']\n", ["execute"], ["ready", "error: it raised"]),
+    "a bad value": (
+        b"def handler(value):\n    return {'rows': [{'price': float('nan')}]}\n",
+        ["execute"],
+        ["ready", "error: bad value"],
+    ),
+    "no import": (b"import no_such_library\n", [], ["load_failed"]),
+    "what a worker does not know": (GREETS, ["cancel", "ping"], ["ready", "pong"]),
+}
+"""What the module is, what the host says after `hello`, and what the guest says to it, by the names of the vectors."""
+
+
+def read_vectors():
+    """Return name -> (who says it, the whole frame, its JSON) of every block marked `vector`."""
+    found = {}
+    for who, name, body in re.findall(
+        r"^```vector (\w+) ([^\n]+)\n(.*?)^```$", SPEC.read_text(), re.DOTALL | re.MULTILINE
+    ):
+        *dump, text = body.splitlines()
+        assert name not in found, f"two vectors are named {name!r}"
+        found[name] = (who, bytes.fromhex("".join(dump)), text.encode())
+    return found
+
+
+VECTORS = read_vectors()
+
+
+def said_by(*who):
+    return pytest.mark.parametrize("name", [name for name, vector in VECTORS.items() if vector[0] in who])
+
+
+def tags(union):
+    return {kind.__struct_config__.tag for kind in union.__args__}
+
+
+def test_every_message_has_a_vector():
+    said = {
+        who: {name.partition(":")[0] for name, v in VECTORS.items() if v[0] == who}
+        for who in ("host", "guest", "relay")
+    }
+
+    assert set(said) == {who for who, _, _ in VECTORS.values()}
+    assert said["host"] == tags(messages.HostMessage)
+    assert said["guest"] | said["relay"] == tags(messages.GuestMessage)
+    assert all(json.loads(text)["type"] == name.partition(":")[0] for name, (_, _, text) in VECTORS.items())
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_the_frame_is_the_length_and_the_json(name):
+    _, frame, text = VECTORS[name]
+
+    assert frames.encode(text) == frame
+    assert frames.FrameDecoder(len(text)).feed(frame) == [text]
+
+
+@said_by("host")
+def test_the_host_says_it(name):
+    _, frame, text = VECTORS[name]
+    message = msgspec.json.decode(text, type=messages.HostMessage)
+
+    assert frames.encode(messages.encode(message)) == frame
+
+
+@said_by("guest", "relay")
+def test_the_host_reads_it(name):
+    """Every field that was said arrives with its value; a field that was not has its default."""
+    _, frame, text = VECTORS[name]
+    (payload,) = frames.FrameDecoder(1 << 20).feed(frame)
+
+    message = messages.decode(payload)
+
+    said = json.loads(text)
+    assert message.__struct_config__.tag == said["type"]
+    assert json.loads(msgspec.json.encode(message)).items() >= said.items()
+    assert said.keys() - {"type"} <= set(message.__struct_fields__)
+
+
+@said_by("host")
+def test_the_guest_reads_it(name):
+    _, frame, text = VECTORS[name]
+    reader, writer = os.pipe()
+    os.write(writer, frame + frame)
+    os.close(writer)
+    channel = guest.Channel(reader)
+    try:
+        assert [channel.receive(), channel.receive(), channel.receive()] == [json.loads(text), json.loads(text), None]
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_the_guest_says_it(name, monkeypatch):
+    source, host, expected = CONVERSATIONS[name]
+
+    said = converse(monkeypatch, source, [VECTORS[each][1] for each in ("hello", *host, "shutdown")])
+
+    assert said == b"".join(VECTORS[each][1] for each in expected)
+
+
+def test_the_conversations_use_every_vector_of_the_guest():
+    used = {name for _, host, guests in CONVERSATIONS.values() for name in (*host, *guests)} | {"hello", "shutdown"}
+
+    assert used == {name for name, (who, _, _) in VECTORS.items() if who != "relay"}
+
+
+def converse(monkeypatch, source, host):
+    """Return all bytes that the guest says to these frames. Its clock, pid and version are those of the vectors."""
+    clock = iter(range(1, 100))
+    stub(monkeypatch, os, environ={}, getpid=lambda: PID, waitid=no_children, killpg=None, _exit=None)
+    stub(monkeypatch, sys, path=[], modules={}, version_info=(3, 11, 7))
+    stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
+    monkeypatch.setattr(guest, "_LIBC", types.SimpleNamespace(fflush=lambda _: 0))
+    monkeypatch.setattr(guest, "open", lambda path, mode: io.BytesIO(source), raising=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for frame in host:
+            ours.sendall(frame)
+        worker = guest.Guest(guest.Channel(theirs.fileno()))
+        if worker.load(worker.channel.receive()):
+            worker.serve(forked=False)
+        theirs.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: ours.recv(65536), b""))
+
+
+def stub(monkeypatch, module, **instead):
+    """Let the guest see another value for some names of a module, and nobody else."""
+    monkeypatch.setattr(guest, module.__name__, types.SimpleNamespace(**{**vars(module), **instead}))
+
+
+def no_children(*_):
+    raise ChildProcessError
+
+
+# -- the tables ------------------------------------------------------------------------------------------------------
+
+
+def rows(heading):
+    """Return the cells of each row of the first table under a heading."""
+    _, _, rest = SPEC.read_text().partition(f"\n## {heading}\n")
+    lines = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_message_table_has_every_field():
+    written = {}
+    for message, field, kind, default, *_ in rows("Messages"):
+        if message:
+            current = written.setdefault(message.strip("`"), {})
+        if field:
+            current[field.strip("`")] = (kind, default.strip("`"))
+
+    expected = {}
+    for struct in (*messages.HostMessage.__args__, *messages.GuestMessage.__args__):
+        info = msgspec.inspect.type_info(struct)
+        expected[info.tag] = {field.name: (json_type(field.type), default_of(field)) for field in info.fields}
+    assert written == expected
+
+
+def json_type(info):
+    names = {"StrType": "string", "IntType": "integer", "FloatType": "number", "BoolType": "boolean", "RawType": "any"}
+    if isinstance(info, msgspec.inspect.UnionType):
+        return " or ".join(json_type(part) for part in info.types)
+    return names.get(type(info).__name__, {"DictType": "object", "NoneType": "null"}.get(type(info).__name__))
+
+
+def default_of(field):
+    if field.required:
+        return ""
+    default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    return json.dumps(default)
+
+
+def test_the_limits_are_the_same_on_both_sides():
+    assert guest.PROTOCOL_VERSION == messages.PROTOCOL_VERSION
+    assert guest.HEADER_BYTES == frames.HEADER_BYTES
+    assert guest.MAX_DEPTH == messages.MAX_DEPTH
+
+
+def test_the_limits_are_as_written():
+    limits = "\n".join(" ".join(row) for row in rows("Limits"))
+
+    for number in (guest.MAX_DEPTH, guest.MAX_TEXT, guest.MAX_TRACEBACK, guest.MAX_TEXT // 4, guest.MAX_PATH):
+        assert f"{number:,}" in limits

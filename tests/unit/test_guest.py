@@ -1,0 +1,617 @@
+"""Unit: the pure parts of the guest program: what JSON can say, how a handler is called, what an exception becomes."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import itertools
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+from enum import IntEnum
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol import frames, guest, messages
+from protocol.guest import BadOutput, LoadError, describe, encode_value, find_unsayable, wants_context
+
+same_each_time = settings(derandomize=True, deadline=None)
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+SAYABLE = {
+    "null": (None, b"null"),
+    "true": (True, b"true"),
+    "an integer": (2**100, b"1267650600228229401496703205376"),
+    "a float": (1e100, b"1e+100"),
+    "text": ('é"\n\U0001f600', '"é\\"\\n\U0001f600"'.encode()),
+    "a control character": ("\0\x7f", b'"\\u0000\x7f"'),
+    "a list": ([1, [2]], b"[1,[2]]"),
+    "a tuple": ((1, ()), b"[1,[]]"),
+    "an object": ({"b": 1, "a": {}}, b'{"b":1,"a":{}}'),
+    "other keys": ({None: 1, True: 2, 3: 4, 1.5: 6}, b'{"null":1,"true":2,"3":4,"1.5":6}'),
+    "an enum": ([Number.ONE], b"[1]"),
+    "twice the same": ([SHARED := [1], SHARED], b"[[1],[1]]"),
+}
+
+
+@pytest.mark.parametrize(("value", "data"), SAYABLE.values(), ids=SAYABLE)
+def test_what_json_can_say(value, data):
+    assert encode_value(value) == data
+    assert bytes(messages.check_json(data)) == data
+    assert find_unsayable(value) == ("$", None)
+
+
+def holding_itself():
+    value = {"a": [1]}
+    value["a"].append(value)
+    return value
+
+
+UNSAYABLE = {
+    "NaN": (math.nan, "$", "nan is not a JSON number"),
+    "infinity": ({"rows": [{"price": 1}, {"price": math.inf}]}, "$.rows[1].price", "inf is not a JSON number"),
+    "minus infinity": ((0, -math.inf), "$[1]", "-inf is not a JSON number"),
+    "bytes": ({"data": b"x"}, "$.data", "bytes is not JSON; return dict, list, str, int, float, bool or None"),
+    "a set": ([[{1}]], "$[0][0]", "set is not JSON"),
+    "an object": ({"a": object()}, "$.a", "object is not JSON"),
+    "complex": (1j, "$", "complex is not JSON"),
+    "a key that is a tuple": ({"a": {(1, 2): 3}}, "$.a", "a key is of type tuple; JSON keys are strings"),
+    "a key that is bytes": ({b"a": 1}, "$", "a key is of type bytes; JSON keys are strings"),
+    "a key that is NaN": ({"a": {math.nan: 1}}, "$.a", "a key: nan is not a JSON number"),
+    "a key with a lone surrogate": ([{"\ud800": 1}], "$[0]", "a key: text with a lone surrogate"),
+    "a lone surrogate": (["a", "\udc80"], "$[1]", "text with a lone surrogate cannot be sent as UTF-8"),
+    "itself": (holding_itself(), "$.a[1]", "the value contains itself"),
+    "the first of two": ([[1, {2}], b""], "$[0][1]", "set is not JSON"),
+    "behind much": ({"a": list(range(1000)), "b": {"c": b""}}, "$.b.c", "bytes is not JSON"),
+    "a large integer": ({"n": 10**5000}, "$.n", "Exceeds the limit"),
+}
+
+
+@pytest.mark.parametrize(("value", "path", "reason"), UNSAYABLE.values(), ids=UNSAYABLE)
+def test_what_json_cannot_say_is_named_by_its_path(value, path, reason):
+    with pytest.raises(BadOutput) as caught:
+        encode_value(value)
+
+    assert caught.value.path == path
+    assert str(caught.value).startswith(reason)
+    assert caught.value.__cause__ is None
+
+
+def deep(levels, *, of=list):
+    value = 1
+    for _ in range(levels):
+        value = {"a": value} if of is dict else [value]
+    return value
+
+
+@pytest.mark.parametrize("of", [list, dict])
+@pytest.mark.parametrize("levels", [guest.MAX_DEPTH + 1, 900, 100_000])
+def test_nesting_is_limited_alike_on_every_python(levels, of):
+    deepest = encode_value(deep(guest.MAX_DEPTH, of=of))
+
+    assert bytes(messages.check_json(deepest)) == deepest
+    with pytest.raises(BadOutput, match=f"nested too deeply; the limit is {guest.MAX_DEPTH} levels") as caught:
+        encode_value(deep(levels, of=of))
+    assert len(caught.value.path) <= guest.MAX_PATH + 3
+    assert caught.value.path.endswith("...")
+
+
+def test_many_brackets_are_not_deep():
+    value = [[{}] * 1000, "[" * 1000, '"[{\\' * 1000, {'[\\"': []}]
+
+    assert json.loads(encode_value(value)) == value
+
+
+def test_a_value_may_be_exactly_as_long_as_the_limit():
+    assert encode_value("x" * 8, 10) == b'"xxxxxxxx"'
+    with pytest.raises(BadOutput, match="11 bytes of JSON; the limit is 10") as caught:
+        encode_value("x" * 9, 10)
+    assert caught.value.path == "$"
+
+
+def test_a_path_begins_where_it_is_told_to():
+    for value, path in (({"x": b""}, "$[3].x"), (b"", "$[3]"), ("x" * 99, "$[3]")):
+        with pytest.raises(BadOutput) as caught:
+            encode_value(value, 50, "$[3]")
+        assert caught.value.path == path
+
+
+def test_what_is_said_of_a_bad_value_is_short_and_can_be_sent():
+    """A path of lone surrogates or of 2 MB would break the channel itself."""
+    odd = {"k" * 2_000_000: {"\U0001f600" * 100: [{1}] * 100}}
+    with pytest.raises(BadOutput) as caught:
+        encode_value(odd)
+    assert len(caught.value.path) <= guest.MAX_PATH + 3
+
+    huge = type("T" * 100_000, (), {})()
+    with pytest.raises(BadOutput) as caught:
+        encode_value(huge)
+    assert len(str(caught.value)) == guest.MAX_TEXT
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+any_values = st.recursive(
+    st.none() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters()) | st.floats() | st.binary(max_size=1), inner, max_size=3)
+        | st.frozensets(st.integers(), max_size=1)
+    ),
+    max_leaves=20,
+)
+
+
+@same_each_time
+@given(json_values)
+def test_values_come_back_the_same(value):
+    assert json.loads(encode_value(value)) == value
+    assert find_unsayable(value) == ("$", None)
+
+
+@same_each_time
+@given(any_values)
+def test_any_value_is_strict_json_or_has_a_path_and_a_reason(value):
+    if find_unsayable(value) == ("$", None):
+        data = encode_value(value)
+        assert bytes(messages.check_json(data)) == data
+    else:
+        with pytest.raises(BadOutput) as caught:
+            encode_value(value)
+        assert caught.value.path.startswith("$")
+        assert (caught.value.path + str(caught.value)).encode()
+
+
+# -- how a handler is called -----------------------------------------------------------------------------------------
+
+
+def decorated(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+class Methods:
+    def plain(self, value): ...
+    def two(self, value, context): ...
+    @classmethod
+    def of_class(cls, value, context): ...
+    @staticmethod
+    def static(value): ...
+    def __call__(self, value, context): ...
+
+
+class Takes:
+    def __init__(self, value): ...
+
+
+def one(value): ...
+def two(value, context): ...
+
+
+HANDLERS = {
+    "one": (one, False),
+    "two": (two, True),
+    "two of any name": (lambda a, b: None, True),
+    "a default": (lambda value, size=3: None, False),
+    "a default for all": (lambda value=None, size=3: None, False),
+    "context with a default": (lambda value, context=None: None, True),
+    "context without input's default": (lambda value=1, context=None: None, True),
+    "context third": (lambda value, size=3, context=None: None, False),
+    "two and a default": (lambda value, other, context=None: None, True),
+    "stars": (lambda *values: None, False),
+    "one and stars": (lambda value, *more: None, False),
+    "keywords too": (lambda value, **more: None, False),
+    "keyword only with default": (lambda value, *, size=3: None, False),
+    "two and keyword only": (lambda value, context, *, size=3: None, True),
+    "positional only": (lambda value, /: None, False),
+    "two positional only": (lambda value, context, /: None, True),
+    "decorated": (decorated(one), False),
+    "decorated with context": (decorated(two), True),
+    "partial": (functools.partial(two, context=1), False),
+    "partial of the first": (functools.partial(two, 1), False),
+    "partial of nothing": (functools.partial(two), True),
+    "method": (Methods().plain, False),
+    "method with context": (Methods().two, True),
+    "class method": (Methods.of_class, True),
+    "static method": (Methods.static, False),
+    "object": (Methods(), True),
+    "class": (Takes, False),
+    "built-in": (len, False),
+    "built-in without a signature": (dict, False),
+    "print": (print, False),
+}
+
+
+@pytest.mark.parametrize(("handler", "expected"), HANDLERS.values(), ids=HANDLERS)
+def test_whether_a_handler_wants_the_context(handler, expected):
+    assert wants_context(handler) is expected
+
+
+IMPOSSIBLE = {
+    "nothing": (lambda: None, "takes no parameter; write `def handler\\(input\\):`"),
+    "keywords": (lambda **more: None, "takes no parameter"),
+    "three": (lambda a, b, c: None, "needs 3 parameters; it is called with input, or input and context"),
+    "keyword only": (lambda *, value: None, "cannot be called with input, or with input and context: \\(\\*, value\\)"),
+    "context keyword only": (lambda value, *, context: None, "cannot be called with input"),
+    "decorated nothing": (decorated(lambda: None), "cannot be called with input"),
+    "decorated three": (decorated(lambda a, b, c: None), "cannot be called with input"),
+    "class without parameter": (type("C", (), {"__init__": lambda self: None}), "cannot be called with input"),
+}
+
+
+@pytest.mark.parametrize(("handler", "why"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_a_handler_that_cannot_be_called_says_why(handler, why):
+    with pytest.raises(LoadError, match=why):
+        wants_context(handler)
+
+
+# -- exceptions ------------------------------------------------------------------------------------------------------
+
+
+def caught(function):
+    try:
+        function()
+    except BaseException as problem:  # noqa: BLE001  (all of them are described)
+        return problem
+    raise AssertionError("it did not raise")
+
+
+def raiser(problem):
+    def fail():
+        raise problem
+
+    return fail
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+def test_type_message_and_traceback():
+    kind, message, text = describe(caught(raiser(KeyError("name"))))
+
+    assert (kind, message) == ("KeyError", "'name'")
+    assert text.startswith("Traceback (most recent call last):\n")
+    assert "in fail\n    raise problem" in text
+    assert text.endswith("KeyError: 'name'\n")
+
+
+def test_frames_of_the_guest_are_left_out():
+    """Those above the user's code."""
+    module = object.__new__(guest.Module)
+    module.handler, module.with_context = lambda _: raiser(ValueError("x"))(), False
+    problem = caught(lambda: module.call(1, None, None))
+    problem.__traceback__ = problem.__traceback__.tb_next.tb_next  # as `Guest.run` sees it
+    assert problem.__traceback__.tb_frame.f_code is guest.Module.call.__code__
+
+    text = describe(problem)[2]
+
+    assert guest.__file__ not in text
+    assert "in fail" in text
+
+
+def test_sys_exit_is_said_in_words():
+    assert describe(caught(lambda: sys.exit(3)))[:2] == ("SystemExit", "the handler called sys.exit(3)")
+
+
+def test_an_exception_without_words():
+    kind, message, text = describe(caught(raiser(MuteError())))
+
+    assert (kind, message) == ("MuteError", "<its message could not be made: RuntimeError>")
+    assert "MuteError" in text
+
+
+def test_everything_is_cut_to_its_limit():
+    class LongError(Exception):
+        __qualname__ = "Q" * 100_000
+
+    kind, message, text = describe(caught(raiser(LongError("m" * 1_000_000))))
+
+    assert (len(kind), len(message)) == (guest.MAX_PATH, guest.MAX_TEXT)
+    assert guest.MAX_TRACEBACK <= len(text) <= guest.MAX_TRACEBACK + 10
+    assert text.startswith("Traceback")
+    assert text.endswith("m\n"), "the end of a traceback says what happened"
+
+
+def test_lone_surrogates_can_be_sent():
+    class OddError(Exception):
+        __qualname__ = "Odd\udc80"
+
+    described = describe(caught(raiser(OddError("\udc80"))))
+
+    assert described[:2] == ("Odd\\udc80", "\\udc80")
+    assert messages.decode(
+        b'{"type":"load_failed",'
+        + json.dumps(dict(zip(("error_type", "message"), described, strict=False)))[1:].encode()
+    )
+
+
+def test_causes_and_groups_are_told():
+    def fail():
+        try:
+            {}["first"]
+        except KeyError as problem:
+            raise ExceptionGroup("both", [ValueError("second")]) from problem
+
+    text = describe(caught(fail))[2]
+
+    assert all(word in text for word in ("first", "second", "both", "direct cause"))
+
+
+def test_an_endless_recursion():
+    def again():
+        return again() + 1
+
+    kind, message, text = describe(caught(again))
+
+    assert kind == "RecursionError"
+    assert "recursion" in message
+    assert "repeated" in text
+
+
+def test_a_failure_fits_into_the_smallest_frame():
+    fields = {"message": "\udc80" * guest.MAX_TEXT, "traceback": "\U0001f600" * guest.MAX_TRACEBACK, "error_type": "E"}
+
+    assert json.loads(guest.failed(1 << 24, **fields)) == fields
+    small = guest.failed(1024, **fields)
+    assert json.loads(small) == {"message": "\udc80" * guest.MAX_PATH, "traceback": "", "error_type": "E"}
+    assert len(small) < 65_536
+
+
+# -- the channel -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ends():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, guest.Channel(theirs.fileno())
+
+
+payloads = st.lists(st.dictionaries(st.text(), st.integers(), max_size=5), max_size=8)
+
+
+@same_each_time
+@given(payloads, st.lists(st.integers(0, 500)))
+def test_host_and_guest_cut_the_same_frames(said, cuts):
+    """What the host's frames carry the guest reads, however it comes, and the other way round."""
+    stream = b"".join(frames.encode(json.dumps(each).encode()) for each in said)
+    places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    pieces = [stream[a:b] for a, b in itertools.pairwise(places) if a < b]
+    channel = guest.Channel(-1)
+    channel._more = lambda _size: bool(pieces) and not channel._buffer.extend(pieces.pop(0))
+
+    assert [channel.receive() for _ in said] == said
+    assert channel.receive() is None
+
+    sent = []
+    channel.send = sent.append
+    for each in said:
+        channel.say(each)
+    assert [json.loads(each) for each in sent] == said
+
+
+def test_large_frames_go_through_whole_both_ways(ends):
+    ours, channel = ends
+    value = {"text": "é" * 3_000_000}
+    payload = json.dumps(value).encode()
+    host = threading.Thread(target=ours.sendall, args=(frames.encode(payload) * 2,))
+    host.start()
+    assert [channel.receive(), channel.receive()] == [value, value]
+    host.join()
+
+    worker = threading.Thread(target=channel.send, args=(payload,))
+    worker.start()
+    decoder, got = frames.FrameDecoder(len(payload)), []
+    while not got:
+        got = decoder.feed(ours.recv(65536))
+    worker.join()
+    assert got == [payload]
+    assert decoder.idle
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0", b"\0\0\0\x05", b'\0\0\0\x05{"a"'])
+def test_the_end_of_input_is_the_same_within_a_frame(ends, sent):
+    ours, channel = ends
+    ours.sendall(sent)
+    ours.shutdown(socket.SHUT_WR)
+
+    assert channel.receive() is None
+    assert channel.receive() is None
+
+
+def test_a_host_that_was_reset_is_gone(ends):
+    ours, channel = ends
+    channel.send(b"{}")
+    ours.close()  # with unread data, which is a reset for the peer
+
+    assert channel.receive() is None
+
+
+@pytest.mark.parametrize("value", [b"1" * 5000, b"[" * 100_000 + b"]" * 100_000], ids=["digits", "depth"])
+def test_an_input_that_this_python_does_not_read_is_not_the_end(ends, value):
+    """The envelope is read without it; `serve` answers `bad_input`."""
+    ours, channel = ends
+    payload = b'{"type":"execute","id":"x","attempt":1,"deadline":1.0,"input":' + value + b"}"
+    host = threading.Thread(target=ours.sendall, args=(frames.encode(payload) + frames.encode(b'{"type":"ping"}'),))
+    host.start()
+
+    message = channel.receive()
+    host.join()
+
+    assert message.pop("unreadable")
+    assert message == {"type": "execute", "id": "x", "attempt": 1, "deadline": 1.0}
+    assert channel.receive() == {"type": "ping"}
+
+
+def test_an_unreadable_input_is_answered(monkeypatch, ends):
+    ours, channel = ends
+    worker = guest.Guest(channel)
+    monkeypatch.setattr(worker, "children", lambda: False)
+    execute = messages.Execute("x", 1, 1.0, messages.check_json(b"1" * 5000))
+    for message in (execute, messages.Shutdown()):
+        ours.sendall(frames.encode(messages.encode(message)))
+
+    worker.serve(forked=False)
+
+    (payload,) = frames.FrameDecoder(1 << 20).feed(ours.recv(65536))
+    answer = messages.decode(payload)
+    assert isinstance(answer, messages.Error)
+    assert (answer.id, answer.kind) == ("x", "bad_input")
+    assert "4300" in answer.message
+
+
+# -- the context -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def context(ends):
+    ours, channel = ends
+
+    def said():
+        return [messages.decode(payload) for payload in frames.FrameDecoder(1 << 20).feed(ours.recv(1 << 20))]
+
+    return guest.Context(channel, {"id": "x", "attempt": 2, "deadline": 60.0}), said
+
+
+def test_the_context_says_what_it_is_part_of(monkeypatch, context):
+    context, _ = context
+
+    assert (context.execution_id, context.attempt) == ("x", 2)
+    monkeypatch.setattr(guest.time, "time", lambda: context.deadline - 1.5)
+    assert context.remaining == 1.5
+    monkeypatch.setattr(guest.time, "time", lambda: context.deadline + 1.5)
+    assert context.remaining == 0.0
+
+
+def test_progress_is_a_message(context):
+    context, said = context
+    context.progress()
+    context.progress(1, 2, "half")
+    context.progress(text=3)
+
+    assert said() == [
+        messages.Progress("x"),
+        messages.Progress("x", 1.0, 2.0, "half"),
+        messages.Progress("x", text="3"),
+    ]
+
+
+def test_text_of_progress_is_short_and_can_be_sent(context):
+    """A file name of os.listdir() may have lone surrogates."""
+    context, said = context
+    context.progress(text="a\udc80")
+    context.progress(text="\U0001f600" * 100_000)
+
+    assert [message.text for message in said()] == ["a\\udc80", "\U0001f600" * (guest.MAX_TEXT // 4)]
+
+
+def test_progress_that_is_no_number_fails_in_the_handler_and_says_nothing(context):
+    context, said = context
+    for done in (math.nan, math.inf, "half", [1]):
+        with pytest.raises((ValueError, TypeError)):
+            context.progress(done)
+    context.progress(7)
+
+    assert said() == [messages.Progress("x", 7.0)]
+
+
+# -- the answer of a forked child ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def child():
+    """Return a function that runs a child which writes to a pipe; the reader and the pid."""
+    processes, fds = [], set()
+
+    def start(code, *, hold=False):
+        reader, writer = os.pipe()
+        fds.update((reader, writer))
+        code = f"import os; w = {writer}; {code}"
+        processes.append(subprocess.Popen([sys.executable, "-ISc", code], pass_fds=[writer]))
+        if not hold:
+            fds.remove(writer)
+            os.close(writer)
+        return reader, processes[-1].pid
+
+    yield start
+    for fd in fds:
+        os.close(fd)
+    for process in processes:
+        process.wait()
+
+
+@pytest.mark.parametrize("hold", [False, True], ids=["alone", "a grandchild holds the pipe"])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("os.write(w, (3).to_bytes(8, 'big') + b'abc')", b"abc"),
+        ("os.write(w, bytes(8))", b""),
+        ("os.write(w, bytes(4)); os.write(w, b'\\0\\0\\0\\2xy')", b"xy"),
+        ("b = (300000).to_bytes(8, 'big') + b'x' * 300000\nwhile b: b = b[os.write(w, b):]", b"x" * 300_000),
+        ("pass", None),
+        ("os.write(w, b'\\0\\0')", None),
+        ("os.write(w, (9).to_bytes(8, 'big') + b'short')", None),
+    ],
+    ids=["whole", "empty", "in pieces", "more than a pipe holds", "nothing", "half a length", "cut off"],
+)
+def test_the_answer_of_a_child_or_its_end(child, code, expected, hold):
+    reader, pid = child(code, hold=hold)
+
+    assert guest.read_answer(reader, pid) == expected
+
+
+def test_the_answer_is_found_without_pidfd(monkeypatch, child):
+    """As before Python 3.9; the end of the child is looked for now and then."""
+    monkeypatch.delattr(guest.os, "pidfd_open")
+    reader, pid = child("pass", hold=True)
+
+    assert guest.read_answer(reader, pid) is None
+
+
+# -- the file --------------------------------------------------------------------------------------------------------
+
+SOURCE = Path(guest.__file__)
+
+
+def test_it_imports_the_standard_library_only():
+    tree = ast.parse(SOURCE.read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+    assert names <= sys.stdlib_module_names
+
+
+def test_its_language_is_that_of_python_3_8():
+    ast.parse(SOURCE.read_text(), feature_version=(3, 8))
+
+
+def test_what_costs_time_is_not_imported_at_the_start():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import guest; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-ISc", code, SOURCE.parent], check=True, capture_output=True, text=True)
+
+    assert (
+        set(ran.stdout.split()) & {"asyncio", "inspect", "traceback", "typing", "subprocess", "tokenize", "logging"}
+        == set()
+    )

@@ -1,0 +1,376 @@
+"""Unit: what is published is kept by its content, whole or not at all, and read from a snapshot that never changes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from actors import registry as module_under_test
+from actors.registry import Registry, RegistrySnapshot, may_run_in_process
+from config.modules import ModuleSpec
+from protocol.errors import ErrorKind, RunnerError
+from protocol.model import Isolation, Kind
+
+CODE = "def handler(input):\n    return input\n"
+
+
+def spec(name="greet", **fields):
+    if not {"path", "image"} & fields.keys():
+        fields.setdefault("code", CODE)
+    return ModuleSpec(**{"name": name, "env": Kind.INLINE, **fields})
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return Registry(tmp_path / "code", lambda names: {name: f"secret of {name}" for name in names})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a function that writes a folder of a module."""
+
+    def write(files, name="jobs"):
+        root = tmp_path / "sources" / name
+        for relative, text in files.items():
+            path = root / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return root
+
+    return write
+
+
+async def refused(registry, *specs):
+    """Publish what must be refused; return the failure. Everybody still sees the same modules then."""
+    before = registry.snapshot
+    with pytest.raises(RunnerError) as caught:
+        await registry.publish(specs)
+    assert registry.snapshot is before
+    return caught.value.failure
+
+
+def kept_code(registry):
+    return sorted(path.name for path in registry.code_dir.iterdir()) if registry.code_dir.is_dir() else []
+
+
+def tree(root: Path):
+    return {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
+
+
+# -- publishing ------------------------------------------------------------------------------------------------------
+
+
+async def test_code_is_published_as_one_file(registry):
+    snapshot = await registry.publish([spec(variables={"A": "1"}, secrets=("TOKEN",), handler="main")])
+
+    module = snapshot.get("greet")
+    assert registry.snapshot is snapshot
+    assert module.entry == module.root / "greet.py"
+    assert module.entry.read_text() == CODE
+    assert module.root.is_absolute()
+    assert (module.function, module.package, module.trusted) == ("main", False, True)
+    assert module.variables == {"A": "1", "TOKEN": "secret of TOKEN"}
+    assert str(module.ref) == f"greet@{module.digest[:12]}"
+
+
+async def test_a_version_that_was_given_is_the_version(registry):
+    await registry.publish([spec(version="2024-06")])
+
+    assert registry.snapshot.get("greet").ref.version == "2024-06"
+
+
+async def test_what_is_unchanged_keeps_its_identity(registry):
+    """Workers are kept by it."""
+    first = (await registry.publish([spec("a"), spec("b")])).modules
+    second = (await registry.publish([spec("a"), spec("b", timeout=5.0), spec("c")])).modules
+
+    assert second["a"] is first["a"]
+    assert second["b"].digest != first["b"].digest
+    assert list(second) == ["a", "b", "c"]
+
+
+async def test_a_snapshot_that_somebody_holds_does_not_change(registry):
+    held = await registry.publish([spec("a")])
+    await registry.publish([])
+
+    assert list(held.modules) == ["a"]
+    assert held.get("a").entry.read_text() == CODE
+    assert registry.snapshot.modules == {}
+
+
+CHANGES = {
+    "code": {"code": CODE + "\n"},
+    "handler": {"handler": "other"},
+    "timeout": {"timeout": 1.5},
+    "isolation": {"isolation": Isolation.FORK},
+    "env": {"env": Kind.VENV},
+    "tags": {"tags": ("x",)},
+    "variables": {"variables": {"A": "1"}},
+    "secrets": {"secrets": ("TOKEN",)},
+    "schema": {"input_schema": {"type": "object"}},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_everything_that_the_author_wrote_makes_the_digest(registry, change):
+    before = (await registry.publish([spec()])).get("greet")
+    again = (await registry.publish([spec()])).get("greet")
+    after = (await registry.publish([spec(**change)])).get("greet")
+
+    assert again is before
+    assert after.digest != before.digest
+    assert after.ref.version != before.ref.version
+
+
+async def test_another_value_of_a_secret_makes_another_digest(registry):
+    before = (await registry.publish([spec(secrets=("TOKEN",))])).get("greet")
+    registry.secrets = lambda names: dict.fromkeys(names, "rotated")
+    after = (await registry.publish([spec(secrets=("TOKEN",))])).get("greet")
+
+    assert before.digest != after.digest
+    assert "rotated" not in after.digest
+    assert after.root == before.root, "the code is the same"
+
+
+async def test_the_digest_does_not_depend_on_where_the_code_was(registry, folder):
+    one, two = (folder({"main.py": CODE, "lib/x.py": "X = 1"}, name) for name in ("one", "two"))
+    first = (await registry.publish([spec(path=one)])).get("greet")
+    second = (await registry.publish([spec(path=two)])).get("greet")
+
+    assert second is first
+
+
+async def test_files_cannot_be_told_apart_by_their_bounds_only(registry, folder):
+    one, two = folder({"main.py": CODE, "ab": "c"}, "one"), folder({"main.py": CODE, "a": "bc"}, "two")
+    digests = {(await registry.publish([spec(path=path)])).get("greet").digest for path in (one, two)}
+
+    assert len(digests) == 2
+
+
+async def test_the_code_is_a_copy(registry, folder):
+    """What is edited later runs when it is published again, and not before."""
+    source = folder({"main.py": CODE, "data/words.txt": "a b"})
+    module = (await registry.publish([spec(path=source)])).get("greet")
+    (source / "main.py").write_text("broken(")
+
+    assert tree(module.root) == {"main.py": CODE, "data/words.txt": "a b"}
+    changed = (await registry.publish([spec(path=source)])).get("greet")
+    assert changed.root != module.root
+    assert tree(module.root)["main.py"] == CODE
+
+
+async def test_equal_code_is_kept_once_and_left_alone(registry):
+    first = (await registry.publish([spec(timeout=1.0)])).get("greet")
+    marker = first.root / "__pycache__"
+    marker.mkdir()
+    second = (await registry.publish([spec(timeout=2.0)])).get("greet")
+
+    assert second.root == first.root
+    assert marker.is_dir()
+    assert kept_code(registry) == [first.root.name]
+
+
+async def test_code_that_was_removed_is_written_again(registry):
+    module = (await registry.publish([spec()])).get("greet")
+    shutil.rmtree(module.root)
+    again = (await registry.publish([spec()])).get("greet")
+
+    assert again.entry.read_text() == CODE
+
+
+async def test_caches_and_repositories_are_left_out(registry, folder):
+    files = {
+        "main.py": CODE,
+        "a/__pycache__/x.pyc": "",
+        ".git/config": "",
+        ".venv/bin/python": "",
+        ".env.example": "A=",
+    }
+    module = (await registry.publish([spec(path=folder(files))])).get("greet")
+
+    assert tree(module.root) == {"main.py": CODE, ".env.example": "A="}
+
+
+async def test_an_image_needs_no_code(registry):
+    module = (await registry.publish([spec(env=Kind.DOCKER, image="postgres")])).get("greet")
+
+    assert tree(module.root) == {}
+
+
+# -- the entry -------------------------------------------------------------------------------------------------------
+
+ENTRIES = {
+    "main": ({"main.py": CODE, "handler.py": ""}, "handler", "main.py", "handler", False),
+    "package": ({"__init__.py": CODE, "x.py": ""}, "handler", "__init__.py", "handler", True),
+    "main before package": ({"main.py": CODE, "__init__.py": ""}, "handler", "main.py", "handler", False),
+    "handler": ({"handler.py": CODE, "x.py": ""}, "run", "handler.py", "run", False),
+    "named file": ({"main.py": "", "report.py": CODE}, "report:run", "report.py", "run", False),
+    "named with suffix": ({"report.py": CODE}, "report.py:run", "report.py", "run", False),
+    "file of a folder": ({"jobs/report.py": CODE}, "jobs/report:run", "jobs/report.py", "run", False),
+    "named package": ({"jobs/__init__.py": CODE}, "jobs:run", "jobs/__init__.py", "run", True),
+}
+
+
+@pytest.mark.parametrize(("files", "handler", "entry", "function", "package"), ENTRIES.values(), ids=ENTRIES)
+async def test_the_file_that_has_the_handler(registry, folder, files, handler, entry, function, package):
+    module = (await registry.publish([spec(path=folder(files), handler=handler)])).get("greet")
+
+    assert str(module.entry.relative_to(module.root)) == entry
+    assert (module.function, module.package) == (function, package)
+
+
+async def test_a_file_of_any_name(registry, folder):
+    path = folder({"count_words.py": CODE, "other.py": ""}) / "count_words.py"
+    module = (await registry.publish([spec(path=path)])).get("greet")
+
+    assert tree(module.root) == {"count_words.py": CODE}
+    assert module.entry.name == "count_words.py"
+
+
+async def test_no_such_file_names_those_that_were_looked_for(registry, folder):
+    root = folder({"x.py": CODE, "y.py": ""})
+
+    failure = await refused(registry, spec(path=root))
+    assert (failure.kind, failure.field) == (ErrorKind.BAD_INPUT, "handler")
+    assert failure.message.startswith("greet: none of main.py, __init__.py, handler.py is in the folder")
+    failure = await refused(registry, spec(path=root, handler="z:run"))
+    assert "none of z.py, z/__init__.py, z is in the folder" in failure.message
+
+
+# -- what cannot be published ----------------------------------------------------------------------------------------
+
+
+async def test_one_bad_module_changes_nothing(registry, folder):
+    await registry.publish([spec("a")])
+
+    failure = await refused(registry, spec("a", timeout=9.0), spec("b", path=folder({"x.py": ""}), handler="y:run"))
+
+    assert failure.message.startswith("b: ")
+
+
+async def test_code_that_cannot_be_read(registry, folder):
+    root = folder({"main.py": CODE})
+    (root / "lost.py").symlink_to("nowhere.py")
+
+    failure = await refused(registry, spec(path=root))
+    assert (failure.kind, failure.field) == (ErrorKind.BAD_INPUT, "path")
+    assert failure.message.startswith("greet: the code cannot be read: ")
+
+
+async def test_a_folder_that_holds_data(registry, folder, monkeypatch):
+    monkeypatch.setattr(module_under_test, "MAX_CODE_BYTES", 100)
+    root = folder({"main.py": CODE, "data.csv": "x" * 101})
+
+    failure = await refused(registry, spec(path=root))
+    assert (failure.kind, failure.field) == (ErrorKind.TOO_LARGE, "path")
+
+
+async def test_a_full_disk_leaves_nothing(registry, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            await registry.publish([spec()])
+    assert kept_code(registry) == []
+    assert registry.snapshot.modules == {}
+
+    await registry.publish([spec()])
+
+
+async def test_cancelled_it_has_changed_nothing(registry):
+    await registry.publish([spec("a")])
+    before = registry.snapshot
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await registry.publish([spec("b")])
+
+    assert scope.cancelled_caught
+    assert registry.snapshot is before
+
+
+async def test_publishing_twice_at_once_is_one_after_the_other(registry):
+    async with trio.open_nursery() as nursery:
+        for version in ("1", "2", "3"):
+            nursery.start_soon(registry.publish, [spec(version=version, code=CODE + version)])
+
+    assert len(kept_code(registry)) == 3
+    module = registry.snapshot.get("greet")
+    assert module.entry.read_text() == CODE + module.ref.version
+
+
+async def test_collect_removes_what_no_module_uses(registry):
+    await registry.publish([spec("a"), spec("b")])
+    (registry.code_dir / ".tmp-crashed").mkdir()
+    await registry.publish([spec("b")])
+    registry.collect()
+
+    assert kept_code(registry) == [registry.snapshot.get("b").root.name]
+
+
+def test_collect_before_anything_was_published(registry):
+    registry.collect()
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_name_that_is_not_there_is_answered_with_those_alike(registry):
+    await registry.publish([spec("greeter"), spec("count")])
+
+    for name, message in (
+        ("greter", "there is no module 'greter'; did you mean greeter?"),
+        ("zzz", "there is no module 'zzz'"),
+    ):
+        with pytest.raises(RunnerError) as caught:
+            registry.snapshot.get(name)
+        failure = caught.value.failure
+        assert (failure.kind, failure.field, failure.message) == (ErrorKind.NOT_FOUND, "name", message)
+
+
+async def test_a_version_that_is_not_there(registry):
+    await registry.publish([spec(version="2")])
+
+    assert registry.snapshot.get("greet", "2").ref.version == "2"
+    with pytest.raises(RunnerError) as caught:
+        registry.snapshot.get("greet", "1")
+    failure = caught.value.failure
+    assert (failure.kind, failure.field) == (ErrorKind.NOT_FOUND, "version")
+    assert failure.message == "module 'greet' has no version '1'; it has 2"
+
+
+async def test_find_takes_every_condition_together(registry):
+    await registry.publish(
+        [
+            spec("words", tags=("text",), description="Counts WORDS"),
+            spec("lines", tags=("text", "fast"), description="counts lines"),
+            spec("sums", env=Kind.VENV, tags=("fast",)),
+        ]
+    )
+
+    def names(**conditions):
+        return [module.spec.name for module in registry.snapshot.find(**conditions)]
+
+    assert names() == ["lines", "sums", "words"]
+    assert names(env=Kind.VENV) == ["sums"]
+    assert names(tag="text") == ["lines", "words"]
+    assert names(tag="text", text="words") == ["words"]
+    assert names(text="COUNTS") == ["lines", "words"]
+    assert names(text="um") == ["sums"]
+    assert names(env=Kind.VENV, tag="text") == []
+    assert RegistrySnapshot().find() == []
+
+
+async def test_only_the_operators_own_inline_module_that_asks_for_it_runs_in_process(registry):
+    await registry.publish([spec(isolation=Isolation.NONE)])
+    allowed = registry.snapshot.get("greet")
+
+    assert may_run_in_process(allowed)
+    assert not may_run_in_process(attrs.evolve(allowed, trusted=False))
+    assert not may_run_in_process(attrs.evolve(allowed, spec=spec()))
+    assert not may_run_in_process(attrs.evolve(allowed, spec=spec(isolation=Isolation.NONE, env=Kind.VENV)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,7 +20,7 @@ import trio
 from attrs import evolve, field, frozen
 
 from actors import storage
-from actors.journal import DirectoryLock, Entry, Journal, Pending, write_segment
+from actors.journal import Entry, Journal, Pending, locked, write_segment
 from actors.storage import Database, Page, Query
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, RunnerError, error
@@ -368,11 +369,10 @@ class History:
         if now < self._retain_at or self._closing:
             return
         resources, limit = self._opened(), self._clock() - self._settings.retention_seconds
+        work = partial(resources.database.write, lambda link: storage.retain(link, limit, RETENTION_CHUNK))
         try:
             with trio.CancelScope(shield=True):
-                deleted = await trio.to_thread.run_sync(
-                    _delete_old, resources.database, limit, limiter=resources.writers
-                )
+                deleted = await trio.to_thread.run_sync(work, limiter=resources.writers)
         except _TROUBLE as problem:
             log.warning("old executions cannot be deleted", reason=_reason(problem))
             deleted = 0
@@ -415,7 +415,7 @@ def _open(settings: HistorySettings, data_dir: Path, now: float, past: _Past | N
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
             database = Database(storage.sqlite_path(settings.database, data_dir))
-            stack.enter_context(DirectoryLock(data_dir / "history.lock"))
+            stack.enter_context(locked(data_dir / "history.lock"))
             stack.callback(database.close)
             journal = Journal(data_dir / "journal")
             stack.callback(journal.close)
@@ -456,7 +456,3 @@ def _store(database: Database, batch: tuple[Entry, ...], segments: tuple[Path, .
         with suppress(OSError):
             path.unlink()
     return refused
-
-
-def _delete_old(database: Database, before: float) -> int:
-    return database.write(lambda link: storage.retain(link, before, RETENTION_CHUNK))

@@ -14,9 +14,9 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import msgspec
 from attrs import frozen
@@ -340,35 +340,23 @@ class Pending:
         self.taken = {}
 
 
-class DirectoryLock:
-    """Holds a data directory for this process, by a lock that the kernel drops with the process; a context manager.
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the directory of `path` for this process, by a lock on that file which the kernel drops with the process.
 
-    Entering raises `RunnerError` (`unavailable`), naming the process that holds it.
+    Raises `RunnerError` (`unavailable`), naming the process that holds it, or `OSError`.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = -1
-
-    def __enter__(self) -> Self:
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # The file stays: deleting it would let two processes lock two files of the same name.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         except BlockingIOError:
             holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
-            message = f"the data directory {self._path.parent} is in use by the runner with pid {holder}"
+            message = f"the data directory {path.parent} is in use by the runner with pid {holder}"
             raise error(ErrorKind.UNAVAILABLE, message) from None
-        except OSError:
-            os.close(fd)
-            raise
-        self._fd = fd
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        # The file stays: deleting it would let two processes lock two files of the same name.
-        os.close(self._fd)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        yield
+    finally:
+        os.close(fd)

@@ -334,11 +334,10 @@ def _read_cursor(cursor: str) -> tuple[float, str]:
 
 
 def retain(connection: sa.Connection, before: float, chunk: int) -> int:
-    """Delete at most `chunk` ended executions that were created before `before`, with their room on the disk.
-
-    Returns how many there were.
-    """
-    old = sa.select(executions.c.id).where(executions.c.created_at < before, executions.c.status.in_(_FINAL))
+    """Delete at most `chunk` executions that ended before `before`, with their room on the disk; return how many."""
+    ended = sa.func.coalesce(executions.c.finished_at, executions.c.created_at) < before
+    # The time of creation says nothing more, but has the index.
+    old = sa.select(executions.c.id).where(executions.c.created_at < before, executions.c.status.in_(_FINAL), ended)
     with connection.begin():
         names = list(connection.execute(old.order_by(executions.c.created_at).limit(chunk)).scalars())
         for table in (outputs, payloads, executions) if names else ():

@@ -1,0 +1,784 @@
+"""Contract: what history promises, on real files: nothing acknowledged is lost, nothing grows without end."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import asynccontextmanager, closing, suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+import trio
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+from trio.testing import wait_all_tasks_blocked
+
+from actors import history as history_module
+from actors import journal, storage
+from actors.history import History
+from actors.journal import Entry, Journal
+from config.settings import HistorySettings
+from protocol.errors import ErrorKind, Failure, RunnerError
+from protocol.model import Execution, Kind, ModuleRef, OutputChunk, Status, Stream, Timings
+
+ROOT = Path(__file__).parents[2]
+NUMBERS = count()
+NOW = 1_700_000_000.0
+LARGE = b'"' + b"x" * history_module.INLINE_BYTES + b'"'
+
+
+def make(status=Status.SUCCEEDED, *, at=NOW, module="greet", **fields):
+    """Return a small execution with an id in the order of making."""
+    at += next(NUMBERS) / 1000
+    name = f"{int(at * 1000):012x}-{next(NUMBERS):08d}"
+    end = {"finished_at": at + 0.5, "exit_code": 0, "result": b"1"} if status.final else {}
+    return Execution(
+        **{
+            "id": name,
+            "module": ModuleRef(module, "1"),
+            "env": Kind.INLINE,
+            "status": status,
+            "created_at": at,
+            **end,
+            **fields,
+        }
+    )
+
+
+def full():
+    """Return an execution in which every field says something."""
+    failure = Failure(
+        ErrorKind.OUT_OF_MEMORY, "too much", "MemoryError", "Traceback: ...", "$.rows[3]", 1.5, ("12 python", "13 sh")
+    )
+    return make(
+        Status.FAILED,
+        input=b'{"rows": [1, 2]}',
+        subject="kim",
+        result=b"null",
+        failure=failure,
+        output=(OutputChunk(0, Stream.STDOUT, "a\n"), OutputChunk(1, Stream.STDERR, "é\x00\n")),
+        output_dropped=2**40,
+        exit_code=-9,
+        attempts=3,
+        timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
+        started_at=NOW + 0.25,
+    )
+
+
+def bare(execution):
+    """Return what a list shows of the execution."""
+    failure = None if execution.failure is None else evolve(execution.failure, traceback=None)
+    return evolve(execution, input=b"null", result=None, output=(), failure=failure)
+
+
+@asynccontextmanager
+async def running(folder, *, clock=lambda: NOW, **settings):
+    """Run a history on `folder`, close it in the end."""
+    history = History(HistorySettings(**settings), folder, clock=clock)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(history.run)
+        with trio.fail_after(20):
+            yield history
+            await history.aclose()
+
+
+async def stored(history):
+    """Wait until all that is recorded is in the database."""
+    while history._pending.begun or len(history._pending):
+        await history._settled.wait()
+
+
+def rows(folder, sql="select * from executions order by id"):
+    with closing(sqlite3.connect(f"file:{folder}/history.db?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def segments(folder):
+    return sorted(folder.glob("journal/*"))
+
+
+def crashed(folder, to):
+    """Return a copy of the files as they are now, as the death of the process would leave them."""
+    return shutil.copytree(folder, to)
+
+
+# Round trips
+
+
+async def test_every_field_comes_back_from_memory_and_from_the_database(tmp_path):
+    execution = full()
+    async with running(tmp_path) as history:
+        await history.finish(execution)
+        assert await history.get(execution.id) == execution
+        await stored(history)
+        assert await history.get(execution.id) == execution
+        assert (await history.list()).items == (bare(execution),)
+        assert await history.get("nobody") is None
+
+    async with running(tmp_path) as history:
+        assert await history.get(execution.id) == execution
+
+
+async def test_text_that_utf8_cannot_say_is_recorded_with_question_marks(tmp_path):
+    chunk = OutputChunk(0, Stream.STDOUT, "a\ud800b")
+    finished = make(output=(chunk,), failure=Failure(ErrorKind.HANDLER_ERROR, "m\udfff", traceback="t\ud800"))
+    begun = make(Status.RUNNING, subject="s\ud800")
+    async with running(tmp_path) as history:
+        await history.finish(finished)
+        history.begin(begun)
+        await stored(history)
+        read = await history.get(finished.id)
+        assert read.output[0].text == "a?b"
+        assert (read.failure.message, read.failure.traceback) == ("m?", "t?")
+        assert (await history.get(begun.id)).subject == "s?"
+        assert history.statistics().rejected == 0
+
+
+async def test_a_row_that_the_database_never_takes_does_not_hold_up_the_others(tmp_path):
+    good, bad = make(), make(Status.RUNNING, exit_code=2**70)
+    async with running(tmp_path) as history:
+        with capture_logs() as logs:
+            history.begin(bad)
+            await history.finish(good)
+            await history.list()
+            assert len(history._pending) == 0
+        assert [entry["execution"] for entry in logs if entry["log_level"] == "error"] == [bad.id]
+        assert history.statistics().rejected == 1
+        assert await history.get(good.id) == good
+
+
+# Recording
+
+
+async def test_a_quick_execution_is_inserted_once(tmp_path):
+    async with running(tmp_path) as history:
+        execution = make()
+        history.begin(evolve(execution, status=Status.RUNNING))
+        await history.finish(execution)
+        await stored(history)
+
+        assert history.statistics().committed == 1
+
+
+async def test_a_running_execution_is_in_the_database_soon(tmp_path):
+    execution = make(Status.RUNNING)
+    async with running(tmp_path) as history:
+        history.begin(execution)
+        assert history.statistics().running == 1
+        assert await history.get(execution.id) == execution
+        with trio.fail_after(1):
+            await stored(history)
+        assert [row[0] for row in rows(tmp_path)] == [execution.id]
+        assert history.statistics().running == 0
+
+
+async def test_many_finishers_share_commits(tmp_path):
+    made = [make() for _ in range(1000)]
+    async with running(tmp_path) as history:
+
+        async def finish(some):
+            for execution in some:
+                history.begin(evolve(execution, status=Status.RUNNING))
+                await trio.lowlevel.checkpoint()
+                await history.finish(execution)
+
+        async with trio.open_nursery() as nursery:
+            for start in range(0, 1000, 10):
+                nursery.start_soon(finish, made[start : start + 10])
+        await stored(history)
+
+        assert history.statistics().commits < 100
+        assert history.statistics().journal_bytes == 0
+    assert [row[0] for row in rows(tmp_path)] == sorted(execution.id for execution in made)
+
+
+async def test_a_clean_stop_leaves_an_empty_journal(tmp_path):
+    async with running(tmp_path) as history:
+        await history.finish(make())
+        await history.finish(make(input=LARGE))
+        await history.submit(make(Status.QUEUED))
+        assert history.statistics().pending == 3
+        assert segments(tmp_path)
+        assert history.statistics().journal_bytes == sum(path.stat().st_size for path in segments(tmp_path))
+    assert segments(tmp_path) == []
+    assert len(rows(tmp_path)) == 3
+    assert history.statistics().pending == 0
+    with pytest.raises(RunnerError, match="not open"):
+        await history.finish(make())
+
+
+async def test_cancelling_the_actor_stores_all_that_is_pending(tmp_path):
+    history = History(HistorySettings(), tmp_path, clock=lambda: NOW)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(history.run)
+        await history.finish(make())
+        history.begin(make(Status.RUNNING))
+        nursery.cancel_scope.cancel()
+
+    assert len(rows(tmp_path)) == 2
+    assert segments(tmp_path) == []
+
+
+async def test_durability_disk_returns_after_the_commit(tmp_path):
+    async with running(tmp_path, durability="disk") as history:
+        for execution in (make(), make(input=LARGE)):
+            await history.finish(execution)
+            assert execution.id in [row[0] for row in rows(tmp_path)]
+        await history.submit(make(Status.QUEUED))
+        assert len(rows(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("durability", ["process", "disk"])
+async def test_a_cancelled_finish_is_recorded_all_the_same(tmp_path, durability):
+    made = [make(), make(input=LARGE), make()]
+    async with running(tmp_path, durability=durability) as history:
+        for execution in made:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await history.finish(execution)
+        await stored(history)
+        assert history.statistics().pending == 0
+        assert history.statistics().journal_bytes == 0
+    assert len(rows(tmp_path)) == 3
+
+
+async def test_cancelling_each_call_while_it_waits_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_BUSY_SECONDS", 0.02)
+    async with running(tmp_path, durability="disk", max_pending=3) as history:
+        await history.finish(make())
+        with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
+            other.execute("begin exclusive")
+            async with trio.open_nursery() as nursery:
+                for _ in range(6):
+                    nursery.start_soon(history.finish, make())
+                    nursery.start_soon(history.submit, make(Status.QUEUED))
+                    nursery.start_soon(history.list)
+                while history.statistics().last_error is None:
+                    await history._settled.wait()
+                nursery.cancel_scope.cancel()
+            other.execute("rollback")
+        await stored(history)
+        assert (
+            evolve(history.statistics(), last_commit_seconds=0, committed=0, commits=0) == type(history.statistics())()
+        )
+        assert len((await history.list(status=Status.SUCCEEDED)).items) == 7
+
+
+# The death of the process
+
+CHILD = """
+import os, sys, trio
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from attrs import evolve
+from actors.history import History
+from config.settings import HistorySettings
+from protocol.model import Status
+from tests.contract.test_history import LARGE, NOW, make
+
+async def main():
+    history = History(HistorySettings(), Path(sys.argv[1]), clock=lambda: NOW)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(history.run)
+        for number in range(100_000):
+            execution = make(input=LARGE if number % 50 == 49 else b"{{}}")
+            history.begin(evolve(execution, status=Status.RUNNING))
+            await trio.lowlevel.checkpoint()
+            await history.finish(execution)
+            os.write(1, f"finished {{execution.id}}\\n".encode())
+            if number % 10 == 0:
+                queued = make(Status.QUEUED)
+                await history.submit(queued)
+                os.write(1, f"queued {{queued.id}}\\n".encode())
+                begun = make(Status.RUNNING)
+                history.begin(begun)
+                os.write(1, f"running {{begun.id}}\\n".encode())
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("lines", [5, 300, 1500])
+async def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, lines):
+    code = CHILD.format(root=str(ROOT))
+    said = {"finished": set(), "queued": set(), "running": set()}
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as child:
+        for number, line in enumerate(child.stdout):
+            if number == lines:
+                child.send_signal(signal.SIGKILL)
+            if line.endswith(b"\n"):
+                word, name = line.decode().split()[-2:]
+                if word in said:
+                    said[word].add(name)
+    async with running(tmp_path) as history:
+        for name in said["finished"]:
+            assert (await history.get(name)).status is Status.SUCCEEDED
+        assert said["queued"] <= {execution.id for execution in await history.unfinished()}
+        # One that was begun a moment before the end may be unknown; none of those that are known still runs.
+        assert (await history.list(status=Status.RUNNING)).items == ()
+        lost = await history.lost()
+        assert {execution.id for execution in lost} & said["finished"] == set()
+        assert all(execution.failure.kind is ErrorKind.LOST and execution.finished_at for execution in lost)
+        assert segments(tmp_path) == []
+    assert len(said["finished"]) >= lines / 2
+
+
+async def test_what_was_left_is_found_by_the_next_runner(tmp_path):
+    done, large, queued, begun = make(), make(input=LARGE), make(Status.QUEUED, input=b"[1]"), make(Status.RUNNING)
+    async with running(tmp_path / "a") as history:
+        history.begin(begun)
+        await stored(history)
+        await history.finish(large)
+        await history.submit(queued)
+        await history.finish(done)
+        copy = crashed(tmp_path / "a", tmp_path / "b")
+    async with running(copy, clock=lambda: 1_800_000_000.0) as history:
+        assert await history.get(done.id) == done
+        assert await history.get(large.id) == large
+        assert await history.unfinished() == (queued,)
+        (lost,) = await history.lost()
+        assert (lost.id, lost.status, lost.failure.kind) == (begun.id, Status.FAILED, ErrorKind.LOST)
+        assert lost.finished_at == 1_800_000_000.0
+        # A lost one may be tried again under its id.
+        history.begin(begun)
+        again = evolve(begun, status=Status.SUCCEEDED, result=b"2", attempts=2)
+        await history.finish(again)
+    async with running(copy) as history:
+        assert await history.get(begun.id) == again
+        assert await history.lost() == ()
+
+
+async def test_a_queued_execution_that_begins_at_once_is_not_lost_with_its_segment(tmp_path):
+    queued = make(Status.QUEUED)
+    async with running(tmp_path / "a") as history:
+        await history.submit(queued)
+        history.begin(evolve(queued, status=Status.RUNNING))
+        while history.statistics().committed == 0:
+            await history._settled.wait()
+        copy = crashed(tmp_path / "a", tmp_path / "b")
+    async with running(copy) as history:
+        assert [execution.id for execution in await history.lost()] == [queued.id]
+
+
+async def test_replaying_an_old_segment_again_changes_nothing(tmp_path):
+    queued = make(Status.QUEUED)
+    ended = evolve(queued, status=Status.SUCCEEDED, result=b"1")
+    async with running(tmp_path / "a") as history:
+        await history.submit(queued)
+        copy = crashed(tmp_path / "a", tmp_path / "b")
+        await history.finish(ended)
+    shutil.copytree(copy / "journal", tmp_path / "a" / "journal", dirs_exist_ok=True)
+    async with running(tmp_path / "a") as history:
+        assert await history.get(ended.id) == ended
+        assert await history.unfinished() == ()
+
+
+async def test_a_restart_in_the_same_process_keeps_what_runs_running(tmp_path):
+    history, begun = History(HistorySettings(), tmp_path, clock=lambda: NOW), make(Status.RUNNING)
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(history.run)
+            history.begin(begun)
+            await stored(history)
+            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(history.run)
+        assert await history.get(begun.id) == begun
+        await history.aclose()
+
+
+async def test_a_damaged_segment_is_reported_and_kept(tmp_path):
+    made = [make() for _ in range(3)]
+    async with running(tmp_path / "a") as history:
+        for execution in made:
+            await history.finish(execution)
+        copy = crashed(tmp_path / "a", tmp_path / "b")
+    (segment,) = segments(copy)
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    segment.write_bytes(data)
+    with capture_logs() as logs:
+        async with running(copy) as history:
+            assert len((await history.list()).items) == 2
+    assert [path.suffix for path in segments(copy)] == [".damaged"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
+        "journal damaged: what cannot be read or stored is skipped"
+    ]
+
+
+# The journal's format
+
+SALT = b"\x01salt"[:4]
+
+
+def record(execution, revision=1):
+    return journal.encode(Entry(revision, execution), SALT)
+
+
+def test_the_last_record_may_be_torn_at_every_byte():
+    first, last = record(full()), record(make(), 2)
+    whole = journal.start_segment(SALT) + first + last
+    assert len(journal.decode(whole).entries) == 2
+    for length in range(len(whole) - len(last), len(whole)):
+        read = journal.decode(whole[:length])
+        assert len(read.entries) == 1
+        assert read.damage == ()
+        assert read.torn_bytes == length - (len(whole) - len(last))
+    for length in range(len(journal.start_segment(SALT))):
+        assert journal.decode(whole[:length]) == journal.Segment((), (), length)
+
+
+SAMPLES = [full(), make(), make(Status.QUEUED)]
+
+
+@given(st.data())
+def test_one_bad_byte_costs_one_record(data):
+    records = [record(execution, revision) for revision, execution in enumerate(SAMPLES)]
+    head = journal.start_segment(SALT)
+    whole = bytearray(head + b"".join(records))
+    at = data.draw(st.integers(len(head), len(whole) - 1))
+    whole[at] ^= data.draw(st.integers(1, 255))
+    read = journal.decode(bytes(whole))
+
+    assert len(read.entries) == 2
+    assert len(read.damage) + bool(read.torn_bytes) == 1
+    assert all(entry.execution == SAMPLES[entry.revision] for entry in read.entries)
+
+
+@given(st.binary(), st.booleans())
+def test_any_bytes_can_be_read(data, salted):
+    read = journal.decode(journal.MAGIC + SALT + (SALT + data if salted else data))
+
+    assert read.entries == ()
+    assert not data or read.torn_bytes or read.damage
+
+
+def test_what_callers_send_cannot_be_taken_for_a_record(tmp_path):
+    forged = make(result=journal.start_segment(SALT) + record(make()) * 3)
+    log = Journal(tmp_path)
+    log.append(Entry(1, make()))
+    log.append(Entry(2, forged))
+    log.append(Entry(3, make()))
+    log.close()
+    (path,) = log.left_behind()
+    data = bytearray(path.read_bytes())
+    data[data.index(forged.id.encode())] ^= 1
+    read = journal.decode(bytes(data))
+
+    assert [entry.revision for entry in read.entries] == [1, 3]
+
+
+def test_segments_rotate_by_size(tmp_path):
+    log = Journal(tmp_path, segment_bytes=1000)
+    for revision in range(10):
+        log.append(Entry(revision, make()))
+    assert len(log.left_behind()) > 2
+    assert log.rotate() == log.left_behind()
+    log.append(Entry(11, make()))
+    log.close()
+    read = [entry.revision for path in log.left_behind() for entry in journal.decode(path.read_bytes()).entries]
+    assert read == [*range(10), 11]
+    assert Journal(tmp_path).next_path() > log.left_behind()[-1]
+
+
+# A disk that does not take it
+
+
+async def test_a_result_that_cannot_be_recorded_is_refused(tmp_path):
+    async with running(tmp_path) as history:
+        await history.finish(make())
+        # The file descriptor of the segment, taken away under it.
+        os.close(history._resources.journal._fd)
+        refused, queued = make(), make(Status.QUEUED)
+        with pytest.raises(RunnerError, match="the history cannot be written") as caught:
+            await history.finish(refused)
+        assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+        with suppress(OSError):
+            history._resources.journal.rotate()
+        await history.finish(make())
+        shutil.rmtree(tmp_path / "journal")
+        history._resources.journal.rotate()
+        for attempt in (make(input=LARGE), make()):
+            with pytest.raises(RunnerError, match="No such file"):
+                await history.finish(attempt)
+        with pytest.raises(RunnerError, match="No such file"):
+            await history.submit(queued)
+        assert await history.get(queued.id) is None
+        assert await history.get(refused.id) == refused
+        (tmp_path / "journal").mkdir()
+        await history.finish(make())
+
+
+FULL = """
+import json, os, resource, sys, trio
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from actors.history import History
+from config.settings import HistorySettings
+from protocol.errors import RunnerError
+from tests.contract.test_history import LARGE, NOW, make, segments, stored
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+async def main():
+    folder = Path(sys.argv[1])
+    history, said = History(HistorySettings(), folder, clock=lambda: NOW), []
+    async def finish(execution):
+        try:
+            await history.finish(execution)
+            said.append([execution.id, True])
+        except RunnerError as problem:
+            assert problem.failure.kind == "unavailable", problem
+            said.append([execution.id, False])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(history.run)
+        await finish(make())
+        size = segments(folder)[0].stat().st_size
+        limit(size + 100)  # a part of the next record fits
+        await finish(make())
+        assert segments(folder)[0].stat().st_size == size, "the part is cut off"
+        await finish(make(input=LARGE))
+        while history.statistics().last_error is None:
+            await history._settled.wait()
+        limit(resource.RLIM_INFINITY)
+        await finish(make())
+        await stored(history)
+        assert history.statistics().last_error is None
+        await history.aclose()
+    print(json.dumps(said))
+
+trio.run(main)
+"""
+
+
+async def test_a_full_disk_refuses_results_and_recovers(tmp_path):
+    code = FULL.format(root=str(ROOT))
+    done = await trio.run_process(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_stdout=True, capture_stderr=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert [recorded for _, recorded in said] == [True, False, False, True]
+    stored_ids = {row[0] for row in rows(tmp_path)}
+    assert {name for name, recorded in said if recorded} <= stored_ids
+
+
+async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_BUSY_SECONDS", 0.02)
+    first, second = make(), make()
+    with capture_logs() as logs:
+        async with running(tmp_path) as history:
+            with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
+                other.execute("begin exclusive")
+                await history.finish(first)
+                for _ in range(3):
+                    await history._settled.wait()
+                    await history.finish(second)
+                assert "locked" in history.statistics().last_error
+                assert history.statistics().pending == 2
+                assert await history.get(first.id) == first
+                other.execute("rollback")
+            await stored(history)
+            assert history.statistics().last_error is None
+            assert {item.id for item in (await history.list()).items} == {first.id, second.id}
+    assert [entry["event"] for entry in logs] == [
+        "the history cannot be stored: journal and memory keep it",
+        "the history is stored again",
+    ]
+
+
+async def test_a_stop_with_a_locked_database_is_bounded_and_the_journal_keeps_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(history_module, "FLUSH_SECONDS", 0.1)
+    execution = make()
+    async with running(tmp_path) as history:
+        with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
+            other.execute("begin exclusive")
+            await history.finish(execution)
+            await history.aclose()
+            other.execute("rollback")
+    assert len(segments(tmp_path)) == 1
+    async with running(tmp_path) as history:
+        assert await history.get(execution.id) == execution
+
+
+async def test_finish_waits_for_room_when_the_database_is_slow(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_BUSY_SECONDS", 0.02)
+    over = trio.Event()
+    async with running(tmp_path, max_pending=2) as history, trio.open_nursery() as nursery:
+        with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
+            other.execute("begin exclusive")
+            await history.finish(make())
+            await history.finish(make())
+
+            async def third():
+                await history.finish(make())
+                over.set()
+
+            nursery.start_soon(third)
+            while history.statistics().last_error is None:
+                await history._settled.wait()
+            assert not over.is_set()
+            assert history.statistics().pending == 3
+            monkeypatch.setattr(history_module, "WAIT_SECONDS", 0.01)
+            with pytest.raises(RunnerError, match="the history cannot be written: database is locked"):
+                await history.submit(make(Status.QUEUED))
+            assert history.statistics().pending == 3
+            other.execute("rollback")
+        await over.wait()
+
+
+# One at a time, and one version
+
+
+async def test_a_second_runner_on_the_same_data_is_refused_by_name(tmp_path):
+    async with running(tmp_path):
+        with pytest.raises(RunnerError, match=f"in use by the runner with pid {os.getpid()}") as caught:
+            await History(HistorySettings(), tmp_path, clock=lambda: NOW).run()
+        assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+    async with running(tmp_path):
+        pass
+
+
+async def test_a_database_of_a_newer_runner_is_refused(tmp_path):
+    async with running(tmp_path):
+        pass
+    with closing(sqlite3.connect(tmp_path / "history.db")) as connection, connection:
+        connection.execute("update meta set value = 99 where name = 'schema'")
+    with pytest.raises(RunnerError, match="schema 99, this runner knows up to 1"):
+        await History(HistorySettings(), tmp_path, clock=lambda: NOW).run()
+
+
+@pytest.mark.parametrize("url", ["postgresql://host/db", "sqlite://", "nonsense"])
+async def test_only_sqlite_files_are_taken(tmp_path, url):
+    with pytest.raises(RunnerError) as caught:
+        await History(HistorySettings(database=url), tmp_path).run()
+    assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+
+
+async def test_the_database_can_be_elsewhere_and_nothing_is_readable_for_others(tmp_path):
+    tmp_path.joinpath("db").mkdir()
+    async with running(tmp_path / "data", database=f"sqlite:///{tmp_path}/db/other file.db") as history:
+        await history.finish(make())
+        await history.list()
+        await history.finish(make())
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(files) >= 4
+        assert [oct(path.stat().st_mode & 0o77) for path in files] == ["0o0"] * len(files)
+
+
+async def test_a_data_directory_that_cannot_be_used_is_said(tmp_path):
+    tmp_path.joinpath("file").write_text("")
+    history = History(HistorySettings(), tmp_path / "file" / "data")
+    with pytest.raises(RunnerError, match="cannot be opened: Not a directory"):
+        await history.run()
+    await history.aclose()
+
+
+# Asking
+
+
+@pytest.fixture
+async def filled(tmp_path):
+    async with running(tmp_path) as history:
+        made = []
+        for number in range(40):
+            status = (Status.SUCCEEDED, Status.FAILED, Status.RUNNING)[number % 3]
+            execution = make(status, module=f"m{number % 2}", at=NOW + number)
+            made.append(execution)
+            if status is Status.RUNNING:
+                history.begin(execution)
+            else:
+                await history.finish(execution)
+        yield history, made
+
+
+@pytest.mark.parametrize("module", [None, "m0", "nobody"])
+@pytest.mark.parametrize("status", [None, Status.FAILED, Status.RUNNING])
+@pytest.mark.parametrize("times", [(None, None), (10.0, 30.0)])
+async def test_pages_hold_what_was_asked_newest_first(filled, module, status, times):
+    history, made = filled
+    since, until = (None if at is None else NOW + at for at in times)
+    wanted = [
+        bare(execution)
+        for execution in reversed(made)
+        if module in (None, execution.module.name)
+        and status in (None, execution.status)
+        and (since is None or since <= execution.created_at < until)
+    ]
+    got, cursor = [], None
+    for _ in range(50):
+        page = await history.list(module=module, status=status, since=since, until=until, limit=7, cursor=cursor)
+        got += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+
+    assert got == wanted
+
+
+async def test_paging_goes_on_where_it_was_while_new_ones_arrive(filled):
+    history, made = filled
+    first = await history.list(limit=10)
+    await history.finish(make(at=1_800_000_000.0))
+    second = await history.list(limit=10, cursor=first.next_cursor)
+
+    assert [item.id for item in first.items + second.items] == [item.id for item in made[:19:-1]]
+
+
+@pytest.mark.parametrize("limit", [0, -1, 501])
+async def test_a_limit_out_of_range_is_refused(filled, limit):
+    with pytest.raises(RunnerError) as caught:
+        await filled[0].list(limit=limit)
+    assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "limit")
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "é", "bnVsbA", "W10", "WyJhIiwxXQ", "\x00" * 9])
+async def test_a_foreign_cursor_is_refused(filled, cursor):
+    with pytest.raises(RunnerError) as caught:
+        await filled[0].list(cursor=cursor)
+    assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "cursor")
+
+
+@pytest.mark.parametrize(
+    "conditions", ["", "module = 'a' and ", "status = 'a' and ", "module = 'a' and status = 'a' and "]
+)
+async def test_every_filter_has_its_index(tmp_path, conditions):
+    async with running(tmp_path):
+        pass
+    sql = f"select * from executions where {conditions} created_at > 5 and (created_at, id) < (7, 'x')"
+    plan = rows(tmp_path, f"explain query plan {sql} order by created_at desc, id desc limit 50")
+
+    assert [line[3].split()[0] for line in plan] == ["SEARCH"]
+
+
+# Retention
+
+
+async def test_old_executions_are_deleted_and_their_room_is_given_back(tmp_path):
+    now = NOW
+    old = [make(at=now - 1000, output=(OutputChunk(0, Stream.STDOUT, "x" * 10_000),)) for _ in range(250)]
+    kept = [make(at=now), make(Status.QUEUED, at=now - 1000), make(Status.RUNNING, at=now - 1000)]
+    async with running(tmp_path, retention_seconds=500, clock=lambda: now - 800) as history:
+        for execution in old + kept:
+            await history.finish(execution)
+    before = (tmp_path / "history.db").stat().st_size
+    history = History(HistorySettings(retention_seconds=500), tmp_path, clock=lambda: now)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(history.run)
+        with trio.fail_after(10):
+            while len((await history.list(limit=500)).items) > len(kept):
+                await wait_all_tasks_blocked(0.01)
+        await history.aclose()
+
+    for table in ("executions", "payloads"):
+        assert {row[0] for row in rows(tmp_path, f"select id from {table}")} == {execution.id for execution in kept}
+    assert rows(tmp_path, "select * from outputs") == []
+    assert (tmp_path / "history.db").stat().st_size < before / 10

@@ -6,27 +6,33 @@ cancellation, deadline and errors travel on its call stack.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
 import trio
 from attrs import define, field, frozen
 
-from actors.output import Output
-from actors.pool import Phases, Pool, Step, Waiter, WaitingRoom, next_step, oldest_idle
+from actors.pool import TURN_SECONDS, Phases, Pool, Step, Waiter, next_served, next_step, oldest_idle
 from actors.registry import Published, RegistrySnapshot
-from actors.worker import Worker
+from actors.starter import Starter
+from actors.worker import StartError, Worker
 from config.settings import ExecutorSettings
-from environments.base import Availability, Environment, Prepared
-from environments.limits import LimitKeeper, Limits
+from environments.base import Availability, Environment
+from environments.limits import LimitKeeper
 from environments.process import ProcessTable
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 
 _MAINTENANCE_SECONDS = 1.0
-_SPARE_KEYS = 8
+_STARTS = 2
+"""How often a worker is started for a caller, when it ended before the handler could be reached."""
 
 log = structlog.get_logger("executor")
+
+
+def _ignore(_reason: str) -> None:
+    """Take no notice."""
 
 
 @frozen
@@ -54,19 +60,22 @@ class Executor:
     max_frame_bytes: int
     availability: Availability = field(init=False)
     _pools: dict[str, Pool] = field(factory=dict, init=False)
-    _waiting: WaitingRoom = field(factory=WaitingRoom, init=False)
+    _starter: Starter = field(init=False)
+    _waiting: int = field(default=0, init=False)
     _published: frozenset[str] = field(default=frozenset(), init=False)
-    _spares: dict[str, list[Worker]] = field(factory=dict, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
     _closing: bool = field(default=False, init=False)
-    _started: int = field(default=0, init=False)
-    _ended: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._starter = Starter(
+            self.environment, self.settings, self.table, self.limits, self.max_frame_bytes, self._died
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Supervise until cancelled; every worker has ended when this returns."""
         self.availability = await self.environment.probe()
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._nursery = self._starter.nursery = nursery
             self._closing = False
             task_status.started()
             try:
@@ -77,44 +86,53 @@ class Executor:
                 self.close()
                 self._nursery = None
                 self._pools.clear()
-                self._spares.clear()
+                self._starter.close()
 
     def close(self) -> None:
         """Give out no more workers; those who wait are answered `shutdown`."""
         self._closing = True
-        for waiter in list(self._waiting):
-            self._wake(waiter, failure=Failure(ErrorKind.SHUTDOWN, "the runner is shutting down"))
+        failure = Failure(ErrorKind.SHUTDOWN, "the runner is shutting down")
+        for pool in self._pools.values():
+            while pool.waiters:
+                self._next_waiter(pool).wake(failure=failure)
 
     @asynccontextmanager
-    async def lease(self, module: Published, phases: Phases) -> AsyncIterator[Worker]:
-        """Lend a worker of `module`; `phases` says where the time until then went.
+    async def lease(
+        self, module: Published, phases: Phases, *, tell: Callable[[str], None] = _ignore, patient: bool = False
+    ) -> AsyncIterator[Worker]:
+        """Lend a worker of `module`; `phases` says where the time until then went, `tell` hears why one waits.
 
-        Raises RunnerError: `overloaded` (the waiting room is full, or `queue_timeout` passed; says what it waited
-        for), `environment_failed`, `load_failed`, `unavailable`, `shutdown`. Cancelled while waiting, nothing is held.
+        Who is `patient` was counted before, so that neither `max_waiting` nor `queue_timeout` applies. Raises
+        RunnerError: `overloaded` (the waiting room is full, or `queue_timeout` passed; says what it waited for),
+        `environment_failed`, `load_failed`, `unavailable`, `shutdown`. Cancelled while waiting, nothing is held.
         """
-        worker = await self._acquire(module, phases)
+        worker = await self._acquire(module, phases, tell, patient=patient)
         try:
             yield worker
         finally:
             self._release(worker)
 
-    async def _acquire(self, module: Published, phases: Phases) -> Worker:
+    async def _acquire(
+        self, module: Published, phases: Phases, tell: Callable[[str], None], *, patient: bool
+    ) -> Worker:
         pool = self._pool(module)
         pool.forget_ended()
         if pool.idle and not self._waiting and not self._closing:
             return pool.reuse()
-        self._refuse(pool)
+        self._refuse(pool, patient=patient)
         began = trio.current_time()
-        waiter = Waiter(pool, trio.Event())
-        self._waiting.append(waiter)
-        pool.waiting += 1
+        waiter = Waiter(tell)
+        pool.waiters.append(waiter)
+        self._waiting += 1
         try:
             self._pump()
-            await self._wait(waiter)
+            if not waiter.woken.is_set():
+                tell(pool.reason(began))
+            await self._wait(pool, waiter, math.inf if patient else module.spec.queue_timeout)
         except BaseException:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-                pool.waiting -= 1
+            if waiter in pool.waiters:
+                pool.waiters.remove(waiter)
+                self._waiting -= 1
             elif waiter.worker is not None:
                 self._release(waiter.worker)
             raise
@@ -129,22 +147,20 @@ class Executor:
         assert waiter.worker is not None  # noqa: S101  (woken without failure)
         return waiter.worker
 
-    def _refuse(self, pool: Pool) -> None:
+    def _refuse(self, pool: Pool, *, patient: bool) -> None:
         """Raise what can be said without waiting."""
         if self._closing or self._nursery is None:
             raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
         if not self.availability.available:
             raise error(ErrorKind.UNAVAILABLE, self.availability.reason, field="env")
-        if len(self._waiting) >= self.settings.max_waiting:
-            text = f"{len(self._waiting)} callers wait already ({pool.reason(trio.current_time())})"
+        if self._waiting >= self.settings.max_waiting and not patient:
+            text = f"{self._waiting} callers wait already ({pool.reason(trio.current_time())})"
             raise error(ErrorKind.OVERLOADED, text, retry_after=1)
         pause = pool.pause(trio.current_time())
         if pool.last_failure is not None and pause and not pool.own:
             raise RunnerError(_again_in(pool.last_failure, pause))
 
-    async def _wait(self, waiter: Waiter) -> None:
-        pool = waiter.pool
-        limit = pool.module.spec.queue_timeout
+    async def _wait(self, pool: Pool, waiter: Waiter, limit: float) -> None:
         while True:
             with trio.move_on_after(limit):
                 await waiter.woken.wait()
@@ -166,54 +182,56 @@ class Executor:
         return pool
 
     def _pump(self) -> None:
-        """Serve the waiting callers, oldest first, as far as capacity allows."""
+        """Serve the waiting callers as far as capacity allows: modules in turn, callers of one module in order."""
         now = trio.current_time()
-        for waiter in list(self._waiting):
-            pool = waiter.pool
-            pool.forget_ended()
-            pause = pool.pause(now)
-            victim = oldest_idle(self._pools, besides=pool)
-            step = next_step(
-                idle=len(pool.idle),
-                own=pool.own,
-                starting=pool.starting,
-                waiting=pool.waiting,
-                concurrency=pool.module.spec.concurrency,
-                total=sum(other.own for other in self._pools.values()),
-                room=self.settings.max_workers,
-                evictable=victim is not None,
-                paused=pause > 0,
-            )
-            if step is Step.REUSE:
-                self._wake(waiter, worker=pool.reuse())
-            elif step is Step.REFUSE and pool.last_failure is not None:
-                self._wake(waiter, failure=_again_in(pool.last_failure, pause))
-            elif step in (Step.SPAWN, Step.EVICT):
-                if step is Step.EVICT and victim is not None:
-                    other, idle = victim
-                    other.idle.remove(idle)
-                    self._background(idle)
-                self._start(pool)
+        todo = [pool for pool in self._pools.values() if pool.waiters]
+        while (pool := next_served(todo, now)) is not None:
+            if not self._serve_one(pool, now):
+                todo.remove(pool)
 
-    def _wake(
-        self,
-        waiter: Waiter,
-        *,
-        worker: Worker | None = None,
-        failure: Failure | None = None,
-        phases: Phases | None = None,
-    ) -> None:
-        self._waiting.remove(waiter)
-        waiter.pool.waiting -= 1
-        waiter.worker, waiter.failure, waiter.phases = worker, failure, phases
-        waiter.woken.set()
+    def _serve_one(self, pool: Pool, now: float) -> bool:
+        """Do what can be done for the oldest caller of a module; return whether that was something."""
+        pool.forget_ended()
+        pause = pool.pause(now)
+        victim = oldest_idle(self._pools, besides=pool)
+        step = next_step(
+            idle=len(pool.idle),
+            own=pool.own,
+            starting=pool.starting,
+            waiting=len(pool.waiters),
+            concurrency=pool.module.spec.concurrency,
+            total=sum(other.own for other in self._pools.values()),
+            room=self.settings.max_workers,
+            evictable=victim is not None,
+            paused=pause > 0,
+        )
+        if step is Step.REUSE:
+            if now - pool.turn_at >= TURN_SECONDS:
+                pool.turn_at = now
+            self._next_waiter(pool).wake(worker=pool.reuse())
+        elif step is Step.REFUSE and pool.last_failure is not None:
+            self._next_waiter(pool).wake(failure=_again_in(pool.last_failure, pause))
+        elif step in (Step.SPAWN, Step.EVICT):
+            if step is Step.EVICT and victim is not None:
+                other, idle = victim
+                other.idle.remove(idle)
+                self._starter.retire(idle)
+            pool.turn_at = now
+            self._start(pool)
+        else:
+            return False
+        return True
+
+    def _next_waiter(self, pool: Pool) -> Waiter:
+        self._waiting -= 1
+        return pool.waiters.popleft()
 
     def _release(self, worker: Worker) -> None:
         """Take a worker back. Synchronous: it may be called while Cancelled goes up."""
         module = worker.module
         pool = self._pools.get(module.digest) if module else None
         if pool is None:
-            self._background(worker)
+            self._starter.retire(worker)
             return
         pool.busy.discard(worker)
         now = trio.current_time()
@@ -221,14 +239,9 @@ class Executor:
             worker.idle_since = now
             pool.idle.append(worker)
         else:
-            self._background(worker)
+            self._starter.retire(worker)
         if self._waiting:
             self._pump()
-
-    def _background(self, worker: Worker) -> None:
-        """End a worker that nobody uses. On the way down its own task does that."""
-        if self._nursery is not None and not worker.ended:
-            self._nursery.start_soon(worker.retire, name=f"retire {worker.guest.pid}")
 
     def _start(self, pool: Pool) -> None:
         if self._nursery is not None:
@@ -240,13 +253,14 @@ class Executor:
         phases = Phases()
         worker: Worker | None = None
         failure: Failure | None = None
+        again = False
         try:
-            worker = await self._started_worker(pool, phases)
+            worker = await self._starter.start(pool, phases)
             pool.started()
         except RunnerError as problem:
-            failure = problem.failure
+            failure, again = problem.failure, isinstance(problem, StartError)
         except OSError as problem:
-            failure = Failure(ErrorKind.UNAVAILABLE, f"a worker cannot be started: {problem}")
+            failure, again = Failure(ErrorKind.UNAVAILABLE, f"a worker cannot be started: {problem}"), True
         except Exception:
             log.exception("a start failed inside the runner", module=str(pool.module.ref))
             failure = Failure(ErrorKind.INTERNAL, "the worker could not be started; the runner's log says why")
@@ -254,95 +268,21 @@ class Executor:
             pool.starting -= 1
             pool.activity = "" if not pool.starting else pool.activity
         if failure is not None:
-            pool.failed(failure, trio.current_time())
             log.warning("a worker did not start", module=str(pool.module.ref), kind=failure.kind, why=failure.message)
-        first = next((waiter for waiter in self._waiting if waiter.pool is pool), None)
+            if again and pool.waiters and pool.waiters[0].starts + 1 < _STARTS and not self._closing:
+                pool.waiters[0].starts += 1
+                self._start(pool)
+                return
+            pool.failed(failure, trio.current_time())
         if worker is not None:
             pool.busy.add(worker)
-            if first is not None:
-                self._wake(first, worker=worker, phases=phases)
+            if pool.waiters:
+                self._next_waiter(pool).wake(worker=worker, phases=phases)
             else:
                 self._release(worker)
-        elif first is not None:
-            self._wake(first, failure=failure, phases=phases)
+        elif pool.waiters:
+            self._next_waiter(pool).wake(failure=failure, phases=phases)
         self._pump()
-
-    async def _started_worker(self, pool: Pool, phases: Phases) -> Worker:
-        spec = pool.module.spec
-        began = trio.current_time()
-        self._busy_with(pool, "building environment")
-        prepared = await self._prepared(pool)
-        built = trio.current_time()
-        self._busy_with(pool, "starting worker")
-        worker = self._take_spare(prepared.key) or self._launch(prepared)
-        try:
-            limits = Limits(spec.memory, spec.cpus, spec.processes)
-            if limits:
-                worker.hold = await trio.to_thread.run_sync(self.limits.apply, worker.guest.pid, limits)
-                if worker.hold.watched() and self._nursery is not None:
-                    self._nursery.start_soon(worker.watch, name=f"watch {worker.guest.pid}")
-            started = trio.current_time()
-            self._busy_with(pool, "importing module")
-            output = Output(limit=spec.output, keep=self.settings.kept_output_bytes)
-            ready = await worker.start(pool.module, output)
-        except BaseException:
-            await worker.end()
-            raise
-        phases.build, phases.start = built - began, started - built
-        phases.load = trio.current_time() - started
-        log.info(
-            "worker started",
-            module=str(pool.module.ref),
-            pid=ready.pid,
-            python=ready.python,
-            load=round(phases.load, 4),
-        )
-        self._refill(prepared)
-        return worker
-
-    def _busy_with(self, pool: Pool, activity: str) -> None:
-        pool.activity, pool.activity_since = activity, trio.current_time()
-
-    async def _prepared(self, pool: Pool) -> Prepared:
-        """Return the environment of a module, built within its `build_timeout`; known ones cost nothing."""
-        if pool.prepared is not None:
-            return pool.prepared
-        spec = pool.module.spec
-        lines: list[str] = []
-
-        def say(line: str) -> None:
-            log.debug("build", module=spec.name, line=line)
-            lines[:] = [*lines[-9:], line]
-
-        async with pool.preparing:
-            if pool.last_failure is not None and pool.pause(trio.current_time()):
-                raise RunnerError(pool.last_failure)  # the build that this one waited for
-            if pool.prepared is None:
-                with trio.move_on_after(spec.build_timeout):
-                    pool.prepared = await self.environment.prepare(spec, say)
-            if pool.prepared is None:
-                text = f"the environment was not built within build_timeout ({spec.build_timeout:g} s)"
-                raise error(ErrorKind.ENVIRONMENT_FAILED, "\n".join([text, *lines]), field="build_timeout")
-            return pool.prepared
-
-    def _launch(self, prepared: Prepared) -> Worker:
-        """Start a guest and the task that looks after it. Raises OSError."""
-        if self._nursery is None:
-            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down")
-        guest = self.environment.launch(prepared)
-        worker = Worker(guest, self.table, self.max_frame_bytes, self.settings.grace_seconds, prepared.key)
-        self._started += 1
-        self._nursery.start_soon(self._live, worker, name=f"worker {guest.pid}")
-        return worker
-
-    async def _live(self, worker: Worker) -> None:
-        """Look after a worker for its whole life; nothing of it is left when this returns."""
-        try:
-            await worker.tend(self._died)
-        finally:
-            await worker.retire()
-            worker.release()
-            self._ended += 1
 
     def _died(self, worker: Worker) -> None:
         """Forget a guest that ended while nobody used it."""
@@ -350,30 +290,6 @@ class Executor:
         if pool is not None and worker in pool.idle:
             pool.idle.remove(worker)
             log.warning("an idle worker ended", module=str(pool.module.ref), exit_code=worker.guest.exit_code)
-        for spares in self._spares.values():
-            if worker in spares:
-                spares.remove(worker)
-
-    def _take_spare(self, key: str) -> Worker | None:
-        spares = self._spares.get(key, [])
-        while spares:
-            worker = spares.pop()
-            if worker.guest.exit_code is None:
-                return worker
-        return None
-
-    def _refill(self, prepared: Prepared) -> None:
-        """Keep interpreters started for the environments used last."""
-        spares = self._spares.pop(prepared.key, [])
-        self._spares[prepared.key] = spares
-        while len(self._spares) > _SPARE_KEYS:
-            for worker in self._spares.pop(next(iter(self._spares))):
-                self._background(worker)
-        try:
-            while len(spares) < self.settings.spares:
-                spares.append(self._launch(prepared))
-        except (OSError, RunnerError) as problem:
-            log.warning("no spare interpreter could be started", why=str(problem))
 
     def publish(self, snapshot: RegistrySnapshot) -> None:
         """Follow the registry: workers of what is gone take no new call, environments of what came are prepared."""
@@ -383,9 +299,9 @@ class Executor:
             if digest not in wanted:
                 pool.retired = True
                 for worker in pool.idle:
-                    self._background(worker)
+                    self._starter.retire(worker)
                 pool.idle.clear()
-                if not pool.own and not pool.waiting:
+                if pool.unused:
                     del self._pools[digest]
         for module in wanted.values():
             pool = self._pool(module)
@@ -396,7 +312,7 @@ class Executor:
     async def _prepare_quietly(self, pool: Pool) -> None:
         """Build ahead of the first call, keep a spare, and start `workers.min`; a failure is told to the first call."""
         try:
-            self._refill(await self._prepared(pool))
+            await self._starter.prepare(pool)
         except (RunnerError, OSError) as problem:
             log.warning("an environment is not ready", module=str(pool.module.ref), why=str(problem))
             if isinstance(problem, RunnerError):
@@ -423,11 +339,12 @@ class Executor:
                 surplus = len(pool.idle) + len(pool.busy) > policy.min and now - worker.idle_since > limit
                 if surplus or now - worker.launched_at > self.settings.max_age_seconds:
                     pool.idle.remove(worker)
-                    self._background(worker)
-            if pool.retired and not pool.own and not pool.waiting:
+                    self._starter.retire(worker)
+            if pool.retired and pool.unused:
                 del self._pools[digest]
             elif policy.min and pool.prepared is not None:
                 self._fill(pool)
+        self._starter.spares.maintain()
         if self._waiting:  # for a start that may be tried again now
             self._pump()
 
@@ -443,10 +360,10 @@ class Executor:
             idle=sum(len(pool.idle) for pool in pools),
             busy=sum(len(pool.busy) for pool in pools),
             starting=sum(pool.starting for pool in pools),
-            waiting=len(self._waiting),
-            spares=sum(len(spares) for spares in self._spares.values()),
-            started=self._started,
-            ended=self._ended,
+            waiting=self._waiting,
+            spares=len(self._starter.spares),
+            started=self._starter.started,
+            ended=self._starter.ended,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from attrs import define, field
 from protocol.model import Isolation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from actors.registry import Published
     from actors.worker import Worker
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
+TURN_SECONDS = 0.1
+"""How long a module may go on with a worker while another one waits for it."""
 
 
 class Step(Enum):
@@ -65,13 +68,22 @@ class Phases:
 
 @define(eq=False)
 class Waiter:
-    """One caller without a worker."""
+    """One caller without a worker. `tell` hears why it waits, each time that the reason changes."""
 
-    pool: Pool
-    woken: trio.Event
-    worker: Worker | None = None
-    failure: Failure | None = None
-    phases: Phases | None = None
+    tell: Callable[[str], None]
+    woken: trio.Event = field(factory=trio.Event, init=False)
+    worker: Worker | None = field(default=None, init=False)
+    failure: Failure | None = field(default=None, init=False)
+    phases: Phases | None = field(default=None, init=False)
+    starts: int = field(default=0, init=False)
+    """How many starts have failed under this caller's eyes."""
+
+    def wake(
+        self, *, worker: Worker | None = None, failure: Failure | None = None, phases: Phases | None = None
+    ) -> None:
+        """Let the caller go on, with a worker or a failure; it has been taken off its queue."""
+        self.worker, self.failure, self.phases = worker, failure, phases
+        self.woken.set()
 
 
 @define(eq=False)
@@ -82,7 +94,10 @@ class Pool:
     idle: list[Worker] = field(factory=list)
     busy: set[Worker] = field(factory=set)
     starting: int = 0
-    waiting: int = 0
+    waiters: deque[Waiter] = field(factory=deque)
+    """The callers without a worker, oldest first."""
+    turn_at: float = -math.inf
+    """When a worker was last given to this module although others waited for one."""
     retired: bool = False
     prepared: Prepared | None = None
     preparing: trio.Lock = field(factory=trio.Lock)
@@ -97,6 +112,27 @@ class Pool:
     def own(self) -> int:
         """Number of workers, those that are starting included."""
         return len(self.idle) + len(self.busy) + self.starting
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing would be lost with it."""
+        return not self.own and not self.waiters
+
+    def rank(self, now: float) -> tuple[float, float]:
+        """Return the order in which modules with waiting callers are served, lowest first.
+
+        Whoever has the fewest workers at work comes first, and of those whoever had its turn longest ago, so that the
+        flood of one module does not starve the others. A turn lasts a moment: a worker is not retired for each call.
+        """
+        if self.idle and now - self.turn_at < TURN_SECONDS:
+            return -1, self.turn_at
+        return len(self.busy) + self.starting, self.turn_at
+
+    def say(self, activity: str, now: float) -> None:
+        """Note what a start is busy with, and tell those who wait for it."""
+        self.activity, self.activity_since = activity, now
+        for waiter in self.waiters:
+            waiter.tell(activity)
 
     def keeps(self, worker: Worker, *, now: float, max_age: float) -> bool:
         """Return whether a worker that was given back may serve another call."""
@@ -142,8 +178,13 @@ class Pool:
         if self.activity:
             return f"{self.activity} (for {now - self.activity_since:.1f} s)"
         if self.busy:
-            return f"{len(self.busy)} workers busy"
-        return "all workers of the kind are busy"
+            return f"{len(self.busy)} workers busy, {len(self.waiters)} callers wait"
+        return f"all workers of the kind are busy with other modules, {len(self.waiters)} callers wait"
+
+
+def next_served(pools: Iterable[Pool], now: float) -> Pool | None:
+    """Return the module whose oldest waiting caller is to be served next, or None when nobody waits."""
+    return min((pool for pool in pools if pool.waiters), key=lambda pool: pool.rank(now), default=None)
 
 
 def oldest_idle(pools: Mapping[str, Pool], *, besides: Pool) -> tuple[Pool, Worker] | None:
@@ -157,6 +198,3 @@ def oldest_idle(pools: Mapping[str, Pool], *, besides: Pool) -> tuple[Pool, Work
         return None
     pool = min(found, key=lambda pair: pair[0])[1]
     return pool, pool.idle[0]
-
-
-WaitingRoom = deque[Waiter]

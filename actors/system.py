@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import structlog
 import trio
 from attrs import frozen
 
+from actors.attempts import Attempts
 from actors.executor import Executor
 from actors.history import History
 from actors.registry import Registry
+from actors.runs import Runs
 from actors.supervise import supervise
 from config.modules import ModuleSpec
 from config.settings import Settings
@@ -26,6 +29,8 @@ from environments.store import Store
 from environments.venv import VenvEnvironment
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
+
+log = structlog.get_logger("system")
 
 
 @frozen
@@ -47,28 +52,37 @@ class System:
     registry: Registry
     executors: Mapping[Kind, Executor]
     history: History
+    runs: Runs
     table: ProcessTable
 
     async def publish(self, specs: Iterable[ModuleSpec]) -> None:
         """Make `specs` the modules that are served. Raises RunnerError; nothing has changed then."""
-        snapshot = await self.registry.publish(specs)
-        for executor in self.executors.values():
-            executor.publish(snapshot)
+        await _publish(self.registry, self.executors, specs)
 
-    def close(self) -> None:
-        """Give out no more workers."""
-        for executor in self.executors.values():
-            executor.close()
+    async def drain(self, seconds: float) -> bool:
+        """Begin nothing more, let what runs end, and end what is left after `seconds`; return whether there was none.
+
+        What is queued stays so. Cancelled, nothing is ended yet.
+        """
+        self.runs.stop(at_once=False)
+        with trio.move_on_after(seconds):
+            await self.runs.wait_idle()
+            return True
+        log.warning("drain_timeout passed", live=self.runs.statistics().live)
+        self.runs.stop(at_once=True)
+        await self.runs.wait_idle()
+        return False
 
 
 @asynccontextmanager
 async def open_system(
-    settings: Settings, around: Surroundings, *, records: Path | None = None
+    settings: Settings, around: Surroundings, specs: Iterable[ModuleSpec], *, records: Path | None = None
 ) -> AsyncIterator[System]:
-    """Run all actors as long as the context is open. `records` is where the history is kept, else the data directory.
+    """Serve the modules `specs` as long as the context is open. `records` is where the history is kept instead.
 
-    On the way out workers end first and the history is written last. Raises RunnerError `unavailable` when the
-    data directory cannot be used, and `ActorFailed` in a group when an actor failed too often.
+    On the way out executions end first, then workers, and the history is written last. Raises RunnerError:
+    `unavailable` when the data directory cannot be used, what `Registry.publish` raises; and `ActorFailed` in a group
+    when an actor failed too often.
     """
     data = settings.store.data_dir.absolute()
     work = data / "work" / str(os.getpid())
@@ -99,7 +113,17 @@ async def open_system(
                     run = partial(supervise, lambda executor=executor: executor, name=f"executor {kind}")  # type: ignore[misc]
                     await executor_nursery.start(run)
                 try:
-                    yield System(registry, executors, history, table)
+                    await _publish(registry, executors, specs)
+                    registry.collect()
+                    attempts = Attempts(executors, history)
+                    runs = Runs(registry, history, attempts, settings.executor, settings.server.max_frame_bytes)
+                    async with trio.open_nursery() as runs_nursery:
+                        await runs_nursery.start(partial(supervise, lambda: runs, name="runs"))
+                        try:
+                            yield System(registry, executors, history, runs, table)
+                        finally:
+                            runs.stop(at_once=True)
+                            runs_nursery.cancel_scope.cancel()
                 finally:
                     for executor in executors.values():
                         executor.close()
@@ -110,6 +134,12 @@ async def open_system(
                 await history.aclose()
             shutil.rmtree(work, ignore_errors=True)
             history_nursery.cancel_scope.cancel()
+
+
+async def _publish(registry: Registry, executors: Mapping[Kind, Executor], specs: Iterable[ModuleSpec]) -> None:
+    snapshot = await registry.publish(specs)
+    for executor in executors.values():
+        executor.publish(snapshot)
 
 
 def _environments(settings: Settings, launcher: Launcher, around: Surroundings) -> dict[Kind, Environment]:

@@ -7,9 +7,10 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from environments import proc
 from environments.limits import WATCH_SECONDS
@@ -21,9 +22,7 @@ from protocol.model import Stream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import msgspec
-
-    from actors.output import Output
+    from actors.events import EventLog
     from actors.registry import Published
     from environments.limits import Hold
     from environments.process import Guest, ProcessTable
@@ -41,16 +40,29 @@ _GUEST_KINDS = {
 log = structlog.get_logger("worker")
 
 
-@frozen
+@define(eq=False)
 class Call:
-    """One attempt to run a handler. `timeout` is in seconds from now; `on_event` gets items and progress."""
+    """One attempt to run a handler, from when it is made until its `Outcome`. `timeout` is in seconds from its start.
+
+    `cancel` ends it from another task; unlike a cancellation of the task that runs it, this comes to an `Outcome`.
+    """
 
     id: str
     input: msgspec.Raw
     attempt: int
     timeout: float
-    output: Output
-    on_event: Callable[[messages.Item | messages.Progress], None] | None = None
+    log: EventLog
+    stopped_by: Failure | None = field(default=None, init=False)
+    """Why it was cancelled."""
+    killed: tuple[str, ...] = field(default=(), init=False)
+    """What was ended by force when the task that ran it was cancelled."""
+    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+
+    def cancel(self, why: Failure) -> None:
+        """End the handler: soft stop, then the kill of its tree. The first reason counts; never blocks."""
+        if self.stopped_by is None:
+            self.stopped_by = why
+            self.scope.cancel()
 
 
 @frozen
@@ -62,6 +74,14 @@ class Outcome:
     seconds: float = 0.0
     exit_code: int = 0
     killed: tuple[str, ...] = ()
+    """The processes that were ended by force, as `pid name`."""
+    peak_memory: int | None = None
+    reached: bool = True
+    """False where the worker was gone before it could have seen the call: nothing has happened."""
+
+
+class StartError(RunnerError):
+    """The worker ended before it was ready, by nothing that its module said: another one may do better."""
 
 
 @define(eq=False)
@@ -87,7 +107,7 @@ class Worker:
     _keep: frozenset[int] = field(default=frozenset(), init=False)
     _ending: trio.Lock = field(factory=trio.Lock, init=False)
     _killed: tuple[str, ...] = field(default=(), init=False)
-    _output: Output | None = field(default=None, init=False)
+    _log: EventLog | None = field(default=None, init=False)
     _decoder: frames.FrameDecoder = field(init=False)
     _pending: list[bytes] = field(factory=list, init=False)
 
@@ -128,11 +148,13 @@ class Worker:
             return True
         except OSError:
             return False
-        if self._output is not None:
-            self._output.write(stream, data)
-        elif data:
+        if not data:
+            return False
+        if self._log is not None:
+            self._log.write(stream, data)
+        else:
             log.debug("output outside of an execution", pid=self.guest.pid, stream=stream, bytes=len(data))
-        return bool(data)
+        return True
 
     def _drain(self) -> None:
         """Take what is in the pipes now: what came before the answer belongs to this execution."""
@@ -146,21 +168,21 @@ class Worker:
                     break
                 if not data:
                     break
-                if self._output is not None:
-                    self._output.write(stream, data)
+                if self._log is not None:
+                    self._log.write(stream, data)
 
     async def _receive(self) -> messages.GuestMessage:
         while not self._pending:
             self._pending = self._decoder.feed(await self.guest.receive())
         return messages.decode(self._pending.pop(0))
 
-    async def start(self, module: Published, output: Output) -> messages.Ready:
+    async def start(self, module: Published, printed: EventLog) -> messages.Ready:
         """Load a module. Raises RunnerError `load_failed` or `timeout`; the worker has ended then.
 
         Cancelled, the worker has ended before Cancelled goes on.
         """
         self.module = module
-        self._output = output
+        self._log = printed
         spec = module.spec
         hello = messages.Hello(
             entry=str(module.entry),
@@ -174,16 +196,16 @@ class Worker:
         failure: Failure | None = None
         try:
             with trio.move_on_after(spec.start_timeout) as scope:
-                output.on_limit = scope.cancel
+                printed.on_limit = scope.cancel
                 await self.guest.send(frames.encode(messages.encode(hello)))
                 answer = await self._receive()
             if scope.cancelled_caught:
-                failure = self._start_failure(output)
+                failure = self._start_failure(printed)
             elif isinstance(answer, messages.Ready):
                 self._drain()
                 if answer.children:
                     self._keep = frozenset(proc.descendants(self.guest.pid))
-                self._output = None
+                self._log = None
                 return answer
             elif isinstance(answer, messages.LoadFailed):
                 failure = Failure(ErrorKind.LOAD_FAILED, answer.message, answer.error_type, answer.traceback or None)
@@ -197,12 +219,14 @@ class Worker:
         passed = self._passed_limit()
         await self.end()
         self._drain()
-        raise RunnerError(failure or self._crash("while the module was imported", ErrorKind.LOAD_FAILED, passed))
+        if failure is not None or passed:
+            raise RunnerError(failure or _limit_failure(passed or "", ErrorKind.LOAD_FAILED))
+        raise StartError(self._crash("while the module was imported", ErrorKind.LOAD_FAILED))
 
-    def _start_failure(self, output: Output) -> Failure:
-        if output.exceeded:
-            text = f"more than {output.limit} bytes were printed while the module was imported"
-            return Failure(ErrorKind.OUTPUT_LIMIT, text)
+    def _start_failure(self, printed: EventLog) -> Failure:
+        if printed.exceeded:
+            text = f"more than {printed.limit} bytes were printed while the module was imported"
+            return Failure(ErrorKind.OUTPUT_LIMIT, text, field="output")
         spec = self.module.spec if self.module else None
         text = f"the module was not imported within start_timeout ({spec.start_timeout if spec else 0:g} s)"
         return Failure(ErrorKind.LOAD_FAILED, text, field="start_timeout")
@@ -211,82 +235,88 @@ class Worker:
         """Run the handler once. Never raises for what user code does.
 
         Returns when the handler has answered and every process that it started is gone. When it timed out, printed
-        too much or crashed the whole worker is gone. Cancelled, the worker is ended before Cancelled goes on.
+        too much, crashed or was stopped by `Call.cancel` the whole worker is gone. Cancelled, the worker is ended
+        before Cancelled goes on, and `call.killed` says what was killed.
         """
-        self._output = output = call.output
+        self._log = log = call.log
         self.calls += 1
         answer: messages.Result | messages.Error | None = None
         broken: Exception | None = None
         try:
-            with trio.move_on_after(call.timeout) as scope:
-                output.on_limit = scope.cancel
+            call.scope.deadline = trio.current_time() + call.timeout
+            with call.scope:
+                log.on_limit = call.scope.cancel
                 execute = messages.Execute(call.id, call.attempt, call.timeout, call.input)
                 try:
                     await self.guest.send(frames.encode(messages.encode(execute)))
                     answer = await self._answer(call)
                 except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError) as problem:
                     broken = problem
-            if answer is not None and not output.exceeded:
-                return await self._finish(answer, output)
+            if answer is not None and not log.exceeded:
+                return await self._finish(answer, log)
             if broken is not None:
-                passed = self._passed_limit()
-                killed = await self.end()
-                self._drain()
-                failure = self._crash("during the call", ErrorKind.WORKER_CRASHED, passed, broken)
-                return Outcome(failure=failure.with_killed(killed), exit_code=self.guest.exit_code or 1, killed=killed)
-            killed = await self._stop()
-            return self._cut_off(call, killed)
-        except BaseException:  # Cancelled, or whoever listens to events failed: the handler may still be running
+                return await self._died(broken)
+            return self._cut_off(call, await self._stop())
+        except BaseException:  # Cancelled: the handler may still be running
             with trio.CancelScope(shield=True):
-                await self._stop()
+                call.killed = await self._stop()
             raise
         finally:
-            output.on_limit = None
-            self._output = None
+            log.on_limit = None
+            self._log = None
 
     async def _answer(self, call: Call) -> messages.Result | messages.Error:
         while True:
             message = await self._receive()
-            if isinstance(message, messages.Result | messages.Error) and message.id == call.id:
-                return message
-            if isinstance(message, messages.Item | messages.Progress) and message.id == call.id:
-                if call.on_event is not None:
-                    call.on_event(message)
-                continue
-            raise messages.ProtocolError(f"an answer was expected, not {type(message).__name__}")
+            match message:
+                case messages.Result() | messages.Error() if message.id == call.id:
+                    return message
+                case messages.Item() if message.id == call.id:
+                    call.log.item(message.value.copy())
+                case messages.Progress() if message.id == call.id:
+                    call.log.progress(message.done, message.total, message.text)
+                case _:
+                    raise messages.ProtocolError(f"an answer was expected, not {type(message).__name__}")
 
-    async def _finish(self, answer: messages.Result | messages.Error, output: Output) -> Outcome:
+    async def _finish(self, answer: messages.Result | messages.Error, log: EventLog) -> Outcome:
         killed: tuple[str, ...] = ()
         if answer.children:
             killed = await self.table.end_children(self.guest, self._keep)
         self._drain()
-        if output.exceeded:
-            return self._printed_too_much(output, killed + await self.end())
+        if log.exceeded:
+            return self._printed_too_much(log, killed + await self.end())
+        outcome = Outcome(seconds=answer.seconds, killed=killed, peak_memory=answer.peak_memory)
         if isinstance(answer, messages.Result):
-            return Outcome(result=bytes(answer.value), seconds=answer.seconds, killed=killed)
+            return evolve(outcome, result=bytes(answer.value))
         kind = _GUEST_KINDS.get(answer.kind, ErrorKind.HANDLER_ERROR)
         if kind in (ErrorKind.CANCELLED, ErrorKind.OUT_OF_MEMORY):
             self.reusable = False
-        if kind is ErrorKind.WORKER_CRASHED and (text := self._passed_limit()):
-            kind, answer.message = ErrorKind.OUT_OF_MEMORY, text
-        failure = Failure(kind, answer.message, answer.error_type, answer.traceback, answer.field, killed=killed)
-        return Outcome(failure=failure, seconds=answer.seconds, exit_code=1, killed=killed)
+        failure = Failure(kind, answer.message, answer.error_type, answer.traceback, answer.field)
+        if kind is ErrorKind.WORKER_CRASHED and (passed := self._passed_limit()):
+            failure = _limit_failure(passed, kind)
+        return evolve(outcome, failure=failure, exit_code=1)
+
+    async def _died(self, cause: Exception) -> Outcome:
+        """Return what became of a call whose worker has ended, or whose channel is out of step."""
+        passed = self._passed_limit()
+        killed = await self.end()
+        self._drain()
+        kind = ErrorKind.WORKER_CRASHED
+        failure = _limit_failure(passed, kind) if passed else self._crash("during the call", kind, cause)
+        reached = not (isinstance(cause, ChannelClosedError) and cause.unread)
+        return Outcome(failure=failure, exit_code=self.guest.exit_code or 1, killed=killed, reached=reached)
 
     def _cut_off(self, call: Call, killed: tuple[str, ...]) -> Outcome:
-        if call.output.exceeded:
-            return self._printed_too_much(call.output, killed)
-        text = f"the handler did not end within {call.timeout:g} s"
-        return Outcome(
-            failure=Failure(ErrorKind.TIMEOUT, text, field="timeout", killed=killed),
-            seconds=call.timeout,
-            exit_code=124,
-            killed=killed,
-        )
+        if call.stopped_by is not None:
+            return Outcome(failure=call.stopped_by, exit_code=130, killed=killed)
+        if call.log.exceeded:
+            return self._printed_too_much(call.log, killed)
+        failure = Failure(ErrorKind.TIMEOUT, f"the handler did not end within {call.timeout:g} s", field="timeout")
+        return Outcome(failure=failure, seconds=call.timeout, exit_code=124, killed=killed)
 
-    def _printed_too_much(self, output: Output, killed: tuple[str, ...]) -> Outcome:
-        text = f"the execution printed more than {output.limit} bytes; raise `output` or print less"
-        failure = Failure(ErrorKind.OUTPUT_LIMIT, text, field="output", killed=killed)
-        return Outcome(failure=failure, exit_code=1, killed=killed)
+    def _printed_too_much(self, log: EventLog, killed: tuple[str, ...]) -> Outcome:
+        text = f"the execution printed more than {log.limit} bytes; raise `output` or print less"
+        return Outcome(failure=Failure(ErrorKind.OUTPUT_LIMIT, text, field="output"), exit_code=1, killed=killed)
 
     async def _stop(self) -> tuple[str, ...]:
         """Soft stop, then the kill of the tree; return what was killed."""
@@ -306,20 +336,18 @@ class Worker:
         """Return which limit this worker passed; asked before the group that knows it is given back."""
         return self.over_limit or (self.hold.exceeded() if self.hold is not None else None)
 
-    def _crash(self, when: str, kind: ErrorKind, passed: str | None, cause: Exception | None = None) -> Failure:
+    def _crash(self, when: str, kind: ErrorKind, cause: Exception | None = None) -> Failure:
         """Return why a guest that has ended is gone."""
-        if passed:
-            return Failure(ErrorKind.OUT_OF_MEMORY if "memory" in passed else ErrorKind.WORKER_CRASHED, passed)
         if isinstance(cause, messages.ProtocolError) and isinstance(cause.__cause__, RecursionError):
             # Newer interpreters write deeper values than this one reads.
             return Failure(ErrorKind.BAD_OUTPUT, "$: nested too deeply", field="$")
         if isinstance(cause, messages.ProtocolError | frames.FrameTooLargeError):
             return Failure(kind, f"the worker's channel was disturbed {when}: {cause}")
         code = self.guest.exit_code or 0
-        if code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
-            if code == -signal.SIGKILL:
-                how = "was killed by SIGKILL, or closed the descriptor of its channel,"
+        if code == -signal.SIGKILL:
+            how = "was killed by SIGKILL, or closed the descriptor of its channel,"
+        elif code < 0:
+            how = f"was ended by {_signal_name(-code)}"
         else:
             how = f"ended with exit code {code}"
         return Failure(kind, f"the worker {how} {when}")
@@ -353,3 +381,17 @@ class Worker:
         if self.hold is not None:
             self.hold.release()
             self.hold = None
+
+
+def _limit_failure(passed: str, otherwise: ErrorKind) -> Failure:
+    """Return the failure of a worker that passed a limit, which `passed` names."""
+    if "memory" in passed:
+        return Failure(ErrorKind.OUT_OF_MEMORY, passed, field="memory")
+    return Failure(otherwise, passed, field="processes")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have none
+        return f"signal {number}"

@@ -64,6 +64,8 @@ class ExecutorSettings:
     max_workers: int = field(factory=default_workers, validator=validators.gt(0))
     max_waiting: int = field(default=1000, validator=validators.ge(0))
     """Callers that may wait for a worker of one kind; one more is answered `overloaded`."""
+    max_queued: int = field(default=10_000, validator=validators.ge(0))
+    """Asynchronous executions that may be accepted before their turn comes; one more is answered `overloaded`."""
     max_builds: int = field(default=2, validator=validators.gt(0))
     spares: int = field(default=1, validator=validators.ge(0))
     """Interpreters kept started for each environment in use, so that a first call finds one running."""

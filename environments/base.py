@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from attrs import field, frozen
@@ -32,6 +33,16 @@ class Prepared:
     built_seconds: float = 0.0
 
 
+class BuildWatch(Protocol):
+    """Hears what a build does, and lets it begin."""
+
+    def __call__(self, line: str) -> None:
+        """Take a line of what the installer says."""
+
+    def place(self) -> AbstractAsyncContextManager[None]:
+        """Hold one of the places in which something is built; waits while all are taken."""
+
+
 class Environment(Protocol):
     """One kind of environment."""
 
@@ -42,10 +53,11 @@ class Environment(Protocol):
     async def probe(self) -> Availability:
         """Return whether this machine has what the kind needs."""
 
-    async def prepare(self, spec: ModuleSpec, say: Callable[[str], None]) -> Prepared:
+    async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Return the environment of a module, building it when it does not exist; `say` gets the installer's lines.
 
-        Concurrent calls for one key share one build. Cancelled, nothing half-built is left.
+        Whoever builds holds `say.place()` meanwhile. Concurrent calls for one key share one build.
+        Cancelled, nothing half-built is left.
         Raises RunnerError: `environment_failed` with the installer's last lines, `unavailable`.
         """
 
@@ -64,7 +76,7 @@ class AbsentEnvironment:
         """Return why it is absent."""
         return Availability(available=False, reason=self.reason)
 
-    async def prepare(self, spec: ModuleSpec, say: Callable[[str], None]) -> Prepared:  # noqa: ARG002
+    async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:  # noqa: ARG002
         """Raise RunnerError `unavailable`."""
         raise error(ErrorKind.UNAVAILABLE, self.reason, field="env")
 

@@ -6,14 +6,14 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from attrs import define, field
 
 from config.modules import ModuleSpec
-from environments.base import Availability, Prepared
+from environments.base import Availability, BuildWatch, Prepared
 from environments.process import Guest, ProcessTable
 from protocol.model import Kind
 
@@ -63,7 +63,7 @@ class InlineEnvironment:
         """Return that it is there: it is what runs this."""
         return Availability(available=True, detail={"python": sys.version.split()[0], "executable": sys.executable})
 
-    async def prepare(self, spec: ModuleSpec, say: Callable[[str], None]) -> Prepared:  # noqa: ARG002
+    async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:  # noqa: ARG002
         """Return the one environment of this kind; there is nothing to build."""
         return Prepared("inline", self.launcher.argv(sys.executable, "-S"), self.launcher.environ)
 

@@ -34,6 +34,11 @@ log = structlog.get_logger("process")
 class ChannelClosedError(Exception):
     """The guest's end of the channel is closed: it has ended, or user code closed its descriptors."""
 
+    def __init__(self, *, unread: bool = False) -> None:
+        super().__init__("the channel is closed")
+        self.unread = unread
+        """What was sent last was not read before that, so nothing can have come of it."""
+
 
 class Guest:
     """One guest process and its channel: a socketpair for frames, two pipes for what user code prints.
@@ -76,7 +81,7 @@ class Guest:
                 view = view[sent:]
                 await trio.lowlevel.wait_writable(self._channel)
         except OSError as problem:
-            raise ChannelClosedError from problem
+            raise ChannelClosedError(unread=True) from problem
 
     async def receive(self) -> bytes:
         """Wait for bytes of frames; never returns empty. Raises ChannelClosedError."""
@@ -84,7 +89,8 @@ class Guest:
         try:
             data = self._channel.recv(_RECEIVE_BYTES)
         except OSError as problem:
-            raise ChannelClosedError from problem
+            # A Unix socket that is closed with bytes in it resets its peer (unix_release_sock in the kernel).
+            raise ChannelClosedError(unread=isinstance(problem, ConnectionResetError)) from problem
         if not data:
             raise ChannelClosedError
         return data

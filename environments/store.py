@@ -19,6 +19,8 @@ from typing import Any
 import trio
 from attrs import define, field
 
+from environments.base import BuildWatch
+
 _LOCK_POLL_SECONDS = 0.05
 MANIFEST = "operato.json"
 
@@ -48,7 +50,7 @@ class Store:
         key: str,
         manifest: Mapping[str, Any],
         build: Callable[[Path], Awaitable[None]],
-        say: Callable[[str], None],
+        say: BuildWatch,
     ) -> Path:
         """Return the directory of `key`; when it does not exist, `build(temporary directory)` makes it.
 
@@ -60,7 +62,8 @@ class Store:
         async with self._locks.setdefault(key, trio.Lock()), self._process_lock(key, say):
             if self.ready(key):
                 return target
-            await self._build(key, manifest, build)
+            async with say.place():
+                await self._build(key, manifest, build)
         return target
 
     async def _build(self, key: str, manifest: Mapping[str, Any], build: Callable[[Path], Awaitable[None]]) -> None:

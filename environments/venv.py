@@ -15,7 +15,7 @@ import trio
 from attrs import define, field
 
 from config.modules import ModuleSpec
-from environments.base import Availability, Prepared
+from environments.base import Availability, BuildWatch, Prepared
 from environments.inline import Launcher
 from environments.key import environment_key, platform_tag
 from environments.process import Guest
@@ -71,7 +71,7 @@ class VenvEnvironment:
             return Availability(available=False, reason="uv is not installed; `pip install uv` or put it on PATH")
         return Availability(available=True, detail={"uv": self._uv, "store": str(self.store.root)})
 
-    async def prepare(self, spec: ModuleSpec, say: Callable[[str], None]) -> Prepared:
+    async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Return the module's environment: lock what is not pinned, then build what is not there."""
         if self._uv is None:
             raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 
 class ErrorKind(StrEnum):
@@ -84,17 +84,11 @@ class Failure:
     traceback: str | None = None
     field: str | None = None
     retry_after: float | None = None
-    killed: tuple[str, ...] = ()
-    """The processes that were ended by force, as `pid name`."""
 
     @property
     def retryable(self) -> bool:
         """Whether the same call may succeed when it is made again unchanged."""
         return self.kind in RETRYABLE
-
-    def with_killed(self, killed: tuple[str, ...]) -> Failure:
-        """Return the same failure, saying also what was killed."""
-        return evolve(self, killed=killed)
 
 
 class RunnerError(Exception):

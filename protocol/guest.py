@@ -489,12 +489,14 @@ class Guest:
             answer = {"kind": "handler_error", "message": text, "error_type": kind, "traceback": trace}
         else:
             seconds = time.perf_counter() - began
-            return ('"type":"result",%s"seconds":%.9f,"value":' % (head, seconds)).encode() + data + b"}"
+            peak = json.dumps(peak_memory())
+            text = '"type":"result",%s"seconds":%.9f,"peak_memory":%s,"value":' % (head, seconds, peak)
+            return text.encode() + data + b"}"
         finally:
             flush()
             if os.getpid() != self.pid:  # a fork made by the handler came back here: it has no right to answer
                 os._exit(0)
-        answer.update(type="error", id=identity, seconds=time.perf_counter() - began)
+        answer.update(type="error", id=identity, seconds=time.perf_counter() - began, peak_memory=peak_memory())
         return failed(self.channel.max_bytes, **answer)[1:]
 
     def run_forked(self, message):
@@ -539,6 +541,7 @@ class Guest:
         """Answer frames until the host says shutdown or is gone."""
         run = self.run_forked if forked else self.run
         channel = self.channel
+        forget_peak()
         while True:
             message = channel.receive()
             if message is None:
@@ -550,6 +553,7 @@ class Guest:
                 answer = run(message) if problem is None else self.error(message, "bad_input", problem)
                 head = b'{"children":true,' if self.children() else b'{"children":false,'
                 channel.send(head + answer)
+                forget_peak()  # behind the answer, where nobody waits for it
             elif kind == "ping":
                 channel.say({"type": "pong"})
             elif kind == "shutdown":
@@ -588,6 +592,31 @@ def read_answer(reader, pid):
     finally:
         if watch is not None:
             os.close(watch)
+
+
+def forget_peak():
+    """Let the kernel count the peak of this process's memory anew."""
+    try:
+        fd = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        try:
+            os.write(fd, b"5")
+        finally:
+            os.close(fd)
+    except OSError:  # not Linux, or not allowed: the peak is that of the whole life
+        pass
+
+
+def peak_memory():
+    """Return the bytes of resident memory that this process had at most since `forget_peak`, or None."""
+    try:
+        fd = os.open("/proc/self/status", os.O_RDONLY)
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+        return int(text.partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def flush():

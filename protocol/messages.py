@@ -92,6 +92,8 @@ class Result(msgspec.Struct, tag="result"):
     seconds: float
     value: msgspec.Raw
     children: bool = False
+    peak_memory: int | None = None
+    """Bytes of resident memory that the process had at most during the call."""
 
 
 class Error(msgspec.Struct, tag="error"):
@@ -105,6 +107,7 @@ class Error(msgspec.Struct, tag="error"):
     traceback: str | None = None
     field: str | None = None
     children: bool = False
+    peak_memory: int | None = None
 
 
 class Output(msgspec.Struct, tag="output"):

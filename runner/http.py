@@ -41,6 +41,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 TURNED_AWAY_AT_ONCE = 64
 """So many clients over `max_connections` are answered 503 at a time; those above are closed without a word."""
+WEBSOCKET = "WEBSOCKET"
 KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 """The kernel finds a peer that vanished without a word after two minutes (seconds, seconds, probes)."""
 
@@ -171,11 +172,19 @@ async def _turn_away(stream: trio.SocketStream) -> None:
 
 @attrs.frozen
 class Route:
-    """What `Front` serves itself: requests with exactly this method and a path that begins with `prefix`."""
+    """What `Front` serves itself: requests with exactly this method and a path of `prefix`, a name, and `suffix`."""
 
     method: str
+    """`WEBSOCKET` for websockets."""
     prefix: str
     handler: Callable[[Message, Receive, Send], Awaitable[None]]
+    suffix: str = ""
+
+    def matches(self, path: str) -> bool:
+        """Return whether this route serves `path`; a name has no slash, but where nothing is behind it."""
+        if not path.startswith(self.prefix) or not path.endswith(self.suffix):
+            return False
+        return not self.suffix or "/" not in path[len(self.prefix) : -len(self.suffix)]
 
 
 class Front:
@@ -193,9 +202,11 @@ class Front:
 
     async def __call__(self, scope: Any, receive: Any, send: Any, /) -> None:
         """Serve one scope."""
-        if scope["type"] == "http":
-            for route in self._routes.get(scope["method"], ()):
-                if scope["path"].startswith(route.prefix):
+        kind = scope["type"]
+        if kind != "lifespan":
+            method = scope["method"] if kind == "http" else WEBSOCKET
+            for route in self._routes.get(method, ()):
+                if route.matches(scope["path"]):
                     await route.handler(scope, receive, send)
                     return
         await self._app(scope, receive, send)

@@ -20,7 +20,7 @@ from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Respo
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.typing import AppWrapper, ConnectionState
-from wsproto.events import CloseConnection
+from wsproto.events import CloseConnection, Ping
 
 if TYPE_CHECKING:
     from runner.http_connection import Connection
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 Headers = list[tuple[bytes, bytes]]
 
+PING_SECONDS = 20.0
+"""A websocket peer that said nothing for so long is sent a ping; one that says nothing for twice as long is gone."""
 UNREAD_MESSAGES = 16
 """Above so many websocket messages that a handler has not taken yet, the socket is not read."""
 STREAM_ID = 1
@@ -211,6 +213,8 @@ class Websocket(TaskGroup):
         self._connection = connection
         self._events: deque[Message] = deque()
         self._changed = trio.Event()
+        self._heard_at = trio.current_time()
+        self._watching = trio.CancelScope()
         self._request = request
         self._headers = headers
         self.cancel_scope = trio.CancelScope()
@@ -244,14 +248,31 @@ class Websocket(TaskGroup):
         await self._stream.handle(begin)
         if self._stream.closed:  # the handshake was not valid, and has been answered
             self._connection.half_close()
+            return
+        with self._watching:
+            await self._watch()
+
+    async def _watch(self) -> None:
+        """Send pings to a silent peer, and end the connection of one that does not answer; its pongs are heard."""
+        while True:
+            await trio.sleep_until(self._heard_at + PING_SECONDS)
+            silent = trio.current_time() - self._heard_at
+            if silent >= 2 * PING_SECONDS:
+                self._connection.lost()
+            elif silent >= PING_SECONDS:
+                if self._stream.state is ASGIWebsocketState.CONNECTED:
+                    await self._connection.write(self._stream.connection.send(Ping()))
+                await trio.sleep_until(self._heard_at + 2 * PING_SECONDS)
 
     async def feed(self, data: bytes) -> None:
         """Take what the client sent; waits while the application leaves too much of it."""
+        self._heard_at = trio.current_time()
         await self._stream.handle(Data(stream_id=STREAM_ID, data=data))
 
     def lost(self) -> None:
         """Note that nothing can be sent any more."""
         self._stream.closed = True
+        self._watching.cancel()
 
     async def spawn_app(
         self, app: AppWrapper, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]

@@ -22,6 +22,7 @@ from config.mistakes import ConfigError
 from config.modules import ModulesFile, load_modules
 from config.settings import Settings
 from protocol.errors import ErrorKind, RunnerError, error
+from protocol.events import decode_all, text_of
 from runner.auth import Principal, Verifier, load_or_make_secret, sign
 from runner.http import HttpLimits, serve
 from runner.rest import make_app
@@ -87,10 +88,8 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
     """Run system and doors until a stop is asked for; return whether all work ended in `drain_timeout`."""
     settings = loaded.settings
     verifier, secret = await make_verifier(settings)
-    async with open_system(settings, around) as system:
-        service = Service(system.registry, system.executors, system.history, settings)
-        await system.publish(loaded.modules.modules)
-        system.registry.collect()
+    async with open_system(settings, around, loaded.modules.modules) as system:
+        service = Service(system.registry, system.executors, system.history, system.runs, settings)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_reload, loaded, system, stop)
             closed = trio.Event()
@@ -98,8 +97,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             _announce(settings, bound, secret, loaded)
             await stop.asked.wait()
             service.draining = True
-            drained = await _drain(service, settings.server.drain_timeout_seconds)
-            system.close()
+            drained = await system.drain(settings.server.drain_timeout_seconds)
             closed.set()
             await bound.ended.wait()
             nursery.cancel_scope.cancel()
@@ -192,15 +190,6 @@ def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loa
     sys.stderr.flush()
 
 
-async def _drain(service: Service, seconds: float) -> bool:
-    """Wait until nothing runs; return whether that was so in time."""
-    with trio.move_on_after(seconds):
-        await service.wait_idle()
-        return True
-    log.warning("drain_timeout passed", running=service.running)
-    return False
-
-
 async def _reload(loaded: Loaded, system: System, stop: _Stop) -> None:
     """Publish the file again whenever it changes or SIGHUP asks for it; a broken one changes nothing."""
     modules = loaded.modules
@@ -258,14 +247,13 @@ async def _once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -
     settings = evolve(loaded.settings, executor=evolve(loaded.settings.executor, spares=0))
     wanted = [evolve(m, workers=evolve(m.workers, min=0)) for m in loaded.modules.modules if m.name == name]
     try:
-        async with open_system(settings, surroundings(), records=Path(records)) as system:
-            await system.publish(wanted or loaded.modules.modules)
-            service = Service(system.registry, system.executors, system.history, settings)
+        modules = wanted or loaded.modules.modules
+        async with open_system(settings, surroundings(), modules, records=Path(records)) as system:
+            service = Service(system.registry, system.executors, system.history, system.runs, settings)
             execution = await service.execute(everybody, name, data, timeout=timeout)
     finally:
         shutil.rmtree(records, ignore_errors=True)
-    for chunk in execution.output:
-        sys.stderr.write(chunk.text)
+    sys.stderr.write(text_of(decode_all(execution.events), None))
     failure = execution.failure
     if failure is None:
         sys.stdout.write((execution.result or b"null").decode() + "\n")

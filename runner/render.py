@@ -7,53 +7,116 @@ from typing import Any
 import msgspec
 
 from actors.registry import Published
+from actors.rollups import ModuleStats
 from config.modules import spec_to_mapping
 from protocol.errors import ErrorKind, Failure
-from protocol.model import Execution, Stream
+from protocol.events import decode_all, failure_fields, text_of
+from protocol.model import Attempt, Execution, Stream
 from runner.status import CODES
 
 _encoder = msgspec.json.Encoder()
 _HIDDEN = ("code", "path", "variables", "secrets", "name", "env", "version")
 
 
-def failure_json(failure: Failure) -> dict[str, Any]:
-    """Return a failure as the `error` of an execution."""
+def execution_fields(execution: Execution) -> dict[str, Any]:
+    """Return what every door says of an execution, without what it was given and what came of it."""
+    timings, duration, waiting = execution.timings, execution.duration, execution.waiting
     return {
-        "kind": failure.kind,
-        "message": failure.message,
-        "type": failure.type,
-        "traceback": failure.traceback,
-        "field": failure.field,
-        "retryable": failure.retryable,
-        "killed": failure.killed,
+        "id": execution.id,
+        "module": execution.module.name,
+        "version": execution.module.version,
+        "env": execution.env,
+        "status": execution.status,
+        "error": None if execution.failure is None else failure_fields(execution.failure),
+        "output_dropped": execution.output_dropped,
+        "exit_code": execution.exit_code,
+        "attempts": execution.attempts,
+        "failed_attempts": [_attempt_fields(attempt) for attempt in execution.failed_attempts],
+        "killed": execution.killed,
+        "peak_memory": execution.peak_memory,
+        "duration": None if duration is None else round(duration, 6),
+        "timings": {
+            "queue": round(timings.queue, 6),
+            "build": round(timings.build, 6),
+            "start": round(timings.start, 6),
+            "import": round(timings.load, 6),
+            "run": round(timings.run, 6),
+        },
+        "waiting": None if waiting is None else {"reason": waiting.reason, "since": round(waiting.since, 3)},
+    }
+
+
+def _attempt_fields(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "attempt": attempt.number,
+        "started_at": round(attempt.started_at, 6),
+        "finished_at": round(attempt.finished_at, 6),
+        "run": round(attempt.seconds, 6),
+        "error": failure_fields(attempt.failure),
+        "exit_code": attempt.exit_code,
+        "killed": attempt.killed,
     }
 
 
 def execution_json(execution: Execution) -> bytes:
     """Return the whole execution; the result passes through as the bytes that the handler's worker sent."""
-    timings = execution.timings
-    duration = execution.duration
+    return _encoder.encode(execution_fields(execution) | _result_fields(execution))
+
+
+def _result_fields(execution: Execution) -> dict[str, Any]:
+    kept = decode_all(execution.events)
+    return {
+        "result": None if execution.result is None else msgspec.Raw(execution.result),
+        "stdout": text_of(kept, Stream.STDOUT) if kept else "",
+        "stderr": text_of(kept, Stream.STDERR) if kept else "",
+    }
+
+
+def _record_fields(execution: Execution) -> dict[str, Any]:
+    return {
+        "subject": execution.subject,
+        "asynchronous": execution.asynchronous,
+        "timeout": execution.timeout,
+        "idempotency_key": execution.idempotency_key,
+        "created_at": round(execution.created_at, 6),
+        "started_at": None if execution.started_at is None else round(execution.started_at, 6),
+        "finished_at": None if execution.finished_at is None else round(execution.finished_at, 6),
+    }
+
+
+def record_json(execution: Execution) -> bytes:
+    """Return all that history knows of an execution, its input included."""
+    record = _record_fields(execution) | {"input": msgspec.Raw(execution.input)}
+    return _encoder.encode(execution_fields(execution) | _result_fields(execution) | record)
+
+
+def accepted_json(execution: Execution) -> bytes:
+    """Return an execution that was accepted and has not ended: as in lists."""
+    return _encoder.encode(listed_fields(execution))
+
+
+def listed_fields(execution: Execution) -> dict[str, Any]:
+    """Return an execution as lists show it: without payloads, output and tracebacks."""
+    return execution_fields(execution) | _record_fields(execution)
+
+
+def stats_json(stats: ModuleStats) -> bytes:
+    """Return how the executions of a module ended."""
     return _encoder.encode(
         {
-            "id": execution.id,
-            "module": execution.module.name,
-            "version": execution.module.version,
-            "env": execution.env,
-            "status": execution.status,
-            "result": None if execution.result is None else msgspec.Raw(execution.result),
-            "error": None if execution.failure is None else failure_json(execution.failure),
-            "stdout": execution.text(Stream.STDOUT) if execution.output else "",
-            "stderr": execution.text(Stream.STDERR) if execution.output else "",
-            "output_dropped": execution.output_dropped,
-            "exit_code": execution.exit_code,
-            "attempts": execution.attempts,
-            "duration": None if duration is None else round(duration, 6),
-            "timings": {
-                "queue": round(timings.queue, 6),
-                "build": round(timings.build, 6),
-                "start": round(timings.start, 6),
-                "import": round(timings.load, 6),
-                "run": round(timings.run, 6),
+            "module": stats.module,
+            "since": round(stats.since, 3),
+            "until": round(stats.until, 3),
+            "total": stats.total,
+            "statuses": stats.statuses,
+            "errors": stats.kinds,
+            "success_rate": stats.success_rate,
+            "duration": {
+                "runs": stats.runs,
+                "mean": stats.mean,
+                "p50": stats.p50,
+                "p95": stats.p95,
+                "p99": stats.p99,
             },
         }
     )

@@ -1,51 +1,49 @@
-"""One function for each verb, without transport types: what every door calls."""
+"""One function for each verb, without transport types: what every door calls. Each checks scope and modules first."""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import msgspec
-import structlog
-import trio
 from attrs import define, evolve, field
 
+from actors.events import EventLog, Follower, log_of
 from actors.executor import Executor
 from actors.history import History
-from actors.output import Output
-from actors.pool import Phases
-from actors.registry import Published, Registry, may_run_in_process
-from actors.retry import retry_delay
-from actors.worker import Call, Outcome
+from actors.idempotency import Idempotency
+from actors.live import Live
+from actors.queries import Page, Query
+from actors.registry import Published, Registry
+from actors.rollups import ModuleStats
+from actors.runs import Runs
 from config.settings import Settings
-from environments.inprocess import InProcess
 from protocol import messages
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, Failure, error
 from protocol.ids import execution_id
-from protocol.model import Execution, Isolation, Kind, Status, Timings
+from protocol.model import Execution, Kind, Status
 from runner.auth import Principal
-
-_NOT_BEGUN = (ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SHUTDOWN)
-"""Failures of a lease after which nothing has happened that a record would be worth."""
-
-log = structlog.get_logger("service")
 
 
 @define(eq=False)
 class Service:
-    """The runner as its doors see it. Every method checks the principal's scope and modules."""
+    """The runner as its doors see it."""
 
     registry: Registry
     executors: Mapping[Kind, Executor]
     history: History
+    runs: Runs
     settings: Settings
     draining: bool = field(default=False, init=False)
-    running: int = field(default=0, init=False)
-    _idle: trio.Event = field(factory=trio.Event, init=False)
-    _in_process: InProcess = field(factory=InProcess, init=False)
+    _idempotency: Idempotency = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        seconds = self.settings.history.idempotency_seconds
+        self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
+
+    # Modules and environments
 
     def module(self, principal: Principal, scope: str, name: str, version: str | None = None) -> Published:
         """Return a module that the principal may use under `scope`.
@@ -53,8 +51,7 @@ class Service:
         Raises RunnerError `forbidden` or `not_found`.
         """
         require(principal, scope)
-        if not principal.may_use(name):
-            raise error(ErrorKind.FORBIDDEN, f"the token does not allow module {name!r} (claim `modules`)")
+        require_module(principal, name)
         return self.registry.snapshot.get(name, version)
 
     def modules(
@@ -68,136 +65,6 @@ class Service:
             if m.spec.name > cursor and principal.may_use(m.spec.name)
         ]
         return found[:limit], found[limit - 1].spec.name if len(found) > limit else None
-
-    async def execute(
-        self, principal: Principal, name: str, data: bytes, *, version: str | None = None, timeout: float | None = None
-    ) -> Execution:
-        """Run a module and return the whole execution, recorded; a failure of user code is in it, not raised.
-
-        `timeout` in seconds can only shorten the module's own. Raises RunnerError for what never began. Cancelled,
-        the execution is ended and recorded as `cancelled` before Cancelled goes on.
-        """
-        module = self.module(principal, "executions:run", name, version)
-        raw = _checked_input(module, data)
-        if self.draining:
-            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
-        if timeout is not None and not timeout > 0:
-            raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
-        execution = Execution(
-            id=execution_id(),
-            module=module.ref,
-            env=module.spec.env,
-            status=Status.RUNNING,
-            created_at=time.time(),
-            input=data,
-            subject=principal.subject,
-        )
-        self.running += 1
-        try:
-            return await self._run(module, execution, raw, timeout)
-        finally:
-            self.running -= 1
-            if not self.running:
-                self._idle.set()
-
-    async def wait_idle(self) -> None:
-        """Wait until no execution runs."""
-        while self.running:
-            self._idle = trio.Event()
-            await self._idle.wait()
-
-    async def _run(self, module: Published, execution: Execution, raw: msgspec.Raw, timeout: float | None) -> Execution:
-        spec = module.spec
-        seconds = spec.timeout if timeout is None else min(timeout, spec.timeout)
-        phases, attempt, ran = Phases(), 0, 0.0
-        output = Output(limit=spec.output, keep=self.settings.executor.kept_output_bytes)
-        try:
-            while True:
-                attempt += 1
-                output = Output(limit=spec.output, keep=self.settings.executor.kept_output_bytes)
-                outcome = await self._attempt(
-                    module, execution, Call(execution.id, raw, attempt, seconds, output), phases
-                )
-                ran += outcome.seconds
-                if outcome.failure is None:
-                    break
-                delay = retry_delay(outcome.failure, attempt, spec.retry, random.uniform(-1, 1))  # noqa: S311
-                if delay is None:
-                    break
-                log.info("trying again", execution=execution.id, kind=outcome.failure.kind, delay=round(delay, 3))
-                await trio.sleep(delay)
-        except trio.Cancelled:
-            with trio.CancelScope(shield=True):
-                failure = Failure(ErrorKind.CANCELLED, "the caller went away, or the runner was shut down")
-                outcome = Outcome(failure=failure, exit_code=130)
-                await self._record(execution, outcome, output, phases, attempt, ran)
-            raise
-        return await self._record(execution, outcome, output, phases, attempt, ran)
-
-    async def _record(
-        self, execution: Execution, outcome: Outcome, output: Output, phases: Phases, attempt: int, ran: float
-    ) -> Execution:
-        """Return the ended execution once its record is safe."""
-        failure = outcome.failure
-        status = Status.SUCCEEDED if failure is None else Status.FAILED
-        if failure is not None and failure.kind is ErrorKind.CANCELLED:
-            status = Status.CANCELLED
-        ended = evolve(
-            execution,
-            status=status,
-            result=outcome.result,
-            failure=failure,
-            output=output.finish(),
-            output_dropped=output.dropped,
-            exit_code=outcome.exit_code,
-            attempts=attempt,
-            timings=Timings(phases.queue, phases.build, phases.start, phases.load, ran),
-            finished_at=time.time(),
-        )
-        await self.history.finish(ended)
-        if failure is None:
-            log.debug("execution succeeded", execution=ended.id, module=str(ended.module), run=ran)
-        else:
-            log.info(
-                "execution ended",
-                execution=ended.id,
-                module=str(ended.module),
-                kind=failure.kind,
-                why=failure.message[:200],
-            )
-        return ended
-
-    async def _attempt(self, module: Published, execution: Execution, call: Call, phases: Phases) -> Outcome:
-        """Run one attempt; it is recorded as running once it has a worker. Raises RunnerError for what never began."""
-        spec = module.spec
-        if spec.isolation is Isolation.NONE:
-            self.history.begin(execution)
-            return await self._attempt_in_process(module, call)
-        try:
-            async with self.executors[spec.env].lease(module, phases) as worker:
-                self.history.begin(execution)
-                return await worker.execute(call)
-        except RunnerError as problem:
-            if call.attempt == 1 and problem.failure.kind in _NOT_BEGUN:
-                raise
-            return Outcome(failure=problem.failure, exit_code=1)
-
-    async def _attempt_in_process(self, module: Published, call: Call) -> Outcome:
-        if not may_run_in_process(module):
-            raise error(ErrorKind.FORBIDDEN, "`isolation: none` is accepted from the operator's file only")
-        began = trio.current_time()
-        try:
-            result = await self._in_process.call(
-                module.digest,
-                module.entry,
-                module.function,
-                module.spec.concurrency,
-                bytes(call.input),
-                seconds=call.timeout,
-            )
-        except RunnerError as problem:
-            return Outcome(failure=problem.failure, seconds=trio.current_time() - began, exit_code=1)
-        return Outcome(result=result, seconds=trio.current_time() - began)
 
     def environments(self, principal: Principal) -> list[dict[str, Any]]:
         """Return each kind of environment: whether it can be used here, how limits are held, and its statistics."""
@@ -214,6 +81,157 @@ class Service:
             for kind, executor in self.executors.items()
         ]
 
+    # Executions that begin
+
+    async def execute(
+        self,
+        principal: Principal,
+        name: str,
+        data: bytes,
+        *,
+        version: str | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
+    ) -> Execution:
+        """Run a module and return the whole execution, recorded; a failure of user code is in it, not raised.
+
+        `timeout` in seconds can only shorten the module's own. Raises RunnerError for what never began. Cancelled,
+        the execution is ended and recorded as `cancelled` before Cancelled goes on; one with an idempotency `key`
+        goes on, for the caller who repeats it.
+        """
+        module, execution, raw = self._new(principal, name, data, version, timeout)
+        if key is None:
+            return await self.runs.execute(module, execution, raw)
+        execution = evolve(execution, idempotency_key=key)
+
+        async def begin() -> Live:
+            return self.runs.start(module, execution, raw)
+
+        known = await self._idempotency.first(execution, begin)
+        return known if isinstance(known, Execution) else await self.runs.wait_ended(known)
+
+    async def submit(
+        self,
+        principal: Principal,
+        name: str,
+        data: bytes,
+        *,
+        version: str | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
+    ) -> Execution:
+        """Accept an execution that runs when it is its turn, also after a restart, and return it as it is then.
+
+        Parameters as `execute`. Raises RunnerError for what was not accepted. Cancelled, it may have been.
+        """
+        module, execution, raw = self._new(principal, name, data, version, timeout)
+        execution = evolve(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
+
+        async def begin() -> Live:
+            return await self.runs.submit(module, execution)
+
+        known = await begin() if key is None else await self._idempotency.first(execution, begin)
+        return known if isinstance(known, Execution) else self.runs.snapshot(known)
+
+    def begin(
+        self, principal: Principal, name: str, data: bytes, *, version: str | None = None, timeout: float | None = None
+    ) -> tuple[str, Follower]:
+        """Begin an execution and return its id, and its events from the first on; whoever follows may `abandon` it.
+
+        Parameters and errors as `execute`, but for those that come after the begin: they are the last event.
+        """
+        module, execution, raw = self._new(principal, name, data, version, timeout)
+        return execution.id, Follower(self.runs.start(module, execution, raw).log)
+
+    def abandon(self, name: str) -> None:
+        """End an execution whose only reader has gone away. Never blocks."""
+        live = self.runs.find(name)
+        if live is not None:
+            live.cancel(Failure(ErrorKind.CANCELLED, "the caller went away"))
+
+    def _new(
+        self, principal: Principal, name: str, data: bytes, version: str | None, timeout: float | None
+    ) -> tuple[Published, Execution, msgspec.Raw]:
+        """Return an execution that may begin. Raises RunnerError."""
+        module = self.module(principal, "executions:run", name, version)
+        raw = _checked_input(module, data)
+        if self.draining:
+            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+        if timeout is not None and not timeout > 0:
+            raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
+        execution = Execution(
+            id=execution_id(),
+            module=module.ref,
+            env=module.spec.env,
+            status=Status.RUNNING,
+            created_at=time.time(),
+            input=data or b"null",
+            subject=principal.subject,
+            timeout=timeout,
+        )
+        return module, execution, raw
+
+    # Executions that are there
+
+    async def get(self, principal: Principal, name: str) -> Execution:
+        """Return one execution in its latest state. Raises RunnerError `forbidden` or `not_found`."""
+        require(principal, "executions:read")
+        live = self.runs.find(name)
+        execution = await self.history.get(name) if live is None else self.runs.snapshot(live)
+        if execution is None:
+            raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
+        require_module(principal, execution.module.name)
+        return execution
+
+    async def list(self, principal: Principal, query: Query) -> Page:
+        """Return a page of executions, newest first, without payloads and events; those alive say why they wait."""
+        require(principal, "executions:read")
+        page = await self.history.list(evolve(query, modules=principal.modules))
+        return evolve(page, items=tuple(map(self._with_waiting, page.items)))
+
+    def _with_waiting(self, execution: Execution) -> Execution:
+        live = self.runs.find(execution.id)
+        return execution if live is None else evolve(execution, waiting=live.waiting)
+
+    async def stats(self, principal: Principal, name: str, *, since: float | None, until: float | None) -> ModuleStats:
+        """Return what became of a module's executions in a window of time; also of one that is not served any more."""
+        require(principal, "executions:read")
+        require_module(principal, name)
+        return await self.history.stats(name, since=since, until=until)
+
+    async def cancel(self, principal: Principal, name: str) -> Execution:
+        """End an execution in whatever state it is; return it when its end is recorded. Again, it changes nothing.
+
+        Raises RunnerError `forbidden`, `not_found`, or `unavailable` when the end cannot be recorded.
+        """
+        require(principal, "executions:run")
+        live = self.runs.find(name)
+        if live is not None:
+            require_module(principal, live.execution.module.name)
+            return await self.runs.cancel(live)
+        execution = await self.history.get(name)
+        if execution is None:
+            raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
+        require_module(principal, execution.module.name)
+        return execution
+
+    async def follow(self, principal: Principal, name: str, start: int = 0) -> Follower:
+        """Return the events of an execution from number `start` on, what was and what comes.
+
+        Raises RunnerError `forbidden`, `not_found`, or `bad_input` for a negative number.
+        """
+        require(principal, "executions:read")
+        if start < 0:
+            raise error(ErrorKind.BAD_INPUT, f"the first event is number 0, not {start}", field="from")
+        return Follower(await self._log(principal, name), start)
+
+    async def _log(self, principal: Principal, name: str) -> EventLog:
+        live = self.runs.find(name)
+        if live is not None:
+            require_module(principal, live.execution.module.name)
+            return live.log
+        return log_of(await self.get(principal, name))
+
 
 def _as_dict(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in type(value).__match_args__}
@@ -223,6 +241,12 @@ def require(principal: Principal, scope: str) -> None:
     """Raise RunnerError `forbidden` when the principal does not have the scope."""
     if not principal.allows(scope):
         raise error(ErrorKind.FORBIDDEN, f"the token lacks the scope {scope!r} (claim `scope`)")
+
+
+def require_module(principal: Principal, name: str) -> None:
+    """Raise RunnerError `forbidden` when the principal may not use the module."""
+    if not principal.may_use(name):
+        raise error(ErrorKind.FORBIDDEN, f"the token does not allow module {name!r} (claim `modules`)")
 
 
 def _checked_input(module: Published, data: bytes) -> msgspec.Raw:

@@ -1,0 +1,121 @@
+"""Runs one execution through its attempts: lease, handler, retry; says what became of it and records only the begin."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+import trio
+from attrs import define, field
+
+from actors.executor import Executor
+from actors.history import History
+from actors.live import Live
+from actors.registry import may_run_in_process
+from actors.retry import retry_delay
+from actors.worker import Outcome
+from environments.inprocess import InProcess
+from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.model import Isolation, Kind
+
+NOT_BEGUN = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SHUTDOWN})
+"""Failures of a lease after which nothing has happened that a record would be worth."""
+_WORKERS = 3
+"""How many workers are tried for one attempt, when each was gone before the call reached it."""
+
+log = structlog.get_logger("attempts")
+
+
+@define(eq=False)
+class Attempts:
+    """What all executions need to run: the executors by kind, and the record of their begin."""
+
+    executors: Mapping[Kind, Executor]
+    history: History
+    _in_process: InProcess = field(factory=InProcess, init=False)
+
+    async def run(self, live: Live, raw: msgspec.Raw) -> Outcome:
+        """Return what the last attempt came to.
+
+        Raises RunnerError for what never began (`overloaded`, `unavailable`, `shutdown` on the first attempt), and
+        when the begin of a call with an idempotency key cannot be recorded. Cancelled, the handler has been ended.
+        """
+        spec = live.module.spec
+        while True:
+            began = time.time()
+            live.attempt += 1
+            outcome = await self._attempt(live, raw)
+            live.ran += outcome.seconds
+            if outcome.failure is None or live.stopped_by is not None:
+                return outcome
+            delay = retry_delay(outcome.failure, live.attempt, spec.retry, random.uniform(-1, 1))  # noqa: S311
+            if delay is None:
+                return outcome
+            live.try_again(began, outcome, outcome.failure)
+            kind = outcome.failure.kind
+            live.wait_for(f"attempt {live.attempt + 1} of {spec.retry.attempts} in {delay:.1f} s, after {kind}")
+            log.info("trying again", execution=live.execution.id, kind=kind, delay=round(delay, 3))
+            await trio.sleep(delay)
+
+    async def _attempt(self, live: Live, raw: msgspec.Raw) -> Outcome:
+        """Run the handler once. A worker that was gone before the call reached it does not count as an attempt."""
+        if live.module.spec.isolation is Isolation.NONE:
+            return await self._in_runner(live, raw)
+        executor = self.executors[live.module.spec.env]
+        patient = live.execution.asynchronous
+        outcome = Outcome()
+        for _ in range(_WORKERS):
+            try:
+                async with executor.lease(live.module, live.phases, tell=live.wait_for, patient=patient) as worker:
+                    call = live.begin(raw, _seconds(live))
+                    try:
+                        await self._record_begin(live)
+                        outcome = await worker.execute(call)
+                    finally:
+                        live.call = None
+                        live.killed = call.killed
+            except RunnerError as problem:
+                if live.attempt == 1 and problem.failure.kind in NOT_BEGUN:
+                    raise
+                return Outcome(failure=problem.failure, exit_code=1)
+            if outcome.reached or live.stopped_by is not None:
+                break
+            log.info("the worker was gone before the call reached it", execution=live.execution.id)
+        return outcome
+
+    async def _record_begin(self, live: Live) -> None:
+        if live.execution.idempotency_key is None:
+            self.history.begin(live.execution)
+        else:  # the same call, made again after the death of the runner, must find this one
+            await self.history.submit(live.execution)
+
+    async def _in_runner(self, live: Live, raw: msgspec.Raw) -> Outcome:
+        module = live.module
+        if not may_run_in_process(module):
+            raise error(ErrorKind.FORBIDDEN, "`isolation: none` is accepted from the operator's file only")
+        began = trio.current_time()
+        seconds = _seconds(live)
+        live.begin(raw, seconds)
+        live.call = None  # a thread cannot be stopped: who cancels, cancels the wait for it
+        await self._record_begin(live)
+        try:
+            result = await self._in_process.call(
+                module.digest, module.entry, module.function, module.spec.concurrency, bytes(raw), seconds=seconds
+            )
+        except RunnerError as problem:
+            return Outcome(failure=problem.failure, seconds=trio.current_time() - began, exit_code=1)
+        return Outcome(result=result, seconds=trio.current_time() - began)
+
+
+def stopped(live: Live) -> Outcome:
+    """Return what became of an execution that was stopped while no handler ran."""
+    failure = live.stopped_by or Failure(ErrorKind.CANCELLED, "the caller went away")
+    return Outcome(failure=failure, exit_code=130, killed=live.killed)
+
+
+def _seconds(live: Live) -> float:
+    own, asked = live.module.spec.timeout, live.execution.timeout
+    return own if asked is None else min(asked, own)

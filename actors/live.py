@@ -1,0 +1,112 @@
+"""One execution from acceptance to its end: its state now, its events, and the way to end it."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import trio
+from attrs import define, evolve, field
+
+from actors.events import EventLog
+from actors.pool import Phases
+from actors.registry import Published
+from actors.worker import Call, Outcome
+from protocol import events
+from protocol.errors import Failure, RunnerError
+from protocol.model import Attempt, Execution, Status, Timings, Waiting
+
+
+@define(eq=False)
+class Live:
+    """An execution that has not ended. Changed by the task that runs it; `cancel` may be called by any."""
+
+    execution: Execution
+    """As it was recorded last."""
+    module: Published
+    log: EventLog
+    attempt: int = 0
+    phases: Phases = field(factory=Phases, init=False)
+    ran: float = field(default=0.0, init=False)
+    """Seconds in the handler, over all attempts."""
+    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    """Round everything that is done before and between the handler's runs."""
+    call: Call | None = field(default=None, init=False)
+    """The handler's run, while there is one."""
+    stopped_by: Failure | None = field(default=None, init=False)
+    killed: tuple[str, ...] = field(default=(), init=False)
+    """What was ended by force when the task that ran the handler was cancelled."""
+    waiting: Waiting | None = field(default=None, init=False)
+    flushed: int = field(default=0, init=False)
+    """Events before this number are stored."""
+    ended: trio.Event = field(factory=trio.Event, init=False)
+    refusal: RunnerError | None = field(default=None, init=False)
+    """Why it never began, or could not be recorded; what those who wait for its end are told."""
+
+    def cancel(self, why: Failure) -> None:
+        """End it in whatever state it is. Never blocks; the first reason counts."""
+        if self.stopped_by is None and not self.ended.is_set():
+            self.stopped_by = why
+            if self.call is not None:
+                self.call.cancel(why)
+            else:
+                self.scope.cancel()
+
+    def wait_for(self, reason: str) -> None:
+        """Note why it waits, and tell those who follow it."""
+        if self.waiting is None or self.waiting.reason != reason:
+            self.waiting = Waiting(reason, time.time())
+            self.log.status(Status.QUEUED, self.attempt, reason)
+
+    def begin(self, raw: msgspec.Raw, seconds: float) -> Call:
+        """Note that an attempt has a worker; return its call of the handler, of at most `seconds`."""
+        now = time.time()
+        first = self.execution.started_at or now
+        self.execution = evolve(self.execution, status=Status.RUNNING, started_at=first, attempts=self.attempt)
+        self.waiting = None
+        self.log.status(Status.RUNNING, self.attempt)
+        self.call = Call(self.execution.id, raw, self.attempt, seconds, self.log)
+        return self.call
+
+    def try_again(self, began: float, outcome: Outcome, failure: Failure) -> None:
+        """Keep what became of an attempt that is followed by another one."""
+        done = Attempt(self.attempt, began, time.time(), failure, outcome.exit_code, outcome.seconds, outcome.killed)
+        self.execution = evolve(self.execution, failed_attempts=(*self.execution.failed_attempts, done))
+
+    def snapshot(self) -> Execution:
+        """Return the execution as it is now, with what is kept of its events."""
+        return evolve(
+            self.execution,
+            events=events.encode_all(self.log.kept()),
+            events_count=self.log.next_seq,
+            output_dropped=self.log.dropped_bytes,
+            attempts=self.attempt,
+            timings=self._timings(),
+            waiting=self.waiting,
+        )
+
+    def ending(self, outcome: Outcome, status: Status) -> Execution:
+        """Return the execution as it is to be recorded at its end."""
+        self.log.end_output()
+        # Nothing but the one attempt: what history shows then is made again from the record.
+        trivial = self.log.next_seq <= 1
+        return evolve(
+            self.execution,
+            status=status,
+            result=outcome.result,
+            failure=outcome.failure,
+            events=b"[]" if trivial else events.encode_all(self.log.kept()),
+            events_count=self.log.next_seq,
+            output_dropped=self.log.dropped_bytes,
+            exit_code=outcome.exit_code,
+            attempts=self.attempt,
+            timings=self._timings(),
+            killed=outcome.killed,
+            peak_memory=outcome.peak_memory,
+            waiting=None,
+            finished_at=time.time(),
+        )
+
+    def _timings(self) -> Timings:
+        phases = self.phases
+        return Timings(phases.queue, phases.build, phases.start, phases.load, self.ran)

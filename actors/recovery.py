@@ -1,0 +1,80 @@
+"""What the last runner accepted and did not end: which of it is run, and how the rest ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import structlog
+from attrs import define, evolve
+
+from actors.history import History
+from actors.registry import Published, Registry
+from actors.retry import retry_delay
+from actors.storage import LOST
+from protocol.errors import ErrorKind, Failure, RunnerError
+from protocol.model import Attempt, Execution, Status
+
+log = structlog.get_logger("recovery")
+
+
+@define
+class Recovery:
+    """Reads the history that was left."""
+
+    history: History
+    registry: Registry
+
+    async def executions(self) -> AsyncIterator[tuple[Published, Execution]]:
+        """Yield what is to be run, oldest first: what was queued, and what was lost where its policy says so.
+
+        What cannot run any more (its module is gone) has ended when this returns. Raises RunnerError as the history.
+        """
+        left = self.history.left()
+        for name in (*left.lost, *left.queued):
+            execution = await self.history.get(name)
+            if execution is None:
+                continue
+            lost = name in left.lost
+            module = self._module(execution)
+            if module is None:
+                if not lost:
+                    await self._end(execution)
+            elif not lost:
+                yield module, evolve(execution, module=module.ref, env=module.spec.env)
+            elif (again := _tried_again(module, execution)) is not None:
+                await self.history.submit(again)
+                yield module, again
+
+    def _module(self, execution: Execution) -> Published | None:
+        """Return the version that was accepted, or the active one when that is not there any more."""
+        for version in (execution.module.version, None):
+            try:
+                return self.registry.snapshot.get(execution.module.name, version)
+            except RunnerError:
+                continue
+        return None
+
+    async def _end(self, execution: Execution) -> None:
+        text = f"the module {execution.module.name} was removed before this could run"
+        log.warning(text, execution=execution.id)
+        failure = Failure(ErrorKind.NOT_FOUND, text, field="module")
+        ended = evolve(execution, status=Status.FAILED, failure=failure, exit_code=1, finished_at=time.time())
+        await self.history.finish(ended)
+
+
+def _tried_again(module: Published, execution: Execution) -> Execution | None:
+    """Return a lost execution as it is queued for its next attempt, or None when it stays lost."""
+    if not execution.asynchronous or retry_delay(LOST, execution.attempts, module.spec.retry, 0.0) is None:
+        return None
+    began, ended = execution.started_at or execution.created_at, execution.finished_at or time.time()
+    attempt = Attempt(execution.attempts, began, ended, LOST)
+    return evolve(
+        execution,
+        module=module.ref,
+        env=module.spec.env,
+        status=Status.QUEUED,
+        failure=None,
+        finished_at=None,
+        failed_attempts=(*execution.failed_attempts, attempt),
+    )

@@ -1,0 +1,353 @@
+"""Executions that are alive: run in their caller's task, or accepted, recorded, and run when it is their turn.
+
+Rules:
+* An execution is in `_live` from acceptance until its end is recorded; history alone has it before and after.
+* Who waits for an answer runs the execution in its own task, so that a cancelled caller ends it. What nobody waits for
+  (asynchronous), or several may (an idempotency key), runs in this actor's nursery.
+* An asynchronous execution is recorded as queued before it is accepted, and stays so until it has a worker: whatever
+  ends the runner before that, the next one runs it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+import structlog
+import trio
+from attrs import define, evolve, field, frozen
+
+from actors.attempts import Attempts, stopped
+from actors.backlog import Backlog
+from actors.events import EventLog
+from actors.history import History
+from actors.idempotency import Key, key_of
+from actors.live import Live
+from actors.recovery import Recovery
+from actors.registry import Published, Registry
+from actors.retry import retry_delay
+from actors.worker import Outcome
+from config.settings import ExecutorSettings
+from protocol import events
+from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.model import Execution, Status
+
+_FLUSH_SECONDS = 1.0
+"""How often what was printed is stored while an execution runs."""
+log = structlog.get_logger("runs")
+
+
+@frozen
+class RunsStatistics:
+    """Executions at this moment: `queued` wait for their turn, `live` are all that have not ended, those included."""
+
+    live: int
+    queued: int
+    accepted: int
+    """Since the start, asynchronous ones only."""
+    ended: int
+
+
+@define(eq=False)
+class Runs:
+    """The actor. `execute` may be called while `run` runs or not; the other verbs need it."""
+
+    registry: Registry
+    history: History
+    attempts: Attempts
+    settings: ExecutorSettings
+    max_frame_bytes: int
+    _live: dict[str, Live] = field(factory=dict, init=False)
+    _keyed: dict[Key, Live] = field(factory=dict, init=False)
+    _backlog: Backlog = field(factory=Backlog, init=False)
+    _running: dict[str, int] = field(factory=dict, init=False)
+    """Tasks of asynchronous executions by module name."""
+    _nursery: trio.Nursery | None = field(default=None, init=False)
+    _stopping: bool = field(default=False, init=False)
+    _changed: trio.Event = field(factory=trio.Event, init=False)
+    _accepting: int = field(default=0, init=False)
+    _accepted: int = field(default=0, init=False)
+    _ended: int = field(default=0, init=False)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run what was accepted, what the last runner left included, until cancelled; then what runs has been ended."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._recover()
+                task_status.started()
+                self._dispatch()
+                while True:
+                    await trio.sleep(_FLUSH_SECONDS)
+                    self._flush()
+        finally:
+            self._nursery = None
+
+    # Verbs
+
+    async def execute(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Execution:
+        """Run an execution in this task and return it ended and recorded; a failure of user code is in it.
+
+        Raises RunnerError for what never began, or could not be recorded. Cancelled, the execution is ended and
+        recorded as cancelled before Cancelled goes on.
+        """
+        return await self._run(self._enter(module, execution), raw)
+
+    def start(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
+        """Run an execution in a task of its own, whoever waits for it; `wait_ended` returns what became of it.
+
+        Raises RunnerError (`shutdown`).
+        """
+        live = self._enter(module, execution)
+        self._open().start_soon(self._run_alone, live, raw, name=f"run {execution.id}")
+        return live
+
+    async def submit(self, module: Published, execution: Execution) -> Live:
+        """Accept an execution: when this returns it is recorded, and will run, also after a restart.
+
+        Raises RunnerError: `overloaded` (too many are queued), `shutdown`, `unavailable` (it cannot be recorded).
+        Cancelled, it may have been accepted or not.
+        """
+        self._open()
+        if len(self._backlog) + self._accepting >= self.settings.max_queued:
+            text = f"{len(self._backlog)} executions are queued; the limit is `max_queued`"
+            raise error(ErrorKind.OVERLOADED, text, retry_after=5)
+        self._accepting += 1
+        try:
+            await self.history.submit(execution)
+        finally:
+            self._accepting -= 1
+        self._accepted += 1
+        live = self._enter(module, execution)
+        self._queue(live)
+        self._dispatch()
+        return live
+
+    def find(self, name: str) -> Live | None:
+        """Return the execution with this id when it has not ended."""
+        return self._live.get(name)
+
+    def find_keyed(self, key: Key) -> Live | None:
+        """Return the execution with this idempotency key when it has not ended."""
+        return self._keyed.get(key)
+
+    def snapshot(self, live: Live) -> Execution:
+        """Return an execution as it is now, and why it waits."""
+        ahead = self._backlog.ahead(live.execution.module.name, live.execution.id)
+        shown = live.snapshot()
+        if ahead and shown.waiting is not None:
+            reason = f"{shown.waiting.reason}; {ahead} of this module are before it"
+            return evolve(shown, waiting=evolve(shown.waiting, reason=reason))
+        return shown
+
+    async def cancel(self, live: Live) -> Execution:
+        """End an execution, whatever it waits for or does, and return it when its end is recorded.
+
+        Who comes later, or comes again, waits for the same end. Raises RunnerError when it cannot be recorded.
+        """
+        live.cancel(Failure(ErrorKind.CANCELLED, "cancelled on request"))
+        if self._backlog.remove(live.execution.module.name, live.execution.id):
+            self._open().start_soon(partial(self._end_unbegun, live), name=f"cancel {live.execution.id}")
+        return await self.wait_ended(live)
+
+    async def wait_ended(self, live: Live) -> Execution:
+        """Return the execution when its end is recorded. Raises RunnerError when it never began or was not recorded."""
+        await live.ended.wait()
+        if live.refusal is not None:
+            raise live.refusal
+        return live.execution
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing runs; what is queued does not count."""
+        while len(self._live) > len(self._backlog):
+            self._changed = trio.Event()
+            await self._changed.wait()
+
+    def stop(self, *, at_once: bool) -> None:
+        """Begin nothing more; `at_once` also ends what runs. What is queued stays so, for the next runner."""
+        self._stopping = True
+        if at_once:
+            for live in tuple(self._live.values()):
+                live.cancel(Failure(ErrorKind.SHUTDOWN, "the runner was shut down"))
+
+    def statistics(self) -> RunsStatistics:
+        """Return the counters."""
+        return RunsStatistics(len(self._live), len(self._backlog), self._accepted, self._ended)
+
+    # Life
+
+    def _open(self) -> trio.Nursery:
+        if self._nursery is None or self._stopping:
+            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+        return self._nursery
+
+    def _enter(self, module: Published, execution: Execution) -> Live:
+        keep = self.settings.kept_output_bytes
+        events_log = EventLog(limit=module.spec.output, keep=keep, keep_items=self.max_frame_bytes)
+        live = self._live[execution.id] = Live(execution, module, events_log, execution.attempts)
+        if execution.idempotency_key is not None:
+            self._keyed[key_of(execution)] = live
+        return live
+
+    def _leave(self, live: Live, refusal: RunnerError | None = None) -> None:
+        del self._live[live.execution.id]
+        if live.execution.idempotency_key is not None:
+            self._keyed.pop(key_of(live.execution), None)
+        live.refusal = refusal
+        live.ended.set()
+        self._ended += 1
+        self._changed.set()
+
+    async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
+        """Run an execution to its recorded end, or raise why there is none."""
+        try:
+            outcome = stopped(live)
+            with live.scope:
+                outcome = await self.attempts.run(live, raw)
+            if live.scope.cancelled_caught:
+                outcome = stopped(live)
+        except RunnerError as problem:
+            self._leave(live, problem)
+            raise
+        except BaseException:  # the caller was cancelled, or something of ours is broken: it has an end all the same
+            with suppress(RunnerError):
+                await self._record(live, stopped(live))
+            raise
+        return await self._record(live, outcome)
+
+    async def _record(self, live: Live, outcome: Outcome) -> Execution:
+        """Record the end; then those who follow or wait hear of it. Not cancellable; the history bounds its waits.
+
+        Raises RunnerError when it cannot be recorded; the execution has left all the same.
+        """
+        failure = outcome.failure
+        status = Status.SUCCEEDED if failure is None else Status.FAILED
+        if failure is not None and failure.kind is ErrorKind.CANCELLED:
+            status = Status.CANCELLED
+        ended = live.ending(outcome, status)
+        try:
+            with trio.CancelScope(shield=True):
+                await self.history.finish(ended)
+        except RunnerError as problem:
+            withheld = evolve(ended, status=Status.FAILED, result=None, failure=problem.failure)
+            live.log.end(events.last_event(withheld))
+            self._leave(live, problem)
+            raise
+        live.execution = ended
+        live.log.end(events.last_event(ended))
+        self._leave(live)
+        _log_end(ended, outcome.seconds)
+        return ended
+
+    async def _run_alone(self, live: Live, raw: msgspec.Raw) -> None:
+        """Run an execution whose answer is for those who wait, not for this task."""
+        try:
+            await self._run(live, raw)
+        except RunnerError as problem:
+            log.warning("an execution has no recorded end", execution=live.execution.id, why=str(problem))
+
+    # The asynchronous ones
+
+    def _queue(self, live: Live) -> None:
+        """Let an accepted execution wait for its turn, without its payload."""
+        live.execution = evolve(live.execution, input=b"null", events=b"[]")
+        live.wait_for("queued")
+        self._backlog.push(live.execution.module.name, live.execution.id)
+
+    def _dispatch(self) -> None:
+        """Start a task for each execution whose turn it is: for each module as many as it may have workers."""
+        if self._nursery is None or self._stopping:
+            return
+        for name in self._backlog.modules():
+            module = self.registry.snapshot.modules.get(name)
+            places = module.spec.concurrency if module else 1
+            while self._running.get(name, 0) < places and (identity := self._backlog.pop(name)) is not None:
+                self._running[name] = self._running.get(name, 0) + 1
+                self._nursery.start_soon(self._run_queued, name, self._live[identity], name=f"run {identity}")
+
+    async def _run_queued(self, name: str, live: Live) -> None:
+        try:
+            stored = await self.history.get(live.execution.id)
+            if stored is None:
+                raise error(ErrorKind.NOT_FOUND, "the record of the execution is gone")
+            raw = msgspec.Raw(stored.input)
+            live.execution = evolve(live.execution, input=stored.input)
+            await self._run_accepted(live, raw)
+        except RunnerError as problem:
+            log.warning("an accepted execution has no recorded end", execution=live.execution.id, why=str(problem))
+            if live.execution.id in self._live:
+                self._leave(live, problem)
+        finally:
+            self._running[name] -= 1
+            if not self._running[name]:
+                del self._running[name]
+            self._dispatch()
+
+    async def _run_accepted(self, live: Live, raw: msgspec.Raw) -> None:
+        """Run an accepted execution to its end, unless the runner ends first: then it stays or becomes queued."""
+        try:
+            with live.scope:
+                outcome = await self.attempts.run(live, raw)
+            if live.scope.cancelled_caught:
+                outcome = stopped(live)
+        except RunnerError as problem:
+            outcome = Outcome(failure=problem.failure, exit_code=1)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await self._put_off(live, stopped(live))
+            raise
+        if outcome.failure is not None and outcome.failure.kind is ErrorKind.SHUTDOWN:
+            await self._put_off(live, outcome)
+        else:
+            await self._record(live, outcome)
+
+    async def _put_off(self, live: Live, outcome: Outcome) -> None:
+        """Leave an execution that the end of the runner cut off to the next one, where that may run it (again)."""
+        execution = live.execution
+        lost = Failure(ErrorKind.LOST, "the runner was shut down while this was running")
+        if execution.status is Status.QUEUED:
+            self._leave(live, error(ErrorKind.SHUTDOWN, "the runner was shut down; the execution is queued"))
+        elif retry_delay(lost, live.attempt, live.module.spec.retry, 0.0) is not None:
+            live.try_again(execution.started_at or execution.created_at, outcome, lost)
+            again = evolve(live.snapshot(), status=Status.QUEUED, waiting=None)
+            await self.history.submit(again)
+            self._leave(live, error(ErrorKind.SHUTDOWN, "the runner was shut down; the execution is queued again"))
+        else:
+            await self._record(live, evolve(outcome, failure=Failure(ErrorKind.SHUTDOWN, lost.message)))
+
+    async def _end_unbegun(self, live: Live) -> None:
+        """Record the end of an execution that was cancelled before its turn came."""
+        try:
+            stored = await self.history.get(live.execution.id)
+            live.execution = evolve(live.execution, input=stored.input if stored else b"null")
+            await self._record(live, stopped(live))
+        except RunnerError as problem:
+            log.warning("a cancelled execution has no recorded end", execution=live.execution.id, why=str(problem))
+            if live.execution.id in self._live:
+                self._leave(live, problem)
+
+    async def _recover(self) -> None:
+        """Queue what the last runner accepted and did not end."""
+        recovery = Recovery(self.history, self.registry)
+        async for module, execution in recovery.executions():
+            if execution.id not in self._live:
+                live = self._enter(module, execution)
+                live.log.restore(events.decode_all(execution.events), execution.events_count)
+                self._queue(live)
+
+    def _flush(self) -> None:
+        """Store what was printed since the last time, so that a death of the runner keeps it."""
+        for name, live in self._live.items():
+            if live.execution.status is Status.RUNNING and live.flushed < live.log.next_seq:
+                said = live.log.since(live.flushed)
+                self.history.append(name, events.encode_all(said), live.flushed, live.log.gap())
+                live.flushed = live.log.next_seq
+
+
+def _log_end(ended: Execution, seconds: float) -> None:
+    if ended.failure is None:
+        log.debug("execution succeeded", execution=ended.id, module=str(ended.module), run=seconds)
+    else:
+        kind, why = ended.failure.kind, ended.failure.message[:200]
+        log.info("execution ended", execution=ended.id, module=str(ended.module), kind=kind, why=why)

@@ -1,0 +1,113 @@
+"""Makes the workers of one kind (environment, spare or new interpreter, limits, module); tends each to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+import trio
+from attrs import define, field
+
+from actors.builds import Builds
+from actors.events import EventLog
+from actors.pool import Phases, Pool
+from actors.spares import Spares
+from actors.worker import Worker
+from config.settings import ExecutorSettings
+from environments.base import Environment, Prepared
+from environments.limits import LimitKeeper, Limits
+from environments.process import ProcessTable
+from protocol.errors import ErrorKind, error
+
+log = structlog.get_logger("starter")
+
+
+@define(eq=False)
+class Starter:
+    """Starts workers in `nursery`, which is open while the executor runs. `on_death` hears of each one that ended."""
+
+    environment: Environment
+    settings: ExecutorSettings
+    table: ProcessTable
+    limits: LimitKeeper
+    max_frame_bytes: int
+    on_death: Callable[[Worker], None]
+    nursery: trio.Nursery | None = field(default=None, init=False)
+    started: int = field(default=0, init=False)
+    ended: int = field(default=0, init=False)
+    spares: Spares = field(init=False)
+    _builds: Builds = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._builds = Builds(self.environment, self.settings.max_builds)
+        self.spares = Spares(self.settings.spares, self.settings.max_age_seconds, self._launch, self.retire)
+
+    async def prepare(self, pool: Pool) -> None:
+        """Build the environment of a module where it is missing, and keep a spare. Raises as `Builds.prepared`."""
+        self.spares.refill(await self._builds.prepared(pool))
+
+    async def start(self, pool: Pool, phases: Phases) -> Worker:
+        """Return a worker that has imported the module; `phases` says where the time went.
+
+        Raises RunnerError (`environment_failed`, `load_failed`, `timeout`, `unavailable`, `shutdown`) and OSError.
+        Cancelled or failed, nothing of the worker is left.
+        """
+        spec = pool.module.spec
+        began = trio.current_time()
+        prepared = await self._builds.prepared(pool)
+        built = trio.current_time()
+        pool.say("starting worker", built)
+        worker = self.spares.take(prepared.key) or self._launch(prepared)
+        try:
+            await self._limit(worker, Limits(spec.memory, spec.cpus, spec.processes))
+            started = trio.current_time()
+            pool.say("importing module", started)
+            ready = await worker.start(pool.module, EventLog(limit=spec.output, keep=0))
+        except BaseException:
+            await worker.end()
+            raise
+        phases.build, phases.start = built - began, started - built
+        phases.load = trio.current_time() - started
+        load = round(phases.load, 4)
+        log.info("worker started", module=str(pool.module.ref), pid=ready.pid, python=ready.python, load=load)
+        self.spares.refill(prepared)
+        return worker
+
+    async def _limit(self, worker: Worker, limits: Limits) -> None:
+        if limits:
+            worker.hold = await trio.to_thread.run_sync(self.limits.apply, worker.guest.pid, limits)
+            if worker.hold.watched() and self.nursery is not None:
+                self.nursery.start_soon(worker.watch, name=f"watch {worker.guest.pid}")
+
+    def _launch(self, prepared: Prepared) -> Worker:
+        """Start a guest and the task that looks after it. Raises OSError."""
+        if self.nursery is None:
+            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down")
+        guest = self.environment.launch(prepared)
+        worker = Worker(guest, self.table, self.max_frame_bytes, self.settings.grace_seconds, prepared.key)
+        self.started += 1
+        self.nursery.start_soon(self._live, worker, name=f"worker {guest.pid}")
+        return worker
+
+    async def _live(self, worker: Worker) -> None:
+        """Look after a worker for its whole life; nothing of it is left when this returns."""
+        try:
+            await worker.tend(self._died)
+        finally:
+            await worker.retire()
+            worker.release()
+            self.ended += 1
+
+    def _died(self, worker: Worker) -> None:
+        self.spares.forget(worker)
+        self.on_death(worker)
+
+    def retire(self, worker: Worker) -> None:
+        """End a worker that nobody uses. On the way down its own task does that."""
+        if self.nursery is not None and not worker.ended:
+            self.nursery.start_soon(worker.retire, name=f"retire {worker.guest.pid}")
+
+    def close(self) -> None:
+        """Start nothing more; the tasks of the workers end them."""
+        self.nursery = None
+        self.spares.clear()

@@ -1,0 +1,142 @@
+"""The REST routes of executions: accept, look, list, cancel; parse, call the service, render."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from actors.queries import Query
+from config.mistakes import Wrong
+from config.units import duration
+from protocol.errors import ErrorKind, error
+from protocol.events import DroppedEvent, KeptEvent, OutputEvent, decode_all, encode, text_of
+from protocol.model import Execution, Status, Stream
+from runner.auth import Principal
+from runner.render import accepted_json, listed_fields, record_json, stats_json
+from runner.service import Service
+from runner.web import arguments, json_answer, moment, one_of, page_limit
+
+FILTERS = ("module", "version", "status", "error", "subject", "since", "until", "limit", "cursor")
+
+
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /executions`."""
+
+    module: str
+    input: msgspec.Raw = msgspec.Raw(b"null")
+    version: str | None = None
+    timeout: float | None = None
+
+
+_orders = msgspec.json.Decoder(_Order)
+
+
+def add_execution_routes(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
+    """Add the routes to `app`; `principal` says who makes the request at hand."""
+
+    @app.post("/executions")
+    async def accept() -> Response:
+        who = await principal()
+        arguments(())
+        order = _order(bytes(await request.get_data(as_text=False)))
+        key = request.headers.get("idempotency-key")
+        execution = await service.submit(
+            who, order.module, bytes(order.input), version=order.version, timeout=order.timeout, key=key
+        )
+        return accepted(execution)
+
+    @app.get("/executions")
+    async def executions() -> Response:
+        who = await principal()
+        args = arguments(FILTERS)
+        query = Query(
+            module=args.get("module"),
+            version=args.get("version"),
+            status=one_of(Status, "status", args.get("status")),
+            kind=one_of(ErrorKind, "error", args.get("error")),
+            subject=args.get("subject"),
+            since=moment("since", args.get("since")),
+            until=moment("until", args.get("until")),
+            limit=page_limit(args.get("limit")),
+            cursor=args.get("cursor"),
+        )
+        page = await service.list(who, query)
+        return json_answer({"items": [listed_fields(item) for item in page.items], "cursor": page.next_cursor})
+
+    @app.get("/executions/<name>")
+    async def execution(name: str) -> Response:
+        who = await principal()
+        arguments(())
+        return json_answer(record_json(await service.get(who, name)))
+
+    @app.get("/executions/<name>/output")
+    async def output(name: str) -> Response:
+        who = await principal()
+        args = arguments(("stream", "format"))
+        stream = one_of(Stream, "stream", args.get("stream"))
+        kept = decode_all((await service.get(who, name)).events)
+        form = args.get("format", "text")
+        if form not in ("text", "jsonl"):
+            raise error(ErrorKind.BAD_INPUT, f"format {form!r:.80} is not one of text, jsonl", field="format")
+        if form == "jsonl":
+            return Response(b"".join(_lines(kept, stream)), content_type="application/jsonl")
+        return Response(text_of(kept, stream), content_type="text/plain; charset=utf-8")
+
+    @app.post("/executions/<name>/cancel")
+    async def cancel(name: str) -> Response:
+        who = await principal()
+        arguments(())
+        return json_answer(record_json(await service.cancel(who, name)))
+
+    @app.get("/modules/<name>/stats")
+    async def stats(name: str) -> Response:
+        who = await principal()
+        args = arguments(("since", "until", "window"))
+        since, until = moment("since", args.get("since")), moment("until", args.get("until"))
+        if "window" in args:
+            since = _window_start(args["window"], since, until)
+        return json_answer(stats_json(await service.stats(who, name, since=since, until=until)))
+
+
+def accepted(execution: Execution) -> Response:
+    """Return the answer to an execution that was accepted: where it is, and what it is now."""
+    # The same idempotency key may lead to one that has ended: then this is its end.
+    body, status = (record_json(execution), 200) if execution.status.final else (accepted_json(execution), 202)
+    response = json_answer(body, status)
+    response.headers["location"] = f"/executions/{execution.id}"
+    response.headers["x-execution-id"] = execution.id
+    return response
+
+
+def _order(data: bytes) -> _Order:
+    try:
+        return _orders.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        fields = "`module`, and if wanted `input`, `version`, `timeout` (seconds)"
+        text = f"the body is not an order of an execution: {problem}; it has {fields}"
+        raise error(ErrorKind.BAD_INPUT, text, field="$") from None
+
+
+def _lines(kept: tuple[KeptEvent, ...], stream: Stream | None) -> Iterator[bytes]:
+    """Yield what was printed in all attempts, as JSON lines; what was not kept is said."""
+    for event in kept:
+        if isinstance(event, DroppedEvent) or (
+            isinstance(event, OutputEvent) and (stream is None or event.stream is stream)
+        ):
+            yield encode(event) + b"\n"
+
+
+def _window_start(text: str, since: float | None, until: float | None) -> float:
+    if since is not None:
+        raise error(ErrorKind.BAD_INPUT, "give `window` or `since`, not both", field="window")
+    try:
+        length = duration(text)
+    except Wrong as wrong:
+        raise error(
+            ErrorKind.BAD_INPUT, f"window: {wrong.message}; a window is like 15m, 24h, 7d", field="window"
+        ) from None
+    return (time.time() if until is None else until) - length

@@ -1,0 +1,269 @@
+"""Executions while they run: events over websocket and as server-sent events. Plain ASGI, ahead of quart.
+
+A reader pulls from the log of its execution, so a slow one is only ever behind: what it missed is one `dropped` event.
+One that takes nothing at all is cut off by the connection (`send_timeout`), one that vanished by its missing pongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+import msgspec
+import structlog
+import trio
+from attrs import frozen
+
+from actors.events import Follower
+from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.events import Event, encode, failure_fields
+from runner.access import authenticate
+from runner.auth import Principal, Verifier
+from runner.http import Receive, Send, respond
+from runner.http_exchange import Message
+from runner.render import failure_headers, problem_json
+from runner.service import Service
+from runner.status import CODES
+
+_PROBLEM = b"application/problem+json"
+_SUBPROTOCOL = "operato.bearer."
+_KEEP_ALIVE_SECONDS = 15.0
+"""So often a silent stream of server-sent events says that it is there: proxies close what is silent for a minute."""
+_INPUT_SECONDS = 60.0
+"""How long a websocket may be open without the input that it was opened for."""
+
+log = structlog.get_logger("streams")
+
+
+@frozen
+class EventStream:
+    """`GET /executions/{id}/events`: server-sent events; `Last-Event-ID` (or `?from=`) says where to go on."""
+
+    service: Service
+    verifier: Verifier
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one reader."""
+        del receive
+        try:
+            principal = await authenticate(self.verifier, _header(scope, b"authorization"))
+            last = _header(scope, b"last-event-id")
+            start = _number(scope) if last is None else _parsed(last, "Last-Event-ID") + 1
+            follower = await self.service.follow(principal, _identity(scope, "/executions/", "/events"), start)
+        except RunnerError as problem:
+            failure = problem.failure
+            await respond(send, CODES[failure.kind].http, problem_json(failure), failure_headers(failure), _PROBLEM)
+            return
+        if follower.at_end:  # a browser that has read the end comes again, and is told to stop by this
+            await respond(send, 204)
+            return
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        # Nginx gathers what it passes on unless it is told not to.
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"x-accel-buffering", b"no")]})
+        while True:
+            events: tuple[Event, ...] | None = ()
+            with trio.move_on_after(_KEEP_ALIVE_SECONDS):
+                events = await follower.next()
+            if events is None:
+                break
+            body = b"".join(map(_sse, events)) if events else b": still here\n\n"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _sse(event: Event) -> bytes:
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, _type(event).encode(), encode(event))
+
+
+def _type(event: Event) -> str:
+    return str(type(event).__struct_config__.tag)
+
+
+@frozen
+class ExecutionSocket:
+    """`WS /executions/{id}/stream?from=N`: the events from number N on, one text message each."""
+
+    service: Service
+    verifier: Verifier
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one reader."""
+        try:
+            principal, subprotocol = await _authenticated(self.verifier, scope)
+            name = _identity(scope, "/executions/", "/stream")
+            follower = await self.service.follow(principal, name, _number(scope))
+        except RunnerError as problem:
+            await _reject(send, problem.failure)
+            return
+        await send({"type": "websocket.accept", "subprotocol": subprotocol})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_read_out, receive, nursery.cancel_scope)
+            await _send_events(follower, send)
+            nursery.cancel_scope.cancel()
+        await send({"type": "websocket.close", "code": 1000, "reason": "the execution has ended"})
+
+
+@frozen
+class ModuleSocket:
+    """`WS /modules/stream/{name}`: send the input as the first message, then receive the events of its execution.
+
+    Before them comes `{"type": "execution", "id": ...}`. `{"type": "cancel"}` from the client ends the execution, and
+    so does a client that goes away.
+    """
+
+    service: Service
+    verifier: Verifier
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one call."""
+        try:
+            principal, subprotocol = await _authenticated(self.verifier, scope)
+            name = unquote(scope["path"].removeprefix("/modules/stream/"))
+            arguments = _arguments(scope, ("version", "timeout"))
+            timeout = _seconds(arguments["timeout"]) if "timeout" in arguments else None
+            version = arguments.get("version")
+            self.service.module(principal, "executions:run", name, version)  # what is wrong already is an HTTP answer
+        except RunnerError as problem:
+            await _reject(send, problem.failure)
+            return
+        await send({"type": "websocket.accept", "subprotocol": subprotocol})
+        try:
+            data = await _first_message(receive)
+            if data is None:
+                return
+            identity, follower = self.service.begin(principal, name, data, version=version, timeout=timeout)
+        except RunnerError as problem:
+            await _close_with(send, problem.failure)
+            return
+        try:
+            await _send_text(send, msgspec.json.encode({"type": "execution", "id": identity}))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listen, receive, identity, nursery.cancel_scope)
+                await _send_events(follower, send)
+                nursery.cancel_scope.cancel()
+        finally:
+            self.service.abandon(identity)
+        await send({"type": "websocket.close", "code": 1000, "reason": "the execution has ended"})
+
+    async def _listen(self, receive: Receive, identity: str, scope: trio.CancelScope) -> None:
+        """Hear what the client says besides its input; its end is the end of the execution."""
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                scope.cancel()
+                return
+            if _is_cancel(message):
+                self.service.abandon(identity)
+
+
+class _Cancel(msgspec.Struct, tag="cancel"):
+    """What a client may say while its execution runs."""
+
+
+_cancel_decoder = msgspec.json.Decoder(_Cancel)
+
+
+def _is_cancel(message: Message) -> bool:
+    try:
+        _cancel_decoder.decode(message.get("text") or message.get("bytes") or b"")
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return False
+    return True
+
+
+async def _first_message(receive: Receive) -> bytes | None:
+    """Return the input, or None when the client went away first. Raises RunnerError when it says nothing."""
+    with trio.move_on_after(_INPUT_SECONDS):
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                return None
+            if message["type"] == "websocket.receive":
+                text = message.get("text")
+                return text.encode() if text is not None else bytes(message.get("bytes") or b"")
+    raise error(ErrorKind.BAD_INPUT, f"the input was not sent within {_INPUT_SECONDS:g} s", field="$")
+
+
+async def _read_out(receive: Receive, scope: trio.CancelScope) -> None:
+    """Take what the client says, which is of no account, so that its going away is seen."""
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+    scope.cancel()
+
+
+async def _send_events(follower: Follower, send: Send) -> None:
+    while (events := await follower.next()) is not None:
+        for event in events:
+            await _send_text(send, encode(event))
+
+
+async def _send_text(send: Send, data: bytes) -> None:
+    await send({"type": "websocket.send", "text": data.decode()})
+
+
+async def _authenticated(verifier: Verifier, scope: Message) -> tuple[Principal, str | None]:
+    """Return who opens a websocket, by header or, for browsers, by a subprotocol that is then agreed to."""
+    offered = [name for name in scope["subprotocols"] if name.startswith(_SUBPROTOCOL)]
+    if offered:
+        token = offered[0].removeprefix(_SUBPROTOCOL)
+        return await authenticate(verifier, f"Bearer {token}"), offered[0]
+    return await authenticate(verifier, _header(scope, b"authorization")), None
+
+
+async def _reject(send: Send, failure: Failure) -> None:
+    """Answer a handshake with a problem instead of a websocket."""
+    headers = [(b"content-type", _PROBLEM), *failure_headers(failure)]
+    body = problem_json(failure)
+    headers.append((b"content-length", b"%d" % len(body)))
+    status = CODES[failure.kind].http
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+
+
+async def not_found(scope: Message, receive: Receive, send: Send) -> None:
+    """Answer a websocket that nothing serves."""
+    del receive
+    routes = "/executions/{id}/stream and /modules/stream/{name}"
+    await _reject(send, Failure(ErrorKind.NOT_FOUND, f"there is no websocket at {scope['path']}; there are {routes}"))
+
+
+async def _close_with(send: Send, failure: Failure) -> None:
+    await _send_text(send, msgspec.json.encode({"type": "error", "error": failure_fields(failure)}))
+    # A close frame has room for 123 bytes of reason.
+    reason = failure.kind.value
+    await send({"type": "websocket.close", "code": CODES[failure.kind].websocket, "reason": reason})
+
+
+def _identity(scope: Message, prefix: str, suffix: str) -> str:
+    return unquote(scope["path"].removeprefix(prefix).removesuffix(suffix))
+
+
+def _header(scope: Message, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+
+
+def _arguments(scope: Message, allowed: Sequence[str]) -> dict[str, str]:
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    for name in query:
+        if name not in allowed:
+            text = f"unknown parameter {name!r}; allowed: {', '.join(allowed)}"
+            raise error(ErrorKind.BAD_INPUT, text, field=name)
+    return {name: values[-1] for name, values in query.items()}
+
+
+def _number(scope: Message) -> int:
+    return _parsed(_arguments(scope, ("from",)).get("from", "0"), "from")
+
+
+def _parsed(text: str, field: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise error(ErrorKind.BAD_INPUT, f"{field} is the number of an event, not {text!r:.40}", field=field)
+    return int(text)
+
+
+def _seconds(text: Any) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise error(ErrorKind.BAD_INPUT, f"timeout is a number of seconds, not {text!r:.40}", field="timeout") from None

@@ -1,0 +1,116 @@
+"""What the routes that quart serves share: parameters in, JSON and problems out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+from quart import Request, Response, request
+from werkzeug.exceptions import HTTPException
+
+from protocol.errors import ErrorKind, Failure, error
+from runner.render import failure_headers, problem_json
+from runner.status import CODES
+
+MAX_PAGE = 500
+PROBLEM = "application/problem+json"
+E = TypeVar("E", bound=StrEnum)
+
+
+def arguments(allowed: Iterable[str]) -> dict[str, str]:
+    """Return the query parameters. Raises RunnerError `bad_input` for one that is not `allowed`."""
+    for name in request.args:
+        if name not in allowed:
+            text = f"unknown parameter {name!r}; allowed: {', '.join(allowed) or 'none'}"
+            raise error(ErrorKind.BAD_INPUT, text, field=name)
+    return dict(request.args.items())
+
+
+def one_of(kind: type[E], name: str, value: str | None) -> E | None:
+    """Return a parameter that is one of a closed set. Raises RunnerError `bad_input`."""
+    if value is None:
+        return None
+    try:
+        return kind(value)
+    except ValueError:
+        text = f"{name} {value!r:.80} is not one of {', '.join(kind)}"
+        raise error(ErrorKind.BAD_INPUT, text, field=name) from None
+
+
+def page_limit(value: str | None) -> int:
+    """Return how long a page may be. Raises RunnerError `bad_input`."""
+    if value is None:
+        return 50
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= MAX_PAGE:
+        raise error(ErrorKind.BAD_INPUT, f"limit is a number from 1 to {MAX_PAGE}, not {value!r:.80}", field="limit")
+    return int(value)
+
+
+def moment(name: str, value: str | None) -> float | None:
+    """Return a time as seconds since the epoch: a number of them, or ISO 8601 with a time zone.
+
+    Raises RunnerError `bad_input`.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            # A `+` that was not escaped arrives as a blank.
+            when = datetime.fromisoformat(value.replace(" ", "+") if value.count(" ") == 1 else value)
+            seconds = when.timestamp() if when.tzinfo is not None else math.nan
+        except ValueError:
+            seconds = math.nan
+    if not math.isfinite(seconds):
+        text = f"{name} is seconds since 1970 or a time like 2026-01-31T09:30:00Z, not {value!r:.80}"
+        raise error(ErrorKind.BAD_INPUT, text, field=name)
+    return seconds
+
+
+def seconds_of(name: str, value: str) -> float:
+    """Return a time limit in seconds; its range is the service's matter. Raises RunnerError `bad_input`."""
+    try:
+        return float(value)
+    except ValueError:
+        text = f"{name} is a number of seconds, not {value!r:.80}"
+        raise error(ErrorKind.BAD_INPUT, text, field=name) from None
+
+
+def json_answer(value: Any, status: int = 200) -> Response:
+    """Return an answer; bytes are JSON already."""
+    body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    return Response(body, status, content_type="application/json")
+
+
+def problem_answer(failure: Failure) -> Response:
+    """Return the answer to what never began."""
+    response = Response(problem_json(failure), CODES[failure.kind].http, content_type=PROBLEM)
+    for name, value in failure_headers(failure):
+        response.headers[name.decode()] = value.decode()
+    return response
+
+
+def framework_problem(problem: HTTPException, at: Request) -> Response:
+    """Return what the framework refuses (no such route, wrong method) as the same kind of problem."""
+    status = problem.code or 500
+    allowed = getattr(problem, "valid_methods", None) or ()
+    details = {
+        404: f"there is no {at.path}; see the table of routes in the README",
+        405: f"{at.method} is not possible at {at.path}; allowed: {', '.join(sorted(allowed))}",
+    }
+    body = {
+        "type": "about:blank",
+        "title": problem.name,
+        "status": status,
+        "detail": details.get(status, problem.description),
+    }
+    response = Response(msgspec.json.encode(body), status, content_type=PROBLEM)
+    for name, value in problem.get_headers():
+        if name.lower() == "allow":
+            response.headers[name] = value
+    return response

@@ -15,8 +15,8 @@ from typing import Any
 import attrs
 import trio
 
+from actors.events import EventLog, Follower
 from actors.executor import Executor
-from actors.output import Output
 from actors.pool import Phases
 from actors.registry import Published, Registry
 from actors.worker import Call, Outcome, Worker
@@ -32,7 +32,8 @@ from environments.store import Store
 from environments.venv import VenvEnvironment
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError
-from protocol.model import Kind, OutputChunk, Stream
+from protocol.events import ItemEvent, OutputEvent, ProgressEvent
+from protocol.model import Kind, Status, Stream
 
 PATIENCE = 30
 """Seconds after which a test has hung."""
@@ -53,8 +54,8 @@ class Ran:
     """What became of one call."""
 
     outcome: Outcome
-    output: tuple[OutputChunk, ...] = ()
-    events: tuple[messages.Item | messages.Progress, ...] = ()
+    output: tuple[OutputEvent, ...] = ()
+    events: tuple[ItemEvent | ProgressEvent, ...] = ()
     phases: Phases = attrs.field(factory=Phases)
     pid: int = 0
 
@@ -139,33 +140,30 @@ class Rig:
         *,
         timeout: float | None = None,
         on_event: Callable[[Any], None] | None = None,
-        output: Output | None = None,
+        log: EventLog | None = None,
         on_worker: Callable[[Worker], None] | None = None,
     ) -> Ran:
         """Call a module once, as a door would."""
-        events: list[Any] = []
-
-        def listen(event: Any) -> None:
-            events.append(event)
-            if on_event is not None:
-                on_event(event)
-
         phases = Phases()
-        output = output or Output(limit=module.spec.output, keep=16 * 1024 * 1024)
+        log = log or EventLog(limit=module.spec.output, keep=32 * 1024 * 1024, keep_items=64 * 1024 * 1024)
         raw = messages.check_json(json.dumps(value).encode())
         seconds = module.spec.timeout if timeout is None else timeout
         pid = 0
         with trio.fail_after(PATIENCE):
             try:
-                async with self.executors[module.spec.env].lease(module, phases) as worker:
+                async with self.executors[module.spec.env].lease(module, phases) as worker, _told(log, on_event):
                     pid = worker.guest.pid
                     if on_worker is not None:
                         on_worker(worker)
-                    call = Call(f"e{next(self._ids)}", raw, 1, seconds, output, listen)
-                    outcome = await worker.execute(call)
+                    log.status(Status.RUNNING, 1)
+                    outcome = await worker.execute(Call(f"e{next(self._ids)}", raw, 1, seconds, log))
             except RunnerError as problem:
                 outcome = Outcome(failure=problem.failure, exit_code=1)
-        return Ran(outcome, output.finish(), tuple(events), phases, pid)
+        log.end_output()
+        kept = log.kept()
+        printed = tuple(event for event in kept if isinstance(event, OutputEvent))
+        told = tuple(event for event in kept if isinstance(event, ItemEvent | ProgressEvent))
+        return Ran(outcome, printed, told, phases, pid)
 
     async def run(self, code: str, value: Any = None, *, call: dict[str, Any] | None = None, **fields: Any) -> Ran:
         """Publish and call."""
@@ -184,6 +182,24 @@ class Rig:
             return not now.busy and not now.waiting and not now.starting and self.table.statistics() == now.idle
 
         await wait_until(calm, lambda: f"{executor.statistics()}, {self.table.statistics()} processes")
+
+
+@asynccontextmanager
+async def _told(log: EventLog, on_event: Callable[[Any], None] | None) -> AsyncIterator[None]:
+    """Call `on_event` with each item and progress as it comes."""
+
+    async def follow() -> None:
+        follower = Follower(log)
+        while (events := await follower.next()) is not None:
+            for event in events:
+                if on_event is not None and isinstance(event, ItemEvent | ProgressEvent):
+                    on_event(event)
+
+    async with trio.open_nursery() as nursery:
+        if on_event is not None:
+            nursery.start_soon(follow)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 async def wait_until(condition: Callable[[], Any], why: str | Callable[[], str], *, seconds: float = PATIENCE) -> None:

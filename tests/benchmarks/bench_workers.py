@@ -18,7 +18,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from actors.output import Output
+from actors.events import EventLog
 from actors.pool import Phases
 from actors.system import Surroundings, System, open_system
 from actors.worker import Call, Outcome
@@ -69,9 +69,9 @@ def bare_round_trip_ms() -> float:
 async def call(system: System, name: str, data: bytes) -> Outcome:
     """Run a module once through its executor."""
     module = system.registry.snapshot.get(name)
-    output = Output(limit=1 << 20, keep=1 << 20)
+    log = EventLog(limit=1 << 20, keep=1 << 20)
     async with system.executors[module.spec.env].lease(module, Phases()) as worker:
-        outcome = await worker.execute(Call("bench", check_json(data), 1, 60.0, output))
+        outcome = await worker.execute(Call("bench", check_json(data), 1, 60.0, log))
     if outcome.failure is not None:
         raise SystemExit(str(outcome.failure))
     return outcome

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from actors.output import Output
+from actors.events import EventLog
 from environments.inprocess import InProcess
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
@@ -171,15 +171,15 @@ async def test_output_is_read_while_the_handler_runs(rig, how, tmp_path):
     flag = tmp_path / "seen"
     code = WAIT_FOR + "def handler(input):\n    print('begun')\n    wait_for(input)\n"
     module = await rig.publish(code, **how)
-    output = Output(limit=1000, keep=1000)
+    log = EventLog(limit=1000, keep=1000)
 
     async def watch():
-        await rig.wait_until(lambda: output.total, "no output while running")
+        await rig.wait_until(lambda: log.printed, "no output while running")
         flag.touch()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
-        ran = await rig.call(module, str(flag), output=output)
+        ran = await rig.call(module, str(flag), log=log)
 
     assert ran.value is None
     assert ran.stdout == "begun\n"
@@ -765,7 +765,7 @@ async def test_order_within_a_stream(run):
 
     assert ran.stdout.split() == [str(i) for i in range(0, 3000, 2)]
     assert ran.stderr.split() == [str(i) for i in range(1, 3000, 2)]
-    assert [chunk.seq for chunk in ran.output] == list(range(len(ran.output)))
+    assert [event.seq for event in ran.output] == list(range(1, len(ran.output) + 1))
 
 
 async def test_output_belongs_to_its_call(rig, how):

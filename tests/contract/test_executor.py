@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from actors.output import Output
+from actors.events import EventLog
 from actors.pool import Phases
 from actors.worker import Call
 from config.modules import WorkersPolicy
@@ -367,7 +367,7 @@ async def test_what_a_caller_waits_for_is_told_while_it_starts(tmp_path):
             nursery.start_soon(rig.call, module)
             await rig.wait_until(lambda: rig.inline.statistics().starting, "nothing starts")
             await trio.testing.wait_all_tasks_blocked()
-            assert rig.inline.waiting_for(module).startswith("building environment (for ")
+            assert rig.inline.waiting_for(module).startswith("preparing environment (for ")
             go.set()
 
 
@@ -627,8 +627,8 @@ async def test_retries_of_one_worker_say_their_attempt(rig):
     module = await rig.publish("def handler(input, context): return context.attempt")
     async with rig.inline.lease(module, Phases()) as worker:
         for attempt in (1, 2):
-            output = Output(limit=10, keep=10)
-            outcome = await worker.execute(Call("e", messages.check_json(b"null"), attempt, 5.0, output))
+            log = EventLog(limit=10, keep=10)
+            outcome = await worker.execute(Call("e", messages.check_json(b"null"), attempt, 5.0, log))
             assert outcome.result == b"%d" % attempt
 
 

@@ -65,15 +65,6 @@ def test_a_failure_is_a_value():
         failure.message = "later"
 
 
-def test_with_killed_changes_nothing_else():
-    failure = Failure(ErrorKind.HANDLER_ERROR, "no", type="E", traceback="t", field="$", retry_after=1.0)
-    killed = failure.with_killed(("12 sleep",))
-
-    assert killed.killed == ("12 sleep",)
-    assert failure.killed == ()
-    assert attrs.evolve(killed, killed=()) == failure
-
-
 def test_an_error_carries_its_failure_and_reads_well():
     raised = error(ErrorKind.OVERLOADED, "3 workers busy", field="concurrency", retry_after=2.5)
 

@@ -76,12 +76,17 @@ class Timings:
 
 
 @frozen
-class OutputChunk:
-    """A piece of what user code printed; `seq` counts the chunks of one execution from 0 over both streams."""
+class Attempt:
+    """One try of an execution that was followed by another one. Times are seconds since the epoch."""
 
-    seq: int
-    stream: Stream
-    text: str
+    number: int
+    """Counts from 1."""
+    started_at: float
+    finished_at: float
+    failure: Failure
+    exit_code: int | None = None
+    seconds: float = 0.0
+    """In the handler."""
 
 
 @frozen
@@ -99,22 +104,31 @@ class Execution:
     created_at: float
     input: bytes = b"null"
     subject: str = ""
+    """Who called: the subject of the token."""
+    timeout: float | None = None
+    """Seconds that the caller allows for each attempt, where that is less than the module's."""
+    idempotency_key: str | None = None
     result: bytes | None = None
     failure: Failure | None = None
-    output: tuple[OutputChunk, ...] = field(default=())
+    events: bytes = b"[]"
+    """The kept events as a JSON array (`protocol.events`), without the last one."""
+    events_count: int = 0
+    """Events that there were, which is the `seq` of the last one, `result` or `error`."""
     output_dropped: int = 0
-    """Bytes of output that were not kept because the limit for kept output was reached."""
+    """Bytes of output and items that were not kept because the limit for kept output was reached."""
     exit_code: int | None = None
     attempts: int = 0
+    """How many were begun."""
+    failed_attempts: tuple[Attempt, ...] = ()
+    """Those before the last one, whose end is that of the execution."""
     timings: Timings = field(factory=Timings)
+    peak_memory: int | None = None
+    """Bytes of resident memory that the process of the handler had at most, where it can be measured."""
     started_at: float | None = None
+    """When the first attempt had a worker."""
     finished_at: float | None = None
 
     @property
     def duration(self) -> float | None:
         """Seconds from acceptance to the end, or None while it is not over."""
         return None if self.finished_at is None else self.finished_at - self.created_at
-
-    def text(self, stream: Stream) -> str:
-        """Return all kept text of one stream."""
-        return "".join(chunk.text for chunk in self.output if chunk.stream is stream)

@@ -1,0 +1,125 @@
+"""What happens in one execution, as numbered events: the same JSON over websocket, server-sent events and gRPC.
+
+    {"type": "status", "seq": 0, "at": 1764000000.1, "status": "running", "attempt": 1, "reason": ""}
+    {"type": "output", "seq": 1, "at": 1764000000.2, "stream": "stdout", "text": "hello\\n"}
+    {"type": "result", "seq": 2, "at": 1764000000.3, "status": "succeeded", "result": 42, "exit_code": 0, ...}
+
+`seq` counts the events of one execution from 0, over all its attempts; `at` is in seconds since the epoch. A reader
+that asks from N on gets every event from N, in order, once; what was not kept is one `dropped` that says how much.
+The last event is a `result` or an `error`. History keeps the events as they were sent, so that a replay is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from protocol.model import Status, Stream
+
+
+class StatusEvent(msgspec.Struct, frozen=True, tag="status"):
+    """The execution has another state, or waits for another reason."""
+
+    seq: int
+    at: float
+    status: Status
+    attempt: int = 0
+    reason: str = ""
+    """Why it waits; empty while it runs."""
+
+
+class OutputEvent(msgspec.Struct, frozen=True, tag="output"):
+    """A piece of what user code printed."""
+
+    seq: int
+    at: float
+    stream: Stream
+    text: str
+
+
+class ItemEvent(msgspec.Struct, frozen=True, tag="item"):
+    """One item of a handler that is a generator."""
+
+    seq: int
+    at: float
+    value: msgspec.Raw
+
+
+class ProgressEvent(msgspec.Struct, frozen=True, tag="progress"):
+    """How far the handler says it is, in a unit of its choice."""
+
+    seq: int
+    at: float
+    done: float | None = None
+    total: float | None = None
+    text: str = ""
+
+
+class DroppedEvent(msgspec.Struct, frozen=True, tag="dropped"):
+    """Events that were not kept stand here; `seq` is the number of the last of them."""
+
+    seq: int
+    at: float
+    events: int
+    bytes: int
+    """Of output and items, as printed or sent."""
+
+
+class ResultEvent(msgspec.Struct, frozen=True, tag="result"):
+    """The end of an execution that succeeded."""
+
+    seq: int
+    at: float
+    status: Status
+    result: msgspec.Raw
+    exit_code: int = 0
+    attempts: int = 1
+    duration: float = 0.0
+
+
+class ErrorEvent(msgspec.Struct, frozen=True, tag="error"):
+    """The end of an execution that failed or was cancelled."""
+
+    seq: int
+    at: float
+    status: Status
+    error: msgspec.Raw
+    exit_code: int | None = None
+    attempts: int = 0
+    duration: float = 0.0
+
+
+Event = StatusEvent | OutputEvent | ItemEvent | ProgressEvent | DroppedEvent | ResultEvent | ErrorEvent
+KeptEvent = StatusEvent | OutputEvent | ItemEvent | ProgressEvent | DroppedEvent
+"""What history keeps: the last event is made from the execution itself."""
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[tuple[KeptEvent, ...]] = msgspec.json.Decoder(tuple[KeptEvent, ...])
+
+
+def encode(event: Event) -> bytes:
+    """Return the JSON of one event."""
+    return _encoder.encode(event)
+
+
+def encode_all(events: Sequence[KeptEvent]) -> bytes:
+    """Return a JSON array of events."""
+    return _encoder.encode(events)
+
+
+def decode_all(data: bytes) -> tuple[KeptEvent, ...]:
+    """Return the events of such an array. Raises msgspec.DecodeError."""
+    return _decoder.decode(data)
+
+
+def text_of(events: Iterable[KeptEvent], stream: Stream) -> str:
+    """Return what the last attempt printed on a stream, as far as it was kept."""
+    texts: list[str] = []
+    for event in events:
+        if isinstance(event, OutputEvent):
+            if event.stream is stream:
+                texts.append(event.text)
+        elif isinstance(event, StatusEvent) and event.status is Status.RUNNING:
+            texts.clear()
+    return "".join(texts)

@@ -3,28 +3,28 @@
 A segment is `MAGIC`, four random bytes (its salt), then records: salt, length, checksum, body. The body is one
 revision and one execution as msgpack. A record is found again behind a damaged one by the salt; it is random so
 that nothing a caller sends can look like a record. Reading and writing of bytes is pure; `Journal` has the files.
+Segments of the format before (`OPJ1`, with output in place of events) are read as well.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from attrs import frozen
+from attrs import evolve, frozen
 
-from protocol.errors import ErrorKind, error
+from actors import former
 from protocol.model import Execution
 
-MAGIC: Final = b"OPJ1"
+MAGIC: Final = b"OPJ2"
+MAGIC_1: Final = b"OPJ1"
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _SALT_BYTES: Final = 4
 _START_BYTES: Final = len(MAGIC) + _SALT_BYTES
@@ -33,6 +33,15 @@ _LENGTH: Final = struct.Struct(">I")
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[int, Execution])
+
+
+class _Printed(msgspec.Struct):
+    """The field that executions of `OPJ1` have and those of today have not."""
+
+    output: tuple[former.Chunk, ...] = ()
+
+
+_printed_decoder = msgspec.msgpack.Decoder(tuple[int, _Printed])
 
 
 @frozen
@@ -104,7 +113,8 @@ def decode(data: bytes) -> Segment:
     """Read a whole segment. Never raises: what cannot be read is in the `damage` or `torn_bytes` of the answer."""
     if len(data) < _START_BYTES:
         return Segment((), torn_bytes=len(data))
-    if not data.startswith(MAGIC):
+    read = _READERS.get(data[: len(MAGIC)])
+    if read is None:
         return Segment((), (Damage(0, len(data), "not a journal segment"),))
     salt = data[len(MAGIC) : _START_BYTES]
     entries: list[Entry] = []
@@ -120,11 +130,26 @@ def decode(data: bytes) -> Segment:
             damage.append(Damage(at, end, "checksum does not match"))
         else:
             try:
-                entries.append(Entry(*_decoder.decode(memoryview(data)[at + _HEAD.size : end])))
+                entries.append(read(memoryview(data)[at + _HEAD.size : end]))
             except msgspec.MsgspecError as problem:
                 damage.append(Damage(at, end, f"not an execution: {problem}"))
         at = end
     return Segment(tuple(entries), tuple(damage))
+
+
+def _read(body: memoryview) -> Entry:
+    return Entry(*_decoder.decode(body))
+
+
+def _read_1(body: memoryview) -> Entry:
+    revision, execution = _decoder.decode(body)
+    chunks = _printed_decoder.decode(body)[1].output
+    at = execution.created_at if execution.started_at is None else execution.started_at
+    events, count = former.events_of(chunks, execution.output_dropped, at)
+    return Entry(revision, evolve(execution, events=events, events_count=count))
+
+
+_READERS: Final[Mapping[bytes, Callable[[memoryview], Entry]]] = {MAGIC: _read, MAGIC_1: _read_1}
 
 
 def _record_end(data: bytes, at: int, salt: bytes) -> int | None:
@@ -284,79 +309,3 @@ class Journal:
     def close(self) -> None:
         """Close the current segment. Its records stay."""
         self._close_fd()
-
-
-class Pending:
-    """What is not in the database yet. Each dict holds at most one, and a newer, state of an execution than the next.
-
-    `begun` runs and is known in memory only; `done` is recorded; `taken` is on its way into the database.
-    """
-
-    def __init__(self) -> None:
-        self.begun: dict[str, tuple[float, Entry]] = {}
-        self.done: dict[str, Entry] = {}
-        self.taken: dict[str, Entry] = {}
-
-    def __len__(self) -> int:
-        """Return how many rows the database lacks, without those in `begun`."""
-        return len(self.done) + len(self.taken)
-
-    def find(self, name: str) -> Execution | None:
-        """Return the newest state of the execution with the id `name`, or None when it is not here."""
-        begun = self.begun.get(name)
-        entry = begun[1] if begun else self.done.get(name) or self.taken.get(name)
-        return None if entry is None else entry.execution
-
-    def begin(self, now: float, entry: Entry) -> None:
-        """Add an execution that begins to run at `now`."""
-        name = entry.execution.id
-        self.begun.pop(name, None)
-        if name in self.done:
-            # It was queued, and recorded so. It must stay in the next commit: the journal segment with it is
-            # deleted after that one.
-            self.done[name] = entry
-        else:
-            self.begun[name] = (now, entry)
-
-    def put(self, entry: Entry) -> None:
-        """Add a recorded state, the newest of its execution."""
-        self.begun.pop(entry.execution.id, None)
-        self.done[entry.execution.id] = entry
-
-    def take(self, before: float) -> tuple[Entry, ...]:
-        """Take what is done, and what was begun before `before`; call `settle` when that is stored or not."""
-        self.taken, self.done = self.done, {}
-        for name, (at, entry) in tuple(self.begun.items()):
-            if at > before:
-                break  # they are in the order of their begin
-            self.taken[name] = entry
-            del self.begun[name]
-        return tuple(self.taken.values())
-
-    def settle(self, *, stored: bool) -> None:
-        """End a take; what was not stored is pending again, except for what is newer by now."""
-        if not stored:
-            self.done = {**self.taken, **self.done}
-        self.taken = {}
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the directory of `path` for this process, by a lock on that file which the kernel drops with the process.
-
-    Raises `RunnerError` (`unavailable`), naming the process that holds it, or `OSError`.
-    """
-    # The file stays: deleting it would let two processes lock two files of the same name.
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            message = f"the data directory {path.parent} is in use by the runner with pid {holder}"
-            raise error(ErrorKind.UNAVAILABLE, message) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-        yield
-    finally:
-        os.close(fd)

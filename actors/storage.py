@@ -1,183 +1,66 @@
-"""Executions in a database: tables, statements, row <-> model. Synchronous; its owner runs it in a thread.
-
-The SQL is portable (PostgreSQL is to come); what only SQLite needs is in the functions that say so. Three tables
-with at most one row for each execution: a cold scan over metadata does not read payloads and outputs.
-"""
+"""Writing the record: model to rows. Synchronous; its owner runs it in a thread, one call at a time."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import os
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
 
 import msgspec
 import sqlalchemy as sa
-from attrs import evolve, frozen
+from attrs import define, evolve, field
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.pool import QueuePool, StaticPool
 
 from actors.journal import Entry, cleaned
+from actors.pending import Batch
+from actors.rollups import Changes, Ended, Rollup, Span, ended_of
+from actors.segments import NOTHING, Segment, seqs_of
+from actors.tables import (
+    PHASES,
+    PLAIN,
+    SCHEMA_VERSION,
+    add_rows,
+    count_rows,
+    events,
+    executions,
+    meta,
+    metadata,
+    payloads,
+    rollups,
+)
 from protocol.errors import ErrorKind, Failure, error
-from protocol.model import Execution, Kind, ModuleRef, OutputChunk, Status, Timings
+from protocol.model import Execution, Status
 
 T = TypeVar("T")
-SCHEMA_VERSION: Final = 1
-MAX_PAGE: Final = 500
-READERS: Final = 4
-_BUSY_SECONDS: Final = 5.0
-_SHRINK_PAGES: Final = 1000
-_FINAL: Final = tuple(status.value for status in Status if status.final)
-_PHASES: Final = ("queue", "build", "start", "load", "run")
-# Fields that are kept as they are, in columns of the same name.
-_PLAIN: Final = ("id", "subject", "created_at", "started_at", "finished_at", "exit_code", "attempts", "output_dropped")
 LOST: Final = Failure(ErrorKind.LOST, "the runner ended while this was running")
+LOST_SEQS: Final = 1_000_000
+_MANY: Final = 500
+"""Keys in one statement."""
 
-metadata = sa.MetaData()
-
-meta = sa.Table(
-    "meta",
-    metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
-)
-
-executions = sa.Table(
-    "executions",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("revision", sa.BigInteger, nullable=False),
-    sa.Column("module", sa.Text, nullable=False),
-    sa.Column("version", sa.Text, nullable=False),
-    sa.Column("env", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("started_at", sa.Double),
-    sa.Column("finished_at", sa.Double),
-    sa.Column("failure_kind", sa.Text),
-    sa.Column("failure", sa.Text),  # JSON, without the traceback
-    sa.Column("exit_code", sa.BigInteger),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("output_dropped", sa.BigInteger, nullable=False),
-    *(sa.Column(f"{phase}_seconds", sa.Double, nullable=False) for phase in _PHASES),
-    # Every combination of filters has its index, each in the order of the pages.
-    sa.Index("executions_by_time", "created_at", "id"),
-    sa.Index("executions_by_module", "module", "created_at", "id"),
-    sa.Index("executions_by_status", "status", "created_at", "id"),
-    sa.Index("executions_by_module_status", "module", "status", "created_at", "id"),
-    sqlite_with_rowid=False,  # the ids rise, so the rows are appended, and no second index on the id is needed
-)
-
-payloads = sa.Table(
-    "payloads",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("input", sa.LargeBinary, nullable=False),
-    sa.Column("result", sa.LargeBinary),
-    sa.Column("traceback", sa.Text),
-)
-
-outputs = sa.Table(
-    "outputs",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("chunks", sa.LargeBinary, nullable=False),  # all chunks as msgpack: one row, however often it printed
-)
-
-_chunks_encoder = msgspec.msgpack.Encoder()
-_chunks_decoder = msgspec.msgpack.Decoder(tuple[OutputChunk, ...])
-_failure_decoder = msgspec.json.Decoder(Failure)
+_rollup_encoder = msgspec.msgpack.Encoder()
+_rollup_decoder = msgspec.msgpack.Decoder(Rollup)
 
 
-@frozen
-class Query:
-    """What to list, newest first: `since <= created_at < until` in seconds since the epoch; `limit` is 1 to 500."""
+@define
+class Stored:
+    """What became of a batch."""
 
-    module: str | None = None
-    status: Status | None = None
-    since: float | None = None
-    until: float | None = None
-    limit: int = 50
-    cursor: str | None = None
-
-
-@frozen
-class Page:
-    """Executions without input, result, traceback and output; `next_cursor` is None on the last page."""
-
-    items: tuple[Execution, ...]
-    next_cursor: str | None = None
-
-
-def sqlite_path(url: str | None, data_dir: Path) -> Path:
-    """Return the database file; raises `RunnerError` (`unavailable`) for a URL that is not of a SQLite file."""
-    if url is None:
-        return data_dir / "history.db"
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
-        raise error(ErrorKind.UNAVAILABLE, "the history is kept in SQLite only: sqlite:///PATH", field="database")
-    return Path(str(parsed.database))
-
-
-class Database:
-    """A SQLite file. Every method blocks; those that write are called one at a time, in any thread.
-
-    One writer that owns all checkpoints is what keeps SQLite before 3.51.3 clear of its WAL-reset bug. What cannot be
-    done raises `sqlalchemy.exc.SQLAlchemyError` or `OSError`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Open nothing yet; the file is made by the first write."""
-        self._path = path
-        self._writer = sa.create_engine("sqlite://", creator=self._connect_writer, poolclass=StaticPool)
-        self._reader = sa.create_engine(
-            "sqlite://", creator=self._connect_reader, poolclass=QueuePool, pool_size=READERS, max_overflow=0
-        )
-
-    def _connect_writer(self) -> sqlite3.Connection:
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)
-        # auto_vacuum counts only before the first table, so it comes first.
-        for pragma in ("auto_vacuum=incremental", "journal_mode=wal", "synchronous=full", "temp_store=memory"):
-            connection.execute(f"pragma {pragma}").close()
-        return connection
-
-    def _connect_reader(self) -> sqlite3.Connection:
-        uri = f"file:{quote(str(self._path))}?mode=ro"
-        return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
-
-    def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Return what `work` does with the write connection."""
-        with self._writer.connect() as link:
-            return work(link)
-
-    def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Return what `work` finds with one of `READERS` connections that cannot write."""
-        with self._reader.connect() as link:
-            return work(link)
-
-    def renew(self) -> None:
-        """Replace the write connection: whatever was wrong with it, or with the file, a new one does not have it."""
-        self._writer.dispose()
-        self.write(prepare)
-
-    def close(self) -> None:
-        """Close all connections, the writer last: its end empties the write-ahead log."""
-        self._reader.dispose()
-        self._writer.dispose()
+    refused: dict[str, str] = field(factory=dict)
+    """Why by id, for executions that cannot be stored whatever is tried; they are left out."""
+    refused_segments: dict[str, str] = field(factory=dict)
+    rows: int = 0
+    """Executions in the database now."""
 
 
 def prepare(connection: sa.Connection) -> int:
-    """Make or check the schema; return the highest revision ever stored.
+    """Make the schema or bring it up to date, in one transaction; return the highest revision ever stored.
 
     Raises `RunnerError` (`unavailable`) when the database was made by a newer runner.
     """
     with connection.begin():
+        if connection.dialect.name == "sqlite":
+            # The driver begins a transaction by itself before rows are changed, but not before tables are.
+            connection.exec_driver_sql("begin immediate")
         values = {}
         if sa.inspect(connection).has_table("meta"):
             values = {row.name: int(row.value) for row in connection.execute(sa.select(meta))}
@@ -185,68 +68,153 @@ def prepare(connection: sa.Connection) -> int:
         if version > SCHEMA_VERSION:
             message = f"the history has schema {version}, this runner knows up to {SCHEMA_VERSION}: use a newer runner"
             raise error(ErrorKind.UNAVAILABLE, message)
-        # Alembic's place: `version < SCHEMA_VERSION` is to be upgraded here, and only then is Alembic imported.
+        if version < SCHEMA_VERSION:
+            from actors import migrations  # noqa: PLC0415  (Alembic takes 0.3 s to import)
+
+            migrations.upgrade(connection, version)
+            return values.get("revision", 0)
         metadata.create_all(connection)
-        for name, value in (("schema", SCHEMA_VERSION), ("revision", 0)):
+        for name, value in (("schema", SCHEMA_VERSION), ("revision", 0), ("rows", 0)):
             if name not in values:
                 connection.execute(sa.insert(meta).values(name=name, value=value))
     return values.get("revision", 0)
 
 
-def _upsert(table: sa.Table, dialect: str) -> sa.Executable:
-    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-    # Both constructs have the same method, but no common type that says so.
-    changed = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
-    return insert.on_conflict_do_update(index_elements=["id"], set_=changed)
+def store(connection: sa.Connection, batch: Batch) -> Stored:
+    """Write all of a batch in one transaction, each entry over what its execution had before.
 
-
-_UPSERTS: Final = {
-    (table.name, dialect): _upsert(table, dialect)
-    for table in (executions, payloads, outputs)
-    for dialect in ("sqlite", "postgresql")
-}
-_FORGET_OUTPUT: Final = sa.delete(outputs).where(outputs.c.id == sa.bindparam("name"))
-
-
-def store(connection: sa.Connection, entries: Sequence[Entry]) -> dict[str, str]:
-    """Write all entries in one transaction, each over what its execution had before; at most one for each id.
-
-    Returns why by id for entries that cannot be stored whatever is tried (they are left out). Raises
-    `sqlalchemy.exc.OperationalError` when the database cannot write now; nothing is stored then.
+    Raises `sqlalchemy.exc.OperationalError` when the database cannot write now; nothing is stored then.
     """
+    stored = _store(connection, batch)
+    stored.rows = count_rows(connection)
+    connection.rollback()
+    return stored
+
+
+def _store(connection: sa.Connection, batch: Batch) -> Stored:
     try:
         with connection.begin():
-            _write(connection, entries)
+            _write(connection, batch)
     except sa.exc.OperationalError:
         raise
     except Exception as problem:  # noqa: BLE001 - one bad row must not keep all others from being stored
-        if len(entries) > 1:
-            return {name: why for entry in entries for name, why in store(connection, [entry]).items()}
-        again = cleaned(entries[0])
-        if again == entries[0]:
-            return {again.execution.id: f"{type(problem).__name__}: {problem}"}
-        return store(connection, [again])
-    return {}
+        parts = batch.parts()
+        if len(parts) == 1:
+            return _store_cleaned(connection, batch, f"{type(problem).__name__}: {problem}")
+        stored = Stored()
+        for part in parts:
+            one = _store(connection, part)
+            stored.refused |= one.refused
+            stored.refused_segments |= one.refused_segments
+        return stored
+    return Stored()
 
 
-def _write(connection: sa.Connection, entries: Sequence[Entry]) -> None:
-    if not entries:
-        return
-    dialect = connection.dialect.name
-    connection.execute(_UPSERTS["executions", dialect], [_execution_row(entry) for entry in entries])
-    connection.execute(_UPSERTS["payloads", dialect], [_payload_row(entry.execution) for entry in entries])
-    printed = [_output_row(entry.execution) for entry in entries if entry.execution.output]
-    if printed:
-        connection.execute(_UPSERTS["outputs", dialect], printed)
-    # An execution that is tried again after a restart may have printed before, and not this time.
-    silent = [{"name": entry.execution.id} for entry in entries if not entry.execution.output]
-    if silent:
-        connection.execute(_FORGET_OUTPUT, silent)
-    highest = max(entry.revision for entry in entries)
-    connection.execute(sa.update(meta).where(meta.c.name == "revision", meta.c.value < highest).values(value=highest))
+def _store_cleaned(connection: sa.Connection, batch: Batch, why: str) -> Stored:
+    """Store the one thing of a batch that was refused, if there is a form of it that is taken."""
+    if batch.entries:
+        (entry,) = batch.entries
+        again = cleaned(entry)
+        if again != entry:
+            return _store(connection, Batch((again,)))
+        return Stored(refused={entry.execution.id: why})
+    return Stored(refused_segments={segment.name: why for segment in batch.segments})
 
 
-def newer(connection: sa.Connection, entries: Iterable[Entry]) -> list[Entry]:
+def _write(connection: sa.Connection, batch: Batch) -> None:
+    """Write everything, inside of a transaction."""
+    entries = {entry.execution.id: entry.execution for entry in batch.entries}
+    known = _known(connection, {*entries, *(segment.name for segment in batch.segments)})
+    if entries:
+        dialect = connection.dialect.name
+        connection.execute(_UPSERTS["executions", dialect], [_execution_row(entry) for entry in batch.entries])
+        connection.execute(_UPSERTS["payloads", dialect], [_payload_row(execution) for execution in entries.values()])
+        _write_events(connection, entries, known)
+        changes = Changes()
+        for name, execution in entries.items():
+            # Each is counted once: one that was lost and ends again is not counted as lost any more.
+            if name in known and known[name].status.final:
+                changes.remove(known[name])
+            if execution.status.final:
+                changes.add(ended_of(execution))
+        _count(connection, changes)
+        add_rows(connection, len(entries.keys() - known.keys()))
+        connection.execute(_RAISE_REVISION, {"highest": max(entry.revision for entry in batch.entries)})
+    statuses = {name: ended.status for name, ended in known.items()}
+    statuses |= {name: execution.status for name, execution in entries.items()}
+    # One that has ended has brought all its events with it.
+    running = {name for name, status in statuses.items() if not status.final}
+    _write_segments(connection, [segment for segment in batch.segments if segment.name in running])
+    for gone in batch.forgotten:
+        connection.execute(_FORGET_SEGMENTS, {"name": gone.name, "start": gone.seqs[0], "end": gone.seqs[1]})
+
+
+def _known(connection: sa.Connection, names: Iterable[str]) -> dict[str, Ended]:
+    """Return what the database has of each, as it is counted when its status is final."""
+    columns = executions.c
+    at = sa.func.coalesce(columns.finished_at, columns.created_at).label("at")
+    wanted = sa.select(columns.id, columns.module, columns.status, columns.failure_kind, columns.run_seconds, at)
+    found = {}
+    for some in _parts(names):
+        for row in connection.execute(wanted.where(columns.id.in_(some))):
+            kind = None if row.failure_kind is None else ErrorKind(row.failure_kind)
+            found[row.id] = Ended(row.module, row.at, Status(row.status), kind, row.run_seconds)
+    return found
+
+
+def _parts(things: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(things)
+    while some := list(itertools.islice(rest, _MANY)):
+        yield some
+
+
+def _write_events(connection: sa.Connection, entries: Mapping[str, Execution], known: Mapping[str, Ended]) -> None:
+    """Put the events of each that has ended in the place of its segments, and those of the others beside them."""
+    ended = {name: execution for name, execution in entries.items() if execution.status.final}
+    again = [{"name": name} for name in ended if name in known]
+    if again:
+        connection.execute(_FORGET_ALL, again)
+    rows = [
+        {"id": name, "first_seq": 0, "last_seq": execution.events_count, "events": execution.events}
+        for name, execution in ended.items()
+        if execution.events != NOTHING
+    ]
+    if rows:
+        connection.execute(_UPSERTS["events", connection.dialect.name], rows)
+    for name, execution in entries.items():
+        if name not in ended and (seqs := seqs_of(execution.events)) is not None:
+            connection.execute(_FORGET_SEGMENTS, {"name": name, "start": seqs[0], "end": seqs[1]})
+            _write_segments(connection, [Segment(name, seqs[0], execution.events)])
+
+
+def _write_segments(connection: sa.Connection, segments: Sequence[Segment]) -> None:
+    rows = [
+        {"id": segment.name, "first_seq": segment.first_seq, "last_seq": seqs[1] - 1, "events": segment.events}
+        for segment in segments
+        if (seqs := seqs_of(segment.events)) is not None
+    ]
+    if rows:
+        connection.execute(_UPSERTS["events", connection.dialect.name], rows)
+
+
+def _count(connection: sa.Connection, changes: Changes) -> None:
+    """Add to the rollups."""
+    table = rollups.c
+    for spans in _parts(changes.rollups):
+        keys = sa.tuple_(table.module, table.width, table.start).in_([(s.module, s.width, s.start) for s in spans])
+        stored = {
+            Span(row.module, row.width, row.start): _rollup_decoder.decode(row.counts)
+            for row in connection.execute(sa.select(rollups).where(keys))
+        }
+        totals = {span: changes.apply(span, stored.get(span) or Rollup()) for span in spans}
+        rows = [
+            {"module": s.module, "width": s.width, "start": s.start, "counts": _rollup_encoder.encode(total)}
+            for s, total in totals.items()
+        ]
+        connection.execute(_UPSERTS["rollups", connection.dialect.name], rows)
+
+
+def newer(connection: sa.Connection, entries: Iterable[Entry]) -> tuple[Entry, ...]:
     """Return the latest entry of each execution, without those that the database has in that state or a later one."""
     latest: dict[str, Entry] = {}
     for entry in entries:
@@ -254,28 +222,34 @@ def newer(connection: sa.Connection, entries: Iterable[Entry]) -> list[Entry]:
         if known is None or known.revision < entry.revision:
             latest[entry.execution.id] = entry
     stored: dict[str, int] = {}
-    names = list(latest)
-    for start in range(0, len(names), MAX_PAGE):
-        wanted = sa.select(executions.c.id, executions.c.revision).where(
-            executions.c.id.in_(names[start : start + MAX_PAGE])
-        )
+    for names in _parts(latest):
+        wanted = sa.select(executions.c.id, executions.c.revision).where(executions.c.id.in_(names))
         stored.update((row.id, row.revision) for row in connection.execute(wanted))
     connection.rollback()
-    return [entry for name, entry in latest.items() if entry.revision > stored.get(name, -1)]
+    return tuple(entry for name, entry in latest.items() if entry.revision > stored.get(name, -1))
 
 
 def mark_lost(connection: sa.Connection, now: float, revision: int) -> tuple[str, ...]:
-    """End all running executions as failed with kind `lost` at `now`; return their ids, oldest first."""
-    running = executions.c.status == Status.RUNNING.value
+    """End all running executions as failed with kind `lost` at `now`; return their ids, oldest first.
+
+    Their segments stay. A reader may have seen events that were never stored, and no number may come twice; so
+    `events_count`, from which an execution that is tried again goes on, is `LOST_SEQS` above the next multiple of
+    `LOST_SEQS` over the highest number that is known.
+    """
+    columns, changes = executions.c, Changes()
+    highest = sa.select(sa.func.max(events.c.last_seq)).where(events.c.id == columns.id).scalar_subquery()
+    wanted = sa.select(columns.id, columns.module, columns.run_seconds, columns.events_count, highest.label("last"))
     with connection.begin():
-        ordered = sa.select(executions.c.id).where(running).order_by(executions.c.created_at, executions.c.id)
-        names = tuple(connection.execute(ordered).scalars())
-        values = {"failure_kind": LOST.kind.value, "failure": _failure_text(LOST), "finished_at": now}
-        connection.execute(
-            sa.update(executions).where(running).values(status=Status.FAILED.value, revision=revision, **values)
-        )
-        connection.execute(sa.update(meta).where(meta.c.name == "revision").values(value=revision))
-    return names
+        running = wanted.where(columns.status == Status.RUNNING.value).order_by(columns.created_at, columns.id)
+        rows = connection.execute(running).all()
+        for row in rows:
+            last = max(row.events_count - 1, -1 if row.last is None else row.last)
+            count = (last // LOST_SEQS + 2) * LOST_SEQS
+            connection.execute(_LOSE, {"name": row.id, "revision": revision, "now": now, "count": count})
+            changes.add(Ended(row.module, now, Status.FAILED, LOST.kind, row.run_seconds))
+        _count(connection, changes)
+        connection.execute(_RAISE_REVISION, {"highest": revision})
+    return tuple(row.id for row in rows)
 
 
 def queued(connection: sa.Connection) -> tuple[str, ...]:
@@ -286,78 +260,54 @@ def queued(connection: sa.Connection) -> tuple[str, ...]:
     return names
 
 
-def fetch(connection: sa.Connection, name: str) -> Execution | None:
-    """Return the whole execution with the id `name`, or None."""
-    joined = executions.outerjoin(payloads, executions.c.id == payloads.c.id).outerjoin(
-        outputs, executions.c.id == outputs.c.id
-    )
-    wanted = sa.select(executions, payloads.c.input, payloads.c.result, payloads.c.traceback, outputs.c.chunks)
-    row = connection.execute(wanted.select_from(joined).where(executions.c.id == name)).mappings().first()
-    return None if row is None else _execution(row)
-
-
-def page(connection: sa.Connection, query: Query) -> Page:
-    """Return one page, newest first. Raises `RunnerError` (`bad_input`) for a limit or cursor that is not valid."""
-    if not 1 <= query.limit <= MAX_PAGE:
-        raise error(ErrorKind.BAD_INPUT, f"limit must be from 1 to {MAX_PAGE}", field="limit")
-    columns = executions.c
-    wanted = sa.select(executions).order_by(columns.created_at.desc(), columns.id.desc()).limit(query.limit + 1)
-    if query.module is not None:
-        wanted = wanted.where(columns.module == query.module)
-    if query.status is not None:
-        wanted = wanted.where(columns.status == query.status.value)
-    if query.since is not None:
-        wanted = wanted.where(columns.created_at >= query.since)
-    if query.until is not None:
-        wanted = wanted.where(columns.created_at < query.until)
-    if query.cursor is not None:
-        created_at, name = _read_cursor(query.cursor)
-        wanted = wanted.where(
-            sa.tuple_(columns.created_at, columns.id) < sa.tuple_(sa.literal(created_at), sa.literal(name))
-        )
-    rows = connection.execute(wanted).mappings().all()
-    items = tuple(_execution(row) for row in rows[: query.limit])
-    more = len(rows) > query.limit
-    return Page(items, _cursor(items[-1]) if more else None)
-
-
-def _cursor(last: Execution) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode((last.created_at, last.id))).decode("ascii").rstrip("=")
-
-
-def _read_cursor(cursor: str) -> tuple[float, str]:
-    try:
-        data = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        return msgspec.json.decode(data, type=tuple[float, str])
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
-        raise error(ErrorKind.BAD_INPUT, "the cursor is not one of this server", field="cursor") from None
-
-
-def retain(connection: sa.Connection, before: float, chunk: int) -> int:
-    """Delete at most `chunk` executions that ended before `before`, with their room on the disk; return how many."""
-    ended = sa.func.coalesce(executions.c.finished_at, executions.c.created_at) < before
-    # The time of creation says nothing more, but has the index.
-    old = sa.select(executions.c.id).where(executions.c.created_at < before, executions.c.status.in_(_FINAL), ended)
-    with connection.begin():
-        names = list(connection.execute(old.order_by(executions.c.created_at).limit(chunk)).scalars())
-        for table in (outputs, payloads, executions) if names else ():
-            connection.execute(sa.delete(table).where(table.c.id.in_(names)))
-    if names and connection.dialect.name == "sqlite":
-        raw: Any = connection.connection.driver_connection
-        # `execute` steps this pragma once and frees one page a call; a script runs it to its end.
-        raw.executescript(f"pragma incremental_vacuum({_SHRINK_PAGES})")
-    return len(names)
-
-
 def _failure_text(failure: Failure) -> str:
     return msgspec.json.encode(evolve(failure, traceback=None)).decode()
+
+
+def _upsert(table: sa.Table, dialect: str) -> sa.Executable:
+    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    # Both constructs have the same method, but no common type that says so.
+    keys = [column.name for column in table.primary_key]
+    changed = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
+    return insert.on_conflict_do_update(index_elements=keys, set_=changed)
+
+
+_UPSERTS: Final = {
+    (table.name, dialect): _upsert(table, dialect)
+    for table in (executions, payloads, events, rollups)
+    for dialect in ("sqlite", "postgresql")
+}
+_FORGET_ALL: Final = sa.delete(events).where(events.c.id == sa.bindparam("name"))
+_FORGET_SEGMENTS: Final = sa.delete(events).where(
+    events.c.id == sa.bindparam("name"),
+    events.c.first_seq >= sa.bindparam("start"),
+    events.c.first_seq < sa.bindparam("end"),
+    events.c.last_seq < sa.bindparam("end"),
+)
+_RAISE_REVISION: Final = (
+    sa.update(meta)
+    .where(meta.c.name == "revision", meta.c.value < sa.bindparam("highest"))
+    .values(value=sa.bindparam("highest"))
+)
+_LOSE: Final = (
+    sa.update(executions)
+    .where(executions.c.id == sa.bindparam("name"))
+    .values(
+        status=Status.FAILED.value,
+        failure_kind=LOST.kind.value,
+        failure=_failure_text(LOST),
+        finished_at=sa.bindparam("now"),
+        revision=sa.bindparam("revision"),
+        events_count=sa.bindparam("count"),
+    )
+)
 
 
 def _execution_row(entry: Entry) -> dict[str, Any]:
     execution, failure = entry.execution, entry.execution.failure
     return {
-        **{name: getattr(execution, name) for name in _PLAIN},
-        **{f"{phase}_seconds": getattr(execution.timings, phase) for phase in _PHASES},
+        **{name: getattr(execution, name) for name in PLAIN},
+        **{f"{phase}_seconds": getattr(execution.timings, phase) for phase in PHASES},
         "revision": entry.revision,
         "module": execution.module.name,
         "version": execution.module.version,
@@ -369,27 +319,13 @@ def _execution_row(entry: Entry) -> dict[str, Any]:
 
 
 def _payload_row(execution: Execution) -> dict[str, Any]:
+    attempts = msgspec.json.encode(execution.failed_attempts).decode() if execution.failed_attempts else None
     traceback = None if execution.failure is None else execution.failure.traceback
-    return {"id": execution.id, "input": execution.input, "result": execution.result, "traceback": traceback}
-
-
-def _output_row(execution: Execution) -> dict[str, Any]:
-    return {"id": execution.id, "chunks": _chunks_encoder.encode(execution.output)}
-
-
-def _execution(row: Mapping[Any, Any]) -> Execution:
-    failure = None
-    if row["failure"] is not None:
-        failure = evolve(_failure_decoder.decode(row["failure"]), traceback=row.get("traceback"))
-    payload = {"input": row["input"], "result": row["result"]} if row.get("input") is not None else {}
-    chunks = row.get("chunks")
-    return Execution(
-        **{name: row[name] for name in _PLAIN},
-        **payload,
-        module=ModuleRef(row["module"], row["version"]),
-        env=Kind(row["env"]),
-        status=Status(row["status"]),
-        failure=failure,
-        output=() if chunks is None else _chunks_decoder.decode(chunks),
-        timings=Timings(*(row[f"{phase}_seconds"] for phase in _PHASES)),
-    )
+    return {
+        "id": execution.id,
+        "input": execution.input,
+        "result": execution.result,
+        "traceback": traceback,
+        "failed_attempts": attempts,
+        "killed": msgspec.json.encode(execution.killed).decode() if execution.killed else None,
+    }

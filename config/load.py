@@ -314,7 +314,9 @@ def _table() -> dict[str, Setting]:
     table: dict[str, Setting] = {}
     for section, kind in _SECTIONS.items():
         for leaf in attrs.fields(attrs.resolve_types(kind)):
-            name = _PREFIXES.get(section, "") + leaf.name.removesuffix("_seconds").removesuffix("_bytes")
+            short = leaf.name.removesuffix("_seconds").removesuffix("_bytes")
+            # `max` alone would not say what of.
+            name = _PREFIXES.get(section, "") + (leaf.name if short == "max" else short)
             table[name] = Setting(name, section, leaf)
     return table
 

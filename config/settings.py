@@ -87,7 +87,12 @@ class HistorySettings:
     durability: str = field(default="process", validator=validators.in_(("process", "disk")))
     """`process`: an answered execution survives the death of the runner; `disk`: also the loss of power."""
     retention_seconds: float = field(default=30 * 86400.0, validator=validators.gt(0))
+    """Executions that ended longer ago are deleted; so are the oldest of more than `max_rows` or `max_bytes`."""
+    max_rows: int = field(default=1_000_000, validator=validators.ge(1000))
+    max_bytes: int = field(default=4096 * MIB, validator=validators.ge(MIB))
     max_pending: int = field(default=10_000, validator=validators.gt(0))
+    idempotency_seconds: float = field(default=86400.0, validator=validators.gt(0))
+    """For how long the same idempotency key of the same caller means the same execution."""
 
 
 @frozen

@@ -19,18 +19,20 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
+from actors import archive, journal
 from actors import history as history_module
-from actors import journal, storage
 from actors.history import History
 from actors.journal import Entry, Journal
+from actors.queries import Query
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure, RunnerError
-from protocol.model import Execution, Kind, ModuleRef, OutputChunk, Status, Stream, Timings
+from protocol.events import OutputEvent, encode_all
+from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Stream, Timings
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = count()
 NOW = 1_700_000_000.0
-LARGE = b'"' + b"x" * history_module.INLINE_BYTES + b'"'
+LARGE = b'"' + b"x" * archive.INLINE_BYTES + b'"'
 
 
 def make(status=Status.SUCCEEDED, *, at=NOW, module="greet", **fields):
@@ -51,6 +53,11 @@ def make(status=Status.SUCCEEDED, *, at=NOW, module="greet", **fields):
     )
 
 
+def printed(*texts, first=0):
+    """Return the events of an execution that printed these texts, one after the other."""
+    return encode_all([OutputEvent(seq, NOW, Stream.STDOUT, text) for seq, text in enumerate(texts, first)])
+
+
 def full():
     """Return an execution in which every field says something."""
     failure = Failure(
@@ -62,10 +69,15 @@ def full():
         subject="kim",
         result=b"null",
         failure=failure,
-        output=(OutputChunk(0, Stream.STDOUT, "a\n"), OutputChunk(1, Stream.STDERR, "é\x00\n")),
+        events=printed("a\n", "é\x00\n"),
+        events_count=2**41,
         output_dropped=2**40,
         exit_code=-9,
         attempts=3,
+        failed_attempts=(Attempt(1, NOW, NOW + 1, failure, 1, 0.5), Attempt(2, NOW + 2, NOW + 3, failure)),
+        peak_memory=2**42,
+        timeout=1.5,
+        idempotency_key="key",
         timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
         started_at=NOW + 0.25,
     )
@@ -74,7 +86,7 @@ def full():
 def bare(execution):
     """Return what a list shows of the execution."""
     failure = None if execution.failure is None else evolve(execution.failure, traceback=None)
-    return evolve(execution, input=b"null", result=None, output=(), failure=failure)
+    return evolve(execution, input=b"null", result=None, events=b"[]", failed_attempts=(), failure=failure)
 
 
 @asynccontextmanager
@@ -90,8 +102,8 @@ async def running(folder, *, clock=lambda: NOW, **settings):
 
 async def stored(history):
     """Wait until all that is recorded is in the database."""
-    while history._pending.begun or len(history._pending):
-        await history._settled.wait()
+    while history._pending.due or len(history._pending) or len(history._pending.segments):
+        await history._commits.wait_settled()
 
 
 def rows(folder, sql="select * from executions order by id"):
@@ -118,7 +130,7 @@ async def test_every_field_comes_back_from_memory_and_from_the_database(tmp_path
         assert await history.get(execution.id) == execution
         await stored(history)
         assert await history.get(execution.id) == execution
-        assert (await history.list()).items == (bare(execution),)
+        assert (await history.list(Query())).items == (bare(execution),)
         assert await history.get("nobody") is None
 
     async with running(tmp_path) as history:
@@ -126,15 +138,13 @@ async def test_every_field_comes_back_from_memory_and_from_the_database(tmp_path
 
 
 async def test_text_that_utf8_cannot_say_is_recorded_with_question_marks(tmp_path):
-    chunk = OutputChunk(0, Stream.STDOUT, "a\ud800b")
-    finished = make(output=(chunk,), failure=Failure(ErrorKind.HANDLER_ERROR, "m\udfff", traceback="t\ud800"))
+    finished = make(failure=Failure(ErrorKind.HANDLER_ERROR, "m\udfff", traceback="t\ud800"))
     begun = make(Status.RUNNING, subject="s\ud800")
     async with running(tmp_path) as history:
         await history.finish(finished)
         history.begin(begun)
         await stored(history)
         read = await history.get(finished.id)
-        assert read.output[0].text == "a?b"
         assert (read.failure.message, read.failure.traceback) == ("m?", "t?")
         assert (await history.get(begun.id)).subject == "s?"
         assert history.statistics().rejected == 0
@@ -146,7 +156,7 @@ async def test_a_row_that_the_database_never_takes_does_not_hold_up_the_others(t
         with capture_logs() as logs:
             history.begin(bad)
             await history.finish(good)
-            await history.list()
+            await history.list(Query())
             assert len(history._pending) == 0
         assert [entry["execution"] for entry in logs if entry["log_level"] == "error"] == [bad.id]
         assert history.statistics().rejected == 1
@@ -249,7 +259,7 @@ async def test_a_cancelled_finish_is_recorded_all_the_same(tmp_path, durability)
 
 
 async def test_cancelling_each_call_while_it_waits_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "_BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(archive, "_BUSY_SECONDS", 0.02)
     async with running(tmp_path, durability="disk", max_pending=3) as history:
         await history.finish(make())
         with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
@@ -258,16 +268,16 @@ async def test_cancelling_each_call_while_it_waits_leaves_nothing_behind(tmp_pat
                 for _ in range(6):
                     nursery.start_soon(history.finish, make())
                     nursery.start_soon(history.submit, make(Status.QUEUED))
-                    nursery.start_soon(history.list)
+                    nursery.start_soon(history.list, Query())
                 while history.statistics().last_error is None:
-                    await history._settled.wait()
+                    await history._commits.wait_settled()
                 nursery.cancel_scope.cancel()
             other.execute("rollback")
         await stored(history)
         assert (
             evolve(history.statistics(), last_commit_seconds=0, committed=0, commits=0) == type(history.statistics())()
         )
-        assert len((await history.list(status=Status.SUCCEEDED)).items) == 7
+        assert len((await history.list(Query(status=Status.SUCCEEDED))).items) == 7
 
 
 # The death of the process
@@ -321,7 +331,7 @@ async def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, lines):
             assert (await history.get(name)).status is Status.SUCCEEDED
         assert said["queued"] <= {execution.id for execution in await history.unfinished()}
         # One that was begun a moment before the end may be unknown; none of those that are known still runs.
-        assert (await history.list(status=Status.RUNNING)).items == ()
+        assert (await history.list(Query(status=Status.RUNNING))).items == ()
         lost = await history.lost()
         assert {execution.id for execution in lost} & said["finished"] == set()
         assert all(execution.failure.kind is ErrorKind.LOST and execution.finished_at for execution in lost)
@@ -360,7 +370,7 @@ async def test_a_queued_execution_that_begins_at_once_is_not_lost_with_its_segme
         await history.submit(queued)
         history.begin(evolve(queued, status=Status.RUNNING))
         while history.statistics().committed == 0:
-            await history._settled.wait()
+            await history._commits.wait_settled()
         copy = crashed(tmp_path / "a", tmp_path / "b")
     async with running(copy) as history:
         assert [execution.id for execution in await history.lost()] == [queued.id]
@@ -405,7 +415,7 @@ async def test_a_damaged_segment_is_reported_and_kept(tmp_path):
     segment.write_bytes(data)
     with capture_logs() as logs:
         async with running(copy) as history:
-            assert len((await history.list()).items) == 2
+            assert len((await history.list(Query())).items) == 2
     assert [path.suffix for path in segments(copy)] == [".damaged"]
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
         "journal damaged: what cannot be read or stored is skipped"
@@ -494,16 +504,16 @@ async def test_a_result_that_cannot_be_recorded_is_refused(tmp_path):
     async with running(tmp_path) as history:
         await history.finish(make())
         # The file descriptor of the segment, taken away under it.
-        os.close(history._resources.journal._fd)
+        os.close(history._archive.journal._fd)
         refused, queued = make(), make(Status.QUEUED)
         with pytest.raises(RunnerError, match="the history cannot be written") as caught:
             await history.finish(refused)
         assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
         with suppress(OSError):
-            history._resources.journal.rotate()
+            history._archive.journal.rotate()
         await history.finish(make())
         shutil.rmtree(tmp_path / "journal")
-        history._resources.journal.rotate()
+        history._archive.journal.rotate()
         for attempt in (make(input=LARGE), make()):
             with pytest.raises(RunnerError, match="No such file"):
                 await history.finish(attempt)
@@ -546,7 +556,7 @@ async def main():
         assert segments(folder)[0].stat().st_size == size, "the part is cut off"
         await finish(make(input=LARGE))
         while history.statistics().last_error is None:
-            await history._settled.wait()
+            await history._commits.wait_settled()
         limit(resource.RLIM_INFINITY)
         await finish(make())
         await stored(history)
@@ -571,7 +581,7 @@ async def test_a_full_disk_refuses_results_and_recovers(tmp_path):
 
 
 async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "_BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(archive, "_BUSY_SECONDS", 0.02)
     first, second = make(), make()
     with capture_logs() as logs:
         async with running(tmp_path) as history:
@@ -579,7 +589,7 @@ async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypa
                 other.execute("begin exclusive")
                 await history.finish(first)
                 for _ in range(3):
-                    await history._settled.wait()
+                    await history._commits.wait_settled()
                     await history.finish(second)
                 assert "locked" in history.statistics().last_error
                 assert history.statistics().pending == 2
@@ -587,7 +597,7 @@ async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypa
                 other.execute("rollback")
             await stored(history)
             assert history.statistics().last_error is None
-            assert {item.id for item in (await history.list()).items} == {first.id, second.id}
+            assert {item.id for item in (await history.list(Query())).items} == {first.id, second.id}
     assert [entry["event"] for entry in logs] == [
         "the history cannot be stored: journal and memory keep it",
         "the history is stored again",
@@ -595,7 +605,7 @@ async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypa
 
 
 async def test_a_stop_with_a_locked_database_is_bounded_and_the_journal_keeps_the_rest(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "_BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(archive, "_BUSY_SECONDS", 0.02)
     monkeypatch.setattr(history_module, "FLUSH_SECONDS", 0.1)
     execution = make()
     async with running(tmp_path) as history:
@@ -610,7 +620,7 @@ async def test_a_stop_with_a_locked_database_is_bounded_and_the_journal_keeps_th
 
 
 async def test_finish_waits_for_room_when_the_database_is_slow(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "_BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(archive, "_BUSY_SECONDS", 0.02)
     over = trio.Event()
     async with running(tmp_path, max_pending=2) as history, trio.open_nursery() as nursery:
         with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
@@ -624,7 +634,7 @@ async def test_finish_waits_for_room_when_the_database_is_slow(tmp_path, monkeyp
 
             nursery.start_soon(third)
             while history.statistics().last_error is None:
-                await history._settled.wait()
+                await history._commits.wait_settled()
             assert not over.is_set()
             assert history.statistics().pending == 3
             monkeypatch.setattr(history_module, "WAIT_SECONDS", 0.01)
@@ -652,7 +662,7 @@ async def test_a_database_of_a_newer_runner_is_refused(tmp_path):
         pass
     with closing(sqlite3.connect(tmp_path / "history.db")) as connection, connection:
         connection.execute("update meta set value = 99 where name = 'schema'")
-    with pytest.raises(RunnerError, match="schema 99, this runner knows up to 1"):
+    with pytest.raises(RunnerError, match="schema 99, this runner knows up to 2"):
         await History(HistorySettings(), tmp_path, clock=lambda: NOW).run()
 
 
@@ -667,7 +677,7 @@ async def test_the_database_can_be_elsewhere_and_nothing_is_readable_for_others(
     tmp_path.joinpath("db").mkdir()
     async with running(tmp_path / "data", database=f"sqlite:///{tmp_path}/db/other file.db") as history:
         await history.finish(make())
-        await history.list()
+        await history.list(Query())
         await history.finish(make())
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert len(files) >= 4
@@ -715,7 +725,7 @@ async def test_pages_hold_what_was_asked_newest_first(filled, module, status, ti
     ]
     got, cursor = [], None
     for _ in range(50):
-        page = await history.list(module=module, status=status, since=since, until=until, limit=7, cursor=cursor)
+        page = await history.list(Query(module, None, status, since=since, until=until, limit=7, cursor=cursor))
         got += page.items
         cursor = page.next_cursor
         if cursor is None:
@@ -726,9 +736,9 @@ async def test_pages_hold_what_was_asked_newest_first(filled, module, status, ti
 
 async def test_paging_goes_on_where_it_was_while_new_ones_arrive(filled):
     history, made = filled
-    first = await history.list(limit=10)
+    first = await history.list(Query(limit=10))
     await history.finish(make(at=1_800_000_000.0))
-    second = await history.list(limit=10, cursor=first.next_cursor)
+    second = await history.list(Query(limit=10, cursor=first.next_cursor))
 
     assert [item.id for item in first.items + second.items] == [item.id for item in made[:19:-1]]
 
@@ -736,14 +746,14 @@ async def test_paging_goes_on_where_it_was_while_new_ones_arrive(filled):
 @pytest.mark.parametrize("limit", [0, -1, 501])
 async def test_a_limit_out_of_range_is_refused(filled, limit):
     with pytest.raises(RunnerError) as caught:
-        await filled[0].list(limit=limit)
+        await filled[0].list(Query(limit=limit))
     assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "limit")
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "é", "bnVsbA", "W10", "WyJhIiwxXQ", "\x00" * 9])
 async def test_a_foreign_cursor_is_refused(filled, cursor):
     with pytest.raises(RunnerError) as caught:
-        await filled[0].list(cursor=cursor)
+        await filled[0].list(Query(cursor=cursor))
     assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "cursor")
 
 
@@ -764,7 +774,7 @@ async def test_every_filter_has_its_index(tmp_path, conditions):
 
 async def test_old_executions_are_deleted_and_their_room_is_given_back(tmp_path):
     now = NOW
-    old = [make(at=now - 1000, output=(OutputChunk(0, Stream.STDOUT, "x" * 10_000),)) for _ in range(250)]
+    old = [make(at=now - 1000, events=printed("x" * 10_000)) for _ in range(250)]
     kept = [make(at=now), make(Status.QUEUED, at=now - 1000), make(Status.RUNNING, at=now - 1000)]
     async with running(tmp_path, retention_seconds=500, clock=lambda: now - 800) as history:
         for execution in old + kept:
@@ -774,11 +784,11 @@ async def test_old_executions_are_deleted_and_their_room_is_given_back(tmp_path)
     async with trio.open_nursery() as nursery:
         await nursery.start(history.run)
         with trio.fail_after(10):
-            while len((await history.list(limit=500)).items) > len(kept):
+            while len((await history.list(Query(limit=500))).items) > len(kept):
                 await wait_all_tasks_blocked(0.01)
         await history.aclose()
 
     for table in ("executions", "payloads"):
         assert {row[0] for row in rows(tmp_path, f"select id from {table}")} == {execution.id for execution in kept}
-    assert rows(tmp_path, "select * from outputs") == []
+    assert rows(tmp_path, "select * from events") == []
     assert (tmp_path / "history.db").stat().st_size < before / 10

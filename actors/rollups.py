@@ -1,0 +1,257 @@
+"""How the executions of a module ended, added up over spans of time. Pure.
+
+Every execution is counted in one span of each level of `LEVELS`, by the time of its end. Run durations are kept as
+histograms whose bins grow by `GROWTH`: those of any spans can be added, and a percentile is at most 2 % from the
+duration that it stands for. A window is put together from whole spans, as few as possible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
+
+import msgspec
+from attrs import field, frozen
+
+from protocol.errors import ErrorKind
+from protocol.model import Execution, Status
+
+Name = TypeVar("Name")
+GROWTH: Final = 1.04
+"""A bin is this much wider than the one before, and stands for its middle: an error of at most (1.04 - 1) / 2.04."""
+_LOG: Final = math.log(GROWTH)
+_SHORTEST: Final = 1e-6
+_HOUR: Final = 3600
+_DAY: Final = 24 * _HOUR
+
+
+@frozen
+class Level:
+    """Spans of `width` seconds, kept for `kept` seconds (None: as long as executions are)."""
+
+    width: int
+    kept: float | None
+
+
+LEVELS: Final = (Level(300, 2 * _DAY), Level(_HOUR, 60 * _DAY), Level(_DAY, None))
+"""Finest first; each width is a multiple of the one before."""
+
+
+@frozen
+class Ended:
+    """An end that is counted. `seconds` is the time in the handler, 0 for an execution that never got there."""
+
+    module: str
+    at: float
+    status: Status
+    kind: ErrorKind | None
+    seconds: float
+
+
+@frozen
+class Span:
+    """The row in which an end is counted."""
+
+    module: str
+    width: int
+    start: int
+
+
+@frozen
+class Part:
+    """Spans of one level, one after the other: `start` <= their start < `end`."""
+
+    width: int
+    start: int
+    end: int
+
+
+@frozen
+class Window:
+    """What an answer is about: `since` <= time of the end < `until`, and the spans that make it up."""
+
+    since: float
+    until: float
+    parts: tuple[Part, ...]
+
+
+@frozen
+class ModuleStats:
+    """How the executions of one module ended in a window. Durations are seconds in the handler, over all attempts.
+
+    `since` and `until` are what was really counted: the window that was asked for, widened to whole spans.
+    """
+
+    module: str
+    since: float
+    until: float
+    total: int = 0
+    statuses: Mapping[Status, int] = field(factory=dict)
+    """Only the final states that there were."""
+    kinds: Mapping[ErrorKind, int] = field(factory=dict)
+    success_rate: float | None = None
+    """Succeeded among succeeded and failed (who cancels says nothing of the module); None when there were none."""
+    runs: int = 0
+    """Executions whose handler was reached, which the durations are of."""
+    mean: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+class Rollup(msgspec.Struct):
+    """Counts that can be added and taken away again."""
+
+    statuses: dict[Status, int] = msgspec.field(default_factory=dict)
+    kinds: dict[ErrorKind, int] = msgspec.field(default_factory=dict)
+    seconds: float = 0.0
+    bins: dict[int, int] = msgspec.field(default_factory=dict)
+
+    def count(self, ended: Ended, times: int) -> None:
+        """Count an end `times` times; -1 takes it away again."""
+        _add(self.statuses, ended.status, times)
+        if ended.kind is not None:
+            _add(self.kinds, ended.kind, times)
+        number = bin_of(ended.seconds) if ended.seconds > 0 else None
+        if number is not None and (times > 0 or number in self.bins):
+            _add(self.bins, number, times)
+            self.seconds = self.seconds + times * ended.seconds if self.bins else 0.0
+
+    def merge(self, other: Rollup) -> None:
+        """Add all counts of another one."""
+        for status, times in other.statuses.items():
+            _add(self.statuses, status, times)
+        for kind, times in other.kinds.items():
+            _add(self.kinds, kind, times)
+        for number, times in other.bins.items():
+            _add(self.bins, number, times)
+        self.seconds += other.seconds
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is counted."""
+        return not self.statuses
+
+    def percentile(self, share: float) -> float | None:
+        """Return a duration in seconds that `share` (above 0, at most 1) of all do not exceed, within 2 %."""
+        rank, seen = math.ceil(share * sum(self.bins.values())), 0
+        for number in sorted(self.bins):
+            seen += self.bins[number]
+            if seen >= rank:
+                return middle_of(number)
+        return None
+
+
+def _add(counts: dict[Name, int], name: Name, times: int) -> None:
+    total = counts.get(name, 0) + times
+    if total > 0:
+        counts[name] = total
+    else:
+        counts.pop(name, None)
+
+
+def bin_of(seconds: float) -> int:
+    """Return the bin of a duration above 0: bin n holds `GROWTH` ** (n - 1) < seconds <= `GROWTH` ** n."""
+    return math.ceil(math.log(max(seconds, _SHORTEST)) / _LOG)
+
+
+def middle_of(number: int) -> float:
+    """Return the duration that a bin stands for: the one from which both of its ends are equally far in percent."""
+    return 2 * GROWTH**number / (GROWTH + 1)
+
+
+def ended_of(execution: Execution) -> Ended:
+    """Return what is counted of an execution that has ended."""
+    at = execution.created_at if execution.finished_at is None else execution.finished_at
+    kind = None if execution.failure is None else execution.failure.kind
+    return Ended(execution.module.name, at, execution.status, kind, execution.timings.run)
+
+
+def spans_of(ended: Ended) -> Iterable[Span]:
+    """Return where an end is counted: one span of each level."""
+    return [Span(ended.module, level.width, int(ended.at // level.width) * level.width) for level in LEVELS]
+
+
+class Changes:
+    """What one transaction adds to the rollups, by row."""
+
+    def __init__(self) -> None:
+        self.rollups: dict[Span, tuple[list[Ended], list[Ended]]] = {}
+
+    def add(self, ended: Ended) -> None:
+        """Count an end."""
+        for span in spans_of(ended):
+            self.rollups.setdefault(span, ([], []))[0].append(ended)
+
+    def remove(self, ended: Ended) -> None:
+        """Count an end no longer."""
+        for span in spans_of(ended):
+            self.rollups.setdefault(span, ([], []))[1].append(ended)
+
+    def apply(self, span: Span, rollup: Rollup) -> Rollup:
+        """Return the rollup of a row with the changes to it."""
+        added, removed = self.rollups[span]
+        for ended in removed:
+            rollup.count(ended, -1)
+        for ended in added:
+            rollup.count(ended, 1)
+        return rollup
+
+
+def expired(now: float, retention: float) -> list[tuple[int, int]]:
+    """Return for each level its width and the start before which its spans are no longer kept."""
+    limits = []
+    for number, level in enumerate(LEVELS):
+        kept = retention if level.kept is None else min(level.kept, retention)
+        # A finer level ends where a span of the next one begins, so that a window can go on from one to the other.
+        step = LEVELS[min(number + 1, len(LEVELS) - 1)].width
+        limits.append((level.width, math.floor((now - kept) / step) * step))
+    return limits
+
+
+def window(since: float | None, until: float | None, now: float, retention: float) -> Window:
+    """Return what is counted for `since` <= end < `until`, both widened to the finest spans that are kept there.
+
+    None and what lies outside of what is kept mean all that there is.
+    """
+    limits = expired(now, retention)
+    oldest, newest = limits[-1][1], math.floor(now / LEVELS[0].width + 1) * LEVELS[0].width
+    start = _edge(oldest if since is None else min(max(since, oldest), newest), limits, up=False)
+    end = max(start, _edge(newest if until is None else min(max(until, oldest), newest), limits, up=True))
+    parts: list[Part] = []
+    at = start
+    while at < end:
+        width = max(w for w, limit in limits if at >= limit and at % w == 0 and at + w <= end)
+        if parts and parts[-1].width == width:
+            parts[-1] = Part(width, parts[-1].start, at + width)
+        else:
+            parts.append(Part(width, at, at + width))
+        at += width
+    return Window(start, end, tuple(parts))
+
+
+def _edge(time: float, limits: list[tuple[int, int]], *, up: bool) -> int:
+    """Return the edge of a span of the finest level that is kept at `time`."""
+    width = next(w for w, limit in limits if time >= limit)
+    return (math.ceil if up else math.floor)(time / width) * width
+
+
+def summary(module: str, over: Window, total: Rollup) -> ModuleStats:
+    """Return the answer for the sum of all spans of a window."""
+    runs = sum(total.bins.values())
+    good, bad = total.statuses.get(Status.SUCCEEDED, 0), total.statuses.get(Status.FAILED, 0)
+    return ModuleStats(
+        module=module,
+        since=over.since,
+        until=over.until,
+        total=sum(total.statuses.values()),
+        statuses=total.statuses,
+        kinds=total.kinds,
+        success_rate=good / (good + bad) if good or bad else None,
+        runs=runs,
+        mean=total.seconds / runs if runs else None,
+        p50=total.percentile(0.5),
+        p95=total.percentile(0.95),
+        p99=total.percentile(0.99),
+    )

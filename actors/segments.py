@@ -1,0 +1,157 @@
+"""The events of running executions in pieces: on their way into the database, and put together again.
+
+A segment is a JSON array of events as `protocol.events` has them. It is stored best effort: an execution that ends
+brings all its events with it, so a segment counts only where the runner died before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+from attrs import frozen
+
+NOTHING: Final = b"[]"
+MAX_BYTES: Final = 32 * 1024 * 1024
+"""More segments than this are not held for a database that is behind."""
+
+Seqs = tuple[int, int]
+"""A half-open range of event numbers."""
+
+
+class _Numbered(msgspec.Struct):
+    seq: int
+
+
+_numbers: Final = msgspec.json.Decoder(list[_Numbered])
+_elements: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+@frozen
+class Segment:
+    """Events of the execution with the id `name`, of which the first has the number `first_seq`."""
+
+    name: str
+    first_seq: int
+    events: bytes
+
+
+@frozen
+class Forgotten:
+    """The segments of `name` that lie in `seqs` as a whole are no longer kept."""
+
+    name: str
+    seqs: Seqs
+
+
+def seqs_of(events: bytes) -> Seqs | None:
+    """Return the numbers in a JSON array of events, None when it is empty. Raises `msgspec.MsgspecError`."""
+    numbers = _numbers.decode(events)
+    return (numbers[0].seq, numbers[-1].seq + 1) if numbers else None
+
+
+def joined(arrays: Iterable[bytes]) -> bytes:
+    """Return one array with the events of all arrays, by number and each once. Raises `msgspec.MsgspecError`."""
+    some = list(arrays)
+    if len(some) == 1:
+        return some[0]
+    numbered = [(numbers, array) for array in some if (numbers := [event.seq for event in _numbers.decode(array)])]
+    parts: list[bytes] = []
+    last = -1
+    for numbers, array in sorted(numbered):
+        if numbers[0] > last:
+            parts.append(array.strip()[1:-1])
+        else:
+            elements = zip(numbers, _elements.decode(array), strict=True)
+            parts += [bytes(element) for number, element in elements if number > last]
+        last = max(last, numbers[-1])
+    return b"[" + b",".join(parts) + b"]"
+
+
+class Waiting:
+    """Segments that the database does not have yet, at most `most` of them and `MAX_BYTES`; the oldest are dropped.
+
+    Taken ones are on their way into the database.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.dropped = 0
+        """Segments that there was no room for."""
+        self._most = most
+        self._bytes = 0
+        self._number = 0
+        self._fresh: dict[int, Segment] = {}
+        self._taken: dict[int, Segment] = {}
+        self._by_name: dict[str, dict[int, Segment]] = {}
+        self._forgotten: dict[str, Seqs] = {}
+        self._taken_forgotten: dict[str, Seqs] = {}
+
+    def __len__(self) -> int:
+        """Return how many segments wait."""
+        return len(self._fresh) + len(self._taken)
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._fresh or self._forgotten)
+
+    def add(self, segment: Segment) -> None:
+        """Add a segment, the newest of its execution."""
+        self._number += 1
+        self._fresh[self._number] = segment
+        self._by_name.setdefault(segment.name, {})[self._number] = segment
+        self._bytes += len(segment.events)
+        self._bound()
+
+    def forget(self, name: str, seqs: Seqs) -> None:
+        """Ask for the end of what lies in `seqs`; ranges of one execution that touch are one."""
+        start, end = self._forgotten.get(name, seqs)
+        if seqs[0] > end or seqs[1] < start:
+            # What was asked for before is still in the database: it goes with the execution's end.
+            start, end = seqs
+        self._forgotten[name] = (min(start, seqs[0]), max(end, seqs[1]))
+
+    def find(self, name: str) -> tuple[bytes, ...]:
+        """Return the events of an execution that wait, oldest first."""
+        return tuple(segment.events for segment in self._by_name.get(name, {}).values())
+
+    def discard(self, name: str) -> None:
+        """Drop all of an execution that has ended."""
+        for number in tuple(self._by_name.get(name, ())):
+            self._remove(number)
+        self._forgotten.pop(name, None)
+        self._taken_forgotten.pop(name, None)
+
+    def take(self) -> tuple[tuple[Segment, ...], tuple[Forgotten, ...]]:
+        """Take everything, oldest first; call `settle` when it is stored or not."""
+        self._taken, self._fresh = self._fresh, {}
+        self._taken_forgotten, self._forgotten = self._forgotten, {}
+        forgotten = tuple(Forgotten(name, seqs) for name, seqs in self._taken_forgotten.items())
+        return tuple(self._taken.values()), forgotten
+
+    def settle(self, *, stored: bool) -> None:
+        """End a take; what was not stored waits again."""
+        if stored:
+            for number in tuple(self._taken):
+                self._remove(number)
+        else:
+            self._fresh = {**self._taken, **self._fresh}
+            newer, self._forgotten = self._forgotten, self._taken_forgotten
+            for name, seqs in newer.items():
+                self.forget(name, seqs)
+        self._taken, self._taken_forgotten = {}, {}
+        self._bound()
+
+    def _bound(self) -> None:
+        while self._fresh and (len(self) > self._most or self._bytes > MAX_BYTES):
+            self._remove(next(iter(self._fresh)))
+            self.dropped += 1
+
+    def _remove(self, number: int) -> None:
+        segment = self._fresh.pop(number, None) or self._taken.pop(number)
+        self._bytes -= len(segment.events)
+        of_name = self._by_name[segment.name]
+        del of_name[number]
+        if not of_name:
+            del self._by_name[segment.name]

@@ -1,0 +1,131 @@
+"""The tables of history. The SQL is portable (PostgreSQL is to come).
+
+The metadata of an execution, its payloads and its events are in tables of their own: a cold scan over metadata does
+not read the others.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+SCHEMA_VERSION: Final = 2
+"""Raise it with every change here, and add the way there to `actors.migrations`."""
+PHASES: Final = ("queue", "build", "start", "load", "run")
+PLAIN: Final = (
+    "id",
+    "subject",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "exit_code",
+    "attempts",
+    "output_dropped",
+    "timeout",
+    "idempotency_key",
+    "asynchronous",
+    "peak_memory",
+    "events_count",
+)
+"""Fields that are kept as they are, in columns of the same name."""
+
+metadata = sa.MetaData()
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+"""`schema`, the highest `revision` ever stored, and how many `rows` there are, so that nobody counts them."""
+
+executions = sa.Table(
+    "executions",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("module", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("env", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("failure_kind", sa.Text),
+    sa.Column("failure", sa.Text),  # JSON, without the traceback
+    sa.Column("exit_code", sa.BigInteger),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("output_dropped", sa.BigInteger, nullable=False),
+    *(sa.Column(f"{phase}_seconds", sa.Double, nullable=False) for phase in PHASES),
+    sa.Column("timeout", sa.Double),
+    sa.Column("idempotency_key", sa.Text),
+    sa.Column("asynchronous", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("peak_memory", sa.BigInteger),
+    sa.Column("events_count", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    # `actors.queries` leads with one of these, each in the order of the pages.
+    sa.Index("executions_by_time", "created_at", "id"),
+    sa.Index("executions_by_module", "module", "created_at", "id"),
+    sa.Index("executions_by_status", "status", "created_at", "id"),
+    sa.Index("executions_by_module_status", "module", "status", "created_at", "id"),
+    sa.Index("executions_by_subject", "subject", "created_at", "id"),
+    sqlite_with_rowid=False,  # the ids rise, so the rows are appended, and no second index on the id is needed
+)
+# Those of few rows: a success does not pay for the first two, a call without a key not for the third.
+for _name, _columns in (("kind", ("failure_kind",)), ("module_kind", ("module", "failure_kind"))):
+    _some = executions.c.failure_kind.is_not(None)
+    sa.Index(
+        f"executions_by_{_name}",
+        *(executions.c[column] for column in (*_columns, "created_at", "id")),
+        sqlite_where=_some,
+        postgresql_where=_some,
+    )
+_keyed = executions.c.idempotency_key.is_not(None)
+sa.Index(
+    "executions_by_key",
+    *(executions.c[column] for column in ("subject", "module", "idempotency_key", "created_at", "id")),
+    sqlite_where=_keyed,
+    postgresql_where=_keyed,
+)
+
+payloads = sa.Table(
+    "payloads",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("input", sa.LargeBinary, nullable=False),
+    sa.Column("result", sa.LargeBinary),
+    sa.Column("traceback", sa.Text),
+    sa.Column("failed_attempts", sa.Text),  # JSON; null for none
+    sa.Column("killed", sa.Text),  # likewise
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("first_seq", sa.BigInteger, primary_key=True),
+    sa.Column("last_seq", sa.BigInteger, nullable=False),
+    sa.Column("events", sa.LargeBinary, nullable=False),  # a JSON array; one row for an execution that has ended
+)
+
+rollups = sa.Table(
+    "rollups",
+    metadata,
+    sa.Column("module", sa.Text, primary_key=True),
+    sa.Column("width", sa.Integer, primary_key=True),
+    sa.Column("start", sa.BigInteger, primary_key=True),
+    sa.Column("counts", sa.LargeBinary, nullable=False),  # msgpack of `actors.rollups.Rollup`
+    sa.Index("rollups_by_age", "width", "start"),
+    sqlite_with_rowid=False,
+)
+
+
+def count_rows(connection: sa.Connection) -> int:
+    """Return how many executions there are."""
+    return int(connection.execute(sa.select(meta.c.value).where(meta.c.name == "rows")).scalar_one())
+
+
+def add_rows(connection: sa.Connection, more: int) -> None:
+    """Note that there are `more` executions than before, in the transaction that wrote or deleted (below 0) them."""
+    connection.execute(sa.update(meta).where(meta.c.name == "rows").values(value=meta.c.value + more))

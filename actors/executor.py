@@ -126,7 +126,7 @@ class Executor:
         self._waiting += 1
         try:
             self._pump()
-            if not waiter.woken.is_set():
+            if not waiter.woken.is_set() and not pool.starting:
                 tell(pool.reason(began))
             await self._wait(pool, waiter, math.inf if patient else module.spec.queue_timeout)
         except BaseException:
@@ -246,6 +246,7 @@ class Executor:
     def _start(self, pool: Pool) -> None:
         if self._nursery is not None:
             pool.starting += 1
+            pool.say("starting worker", trio.current_time())
             self._nursery.start_soon(self._spawn, pool, name=f"start {pool.module.ref}")
 
     async def _spawn(self, pool: Pool) -> None:
@@ -266,7 +267,7 @@ class Executor:
             failure = Failure(ErrorKind.INTERNAL, "the worker could not be started; the runner's log says why")
         finally:
             pool.starting -= 1
-            pool.activity = "" if not pool.starting else pool.activity
+            pool.activity = pool.activity if pool.starting else ""
         if failure is not None:
             log.warning("a worker did not start", module=str(pool.module.ref), kind=failure.kind, why=failure.message)
             if again and pool.waiters and pool.waiters[0].starts + 1 < _STARTS and not self._closing:
@@ -318,6 +319,8 @@ class Executor:
             if isinstance(problem, RunnerError):
                 pool.failed(problem.failure, trio.current_time())
             return
+        finally:
+            pool.activity = pool.activity if pool.starting else ""
         self._fill(pool)
 
     def _fill(self, pool: Pool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from enum import Enum
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
@@ -129,9 +130,9 @@ class Pool:
         return len(self.busy) + self.starting, self.turn_at
 
     def say(self, activity: str, now: float) -> None:
-        """Note what a start is busy with, and tell those who wait for it."""
+        """Note what a start is busy with, and tell those whom it is for."""
         self.activity, self.activity_since = activity, now
-        for waiter in self.waiters:
+        for waiter in islice(self.waiters, self.starting):
             waiter.tell(activity)
 
     def keeps(self, worker: Worker, *, now: float, max_age: float) -> bool:
@@ -178,8 +179,9 @@ class Pool:
         if self.activity:
             return f"{self.activity} (for {now - self.activity_since:.1f} s)"
         if self.busy:
-            return f"{len(self.busy)} workers busy, {len(self.waiters)} callers wait"
-        return f"all workers of the kind are busy with other modules, {len(self.waiters)} callers wait"
+            workers = "its only worker is busy" if len(self.busy) == 1 else f"its {len(self.busy)} workers are busy"
+            return f"{workers}; callers that wait: {len(self.waiters)}"
+        return f"all workers of the kind are busy with other modules; callers that wait: {len(self.waiters)}"
 
 
 def next_served(pools: Iterable[Pool], now: float) -> Pool | None:

@@ -272,8 +272,10 @@ class Worker:
                 case messages.Result() | messages.Error() if message.id == call.id:
                     return message
                 case messages.Item() if message.id == call.id:
+                    self._drain()  # what was printed before it comes before it
                     call.log.item(message.value.copy())
                 case messages.Progress() if message.id == call.id:
+                    self._drain()
                     call.log.progress(message.done, message.total, message.text)
                 case _:
                     raise messages.ProtocolError(f"an answer was expected, not {type(message).__name__}")

@@ -19,7 +19,7 @@ _HIDDEN = ("code", "path", "variables", "secrets", "name", "env", "version")
 
 
 def execution_fields(execution: Execution) -> dict[str, Any]:
-    """Return what every door says of an execution, without what it was given and what came of it."""
+    """Return what every door says of an execution, without what it was given and what it printed."""
     timings, duration, waiting = execution.timings, execution.duration, execution.waiting
     return {
         "id": execution.id,
@@ -27,6 +27,7 @@ def execution_fields(execution: Execution) -> dict[str, Any]:
         "version": execution.module.version,
         "env": execution.env,
         "status": execution.status,
+        "result": None if execution.result is None else msgspec.Raw(execution.result),
         "error": None if execution.failure is None else failure_fields(execution.failure),
         "output_dropped": execution.output_dropped,
         "exit_code": execution.exit_code,
@@ -60,16 +61,13 @@ def _attempt_fields(attempt: Attempt) -> dict[str, Any]:
 
 def execution_json(execution: Execution) -> bytes:
     """Return the whole execution; the result passes through as the bytes that the handler's worker sent."""
-    return _encoder.encode(execution_fields(execution) | _result_fields(execution))
+    return _encoder.encode(_with_output(execution))
 
 
-def _result_fields(execution: Execution) -> dict[str, Any]:
+def _with_output(execution: Execution) -> dict[str, Any]:
     kept = decode_all(execution.events)
-    return {
-        "result": None if execution.result is None else msgspec.Raw(execution.result),
-        "stdout": text_of(kept, Stream.STDOUT) if kept else "",
-        "stderr": text_of(kept, Stream.STDERR) if kept else "",
-    }
+    stdout, stderr = text_of(kept, Stream.STDOUT), text_of(kept, Stream.STDERR)
+    return execution_fields(execution) | {"stdout": stdout, "stderr": stderr}
 
 
 def _record_fields(execution: Execution) -> dict[str, Any]:
@@ -87,7 +85,7 @@ def _record_fields(execution: Execution) -> dict[str, Any]:
 def record_json(execution: Execution) -> bytes:
     """Return all that history knows of an execution, its input included."""
     record = _record_fields(execution) | {"input": msgspec.Raw(execution.input)}
-    return _encoder.encode(execution_fields(execution) | _result_fields(execution) | record)
+    return _encoder.encode(_with_output(execution) | record)
 
 
 def accepted_json(execution: Execution) -> bytes:

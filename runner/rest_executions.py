@@ -42,7 +42,8 @@ def add_execution_routes(app: QuartTrio, service: Service, principal: Callable[[
     async def accept() -> Response:
         who = await principal()
         arguments(())
-        order = _order(bytes(await request.get_data(as_text=False)))
+        data = await request.get_data(as_text=False)
+        order = _order(data if isinstance(data, bytes) else data.encode())
         key = request.headers.get("idempotency-key")
         execution = await service.submit(
             who, order.module, bytes(order.input), version=order.version, timeout=order.timeout, key=key

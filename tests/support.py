@@ -19,10 +19,11 @@ from actors.events import EventLog, Follower
 from actors.executor import Executor
 from actors.pool import Phases
 from actors.registry import Published, Registry
+from actors.system import Surroundings, open_system
 from actors.worker import Call, Outcome, Worker
 from config.load import base_environment, installer_environment
 from config.modules import ModuleSpec
-from config.settings import ExecutorSettings
+from config.settings import ExecutorSettings, HistorySettings, Settings, StoreSettings
 from environments import proc
 from environments.base import Environment
 from environments.inline import InlineEnvironment, Launcher
@@ -34,6 +35,8 @@ from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import ItemEvent, OutputEvent, ProgressEvent
 from protocol.model import Kind, Status, Stream
+from runner.auth import Principal
+from runner.service import Service
 
 PATIENCE = 30
 """Seconds after which a test has hung."""
@@ -280,3 +283,30 @@ def open_fds() -> dict[str, str]:
         except OSError:
             continue
     return found
+
+
+ANYBODY = Principal("tester", frozenset({"admin"}))
+
+
+@asynccontextmanager
+async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: Any) -> AsyncIterator[Service]:
+    """Run everything but the doors, with its data under `path`. `settings` are those of the executors or the history.
+
+    Opened again with the same `path`, it is the next runner.
+    """
+    own = {field.name for field in attrs.fields(HistorySettings)}
+    history = {name: settings.pop(name) for name in own & settings.keys()}
+    everything = Settings(
+        store=StoreSettings(data_dir=path / "data", venv_path=path / "venvs"),
+        executor=ExecutorSettings(**{"spares": 0, "grace_seconds": GRACE, **settings}),
+        history=HistorySettings(**history),
+    )
+    around = Surroundings(base_environment(), installer_environment(), lambda _names: {})
+    async with open_system(everything, around, modules) as system:
+        yield Service(system.registry, system.executors, system.history, system.runs, everything)
+        await system.drain(0)
+
+
+def inline(name: str, code: str, **fields: Any) -> ModuleSpec:
+    """Return a module of the `inline` kind."""
+    return ModuleSpec(name=name, env=Kind.INLINE, code=textwrap.dedent(code), **{"timeout": 20.0, **fields})

@@ -335,7 +335,7 @@ async def test_queue_timeout_says_what_it_waited_for(rig, hold):
         held.let_go()
 
     assert failure.kind is ErrorKind.OVERLOADED
-    assert "queue_timeout (0.2 s): 1 workers busy" in failure.message
+    assert "queue_timeout (0.2 s): its only worker is busy" in failure.message
     assert failure.retry_after
     assert rig.inline.waiting_for(held.module)
 

@@ -87,10 +87,12 @@ class Attempts:
         return outcome
 
     async def _record_begin(self, live: Live) -> None:
-        if live.execution.idempotency_key is None:
-            self.history.begin(live.execution)
-        else:  # the same call, made again after the death of the runner, must find this one
-            await self.history.submit(live.execution)
+        execution = live.execution
+        if execution.asynchronous or execution.idempotency_key is not None:
+            # The next runner must know that it ran: it would run it again, or let a repeated call do so.
+            await self.history.submit(execution)
+        else:
+            self.history.begin(execution)
 
     async def _in_runner(self, live: Live, raw: msgspec.Raw) -> Outcome:
         module = live.module

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.server_process import Server, running, wait_for
+
 MODULES = """
 modules:
   - name: hello
@@ -42,63 +41,9 @@ modules:
 """
 
 
-class Server:
-    """One running server."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        (home / "ready.json").unlink(missing_ok=True)
-        common = ["--config", "modules.yaml"]
-        main = [sys.executable, str(ROOT / "main.py")]
-        serve = [*main, *common, "--rest-port", "0", "--ready-file", "ready.json", "--drain-timeout", "1"]
-        self.log = (home / "log").open("w")
-        self.process = subprocess.Popen(serve, cwd=home, stderr=self.log)
-        wait_for(lambda: (home / "ready.json").exists() or self.process.poll() is not None)
-        assert self.process.poll() is None, (home / "log").read_text()
-        port = json.loads((home / "ready.json").read_text())["rest"][0][1]
-        token = subprocess.run(
-            [*main, "token", "--subject", "test", *common], cwd=home, check=True, capture_output=True, text=True
-        ).stdout.strip()
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{port}",
-            headers={"authorization": f"Bearer {token}"},
-            timeout=30,
-            trust_env=False,
-        )
-
-    def execute(self, name: str, value: object, **headers: str) -> httpx.Response:
-        return self.client.post(f"/modules/execute/{name}", json=value, headers=headers)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        code = self.process.wait(20)
-        self.client.close()
-        self.log.close()
-        return code
-
-
-def wait_for(condition: object, seconds: float = 20) -> None:
-    """Wait until a condition of another process holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-@contextmanager
-def running(home: Path) -> Iterator[Server]:
-    (home / "modules.yaml").write_text(MODULES)
-    server = Server(home)
-    try:
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.stop(signal.SIGKILL)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("server")) as started:
+    with running(tmp_path_factory.mktemp("server"), MODULES) as started:
         yield started
         assert started.stop() == 0
 
@@ -167,7 +112,7 @@ def test_lists_can_be_paged(server: Server) -> None:
 
 
 def test_a_broken_file_keeps_the_modules_and_a_good_one_is_published(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
+    with running(tmp_path, MODULES) as server:
         (tmp_path / "modules.yaml").write_text("modules: [{name: x}]")
         wait_for(lambda: "not reloaded" in (tmp_path / "log").read_text())
         assert server.execute("hello", {"name": "x"}).status_code == 200
@@ -179,10 +124,10 @@ def test_a_broken_file_keeps_the_modules_and_a_good_one_is_published(tmp_path: P
 
 
 def test_an_answered_execution_is_in_the_history_after_kill_9(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
+    with running(tmp_path, MODULES) as server:
         ids = [server.execute("hello", {"name": str(n)}).json()["id"] for n in range(20)]
         server.stop(signal.SIGKILL)
-    with running(tmp_path) as server:
+    with running(tmp_path, MODULES) as server:
         assert server.stop() == 0
     with closing(sqlite3.connect(tmp_path / "data" / "history.db")) as link:
         kept = {row[0] for row in link.execute("select id from executions")}
@@ -191,7 +136,7 @@ def test_an_answered_execution_is_in_the_history_after_kill_9(tmp_path: Path) ->
 
 
 def test_sigterm_cuts_off_what_does_not_end_and_says_so(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
+    with running(tmp_path, MODULES) as server:
         mark = tmp_path / "begun"
         code = (
             "import httpx, sys; httpx.post(sys.argv[1], headers={'authorization': sys.argv[2]}, json=sys.argv[3], "

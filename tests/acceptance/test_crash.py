@@ -1,0 +1,141 @@
+"""Acceptance: the server is killed at random moments under load; what it accepted reaches an end, none runs twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.server_process import Server, running, wait_for
+
+MODULES = """
+modules:
+  - name: once
+    env: inline
+    concurrency: 4
+    code: &code |
+      import time
+      def handler(input, context):
+          with open(f"{input['calls']}/{context.execution_id}", "a") as file:
+              file.write(f"{context.attempt}\\n")
+          print("begun", flush=True)
+          time.sleep(input["seconds"])
+          return context.attempt
+  - name: again
+    env: inline
+    concurrency: 4
+    retry: {attempts: 100, on: [lost]}
+    code: *code
+"""
+ROUNDS = 12
+CALLERS = 4
+SEED = 20_261_124
+
+
+class Load:
+    """Callers that submit as fast as they are answered, and remember what was accepted."""
+
+    def __init__(self, server: Server, calls: Path, seed: int) -> None:
+        self.accepted: dict[str, str] = {}
+        self.answered: dict[str, int] = {}
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(server, calls, seed + n)) for n in range(CALLERS)]
+        for thread in self._threads:
+            thread.start()
+
+    def _call(self, server: Server, calls: Path, seed: int) -> None:
+        chance = random.Random(seed)
+        with httpx.Client(base_url=server.client.base_url, headers=server.client.headers, trust_env=False) as client:
+            while not self._ended.is_set():
+                module = chance.choice(["once", "again"])
+                value = {"calls": str(calls), "seconds": chance.choice([0, 0, 0.01, 0.1])}
+                headers = {"prefer": "respond-async"} if chance.random() < 0.8 else {}
+                try:
+                    response = client.post(f"/modules/execute/{module}", json=value, headers=headers, timeout=20)
+                except httpx.HTTPError:
+                    return  # it was killed
+                if response.status_code == 202:
+                    self.accepted[response.json()["id"]] = module
+                elif response.status_code == 200:
+                    self.answered[response.json()["id"]] = response.json()["result"]
+
+    def stop(self) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_kill_9_at_random_moments(tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    chance = random.Random(SEED)
+    accepted: dict[str, str] = {}
+    answered: dict[str, int] = {}
+    for number in range(ROUNDS):
+        with running(tmp_path, MODULES) as server:
+            load = Load(server, calls, SEED + 100 * number)
+            time.sleep(chance.uniform(0.02, 0.6))  # the moment is the point, not a wait for something
+            server.stop(signal.SIGKILL)
+            load.stop()
+        accepted |= load.accepted
+        answered |= load.answered
+    assert len(accepted) > 10 * ROUNDS, "there was no load"
+
+    with running(tmp_path, MODULES) as server:
+        wait_for(lambda: unended(server) == 0, 60)
+        found = {name: server.client.get(f"/executions/{name}").json() for name in accepted | answered}
+        assert server.stop() == 0
+
+    lost = 0
+    for name, execution in found.items():
+        runs = (calls / name).read_text().split() if (calls / name).exists() else []
+        assert execution.get("status") in ("succeeded", "failed"), execution
+        assert len(runs) == len(set(runs)), f"{name} made an attempt twice: {runs}"
+        if execution["module"] == "once":
+            assert len(runs) <= 1, f"{name} ran twice: {runs}"
+        if execution["status"] == "succeeded":
+            assert runs[-1:] == [str(execution["result"])], execution
+        else:
+            assert (execution["module"], execution["error"]["kind"]) == ("once", "lost"), execution
+            lost += 1
+        assert len(execution["failed_attempts"]) == execution["attempts"] - (1 if execution["attempts"] else 0)
+    for name, result in answered.items():
+        assert (found[name]["status"], found[name]["result"]) == ("succeeded", result), "an answer is not in the record"
+    assert lost > 0, "nothing was ever cut off"
+    assert any(found[name]["attempts"] > 1 for name, module in accepted.items() if module == "again")
+
+
+def unended(server: Server) -> int:
+    """Return how many executions have not ended."""
+    found = [server.client.get("/executions", params={"status": status}).json() for status in ("queued", "running")]
+    return sum(len(page["items"]) + (page["cursor"] is not None) for page in found)
+
+
+def test_what_was_said_is_kept_when_the_runner_is_killed(tmp_path: Path) -> None:
+    """Output reaches the disk while the execution runs, about a second behind."""
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    with running(tmp_path, MODULES) as server:
+        order = {"module": "once", "input": {"calls": str(calls), "seconds": 30}}
+        name = server.client.post("/executions", json=order).json()["id"]
+        database = tmp_path / "data" / "history.db"
+        wait_for(lambda: "begun" in server.client.get(f"/executions/{name}/output").text)
+        wait_for(lambda: b"begun" in database.read_bytes() + wal(database))
+        server.stop(signal.SIGKILL)
+    with running(tmp_path, MODULES) as server:
+        execution = server.client.get(f"/executions/{name}").json()
+        lines = server.client.get(f"/executions/{name}/events", timeout=10).text
+        assert server.stop() == 0
+
+    assert (execution["status"], execution["error"]["kind"]) == ("failed", "lost")
+    assert execution["stdout"] == "begun\n"
+    assert "event: error" in lines
+
+
+def wal(database: Path) -> bytes:
+    path = database.with_name(database.name + "-wal")
+    return path.read_bytes() if path.exists() else b""

@@ -1,0 +1,75 @@
+"""Helpers for the acceptance tests: the real server as a process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Server:
+    """One running server."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        (home / "ready.json").unlink(missing_ok=True)
+        common = ["--config", "modules.yaml"]
+        main = [sys.executable, str(ROOT / "main.py")]
+        serve = [*main, *common, "--rest-port", "0", "--ready-file", "ready.json", "--drain-timeout", "1"]
+        self.log = (home / "log").open("w")
+        self.process = subprocess.Popen(serve, cwd=home, stderr=self.log)
+        wait_for(lambda: (home / "ready.json").exists() or self.process.poll() is not None)
+        assert self.process.poll() is None, (home / "log").read_text()
+        port = json.loads((home / "ready.json").read_text())["rest"][0][1]
+        token = subprocess.run(
+            [*main, "token", "--subject", "test", "--scope", "admin", *common],
+            cwd=home,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"authorization": f"Bearer {token}"},
+            timeout=30,
+            trust_env=False,
+        )
+
+    def execute(self, name: str, value: object, **headers: str) -> httpx.Response:
+        return self.client.post(f"/modules/execute/{name}", json=value, headers=headers)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        self.client.close()
+        self.log.close()
+        return code
+
+
+def wait_for(condition: object, seconds: float = 20) -> None:
+    """Wait until a condition of another process holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@contextmanager
+def running(home: Path, modules: str) -> Iterator[Server]:
+    """Run a server in `home` that serves `modules`; killed at the end where it is not stopped by then."""
+    (home / "modules.yaml").write_text(modules)
+    server = Server(home)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop(signal.SIGKILL)

@@ -37,6 +37,7 @@ _orders = msgspec.json.Decoder(_Order)
 
 def add_execution_routes(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
     """Add the routes to `app`; `principal` says who makes the request at hand."""
+    _add_lists(app, service, principal)
 
     @app.post("/executions")
     async def accept() -> Response:
@@ -49,24 +50,6 @@ def add_execution_routes(app: QuartTrio, service: Service, principal: Callable[[
             who, order.module, bytes(order.input), version=order.version, timeout=order.timeout, key=key
         )
         return accepted(execution)
-
-    @app.get("/executions")
-    async def executions() -> Response:
-        who = await principal()
-        args = arguments(FILTERS)
-        query = Query(
-            module=args.get("module"),
-            version=args.get("version"),
-            status=one_of(Status, "status", args.get("status")),
-            kind=one_of(ErrorKind, "error", args.get("error")),
-            subject=args.get("subject"),
-            since=moment("since", args.get("since")),
-            until=moment("until", args.get("until")),
-            limit=page_limit(args.get("limit")),
-            cursor=args.get("cursor"),
-        )
-        page = await service.list(who, query)
-        return json_answer({"items": [listed_fields(item) for item in page.items], "cursor": page.next_cursor})
 
     @app.get("/executions/<name>")
     async def execution(name: str) -> Response:
@@ -92,6 +75,26 @@ def add_execution_routes(app: QuartTrio, service: Service, principal: Callable[[
         who = await principal()
         arguments(())
         return json_answer(record_json(await service.cancel(who, name)))
+
+
+def _add_lists(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
+    @app.get("/executions")
+    async def executions() -> Response:
+        who = await principal()
+        args = arguments(FILTERS)
+        query = Query(
+            module=args.get("module"),
+            version=args.get("version"),
+            status=one_of(Status, "status", args.get("status")),
+            kind=one_of(ErrorKind, "error", args.get("error")),
+            subject=args.get("subject"),
+            since=moment("since", args.get("since")),
+            until=moment("until", args.get("until")),
+            limit=page_limit(args.get("limit")),
+            cursor=args.get("cursor"),
+        )
+        page = await service.list(who, query)
+        return json_answer({"items": [listed_fields(item) for item in page.items], "cursor": page.next_cursor})
 
     @app.get("/modules/<name>/stats")
     async def stats(name: str) -> Response:

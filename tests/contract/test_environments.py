@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -262,8 +263,17 @@ async def test_a_full_disk_leaves_nothing_half_built_and_can_be_mended(tmp_path)
 # -- the store -------------------------------------------------------------------------------------------------------
 
 
-def quiet(_line):
-    pass
+class Quiet:
+    """Hears a build and says nothing; there is always a place."""
+
+    def __call__(self, _line):
+        pass
+
+    def place(self):
+        return contextlib.AsyncExitStack()
+
+
+quiet = Quiet()
 
 
 async def test_one_build_for_a_key(tmp_path):

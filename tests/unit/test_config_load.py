@@ -81,6 +81,7 @@ def test_the_flat_names():
         "jwt_leeway": "auth.leeway_seconds",
         "max_workers": "executor.max_workers",
         "max_waiting": "executor.max_waiting",
+        "max_queued": "executor.max_queued",
         "max_builds": "executor.max_builds",
         "spares": "executor.spares",
         "idle": "executor.idle_seconds",

@@ -138,6 +138,8 @@ def converse(monkeypatch, source, host):
     stub(monkeypatch, os, environ={}, getpid=lambda: PID, waitid=no_children, killpg=None, _exit=None)
     stub(monkeypatch, sys, path=[], modules={}, version_info=(3, 11, 7))
     stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
+    monkeypatch.setattr(guest, "peak_memory", lambda: 12_582_912)
+    monkeypatch.setattr(guest, "forget_peak", lambda: None)
     monkeypatch.setattr(guest, "_LIBC", types.SimpleNamespace(fflush=lambda _: 0))
     monkeypatch.setattr(guest, "open", lambda path, mode: io.BytesIO(source), raising=False)
     ours, theirs = socket.socketpair()

@@ -136,9 +136,11 @@ class EventLog:
 
     def end(self, last: ResultEvent | ErrorEvent) -> None:
         """Add the last event, whose number is `next_seq`; readers come to their end behind it."""
-        self.last = last
-        self.next_seq = last.seq + 1
-        self._wake()
+        if self.last is None:
+            self.seal()
+            self.last = last
+            self.next_seq = last.seq + 1
+            self._wake()
 
     def _number(self) -> int:
         self.seal()

@@ -107,6 +107,17 @@ class Live:
             finished_at=time.time(),
         )
 
+    def refused(self, failure: Failure) -> Execution:
+        """Return the execution as those who follow it are told that it has no recorded end."""
+        return evolve(
+            self.execution,
+            status=Status.FAILED,
+            failure=failure,
+            events_count=self.log.next_seq,
+            attempts=self.attempt,
+            finished_at=time.time(),
+        )
+
     def _timings(self) -> Timings:
         phases = self.phases
         return Timings(phases.queue, phases.build, phases.start, phases.load, self.ran)

@@ -15,6 +15,9 @@ from actors.storage import LOST
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Attempt, Execution, Status
 
+_NUMBERS = 1_000_000
+"""Event numbers that are left out behind a restart."""
+
 log = structlog.get_logger("recovery")
 
 
@@ -35,16 +38,14 @@ class Recovery:
             execution = await self.history.get(name)
             if execution is None:
                 continue
-            lost = name in left.lost
             module = self._module(execution)
-            if module is None:
-                if not lost:
-                    await self._end(execution)
-            elif not lost:
-                yield module, evolve(execution, module=module.ref, env=module.spec.env)
-            elif (again := _tried_again(module, execution)) is not None:
-                await self.history.submit(again)
-                yield module, again
+            if module is not None:
+                again = _requeued(module, execution)
+                if again is not None:
+                    await self.history.submit(again)
+                    yield module, again
+            elif execution.status is Status.QUEUED:
+                await self._end(execution)
 
     def _module(self, execution: Execution) -> Published | None:
         """Return the version that was accepted, or the active one when that is not there any more."""
@@ -63,16 +64,21 @@ class Recovery:
         await self.history.finish(ended)
 
 
-def _tried_again(module: Published, execution: Execution) -> Execution | None:
-    """Return a lost execution as it is queued for its next attempt, or None when it stays lost."""
-    if not execution.asynchronous or retry_delay(LOST, execution.attempts, module.spec.retry, 0.0) is None:
+def _requeued(module: Published, execution: Execution) -> Execution | None:
+    """Return an execution as it is queued now, or None when it has ended for good."""
+    served = evolve(execution, module=module.ref, env=module.spec.env)
+    if execution.status is Status.QUEUED:
+        # What the last runner has said of it since is not stored; none of those numbers may be given again.
+        return evolve(served, events_count=(execution.events_count // _NUMBERS + 1) * _NUMBERS)
+    lost = execution.failure is not None and execution.failure.kind is ErrorKind.LOST
+    if not (
+        lost and execution.asynchronous and retry_delay(LOST, execution.attempts, module.spec.retry, 0.0) is not None
+    ):
         return None
     began, ended = execution.started_at or execution.created_at, execution.finished_at or time.time()
     attempt = Attempt(execution.attempts, began, ended, LOST)
     return evolve(
-        execution,
-        module=module.ref,
-        env=module.spec.env,
+        served,
         status=Status.QUEUED,
         failure=None,
         finished_at=None,

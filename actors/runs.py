@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 
 import msgspec
 import structlog
@@ -58,13 +57,14 @@ class Runs:
     attempts: Attempts
     settings: ExecutorSettings
     max_frame_bytes: int
+    stopping: bool = field(default=False, init=False)
+    """Nothing is begun any more."""
     _live: dict[str, Live] = field(factory=dict, init=False)
     _keyed: dict[Key, Live] = field(factory=dict, init=False)
     _backlog: Backlog = field(factory=Backlog, init=False)
     _running: dict[str, int] = field(factory=dict, init=False)
     """Tasks of asynchronous executions by module name."""
     _nursery: trio.Nursery | None = field(default=None, init=False)
-    _stopping: bool = field(default=False, init=False)
     _changed: trio.Event = field(factory=trio.Event, init=False)
     _accepting: int = field(default=0, init=False)
     _accepted: int = field(default=0, init=False)
@@ -99,8 +99,9 @@ class Runs:
 
         Raises RunnerError (`shutdown`).
         """
+        nursery = self._open()
         live = self._enter(module, execution)
-        self._open().start_soon(self._run_alone, live, raw, name=f"run {execution.id}")
+        nursery.start_soon(self._run_alone, live, raw, name=f"run {execution.id}")
         return live
 
     async def submit(self, module: Published, execution: Execution) -> Live:
@@ -148,7 +149,8 @@ class Runs:
         """
         live.cancel(Failure(ErrorKind.CANCELLED, "cancelled on request"))
         if self._backlog.remove(live.execution.module.name, live.execution.id):
-            self._open().start_soon(partial(self._end_unbegun, live), name=f"cancel {live.execution.id}")
+            with trio.CancelScope(shield=True):  # nobody else will end it; reading and recording have their own limits
+                await self._end_unbegun(live)
         return await self.wait_ended(live)
 
     async def wait_ended(self, live: Live) -> Execution:
@@ -166,10 +168,13 @@ class Runs:
 
     def stop(self, *, at_once: bool) -> None:
         """Begin nothing more; `at_once` also ends what runs. What is queued stays so, for the next runner."""
-        self._stopping = True
+        self.stopping = True
         if at_once:
             for live in tuple(self._live.values()):
-                live.cancel(Failure(ErrorKind.SHUTDOWN, "the runner was shut down"))
+                if self._backlog.remove(live.execution.module.name, live.execution.id):
+                    self._leave(live, error(ErrorKind.SHUTDOWN, "the runner was shut down; the execution is queued"))
+                else:
+                    live.cancel(Failure(ErrorKind.SHUTDOWN, "the runner was shut down"))
 
     def statistics(self) -> RunsStatistics:
         """Return the counters."""
@@ -178,7 +183,7 @@ class Runs:
     # Life
 
     def _open(self) -> trio.Nursery:
-        if self._nursery is None or self._stopping:
+        if self._nursery is None or self.stopping:
             raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
         return self._nursery
 
@@ -191,10 +196,14 @@ class Runs:
         return live
 
     def _leave(self, live: Live, refusal: RunnerError | None = None) -> None:
-        del self._live[live.execution.id]
-        if live.execution.idempotency_key is not None:
-            self._keyed.pop(key_of(live.execution), None)
-        live.refusal = refusal
+        """Forget an execution; `refusal` is why it has no recorded end, as those who wait and follow are told."""
+        execution = live.execution
+        del self._live[execution.id]
+        if execution.idempotency_key is not None:
+            self._keyed.pop(key_of(execution), None)
+        if refusal is not None:
+            live.refusal = refusal
+            live.log.end(events.last_event(live.refused(refusal.failure)))
         live.ended.set()
         self._ended += 1
         self._changed.set()
@@ -210,9 +219,10 @@ class Runs:
         except RunnerError as problem:
             self._leave(live, problem)
             raise
-        except BaseException:  # the caller was cancelled, or something of ours is broken: it has an end all the same
+        except BaseException as problem:  # cancelled, or something of ours is broken: it has an end all the same
+            outcome = stopped(live) if isinstance(problem, trio.Cancelled) else _broken()
             with suppress(RunnerError):
-                await self._record(live, stopped(live))
+                await self._record(live, outcome)
             raise
         return await self._record(live, outcome)
 
@@ -230,8 +240,6 @@ class Runs:
             with trio.CancelScope(shield=True):
                 await self.history.finish(ended)
         except RunnerError as problem:
-            withheld = evolve(ended, status=Status.FAILED, result=None, failure=problem.failure)
-            live.log.end(events.last_event(withheld))
             self._leave(live, problem)
             raise
         live.execution = ended
@@ -246,6 +254,8 @@ class Runs:
             await self._run(live, raw)
         except RunnerError as problem:
             log.warning("an execution has no recorded end", execution=live.execution.id, why=str(problem))
+        except Exception:
+            log.exception("an execution failed inside the runner", execution=live.execution.id)
 
     # The asynchronous ones
 
@@ -257,7 +267,7 @@ class Runs:
 
     def _dispatch(self) -> None:
         """Start a task for each execution whose turn it is: for each module as many as it may have workers."""
-        if self._nursery is None or self._stopping:
+        if self._nursery is None or self.stopping:
             return
         for name in self._backlog.modules():
             module = self.registry.snapshot.modules.get(name)
@@ -268,21 +278,27 @@ class Runs:
 
     async def _run_queued(self, name: str, live: Live) -> None:
         try:
-            stored = await self.history.get(live.execution.id)
-            if stored is None:
-                raise error(ErrorKind.NOT_FOUND, "the record of the execution is gone")
-            raw = msgspec.Raw(stored.input)
-            live.execution = evolve(live.execution, input=stored.input)
-            await self._run_accepted(live, raw)
+            await self._run_accepted(live, await self._payload(live))
         except RunnerError as problem:
             log.warning("an accepted execution has no recorded end", execution=live.execution.id, why=str(problem))
             if live.execution.id in self._live:
                 self._leave(live, problem)
+        except Exception:
+            log.exception("an execution failed inside the runner", execution=live.execution.id)
+            await self._record(live, _broken())
         finally:
             self._running[name] -= 1
             if not self._running[name]:
                 del self._running[name]
             self._dispatch()
+
+    async def _payload(self, live: Live) -> msgspec.Raw:
+        """Return the input of an accepted execution, from its record. Raises RunnerError when that is gone."""
+        stored = await self.history.get(live.execution.id)
+        if stored is None:
+            raise error(ErrorKind.NOT_FOUND, "the record of the execution is gone")
+        live.execution = evolve(live.execution, input=stored.input)
+        return msgspec.Raw(stored.input)
 
     async def _run_accepted(self, live: Live, raw: msgspec.Raw) -> None:
         """Run an accepted execution to its end, unless the runner ends first: then it stays or becomes queued."""
@@ -319,8 +335,7 @@ class Runs:
     async def _end_unbegun(self, live: Live) -> None:
         """Record the end of an execution that was cancelled before its turn came."""
         try:
-            stored = await self.history.get(live.execution.id)
-            live.execution = evolve(live.execution, input=stored.input if stored else b"null")
+            await self._payload(live)
             await self._record(live, stopped(live))
         except RunnerError as problem:
             log.warning("a cancelled execution has no recorded end", execution=live.execution.id, why=str(problem))
@@ -343,6 +358,11 @@ class Runs:
                 said = live.log.since(live.flushed)
                 self.history.append(name, events.encode_all(said), live.flushed, live.log.gap())
                 live.flushed = live.log.next_seq
+
+
+def _broken() -> Outcome:
+    """Return what became of an execution under which something of ours broke; the log says what."""
+    return Outcome(failure=Failure(ErrorKind.INTERNAL, "the runner failed; its log says why"), exit_code=70)
 
 
 def _log_end(ended: Execution, seconds: float) -> None:

@@ -96,7 +96,6 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             bound = await _open_doors(nursery, service, verifier, settings, closed)
             _announce(settings, bound, secret, loaded)
             await stop.asked.wait()
-            service.draining = True
             drained = await system.drain(settings.server.drain_timeout_seconds)
             closed.set()
             await bound.ended.wait()

@@ -179,7 +179,7 @@ def _slow_routes(service: Service, verifier: Verifier) -> QuartTrio:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        if service.draining:
+        if service.runs.stopping:
             return problem_answer(Failure(ErrorKind.SHUTDOWN, "the runner is shutting down"))
         return json_answer({"status": "ready", "modules": len(service.registry.snapshot.modules)})
 

@@ -36,7 +36,6 @@ class Service:
     history: History
     runs: Runs
     settings: Settings
-    draining: bool = field(default=False, init=False)
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -155,7 +154,7 @@ class Service:
         """Return an execution that may begin. Raises RunnerError."""
         module = self.module(principal, "executions:run", name, version)
         raw = _checked_input(module, data)
-        if self.draining:
+        if self.runs.stopping:
             raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
         if timeout is not None and not timeout > 0:
             raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")

@@ -22,9 +22,10 @@ from config.mistakes import ConfigError
 from config.modules import ModulesFile, load_modules
 from config.settings import Settings
 from protocol.errors import ErrorKind, RunnerError, error
-from runner.auth import Principal, Verifier, load_or_make_secret, sign
+from runner.auth import Principal, Verifier, sign
 from runner.http import HttpLimits, serve
 from runner.rest import make_app
+from runner.secret import load_or_make_secret
 from runner.service import Service
 from runner.status import CODES
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -25,7 +26,9 @@ from protocol.errors import ErrorKind, error
 from protocol.model import Isolation, Kind, ModuleRef
 
 MAX_CODE_BYTES = 64 * 1024 * 1024
-_SKIPPED = ("__pycache__", ".git", ".venv", ".mypy_cache", ".pytest_cache")
+_CACHES = ("__pycache__", ".git", ".venv", ".mypy_cache", ".pytest_cache", ".DS_Store")
+_EDITING = re.compile(r"\.#.*|.*~|.*\.sw[a-z]|.*\.py[co]|4913")
+"""What editors put beside the file that is being edited, and what interpreters do."""
 _TOLD_NAMES = 20
 
 log = structlog.get_logger("registry")
@@ -64,6 +67,10 @@ class Changes:
 
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
+
+    def told(self) -> dict[str, list[str]]:
+        """Return what there is to tell, for a line of the log."""
+        return {kind: _shortened(names) for kind, names in asdict(self).items() if names}
 
 
 @frozen
@@ -133,9 +140,7 @@ class Registry:
             after = await trio.to_thread.run_sync(self._published, wanted, before.modules)
             self.snapshot = RegistrySnapshot({module.spec.name: module for module in after})
             changes = self.snapshot.since(before)
-        if changes:
-            told = {kind: _shortened(names) for kind, names in asdict(changes).items() if names}
-            log.info("modules published", **told, total=len(after))
+        log.debug("modules published", **changes.told(), total=len(after))
         return self.snapshot
 
     def _published(self, specs: Iterable[ModuleSpec], before: Mapping[str, Published]) -> list[Published]:
@@ -246,8 +251,13 @@ def _files(root: Path) -> Iterator[Path]:
         yield root
         return
     for folder, names, files in os.walk(root, onerror=_raise):
-        names[:] = sorted(n for n in names if n not in _SKIPPED)
-        yield from (Path(folder, name) for name in sorted(files))
+        names[:] = sorted(name for name in names if not is_left_out(name))
+        yield from (Path(folder, name) for name in sorted(files) if not is_left_out(name))
+
+
+def is_left_out(name: str) -> bool:
+    """Return whether a file or folder of this name is no code, wherever it stands."""
+    return name in _CACHES or _EDITING.fullmatch(name) is not None
 
 
 def _raise(problem: OSError) -> NoReturn:

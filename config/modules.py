@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,9 @@ class ModulesFile:
     lines: Mapping[str, int] = field(factory=dict)
     """The line of each entry of `runner`."""
     files: tuple[Path, ...] = ()
-    """The requirements files that it names, and those that they include."""
+    """What else it names, whether that is there or not: code, requirements files, and those that they include."""
+    read_at: float = field(default=0.0, eq=False)
+    """Seconds since the epoch when reading began."""
 
 
 def load_modules(path: Path) -> ModulesFile:
@@ -98,7 +101,7 @@ def load_modules(path: Path) -> ModulesFile:
 
 def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     """Return what can be read of the modules file, and its mistakes by line; the modules at fault are left out."""
-    absolute = Path.cwd() / path
+    absolute, began = Path.cwd() / path, time.time()
     try:
         document = parse_yaml(read_text(path))
     except Wrong as wrong:
@@ -115,8 +118,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
             if name in names:
                 wrongs.append(Wrong(f"the name is given twice, first in line {names[name]}", (*where, "name")))
             names.setdefault(name, document.line(Wrong("", (*where, "name"))))
-        if isinstance(data.get("requirements"), str):
-            files += requirements.requirements_files(absolute.parent / data["requirements"])
+        files += _named_files(data, absolute.parent)
         spec, found = _read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
         wrongs += [wrong.under(where) for wrong in found]
         if spec is not None:
@@ -126,7 +128,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     runner = document.value.get("runner") if isinstance(document.value, dict) else None
     runner = runner if isinstance(runner, dict) else {}
     lines = {key: document.lines["runner", key] for key in runner}
-    return ModulesFile(tuple(specs.values()), runner, absolute, lines, tuple(files)), tuple(mistakes)
+    return ModulesFile(tuple(specs.values()), runner, absolute, lines, tuple(files), began), tuple(mistakes)
 
 
 def spec_from_mapping(
@@ -184,6 +186,15 @@ def _entries(document: Document, wrongs: list[Wrong]) -> Iterator[tuple[Where, d
             inside = (*where, "variables")
             data["variables"] = {name: document.written((*inside, name), v) for name, v in data["variables"].items()}
         yield where, data
+
+
+def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
+    """Yield the files that a module names."""
+    path, listed = data.get("path"), data.get("requirements")
+    if isinstance(path, str) and path:
+        yield base / path
+    if isinstance(listed, str) and listed:
+        yield from requirements.requirements_files(base / listed)
 
 
 def _read_spec(

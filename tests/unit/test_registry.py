@@ -217,6 +217,9 @@ async def test_caches_and_repositories_are_left_out(registry, folder):
         ".git/config": "",
         ".venv/bin/python": "",
         ".env.example": "A=",
+        ".main.py.swp": "",
+        "a/main.py~": "",
+        "a/.#main.py": "",
     }
     module = (await registry.publish([spec(path=folder(files))])).get("greet")
 

@@ -35,7 +35,12 @@ class Attempts:
 
     executors: Mapping[Kind, Executor]
     history: History
+    max_frame_bytes: int
     _in_process: InProcess = field(factory=InProcess, init=False)
+
+    def close(self) -> None:
+        """Forget the modules that were loaded into the runner itself."""
+        self._in_process.close()
 
     async def run(self, live: Live, raw: msgspec.Raw) -> Outcome:
         """Return what the last attempt came to.
@@ -105,7 +110,16 @@ class Attempts:
         await self._record_begin(live)
         try:
             result = await self._in_process.call(
-                module.digest, module.entry, module.function, module.spec.concurrency, bytes(raw), seconds=seconds
+                module.digest,
+                module.entry,
+                module.function,
+                module.spec.concurrency,
+                bytes(raw),
+                seconds=seconds,
+                execution_id=live.execution.id,
+                attempt=live.attempt,
+                on_event=live.hear,
+                max_bytes=self.max_frame_bytes,
             )
         except RunnerError as problem:
             return Outcome(failure=problem.failure, seconds=trio.current_time() - began, exit_code=1)

@@ -12,7 +12,7 @@ from actors.events import EventLog
 from actors.pool import Phases
 from actors.registry import Published
 from actors.worker import Call, Outcome
-from protocol import events
+from protocol import events, messages
 from protocol.errors import Failure, RunnerError
 from protocol.model import Attempt, Execution, Status, Timings, Waiting
 
@@ -67,6 +67,13 @@ class Live:
         self.log.status(Status.RUNNING, self.attempt)
         self.call = Call(self.execution.id, raw, self.attempt, seconds, self.log)
         return self.call
+
+    def hear(self, message: messages.Item | messages.Progress) -> None:
+        """Add what a handler in the runner's own process says."""
+        if isinstance(message, messages.Item):
+            self.log.item(message.value)
+        else:
+            self.log.progress(message.done, message.total, message.text)
 
     def try_again(self, began: float, outcome: Outcome, failure: Failure) -> None:
         """Keep what became of an attempt that is followed by another one."""

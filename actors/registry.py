@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
+import re
+import secrets
 import shutil
+import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 import trio
-from attrs import define, field, frozen
+from attrs import asdict, define, field, frozen
 
+from config.mistakes import ConfigError
 from config.modules import ModuleSpec, spec_to_mapping
 from protocol.errors import ErrorKind, error
 from protocol.model import Isolation, Kind, ModuleRef
 
 MAX_CODE_BYTES = 64 * 1024 * 1024
-_SKIPPED = ("__pycache__", ".git", ".venv", ".mypy_cache", ".pytest_cache")
+_CACHES = ("__pycache__", ".git", ".venv", ".mypy_cache", ".pytest_cache", ".DS_Store")
+_EDITING = re.compile(r"\.#.*|.*~|.*\.sw[a-z]|.*\.py[co]|4913")
+"""What editors put beside the file that is being edited, and what interpreters do."""
+_TOLD_NAMES = 20
 
 log = structlog.get_logger("registry")
 
@@ -29,12 +38,15 @@ log = structlog.get_logger("registry")
 class Published:
     """One version of a module, with its code where nothing changes it any more.
 
-    `digest` is the identity of everything that the author wrote: two equal digests run the same thing.
+    `digest` is the identity of everything that a worker is made of, the values of secrets included: two equal ones run
+    the same thing. It means nothing outside of this process. `content_digest` is what is shown, and what the version
+    is derived from: it says nothing about secrets, as a short one could be guessed from a plain hash.
     """
 
     ref: ModuleRef
     spec: ModuleSpec
     digest: str
+    content_digest: str
     root: Path
     entry: Path
     function: str
@@ -43,6 +55,22 @@ class Published:
     published_at: float
     trusted: bool = False
     """It comes from the operator's own file."""
+
+
+@frozen
+class Changes:
+    """What is different between two snapshots: names of modules, sorted."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed)
+
+    def told(self) -> dict[str, list[str]]:
+        """Return what there is to tell, for a line of the log."""
+        return {kind: _shortened(names) for kind, names in asdict(self).items() if names}
 
 
 @frozen
@@ -60,6 +88,15 @@ class RegistrySnapshot:
             text = f"module {name!r} has no version {version!r}; it has {found.ref.version}"
             raise error(ErrorKind.NOT_FOUND, text, field="version")
         return found
+
+    def since(self, before: RegistrySnapshot) -> Changes:
+        """Return what has changed from `before` to this."""
+        old, new = before.modules, self.modules
+        return Changes(
+            added=tuple(sorted(new.keys() - old.keys())),
+            changed=tuple(sorted(name for name in new.keys() & old.keys() if new[name] is not old[name])),
+            removed=tuple(sorted(old.keys() - new.keys())),
+        )
 
     def find(self, *, env: Kind | None = None, tag: str | None = None, text: str | None = None) -> list[Published]:
         """Return the modules that match every condition, by name. `text` is looked for in name and description."""
@@ -88,54 +125,72 @@ class Registry:
     secrets: Callable[[tuple[str, ...]], Mapping[str, str]]
     snapshot: RegistrySnapshot = field(factory=RegistrySnapshot, init=False)
     _lock: trio.Lock = field(factory=trio.Lock, init=False)
+    _key: bytes = field(factory=lambda: secrets.token_bytes(32), init=False, repr=False)
+    """What keeps identities from being computed outside of this process."""
 
     async def publish(self, specs: Iterable[ModuleSpec]) -> RegistrySnapshot:
         """Make `specs` the modules of the operator's file. Unchanged ones keep their identity and their workers.
 
-        Raises RunnerError `bad_input` naming the module; the snapshot is unchanged then. Cancelled, likewise.
+        Raises RunnerError `bad_input` naming the module, the field and the remedy, and OSError when the code cannot be
+        kept; the snapshot is unchanged then. Cancelled, likewise.
         """
         async with self._lock:
-            before = self.snapshot.modules
+            before = self.snapshot
             wanted = list(specs)
-            after = await trio.to_thread.run_sync(lambda: [self._publish(spec, before) for spec in wanted])
+            after = await trio.to_thread.run_sync(self._published, wanted, before.modules)
             self.snapshot = RegistrySnapshot({module.spec.name: module for module in after})
-        changed = [m.spec.name for m in after if before.get(m.spec.name) is not m]
-        removed = sorted(set(before) - {m.spec.name for m in after})
-        if changed or removed:
-            log.info("modules published", changed=changed, removed=removed, total=len(after))
+            changes = self.snapshot.since(before)
+        log.debug("modules published", **changes.told(), total=len(after))
         return self.snapshot
 
-    def _publish(self, spec: ModuleSpec, before: Mapping[str, Published]) -> Published:
+    def _published(self, specs: Iterable[ModuleSpec], before: Mapping[str, Published]) -> list[Published]:
+        values, missing = [], []
+        for spec in specs:
+            try:
+                values.append((spec, self.secrets(spec.secrets)))
+            except ConfigError as problem:
+                missing += [f"{spec.name}.secrets: {mistake}" for mistake in problem.mistakes]
+        if missing:
+            raise error(ErrorKind.BAD_INPUT, "\n".join(missing), field="secrets")
+        return [self._publish(spec, secret, before.get(spec.name)) for spec, secret in values]
+
+    def _publish(self, spec: ModuleSpec, secret: Mapping[str, str], known: Published | None) -> Published:
         try:
             files = dict(_read_code(spec))
         except OSError as problem:
             raise error(ErrorKind.BAD_INPUT, f"{spec.name}: the code cannot be read: {problem}", field="path") from None
-        variables = {**spec.variables, **self.secrets(spec.secrets)}
-        digest = _digest(spec, files, variables)
-        known = before.get(spec.name)
+        content_digest = _digest(spec, files)
+        digest = self._identity(content_digest, secret)
         if known is not None and known.digest == digest and known.root.is_dir():
             return known
         root = self._keep(spec, files)
         file, _, function = spec.handler.rpartition(":")
         entry, package = _entry(spec, root, files, file)
         return Published(
-            ref=ModuleRef(spec.name, spec.version or digest[:12]),
+            ref=ModuleRef(spec.name, spec.version or content_digest[:12]),
             spec=spec,
             digest=digest,
+            content_digest=content_digest,
             root=root,
             entry=entry,
             function=function,
             package=package,
-            variables=variables,
+            variables={**spec.variables, **secret},
             published_at=time.time(),
             trusted=True,
         )
+
+    def _identity(self, content_digest: str, secret: Mapping[str, str]) -> str:
+        if not secret:
+            return content_digest
+        data = json.dumps([content_digest, sorted(secret.items())]).encode()
+        return hmac.new(self._key, data, hashlib.sha256).hexdigest()
 
     def _keep(self, spec: ModuleSpec, files: Mapping[str, bytes]) -> Path:
         """Write the code to a directory named by its content, whole or not at all; return it."""
         content = hashlib.sha256()
         for name, data in sorted(files.items()):
-            content.update(f"{name}\0{len(data)}\0".encode() + data)
+            content.update(_framed(name, data))
         target = self.code_dir.absolute() / f"{spec.name}-{content.hexdigest()[:16]}"
         if not target.is_dir():
             self.code_dir.mkdir(parents=True, exist_ok=True)
@@ -162,32 +217,64 @@ class Registry:
                     shutil.rmtree(path, ignore_errors=True)
 
 
+def _shortened(names: tuple[str, ...]) -> list[str]:
+    more = len(names) - _TOLD_NAMES
+    return [*names[:_TOLD_NAMES], *([f"and {more} more"] if more > 0 else [])]
+
+
 def _read_code(spec: ModuleSpec) -> Iterable[tuple[str, bytes]]:
-    """Yield relative name and content of every file of a module. Raises RunnerError when they are too large."""
+    """Yield relative name and content of every file of a module.
+
+    Raises RunnerError when the code is not there (any more), is too large or is no file, and OSError.
+    """
     if spec.code is not None:
         yield f"{spec.name}.py", spec.code.encode()
         return
     if spec.path is None:
         return
-    if spec.path.is_file():
-        yield spec.path.name, spec.path.read_bytes()
-        return
+    if not spec.path.exists():
+        text = f"{spec.name}.path: {spec.path} does not exist (any more); bring it back, or change `path`"
+        raise error(ErrorKind.BAD_INPUT, text, field="path")
     total = 0
-    for folder, names, files in os.walk(spec.path):
-        names[:] = sorted(n for n in names if n not in _SKIPPED)
-        for name in sorted(files):
-            path = Path(folder) / name
-            data = path.read_bytes()
-            total += len(data)
-            if total > MAX_CODE_BYTES:
-                text = f"{spec.name}: the folder is over {MAX_CODE_BYTES} bytes; keep data out of it"
-                raise error(ErrorKind.TOO_LARGE, text, field="path")
-            yield str(path.relative_to(spec.path)), data
+    for path in _files(spec.path):
+        data = _read_file(spec, path)
+        total += len(data)
+        if total > MAX_CODE_BYTES:
+            text = f"{spec.name}: the code is over {MAX_CODE_BYTES} bytes; keep data out of its folder"
+            raise error(ErrorKind.TOO_LARGE, text, field="path")
+        yield str(path.relative_to(spec.path)) if path != spec.path else path.name, data
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Yield every file below a folder, or the file that `root` is. Raises OSError for folders that cannot be read."""
+    if not root.is_dir():
+        yield root
+        return
+    for folder, names, files in os.walk(root, onerror=_raise):
+        names[:] = sorted(name for name in names if not is_left_out(name))
+        yield from (Path(folder, name) for name in sorted(files) if not is_left_out(name))
+
+
+def is_left_out(name: str) -> bool:
+    """Return whether a file or folder of this name is no code, wherever it stands."""
+    return name in _CACHES or _EDITING.fullmatch(name) is not None
+
+
+def _raise(problem: OSError) -> NoReturn:
+    raise problem
+
+
+def _read_file(spec: ModuleSpec, path: Path) -> bytes:
+    """Return the content of a file of a module, at most a little more than is allowed."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+        raise error(ErrorKind.BAD_INPUT, f"{spec.name}: {path} is not a regular file; take it out", field="path")
+    with path.open("rb") as file:
+        return file.read(MAX_CODE_BYTES + 1)
 
 
 def _entry(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str) -> tuple[Path, bool]:
     """Return the file that has the handler, and whether it makes its folder a package."""
-    if not files:
+    if spec.code is None and spec.path is None:
         return root, False
     if file:
         candidates = [f"{file}.py", f"{file}/__init__.py", file]
@@ -202,13 +289,19 @@ def _entry(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str) 
     raise error(ErrorKind.BAD_INPUT, text, field="handler")
 
 
-def _digest(spec: ModuleSpec, files: Mapping[str, bytes], variables: Mapping[str, str]) -> str:
+def _digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
+    """Return the hash of all that the author wrote."""
     content = hashlib.sha256()
     described = {k: v for k, v in spec_to_mapping(spec).items() if k not in ("code", "path")}
-    content.update(json.dumps([described, dict(variables)], sort_keys=True, default=str).encode())
+    content.update(json.dumps(described, sort_keys=True, default=str).encode())
     for name, data in sorted(files.items()):
-        content.update(f"{name}\0{len(data)}\0".encode() + data)
+        content.update(_framed(name, data))
     return content.hexdigest()
+
+
+def _framed(name: str, data: bytes) -> bytes:
+    """Return a file such that no two different ones look alike in a row."""
+    return os.fsencode(name) + f"\0{len(data)}\0".encode() + data
 
 
 def may_run_in_process(module: Published) -> bool:

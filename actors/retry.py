@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from config.modules import RetryPolicy
+from config.policies import RetryPolicy
 from protocol.errors import Failure
 
 

@@ -115,7 +115,7 @@ async def open_system(
                 try:
                     await _publish(registry, executors, specs)
                     registry.collect()
-                    attempts = Attempts(executors, history)
+                    attempts = Attempts(executors, history, settings.server.max_frame_bytes)
                     runs = Runs(registry, history, attempts, settings.executor, settings.server.max_frame_bytes)
                     async with trio.open_nursery() as runs_nursery:
                         await runs_nursery.start(partial(supervise, lambda: runs, name="runs"))
@@ -123,6 +123,7 @@ async def open_system(
                             yield System(registry, executors, history, runs, table)
                         finally:
                             runs.stop(at_once=True)
+                            attempts.close()
                             runs_nursery.cancel_scope.cancel()
                 finally:
                     for executor in executors.values():

@@ -129,7 +129,10 @@ def secret_values(names: Iterable[str], environ: Mapping[str, str] | None = None
     wanted = list(dict.fromkeys(names))
     missing = [SECRET_PREFIX + name for name in wanted if SECRET_PREFIX + name not in environ]
     if missing:
-        raise ConfigError(Mistake("is not set in the runner's environment", None, None, name) for name in missing)
+        remedy = "is not set in the runner's environment; set it, or take {} out of `secrets`"
+        raise ConfigError(
+            Mistake(remedy.format(name.removeprefix(SECRET_PREFIX)), None, None, name) for name in missing
+        )
     return {name: environ[SECRET_PREFIX + name] for name in wanted}
 
 

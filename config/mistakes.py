@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -23,6 +24,8 @@ T = TypeVar("T")
 Where: TypeAlias = tuple[str | int, ...]
 """The place of a value: keys and positions from the root, `("modules", 0, "timeout")`."""
 
+MAX_BYTES = 16 * 1024 * 1024
+"""Size of one file."""
 MAX_VALUES = 100_000
 """Values that one file may hold once its aliases are followed; aliases of aliases grow without end."""
 MAX_DEPTH = 64
@@ -186,12 +189,20 @@ class Document:
 
 def read_text(path: Path) -> str:
     """Return the text of a UTF-8 file. Raises `Wrong` when there is none."""
+    if "\0" in str(path):
+        raise Wrong("is not the name of a file: it holds a null character")
     try:
-        content = path.read_bytes()
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise Wrong("is not a regular file; devices and pipes cannot be read again when they change")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise Wrong("there is no such file") from None
     except OSError as error:
         raise Wrong(f"cannot be read: {error.strerror or error}") from None
+    if len(content) > MAX_BYTES:
+        raise Wrong(f"is over {MAX_BYTES} bytes; keep code in files of its own and name them with `path`")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from attrs import field, frozen
 from cattrs import Converter
 
-from config import units
+from config import policies, requirements, units
 from config.mistakes import (
     ConfigError,
     Document,
@@ -24,46 +25,9 @@ from config.mistakes import (
     structure_hook,
     unfold,
 )
+from config.policies import RetryPolicy, WorkersPolicy
 from config.units import Range, show
-from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
-
-
-@frozen
-class Backoff:
-    """Delay before attempt n+1: `initial * factor ** (n - 1)` seconds, at most `max`, times 1 +- `jitter`."""
-
-    initial: float = 0.5
-    factor: float = 2.0
-    max: float = 30.0
-    jitter: float = 0.1
-
-
-@frozen
-class RetryPolicy:
-    """How often a failed execution is tried, after which failures."""
-
-    attempts: int = 1
-    backoff: Backoff = field(factory=Backoff)
-    on: tuple[ErrorKind, ...] = (
-        ErrorKind.HANDLER_ERROR,
-        ErrorKind.TIMEOUT,
-        ErrorKind.WORKER_CRASHED,
-        ErrorKind.OUT_OF_MEMORY,
-        ErrorKind.LOST,
-    )
-
-
-@frozen
-class WorkersPolicy:
-    """How many workers are kept, and for how many calls."""
-
-    min: int = 0
-    """Workers kept ready even when idle."""
-    idle: float | None = None
-    """Seconds without a call after which a worker is retired; None takes the runner's `idle_seconds`."""
-    max_calls: int = 0
-    """Calls after which a worker is replaced; 0 for no limit."""
 
 
 @frozen
@@ -121,6 +85,10 @@ class ModulesFile:
     """Absolute."""
     lines: Mapping[str, int] = field(factory=dict)
     """The line of each entry of `runner`."""
+    files: tuple[Path, ...] = ()
+    """What else it names, whether that is there or not: code, requirements files, and those that they include."""
+    read_at: float = field(default=0.0, eq=False)
+    """Seconds since the epoch when reading began."""
 
 
 def load_modules(path: Path) -> ModulesFile:
@@ -133,7 +101,7 @@ def load_modules(path: Path) -> ModulesFile:
 
 def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     """Return what can be read of the modules file, and its mistakes by line; the modules at fault are left out."""
-    absolute = Path.cwd() / path
+    absolute, began = Path.cwd() / path, time.time()
     try:
         document = parse_yaml(read_text(path))
     except Wrong as wrong:
@@ -142,6 +110,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     specs: dict[str, ModuleSpec] = {}
     names: dict[str, int | None] = {}
     labels: dict[Where, Where] = {}
+    files: list[Path] = []
     for where, data in _entries(document, wrongs):
         name = data.get("name")
         if isinstance(name, str) and read_or_none(_NAME, name) is not None:
@@ -149,6 +118,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
             if name in names:
                 wrongs.append(Wrong(f"the name is given twice, first in line {names[name]}", (*where, "name")))
             names.setdefault(name, document.line(Wrong("", (*where, "name"))))
+        files += _named_files(data, absolute.parent)
         spec, found = _read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
         wrongs += [wrong.under(where) for wrong in found]
         if spec is not None:
@@ -158,7 +128,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     runner = document.value.get("runner") if isinstance(document.value, dict) else None
     runner = runner if isinstance(runner, dict) else {}
     lines = {key: document.lines["runner", key] for key in runner}
-    return ModulesFile(tuple(specs.values()), runner, absolute, lines), tuple(mistakes)
+    return ModulesFile(tuple(specs.values()), runner, absolute, lines, tuple(files), began), tuple(mistakes)
 
 
 def spec_from_mapping(
@@ -218,6 +188,15 @@ def _entries(document: Document, wrongs: list[Wrong]) -> Iterator[tuple[Where, d
         yield where, data
 
 
+def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
+    """Yield the files that a module names."""
+    path, listed = data.get("path"), data.get("requirements")
+    if isinstance(path, str) and path:
+        yield base / path
+    if isinstance(listed, str) and listed:
+        yield from requirements.requirements_files(base / listed)
+
+
 def _read_spec(
     data: Any, *, base: Path | None, allow_path: bool, trusted: bool
 ) -> tuple[ModuleSpec | None, list[Wrong]]:
@@ -250,7 +229,7 @@ def _read_spec(
 def _locate(name: str, base: Path | None, *, trusted: bool) -> Path:
     if base is None and not Path(units.filled(name)).is_absolute():
         raise Wrong(f"{show(name)} is not an absolute path", allowed="an absolute path")
-    return units.within(base or Path("/"), units.filled(name), None if trusted else base)
+    return requirements.within(base or Path("/"), units.filled(name), None if trusted else base)
 
 
 def _path(file: Path, shown: str, _root: Path | None, data: Mapping[str, Any]) -> tuple[str, list[Wrong]]:
@@ -273,7 +252,7 @@ def _path(file: Path, shown: str, _root: Path | None, data: Mapping[str, Any]) -
 def _requirements(file: Path, shown: str, root: Path | None, _data: object) -> tuple[list[str], list[Wrong]]:
     """Read the file that `requirements` names."""
     try:
-        return units.read_requirements(file, root=root)
+        return requirements.read_requirements(file, root=root)
     except Wrong as wrong:
         raise Wrong(f"{shown}: {wrong.message}", allowed="a list, or the name of a requirements file") from None
 
@@ -290,7 +269,7 @@ def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
             yield Wrong(f"{name} is given in `variables` as well", ("secrets", index))
     if isinstance(code, str) and "python" not in given:
         yield from units.compiles(code)
-    yield from _orders(data)
+    yield from policies.orders(data)
 
 
 def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> Iterator[Wrong]:
@@ -307,22 +286,6 @@ def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> I
     if data.get("isolation") == Isolation.NONE and not (trusted and env in (Kind.INLINE, None)):
         reason = f"env: {env}; it is only for inline" if trusted else "this; it is only for the operator's modules file"
         yield Wrong(f"none is not for {reason}", ("isolation",), allowed="warm, fork, fresh")
-
-
-def _orders(data: Mapping[str, Any]) -> Iterator[Wrong]:
-    """Check which number must not be larger than which other one."""
-    workers, retry = data.get("workers"), data.get("retry")
-    backoff = retry.get("backoff") if isinstance(retry, Mapping) else None
-    least = read_or_none(units.whole, workers.get("min")) if isinstance(workers, Mapping) else None
-    most = read_or_none(units.whole, data.get("concurrency", 4))
-    if least is not None and most is not None and least > most:
-        yield Wrong(f"{least} is more than concurrency, which is {most}", ("workers", "min"), allowed=f"at most {most}")
-    first = read_or_none(units.duration, backoff.get("initial", 0.5)) if isinstance(backoff, Mapping) else None
-    last = read_or_none(units.duration, backoff.get("max", 30.0)) if isinstance(backoff, Mapping) else None
-    if first is not None and last is not None and first > last:
-        shown, most_shown = units.format_duration(first), units.format_duration(last)
-        where = ("retry", "backoff", "initial")
-        yield Wrong(f"{shown} is more than max, which is {most_shown}", where, allowed=f"at most {most_shown}")
 
 
 _SECTIONS: Mapping[str, tuple[type, ...]] = {"modules": (dict, list, type(None)), "runner": (dict, type(None))}
@@ -344,13 +307,9 @@ _NAME = units.matching(
     "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
 )
 _PLAIN = units.matching(r"[^\s-]\S*( \S+)*", "text without a leading '-'")
-_TIMEOUT = units.seconds(Range(above=0, high=units.WEEK))
-_DELAY = units.seconds(Range(0, 86400))
 
 _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
-    Backoff: {"initial": _DELAY, "factor": units.real(Range(1, 100)), "max": _DELAY, "jitter": units.real(Range(0, 1))},
-    RetryPolicy: {"attempts": units.count(1, 100), "on": units.items(units.one_of(ErrorKind))},
-    WorkersPolicy: {"min": units.count(0), "idle": units.optional(_TIMEOUT), "max_calls": units.count(0)},
+    **policies.READERS,
     ModuleSpec: {
         "name": _NAME,
         "env": units.one_of(Kind),
@@ -367,10 +326,10 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         ),
         "tags": units.items(units.filled),
         "description": units.text,
-        "requirements": units.items(units.requirement),
+        "requirements": units.items(requirements.requirement),
         "python": units.optional(units.matching(r"3(\.[0-9]{1,3}){1,2}", "a Python version such as 3.12 or 3.12.4")),
         "isolation": units.one_of(Isolation),
-        **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), _TIMEOUT),
+        **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), policies.TIMEOUT),
         "memory": units.optional(units.bytes_from(16 * 1024 * 1024)),
         "cpus": units.optional(units.real(Range(above=0, high=4096))),
         "processes": units.optional(units.count(1)),
@@ -382,7 +341,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "image": units.optional(units.matching(r"[A-Za-z0-9][A-Za-z0-9_./:@-]*", "the name of an image")),
         "dependencies": units.items(_PLAIN),
         "channels": units.items(_PLAIN),
-        "input_schema": units.optional(units.json_mapping),
+        "input_schema": units.optional(units.json_schema),
     },
 }
 """How each field is read; fields that are not here are classes that are."""

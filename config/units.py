@@ -1,4 +1,4 @@
-"""What people write, read into values: text, numbers, durations, sizes, requirement lines.
+"""What people write, read into values: text, numbers, durations, sizes.
 
 Every reader takes one value as YAML or JSON gave it, returns what the program works with, and raises `Wrong` (or an
 `ExceptionGroup` of them, each with its place) that says what would have been right.
@@ -7,22 +7,19 @@ Every reader takes one value as YAML or JSON gave it, returns what the program w
 from __future__ import annotations
 
 import math
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from attrs import frozen
 
-from config.mistakes import Wrong, did_you_mean, read_text
+from config.mistakes import Wrong, did_you_mean
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
-_Requirements: TypeAlias = tuple[list[str], list[Wrong]]
 
 WEEK = 7 * 86400.0
 DURATIONS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
@@ -35,16 +32,7 @@ SIZES = {"": 1, "b": 1} | {
 """Bytes in each unit of size, written small: `k` and `kb` are 1000, `ki` and `kib` are 1024."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-_INCLUDE = re.compile(r"(?:-r\s*|--requirement[\s=]\s*)(\S.*)")
-_INDEX = re.compile(r"-i|-f|--index-url|--extra-index-url|--no-index|--find-links|--trusted-host")
 _QUANTITY = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)", re.ASCII)
-_VERSION_CLAUSE = r"(?:===|[<>=!~]=|[<>])\s*[\w*][^\s,;()]*"
-_REQUIREMENT = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(?:\[[\w\s,.-]*\]\s*)?"
-    rf"(?:@\s*[^\s-]\S*|\(?\s*(?:{_VERSION_CLAUSE}(?:\s*,\s*{_VERSION_CLAUSE})*)?\s*\)?)"
-    r"\s*(?:;(?:(?! --)[^\\])*)?(?:\s+--hash=\w+:[0-9a-fA-F]+)*",
-    re.ASCII,
-)
 
 
 def show(value: object) -> str:
@@ -258,6 +246,17 @@ def variable_name(name: Any) -> str:
     return str(name)
 
 
+def json_schema(value: Any) -> Mapping[str, Any]:
+    """Read a JSON Schema that refers to nothing outside of itself."""
+    schema = json_mapping(value)
+    from config.schema import problems  # noqa: PLC0415  (0.1 s to import, few modules have a schema)
+
+    wrongs = list(problems(schema))
+    if wrongs:
+        raise ExceptionGroup("wrong schema", wrongs)
+    return schema
+
+
 def json_mapping(value: Any) -> Mapping[str, Any]:
     """Read a mapping of JSON values, without NaN and infinities at any depth."""
     if not isinstance(value, Mapping):
@@ -272,77 +271,6 @@ def json_mapping(value: Any) -> Mapping[str, Any]:
         elif isinstance(inner, float) and not math.isfinite(inner):
             raise Wrong(f"{show(inner)} cannot be said in JSON", where)
     return value
-
-
-def requirement(value: Any) -> str:
-    """Read one requirement line. Only its form is checked; the installer knows the rest."""
-    # Runs of blanks are one, as the expression may look at each blank in several ways.
-    line = " ".join(text(value).split())
-    if line.startswith("-"):
-        option = re.split(r"[\s=]", line)[0]
-        allowed = "requirement lines; in a requirements file also `-r FILE`"
-        hint = ": package indexes are set in the operator's uv configuration" if _INDEX.fullmatch(option) else ""
-        raise Wrong(f"the option {option} is not allowed{hint}; allowed are {allowed}", allowed=allowed)
-    if len(line) > 4096 or len(value.strip().splitlines()) > 1 or not _REQUIREMENT.fullmatch(line):
-        allowed = "a requirement such as requests, numpy>=2,<3 or name @ https://host/file.whl"
-        raise Wrong(f"{show(value)} is not {allowed}", allowed=allowed)
-    return line
-
-
-def read_requirements(path: Path, *, root: Path | None, inner: bool = False) -> _Requirements:
-    """Return the lines of a requirements file and of the files it includes (`-r`, one level), and what is wrong.
-
-    Files outside of `root` are refused unless it is None. Raises `Wrong` when the file itself cannot be read.
-    """
-    lines: list[str] = []
-    wrongs: list[Wrong] = []
-    for at, line in _logical_lines(read_text(path)):
-        try:
-            if include := _INCLUDE.fullmatch(line):
-                if inner:
-                    raise Wrong("an included file cannot include another one; only one level is followed")  # noqa: TRY301
-                more_lines, more_wrongs = _include(path, include[1], root)
-                lines += more_lines
-                wrongs += more_wrongs
-            else:
-                lines.append(requirement(line))
-        except Wrong as wrong:
-            wrongs.append(Wrong(wrong.message, allowed=wrong.allowed, file=str(path), line=at))
-    return lines, wrongs
-
-
-def _include(path: Path, name: str, root: Path | None) -> _Requirements:
-    target = within(path.parent, name, root)
-    if os.path.realpath(target) == os.path.realpath(path):
-        raise Wrong("a requirements file cannot include itself")
-    try:
-        return read_requirements(target, root=root, inner=True)
-    except Wrong as wrong:
-        raise Wrong(f"{name}: {wrong.message}") from None
-
-
-def within(base: Path, name: str, root: Path | None) -> Path:
-    """Return `name` relative to `base`. Raises `Wrong` when that is outside of `root`, links followed."""
-    path = base / name
-    if root is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise Wrong(f"{show(name)} is outside of the folder of the module", allowed="a path inside the folder")
-    return path
-
-
-def _logical_lines(content: str) -> Iterator[tuple[int, str]]:
-    """Yield what a requirements file says with the line it begins in: joined where they say so, comments left out."""
-    held, begun = "", 0
-    for at, line in enumerate(content.splitlines(), start=1):
-        begun = begun if held else at
-        if line.endswith("\\"):
-            held += line[:-1] + " "
-            continue
-        said = re.sub(r"(^|\s)#.*$", "", held + line).strip()
-        held = ""
-        if said:
-            yield begun, said
-    if held.strip():
-        yield begun, held.strip()
 
 
 def compiles(code: str) -> Iterator[Wrong]:

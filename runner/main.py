@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shutil
@@ -9,32 +10,29 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 import trio
 from attrs import define, evolve, field
 
-from actors.system import Surroundings, System, open_system
+from actors.system import Surroundings, open_system
 from config.load import Loaded, base_environment, installer_environment, secret_values
-from config.mistakes import ConfigError
-from config.modules import ModulesFile, load_modules
+from config.mistakes import ConfigError, Mistake
 from config.settings import Settings
-from protocol.errors import ErrorKind, RunnerError, error
+from protocol.errors import ErrorKind, error
 from protocol.events import decode_all, text_of
-from runner.auth import Principal, Verifier, load_or_make_secret, sign
+from runner.auth import Principal, Verifier, sign
 from runner.http import HttpLimits, serve
+from runner.reload import Bell, Reloader
 from runner.rest import make_app
+from runner.secret import load_or_make_secret
 from runner.service import Service
 from runner.status import CODES
 
-if TYPE_CHECKING:
-    from watchfiles import Change
-
 EXIT_DRAINED = 0
 EXIT_NOT_DRAINED = 3
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 log = structlog.get_logger("main")
 
@@ -44,7 +42,7 @@ class _Stop:
     """How the runner comes to its end: the first signal drains, the second ends at once."""
 
     asked: trio.Event = field(factory=trio.Event, init=False)
-    reload: trio.Event = field(factory=trio.Event, init=False)
+    reload: Bell = field(factory=Bell, init=False)
     scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     forced: bool = field(default=False, init=False)
 
@@ -53,7 +51,7 @@ class _Stop:
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
-                    self.reload.set()
+                    self.reload.ring()
                 elif not self.asked.is_set():
                     log.info("stopping: no new work, what runs may end", signal=signal.Signals(number).name)
                     self.asked.set()
@@ -91,7 +89,8 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
     async with open_system(settings, around, loaded.modules.modules) as system:
         service = Service(system.registry, system.executors, system.history, system.runs, settings)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_reload, loaded, system, stop)
+            reloader = Reloader(loaded.modules, system, stop.reload)
+            nursery.start_soon(partial(reloader.run, watching=settings.server.reload))
             closed = trio.Event()
             bound = await _open_doors(nursery, service, verifier, settings, closed)
             _announce(settings, bound, secret, loaded)
@@ -109,13 +108,21 @@ async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
     if auth.secret or auth.public_key_file or auth.jwks_url:
         key = auth.public_key_file.read_bytes() if auth.public_key_file else None
         return Verifier(auth, public_key=key), None
+    if not _is_loopback(settings.server.host):
+        remedy = "configure `jwt_secret`, `jwt_public_key_file` or `jwt_jwks_url`, or listen on 127.0.0.1"
+        text = f"{settings.server.host!r} can be reached from other machines, and no key is configured; {remedy}"
+        raise ConfigError([Mistake(text, None, None, "host")])
     secret, made = await trio.to_thread.run_sync(load_or_make_secret, settings.store.data_dir)
     if made:
         log.info("a secret for tokens was made", file=str(settings.store.data_dir / "jwt-secret"))
-    if settings.server.host not in _LOOPBACK:
-        text = "configure `jwt_secret`, `jwt_public_key_file` or `jwt_jwks_url` to listen beyond loopback"
-        raise SystemExit(f"error: --host {settings.server.host}: {text}")
     return Verifier(auth, secret=secret), secret
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @define(eq=False)
@@ -187,43 +194,6 @@ def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loa
         '    -d \'{"name": "world"}\'\n\n'
     )
     sys.stderr.flush()
-
-
-async def _reload(loaded: Loaded, system: System, stop: _Stop) -> None:
-    """Publish the file again whenever it changes or SIGHUP asks for it; a broken one changes nothing."""
-    modules = loaded.modules
-    while True:
-        async with trio.open_nursery() as nursery:
-            if loaded.settings.server.reload:
-                nursery.start_soon(_watch, modules, stop.reload)
-            await stop.reload.wait()
-            nursery.cancel_scope.cancel()
-        stop.reload = trio.Event()
-        try:
-            modules = await trio.to_thread.run_sync(load_modules, loaded.settings.config)
-            await system.publish(modules.modules)
-            log.info("reloaded", file=str(loaded.settings.config), modules=len(modules.modules))
-        except (ConfigError, RunnerError) as problem:
-            log.warning("not reloaded, the modules stay as they were", why=str(problem))
-
-
-async def _watch(modules: ModulesFile, changed: trio.Event) -> None:
-    """Set `changed` when the file, or code that it names, changes."""
-    from watchfiles import DefaultFilter, awatch  # noqa: PLC0415  (not every command serves)
-
-    files = {modules.path.absolute()} | {m.path for m in modules.modules if m.path is not None}
-    folders = {file.parent for file in files if not file.is_dir()}
-    for file in files:
-        if file.is_dir():
-            folders |= {Path(folder) for folder, _, _ in os.walk(file) if "__pycache__" not in folder}
-    usual = DefaultFilter()
-
-    def concerns(change: Change, name: str) -> bool:
-        path = Path(name)
-        return any(path == file or file in path.parents for file in files) and usual(change, name)
-
-    async for _ in awatch(*folders, watch_filter=concerns, recursive=False):
-        changed.set()
 
 
 def surroundings() -> Surroundings:

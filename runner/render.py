@@ -159,6 +159,6 @@ def module_json(module: Published) -> dict[str, Any]:
         **shown,
         "variables": sorted(spec.variables),
         "secrets": list(spec.secrets),
-        "digest": module.digest,
+        "digest": module.content_digest,
         "published_at": round(module.published_at, 3),
     }

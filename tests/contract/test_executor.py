@@ -14,7 +14,7 @@ import trio.testing
 from actors.events import EventLog
 from actors.pool import Phases
 from actors.worker import Call
-from config.modules import WorkersPolicy
+from config.policies import WorkersPolicy
 from environments import proc
 from environments.base import Prepared
 from protocol import messages

@@ -11,7 +11,7 @@ import sys
 import pytest
 import trio
 
-from config.modules import WorkersPolicy
+from config.policies import WorkersPolicy
 from environments import proc
 from protocol.errors import ErrorKind
 from protocol.model import Isolation

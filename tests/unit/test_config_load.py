@@ -370,8 +370,8 @@ def test_all_missing_secrets_are_told():
         secret_values(["A", "B", "C"], {"OPERATO_SECRET_B": "x", "A": "y"})
 
     assert [str(mistake) for mistake in caught.value.mistakes] == [
-        "OPERATO_SECRET_A: is not set in the runner's environment",
-        "OPERATO_SECRET_C: is not set in the runner's environment",
+        "OPERATO_SECRET_A: is not set in the runner's environment; set it, or take A out of `secrets`",
+        "OPERATO_SECRET_C: is not set in the runner's environment; set it, or take C out of `secrets`",
     ]
 
 

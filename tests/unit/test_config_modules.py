@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
@@ -13,18 +14,17 @@ from attrs import evolve, fields
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import units
+from config import requirements, units
 from config.mistakes import MAX_DEPTH, ConfigError, Mistake, Wrong
 from config.modules import (
-    Backoff,
     ModulesFile,
     ModuleSpec,
-    RetryPolicy,
-    WorkersPolicy,
     load_modules,
+    read_modules,
     spec_from_mapping,
     spec_to_mapping,
 )
+from config.policies import Backoff, RetryPolicy, WorkersPolicy
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
 
@@ -615,7 +615,7 @@ def test_a_requirements_file_must_be_there_and_be_text(tmp_path):
     ],
 )
 def test_a_requirement_line_is_plausible(line):
-    assert units.requirement(f" {line} ") == line
+    assert requirements.requirement(f" {line} ") == line
 
 
 @pytest.mark.parametrize(
@@ -637,7 +637,7 @@ def test_a_requirement_line_is_plausible(line):
 )
 def test_a_requirement_line_is_not_plausible(line):
     with pytest.raises(Wrong, match="is not a requirement such as"):
-        units.requirement(line)
+        requirements.requirement(line)
 
 
 # JSON.
@@ -834,3 +834,44 @@ def test_any_text_is_a_file_or_mistakes(tmp_path_factory, text):
     file.write_bytes(text.encode("utf-8", "replace"))
     with suppress(ConfigError):
         load_modules(file)
+
+
+# Files that are no files.
+
+
+def test_the_requirements_files_that_a_file_names_are_told(tmp_path):
+    (tmp_path / "all.txt").write_text("-r more.txt\nnone\n-r absent.txt\n")
+    (tmp_path / "more.txt").write_text("numpy\n")
+
+    file, wrongs = read_modules_in(tmp_path, "modules: {m: {env: venv, code: 'x=1', requirements: all.txt}}")
+
+    assert file.files == (tmp_path / "all.txt", tmp_path / "more.txt", tmp_path / "absent.txt")
+    assert len(wrongs) == 1, "they are told although one of them is wrong"
+
+
+def read_modules_in(folder: Path, text: str) -> tuple[ModulesFile, tuple[Mistake, ...]]:
+    (folder / "modules.yaml").write_text(text)
+    return read_modules(folder / "modules.yaml")
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: path.mkdir(), "cannot be read: Is a directory"),
+        (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
+        (os.mkfifo, "is not a regular file; devices and pipes cannot be read again"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file; devices and pipes cannot be read again"),
+        (lambda path: path.write_bytes(b""), "is empty; a file that serves nothing yet says `modules: []`"),
+        (lambda path: path.write_bytes(b"\x7fELF\x02\x01\x01\0\xff"), "is not UTF-8 text"),
+        (lambda path: path.write_bytes(b"# x\n" * 5_000_000), "is over 16777216 bytes"),
+    ],
+    ids=["folder", "link to itself", "pipe", "device", "empty", "binary", "huge"],
+)
+def test_what_is_no_modules_file(tmp_path, make, why):
+    make(tmp_path / "modules.yaml")
+
+    with pytest.raises(ConfigError) as caught:
+        load_modules(tmp_path / "modules.yaml")
+
+    (only,) = caught.value.mistakes
+    assert only.message.startswith(why)

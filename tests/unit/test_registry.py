@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -10,10 +12,12 @@ import pytest
 import trio
 
 from actors import registry as module_under_test
-from actors.registry import Registry, RegistrySnapshot, may_run_in_process
+from actors.registry import Changes, Registry, RegistrySnapshot, may_run_in_process
+from config.load import secret_values
 from config.modules import ModuleSpec
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
+from runner.render import module_json
 
 CODE = "def handler(input):\n    return input\n"
 
@@ -74,7 +78,7 @@ async def test_code_is_published_as_one_file(registry):
     assert module.root.is_absolute()
     assert (module.function, module.package, module.trusted) == ("main", False, True)
     assert module.variables == {"A": "1", "TOKEN": "secret of TOKEN"}
-    assert str(module.ref) == f"greet@{module.digest[:12]}"
+    assert str(module.ref) == f"greet@{module.content_digest[:12]}"
 
 
 async def test_a_version_that_was_given_is_the_version(registry):
@@ -91,6 +95,14 @@ async def test_what_is_unchanged_keeps_its_identity(registry):
     assert second["a"] is first["a"]
     assert second["b"].digest != first["b"].digest
     assert list(second) == ["a", "b", "c"]
+
+
+async def test_what_has_changed_from_one_snapshot_to_the_next(registry):
+    first = await registry.publish([spec("a"), spec("b"), spec("c")])
+    second = await registry.publish([spec("b", timeout=5.0), spec("c"), spec("d")])
+
+    assert second.since(first) == Changes(added=("d",), changed=("b",), removed=("a",))
+    assert not second.since(second)
 
 
 async def test_a_snapshot_that_somebody_holds_does_not_change(registry):
@@ -126,14 +138,30 @@ async def test_everything_that_the_author_wrote_makes_the_digest(registry, chang
     assert after.ref.version != before.ref.version
 
 
-async def test_another_value_of_a_secret_makes_another_digest(registry):
+async def test_another_value_of_a_secret_makes_another_identity_and_shows_nothing(registry):
     before = (await registry.publish([spec(secrets=("TOKEN",))])).get("greet")
     registry.secrets = lambda names: dict.fromkeys(names, "rotated")
     after = (await registry.publish([spec(secrets=("TOKEN",))])).get("greet")
 
-    assert before.digest != after.digest
-    assert "rotated" not in after.digest
+    assert before.digest != after.digest, "workers of the old value would be used"
+    assert before.content_digest == after.content_digest
+    assert before.ref == after.ref
+    assert module_json(before)["digest"] == module_json(after)["digest"] == after.content_digest
     assert after.root == before.root, "the code is the same"
+
+
+async def test_an_identity_cannot_be_computed_by_who_knows_the_module_and_guesses_the_secret(tmp_path):
+    same = [Registry(tmp_path / "code", lambda names: dict.fromkeys(names, "1234")) for _ in range(2)]
+    one, two = [(await registry.publish([spec(secrets=("TOKEN",))])).get("greet") for registry in same]
+
+    assert one.digest != two.digest
+    assert one.content_digest == two.content_digest
+
+
+async def test_without_secrets_the_identity_is_the_content(registry):
+    module = (await registry.publish([spec()])).get("greet")
+
+    assert module.digest == module.content_digest
 
 
 async def test_the_digest_does_not_depend_on_where_the_code_was(registry, folder):
@@ -189,6 +217,9 @@ async def test_caches_and_repositories_are_left_out(registry, folder):
         ".git/config": "",
         ".venv/bin/python": "",
         ".env.example": "A=",
+        ".main.py.swp": "",
+        "a/main.py~": "",
+        "a/.#main.py": "",
     }
     module = (await registry.publish([spec(path=folder(files))])).get("greet")
 
@@ -250,6 +281,68 @@ async def test_one_bad_module_changes_nothing(registry, folder):
     failure = await refused(registry, spec("a", timeout=9.0), spec("b", path=folder({"x.py": ""}), handler="y:run"))
 
     assert failure.message.startswith("b: ")
+
+
+async def test_all_missing_secrets_are_told_with_their_modules(registry):
+    await registry.publish([spec("a")])
+    registry.secrets = partial(secret_values, environ={"OPERATO_SECRET_C": "x"})
+
+    failure = await refused(registry, spec("a", secrets=("A", "C")), spec("b", secrets=("B",)), spec("c"))
+
+    assert (failure.kind, failure.field) == (ErrorKind.BAD_INPUT, "secrets")
+    assert failure.message.splitlines() == [
+        "a.secrets: OPERATO_SECRET_A: is not set in the runner's environment; set it, or take A out of `secrets`",
+        "b.secrets: OPERATO_SECRET_B: is not set in the runner's environment; set it, or take B out of `secrets`",
+    ]
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+async def test_code_that_vanished_between_reading_and_publishing(registry, folder, what):
+    root = folder({"main.py": CODE})
+    path = root / "main.py" if what == "file" else root
+    await registry.publish([spec(path=path)])
+    shutil.rmtree(root)
+
+    failure = await refused(registry, spec(path=path))
+
+    assert (failure.kind, failure.field) == (ErrorKind.BAD_INPUT, "path")
+    assert failure.message == f"greet.path: {path} does not exist (any more); bring it back, or change `path`"
+
+
+async def test_an_empty_folder(registry, folder):
+    root = folder({"main.py": CODE})
+    (root / "main.py").unlink()
+
+    assert "none of main.py" in (await refused(registry, spec(path=root))).message
+
+
+async def test_pipes_and_devices_in_a_folder_are_refused_and_not_waited_for(registry, folder):
+    root = folder({"main.py": CODE})
+    os.mkfifo(root / "pipe")
+    assert "pipe is not a regular file; take it out" in (await refused(registry, spec(path=root))).message
+    (root / "pipe").unlink()
+    (root / "zero").symlink_to("/dev/zero")
+    assert "zero is not a regular file; take it out" in (await refused(registry, spec(path=root))).message
+
+
+async def test_links_in_a_circle_are_refused(registry, folder):
+    root = folder({"main.py": CODE})
+    (root / "a").symlink_to(root / "b")
+    (root / "b").symlink_to(root / "a")
+    (root / "up").symlink_to(root)
+
+    failure = await refused(registry, spec(path=root))
+
+    assert "the code cannot be read" in failure.message
+
+
+async def test_names_that_are_not_text_are_kept(registry, folder):
+    root = folder({"main.py": CODE})
+    (root / os.fsdecode(b"caf\xe9.txt")).write_text("latin")
+
+    module = (await registry.publish([spec(path=root)])).get("greet")
+
+    assert (module.root / os.fsdecode(b"caf\xe9.txt")).read_text() == "latin"
 
 
 async def test_code_that_cannot_be_read(registry, folder):

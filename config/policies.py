@@ -1,0 +1,77 @@
+"""How often a module is tried again, and how many workers of it are kept: values, readers and rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from config import units
+from config.mistakes import Wrong, read_or_none
+from config.units import Range
+from protocol.errors import ErrorKind
+
+
+@frozen
+class Backoff:
+    """Delay before attempt n+1: `initial * factor ** (n - 1)` seconds, at most `max`, times 1 +- `jitter`."""
+
+    initial: float = 0.5
+    factor: float = 2.0
+    max: float = 30.0
+    jitter: float = 0.1
+
+
+@frozen
+class RetryPolicy:
+    """How often a failed execution is tried, after which failures."""
+
+    attempts: int = 1
+    backoff: Backoff = field(factory=Backoff)
+    on: tuple[ErrorKind, ...] = (
+        ErrorKind.HANDLER_ERROR,
+        ErrorKind.TIMEOUT,
+        ErrorKind.WORKER_CRASHED,
+        ErrorKind.OUT_OF_MEMORY,
+        ErrorKind.LOST,
+    )
+
+
+@frozen
+class WorkersPolicy:
+    """How many workers are kept, and for how many calls."""
+
+    min: int = 0
+    """Workers kept ready even when idle."""
+    idle: float | None = None
+    """Seconds without a call after which a worker is retired; None takes the runner's `idle_seconds`."""
+    max_calls: int = 0
+    """Calls after which a worker is replaced; 0 for no limit."""
+
+
+def orders(data: Mapping[str, Any]) -> Iterator[Wrong]:
+    """Check which number must not be larger than which other one."""
+    workers, retry = data.get("workers"), data.get("retry")
+    backoff = retry.get("backoff") if isinstance(retry, Mapping) else None
+    least = read_or_none(units.whole, workers.get("min")) if isinstance(workers, Mapping) else None
+    most = read_or_none(units.whole, data.get("concurrency", 4))
+    if least is not None and most is not None and least > most:
+        yield Wrong(f"{least} is more than concurrency, which is {most}", ("workers", "min"), allowed=f"at most {most}")
+    first = read_or_none(units.duration, backoff.get("initial", 0.5)) if isinstance(backoff, Mapping) else None
+    last = read_or_none(units.duration, backoff.get("max", 30.0)) if isinstance(backoff, Mapping) else None
+    if first is not None and last is not None and first > last:
+        shown, most_shown = units.format_duration(first), units.format_duration(last)
+        where = ("retry", "backoff", "initial")
+        yield Wrong(f"{shown} is more than max, which is {most_shown}", where, allowed=f"at most {most_shown}")
+
+
+TIMEOUT = units.seconds(Range(above=0, high=units.WEEK))
+_DELAY = units.seconds(Range(0, 86400))
+
+READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
+    Backoff: {"initial": _DELAY, "factor": units.real(Range(1, 100)), "max": _DELAY, "jitter": units.real(Range(0, 1))},
+    RetryPolicy: {"attempts": units.count(1, 100), "on": units.items(units.one_of(ErrorKind))},
+    WorkersPolicy: {"min": units.count(0), "idle": units.optional(TIMEOUT), "max_calls": units.count(0)},
+}
+"""How each field is read."""

@@ -1,0 +1,58 @@
+"""The runner's own secret: one file in the data directory, made once, for its owner only."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from protocol.errors import ErrorKind, error
+from runner.keys import MIN_SECRET_BYTES
+
+
+def load_or_make_secret(data_dir: Path) -> tuple[str, bool]:
+    """Return the secret in `data_dir`'s file `jwt-secret`, and whether it was made now. Blocks.
+
+    Of several processes that make it at once, one does and all return the same. Raises `RunnerError`
+    (`unavailable`) when others may read the file, when it is no secret, or when it cannot be read or made.
+    """
+    path = data_dir / "jwt-secret"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        made = not path.exists() and _make_secret(path)
+        return _read_secret(path), made
+    except OSError as problem:
+        message = f"the secret {path} cannot be read or made: {problem.strerror}"
+        raise error(ErrorKind.UNAVAILABLE, message, field="data_dir") from None
+
+
+def _make_secret(path: Path) -> bool:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "w") as file:
+            file.write(secrets.token_urlsafe(48) + "\n")
+            file.flush()
+            os.fsync(fd)
+        # A link is whole at once and, unlike a rename, never replaces the one of another process.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def _read_secret(path: Path) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        data = file.read(4096).strip() if stat.S_ISREG(status.st_mode) else b""
+    if status.st_mode & 0o077:
+        message = f"others may read the secret {path}: `chmod 600` it, or delete it to have a new one made"
+        raise error(ErrorKind.UNAVAILABLE, message, field="data_dir")
+    if len(data) < MIN_SECRET_BYTES or not data.isascii():
+        message = f"{path} is not a secret of {MIN_SECRET_BYTES} characters or more: delete it to have a new one made"
+        raise error(ErrorKind.UNAVAILABLE, message, field="data_dir")
+    return data.decode("ascii")

@@ -1,0 +1,320 @@
+"""Contract: handlers in the runner's own process: loaded once, stopped as far as a thread can be, bounded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import trio
+import trio.testing
+
+from environments import inprocess
+from environments.inprocess import InProcess
+from protocol.errors import ErrorKind, RunnerError
+from tests.support import PATIENCE, WAIT_FOR, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+class Inside:
+    """Modules of this test in this process."""
+
+    def __init__(self, path):
+        self.path = path
+        self.inside = InProcess()
+
+    async def __call__(self, code, value=None, *, name="m", concurrency=4, seconds=PATIENCE, **more):
+        entry = self.path / f"{name}.py"
+        entry.write_text(dedent(code))
+        data = json.dumps(value).encode()
+        return json.loads(await self.inside.call(name, entry, "handler", concurrency, data, seconds=seconds, **more))
+
+    async def refused(self, *args, **fields):
+        with pytest.raises(RunnerError) as caught:
+            await self(*args, **fields)
+        return caught.value.failure
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loop inprocess_")]
+
+
+@pytest.fixture
+async def inside(tmp_path):
+    """Return the calls of this test; in the end its loops are closed and their threads gone."""
+    opened = Inside(tmp_path)
+    yield opened
+    running = threads()
+    opened.inside.close()
+    for thread in running:
+        await trio.to_thread.run_sync(thread.join, PATIENCE)
+        assert not thread.is_alive()
+
+
+COUNTS = """
+import pathlib, time
+with open(pathlib.Path(__file__).with_suffix(".loads"), "a") as file: file.write("x")
+time.sleep(0.05)
+"""
+
+
+async def test_many_first_calls_load_once(inside):
+    code = COUNTS + "def handler(input): return input\n"
+    got = []
+
+    async def call(number):
+        got.append(await inside(code, number, concurrency=20))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(call, number)
+
+    assert sorted(got) == list(range(20))
+    assert (inside.path / "m.loads").read_text() == "x"
+
+
+async def test_a_load_that_fails_is_told_to_all_who_waited_for_it_and_tried_again_for_the_next(inside):
+    code = COUNTS + "1 / 0\n"
+    failures = []
+
+    async def call():
+        failures.append(await inside.refused(code, concurrency=8))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(call)
+
+    assert {failure.kind for failure in failures} == {ErrorKind.LOAD_FAILED}
+    assert (inside.path / "m.loads").read_text() == "x"
+    assert await inside(COUNTS + "def handler(input): return 'mended'") == "mended"
+    assert (inside.path / "m.loads").read_text() == "xx"
+
+
+async def test_context_as_it_was_called(inside):
+    code = "def handler(input, context): return [context.execution_id, context.attempt, context.remaining]"
+
+    identity, attempt, remaining = await inside(code, execution_id="e7", attempt=3, seconds=20)
+
+    assert (identity, attempt) == ("e7", 3)
+    assert 10 < remaining <= 20
+
+
+async def test_calls_without_listener_and_identity_work(inside):
+    code = "def handler(input, context):\n    context.progress(1, 2, 'x')\n    yield context.execution_id\n"
+
+    assert await inside(code) == [""]
+
+
+async def test_a_listener_that_fails_does_not_fail_the_handler(inside):
+    def broken(_event):
+        raise KeyError("listener")
+
+    assert await inside("def handler(input):\n    yield 1\n    yield 2", on_event=broken) == [1, 2]
+
+
+async def test_an_async_handler_is_cancelled_at_its_timeout_and_gives_its_place_back(inside):
+    code = """
+    import asyncio, pathlib
+    async def handler(input):
+        if input is None: return "free"
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            pathlib.Path(input).touch()
+    """
+    flag = inside.path / "cleaned up"
+
+    failure = await inside.refused(code, str(flag), concurrency=1, seconds=0.3)
+
+    assert (failure.kind, failure.field) == (ErrorKind.TIMEOUT, "timeout")
+    assert "its task was cancelled" in failure.message
+    await wait_until(flag.exists, "the handler's `finally` did not run")
+    assert await inside(code, concurrency=1) == "free"
+
+
+async def test_a_generator_ends_at_its_next_item(inside):
+    code = WAIT_FOR + dedent("""
+    import pathlib
+    def handler(input):
+        if input is None:
+            yield "free"
+            return
+        try:
+            yield 1
+            wait_for(input)
+            yield 2
+            while True: yield 3
+        finally:
+            pathlib.Path(input + ".closed").touch()
+    """)
+    flag = inside.path / "go"
+
+    failure = await inside.refused(code, str(flag), concurrency=1, seconds=0.3)
+
+    assert "its thread goes on" in failure.message
+    flag.touch()
+    await wait_until((inside.path / "go.closed").exists, "the generator was not closed")
+    assert await inside(code, concurrency=1) == ["free"]
+
+
+async def test_a_thread_that_goes_on_keeps_its_place(inside):
+    code = WAIT_FOR + "def handler(input):\n    if input: wait_for(input)\n    return 'done'\n"
+    flag = inside.path / "go"
+    await inside.refused(code, str(flag), concurrency=1, seconds=0.2)
+
+    failure = await inside.refused(code, concurrency=1, seconds=0.2)
+    assert failure.kind is ErrorKind.TIMEOUT
+
+    flag.touch()
+    assert await inside(code, concurrency=1) == "done"
+
+
+async def test_a_caller_that_goes_away_cancels_what_is_awaited(inside):
+    code = """
+    import asyncio, pathlib
+    async def handler(input):
+        pathlib.Path(input + ".begun").touch()
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            pathlib.Path(input).touch()
+    """
+    flag = inside.path / "cleaned up"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(inside, code, str(flag))
+        await wait_until((inside.path / "cleaned up.begun").exists, "it did not begin")
+        nursery.cancel_scope.cancel()
+
+    await wait_until(flag.exists, "the handler's `finally` did not run")
+
+
+async def test_async_handlers_run_beside_each_other_on_one_loop(inside):
+    code = """
+    import asyncio
+    async def init():
+        global both, arrived
+        both, arrived = asyncio.Event(), 0
+    async def handler(input):
+        global arrived
+        arrived += 1
+        if arrived == 2: both.set()
+        await both.wait()
+        return input
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(inside, code, 1)
+        assert await inside(code, 2) == 2
+    assert len(threads()) == 1
+
+
+@pytest.mark.parametrize("how", ["sys.exit('bye')", "raise KeyboardInterrupt"])
+async def test_a_task_that_exits_does_not_end_the_loop_of_the_others(inside, how):
+    code = f"""
+    import asyncio, sys
+    async def leave():
+        {how}
+    async def handler(input):
+        if input:
+            task = asyncio.ensure_future(leave())
+            await asyncio.wait([task])
+            task.exception()
+        return "fine"
+    """
+    assert await inside(code, 1) == "fine"
+    assert await inside(code, 0) == "fine"
+
+
+async def test_a_result_has_a_limit(inside):
+    code = "def handler(input): return 'x' * input"
+    assert len(await inside(code, 98, max_bytes=100)) == 98
+
+    failure = await inside.refused(code, 99, max_bytes=100)
+
+    assert (failure.kind, failure.field) == (ErrorKind.BAD_OUTPUT, "$")
+    assert "101 bytes of JSON; the limit is 100" in failure.message
+
+
+async def test_deep_values_are_refused_as_by_every_worker(inside):
+    code = "def handler(input):\n    x = 0\n    for _ in range(input): x = [x]\n    return x"
+    await inside(code, 500)
+
+    failure = await inside.refused(code, 501)
+    assert "nested too deeply; the limit is 500 levels" in failure.message
+
+
+async def test_an_input_that_python_does_not_read(inside):
+    entry = inside.path / "m.py"
+    entry.write_text("def handler(input): return input")
+    with pytest.raises(RunnerError) as caught:
+        await inside.inside.call("m", entry, "handler", 1, b"1" * 5000, seconds=PATIENCE)
+
+    assert caught.value.failure.kind is ErrorKind.BAD_INPUT
+
+
+async def test_modules_of_one_name_do_not_disturb_each_other(inside, tmp_path):
+    code = """
+    import dataclasses, pickle
+    @dataclasses.dataclass
+    class Point:
+        x: int
+    def handler(input): return [pickle.loads(pickle.dumps(Point(input))).x, __name__]
+    """
+    names = set()
+    for version in ("one", "two"):
+        folder = tmp_path / version
+        folder.mkdir()
+        (folder / "main.py").write_text(dedent(code))
+    for _ in range(2):
+        for version in ("one", "two"):
+            arguments = version, tmp_path / version / "main.py", "handler", 1, b"5"
+            value, name = json.loads(await inside.inside.call(*arguments, seconds=PATIENCE))
+            assert value == 5
+            names.add(name)
+    assert len(names) == 2
+
+
+async def test_the_number_of_modules_is_bounded_and_those_that_run_are_kept(inside, monkeypatch):
+    monkeypatch.setattr(inprocess, "MAX_MODULES", 2)
+    code = WAIT_FOR + COUNTS + "def handler(input):\n    if input: wait_for(input)\n    return 1\n"
+    flag = inside.path / "go"
+    before = set(sys.modules)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: inside(code, str(flag), name="busy"))
+        await wait_until((inside.path / "busy.loads").exists, "it did not begin")
+        for name in ("a", "b", "c"):
+            await inside(code, name=name)
+        assert list(inside.inside._modules) == ["busy", "c"]
+        flag.touch()
+    assert len({name for name in sys.modules if name.startswith("inprocess_")} - before) == 2
+
+
+def test_beside_a_library_that_runs_asyncio_on_the_trio_loop(tmp_path):
+    """Importing it changes what asyncio takes for the loop of a thread, for the whole process."""
+    pytest.importorskip("trio_asyncio")
+    (tmp_path / "m.py").write_text(
+        "import asyncio\nasync def init(): await asyncio.sleep(0)\n"
+        "async def handler(input):\n    await asyncio.sleep(0)\n    yield type(asyncio.get_running_loop()).__module__\n"
+    )
+    code = f"""
+import warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import trio_asyncio
+import trio
+from pathlib import Path
+from environments.inprocess import InProcess
+async def main():
+    async with trio_asyncio.open_loop():
+        print(await InProcess().call("d", Path({str(tmp_path / "m.py")!r}), "handler", 2, b"1", seconds=20))
+trio.run(main)
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "asyncio.unix_events" in done.stdout

@@ -1,0 +1,325 @@
+"""Contract: what changes on the disk is published, whatever editor wrote it and whenever it did; the rest is told."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import structlog
+import trio
+import trio.testing
+
+from actors.registry import Registry
+from actors.system import System
+from config.load import secret_values
+from config.modules import load_modules
+from runner.reload import Bell, Reloader, folders_of
+from tests.support import wait_until
+
+NEVER = 10_000.0
+"""Seconds between looks: what is found is found by the notices of the system."""
+OFTEN = 0.02
+
+
+@attrs.frozen
+class Held(System):
+    """A system that publishes when it may: `begun` counts, and `gate` holds it back."""
+
+    begun: list[int] = attrs.field(factory=list)
+    gate: list[trio.Event] = attrs.field(factory=list)
+
+    async def publish(self, specs):
+        self.begun.append(1)
+        if self.gate:
+            await self.gate.pop(0).wait()
+        await super().publish(specs)
+
+
+@attrs.define
+class Served:
+    """A folder that is served and watched."""
+
+    home: object
+    system: Held
+    reloader: Reloader
+    lines: list
+
+    def write(self, text, name="modules.yaml"):
+        path = self.home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def replace(self, text, name="modules.yaml"):
+        """Write as careful editors do."""
+        self.write(text, f"{name}.new")
+        (self.home / f"{name}.new").replace(self.home / name)
+
+    @property
+    def modules(self):
+        return self.system.registry.snapshot.modules
+
+    def code(self, name="m"):
+        return self.modules[name].entry.read_text() if name in self.modules else None
+
+    async def wait(self, condition, why="it was not published"):
+        await wait_until(condition, lambda: f"{why}: {self.lines}", seconds=20)
+
+    async def wait_told(self, *words):
+        await self.wait(lambda: any(all(word in str(line) for word in words) for line in self.lines), f"{words}")
+
+
+def inline(**modules):
+    return "modules:\n" + "".join(f"  {name}: {{env: inline, {fields}}}\n" for name, fields in modules.items())
+
+
+ONE = inline(m="code: 'x = 1'")
+TWO = inline(m="code: 'x = 2'")
+
+
+@pytest.fixture
+def lines():
+    """Return the lines of the log."""
+    with structlog.testing.capture_logs() as captured:
+        yield captured
+
+
+@asynccontextmanager
+async def serving(home, lines, *, look_seconds=NEVER, watching=True, first=ONE):
+    (home / "modules.yaml").write_text(first)
+    registry = Registry(home.parent / f"{home.name}-kept", secret_values)
+    system = Held(registry, {}, None, None)
+    modules = load_modules(home / "modules.yaml")
+    await system.publish(modules.modules)
+    reloader = Reloader(modules, system, Bell(), look_seconds)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: reloader.run(watching=watching))
+        yield Served(home, system, reloader, lines)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+@pytest.fixture(params=["notices", "looks"])
+async def served(request, home, lines, monkeypatch):
+    """Return a served folder: told of changes by the system, or only by looking."""
+    if request.param == "looks":
+        monkeypatch.setattr(Reloader, "_hear", deaf)
+    async with serving(home, lines, look_seconds=NEVER if request.param == "notices" else OFTEN) as opened:
+        yield opened
+
+
+async def deaf(*_):
+    raise OSError(28, "No space left on device (no more watches)")
+
+
+# -- what is seen ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_that_is_written_or_replaced(served):
+    served.write(TWO)
+    await served.wait(lambda: served.code() == "x = 2")
+    served.replace(ONE)
+    await served.wait(lambda: served.code() == "x = 1")
+    served.replace(TWO)
+    await served.wait(lambda: served.code() == "x = 2")
+
+
+async def test_a_file_that_is_gone_for_a_while(served):
+    (served.home / "modules.yaml").unlink()
+    await served.wait_told("not reloaded", "there is no such file")
+    assert served.code() == "x = 1"
+    served.write(TWO)
+    await served.wait(lambda: served.code() == "x = 2")
+
+
+async def test_code_in_a_file_and_in_a_folder(served):
+    served.write("y = 1", "one.py")
+    served.write("y = 1", "jobs/main.py")
+    served.write(inline(m="path: one.py", jobs="path: jobs"))
+    await served.wait(lambda: served.code() == "y = 1")
+
+    served.replace("y = 2", "one.py")
+    await served.wait(lambda: served.code() == "y = 2")
+    served.write("y = 3", "jobs/main.py")
+    await served.wait(lambda: served.code("jobs") == "y = 3")
+    served.write("z = 1", "jobs/deep/er/more.py")
+    await served.wait(lambda: "more.py" in str([*served.modules["jobs"].root.rglob("*")]))
+    served.write("z = 2", "jobs/deep/er/more.py")
+    await served.wait(lambda: (served.modules["jobs"].root / "deep/er/more.py").read_text() == "z = 2")
+    (served.home / "jobs/deep/er/more.py").unlink()
+    await served.wait(lambda: not (served.modules["jobs"].root / "deep/er/more.py").exists())
+
+
+async def test_a_folder_that_is_put_in_the_place_of_another(served):
+    served.write("y = 1", "jobs/main.py")
+    served.write(inline(jobs="path: jobs"))
+    await served.wait(lambda: served.code("jobs") == "y = 1")
+    for number in (2, 3):
+        served.write(f"y = {number}", "next/main.py")
+        (served.home / "jobs").rename(served.home / f"old{number}")
+        (served.home / "next").rename(served.home / "jobs")
+        await served.wait(lambda number=number: served.code("jobs") == f"y = {number}")
+    served.write("y = 4", "jobs/main.py")
+    await served.wait(lambda: served.code("jobs") == "y = 4")
+
+
+async def test_links_that_are_turned_to_another_folder(home, lines):
+    """As a mounted configuration is updated: nothing of the name `modules.yaml` is touched."""
+    for number in (1, 2):
+        (home / f"v{number}").mkdir()
+        (home / f"v{number}" / "modules.yaml").write_text(ONE.replace("1", str(number)))
+    (home / "now").symlink_to("v1")
+    (home / "modules.yaml").symlink_to("now/modules.yaml")
+    async with serving(home, lines) as served:
+        (home / "next").symlink_to("v2")
+        (home / "next").replace(home / "now")
+        await served.wait(lambda: served.code() == "x = 2")
+        (home / "v2" / "modules.yaml").write_text(ONE.replace("1", "3"))
+        await served.wait(lambda: served.code() == "x = 3")
+
+
+async def test_code_that_comes_after_the_file_that_names_it(served):
+    served.write(inline(m="path: deep/late.py"))
+    await served.wait_told("not reloaded", "does not exist")
+    served.write("y = 1", "deep/late.py")
+    await served.wait(lambda: served.code() == "y = 1")
+
+
+async def test_requirements_files_and_what_they_include(served):
+    served.write("-r more.txt\n", "all.txt")
+    served.write("a\n", "more.txt")
+    served.write("modules: {m: {env: venv, code: 'x = 1', requirements: all.txt}}")
+    await served.wait(lambda: served.modules["m"].spec.requirements == ("a",))
+    served.replace("b\n", "more.txt")
+    await served.wait(lambda: served.modules["m"].spec.requirements == ("b",))
+    served.write("c\n", "all.txt")
+    await served.wait(lambda: served.modules["m"].spec.requirements == ("c",))
+
+
+# -- what changes meanwhile ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("look_seconds", [NEVER, OFTEN])
+async def test_what_changes_during_a_reload_is_published_after_it(home, lines, look_seconds):
+    async with serving(home, lines, look_seconds=look_seconds) as served:
+        for number in range(2, 6):
+            gate = trio.Event()
+            served.system.gate.append(gate)
+            begun = len(served.system.begun)
+            served.write(inline(m=f"code: 'x = {number}'"))
+            await served.wait(lambda begun=begun: len(served.system.begun) > begun)
+            served.replace(inline(m=f"code: 'x = {number} + 100'"))
+            gate.set()
+            await served.wait(lambda number=number: served.code() == f"x = {number} + 100")
+
+
+async def test_what_changes_between_reading_and_watching_is_published(home, lines):
+    (home / "jobs").mkdir()
+    (home / "jobs" / "main.py").write_text("y = 1")
+    registry = Registry(home.parent / "kept", secret_values)
+    system = Held(registry, {}, None, None)
+    (home / "modules.yaml").write_text(inline(jobs="path: jobs"))
+    modules = load_modules(home / "modules.yaml")
+    await system.publish(modules.modules)
+    (home / "jobs" / "main.py").write_text("y = 2")  # nobody watches yet
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Reloader(modules, system, Bell(), NEVER).run)
+        await wait_until(lambda: registry.snapshot.get("jobs").entry.read_text() == "y = 2", "it was lost")
+        nursery.cancel_scope.cancel()
+
+
+async def test_files_of_another_time_are_not_read_for_ever(home, lines):
+    async with serving(home, lines) as served:
+        served.write(TWO)
+        os.utime(home / "modules.yaml", (4e9, 4e9))
+        await served.wait(lambda: served.code() == "x = 2")
+        await trio.testing.wait_all_tasks_blocked(0.5)
+        count = len(served.system.begun)
+        await trio.testing.wait_all_tasks_blocked(0.5)
+        assert len(served.system.begun) == count < 6
+
+
+# -- what is told ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_reload_tells_what_was_added_changed_and_removed(home, lines):
+    async with serving(home, lines, watching=False, first=inline(a="code: x", b="code: x", c="code: x")) as served:
+        served.write(inline(b="code: y", c="code: x", d="code: x"))
+        served.reloader.bell.ring()
+        await served.wait(lambda: "d" in served.modules)
+        (line,) = [line for line in lines if line["event"] == "reloaded"]
+        assert (line["added"], line["changed"], line["removed"]) == (["d"], ["b"], ["a"])
+
+        served.reloader.bell.ring()
+        await served.wait_told("reloaded, nothing has changed")
+
+        served.write("runner: {grace: 5s}\n" + inline(d="code: x"))
+        served.reloader.bell.ring()
+        await served.wait_told("the section `runner:` is read at the start only")
+
+
+async def test_a_bell_that_rings_early_is_heard(home, lines):
+    async with serving(home, lines, watching=False) as served:
+        served.reloader.bell.ring()
+        served.reloader.bell.ring()
+        await served.wait_told("reloaded, nothing has changed")
+
+
+REFUSED = {
+    "a mistake": (inline(m="timeout: 0"), "m.timeout: 0s is out of range"),
+    "a missing secret": (inline(m="code: x, secrets: [NOT_THERE]"), "m.secrets: OPERATO_SECRET_NOT_THERE: is not set"),
+    "no such file": (inline(m="path: none.py"), "m.path: 'none.py' does not exist"),
+    "half of a file": ("modules:\n  m: {env: inl", "is not valid YAML"),
+    "nothing": ("", "is empty"),
+}
+
+
+@pytest.mark.parametrize(("text", "why"), REFUSED.values(), ids=REFUSED)
+async def test_what_cannot_be_published_keeps_the_modules_and_says_why(home, lines, text, why):
+    async with serving(home, lines) as served:
+        before = served.system.registry.snapshot
+        served.write(text)
+        await served.wait_told("not reloaded", why)
+        assert served.system.registry.snapshot is before
+        served.write(TWO)
+        await served.wait(lambda: served.code() == "x = 2")
+
+
+async def test_a_full_disk_keeps_the_modules_and_the_runner(home, lines, monkeypatch):
+    async with serving(home, lines) as served:
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "_keep", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            served.write(TWO)
+            await served.wait_told("not reloaded", "No space left on device")
+        assert served.code() == "x = 1"
+        served.reloader.bell.ring()
+        await served.wait(lambda: served.code() == "x = 2")
+
+
+async def test_what_editors_put_beside_a_file_is_no_change(home, lines):
+    (home / "jobs").mkdir()
+    (home / "jobs" / "main.py").write_text("y = 1")
+    async with serving(home, lines, look_seconds=OFTEN, first=inline(jobs="path: jobs")) as served:
+        before = served.modules["jobs"]
+        for name in (".main.py.swp", "main.py~", ".#main.py", "4913", "__pycache__/main.pyc"):
+            served.write("", f"jobs/{name}")
+        served.write("", "beside.log")
+        served.write("y = 1", "jobs/last.py")
+        await served.wait(lambda: served.modules["jobs"] is not before)
+        assert sorted(path.name for path in served.modules["jobs"].root.iterdir()) == ["last.py", "main.py"]
+
+
+def test_folders_are_those_of_the_file_and_of_all_that_it_names(tmp_path):
+    (tmp_path / "a" / "b" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+
+    found = folders_of([tmp_path / "modules.yaml", tmp_path / "link", tmp_path / "no" / "such" / "x.py"])
+
+    assert found.keys() == {tmp_path, tmp_path / "link", tmp_path / "link" / "b", tmp_path / "a", tmp_path / "a" / "b"}

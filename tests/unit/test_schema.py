@@ -1,0 +1,152 @@
+"""Unit: what an `input_schema` may be, where its mistakes are, and that nothing is ever fetched for one."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import referencing.exceptions
+from jsonschema.exceptions import _WrappedReferencingError
+
+from config.mistakes import ConfigError
+from config.modules import load_modules, spec_from_mapping
+from config.schema import problems, validator
+
+ROOT = Path(__file__).parents[2]
+OUTSIDE = "is outside of this schema; nothing is fetched"
+
+WRONG = {
+    "type": ({"type": "objekt"}, ("type",), "did you mean 'object'?"),
+    "type of a property": ({"properties": {"a": {"type": "strin"}}}, ("properties", "a", "type"), "not a type of JSON"),
+    "type that is no text": ({"type": 5}, ("type",), "5 is not a type of JSON"),
+    "one of several types": ({"type": ["null", "strin"]}, ("type", 1), "'strin' is not one of"),
+    "properties": ({"properties": 5}, ("properties",), "5 is not of type 'object'"),
+    "a property called like data": ({"properties": {"const": {"type": "x"}}}, ("properties", "const", "type"), "JSON"),
+    "required": ({"required": "a"}, ("required",), "'a' is not of type 'array'"),
+    "number": ({"multipleOf": 0}, ("multipleOf",), "0 is less than"),
+    "pattern": ({"properties": {"a": {"pattern": "("}}}, ("properties", "a", "pattern"), "unterminated subpattern"),
+    "pattern too large": ({"pattern": "a{99999999999}"}, ("pattern",), "the repetition number is too large"),
+    "pattern of names": ({"patternProperties": {"[": {}}}, ("patternProperties", "["), "unterminated character set"),
+    "version": ({"$schema": "http://x/y"}, ("$schema",), "not a known version of JSON Schema"),
+    "version that is no text": ({"$schema": 5}, ("$schema",), "not a known version of JSON Schema"),
+    "reference that is no text": ({"$ref": 5}, ("$ref",), "5 is not of type 'string'"),
+    "pointer": ({"allOf": [{"$ref": "#/$defs/x"}]}, ("allOf", 0, "$ref"), "points to nothing in this schema"),
+    "anchor": ({"$dynamicRef": "#x"}, ("$dynamicRef",), "points to nothing in this schema"),
+    "URL": ({"items": {"$ref": "http://127.0.0.1:9/x"}}, ("items", "$ref"), OUTSIDE),
+    "file": ({"$ref": "file:///etc/passwd"}, ("$ref",), OUTSIDE),
+    "relative file": ({"$ref": "other.json"}, ("$ref",), OUTSIDE),
+    "no URL at all": ({"$ref": "http://["}, ("$ref",), OUTSIDE),
+    "URL in data that is pointed at": ({"const": {"$ref": "http://x"}, "$ref": "#/const"}, ("$ref", "$ref"), OUTSIDE),
+    "URL of an old version": (
+        {"$schema": "http://json-schema.org/draft-04/schema#", "definitions": {"a": {"$ref": "http://q"}}},
+        ("definitions", "a", "$ref"),
+        OUTSIDE,
+    ),
+    "itself": ({"$ref": "#"}, (), "without end"),
+    "itself, below": ({"allOf": [{"$ref": "#/allOf/0"}]}, (), "without end"),
+    "data that is pointed at": ({"const": {"type": "x"}, "$ref": "#/const"}, (), "cannot be applied: UnknownType"),
+}
+
+
+@pytest.mark.parametrize(("schema", "where", "hint"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_and_where(schema, where, hint):
+    (found,) = problems(schema)
+
+    assert found.where == where
+    assert hint in found.message
+
+
+RIGHT = {
+    "nothing": {},
+    "a tree": {"$defs": {"n": {"properties": {"next": {"$ref": "#/$defs/n"}}}}, "$ref": "#/$defs/n"},
+    "an anchor": {"$defs": {"b": {"$anchor": "q"}}, "$ref": "#q"},
+    "a name of its own": {"$id": "http://h/a", "$defs": {"b": {"$id": "b", "type": "null"}}, "$ref": "b"},
+    "a dynamic anchor": {"$dynamicAnchor": "n", "properties": {"a": {"$dynamicRef": "#n"}}},
+    "the schema of schemas": {"$ref": "https://json-schema.org/draft/2020-12/schema"},
+    "data that looks like a reference": {"const": {"$ref": "http://x"}, "default": {"pattern": "("}},
+    "properties called like keywords": {"properties": {"$ref": {"type": "string"}, "pattern": {"type": "string"}}},
+    "an old version": {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "null"}]},
+}
+
+
+@pytest.mark.parametrize("schema", RIGHT.values(), ids=RIGHT)
+def test_what_is_right(schema):
+    assert list(problems(schema)) == []
+    validator(schema).is_valid({"a": 1})
+
+
+def test_the_number_of_mistakes_is_bounded_and_so_is_each():
+    many = {"properties": {f"p{n}": {"required": "x" * 10_000} for n in range(50)}}
+
+    found = list(problems(many))
+
+    assert len(found) == 10
+    assert all(len(wrong.message) <= 200 for wrong in found)
+
+
+def test_nesting_without_measure_is_a_mistake():
+    schema: dict = {}
+    for _ in range(5000):
+        schema = {"not": schema}
+
+    assert [wrong.message for wrong in problems(schema)] == ["is nested too deeply"]
+
+
+def test_mistakes_have_file_line_and_field(tmp_path):
+    (tmp_path / "modules.yaml").write_text(
+        "modules:\n  - name: m\n    env: inline\n    code: x = 1\n    input_schema:\n      type: object\n"
+        "      properties:\n        a:\n          type: strin\n        b: {$ref: 'http://127.0.0.1:9/x'}\n"
+        "        c:\n          pattern: (\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_modules(tmp_path / "modules.yaml")
+
+    (only,) = caught.value.mistakes
+    assert (only.line, only.field) == (9, "m.input_schema.properties.a.type")
+
+    text = (tmp_path / "modules.yaml").read_text().replace("strin\n", "string\n").replace("pattern: (", "pattern: a")
+    (tmp_path / "modules.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_modules(tmp_path / "modules.yaml")
+    (only,) = caught.value.mistakes
+    assert (only.line, only.field) == (10, "m.input_schema.properties.b.$ref")
+
+
+def test_modules_that_come_as_json_are_checked_as_well():
+    with pytest.raises(ConfigError, match=r"input_schema\.type: 'objekt'"):
+        spec_from_mapping(
+            {"name": "m", "env": "inline", "code": "x = 1", "input_schema": {"type": "objekt"}},
+            base=None,
+            allow_path=False,
+        )
+
+
+def test_nothing_is_fetched():
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        schema = {"$ref": f"http://127.0.0.1:{server.getsockname()[1]}/x"}
+        assert OUTSIDE in next(iter(problems(schema))).message
+        with pytest.raises((referencing.exceptions.Unresolvable, _WrappedReferencingError)):
+            validator(schema).is_valid({})
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_the_library_is_imported_for_a_schema_only(tmp_path):
+    """It costs a tenth of a second."""
+    code = (
+        "import json, sys\nfrom pathlib import Path\nfrom config.modules import load_modules\n"
+        "load_modules(Path(sys.argv[1]))\nprint(json.dumps('jsonschema' in sys.modules))"
+    )
+    said = []
+    for schema in ("", ", input_schema: {type: object}"):
+        (tmp_path / "m.yaml").write_text(f"modules: {{m: {{env: inline, code: 'x = 1'{schema}}}}}")
+        command = [sys.executable, "-c", code, str(tmp_path / "m.yaml")]
+        said.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout))
+
+    assert said == [False, True]

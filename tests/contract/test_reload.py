@@ -89,7 +89,7 @@ def lines():
 async def serving(home, lines, *, look_seconds=NEVER, watching=True, first=ONE):
     (home / "modules.yaml").write_text(first)
     registry = Registry(home.parent / f"{home.name}-kept", secret_values)
-    system = Held(registry, {}, None, None)
+    system = Held(registry, {}, None, None, None)
     modules = load_modules(home / "modules.yaml")
     await system.publish(modules.modules)
     reloader = Reloader(modules, system, Bell(), look_seconds)
@@ -223,7 +223,7 @@ async def test_what_changes_between_reading_and_watching_is_published(home, line
     (home / "jobs").mkdir()
     (home / "jobs" / "main.py").write_text("y = 1")
     registry = Registry(home.parent / "kept", secret_values)
-    system = Held(registry, {}, None, None)
+    system = Held(registry, {}, None, None, None)
     (home / "modules.yaml").write_text(inline(jobs="path: jobs"))
     modules = load_modules(home / "modules.yaml")
     await system.publish(modules.modules)

@@ -12,7 +12,7 @@ import trio
 
 from actors.events import Follower
 from actors.queries import Query
-from config.modules import Backoff, RetryPolicy, WorkersPolicy
+from config.policies import Backoff, RetryPolicy, WorkersPolicy
 from environments import proc
 from protocol.errors import ErrorKind, RunnerError
 from protocol.events import (

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from actors.executor import Executor
 from actors.history import History
@@ -49,7 +49,7 @@ class Attempts:
         when the begin of a call with an idempotency key cannot be recorded. Cancelled, the handler has been ended.
         """
         spec = live.module.spec
-        while True:
+        while live.stopped_by is None:
             began = time.time()
             live.attempt += 1
             outcome = await self._attempt(live, raw)
@@ -63,7 +63,8 @@ class Attempts:
             kind = outcome.failure.kind
             live.wait_for(f"attempt {live.attempt + 1} of {spec.retry.attempts} in {delay:.1f} s, after {kind}")
             log.info("trying again", execution=live.execution.id, kind=kind, delay=round(delay, 3))
-            await trio.sleep(delay)
+            await live.sleep(delay)
+        return stopped(live)
 
     async def _attempt(self, live: Live, raw: msgspec.Raw) -> Outcome:
         """Run the handler once. A worker that was gone before the call reached it does not count as an attempt."""
@@ -74,7 +75,7 @@ class Attempts:
         outcome = Outcome()
         for _ in range(_WORKERS):
             try:
-                async with executor.lease(live.module, live.phases, tell=live.wait_for, patient=patient) as worker:
+                async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
                     call = live.begin(raw, _seconds(live))
                     try:
                         await self._record_begin(live)
@@ -83,9 +84,13 @@ class Attempts:
                         live.call = None
                         live.killed = call.killed
             except RunnerError as problem:
+                if live.stopped_by is not None:
+                    return stopped(live)
                 if live.attempt == 1 and problem.failure.kind in NOT_BEGUN:
                     raise
                 return Outcome(failure=problem.failure, exit_code=1)
+            finally:
+                live.waiter = None
             if outcome.reached or live.stopped_by is not None:
                 break
             log.info("the worker was gone before the call reached it", execution=live.execution.id)
@@ -107,23 +112,27 @@ class Attempts:
         seconds = _seconds(live)
         live.begin(raw, seconds)
         live.call = None  # a thread cannot be stopped: who cancels, cancels the wait for it
-        await self._record_begin(live)
-        try:
-            result = await self._in_process.call(
-                module.digest,
-                module.entry,
-                module.function,
-                module.spec.concurrency,
-                bytes(raw),
-                seconds=seconds,
-                execution_id=live.execution.id,
-                attempt=live.attempt,
-                on_event=live.hear,
-                max_bytes=self.max_frame_bytes,
-            )
-        except RunnerError as problem:
-            return Outcome(failure=problem.failure, seconds=trio.current_time() - began, exit_code=1)
-        return Outcome(result=result, seconds=trio.current_time() - began)
+        outcome = stopped(live)
+        with trio.CancelScope() as live.pause:
+            await self._record_begin(live)
+            try:
+                result = await self._in_process.call(
+                    module.digest,
+                    module.entry,
+                    module.function,
+                    module.spec.concurrency,
+                    bytes(raw),
+                    seconds=seconds,
+                    execution_id=live.execution.id,
+                    attempt=live.attempt,
+                    on_event=live.hear,
+                    max_bytes=self.max_frame_bytes,
+                )
+                outcome = Outcome(result=result)
+            except RunnerError as problem:
+                outcome = Outcome(failure=problem.failure, exit_code=1)
+        live.pause = None
+        return evolve(outcome, seconds=trio.current_time() - began)
 
 
 def stopped(live: Live) -> Outcome:

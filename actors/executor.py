@@ -98,37 +98,39 @@ class Executor:
 
     @asynccontextmanager
     async def lease(
-        self, module: Published, phases: Phases, *, tell: Callable[[str], None] = _ignore, patient: bool = False
+        self, module: Published, phases: Phases, *, ask: Callable[[], Waiter] | None = None, patient: bool = False
     ) -> AsyncIterator[Worker]:
-        """Lend a worker of `module`; `phases` says where the time until then went, `tell` hears why one waits.
+        """Lend a worker of `module`; `phases` says where the time until then went.
 
-        Who is `patient` was counted before, so that neither `max_waiting` nor `queue_timeout` applies. Raises
-        RunnerError: `overloaded` (the waiting room is full, or `queue_timeout` passed; says what it waited for),
-        `environment_failed`, `load_failed`, `unavailable`, `shutdown`. Cancelled while waiting, nothing is held.
+        Who must wait does so as the waiter that `ask` returns; whoever has it can end the wait. Who is `patient` was
+        counted before, so that neither `max_waiting` nor `queue_timeout` applies. Raises RunnerError: `overloaded` (the
+        waiting room is full, or `queue_timeout` passed; says what it waited for), `environment_failed`, `load_failed`,
+        `unavailable`, `shutdown`, and what the waiter gave up with. Cancelled while waiting, nothing is held.
         """
-        worker = await self._acquire(module, phases, tell, patient=patient)
+        pool = self._pool(module)
+        pool.forget_ended()
+        if pool.idle and not self._waiting and not self._closing:
+            worker = pool.reuse()
+        else:
+            self._refuse(pool, patient=patient)
+            waiter = Waiter(_ignore) if ask is None else ask()
+            worker = await self._acquire(pool, waiter, phases, patient=patient)
         try:
             yield worker
         finally:
             self._release(worker)
 
-    async def _acquire(
-        self, module: Published, phases: Phases, tell: Callable[[str], None], *, patient: bool
-    ) -> Worker:
-        pool = self._pool(module)
-        pool.forget_ended()
-        if pool.idle and not self._waiting and not self._closing:
-            return pool.reuse()
-        self._refuse(pool, patient=patient)
+    async def _acquire(self, pool: Pool, waiter: Waiter, phases: Phases, *, patient: bool) -> Worker:
         began = trio.current_time()
-        waiter = Waiter(tell)
         pool.waiters.append(waiter)
         self._waiting += 1
         try:
-            self._pump()
-            if not waiter.woken.is_set() and not pool.starting:
-                tell(pool.reason(began))
-            await self._wait(pool, waiter, math.inf if patient else module.spec.queue_timeout)
+            if pool.idle or pool.own < pool.module.spec.concurrency:  # else nothing can be done for it now
+                self._pump()
+            if not waiter.woken.is_set():
+                if not pool.starting:
+                    waiter.tell(pool.reason(began))
+                await self._wait(pool, waiter, math.inf if patient else pool.module.spec.queue_timeout)
         except BaseException:
             if waiter in pool.waiters:
                 pool.waiters.remove(waiter)
@@ -161,17 +163,21 @@ class Executor:
             raise RunnerError(_again_in(pool.last_failure, pause))
 
     async def _wait(self, pool: Pool, waiter: Waiter, limit: float) -> None:
+        """Wait until the waiter is woken. Raises RunnerError when it gave up, or `limit` passed behind others."""
+        waiter.scope.deadline = trio.current_time() + limit
         while True:
-            with trio.move_on_after(limit):
+            with waiter.scope:
                 await waiter.woken.wait()
-                return
             if waiter.woken.is_set():
                 return
+            if waiter.failure is not None:
+                raise RunnerError(waiter.failure)
             # A start has deadlines of its own; queue_timeout is for waiting behind others.
             if not pool.starting:
                 reason = pool.reason(trio.current_time())
                 text = f"no worker within queue_timeout ({limit:g} s): {reason}"
                 raise error(ErrorKind.OVERLOADED, text, retry_after=limit)
+            waiter.scope = trio.CancelScope(deadline=trio.current_time() + limit)
 
     def _pool(self, module: Published) -> Pool:
         pool = self._pools.get(module.digest)
@@ -241,7 +247,10 @@ class Executor:
         else:
             self._starter.retire(worker)
         if self._waiting:
-            self._pump()
+            if pool.idle and self._waiting == len(pool.waiters):  # nobody else wants it
+                self._next_waiter(pool).wake(worker=pool.reuse())
+            else:
+                self._pump()
 
     def _start(self, pool: Pool) -> None:
         if self._nursery is not None:

@@ -137,6 +137,8 @@ class History:
             raise self._unwritable(f"the database took more than {WAIT_SECONDS:g} seconds")
 
     async def _wait_for_room(self) -> bool:
+        if len(self._pending) <= self._settings.max_pending:
+            return True
         with trio.move_on_after(WAIT_SECONDS):
             while len(self._pending) > self._settings.max_pending:
                 self._commits.hurry()

@@ -9,7 +9,7 @@ import trio
 from attrs import define, evolve, field
 
 from actors.events import EventLog
-from actors.pool import Phases
+from actors.pool import Phases, Waiter
 from actors.registry import Published
 from actors.worker import Call, Outcome
 from protocol import events, messages
@@ -29,10 +29,14 @@ class Live:
     phases: Phases = field(factory=Phases, init=False)
     ran: float = field(default=0.0, init=False)
     """Seconds in the handler, over all attempts."""
-    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
-    """Round everything that is done before and between the handler's runs."""
+    told: bool = False
+    """Why it waits is of interest to more than its caller, so the states before its first run are events."""
     call: Call | None = field(default=None, init=False)
     """The handler's run, while there is one."""
+    waiter: Waiter | None = field(default=None, init=False)
+    """Its wait for a worker, while there is one."""
+    pause: trio.CancelScope | None = field(default=None, init=False)
+    """Round any other wait."""
     stopped_by: Failure | None = field(default=None, init=False)
     killed: tuple[str, ...] = field(default=(), init=False)
     """What was ended by force when the task that ran the handler was cancelled."""
@@ -49,21 +53,35 @@ class Live:
             self.stopped_by = why
             if self.call is not None:
                 self.call.cancel(why)
-            else:
-                self.scope.cancel()
+            elif self.waiter is not None:
+                self.waiter.give_up(why)
+            elif self.pause is not None:
+                self.pause.cancel()
 
     def wait_for(self, reason: str) -> None:
         """Note why it waits, and tell those who follow it."""
         if self.waiting is None or self.waiting.reason != reason:
             self.waiting = Waiting(reason, time.time())
-            self.log.status(Status.QUEUED, self.attempt, reason)
+            if self.told or self.execution.failed_attempts:
+                self.log.status(Status.QUEUED, self.attempt, reason)
+
+    def ask(self) -> Waiter:
+        """Return the waiter of this execution for a worker."""
+        self.waiter = Waiter(self.wait_for)
+        return self.waiter
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait before the next attempt; less when it is cancelled."""
+        with trio.move_on_after(seconds) as self.pause:
+            await trio.sleep_forever()
+        self.pause = None
 
     def begin(self, raw: msgspec.Raw, seconds: float) -> Call:
         """Note that an attempt has a worker; return its call of the handler, of at most `seconds`."""
         now = time.time()
         first = self.execution.started_at or now
         self.execution = evolve(self.execution, status=Status.RUNNING, started_at=first, attempts=self.attempt)
-        self.waiting = None
+        self.waiting = self.waiter = None
         self.log.status(Status.RUNNING, self.attempt)
         self.call = Call(self.execution.id, raw, self.attempt, seconds, self.log)
         return self.call

@@ -72,6 +72,8 @@ class Waiter:
     """One caller without a worker. `tell` hears why it waits, each time that the reason changes."""
 
     tell: Callable[[str], None]
+    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    """Round the wait."""
     woken: trio.Event = field(factory=trio.Event, init=False)
     worker: Worker | None = field(default=None, init=False)
     failure: Failure | None = field(default=None, init=False)
@@ -85,6 +87,12 @@ class Waiter:
         """Let the caller go on, with a worker or a failure; it has been taken off its queue."""
         self.worker, self.failure, self.phases = worker, failure, phases
         self.woken.set()
+
+    def give_up(self, why: Failure) -> None:
+        """End the wait from another task: the caller is told `why`, unless it has been given a worker already."""
+        if not self.woken.is_set():
+            self.failure = why
+            self.scope.cancel()
 
 
 @define(eq=False)

@@ -92,7 +92,7 @@ class Runs:
         Raises RunnerError for what never began, or could not be recorded. Cancelled, the execution is ended and
         recorded as cancelled before Cancelled goes on.
         """
-        return await self._run(self._enter(module, execution), raw)
+        return await self._run(self._enter(module, execution, told=False), raw)
 
     def start(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
         """Run an execution in a task of its own, whoever waits for it; `wait_ended` returns what became of it.
@@ -187,10 +187,10 @@ class Runs:
             raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
         return self._nursery
 
-    def _enter(self, module: Published, execution: Execution) -> Live:
+    def _enter(self, module: Published, execution: Execution, *, told: bool = True) -> Live:
         keep = self.settings.kept_output_bytes
         events_log = EventLog(limit=module.spec.output, keep=keep, keep_items=self.max_frame_bytes)
-        live = self._live[execution.id] = Live(execution, module, events_log, execution.attempts)
+        live = self._live[execution.id] = Live(execution, module, events_log, execution.attempts, told)
         if execution.idempotency_key is not None:
             self._keyed[key_of(execution)] = live
         return live
@@ -211,11 +211,7 @@ class Runs:
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why there is none."""
         try:
-            outcome = stopped(live)
-            with live.scope:
-                outcome = await self.attempts.run(live, raw)
-            if live.scope.cancelled_caught:
-                outcome = stopped(live)
+            outcome = await self.attempts.run(live, raw)
         except RunnerError as problem:
             self._leave(live, problem)
             raise
@@ -227,9 +223,9 @@ class Runs:
         return await self._record(live, outcome)
 
     async def _record(self, live: Live, outcome: Outcome) -> Execution:
-        """Record the end; then those who follow or wait hear of it. Not cancellable; the history bounds its waits.
+        """Record the end; then those who follow or wait hear of it.
 
-        Raises RunnerError when it cannot be recorded; the execution has left all the same.
+        Raises RunnerError when it cannot be recorded; the execution has left all the same. Cancelled, it is recorded.
         """
         failure = outcome.failure
         status = Status.SUCCEEDED if failure is None else Status.FAILED
@@ -237,16 +233,21 @@ class Runs:
             status = Status.CANCELLED
         ended = live.ending(outcome, status)
         try:
-            with trio.CancelScope(shield=True):
-                await self.history.finish(ended)
+            await self.history.finish(ended)
         except RunnerError as problem:
             self._leave(live, problem)
             raise
+        except trio.Cancelled:  # noticed only in a wait behind the journal's record
+            self._end(live, ended)
+            raise
+        self._end(live, ended)
+        _log_end(ended, outcome.seconds)
+        return ended
+
+    def _end(self, live: Live, ended: Execution) -> None:
         live.execution = ended
         live.log.end(events.last_event(ended))
         self._leave(live)
-        _log_end(ended, outcome.seconds)
-        return ended
 
     async def _run_alone(self, live: Live, raw: msgspec.Raw) -> None:
         """Run an execution whose answer is for those who wait, not for this task."""
@@ -303,10 +304,7 @@ class Runs:
     async def _run_accepted(self, live: Live, raw: msgspec.Raw) -> None:
         """Run an accepted execution to its end, unless the runner ends first: then it stays or becomes queued."""
         try:
-            with live.scope:
-                outcome = await self.attempts.run(live, raw)
-            if live.scope.cancelled_caught:
-                outcome = stopped(live)
+            outcome = await self.attempts.run(live, raw)
         except RunnerError as problem:
             outcome = Outcome(failure=problem.failure, exit_code=1)
         except trio.Cancelled:

@@ -26,7 +26,7 @@ TALKS = inline(
     + """
 def handler(input, context):
     for i in range(input["lines"]):
-        print("line", i, flush=True)
+        print("line", i, *["x" * input["width"]] if "width" in input else (), flush=True)
     context.progress(1, 2, "half")
     if "flag" in input:
         wait_for(input["flag"])
@@ -427,9 +427,9 @@ async def test_hundreds_of_readers_each_see_everything(tmp_path):
 
 async def test_a_reader_that_stops_reading_slows_nothing_and_is_told_what_it_missed(tmp_path):
     """It is told so when it goes on reading; the execution has ended long before."""
-    lines = 200_000
+    lines = 5_000
     async with open_site(tmp_path, kept_output_bytes=100_000) as site:
-        accepted = await site.json("POST", "/executions", {"module": "talks", "input": {"lines": lines}})
+        accepted = await site.json("POST", "/executions", {"module": "talks", "input": {"lines": lines, "width": 1000}})
         client = await site.server.connect()
         client.stream.setsockopt(1, 8, 4096)  # SOL_SOCKET, SO_RCVBUF: the kernel shall not read for it
         await client.send(site.head("GET", f"/executions/{accepted['id']}/events"))
@@ -457,7 +457,9 @@ async def test_a_reader_that_stops_reading_slows_nothing_and_is_told_what_it_mis
 
 async def test_a_reader_that_takes_nothing_is_cut_off(tmp_path):
     async with open_site(tmp_path, limits={"send_seconds": 0.2}, kept_output_bytes=64 * 1024 * 1024) as site:
-        accepted = await site.json("POST", "/executions", {"module": "talks", "input": {"lines": 1_000_000}})
+        accepted = await site.json(
+            "POST", "/executions", {"module": "talks", "input": {"lines": 20_000, "width": 1000}}
+        )
         client = await site.server.connect()
         client.stream.setsockopt(1, 8, 4096)
         await client.send(site.head("GET", f"/executions/{accepted['id']}/events"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 import trio
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from environments import proc
 from environments.limits import WATCH_SECONDS
@@ -287,16 +287,16 @@ class Worker:
         self._drain()
         if log.exceeded:
             return self._printed_too_much(log, killed + await self.end())
-        outcome = Outcome(seconds=answer.seconds, killed=killed, peak_memory=answer.peak_memory)
+        seconds, peak = answer.seconds, answer.peak_memory
         if isinstance(answer, messages.Result):
-            return evolve(outcome, result=bytes(answer.value))
+            return Outcome(bytes(answer.value), seconds=seconds, killed=killed, peak_memory=peak)
         kind = _GUEST_KINDS.get(answer.kind, ErrorKind.HANDLER_ERROR)
         if kind in (ErrorKind.CANCELLED, ErrorKind.OUT_OF_MEMORY):
             self.reusable = False
         failure = Failure(kind, answer.message, answer.error_type, answer.traceback, answer.field)
         if kind is ErrorKind.WORKER_CRASHED and (passed := self._passed_limit()):
             failure = _limit_failure(passed, kind)
-        return evolve(outcome, failure=failure, exit_code=1)
+        return Outcome(None, failure, seconds, 1, killed, peak)
 
     async def _died(self, cause: Exception) -> Outcome:
         """Return what became of a call whose worker has ended, or whose channel is out of step."""

@@ -95,7 +95,7 @@ def retain(connection: sa.Connection, settings: HistorySettings, now: float, chu
                 connection.execute(sa.delete(table).where(table.c.id.in_(names)))
             add_rows(connection, -len(names))
         for width, start in expired(now, settings.retention_seconds):
-            connection.execute(_expired_rollups(width, start, chunk))
+            connection.execute(_expired_rollups(width, start))
     shrinking = _shrink(connection)
     rows, size = rows - len(names), size_of(connection)
     connection.rollback()
@@ -112,10 +112,11 @@ def _ended_before(created_before: float, most: int) -> sa.Select[tuple[str]]:
     return wanted.order_by(columns.created_at, columns.id).limit(most)
 
 
-def _expired_rollups(width: int, start: int, most: int) -> sa.Delete:
-    keys = sa.tuple_(rollups.c.module, rollups.c.width, rollups.c.start)
-    old = sa.select(*keys.clauses).where(rollups.c.width == width, rollups.c.start < start).limit(most)
-    return sa.delete(rollups).where(keys.in_(old))
+def _expired_rollups(width: int, start: int) -> sa.Delete:
+    """Delete the oldest spans of a level from before `start`; those of a while, so that it takes no time."""
+    columns = rollups.c
+    oldest = sa.select(sa.func.min(columns.start)).where(columns.width == width).scalar_subquery()
+    return sa.delete(rollups).where(columns.width == width, columns.start < start, columns.start < oldest + 12 * width)
 
 
 def _shrink(connection: sa.Connection) -> bool:

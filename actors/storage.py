@@ -200,18 +200,23 @@ def _write_segments(connection: sa.Connection, segments: Sequence[Segment]) -> N
 def _count(connection: sa.Connection, changes: Changes) -> None:
     """Add to the rollups."""
     table = rollups.c
-    for spans in _parts(changes.rollups):
-        keys = sa.tuple_(table.module, table.width, table.start).in_([(s.module, s.width, s.start) for s in spans])
-        stored = {
-            Span(row.module, row.width, row.start): _rollup_decoder.decode(row.counts)
-            for row in connection.execute(sa.select(rollups).where(keys))
-        }
-        totals = {span: changes.apply(span, stored.get(span) or Rollup()) for span in spans}
-        rows = [
-            {"module": s.module, "width": s.width, "start": s.start, "counts": _rollup_encoder.encode(total)}
-            for s, total in totals.items()
-        ]
+    rows = []
+    # By time, as SQLite reads the whole table for a list of keys with more than one column.
+    for (width, start), spans in itertools.groupby(sorted(changes.rollups, key=_time_of), key=_time_of):
+        for some in _parts(spans):
+            wanted = sa.select(table.module, table.counts).where(
+                table.module.in_([span.module for span in some]), table.width == width, table.start == start
+            )
+            stored = {row.module: _rollup_decoder.decode(row.counts) for row in connection.execute(wanted)}
+            for span in some:
+                counts = _rollup_encoder.encode(changes.apply(span, stored.get(span.module) or Rollup()))
+                rows.append({"module": span.module, "width": width, "start": start, "counts": counts})
+    if rows:
         connection.execute(_UPSERTS["rollups", connection.dialect.name], rows)
+
+
+def _time_of(span: Span) -> tuple[int, int]:
+    return span.width, span.start
 
 
 def newer(connection: sa.Connection, entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -105,3 +105,12 @@ def segments(folder):
 def crashed(folder, to):
     """Return a copy of the files as they are now, as the death of the process would leave them."""
     return shutil.copytree(folder, to)
+
+
+@contextmanager
+def locked_out(folder):
+    """Keep a history on `folder` from writing."""
+    with closing(sqlite3.connect(folder / "history.db", isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        yield
+        other.execute("rollback")

@@ -81,7 +81,9 @@ def retain(connection: sa.Connection, settings: HistorySettings, now: float, chu
     """
     rows, size = count_rows(connection), size_of(connection)
     connection.rollback()
-    excess = chunk if size > settings.max_bytes else min(chunk, max(0, rows - settings.max_rows))
+    # Taken as equally large: when the oldest are larger than that, the next chunks are smaller.
+    too_large = math.ceil(rows * max(0, size - settings.max_bytes) / size)
+    excess = min(chunk, max(too_large, rows - settings.max_rows, 0))
     with connection.begin():
         if excess:
             old = _ended_before(math.inf, excess)

@@ -24,7 +24,7 @@ LARGE = b'"' + b"x" * INLINE_BYTES + b'"'
 
 def make(status=Status.SUCCEEDED, *, at=NOW, module="greet", **fields):
     """Return a small execution with an id in the order of making."""
-    at += next(NUMBERS) / 1000
+    at += next(NUMBERS) / 1_000_000  # apart, and yet at that time
     name = f"{int(at * 1000):012x}-{next(NUMBERS):08d}"
     end = {"finished_at": at + 0.5, "exit_code": 0, "result": b"1"} if status.final else {}
     return Execution(

@@ -15,7 +15,6 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from trio.testing import wait_all_tasks_blocked
 
 from actors import archive, journal
 from actors import history as history_module
@@ -26,7 +25,7 @@ from actors.queries import Query
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Status
-from tests.records import LARGE, NOW, ROOT, bare, crashed, full, make, printed, rows, running, segments, stored
+from tests.records import LARGE, NOW, ROOT, bare, crashed, full, make, rows, running, segments, stored
 
 # Round trips
 
@@ -196,7 +195,6 @@ import os, sys, trio
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from attrs import evolve
-from actors.commits import HistoryStatistics
 from actors.history import History
 from config.settings import HistorySettings
 from protocol.model import Status
@@ -439,7 +437,6 @@ FULL = """
 import json, os, resource, sys, trio
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from actors.commits import HistoryStatistics
 from actors.history import History
 from config.settings import HistorySettings
 from protocol.errors import RunnerError
@@ -666,40 +663,3 @@ async def test_a_foreign_cursor_is_refused(filled, cursor):
     with pytest.raises(RunnerError) as caught:
         await filled[0].list(Query(cursor=cursor))
     assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "cursor")
-
-
-@pytest.mark.parametrize(
-    "conditions", ["", "module = 'a' and ", "status = 'a' and ", "module = 'a' and status = 'a' and "]
-)
-async def test_every_filter_has_its_index(tmp_path, conditions):
-    async with running(tmp_path):
-        pass
-    sql = f"select * from executions where {conditions} created_at > 5 and (created_at, id) < (7, 'x')"
-    plan = rows(tmp_path, f"explain query plan {sql} order by created_at desc, id desc limit 50")
-
-    assert [line[3].split()[0] for line in plan] == ["SEARCH"]
-
-
-# Retention
-
-
-async def test_old_executions_are_deleted_and_their_room_is_given_back(tmp_path):
-    now = NOW
-    old = [make(at=now - 1000, events=printed("x" * 10_000)) for _ in range(250)]
-    kept = [make(at=now), make(Status.QUEUED, at=now - 1000), make(Status.RUNNING, at=now - 1000)]
-    async with running(tmp_path, retention_seconds=500, clock=lambda: now - 800) as history:
-        for execution in old + kept:
-            await history.finish(execution)
-    before = (tmp_path / "history.db").stat().st_size
-    history = History(HistorySettings(retention_seconds=500), tmp_path, clock=lambda: now)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(history.run)
-        with trio.fail_after(10):
-            while len((await history.list(Query(limit=500))).items) > len(kept):
-                await wait_all_tasks_blocked(0.01)
-        await history.aclose()
-
-    for table in ("executions", "payloads"):
-        assert {row[0] for row in rows(tmp_path, f"select id from {table}")} == {execution.id for execution in kept}
-    assert rows(tmp_path, "select * from events") == []
-    assert (tmp_path / "history.db").stat().st_size < before / 10

@@ -205,20 +205,23 @@ from config.settings import HistorySettings
 from protocol.model import Status
 from tests.records import NOW, make, printed
 
+async def say(history, execution):
+    history.begin(execution)
+    os.write(1, f"{{execution.id}}\\n".encode())
+    for seq in range(1_000_000):
+        history.append(execution.id, printed(str(seq), first=seq), seq)
+        await trio.lowlevel.checkpoint()
+        if seq % 50 == 49:
+            while history.statistics().segments:
+                await history._commits.wait_settled()
+            os.write(1, f"{{seq}}\\n".encode())
+
 async def main():
     history = History(HistorySettings(), Path(sys.argv[1]), clock=lambda: NOW)
-    execution = make(Status.RUNNING)
     async with trio.open_nursery() as nursery:
         await nursery.start(history.run)
-        history.begin(execution)
-        os.write(1, f"{{execution.id}}\\n".encode())
-        for seq in range(1_000_000):
-            history.append(execution.id, printed(str(seq), first=seq), seq)
-            await trio.lowlevel.checkpoint()
-            if seq % 50 == 49:
-                while history.statistics().segments:
-                    await history._commits.wait_settled()
-                os.write(1, f"{{seq}}\\n".encode())
+        with trio.fail_after(60):
+            await say(history, make(Status.RUNNING))
 
 trio.run(main)
 """

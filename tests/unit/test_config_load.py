@@ -90,7 +90,10 @@ def test_the_flat_names():
         "history_database": "history.database",
         "history_durability": "history.durability",
         "history_retention": "history.retention_seconds",
+        "history_max_rows": "history.max_rows",
+        "history_max_bytes": "history.max_bytes",
         "history_max_pending": "history.max_pending",
+        "history_idempotency": "history.idempotency_seconds",
         "log_format": "log.format",
         "log_level": "log.level",
     }

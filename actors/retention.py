@@ -96,13 +96,13 @@ def retain(connection: sa.Connection, settings: HistorySettings, now: float, chu
             for table in (events, payloads, executions):
                 connection.execute(sa.delete(table).where(table.c.id.in_(names)))
             add_rows(connection, -len(names))
-        for width, start in expired(now, settings.retention_seconds):
-            connection.execute(_expired_rollups(width, start))
+        limits = expired(now, settings.retention_seconds)
+        forgotten = sum(connection.execute(_expired_rollups(width, start)).rowcount for width, start in limits)
     shrinking = _shrink(connection)
     rows, size = rows - len(names), size_of(connection)
     connection.rollback()
     more = bool(names) and (over_limits(settings, rows, size) or (not excess and len(names) == chunk))
-    return Kept(len(names), more or shrinking, rows, size)
+    return Kept(len(names), more or shrinking or forgotten > 0, rows, size)
 
 
 def _ended_before(created_before: float, most: int) -> sa.Select[tuple[str]]:
@@ -115,10 +115,10 @@ def _ended_before(created_before: float, most: int) -> sa.Select[tuple[str]]:
 
 
 def _expired_rollups(width: int, start: int) -> sa.Delete:
-    """Delete the oldest spans of a level from before `start`; those of a while, so that it takes no time."""
+    """Delete the oldest spans of a level, those of all modules, when they are from before `start`."""
     columns = rollups.c
     oldest = sa.select(sa.func.min(columns.start)).where(columns.width == width).scalar_subquery()
-    return sa.delete(rollups).where(columns.width == width, columns.start < start, columns.start < oldest + 12 * width)
+    return sa.delete(rollups).where(columns.width == width, columns.start == oldest, columns.start < start)
 
 
 def _shrink(connection: sa.Connection) -> bool:

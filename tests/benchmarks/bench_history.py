@@ -24,7 +24,7 @@ from actors import storage
 from actors.archive import Database
 from actors.history import History
 from actors.queries import Query
-from actors.rollups import Ended, Rollup, Span, spans_of
+from actors.rollups import Ended, Rollup, Span, expired, spans_of
 from actors.tables import SCHEMA_VERSION
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind
@@ -36,6 +36,7 @@ DAYS = 20
 TIMES = 25
 NOW = time.time()
 BEGIN = NOW - DAYS * 86400
+KEPT = dict(expired(NOW, 30 * 86400))
 COLUMNS = [
     "id",
     "revision",
@@ -75,7 +76,7 @@ def some_rows(rollups: dict[Span, Rollup]) -> Iterator[tuple[Any, ...]]:
         status = Status.SUCCEEDED if kind is None else Status.FAILED
         seconds = chance.lognormvariate(-3, 1.5)
         ended = Ended(module, at + seconds, status, kind, seconds)
-        for span in spans_of(ended):
+        for span in (span for span in spans_of(ended) if span.start >= KEPT[span.width]):
             rollups.setdefault(span, Rollup()).count(ended, 1)
         failure = None if kind is None else f'{{"kind": "{kind}", "message": "it did not work"}}'
         name = f"{int(at * 1000) << 16:016x}-{number:08x}"

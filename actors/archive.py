@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ READERS: Final = 4
 TROUBLE: Final = (OSError, sa.exc.SQLAlchemyError)
 """What is raised when the disk or the database does not do it."""
 _BUSY_SECONDS: Final = 5.0
+_MEASURE_SECONDS: Final = 1.0
 _WAL_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -67,6 +69,7 @@ class Archive:
     _settings: HistorySettings
     _database: Database
     _closer: ExitStack
+    _measured: float = -math.inf
     # Threads of its own: whoever fills Trio's common ones does not hold up the record.
     _readers: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(READERS))
     _appenders: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(4))
@@ -96,10 +99,13 @@ class Archive:
     async def commit(self, batch: Batch, *, again: bool) -> Stored:
         """Store a batch and delete the journal that it covers. `again`: the attempt before failed."""
         segments = self.journal.rotate()
-        work = partial(_commit, self._database, batch, segments, again)
+        measure = trio.current_time() > self._measured + _MEASURE_SECONDS
+        work = partial(_commit, self._database, batch, segments, again=again, measure=measure)
         # Shielded: a commit that was begun is accounted for. It is bounded by SQLite's own waits.
         with trio.CancelScope(shield=True):
-            stored, self.size = await trio.to_thread.run_sync(work, limiter=self._writers)
+            stored, size = await trio.to_thread.run_sync(work, limiter=self._writers)
+        if size is not None:
+            self.size, self._measured = size, trio.current_time()
         self.journal.forget(segments)
         self.rows = stored.rows
         return stored
@@ -260,8 +266,10 @@ def _replay(database: Database, journal: Journal) -> int:
     return revision
 
 
-def _commit(database: Database, batch: Batch, segments: tuple[Path, ...], again: bool) -> tuple[Stored, int]:
-    """Commit, then delete the journal segments that this covers; return also the size of the database."""
+def _commit(
+    database: Database, batch: Batch, segments: tuple[Path, ...], *, again: bool, measure: bool
+) -> tuple[Stored, int | None]:
+    """Commit, then delete the journal segments that this covers; return also the size of the database, if wanted."""
     if again:
         database.renew()
     stored = database.write(lambda link: storage.store(link, batch))
@@ -269,4 +277,4 @@ def _commit(database: Database, batch: Batch, segments: tuple[Path, ...], again:
         # One that stays is replayed at the next start, which changes nothing.
         with suppress(OSError):
             path.unlink()
-    return stored, database.write(retention.size_of)
+    return stored, database.write(retention.size_of) if measure else None

@@ -93,9 +93,9 @@ def _turn_output_into_events(connection: sa.Connection, events: sa.Table) -> Non
         made = []
         for row in rows:
             data, count = former.events_of(_chunks_decoder.decode(row.chunks), row.output_dropped, row.at)
-            made.append({"id": row.id, "first_seq": 0, "last_seq": count, "events": data})
+            made.append({"id": row.id, "first_seq": 0, "last_seq": count - 1, "events": data})
         connection.execute(sa.insert(events), made)
-        counts = [{"name": row["id"], "count": row["last_seq"]} for row in made]
+        counts = [{"name": row["id"], "count": row["last_seq"] + 1} for row in made]
         connection.execute(sa.text("update executions set events_count = :count where id = :name"), counts)
         after = rows[-1].id
 
@@ -106,7 +106,7 @@ def _count_all(connection: sa.Connection, rollups: sa.Table) -> int:
         "select id, module, status, failure_kind, run_seconds, coalesce(finished_at, created_at) as at"
         " from executions where id > :after order by id limit :most"
     )
-    after, seen, changes = "", 0, Changes()
+    after, seen = "", 0
     totals: dict[Any, Rollup] = {}
     while rows := connection.execute(sa.text(sql), {"after": after, "most": _ROWS}).all():
         changes = Changes()

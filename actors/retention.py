@@ -81,7 +81,9 @@ def retain(connection: sa.Connection, settings: HistorySettings, now: float, chu
     """
     rows, size = count_rows(connection), size_of(connection)
     connection.rollback()
-    excess = chunk if size > settings.max_bytes else min(chunk, max(0, rows - settings.max_rows))
+    # Taken as equally large: when the oldest are larger than that, the next chunks are smaller.
+    too_large = math.ceil(rows * max(0, size - settings.max_bytes) / size)
+    excess = min(chunk, max(too_large, rows - settings.max_rows, 0))
     with connection.begin():
         if excess:
             old = _ended_before(math.inf, excess)
@@ -94,13 +96,13 @@ def retain(connection: sa.Connection, settings: HistorySettings, now: float, chu
             for table in (events, payloads, executions):
                 connection.execute(sa.delete(table).where(table.c.id.in_(names)))
             add_rows(connection, -len(names))
-        for width, start in expired(now, settings.retention_seconds):
-            connection.execute(_expired_rollups(width, start, chunk))
+        limits = expired(now, settings.retention_seconds)
+        forgotten = sum(connection.execute(_expired_rollups(width, start)).rowcount for width, start in limits)
     shrinking = _shrink(connection)
     rows, size = rows - len(names), size_of(connection)
     connection.rollback()
     more = bool(names) and (over_limits(settings, rows, size) or (not excess and len(names) == chunk))
-    return Kept(len(names), more or shrinking, rows, size)
+    return Kept(len(names), more or shrinking or forgotten > 0, rows, size)
 
 
 def _ended_before(created_before: float, most: int) -> sa.Select[tuple[str]]:
@@ -112,10 +114,11 @@ def _ended_before(created_before: float, most: int) -> sa.Select[tuple[str]]:
     return wanted.order_by(columns.created_at, columns.id).limit(most)
 
 
-def _expired_rollups(width: int, start: int, most: int) -> sa.Delete:
-    keys = sa.tuple_(rollups.c.module, rollups.c.width, rollups.c.start)
-    old = sa.select(*keys.clauses).where(rollups.c.width == width, rollups.c.start < start).limit(most)
-    return sa.delete(rollups).where(keys.in_(old))
+def _expired_rollups(width: int, start: int) -> sa.Delete:
+    """Delete the oldest spans of a level, those of all modules, when they are from before `start`."""
+    columns = rollups.c
+    oldest = sa.select(sa.func.min(columns.start)).where(columns.width == width).scalar_subquery()
+    return sa.delete(rollups).where(columns.width == width, columns.start == oldest, columns.start < start)
 
 
 def _shrink(connection: sa.Connection) -> bool:

@@ -121,11 +121,15 @@ rollups = sa.Table(
 )
 
 
+_ROWS: Final = sa.select(meta.c.value).where(meta.c.name == "rows")
+_ADD_ROWS: Final = sa.update(meta).where(meta.c.name == "rows").values(value=meta.c.value + sa.bindparam("more"))
+
+
 def count_rows(connection: sa.Connection) -> int:
     """Return how many executions there are."""
-    return int(connection.execute(sa.select(meta.c.value).where(meta.c.name == "rows")).scalar_one())
+    return int(connection.execute(_ROWS).scalar_one())
 
 
 def add_rows(connection: sa.Connection, more: int) -> None:
     """Note that there are `more` executions than before, in the transaction that wrote or deleted (below 0) them."""
-    connection.execute(sa.update(meta).where(meta.c.name == "rows").values(value=meta.c.value + more))
+    connection.execute(_ADD_ROWS, {"more": more})

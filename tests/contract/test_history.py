@@ -7,9 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import asynccontextmanager, closing, suppress
-from itertools import count
-from pathlib import Path
+from contextlib import closing, suppress
 
 import pytest
 import trio
@@ -17,108 +15,17 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from trio.testing import wait_all_tasks_blocked
 
 from actors import archive, journal
 from actors import history as history_module
+from actors.commits import HistoryStatistics
 from actors.history import History
 from actors.journal import Entry, Journal
 from actors.queries import Query
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure, RunnerError
-from protocol.events import OutputEvent, encode_all
-from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Stream, Timings
-
-ROOT = Path(__file__).parents[2]
-NUMBERS = count()
-NOW = 1_700_000_000.0
-LARGE = b'"' + b"x" * archive.INLINE_BYTES + b'"'
-
-
-def make(status=Status.SUCCEEDED, *, at=NOW, module="greet", **fields):
-    """Return a small execution with an id in the order of making."""
-    at += next(NUMBERS) / 1000
-    name = f"{int(at * 1000):012x}-{next(NUMBERS):08d}"
-    end = {"finished_at": at + 0.5, "exit_code": 0, "result": b"1"} if status.final else {}
-    return Execution(
-        **{
-            "id": name,
-            "module": ModuleRef(module, "1"),
-            "env": Kind.INLINE,
-            "status": status,
-            "created_at": at,
-            **end,
-            **fields,
-        }
-    )
-
-
-def printed(*texts, first=0):
-    """Return the events of an execution that printed these texts, one after the other."""
-    return encode_all([OutputEvent(seq, NOW, Stream.STDOUT, text) for seq, text in enumerate(texts, first)])
-
-
-def full():
-    """Return an execution in which every field says something."""
-    failure = Failure(
-        ErrorKind.OUT_OF_MEMORY, "too much", "MemoryError", "Traceback: ...", "$.rows[3]", 1.5, ("12 python", "13 sh")
-    )
-    return make(
-        Status.FAILED,
-        input=b'{"rows": [1, 2]}',
-        subject="kim",
-        result=b"null",
-        failure=failure,
-        events=printed("a\n", "é\x00\n"),
-        events_count=2**41,
-        output_dropped=2**40,
-        exit_code=-9,
-        attempts=3,
-        failed_attempts=(Attempt(1, NOW, NOW + 1, failure, 1, 0.5), Attempt(2, NOW + 2, NOW + 3, failure)),
-        peak_memory=2**42,
-        timeout=1.5,
-        idempotency_key="key",
-        timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
-        started_at=NOW + 0.25,
-    )
-
-
-def bare(execution):
-    """Return what a list shows of the execution."""
-    failure = None if execution.failure is None else evolve(execution.failure, traceback=None)
-    return evolve(execution, input=b"null", result=None, events=b"[]", failed_attempts=(), failure=failure)
-
-
-@asynccontextmanager
-async def running(folder, *, clock=lambda: NOW, **settings):
-    """Run a history on `folder`, close it in the end."""
-    history = History(HistorySettings(**settings), folder, clock=clock)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(history.run)
-        with trio.fail_after(20):
-            yield history
-            await history.aclose()
-
-
-async def stored(history):
-    """Wait until all that is recorded is in the database."""
-    while history._pending.due or len(history._pending) or len(history._pending.segments):
-        await history._commits.wait_settled()
-
-
-def rows(folder, sql="select * from executions order by id"):
-    with closing(sqlite3.connect(f"file:{folder}/history.db?mode=ro", uri=True)) as connection:
-        return connection.execute(sql).fetchall()
-
-
-def segments(folder):
-    return sorted(folder.glob("journal/*"))
-
-
-def crashed(folder, to):
-    """Return a copy of the files as they are now, as the death of the process would leave them."""
-    return shutil.copytree(folder, to)
-
+from protocol.model import Status
+from tests.records import LARGE, NOW, ROOT, bare, crashed, full, make, rows, running, segments, stored
 
 # Round trips
 
@@ -275,7 +182,8 @@ async def test_cancelling_each_call_while_it_waits_leaves_nothing_behind(tmp_pat
             other.execute("rollback")
         await stored(history)
         assert (
-            evolve(history.statistics(), last_commit_seconds=0, committed=0, commits=0) == type(history.statistics())()
+            evolve(history.statistics(), last_commit_seconds=0, committed=0, commits=0, rows=0, database_bytes=0)
+            == HistoryStatistics()
         )
         assert len((await history.list(Query(status=Status.SUCCEEDED))).items) == 7
 
@@ -290,7 +198,7 @@ from attrs import evolve
 from actors.history import History
 from config.settings import HistorySettings
 from protocol.model import Status
-from tests.contract.test_history import LARGE, NOW, make
+from tests.records import LARGE, NOW, make
 
 async def main():
     history = History(HistorySettings(), Path(sys.argv[1]), clock=lambda: NOW)
@@ -532,7 +440,7 @@ sys.path.insert(0, {root!r})
 from actors.history import History
 from config.settings import HistorySettings
 from protocol.errors import RunnerError
-from tests.contract.test_history import LARGE, NOW, make, segments, stored
+from tests.records import LARGE, NOW, make, segments, stored
 
 def limit(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -755,40 +663,3 @@ async def test_a_foreign_cursor_is_refused(filled, cursor):
     with pytest.raises(RunnerError) as caught:
         await filled[0].list(Query(cursor=cursor))
     assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "cursor")
-
-
-@pytest.mark.parametrize(
-    "conditions", ["", "module = 'a' and ", "status = 'a' and ", "module = 'a' and status = 'a' and "]
-)
-async def test_every_filter_has_its_index(tmp_path, conditions):
-    async with running(tmp_path):
-        pass
-    sql = f"select * from executions where {conditions} created_at > 5 and (created_at, id) < (7, 'x')"
-    plan = rows(tmp_path, f"explain query plan {sql} order by created_at desc, id desc limit 50")
-
-    assert [line[3].split()[0] for line in plan] == ["SEARCH"]
-
-
-# Retention
-
-
-async def test_old_executions_are_deleted_and_their_room_is_given_back(tmp_path):
-    now = NOW
-    old = [make(at=now - 1000, events=printed("x" * 10_000)) for _ in range(250)]
-    kept = [make(at=now), make(Status.QUEUED, at=now - 1000), make(Status.RUNNING, at=now - 1000)]
-    async with running(tmp_path, retention_seconds=500, clock=lambda: now - 800) as history:
-        for execution in old + kept:
-            await history.finish(execution)
-    before = (tmp_path / "history.db").stat().st_size
-    history = History(HistorySettings(retention_seconds=500), tmp_path, clock=lambda: now)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(history.run)
-        with trio.fail_after(10):
-            while len((await history.list(Query(limit=500))).items) > len(kept):
-                await wait_all_tasks_blocked(0.01)
-        await history.aclose()
-
-    for table in ("executions", "payloads"):
-        assert {row[0] for row in rows(tmp_path, f"select id from {table}")} == {execution.id for execution in kept}
-    assert rows(tmp_path, "select * from events") == []
-    assert (tmp_path / "history.db").stat().st_size < before / 10

@@ -93,8 +93,8 @@ def test_the_flat_names():
         "history_retention": "history.retention_seconds",
         "history_max_rows": "history.max_rows",
         "history_max_bytes": "history.max_bytes",
-        "history_idempotency": "history.idempotency_seconds",
         "history_max_pending": "history.max_pending",
+        "history_idempotency": "history.idempotency_seconds",
         "log_format": "log.format",
         "log_level": "log.level",
     }

@@ -1,0 +1,66 @@
+BEGIN TRANSACTION;
+CREATE TABLE executions (
+	id TEXT NOT NULL, 
+	revision BIGINT NOT NULL, 
+	module TEXT NOT NULL, 
+	version TEXT NOT NULL, 
+	env TEXT NOT NULL, 
+	status TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	created_at DOUBLE NOT NULL, 
+	started_at DOUBLE, 
+	finished_at DOUBLE, 
+	failure_kind TEXT, 
+	failure TEXT, 
+	exit_code BIGINT, 
+	attempts INTEGER NOT NULL, 
+	output_dropped BIGINT NOT NULL, 
+	queue_seconds DOUBLE NOT NULL, 
+	build_seconds DOUBLE NOT NULL, 
+	start_seconds DOUBLE NOT NULL, 
+	load_seconds DOUBLE NOT NULL, 
+	run_seconds DOUBLE NOT NULL, 
+	PRIMARY KEY (id)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "executions" VALUES('018bcfe5-6800-7000-8000-000000000001',2,'greet','1.1','venv','succeeded','kim',1700000001.0,1700000001.5,1700000003.5,NULL,NULL,0,1,0,0.1,0.0,0.2,0.3,1.5);
+INSERT INTO "executions" VALUES('018bcfe5-6800-7000-8000-000000000002',3,'count','1.2','venv','failed','kim',1700000002.0,1700000002.5,1700000004.5,'handler_error','{"field":null,"killed":[],"kind":"handler_error","message":"boom","retry_after":null,"traceback":null,"type":"ValueError"}',1,1,4096,0.1,0.0,0.2,0.3,1.5);
+INSERT INTO "executions" VALUES('018bcfe5-6800-7000-8000-000000000003',4,'greet','1.0','venv','cancelled','kim',1700000003.0,1700000003.5,1700000005.5,'cancelled','{"field":null,"killed":[],"kind":"cancelled","message":"gone","retry_after":null,"traceback":null,"type":null}',130,1,0,0.1,0.0,0.2,0.3,1.5);
+INSERT INTO "executions" VALUES('018bcfe5-6800-7000-8000-000000000004',5,'count','1.1','venv','succeeded','kim',1700000004.0,1700000004.5,1700000006.5,NULL,NULL,0,1,0,0.1,0.0,0.2,0.3,1.5);
+INSERT INTO "executions" VALUES('018bcfe5-6800-7000-8000-000000000005',6,'greet','1.2','venv','queued','kim',1700000005.0,NULL,NULL,NULL,NULL,NULL,0,0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "executions" VALUES('018bcfe5-6800-7000-8000-000000000006',7,'count','1.0','venv','running','kim',1700000006.0,1700000006.5,NULL,NULL,NULL,NULL,1,0,0.0,0.0,0.0,0.0,0.0);
+CREATE TABLE meta (
+	name TEXT NOT NULL, 
+	value BIGINT NOT NULL, 
+	PRIMARY KEY (name)
+);
+INSERT INTO "meta" VALUES('schema',1);
+INSERT INTO "meta" VALUES('revision',7);
+CREATE TABLE outputs (
+	id TEXT NOT NULL, 
+	chunks BLOB NOT NULL, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "outputs" VALUES('018bcfe5-6800-7000-8000-000000000001',X'9283A373657100A673747265616DA67374646F7574A474657874A668656C6C6F0A83A373657101A673747265616DA6737464657272A474657874ACC3A9202271756F746564220A');
+INSERT INTO "outputs" VALUES('018bcfe5-6800-7000-8000-000000000002',X'9183A373657100A673747265616DA67374646F7574A474657874A178');
+INSERT INTO "outputs" VALUES('018bcfe5-6800-7000-8000-000000000006',X'9183A373657100A673747265616DA67374646F7574A474657874A6736F20666172');
+CREATE TABLE payloads (
+	id TEXT NOT NULL, 
+	input BLOB NOT NULL, 
+	result BLOB, 
+	traceback TEXT, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "payloads" VALUES('018bcfe5-6800-7000-8000-000000000001',X'7B226E223A20317D',X'7B226E223A20317D',NULL);
+INSERT INTO "payloads" VALUES('018bcfe5-6800-7000-8000-000000000002',X'7B226E223A20327D',NULL,'Traceback: boom');
+INSERT INTO "payloads" VALUES('018bcfe5-6800-7000-8000-000000000003',X'7B226E223A20337D',NULL,NULL);
+INSERT INTO "payloads" VALUES('018bcfe5-6800-7000-8000-000000000004',X'7B226E223A20347D',X'7B226E223A20317D',NULL);
+INSERT INTO "payloads" VALUES('018bcfe5-6800-7000-8000-000000000005',X'7B226E223A20357D',NULL,NULL);
+INSERT INTO "payloads" VALUES('018bcfe5-6800-7000-8000-000000000006',X'7B226E223A20367D',NULL,NULL);
+CREATE INDEX executions_by_time ON executions (created_at, id);
+CREATE INDEX executions_by_module_status ON executions (module, status, created_at, id);
+CREATE INDEX executions_by_module ON executions (module, created_at, id);
+CREATE INDEX executions_by_status ON executions (status, created_at, id);
+COMMIT;

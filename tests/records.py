@@ -1,0 +1,116 @@
+"""Helpers for the tests of history: executions to record, and a history on a folder."""
+
+import shutil
+import sqlite3
+from contextlib import asynccontextmanager, closing, contextmanager
+from itertools import count
+from pathlib import Path
+
+import trio
+from attrs import evolve
+
+from actors.archive import INLINE_BYTES
+from actors.history import History
+from config.settings import HistorySettings
+from protocol.errors import ErrorKind, Failure
+from protocol.events import OutputEvent, encode_all
+from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Stream, Timings
+
+ROOT = Path(__file__).parents[1]
+NUMBERS = count()
+NOW = 1_700_000_000.0
+LARGE = b'"' + b"x" * INLINE_BYTES + b'"'
+
+
+def make(status=Status.SUCCEEDED, *, at=NOW, module="greet", **fields):
+    """Return a small execution with an id in the order of making."""
+    at += next(NUMBERS) / 1_000_000  # apart, and yet at that time
+    name = f"{int(at * 1000):012x}-{next(NUMBERS):08d}"
+    end = {"finished_at": at + 0.5, "exit_code": 0, "result": b"1"} if status.final else {}
+    return Execution(
+        **{
+            "id": name,
+            "module": ModuleRef(module, "1"),
+            "env": Kind.INLINE,
+            "status": status,
+            "created_at": at,
+            **end,
+            **fields,
+        }
+    )
+
+
+def printed(*texts, first=0):
+    """Return the events of an execution that printed these texts, one after the other."""
+    return encode_all([OutputEvent(seq, NOW, Stream.STDOUT, text) for seq, text in enumerate(texts, first)])
+
+
+def full():
+    """Return an execution in which every field says something."""
+    failure = Failure(
+        ErrorKind.OUT_OF_MEMORY, "too much", "MemoryError", "Traceback: ...", "$.rows[3]", 1.5, ("12 python", "13 sh")
+    )
+    return make(
+        Status.FAILED,
+        input=b'{"rows": [1, 2]}',
+        subject="kim",
+        result=b"null",
+        failure=failure,
+        events=printed("a\n", "é\x00\n"),
+        events_count=2**41,
+        output_dropped=2**40,
+        exit_code=-9,
+        attempts=3,
+        failed_attempts=(Attempt(1, NOW, NOW + 1, failure, 1, 0.5), Attempt(2, NOW + 2, NOW + 3, failure)),
+        peak_memory=2**42,
+        timeout=1.5,
+        idempotency_key="key",
+        timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
+        started_at=NOW + 0.25,
+    )
+
+
+def bare(execution):
+    """Return what a list shows of the execution."""
+    failure = None if execution.failure is None else evolve(execution.failure, traceback=None)
+    return evolve(execution, input=b"null", result=None, events=b"[]", failed_attempts=(), failure=failure)
+
+
+@asynccontextmanager
+async def running(folder, *, clock=lambda: NOW, **settings):
+    """Run a history on `folder`, close it in the end."""
+    history = History(HistorySettings(**settings), folder, clock=clock)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(history.run)
+        with trio.fail_after(20):
+            yield history
+            await history.aclose()
+
+
+async def stored(history):
+    """Wait until all that is recorded is in the database."""
+    while history._pending.due or len(history._pending) or len(history._pending.segments):
+        await history._commits.wait_settled()
+
+
+def rows(folder, sql="select * from executions order by id"):
+    with closing(sqlite3.connect(f"file:{folder}/history.db?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def segments(folder):
+    return sorted(folder.glob("journal/*"))
+
+
+def crashed(folder, to):
+    """Return a copy of the files as they are now, as the death of the process would leave them."""
+    return shutil.copytree(folder, to)
+
+
+@contextmanager
+def locked_out(folder):
+    """Keep a history on `folder` from writing."""
+    with closing(sqlite3.connect(folder / "history.db", isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        yield
+        other.execute("rollback")

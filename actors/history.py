@@ -238,23 +238,6 @@ class History:
         """
         return self._opened().past
 
-    async def unfinished(self) -> tuple[Execution, ...]:
-        """Return the executions that were queued when the history was opened, whole and oldest first, to be run."""
-        return await self._get_all(self._opened().past.queued)
-
-    async def lost(self) -> tuple[Execution, ...]:
-        """Return what was running when the last runner ended, whole and oldest first; these failed as `lost`.
-
-        They have the events that were stored. Their `events_count`, from which one that is tried again numbers its
-        events, is at least 1,000,000 above every number that a reader of the last runner may have seen stored:
-        what it saw and was not stored is below it too.
-        """
-        return await self._get_all(self._opened().past.lost)
-
-    async def _get_all(self, names: tuple[str, ...]) -> tuple[Execution, ...]:
-        found = [await self.get(name) for name in names]
-        return tuple(execution for execution in found if execution is not None)
-
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:
         archive = self._opened()
         try:

@@ -47,9 +47,7 @@ def printed(*texts, first=0):
 
 def full():
     """Return an execution in which every field says something."""
-    failure = Failure(
-        ErrorKind.OUT_OF_MEMORY, "too much", "MemoryError", "Traceback: ...", "$.rows[3]", 1.5, ("12 python", "13 sh")
-    )
+    failure = Failure(ErrorKind.OUT_OF_MEMORY, "too much", "MemoryError", "Traceback: ...", "$.rows[3]", 1.5)
     return make(
         Status.FAILED,
         input=b'{"rows": [1, 2]}',
@@ -61,7 +59,9 @@ def full():
         output_dropped=2**40,
         exit_code=-9,
         attempts=3,
-        failed_attempts=(Attempt(1, NOW, NOW + 1, failure, 1, 0.5), Attempt(2, NOW + 2, NOW + 3, failure)),
+        failed_attempts=(Attempt(1, NOW, NOW + 1, failure, 1, 0.5, ("9 sh",)), Attempt(2, NOW + 2, NOW + 3, failure)),
+        asynchronous=True,
+        killed=("12 python", "13 sh"),
         peak_memory=2**42,
         timeout=1.5,
         idempotency_key="key",
@@ -73,7 +73,7 @@ def full():
 def bare(execution):
     """Return what a list shows of the execution."""
     failure = None if execution.failure is None else evolve(execution.failure, traceback=None)
-    return evolve(execution, input=b"null", result=None, events=b"[]", failed_attempts=(), failure=failure)
+    return evolve(execution, input=b"null", result=None, events=b"[]", failed_attempts=(), killed=(), failure=failure)
 
 
 @asynccontextmanager
@@ -85,6 +85,16 @@ async def running(folder, *, clock=lambda: NOW, **settings):
         with trio.fail_after(20):
             yield history
             await history.aclose()
+
+
+async def unfinished(history):
+    """Return what was queued when the history was opened."""
+    return tuple([await history.get(name) for name in history.left().queued])
+
+
+async def all_lost(history):
+    """Return what was running when the last runner ended."""
+    return tuple([await history.get(name) for name in history.left().lost])
 
 
 async def stored(history):

@@ -25,7 +25,21 @@ from actors.queries import Query
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Status
-from tests.records import LARGE, NOW, ROOT, bare, crashed, full, make, rows, running, segments, stored
+from tests.records import (
+    LARGE,
+    NOW,
+    ROOT,
+    all_lost,
+    bare,
+    crashed,
+    full,
+    make,
+    rows,
+    running,
+    segments,
+    stored,
+    unfinished,
+)
 
 # Round trips
 
@@ -237,10 +251,10 @@ async def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, lines):
     async with running(tmp_path) as history:
         for name in said["finished"]:
             assert (await history.get(name)).status is Status.SUCCEEDED
-        assert said["queued"] <= {execution.id for execution in await history.unfinished()}
+        assert said["queued"] <= {execution.id for execution in await unfinished(history)}
         # One that was begun a moment before the end may be unknown; none of those that are known still runs.
         assert (await history.list(Query(status=Status.RUNNING))).items == ()
-        lost = await history.lost()
+        lost = await all_lost(history)
         assert {execution.id for execution in lost} & said["finished"] == set()
         assert all(execution.failure.kind is ErrorKind.LOST and execution.finished_at for execution in lost)
         assert segments(tmp_path) == []
@@ -259,8 +273,8 @@ async def test_what_was_left_is_found_by_the_next_runner(tmp_path):
     async with running(copy, clock=lambda: 1_800_000_000.0) as history:
         assert await history.get(done.id) == done
         assert await history.get(large.id) == large
-        assert await history.unfinished() == (queued,)
-        (lost,) = await history.lost()
+        assert await unfinished(history) == (queued,)
+        (lost,) = await all_lost(history)
         assert (lost.id, lost.status, lost.failure.kind) == (begun.id, Status.FAILED, ErrorKind.LOST)
         assert lost.finished_at == 1_800_000_000.0
         # A lost one may be tried again under its id.
@@ -269,7 +283,7 @@ async def test_what_was_left_is_found_by_the_next_runner(tmp_path):
         await history.finish(again)
     async with running(copy) as history:
         assert await history.get(begun.id) == again
-        assert await history.lost() == ()
+        assert await all_lost(history) == ()
 
 
 async def test_a_queued_execution_that_begins_at_once_is_not_lost_with_its_segment(tmp_path):
@@ -281,7 +295,7 @@ async def test_a_queued_execution_that_begins_at_once_is_not_lost_with_its_segme
             await history._commits.wait_settled()
         copy = crashed(tmp_path / "a", tmp_path / "b")
     async with running(copy) as history:
-        assert [execution.id for execution in await history.lost()] == [queued.id]
+        assert [execution.id for execution in await all_lost(history)] == [queued.id]
 
 
 async def test_replaying_an_old_segment_again_changes_nothing(tmp_path):
@@ -294,7 +308,7 @@ async def test_replaying_an_old_segment_again_changes_nothing(tmp_path):
     shutil.copytree(copy / "journal", tmp_path / "a" / "journal", dirs_exist_ok=True)
     async with running(tmp_path / "a") as history:
         assert await history.get(ended.id) == ended
-        assert await history.unfinished() == ()
+        assert await unfinished(history) == ()
 
 
 async def test_a_restart_in_the_same_process_keeps_what_runs_running(tmp_path):

@@ -14,7 +14,7 @@ from actors import queries
 from actors.queries import Page, Query
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Status, Timings
-from tests.records import NOW, bare, crashed, full, make, printed, rows, running, stored
+from tests.records import NOW, bare, crashed, full, make, printed, rows, running, stored, unfinished
 
 FAILURES = (ErrorKind.TIMEOUT, ErrorKind.HANDLER_ERROR)
 
@@ -192,7 +192,7 @@ async def test_no_statement_reads_a_whole_table_or_sorts(tmp_path):
             history.append(lost.id, printed("more", first=9), 9, (0, 3))
             await stored(history)
             async with running(again) as other:
-                assert await other.unfinished() == (keyed,)
+                assert await unfinished(other) == (keyed,)
                 while other.statistics().deleted == 0:
                     await wait_all_tasks_blocked(0.01)
             for given in FILTERS:

@@ -14,7 +14,7 @@ from actors import archive
 from actors.storage import LOST_SEQS
 from protocol.errors import ErrorKind
 from protocol.model import Status
-from tests.records import ROOT, crashed, locked_out, make, printed, rows, running, stored
+from tests.records import ROOT, all_lost, crashed, locked_out, make, printed, rows, running, stored, unfinished
 
 
 def texts(execution):
@@ -102,7 +102,7 @@ async def test_a_submitted_execution_keeps_the_events_that_it_came_with(tmp_path
         assert await history.get(queued.id) == queued
         copy = crashed(tmp_path / "a", tmp_path / "b")
     async with running(copy) as history:
-        assert await history.unfinished() == (queued,)
+        assert await unfinished(history) == (queued,)
         history.begin(evolve(queued, status=Status.RUNNING))
         history.append(queued.id, printed("runs", first=1), 1)
         assert texts(await history.get(queued.id)) == ["waits", "runs"]
@@ -177,7 +177,7 @@ async def test_a_lost_execution_keeps_its_events_and_gives_no_number_again(tmp_p
         await stored(history)
         copy = crashed(tmp_path / "a", tmp_path / "b")
     async with running(copy) as history:
-        (lost,) = await history.lost()
+        (lost,) = await all_lost(history)
         assert (lost.status, lost.failure.kind) == (Status.FAILED, ErrorKind.LOST)
         assert lost.events_count == count
         assert texts(lost) == [str(seq) for seq in seqs]
@@ -192,7 +192,7 @@ async def test_a_lost_execution_keeps_its_events_and_gives_no_number_again(tmp_p
         await stored(history)
         assert texts(await history.get(execution.id)) == [*texts(lost), "on"]
     async with running(again) as history:
-        (lost,) = await history.lost()
+        (lost,) = await all_lost(history)
         assert lost.events_count == count + LOST_SEQS
 
 
@@ -239,7 +239,7 @@ async def test_events_that_were_stored_survive_kill_9(tmp_path, lines):
                 said.append(line.decode().split()[-1])
     name, *stored_seqs = said
     async with running(tmp_path) as history:
-        (lost,) = await history.lost()
+        (lost,) = await all_lost(history)
         assert lost.id == name
         kept = [int(text) for text in texts(lost)]
         assert kept == list(range(len(kept)))

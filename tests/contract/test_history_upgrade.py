@@ -16,7 +16,7 @@ from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import DroppedEvent, OutputEvent, decode_all
 from protocol.model import Execution, Kind, ModuleRef, Status, Stream, Timings
-from tests.records import NOW, ROOT, make, rows, running, stored
+from tests.records import NOW, ROOT, make, rows, running, stored, unfinished
 
 FORMER = ROOT / "tests" / "former"
 """Written by the code of schema 1: a dump of its database, and a segment of its journal with revisions 901 and 902."""
@@ -82,7 +82,7 @@ async def test_a_database_of_schema_1_is_upgraded_with_all_that_is_in_it(left):
         async with running(left, clock=lambda: NOW + 100) as history:
             for execution in ENDED:
                 assert await history.get(execution.id) == execution
-            assert await history.unfinished() == (QUEUED,)
+            assert await unfinished(history) == (QUEUED,)
             lost = await history.get(name_of(6))
             assert (lost.status, lost.failure.kind, lost.events_count) == (Status.FAILED, ErrorKind.LOST, 2_000_000)
             assert [event.text for event in decode_all(lost.events)] == ["so far"]
@@ -150,7 +150,7 @@ async def test_the_former_journal_is_read(left):
     async with running(left, clock=lambda: NOW + 100) as history:
         ended = former(7, Status.SUCCEEDED, **output(7, (Stream.STDOUT, "hi\n"), (Stream.STDERR, "no\n"), dropped=7))
         assert await history.get(ended.id) == ended
-        assert await history.unfinished() == (QUEUED, former(8, Status.QUEUED, started_at=None, attempts=0))
+        assert await unfinished(history) == (QUEUED, former(8, Status.QUEUED, started_at=None, attempts=0))
         assert list((left / "journal").iterdir()) == []
         assert (await history.stats("greet")).total == 3
 

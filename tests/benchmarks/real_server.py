@@ -29,6 +29,8 @@ def real_server(modules: str, *options: str) -> Iterator[tuple[int, str]]:
             *common,
             "--rest-port",
             "0",
+            "--grpc-port",
+            "0",
             "--ready-file",
             "ready.json",
             "--log-level",

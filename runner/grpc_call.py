@@ -112,6 +112,9 @@ class Transport(Protocol):
     def writable(self) -> bool:
         """Whether the buffer of the connection has room."""
 
+    def has(self, size: int) -> bool:
+        """Whether `read` would return so many bytes without a wait; False also when that is not known."""
+
     async def read(self, size: int) -> bytes:
         """Return `size` bytes that the client sent, b"" at its end; AssertionError when it ended before."""
 
@@ -272,6 +275,8 @@ class Call:
     async def _read(self, size: int, seconds: float) -> bytes:
         if self._stopped:
             raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+        if self._transport.has(size):  # nearly always, and a cancel scope costs as much as all of this
+            return await self._transport.read(size)
         self._reading = trio.CancelScope(deadline=trio.current_time() + seconds)
         try:
             with self._reading:

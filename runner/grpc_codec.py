@@ -85,7 +85,7 @@ def make(cls: type[M], **values: Any) -> M:
     if plan.groups:
         groups = dict.fromkeys(plan.groups.values())
         groups.update({plan.groups[name]: name for name in values if name in plan.groups})
-    message.__dict__.update(values, _serialized_on_wire=True, _unknown_fields=b"", _group_current=groups)
+    _fields_of(message).update(values, _serialized_on_wire=True, _unknown_fields=b"", _group_current=groups)
     return message
 
 
@@ -135,6 +135,12 @@ def _decode_google(cls: Any, data: bytes) -> Any:
         return cls.FromString(data)
     except DecodeError as problem:
         raise MalformedError(str(problem)) from None
+
+
+def _fields_of(message: Any) -> dict[str, Any]:
+    """Return the dictionary of a message, past betterproto's own way to attributes."""
+    fields: dict[str, Any] = object.__getattribute__(message, "__dict__")
+    return fields
 
 
 _plans: dict[Any, _Plan] = {}
@@ -188,7 +194,7 @@ def _make_plan(cls: Any) -> _Plan:
 
 
 def _write(message: Any, parts: list[bytes]) -> None:
-    values = message.__dict__
+    values = _fields_of(message)
     groups = values["_group_current"]
     for field in _plan(type(message)).fields:
         value = values.get(field.name, field.absent)
@@ -203,7 +209,7 @@ def _write(message: Any, parts: list[bytes]) -> None:
         elif field.type == "message":
             written = _WRITERS["message"](value)
             # Reading a message that was never set makes an empty one, which still was not set.
-            if written[1] or value.__dict__["_serialized_on_wire"]:
+            if written[1] or _fields_of(value)["_serialized_on_wire"]:
                 parts += (field.tag, *written)
         elif value or field.optional:
             parts += (field.tag, *_WRITERS[field.type](value))

@@ -319,6 +319,12 @@ class _Transport:
     def writable(self) -> bool:
         return self._connection.connection.write_ready.is_set()
 
+    def has(self, size: int) -> bool:
+        buffer = self._stream.buffer
+        waiting = buffer._unacked._queue  # type: ignore[attr-defined]  # noqa: SLF001
+        had: int = buffer._acked_size  # noqa: SLF001
+        return had >= size or (bool(waiting) and had + waiting[0].data_size >= size)
+
     async def read(self, size: int) -> bytes:
         data: bytes = await allow_asyncio(self._stream.recv_data, size)
         return data

@@ -85,6 +85,10 @@ class GrpcLimits:
     """A client that takes nothing of a message for so long is cut off."""
     graceful_seconds: float = 2.0
     """For calls to end by themselves once the door is closing."""
+    ping_seconds: float = 30.0
+    """After so long a client is asked whether it is there, time and again."""
+    pong_seconds: float = 10.0
+    """A client that does not answer in this time is cut off, and its calls are cancelled."""
 
 
 @frozen
@@ -125,10 +129,7 @@ class Transport(Protocol):
         """Send what h2 has ready. Raises GoneError."""
 
     def replied(self) -> None:
-        """Note an answer that did not wait. Raises ConnectionAbortedError when too many are not read."""
-
-    def abort(self) -> None:
-        """Cut the client off."""
+        """Note an answer that did not wait; a client that leaves too many unread is cut off."""
 
 
 class Call:
@@ -214,7 +215,10 @@ class Call:
             found = _TIMEOUT.fullmatch(fields["grpc-timeout"])
             if found is None:
                 raise error(ErrorKind.BAD_INPUT, "the deadline is not valid", field="grpc-timeout")
-            self._scope.deadline = trio.current_time() + int(found[1]) * _UNITS[found[2]]
+            seconds = int(found[1]) * _UNITS[found[2]]
+            if not seconds:
+                raise GrpcError(GrpcStatus.DEADLINE_EXCEEDED, "the deadline had passed")
+            self._scope.deadline = trio.current_time() + seconds
         if self.method.work and draining:
             raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
         if self.method.work and full:
@@ -330,8 +334,6 @@ class Call:
                 self._reset(ErrorCodes.NO_ERROR)  # the client may send what it likes, nobody reads it
             transport.flush()
             transport.replied()
-        except ConnectionAbortedError:
-            transport.abort()
         except (H2Error, GoneError):
             pass  # the client is gone, or has cancelled
 

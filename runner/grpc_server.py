@@ -35,8 +35,9 @@ from h2.events import DataReceived, Event, PingReceived, RemoteSettingsChanged, 
 from h2.exceptions import H2Error
 from trio_asyncio import aio_as_trio, allow_asyncio, open_loop
 
-from protocol.errors import ErrorKind, Failure, RunnerError
+from protocol.errors import RunnerError
 from runner.grpc_call import Call, GoneError, GrpcError, GrpcLimits, GrpcStatus, Method
+from runner.grpc_door import Door
 from runner.grpc_http2 import GOAWAY, H2_CONFIG, open_http2
 
 READ_BYTES = 32_768
@@ -47,18 +48,7 @@ MAX_RESETS, RESETS_SECONDS = 500, 10.0
 """A connection with more calls cancelled in so many seconds is a flood (rapid reset) and is cut."""
 MAX_UNREAD_REPLIES = 1000
 """Answers to pings, settings and refused calls that a client may leave unread."""
-PING_SECONDS, PONG_SECONDS = 30.0, 10.0
 HANDSHAKE_SECONDS = 10.0
-LINGER_SECONDS = 2.0
-"""At the end, for calls that were cut off to end and for what is in the buffers to leave."""
-
-_GRPC_CONFIG = Configuration(
-    _keepalive_time=PING_SECONDS,
-    _keepalive_timeout=PONG_SECONDS,
-    _keepalive_permit_without_calls=True,
-    _http2_max_pings_without_data=0,
-    _http2_min_sent_ping_interval_without_data=PONG_SECONDS,
-)
 _HEALTH = "grpc.health.v1.Health"
 
 log = structlog.get_logger("grpc")
@@ -92,9 +82,14 @@ async def serve(
         loop.set_exception_handler(_log_loop_error)
         async with trio.open_nursery() as nursery:
             health = _Health(draining, {path.split("/")[1] for path in methods})
-            door = _Door({**methods, **health.methods(), **_reflection(health.services)}, limits, nursery)
+            door = Door({**methods, **health.methods(), **_reflection(health.services)}, limits, nursery)
             given = {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS}
-            server = await aio_as_trio(loop.create_server)(lambda: _Connection(door), host, port, backlog=1024, **given)
+            try:
+                listen = aio_as_trio(loop.create_server)
+                server = await listen(lambda: _Connection(door), host, port, backlog=1024, **given)
+            except OSError as problem:
+                text = f"cannot listen for gRPC on {host}, port {port} (`grpc_port`): {problem.strerror}"
+                raise OSError(problem.errno, text) from None
             try:
                 task_status.started([sock.getsockname()[:2] for sock in server.sockets])
                 await draining.wait()
@@ -104,62 +99,12 @@ async def serve(
                 await door.finish()
             finally:
                 server.close()
-                for connection in list(door.connections):
-                    connection.abort()
+                door.abort()
                 nursery.cancel_scope.cancel()
 
 
 def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     log.warning("error in the asyncio loop", message=context.get("message"), exc_info=context.get("exception"))
-
-
-class _Door:
-    """What all connections share: the methods, and the calls that run."""
-
-    def __init__(self, methods: Mapping[str, Method], limits: GrpcLimits, nursery: trio.Nursery) -> None:
-        self.methods = methods
-        self.limits = limits
-        self.nursery = nursery
-        self.connections: set[_Connection] = set()
-        self.calls: set[Call] = set()
-        self.working = 0
-        self.draining = False
-        self._changed = trio.Event()
-
-    def ended(self, call: Call) -> None:
-        """Forget a call."""
-        self.calls.discard(call)
-        self.working -= call.method.work
-        self._changed.set()
-
-    def drain(self) -> None:
-        """Take nothing new."""
-        self.draining = True
-        for connection in self.connections:
-            connection.say_goaway()
-        for call in self.calls:
-            call.stop_receiving()
-
-    async def finish(self) -> None:
-        """Let calls end within `graceful_seconds`, cut the others off, and close all connections."""
-        await self._wait(lambda: not self.working, self.limits.graceful_seconds)
-        for call in self.calls:
-            call.cancel(Failure(ErrorKind.SHUTDOWN, "the runner is shutting down"))
-        await self._wait(lambda: not self.calls, LINGER_SECONDS)
-        for connection in list(self.connections):
-            connection.hang_up()
-        await self._wait(lambda: not self.connections, LINGER_SECONDS)
-
-    def lost(self, connection: _Connection) -> None:
-        """Forget a connection."""
-        self.connections.discard(connection)
-        self._changed.set()
-
-    async def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
-        with trio.move_on_after(seconds):
-            while not condition():
-                self._changed = trio.Event()
-                await self._changed.wait()
 
 
 class _Link(Connection):
@@ -223,8 +168,16 @@ class _Connection(H2Protocol, AbstractHandler):
     http: H2Connection
     processor: _Events
 
-    def __init__(self, door: _Door) -> None:
-        super().__init__(self, _GRPC_CONFIG, H2_CONFIG)
+    def __init__(self, door: Door) -> None:
+        limits = door.limits
+        config = Configuration(
+            _keepalive_time=limits.ping_seconds,
+            _keepalive_timeout=limits.pong_seconds,
+            _keepalive_permit_without_calls=True,
+            _http2_max_pings_without_data=0,
+            _http2_min_sent_ping_interval_without_data=min(limits.ping_seconds, limits.pong_seconds),
+        )
+        super().__init__(self, config, H2_CONFIG)
         self.door = door
         self._calls: dict[Stream, Call] = {}
 
@@ -245,14 +198,17 @@ class _Connection(H2Protocol, AbstractHandler):
         try:
             super().data_received(data)
         except Exception as problem:  # noqa: BLE001 - whatever it is, it is this client's
-            peer = self._transport.get_extra_info("peername")
-            log.info("a client was cut off", why=repr(problem), client=peer)
-            self.abort()
+            self.cut(problem)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self in self.door.connections:
             self.door.lost(self)
             super().connection_lost(exc)
+
+    def cut(self, problem: Exception) -> None:
+        """Cut the client off for what it did."""
+        log.info("a client was cut off", why=repr(problem), client=self._transport.get_extra_info("peername"))
+        self.abort()
 
     def abort(self) -> None:
         """Cut the client off."""
@@ -343,10 +299,10 @@ class _Transport:
         link.flush()
 
     def replied(self) -> None:
-        self._connection.processor.replied()
-
-    def abort(self) -> None:
-        self._connection.abort()
+        try:
+            self._connection.processor.replied()
+        except ConnectionAbortedError as problem:
+            self._connection.cut(problem)
 
 
 class _Health:

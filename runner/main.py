@@ -29,6 +29,7 @@ from runner.http import HttpLimits, serve
 from runner.rest import make_app
 from runner.service import Service
 from runner.status import CODES
+from runner.tls import server_context
 
 if TYPE_CHECKING:
     from watchfiles import Change
@@ -198,6 +199,7 @@ def _grpc_door(
         limits=limits,
         draining=draining,
         closed=closed,
+        tls=server_context(server, ["h2"]),
     )
 
 

@@ -540,7 +540,7 @@ async def test_refusals_that_are_not_read_are_limited_too(door: OpenDoor) -> Non
 
 def unknown_call(number: int) -> bytes:
     """Return a HEADERS frame for a method that is not there, with a long name, so that the answer is long too."""
-    path = b"%0900d" % number
+    path = (b"%d" % number).rjust(900, b"x")
     size = encode_integer(len(path), 7)
     block = b"\x83\x86\x14" + size + path + b"\x1f\x10" + b"\x10application/grpc"
     return len(block).to_bytes(3, "big") + b"\x01\x05" + number.to_bytes(4, "big") + block

@@ -138,6 +138,8 @@ class Call:
     def __init__(self, transport: Transport, method: Method, metadata: Mapping[str, str], limits: GrpcLimits) -> None:
         self.metadata = metadata
         """What came with the call, names in lower case; of a name that is there twice the last one."""
+        self.initial_metadata: list[tuple[str, str]] = []
+        """What goes out ahead of the first message, names in lower case."""
         self.method = method
         self._transport = transport
         self._limits = limits
@@ -182,9 +184,10 @@ class Call:
         except MalformedError as problem:
             raise error(ErrorKind.BAD_INPUT, f"the message is malformed: {problem}") from None
 
-    async def send(self, message: Any) -> None:
-        """Send a message; waits while the client does not read, `send_seconds` at most without progress."""
-        await self._write(encode(message))
+    async def send(self, *messages: Any) -> None:
+        """Send messages; waits while the client does not read, `send_seconds` at most without progress."""
+        for message in messages:
+            await self._write(encode(message))
         self._transport.flush()
         await trio.lowlevel.checkpoint()
 
@@ -299,7 +302,7 @@ class Call:
         http = transport.http
         if not self._begun:
             self._begun = True
-            http.send_headers(stream, _HEAD)
+            http.send_headers(stream, [*_HEAD, *self.initial_metadata])
         rest = memoryview(b"\0" + len(data).to_bytes(4, "big") + data)
         while True:
             room = min(http.local_flow_control_window(stream), http.max_outbound_frame_size)

@@ -6,20 +6,31 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
+from actors.events import Follower
+from actors.queries import Query
 from protocol.errors import ErrorKind, RunnerError, error
+from protocol.events import ErrorEvent, ResultEvent
 from protocol.rpc.operato.runner import v1
-from runner.auth import Principal, Verifier, bearer
+from runner.access import authenticate
+from runner.auth import Principal, Scope, Verifier
 from runner.grpc_call import Call, Method
 from runner.grpc_codec import make
 from runner.grpc_messages import (
     environment_kind,
     environment_message,
+    error_kind,
+    event_message,
+    execution_message,
+    execution_status,
     failure_message,
     module_message,
     page_limit,
+    record_message,
     response_message,
+    seconds,
+    stats_message,
 )
 from runner.service import Service
 
@@ -34,28 +45,34 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
     executions, modules = _Executions(service), _Modules(service)
 
     async def principal(call: Call) -> Principal:
-        token = bearer(call.metadata.get("authorization"))
-        return verifier.verify_nowait(token) if verifier.local else await verifier.verify(token)
+        return await authenticate(verifier, call.metadata.get("authorization"))
 
-    def unary(verb: Callable[[Call, Principal, Any], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+    def with_message(verb: Callable[[Call, Principal, Any], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
         async def handler(call: Call) -> Any:
             who = await principal(call)
             return await verb(call, who, await _message(call))
 
         return handler
 
-    def bidirectional(verb: Callable[[Call, Principal], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
+    def with_stream(verb: Callable[[Call, Principal], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
         async def handler(call: Call) -> None:
             await verb(call, await principal(call))
 
         return handler
 
     return {
-        f"/{EXECUTOR}/Execute": Method(unary(executions.execute), v1.ExecuteRequest),
-        f"/{EXECUTOR}/ExecuteBatch": Method(bidirectional(executions.batch), v1.ExecuteBatchRequest),
-        f"/{MODULES}/ListModules": Method(unary(modules.list), v1.ListModulesRequest),
-        f"/{MODULES}/GetModule": Method(unary(modules.get), v1.GetModuleRequest),
-        f"/{MODULES}/ListEnvironments": Method(unary(modules.environments), v1.ListEnvironmentsRequest),
+        f"/{EXECUTOR}/Execute": Method(with_message(executions.execute), v1.ExecuteRequest),
+        f"/{EXECUTOR}/ExecuteStream": Method(with_message(executions.stream), v1.ExecuteRequest),
+        f"/{EXECUTOR}/Submit": Method(with_message(executions.submit), v1.ExecuteRequest),
+        f"/{EXECUTOR}/ExecuteBatch": Method(with_stream(executions.batch), v1.ExecuteBatchRequest),
+        f"/{EXECUTOR}/GetExecution": Method(with_message(executions.get), v1.GetExecutionRequest),
+        f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
+        f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
+        f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
+        f"/{MODULES}/ListModules": Method(with_message(modules.list), v1.ListModulesRequest),
+        f"/{MODULES}/GetModule": Method(with_message(modules.get), v1.GetModuleRequest),
+        f"/{MODULES}/GetModuleStats": Method(with_message(modules.stats), v1.GetModuleStatsRequest),
+        f"/{MODULES}/ListEnvironments": Method(with_message(modules.environments), v1.ListEnvironmentsRequest),
     }
 
 
@@ -79,8 +96,74 @@ class _Executions:
             request.input_json.encode(),
             version=request.version or None,
             timeout=_timeout(call, request.timeout),
+            key=_key(call),
         )
         return response_message(execution)
+
+    async def stream(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> None:
+        if _key(call) is not None:
+            text = "a stream has no idempotency key; submit the execution and watch it"
+            raise error(ErrorKind.BAD_INPUT, text, field="idempotency-key")
+        name, follower = self.service.begin(
+            who,
+            request.module_name,
+            request.input_json.encode(),
+            version=request.version or None,
+            timeout=_timeout(call, request.timeout),
+        )
+        call.initial_metadata.append(("operato-execution-id", name))
+        try:
+            # Who may run it may see what became of it.
+            await self._send_events(call, evolve(who, scopes=who.scopes | {Scope.EXECUTIONS_READ}), name, follower)
+        finally:
+            self.service.abandon(name)
+
+    async def submit(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> v1.SubmitResponse:
+        execution = await self.service.submit(
+            who,
+            request.module_name,
+            request.input_json.encode(),
+            version=request.version or None,
+            timeout=request.timeout or None,  # the deadline is that of this call
+            key=_key(call),
+        )
+        return make(v1.SubmitResponse, execution=execution_message(execution))
+
+    async def get(self, _call: Call, who: Principal, request: v1.GetExecutionRequest) -> v1.GetExecutionResponse:
+        return record_message(await self.service.get(who, request.id))
+
+    async def list(self, _call: Call, who: Principal, request: v1.ListExecutionsRequest) -> v1.ListExecutionsResponse:
+        query = Query(
+            module=request.module_name or None,
+            version=request.version or None,
+            status=execution_status(request.status),
+            kind=error_kind(request.kind),
+            subject=request.subject or None,
+            since=seconds(request.since),
+            until=seconds(request.until),
+            limit=page_limit(request.limit),
+            cursor=request.cursor or None,
+        )
+        page = await self.service.list(who, query)
+        found = [execution_message(execution) for execution in page.items]
+        return make(v1.ListExecutionsResponse, executions=found, cursor=page.next_cursor or "")
+
+    async def cancel(
+        self, _call: Call, who: Principal, request: v1.CancelExecutionRequest
+    ) -> v1.CancelExecutionResponse:
+        execution = await self.service.cancel(who, request.id)
+        return make(v1.CancelExecutionResponse, execution=execution_message(execution))
+
+    async def watch(self, call: Call, who: Principal, request: v1.WatchExecutionRequest) -> None:
+        follower = await self.service.follow(who, request.id, request.from_seq)
+        await self._send_events(call, who, request.id, follower)
+
+    async def _send_events(self, call: Call, who: Principal, name: str, follower: Follower) -> None:
+        """Send events as fast as the client takes them; the log keeps what it is behind, or says what it dropped."""
+        while (events := await follower.next()) is not None:
+            ended = isinstance(events[-1], ResultEvent | ErrorEvent)
+            execution = await self.service.get(who, name) if ended else None
+            await call.send(*map(event_message, events[:-1]), event_message(events[-1], execution))
 
     async def batch(self, call: Call, who: Principal) -> None:
         first = await _message(call)
@@ -180,6 +263,10 @@ class _Modules:
         module = self.service.module(who, "modules:read", request.module_name, request.version or None)
         return make(v1.GetModuleResponse, module=module_message(module))
 
+    async def stats(self, _call: Call, who: Principal, request: v1.GetModuleStatsRequest) -> v1.GetModuleStatsResponse:
+        since, until = seconds(request.since), seconds(request.until)
+        return stats_message(await self.service.stats(who, request.module_name, since=since, until=until))
+
     async def environments(
         self, _call: Call, who: Principal, _request: v1.ListEnvironmentsRequest
     ) -> v1.ListEnvironmentsResponse:
@@ -192,9 +279,13 @@ def _member(message: Any, name: str) -> Any | None:
     return getattr(message, name, None)
 
 
-def _timeout(call: Call, seconds: float) -> float | None:
+def _key(call: Call) -> str | None:
+    return call.metadata.get("idempotency-key")
+
+
+def _timeout(call: Call, field: float) -> float | None:
     """Return the smaller one of the field `timeout` (0 is none) and the client's deadline, in seconds."""
     remaining = call.remaining
-    if not seconds:
+    if not field:
         return remaining
-    return seconds if remaining is None else min(seconds, remaining)
+    return field if remaining is None else min(field, remaining)

@@ -509,6 +509,74 @@ class Execution(betterproto.Message):
     subject: str = betterproto.string_field(15)
     """The subject of the token with which it was called."""
 
+    asynchronous: bool = betterproto.bool_field(16)
+    """
+    Whether it was submitted: nobody waits for its answer, and it runs also after a restart of the runner.
+    """
+
+    timeout: float = betterproto.double_field(17)
+    """
+    Seconds that the caller allowed for each attempt; 0 where nothing was said.
+    """
+
+    idempotency_key: str = betterproto.string_field(18)
+    """The caller's idempotency key."""
+
+    failed_attempts: List["Attempt"] = betterproto.message_field(19)
+    """
+    The attempts before the last one, whose end is that of the execution.
+    """
+
+    killed: List[str] = betterproto.string_field(20)
+    """
+    The processes of the last attempt that were ended by force, as `pid name`.
+    """
+
+    peak_memory: Optional[int] = betterproto.int64_field(21, optional=True)
+    """
+    Bytes of resident memory that the process of the handler had at most; absent where it was not measured.
+    """
+
+    waiting: "Waiting" = betterproto.message_field(22)
+    """Why it does not run yet; absent otherwise."""
+
+
+@dataclass(eq=False, repr=False)
+class Attempt(betterproto.Message):
+    """An attempt that failed and was followed by another one."""
+
+    number: int = betterproto.int32_field(1)
+    """Counted from 1."""
+
+    started_at: int = betterproto.int64_field(2)
+    """When it had a worker, in milliseconds since the epoch."""
+
+    finished_at: int = betterproto.int64_field(3)
+    """When it ended, in milliseconds since the epoch."""
+
+    run: float = betterproto.double_field(4)
+    """Seconds in the handler."""
+
+    error: "Error" = betterproto.message_field(5)
+    """What went wrong."""
+
+    exit_code: Optional[int] = betterproto.int32_field(6, optional=True)
+    """Absent where there was none."""
+
+    killed: List[str] = betterproto.string_field(7)
+    """The processes that were ended by force, as `pid name`."""
+
+
+@dataclass(eq=False, repr=False)
+class Waiting(betterproto.Message):
+    """Why an execution waits."""
+
+    reason: str = betterproto.string_field(1)
+    """For people: `building environment`, `3 workers busy`."""
+
+    since: int = betterproto.int64_field(2)
+    """Since when, in milliseconds since the epoch."""
+
 
 @dataclass(eq=False, repr=False)
 class Timings(betterproto.Message):
@@ -556,9 +624,6 @@ class Error(betterproto.Message):
     """
     Seconds after which it makes sense to try again; 0 where nobody knows.
     """
-
-    killed: List[str] = betterproto.string_field(8)
-    """The processes that were ended by force, as `pid name`."""
 
 
 @dataclass(eq=False, repr=False)
@@ -640,6 +705,84 @@ class Module(betterproto.Message):
 
     spec_json: str = betterproto.string_field(8)
     """All of its fields, as the JSON that REST answers with."""
+
+
+@dataclass(eq=False, repr=False)
+class GetModuleStatsRequest(betterproto.Message):
+    """Which executions to count."""
+
+    module_name: str = betterproto.string_field(1)
+    """The name of the module."""
+
+    since: int = betterproto.int64_field(2)
+    """
+    From this time on, in milliseconds since the epoch; 0 is as far back as is known.
+    """
+
+    until: int = betterproto.int64_field(3)
+    """Before this time, in milliseconds since the epoch; 0 is now."""
+
+
+@dataclass(eq=False, repr=False)
+class GetModuleStatsResponse(betterproto.Message):
+    """How the executions of a module ended."""
+
+    module_name: str = betterproto.string_field(1)
+    """The name of the module."""
+
+    since: int = betterproto.int64_field(2)
+    """
+    The window that was counted, which is widened to whole spans; in milliseconds since the epoch.
+    """
+
+    until: int = betterproto.int64_field(3)
+    """The end of the window, in milliseconds since the epoch."""
+
+    total: int = betterproto.int64_field(4)
+    """All executions that ended in it."""
+
+    succeeded: int = betterproto.int64_field(5)
+    """How many of them succeeded."""
+
+    failed: int = betterproto.int64_field(6)
+    """How many failed."""
+
+    cancelled: int = betterproto.int64_field(7)
+    """How many were cancelled."""
+
+    errors: List["ErrorCount"] = betterproto.message_field(8)
+    """How many there were of each kind of error."""
+
+    success_rate: Optional[float] = betterproto.double_field(9, optional=True)
+    """
+    Succeeded among succeeded and failed, 0 to 1; absent when there were none.
+    """
+
+    runs: int = betterproto.int64_field(10)
+    """Executions whose handler was reached; the durations are of them."""
+
+    mean: Optional[float] = betterproto.double_field(11, optional=True)
+    """Seconds in the handler: the mean."""
+
+    p50: Optional[float] = betterproto.double_field(12, optional=True)
+    """Seconds in the handler: half of the executions took less."""
+
+    p95: Optional[float] = betterproto.double_field(13, optional=True)
+    """Seconds in the handler: 95 % took less."""
+
+    p99: Optional[float] = betterproto.double_field(14, optional=True)
+    """Seconds in the handler: 99 % took less."""
+
+
+@dataclass(eq=False, repr=False)
+class ErrorCount(betterproto.Message):
+    """How often something went wrong."""
+
+    kind: "ErrorKind" = betterproto.enum_field(1)
+    """What."""
+
+    count: int = betterproto.int64_field(2)
+    """How often."""
 
 
 @dataclass(eq=False, repr=False)
@@ -855,6 +998,23 @@ class ModuleServiceStub(betterproto.ServiceStub):
             metadata=metadata,
         )
 
+    async def get_module_stats(
+        self,
+        get_module_stats_request: "GetModuleStatsRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "GetModuleStatsResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ModuleService/GetModuleStats",
+            get_module_stats_request,
+            GetModuleStatsResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def list_environments(
         self,
         list_environments_request: "ListEnvironmentsRequest",
@@ -1046,6 +1206,11 @@ class ModuleServiceBase(ServiceBase):
     ) -> "GetModuleResponse":
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def get_module_stats(
+        self, get_module_stats_request: "GetModuleStatsRequest"
+    ) -> "GetModuleStatsResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def list_environments(
         self, list_environments_request: "ListEnvironmentsRequest"
     ) -> "ListEnvironmentsResponse":
@@ -1063,6 +1228,14 @@ class ModuleServiceBase(ServiceBase):
     ) -> None:
         request = await stream.recv_message()
         response = await self.get_module(request)
+        await stream.send_message(response)
+
+    async def __rpc_get_module_stats(
+        self,
+        stream: "grpclib.server.Stream[GetModuleStatsRequest, GetModuleStatsResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.get_module_stats(request)
         await stream.send_message(response)
 
     async def __rpc_list_environments(
@@ -1086,6 +1259,12 @@ class ModuleServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 GetModuleRequest,
                 GetModuleResponse,
+            ),
+            "/operato.runner.v1.ModuleService/GetModuleStats": grpclib.const.Handler(
+                self.__rpc_get_module_stats,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                GetModuleStatsRequest,
+                GetModuleStatsResponse,
             ),
             "/operato.runner.v1.ModuleService/ListEnvironments": grpclib.const.Handler(
                 self.__rpc_list_environments,

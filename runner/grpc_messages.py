@@ -62,7 +62,7 @@ def execution_message(execution: Execution) -> v1.Execution:
             queue=timings.queue,
             build=timings.build,
             start=timings.start,
-            load=timings.load,
+            importing=timings.load,
             run=timings.run,
         ),
         output_dropped=execution.output_dropped,

@@ -48,8 +48,10 @@ class Server:
     def execute(self, name: str, value: object, **headers: str) -> httpx.Response:
         return self.client.post(f"/modules/execute/{name}", json=value, headers=headers)
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
+    def stop(self, number: int | None = signal.SIGTERM) -> int:
+        """End the server by a signal (None: it was told already); return its exit code."""
+        if number is not None:
+            self.process.send_signal(number)
         code = self.process.wait(20)
         self.client.close()
         self.log.close()

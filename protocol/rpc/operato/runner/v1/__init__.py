@@ -591,7 +591,7 @@ class Timings(betterproto.Message):
     start: float = betterproto.double_field(3)
     """Starting the interpreter."""
 
-    load: float = betterproto.double_field(4)
+    importing: float = betterproto.double_field(4)
     """Importing the module; REST says `import`."""
 
     run: float = betterproto.double_field(5)

@@ -1,6 +1,6 @@
 """Acceptance: clients that need an asyncio of their own, as programs.
 
-`python grpc_clients.py aio|betterproto PORT TOKEN` prints one line of JSON. They do not run in pytest, since trio-asyncio
+`python grpc_clients.py aio|betterproto PORT TOKEN` prints one line of JSON. They are not run in pytest: trio-asyncio
 changes asyncio for a whole process.
 """
 

@@ -61,6 +61,13 @@ modules:
       def handler(input):
           for number in range(input):
               yield number
+  - name: brief
+    env: inline
+    concurrency: 8
+    code: |
+      import time
+      def handler(input):
+          time.sleep(input)
   - {name: large, env: inline, code: "def handler(input): return 'x' * input"}
   - {name: elsewhere, env: docker, image: "absent.invalid/none:1", code: "def handler(input): return 1"}
 """
@@ -469,13 +476,11 @@ def test_a_batch_answers_every_input_by_its_id(client: Client) -> None:
     assert answers["fails"].response.execution.error.type == "KeyError"
 
 
-def test_a_batch_runs_no_more_at_a_time_than_it_may(server: Server, client: Client) -> None:
-    answers = client.batch({"module_name": "large", "parallelism": 2}, {str(n): "10" for n in range(30)})
+def test_a_batch_runs_as_many_at_a_time_as_it_may(client: Client) -> None:
+    answers = client.batch({"module_name": "brief", "parallelism": 2}, {str(n): "0.02" for n in range(20)})
     spans = [(a.response.execution.created_at, a.response.execution.finished_at) for a in answers]
 
-    at_a_time = max(sum(begun < end and end0 > begun for begun, end0 in spans) for _, end in spans)
-    assert len(answers) == 30
-    assert at_a_time <= 30
+    assert max(sum(begun <= moment < ended for begun, ended in spans) for moment, _ in spans) == 2
 
 
 @pytest.mark.parametrize(
@@ -517,8 +522,8 @@ def test_modules_and_environments(client: Client) -> None:
         client.pb.GetModuleStatsRequest(module_name="hello"), metadata=client.metadata
     )
 
-    assert [module.name for module in listed.modules] == ["chatty", "elsewhere", "hello"]
-    assert [module.name for module in rest.modules] == ["items", "large", "slow", "until"]
+    assert [module.name for module in listed.modules] == ["brief", "chatty", "elsewhere"]
+    assert [module.name for module in rest.modules] == ["hello", "items", "large", "slow", "until"]
     assert json.loads(one.spec_json)["isolation"] == "warm"
     assert (one.env, len(one.digest) > 20) == (client.pb.ENVIRONMENT_KIND_INLINE, True)
     assert (client.pb.ENVIRONMENT_KIND_INLINE, True) in [(e.kind, e.available) for e in kinds.environments]
@@ -565,7 +570,7 @@ def test_betterproto_on_grpclib(server: Server, stubs: tuple[Any, Any]) -> None:
 
     assert answer["result"] == {"message": "Hello, you!"}
     assert answer["last"] == "SUCCEEDED"
-    assert answer["modules"] == ["chatty", "elsewhere", "hello", "items", "large", "slow", "until"]
+    assert answer["modules"] == ["brief", "chatty", "elsewhere", "hello", "items", "large", "slow", "until"]
     assert answer["status"] == "NOT_FOUND"
 
 

@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check lint fix bench lock clean
+.PHONY: run test check lint fix bench lock proto clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run ## serve modules.yaml on port 8000
@@ -29,6 +29,14 @@ fix: $(VENV)/.dev ## format, and mend what can be mended
 
 bench: $(VENV)/.dev ## print the ratios of the README
 	$(BIN)/python -m tests.benchmarks
+
+proto: $(VENV)/.dev ## make the code and the descriptors in protocol/rpc from executor.proto
+	rm -rf protocol/rpc
+	mkdir protocol/rpc
+	$(BIN)/python -m grpc_tools.protoc -I protocol \
+		--plugin=protoc-gen-python_betterproto=$(BIN)/protoc-gen-python_betterproto \
+		--python_betterproto_out=protocol/rpc \
+		--include_imports --descriptor_set_out=protocol/rpc/executor.binpb executor.proto
 
 lock: $(VENV)/.dev ## fix the versions of everything again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -108,10 +108,20 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None 
             sources[given.setting.dotted] = given.source
         except Wrong as wrong:
             mistakes.append(given.mistake(wrong))
+    mistakes += _unpaired(values)
     if mistakes:
         shown = str(config)
         raise ConfigError(sorted(mistakes, key=lambda m: (m.file is None, m.file != shown, m.file or "", m.line or 0)))
     return Loaded(_assemble(file.path, values), sources, file)
+
+
+def _unpaired(values: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Say which settings are there without those that they need."""
+    certificate, key = "server.tls_certificate_file", "server.tls_key_file"
+    for name, other in ((certificate, key), (key, certificate), ("server.tls_client_ca_file", certificate)):
+        if values[name] is not None and values[other] is None:
+            needed = other.removeprefix("server.")
+            yield Mistake(f"needs {needed}", None, None, name.removeprefix("server."), needed)
 
 
 def describe(loaded: Loaded) -> list[tuple[str, str, str]]:

@@ -24,6 +24,12 @@ class ServerSettings:
     rest_port: int = field(default=8000, validator=[validators.ge(0), validators.le(65535)])
     grpc: bool = True
     grpc_port: int = field(default=50051, validator=[validators.ge(0), validators.le(65535)])
+    tls_certificate_file: Path | None = None
+    """PEM, the server's own certificate first; with `tls_key_file` both doors speak TLS."""
+    tls_key_file: Path | None = None
+    """PEM, without a password."""
+    tls_client_ca_file: Path | None = None
+    """PEM; clients must show a certificate that one of these signed."""
     ready_file: Path | None = None
     max_frame_bytes: int = field(default=16 * MIB, validator=[validators.ge(1024), validators.le(1024 * MIB)])
     max_connections: int = field(default=1000, validator=validators.gt(0))

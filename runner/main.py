@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from attrs import define, evolve, field
 from actors.system import Surroundings, open_system
 from config.load import Loaded, base_environment, installer_environment, secret_values
 from config.mistakes import ConfigError, Mistake
-from config.settings import Settings
+from config.settings import ServerSettings, Settings
 from protocol.errors import ErrorKind, error
 from protocol.events import decode_all, text_of
 from runner.auth import Principal, Verifier, sign
@@ -30,9 +30,12 @@ from runner.rest import make_app
 from runner.secret import load_or_make_secret
 from runner.service import Service
 from runner.status import CODES
+from runner.tls import server_context
 
 EXIT_DRAINED = 0
 EXIT_NOT_DRAINED = 3
+_GRACEFUL_SECONDS = 2.0
+"""For what is on its way to a client when the doors close."""
 
 log = structlog.get_logger("main")
 
@@ -92,12 +95,12 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             reloader = Reloader(loaded.modules, system, stop.reload)
             nursery.start_soon(partial(reloader.run, watching=settings.server.reload))
             closed = trio.Event()
-            bound = await _open_doors(nursery, service, verifier, settings, closed)
+            bound = await _open_doors(nursery, service, verifier, settings, stop.asked, closed)
             _announce(settings, bound, secret, loaded)
             await stop.asked.wait()
             drained = await system.drain(settings.server.drain_timeout_seconds)
             closed.set()
-            await bound.ended.wait()
+            await bound.wait_ended()
             nursery.cancel_scope.cancel()
     return drained
 
@@ -127,55 +130,93 @@ def _is_loopback(host: str) -> bool:
 
 @define(eq=False)
 class _Bound:
-    """The doors that are open."""
+    """The doors by name, with the addresses of those that are open."""
 
-    rest: list[tuple[str, int]] = field(factory=list)
-    ended: trio.Event = field(factory=trio.Event)
+    addresses: dict[str, list[tuple[str, int]]] = field(factory=lambda: {"rest": [], "grpc": []})
+    _ended: list[trio.Event] = field(factory=list)
+
+    async def open(self, nursery: trio.Nursery, name: str, door: Callable[..., Awaitable[None]]) -> None:
+        """Start a door, which calls `task_status.started` with its addresses."""
+        ended = trio.Event()
+        self._ended.append(ended)
+
+        async def run(*, task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
+            try:
+                await door(task_status=task_status)
+            finally:
+                ended.set()
+
+        self.addresses[name] = await nursery.start(run)
+
+    async def wait_ended(self) -> None:
+        """Wait until all doors are closed."""
+        for ended in self._ended:
+            await ended.wait()
 
 
 async def _open_doors(
-    nursery: trio.Nursery, service: Service, verifier: Verifier, settings: Settings, closed: trio.Event
+    nursery: trio.Nursery,
+    service: Service,
+    verifier: Verifier,
+    settings: Settings,
+    draining: trio.Event,
+    closed: trio.Event,
 ) -> _Bound:
     server = settings.server
     bound = _Bound()
-    if not server.rest:
-        bound.ended.set()
-        return bound
-    limits = HttpLimits(
-        keep_alive_seconds=server.keep_alive_seconds,
-        body_seconds=server.body_timeout_seconds,
-        send_seconds=server.send_timeout_seconds,
-        graceful_seconds=2.0,
-        max_connections=server.max_connections,
-        max_body_bytes=server.max_frame_bytes,
-    )
-
-    async def door(*, task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
-        try:
-            await serve(
-                make_app(service, verifier),
-                host=server.host,
-                port=server.rest_port,
-                limits=limits,
-                shutdown=closed,
-                task_status=task_status,
-            )
-        finally:
-            bound.ended.set()
-
-    bound.rest = await nursery.start(door)
+    if server.rest:
+        limits = HttpLimits(
+            keep_alive_seconds=server.keep_alive_seconds,
+            body_seconds=server.body_timeout_seconds,
+            send_seconds=server.send_timeout_seconds,
+            graceful_seconds=_GRACEFUL_SECONDS,
+            max_connections=server.max_connections,
+            max_body_bytes=server.max_frame_bytes,
+        )
+        app = make_app(service, verifier)
+        rest = partial(serve, app, host=server.host, port=server.rest_port, limits=limits, shutdown=closed)
+        await bound.open(nursery, "rest", rest)
+    if server.grpc:
+        await bound.open(nursery, "grpc", _grpc_door(service, verifier, server, draining, closed))
     return bound
+
+
+def _grpc_door(
+    service: Service, verifier: Verifier, server: ServerSettings, draining: trio.Event, closed: trio.Event
+) -> Callable[..., Awaitable[None]]:
+    from runner import grpc_server  # noqa: PLC0415  (0.3 s to import, and `--no-grpc` saves it)
+    from runner.grpc_call import GrpcLimits  # noqa: PLC0415
+    from runner.grpc_service import make_methods  # noqa: PLC0415
+
+    limits = GrpcLimits(
+        max_message_bytes=server.max_frame_bytes,
+        max_connections=server.max_connections,
+        max_calls=server.max_connections,
+        message_seconds=server.body_timeout_seconds,
+        send_seconds=server.send_timeout_seconds,
+        graceful_seconds=_GRACEFUL_SECONDS,
+    )
+    return partial(
+        grpc_server.serve,
+        make_methods(service, verifier),
+        host=server.host,
+        port=server.grpc_port,
+        limits=limits,
+        draining=draining,
+        closed=closed,
+        tls=server_context(server, ["h2"]),
+    )
 
 
 def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loaded) -> None:
     """Say where the doors are, and with the runner's own secret how to walk through."""
-    ready = {"pid": os.getpid(), "rest": [list(address) for address in bound.rest]}
+    ready = {"pid": os.getpid(), **{name: [list(a) for a in found] for name, found in bound.addresses.items()}}
     log.info("ready", modules=len(loaded.modules.modules), **ready)
     if settings.server.ready_file is not None:
         temporary = settings.server.ready_file.with_suffix(".tmp")
         temporary.write_text(json.dumps(ready) + "\n")
         temporary.replace(settings.server.ready_file)
-    if secret is None or not bound.rest:
+    if secret is None or not bound.addresses["rest"]:
         return
     token = sign(
         secret,
@@ -185,7 +226,7 @@ def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loa
         issuer=settings.auth.issuer,
         audience=settings.auth.audience,
     )
-    host, port = bound.rest[0]
+    host, port = bound.addresses["rest"][0]
     first = next((m.name for m in loaded.modules.modules), "NAME")
     sys.stderr.write(
         "\nThe token below is good for a day. Try:\n\n"

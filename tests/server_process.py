@@ -19,18 +19,19 @@ ROOT = Path(__file__).resolve().parents[1]
 class Server:
     """One running server."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *options: str) -> None:
         self.home = home
         (home / "ready.json").unlink(missing_ok=True)
         common = ["--config", "modules.yaml"]
         main = [sys.executable, str(ROOT / "main.py")]
-        serve = [*main, *common, "--rest-port", "0", "--ready-file", "ready.json", "--drain-timeout", "1"]
+        ports = ["--rest-port", "0", "--grpc-port", "0"]
+        serve = [*main, *common, *ports, "--ready-file", "ready.json", "--drain-timeout", "1", *options]
         self.log = (home / "log").open("w")
         self.process = subprocess.Popen(serve, cwd=home, stderr=self.log)
         wait_for(lambda: (home / "ready.json").exists() or self.process.poll() is not None)
         assert self.process.poll() is None, (home / "log").read_text()
-        port = json.loads((home / "ready.json").read_text())["rest"][0][1]
-        token = subprocess.run(
+        self.ready = json.loads((home / "ready.json").read_text())
+        self.token = subprocess.run(
             [*main, "token", "--subject", "test", "--scope", "admin", *common],
             cwd=home,
             check=True,
@@ -38,8 +39,8 @@ class Server:
             text=True,
         ).stdout.strip()
         self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{port}",
-            headers={"authorization": f"Bearer {token}"},
+            base_url=f"http://127.0.0.1:{self.ready['rest'][0][1]}",
+            headers={"authorization": f"Bearer {self.token}"},
             timeout=30,
             trust_env=False,
         )
@@ -47,8 +48,10 @@ class Server:
     def execute(self, name: str, value: object, **headers: str) -> httpx.Response:
         return self.client.post(f"/modules/execute/{name}", json=value, headers=headers)
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
+    def stop(self, number: int | None = signal.SIGTERM) -> int:
+        """End the server by a signal (None: it was told already); return its exit code."""
+        if number is not None:
+            self.process.send_signal(number)
         code = self.process.wait(20)
         self.client.close()
         self.log.close()
@@ -64,10 +67,10 @@ def wait_for(condition: object, seconds: float = 20) -> None:
 
 
 @contextmanager
-def running(home: Path, modules: str) -> Iterator[Server]:
+def running(home: Path, modules: str, *options: str) -> Iterator[Server]:
     """Run a server in `home` that serves `modules`; killed at the end where it is not stopped by then."""
     (home / "modules.yaml").write_text(modules)
-    server = Server(home)
+    server = Server(home, *options)
     try:
         yield server
     finally:

@@ -19,6 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @contextmanager
 def real_server(modules: str, *options: str) -> Iterator[tuple[int, str]]:
     """Serve a modules file on a free port of loopback; give the port and an admin token."""
+    with real_doors(modules, *options) as (ports, token):
+        yield ports["rest"], token
+
+
+@contextmanager
+def real_doors(modules: str, *options: str) -> Iterator[tuple[dict[str, int], str]]:
+    """Serve a modules file on free ports of loopback; give the port of each door by name, and an admin token."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "modules.yaml").write_text(modules)
@@ -28,6 +35,8 @@ def real_server(modules: str, *options: str) -> Iterator[tuple[int, str]]:
             *main,
             *common,
             "--rest-port",
+            "0",
+            "--grpc-port",
             "0",
             "--ready-file",
             "ready.json",
@@ -49,8 +58,8 @@ def real_server(modules: str, *options: str) -> Iterator[tuple[int, str]]:
                 capture_output=True,
                 text=True,
             ).stdout.strip()
-            port = json.loads((home / "ready.json").read_text())["rest"][0][1]
-            yield port, token
+            ready = json.loads((home / "ready.json").read_text())
+            yield {name: ready[name][0][1] for name in ("rest", "grpc") if ready[name]}, token
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(20)

@@ -62,6 +62,9 @@ def test_the_flat_names():
         "rest_port": "server.rest_port",
         "grpc": "server.grpc",
         "grpc_port": "server.grpc_port",
+        "tls_certificate_file": "server.tls_certificate_file",
+        "tls_key_file": "server.tls_key_file",
+        "tls_client_ca_file": "server.tls_client_ca_file",
         "ready_file": "server.ready_file",
         "max_frame": "server.max_frame_bytes",
         "max_connections": "server.max_connections",
@@ -225,6 +228,23 @@ def test_the_command_line_names_the_file_before_the_environment(tmp_path):
 
 
 # Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"tls_certificate_file": "c.pem"}, "tls_certificate_file: needs tls_key_file"),
+        ({"tls_key_file": "k.pem"}, "tls_key_file: needs tls_certificate_file"),
+        ({"tls_client_ca_file": "a.pem"}, "tls_client_ca_file: needs tls_certificate_file"),
+    ],
+)
+def test_settings_that_need_another_one(tmp_path, given, expected):
+    (tmp_path / "modules.yaml").write_text("modules: []")
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings(given, {"OPERATO_CONFIG": str(tmp_path / "modules.yaml")})
+
+    assert [str(mistake) for mistake in caught.value.mistakes] == [expected]
 
 
 def test_all_mistakes_are_told_at_once():

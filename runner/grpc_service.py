@@ -1,0 +1,291 @@
+"""The verbs of the gRPC services: read the request, call the service, render. Trio throughout; no gRPC library."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from attrs import evolve, frozen
+
+from actors.events import Follower
+from actors.queries import Query
+from protocol.errors import ErrorKind, RunnerError, error
+from protocol.events import ErrorEvent, ResultEvent
+from protocol.rpc.operato.runner import v1
+from runner.access import authenticate
+from runner.auth import Principal, Scope, Verifier
+from runner.grpc_call import Call, Method
+from runner.grpc_codec import make
+from runner.grpc_messages import (
+    environment_kind,
+    environment_message,
+    error_kind,
+    event_message,
+    execution_message,
+    execution_status,
+    failure_message,
+    module_message,
+    page_limit,
+    record_message,
+    response_message,
+    seconds,
+    stats_message,
+)
+from runner.service import Service
+
+EXECUTOR = "operato.runner.v1.ExecutorService"
+MODULES = "operato.runner.v1.ModuleService"
+MAX_PARALLELISM = 256
+MAX_INPUT_ID = 256
+
+
+def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
+    """Return the methods of both services by path."""
+    executions, modules = _Executions(service), _Modules(service)
+
+    async def principal(call: Call) -> Principal:
+        return await authenticate(verifier, call.metadata.get("authorization"))
+
+    def with_message(verb: Callable[[Call, Principal, Any], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+        async def handler(call: Call) -> Any:
+            who = await principal(call)
+            return await verb(call, who, await _message(call))
+
+        return handler
+
+    def with_stream(verb: Callable[[Call, Principal], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
+        async def handler(call: Call) -> None:
+            await verb(call, await principal(call))
+
+        return handler
+
+    return {
+        f"/{EXECUTOR}/Execute": Method(with_message(executions.execute), v1.ExecuteRequest),
+        f"/{EXECUTOR}/ExecuteStream": Method(with_message(executions.stream), v1.ExecuteRequest),
+        f"/{EXECUTOR}/Submit": Method(with_message(executions.submit), v1.ExecuteRequest),
+        f"/{EXECUTOR}/ExecuteBatch": Method(with_stream(executions.batch), v1.ExecuteBatchRequest),
+        f"/{EXECUTOR}/GetExecution": Method(with_message(executions.get), v1.GetExecutionRequest),
+        f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
+        f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
+        f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
+        f"/{MODULES}/ListModules": Method(with_message(modules.list), v1.ListModulesRequest),
+        f"/{MODULES}/GetModule": Method(with_message(modules.get), v1.GetModuleRequest),
+        f"/{MODULES}/GetModuleStats": Method(with_message(modules.stats), v1.GetModuleStatsRequest),
+        f"/{MODULES}/ListEnvironments": Method(with_message(modules.environments), v1.ListEnvironmentsRequest),
+    }
+
+
+async def _message(call: Call) -> Any:
+    message = await call.receive()
+    if message is None:
+        raise error(ErrorKind.BAD_INPUT, "the call has no message")
+    return message
+
+
+@frozen
+class _Executions:
+    """The verbs of ExecutorService."""
+
+    service: Service
+
+    async def execute(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> v1.ExecuteResponse:
+        execution = await self.service.execute(
+            who,
+            request.module_name,
+            request.input_json.encode(),
+            version=request.version or None,
+            timeout=_timeout(call, request.timeout),
+            key=_key(call),
+        )
+        return response_message(execution)
+
+    async def stream(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> None:
+        if _key(call) is not None:
+            text = "a stream has no idempotency key; submit the execution and watch it"
+            raise error(ErrorKind.BAD_INPUT, text, field="idempotency-key")
+        name, follower = self.service.begin(
+            who,
+            request.module_name,
+            request.input_json.encode(),
+            version=request.version or None,
+            timeout=_timeout(call, request.timeout),
+        )
+        call.initial_metadata.append(("operato-execution-id", name))
+        try:
+            # Who may run it may see what became of it.
+            await self._send_events(call, evolve(who, scopes=who.scopes | {Scope.EXECUTIONS_READ}), name, follower)
+        finally:
+            self.service.abandon(name)
+
+    async def submit(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> v1.SubmitResponse:
+        execution = await self.service.submit(
+            who,
+            request.module_name,
+            request.input_json.encode(),
+            version=request.version or None,
+            timeout=request.timeout or None,  # the deadline is that of this call
+            key=_key(call),
+        )
+        return make(v1.SubmitResponse, execution=execution_message(execution))
+
+    async def get(self, _call: Call, who: Principal, request: v1.GetExecutionRequest) -> v1.GetExecutionResponse:
+        return record_message(await self.service.get(who, request.id))
+
+    async def list(self, _call: Call, who: Principal, request: v1.ListExecutionsRequest) -> v1.ListExecutionsResponse:
+        query = Query(
+            module=request.module_name or None,
+            version=request.version or None,
+            status=execution_status(request.status),
+            kind=error_kind(request.kind),
+            subject=request.subject or None,
+            since=seconds(request.since),
+            until=seconds(request.until),
+            limit=page_limit(request.limit),
+            cursor=request.cursor or None,
+        )
+        page = await self.service.list(who, query)
+        found = [execution_message(execution) for execution in page.items]
+        return make(v1.ListExecutionsResponse, executions=found, cursor=page.next_cursor or "")
+
+    async def cancel(
+        self, _call: Call, who: Principal, request: v1.CancelExecutionRequest
+    ) -> v1.CancelExecutionResponse:
+        execution = await self.service.cancel(who, request.id)
+        return make(v1.CancelExecutionResponse, execution=execution_message(execution))
+
+    async def watch(self, call: Call, who: Principal, request: v1.WatchExecutionRequest) -> None:
+        follower = await self.service.follow(who, request.id, request.from_seq)
+        await self._send_events(call, who, request.id, follower)
+
+    async def _send_events(self, call: Call, who: Principal, name: str, follower: Follower) -> None:
+        """Send events as fast as the client takes them; the log keeps what it is behind, or says what it dropped."""
+        while (events := await follower.next()) is not None:
+            ended = isinstance(events[-1], ResultEvent | ErrorEvent)
+            execution = await self.service.get(who, name) if ended else None
+            await call.send(*map(event_message, events[:-1]), event_message(events[-1], execution))
+
+    async def batch(self, call: Call, who: Principal) -> None:
+        first = await _message(call)
+        start = _member(first, "start")
+        if start is None:
+            raise error(ErrorKind.BAD_INPUT, "the first message of a batch is `start`", field="start")
+        module = self.service.module(who, "executions:run", start.module_name, start.version or None)
+        if not 0 <= start.parallelism <= MAX_PARALLELISM:
+            text = f"parallelism is 1 to {MAX_PARALLELISM}, or 0 for the module's concurrency, not {start.parallelism}"
+            raise error(ErrorKind.BAD_INPUT, text, field="parallelism")
+        await _Batch(call, who, self.service, start).run(
+            start.parallelism or min(module.spec.concurrency, MAX_PARALLELISM)
+        )
+
+
+class _Batch:
+    """A running batch: so many tasks as inputs may run at a time, each takes the next input when it is free."""
+
+    def __init__(self, call: Call, who: Principal, service: Service, start: v1.BatchStart) -> None:
+        self._call = call
+        self._who = who
+        self._service = service
+        self._start = start
+        self._receiving = trio.Lock()
+        self._sending = trio.Lock()
+        self._ended = False
+        self._problem: RunnerError | None = None
+
+    async def run(self, parallelism: int) -> None:
+        """Run inputs until there are no more, or one that is not valid; what runs then is let end and answered."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(parallelism):
+                nursery.start_soon(self._work)
+        if self._problem is not None:
+            raise self._problem
+
+    async def _work(self) -> None:
+        while True:
+            async with self._receiving:
+                if self._ended:
+                    return
+                try:
+                    given = await self._next()
+                except RunnerError as problem:
+                    self._problem, given = problem, None
+                if given is None:
+                    self._ended = True
+                    return
+            answer = await self._run(given)
+            async with self._sending:
+                await self._call.send(answer)
+
+    async def _next(self) -> v1.BatchInput | None:
+        message = await self._call.receive()
+        if message is None:
+            return None
+        given: v1.BatchInput | None = _member(message, "input")
+        if given is None:
+            raise error(ErrorKind.BAD_INPUT, "only the first message of a batch is not `input`", field="input")
+        if len(given.id) > MAX_INPUT_ID:
+            raise error(ErrorKind.BAD_INPUT, f"an id has at most {MAX_INPUT_ID} characters", field="input.id")
+        return given
+
+    async def _run(self, given: v1.BatchInput) -> v1.ExecuteBatchResponse:
+        start = self._start
+        try:
+            execution = await self._service.execute(
+                self._who,
+                start.module_name,
+                given.input_json.encode(),
+                version=start.version or None,
+                timeout=_timeout(self._call, start.timeout),
+            )
+        except RunnerError as problem:
+            return make(v1.ExecuteBatchResponse, id=given.id, refused=failure_message(problem.failure))
+        return make(v1.ExecuteBatchResponse, id=given.id, response=response_message(execution))
+
+
+@frozen
+class _Modules:
+    """The verbs of ModuleService."""
+
+    service: Service
+
+    async def list(self, _call: Call, who: Principal, request: v1.ListModulesRequest) -> v1.ListModulesResponse:
+        found, cursor = self.service.modules(
+            who,
+            env=environment_kind(request.env),
+            tag=request.tag or None,
+            text=request.text or None,
+            limit=page_limit(request.limit),
+            cursor=request.cursor,
+        )
+        return make(v1.ListModulesResponse, modules=[module_message(m) for m in found], cursor=cursor or "")
+
+    async def get(self, _call: Call, who: Principal, request: v1.GetModuleRequest) -> v1.GetModuleResponse:
+        module = self.service.module(who, "modules:read", request.module_name, request.version or None)
+        return make(v1.GetModuleResponse, module=module_message(module))
+
+    async def stats(self, _call: Call, who: Principal, request: v1.GetModuleStatsRequest) -> v1.GetModuleStatsResponse:
+        since, until = seconds(request.since), seconds(request.until)
+        return stats_message(await self.service.stats(who, request.module_name, since=since, until=until))
+
+    async def environments(
+        self, _call: Call, who: Principal, _request: v1.ListEnvironmentsRequest
+    ) -> v1.ListEnvironmentsResponse:
+        found = self.service.environments(who)
+        return make(v1.ListEnvironmentsResponse, environments=[environment_message(e) for e in found])
+
+
+def _member(message: Any, name: str) -> Any | None:
+    """Return a member of a oneof, None when it is not the one that is set."""
+    return getattr(message, name, None)
+
+
+def _key(call: Call) -> str | None:
+    return call.metadata.get("idempotency-key")
+
+
+def _timeout(call: Call, field: float) -> float | None:
+    """Return the smaller one of the field `timeout` (0 is none) and the client's deadline, in seconds."""
+    remaining = call.remaining
+    if not field:
+        return remaining
+    return field if remaining is None else min(field, remaining)

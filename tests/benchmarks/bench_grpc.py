@@ -1,0 +1,227 @@
+"""Benchmark: gRPC calls a second of our server against a bare grpclib echo, a batch against a worker, REST beside them.
+
+`python tests/benchmarks/bench_grpc.py [--seconds 2] [--rounds 3]`
+
+The echo is a grpclib server on the same kind of loop with the messages of betterproto, which returns its input: no
+token, no worker, no record. Each server is a process of its own on loopback; the client is a third one with real grpcio
+stubs made from the .proto. Rounds go over all in turn, so that a noisy neighbour hits them alike; printed are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.benchmarks.bench_workers import call, median_call_ms, opened
+from tests.benchmarks.real_server import ROOT, real_doors
+
+CONCURRENCY = (1, 16)
+BATCH = 2000
+MODULES = """
+modules:
+  - name: hello
+    env: inline
+    concurrency: 2
+    code: |
+      def handler(input):
+          return {"message": f"Hello, {input['name']}"}
+"""
+INPUT = '{"name": "World"}'
+
+
+def echo() -> None:
+    """Serve until SIGTERM; print the port."""
+    from grpclib.server import Server  # noqa: PLC0415 - this process only
+    from trio_asyncio import aio_as_trio, open_loop  # noqa: PLC0415
+
+    from protocol.rpc.operato.runner import v1  # noqa: PLC0415
+
+    class Echo(v1.ExecutorServiceBase):
+        async def execute(self, request: v1.ExecuteRequest) -> v1.ExecuteResponse:
+            return v1.ExecuteResponse(result_json=request.input_json)
+
+    async def main() -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async with open_loop():
+                server = Server([Echo()])
+                await aio_as_trio(server.start)("127.0.0.1", 0)
+                print(server._server.sockets[0].getsockname()[1], flush=True)
+                async for _ in signals:
+                    break
+                server.close()
+
+    trio.run(main)
+
+
+def client(port: int, rest: int, token: str, seconds: float) -> None:
+    """Measure one server; print JSON: calls a second by concurrency, of REST too, and microseconds for an input."""
+    import grpc  # noqa: PLC0415 - this process only
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [
+            "-I",
+            str(ROOT / "protocol"),
+            "--python_out",
+            folder,
+            "--grpc_python_out",
+            folder,
+            "executor.proto",
+        ]
+        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True)
+        sys.path.insert(0, folder)
+        import executor_pb2 as pb  # noqa: PLC0415
+        import executor_pb2_grpc as stubs  # noqa: PLC0415
+
+        metadata = (("authorization", f"Bearer {token}"),)
+        results: dict[str, float] = {}
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            executor = stubs.ExecutorServiceStub(channel)
+            request = pb.ExecuteRequest(module_name="hello", input_json=INPUT)
+
+            def execute() -> Callable[[], Any]:
+                return lambda: executor.Execute(request, metadata=metadata, timeout=30)
+
+            for concurrency in CONCURRENCY:
+                results[f"grpc {concurrency}"] = rate(execute, concurrency, seconds)
+            if rest:
+                for concurrency in CONCURRENCY:
+                    results[f"rest {concurrency}"] = rate(lambda: rest_caller(rest, token), concurrency, seconds)
+                results["batch"] = batch_us(executor, pb, metadata)
+    print(json.dumps(results))
+
+
+def rate(make: Callable[[], Callable[[], Any]], concurrency: int, seconds: float) -> float:
+    """Return the calls a second of so many threads, each with a caller of its own."""
+    counts = [0] * concurrency
+    end = time.perf_counter() + seconds
+
+    def run(number: int) -> None:
+        once = make()
+        while time.perf_counter() < end:
+            once()
+            counts[number] += 1
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(concurrency)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - began)
+
+
+def rest_caller(port: int, token: str) -> Callable[[], Any]:
+    """Return a function that calls the module over REST on a connection that is kept."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+
+    def once() -> bytes:
+        connection.request("POST", "/modules/execute/hello", INPUT, headers)
+        return connection.getresponse().read()
+
+    return once
+
+
+def batch_us(executor: Any, pb: Any, metadata: Any) -> float:
+    """Return the microseconds for each input of a batch, one at a time."""
+
+    def messages() -> Iterator[Any]:
+        yield pb.ExecuteBatchRequest(start=pb.BatchStart(module_name="hello", parallelism=1))
+        for number in range(BATCH):
+            yield pb.ExecuteBatchRequest(input=pb.BatchInput(id=str(number), input_json=INPUT))
+
+    began = time.perf_counter()
+    answers = list(executor.ExecuteBatch(messages(), metadata=metadata, timeout=60))
+    taken = (time.perf_counter() - began) / BATCH * 1e6
+    if len(answers) != BATCH or any(not answer.response.result_json for answer in answers):
+        raise SystemExit(f"{len(answers)} answers, {answers[-1:]}")
+    return taken
+
+
+@contextmanager
+def started_echo() -> Iterator[int]:
+    """Run the echo; give its port."""
+    process = subprocess.Popen([sys.executable, __file__, "--echo"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def measured(port: int, rest: int, token: str, seconds: float) -> dict[str, float]:
+    """Run the client in a process of its own."""
+    command = [sys.executable, __file__, "--client", str(port), str(rest), token, "--seconds", str(seconds)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds * 6 + 90)
+    result: dict[str, float] = json.loads(out.stdout)
+    return result
+
+
+async def worker_trip_us() -> float:
+    """Return the round trip of a warm worker, frame out to frame in, in microseconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with opened(Path(folder)) as system:
+            await call(system, "warm", b"1")
+            return await median_call_ms(system, "warm", INPUT.encode(), 2000) * 1000
+
+
+def measure(seconds: float, rounds: int) -> None:
+    """Run all servers and print the lines."""
+    echos: list[dict[str, float]] = []
+    runners: list[dict[str, float]] = []
+    with started_echo() as port, real_doors(MODULES) as (ports, token):
+        for _ in range(rounds):
+            echos.append(measured(port, 0, "none", seconds))
+            runners.append(measured(ports["grpc"], ports["rest"], token, seconds))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    trip = trio.run(worker_trip_us)
+
+    def median(of: list[dict[str, float]], name: str) -> float:
+        return statistics.median(result[name] for result in of)
+
+    for concurrency in CONCURRENCY:
+        grpc, rest = median(runners, f"grpc {concurrency}"), median(runners, f"rest {concurrency}")
+        bare = median(echos, f"grpc {concurrency}")
+        callers = f"{concurrency} caller{'s' * (concurrency > 1)}"
+        print(f"gRPC Execute, {callers}: {grpc:,.0f}/s, x{grpc / bare:.2f} of a bare grpclib echo ({bare:,.0f}/s)")
+        print(f"REST execute, {callers}: {rest:,.0f}/s, gRPC is x{grpc / rest:.2f} of it (http.client and grpcio)")
+    batch = median(runners, "batch")
+    print(f"gRPC batch, one at a time: {batch:.0f} us for each input, x{batch / trip:.1f} of a worker's round trip")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--echo", action="store_true")
+    parser.add_argument("--client", nargs=3, metavar=("PORT", "REST", "TOKEN"))
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    if given.echo:
+        echo()
+    elif given.client:
+        client(int(given.client[0]), int(given.client[1]), given.client[2], given.seconds)
+    else:
+        measure(given.seconds, given.rounds)
+
+
+if __name__ == "__main__":
+    main()

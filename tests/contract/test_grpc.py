@@ -1,0 +1,872 @@
+"""Contract: what the gRPC server owes every client and handler, over real sockets; each known trap is held by a test.
+
+The traps of grpclib and h2 on trio-asyncio are named in the test that holds them. Handlers are plain functions here;
+what the verbs do is in `tests/acceptance/test_grpc.py`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import structlog
+import trio
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpclib.reflection.v1.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+from hpack.hpack import encode_integer
+from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame
+
+from protocol.errors import ErrorKind, error
+from protocol.rpc.operato.runner import v1
+from runner.grpc_call import Call, GrpcLimits, GrpcStatus, Method
+from runner.grpc_http2 import MAX_CLOSED_STREAMS, MAX_HEADER_BYTES, STREAM_WINDOW
+from runner.grpc_server import MAX_RESETS, MERGED_BYTES, serve
+from tests.grpc_client import PATIENCE, Client, OpenDoor, framed, open_door
+from tests.support import open_fds, wait_until
+
+QUICK = 0.2
+"""Seconds for a time limit that a test waits out."""
+REQUEST = v1.ExecuteRequest(module_name="m", input_json="1")
+ECHO, HANG, STREAM = "/test.Test/Echo", "/test.Test/Hang", "/test.Test/Stream"
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[OpenDoor]:
+    async with open_door(METHODS) as opened:
+        yield opened
+
+
+class Hanging:
+    """A handler that hangs, and what became of its calls."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.cancelled = 0
+        self.go_on = trio.Event()
+
+    async def __call__(self, call: Call) -> Any:
+        await call.receive()
+        self.begun += 1
+        try:
+            await self.go_on.wait()
+        except trio.Cancelled:
+            self.cancelled += 1
+            raise
+        return v1.ExecuteResponse(result_json="late")
+
+    @property
+    def method(self) -> Method:
+        return Method(self, v1.ExecuteRequest)
+
+
+async def echo(call: Call) -> Any:
+    request = await call.receive()
+    return v1.ExecuteResponse(result_json=request.input_json)
+
+
+async def stream(call: Call) -> None:
+    """Send back each message as it comes, twice."""
+    while (request := await call.receive()) is not None:
+        for _ in range(2):
+            await call.send(v1.ExecuteResponse(result_json=request.input_json))
+
+
+async def refusing(call: Call) -> Any:
+    raise error(ErrorKind.OVERLOADED, "voll: 50 % zu tun, ä", field="$.ö", retry_after=1.2)
+
+
+async def failing(call: Call) -> Any:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        raise ZeroDivisionError("a bug")
+
+
+async def grouped(call: Call) -> Any:
+    async with trio.open_nursery():
+        raise error(ErrorKind.NOT_FOUND, "not here")
+
+
+METHODS = {
+    ECHO: Method(echo, v1.ExecuteRequest),
+    STREAM: Method(stream, v1.ExecuteRequest),
+    "/test.Test/Refuse": Method(refusing, v1.ExecuteRequest),
+    "/test.Test/Fail": Method(failing, v1.ExecuteRequest),
+    "/test.Test/Group": Method(grouped, v1.ExecuteRequest),
+}
+
+
+# Messages and statuses
+
+
+async def test_a_unary_call_is_answered(door: OpenDoor) -> None:
+    client = await door.connect()
+
+    answer = await client.call(ECHO, REQUEST)
+
+    assert answer.status == 0
+    assert answer.message().result_json == "1"
+    assert answer.head["content-type"] == "application/grpc+proto"
+
+
+async def test_a_stream_goes_both_ways(door: OpenDoor) -> None:
+    client = await door.connect()
+    number = await client.send(STREAM, REQUEST, end=False)
+    with trio.fail_after(PATIENCE):
+        while len(client.answers[number].messages) < 2:
+            await client.more()
+    client.http.send_data(number, framed(REQUEST), end_stream=True)
+    await client.flush()
+
+    answer = await client.ended(number)
+
+    assert (answer.status, len(answer.messages)) == (0, 4)
+
+
+async def test_what_a_handler_raises_is_the_status(door: OpenDoor) -> None:
+    client = await door.connect()
+
+    refused = await client.call("/test.Test/Refuse", REQUEST)
+    grouped = await client.call("/test.Test/Group", REQUEST)
+
+    assert refused.status == GrpcStatus.RESOURCE_EXHAUSTED
+    assert refused.said["grpc-message"] == "voll: 50 %25 zu tun, %C3%A4"
+    assert refused.said["operato-kind"] == "overloaded"
+    assert refused.said["operato-field"] == "$.%C3%B6"
+    assert refused.said["retry-after"] == "2"
+    assert (grouped.status, grouped.said["grpc-message"]) == (GrpcStatus.NOT_FOUND, "not here")
+
+
+async def test_a_bug_is_internal_and_logged(door: OpenDoor) -> None:
+    client = await door.connect()
+    with structlog.testing.capture_logs() as logs:
+        answer = await client.call("/test.Test/Fail", REQUEST)
+
+    assert answer.status == GrpcStatus.INTERNAL
+    assert "ZeroDivisionError" not in str(answer.said)
+    assert [entry["method"] for entry in logs if entry["log_level"] == "error"] == ["/test.Test/Fail"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "status"),
+    [
+        ({":path": "/test.Test/Nothing"}, GrpcStatus.UNIMPLEMENTED),
+        ({":method": "GET"}, GrpcStatus.INVALID_ARGUMENT),
+        ({"content-type": "application/json"}, GrpcStatus.INVALID_ARGUMENT),
+        ({"grpc-timeout": "soon"}, GrpcStatus.INVALID_ARGUMENT),
+        ({"grpc-timeout": "9" * 400 + "H"}, GrpcStatus.INVALID_ARGUMENT),
+        ({"grpc-timeout": "0n"}, GrpcStatus.DEADLINE_EXCEEDED),
+        ({"authorization": b"Bearer \xff\xfe"}, GrpcStatus.OK),
+        ({"x": "", "X-Upper": "1", "": "nameless"}, GrpcStatus.OK),
+    ],
+)
+async def test_odd_heads_are_answered_and_the_connection_lives(door: OpenDoor, metadata: Any, status: int) -> None:
+    """A header byte that is not ASCII ends a grpclib server, and with trio-asyncio the program."""
+    client = await door.connect()
+
+    odd = await client.call(ECHO, REQUEST, metadata=metadata)
+    after = await client.call(ECHO, REQUEST)
+
+    assert (odd.status, after.status) == (status, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "word"),
+    [
+        (b"", GrpcStatus.INVALID_ARGUMENT, "no message"),
+        (b"\0\0\0", GrpcStatus.INVALID_ARGUMENT, "cut off"),
+        (b"\0\0\0\0\x09abc", GrpcStatus.INVALID_ARGUMENT, "cut off"),
+        (b"\0\0\0\0\x03\x0a\x09a", GrpcStatus.INVALID_ARGUMENT, "malformed"),
+        (b"\1\0\0\0\x01a", GrpcStatus.UNIMPLEMENTED, "compress"),
+        (b"\0\x7f\xff\xff\xff", GrpcStatus.RESOURCE_EXHAUSTED, "max_frame"),
+    ],
+)
+async def test_messages_that_are_none(data: bytes, status: int, word: str) -> None:
+    async def needs(call: Call) -> Any:
+        request = await call.receive()
+        if request is None:
+            raise error(ErrorKind.BAD_INPUT, "no message")
+        return v1.ExecuteResponse()
+
+    async with open_door({ECHO: Method(needs, v1.ExecuteRequest)}) as door:
+        client = await door.connect()
+
+        answer = await client.call(ECHO, data)
+
+        assert answer.status == status
+        assert word in answer.said["grpc-message"]
+        assert (await client.call(ECHO, REQUEST)).status == 0
+
+
+async def test_a_message_may_have_the_limit_and_no_byte_more() -> None:
+    async with open_door(METHODS, max_message_bytes=100_000) as door:
+        client = await door.connect(window=1 << 20)
+        fits = v1.ExecuteRequest(input_json="x" * (100_000 - 4))
+        over = v1.ExecuteRequest(input_json="x" * (100_000 - 3))
+        statuses = []
+        for message in (fits, over):
+            number = await client.send(ECHO, end=False)
+            await send_all(client, number, framed(message))
+            statuses.append((await client.ended(number)).status)
+
+        assert statuses == [0, GrpcStatus.RESOURCE_EXHAUSTED]
+
+
+async def send_all(client: Client, number: int, data: bytes, *, end: bool = True) -> None:
+    """Send as the windows allow, until the server has ended the call."""
+    rest = data
+    with trio.fail_after(PATIENCE):
+        while rest and not client.answers[number].ended:
+            size = min(client.http.local_flow_control_window(number), client.http.max_outbound_frame_size, len(rest))
+            if size <= 0:
+                await client.more()
+                continue
+            client.http.send_data(number, rest[:size], end_stream=end and size == len(rest))
+            rest = rest[size:]
+            await client.flush()
+
+
+async def test_a_first_message_that_does_not_come_is_not_waited_for_long() -> None:
+    async with open_door(METHODS, message_seconds=QUICK) as door:
+        client = await door.connect()
+
+        nothing = await client.ended(await client.send(ECHO, end=False))
+        half = await client.ended(await client.send(ECHO, framed(REQUEST)[:-1], end=False))
+
+        assert (nothing.status, half.status) == (GrpcStatus.INVALID_ARGUMENT, GrpcStatus.INVALID_ARGUMENT)
+        assert "did not arrive" in half.said["grpc-message"]
+
+
+# The end of a call
+
+
+async def test_the_deadline_of_the_client_cancels_the_handler() -> None:
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method}) as door:
+        client = await door.connect()
+
+        answer = await client.call(HANG, REQUEST, metadata={"grpc-timeout": "100m"})
+
+        assert answer.status == GrpcStatus.DEADLINE_EXCEEDED
+        assert hanging.cancelled == 1
+
+
+@pytest.mark.parametrize("how", ["reset", "goaway", "close", "abort"])
+async def test_a_client_that_leaves_cancels_its_calls(how: str) -> None:
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method, **METHODS}) as door:
+        client, other = await door.connect(), await door.connect()
+        numbers = [await client.send(HANG, REQUEST) for _ in range(3)]
+        await wait_until(lambda: hanging.begun == 3, "the calls begin")
+
+        match how:
+            case "reset":
+                for number in numbers:
+                    await client.reset(number)
+            case "goaway":
+                client.http.close_connection()
+                await client.flush()
+            case "close":
+                await client.aclose()
+            case "abort":
+                client.stream.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER: a reset instead of an end
+                await client.aclose()
+
+        await wait_until(lambda: hanging.cancelled == 3, "the calls are cancelled")
+        assert (await other.call(ECHO, REQUEST)).status == 0
+        if how == "reset":
+            assert (await client.call(ECHO, REQUEST)).status == 0
+
+
+async def test_an_end_that_is_shielded_is_waited_for_and_the_next_call_is_not() -> None:
+    ended, go_on = trio.Event(), trio.Event()
+
+    async def slow_to_end(call: Call) -> Any:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await go_on.wait()
+            ended.set()
+
+    async with open_door({HANG: Method(slow_to_end, v1.ExecuteRequest), **METHODS}) as door:
+        client = await door.connect()
+        number = await client.send(HANG, REQUEST, metadata={"grpc-timeout": "50m"})
+        assert (await client.call(ECHO, REQUEST)).status == 0
+        assert not ended.is_set()
+        go_on.set()
+        assert (await client.ended(number)).status == GrpcStatus.DEADLINE_EXCEEDED
+        assert ended.is_set()
+
+
+async def test_calls_are_limited_and_health_is_not() -> None:
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method}, max_calls=3) as door:
+        clients = [await door.connect(), await door.connect()]
+        numbers = [await clients[0].send(HANG, REQUEST) for _ in range(3)]
+        await wait_until(lambda: hanging.begun == 3, "the calls begin")
+
+        refused = await clients[1].call(HANG, REQUEST)
+        healthy = await clients[1].call(CHECK, HealthCheckRequest())
+        hanging.go_on.set()
+        answers = [await clients[0].ended(number) for number in numbers]
+
+        assert (refused.status, refused.said["operato-kind"]) == (GrpcStatus.RESOURCE_EXHAUSTED, "overloaded")
+        assert healthy.status == 0
+        assert [answer.message().result_json for answer in answers] == ["late"] * 3
+
+
+async def test_one_connection_may_have_more_than_a_hundred_calls() -> None:
+    """With the default of h2 the 101st call of a channel waits in the client without a word."""
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method}) as door:
+        client = await door.connect()
+        while not client.http.remote_settings.max_concurrent_streams > 100:
+            await client.more()
+        numbers = [await client.send(HANG, REQUEST) for _ in range(150)]
+        await wait_until(lambda: hanging.begun == 150, "all calls begin")
+        hanging.go_on.set()
+
+        assert {(await client.ended(number)).status for number in numbers} == {0}
+
+
+async def test_connections_are_limited() -> None:
+    async with open_door(METHODS, max_connections=2) as door:
+        first, _ = await door.connect(), await door.connect()
+        assert (await first.call(ECHO, REQUEST)).status == 0
+        third = await door.connect()
+        await third.until_closed()
+        await first.aclose()
+
+        async def served() -> bool:
+            client = await door.connect()
+            with suppress(EOFError, OSError, trio.BrokenResourceError):
+                return (await client.call(ECHO, REQUEST)).status == 0
+            return False
+
+        with trio.fail_after(PATIENCE):
+            while not await served():
+                await trio.lowlevel.checkpoint()
+
+
+# Slow readers
+
+
+async def test_a_reader_that_stops_stops_the_handler_and_no_more() -> None:
+    sent = 0
+
+    async def flood(call: Call) -> None:
+        nonlocal sent
+        for _ in range(1000):
+            await call.send(v1.ExecuteResponse(result_json="x" * 1000))
+            sent += 1
+
+    async with open_door({**METHODS, STREAM: Method(flood, v1.ExecuteRequest)}) as door:
+        client = await door.connect()
+        client.reads = False
+        number = await client.send(STREAM, REQUEST)
+        with trio.fail_after(PATIENCE):
+            while client.answers[number].received < 65_535:
+                await client.more()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert sent == 65_535 // len(framed(v1.ExecuteResponse(result_json="x" * 1000)))
+        assert (await client.call(CHECK, b"")).status == GrpcStatus.NOT_FOUND  # the head needs no window
+
+        client.reads = True
+        client.http.increment_flow_control_window(1 << 20)
+        client.http.increment_flow_control_window(1 << 20, number)
+        await client.flush()
+
+        answer = await client.ended(number)
+        assert (answer.status, len(answer.messages)) == (0, 1000)
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off_in_time() -> None:
+    async def large(call: Call) -> Any:
+        return v1.ExecuteResponse(result_json="x" * 1_000_000)
+
+    async with open_door({ECHO: Method(large, v1.ExecuteRequest)}, send_seconds=QUICK) as door:
+        client = await door.connect()
+        client.reads = False
+
+        number = await client.send(ECHO, REQUEST)
+        answer = await client.ended(number)
+
+        assert answer.reset == 11  # ENHANCE_YOUR_CALM, which clients show as RESOURCE_EXHAUSTED
+        assert answer.received == 65_535
+
+
+async def test_a_reader_that_is_slow_but_reads_gets_all() -> None:
+    """The limit is for progress, not for the whole."""
+    size = 20 * 16_384
+
+    async def large(call: Call) -> Any:
+        return v1.ExecuteResponse(result_json="x" * size)
+
+    async with open_door({ECHO: Method(large, v1.ExecuteRequest)}, send_seconds=0.5) as door:
+        client = await door.connect(window=16_384)
+        client.reads = False
+        number = await client.send(ECHO, REQUEST)
+        began = trio.current_time()
+        with trio.fail_after(PATIENCE):
+            while not client.answers[number].ended:
+                await client.more()
+                if trio.current_time() - began < 1.0:  # twice the limit
+                    await trio.sleep(0.1)
+                if (due := client.answers[number].received) and client.http.streams:
+                    client.http.increment_flow_control_window(16_384)
+                    with suppress(Exception):
+                        client.http.increment_flow_control_window(16_384, number)
+                    await client.flush()
+                assert due <= size + 100
+
+        assert client.answers[number].message().result_json == "x" * size
+
+
+# Clients that break the rules
+
+
+async def test_frames_of_an_unknown_type_are_ignored(door: OpenDoor) -> None:
+    """RFC 9113, 5.5. grpclib raises NotImplementedError, which ends a program with trio-asyncio."""
+    client = await door.connect()
+    await client.stream.send_all(b"\0\0\x04\xfa\0\0\0\0\0abcd" + b"\0\0\x04\xfb\xff\0\0\0\x01abcd")
+    priority_update = b"\0\0\x08\x10\0\0\0\0\0" + b"\0\0\0\x01u=1,"
+    await client.stream.send_all(priority_update[: 9 + 8])
+
+    assert (await client.call(ECHO, REQUEST)).status == 0
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(500),
+        b"\0" * 100,
+        PREFACE + b"\xff\xff\xff\0\0\0\0\0\x01",
+        PREFACE + b"\0\0\x01\x01\x05\0\0\0\x01\xff",
+        PREFACE + b"\0\0\x02\x01\x05\0\0\0\x02\x82\x86",
+        PREFACE + b"\0\0\0\x01\x05\0\0\0\0",
+        PREFACE + b"\0\0\x04\x08\0\0\0\0\0\0\0\0\0",
+        PREFACE + b"\0\0\x04\x08\0\0\0\0\0\x7f\xff\xff\xff" * 2,
+        PREFACE + b"\0\0\x05\0\0\0\0\0\x01hello",
+        PREFACE + b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08",
+        PREFACE + b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0" * 2,
+        PREFACE + b"\0\0\x06\x04\0\0\0\0\0\0\x04\xff\xff\xff\xff",
+        PREFACE + b"\0\0\x01\x09\0\0\0\0\x01\x82" * 100,
+        PREFACE + b"\0\0\x04\x05\x04\0\0\0\x01\0\0\0\x02",
+    ],
+    ids=lambda data: data[33:50].hex() or "preface",
+)
+async def test_garbage_ends_its_connection_and_nothing_else(door: OpenDoor, data: bytes) -> None:
+    good = await door.connect()
+    bad = await door.raw()
+    with suppress(trio.BrokenResourceError):
+        await bad.send_all(data)
+        await bad.send_eof()
+        with trio.fail_after(PATIENCE):
+            while await bad.receive_some(65_536):
+                pass
+    await bad.aclose()
+
+    assert (await good.call(ECHO, REQUEST)).status == 0
+
+
+async def test_heads_are_limited(door: OpenDoor) -> None:
+    client = await door.connect()
+    with suppress(trio.BrokenResourceError):
+        await client.send(ECHO, REQUEST, metadata={f"x-{n}": "v" * 1000 for n in range(2 * MAX_HEADER_BYTES // 1000)})
+    await client.until_closed()
+
+    assert (await (await door.connect()).call(ECHO, REQUEST)).status == 0
+
+
+async def test_a_flood_of_resets_is_cut_and_others_are_served(door: OpenDoor) -> None:
+    """Rapid reset, CVE-2023-44487: 20,000 of them held the loop for 4.7 seconds."""
+    client, other = await door.connect(), await door.connect()
+    await client.call(ECHO, REQUEST)
+    with structlog.testing.capture_logs() as logs, suppress(trio.BrokenResourceError):
+        for _ in range(2 * MAX_RESETS):
+            number = await client.send(ECHO, flush=False, end=False)
+            client.http.reset_stream(number)
+        await client.flush()
+        await client.until_closed()
+
+    assert (await other.call(ECHO, REQUEST)).status == 0
+    assert "cancelled" in logs[-1]["why"]
+
+
+async def test_a_client_may_cancel_many_calls(door: OpenDoor) -> None:
+    client = await door.connect()
+    for _ in range(MAX_RESETS // 2):
+        await client.reset(await client.send(ECHO, end=False))
+
+    assert (await client.call(ECHO, REQUEST)).status == 0
+
+
+async def test_a_flood_of_pings_whose_answers_are_not_read_is_cut(door: OpenDoor) -> None:
+    """CVE-2019-9512, and 9515 with SETTINGS: the answers would fill the memory."""
+    frame = PingFrame(0, b"12345678").serialize()
+    flood = await door.raw()
+    flood.setsockopt(1, 8, 4096)  # SO_RCVBUF
+    with structlog.testing.capture_logs() as logs, trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
+        await flood.send_all(PREFACE)
+        while True:
+            await flood.send_all(frame * 1000)
+    await flood.aclose()
+
+    assert "not read" in logs[-1]["why"]
+    assert (await (await door.connect()).call(ECHO, REQUEST)).status == 0
+
+
+async def test_refusals_that_are_not_read_are_limited_too(door: OpenDoor) -> None:
+    flood = await door.raw()
+    flood.setsockopt(1, 8, 4096)  # SO_RCVBUF
+    with structlog.testing.capture_logs() as logs, trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
+        await flood.send_all(PREFACE)
+        for first in range(1, 2**31, 200):
+            await flood.send_all(b"".join(unknown_call(number) for number in range(first, first + 200, 2)))
+    await flood.aclose()
+
+    assert "not read" in logs[-1]["why"]
+    assert (await (await door.connect()).call(ECHO, REQUEST)).status == 0
+
+
+def unknown_call(number: int) -> bytes:
+    """Return a HEADERS frame for a method that is not there, with a long name, so that the answer is long too."""
+    path = (b"%d" % number).rjust(900, b"x")
+    size = encode_integer(len(path), 7)
+    block = b"\x83\x86\x14" + size + path + b"\x1f\x10" + b"\x10application/grpc"
+    return len(block).to_bytes(3, "big") + b"\x01\x05" + number.to_bytes(4, "big") + block
+
+
+async def test_data_in_single_bytes_is_put_together() -> None:
+    """Each frame that waits would cost two hundred bytes for one."""
+    begun, go_on = trio.Event(), trio.Event()
+    held: list[int] = []
+
+    async def late(call: Call) -> Any:
+        begun.set()
+        await go_on.wait()
+        buffer = call._transport._stream.buffer  # type: ignore[attr-defined]
+        held.append(buffer._unacked.qsize())
+        request = await call.receive()
+        return v1.ExecuteResponse(result_json=request.input_json)
+
+    async with open_door({ECHO: Method(late, v1.ExecuteRequest)}) as door:
+        client = await door.connect()
+        number = await client.send(ECHO, end=False)
+        await begun.wait()
+        data = framed(v1.ExecuteRequest(input_json="x" * 20_000))
+        for position in range(len(data)):
+            client.http.send_data(number, data[position : position + 1])
+        client.http.send_data(number, b"", end_stream=True)
+        await client.flush()
+        await client.call(CHECK, HealthCheckRequest())  # what was before it has arrived
+        go_on.set()
+
+        answer = await client.ended(number)
+
+        assert answer.message().result_json == "x" * 20_000
+        assert held[0] <= 20_000 // MERGED_BYTES + 3
+
+
+async def test_an_empty_frame_is_no_end(door: OpenDoor) -> None:
+    """Grpclib takes it for one and says `Received less data than expected`."""
+    client = await door.connect()
+    number = await client.send(ECHO, end=False)
+    data = framed(REQUEST)
+    for piece in (b"", data[:3], b"", data[3:7], b"", data[7:]):
+        client.http.send_data(number, piece)
+        await client.flush()
+    client.http.end_stream(number)
+    await client.flush()
+
+    assert (await client.ended(number)).message().result_json == "1"
+
+
+async def test_data_after_the_message_is_dropped_and_the_window_comes_back(door: OpenDoor) -> None:
+    client = await door.connect()
+    for _ in range(40):  # more than the window of the connection in all
+        number = await client.send(ECHO, REQUEST, end=False)
+        await send_all(client, number, b"x" * 500_000, end=False)
+        assert (await client.ended(number)).status == 0
+        await client.reset(number)
+
+    assert (await client.call(ECHO, REQUEST)).status == 0
+
+
+async def test_a_call_that_does_not_read_leaves_room_for_others() -> None:
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method, **METHODS}) as door:
+        client = await door.connect()
+        with trio.fail_after(PATIENCE):
+            for _ in range(4):
+                number = await client.send(HANG, REQUEST, end=False)
+                rest = STREAM_WINDOW - len(framed(REQUEST))
+                while rest:
+                    size = min(client.http.local_flow_control_window(number), 16_384, rest)
+                    if size <= 0:
+                        await client.more()
+                        continue
+                    client.http.send_data(number, b"x" * size)
+                    rest -= size
+                    await client.flush()
+
+        assert (await client.call(ECHO, REQUEST)).status == 0
+
+
+async def test_ended_calls_are_forgotten(door: OpenDoor) -> None:
+    """h2 remembers 65,536 of them by default, 8.5 MB for each connection."""
+    servers: list[Any] = []
+
+    async def remember(call: Call) -> Any:
+        await call.receive()
+        servers[:] = [call._transport.http]
+        return v1.ExecuteResponse()
+
+    async with open_door({ECHO: Method(remember, v1.ExecuteRequest)}) as opened:
+        client = await opened.connect()
+        for _ in range(MAX_CLOSED_STREAMS + 200):
+            assert (await client.call(ECHO, REQUEST)).status == 0
+
+        assert len(servers[0]._closed_streams) <= MAX_CLOSED_STREAMS
+        assert len(servers[0].streams) <= 1
+
+
+# Keep-alive
+
+
+async def test_a_client_that_answers_no_ping_is_cut_off_and_its_calls_are_cancelled() -> None:
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method, **METHODS}, ping_seconds=QUICK, pong_seconds=QUICK) as door:
+        silent = await door.connect()
+        await silent.send(HANG, REQUEST)
+        alive = await door.connect()
+        number = await alive.send(HANG, REQUEST)
+        with trio.fail_after(PATIENCE):
+            while not hanging.cancelled:
+                await alive.more()  # answers pings
+        await silent.until_closed()
+        hanging.go_on.set()
+
+        assert (await alive.ended(number)).status == 0
+        assert hanging.cancelled == 1
+
+
+async def test_a_client_with_a_full_buffer_that_answers_no_ping_is_cut_off() -> None:
+    """A transport that is closed waits for its buffer to empty, which it never does: the call would go on for ever."""
+    cancelled = trio.Event()
+
+    async def flood(call: Call) -> None:
+        try:
+            while True:
+                await call.send(v1.ExecuteResponse(result_json="x" * 16_000))
+        finally:
+            cancelled.set()
+
+    async with open_door({STREAM: Method(flood, v1.ExecuteRequest)}, ping_seconds=QUICK, pong_seconds=QUICK) as door:
+        client = await door.connect(window=1 << 30)
+        client.http.increment_flow_control_window(1 << 30)
+        await client.send(STREAM, REQUEST)
+
+        with trio.fail_after(PATIENCE):
+            await cancelled.wait()
+
+
+# The end of the door
+
+
+async def test_draining_lets_calls_end_and_takes_no_new_ones() -> None:
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method, **METHODS}) as door:
+        client = await door.connect()
+        running = await client.send(HANG, REQUEST)
+        batch = await client.send(STREAM, REQUEST, end=False)
+        watch = await client.send(WATCH, HealthCheckRequest())
+        await wait_until(lambda: hanging.begun == 1, "the call begins")
+        with trio.fail_after(PATIENCE):
+            while not (client.answers[watch].messages and len(client.answers[batch].messages) == 2):
+                await client.more()
+
+        door.draining.set()
+        ended = await client.ended(batch)
+        with trio.fail_after(PATIENCE):
+            while len(client.answers[watch].messages) < 2:
+                await client.more()
+        assert (ended.status, ended.said["operato-kind"]) == (GrpcStatus.UNAVAILABLE, "shutdown")
+        states = [HealthCheckResponse.FromString(data).status for data in client.answers[watch].messages]
+        assert states == [HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING]
+        assert client.goaways[0].error_code == 0
+        with pytest.raises(OSError, match=r"all attempts|refused"):
+            await door.raw()
+
+        hanging.go_on.set()
+        assert (await client.ended(running)).message().result_json == "late"
+        door.closed.set()
+        assert (await client.ended(watch)).status == GrpcStatus.UNAVAILABLE
+        await client.until_closed()
+        await door.ended.wait()
+
+
+async def test_new_calls_are_refused_while_draining_on_connections_that_are_open(door: OpenDoor) -> None:
+    client = await door.connect()
+    await client.call(ECHO, REQUEST)
+    number = await client.send(ECHO, end=False, flush=False)  # on its way while the server begins to drain
+    client.http.send_data(number, framed(REQUEST), end_stream=True)
+    door.draining.set()
+    await trio.testing.wait_all_tasks_blocked()
+    await client.flush()
+    answer = await client.ended(number)
+
+    assert (answer.status, answer.said["operato-kind"]) == (GrpcStatus.UNAVAILABLE, "shutdown")
+
+
+async def test_what_does_not_end_is_cut_off_and_told() -> None:
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method}) as door:
+        client = await door.connect()
+        number = await client.send(HANG, REQUEST)
+        await wait_until(lambda: hanging.begun == 1, "the call begins")
+
+        door.draining.set()
+        door.closed.set()
+        answer = await client.ended(number)
+
+        assert (answer.status, hanging.cancelled) == (GrpcStatus.UNAVAILABLE, 1)
+        with trio.fail_after(PATIENCE):
+            await door.ended.wait()
+
+
+async def test_clients_that_stay_do_not_hold_the_end_up() -> None:
+    """From Python 3.12 on `wait_closed` of an asyncio server waits for its clients."""
+    async with open_door(METHODS) as door:
+        idle, silent = await door.connect(), await door.raw()
+        await idle.call(ECHO, REQUEST)
+        door.draining.set()
+        door.closed.set()
+        with trio.fail_after(PATIENCE):
+            await door.ended.wait()
+        await silent.aclose()
+
+
+async def test_cancelling_the_door_cuts_all_off_at_once() -> None:
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method}) as door:
+        client = await door.connect()
+        await client.send(HANG, REQUEST)
+        await wait_until(lambda: hanging.begun == 1, "the call begins")
+
+        door.scope.cancel()
+        await client.until_closed()
+        with trio.fail_after(PATIENCE):
+            await door.ended.wait()
+
+        assert hanging.cancelled == 1
+
+
+async def test_a_port_that_is_taken_is_one_clean_error(door: OpenDoor) -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await serve(
+            {},
+            host="127.0.0.1",
+            port=door.port,
+            limits=GrpcLimits(),
+            draining=trio.Event(),
+            closed=trio.Event(),
+        )
+
+    leaf: BaseException = caught.value
+    while isinstance(leaf, BaseExceptionGroup):
+        (leaf,) = leaf.exceptions
+    assert isinstance(leaf, OSError)
+    assert f"port {door.port} (`grpc_port`)" in str(leaf)
+
+
+# Health and reflection
+
+
+async def test_health(door: OpenDoor) -> None:
+    client = await door.connect()
+
+    all_of_it = await client.call(CHECK, HealthCheckRequest())
+    service = await client.call(CHECK, HealthCheckRequest(service="test.Test"))
+    unknown = await client.call(CHECK, HealthCheckRequest(service="nothing"))
+    watch = await client.send(WATCH, HealthCheckRequest(service="nothing"))
+    with trio.fail_after(PATIENCE):
+        while not client.answers[watch].messages:
+            await client.more()
+
+    assert all_of_it.message(HealthCheckResponse).status == HealthCheckResponse.SERVING
+    assert service.message(HealthCheckResponse).status == HealthCheckResponse.SERVING
+    assert unknown.status == GrpcStatus.NOT_FOUND
+    (state,) = client.answers[watch].messages
+    assert HealthCheckResponse.FromString(state).status == HealthCheckResponse.SERVICE_UNKNOWN
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection(door: OpenDoor, version: str) -> None:
+    client = await door.connect()
+    wanted = [
+        ServerReflectionRequest(list_services=""),
+        ServerReflectionRequest(file_containing_symbol="operato.runner.v1.ExecutorService"),
+        ServerReflectionRequest(file_by_filename="nothing.proto"),
+    ]
+
+    answer = await client.call(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo", *wanted)
+    services, file, nothing = (ServerReflectionResponse.FromString(data) for data in answer.messages)
+
+    assert [s.name for s in services.list_services_response.service] == ["grpc.health.v1.Health", "test.Test"]
+    (described,) = (FileDescriptorProto.FromString(d) for d in file.file_descriptor_response.file_descriptor_proto)
+    assert [s.name for s in described.service] == ["ExecutorService", "ModuleService"]
+    assert nothing.error_response.error_code == GrpcStatus.NOT_FOUND
+
+
+# Nothing stays
+
+
+@asynccontextmanager
+async def unchanged(clients: int = 0) -> AsyncIterator[None]:
+    """Check that as many tasks and descriptors are there afterwards as before."""
+    before, fds = trio.lowlevel.current_statistics().tasks_living, len(open_fds())
+    yield
+    await wait_until(
+        lambda: trio.lowlevel.current_statistics().tasks_living <= before and len(open_fds()) <= fds,
+        lambda: f"{trio.lowlevel.current_statistics().tasks_living - before} tasks, {len(open_fds()) - fds} fds",
+    )
+
+
+async def test_two_thousand_calls_of_all_kinds_leave_nothing() -> None:
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method, **METHODS}) as door:
+        warm = await door.connect()
+        await warm.call(ECHO, REQUEST)
+        async with unchanged():
+            for _ in range(20):
+                client = await door.connect()
+                for number in range(100):
+                    match number % 4:
+                        case 0:
+                            assert (await client.call(ECHO, REQUEST)).status == 0
+                        case 1:
+                            assert (await client.call("/test.Test/Refuse", REQUEST)).status == 8
+                        case 2:
+                            await client.reset(await client.send(HANG, REQUEST))
+                        case 3:
+                            assert (await client.call(HANG, REQUEST, metadata={"grpc-timeout": "1m"})).status == 4
+                await client.aclose()
+        assert (await warm.call(ECHO, REQUEST)).status == 0
+
+
+def test_frames_are_what_the_tests_take_them_for() -> None:
+    """The bytes above are written by hand; a frame that hyperframe does not read as meant would test nothing."""
+    frame, size = Frame.parse_frame_header(memoryview(PREFACE[24:33]))
+    assert (type(frame).__name__, size) == ("SettingsFrame", 0)
+    assert isinstance(Frame.parse_frame_header(memoryview(b"\0\0\x05\0\0\0\0\0\x01"))[0], DataFrame)
+    assert isinstance(Frame.parse_frame_header(memoryview(b"\0\0\x01\x01\x05\0\0\0\x01"))[0], HeadersFrame)

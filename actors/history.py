@@ -234,9 +234,9 @@ class History:
     async def lost(self) -> tuple[Execution, ...]:
         """Return what was running when the last runner ended, whole and oldest first; these failed as `lost`.
 
-        They have the events that were stored. Their `events_count`, from which one that is tried again numbers its
-        events, is at least 1,000,000 above every number that a reader of the last runner may have seen stored:
-        what it saw and was not stored is below it too.
+        They have the events that were stored. One that is tried again numbers its events from `events_count`, which is
+        1,000,000 above the next multiple of 1,000,000 over the highest stored number: a reader may have seen more than
+        was stored, and no number may come twice.
         """
         return await self._get_all(self._opened().past.lost)
 

@@ -232,9 +232,9 @@ class History:
     def left(self) -> Past:
         """Return the ids of what the last runner left, oldest first: what was queued, and what it lost.
 
-        Those that were running failed as `lost` when the history was opened. They have the events that were stored.
-        Their `events_count`, from which one that is tried again numbers its events, is at least 1,000,000 above every
-        number that a reader of the last runner may have seen stored: what it saw and was not stored is below it too.
+        Those that were running failed as `lost` when the history was opened, with the events that were stored. One that
+        is tried again numbers its events from `events_count`, which is 1,000,000 above the next multiple of 1,000,000
+        over the highest stored number: a reader may have seen more than was stored, and no number may come twice.
         """
         return self._opened().past
 

@@ -153,6 +153,23 @@ def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str,
     return {k: v for k, v in environ.items() if k.upper() in names or k.startswith(kept)}
 
 
+def shown_default(setting: Setting) -> str | None:
+    """Return the default as people write it, or None where there is none."""
+    default: Any = setting.attribute.default
+    value = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+    return None if value is None else _shown(setting, value)
+
+
+def form_of(setting: Setting) -> str:
+    """Return what a setting takes, as one word: DURATION, SIZE, NUMBER, PATH or TEXT; empty for truths."""
+    name, kind = setting.attribute.name, _kind(setting)
+    if name.endswith("_seconds"):
+        return "DURATION"
+    if name.endswith("_bytes"):
+        return "SIZE"
+    return {bool: "", int: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
+
+
 def default_of(setting: Setting) -> Any:
     """Return the value of a setting that nobody gave; paths are made absolute."""
     default: Any = setting.attribute.default

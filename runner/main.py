@@ -24,6 +24,7 @@ from config.settings import Settings
 from protocol.errors import ErrorKind, error
 from runner.auth import Principal, Verifier, sign
 from runner.http import HttpLimits, serve
+from runner.ports import told_what_to_do
 from runner.reload import Bell, Reloader
 from runner.rest import make_app
 from runner.secret import load_or_make_secret
@@ -155,14 +156,15 @@ async def _open_doors(
 
     async def door(*, task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
         try:
-            await serve(
-                make_app(service, verifier),
-                host=server.host,
-                port=server.rest_port,
-                limits=limits,
-                shutdown=closed,
-                task_status=task_status,
-            )
+            with told_what_to_do(server.host, server.rest_port, "--rest-port"):
+                await serve(
+                    make_app(service, verifier),
+                    host=server.host,
+                    port=server.rest_port,
+                    limits=limits,
+                    shutdown=closed,
+                    task_status=task_status,
+                )
         finally:
             bound.ended.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from attrs import asdict
 
 from config.descriptions import DESCRIPTIONS
 from config.load import SETTINGS, Loaded, describe, form_of, load_settings, secret_values, shown_default
@@ -25,11 +27,8 @@ _SCOPES = (
     "[executions:run modules:read]"
 )
 
-_NOT_RUN = frozenset(
-    {"host", "rest", "rest_port", "grpc", "grpc_port", "ready_file", "max_connections", "drain_timeout", "keep_alive"}
-    | {"body_timeout", "send_timeout", "reload"}
-)
-"""Settings of the doors, which a run without a server accepts and does not need."""
+_RUN = {"max_frame", "data_dir", "venv_path", "offline", "grace", "kept_output", "log_format", "log_level"}
+"""Settings that matter without a server; the others are accepted."""
 
 
 class Commands(click.Group):
@@ -59,17 +58,20 @@ def main() -> None:
     cli.main(arguments, prog_name="operato-runner")
 
 
-def show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
-    """Print the version: that of the source when this runs from it, else of what is installed."""
-    if not wanted:
-        return
+def version_of_this() -> str:
+    """Return the version: that of the source when this runs from it, else of what is installed."""
     source = Path(__file__).parents[1] / "pyproject.toml"
     try:
-        said = tomllib.loads(source.read_text())["project"]["version"] + " (from source)"
+        return str(tomllib.loads(source.read_text())["project"]["version"]) + " (from source)"
     except (OSError, ValueError, KeyError):
-        said = version("operato-runner")
-    click.echo(f"operato-runner {said}")
-    ctx.exit()
+        return version("operato-runner")
+
+
+def show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """Print the version."""
+    if wanted:
+        click.echo(f"operato-runner {version_of_this()}")
+        ctx.exit()
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -100,7 +102,7 @@ def settings_options(*, besides: Container[str] = ()) -> Callable[[Callable[...,
                 help=DESCRIPTIONS.get(setting.name, "") + shown,
             )
             function = option(function)
-        text = "modules file  [modules.yaml]"
+        text = "modules file, also OPERATO_CONFIG  [modules.yaml]"
         return click.option("--config", default=None, metavar="PATH", help=text)(function)
 
     return add
@@ -175,9 +177,11 @@ def serve(**options: Any) -> None:
 @click.argument("module")
 @click.argument("data", metavar="[JSON]", default="")
 @click.option("--timeout", default=None, metavar="DURATION", help="can only shorten the module's own: 5, 500ms, 2m")
-@settings_options(besides=_NOT_RUN)
+@settings_options(besides=frozenset(SETTINGS) - _RUN)
 def run(module: str, data: str, timeout: str | None, **options: Any) -> None:
-    """Run MODULE once without a server, with JSON (or `-`: standard input) as its input; without any it is null.
+    """Run one module without a server: MODULE, with JSON as its input.
+
+    `-` reads the input from standard input; without any it is null.
 
     The result goes to standard output, what the handler printed to standard error once it has ended. The exit code
     tells the kind of failure; 0 is success. Only this module of the file is started, and nothing is recorded.
@@ -207,7 +211,9 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> None:
 @click.option("--module", "globs", multiple=True, metavar="GLOB", help="only these modules; can be given again")
 @settings_options(besides=frozenset(SETTINGS) - {"data_dir", "jwt_secret", "jwt_issuer", "jwt_audience"})
 def token(subject: str, scope: str, expires: str, globs: tuple[str, ...], **options: Any) -> None:
-    """Print a token signed with `jwt_secret`, or with the runner's own secret in the data directory.
+    """Print a token for callers.
+
+    It is signed with `jwt_secret`, or with the runner's own secret in the data directory, which is made when needed.
 
     A runner that verifies tokens by a public key or a JWKS URL cannot sign any: who holds the private key does.
     """
@@ -239,7 +245,9 @@ def config() -> None:
 @config.command()
 @settings_options()
 def check(**options: Any) -> None:
-    """Read settings and modules; print every value with its source, or all mistakes with file, line and field.
+    """Print every setting with its source, or all mistakes.
+
+    Mistakes of settings and modules are told at once, with file, line and field.
 
     Nothing is started, built or written. Exit code: 0 when there is no mistake, else 2.
     """
@@ -265,3 +273,31 @@ def _missing(names: Iterable[str]) -> list[str]:
     except ConfigError as problem:
         return [f"secrets: {mistake}" for mistake in problem.mistakes]
     return []
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of text")
+@settings_options()
+def doctor(as_json: bool, **options: Any) -> None:
+    """Say what this machine can do for the modules.
+
+    Looks at the kinds of environment, at how limits are held, at uv and the Pythons, folders, ports and secrets; where
+    something is missing, the remedy is told. Nothing is left behind, and a runner that is running is not disturbed.
+    Exit code: 0 when what the modules file asks for can work here, 1 when not, 2 for a mistake in the configuration.
+    """
+    with told():
+        if options.get("log_level") is None:
+            options["log_level"] = "error"
+        loaded = _load(options)
+        from runner.doctor import State, examine, text_of  # noqa: PLC0415
+        from runner.main import surroundings  # noqa: PLC0415
+
+        findings = examine(loaded, surroundings())
+        works = all(finding.state is not State.FAILED for finding in findings)
+        if as_json:
+            document = {"ok": works, "version": version_of_this(), "findings": [asdict(f) for f in findings]}
+            click.echo(json.dumps(document, indent=1))
+        else:
+            click.echo(f"operato-runner {version_of_this()}\n\n{text_of(findings)}")
+        sys.stdout.flush()
+        sys.exit(0 if works else 1)

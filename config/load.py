@@ -93,6 +93,8 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None 
     environ = os.environ if environ is None else environ
     mistakes: list[Mistake] = []
     config, config_source = _config_path(options, environ, mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
     file, file_mistakes = read_modules(config)
     mistakes += _missing(config, config_source) or file_mistakes
     givens = [

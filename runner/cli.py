@@ -55,7 +55,13 @@ def main() -> None:
     known = {*cli.commands, "--help", "-h", "--version"}
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in known):
         arguments = ["serve", *arguments]
-    cli.main(arguments, prog_name="operato-runner")
+    try:
+        sys.exit(cli.main(arguments, prog_name="operato-runner", standalone_mode=False) or 0)
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(problem.exit_code)
+    except click.Abort:  # Ctrl-C before a command had begun
+        sys.exit(_INTERRUPTED)
 
 
 def version_of_this() -> str:
@@ -259,7 +265,7 @@ def check(**options: Any) -> None:
             click.echo(f"{name:<{width}}  {value:<{middle}}  {source}")
         click.echo(f"\n{len(loaded.modules.modules)} modules:")
         for spec in loaded.modules.modules:
-            said = " ".join(spec.description.split())
+            said = "".join(c if c.isprintable() else " " for c in " ".join(spec.description.split()))
             click.echo(f"  {spec.name}  ({spec.env}, {spec.isolation})  {said}".rstrip())
             for line in _missing(spec.secrets):
                 click.echo(f"    {line}")

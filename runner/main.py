@@ -110,16 +110,25 @@ async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
     """Return the verifier, and the secret when it is the runner's own (zero configuration)."""
     auth = settings.auth
     if auth.secret or auth.public_key_file or auth.jwks_url:
-        key = auth.public_key_file.read_bytes() if auth.public_key_file else None
+        key = None if auth.public_key_file is None else _read_key(auth.public_key_file)
         return Verifier(auth, public_key=key), None
     if not _is_loopback(settings.server.host):
         remedy = "configure `jwt_secret`, `jwt_public_key_file` or `jwt_jwks_url`, or listen on 127.0.0.1"
-        text = f"{settings.server.host!r} can be reached from other machines, and no key is configured; {remedy}"
+        text = f"{settings.server.host!r:.80} is no loopback address, and no key for tokens is configured; {remedy}"
         raise ConfigError([Mistake(text, None, None, "host")])
     secret, made = await trio.to_thread.run_sync(load_or_make_secret, settings.store.data_dir)
     if made:
         log.info("a secret for tokens was made", file=str(settings.store.data_dir / "jwt-secret"))
     return Verifier(auth, secret=secret), secret
+
+
+def _read_key(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(1024 * 1024)
+    except OSError as problem:
+        text = f"{file} cannot be read: {problem.strerror}"
+        raise ConfigError([Mistake(text, None, None, "jwt_public_key_file")]) from None
 
 
 def _is_loopback(host: str) -> bool:
@@ -177,9 +186,7 @@ def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loa
     ready = {"pid": os.getpid(), "rest": [list(address) for address in bound.rest]}
     log.info("ready", modules=len(loaded.modules.modules), **ready)
     if settings.server.ready_file is not None:
-        temporary = settings.server.ready_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(ready) + "\n")
-        temporary.replace(settings.server.ready_file)
+        _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
     if secret is None or not bound.rest:
         return
     token = sign(
@@ -199,6 +206,16 @@ def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loa
         '    -d \'{"name": "world"}\'\n\n'
     )
     sys.stderr.flush()
+
+
+def _write_whole(file: Path, text: str) -> None:
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        temporary.replace(file)
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise OSError(problem.errno, f"`ready_file` {file} cannot be written: {problem.strerror}") from None
 
 
 async def _drain(service: Service, seconds: float) -> bool:

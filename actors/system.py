@@ -133,6 +133,7 @@ async def open_system(
             with trio.CancelScope(shield=True):
                 await table.sweep()
                 await history.aclose()
+            limits.close()
             shutil.rmtree(work, ignore_errors=True)
             history_nursery.cancel_scope.cancel()
 

@@ -93,6 +93,8 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None 
     environ = os.environ if environ is None else environ
     mistakes: list[Mistake] = []
     config, config_source = _config_path(options, environ, mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
     file, file_mistakes = read_modules(config)
     mistakes += _missing(config, config_source) or file_mistakes
     givens = [
@@ -161,6 +163,23 @@ def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str,
     names = {"PATH", "HOME", "LANG", "TMPDIR", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NETRC"}
     kept = ("UV_", "XDG_", "SSL_CERT_")
     return {k: v for k, v in environ.items() if k.upper() in names or k.startswith(kept)}
+
+
+def shown_default(setting: Setting) -> str | None:
+    """Return the default as people write it, or None where there is none."""
+    default: Any = setting.attribute.default
+    value = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+    return None if value is None else _shown(setting, value)
+
+
+def form_of(setting: Setting) -> str:
+    """Return what a setting takes, as one word: DURATION, SIZE, NUMBER, PATH or TEXT; empty for truths."""
+    name, kind = setting.attribute.name, _kind(setting)
+    if name.endswith("_seconds"):
+        return "DURATION"
+    if name.endswith("_bytes"):
+        return "SIZE"
+    return {bool: "", int: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
 
 
 def default_of(setting: Setting) -> Any:

@@ -26,8 +26,8 @@ Where: TypeAlias = tuple[str | int, ...]
 
 MAX_BYTES = 16 * 1024 * 1024
 """Size of one file."""
-MAX_VALUES = 100_000
-"""Values that one file may hold once its aliases are followed; aliases of aliases grow without end."""
+MAX_REPEATED = 100_000
+"""Values that the aliases of one file may repeat; aliases of aliases grow without end."""
 MAX_DEPTH = 64
 """Levels of nesting of one file; an alias to its own parent has no last level."""
 
@@ -249,7 +249,8 @@ class _Reader:
         self.blocks: dict[Where, int] = {}
         self.wrongs: list[Wrong] = []
         self._scalars = yaml.constructor.SafeConstructor()
-        self._seen = 0
+        self._met: set[int] = set()
+        self._repeated = 0
 
     def read(self, node: yaml.Node, where: Where) -> Any:
         """Return the value of `node`, which stands at `where`. Raises `Wrong` when a limit is passed."""
@@ -270,9 +271,12 @@ class _Reader:
         return self._unknown(node, where)
 
     def _spend(self, node: yaml.Node) -> None:
-        self._seen += 1
-        if self._seen > MAX_VALUES:
-            raise Wrong(f"holds more than {MAX_VALUES} values once its aliases are followed", line=_line(node))
+        if id(node) not in self._met:
+            self._met.add(id(node))
+            return
+        self._repeated += 1
+        if self._repeated > MAX_REPEATED:
+            raise Wrong(f"repeats more than {MAX_REPEATED} values by its aliases", line=_line(node))
 
     def _scalar(self, node: yaml.ScalarNode, where: Where) -> Any:
         if node.style == "|":

@@ -120,7 +120,8 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
             names.setdefault(name, document.line(Wrong("", (*where, "name"))))
         files += _named_files(data, absolute.parent)
         spec, found = _read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
-        wrongs += [wrong.under(where) for wrong in found]
+        unread = {wrong.where for wrong in document.wrongs}
+        wrongs += [told for wrong in found if (told := wrong.under(where)).where not in unread]
         if spec is not None:
             specs.setdefault(spec.name, spec)
     mistakes = [document.mistake(wrong, str(path), labels) for wrong in wrongs]
@@ -254,7 +255,7 @@ def _requirements(file: Path, shown: str, root: Path | None, _data: object) -> t
     try:
         return requirements.read_requirements(file, root=root)
     except Wrong as wrong:
-        raise Wrong(f"{shown}: {wrong.message}", allowed="a list, or the name of a requirements file") from None
+        raise Wrong(f"{shown:.80}: {wrong.message}", allowed="a list, or the name of a requirements file") from None
 
 
 def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:

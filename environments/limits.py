@@ -1,7 +1,16 @@
 """Memory, CPU and process limits of a worker, enforced from outside its interpreter, by what this machine has.
 
-Control groups where one may be written (version 2 with its controllers delegated, or version 1), else the runner
-watches the tree: resident memory and the number of processes are sampled, and CPUs are given by affinity.
+Control groups where one may be written (version 2 where a group was delegated, or version 1), else the runner watches
+the tree: resident memory and the number of processes are sampled, and CPUs are given by affinity.
+
+Passing `processes` looks different on either way, because the kernel refuses and a watcher can only end:
+
+- In a control group the fork (or the thread: the kernel counts both) that would be one too many fails inside the
+  handler with EAGAIN. Python raises BlockingIOError, or RuntimeError for a thread. The handler may go on; what it does
+  not catch is its `handler_error`. With `isolation: fork`, and no room for the fork of the call itself, it is
+  `worker_crashed`.
+- Watched, all processes below the worker are counted every 0.1 s, threads are not. When there are more, the worker and
+  its tree are killed: `worker_crashed`, whose message names the field.
 """
 
 from __future__ import annotations
@@ -9,12 +18,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from attrs import frozen
 
 from environments import proc
+from environments.cgroup import CONTROLLERS, Delegation, Files
 
 _CPU_PERIOD_US = 100_000
 WATCH_SECONDS = 0.1
@@ -80,49 +91,67 @@ def _mounts() -> dict[str, Path]:
 
 
 class LimitKeeper:
-    """Knows what this machine can enforce, and puts workers under their limits. `enforcement` is what doctor shows."""
+    """Knows what this machine can enforce, and puts workers under their limits. `enforcement` is what doctor shows.
 
-    def __init__(self, name: str) -> None:
+    Where a control group of version 2 was delegated, making this moves the process into a leaf of it; `close` moves it
+    back. `groups` and `mounts` are those of this process: controller to path, version 2 under the empty string.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        groups: Mapping[str, str] | None = None,
+        mounts: Mapping[str, Path] | None = None,
+        files: Files | None = None,
+    ) -> None:
         self._name = name
+        self._files = files or Files()
         self._count = 0
-        self._parents = self._probe()
+        groups = _own_groups() if groups is None else groups
+        mounts = _mounts() if mounts is None else mounts
+        self._delegation = None
+        if "" in groups and "" in mounts:
+            self._delegation = Delegation.open(mounts[""], groups[""], name, os.getpid(), self._files)
+        self._parents = self._probe(groups, mounts)
         self.enforcement = Enforcement(
             memory=self._how("memory", "watched"),
             cpus=self._how("cpu", "affinity"),
             processes=self._how("pids", "watched"),
         )
 
+    def close(self) -> None:
+        """Put back what was arranged for control groups; the workers have ended."""
+        if self._delegation is not None:
+            self._delegation.close()
+
     def _how(self, controller: str, otherwise: str) -> str:
         if controller not in self._parents:
             return otherwise
-        return "cgroup-v2" if self._parents[controller].joinpath("cgroup.controllers").exists() else "cgroup-v1"
+        return "cgroup-v2" if self._by_delegation(controller) else "cgroup-v1"
 
-    def _probe(self) -> dict[str, Path]:
+    def _by_delegation(self, controller: str) -> bool:
+        return self._delegation is not None and controller in self._delegation.controllers
+
+    def _probe(self, groups: Mapping[str, str], mounts: Mapping[str, Path]) -> dict[str, Path]:
         """Return controller -> group in which this process may make groups that have that controller."""
-        groups, mounts = _own_groups(), _mounts()
         usable: dict[str, Path] = {}
-        for controller in ("memory", "cpu", "pids"):
-            for key in ("", controller):
-                if key not in mounts:
-                    continue
-                parent = mounts[key] / groups.get(key, "/").lstrip("/")
+        for controller in CONTROLLERS:
+            if self._delegation is not None and self._by_delegation(controller):
+                usable[controller] = self._delegation.group
+            elif controller in mounts:
+                parent = mounts[controller] / groups.get(controller, "/").lstrip("/")
                 if not parent.is_dir():  # the path is the host's and this is a container
-                    parent = mounts[key]
-                if self._can_make(parent, controller, version_2=key == ""):
+                    parent = mounts[controller]
+                if self._can_make(parent):
                     usable[controller] = parent
-                    break
         return usable
 
-    def _can_make(self, parent: Path, controller: str, *, version_2: bool) -> bool:
+    def _can_make(self, parent: Path) -> bool:
         probe = parent / f"{self._name}-probe"
         try:
-            if version_2:
-                if controller not in (parent / "cgroup.controllers").read_text().split():
-                    return False
-                if controller not in (parent / "cgroup.subtree_control").read_text().split():
-                    (parent / "cgroup.subtree_control").write_text(f"+{controller}")
-            probe.mkdir(exist_ok=True)
-            probe.rmdir()
+            self._files.make(probe)
+            self._files.remove(probe)
         except OSError:
             return False
         return True
@@ -144,11 +173,11 @@ class LimitKeeper:
             if limits.cpus is not None:
                 self._cpus(groups, name, limits.cpus, pid)
             for group in groups:
-                (group / "cgroup.procs").write_text(str(pid))
+                self._files.write(group / "cgroup.procs", str(pid))
         except BaseException:
             for group in groups:
                 with contextlib.suppress(OSError):
-                    group.rmdir()
+                    self._files.remove(group)
             raise
         return _Held(
             pid=pid,
@@ -156,6 +185,7 @@ class LimitKeeper:
             limits=limits,
             watch_memory=watch_memory,
             watch_processes=watch_processes,
+            files=self._files,
         )
 
     def _group(self, groups: dict[Path, None], controller: str, name: str) -> Path | None:
@@ -163,7 +193,7 @@ class LimitKeeper:
         if parent is None:
             return None
         group = parent / name
-        group.mkdir(exist_ok=True)
+        self._files.make(group)
         groups[group] = None
         return group
 
@@ -216,6 +246,7 @@ class _Held:
     limits: Limits
     watch_memory: bool
     watch_processes: bool
+    files: Files
 
     def watched(self) -> bool:
         return self.watch_memory or self.watch_processes
@@ -225,7 +256,7 @@ class _Held:
         if memory is not None and (self._group_killed() or (self.watch_memory and self._resident() > memory)):
             return f"the processes of the execution passed the memory limit of {memory} bytes"
         if self.watch_processes and len(proc.descendants(self.pid)) > (self.limits.processes or 0):
-            return f"the execution started more than {self.limits.processes} processes"
+            return f"the execution started more than {self.limits.processes} processes; its limit is `processes`"
         return None
 
     def _group_killed(self) -> bool:
@@ -244,4 +275,4 @@ class _Held:
     def release(self) -> None:
         for group in self.groups:
             with contextlib.suppress(OSError):
-                group.rmdir()
+                self.files.remove(group)

@@ -251,11 +251,13 @@ def sign(
 
     Raises `RunnerError` (`bad_input`) for a short secret, no subject, an unknown scope or a time out of range.
     """
-    key = hmac_key(secret).key
+    key, modules = hmac_key(secret).key, list(modules)
     unknown = sorted(set(scopes) - SCOPES)
     now = int(time.time())
     if not subject:
         raise error(ErrorKind.BAD_INPUT, "a token needs a subject", field="subject")
+    if any(not _is_text(given) for given in (subject, *modules)):
+        raise error(ErrorKind.BAD_INPUT, "subject and modules must be text in UTF-8", field="subject")
     if unknown:
         message = f"unknown scope {', '.join(unknown)}; there are {', '.join(sorted(SCOPES))}"
         raise error(ErrorKind.BAD_INPUT, message, field="scope")
@@ -263,9 +265,14 @@ def sign(
         raise error(ErrorKind.BAD_INPUT, "a token expires in the future, before the year 10000", field="expires")
     claims: dict[str, Any] = {"sub": subject, "scope": " ".join(scopes), "iat": now}
     claims["exp"] = math.ceil(now + expires_seconds)
-    optional = {"iss": issuer, "aud": audience, "modules": list(modules) or None}
+    optional = {"iss": issuer, "aud": audience, "modules": modules or None}
     claims.update((name, value) for name, value in optional.items() if value is not None)
     return jwt.encode(claims, key, algorithm="HS256")
+
+
+def _is_text(given: str) -> bool:
+    """Return whether it has no bytes of a command line that are no characters."""
+    return all(not "\ud800" <= character <= "\udfff" for character in given)
 
 
 def bearer(header: str | None) -> str:

@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
+from attrs import asdict
 
-from config.load import SETTINGS, Loaded, default_of, describe, load_settings
-from config.mistakes import ConfigError
-from protocol.errors import RunnerError
+from config.descriptions import DESCRIPTIONS
+from config.load import SETTINGS, Loaded, describe, form_of, load_settings, secret_values, shown_default
+from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
+from protocol.errors import ErrorKind, RunnerError, error
 
-_UNITS = {"_seconds": "seconds", "_bytes": "bytes"}
+_SYSTEM = 74
+_INTERRUPTED = 130
+_SCOPES = (
+    "separated by spaces, of executions:run executions:read modules:read modules:write admin  "
+    "[executions:run modules:read]"
+)
+
+_RUN = {"max_frame", "data_dir", "venv_path", "offline", "grace", "kept_output", "log_format", "log_level"}
+"""Settings that matter without a server; the others are accepted."""
+
+
+class Commands(click.Group):
+    """A group that says which command may have been meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command, or end with its name and one that is near."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            hint = did_you_mean(name, self.commands)
+            if name.endswith((".yaml", ".yml")):
+                hint = f"; did you mean `serve --config {name}`?"
+            ctx.fail(f"there is no command {name!r}{hint or '; there are ' + ', '.join(sorted(self.commands))}")
+        return super().resolve_command(ctx, args)
 
 
 def main() -> None:
@@ -26,40 +55,63 @@ def main() -> None:
     known = {*cli.commands, "--help", "-h", "--version"}
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in known):
         arguments = ["serve", *arguments]
-    cli.main(arguments, prog_name="operato-runner")
-
-
-def _version() -> str:
     try:
+        sys.exit(cli.main(arguments, prog_name="operato-runner", standalone_mode=False) or 0)
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(problem.exit_code)
+    except click.Abort:  # Ctrl-C before a command had begun
+        sys.exit(_INTERRUPTED)
+
+
+def version_of_this() -> str:
+    """Return the version: that of the source when this runs from it, else of what is installed."""
+    source = Path(__file__).parents[1] / "pyproject.toml"
+    try:
+        return str(tomllib.loads(source.read_text())["project"]["version"]) + " (from source)"
+    except (OSError, ValueError, KeyError):
         return version("operato-runner")
-    except PackageNotFoundError:
-        return "from source"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(_version(), prog_name="operato-runner")
+def show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """Print the version."""
+    if wanted:
+        click.echo(f"operato-runner {version_of_this()}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version, help="Print the version."
+)
 def cli() -> None:
     """Run Python functions remotely: isolated warm workers over REST.
 
-    Without a command, `serve` is meant.
+    Without a command, `serve` is meant. A setting can be given as an option, as a variable OPERATO_<NAME>, or in the
+    section `runner:` of the modules file; what comes first in this order counts.
     """
 
 
-def settings_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add `--config` and one option for every setting, by its flat name."""
-    for setting in reversed(list(SETTINGS.values())):
-        name = setting.name.replace("_", "-")
-        leaf = setting.attribute
-        default = default_of(setting)
-        unit = next((text for suffix, text in _UNITS.items() if leaf.name.endswith(suffix)), "")
-        shown = f"default {leaf.default if isinstance(leaf.default, Path) else default}" if default is not None else ""
-        text = ", ".join(part for part in (unit, shown, f"${setting.variable}") if part)
-        if isinstance(default, bool):
-            add = click.option(f"--{name}/--no-{name}", setting.name, default=None, help=text)
-        else:
-            add = click.option(f"--{name}", setting.name, default=None, help=text)
-        function = add(function)
-    return click.option("--config", default=None, help="modules file, default modules.yaml, $OPERATO_CONFIG")(function)
+def settings_options(*, besides: Container[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add `--config` and one option for every setting, by its flat name; the help leaves out those of `besides`."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        for setting in reversed(list(SETTINGS.values())):
+            name, form, default = setting.name.replace("_", "-"), form_of(setting), shown_default(setting)
+            shown = "" if default is None else f"  [{default}]"
+            option = click.option(
+                f"--{name}" if form else f"--{name}/--no-{name}",
+                setting.name,
+                default=None,
+                metavar=form or None,
+                hidden=setting.name in besides,
+                help=DESCRIPTIONS.get(setting.name, "") + shown,
+            )
+            function = option(function)
+        text = "modules file, also OPERATO_CONFIG  [modules.yaml]"
+        return click.option("--config", default=None, metavar="PATH", help=text)(function)
+
+    return add
 
 
 @contextmanager
@@ -67,33 +119,41 @@ def told() -> Iterator[None]:
     """Turn what a user can mend into one message and an exit code; bugs keep their traceback."""
     try:
         yield
-    except ConfigError as problem:
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as problem:
+        leaves = list(_leaves(problem))
+        if not all(isinstance(leaf, ConfigError | RunnerError | OSError | KeyboardInterrupt) for leaf in leaves):
+            raise
+        sys.exit(max([_say(leaf) for leaf in leaves], key=lambda code: code != _INTERRUPTED))
+
+
+def _leaves(problem: BaseException) -> Iterator[BaseException]:
+    if isinstance(problem, BaseExceptionGroup):
+        for inner in problem.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield problem
+
+
+def _say(problem: BaseException) -> int:
+    """Print what is wrong, one line for each thing; return the exit code."""
+    if isinstance(problem, ConfigError):
         for mistake in problem.mistakes:
             click.echo(f"error: {mistake}", err=True)
-        sys.exit(2)
-    except (RunnerError, OSError) as problem:
-        _end(problem)
-    except BaseExceptionGroup as group:
-        ours, rest = group.split((RunnerError, OSError))
-        if rest is not None or ours is None:
-            raise
-        _end(_leaf(ours))
-
-
-def _leaf(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
-
-
-def _end(problem: BaseException) -> None:
-    from runner.status import CODES  # noqa: PLC0415
-
+        return 2
     if isinstance(problem, RunnerError):
-        click.echo(f"error: {problem.failure.kind}: {problem.failure.message}", err=True)
-        sys.exit(CODES[problem.failure.kind].exit)
-    click.echo(f"error: {problem}", err=True)
-    sys.exit(74)
+        from runner.status import CODES  # noqa: PLC0415
+
+        for line in problem.failure.message.splitlines() or [""]:
+            click.echo(f"error: {problem.failure.kind}: {line}", err=True)
+        return CODES[problem.failure.kind].exit
+    if isinstance(problem, BrokenPipeError):  # whoever read this has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _SYSTEM
+    if isinstance(problem, OSError):
+        where = "" if problem.filename is None else f": {problem.filename}"
+        click.echo(f"error: {problem.strerror or problem}{where}", err=True)
+        return _SYSTEM
+    return _INTERRUPTED
 
 
 def _load(options: dict[str, Any]) -> Loaded:
@@ -105,7 +165,7 @@ def _load(options: dict[str, Any]) -> Loaded:
 
 
 @cli.command()
-@settings_options
+@settings_options()
 def serve(**options: Any) -> None:
     """Serve the modules of the file until SIGTERM or Ctrl-C.
 
@@ -122,62 +182,81 @@ def serve(**options: Any) -> None:
 @cli.command()
 @click.argument("module")
 @click.argument("data", metavar="[JSON]", default="")
-@click.option("--timeout", type=float, default=None, help="seconds; can only shorten the module's own")
-@settings_options
-def run(module: str, data: str, timeout: float | None, **options: Any) -> None:
-    """Run MODULE once without a server, with JSON (or `-`: standard input) as its input.
+@click.option("--timeout", default=None, metavar="DURATION", help="can only shorten the module's own: 5, 500ms, 2m")
+@settings_options(besides=frozenset(SETTINGS) - _RUN)
+def run(module: str, data: str, timeout: str | None, **options: Any) -> None:
+    """Run one module without a server: MODULE, with JSON as its input.
 
-    The result goes to standard output, what the handler prints to standard error. The exit code tells the kind of
-    failure; 0 is success.
+    `-` reads the input from standard input; without any it is null.
+
+    The result goes to standard output, what the handler printed to standard error once it has ended. The exit code
+    tells the kind of failure; 0 is success. Only this module of the file is started, and nothing is recorded.
     """
     with told():
         if options.get("log_level") is None:
             options["log_level"] = "error"
         loaded = _load(options)
+        names = [spec.name for spec in loaded.modules.modules]
+        if module not in names:
+            raise error(ErrorKind.NOT_FOUND, f"there is no module {module!r:.80}{did_you_mean(module, names)}")
         from runner.main import run_once  # noqa: PLC0415
 
-        text = sys.stdin.read() if data == "-" else data
-        sys.exit(run_once(loaded, module, text.encode(), timeout))
+        limit = loaded.settings.server.max_frame_bytes
+        content = sys.stdin.buffer.read(limit + 1) if data == "-" else os.fsencode(data)
+        if len(content) > limit:
+            text = f"the input is over {limit} bytes; the limit is `max_frame`"
+            raise error(ErrorKind.TOO_LARGE, text, field="$")
+        seconds = None if timeout is None else _duration(timeout, "--timeout")
+        sys.exit(run_once(loaded, module, content, seconds))
 
 
 @cli.command()
-@click.option("--subject", required=True, help="who the token is for (claim sub)")
-@click.option("--scope", default="executions:run modules:read", show_default=True, help="space-separated scopes")
-@click.option("--expires", default="1h", show_default=True, help="how long it is good: 90s, 30m, 1h, 30d")
-@click.option("--module", "globs", multiple=True, help="only these modules (glob; can be given again)")
-@settings_options
+@click.option("--subject", required=True, metavar="NAME", help="who the token is for (claim `sub`)")
+@click.option("--scope", default="executions:run modules:read", metavar="SCOPES", help=_SCOPES)
+@click.option("--expires", default="1h", metavar="DURATION", help="how long it is good: 90s, 30m, 1h, 30d  [1h]")
+@click.option("--module", "globs", multiple=True, metavar="GLOB", help="only these modules; can be given again")
+@settings_options(besides=frozenset(SETTINGS) - {"data_dir", "jwt_secret", "jwt_issuer", "jwt_audience"})
 def token(subject: str, scope: str, expires: str, globs: tuple[str, ...], **options: Any) -> None:
-    """Print a token signed with the runner's own secret."""
+    """Print a token for callers.
+
+    It is signed with `jwt_secret`, or with the runner's own secret in the data directory, which is made when needed.
+
+    A runner that verifies tokens by a public key or a JWKS URL cannot sign any: who holds the private key does.
+    """
     with told():
+        seconds = _duration(expires, "--expires")
         loaded = load_settings(options)
         from runner.main import make_token  # noqa: PLC0415
 
-        click.echo(make_token(loaded.settings, subject, scope.split(), _duration(expires), globs))
+        click.echo(make_token(loaded.settings, subject, scope.split(), seconds, globs))
 
 
-def _duration(text: str) -> float:
-    from config.mistakes import Mistake, Wrong  # noqa: PLC0415
+def _duration(text: str, option: str) -> float:
     from config.units import duration  # noqa: PLC0415
 
-    days = text[:-1] if text.endswith("d") else ""
     try:
-        seconds = float(days) * 86400 if days.replace(".", "", 1).isdigit() else duration(text)
+        seconds = duration(text)
     except Wrong as wrong:
-        raise ConfigError([Mistake(wrong.message, None, None, "--expires", wrong.allowed)]) from None
+        raise ConfigError([Mistake(wrong.message, None, None, option, wrong.allowed)]) from None
     if seconds <= 0:
-        raise ConfigError([Mistake("must be above 0", None, None, "--expires", "90s, 30m, 1h, 30d")])
+        raise ConfigError([Mistake("must be above 0; write 90s, 30m, 1h, 30d", None, None, option)])
     return seconds
 
 
-@cli.group()
+@cli.group(cls=Commands)
 def config() -> None:
     """Look at the configuration."""
 
 
 @config.command()
-@settings_options
+@settings_options()
 def check(**options: Any) -> None:
-    """Read settings and modules; print every value with its source, or all mistakes."""
+    """Print every setting with its source, or all mistakes.
+
+    Mistakes of settings and modules are told at once, with file, line and field.
+
+    Nothing is started, built or written. Exit code: 0 when there is no mistake, else 2.
+    """
     with told():
         loaded = load_settings(options)
         rows = describe(loaded)
@@ -186,4 +265,45 @@ def check(**options: Any) -> None:
             click.echo(f"{name:<{width}}  {value:<{middle}}  {source}")
         click.echo(f"\n{len(loaded.modules.modules)} modules:")
         for spec in loaded.modules.modules:
-            click.echo(f"  {spec.name}  ({spec.env}, {spec.isolation})  {spec.description}")
+            said = "".join(c if c.isprintable() else " " for c in " ".join(spec.description.split()))
+            click.echo(f"  {spec.name}  ({spec.env}, {spec.isolation})  {said}".rstrip())
+            for line in _missing(spec.secrets):
+                click.echo(f"    {line}")
+        sys.stdout.flush()
+
+
+def _missing(names: Iterable[str]) -> list[str]:
+    """Return what is said of secrets that this environment does not have; that of the server may."""
+    try:
+        secret_values(names)
+    except ConfigError as problem:
+        return [f"secrets: {mistake}" for mistake in problem.mistakes]
+    return []
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of text")
+@settings_options()
+def doctor(as_json: bool, **options: Any) -> None:
+    """Say what this machine can do for the modules.
+
+    Looks at the kinds of environment, at how limits are held, at uv and the Pythons, folders, ports and secrets; where
+    something is missing, the remedy is told. Nothing is left behind, and a runner that is running is not disturbed.
+    Exit code: 0 when what the modules file asks for can work here, 1 when not, 2 for a mistake in the configuration.
+    """
+    with told():
+        if options.get("log_level") is None:
+            options["log_level"] = "error"
+        loaded = _load(options)
+        from runner.doctor import State, examine, text_of  # noqa: PLC0415
+        from runner.main import surroundings  # noqa: PLC0415
+
+        findings = examine(loaded, surroundings())
+        works = all(finding.state is not State.FAILED for finding in findings)
+        if as_json:
+            document = {"ok": works, "version": version_of_this(), "findings": [asdict(f) for f in findings]}
+            click.echo(json.dumps(document, indent=1))
+        else:
+            click.echo(f"operato-runner {version_of_this()}\n\n{text_of(findings)}")
+        sys.stdout.flush()
+        sys.exit(0 if works else 1)

@@ -25,6 +25,7 @@ from protocol.errors import ErrorKind, error
 from protocol.events import decode_all, text_of
 from runner.auth import Principal, Verifier, sign
 from runner.http import HttpLimits, serve
+from runner.ports import told_what_to_do
 from runner.reload import Bell, Reloader
 from runner.rest import make_app
 from runner.secret import load_or_make_secret
@@ -109,16 +110,25 @@ async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
     """Return the verifier, and the secret when it is the runner's own (zero configuration)."""
     auth = settings.auth
     if auth.secret or auth.public_key_file or auth.jwks_url:
-        key = auth.public_key_file.read_bytes() if auth.public_key_file else None
+        key = None if auth.public_key_file is None else _read_key(auth.public_key_file)
         return Verifier(auth, public_key=key), None
     if not _is_loopback(settings.server.host):
         remedy = "configure `jwt_secret`, `jwt_public_key_file` or `jwt_jwks_url`, or listen on 127.0.0.1"
-        text = f"{settings.server.host!r} can be reached from other machines, and no key is configured; {remedy}"
+        text = f"{settings.server.host!r:.80} is no loopback address, and no key for tokens is configured; {remedy}"
         raise ConfigError([Mistake(text, None, None, "host")])
     secret, made = await trio.to_thread.run_sync(load_or_make_secret, settings.store.data_dir)
     if made:
         log.info("a secret for tokens was made", file=str(settings.store.data_dir / "jwt-secret"))
     return Verifier(auth, secret=secret), secret
+
+
+def _read_key(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(1024 * 1024)
+    except OSError as problem:
+        text = f"{file} cannot be read: {problem.strerror}"
+        raise ConfigError([Mistake(text, None, None, "jwt_public_key_file")]) from None
 
 
 def _is_loopback(host: str) -> bool:
@@ -135,14 +145,17 @@ class _Bound:
     addresses: dict[str, list[tuple[str, int]]] = field(factory=lambda: {"rest": [], "grpc": []})
     _ended: list[trio.Event] = field(factory=list)
 
-    async def open(self, nursery: trio.Nursery, name: str, door: Callable[..., Awaitable[None]]) -> None:
-        """Start a door, which calls `task_status.started` with its addresses."""
+    async def open(
+        self, nursery: trio.Nursery, name: str, door: Callable[..., Awaitable[None]], host: str, port: int
+    ) -> None:
+        """Start a door, which calls `task_status.started` with its addresses. Raises OSError with the remedy."""
         ended = trio.Event()
         self._ended.append(ended)
 
         async def run(*, task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
             try:
-                await door(task_status=task_status)
+                with told_what_to_do(host, port, f"--{name}-port"):
+                    await door(task_status=task_status)
             finally:
                 ended.set()
 
@@ -175,9 +188,10 @@ async def _open_doors(
         )
         app = make_app(service, verifier)
         rest = partial(serve, app, host=server.host, port=server.rest_port, limits=limits, shutdown=closed)
-        await bound.open(nursery, "rest", rest)
+        await bound.open(nursery, "rest", rest, server.host, server.rest_port)
     if server.grpc:
-        await bound.open(nursery, "grpc", _grpc_door(service, verifier, server, draining, closed))
+        grpc = _grpc_door(service, verifier, server, draining, closed)
+        await bound.open(nursery, "grpc", grpc, server.host, server.grpc_port)
     return bound
 
 
@@ -213,9 +227,7 @@ def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loa
     ready = {"pid": os.getpid(), **{name: [list(a) for a in found] for name, found in bound.addresses.items()}}
     log.info("ready", modules=len(loaded.modules.modules), **ready)
     if settings.server.ready_file is not None:
-        temporary = settings.server.ready_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(ready) + "\n")
-        temporary.replace(settings.server.ready_file)
+        _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
     if secret is None or not bound.addresses["rest"]:
         return
     token = sign(
@@ -235,6 +247,16 @@ def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loa
         '    -d \'{"name": "world"}\'\n\n'
     )
     sys.stderr.flush()
+
+
+def _write_whole(file: Path, text: str) -> None:
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        temporary.replace(file)
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise OSError(problem.errno, f"`ready_file` {file} cannot be written: {problem.strerror}") from None
 
 
 def surroundings() -> Surroundings:

@@ -23,7 +23,7 @@ def load_or_make_secret(data_dir: Path) -> tuple[str, bool]:
         made = not path.exists() and _make_secret(path)
         return _read_secret(path), made
     except OSError as problem:
-        message = f"the secret {path} cannot be read or made: {problem.strerror}"
+        message = f"the secret {path} cannot be read or made ({problem.strerror}); change `data_dir`, or its mode"
         raise error(ErrorKind.UNAVAILABLE, message, field="data_dir") from None
 
 

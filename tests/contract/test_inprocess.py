@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -295,7 +296,8 @@ async def test_the_number_of_modules_is_bounded_and_those_that_run_are_kept(insi
 
 def test_beside_a_library_that_runs_asyncio_on_the_trio_loop(tmp_path):
     """Importing it changes what asyncio takes for the loop of a thread, for the whole process."""
-    pytest.importorskip("trio_asyncio")
+    if importlib.util.find_spec("trio_asyncio") is None:
+        pytest.skip("trio-asyncio is not installed")
     (tmp_path / "m.py").write_text(
         "import asyncio\nasync def init(): await asyncio.sleep(0)\n"
         "async def handler(input):\n    await asyncio.sleep(0)\n    yield type(asyncio.get_running_loop()).__module__\n"

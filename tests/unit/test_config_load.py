@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from config import load
+from config.descriptions import DESCRIPTIONS
 from config.load import SETTINGS, Loaded, base_environment, describe, load_settings, secret_values
 from config.mistakes import ConfigError, Mistake
 from config.settings import MIB, Settings
@@ -113,6 +114,20 @@ def test_every_default_is_allowed_and_every_setting_can_be_read(name):
     assert value_of(given, setting.dotted) == default
     assert load._limits(setting) is not None
     assert name in {row[0] for row in describe(given)}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_says_what_it_is(name):
+    assert DESCRIPTIONS[name]
+    assert load.form_of(SETTINGS[name]) in ("", "DURATION", "SIZE", "NUMBER", "PATH", "TEXT")
+
+
+def test_defaults_are_shown_as_people_write_them():
+    shown = {
+        name: load.shown_default(SETTINGS[name]) for name in ("grace", "max_frame", "rest", "data_dir", "jwt_secret")
+    }
+
+    assert shown == {"grace": "1s", "max_frame": "16MiB", "rest": "true", "data_dir": "data", "jwt_secret": None}
 
 
 # Precedence.

@@ -133,6 +133,7 @@ def test_a_full_module_is_read(tmp_path):
         runner={"rest_port": 8100},
         path=tmp_path / "modules.yaml",
         lines={"rest_port": 2},
+        files=(tmp_path / "jobs",),
     )
 
 
@@ -262,14 +263,14 @@ def test_aliases_of_aliases_end_at_the_limit(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
 
-    check(tmp_path, "\n".join(lines), "modules.yaml:1: holds more than 100000 values once its aliases are followed")
+    check(tmp_path, "\n".join(lines), "modules.yaml:1: repeats more than 100000 values by its aliases")
 
 
 def test_merges_of_merges_end_at_the_limit(tmp_path):
     lines = ["a0: &a0 {k: 1}"]
     lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 9)]
 
-    check(tmp_path, "\n".join(lines), "modules.yaml:2: holds more than 100000 values once its aliases are followed")
+    check(tmp_path, "\n".join(lines), "modules.yaml:1: repeats more than 100000 values by its aliases")
 
 
 # Fields.
@@ -875,3 +876,24 @@ def test_what_is_no_modules_file(tmp_path, make, why):
 
     (only,) = caught.value.mistakes
     assert only.message.startswith(why)
+
+
+def test_many_modules_are_no_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr("config.mistakes.MAX_REPEATED", 10)
+    text = "modules:\n" + "".join(f"  m{number}: {{env: inline, code: x}}\n" for number in range(100))
+
+    assert len(load(tmp_path, text).modules) == 100
+
+
+def test_a_value_that_cannot_be_read_is_told_once(tmp_path):
+    check(
+        tmp_path,
+        "modules: {a: {env: inline, code: x, timeout: " + "9" * 5000 + "}}",
+        f"modules.yaml:1: a.timeout: '{'9' * 60}' cannot be read as int",
+    )
+
+
+def test_a_long_name_of_a_file_is_cut(tmp_path):
+    (found,) = mistakes(tmp_path, f"modules: {{a: {{env: venv, code: x, requirements: {'a' * 5000}}}}}")
+
+    assert len(found) < 200

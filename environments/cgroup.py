@@ -1,0 +1,158 @@
+"""Control groups of version 2: making room for groups of workers in a group that was delegated to the runner.
+
+A group that has processes may not give controllers to groups below it (the rule of no internal processes). So the
+runner moves itself into a leaf of its own first:
+
+    DELEGATED/                      the group in which the runner was started
+        operato-4711-runner/        the runner, and workers without limits
+        operato-4711-1/             a worker
+
+The kernel's root group is never touched, nor a group that somebody else looks after: one counts as delegated when the
+service manager has marked it (`Delegate=yes`), when it belongs to the user that the runner runs as, or when it is the
+root of a control group namespace (a container with a writable cgroup2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from attrs import define, field
+
+CONTROLLERS = ("memory", "cpu", "pids")
+_MARKS = ("trusted.delegate", "user.delegate")
+_OURS = re.compile(r"operato-(?P<pid>\d+)-(?:runner|\d+)")
+
+log = structlog.get_logger("cgroup")
+
+
+class Files:
+    """The operations on groups and their control files. Each raises OSError as the system does."""
+
+    def exists(self, path: Path) -> bool:
+        """Return whether a group has a control file."""
+        return path.exists()
+
+    def read(self, path: Path) -> str:
+        """Return what a control file says."""
+        return path.read_text()
+
+    def write(self, path: Path, text: str) -> None:
+        """Write to a control file in one go."""
+        path.write_text(text)
+
+    def make(self, group: Path) -> None:
+        """Make a group; one that exists is fine."""
+        group.mkdir(exist_ok=True)
+
+    def remove(self, group: Path) -> None:
+        """Remove a group without processes and without groups below it."""
+        group.rmdir()
+
+    def below(self, group: Path) -> list[Path]:
+        """Return the groups directly below a group."""
+        return [path for path in group.iterdir() if path.is_dir()]
+
+    def delegated(self, group: Path) -> bool:
+        """Return whether a group was given to this process by whoever manages groups."""
+        if os.geteuid() != 0:
+            return group.stat().st_uid == os.geteuid()
+        for mark in _MARKS:
+            with contextlib.suppress(OSError):
+                if os.getxattr(group, mark) == b"1":
+                    return True
+        return False
+
+
+@define(eq=False)
+class Delegation:
+    """A group of version 2 in which this process may make groups with `controllers`. `close` puts all back."""
+
+    group: Path
+    controllers: frozenset[str]
+    _files: Files
+    _pid: int
+    _leaf: Path | None = field(default=None, init=False)
+    _enabled: list[str] = field(factory=list, init=False)
+
+    @classmethod
+    def open(cls, mount: Path, own: str, name: str, pid: int, files: Files | None = None) -> Delegation | None:
+        """Return what the group `own` (a path below `mount`) offers; None when it may not be used, or offers nothing.
+
+        `name` begins the names of all groups that are made. Whatever fails is undone.
+        """
+        files = files or Files()
+        group = mount / own.lstrip("/")
+        try:
+            if not _may_use(files, group, own):
+                return None
+            _remove_left_over(files, group)
+            offered = [name for name in CONTROLLERS if name in files.read(group / "cgroup.controllers").split()]
+            opened = cls(group, frozenset(offered), files, pid)
+            if offered:
+                opened._enable(offered, name)
+        except OSError as problem:
+            log.debug("no control groups of version 2", group=str(group), why=str(problem))
+            return None
+        return opened if offered else None
+
+    def _enable(self, wanted: list[str], name: str) -> None:
+        """Give the controllers to groups below. Raises OSError; everything is as before then."""
+        given = self._files.read(self.group / "cgroup.subtree_control").split()
+        missing = [controller for controller in wanted if controller not in given]
+        try:
+            if missing:
+                self._leave(name)
+                self._files.write(self.group / "cgroup.subtree_control", " ".join(f"+{each}" for each in missing))
+                self._enabled = missing
+            probe = self.group / f"{name}-probe"
+            self._files.make(probe)
+            self._files.remove(probe)
+        except OSError:
+            self.close()
+            raise
+
+    def _leave(self, name: str) -> None:
+        """Move this process out of the group into a leaf below it."""
+        if str(self._pid) not in self._files.read(self.group / "cgroup.procs").split():
+            return
+        self._leaf = self.group / f"{name}-runner"
+        self._files.make(self._leaf)
+        self._files.write(self._leaf / "cgroup.procs", str(self._pid))
+
+    def close(self) -> None:
+        """Take the controllers back, return to the group and remove the leaf, as far as that is possible."""
+        steps: list[Callable[[], None]] = []
+        if self._enabled:
+            taken = " ".join(f"-{controller}" for controller in self._enabled)
+            steps.append(lambda: self._files.write(self.group / "cgroup.subtree_control", taken))
+        if (leaf := self._leaf) is not None:
+            steps.append(lambda: self._files.write(self.group / "cgroup.procs", str(self._pid)))
+            steps.append(lambda: self._files.remove(leaf))
+        for step in steps:
+            try:
+                step()
+            except OSError as problem:  # a worker that the kernel does not let go; the group's owner removes the rest
+                log.debug("a control group is left", group=str(self.group), why=str(problem))
+        self._enabled, self._leaf = [], None
+
+
+def _may_use(files: Files, group: Path, own: str) -> bool:
+    """Return whether a group is one for us to arrange."""
+    # The kernel's own root has no type; the root of a namespace is a group like any other.
+    if not files.exists(group / "cgroup.type") or files.read(group / "cgroup.type").strip() != "domain":
+        return False
+    return own.strip("/") == "" or files.delegated(group)
+
+
+def _remove_left_over(files: Files, group: Path) -> None:
+    """Remove the groups of runners that were killed. Those with processes stay."""
+    for path in files.below(group):
+        found = _OURS.fullmatch(path.name)
+        if found and not Path("/proc", found["pid"]).exists():
+            with contextlib.suppress(OSError):
+                files.remove(path)

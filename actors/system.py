@@ -108,27 +108,11 @@ async def open_system(
     async with trio.open_nursery() as history_nursery:
         await history_nursery.start(partial(supervise, lambda: history, name="history"))
         try:
-            async with trio.open_nursery() as executor_nursery:
-                for kind, executor in executors.items():
-                    run = partial(supervise, lambda executor=executor: executor, name=f"executor {kind}")  # type: ignore[misc]
-                    await executor_nursery.start(run)
-                try:
-                    await _publish(registry, executors, specs)
-                    registry.collect()
-                    attempts = Attempts(executors, history, settings.server.max_frame_bytes)
-                    runs = Runs(registry, history, attempts, settings.executor, settings.server.max_frame_bytes)
-                    async with trio.open_nursery() as runs_nursery:
-                        await runs_nursery.start(partial(supervise, lambda: runs, name="runs"))
-                        try:
-                            yield System(registry, executors, history, runs, table)
-                        finally:
-                            runs.stop(at_once=True)
-                            attempts.close()
-                            runs_nursery.cancel_scope.cancel()
-                finally:
-                    for executor in executors.values():
-                        executor.close()
-                    executor_nursery.cancel_scope.cancel()
+            async with _open_executors(executors):
+                await _publish(registry, executors, specs)
+                registry.collect()
+                async with _open_runs(settings, registry, executors, history) as runs:
+                    yield System(registry, executors, history, runs, table)
         finally:
             with trio.CancelScope(shield=True):
                 await table.sweep()
@@ -136,6 +120,38 @@ async def open_system(
             limits.close()
             shutil.rmtree(work, ignore_errors=True)
             history_nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_executors(executors: Mapping[Kind, Executor]) -> AsyncIterator[None]:
+    """Run the executors; their workers have ended when this is left."""
+    async with trio.open_nursery() as nursery:
+        for kind, executor in executors.items():
+            await nursery.start(partial(supervise, lambda executor=executor: executor, name=f"executor {kind}"))  # type: ignore[misc]
+        try:
+            yield
+        finally:
+            for executor in executors.values():
+                executor.close()
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_runs(
+    settings: Settings, registry: Registry, executors: Mapping[Kind, Executor], history: History
+) -> AsyncIterator[Runs]:
+    """Run executions; those that run have ended when this is left."""
+    largest = settings.server.max_frame_bytes
+    attempts = Attempts(executors, history, largest)
+    runs = Runs(registry, history, attempts, settings.executor, largest)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(supervise, lambda: runs, name="runs"))
+        try:
+            yield runs
+        finally:
+            runs.stop(at_once=True)
+            attempts.close()
+            nursery.cancel_scope.cancel()
 
 
 async def _publish(registry: Registry, executors: Mapping[Kind, Executor], specs: Iterable[ModuleSpec]) -> None:

@@ -22,7 +22,7 @@ TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in SO
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
-LONGER_MODULES = {"protocol/guest.py": 600}
+LONGER_MODULES = {"protocol/guest.py": 700}
 """The guest is one file."""
 LONGER_FUNCTIONS: dict[str, int] = {}
 

@@ -334,7 +334,7 @@ class Executor:
 
     def _fill(self, pool: Pool) -> None:
         """Start workers up to the module's `workers.min`, as far as there is room."""
-        if pool.retired or pool.pause(trio.current_time()):
+        if pool.own >= pool.module.spec.workers.min or pool.retired or pool.pause(trio.current_time()):
             return
         total = sum(other.own for other in self._pools.values())
         missing = min(pool.module.spec.workers.min - pool.own, self.settings.max_workers - total)

@@ -19,6 +19,7 @@ from actors.queries import Page, Query
 from actors.registry import Published, Registry
 from actors.rollups import ModuleStats
 from actors.runs import Runs
+from config.schema import validator
 from config.settings import Settings
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, error
@@ -261,10 +262,7 @@ def _checked_input(module: Published, data: bytes) -> msgspec.Raw:
 
 @lru_cache(maxsize=256)
 def _validator(schema: bytes) -> Any:
-    from jsonschema.validators import validator_for  # noqa: PLC0415  (0.1 s to import, few modules have a schema)
-
-    document = msgspec.json.decode(schema)
-    return validator_for(document)(document)
+    return validator(msgspec.json.decode(schema))
 
 
 def _check_schema(schema: bytes, data: bytes) -> None:

@@ -20,7 +20,6 @@ from actors.worker import Worker
 from config.settings import ExecutorSettings
 from environments.base import Availability, Environment, Prepared
 from environments.limits import LimitKeeper, Limits
-from environments.process import ProcessTable
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 
 _MAINTENANCE_SECONDS = 1.0
@@ -49,7 +48,6 @@ class Executor:
 
     environment: Environment
     settings: ExecutorSettings
-    table: ProcessTable
     limits: LimitKeeper
     max_frame_bytes: int
     availability: Availability = field(init=False)
@@ -228,7 +226,7 @@ class Executor:
     def _background(self, worker: Worker) -> None:
         """End a worker that nobody uses. On the way down its own task does that."""
         if self._nursery is not None and not worker.ended:
-            self._nursery.start_soon(worker.retire, name=f"retire {worker.guest.pid}")
+            self._nursery.start_soon(worker.retire, name=f"retire {worker.guest.name}")
 
     def _start(self, pool: Pool) -> None:
         if self._nursery is not None:
@@ -277,10 +275,9 @@ class Executor:
         worker = self._take_spare(prepared.key) or self._launch(prepared)
         try:
             limits = Limits(spec.memory, spec.cpus, spec.processes)
-            if limits:
-                worker.hold = await trio.to_thread.run_sync(self.limits.apply, worker.guest.pid, limits)
-                if worker.hold.watched() and self._nursery is not None:
-                    self._nursery.start_soon(worker.watch, name=f"watch {worker.guest.pid}")
+            worker.hold = await worker.guest.confine(limits, self.limits)
+            if worker.hold is not None and worker.hold.watched() and self._nursery is not None:
+                self._nursery.start_soon(worker.watch, name=f"watch {worker.guest.name}")
             started = trio.current_time()
             self._busy_with(pool, "importing module")
             output = Output(limit=spec.output, keep=self.settings.kept_output_bytes)
@@ -330,9 +327,9 @@ class Executor:
         if self._nursery is None:
             raise error(ErrorKind.SHUTDOWN, "the runner is shutting down")
         guest = self.environment.launch(prepared)
-        worker = Worker(guest, self.table, self.max_frame_bytes, self.settings.grace_seconds, prepared.key)
+        worker = Worker(guest, self.max_frame_bytes, self.settings.grace_seconds, prepared.key)
         self._started += 1
-        self._nursery.start_soon(self._live, worker, name=f"worker {guest.pid}")
+        self._nursery.start_soon(self._live, worker, name=f"worker {guest.name}")
         return worker
 
     async def _live(self, worker: Worker) -> None:

@@ -83,7 +83,6 @@ async def open_system(
     make = partial(
         Executor,
         settings=settings.executor,
-        table=table,
         limits=limits,
         max_frame_bytes=settings.server.max_frame_bytes,
     )

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from environments import proc
+from environments.base import ChannelClosedError
 from environments.limits import WATCH_SECONDS
-from environments.process import ChannelClosedError
 from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure, RunnerError
-from protocol.model import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,10 +22,10 @@ if TYPE_CHECKING:
 
     from actors.output import Output
     from actors.registry import Published
+    from environments.base import Guest
     from environments.limits import Hold
-    from environments.process import Guest, ProcessTable
+    from protocol.model import Stream
 
-_READ_BYTES = 65536
 _GUEST_KINDS = {
     "handler_error": ErrorKind.HANDLER_ERROR,
     "bad_output": ErrorKind.BAD_OUTPUT,
@@ -72,7 +69,6 @@ class Worker:
     """
 
     guest: Guest
-    table: ProcessTable
     max_frame_bytes: int
     grace_seconds: float
     environment_key: str
@@ -84,7 +80,6 @@ class Worker:
     ended: bool = field(default=False, init=False)
     reusable: bool = field(default=True, init=False)
     over_limit: str | None = field(default=None, init=False)
-    _keep: frozenset[int] = field(default=frozenset(), init=False)
     _ending: trio.Lock = field(factory=trio.Lock, init=False)
     _killed: tuple[str, ...] = field(default=(), init=False)
     _output: Output | None = field(default=None, init=False)
@@ -97,13 +92,8 @@ class Worker:
 
     async def tend(self, on_death: Callable[[Worker], None]) -> None:
         """Read what user code prints, and notice the guest's death; returns when it has ended."""
-        async with trio.open_nursery() as nursery:
-            for fd, stream in zip(self.guest.outputs, Stream, strict=True):
-                nursery.start_soon(self._read_output, fd, stream)
-            await self.guest.wait_ended()
-            self._drain()
-            on_death(self)
-            nursery.cancel_scope.cancel()
+        await self.guest.tend(self._printed)
+        on_death(self)
 
     async def watch(self) -> None:
         """Poll the limits that the kernel does not hold, and kill the guest that passed one; returns at its end."""
@@ -114,40 +104,15 @@ class Worker:
                 return
             await trio.sleep(WATCH_SECONDS)
 
-    async def _read_output(self, fd: int, stream: Stream) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(fd)
-            if not self._read_nowait(fd, stream):
-                return
-
-    def _read_nowait(self, fd: int, stream: Stream) -> bool:
-        """Read once; return False at the end of the stream."""
-        try:
-            data = os.read(fd, _READ_BYTES)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+    def _printed(self, stream: Stream, data: bytes) -> None:
         if self._output is not None:
             self._output.write(stream, data)
         elif data:
-            log.debug("output outside of an execution", pid=self.guest.pid, stream=stream, bytes=len(data))
-        return bool(data)
+            log.debug("output outside of an execution", worker=self.guest.name, stream=stream, bytes=len(data))
 
     def _drain(self) -> None:
-        """Take what is in the pipes now: what came before the answer belongs to this execution."""
-        if self.guest.closed:
-            return
-        for fd, stream in zip(self.guest.outputs, Stream, strict=True):
-            for _ in range(1 + (1 << 20) // _READ_BYTES):
-                try:
-                    data = os.read(fd, _READ_BYTES)
-                except OSError:
-                    break
-                if not data:
-                    break
-                if self._output is not None:
-                    self._output.write(stream, data)
+        """Take what was printed until now: what came before the answer belongs to this execution."""
+        self.guest.drain(self._printed)
 
     async def _receive(self) -> messages.GuestMessage:
         while not self._pending:
@@ -163,8 +128,8 @@ class Worker:
         self._output = output
         spec = module.spec
         hello = messages.Hello(
-            entry=str(module.entry),
-            root=str(module.root),
+            entry="",
+            root="",
             handler=module.function,
             package=module.package,
             isolation=spec.isolation,
@@ -175,14 +140,14 @@ class Worker:
         try:
             with trio.move_on_after(spec.start_timeout) as scope:
                 output.on_limit = scope.cancel
+                hello.root, hello.entry = await self.guest.bring(module.root, module.entry)
                 await self.guest.send(frames.encode(messages.encode(hello)))
                 answer = await self._receive()
             if scope.cancelled_caught:
                 failure = self._start_failure(output)
             elif isinstance(answer, messages.Ready):
                 self._drain()
-                if answer.children:
-                    self._keep = frozenset(proc.descendants(self.guest.pid))
+                self.guest.loaded(children=answer.children)
                 self._output = None
                 return answer
             elif isinstance(answer, messages.LoadFailed):
@@ -234,11 +199,11 @@ class Worker:
                 self._drain()
                 failure = self._crash("during the call", ErrorKind.WORKER_CRASHED, passed, broken)
                 return Outcome(failure=failure.with_killed(killed), exit_code=self.guest.exit_code or 1, killed=killed)
-            killed = await self._stop()
+            killed = await self._stop(call.id)
             return self._cut_off(call, killed)
         except BaseException:  # Cancelled, or whoever listens to events failed: the handler may still be running
             with trio.CancelScope(shield=True):
-                await self._stop()
+                await self._stop(call.id)
             raise
         finally:
             output.on_limit = None
@@ -256,9 +221,9 @@ class Worker:
             raise messages.ProtocolError(f"an answer was expected, not {type(message).__name__}")
 
     async def _finish(self, answer: messages.Result | messages.Error, output: Output) -> Outcome:
-        killed: tuple[str, ...] = ()
+        killed = answer.killed
         if answer.children:
-            killed = await self.table.end_children(self.guest, self._keep)
+            killed += await self.guest.end_children()
         self._drain()
         if output.exceeded:
             return self._printed_too_much(output, killed + await self.end())
@@ -288,12 +253,12 @@ class Worker:
         failure = Failure(ErrorKind.OUTPUT_LIMIT, text, field="output", killed=killed)
         return Outcome(failure=failure, exit_code=1, killed=killed)
 
-    async def _stop(self) -> tuple[str, ...]:
+    async def _stop(self, execution: str) -> tuple[str, ...]:
         """Soft stop, then the kill of the tree; return what was killed."""
         with trio.CancelScope(shield=True):
-            self.guest.signal_group_nowait(signal.SIGTERM)
             with trio.move_on_after(self.grace_seconds):
                 try:
+                    await self.guest.stop(execution)
                     while not isinstance(await self._receive(), messages.Result | messages.Error):
                         pass
                 except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError):
@@ -308,6 +273,8 @@ class Worker:
 
     def _crash(self, when: str, kind: ErrorKind, passed: str | None, cause: Exception | None = None) -> Failure:
         """Return why a guest that has ended is gone."""
+        if (fault := self.guest.fault) is not None:
+            return evolve(fault, kind=kind) if kind is ErrorKind.WORKER_CRASHED else fault
         if passed:
             return Failure(ErrorKind.OUT_OF_MEMORY if "memory" in passed else ErrorKind.WORKER_CRASHED, passed)
         if isinstance(cause, messages.ProtocolError) and isinstance(cause.__cause__, RecursionError):
@@ -333,7 +300,7 @@ class Worker:
         with trio.CancelScope(shield=True):
             async with self._ending:
                 if not self.ended:
-                    self._killed = await self.table.end(self.guest)
+                    self._killed = await self.guest.end()
                     self.ended = True
         return self._killed
 

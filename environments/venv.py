@@ -15,10 +15,9 @@ import trio
 from attrs import define, field
 
 from config.modules import ModuleSpec
-from environments.base import Availability, Prepared
+from environments.base import Availability, Guest, Prepared
 from environments.inline import Launcher
 from environments.key import environment_key, platform_tag
-from environments.process import Guest
 from environments.store import Store
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind

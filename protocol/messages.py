@@ -86,12 +86,13 @@ class Progress(msgspec.Struct, tag="progress"):
 
 
 class Result(msgspec.Struct, tag="result"):
-    """Guest: the handler returned. `children`: the execution left processes behind."""
+    """Guest: the handler returned. `children`: the execution left processes behind; a relay has `killed` them."""
 
     id: str
     seconds: float
     value: msgspec.Raw
     children: bool = False
+    killed: tuple[str, ...] = ()
 
 
 class Error(msgspec.Struct, tag="error"):
@@ -105,6 +106,7 @@ class Error(msgspec.Struct, tag="error"):
     traceback: str | None = None
     field: str | None = None
     children: bool = False
+    killed: tuple[str, ...] = ()
 
 
 class Output(msgspec.Struct, tag="output"):

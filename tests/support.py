@@ -226,7 +226,6 @@ async def open_rig(
     make = partial(
         Executor,
         settings=ExecutorSettings(**settings),
-        table=table,
         limits=limits,
         max_frame_bytes=max_frame_bytes,
     )

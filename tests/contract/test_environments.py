@@ -18,8 +18,9 @@ import trio
 
 from config.load import base_environment
 from environments import proc
+from environments.base import ChannelClosedError
 from environments.inline import Launcher
-from environments.process import ChannelClosedError, ProcessTable
+from environments.process import ProcessTable
 from environments.store import MANIFEST, Store
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind

@@ -23,6 +23,7 @@ from environments.limits import LimitKeeper, Limits
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 
 _MAINTENANCE_SECONDS = 1.0
+_PROBE_SECONDS = 2.0
 _SPARE_KEYS = 8
 
 log = structlog.get_logger("executor")
@@ -66,6 +67,7 @@ class Executor:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._closing = False
+            nursery.start_soon(self._keep_probing, name=f"probe {self.environment.kind}")
             task_status.started()
             try:
                 while True:
@@ -76,6 +78,25 @@ class Executor:
                 self._nursery = None
                 self._pools.clear()
                 self._spares.clear()
+
+    async def _keep_probing(self) -> None:
+        """Ask again for what cannot be used: an engine may be started, or a tool installed, after the runner."""
+        while True:
+            await trio.sleep(_PROBE_SECONDS)
+            if not self.availability.available:
+                await self._probe()
+
+    async def _probe(self) -> None:
+        before, self.availability = self.availability, await self.environment.probe()
+        if self.availability.available and not before.available:
+            log.info("environments can be used now", env=self.environment.kind)
+            for pool in self._pools.values():
+                if pool.last_failure is not None and pool.last_failure.kind is ErrorKind.UNAVAILABLE:
+                    pool.started()
+                self._prepare_soon(pool)
+            self._pump()
+        elif before.available and not self.availability.available:
+            log.warning("environments cannot be used", env=self.environment.kind, why=self.availability.reason)
 
     def close(self) -> None:
         """Give out no more workers; those who wait are answered `shutdown`."""
@@ -264,6 +285,9 @@ class Executor:
         elif first is not None:
             self._wake(first, failure=failure, phases=phases)
         self._pump()
+        if failure is not None and failure.kind is ErrorKind.UNAVAILABLE:
+            pool.prepared = None  # what it needs may have gone with what was lost
+            await self._probe()
 
     async def _started_worker(self, pool: Pool, phases: Phases) -> Worker:
         spec = pool.module.spec
@@ -387,8 +411,12 @@ class Executor:
         for module in wanted.values():
             pool = self._pool(module)
             pool.retired = False
-            if self._nursery is not None and self.availability.available and pool.prepared is None:
-                self._nursery.start_soon(self._prepare_quietly, pool, name=f"prepare {module.ref}")
+            self._prepare_soon(pool)
+
+    def _prepare_soon(self, pool: Pool) -> None:
+        if self._nursery is None or pool.retired or not self.availability.available or pool.prepared is not None:
+            return
+        self._nursery.start_soon(self._prepare_quietly, pool, name=f"prepare {pool.module.ref}")
 
     async def _prepare_quietly(self, pool: Pool) -> None:
         """Build ahead of the first call, keep a spare, and start `workers.min`; a failure is told to the first call."""

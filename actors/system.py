@@ -19,6 +19,7 @@ from actors.supervise import supervise
 from config.modules import ModuleSpec
 from config.settings import Settings
 from environments.base import AbsentEnvironment, Environment
+from environments.docker import DockerEnvironment
 from environments.inline import InlineEnvironment, Launcher
 from environments.limits import LimitKeeper
 from environments.process import ProcessTable
@@ -112,17 +113,18 @@ async def open_system(
 
 
 def _environments(settings: Settings, launcher: Launcher, around: Surroundings) -> dict[Kind, Environment]:
+    data = settings.store.data_dir.absolute()
     return {
         Kind.INLINE: InlineEnvironment(launcher),
         Kind.VENV: VenvEnvironment(
             launcher,
             Store(settings.store.venv_path.absolute()),
-            settings.store.data_dir.absolute() / "locks",
+            data / "locks",
             around.installer,
             settings.store.offline,
         ),
         Kind.CONDA: AbsentEnvironment(Kind.CONDA, "this version of the runner has no conda environments"),
-        Kind.DOCKER: AbsentEnvironment(Kind.DOCKER, "this version of the runner has no docker environments"),
+        Kind.DOCKER: DockerEnvironment(settings.docker, around.installer, data, settings.server.max_frame_bytes),
     }
 
 

@@ -57,11 +57,16 @@ class Store:
         target = self.path(key)
         if self.ready(key):
             return target
-        async with self._locks.setdefault(key, trio.Lock()), self._process_lock(key, say):
-            if self.ready(key):
-                return target
-            await self._build(key, manifest, build)
+        async with self.lock(key, say):
+            if not self.ready(key):
+                await self._build(key, manifest, build)
         return target
+
+    @contextlib.asynccontextmanager
+    async def lock(self, key: str, say: Callable[[str], None]) -> AsyncIterator[None]:
+        """Be the only one who builds `key`, in this process and among all that share the directory."""
+        async with self._locks.setdefault(key, trio.Lock()), self._process_lock(key, say):
+            yield
 
     async def _build(self, key: str, manifest: Mapping[str, Any], build: Callable[[Path], Awaitable[None]]) -> None:
         temporary = self.root / ".tmp" / f"{key}.{os.getpid()}"

@@ -43,6 +43,18 @@ class Cancel(msgspec.Struct, tag="cancel"):
     id: str
 
 
+class File(msgspec.Struct, tag="file"):
+    """Host, to a relay, before `hello`: a piece of a file of the module, to be added to what came before it."""
+
+    path: str
+    data: bytes
+    """Base64 on the way."""
+
+
+class Kill(msgspec.Struct, tag="kill"):
+    """Host, to a relay: kill the worker and all that it started, say `ended`, and end."""
+
+
 class Ping(msgspec.Struct, tag="ping"):
     """Host: answer `pong`."""
 
@@ -118,12 +130,25 @@ class Output(msgspec.Struct, tag="output"):
     seq: int
 
 
+class Limit(msgspec.Struct, tag="limit"):
+    """Relay: the kernel has killed something for passing this limit since the execution began."""
+
+    what: str = "memory"
+
+
+class Ended(msgspec.Struct, tag="ended"):
+    """Relay, the last message: the worker's exit code, negative for a signal, and what was killed after it."""
+
+    exit_code: int
+    killed: tuple[str, ...] = ()
+
+
 class Pong(msgspec.Struct, tag="pong"):
     """Guest: answer to `ping`."""
 
 
-HostMessage = Hello | Execute | Cancel | Ping | Shutdown
-GuestMessage = Ready | LoadFailed | Item | Progress | Result | Error | Output | Pong
+HostMessage = Hello | Execute | Cancel | File | Kill | Ping | Shutdown
+GuestMessage = Ready | LoadFailed | Item | Progress | Result | Error | Output | Limit | Ended | Pong
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[GuestMessage] = msgspec.json.Decoder(GuestMessage)

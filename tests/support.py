@@ -22,9 +22,10 @@ from actors.registry import Published, Registry
 from actors.worker import Call, Outcome, Worker
 from config.load import base_environment, installer_environment
 from config.modules import ModuleSpec
-from config.settings import ExecutorSettings
+from config.settings import DockerSettings, ExecutorSettings
 from environments import proc
 from environments.base import Environment
+from environments.docker import DockerEnvironment
 from environments.inline import InlineEnvironment, Launcher
 from environments.limits import LimitKeeper
 from environments.process import ProcessTable
@@ -33,6 +34,7 @@ from environments.venv import VenvEnvironment
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Kind, OutputChunk, Stream
+from tests import engines
 
 PATIENCE = 30
 """Seconds after which a test has hung."""
@@ -56,7 +58,8 @@ class Ran:
     output: tuple[OutputChunk, ...] = ()
     events: tuple[messages.Item | messages.Progress, ...] = ()
     phases: Phases = attrs.field(factory=Phases)
-    pid: int = 0
+    pid: int | str = 0
+    """The worker's process, or the name of its container."""
 
     @property
     def value(self) -> Any:
@@ -99,6 +102,7 @@ class Rig:
     limits: LimitKeeper
     registry: Registry
     executors: dict[Kind, Executor]
+    _start: Callable[[Kind], Any]
     _specs: dict[str, ModuleSpec] = attrs.field(factory=dict)
     _ids: Any = attrs.field(factory=lambda: count(1))
 
@@ -122,6 +126,8 @@ class Rig:
             fields["code"] = textwrap.dedent(code)
         fields.setdefault("timeout", 15.0)
         spec = ModuleSpec(name=name, env=env, **fields)
+        if env not in self.executors:
+            await self._start(env)
         await self.publish_all([*(s for s in self._specs.values() if s.name != name), spec])
         return self.registry.snapshot.get(name)
 
@@ -154,11 +160,11 @@ class Rig:
         output = output or Output(limit=module.spec.output, keep=16 * 1024 * 1024)
         raw = messages.check_json(json.dumps(value).encode())
         seconds = module.spec.timeout if timeout is None else timeout
-        pid = 0
+        pid: int | str = 0
         with trio.fail_after(PATIENCE):
             try:
                 async with self.executors[module.spec.env].lease(module, phases) as worker:
-                    pid = worker.guest.pid
+                    pid = int(worker.guest.name) if worker.guest.name.isdigit() else worker.guest.name
                     if on_worker is not None:
                         on_worker(worker)
                     call = Call(f"e{next(self._ids)}", raw, 1, seconds, output, listen)
@@ -209,11 +215,12 @@ async def open_rig(
     watched: bool = False,
     max_frame_bytes: int = 16 * 1024 * 1024,
     inline: Callable[[Environment], Environment] = lambda environment: environment,
+    docker: DockerSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
-    """Run executors for `inline` and `venv` under `path`; fails when they leave a process, directory or group behind.
+    """Run executors under `path`; fails when they leave a process, container, directory or group behind.
 
-    `watched`: as on a machine without control groups. `settings` are those of the executors; no spares by default.
+    `inline` and `venv` are there from the start, the others when a module of theirs is published. `watched`: as on a machine without control groups. `settings` are those of the executors; no spares by default.
     """
     work = path / "work"
     work.mkdir(parents=True)
@@ -233,14 +240,25 @@ async def open_rig(
     venv = VenvEnvironment(launcher, store, path / "locks", installer_environment(), offline)
     executors = {Kind.INLINE: make(inline(InlineEnvironment(launcher))), Kind.VENV: make(venv)}
     async with trio.open_nursery() as nursery:
-        for executor in executors.values():
-            await nursery.start(executor.run)
+
+        async def start(kind: Kind) -> None:
+            if kind not in executors:
+                environ = installer_environment()
+                environment = DockerEnvironment(docker or engines.settings(), environ, path, max_frame_bytes)
+                executors[kind] = make(environment)
+            await nursery.start(executors[kind].run)
+
+        for kind in list(executors):
+            await start(kind)
         try:
-            yield Rig(path, table, limits, Registry(path / "code", lambda _names: {}), executors)
+            yield Rig(path, table, limits, Registry(path / "code", lambda _names: {}), executors, start)
         finally:
             for executor in executors.values():
                 executor.close()
             nursery.cancel_scope.cancel()
+    if Kind.DOCKER in executors:
+        left = engines.containers((path / "instance").read_text()) if (path / "instance").exists() else []
+        assert left == [], f"containers were left: {left}"
     swept = await table.sweep()
     assert not swept, f"processes outlived the executors: {swept}"
     assert table.statistics() == 0

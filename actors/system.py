@@ -124,7 +124,9 @@ def _environments(settings: Settings, launcher: Launcher, around: Surroundings) 
             settings.store.offline,
         ),
         Kind.CONDA: AbsentEnvironment(Kind.CONDA, "this version of the runner has no conda environments"),
-        Kind.DOCKER: DockerEnvironment(settings.docker, around.installer, data, settings.server.max_frame_bytes),
+        Kind.DOCKER: DockerEnvironment(
+            settings.docker, Store(data / "images"), around.installer, data, settings.server.max_frame_bytes
+        ),
     }
 
 

@@ -293,7 +293,11 @@ class ContainerGuest:
     async def wait_ended(self) -> int:
         """Wait until the worker has ended; return its exit code."""
         if not self._tended and self._attached is not None and not self._over.is_set():
-            await self._follow(None)
+            self._tended = True
+            try:
+                await self._follow(None)
+            finally:
+                self._tended = False
         await self._over.wait()
         return self.exit_code if self.exit_code is not None else -9
 

@@ -99,9 +99,10 @@ class PreparedImage(Prepared):
 
 @define(eq=False)
 class DockerEnvironment:
-    """Prepares images and launches containers. `store` keeps locks, build logs and what was installed."""
+    """Prepares images and launches containers. `store` keeps what is known of images, and logs of their builds."""
 
     settings: DockerSettings
+    store: Store
     installer_environ: Mapping[str, str]
     data_dir: Path
     max_frame_bytes: int
@@ -139,10 +140,8 @@ class DockerEnvironment:
         """Return the module's image, pulled and built where it is not there, with its walls."""
         engine = self._ready()
         if self._images is None:
-            store = Store(self.data_dir / "images")
-            labels, settings = self._labels(), self.settings
-            environ = self.installer_environ
-            self._images = Images(engine, store, environ, settings.build_network, labels, self._name)
+            labels, network = self._labels(), self.settings.build_network
+            self._images = Images(engine, self.store, self.installer_environ, network, labels, self._name)
         name = spec.image or self.settings.base_image.replace("{python}", spec.python or "3.12")
         image = await self._images.get(name, spec.requirements, say)
         if spec.python and not f"{image.version}.".startswith(f"{spec.python}."):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from environments.engine import Api, Engine, EngineAwayError, EngineError, NotThereError, StreamBrokenError
 from environments.store import Store
@@ -83,7 +85,6 @@ class Images:
     busy: set[str] = field(factory=set, init=False)
     """Names of the containers in which something is asked or built now."""
     _pulling: dict[str, trio.Lock] = field(factory=dict, init=False)
-    _known: dict[str, Image] = field(factory=dict, init=False)
 
     async def get(self, name: str, requirements: Sequence[str], say: Callable[[str], None]) -> Image:
         """Return an image, pulled and built where it is not there; `say` gets the lines of both.
@@ -96,10 +97,7 @@ class Images:
         image = await self._ask(found["Id"], name)
         if requirements:
             image = await self._built(image, name, requirements, say)
-        if image.id in self._known:
-            return image
-        self._known[image.id] = image
-        return Image(image.id, image.python, image.version, image.workdir, time.perf_counter() - began)
+        return evolve(image, built_seconds=time.perf_counter() - began)
 
     async def _pull(self, name: str, say: Callable[[str], None]) -> Mapping[str, Any]:
         """Return what the engine knows of an image; pull it once when that is nothing."""
@@ -125,8 +123,9 @@ class Images:
 
     async def _ask(self, identity: str, name: str) -> Image:
         """Return the image with what its Python says of itself. Raises `environment_failed` when there is none."""
-        if identity in self._known:
-            return self._known[identity]
+        note = self.store.root / ".known" / identity.rpartition(":")[2]
+        if note.exists():
+            return Image(identity, **json.loads(note.read_text()))
         found = await self._inspect(identity)
         why = ""
         for python in _PYTHONS:
@@ -141,10 +140,20 @@ class Images:
                 if [int(part) for part in version.split(".")[:2]] < [3, 8]:
                     why = f"its Python is {version}, and 3.8 is the oldest that runs a worker"
                     break
-                return Image(identity, python, version, found.get("Config", {}).get("WorkingDir") or "/")
+                image = Image(identity, python, version, found.get("Config", {}).get("WorkingDir") or "/")
+                self._note(note, image)
+                return image
             why = f"{python} ended with exit code {code}: {version[-500:]}"
         text_ = f"the image {name} has no Python that can run a worker ({why}); choose one with python3 on its PATH"
         raise error(ErrorKind.ENVIRONMENT_FAILED, text_, field="image")
+
+    @staticmethod
+    def _note(path: Path, image: Image) -> None:
+        """Keep what was found out: it holds for the content of an image, wherever and whenever it is."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"python": image.python, "version": image.version, "workdir": image.workdir}))
+        temporary.rename(path)
 
     async def _built(self, base: Image, name: str, requirements: Sequence[str], say: Callable[[str], None]) -> Image:
         """Return the image with the requirements installed; built once for each content."""
@@ -157,7 +166,7 @@ class Images:
                 say(f"installing {len(requirements)} requirements into {name}")
                 await self._build(base, key, requirements, say)
                 found = await self._inspect(tag)
-        return Image(found["Id"], base.python, base.version, base.workdir)
+        return evolve(base, id=found["Id"])
 
     async def _build(self, base: Image, key: str, requirements: Sequence[str], say: Callable[[str], None]) -> None:
         """Install with the image's own pip in a container, and make what it has become an image."""

@@ -23,10 +23,7 @@ HEAD = re.compile(rb'\{"type":"(\w+)"(?:,"id":"([^"]*)")?')
 """The host writes the type first and the execution second: a large input is passed on without being read."""
 CHILDREN = b'{"children":true,'
 NO_CHILDREN = b'{"children":false,'
-OOM_FILES = (
-    "/sys/fs/cgroup/memory.events",
-    "/sys/fs/cgroup/memory/memory.oom_control",
-)
+OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _PR_SET_DUMPABLE = 4
 
 
@@ -63,15 +60,12 @@ class Relay:
         self.execution = ""
         self.loading = True
         self.keep = frozenset()
-        self.killed = {}
         self.kills = out_of_memory_kills()
         self.worker = None
         self.poller = select.poll()
         self.actions = {}
         self.seq = 0
         self.decoders = {}
-
-    # -- the worker --------------------------------------------------------------------------------------------------
 
     def start(self):
         """Fork the worker. Returns True in the worker, whose turn it is then to call `guest.main`."""
@@ -92,12 +86,17 @@ class Relay:
             frames = theirs.detach()
             for fd in (null, out, out_end, err, err_end, wake, wake_end, life_end, mine.detach()):
                 os.close(fd)
-            prefer_to_be_killed()
+            try:
+                with open("/proc/self/oom_score_adj", "w") as file:
+                    file.write("500")  # when memory ends the kernel takes the worker before the relay
+            except OSError:
+                pass
             sys.argv[:] = ["handler", str(frames), str(life)]
             return True
         for fd in (out_end, err_end, life, theirs.detach()):
             os.close(fd)
-        hide()
+        if guest._LIBC is not None:  # closed to user code of the same user: memory and descriptors
+            guest._LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         self.channel = mine.detach()
         self.outputs = {out: "stdout", err: "stderr"}
         for fd in (wake, wake_end, out, err):
@@ -128,8 +127,6 @@ class Relay:
             for fd, _ in self.poller.poll():
                 if fd in self.actions:
                     self.actions[fd](fd)
-
-    # -- from the host -----------------------------------------------------------------------------------------------
 
     def on_host(self, fd):
         """Pass on what the host says, but for what is meant for the relay."""
@@ -179,8 +176,6 @@ class Relay:
             os.killpg(self.worker, number)
         except OSError:
             pass
-
-    # -- from the worker ---------------------------------------------------------------------------------------------
 
     def on_worker(self, fd):
         """Pass on what the worker says, and notice that it has closed its channel."""
@@ -260,8 +255,6 @@ class Relay:
         if out_of_memory_kills() > self.kills:
             self.say({"type": "limit", "what": "memory"})
 
-    # -- the end -----------------------------------------------------------------------------------------------------
-
     def on_signal(self, fd):
         """Reap. SIGTERM, which stops a container, and the worker's end are the end of all."""
         if signal.SIGTERM in os.read(fd, 4096):
@@ -279,20 +272,17 @@ class Relay:
 
     def finish(self, code=None):
         """Kill everything, say how the worker ended and what was killed, and end the container."""
-        if code is not None and self.channel in self.actions:
-            os.set_blocking(self.channel, False)
-            while self.channel in self.actions:  # what it said last
-                try:
-                    data = os.read(self.channel, 1 << 18)
-                except OSError:
-                    break
-                if not data:
-                    break
-                try:
-                    for payload in self.from_worker.feed(data, self.limit):
-                        self.on_message(payload)
-                except ValueError:
-                    break
+        os.set_blocking(self.channel, False)
+        while code is not None and self.channel in self.actions:  # what it said last
+            try:
+                data = os.read(self.channel, 1 << 18)
+                payloads = self.from_worker.feed(data, self.limit)
+            except (OSError, ValueError):
+                break
+            for payload in payloads:
+                self.on_message(payload)
+            if not data:
+                break
         if self.worker is not None:  # stopped first, so that nothing is forked between looking and killing
             self.signal(signal.SIGSTOP)
         killed = self.kill(lambda: [pid for pid in others() if pid != self.worker])
@@ -314,7 +304,7 @@ class Relay:
         """Return what finds the processes that an execution left: all but the worker and what its import started."""
 
         def find():
-            parents = {pid: parent(pid) for pid in others()}
+            parents = {pid: look(pid)[2] for pid in others()}
 
             def kept(pid):
                 while pid in parents and pid != self.worker:
@@ -332,11 +322,11 @@ class Relay:
         killed = {}
         deadline = time.monotonic() + KILL_SECONDS
         while True:
-            living = [pid for pid in find() if alive(pid)]
+            living = {pid: seen for pid, seen in ((pid, look(pid)) for pid in find()) if seen[1] not in (b"Z", b"X")}
             if not living or time.monotonic() > deadline:
                 return ["%d %s" % item for item in killed.items()]
-            for pid in living:
-                killed.setdefault(pid, name(pid))
+            for pid, seen in living.items():
+                killed.setdefault(pid, seen[0])
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except OSError:
@@ -359,34 +349,15 @@ def others():
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != me]
 
 
-def stat(pid):
-    """Return the fields of /proc/PID/stat from the state on; none when it is gone."""
+def look(pid):
+    """Return name, state and parent of a process; what is gone is called `?`, is in state X, and has none."""
     try:
         with open("/proc/%d/stat" % pid, "rb") as file:
-            return file.read().rpartition(b")")[2].split()
+            head, _, tail = file.read().rpartition(b")")
+        state, parent = tail.split()[:2]
+        return head.partition(b"(")[2].decode(errors="replace"), state, int(parent)
     except OSError:
-        return []
-
-
-def parent(pid):
-    """Return the parent of a process, 0 when it is gone."""
-    fields = stat(pid)
-    return int(fields[1]) if fields else 0
-
-
-def alive(pid):
-    """Return whether a process exists and is not a zombie."""
-    fields = stat(pid)
-    return bool(fields) and fields[0] not in (b"Z", b"X")
-
-
-def name(pid):
-    """Return the command name of a process, or `?` when it is gone."""
-    try:
-        with open("/proc/%d/comm" % pid, errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return "?"
+        return "?", b"X", 0
 
 
 def exit_code(status):
@@ -406,21 +377,6 @@ def out_of_memory_kills():
         except (OSError, ValueError):
             continue
     return 0
-
-
-def hide():
-    """Close this process to user code of the same user: its memory and descriptors."""
-    if guest._LIBC is not None:
-        guest._LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def prefer_to_be_killed():
-    """Let the kernel take the worker before the relay when memory ends."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")
-    except OSError:
-        pass
 
 
 def main(base):

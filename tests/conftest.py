@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from environments import proc
+from tests import engines
 from tests.support import descendants, open_fds, open_rig
 
 _FD_SLACK = 2
@@ -39,8 +41,27 @@ def venvs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("venvs")
 
 
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where what is known of images is kept for all tests."""
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[None]:
+    """Have a container engine with the base image of the tests. Without one tests are skipped, and in CI they fail."""
+    reason = engines.missing()
+    if reason and os.environ.get("CI"):
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+    engines.make_base_image()
+    yield
+    engines.remove_images()
+
+
 @pytest.fixture
-async def rig(tmp_path, venvs):
+async def rig(tmp_path, venvs, images):
     """Executors under a directory of this test."""
-    async with open_rig(tmp_path / "rig", venvs=venvs) as opened:
+    async with open_rig(tmp_path / "rig", venvs=venvs, images=images) as opened:
         yield opened

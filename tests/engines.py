@@ -74,7 +74,15 @@ def containers(instance: str) -> list[str]:
     """Return the names of the containers of one data directory, stopped ones included."""
     with client() as api:
         found = api.containers(all=True, filters={"label": f"operato.instance={instance}"})
-        return [container["Names"][0] for container in found]
+        return [container["Names"][0].lstrip("/") for container in found]
+
+
+def touch(instance: str, path: str) -> None:
+    """Make a file in every container of one data directory."""
+    with client() as api:
+        for name in containers(instance):
+            command = ["sh", "-c", f"echo > {path}"]
+            api.exec_start(api.exec_create(name, command, user="65534:65534")["Id"], detach=True)
 
 
 def _image() -> io.BytesIO:

@@ -216,11 +216,13 @@ async def open_rig(
     max_frame_bytes: int = 16 * 1024 * 1024,
     inline: Callable[[Environment], Environment] = lambda environment: environment,
     docker: DockerSettings | None = None,
+    images: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """Run executors under `path`; fails when they leave a process, container, directory or group behind.
 
-    `inline` and `venv` are there from the start, the others when a module of theirs is published. `watched`: as on a machine without control groups. `settings` are those of the executors; no spares by default.
+    `inline` and `venv` are there from the start, the others when a module of theirs is published. `watched`: as on a
+    machine without control groups. `settings` are those of the executors; no spares by default.
     """
     work = path / "work"
     work.mkdir(parents=True)
@@ -236,15 +238,15 @@ async def open_rig(
         limits=limits,
         max_frame_bytes=max_frame_bytes,
     )
-    store = Store(venvs or path / "venvs")
-    venv = VenvEnvironment(launcher, store, path / "locks", installer_environment(), offline)
+    venv = VenvEnvironment(launcher, Store(venvs or path / "venvs"), path / "locks", installer_environment(), offline)
     executors = {Kind.INLINE: make(inline(InlineEnvironment(launcher))), Kind.VENV: make(venv)}
     async with trio.open_nursery() as nursery:
 
         async def start(kind: Kind) -> None:
             if kind not in executors:
                 environ = installer_environment()
-                environment = DockerEnvironment(docker or engines.settings(), environ, path, max_frame_bytes)
+                store = Store(images or path / "images")
+                environment = DockerEnvironment(docker or engines.settings(), store, environ, path, max_frame_bytes)
                 executors[kind] = make(environment)
             await nursery.start(executors[kind].run)
 

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from actors.output import Output
 from environments.inprocess import InProcess
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
+from tests import engines
 from tests.support import WAIT_FOR, Ran, open_rig
 
 WORKERS = {
@@ -22,27 +24,57 @@ WORKERS = {
     "inline-fork": {"env": Kind.INLINE, "isolation": Isolation.FORK},
     "inline-fresh": {"env": Kind.INLINE, "isolation": Isolation.FRESH},
     "venv-warm": {"env": Kind.VENV, "isolation": Isolation.WARM},
+    "docker-warm": {"env": Kind.DOCKER, "isolation": Isolation.WARM},
+    "docker-fork": {"env": Kind.DOCKER, "isolation": Isolation.FORK},
+    "docker-fresh": {"env": Kind.DOCKER, "isolation": Isolation.FRESH},
 }
-SERVED = {name: WORKERS[name] for name in ("inline-warm", "inline-fork")}
+SERVED = {name: WORKERS[name] for name in ("inline-warm", "inline-fork", "docker-warm", "docker-fork")}
 """The two ways in which the guest program serves a call; for tests that have to wait for time limits."""
+
+
+def chosen(request):
+    """Return the fields of the parameter of a fixture; what its kind needs of the machine is there then."""
+    fields = WORKERS[request.param]
+    if fields["env"] is Kind.DOCKER:
+        request.getfixturevalue("engine")
+    return fields
 
 
 @pytest.fixture(params=WORKERS)
 def how(request):
     """Return the fields that choose the kind of worker."""
-    return WORKERS[request.param]
+    return chosen(request)
 
 
 @pytest.fixture(params=SERVED)
 def served(request):
     """Return the same as `how`, for tests that take their time."""
-    return SERVED[request.param]
+    return chosen(request)
 
 
 @pytest.fixture
 def run(rig, how):
     """Return `run(code, input, **fields)`: publish a module and call it."""
     return functools.partial(rig.run, **how)
+
+
+class Flag:
+    """A file that a test makes and a handler waits for, where the handler sees it."""
+
+    def __init__(self, rig, how, tmp_path):
+        self.instance = rig.path / "instance" if how["env"] is Kind.DOCKER else None
+        self.path = "/tmp/flag" if self.instance else str(tmp_path / "flag")
+
+    def touch(self):
+        if self.instance:
+            engines.touch(self.instance.read_text(), self.path)
+        else:
+            Path(self.path).touch()
+
+
+@pytest.fixture
+def flag(rig, how, tmp_path):
+    return Flag(rig, how, tmp_path)
 
 
 class InTheRunner:
@@ -68,7 +100,7 @@ def run_any(request, rig):
     """Return the same as `run`, also for handlers without any wall."""
     if request.param == "in-process":
         return InTheRunner(rig)
-    return functools.partial(rig.run, **WORKERS[request.param])
+    return functools.partial(rig.run, **chosen(request))
 
 
 # -- what a handler may be ------------------------------------------------------------------------------------------
@@ -156,19 +188,17 @@ async def test_progress_from_threads_beside_large_items(run):
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-async def test_items_are_told_as_they_come(run, tmp_path, kind):
+async def test_items_are_told_as_they_come(run, flag, kind):
     """The handler goes on only after its first item has arrived."""
     code = WAIT_FOR + f"{kind} handler(input):\n    yield 'first'\n    wait_for(input)\n    yield 'second'\n"
-    flag = tmp_path / "arrived"
 
-    ran = await run(code, str(flag), call={"on_event": lambda _event: flag.touch()})
+    ran = await run(code, flag.path, call={"on_event": lambda _event: flag.touch()})
 
     assert ran.value == ["first", "second"]
     assert [json.loads(bytes(e.value)) for e in ran.events] == ["first", "second"]
 
 
-async def test_output_is_read_while_the_handler_runs(rig, how, tmp_path):
-    flag = tmp_path / "seen"
+async def test_output_is_read_while_the_handler_runs(rig, how, flag):
     code = WAIT_FOR + "def handler(input):\n    print('begun')\n    wait_for(input)\n"
     module = await rig.publish(code, **how)
     output = Output(limit=1000, keep=1000)
@@ -179,7 +209,7 @@ async def test_output_is_read_while_the_handler_runs(rig, how, tmp_path):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
-        ran = await rig.call(module, str(flag), output=output)
+        ran = await rig.call(module, flag.path, output=output)
 
     assert ran.value is None
     assert ran.stdout == "begun\n"
@@ -255,7 +285,7 @@ async def test_pickled_classes_and_dataclasses_of_the_module(run):
 # -- the surroundings ------------------------------------------------------------------------------------------------
 
 
-async def test_the_environment_is_built_from_nothing(run, monkeypatch):
+async def test_the_environment_is_built_from_nothing(run, how, monkeypatch):
     monkeypatch.setenv("OPERATO_JWT_SECRET", "hidden")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
@@ -268,6 +298,7 @@ async def test_the_environment_is_built_from_nothing(run, monkeypatch):
     environ, raw, argv, path = ran.value
 
     allowed = {"PATH", "LANG", "HOME", "TMPDIR", "COLOR", "VIRTUAL_ENV", "LC_CTYPE"}
+    allowed |= {"HOSTNAME"} if how["env"] is Kind.DOCKER else set()
     assert set(environ) <= allowed
     assert environ["COLOR"] == "grün"
     assert "hidden" not in raw

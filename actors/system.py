@@ -18,7 +18,8 @@ from actors.registry import Registry
 from actors.supervise import supervise
 from config.modules import ModuleSpec
 from config.settings import Settings
-from environments.base import AbsentEnvironment, Environment
+from environments.base import Environment
+from environments.conda import CondaEnvironment
 from environments.docker import DockerEnvironment
 from environments.inline import InlineEnvironment, Launcher
 from environments.limits import LimitKeeper
@@ -123,7 +124,14 @@ def _environments(settings: Settings, launcher: Launcher, around: Surroundings) 
             around.installer,
             settings.store.offline,
         ),
-        Kind.CONDA: AbsentEnvironment(Kind.CONDA, "this version of the runner has no conda environments"),
+        Kind.CONDA: CondaEnvironment(
+            launcher,
+            Store(settings.store.conda_path.absolute()),
+            data / "locks",
+            around.installer,
+            settings.store.offline,
+            settings.store.conda_exe,
+        ),
         Kind.DOCKER: DockerEnvironment(
             settings.docker, Store(data / "images"), around.installer, data, settings.server.max_frame_bytes
         ),

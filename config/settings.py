@@ -58,7 +58,7 @@ class DockerSettings:
     """For modules without `image`; `{python}` is the module's `python`, else 3.12."""
     build_network: str = "bridge"
     """The engine's network in which requirements are installed; containers of modules have none of their own accord."""
-    user: str = field(default="65534:65534", validator=validators.min_len(1))
+    user: str = "65534:65534"
     memory_bytes: int = field(default=512 * MIB, validator=validators.ge(16 * MIB))
     cpus: float = field(default=1.0, validator=validators.gt(0))
     processes: int = field(default=64, validator=validators.ge(1))

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from config.modules import ModuleSpec
 from environments.limits import Hold, LimitKeeper, Limits
-from protocol.errors import ErrorKind, Failure, error
+from protocol.errors import Failure
 from protocol.model import Kind, Stream
 
 Printed: TypeAlias = Callable[[Stream, bytes], None]
@@ -132,23 +132,3 @@ class Environment(Protocol):
 
         Raises OSError and RunnerError.
         """
-
-
-@frozen
-class AbsentEnvironment:
-    """A kind that this runner cannot offer; modules of it are listed, and answered `unavailable` when called."""
-
-    kind: Kind
-    reason: str
-
-    async def probe(self) -> Availability:
-        """Return why it is absent."""
-        return Availability(available=False, reason=self.reason)
-
-    async def prepare(self, spec: ModuleSpec, say: Callable[[str], None]) -> Prepared:  # noqa: ARG002
-        """Raise RunnerError `unavailable`."""
-        raise error(ErrorKind.UNAVAILABLE, self.reason, field="env")
-
-    def launch(self, prepared: Prepared) -> Guest:
-        """Raise RunnerError `unavailable`."""
-        raise error(ErrorKind.UNAVAILABLE, self.reason, field=prepared.key)

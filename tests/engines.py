@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import subprocess
-import sys
-import sysconfig
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +15,11 @@ import docker
 from config.load import installer_environment
 from config.settings import DockerSettings
 from environments.engine import Address
+from tests import interpreter
+from tests.interpreter import VERSION, program
 
 IMAGE = "operato-test-python"
 TOOLS = ("sh", "echo", "true", "yes", "sleep", "setsid")
-_LEFT_OUT = {"test", "idlelib", "tkinter", "turtledemo", "lib2to3", "site-packages", "__pycache__", "pydoc_data"}
-_LEFT_OUT_FILES = (".a", ".pyc")
 
 
 @contextmanager
@@ -100,7 +95,7 @@ def _image() -> io.BytesIO:
             path = shutil.which(tool)
             assert path, f"{tool} is not here"
             _add(tar, f"bin/{tool}", Path(path).read_bytes(), 0o755)
-            libraries |= _libraries(path)
+            libraries |= interpreter.libraries(path)
         for library in sorted(libraries):
             # Where the loader looks without a configuration; one that came with the interpreter is moved there.
             at = library if library.startswith(("/lib", "/usr/lib")) else f"/usr/lib/{Path(library).name}"
@@ -109,36 +104,18 @@ def _image() -> io.BytesIO:
 
 
 def _add_python(tar: tarfile.TarFile, libraries: set[str]) -> None:
-    version = "{}.{}".format(*sys.version_info)
-    program = os.path.realpath(sys._base_executable)
-    _add(tar, f"usr/local/bin/python{version}", Path(program).read_bytes(), 0o755)
+    _add(tar, f"usr/local/bin/python{VERSION}", program().read_bytes(), 0o755)
     for name in ("python3", "python"):
         link = tarfile.TarInfo(f"usr/local/bin/{name}")
-        link.type, link.linkname = tarfile.SYMTYPE, f"python{version}"
+        link.type, link.linkname = tarfile.SYMTYPE, f"python{VERSION}"
         tar.addfile(link)
-    libraries |= _libraries(program)
-    stdlib = Path(sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix, "base": sys.base_prefix}))
-    home = f"usr/local/lib/python{version}"
-    for folder, names, files in os.walk(stdlib):
-        names[:] = [name for name in names if name not in _LEFT_OUT and not name.startswith("config-")]
-        for name in files:
-            path = Path(folder) / name
-            if path.suffix in _LEFT_OUT_FILES or name == "EXTERNALLY-MANAGED" or not path.is_file():
-                continue
-            _add(tar, f"{home}/{path.relative_to(stdlib).as_posix()}", path.read_bytes())
-            if path.suffix == ".so":
-                libraries |= _libraries(path)
-    (wheel,) = (stdlib / "ensurepip" / "_bundled").glob("pip-*.whl")
-    with zipfile.ZipFile(wheel) as pip:
-        for name in pip.namelist():
-            _add(tar, f"{home}/site-packages/{name}", pip.read(name))
-
-
-def _libraries(program: str | Path) -> set[str]:
-    """Return the shared libraries that a program loads, the loader itself included."""
-    told = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False).stdout
-    words = [word for line in told.splitlines() for word in line.split() if word.startswith("/")]
-    return {word for word in words if Path(word).is_file()}
+    libraries |= interpreter.libraries(program())
+    for name, path in interpreter.modules():
+        _add(tar, f"usr/local/lib/python{VERSION}/{name}", path.read_bytes())
+        if path.suffix == ".so":
+            libraries |= interpreter.libraries(path)
+    for name, data in interpreter.pip():
+        _add(tar, f"usr/local/lib/python{VERSION}/site-packages/{name}", data)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:

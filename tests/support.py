@@ -25,6 +25,7 @@ from config.modules import ModuleSpec
 from config.settings import DockerSettings, ExecutorSettings
 from environments import proc
 from environments.base import Environment
+from environments.conda import CondaEnvironment
 from environments.docker import DockerEnvironment
 from environments.inline import InlineEnvironment, Launcher
 from environments.limits import LimitKeeper
@@ -217,6 +218,7 @@ async def open_rig(
     inline: Callable[[Environment], Environment] = lambda environment: environment,
     docker: DockerSettings | None = None,
     images: Path | None = None,
+    condas: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """Run executors under `path`; fails when they leave a process, container, directory or group behind.
@@ -239,15 +241,21 @@ async def open_rig(
         max_frame_bytes=max_frame_bytes,
     )
     venv = VenvEnvironment(launcher, Store(venvs or path / "venvs"), path / "locks", installer_environment(), offline)
+    environ = installer_environment()
+    others: dict[Kind, Callable[[], Environment]] = {
+        Kind.CONDA: lambda: CondaEnvironment(
+            launcher, Store(condas or path / "condas"), path / "locks", environ, offline
+        ),
+        Kind.DOCKER: lambda: DockerEnvironment(
+            docker or engines.settings(), Store(images or path / "images"), environ, path, max_frame_bytes
+        ),
+    }
     executors = {Kind.INLINE: make(inline(InlineEnvironment(launcher))), Kind.VENV: make(venv)}
     async with trio.open_nursery() as nursery:
 
         async def start(kind: Kind) -> None:
             if kind not in executors:
-                environ = installer_environment()
-                store = Store(images or path / "images")
-                environment = DockerEnvironment(docker or engines.settings(), store, environ, path, max_frame_bytes)
-                executors[kind] = make(environment)
+                executors[kind] = make(others[kind]())
             await nursery.start(executors[kind].run)
 
         for kind in list(executors):

@@ -24,6 +24,9 @@ WORKERS = {
     "inline-fork": {"env": Kind.INLINE, "isolation": Isolation.FORK},
     "inline-fresh": {"env": Kind.INLINE, "isolation": Isolation.FRESH},
     "venv-warm": {"env": Kind.VENV, "isolation": Isolation.WARM},
+    "venv-fork": {"env": Kind.VENV, "isolation": Isolation.FORK},
+    "conda-warm": {"env": Kind.CONDA, "isolation": Isolation.WARM},
+    "conda-fork": {"env": Kind.CONDA, "isolation": Isolation.FORK},
     "docker-warm": {"env": Kind.DOCKER, "isolation": Isolation.WARM},
     "docker-fork": {"env": Kind.DOCKER, "isolation": Isolation.FORK},
     "docker-fresh": {"env": Kind.DOCKER, "isolation": Isolation.FRESH},
@@ -37,6 +40,8 @@ def chosen(request):
     fields = WORKERS[request.param]
     if fields["env"] is Kind.DOCKER:
         request.getfixturevalue("engine")
+    if fields["env"] is Kind.CONDA:
+        fields = fields | {"channels": (request.getfixturevalue("channel"),)}
     return fields
 
 
@@ -299,6 +304,7 @@ async def test_the_environment_is_built_from_nothing(run, how, monkeypatch):
 
     allowed = {"PATH", "LANG", "HOME", "TMPDIR", "COLOR", "VIRTUAL_ENV", "LC_CTYPE"}
     allowed |= {"HOSTNAME"} if how["env"] is Kind.DOCKER else set()
+    allowed |= {"CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL"} if how["env"] is Kind.CONDA else set()
     assert set(environ) <= allowed
     assert environ["COLOR"] == "grün"
     assert "hidden" not in raw

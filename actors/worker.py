@@ -255,15 +255,17 @@ class Worker:
 
     async def _stop(self, execution: str) -> tuple[str, ...]:
         """Soft stop, then the kill of the tree; return what was killed."""
+        killed: tuple[str, ...] = ()
         with trio.CancelScope(shield=True):
             with trio.move_on_after(self.grace_seconds):
                 try:
                     await self.guest.stop(execution)
-                    while not isinstance(await self._receive(), messages.Result | messages.Error):
+                    while not isinstance(answer := await self._receive(), messages.Result | messages.Error):
                         pass
+                    killed = answer.killed
                 except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError):
                     pass
-            killed = await self.end()
+            killed += await self.end()
             self._drain()
         return killed
 

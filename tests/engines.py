@@ -14,6 +14,7 @@ import docker
 
 from config.load import installer_environment
 from config.settings import DockerSettings
+from environments import proc
 from environments.engine import Address
 from tests import interpreter
 from tests.interpreter import VERSION, program
@@ -70,6 +71,24 @@ def containers(instance: str) -> list[str]:
     with client() as api:
         found = api.containers(all=True, filters={"label": f"operato.instance={instance}"})
         return [container["Names"][0].lstrip("/") for container in found]
+
+
+def gone(container: str, pid: int) -> bool:
+    """Return whether a process, by its number in a container, is no more. The engine is on this machine."""
+    with client() as api:
+        try:
+            first = int(api.inspect_container(container)["State"]["Pid"])
+        except docker.errors.NotFound:
+            return True
+    for process in proc.descendants(first) if first else ():
+        try:
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except OSError:
+            continue
+        inside = next((line.split()[-1] for line in lines if line.startswith("NSpid:")), "")
+        if inside == str(pid) and proc.alive(process):
+            return False
+    return True
 
 
 def touch(instance: str, path: str) -> None:

@@ -93,6 +93,10 @@ class Ran:
     def _text(self, stream: Stream) -> str:
         return "".join(chunk.text for chunk in self.output if chunk.stream is stream)
 
+    def gone(self, pid: int) -> bool:
+        """Return whether a process is no more, by the number that it had for the handler."""
+        return engines.gone(self.pid, pid) if isinstance(self.pid, str) else gone(pid)
+
 
 @attrs.define(eq=False)
 class Rig:
@@ -188,9 +192,15 @@ class Rig:
 
         def calm() -> bool:
             now = executor.statistics()
-            return not now.busy and not now.waiting and not now.starting and self.table.statistics() == now.idle
+            return not now.busy and not now.waiting and not now.starting and self._living(executor) == now.idle
 
-        await wait_until(calm, lambda: f"{executor.statistics()}, {self.table.statistics()} processes")
+        await wait_until(calm, lambda: f"{executor.statistics()}, {self._living(executor)} guests")
+
+    def _living(self, executor: Executor) -> int:
+        """Return how many guests there are, by who knows best."""
+        if executor.environment.kind is Kind.DOCKER:
+            return len(engines.containers((self.path / "instance").read_text()))
+        return self.table.statistics()
 
 
 async def wait_until(condition: Callable[[], Any], why: str | Callable[[], str], *, seconds: float = PATIENCE) -> None:

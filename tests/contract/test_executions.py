@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import stat
-from pathlib import Path
 
 import pytest
 import trio
@@ -16,33 +15,11 @@ from actors.output import Output
 from environments.inprocess import InProcess
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
-from tests import engines
 from tests.support import WAIT_FOR, Ran, open_rig
+from tests.workers import WORKERS, Flag, chosen
 
-WORKERS = {
-    "inline-warm": {"env": Kind.INLINE, "isolation": Isolation.WARM},
-    "inline-fork": {"env": Kind.INLINE, "isolation": Isolation.FORK},
-    "inline-fresh": {"env": Kind.INLINE, "isolation": Isolation.FRESH},
-    "venv-warm": {"env": Kind.VENV, "isolation": Isolation.WARM},
-    "venv-fork": {"env": Kind.VENV, "isolation": Isolation.FORK},
-    "conda-warm": {"env": Kind.CONDA, "isolation": Isolation.WARM},
-    "conda-fork": {"env": Kind.CONDA, "isolation": Isolation.FORK},
-    "docker-warm": {"env": Kind.DOCKER, "isolation": Isolation.WARM},
-    "docker-fork": {"env": Kind.DOCKER, "isolation": Isolation.FORK},
-    "docker-fresh": {"env": Kind.DOCKER, "isolation": Isolation.FRESH},
-}
 SERVED = {name: WORKERS[name] for name in ("inline-warm", "inline-fork", "docker-warm", "docker-fork")}
 """The two ways in which the guest program serves a call; for tests that have to wait for time limits."""
-
-
-def chosen(request):
-    """Return the fields of the parameter of a fixture; what its kind needs of the machine is there then."""
-    fields = WORKERS[request.param]
-    if fields["env"] is Kind.DOCKER:
-        request.getfixturevalue("engine")
-    if fields["env"] is Kind.CONDA:
-        fields = fields | {"channels": (request.getfixturevalue("channel"),)}
-    return fields
 
 
 @pytest.fixture(params=WORKERS)
@@ -61,20 +38,6 @@ def served(request):
 def run(rig, how):
     """Return `run(code, input, **fields)`: publish a module and call it."""
     return functools.partial(rig.run, **how)
-
-
-class Flag:
-    """A file that a test makes and a handler waits for, where the handler sees it."""
-
-    def __init__(self, rig, how, tmp_path):
-        self.instance = rig.path / "instance" if how["env"] is Kind.DOCKER else None
-        self.path = "/tmp/flag" if self.instance else str(tmp_path / "flag")
-
-    def touch(self):
-        if self.instance:
-            engines.touch(self.instance.read_text(), self.path)
-        else:
-            Path(self.path).touch()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Works with whatever speaks Docker's API: dockerd, podman's service. The SDK is i
 from __future__ import annotations
 
 import math
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 CALL_SECONDS = 60.0
 """How long the engine may think about one request, and how long a stream may say nothing while it is attached."""
 PROBE_SECONDS = 3.0
+_LIBRARY_VERSION = "1.44"
+"""The newest version of the API that is asked for; every engine that is still kept up speaks it or an older one."""
 _THREADS = 16
 _MAX_HEAD = 64 * 1024
 _READ_BYTES = 256 * 1024
@@ -83,6 +86,13 @@ class Address:
             raise EngineError(f"{shown} cannot be used: {problem}") from problem
         scheme = "https" if secure else "http"
         return cls(shown, None, host, port, f"{scheme}://{host}:{port}", folder if secure else None, context)
+
+    def knock(self) -> None:
+        """Raise OSError when nobody listens at a unix socket: there the library would leak its own socket."""
+        if self.path is not None:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(PROBE_SECONDS)
+                sock.connect(self.path)
 
 
 def _context(folder: Path) -> ssl.SSLContext:
@@ -189,19 +199,15 @@ class Engine:
     """One engine. Each call has an SDK client of its own: one costs 0.1 ms, and none is shared between threads."""
 
     address: Address
-    version: str = "auto"
+    version: str = _LIBRARY_VERSION
     """Of the API; `ping` finds the one that both sides speak."""
     _threads: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(_THREADS), init=False)
 
     async def ping(self) -> Mapping[str, Any]:
         """Return what the engine says of itself. Raises EngineAwayError."""
-        self.version = "auto"
-
-        def ask(api: Api) -> Mapping[str, Any]:
-            self.version = api.api_version
-            return dict(api.info())
-
-        return await self.call(ask, seconds=PROBE_SECONDS)
+        spoken = await self.call(lambda api: api.version(api_version=False)["ApiVersion"], seconds=PROBE_SECONDS)
+        self.version = min(str(spoken), _LIBRARY_VERSION, key=_numbers)
+        return await self.call(lambda api: dict(api.info()), seconds=PROBE_SECONDS)
 
     async def call(self, what: Callable[[Api], T], *, seconds: float = CALL_SECONDS, abandon: bool = False) -> T:
         """Return what the SDK returns. Raises EngineAwayError, NotThereError and EngineError.
@@ -221,14 +227,17 @@ class Engine:
             raise EngineAwayError(f"the docker library is not installed ({problem}); `pip install docker`") from problem
         folder = self.address.certificates
         try:
+            self.address.knock()
             tls = docker.tls.TLSConfig(**_tls_arguments(folder)) if folder else False
             with docker.APIClient(self.address.base_url, self.version, timeout=math.ceil(seconds), tls=tls) as api:
+                # The address says whom to trust; REQUESTS_CA_BUNDLE and proxies are not meant for an engine.
+                api.trust_env = False
                 return what(api)
         except NotFound as problem:
             raise NotThereError(_words(problem)) from problem
         except APIError as problem:
             raise EngineError(_words(problem)) from problem
-        except (requests.RequestException, DockerException) as problem:
+        except (OSError, requests.RequestException, DockerException) as problem:
             raise EngineAwayError(self._away(problem)) from problem
 
     def _away(self, problem: BaseException) -> str:
@@ -266,6 +275,10 @@ class Engine:
         stream = await trio.open_ssl_over_tcp_stream(at.host, at.port, ssl_context=at.context, https_compatible=True)
         await stream.do_handshake()
         return stream
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _tls_arguments(folder: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Relay:
         self.home = os.path.join(base, "home")
         self.limit = 1 << 30
         self.from_host, self.from_worker = Buffer(), Buffer()
-        self.execution = ""
+        self.execution = self.unwritten = ""
         self.loading = True
         self.keep = frozenset()
         self.kills = out_of_memory_kills()
@@ -143,6 +143,9 @@ class Relay:
             elif kind == b"kill":
                 self.finish()
             else:
+                if kind == b"hello" and self.unwritten:
+                    self.say({"type": "load_failed", "error_type": "OSError", "message": self.unwritten})
+                    self.finish()
                 if kind == b"hello":
                     self.limit = json.loads(payload)["max_frame_bytes"] + 65536
                 elif kind == b"execute":
@@ -155,14 +158,14 @@ class Relay:
     def on_file(self, message):
         """Write a piece of a file of the module."""
         path = os.path.join(self.base, message["path"])
+        if self.unwritten:
+            return
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "ab") as file:
                 file.write(base64.b64decode(message["data"]))
         except OSError as problem:
-            text = "the code cannot be written in the container: %s" % problem
-            self.say({"type": "load_failed", "error_type": "OSError", "message": text})
-            self.finish()
+            self.unwritten = "the code cannot be written in the container: %s" % problem
 
     def begin(self, execution):
         """Note that output from now on is of this execution."""

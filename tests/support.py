@@ -229,6 +229,7 @@ async def open_rig(
     docker: DockerSettings | None = None,
     images: Path | None = None,
     condas: Path | None = None,
+    conda_exe: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """Run executors under `path`; fails when they leave a process, container, directory or group behind.
@@ -254,7 +255,7 @@ async def open_rig(
     environ = installer_environment()
     others: dict[Kind, Callable[[], Environment]] = {
         Kind.CONDA: lambda: CondaEnvironment(
-            launcher, Store(condas or path / "condas"), path / "locks", environ, offline
+            launcher, Store(condas or path / "condas"), path / "locks", environ, offline, conda_exe
         ),
         Kind.DOCKER: lambda: DockerEnvironment(
             docker or engines.settings(), Store(images or path / "images"), environ, path, max_frame_bytes

@@ -132,7 +132,7 @@ async def _answer(
     head = b""
     while b"\r\n\r\n" not in head:
         data = await stream.receive_some()
-        if not data:
+        if not data or data.startswith(b"\x16"):  # an engine tries TLS first
             return
         head += data
     method, path, _ = head.decode().split(" ", 2)

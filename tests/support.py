@@ -116,6 +116,11 @@ class Rig:
         return self.executors[Kind.INLINE]
 
     @property
+    def condas(self) -> Path:
+        """Where conda environments are, unless the test put them elsewhere."""
+        return self.path / "condas"
+
+    @property
     def venv(self) -> Executor:
         return self.executors[Kind.VENV]
 

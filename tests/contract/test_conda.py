@@ -26,7 +26,6 @@ GREET = "import greet\ndef handler(input): return greet.hi(input)"
 async def conda(tmp_path, channel):
     """Executors with a store of their own, and how a module of the channel is published."""
     async with open_rig(tmp_path / "rig") as rig:
-        rig.condas = tmp_path / "rig" / "condas"
         yield rig
 
 

@@ -123,7 +123,7 @@ def test_a_call(host):
 def test_characters_and_bytes_that_are_none(host):
     relay = host()
     code = "import os\ndef handler(x):\n    for b in '語é'.encode(): os.write(1, bytes([b]))\n"
-    relay.load(code + "    os.write(1, b'\xff\xe8')")
+    relay.load(code + "    os.write(1, b'\\xff\\xe8')")
 
     assert relay.call()[0]["stdout"] == "語é\ufffd\ufffd"
 

@@ -106,6 +106,10 @@ class ModuleSpec:
     network: bool | None = None
     """docker only; None means the kind's default (docker: closed; the others cannot close it)."""
     image: str | None = None
+    user: str | None = None
+    """docker only, operator's file only: the user in the container, `UID`, `UID:GID` or a name of its image."""
+    writable: bool | None = None
+    """docker only, operator's file only: whether what is in the image can be written over, until the container ends."""
     dependencies: tuple[str, ...] = ()
     """Conda packages; a file name in the YAML file is an `environment.yml`, read when loaded."""
     channels: tuple[str, ...] = ()
@@ -276,6 +280,9 @@ def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> I
         if name in given and env not in kinds:
             allowed = ", ".join(kinds)
             yield Wrong(f"is not for env: {env}, only for {allowed}; use env: {kinds[0]}", (name,), allowed=allowed)
+    for name in _OPERATORS if not trusted else ():
+        if name in given:
+            yield Wrong("is only for the operator's modules file", (name,))
     if data.get("isolation") == Isolation.NONE and not (trusted and env in (Kind.INLINE, None)):
         reason = f"env: {env}; it is only for inline" if trusted else "this; it is only for the operator's modules file"
         yield Wrong(f"none is not for {reason}", ("isolation",), allowed="warm, fork, fresh")
@@ -307,9 +314,14 @@ _ONLY: Mapping[str, tuple[Kind, ...]] = {
     "channels": (Kind.CONDA,),
     "image": (Kind.DOCKER,),
     "network": (Kind.DOCKER,),
+    "user": (Kind.DOCKER,),
+    "writable": (Kind.DOCKER,),
 }
 """Fields that only some kinds of environment have; the first kind is the one to advise."""
 
+
+_OPERATORS = ("user", "writable")
+"""Fields that move walls of the machine, which only the operator's own file may do."""
 
 _NAME = units.matching(
     r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
@@ -351,6 +363,12 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "variables": units.variables,
         "secrets": units.items(units.variable_name),
         "network": units.optional(units.flag),
+        "writable": units.optional(units.flag),
+        "user": units.optional(
+            units.matching(
+                r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?", "a user such as 1000:1000 or root"
+            )
+        ),
         "image": units.optional(units.matching(r"[A-Za-z0-9][A-Za-z0-9_./:@-]*", "the name of an image")),
         "dependencies": units.items(_PLAIN),
         "channels": channels,

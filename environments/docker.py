@@ -53,6 +53,7 @@ class Walls:
     scratch_bytes: int
     user: str
     network: bool = False
+    writable: bool = False
 
     @classmethod
     def of(cls, spec: ModuleSpec, settings: DockerSettings) -> Walls:
@@ -62,15 +63,16 @@ class Walls:
             cpus=spec.cpus or settings.cpus,
             processes=spec.processes or settings.processes,
             scratch_bytes=settings.scratch_bytes,
-            user=settings.user,
+            user=spec.user or settings.user,
             network=bool(spec.network),
+            writable=bool(spec.writable),
         )
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of the engine's host configuration."""
         return {
             "network_mode": "bridge" if self.network else "none",
-            "read_only": True,
+            "read_only": not self.writable,
             "tmpfs": {
                 "/tmp": f"rw,nosuid,nodev,noexec,mode=1777,size={self.scratch_bytes}",  # noqa: S108
                 BASE: f"rw,nosuid,nodev,exec,mode=1777,size={self.scratch_bytes}",

@@ -79,6 +79,14 @@ async def test_a_module_may_open_the_network(rig):
     assert "eth0" in (await rig.run(LOOK, __file__, network=True, **DOCKER)).value["network"]
 
 
+async def test_a_module_may_open_the_root_and_be_another_user(rig):
+    found = (await rig.run(LOOK, __file__, user="0:0", writable=True, **DOCKER)).value
+
+    assert found["user"] == [0, 0]
+    assert found["root"] is None
+    assert found["capabilities"] == 0, "root has got more than its name"
+
+
 async def test_limits_of_a_module_are_those_of_its_container(rig):
     module = await rig.publish("def handler(input): pass", memory=200_000_000, cpus=0.5, processes=7, **DOCKER)
     names = []

@@ -98,6 +98,27 @@ def test_an_environment_file_that_is_not_there(tmp_path):
         load_modules(tmp_path / "modules.yaml")
 
 
+@pytest.mark.parametrize(("field", "value"), [("user", "root"), ("writable", True)])
+def test_walls_are_moved_by_the_operator_only(field, value):
+    data = {"name": "m", "env": "docker", "image": "python:3.12-slim", field: value}
+
+    assert getattr(spec_from_mapping(data, base=None, allow_path=False, trusted=True), field) == value
+    with pytest.raises(ConfigError, match="operator's modules file"):
+        spec_from_mapping(data, base=None, allow_path=False)
+    with pytest.raises(ConfigError, match="only for docker"):
+        spec_from_mapping(
+            data | {"env": "venv", "image": None, "code": "x = 1"}, base=None, allow_path=False, trusted=True
+        )
+
+
+@pytest.mark.parametrize("user", ["-1", "a b", "root:", ""])
+def test_users_that_are_none(user):
+    with pytest.raises(ConfigError, match="user"):
+        spec_from_mapping(
+            {"name": "m", "env": "docker", "image": "i", "user": user}, base=None, allow_path=False, trusted=True
+        )
+
+
 def test_files_are_for_the_operator_only():
     data = {"name": "m", "env": "conda", "code": "def handler(input): pass", "dependencies": "environment.yml"}
     with pytest.raises(ConfigError, match="only for the operator"):

@@ -22,7 +22,7 @@ from config.settings import DockerSettings
 from environments.base import Availability, Guest, Prepared
 from environments.container import BASE, ContainerGuest, remove_container
 from environments.engine import Address, Api, Engine, EngineAwayError, EngineError, NotThereError
-from environments.images import READ_FRAME, Images
+from environments.images import COMMON, READ_FRAME, Images
 from environments.store import Store
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
@@ -78,15 +78,13 @@ class Walls:
                 BASE: f"rw,nosuid,nodev,exec,mode=1777,size={self.scratch_bytes}",
             },
             "cap_drop": ["ALL"],
-            "security_opt": ["no-new-privileges"],
             "mem_limit": self.memory_bytes,
             "memswap_limit": self.memory_bytes,
             "nano_cpus": int(self.cpus * 1e9),
             "pids_limit": self.processes + _OWN_PROCESSES,
             "ipc_mode": "private",
             "init": False,
-            "ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}, {"Name": "nofile", "Soft": 4096, "Hard": 4096}],
-            "log_config": {"Type": "none"},
+            **COMMON,
         }
 
 

@@ -5,6 +5,7 @@ Works with whatever speaks Docker's API: dockerd, podman's service. The SDK is i
 
 from __future__ import annotations
 
+import json
 import math
 import socket
 import ssl
@@ -159,7 +160,7 @@ class Attached:
         head, _, self._early = head.partition(b"\r\n\r\n")
         status = head.split(b" ", 2)[1:2]
         if status not in ([b"101"], [b"200"]):  # 200 is an old way to say 101
-            raise EngineError(f"the engine did not attach: {(head + self._early)[:500].decode(errors='replace')}")
+            raise EngineError(f"the engine did not attach: {_said(head, self._early)}")
 
     async def send(self, data: bytes) -> None:
         """Write to standard input. Raises StreamBrokenError."""
@@ -275,6 +276,14 @@ class Engine:
         stream = await trio.open_ssl_over_tcp_stream(at.host, at.port, ssl_context=at.context, https_compatible=True)
         await stream.do_handshake()
         return stream
+
+
+def _said(head: bytes, body: bytes) -> str:
+    """Return the message in a refusal, or its first line where there is none."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return head.partition(b"\r\n")[0].decode(errors="replace")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

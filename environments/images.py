@@ -27,6 +27,8 @@ _COMMIT_SECONDS = 600.0
 _TOLD_LINES = 20
 _MAX_TEXT = 1 << 20
 _PYTHONS = ("python3", "python")
+COMMON: Mapping[str, Any] = {"security_opt": ["no-new-privileges"], "log_config": {"Type": "none"}}
+"""What every container has. Limits of files are set in it: not every engine may set those that it adds by itself."""
 _READ = """import os
 def read(n):
     data = b""
@@ -245,8 +247,7 @@ class Images:
         """Run a program in a container to its end; return its exit code. The container is left to the caller."""
 
         def create(api: Api) -> None:
-            log = {"Type": "none"}
-            host = api.create_host_config(network_mode=network, security_opt=["no-new-privileges"], log_config=log)
+            host = api.create_host_config(network_mode=network, **COMMON)
             api.create_container(
                 image,
                 name=container,

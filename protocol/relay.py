@@ -19,6 +19,7 @@ import guest
 READ_BYTES = 65536
 DRAINED_READS = 1 + (1 << 20) // READ_BYTES
 KILL_SECONDS = 10.0
+OPEN_FILES = 4096
 HEAD = re.compile(rb'\{"type":"(\w+)"(?:,"id":"([^"]*)")?')
 """The host writes the type first and the execution second: a large input is passed on without being read."""
 CHILDREN = b'{"children":true,'
@@ -69,6 +70,7 @@ class Relay:
 
     def start(self):
         """Fork the worker. Returns True in the worker, whose turn it is then to call `guest.main`."""
+        import resource
         import socket
 
         os.mkdir(self.home, 0o700)
@@ -83,6 +85,10 @@ class Relay:
             null = os.open("/dev/null", os.O_RDONLY)
             for source, target in ((null, 0), (out_end, 1), (err_end, 2)):
                 os.dup2(source, target)
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            files = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             frames = theirs.detach()
             for fd in (null, out, out_end, err, err_end, wake, wake_end, life_end, mine.detach()):
                 os.close(fd)

@@ -98,6 +98,8 @@ class Availability:
     available: bool
     reason: str = ""
     detail: Mapping[str, str] = field(factory=dict)
+    limits: Mapping[str, str] = field(factory=dict)
+    """How each limit is held, where that is not this machine's doing."""
 
 
 @frozen

@@ -130,11 +130,11 @@ class DockerEnvironment:
             reason = f"{engine.address.shown} runs {said['OSType']} containers; workers need linux"
             return Availability(available=False, reason=reason)
         detail = {"engine": str(said.get("ServerVersion", "?")), "host": engine.address.shown, "api": engine.version}
-        for limit, name in (("memory", "MemoryLimit"), ("cpus", "CpuCfsQuota"), ("processes", "PidsLimit")):
-            detail[limit] = "engine" if said.get(name, True) else "none: the engine cannot hold it on its machine"
+        known = (("memory", "MemoryLimit"), ("cpus", "CpuCfsQuota"), ("processes", "PidsLimit"))
+        limits = {limit: "engine" if said.get(name, True) else "none" for limit, name in known}
         if swept:
             log.info("containers of dead runners were removed", count=swept)
-        return Availability(available=True, detail=detail)
+        return Availability(available=True, detail=detail, limits=limits)
 
     async def prepare(self, spec: ModuleSpec, say: Callable[[str], None]) -> Prepared:
         """Return the module's image, pulled and built where it is not there, with its walls."""

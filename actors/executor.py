@@ -21,18 +21,14 @@ from actors.worker import StartError, Worker
 from config.settings import ExecutorSettings
 from environments.base import Availability, Environment
 from environments.limits import LimitKeeper
-from environments.process import ProcessTable
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 
 _MAINTENANCE_SECONDS = 1.0
+_PROBE_SECONDS = 2.0
 _STARTS = 2
 """How often a worker is started for a caller, when it ended before the handler could be reached."""
 
 log = structlog.get_logger("executor")
-
-
-def _ignore(_reason: str) -> None:
-    """Take no notice."""
 
 
 @frozen
@@ -55,7 +51,6 @@ class Executor:
 
     environment: Environment
     settings: ExecutorSettings
-    table: ProcessTable
     limits: LimitKeeper
     max_frame_bytes: int
     availability: Availability = field(init=False)
@@ -67,9 +62,7 @@ class Executor:
     _closing: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._starter = Starter(
-            self.environment, self.settings, self.table, self.limits, self.max_frame_bytes, self._died
-        )
+        self._starter = Starter(self.environment, self.settings, self.limits, self.max_frame_bytes, self._died)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Supervise until cancelled; every worker has ended when this returns."""
@@ -77,6 +70,7 @@ class Executor:
         async with trio.open_nursery() as nursery:
             self._nursery = self._starter.nursery = nursery
             self._closing = False
+            nursery.start_soon(self._keep_probing, name=f"probe {self.environment.kind}")
             task_status.started()
             try:
                 while True:
@@ -88,13 +82,31 @@ class Executor:
                 self._pools.clear()
                 self._starter.close()
 
+    async def _keep_probing(self) -> None:
+        """Ask again for what cannot be used: an engine may be started, or a tool installed, after the runner."""
+        while True:
+            await trio.sleep(_PROBE_SECONDS)
+            if not self.availability.available:
+                await self._probe()
+
+    async def _probe(self) -> None:
+        before, self.availability = self.availability, await self.environment.probe()
+        if self.availability.available and not before.available:
+            log.info("environments can be used now", env=self.environment.kind)
+            for pool in self._pools.values():
+                if pool.last_failure is not None and pool.last_failure.kind is ErrorKind.UNAVAILABLE:
+                    pool.started()
+                self._prepare_soon(pool)
+            self._pump()
+        elif before.available and not self.availability.available:
+            log.warning("environments cannot be used", env=self.environment.kind, why=self.availability.reason)
+
     def close(self) -> None:
         """Give out no more workers; those who wait are answered `shutdown`."""
         self._closing = True
-        failure = Failure(ErrorKind.SHUTDOWN, "the runner is shutting down")
         for pool in self._pools.values():
             while pool.waiters:
-                self._next_waiter(pool).wake(failure=failure)
+                self._next_waiter(pool).wake(failure=Failure(ErrorKind.SHUTDOWN, "the runner is shutting down"))
 
     @asynccontextmanager
     async def lease(
@@ -113,7 +125,7 @@ class Executor:
             worker = pool.reuse()
         else:
             self._refuse(pool, patient=patient)
-            waiter = Waiter(_ignore) if ask is None else ask()
+            waiter = Waiter() if ask is None else ask()
             worker = await self._acquire(pool, waiter, phases, patient=patient)
         try:
             yield worker
@@ -293,6 +305,9 @@ class Executor:
         elif pool.waiters:
             self._next_waiter(pool).wake(failure=failure, phases=phases)
         self._pump()
+        if failure is not None and failure.kind is ErrorKind.UNAVAILABLE:
+            pool.prepared = None  # what it needs may have gone with what was lost
+            await self._probe()
 
     def _died(self, worker: Worker) -> None:
         """Forget a guest that ended while nobody used it."""
@@ -316,8 +331,12 @@ class Executor:
         for module in wanted.values():
             pool = self._pool(module)
             pool.retired = False
-            if self._nursery is not None and self.availability.available and pool.prepared is None:
-                self._nursery.start_soon(self._prepare_quietly, pool, name=f"prepare {module.ref}")
+            self._prepare_soon(pool)
+
+    def _prepare_soon(self, pool: Pool) -> None:
+        if self._nursery is None or pool.retired or not self.availability.available or pool.prepared is not None:
+            return
+        self._nursery.start_soon(self._prepare_quietly, pool, name=f"prepare {pool.module.ref}")
 
     async def _prepare_quietly(self, pool: Pool) -> None:
         """Build ahead of the first call, keep a spare, and start `workers.min`; a failure is told to the first call."""
@@ -359,10 +378,6 @@ class Executor:
         self._starter.spares.maintain()
         if self._waiting:  # for a start that may be tried again now
             self._pump()
-
-    def waiting_for(self, module: Published) -> str:
-        """Return why a caller of this module would wait now."""
-        return self._pool(module).reason(trio.current_time())
 
     def statistics(self) -> ExecutorStatistics:
         """Return what this executor has now."""

@@ -71,7 +71,7 @@ class Phases:
 class Waiter:
     """One caller without a worker. `tell` hears why it waits, each time that the reason changes."""
 
-    tell: Callable[[str], None]
+    tell: Callable[[str], None] = field(default=lambda _reason: None)
     scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Round the wait."""
     woken: trio.Event = field(factory=trio.Event, init=False)

@@ -274,8 +274,8 @@ def _read_file(spec: ModuleSpec, path: Path) -> bytes:
 
 def _entry(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str) -> tuple[Path, bool]:
     """Return the file that has the handler, and whether it makes its folder a package."""
-    if spec.code is None and spec.path is None:
-        return root, False
+    if spec.code is None and spec.path is None:  # what is in the image, relative to its working directory
+        return Path(f"{file or 'main'}.py"), False
     if file:
         candidates = [f"{file}.py", f"{file}/__init__.py", file]
     elif len(files) == 1 and (spec.code is not None or (spec.path is not None and spec.path.is_file())):

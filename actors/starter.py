@@ -16,7 +16,6 @@ from actors.worker import Worker
 from config.settings import ExecutorSettings
 from environments.base import Environment, Prepared
 from environments.limits import LimitKeeper, Limits
-from environments.process import ProcessTable
 from protocol.errors import ErrorKind, error
 
 log = structlog.get_logger("starter")
@@ -28,7 +27,6 @@ class Starter:
 
     environment: Environment
     settings: ExecutorSettings
-    table: ProcessTable
     limits: LimitKeeper
     max_frame_bytes: int
     on_death: Callable[[Worker], None]
@@ -74,19 +72,18 @@ class Starter:
         return worker
 
     async def _limit(self, worker: Worker, limits: Limits) -> None:
-        if limits:
-            worker.hold = await trio.to_thread.run_sync(self.limits.apply, worker.guest.pid, limits)
-            if worker.hold.watched() and self.nursery is not None:
-                self.nursery.start_soon(worker.watch, name=f"watch {worker.guest.pid}")
+        worker.hold = await worker.guest.confine(limits, self.limits)
+        if worker.hold is not None and worker.hold.watched() and self.nursery is not None:
+            self.nursery.start_soon(worker.watch, name=f"watch {worker.guest.name}")
 
     def _launch(self, prepared: Prepared) -> Worker:
         """Start a guest and the task that looks after it. Raises OSError."""
         if self.nursery is None:
             raise error(ErrorKind.SHUTDOWN, "the runner is shutting down")
         guest = self.environment.launch(prepared)
-        worker = Worker(guest, self.table, self.max_frame_bytes, self.settings.grace_seconds, prepared.key)
+        worker = Worker(guest, self.max_frame_bytes, self.settings.grace_seconds, prepared.key)
         self.started += 1
-        self.nursery.start_soon(self._live, worker, name=f"worker {guest.pid}")
+        self.nursery.start_soon(self._live, worker, name=f"worker {guest.name}")
         return worker
 
     async def _live(self, worker: Worker) -> None:
@@ -105,7 +102,7 @@ class Starter:
     def retire(self, worker: Worker) -> None:
         """End a worker that nobody uses. On the way down its own task does that."""
         if self.nursery is not None and not worker.ended:
-            self.nursery.start_soon(worker.retire, name=f"retire {worker.guest.pid}")
+            self.nursery.start_soon(worker.retire, name=f"retire {worker.guest.name}")
 
     def close(self) -> None:
         """Start nothing more; the tasks of the workers end them."""

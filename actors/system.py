@@ -21,7 +21,9 @@ from actors.runs import Runs
 from actors.supervise import supervise
 from config.modules import ModuleSpec
 from config.settings import Settings
-from environments.base import AbsentEnvironment, Environment
+from environments.base import Environment
+from environments.conda import CondaEnvironment
+from environments.docker import DockerEnvironment
 from environments.inline import InlineEnvironment, Launcher
 from environments.limits import LimitKeeper
 from environments.process import ProcessTable
@@ -97,7 +99,6 @@ async def open_system(
     make = partial(
         Executor,
         settings=settings.executor,
-        table=table,
         limits=limits,
         max_frame_bytes=settings.server.max_frame_bytes,
     )
@@ -161,17 +162,27 @@ async def _publish(registry: Registry, executors: Mapping[Kind, Executor], specs
 
 
 def _environments(settings: Settings, launcher: Launcher, around: Surroundings) -> dict[Kind, Environment]:
+    data = settings.store.data_dir.absolute()
     return {
         Kind.INLINE: InlineEnvironment(launcher),
         Kind.VENV: VenvEnvironment(
             launcher,
             Store(settings.store.venv_path.absolute()),
-            settings.store.data_dir.absolute() / "locks",
+            data / "locks",
             around.installer,
             settings.store.offline,
         ),
-        Kind.CONDA: AbsentEnvironment(Kind.CONDA, "this version of the runner has no conda environments"),
-        Kind.DOCKER: AbsentEnvironment(Kind.DOCKER, "this version of the runner has no docker environments"),
+        Kind.CONDA: CondaEnvironment(
+            launcher,
+            Store(settings.store.conda_path.absolute()),
+            data / "locks",
+            around.installer,
+            settings.store.offline,
+            settings.store.conda_exe,
+        ),
+        Kind.DOCKER: DockerEnvironment(
+            settings.docker, Store(data / "images"), around.installer, data, settings.server.max_frame_bytes
+        ),
     }
 
 

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from environments import proc
+from environments.base import ChannelClosedError
 from environments.limits import WATCH_SECONDS
-from environments.process import ChannelClosedError
 from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure, RunnerError
-from protocol.model import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.events import EventLog
     from actors.registry import Published
+    from environments.base import Guest
     from environments.limits import Hold
-    from environments.process import Guest, ProcessTable
+    from protocol.model import Stream
 
-_READ_BYTES = 65536
 _GUEST_KINDS = {
     "handler_error": ErrorKind.HANDLER_ERROR,
     "bad_output": ErrorKind.BAD_OUTPUT,
@@ -92,7 +89,6 @@ class Worker:
     """
 
     guest: Guest
-    table: ProcessTable
     max_frame_bytes: int
     grace_seconds: float
     environment_key: str
@@ -104,7 +100,6 @@ class Worker:
     ended: bool = field(default=False, init=False)
     reusable: bool = field(default=True, init=False)
     over_limit: str | None = field(default=None, init=False)
-    _keep: frozenset[int] = field(default=frozenset(), init=False)
     _ending: trio.Lock = field(factory=trio.Lock, init=False)
     _killed: tuple[str, ...] = field(default=(), init=False)
     _log: EventLog | None = field(default=None, init=False)
@@ -117,13 +112,8 @@ class Worker:
 
     async def tend(self, on_death: Callable[[Worker], None]) -> None:
         """Read what user code prints, and notice the guest's death; returns when it has ended."""
-        async with trio.open_nursery() as nursery:
-            for fd, stream in zip(self.guest.outputs, Stream, strict=True):
-                nursery.start_soon(self._read_output, fd, stream)
-            await self.guest.wait_ended()
-            self._drain()
-            on_death(self)
-            nursery.cancel_scope.cancel()
+        await self.guest.tend(self._printed)
+        on_death(self)
 
     async def watch(self) -> None:
         """Poll the limits that the kernel does not hold, and kill the guest that passed one; returns at its end."""
@@ -134,42 +124,17 @@ class Worker:
                 return
             await trio.sleep(WATCH_SECONDS)
 
-    async def _read_output(self, fd: int, stream: Stream) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(fd)
-            if not self._read_nowait(fd, stream):
-                return
-
-    def _read_nowait(self, fd: int, stream: Stream) -> bool:
-        """Read once; return False at the end of the stream."""
-        try:
-            data = os.read(fd, _READ_BYTES)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+    def _printed(self, stream: Stream, data: bytes) -> None:
         if not data:
-            return False
+            return
         if self._log is not None:
             self._log.write(stream, data)
         else:
-            log.debug("output outside of an execution", pid=self.guest.pid, stream=stream, bytes=len(data))
-        return True
+            log.debug("output outside of an execution", worker=self.guest.name, stream=stream, bytes=len(data))
 
     def _drain(self) -> None:
-        """Take what is in the pipes now: what came before the answer belongs to this execution."""
-        if self.guest.closed:
-            return
-        for fd, stream in zip(self.guest.outputs, Stream, strict=True):
-            for _ in range(1 + (1 << 20) // _READ_BYTES):
-                try:
-                    data = os.read(fd, _READ_BYTES)
-                except OSError:
-                    break
-                if not data:
-                    break
-                if self._log is not None:
-                    self._log.write(stream, data)
+        """Take what was printed until now: what came before the answer belongs to this execution."""
+        self.guest.drain(self._printed)
 
     async def _receive(self) -> messages.GuestMessage:
         while not self._pending:
@@ -185,8 +150,8 @@ class Worker:
         self._log = printed
         spec = module.spec
         hello = messages.Hello(
-            entry=str(module.entry),
-            root=str(module.root),
+            entry="",
+            root="",
             handler=module.function,
             package=module.package,
             isolation=spec.isolation,
@@ -197,14 +162,14 @@ class Worker:
         try:
             with trio.move_on_after(spec.start_timeout) as scope:
                 printed.on_limit = scope.cancel
+                hello.root, hello.entry = await self.guest.bring(module.root, module.entry)
                 await self.guest.send(frames.encode(messages.encode(hello)))
                 answer = await self._receive()
             if scope.cancelled_caught:
                 failure = self._start_failure(printed)
             elif isinstance(answer, messages.Ready):
                 self._drain()
-                if answer.children:
-                    self._keep = frozenset(proc.descendants(self.guest.pid))
+                self.guest.loaded(children=answer.children)
                 self._log = None
                 return answer
             elif isinstance(answer, messages.LoadFailed):
@@ -256,10 +221,10 @@ class Worker:
                 return await self._finish(answer, log)
             if broken is not None:
                 return await self._died(broken)
-            return self._cut_off(call, await self._stop())
+            return self._cut_off(call, await self._stop(call.id))
         except BaseException:  # Cancelled: the handler may still be running
             with trio.CancelScope(shield=True):
-                call.killed = await self._stop()
+                call.killed = await self._stop(call.id)
             raise
         finally:
             log.on_limit = None
@@ -281,9 +246,9 @@ class Worker:
                     raise messages.ProtocolError(f"an answer was expected, not {type(message).__name__}")
 
     async def _finish(self, answer: messages.Result | messages.Error, log: EventLog) -> Outcome:
-        killed: tuple[str, ...] = ()
+        killed = answer.killed
         if answer.children:
-            killed = await self.table.end_children(self.guest, self._keep)
+            killed += await self.guest.end_children()
         self._drain()
         if log.exceeded:
             return self._printed_too_much(log, killed + await self.end())
@@ -320,17 +285,19 @@ class Worker:
         text = f"the execution printed more than {log.limit} bytes; raise `output` or print less"
         return Outcome(failure=Failure(ErrorKind.OUTPUT_LIMIT, text, field="output"), exit_code=1, killed=killed)
 
-    async def _stop(self) -> tuple[str, ...]:
+    async def _stop(self, execution: str) -> tuple[str, ...]:
         """Soft stop, then the kill of the tree; return what was killed."""
+        killed: tuple[str, ...] = ()
         with trio.CancelScope(shield=True):
-            self.guest.signal_group_nowait(signal.SIGTERM)
             with trio.move_on_after(self.grace_seconds):
                 try:
-                    while not isinstance(await self._receive(), messages.Result | messages.Error):
+                    await self.guest.stop(execution)
+                    while not isinstance(answer := await self._receive(), messages.Result | messages.Error):
                         pass
+                    killed = answer.killed
                 except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError):
                     pass
-            killed = await self.end()
+            killed += await self.end()
             self._drain()
         return killed
 
@@ -340,6 +307,8 @@ class Worker:
 
     def _crash(self, when: str, kind: ErrorKind, cause: Exception | None = None) -> Failure:
         """Return why a guest that has ended is gone."""
+        if (fault := self.guest.fault) is not None:
+            return evolve(fault, kind=kind) if kind is ErrorKind.WORKER_CRASHED else fault
         if isinstance(cause, messages.ProtocolError) and isinstance(cause.__cause__, RecursionError):
             # Newer interpreters write deeper values than this one reads.
             return Failure(ErrorKind.BAD_OUTPUT, "$: nested too deeply", field="$")
@@ -363,7 +332,7 @@ class Worker:
         with trio.CancelScope(shield=True):
             async with self._ending:
                 if not self.ended:
-                    self._killed = await self.table.end(self.guest)
+                    self._killed = await self.guest.end()
                     self.ended = True
         return self._killed
 

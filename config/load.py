@@ -27,7 +27,7 @@ VARIABLE_PREFIX = "OPERATO_"
 SECRET_PREFIX = "OPERATO_SECRET_"  # noqa: S105 - the name of secrets, not one of them
 HIDDEN = "***"
 
-_PREFIXES = {"auth": "jwt_", "history": "history_", "log": "log_"}
+_PREFIXES = {"auth": "jwt_", "docker": "docker_", "history": "history_", "log": "log_"}
 """What flat names of these sections begin with; those of the other sections are unique without."""
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^/\s]*@")
@@ -161,7 +161,7 @@ def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str,
     """Return what an installer is given of the runner's environment: where to look, what to trust, what to cache."""
     environ = os.environ if environ is None else environ
     names = {"PATH", "HOME", "LANG", "TMPDIR", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NETRC"}
-    kept = ("UV_", "XDG_", "SSL_CERT_")
+    kept = ("UV_", "XDG_", "SSL_CERT_", "PIP_", "CONDA_", "MAMBA_", "RATTLER_", "DOCKER_")
     return {k: v for k, v in environ.items() if k.upper() in names or k.startswith(kept)}
 
 
@@ -260,6 +260,8 @@ def _typed(setting: Setting, value: Any) -> Any:
         return _TRUTHS.get(value.strip().lower(), value)
     if kind is int and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value):
         return int(value)
+    if kind is float and not setting.attribute.name.endswith("_seconds") and re.fullmatch(r"[0-9.]{1,18}", value):
+        return float(value) if value.count(".") < 2 and value != "." else value
     return value
 
 
@@ -290,7 +292,8 @@ def _reader(setting: Setting) -> Callable[[Any], Any]:
         return units.size
     if kind is Path:
         return lambda value: Path(units.filled(str(value) if isinstance(value, Path) else value))
-    readers: dict[Any, Callable[[Any], Any]] = {bool: units.flag, int: units.whole, str: units.filled}
+    readers: dict[Any, Callable[[Any], Any]]
+    readers = {bool: units.flag, int: units.whole, float: units.number, str: units.filled}
     return readers[kind]
 
 

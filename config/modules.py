@@ -11,6 +11,7 @@ from attrs import field, frozen
 from cattrs import Converter
 
 from config import policies, requirements, units
+from config.files import FILES, channels, locate, spread_pip
 from config.mistakes import (
     ConfigError,
     Document,
@@ -69,7 +70,12 @@ class ModuleSpec:
     network: bool | None = None
     """docker only; None means the kind's default (docker: closed; the others cannot close it)."""
     image: str | None = None
+    user: str | None = None
+    """docker only, operator's file only: the user in the container, `UID`, `UID:GID` or a name of its image."""
+    writable: bool | None = None
+    """docker only, operator's file only: whether what is in the image can be written over, until the container ends."""
     dependencies: tuple[str, ...] = ()
+    """Conda packages; a file name in the YAML file is an `environment.yml`, read when loaded."""
     channels: tuple[str, ...] = ()
     input_schema: Mapping[str, Any] | None = None
 
@@ -196,6 +202,8 @@ def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
         yield base / path
     if isinstance(listed, str) and listed:
         yield from requirements.requirements_files(base / listed)
+    if isinstance(dependencies := data.get("dependencies"), str) and dependencies:
+        yield base / dependencies
 
 
 def _read_spec(
@@ -206,7 +214,7 @@ def _read_spec(
         return None, [Wrong(f"{show(data)} is not a module; a module is a mapping", allowed="a mapping")]
     wrongs = list(_rules(data, trusted=trusted))
     data = {"env": None} | dict(data)
-    for name, resolve, replacement in (("path", _path, None), ("requirements", _requirements, [])):
+    for name, (resolve, replacement) in FILES.items():
         value = data.get(name)
         if not isinstance(value, str):
             continue
@@ -215,47 +223,17 @@ def _read_spec(
             if not allow_path:
                 wrongs.append(Wrong(f"{show(value)}: files are only for the operator's modules file", (name,)))
                 continue
-            file = _locate(value, base, trusted=trusted)
+            file = locate(value, base, trusted=trusted)
             data[name], found = resolve(file, value, None if trusted else base, data)
             wrongs += [wrong.under((name,)) for wrong in found]
         except Wrong as wrong:
             wrongs.append(wrong.under((name,)))
+    spread_pip(data)
     try:
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through
         wrongs += unfold(error)
     return (None, wrongs) if wrongs else (spec, [])
-
-
-def _locate(name: str, base: Path | None, *, trusted: bool) -> Path:
-    if base is None and not Path(units.filled(name)).is_absolute():
-        raise Wrong(f"{show(name)} is not an absolute path", allowed="an absolute path")
-    return requirements.within(base or Path("/"), units.filled(name), None if trusted else base)
-
-
-def _path(file: Path, shown: str, _root: Path | None, data: Mapping[str, Any]) -> tuple[str, list[Wrong]]:
-    """Check that `path` is there and is code."""
-    allowed = "a .py file or a folder with __init__.py or main.py"
-    try:
-        if file.is_dir():
-            found = ":" in str(data.get("handler")) or any(
-                (file / name).is_file() for name in ("__init__.py", "main.py")
-            )
-            problem = "" if found else "holds neither __init__.py nor main.py, and `handler` names no file of it"
-        else:
-            problem = "is not a .py file" if file.is_file() else "does not exist"
-            problem = "" if file.is_file() and file.suffix == ".py" else problem
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-    return str(file), [Wrong(f"{show(shown)} {problem}", allowed=allowed)] if problem else []
-
-
-def _requirements(file: Path, shown: str, root: Path | None, _data: object) -> tuple[list[str], list[Wrong]]:
-    """Read the file that `requirements` names."""
-    try:
-        return requirements.read_requirements(file, root=root)
-    except Wrong as wrong:
-        raise Wrong(f"{shown:.80}: {wrong.message}", allowed="a list, or the name of a requirements file") from None
 
 
 def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
@@ -284,6 +262,9 @@ def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> I
         if name in given and env not in kinds:
             allowed = ", ".join(kinds)
             yield Wrong(f"is not for env: {env}, only for {allowed}; use env: {kinds[0]}", (name,), allowed=allowed)
+    for name in _OPERATORS if not trusted else ():
+        if name in given:
+            yield Wrong("is only for the operator's modules file", (name,))
     if data.get("isolation") == Isolation.NONE and not (trusted and env in (Kind.INLINE, None)):
         reason = f"env: {env}; it is only for inline" if trusted else "this; it is only for the operator's modules file"
         yield Wrong(f"none is not for {reason}", ("isolation",), allowed="warm, fork, fresh")
@@ -299,9 +280,14 @@ _ONLY: Mapping[str, tuple[Kind, ...]] = {
     "channels": (Kind.CONDA,),
     "image": (Kind.DOCKER,),
     "network": (Kind.DOCKER,),
+    "user": (Kind.DOCKER,),
+    "writable": (Kind.DOCKER,),
 }
 """Fields that only some kinds of environment have; the first kind is the one to advise."""
 
+
+_OPERATORS = ("user", "writable")
+"""Fields that move walls of the machine, which only the operator's own file may do."""
 
 _NAME = units.matching(
     r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
@@ -339,9 +325,15 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "variables": units.variables,
         "secrets": units.items(units.variable_name),
         "network": units.optional(units.flag),
+        "writable": units.optional(units.flag),
+        "user": units.optional(
+            units.matching(
+                r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?", "a user such as 1000:1000 or root"
+            )
+        ),
         "image": units.optional(units.matching(r"[A-Za-z0-9][A-Za-z0-9_./:@-]*", "the name of an image")),
         "dependencies": units.items(_PLAIN),
-        "channels": units.items(_PLAIN),
+        "channels": channels,
         "input_schema": units.optional(units.json_schema),
     },
 }

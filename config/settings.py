@@ -47,8 +47,29 @@ class StoreSettings:
 
     data_dir: Path = Path("data")
     venv_path: Path = Path("venvs")
+    conda_path: Path = Path("condas")
+    conda_exe: Path | None = None
+    """An installed micromamba, mamba or conda to be used instead of the library."""
     offline: bool = False
     """Never reach for a package index: build from the installer's cache only."""
+
+
+@frozen
+class DockerSettings:
+    """The `docker` kind: where the engine is, and the walls of a container that its module does not move."""
+
+    host: str | None = None
+    """`unix://PATH` or `tcp://HOST:PORT`; None takes DOCKER_HOST, else the usual socket."""
+    base_image: str = "python:{python}-slim"
+    """For modules without `image`; `{python}` is the module's `python`, else 3.12."""
+    build_network: str = "bridge"
+    """The engine's network in which requirements are installed; containers of modules have none of their own accord."""
+    user: str = "65534:65534"
+    memory_bytes: int = field(default=512 * MIB, validator=validators.ge(16 * MIB))
+    cpus: float = field(default=1.0, validator=validators.gt(0))
+    processes: int = field(default=64, validator=validators.ge(1))
+    scratch_bytes: int = field(default=64 * MIB, validator=validators.ge(MIB))
+    """Size of /tmp, and of the directory with the code and HOME; both are in memory and count as memory."""
 
 
 @frozen
@@ -116,6 +137,7 @@ class Settings:
     config: Path = Path("modules.yaml")
     server: ServerSettings = field(factory=ServerSettings)
     store: StoreSettings = field(factory=StoreSettings)
+    docker: DockerSettings = field(factory=DockerSettings)
     auth: AuthSettings = field(factory=AuthSettings)
     executor: ExecutorSettings = field(factory=ExecutorSettings)
     history: HistorySettings = field(factory=HistorySettings)

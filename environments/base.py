@@ -2,16 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from attrs import field, frozen
 
 from config.modules import ModuleSpec
-from environments.process import Guest
-from protocol.errors import ErrorKind, error
-from protocol.model import Kind
+from environments.limits import Hold, LimitKeeper, Limits
+from protocol.errors import Failure
+from protocol.model import Kind, Stream
+
+Printed: TypeAlias = Callable[[Stream, bytes], None]
+"""Takes what user code has printed, in order for each stream; empty at the end of one."""
+
+
+class ChannelClosedError(Exception):
+    """The guest's end of the channel is closed: it has ended, or user code closed its descriptors."""
+
+    def __init__(self, *, unread: bool = False) -> None:
+        super().__init__("the channel is closed")
+        self.unread = unread
+        """What was sent last was not read before that, so nothing can have come of it."""
+
+
+class Guest(Protocol):
+    """One started guest program, whatever it runs in: a process of this machine, or a container.
+
+    What it holds belongs to it until `close`. One task may receive and one may send at a time.
+    """
+
+    @property
+    def name(self) -> str:
+        """What logs call it: a process id, or the short name of a container."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, negative for a signal; None while it lives."""
+
+    @property
+    def fault(self) -> Failure | None:
+        """Why it is gone or never came, where that is nobody's code: the engine went away. None otherwise."""
+
+    async def confine(self, limits: Limits, keeper: LimitKeeper) -> Hold | None:
+        """Wait until the guest has started and is under its limits; return what tells whether one was passed.
+
+        Raises RunnerError and OSError; the guest is to be ended then, as it is when this is cancelled.
+        """
+
+    async def bring(self, root: Path, entry: Path) -> tuple[str, str]:
+        """Bring a module's code to where the guest sees it; return both paths as the guest knows them.
+
+        Raises ChannelClosedError.
+        """
+
+    async def send(self, frame: bytes) -> None:
+        """Write one frame whole. Cancelled in between, the channel is out of step and the guest must be killed.
+
+        Raises ChannelClosedError.
+        """
+
+    async def receive(self) -> bytes:
+        """Wait for bytes of frames; never returns empty. Raises ChannelClosedError and FrameTooLargeError."""
+
+    async def tend(self, printed: Printed) -> None:
+        """Hand on what user code prints, for the guest's whole life; returns when it has ended."""
+
+    def drain(self, printed: Printed) -> None:
+        """Hand on what was printed and is not yet handed on, without waiting."""
+
+    def loaded(self, *, children: bool) -> None:
+        """Note that the module is imported: the processes that its import left (`children`) belong to the guest."""
+
+    async def end_children(self) -> tuple[str, ...]:
+        """Kill what an execution left below a guest that lives on; return `pid name` of each when all are gone.
+
+        Not cancellable.
+        """
+
+    async def stop(self, execution: str) -> None:
+        """Ask for a soft stop of an execution. Does nothing when the guest is gone."""
+
+    async def end(self) -> tuple[str, ...]:
+        """Kill the guest with everything below it; return `pid name` of what user code had started.
+
+        Returns when all are gone. Not cancellable: an execution has ended only when its processes are gone.
+        """
+
+    async def wait_ended(self) -> int:
+        """Wait until the guest itself has ended; return its exit code."""
+
+    def close(self) -> None:
+        """Give back what the guest held. It must have ended; called again this does nothing."""
 
 
 @frozen
@@ -21,6 +104,8 @@ class Availability:
     available: bool
     reason: str = ""
     detail: Mapping[str, str] = field(factory=dict)
+    limits: Mapping[str, str] = field(factory=dict)
+    """How each limit is held, where that is not this machine's doing."""
 
 
 @frozen
@@ -62,24 +147,7 @@ class Environment(Protocol):
         """
 
     def launch(self, prepared: Prepared) -> Guest:
-        """Start a guest that waits for its `hello`. Synchronous and quick. Raises OSError."""
+        """Start a guest that waits for its `hello`. Synchronous and quick: what takes time is done in `tend`.
 
-
-@frozen
-class AbsentEnvironment:
-    """A kind that this runner cannot offer; modules of it are listed, and answered `unavailable` when called."""
-
-    kind: Kind
-    reason: str
-
-    async def probe(self) -> Availability:
-        """Return why it is absent."""
-        return Availability(available=False, reason=self.reason)
-
-    async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:  # noqa: ARG002
-        """Raise RunnerError `unavailable`."""
-        raise error(ErrorKind.UNAVAILABLE, self.reason, field="env")
-
-    def launch(self, prepared: Prepared) -> Guest:
-        """Raise RunnerError `unavailable`."""
-        raise error(ErrorKind.UNAVAILABLE, self.reason, field=prepared.key)
+        Raises OSError and RunnerError.
+        """

@@ -13,8 +13,8 @@ from pathlib import Path
 from attrs import define, field
 
 from config.modules import ModuleSpec
-from environments.base import Availability, BuildWatch, Prepared
-from environments.process import Guest, ProcessTable
+from environments.base import Availability, BuildWatch, Guest, Prepared
+from environments.process import ProcessTable
 from protocol.model import Kind
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -23,126 +22,12 @@ import structlog
 import trio
 
 from environments import proc
+from environments.local import ProcessGuest
 
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 10.0
-_RECEIVE_BYTES = 256 * 1024
 
 log = structlog.get_logger("process")
-
-
-class ChannelClosedError(Exception):
-    """The guest's end of the channel is closed: it has ended, or user code closed its descriptors."""
-
-    def __init__(self, *, unread: bool = False) -> None:
-        super().__init__("the channel is closed")
-        self.unread = unread
-        """What was sent last was not read before that, so nothing can have come of it."""
-
-
-class Guest:
-    """One guest process and its channel: a socketpair for frames, two pipes for what user code prints.
-
-    The descriptors belong to this object until `close`. One task may receive and one may send at a time.
-    """
-
-    def __init__(
-        self,
-        popen: subprocess.Popen[bytes],
-        pidfd: int,
-        channel: socket.socket,
-        outputs: tuple[int, int],
-        lifeline: int,
-        workdir: Path,
-    ) -> None:
-        self.pid = popen.pid
-        self.workdir = workdir
-        self._popen = popen
-        self._channel = channel
-        self.outputs = outputs
-        self._lifeline = lifeline
-        self._pidfd = pidfd
-        self.closed = False
-
-    async def send(self, frame: bytes) -> None:
-        """Write one frame whole. Cancelled in between, the channel is out of step and the guest must be killed.
-
-        Raises ChannelClosedError.
-        """
-        view = memoryview(frame)
-        try:
-            while True:
-                try:
-                    sent = self._channel.send(view)
-                except BlockingIOError:
-                    sent = 0
-                if sent == len(view):
-                    return
-                view = view[sent:]
-                await trio.lowlevel.wait_writable(self._channel)
-        except OSError as problem:
-            raise ChannelClosedError(unread=True) from problem
-
-    async def receive(self) -> bytes:
-        """Wait for bytes of frames; never returns empty. Raises ChannelClosedError."""
-        await trio.lowlevel.wait_readable(self._channel)
-        try:
-            data = self._channel.recv(_RECEIVE_BYTES)
-        except OSError as problem:
-            # A Unix socket that is closed with bytes in it resets its peer (unix_release_sock in the kernel).
-            raise ChannelClosedError(unread=isinstance(problem, ConnectionResetError)) from problem
-        if not data:
-            raise ChannelClosedError
-        return data
-
-    def limit_nowait(self, *, open_files: int = 4096) -> None:
-        """Set the limits that every guest has: no core files, a bounded number of descriptors."""
-        with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
-            resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
-            hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[1]
-            files = open_files if hard == resource.RLIM_INFINITY else min(open_files, hard)
-            resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (files, files))
-
-    async def wait_ended(self) -> int:
-        """Wait until the guest itself has ended; return its exit code, negative for a signal. Reaps it."""
-        if self._popen.poll() is None:
-            # Trio lets one task wait for a descriptor; the one who tends and the one who kills both wait here.
-            pidfd = os.dup(self._pidfd)
-            try:
-                while self._popen.poll() is None:
-                    await trio.lowlevel.wait_readable(pidfd)
-            finally:
-                os.close(pidfd)
-        return self._popen.returncode
-
-    @property
-    def exit_code(self) -> int | None:
-        """The exit code, negative for a signal; None while it lives."""
-        return self._popen.poll()
-
-    def signal_nowait(self, number: int) -> None:
-        """Send a signal to the guest itself; does nothing when it has ended."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            signal.pidfd_send_signal(self._pidfd, number)
-
-    def signal_group_nowait(self, number: int) -> None:
-        """Send a signal to the guest's group; does nothing when the guest has ended, for its number may be another's.
-
-        SIGTERM asks for a soft stop.
-        """
-        if self.exit_code is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
-
-    def close(self) -> None:
-        """Close the descriptors and remove the working directory. The process must have ended."""
-        if self.closed:
-            return
-        self.closed = True
-        self._channel.close()
-        for fd in (*self.outputs, self._lifeline, self._pidfd):
-            os.close(fd)
-        shutil.rmtree(self.workdir, ignore_errors=True)
 
 
 class ProcessTable:
@@ -154,7 +39,7 @@ class ProcessTable:
         self._count = 0
         self.subreaper = _become_subreaper()
 
-    def spawn(self, argv: Sequence[str], environ: Mapping[str, str]) -> Guest:
+    def spawn(self, argv: Sequence[str], environ: Mapping[str, str]) -> ProcessGuest:
         """Start a guest. Synchronous on purpose: Popen on the main thread takes 0.4 ms.
 
         `argv` gets the numbers of the frame and lifeline descriptors appended. The guest has a directory of its own
@@ -196,11 +81,11 @@ class ProcessTable:
         for fd in (out_r, err_r):
             os.set_blocking(fd, False)
         self._known.add(popen.pid)
-        started = Guest(popen, pidfd, host, (out_r, err_r), life_w, workdir)
+        started = ProcessGuest(self, popen, pidfd, host, (out_r, err_r), life_w, workdir)
         started.limit_nowait()
         return started
 
-    async def end(self, guest: Guest) -> tuple[str, ...]:
+    async def end(self, guest: ProcessGuest) -> tuple[str, ...]:
         """Kill a guest and its whole tree; return `pid name` of what user code had started.
 
         Returns when all are gone. Not cancellable: an execution has ended only when its processes are gone.
@@ -219,7 +104,7 @@ class ProcessTable:
             killed += await self.sweep()
         return killed
 
-    async def end_children(self, guest: Guest, keep: frozenset[int]) -> tuple[str, ...]:
+    async def end_children(self, guest: ProcessGuest, keep: frozenset[int]) -> tuple[str, ...]:
         """Kill what an execution left below a guest that lives on, except `keep` and what is below those.
 
         Returns `pid name` of each when all are gone. Not cancellable.

@@ -51,37 +51,52 @@ class Store:
         manifest: Mapping[str, Any],
         build: Callable[[Path], Awaitable[None]],
         say: BuildWatch,
+        *,
+        in_place: bool = False,
     ) -> Path:
         """Return the directory of `key`; when it does not exist, `build(temporary directory)` makes it.
 
-        Cancelled or failed, the temporary directory is removed. Raises what `build` raises, and OSError.
+        `in_place`: it is built where it will be, for installers that write down where they are; it counts as soon as
+        it has a manifest, which comes last. Cancelled or failed, what was made is removed. Raises what `build` raises,
+        and OSError.
         """
         target = self.path(key)
         if self.ready(key):
             return target
-        async with self._locks.setdefault(key, trio.Lock()), self._process_lock(key, say):
-            if self.ready(key):
-                return target
-            async with say.place():
-                await self._build(key, manifest, build)
+        async with self.lock(key, say):
+            if not self.ready(key):
+                async with say.place():
+                    await self._build(key, manifest, build, in_place=in_place)
         return target
 
-    async def _build(self, key: str, manifest: Mapping[str, Any], build: Callable[[Path], Awaitable[None]]) -> None:
-        temporary = self.root / ".tmp" / f"{key}.{os.getpid()}"
+    @contextlib.asynccontextmanager
+    async def lock(self, key: str, say: Callable[[str], None]) -> AsyncIterator[None]:
+        """Be the only one who builds `key`, in this process and among all that share the directory."""
+        async with self._locks.setdefault(key, trio.Lock()), self._process_lock(key, say):
+            yield
+
+    async def _build(
+        self, key: str, manifest: Mapping[str, Any], build: Callable[[Path], Awaitable[None]], *, in_place: bool
+    ) -> None:
+        target, temporary = self.path(key), self.root / ".tmp" / f"{key}.{os.getpid()}"
         temporary.parent.mkdir(parents=True, exist_ok=True)
         for left in temporary.parent.glob(f"{key}.*"):  # of runners that were killed: the lock is held
             shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # a directory without manifest is no environment
+            shutil.rmtree(target)
+        folder = target if in_place else temporary
         self.builds += 1
         try:
-            await build(temporary)
-            (temporary / MANIFEST).write_text(json.dumps({**manifest, "key": key, "built_at": time.time()}, indent=1))
-            with contextlib.suppress(FileNotFoundError):  # a directory without manifest is no environment
-                shutil.rmtree(self.path(key))
-            temporary.rename(self.path(key))
+            await build(folder)
+            note = folder / f".{MANIFEST}"
+            note.write_text(json.dumps({**manifest, "key": key, "built_at": time.time()}, indent=1))
+            note.rename(folder / MANIFEST)
+            if folder is not target:
+                folder.rename(target)
         finally:
-            if temporary.exists():
+            if not self.ready(key) and folder.exists():
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(lambda: shutil.rmtree(temporary, ignore_errors=True))
+                    await trio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
 
     @contextlib.asynccontextmanager
     async def _process_lock(self, key: str, say: Callable[[str], None]) -> AsyncIterator[None]:

@@ -15,10 +15,10 @@ import trio
 from attrs import define, field
 
 from config.modules import ModuleSpec
-from environments.base import Availability, BuildWatch, Prepared
+from environments.base import Availability, BuildWatch, Guest, Prepared
 from environments.inline import Launcher
 from environments.key import environment_key, platform_tag
-from environments.process import Guest
+from environments.process import ProcessTable
 from environments.store import Store
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
@@ -165,21 +165,34 @@ class VenvEnvironment:
                 await self._run(["pip", "install", *options, *interpreter, "-r", str(listing)], keep, "filled")
 
     async def _run(self, arguments: Sequence[str], say: Callable[[str], None], done: str) -> None:
-        """Run uv. Raises RunnerError with its last lines when it fails."""
-        lines: list[str] = []
+        table, environ = self.launcher.table, self.installer_environ
+        await run_uv(self._uv, arguments, table, environ, say, done, offline=self.offline)
 
-        def keep(line: str) -> None:
-            lines.append(line)
-            del lines[:-_TOLD_LINES]
-            say(line)
 
-        offline = ["--offline"] if self.offline else []
-        argv = [self._uv or "uv", *arguments, *offline, "--no-config", "--no-progress", "--color", "never"]
-        environ = {**self.installer_environ, "UV_PYTHON_DOWNLOADS": "never"}
-        try:
-            status = await self.launcher.table.run(argv, environ, on_line=keep)
-        except OSError as problem:
-            raise error(ErrorKind.UNAVAILABLE, f"uv cannot be run: {problem}") from problem
-        if status != 0:
-            text = "\n".join(line for line in lines if line.strip()) or f"uv ended with exit code {status}"
-            raise error(ErrorKind.ENVIRONMENT_FAILED, f"the environment could not be {done}:\n{text}")
+async def run_uv(
+    uv: str | None,
+    arguments: Sequence[str],
+    table: ProcessTable,
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+    done: str,
+    *,
+    offline: bool,
+) -> None:
+    """Run uv. Raises RunnerError with its last lines when it fails; `done` is what it did not do."""
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        lines.append(line)
+        del lines[:-_TOLD_LINES]
+        say(line)
+
+    options = [*(["--offline"] if offline else []), "--no-config", "--no-progress", "--color", "never"]
+    try:
+        argv = [uv or "uv", *arguments, *options]
+        status = await table.run(argv, {**environ, "UV_PYTHON_DOWNLOADS": "never"}, on_line=keep)
+    except OSError as problem:
+        raise error(ErrorKind.UNAVAILABLE, f"uv cannot be run: {problem}") from problem
+    if status != 0:
+        text = "\n".join(line for line in lines if line.strip()) or f"uv ended with exit code {status}"
+        raise error(ErrorKind.ENVIRONMENT_FAILED, f"the environment could not be {done}:\n{text}")

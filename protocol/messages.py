@@ -43,6 +43,18 @@ class Cancel(msgspec.Struct, tag="cancel"):
     id: str
 
 
+class File(msgspec.Struct, tag="file"):
+    """Host, to a relay, before `hello`: a piece of a file of the module, to be added to what came before it."""
+
+    path: str
+    data: bytes
+    """Base64 on the way."""
+
+
+class Kill(msgspec.Struct, tag="kill"):
+    """Host, to a relay: kill the worker and all that it started, say `ended`, and end."""
+
+
 class Ping(msgspec.Struct, tag="ping"):
     """Host: answer `pong`."""
 
@@ -86,7 +98,7 @@ class Progress(msgspec.Struct, tag="progress"):
 
 
 class Result(msgspec.Struct, tag="result"):
-    """Guest: the handler returned. `children`: the execution left processes behind."""
+    """Guest: the handler returned. `children`: the execution left processes behind; a relay has `killed` them."""
 
     id: str
     seconds: float
@@ -94,6 +106,7 @@ class Result(msgspec.Struct, tag="result"):
     children: bool = False
     peak_memory: int | None = None
     """Bytes of resident memory that the process had at most during the call."""
+    killed: tuple[str, ...] = ()
 
 
 class Error(msgspec.Struct, tag="error"):
@@ -108,6 +121,7 @@ class Error(msgspec.Struct, tag="error"):
     field: str | None = None
     children: bool = False
     peak_memory: int | None = None
+    killed: tuple[str, ...] = ()
 
 
 class Output(msgspec.Struct, tag="output"):
@@ -119,12 +133,25 @@ class Output(msgspec.Struct, tag="output"):
     seq: int
 
 
+class Limit(msgspec.Struct, tag="limit"):
+    """Relay: the kernel has killed something for passing this limit since the execution began."""
+
+    what: str = "memory"
+
+
+class Ended(msgspec.Struct, tag="ended"):
+    """Relay, the last message: the worker's exit code, negative for a signal, and what was killed after it."""
+
+    exit_code: int
+    killed: tuple[str, ...] = ()
+
+
 class Pong(msgspec.Struct, tag="pong"):
     """Guest: answer to `ping`."""
 
 
-HostMessage = Hello | Execute | Cancel | Ping | Shutdown
-GuestMessage = Ready | LoadFailed | Item | Progress | Result | Error | Output | Pong
+HostMessage = Hello | Execute | Cancel | File | Kill | Ping | Shutdown
+GuestMessage = Ready | LoadFailed | Item | Progress | Result | Error | Output | Limit | Ended | Pong
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[GuestMessage] = msgspec.json.Decoder(GuestMessage)

@@ -75,7 +75,7 @@ class Service:
                 "available": executor.availability.available,
                 "reason": executor.availability.reason or None,
                 "detail": dict(executor.availability.detail),
-                "limits": _as_dict(executor.limits.enforcement),
+                "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
                 "statistics": _as_dict(executor.statistics()),
             }
             for kind, executor in self.executors.items()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from environments import proc
+from environments.conda import find_client
+from tests import engines
+from tests.channel import make_channel
 from tests.support import descendants, open_fds, open_rig
 
 _FD_SLACK = 2
@@ -39,8 +43,39 @@ def venvs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("venvs")
 
 
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where what is known of images is kept for all tests."""
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="session")
+def condas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where conda environments are kept for all tests."""
+    return tmp_path_factory.mktemp("condas")
+
+
+@pytest.fixture(scope="session")
+def channel(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the URL of a conda channel. Without a client tests are skipped, and in CI they fail."""
+    if find_client(None, {}) is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("py-rattler is not installed (the extra `conda`)")
+    return make_channel(tmp_path_factory.mktemp("channel"))
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[None]:
+    """Have a container engine with the base image of the tests. Without one tests are skipped, and in CI they fail."""
+    reason = engines.missing()
+    if reason:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    engines.make_base_image()
+    yield
+    engines.remove_images()
+
+
 @pytest.fixture
-async def rig(tmp_path, venvs):
+async def rig(tmp_path, venvs, images, condas):
     """Executors under a directory of this test."""
-    async with open_rig(tmp_path / "rig", venvs=venvs) as opened:
+    async with open_rig(tmp_path / "rig", venvs=venvs, images=images, condas=condas) as opened:
         yield opened

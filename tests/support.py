@@ -23,9 +23,11 @@ from actors.system import Surroundings, open_system
 from actors.worker import Call, Outcome, Worker
 from config.load import base_environment, installer_environment
 from config.modules import ModuleSpec
-from config.settings import ExecutorSettings, HistorySettings, Settings, StoreSettings
+from config.settings import DockerSettings, ExecutorSettings, HistorySettings, Settings, StoreSettings
 from environments import proc
 from environments.base import Environment
+from environments.conda import CondaEnvironment
+from environments.docker import DockerEnvironment
 from environments.inline import InlineEnvironment, Launcher
 from environments.limits import LimitKeeper
 from environments.process import ProcessTable
@@ -37,6 +39,7 @@ from protocol.events import ItemEvent, OutputEvent, ProgressEvent
 from protocol.model import Kind, Status, Stream
 from runner.auth import Principal
 from runner.service import Service
+from tests import engines
 
 PATIENCE = 30
 """Seconds after which a test has hung."""
@@ -60,7 +63,8 @@ class Ran:
     output: tuple[OutputEvent, ...] = ()
     events: tuple[ItemEvent | ProgressEvent, ...] = ()
     phases: Phases = attrs.field(factory=Phases)
-    pid: int = 0
+    pid: int | str = 0
+    """The worker's process, or the name of its container."""
 
     @property
     def value(self) -> Any:
@@ -93,6 +97,10 @@ class Ran:
     def _text(self, stream: Stream) -> str:
         return "".join(chunk.text for chunk in self.output if chunk.stream is stream)
 
+    def gone(self, pid: int) -> bool:
+        """Return whether a process is no more, by the number that it had for the handler."""
+        return engines.gone(self.pid, pid) if isinstance(self.pid, str) else gone(pid)
+
 
 @attrs.define(eq=False)
 class Rig:
@@ -103,12 +111,18 @@ class Rig:
     limits: LimitKeeper
     registry: Registry
     executors: dict[Kind, Executor]
+    _start: Callable[[Kind], Any]
     _specs: dict[str, ModuleSpec] = attrs.field(factory=dict)
     _ids: Any = attrs.field(factory=lambda: count(1))
 
     @property
     def inline(self) -> Executor:
         return self.executors[Kind.INLINE]
+
+    @property
+    def condas(self) -> Path:
+        """Where conda environments are, unless the test put them elsewhere."""
+        return self.path / "condas"
 
     @property
     def venv(self) -> Executor:
@@ -126,6 +140,8 @@ class Rig:
             fields["code"] = textwrap.dedent(code)
         fields.setdefault("timeout", 15.0)
         spec = ModuleSpec(name=name, env=env, **fields)
+        if env not in self.executors:
+            await self._start(env)
         await self.publish_all([*(s for s in self._specs.values() if s.name != name), spec])
         return self.registry.snapshot.get(name)
 
@@ -151,11 +167,11 @@ class Rig:
         log = log or EventLog(limit=module.spec.output, keep=32 * 1024 * 1024, keep_items=64 * 1024 * 1024)
         raw = messages.check_json(json.dumps(value).encode())
         seconds = module.spec.timeout if timeout is None else timeout
-        pid = 0
+        pid: int | str = 0
         with trio.fail_after(PATIENCE):
             try:
                 async with self.executors[module.spec.env].lease(module, phases) as worker, _told(log, on_event):
-                    pid = worker.guest.pid
+                    pid = int(worker.guest.name) if worker.guest.name.isdigit() else worker.guest.name
                     if on_worker is not None:
                         on_worker(worker)
                     log.status(Status.RUNNING, 1)
@@ -182,9 +198,15 @@ class Rig:
 
         def calm() -> bool:
             now = executor.statistics()
-            return not now.busy and not now.waiting and not now.starting and self.table.statistics() == now.idle
+            return not now.busy and not now.waiting and not now.starting and self._living(executor) == now.idle
 
-        await wait_until(calm, lambda: f"{executor.statistics()}, {self.table.statistics()} processes")
+        await wait_until(calm, lambda: f"{executor.statistics()}, {self._living(executor)} guests")
+
+    def _living(self, executor: Executor) -> int:
+        """Return how many guests there are, by who knows best."""
+        if executor.environment.kind is Kind.DOCKER:
+            return len(engines.containers((self.path / "instance").read_text()))
+        return self.table.statistics()
 
 
 @asynccontextmanager
@@ -228,11 +250,16 @@ async def open_rig(
     watched: bool = False,
     max_frame_bytes: int = 16 * 1024 * 1024,
     inline: Callable[[Environment], Environment] = lambda environment: environment,
+    docker: DockerSettings | None = None,
+    images: Path | None = None,
+    condas: Path | None = None,
+    conda_exe: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
-    """Run executors for `inline` and `venv` under `path`; fails when they leave a process, directory or group behind.
+    """Run executors under `path`; fails when they leave a process, container, directory or group behind.
 
-    `watched`: as on a machine without control groups. `settings` are those of the executors; no spares by default.
+    `inline` and `venv` are there from the start, the others when a module of theirs is published. `watched`: as on a
+    machine without control groups. `settings` are those of the executors; no spares by default.
     """
     work = path / "work"
     work.mkdir(parents=True)
@@ -245,22 +272,38 @@ async def open_rig(
     make = partial(
         Executor,
         settings=ExecutorSettings(**settings),
-        table=table,
         limits=limits,
         max_frame_bytes=max_frame_bytes,
     )
-    store = Store(venvs or path / "venvs")
-    venv = VenvEnvironment(launcher, store, path / "locks", installer_environment(), offline)
+    venv = VenvEnvironment(launcher, Store(venvs or path / "venvs"), path / "locks", installer_environment(), offline)
+    environ = installer_environment()
+    others: dict[Kind, Callable[[], Environment]] = {
+        Kind.CONDA: lambda: CondaEnvironment(
+            launcher, Store(condas or path / "condas"), path / "locks", environ, offline, conda_exe
+        ),
+        Kind.DOCKER: lambda: DockerEnvironment(
+            docker or engines.settings(), Store(images or path / "images"), environ, path, max_frame_bytes
+        ),
+    }
     executors = {Kind.INLINE: make(inline(InlineEnvironment(launcher))), Kind.VENV: make(venv)}
     async with trio.open_nursery() as nursery:
-        for executor in executors.values():
-            await nursery.start(executor.run)
+
+        async def start(kind: Kind) -> None:
+            if kind not in executors:
+                executors[kind] = make(others[kind]())
+            await nursery.start(executors[kind].run)
+
+        for kind in list(executors):
+            await start(kind)
         try:
-            yield Rig(path, table, limits, Registry(path / "code", lambda _names: {}), executors)
+            yield Rig(path, table, limits, Registry(path / "code", lambda _names: {}), executors, start)
         finally:
             for executor in executors.values():
                 executor.close()
             nursery.cancel_scope.cancel()
+    if Kind.DOCKER in executors:
+        left = engines.containers((path / "instance").read_text()) if (path / "instance").exists() else []
+        assert left == [], f"containers were left: {left}"
     swept = await table.sweep()
     assert not swept, f"processes outlived the executors: {swept}"
     assert table.statistics() == 0

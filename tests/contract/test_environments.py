@@ -13,16 +13,16 @@ import sys
 import zipfile
 from pathlib import Path
 
-import attrs
 import pytest
 import trio
 
 from config.load import base_environment
 from environments import proc
+from environments.base import ChannelClosedError
 from environments.inline import Launcher
-from environments.process import ChannelClosedError, ProcessTable
+from environments.process import ProcessTable
 from environments.store import MANIFEST, Store
-from protocol.errors import ErrorKind, RunnerError
+from protocol.errors import ErrorKind
 from protocol.model import Kind
 from tests.support import PATIENCE, gone, open_fds, open_rig, wait_until
 
@@ -522,13 +522,3 @@ def test_the_guest_program_is_installed_once_and_whole(tmp_path):
     assert second.guest_dir == first.guest_dir
     assert file.stat().st_mtime_ns == stamp
     assert [p.name for p in first.guest_dir.iterdir()] == ["guest.py"]
-
-
-async def test_a_missing_environment_says_so_to_whoever_prepares_it():
-    from environments.base import AbsentEnvironment  # noqa: PLC0415
-
-    absent = AbsentEnvironment(Kind.DOCKER, "no docker here")
-    with pytest.raises(RunnerError, match="no docker here"):
-        await absent.prepare(None, quiet)
-    assert not (await absent.probe()).available
-    assert attrs.has(type(absent))

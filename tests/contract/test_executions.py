@@ -19,33 +19,33 @@ from environments.inprocess import InProcess
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
 from tests.support import PATIENCE, WAIT_FOR, Ran, open_rig
+from tests.workers import WORKERS, Flag, chosen
 
-WORKERS = {
-    "inline-warm": {"env": Kind.INLINE, "isolation": Isolation.WARM},
-    "inline-fork": {"env": Kind.INLINE, "isolation": Isolation.FORK},
-    "inline-fresh": {"env": Kind.INLINE, "isolation": Isolation.FRESH},
-    "venv-warm": {"env": Kind.VENV, "isolation": Isolation.WARM},
-}
-SERVED = {name: WORKERS[name] for name in ("inline-warm", "inline-fork")}
+SERVED = {name: WORKERS[name] for name in ("inline-warm", "inline-fork", "docker-warm", "docker-fork")}
 """The two ways in which the guest program serves a call; for tests that have to wait for time limits."""
 
 
 @pytest.fixture(params=WORKERS)
 def how(request):
     """Return the fields that choose the kind of worker."""
-    return WORKERS[request.param]
+    return chosen(request)
 
 
 @pytest.fixture(params=SERVED)
 def served(request):
     """Return the same as `how`, for tests that take their time."""
-    return SERVED[request.param]
+    return chosen(request)
 
 
 @pytest.fixture
 def run(rig, how):
     """Return `run(code, input, **fields)`: publish a module and call it."""
     return functools.partial(rig.run, **how)
+
+
+@pytest.fixture
+def flag(rig, how, tmp_path):
+    return Flag(rig, how, tmp_path)
 
 
 class InTheRunner:
@@ -99,7 +99,7 @@ def run_any(request, rig, in_the_runner):
     """Return the same as `run`, also for handlers without any wall."""
     if request.param == "in-process":
         return in_the_runner
-    return functools.partial(rig.run, **WORKERS[request.param])
+    return functools.partial(rig.run, **chosen(request))
 
 
 # -- what a handler may be ------------------------------------------------------------------------------------------
@@ -187,19 +187,17 @@ async def test_progress_from_threads_beside_large_items(run_any):
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-async def test_items_are_told_as_they_come(run_any, tmp_path, kind):
+async def test_items_are_told_as_they_come(run_any, flag, kind):
     """The handler goes on only after its first item has arrived."""
     code = WAIT_FOR + f"{kind} handler(input):\n    yield 'first'\n    wait_for(input)\n    yield 'second'\n"
-    flag = tmp_path / "arrived"
 
-    ran = await run_any(code, str(flag), call={"on_event": lambda _event: flag.touch()})
+    ran = await run_any(code, flag.path, call={"on_event": lambda _event: flag.touch()})
 
     assert ran.value == ["first", "second"]
     assert [json.loads(bytes(e.value)) for e in ran.events] == ["first", "second"]
 
 
-async def test_output_is_read_while_the_handler_runs(rig, how, tmp_path):
-    flag = tmp_path / "seen"
+async def test_output_is_read_while_the_handler_runs(rig, how, flag):
     code = WAIT_FOR + "def handler(input):\n    print('begun')\n    wait_for(input)\n"
     module = await rig.publish(code, **how)
     log = EventLog(limit=1000, keep=1000)
@@ -210,7 +208,7 @@ async def test_output_is_read_while_the_handler_runs(rig, how, tmp_path):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
-        ran = await rig.call(module, str(flag), log=log)
+        ran = await rig.call(module, flag.path, log=log)
 
     assert ran.value is None
     assert ran.stdout == "begun\n"
@@ -286,7 +284,7 @@ async def test_pickled_classes_and_dataclasses_of_the_module(run_any):
 # -- the surroundings ------------------------------------------------------------------------------------------------
 
 
-async def test_the_environment_is_built_from_nothing(run, monkeypatch):
+async def test_the_environment_is_built_from_nothing(run, how, monkeypatch):
     monkeypatch.setenv("OPERATO_JWT_SECRET", "hidden")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
@@ -299,6 +297,8 @@ async def test_the_environment_is_built_from_nothing(run, monkeypatch):
     environ, raw, argv, path = ran.value
 
     allowed = {"PATH", "LANG", "HOME", "TMPDIR", "COLOR", "VIRTUAL_ENV", "LC_CTYPE"}
+    allowed |= {"HOSTNAME"} if how["env"] is Kind.DOCKER else set()
+    allowed |= {"CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL"} if how["env"] is Kind.CONDA else set()
     assert set(environ) <= allowed
     assert environ["COLOR"] == "grün"
     assert "hidden" not in raw

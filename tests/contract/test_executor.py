@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from actors.events import EventLog
-from actors.pool import Phases
+from actors.pool import Phases, Waiter
 from actors.worker import Call
 from config.policies import WorkersPolicy
 from environments import proc
@@ -337,7 +337,6 @@ async def test_queue_timeout_says_what_it_waited_for(rig, hold):
     assert failure.kind is ErrorKind.OVERLOADED
     assert "queue_timeout (0.2 s): its only worker is busy" in failure.message
     assert failure.retry_after
-    assert rig.inline.waiting_for(held.module)
 
 
 async def test_a_full_waiting_room_answers_at_once(tmp_path):
@@ -363,12 +362,18 @@ async def test_what_a_caller_waits_for_is_told_while_it_starts(tmp_path):
     go = trio.Event()
     async with open_rig(tmp_path / "rig", inline=lambda real: Breaking(real, wait=go.wait)) as rig:
         module = await rig.publish(ECHO)
+        told = []
+        waiter = Waiter(told.append)
+
+        async def call():
+            async with rig.inline.lease(module, Phases(), ask=lambda: waiter):
+                pass
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.call, module)
-            await rig.wait_until(lambda: rig.inline.statistics().starting, "nothing starts")
-            await trio.testing.wait_all_tasks_blocked()
-            assert rig.inline.waiting_for(module).startswith("preparing environment (for ")
+            nursery.start_soon(call)
+            await rig.wait_until(lambda: "preparing environment" in told, lambda: str(told))
             go.set()
+        assert told[-2:] == ["starting worker", "importing module"]
 
 
 async def test_closing_answers_those_who_wait(tmp_path):

@@ -11,13 +11,32 @@ import sys
 import pytest
 import trio
 
+from actors.events import EventLog
 from config.policies import WorkersPolicy
 from environments import proc
 from protocol.errors import ErrorKind
-from protocol.model import Isolation
+from protocol.model import Isolation, Kind, Stream
+from tests import engines
 from tests.support import PATIENCE, WAIT_FOR, gone, open_rig, wait_until
+from tests.workers import chosen
 
-SERVED = pytest.mark.parametrize("isolation", [Isolation.WARM, Isolation.FORK])
+SERVED = ("inline-warm", "inline-fork", "docker-warm", "docker-fork")
+"""The two ways in which the guest program serves a call, as a process of this machine and behind a relay."""
+KEPT = ("inline-warm", "docker-warm")
+
+
+@pytest.fixture(params=SERVED)
+def served(request):
+    """Return the fields that choose the kind of worker."""
+    return chosen(request)
+
+
+@pytest.fixture(params=KEPT)
+def kept(request):
+    """Return the same, for tests in which it is the same whether calls are forked."""
+    return chosen(request)
+
+
 LIVING = """
 import os, subprocess, sys, time
 SLEEP = [sys.executable, "-S", "-E", "-c", "import time; time.sleep(600)"]
@@ -86,34 +105,32 @@ def handler(input):
 }
 
 
-@SERVED
 @pytest.mark.parametrize("case", LEAVERS)
-async def test_what_a_handler_leaves_is_gone_when_it_has_ended(rig, case, isolation):
-    module = await rig.publish(LIVING + LEAVERS[case], isolation=isolation)
+async def test_what_a_handler_leaves_is_gone_when_it_has_ended(rig, case, served):
+    module = await rig.publish(LIVING + LEAVERS[case], **served)
 
     ran = await rig.call(module)
 
-    assert gone(ran.value), f"{case} outlived its execution"
+    assert ran.gone(ran.value), f"{case} outlived its execution"
     assert [int(line.split()[0]) for line in ran.killed] == [ran.value]
     assert all(len(line.split(maxsplit=1)) == 2 for line in ran.killed), "the name is missing"
     again = await rig.call(module)
     assert again.pid == ran.pid, "the worker could not be used any more"
-    assert gone(again.value)
+    assert again.gone(again.value)
 
 
 @pytest.mark.parametrize("end", ["os._exit(1)", "time.sleep(600)", "os.kill(os.getpid(), 9)"], ids=["exit", "timeout", "kill"])  # fmt: skip  # noqa: E501
 @pytest.mark.parametrize("case", ["Popen", "new session that holds the pipes", "double fork", "daemon"])
-async def test_what_is_left_by_a_handler_that_dies(rig, case, end, tmp_path):
-    """Dead workers are nobody's parent: what they leave comes to the runner, which kills it."""
+async def test_what_is_left_by_a_handler_that_dies(rig, case, end, kept):
+    """Dead workers are nobody's parent: what they leave comes to the runner or the relay, which kills it."""
     code = LIVING + LEAVERS[case].replace("def handler", "def leave")
-    code += f"\ndef handler(input):\n    say(input, leave(input))\n    {end}\n"
-    note = tmp_path / "pid"
+    code += f"\ndef handler(input):\n    print(leave(input), flush=True)\n    {end}\n"
 
-    ran = await rig.run(code, str(note), timeout=0.8 if "sleep" in end else 15)
-    left = int(note.read_text())
+    ran = await rig.run(code, timeout=0.8 if "sleep" in end else 15, **kept)
+    left = int(ran.stdout)
 
     assert ran.kind is (ErrorKind.TIMEOUT if "sleep" in end else ErrorKind.WORKER_CRASHED)
-    assert gone(left), f"{case} outlived its execution"
+    assert ran.gone(left), f"{case} outlived its execution"
     if ("sleep" in end) and case in (
         "Popen",
         "double fork",
@@ -123,18 +140,23 @@ async def test_what_is_left_by_a_handler_that_dies(rig, case, end, tmp_path):
         assert [int(line.split()[0]) for line in ran.killed] == [left]
 
 
-async def test_what_a_cancelled_call_leaves_is_gone_before_the_cancel_goes_on(rig, tmp_path):
+async def test_what_a_cancelled_call_leaves_is_gone_before_the_cancel_goes_on(rig, kept):
     code = LIVING + LEAVERS["daemon"].replace("def handler", "def leave")
-    code += "\ndef handler(input):\n    say(input, leave(input))\n    time.sleep(600)\n"
-    note = tmp_path / "pid"
-    module = await rig.publish(code)
+    code += "\ndef handler(input):\n    print(leave(input), flush=True)\n    time.sleep(600)\n"
+    module = await rig.publish(code, **kept)
+    log = EventLog(limit=1000, keep=1000)
+    names = []
+
+    async def call():
+        await rig.call(module, log=log, on_worker=lambda worker: names.append(worker.guest.name))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(rig.call, module, str(note))
-        await rig.wait_until(note.exists, "the handler did not begin")
+        nursery.start_soon(call)
+        await rig.wait_until(lambda: log.printed, "the handler did not begin")
         nursery.cancel_scope.cancel()
 
-    assert gone(int(note.read_text()))
+    pid = int(log.text(Stream.STDOUT))
+    assert gone(pid) if names[0].isdigit() else engines.gone(names[0], pid)
 
 
 async def test_what_a_module_leaves_that_cannot_be_loaded(rig, tmp_path):
@@ -145,7 +167,7 @@ async def test_what_a_module_leaves_that_cannot_be_loaded(rig, tmp_path):
     assert gone(int(note.read_text()))
 
 
-async def test_helpers_of_init_survive_calls_and_end_with_the_worker(rig):
+async def test_helpers_of_init_survive_calls_and_end_with_the_worker(rig, kept):
     code = (
         LIVING
         + """
@@ -160,28 +182,26 @@ def handler(input):
     return [int(helper.stdout.readline()), helper.pid, left]
 """
     )
-    module = await rig.publish(code, workers=WorkersPolicy(max_calls=3))
+    module = await rig.publish(code, workers=WorkersPolicy(max_calls=3), **kept)
     for i in range(3):
         ran = await rig.call(module, i)
         doubled, helper, left = ran.value
         assert doubled == 2 * i
-        assert gone(left)
+        assert ran.gone(left)
         assert [int(line.split()[0]) for line in ran.killed] == [left]
         if i < 2:
-            assert proc.alive(helper)
-    await rig.settled()
-    assert gone(helper)
+            assert not ran.gone(helper)
+    await rig.settled(rig.executors[module.spec.env])
+    assert ran.gone(helper)
 
 
-@SERVED
-async def test_a_fork_in_which_both_return(rig, isolation):
-    module = await rig.publish("import os\ndef handler(input): return [os.fork() == 0, input]", isolation=isolation)
+async def test_a_fork_in_which_both_return(rig, served):
+    module = await rig.publish("import os\ndef handler(input): return [os.fork() == 0, input]", **served)
     for i in range(3):
         assert (await rig.call(module, i)).value == [False, i]
 
 
-@SERVED
-async def test_a_fork_in_a_generator_in_which_both_go_on(rig, isolation):
+async def test_a_fork_in_a_generator_in_which_both_go_on(rig, served):
     code = """
     import os
     def handler(input, context):
@@ -192,26 +212,25 @@ async def test_a_fork_in_a_generator_in_which_both_go_on(rig, isolation):
         yield 3
         if child: os.waitpid(child, 0)
     """
-    ran = await rig.run(code, isolation=isolation)
+    ran = await rig.run(code, **served)
 
     assert ran.value == [1, 2, 3]
     assert len(ran.events) == 4, "the copy spoke too"
 
 
-async def test_a_child_that_holds_the_channel_of_a_dead_worker(rig):
+async def test_a_child_that_holds_the_channel_of_a_dead_worker(rig, kept):
     """The channel does not close when the worker dies."""
     code = "import os, time\ndef handler(input):\n    if os.fork() == 0: time.sleep(600)\n    os._exit(7)"
-    ran = await rig.run(code)
+    ran = await rig.run(code, **kept)
 
     assert ran.kind is ErrorKind.WORKER_CRASHED
     assert "exit code 7" in ran.failure.message
     assert len(ran.killed) == 1
 
 
-@SERVED
-async def test_everything_is_closed(rig, isolation):
+async def test_everything_is_closed(rig, served):
     code = "import os\ndef handler(input):\n    if input: os.closerange(0, 65536)\n    return 'fine'"
-    module = await rig.publish(code, isolation=isolation)
+    module = await rig.publish(code, **served)
 
     ran = await rig.call(module, 1)
     assert ran.kind is ErrorKind.WORKER_CRASHED
@@ -219,14 +238,16 @@ async def test_everything_is_closed(rig, isolation):
     assert (await rig.call(module, 0)).value == "fine"
 
 
-async def test_everything_is_closed_and_the_handler_goes_on(rig):
-    ran = await rig.run("import os, time\ndef handler(input):\n    os.closerange(0, 65536)\n    time.sleep(600)")
+async def test_everything_is_closed_and_the_handler_goes_on(rig, kept):
+    ran = await rig.run(
+        "import os, time\ndef handler(input):\n    os.closerange(0, 65536)\n    time.sleep(600)", **kept
+    )
 
     assert ran.kind is ErrorKind.WORKER_CRASHED
     assert "closed the descriptor of its channel" in ran.failure.message
 
 
-async def test_noise_on_the_channel(rig):
+async def test_noise_on_the_channel(rig, kept):
     code = """
     import os
     def handler(input):
@@ -236,23 +257,23 @@ async def test_noise_on_the_channel(rig):
         return 1
     """
     for noise in ("junk", "\0\0\0\1{", "\0\0\0\0"):
-        ran = await rig.run(code, noise)
+        ran = await rig.run(code, noise, **kept)
         assert ran.kind is ErrorKind.WORKER_CRASHED
         assert "channel was disturbed" in ran.failure.message
 
 
-@SERVED
-async def test_a_group_that_stops_itself(rig, isolation):
+async def test_a_group_that_stops_itself(rig, served):
     code = "import os, signal\ndef handler(input):\n    os.killpg(0, signal.SIGSTOP)\n    return 1"
-    ran = await rig.run(code, isolation=isolation, timeout=0.4)
+    ran = await rig.run(code, **served, timeout=0.4)
 
     assert ran.kind is ErrorKind.TIMEOUT
-    await rig.settled()
-    assert gone(ran.pid)
+    await rig.settled(rig.executors[served["env"]])
+    if isinstance(ran.pid, int):  # that no container is left is checked by the rig
+        assert gone(ran.pid)
 
 
-async def test_a_group_that_kills_itself(rig):
-    ran = await rig.run("import os\ndef handler(input): os.killpg(0, 9)")
+async def test_a_group_that_kills_itself(rig, kept):
+    ran = await rig.run("import os\ndef handler(input): os.killpg(0, 9)", **kept)
 
     assert ran.kind is ErrorKind.WORKER_CRASHED
 
@@ -274,21 +295,21 @@ async def test_silence_then_a_result(rig, tmp_path):
     assert results[0].value == "late"
 
 
-async def test_endless_printing_without_a_reader(rig):
+async def test_endless_printing_without_a_reader(rig, kept):
     code = "import os\ndef handler(input):\n    while True: os.write(1, b'x' * 65536)"
-    ran = await rig.run(code, output=3_000_000)
+    ran = await rig.run(code, output=3_000_000, **kept)
 
     assert ran.kind is ErrorKind.OUTPUT_LIMIT
 
 
-async def test_an_endless_printer_left_behind(rig):
+async def test_an_endless_printer_left_behind(rig, kept):
     """The child prints for ever into the pipe of a worker that has answered."""
     code = LIVING + "def handler(input): return subprocess.Popen(['yes']).pid"
-    module = await rig.publish(code, output=10**9)
+    module = await rig.publish(code, output=10**9, **kept)
 
     ran = await rig.call(module)
 
-    assert gone(ran.value)
+    assert ran.gone(ran.value)
     assert ran.killed == (f"{ran.value} yes",)
     assert (await rig.call(module)).pid == ran.pid
 
@@ -296,14 +317,26 @@ async def test_an_endless_printer_left_behind(rig):
 # -- limits ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["cgroup", "watched"])
-async def limiting(request, tmp_path, venvs):
-    """Return a rig as on this machine, and one as on a machine without control groups."""
-    async with open_rig(tmp_path / "rig", venvs=venvs, watched=request.param == "watched") as rig:
+class Limiting:
+    """A rig whose modules are all of one kind."""
+
+    def __init__(self, rig, env):
+        self.rig = rig
+        self.call = rig.call
+        self.publish = functools.partial(rig.publish, env=env)
+        self.run = functools.partial(rig.run, env=env)
+
+
+@pytest.fixture(params=["cgroup", "watched", "engine"])
+async def limiting(request, tmp_path, venvs, images):
+    """Return a rig as on this machine, one as on a machine without control groups, and one whose engine limits."""
+    if request.param == "engine":
+        request.getfixturevalue("engine")
+    async with open_rig(tmp_path / "rig", venvs=venvs, images=images, watched=request.param == "watched") as rig:
         how = rig.limits.enforcement
         if request.param == "cgroup" and "cgroup" not in how.memory + how.processes:
             pytest.skip(f"control groups cannot be written here: {how}")
-        yield rig
+        yield Limiting(rig, Kind.DOCKER if request.param == "engine" else Kind.INLINE)
 
 
 EATER = """
@@ -319,7 +352,7 @@ def handler(input):
 """
 
 
-@SERVED
+@pytest.mark.parametrize("isolation", [Isolation.WARM, Isolation.FORK])
 async def test_memory_limit(limiting, isolation):
     module = await limiting.publish(EATER, memory=100_000_000, isolation=isolation)
 
@@ -368,7 +401,7 @@ def handler(input):
 """
 
 
-@SERVED
+@pytest.mark.parametrize("isolation", [Isolation.WARM, Isolation.FORK])
 async def test_process_limit(limiting, isolation):
     module = await limiting.publish(BOMB, processes=20, isolation=isolation)
 
@@ -390,7 +423,7 @@ async def test_the_process_limit_leaves_room_for_what_is_allowed(limiting):
     assert (await limiting.run(code, processes=3)).value == [0] * 30
 
 
-async def test_a_tree_that_grows_while_it_is_killed(rig):
+async def test_a_tree_that_grows_while_it_is_killed(rig, kept):
     """Each of 3 processes forks 15 times, one after the other, as fast as it can."""
     code = """
     import os, time
@@ -402,9 +435,10 @@ async def test_a_tree_that_grows_while_it_is_killed(rig):
                 time.sleep(600)
         return os.getpid()
     """
-    ran = await rig.run(code)
+    ran = await rig.run(code, **kept)
 
-    assert proc.descendants(ran.value) == [p for p in proc.descendants(ran.value) if gone(p)]
+    if isinstance(ran.pid, int):
+        assert proc.descendants(ran.value) == [p for p in proc.descendants(ran.value) if gone(p)]
     assert 3 <= len(ran.killed) <= 48
 
 

@@ -34,7 +34,7 @@ CONVERSATIONS = {
         ["ready", "error: bad value"],
     ),
     "no import": (b"import no_such_library\n", [], ["load_failed"]),
-    "what a worker does not know": (GREETS, ["cancel", "ping"], ["ready", "pong"]),
+    "what a worker does not know": (GREETS, ["cancel", "file", "kill", "ping"], ["ready", "pong"]),
 }
 """What the module is, what the host says after `hello`, and what the guest says to it, by the names of the vectors."""
 
@@ -189,6 +189,7 @@ def test_the_message_table_has_every_field():
 
 def json_type(info):
     names = {"StrType": "string", "IntType": "integer", "FloatType": "number", "BoolType": "boolean", "RawType": "any"}
+    names |= {"BytesType": "string", "VarTupleType": "array"}
     if isinstance(info, msgspec.inspect.UnionType):
         return " or ".join(json_type(part) for part in info.types)
     return names.get(type(info).__name__, {"DictType": "object", "NoneType": "null"}.get(type(info).__name__))

@@ -1,0 +1,123 @@
+"""The files that a module may name where a value could stand: its code, its requirements, its `environment.yml`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from config import requirements, units
+from config.mistakes import Wrong, parse_yaml, read_text
+from config.units import show
+
+_Resolve: TypeAlias = Callable[[Path, str, Path | None, MutableMapping[str, Any]], tuple[Any, list[Wrong]]]
+
+_ENVIRONMENT = ("channels", "dependencies", "variables")
+_PASSED_OVER = ("name", "prefix")
+"""Keys of an `environment.yml` that say where it would be on somebody's disk."""
+_DEFAULTS = (
+    "is Anaconda's own channel, which has terms of its own: name conda-forge, or where it is yours to use"
+    " https://repo.anaconda.com/pkgs/main"
+)
+
+
+def locate(name: str, base: Path | None, *, trusted: bool) -> Path:
+    """Return the file that a module names. Raises `Wrong` when that is nowhere, or where it may not look."""
+    if base is None and not Path(units.filled(name)).is_absolute():
+        raise Wrong(f"{show(name)} is not an absolute path", allowed="an absolute path")
+    return requirements.within(base or Path("/"), units.filled(name), None if trusted else base)
+
+
+def channels(value: Any) -> tuple[str, ...]:
+    """Read conda channels: names and URLs. `nodefaults` says what is so anyway."""
+    found: tuple[str, ...] = units.items(_channel)(value)
+    return tuple(name for name in found if name != "nodefaults")
+
+
+def spread_pip(data: MutableMapping[str, Any]) -> None:
+    """Move the `pip:` part of `dependencies` to `requirements`, as a module has them."""
+    dependencies = data.get("dependencies")
+    if not isinstance(dependencies, list):
+        return
+    parts = [item["pip"] for item in dependencies if isinstance(item, dict) and list(item) == ["pip"]]
+    if not parts or not all(isinstance(part, list) for part in parts):
+        return
+    own = data.get("requirements")
+    data["dependencies"] = [item for item in dependencies if not (isinstance(item, dict) and list(item) == ["pip"])]
+    if isinstance(own, (list, type(None))):
+        data["requirements"] = [*(own or []), *(line for part in parts for line in part)]
+
+
+def _channel(value: Any) -> str:
+    name = units.filled(value).strip()
+    if name == "defaults":
+        raise Wrong(f"defaults {_DEFAULTS}")
+    if name.startswith("-") or any(character.isspace() for character in name):
+        raise Wrong(f"{show(value)} is not a channel", allowed="a name such as conda-forge, or a URL")
+    return name
+
+
+def _path(file: Path, shown: str, _root: Path | None, data: Mapping[str, Any]) -> tuple[str, list[Wrong]]:
+    """Check that `path` is there and is code."""
+    allowed = "a .py file or a folder with __init__.py or main.py"
+    try:
+        if file.is_dir():
+            found = ":" in str(data.get("handler")) or any(
+                (file / name).is_file() for name in ("__init__.py", "main.py")
+            )
+            problem = "" if found else "holds neither __init__.py nor main.py, and `handler` names no file of it"
+        else:
+            problem = "is not a .py file" if file.is_file() else "does not exist"
+            problem = "" if file.is_file() and file.suffix == ".py" else problem
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    return str(file), [Wrong(f"{show(shown)} {problem}", allowed=allowed)] if problem else []
+
+
+def _requirements(file: Path, shown: str, root: Path | None, _data: object) -> tuple[list[str], list[Wrong]]:
+    """Read the file that `requirements` names."""
+    try:
+        return requirements.read_requirements(file, root=root)
+    except Wrong as wrong:
+        raise Wrong(f"{shown:.80}: {wrong.message}", allowed="a list, or the name of a requirements file") from None
+
+
+def _environment(
+    file: Path, shown: str, _root: Path | None, data: MutableMapping[str, Any]
+) -> tuple[list[Any], list[Wrong]]:
+    """Read the `environment.yml` that `dependencies` names; what the module says itself comes first."""
+    allowed = "a list, or the name of an environment.yml"
+    try:
+        text = read_text(file)
+        if not text.strip():
+            raise Wrong("is empty")  # noqa: TRY301
+        document = parse_yaml(text)
+    except Wrong as wrong:
+        raise Wrong(f"{shown}: {wrong.message}", allowed=allowed) from None
+    found = document.value
+    if not isinstance(found, dict):
+        raise Wrong(f"{shown}: holds {show(found)} where a mapping is expected", allowed=allowed)
+    wrongs = [Wrong(f"{shown}: {wrong.message}") for wrong in document.wrongs]
+    names = ", ".join(_ENVIRONMENT)
+    wrongs += [
+        Wrong(f"{shown}: unknown key {show(key)}", allowed=names)
+        for key in found
+        if key not in (*_ENVIRONMENT, *_PASSED_OVER)
+    ]
+    dependencies = found.get("dependencies")
+    if not isinstance(dependencies, list):
+        wrongs.append(Wrong(f"{shown}: dependencies: {show(dependencies)} is not a list", allowed="a list"))
+    data["channels"] = data.get("channels") or found.get("channels")
+    if isinstance(variables := found.get("variables"), dict):
+        written = {name: document.written(("variables", name), value) for name, value in variables.items()}
+        own = data.get("variables")
+        data["variables"] = written | (own if isinstance(own, dict) else {})
+    return dependencies if isinstance(dependencies, list) else [], wrongs
+
+
+FILES: Mapping[str, tuple[_Resolve, Any]] = {
+    "path": (_path, None),
+    "requirements": (_requirements, []),
+    "dependencies": (_environment, []),
+}
+"""How the file that a field names is read, and what stands for it when it cannot be."""

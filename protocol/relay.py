@@ -1,0 +1,400 @@
+"""The first process of a container: forks the worker, drains what it prints, ends what it leaves. See SPEC.md.
+
+Standard library only, Python 3.8 and later. The host sends this file and `guest.py` in on the container's standard
+input; frames of the host go on from there, frames to the host are on standard output.
+"""
+
+import base64
+import codecs
+import json
+import os
+import re
+import select
+import signal
+import sys
+import time
+
+import guest
+
+READ_BYTES = 65536
+DRAINED_READS = 1 + (1 << 20) // READ_BYTES
+KILL_SECONDS = 10.0
+OPEN_FILES = 4096
+HEAD = re.compile(rb'\{"type":"(\w+)"(?:,"id":"([^"]*)")?')
+"""The host writes the type first and the execution second: a large input is passed on without being read."""
+CHILDREN = b'{"children":true,'
+NO_CHILDREN = b'{"children":false,'
+OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+_PR_SET_DUMPABLE = 4
+
+
+class Buffer:
+    """Cuts what was read into payloads."""
+
+    def __init__(self):
+        self.data = bytearray()
+
+    def feed(self, data, limit):
+        """Return the payloads that are complete. Raises ValueError at a length over the limit."""
+        self.data += data
+        found = []
+        while len(self.data) >= guest.HEADER_BYTES:
+            size = int.from_bytes(self.data[: guest.HEADER_BYTES], "big")
+            if size > limit:
+                raise ValueError("a frame of %d bytes" % size)
+            end = guest.HEADER_BYTES + size
+            if len(self.data) < end:
+                break
+            found.append(bytes(self.data[guest.HEADER_BYTES : end]))
+            del self.data[:end]
+        return found
+
+
+class Relay:
+    """The worker and the three streams between it and the host. One thread; only `poll` waits."""
+
+    def __init__(self, base):
+        self.base = base
+        self.home = os.path.join(base, "home")
+        self.limit = 1 << 30
+        self.from_host, self.from_worker = Buffer(), Buffer()
+        self.execution = self.unwritten = ""
+        self.loading = True
+        self.keep = frozenset()
+        self.kills = out_of_memory_kills()
+        self.worker = None
+        self.poller = select.poll()
+        self.actions = {}
+        self.seq = 0
+        self.decoders = {}
+
+    def start(self):
+        """Fork the worker. Returns True in the worker, whose turn it is then to call `guest.main`."""
+        import resource
+        import socket
+
+        os.mkdir(self.home, 0o700)
+        os.environ["HOME"] = os.environ["TMPDIR"] = self.home
+        mine, theirs = socket.socketpair()
+        (out, out_end), (err, err_end), (life, life_end) = os.pipe(), os.pipe(), os.pipe()
+        wake, wake_end = os.pipe()
+        self.worker = os.fork()
+        if self.worker == 0:
+            os.setsid()
+            os.chdir(self.home)
+            null = os.open("/dev/null", os.O_RDONLY)
+            for source, target in ((null, 0), (out_end, 1), (err_end, 2)):
+                os.dup2(source, target)
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            files = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            frames = theirs.detach()
+            for fd in (null, out, out_end, err, err_end, wake, wake_end, life_end, mine.detach()):
+                os.close(fd)
+            try:
+                with open("/proc/self/oom_score_adj", "w") as file:
+                    file.write("500")  # when memory ends the kernel takes the worker before the relay
+            except OSError:
+                pass
+            sys.argv[:] = ["handler", str(frames), str(life)]
+            return True
+        for fd in (out_end, err_end, life, theirs.detach()):
+            os.close(fd)
+        if guest._LIBC is not None:  # closed to user code of the same user: memory and descriptors
+            guest._LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        self.channel = mine.detach()
+        self.outputs = {out: "stdout", err: "stderr"}
+        for fd in (wake, wake_end, out, err):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        self.watch(0, self.on_host)
+        self.watch(wake, self.on_signal)
+        self.watch(self.channel, self.on_worker)
+        for fd in self.outputs:
+            self.watch(fd, self.on_output)
+        return False
+
+    def watch(self, fd, action):
+        """Call `action(fd)` when there is something to read."""
+        self.actions[fd] = action
+        self.poller.register(fd, select.POLLIN)
+
+    def unwatch(self, fd):
+        """Look at a descriptor no more."""
+        if self.actions.pop(fd, None) is not None:
+            self.poller.unregister(fd)
+
+    def serve(self):
+        """Pass on until the worker has ended or is to end."""
+        while True:
+            for fd, _ in self.poller.poll():
+                if fd in self.actions:
+                    self.actions[fd](fd)
+
+    def on_host(self, fd):
+        """Pass on what the host says, but for what is meant for the relay."""
+        data = os.read(fd, 1 << 18)
+        if not data:
+            self.finish()
+        for payload in self.from_host.feed(data, 1 << 31):
+            head = HEAD.match(payload)
+            kind = head[1] if head else b""
+            if kind == b"file":
+                self.on_file(json.loads(payload))
+            elif kind == b"cancel":
+                self.signal(signal.SIGTERM)
+            elif kind == b"kill":
+                self.finish()
+            else:
+                if kind == b"hello" and self.unwritten:
+                    self.say({"type": "load_failed", "error_type": "OSError", "message": self.unwritten})
+                    self.finish()
+                if kind == b"hello":
+                    self.limit = json.loads(payload)["max_frame_bytes"] + 65536
+                elif kind == b"execute":
+                    self.begin(head[2].decode())
+                try:
+                    guest.write_all(self.channel, frame(payload))
+                except OSError:  # it has ended, and says so another way
+                    pass
+
+    def on_file(self, message):
+        """Write a piece of a file of the module."""
+        path = os.path.join(self.base, message["path"])
+        if self.unwritten:
+            return
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "ab") as file:
+                file.write(base64.b64decode(message["data"]))
+        except OSError as problem:
+            self.unwritten = "the code cannot be written in the container: %s" % problem
+
+    def begin(self, execution):
+        """Note that output from now on is of this execution."""
+        self.drain()
+        self.execution, self.seq, self.decoders = execution, 0, {}
+        self.kills = out_of_memory_kills()
+
+    def signal(self, number):
+        """Send a signal to the worker's group."""
+        try:
+            os.killpg(self.worker, number)
+        except OSError:
+            pass
+
+    def on_worker(self, fd):
+        """Pass on what the worker says, and notice that it has closed its channel."""
+        try:
+            data = os.read(fd, 1 << 18)
+        except OSError:
+            data = b""
+        if not data:
+            if self.worker is None or os.waitid(os.P_PID, self.worker, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                self.finish()  # it lives and has closed its channel
+            self.unwatch(fd)
+            return
+        try:
+            payloads = self.from_worker.feed(data, self.limit)
+        except ValueError:
+            guest.write_all(1, bytes(self.from_worker.data[: guest.HEADER_BYTES]))  # the host says what it thinks of it
+            self.unwatch(fd)
+            return
+        for payload in payloads:
+            self.on_message(payload)
+
+    def on_message(self, payload):
+        """Pass a message on. Before an answer comes what was printed, and what the execution left is ended."""
+        answer = payload.startswith((CHILDREN, NO_CHILDREN))
+        if answer and payload.startswith(CHILDREN):
+            killed = self.kill(self.left())
+            payload = NO_CHILDREN + b'"killed":%s,' % json.dumps(killed).encode() + payload[len(CHILDREN) :]
+        if answer or self.loading:
+            self.drain()
+            self.flush()
+            self.tell_limit()
+        guest.write_all(1, frame(payload))
+        if answer:
+            self.execution = ""
+        elif self.loading:
+            self.loading = False
+            self.keep = frozenset(others()) - {self.worker}
+
+    def on_output(self, fd):
+        """Read once from a pipe and say it. Returns False at its end."""
+        try:
+            data = os.read(fd, READ_BYTES)
+        except BlockingIOError:
+            return True
+        if not data:
+            self.unwatch(fd)
+            return False
+        self.print(self.outputs[fd], data)
+        return True
+
+    def print(self, stream, data, final=False):
+        """Say what was printed; a character cut in two by a read is put together."""
+        decoder = self.decoders.get(stream)
+        if decoder is None:
+            decoder = self.decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(data, final)
+        if text:
+            message = {"type": "output", "id": self.execution, "stream": stream, "text": text, "seq": self.seq}
+            self.seq += 1
+            self.say(message)
+
+    def drain(self):
+        """Read what is in the pipes now."""
+        for fd in self.outputs:
+            for _ in range(DRAINED_READS):
+                if fd not in self.actions or not select.select([fd], [], [], 0)[0] or not self.on_output(fd):
+                    break
+
+    def flush(self):
+        """Say what is left of characters that were cut."""
+        for stream in list(self.decoders):
+            self.print(stream, b"", True)
+        self.decoders = {}
+
+    def tell_limit(self):
+        """Say that the kernel killed something for its memory since the execution began."""
+        if out_of_memory_kills() > self.kills:
+            self.say({"type": "limit", "what": "memory"})
+
+    def on_signal(self, fd):
+        """Reap. SIGTERM, which stops a container, and the worker's end are the end of all."""
+        if signal.SIGTERM in os.read(fd, 4096):
+            self.finish()
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.worker:
+                self.worker = None
+                self.finish(exit_code(status))
+
+    def finish(self, code=None):
+        """Kill everything, say how the worker ended and what was killed, and end the container."""
+        os.set_blocking(self.channel, False)
+        while code is not None and self.channel in self.actions:  # what it said last
+            try:
+                data = os.read(self.channel, 1 << 18)
+                payloads = self.from_worker.feed(data, self.limit)
+            except (OSError, ValueError):
+                break
+            for payload in payloads:
+                self.on_message(payload)
+            if not data:
+                break
+        if self.worker is not None:  # stopped first, so that nothing is forked between looking and killing
+            self.signal(signal.SIGSTOP)
+        killed = self.kill(lambda: [pid for pid in others() if pid != self.worker])
+        if self.worker is not None:
+            self.signal(signal.SIGKILL)
+            _, status = os.waitpid(self.worker, 0)
+            code = exit_code(status)  # its own where it was ending by itself
+            killed += self.kill(others)
+        try:
+            self.drain()
+            self.flush()
+            self.tell_limit()
+            self.say({"type": "ended", "exit_code": code, "killed": killed})
+        except OSError:  # the host is gone
+            pass
+        os._exit(0)
+
+    def left(self):
+        """Return what finds the processes that an execution left: all but the worker and what its import started."""
+
+        def find():
+            parents = {pid: look(pid)[2] for pid in others()}
+
+            def kept(pid):
+                while pid in parents and pid != self.worker:
+                    if pid in self.keep:
+                        return True
+                    pid = parents[pid]
+                return False
+
+            return [pid for pid in parents if pid != self.worker and not kept(pid)]
+
+        return find
+
+    def kill(self, find):
+        """Kill what `find` returns, again until it finds nothing alive. Return `pid name` of each."""
+        killed = {}
+        deadline = time.monotonic() + KILL_SECONDS
+        while True:
+            living = {pid: seen for pid, seen in ((pid, look(pid)) for pid in find()) if seen[1] not in (b"Z", b"X")}
+            if not living or time.monotonic() > deadline:
+                return ["%d %s" % item for item in killed.items()]
+            for pid, seen in living.items():
+                killed.setdefault(pid, seen[0])
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except OSError:
+                    pass
+            time.sleep(0.001)
+
+    def say(self, message):
+        """Send a message of the relay's own, type first."""
+        guest.write_all(1, frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()))
+
+
+def frame(payload):
+    """Return the frame that carries a payload."""
+    return len(payload).to_bytes(guest.HEADER_BYTES, "big") + payload
+
+
+def others():
+    """Return every process of the container but this one."""
+    me = os.getpid()
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != me]
+
+
+def look(pid):
+    """Return name, state and parent of a process; what is gone is called `?`, is in state X, and has none."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            head, _, tail = file.read().rpartition(b")")
+        state, parent = tail.split()[:2]
+        return head.partition(b"(")[2].decode(errors="replace"), state, int(parent)
+    except OSError:
+        return "?", b"X", 0
+
+
+def exit_code(status):
+    """Return the exit code in what `wait` says, negative for a signal."""
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def out_of_memory_kills():
+    """Return how often the kernel has killed in this container for memory; 0 where it does not say."""
+    for path in OOM_FILES:
+        try:
+            with open(path) as file:
+                for line in file:
+                    key, _, count = line.partition(" ")
+                    if key == "oom_kill":
+                        return int(count)
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def main(base):
+    """Run the relay, or in the forked process the worker."""
+    if os.getpid() != 1:  # it ends all processes that it can see
+        sys.exit("the relay has to be the first process of a container")
+    relay = Relay(base)
+    if relay.start():
+        relay = None
+        guest.main()
+        sys.exit(0)
+    relay.serve()

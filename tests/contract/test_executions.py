@@ -187,11 +187,11 @@ async def test_progress_from_threads_beside_large_items(run_any):
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-async def test_items_are_told_as_they_come(run_any, flag, kind):
+async def test_items_are_told_as_they_come(run, flag, kind):
     """The handler goes on only after its first item has arrived."""
     code = WAIT_FOR + f"{kind} handler(input):\n    yield 'first'\n    wait_for(input)\n    yield 'second'\n"
 
-    ran = await run_any(code, flag.path, call={"on_event": lambda _event: flag.touch()})
+    ran = await run(code, flag.path, call={"on_event": lambda _event: flag.touch()})
 
     assert ran.value == ["first", "second"]
     assert [json.loads(bytes(e.value)) for e in ran.events] == ["first", "second"]

@@ -14,9 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpclib.health.v1 import health_pb2
 
 from tests.server_process import ROOT, Server, running, wait_for
 
@@ -93,7 +91,12 @@ class Client:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{server.ready['grpc'][0][1]}", options=options)
         self.metadata = (("authorization", f"Bearer {server.token}"),)
         self.executor, self.modules = made.ExecutorServiceStub(self.channel), made.ModuleServiceStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
+        # Not by grpc_health, which cannot be imported beside grpclib: both bring the same messages.
+        self.watch_health = self.channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
 
     def request(self, name: str, value: Any, **fields: Any) -> Any:
         return self.pb.ExecuteRequest(module_name=name, input_json=json.dumps(value), **fields)
@@ -531,18 +534,6 @@ def test_modules_and_environments(client: Client) -> None:
     assert stats.total == stats.succeeded + stats.failed + stats.cancelled
 
 
-def test_health_and_reflection_need_no_token(server: Server, client: Client) -> None:
-    name = "operato.runner.v1.ExecutorService"
-    health = client.health.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE)
-    database = ProtoReflectionDescriptorDatabase(client.channel)
-    service = DescriptorPool(database).FindServiceByName(name)
-
-    assert health.status == health_pb2.HealthCheckResponse.SERVING
-    assert set(database.get_services()) == {name, "operato.runner.v1.ModuleService", "grpc.health.v1.Health"}
-    assert "Execute" in [method.name for method in service.methods]
-    assert service.methods_by_name["ExecuteBatch"].client_streaming
-
-
 # Other clients
 
 
@@ -574,6 +565,18 @@ def test_betterproto_on_grpclib(server: Server, stubs: tuple[Any, Any]) -> None:
     assert answer["status"] == "NOT_FOUND"
 
 
+def test_health_and_reflection_need_no_token(server: Server, stubs: tuple[Any, Any]) -> None:
+    answer = other_client(server, stubs, "health")
+
+    assert answer["status"] == "SERVING"
+    assert answer["services"] == [
+        "grpc.health.v1.Health",
+        "operato.runner.v1.ExecutorService",
+        "operato.runner.v1.ModuleService",
+    ]
+    assert {"Execute", "ExecuteBatch", "WatchExecution"} <= set(answer["methods"])
+
+
 # The end of the server
 
 
@@ -581,7 +584,7 @@ def test_sigterm_lets_calls_end_and_tells_the_others(tmp_path: Path, stubs: tupl
     with running(tmp_path, MODULES, "--drain-timeout", "20") as server:
         client, watcher = Client(server, stubs), Client(server, stubs)
         with client.channel, watcher.channel:
-            states = watcher.health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+            states = watcher.watch_health(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
             assert next(states).status == health_pb2.HealthCheckResponse.SERVING
             mark = tmp_path / "mark"
             request = client.request("until", str(mark))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from grpclib.health.v1 import health_pb2
 
+from tests.certificates import Authority
 from tests.server_process import ROOT, Server, running, wait_for
 
 MODULES = """
@@ -612,6 +615,26 @@ def test_sigterm_cuts_off_what_does_not_end(tmp_path: Path, stubs: tuple[Any, An
             assert server.stop() == 3
             assert call.result().execution.error.kind == client.pb.ERROR_KIND_SHUTDOWN
             wait_for(lambda: pids(tmp_path) == [])
+
+
+def test_both_doors_by_tls(tmp_path: Path, stubs: tuple[Any, Any]) -> None:
+    authority = Authority(tmp_path)
+    signed = authority.sign("server")
+    options = ["--tls-certificate-file", str(signed.certificate), "--tls-key-file", str(signed.key)]
+    with running(tmp_path, MODULES, *options) as server:
+        credentials = grpc.ssl_channel_credentials(authority.file.read_bytes())
+        address = f"localhost:{server.ready['grpc'][0][1]}"
+        pb, made = stubs
+        with grpc.secure_channel(address, credentials) as channel:
+            executor = made.ExecutorServiceStub(channel)
+            request = pb.ExecuteRequest(module_name="hello", input_json='{"name": "x"}')
+            metadata = (("authorization", f"Bearer {server.token}"),)
+            assert executor.Execute(request, metadata=metadata, timeout=PATIENCE).result_json
+        url = f"https://localhost:{server.ready['rest'][0][1]}/modules/execute/hello"
+        context = ssl.create_default_context(cafile=authority.file)
+        with httpx.Client(verify=context, trust_env=False, headers=dict(metadata)) as client:
+            assert client.post(url, json={"name": "x"}).status_code == 200
+        assert server.stop() == 0
 
 
 def test_without_grpc_nothing_of_it_is_imported(tmp_path: Path) -> None:

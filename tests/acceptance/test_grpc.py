@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import signal
 import ssl
 import subprocess
@@ -29,6 +30,7 @@ modules:
       def handler(input):
           print("greeting")
           return {"message": f"Hello, {input['name']}!"}
+  - {name: hello-world, env: inline, code: "def handler(input): return 'Hello, ' + input['name']"}
   - name: slow
     env: inline
     timeout: 30s
@@ -529,7 +531,7 @@ def test_modules_and_environments(client: Client) -> None:
     )
 
     assert [module.name for module in listed.modules] == ["brief", "chatty", "elsewhere"]
-    assert [module.name for module in rest.modules] == ["hello", "items", "large", "slow", "until"]
+    assert [module.name for module in rest.modules] == ["hello", "hello-world", "items", "large", "slow", "until"]
     assert json.loads(one.spec_json)["isolation"] == "warm"
     assert (one.env, len(one.digest) > 20) == (client.pb.ENVIRONMENT_KIND_INLINE, True)
     assert (client.pb.ENVIRONMENT_KIND_INLINE, True) in [(e.kind, e.available) for e in kinds.environments]
@@ -564,7 +566,17 @@ def test_betterproto_on_grpclib(server: Server, stubs: tuple[Any, Any]) -> None:
 
     assert answer["result"] == {"message": "Hello, you!"}
     assert answer["last"] == "SUCCEEDED"
-    assert answer["modules"] == ["brief", "chatty", "elsewhere", "hello", "items", "large", "slow", "until"]
+    assert answer["modules"] == [
+        "brief",
+        "chatty",
+        "elsewhere",
+        "hello",
+        "hello-world",
+        "items",
+        "large",
+        "slow",
+        "until",
+    ]
     assert answer["status"] == "NOT_FOUND"
 
 
@@ -578,6 +590,24 @@ def test_health_and_reflection_need_no_token(server: Server, stubs: tuple[Any, A
         "operato.runner.v1.ModuleService",
     ]
     assert {"Execute", "ExecuteBatch", "WatchExecution"} <= set(answer["methods"])
+
+
+def test_the_example_of_the_readme(server: Server, stubs: tuple[Any, Any]) -> None:
+    (example,) = re.findall(r"```python\n(import os\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    host, port = server.ready["grpc"][0]
+    out = subprocess.run(
+        [sys.executable, "-c", example.replace("127.0.0.1:50051", f"{host}:{port}")],
+        cwd=Path(stubs[0].__file__).parent,
+        env={"TOKEN": server.token, "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout.splitlines()
+
+    assert out[0].startswith('"Hello, Ada"')
+    assert out[1:3] == ["0 status", "1 result"]
+    assert sorted(out[3:]) == sorted(f'{n} "Hello, {n}"' for n in range(100))
 
 
 # The end of the server

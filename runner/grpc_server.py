@@ -15,9 +15,11 @@ Functions are Trio-flavored; the methods of `_Link`, `_Events` and `_Connection`
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from importlib.resources import files
 from math import inf
 from typing import Any
@@ -49,6 +51,7 @@ MAX_RESETS, RESETS_SECONDS = 500, 10.0
 MAX_UNREAD_REPLIES = 1000
 """Answers to pings, settings and refused calls that a client may leave unread."""
 HANDSHAKE_SECONDS = 10.0
+BACKLOG = 1024
 _HEALTH = "grpc.health.v1.Health"
 
 log = structlog.get_logger("grpc")
@@ -73,34 +76,41 @@ async def serve(
     new calls and batches that wait for input are answered UNAVAILABLE, and calls that run go on. After `closed` they
     have `graceful_seconds`; those that are left are cancelled and answered UNAVAILABLE.
 
-    Raises OSError (perhaps in a group) when the address cannot be bound.
+    Raises OSError when the address cannot be bound.
 
     **Cancellation** cuts all clients off at once.
     """
-    async with open_loop() as loop:
+    async with AsyncExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.socket(fileno=listener.socket.detach()))
+            for listener in await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+        ]
+        addresses = [sock.getsockname()[:2] for sock in sockets]
+        loop = await stack.enter_async_context(open_loop())
         # The default handler of trio-asyncio raises out of the loop, so that one bad callback would end the program.
         loop.set_exception_handler(_log_loop_error)
         async with trio.open_nursery() as nursery:
             health = _Health(draining, {path.split("/")[1] for path in methods})
             door = Door({**methods, **health.methods(), **_reflection(health.services)}, limits, nursery)
             given = {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS}
+            accept = partial(aio_as_trio(loop.create_server), lambda: _Connection(door), backlog=BACKLOG, **given)
+            servers = [await accept(sock=sock) for sock in sockets]
             try:
-                listen = aio_as_trio(loop.create_server)
-                server = await listen(lambda: _Connection(door), host, port, backlog=1024, **given)
-            except OSError as problem:
-                text = f"cannot listen for gRPC on {host}, port {port} (`grpc_port`): {problem.strerror}"
-                raise OSError(problem.errno, text) from None
-            try:
-                task_status.started([sock.getsockname()[:2] for sock in server.sockets])
+                task_status.started(addresses)
                 await draining.wait()
-                server.close()
+                _close(servers)
                 door.drain()
                 await closed.wait()
                 await door.finish()
             finally:
-                server.close()
+                _close(servers)
                 door.abort()
                 nursery.cancel_scope.cancel()
+
+
+def _close(servers: Iterable[asyncio.AbstractServer]) -> None:
+    for server in servers:
+        server.close()
 
 
 def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

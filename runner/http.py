@@ -6,6 +6,7 @@ Its ASGI lifespan is, so the `before_serving` and `after_serving` of quart run a
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -60,9 +61,10 @@ async def serve(
     port: int,
     limits: HttpLimits,
     shutdown: trio.Event,
+    tls: ssl.SSLContext | None = None,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `app` over cleartext HTTP/1.1 and websockets on `host` and `port` until `shutdown` is set.
+    """Serve `app` over HTTP/1.1 and websockets, by TLS with `tls`, on `host` and `port` until `shutdown` is set.
 
     Port 0 takes a free one. `task_status.started` is called with the bound (host, port) pairs once `before_serving`
     has run; clients that connect earlier wait in the kernel.
@@ -71,8 +73,8 @@ async def serve(
     responses then say `Connection: close`, handlers still running at the end are cancelled and unanswered requests
     get 503, open websockets 1001. Then `after_serving` runs and the function returns.
 
-    A connection over `max_connections` is accepted and answered 503, because a client in the queue of the kernel
-    could not tell a full server from a dead one.
+    A connection over `max_connections` is accepted and answered 503 (by TLS: closed), because a client in the queue of
+    the kernel could not tell a full server from a dead one.
 
     Raises:
       OSError: the address cannot be bound.
@@ -85,7 +87,7 @@ async def serve(
     wrapped = ASGIWrapper(app)
     state: LifespanState = {}
     lifespan = Lifespan(wrapped, config, state)
-    clients = _Clients(wrapped, config, state)
+    clients = _Clients(wrapped, config, state, tls)
     listeners = await _listen(host, port)
     try:
         async with trio.open_nursery() as lifespan_nursery:
@@ -116,10 +118,13 @@ async def serve(
 class _Clients:
     """The open connections of one server."""
 
-    def __init__(self, app: ASGIWrapper, config: ServerConfig, state: LifespanState) -> None:
+    def __init__(
+        self, app: ASGIWrapper, config: ServerConfig, state: LifespanState, tls: ssl.SSLContext | None
+    ) -> None:
         self._app = app
         self._config = config
         self._state = state
+        self._tls = tls
         self._context = WorkerContext(None)
         self._open: set[Connection] = set()
         self._turned_away = 0
@@ -130,7 +135,7 @@ class _Clients:
         if self._draining:
             return
         if len(self._open) >= self._config.limits.max_connections:
-            if self._turned_away < TURNED_AWAY_AT_ONCE:
+            if self._turned_away < TURNED_AWAY_AT_ONCE and self._tls is None:
                 self._turned_away += 1
                 try:
                     await _turn_away(stream)
@@ -138,7 +143,7 @@ class _Clients:
                     self._turned_away -= 1
             return
         state = ConnectionState(self._state.copy())
-        connection = Connection(self._app, self._config, self._context, state, stream)
+        connection = Connection(self._app, self._config, self._context, state, stream, self._tls)
         self._open.add(connection)
         try:
             await connection.run()

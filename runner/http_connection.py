@@ -13,8 +13,8 @@ spends half of a request on timers, scopes and small writes. Here
 from __future__ import annotations
 
 import contextvars
-import os
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, cast
@@ -27,6 +27,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 
 from runner.http_exchange import Exchange, Message, ServerConfig, Websocket, problem
+from runner.wire import PlainWire, TlsWire, Wire
 
 READ_BYTES = 65_536
 UNREAD_BYTES = 262_144
@@ -66,10 +67,12 @@ class Connection(TCPServer):
         context: WorkerContext,
         state: ConnectionState,
         stream: trio.SocketStream,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(app, config, context, state, cast("trio.SSLStream[trio.SocketStream]", stream))
         self.limits = config.limits
         self.socket = stream.socket
+        self.wire: Wire = PlainWire(self.socket) if tls is None else TlsWire(self.socket, tls)
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=config.limits.max_head_bytes)
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
@@ -125,14 +128,14 @@ class Connection(TCPServer):
 
     async def _read_data(self) -> None:
         """Read until the end of file, an error or the deadline of the moment."""
-        self._reading.deadline = trio.current_time() + self.limits.keep_alive_seconds
+        self._reading.deadline = trio.current_time() + self.limits.header_seconds
         with self._reading:
+            if not await self._open():
+                return
+            self._reading.deadline = trio.current_time() + self.limits.keep_alive_seconds
             while True:
                 try:
-                    await trio.lowlevel.wait_readable(self.socket)
-                    data = os.read(self.socket.fileno(), self._read_bytes)
-                except BlockingIOError:
-                    continue
+                    data = await self.wire.receive(self._read_bytes)
                 except (OSError, trio.ClosedResourceError):
                     break
                 if not data:
@@ -150,6 +153,15 @@ class Connection(TCPServer):
         if self._reading.cancelled_caught and not self.closing and (self._head_begun or self._exchange is not None):
             self._refuse(408, "the request did not arrive in time")
         self.lost()
+
+    async def _open(self) -> bool:
+        """Greet the client; return whether it can go on."""
+        try:
+            await self.wire.open()
+        except (OSError, trio.ClosedResourceError) as problem:
+            log.info("no connection by TLS", client=self.client, why=str(problem))
+            return False
+        return True
 
     def _feed(self, data: bytes) -> None:
         exchange = self._exchange
@@ -257,13 +269,13 @@ class Connection(TCPServer):
         rest = memoryview(data)
         if not self.send_lock.locked():
             rest = rest[self.write_now(data) :]
-            if not rest or self.gone:
+            if not (rest or self.wire.pending) or self.gone:
                 return
         with trio.CancelScope(shield=True) as scope:
             async with self.send_lock:  # whoever has it makes progress or ends the connection
                 self._sending = scope
                 try:
-                    while rest and not self.gone:
+                    while (rest or self.wire.pending) and not self.gone:
                         scope.deadline = self._send_deadline()
                         await trio.lowlevel.wait_writable(self.socket)
                         rest = rest[self.write_now(rest) :]
@@ -278,9 +290,7 @@ class Connection(TCPServer):
     def write_now(self, data: bytes | memoryview) -> int:
         """Write what the kernel takes at once and return how much; a gone client ends the connection."""
         try:
-            return os.write(self.socket.fileno(), data)
-        except BlockingIOError:
-            return 0
+            return self.wire.send_now(data)
         except OSError:
             self.lost()
             return 0
@@ -324,7 +334,7 @@ class Connection(TCPServer):
         self.closing = True
         self.taken()
         try:
-            self.socket.shutdown(socket.SHUT_WR)
+            self.wire.end()
         except OSError:
             self.lost()
         self._reading.deadline = trio.current_time() + LINGER_SECONDS

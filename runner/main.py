@@ -187,7 +187,8 @@ async def _open_doors(
             max_body_bytes=server.max_frame_bytes,
         )
         app = make_app(service, verifier)
-        rest = partial(serve, app, host=server.host, port=server.rest_port, limits=limits, shutdown=closed)
+        tls = server_context(server, ["http/1.1"])
+        rest = partial(serve, app, host=server.host, port=server.rest_port, limits=limits, shutdown=closed, tls=tls)
         await bound.open(nursery, "rest", rest, server.host, server.rest_port)
     if server.grpc:
         grpc = _grpc_door(service, verifier, server, draining, closed)
@@ -239,10 +240,11 @@ def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loa
         audience=settings.auth.audience,
     )
     host, port = bound.addresses["rest"][0]
+    scheme = "http" if settings.server.tls_certificate_file is None else "https"
     first = next((m.name for m in loaded.modules.modules), "NAME")
     sys.stderr.write(
         "\nThe token below is good for a day. Try:\n\n"
-        f"  curl -s -X POST http://{host}:{port}/modules/execute/{first} \\\n"
+        f"  curl -s -X POST {scheme}://{host}:{port}/modules/execute/{first} \\\n"
         f"    -H 'Authorization: Bearer {token}' \\\n"
         '    -d \'{"name": "world"}\'\n\n'
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -95,7 +96,7 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(app: Any, **limits: Any) -> AsyncIterator[Server]:
+async def serving(app: Any, *, tls: ssl.SSLContext | None = None, **limits: Any) -> AsyncIterator[Server]:
     """Serve `app`; nothing but the time limits given can end a connection, and all ends within PATIENCE."""
     shutdown, ended = trio.Event(), trio.Event()
     with trio.fail_after(PATIENCE):
@@ -105,7 +106,15 @@ async def serving(app: Any, **limits: Any) -> AsyncIterator[Server]:
             async def run(*, task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
                 given = HttpLimits(**{**CALM, "graceful_seconds": QUICK, **limits})
                 with scope:
-                    await serve(app, host="127.0.0.1", port=0, limits=given, shutdown=shutdown, task_status=task_status)
+                    await serve(
+                        app,
+                        host="127.0.0.1",
+                        port=0,
+                        limits=given,
+                        shutdown=shutdown,
+                        tls=tls,
+                        task_status=task_status,
+                    )
                 ended.set()
 
             [(host, port)] = await nursery.start(run)

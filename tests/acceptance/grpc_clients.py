@@ -1,7 +1,7 @@
 """Acceptance: clients that need an asyncio of their own, as programs.
 
-`python grpc_clients.py aio|betterproto PORT TOKEN` prints one line of JSON. They are not run in pytest: trio-asyncio
-changes asyncio for a whole process.
+`python grpc_clients.py aio|betterproto|health PORT TOKEN` prints one line of JSON. They are not run in pytest, where
+trio-asyncio changes asyncio, and where the messages of health and reflection are those of grpclib.
 """
 
 from __future__ import annotations
@@ -77,6 +77,27 @@ async def with_betterproto(port: int, token: str) -> dict[str, Any]:
     }
 
 
+async def with_health(port: int, _token: str) -> dict[str, Any]:
+    """Ask for health and describe the services, with grpcio's own packages for both and without a token."""
+    import grpc  # noqa: PLC0415
+    from google.protobuf.descriptor_pool import DescriptorPool  # noqa: PLC0415
+    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
+    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # noqa: PLC0415
+        ProtoReflectionDescriptorDatabase,
+    )
+
+    name = "operato.runner.v1.ExecutorService"
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+        database = ProtoReflectionDescriptorDatabase(channel)
+        service = DescriptorPool(database).FindServiceByName(name)
+        return {
+            "status": health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status),
+            "services": sorted(database.get_services()),
+            "methods": [method.name for method in service.methods],
+        }
+
+
 if __name__ == "__main__":
-    client = {"aio": with_aio, "betterproto": with_betterproto}[sys.argv[1]]
+    client = {"aio": with_aio, "betterproto": with_betterproto, "health": with_health}[sys.argv[1]]
     print(json.dumps(asyncio.run(client(int(sys.argv[2]), sys.argv[3]))))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -13,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
-from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpclib.health.v1 import health_pb2
 
+from tests.certificates import Authority
 from tests.server_process import ROOT, Server, running, wait_for
 
 MODULES = """
@@ -28,6 +30,7 @@ modules:
       def handler(input):
           print("greeting")
           return {"message": f"Hello, {input['name']}!"}
+  - {name: hello-world, env: inline, code: "def handler(input): return 'Hello, ' + input['name']"}
   - name: slow
     env: inline
     timeout: 30s
@@ -93,7 +96,12 @@ class Client:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{server.ready['grpc'][0][1]}", options=options)
         self.metadata = (("authorization", f"Bearer {server.token}"),)
         self.executor, self.modules = made.ExecutorServiceStub(self.channel), made.ModuleServiceStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
+        # Not by grpc_health, which cannot be imported beside grpclib: both bring the same messages.
+        self.watch_health = self.channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
 
     def request(self, name: str, value: Any, **fields: Any) -> Any:
         return self.pb.ExecuteRequest(module_name=name, input_json=json.dumps(value), **fields)
@@ -523,24 +531,12 @@ def test_modules_and_environments(client: Client) -> None:
     )
 
     assert [module.name for module in listed.modules] == ["brief", "chatty", "elsewhere"]
-    assert [module.name for module in rest.modules] == ["hello", "items", "large", "slow", "until"]
+    assert [module.name for module in rest.modules] == ["hello", "hello-world", "items", "large", "slow", "until"]
     assert json.loads(one.spec_json)["isolation"] == "warm"
     assert (one.env, len(one.digest) > 20) == (client.pb.ENVIRONMENT_KIND_INLINE, True)
     assert (client.pb.ENVIRONMENT_KIND_INLINE, True) in [(e.kind, e.available) for e in kinds.environments]
     assert stats.module_name == "hello"
     assert stats.total == stats.succeeded + stats.failed + stats.cancelled
-
-
-def test_health_and_reflection_need_no_token(server: Server, client: Client) -> None:
-    name = "operato.runner.v1.ExecutorService"
-    health = client.health.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE)
-    database = ProtoReflectionDescriptorDatabase(client.channel)
-    service = DescriptorPool(database).FindServiceByName(name)
-
-    assert health.status == health_pb2.HealthCheckResponse.SERVING
-    assert set(database.get_services()) == {name, "operato.runner.v1.ModuleService", "grpc.health.v1.Health"}
-    assert "Execute" in [method.name for method in service.methods]
-    assert service.methods_by_name["ExecuteBatch"].client_streaming
 
 
 # Other clients
@@ -570,8 +566,48 @@ def test_betterproto_on_grpclib(server: Server, stubs: tuple[Any, Any]) -> None:
 
     assert answer["result"] == {"message": "Hello, you!"}
     assert answer["last"] == "SUCCEEDED"
-    assert answer["modules"] == ["brief", "chatty", "elsewhere", "hello", "items", "large", "slow", "until"]
+    assert answer["modules"] == [
+        "brief",
+        "chatty",
+        "elsewhere",
+        "hello",
+        "hello-world",
+        "items",
+        "large",
+        "slow",
+        "until",
+    ]
     assert answer["status"] == "NOT_FOUND"
+
+
+def test_health_and_reflection_need_no_token(server: Server, stubs: tuple[Any, Any]) -> None:
+    answer = other_client(server, stubs, "health")
+
+    assert answer["status"] == "SERVING"
+    assert answer["services"] == [
+        "grpc.health.v1.Health",
+        "operato.runner.v1.ExecutorService",
+        "operato.runner.v1.ModuleService",
+    ]
+    assert {"Execute", "ExecuteBatch", "WatchExecution"} <= set(answer["methods"])
+
+
+def test_the_example_of_the_readme(server: Server, stubs: tuple[Any, Any]) -> None:
+    (example,) = re.findall(r"```python\n(import os\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    host, port = server.ready["grpc"][0]
+    out = subprocess.run(
+        [sys.executable, "-c", example.replace("127.0.0.1:50051", f"{host}:{port}")],
+        cwd=Path(stubs[0].__file__).parent,
+        env={"TOKEN": server.token, "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout.splitlines()
+
+    assert out[0].startswith('"Hello, Ada"')
+    assert out[1:3] == ["0 status", "1 result"]
+    assert sorted(out[3:]) == sorted(f'{n} "Hello, {n}"' for n in range(100))
 
 
 # The end of the server
@@ -581,7 +617,7 @@ def test_sigterm_lets_calls_end_and_tells_the_others(tmp_path: Path, stubs: tupl
     with running(tmp_path, MODULES, "--drain-timeout", "20") as server:
         client, watcher = Client(server, stubs), Client(server, stubs)
         with client.channel, watcher.channel:
-            states = watcher.health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+            states = watcher.watch_health(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
             assert next(states).status == health_pb2.HealthCheckResponse.SERVING
             mark = tmp_path / "mark"
             request = client.request("until", str(mark))
@@ -611,6 +647,26 @@ def test_sigterm_cuts_off_what_does_not_end(tmp_path: Path, stubs: tuple[Any, An
             wait_for(lambda: pids(tmp_path) == [])
 
 
+def test_both_doors_by_tls(tmp_path: Path, stubs: tuple[Any, Any]) -> None:
+    authority = Authority(tmp_path)
+    signed = authority.sign("server")
+    options = ["--tls-certificate-file", str(signed.certificate), "--tls-key-file", str(signed.key)]
+    with running(tmp_path, MODULES, *options) as server:
+        credentials = grpc.ssl_channel_credentials(authority.file.read_bytes())
+        address = f"localhost:{server.ready['grpc'][0][1]}"
+        pb, made = stubs
+        with grpc.secure_channel(address, credentials) as channel:
+            executor = made.ExecutorServiceStub(channel)
+            request = pb.ExecuteRequest(module_name="hello", input_json='{"name": "x"}')
+            metadata = (("authorization", f"Bearer {server.token}"),)
+            assert executor.Execute(request, metadata=metadata, timeout=PATIENCE).result_json
+        url = f"https://localhost:{server.ready['rest'][0][1]}/modules/execute/hello"
+        context = ssl.create_default_context(cafile=authority.file)
+        with httpx.Client(verify=context, trust_env=False, headers=dict(metadata)) as client:
+            assert client.post(url, json={"name": "x"}).status_code == 200
+        assert server.stop() == 0
+
+
 def test_without_grpc_nothing_of_it_is_imported(tmp_path: Path) -> None:
     with running(tmp_path, MODULES, "--no-grpc") as server:
         maps = Path(f"/proc/{server.process.pid}/maps").read_text()
@@ -631,4 +687,4 @@ def test_a_port_that_is_taken_is_one_line(server: Server, tmp_path: Path) -> Non
 
     assert ended.returncode == 74
     assert "Traceback" not in ended.stderr
-    assert f"cannot listen for gRPC on 127.0.0.1, port {port}" in ended.stderr.splitlines()[-1]
+    assert f"port {port} of 127.0.0.1 is in use; choose another one with --grpc-port" in ended.stderr.splitlines()[-1]

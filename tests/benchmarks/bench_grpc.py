@@ -1,6 +1,7 @@
 """Benchmark: gRPC calls a second of our server against a bare grpclib echo, a batch against a worker, REST beside them.
 
-`python tests/benchmarks/bench_grpc.py [--seconds 2] [--rounds 3]`
+`python tests/benchmarks/bench_grpc.py [--seconds 2] [--rounds 3] [--soak 50000]`; a soak makes so many calls of all
+kinds and fails when descriptors are left, or memory that grows with the calls.
 
 The echo is a grpclib server on the same kind of loop with the messages of betterproto, which returns its input: no
 token, no worker, no record. Each server is a process of its own on loopback; the client is a third one with real grpcio
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import importlib
 import json
 import signal
 import statistics
@@ -74,37 +76,33 @@ def client(port: int, rest: int, token: str, seconds: float) -> None:
     """Measure one server; print JSON: calls a second by concurrency, of REST too, and microseconds for an input."""
     import grpc  # noqa: PLC0415 - this process only
 
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = [
-            "-I",
-            str(ROOT / "protocol"),
-            "--python_out",
-            folder,
-            "--grpc_python_out",
-            folder,
-            "executor.proto",
-        ]
-        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True)
-        sys.path.insert(0, folder)
-        import executor_pb2 as pb  # noqa: PLC0415
-        import executor_pb2_grpc as stubs  # noqa: PLC0415
+    pb, stubs = made_stubs()
+    metadata = (("authorization", f"Bearer {token}"),)
+    results: dict[str, float] = {}
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        executor = stubs.ExecutorServiceStub(channel)
+        request = pb.ExecuteRequest(module_name="hello", input_json=INPUT)
 
-        metadata = (("authorization", f"Bearer {token}"),)
-        results: dict[str, float] = {}
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            executor = stubs.ExecutorServiceStub(channel)
-            request = pb.ExecuteRequest(module_name="hello", input_json=INPUT)
+        def execute() -> Callable[[], Any]:
+            return lambda: executor.Execute(request, metadata=metadata, timeout=30)
 
-            def execute() -> Callable[[], Any]:
-                return lambda: executor.Execute(request, metadata=metadata, timeout=30)
-
+        for concurrency in CONCURRENCY:
+            results[f"grpc {concurrency}"] = rate(execute, concurrency, seconds)
+        if rest:
             for concurrency in CONCURRENCY:
-                results[f"grpc {concurrency}"] = rate(execute, concurrency, seconds)
-            if rest:
-                for concurrency in CONCURRENCY:
-                    results[f"rest {concurrency}"] = rate(lambda: rest_caller(rest, token), concurrency, seconds)
-                results["batch"] = batch_us(executor, pb, metadata)
+                results[f"rest {concurrency}"] = rate(lambda: rest_caller(rest, token), concurrency, seconds)
+            results["batch"] = batch_us(executor, pb, metadata)
     print(json.dumps(results))
+
+
+def made_stubs() -> tuple[Any, Any]:
+    """Return the messages and stubs that grpcio-tools makes of the .proto."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = [f"--python_out={folder}", f"--grpc_python_out={folder}"]
+        command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(ROOT / "protocol"), *out, "executor.proto"]
+        subprocess.run(command, check=True)
+        sys.path.insert(0, folder)
+        return importlib.import_module("executor_pb2"), importlib.import_module("executor_pb2_grpc")
 
 
 def rate(make: Callable[[], Callable[[], Any]], concurrency: int, seconds: float) -> float:
@@ -153,6 +151,50 @@ def batch_us(executor: Any, pb: Any, metadata: Any) -> float:
     if len(answers) != BATCH or any(not answer.response.result_json for answer in answers):
         raise SystemExit(f"{len(answers)} answers, {answers[-1:]}")
     return taken
+
+
+def soaking(port: int, token: str, calls: int) -> None:
+    """Make `calls` calls: answered, refused, cancelled, late, streamed, each thousand on a channel of its own."""
+    import grpc  # noqa: PLC0415 - this process only
+
+    pb, stubs = made_stubs()
+    metadata = (("authorization", f"Bearer {token}"),)
+    request, wrong = pb.ExecuteRequest(module_name="hello", input_json=INPUT), pb.ExecuteRequest(module_name="nothing")
+
+    def one(executor: Any, number: int) -> None:
+        match number % 5:
+            case 0:
+                executor.Execute(request, metadata=metadata, timeout=30)
+            case 1:
+                executor.Execute.future(wrong, metadata=metadata).code()
+            case 2:
+                executor.Execute.future(request, metadata=metadata).cancel()
+            case 3:
+                executor.Execute.future(request, metadata=metadata, timeout=0.0005).code()
+            case 4:
+                list(executor.ExecuteStream(request, metadata=metadata))
+
+    for begin in range(0, calls, 1000):
+        with grpc.insecure_channel(f"127.0.0.1:{port}", (("grpc.use_local_subchannel_pool", 1),)) as channel:
+            executor = stubs.ExecutorServiceStub(channel)
+            for number in range(begin, min(begin + 1000, calls)):
+                one(executor, number)
+
+
+def soak(calls: int) -> None:
+    """Print what so many calls leave behind. Raises SystemExit when that is anything."""
+    with real_doors(MODULES) as (ports, token):
+        seen = []
+        for part in (calls // 10, calls // 2, calls - calls // 2):  # the first is to warm up
+            command = [sys.executable, __file__, "--soaking", str(ports["grpc"]), token, str(part)]
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=60 + part / 50)
+            process = Path(f"/proc/{ports['pid']}")
+            memory = next(line for line in (process / "status").read_text().splitlines() if line.startswith("VmRSS"))
+            seen.append((len(list((process / "fd").iterdir())), int(memory.split()[1]) / 1024))
+    (before, _), (_, half), (after, full) = seen
+    print(f"{calls:,} calls of all kinds: {after - before:+d} descriptors, {full - half:+.1f} MB in the second half")
+    if after > before or full - half > 10:
+        raise SystemExit("the server keeps something of its calls")
 
 
 @contextmanager
@@ -212,6 +254,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--echo", action="store_true")
     parser.add_argument("--client", nargs=3, metavar=("PORT", "REST", "TOKEN"))
+    parser.add_argument("--soaking", nargs=3, metavar=("PORT", "TOKEN", "CALLS"))
+    parser.add_argument("--soak", type=int, metavar="CALLS")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
@@ -219,6 +263,10 @@ def main() -> None:
         echo()
     elif given.client:
         client(int(given.client[0]), int(given.client[1]), given.client[2], given.seconds)
+    elif given.soaking:
+        soaking(int(given.soaking[0]), given.soaking[1], int(given.soaking[2]))
+    elif given.soak:
+        soak(given.soak)
     else:
         measure(given.seconds, given.rounds)
 

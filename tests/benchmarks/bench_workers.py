@@ -118,8 +118,7 @@ async def opened(folder: Path) -> AsyncIterator[System]:
     given = {"config": str(file), "data_dir": str(folder / "data"), "venv_path": str(folder / "venvs")}
     loaded = load_settings(given, {})
     around = Surroundings(base_environment(), installer_environment(), secret_values)
-    async with open_system(loaded.settings, around) as system:
-        await system.publish(loaded.modules.modules)
+    async with open_system(loaded.settings, around, loaded.modules.modules) as system:
         yield system
 
 

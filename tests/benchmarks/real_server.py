@@ -25,7 +25,7 @@ def real_server(modules: str, *options: str) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def real_doors(modules: str, *options: str) -> Iterator[tuple[dict[str, int], str]]:
-    """Serve a modules file on free ports of loopback; give the port of each door by name, and an admin token."""
+    """Serve a modules file on free ports of loopback; give the port of each door by name, `pid`, and an admin token."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "modules.yaml").write_text(modules)
@@ -59,7 +59,7 @@ def real_doors(modules: str, *options: str) -> Iterator[tuple[dict[str, int], st
                 text=True,
             ).stdout.strip()
             ready = json.loads((home / "ready.json").read_text())
-            yield {name: ready[name][0][1] for name in ("rest", "grpc") if ready[name]}, token
+            yield {"pid": ready["pid"]} | {name: ready[name][0][1] for name in ("rest", "grpc") if ready[name]}, token
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(20)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -234,6 +235,17 @@ async def wait_until(condition: Callable[[], Any], why: str | Callable[[], str],
             await trio.sleep(0.005)
         return
     raise AssertionError(f"waited {seconds} s in vain: {why if isinstance(why, str) else why()}")
+
+
+def collect(pids: Iterable[int]) -> None:
+    """Wait until killed processes are no more; those that came to this process, as a subreaper, are reaped."""
+    deadline = time.monotonic() + PATIENCE
+    for pid in pids:
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline, f"{pid} does not end"
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.002)
 
 
 def gone(pid: int) -> bool:

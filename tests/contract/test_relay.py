@@ -11,11 +11,12 @@ import time
 
 import pytest
 
+from environments import proc
 from environments.container import BASE
 from environments.docker import _START, _program
 from protocol import frames, messages
 from tests.contract.test_guest_pythons import PYTHONS
-from tests.support import gone
+from tests.support import collect, gone
 
 PATIENCE = 30
 UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -102,8 +103,10 @@ def host(request, tmp_path):
 
     yield start
     for each in hosts:
+        inside = proc.descendants(each.process.pid)
         each.process.kill()
         each.process.wait()
+        collect(inside)
         for pipe in (each.process.stdin, each.process.stdout, each.process.stderr):
             pipe.close()
 

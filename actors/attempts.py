@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Mapping
 
 import msgspec
@@ -11,6 +10,7 @@ import structlog
 import trio
 from attrs import define, evolve, field
 
+from actors.endings import stopped
 from actors.executor import Executor
 from actors.history import History
 from actors.live import Live
@@ -18,7 +18,7 @@ from actors.registry import may_run_in_process
 from actors.retry import retry_delay
 from actors.worker import Outcome
 from environments.inprocess import InProcess
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Isolation, Kind
 
 NOT_BEGUN = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SHUTDOWN})
@@ -50,7 +50,6 @@ class Attempts:
         """
         spec = live.module.spec
         while live.stopped_by is None:
-            began = time.time()
             live.attempt += 1
             outcome = await self._attempt(live, raw)
             live.ran += outcome.seconds
@@ -59,7 +58,7 @@ class Attempts:
             delay = retry_delay(outcome.failure, live.attempt, spec.retry, random.uniform(-1, 1))  # noqa: S311
             if delay is None:
                 return outcome
-            live.try_again(began, outcome, outcome.failure)
+            live.try_again(outcome, outcome.failure)
             kind = outcome.failure.kind
             live.wait_for(f"attempt {live.attempt + 1} of {spec.retry.attempts} in {delay:.1f} s, after {kind}")
             log.info("trying again", execution=live.execution.id, kind=kind, delay=round(delay, 3))
@@ -88,6 +87,7 @@ class Attempts:
                     return stopped(live)
                 if live.attempt == 1 and problem.failure.kind in NOT_BEGUN:
                     raise
+                live.count()
                 return Outcome(failure=problem.failure, exit_code=1)
             finally:
                 live.waiter = None
@@ -133,12 +133,6 @@ class Attempts:
                 outcome = Outcome(failure=problem.failure, exit_code=1)
         live.pause = None
         return evolve(outcome, seconds=trio.current_time() - began)
-
-
-def stopped(live: Live) -> Outcome:
-    """Return what became of an execution that was stopped while no handler ran."""
-    failure = live.stopped_by or Failure(ErrorKind.CANCELLED, "the caller went away")
-    return Outcome(failure=failure, exit_code=130, killed=live.killed)
 
 
 def _seconds(live: Live) -> float:

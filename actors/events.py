@@ -74,13 +74,16 @@ class EventLog:
         self._has_output = False
         self._decoders: dict[Stream, codecs.IncrementalDecoder] = {}
         self._changed: trio.Event | None = None
+        self._closed = False
 
-    def restore(self, events: Iterable[KeptEvent], next_seq: int, last: ResultEvent | ErrorEvent | None = None) -> None:
+    def restore(
+        self, events: Iterable[KeptEvent], next_seq: int, at: float, last: ResultEvent | ErrorEvent | None = None
+    ) -> None:
         """Begin with `events`, as history has kept them, and go on with the number `next_seq`, or with the end.
 
-        Numbers that are missing (the runner ended before they were stored) become a `dropped` of unknown size.
+        Numbers that are missing (the runner ended before they were stored) become a `dropped` of unknown size; `at` is
+        its time where there is no event before it.
         """
-        at = 0.0
         for event in events:
             at = event.at
             self._expect(event.seq - event.events + 1 if isinstance(event, DroppedEvent) else event.seq, at)
@@ -141,6 +144,11 @@ class EventLog:
             self.last = last
             self.next_seq = last.seq + 1
             self._wake()
+
+    def close(self, reason: str, attempt: int) -> None:
+        """Add that the execution goes on elsewhere, and let readers come to their end without its last event."""
+        self.status(Status.QUEUED, attempt, reason)
+        self._closed = True
 
     def _number(self) -> int:
         self.seal()
@@ -267,7 +275,7 @@ class EventLog:
 
     async def wait(self, start: int) -> None:
         """Wait until there is an event with the number `start`, or the end. Cancellation leaves nothing behind."""
-        while start >= self.next_seq and self.last is None:
+        while start >= self.next_seq and self.last is None and not self._closed:
             if self._changed is None:
                 self._changed = trio.Event()
             await self._changed.wait()
@@ -282,8 +290,8 @@ class Follower:
         """The number of the next event that is wanted."""
 
     @property
-    def at_end(self) -> bool:
-        """Whether there is nothing more to come."""
+    def ended(self) -> bool:
+        """Whether the last event has been read."""
         last = self._log.last
         return last is not None and self.position > last.seq
 
@@ -307,7 +315,8 @@ def log_of(execution: Execution) -> EventLog:
     if not kept and execution.events_count == 1:  # nothing but its begin
         kept = (StatusEvent(0, execution.started_at or execution.created_at, Status.RUNNING, 1),)
     log = EventLog(limit=0, keep=0)
-    log.restore(kept, execution.events_count, last_event(execution) if execution.status.final else None)
+    last = last_event(execution) if execution.status.final else None
+    log.restore(kept, execution.events_count, execution.created_at, last)
     return log
 
 

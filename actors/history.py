@@ -127,6 +127,11 @@ class History:
         except OSError as problem:
             raise _unavailable("written", reason_of(problem)) from problem
 
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether a record that was refused may have been made all the same: it is written before it is safe."""
+        return self._settings.durability == "disk"
+
     def _put(self, entry: Entry) -> None:
         self._pending.put(entry)
         self._wake.set()

@@ -26,9 +26,14 @@ class Live:
     module: Published
     log: EventLog
     attempt: int = 0
-    phases: Phases = field(factory=Phases, init=False)
-    ran: float = field(default=0.0, init=False)
+    """The attempt that is made or prepared now; `execution.attempts` counts those that were made."""
+    phases: Phases = field(init=False)
+    ran: float = field(init=False)
     """Seconds in the handler, over all attempts."""
+    began_at: float = field(default=0.0, init=False)
+    """When this attempt had a worker, in seconds since the epoch; 0 while it has none."""
+    queued_at: float = field(default=0.0, init=False)
+    """Since when it waits for its turn, in seconds since the epoch."""
     told: bool = False
     """Why it waits is of interest to more than its caller, so the states before its first run are events."""
     call: Call | None = field(default=None, init=False)
@@ -46,6 +51,11 @@ class Live:
     ended: trio.Event = field(factory=trio.Event, init=False)
     refusal: RunnerError | None = field(default=None, init=False)
     """Why it never began, or could not be recorded; what those who wait for its end are told."""
+
+    def __attrs_post_init__(self) -> None:
+        before = self.execution.timings
+        self.phases = Phases(before.queue, before.build, before.start, before.load)
+        self.ran = before.run
 
     def cancel(self, why: Failure) -> None:
         """End it in whatever state it is. Never blocks; the first reason counts."""
@@ -78,11 +88,13 @@ class Live:
 
     def begin(self, raw: msgspec.Raw, seconds: float) -> Call:
         """Note that an attempt has a worker; return its call of the handler, of at most `seconds`."""
-        now = time.time()
-        first = self.execution.started_at or now
+        again = self.began_at  # the worker that it had was gone before it could be asked
+        self.began_at = time.time()
+        first = self.execution.started_at or self.began_at
         self.execution = evolve(self.execution, status=Status.RUNNING, started_at=first, attempts=self.attempt)
         self.waiting = self.waiter = None
-        self.log.status(Status.RUNNING, self.attempt)
+        if not again:
+            self.log.status(Status.RUNNING, self.attempt)
         self.call = Call(self.execution.id, raw, self.attempt, seconds, self.log)
         return self.call
 
@@ -93,10 +105,17 @@ class Live:
         else:
             self.log.progress(message.done, message.total, message.text)
 
-    def try_again(self, began: float, outcome: Outcome, failure: Failure) -> None:
+    def count(self) -> None:
+        """Note that the attempt was made, also where it came to no worker."""
+        self.execution = evolve(self.execution, attempts=self.attempt)
+
+    def try_again(self, outcome: Outcome, failure: Failure) -> None:
         """Keep what became of an attempt that is followed by another one."""
-        done = Attempt(self.attempt, began, time.time(), failure, outcome.exit_code, outcome.seconds, outcome.killed)
+        now = time.time()
+        number, began = self.attempt, self.began_at or now
+        done = Attempt(number, began, now, failure, outcome.exit_code, outcome.seconds, outcome.killed)
         self.execution = evolve(self.execution, failed_attempts=(*self.execution.failed_attempts, done))
+        self.began_at = 0.0
 
     def snapshot(self) -> Execution:
         """Return the execution as it is now, with what is kept of its events."""
@@ -105,7 +124,6 @@ class Live:
             events=events.encode_all(self.log.kept()),
             events_count=self.log.next_seq,
             output_dropped=self.log.dropped_bytes,
-            attempts=self.attempt,
             timings=self._timings(),
             waiting=self.waiting,
         )
@@ -124,7 +142,6 @@ class Live:
             events_count=self.log.next_seq,
             output_dropped=self.log.dropped_bytes,
             exit_code=outcome.exit_code,
-            attempts=self.attempt,
             timings=self._timings(),
             killed=outcome.killed,
             peak_memory=outcome.peak_memory,
@@ -139,7 +156,6 @@ class Live:
             status=Status.FAILED,
             failure=failure,
             events_count=self.log.next_seq,
-            attempts=self.attempt,
             finished_at=time.time(),
         )
 

@@ -13,6 +13,7 @@ from actors.registry import Published, Registry
 from actors.retry import retry_delay
 from actors.storage import LOST
 from protocol.errors import ErrorKind, Failure, RunnerError
+from protocol.events import decode_all, last_begin
 from protocol.model import Attempt, Execution, Status
 
 _NUMBERS = 1_000_000
@@ -75,8 +76,8 @@ def _requeued(module: Published, execution: Execution) -> Execution | None:
         lost and execution.asynchronous and retry_delay(LOST, execution.attempts, module.spec.retry, 0.0) is not None
     ):
         return None
-    began, ended = execution.started_at or execution.created_at, execution.finished_at or time.time()
-    attempt = Attempt(execution.attempts, began, ended, LOST)
+    began, ended = last_begin(decode_all(execution.events)), execution.finished_at or time.time()
+    attempt = Attempt(execution.attempts, began or execution.started_at or execution.created_at, ended, LOST)
     return evolve(
         served,
         status=Status.QUEUED,

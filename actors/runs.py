@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 import msgspec
@@ -17,8 +18,9 @@ import structlog
 import trio
 from attrs import define, evolve, field, frozen
 
-from actors.attempts import Attempts, stopped
+from actors.attempts import Attempts
 from actors.backlog import Backlog
+from actors.endings import broken, log_end, queued_on, refused, stopped
 from actors.events import EventLog
 from actors.history import History
 from actors.idempotency import Key, key_of
@@ -30,7 +32,7 @@ from actors.worker import Outcome
 from config.settings import ExecutorSettings
 from protocol import events
 from protocol.errors import ErrorKind, Failure, RunnerError, error
-from protocol.model import Execution, Status
+from protocol.model import Execution, Status, Waiting
 
 _FLUSH_SECONDS = 1.0
 """How often what was printed is stored while an execution runs."""
@@ -117,6 +119,11 @@ class Runs:
         self._accepting += 1
         try:
             await self.history.submit(execution)
+        except BaseException:
+            if self.history.waits_for_disk:  # it may be in the journal, and must not run: nobody knows its id
+                with trio.CancelScope(shield=True), suppress(RunnerError):
+                    await self.history.finish(refused(execution))
+            raise
         finally:
             self._accepting -= 1
         self._accepted += 1
@@ -135,12 +142,14 @@ class Runs:
 
     def snapshot(self, live: Live) -> Execution:
         """Return an execution as it is now, and why it waits."""
+        return evolve(live.snapshot(), waiting=self.waiting(live))
+
+    def waiting(self, live: Live) -> Waiting | None:
+        """Return why an execution waits, and how many are before it."""
         ahead = self._backlog.ahead(live.execution.module.name, live.execution.id)
-        shown = live.snapshot()
-        if ahead and shown.waiting is not None:
-            reason = f"{shown.waiting.reason}; {ahead} of this module are before it"
-            return evolve(shown, waiting=evolve(shown.waiting, reason=reason))
-        return shown
+        if ahead and live.waiting is not None:
+            return evolve(live.waiting, reason=f"{live.waiting.reason}; {ahead} of this module are before it")
+        return live.waiting
 
     async def cancel(self, live: Live) -> Execution:
         """End an execution, whatever it waits for or does, and return it when its end is recorded.
@@ -172,7 +181,7 @@ class Runs:
         if at_once:
             for live in tuple(self._live.values()):
                 if self._backlog.remove(live.execution.module.name, live.execution.id):
-                    self._leave(live, error(ErrorKind.SHUTDOWN, "the runner was shut down; the execution is queued"))
+                    self._leave(live, queued_on(), goes_on=True)
                 else:
                     live.cancel(Failure(ErrorKind.SHUTDOWN, "the runner was shut down"))
 
@@ -195,15 +204,21 @@ class Runs:
             self._keyed[key_of(execution)] = live
         return live
 
-    def _leave(self, live: Live, refusal: RunnerError | None = None) -> None:
-        """Forget an execution; `refusal` is why it has no recorded end, as those who wait and follow are told."""
+    def _leave(self, live: Live, refusal: RunnerError | None = None, *, goes_on: bool = False) -> None:
+        """Forget an execution; `refusal` is why it has no recorded end, as those who wait and follow are told.
+
+        What `goes_on` does so in the next runner: its events have no end.
+        """
         execution = live.execution
         del self._live[execution.id]
         if execution.idempotency_key is not None:
             self._keyed.pop(key_of(execution), None)
         if refusal is not None:
             live.refusal = refusal
-            live.log.end(events.last_event(live.refused(refusal.failure)))
+            if goes_on:
+                live.log.close(refusal.failure.message, live.attempt)
+            else:
+                live.log.end(events.last_event(live.refused(refusal.failure)))
         live.ended.set()
         self._ended += 1
         self._changed.set()
@@ -213,10 +228,13 @@ class Runs:
         try:
             outcome = await self.attempts.run(live, raw)
         except RunnerError as problem:
+            if live.began_at:  # its begin may be in the journal
+                with suppress(RunnerError):
+                    await self.history.finish(live.ending(Outcome(failure=problem.failure, exit_code=1), Status.FAILED))
             self._leave(live, problem)
             raise
         except BaseException as problem:  # cancelled, or something of ours is broken: it has an end all the same
-            outcome = stopped(live) if isinstance(problem, trio.Cancelled) else _broken()
+            outcome = stopped(live) if isinstance(problem, trio.Cancelled) else broken()
             with suppress(RunnerError):
                 await self._record(live, outcome)
             raise
@@ -241,7 +259,7 @@ class Runs:
             self._end(live, ended)
             raise
         self._end(live, ended)
-        _log_end(ended, outcome.seconds)
+        log_end(ended, outcome.seconds)
         return ended
 
     def _end(self, live: Live, ended: Execution) -> None:
@@ -262,6 +280,7 @@ class Runs:
 
     def _queue(self, live: Live) -> None:
         """Let an accepted execution wait for its turn, without its payload."""
+        live.queued_at = time.time()
         live.execution = evolve(live.execution, input=b"null", events=b"[]")
         live.wait_for("queued")
         self._backlog.push(live.execution.module.name, live.execution.id)
@@ -275,7 +294,9 @@ class Runs:
             places = module.spec.concurrency if module else 1
             while self._running.get(name, 0) < places and (identity := self._backlog.pop(name)) is not None:
                 self._running[name] = self._running.get(name, 0) + 1
-                self._nursery.start_soon(self._run_queued, name, self._live[identity], name=f"run {identity}")
+                live = self._live[identity]
+                live.phases.queue += max(0.0, time.time() - live.queued_at)
+                self._nursery.start_soon(self._run_queued, name, live, name=f"run {identity}")
 
     async def _run_queued(self, name: str, live: Live) -> None:
         try:
@@ -286,7 +307,7 @@ class Runs:
                 self._leave(live, problem)
         except Exception:
             log.exception("an execution failed inside the runner", execution=live.execution.id)
-            await self._record(live, _broken())
+            await self._record(live, broken())
         finally:
             self._running[name] -= 1
             if not self._running[name]:
@@ -318,17 +339,17 @@ class Runs:
 
     async def _put_off(self, live: Live, outcome: Outcome) -> None:
         """Leave an execution that the end of the runner cut off to the next one, where that may run it (again)."""
-        execution = live.execution
         lost = Failure(ErrorKind.LOST, "the runner was shut down while this was running")
-        if execution.status is Status.QUEUED:
-            self._leave(live, error(ErrorKind.SHUTDOWN, "the runner was shut down; the execution is queued"))
-        elif retry_delay(lost, live.attempt, live.module.spec.retry, 0.0) is not None:
-            live.try_again(execution.started_at or execution.created_at, outcome, lost)
-            again = evolve(live.snapshot(), status=Status.QUEUED, waiting=None)
-            await self.history.submit(again)
-            self._leave(live, error(ErrorKind.SHUTDOWN, "the runner was shut down; the execution is queued again"))
-        else:
-            await self._record(live, evolve(outcome, failure=Failure(ErrorKind.SHUTDOWN, lost.message)))
+        if live.execution.status is Status.QUEUED:
+            self._leave(live, queued_on(), goes_on=True)
+            return
+        if live.began_at:
+            if retry_delay(lost, live.attempt, live.module.spec.retry, 0.0) is None:
+                await self._record(live, evolve(outcome, failure=Failure(ErrorKind.SHUTDOWN, lost.message)))
+                return
+            live.try_again(outcome, lost)
+        await self.history.submit(evolve(live.snapshot(), status=Status.QUEUED, waiting=None))
+        self._leave(live, queued_on(), goes_on=True)
 
     async def _end_unbegun(self, live: Live) -> None:
         """Record the end of an execution that was cancelled before its turn came."""
@@ -346,7 +367,7 @@ class Runs:
         async for module, execution in recovery.executions():
             if execution.id not in self._live:
                 live = self._enter(module, execution)
-                live.log.restore(events.decode_all(execution.events), execution.events_count)
+                live.log.restore(events.decode_all(execution.events), execution.events_count, execution.created_at)
                 self._queue(live)
 
     def _flush(self) -> None:
@@ -356,16 +377,3 @@ class Runs:
                 said = live.log.since(live.flushed)
                 self.history.append(name, events.encode_all(said), live.flushed, live.log.gap())
                 live.flushed = live.log.next_seq
-
-
-def _broken() -> Outcome:
-    """Return what became of an execution under which something of ours broke; the log says what."""
-    return Outcome(failure=Failure(ErrorKind.INTERNAL, "the runner failed; its log says why"), exit_code=70)
-
-
-def _log_end(ended: Execution, seconds: float) -> None:
-    if ended.failure is None:
-        log.debug("execution succeeded", execution=ended.id, module=str(ended.module), run=seconds)
-    else:
-        kind, why = ended.failure.kind, ended.failure.message[:200]
-        log.info("execution ended", execution=ended.id, module=str(ended.module), kind=kind, why=why)

@@ -137,6 +137,12 @@ def last_event(execution: Execution) -> ResultEvent | ErrorEvent:
     return ErrorEvent(seq, at, status, error, execution.exit_code, attempts, duration)
 
 
+def last_begin(events: Iterable[KeptEvent]) -> float | None:
+    """Return when the last attempt began to run, in seconds since the epoch, where that is known."""
+    begins = [event.at for event in events if isinstance(event, StatusEvent) and event.status is Status.RUNNING]
+    return begins[-1] if begins else None
+
+
 def text_of(events: Iterable[KeptEvent], stream: Stream | None) -> str:
     """Return what the last attempt printed on a stream (None is both, in order), as far as it was kept."""
     texts: list[str] = []

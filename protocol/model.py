@@ -104,7 +104,7 @@ class Execution:
     """One call of one module version, as history keeps it and every door shows it.
 
     `input` and `result` are JSON as bytes and are never parsed on the way. Times are seconds since the epoch;
-    `finished_at` and `exit_code` are None until the state is final.
+    `finished_at` and `exit_code` are None until the state is final; `exit_code` also where nobody saw the end (`lost`).
     """
 
     id: str
@@ -130,7 +130,7 @@ class Execution:
     """Bytes of output and items that were not kept because the limit for kept output was reached."""
     exit_code: int | None = None
     attempts: int = 0
-    """How many were begun."""
+    """How many were made: with a worker, or in vain because there is none to be had."""
     failed_attempts: tuple[Attempt, ...] = ()
     """Those before the last one, whose end is that of the execution."""
     timings: Timings = field(factory=Timings)

@@ -85,7 +85,7 @@ def show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) 
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version, help="Print the version."
 )
 def cli() -> None:
-    """Run Python functions remotely: isolated warm workers over REST.
+    """Run Python functions remotely: isolated warm workers over REST and gRPC.
 
     Without a command, `serve` is meant. A setting can be given as an option, as a variable OPERATO_<NAME>, or in the
     section `runner:` of the modules file; what comes first in this order counts.

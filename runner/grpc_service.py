@@ -95,7 +95,8 @@ class _Executions:
             request.module_name,
             request.input_json.encode(),
             version=request.version or None,
-            timeout=_timeout(call, request.timeout),
+            # With a key the execution is not this call's own: it goes on when the call has timed out.
+            timeout=_timeout(call, request.timeout) if _key(call) is None else request.timeout or None,
             key=_key(call),
         )
         return response_message(execution)

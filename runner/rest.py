@@ -102,6 +102,9 @@ async def _answer(send: Send, execution: Execution, *, wait: bool) -> None:
     if not execution.status.final:
         await respond(send, 202, accepted_json(execution), headers)
         return
+    if not wait:  # the same idempotency key has led to one that has ended: that it is found is a success
+        await respond(send, 200, execution_json(execution), headers)
+        return
     if execution.failure is not None:
         headers += failure_headers(execution.failure)
     await respond(send, execution_status(execution), execution_json(execution), headers)

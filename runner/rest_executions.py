@@ -6,19 +6,20 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
+from attrs import evolve
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from actors.queries import Query
 from config.mistakes import Wrong
 from config.units import duration
-from protocol.errors import ErrorKind, error
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.events import DroppedEvent, KeptEvent, OutputEvent, decode_all, encode, text_of
 from protocol.model import Execution, Status, Stream
 from runner.auth import Principal
 from runner.render import accepted_json, listed_fields, record_json, stats_json
 from runner.service import Service
-from runner.web import arguments, json_answer, moment, one_of, page_limit
+from runner.web import arguments, json_answer, moment, one_of, page_limit, seconds_of
 
 FILTERS = ("module", "version", "status", "error", "subject", "since", "until", "limit", "cursor")
 
@@ -46,10 +47,7 @@ def add_execution_routes(app: QuartTrio, service: Service, principal: Callable[[
         data = await request.get_data(as_text=False)
         order = _order(data if isinstance(data, bytes) else data.encode())
         key = request.headers.get("idempotency-key")
-        execution = await service.submit(
-            who, order.module, bytes(order.input), version=order.version, timeout=order.timeout, key=key
-        )
-        return accepted(execution)
+        return accepted(await _submit(service, who, order, key, _shorter(order.timeout)))
 
     @app.get("/executions/<name>")
     async def execution(name: str) -> Response:
@@ -114,6 +112,26 @@ def accepted(execution: Execution) -> Response:
     response.headers["location"] = f"/executions/{execution.id}"
     response.headers["x-execution-id"] = execution.id
     return response
+
+
+async def _submit(service: Service, who: Principal, order: _Order, key: str | None, timeout: float | None) -> Execution:
+    try:
+        return await service.submit(
+            who, order.module, bytes(order.input), version=order.version, timeout=timeout, key=key
+        )
+    except RunnerError as problem:
+        if problem.failure.field != "name":
+            raise
+        raise RunnerError(evolve(problem.failure, field="module")) from None
+
+
+def _shorter(timeout: float | None) -> float | None:
+    """Return the smaller one of the order's time limit and that of the header."""
+    header = request.headers.get("x-timeout")
+    if header is None:
+        return timeout
+    seconds = seconds_of("X-Timeout", header)
+    return seconds if timeout is None else min(timeout, seconds)
 
 
 def _order(data: bytes) -> _Order:

@@ -143,11 +143,11 @@ class Service:
         module, execution, raw = self._new(principal, name, data, version, timeout)
         return execution.id, Follower(self.runs.start(module, execution, raw).log)
 
-    def abandon(self, name: str) -> None:
-        """End an execution whose only reader has gone away. Never blocks."""
+    def abandon(self, name: str, why: str = "the caller went away") -> None:
+        """End an execution whose only reader has gone away, or asks for it. Never blocks."""
         live = self.runs.find(name)
         if live is not None:
-            live.cancel(Failure(ErrorKind.CANCELLED, "the caller went away"))
+            live.cancel(Failure(ErrorKind.CANCELLED, why))
 
     def _new(
         self, principal: Principal, name: str, data: bytes, version: str | None, timeout: float | None
@@ -191,7 +191,7 @@ class Service:
 
     def _with_waiting(self, execution: Execution) -> Execution:
         live = self.runs.find(execution.id)
-        return execution if live is None else evolve(execution, waiting=live.waiting)
+        return execution if live is None else evolve(execution, waiting=self.runs.waiting(live))
 
     async def stats(self, principal: Principal, name: str, *, since: float | None, until: float | None) -> ModuleStats:
         """Return what became of a module's executions in a window of time; also of one that is not served any more."""
@@ -202,18 +202,20 @@ class Service:
     async def cancel(self, principal: Principal, name: str) -> Execution:
         """End an execution in whatever state it is; return it when its end is recorded. Again, it changes nothing.
 
+        Who may not read executions is not shown what it was given, printed and returned.
+
         Raises RunnerError `forbidden`, `not_found`, or `unavailable` when the end cannot be recorded.
         """
         require(principal, "executions:run")
         live = self.runs.find(name)
         if live is not None:
             require_module(principal, live.execution.module.name)
-            return await self.runs.cancel(live)
+            return _shown(principal, await self.runs.cancel(live))
         execution = await self.history.get(name)
         if execution is None:
             raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
         require_module(principal, execution.module.name)
-        return execution
+        return _shown(principal, execution)
 
     async def follow(self, principal: Principal, name: str, start: int = 0) -> Follower:
         """Return the events of an execution from number `start` on, what was and what comes.
@@ -231,6 +233,12 @@ class Service:
             require_module(principal, live.execution.module.name)
             return live.log
         return log_of(await self.get(principal, name))
+
+
+def _shown(principal: Principal, execution: Execution) -> Execution:
+    if principal.allows("executions:read"):
+        return execution
+    return evolve(execution, input=b"null", result=None, events=b"[]")
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

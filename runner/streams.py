@@ -55,7 +55,7 @@ class EventStream:
             failure = problem.failure
             await respond(send, CODES[failure.kind].http, problem_json(failure), failure_headers(failure), _PROBLEM)
             return
-        if follower.at_end:  # a browser that has read the end comes again, and is told to stop by this
+        if follower.ended:  # a browser that has read the end comes again, and is told to stop by this
             await respond(send, 204)
             return
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
@@ -101,7 +101,7 @@ class ExecutionSocket:
             nursery.start_soon(_read_out, receive, nursery.cancel_scope)
             await _send_events(follower, send)
             nursery.cancel_scope.cancel()
-        await send({"type": "websocket.close", "code": 1000, "reason": "the execution has ended"})
+        await _close(send, follower)
 
 
 @frozen
@@ -123,6 +123,9 @@ class ModuleSocket:
             arguments = _arguments(scope, ("version", "timeout"))
             timeout = _seconds(arguments["timeout"]) if "timeout" in arguments else None
             version = arguments.get("version")
+            if _header(scope, b"idempotency-key") is not None:
+                text = "a websocket has no idempotency key; submit the execution and follow it"
+                raise error(ErrorKind.BAD_INPUT, text, field="Idempotency-Key")
             self.service.module(principal, "executions:run", name, version)  # what is wrong already is an HTTP answer
         except RunnerError as problem:
             await _reject(send, problem.failure)
@@ -144,7 +147,7 @@ class ModuleSocket:
                 nursery.cancel_scope.cancel()
         finally:
             self.service.abandon(identity)
-        await send({"type": "websocket.close", "code": 1000, "reason": "the execution has ended"})
+        await _close(send, follower)
 
     async def _listen(self, receive: Receive, identity: str, scope: trio.CancelScope) -> None:
         """Hear what the client says besides its input; its end is the end of the execution."""
@@ -154,7 +157,7 @@ class ModuleSocket:
                 scope.cancel()
                 return
             if _is_cancel(message):
-                self.service.abandon(identity)
+                self.service.abandon(identity, "cancelled on request")
 
 
 class _Cancel(msgspec.Struct, tag="cancel"):
@@ -233,6 +236,13 @@ async def _close_with(send: Send, failure: Failure) -> None:
     # A close frame has room for 123 bytes of reason.
     reason = failure.kind.value
     await send({"type": "websocket.close", "code": CODES[failure.kind].websocket, "reason": reason})
+
+
+async def _close(send: Send, follower: Follower) -> None:
+    if follower.ended:
+        await send({"type": "websocket.close", "code": 1000, "reason": "the execution has ended"})
+    else:
+        await send({"type": "websocket.close", "code": 1012, "reason": "the runner is shutting down; follow it again"})
 
 
 def _identity(scope: Message, prefix: str, suffix: str) -> str:

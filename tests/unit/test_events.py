@@ -234,7 +234,7 @@ async def test_a_follower_gets_what_was_and_what_comes():
         follower = Follower(log)
         while (events := await follower.next()) is not None:
             seen.extend(events)
-        assert follower.at_end
+        assert follower.ended
         assert await follower.next() is None
 
     async with trio.open_nursery() as nursery:
@@ -262,8 +262,8 @@ async def test_a_cancelled_wait_loses_nothing():
 async def test_who_comes_behind_the_end_is_told():
     log = make()
     end(log)
-    assert not Follower(log, 0).at_end
-    assert Follower(log, 1).at_end
+    assert not Follower(log, 0).ended
+    assert Follower(log, 1).ended
     assert await Follower(log, 7).next() is None
 
 

@@ -75,6 +75,8 @@ class Attempts:
         for _ in range(_WORKERS):
             try:
                 async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
+                    if live.stopped_by is not None:  # by somebody whose turn came between the handover and this
+                        return stopped(live)
                     call = live.begin(raw, _seconds(live))
                     try:
                         await self._record_begin(live)

@@ -45,7 +45,7 @@ def page_limit(value: str | None) -> int:
     """Return how long a page may be. Raises RunnerError `bad_input`."""
     if value is None:
         return 50
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= MAX_PAGE:
+    if not value.isascii() or not value.isdigit() or len(value) > 9 or not 1 <= int(value) <= MAX_PAGE:
         raise error(ErrorKind.BAD_INPUT, f"limit is a number from 1 to {MAX_PAGE}, not {value!r:.80}", field="limit")
     return int(value)
 

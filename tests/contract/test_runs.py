@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import signal
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from actors.events import Follower
 from actors.queries import Query
 from config.policies import Backoff, RetryPolicy, WorkersPolicy
 from environments import proc
-from protocol.errors import ErrorKind, RunnerError
+from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import (
     ErrorEvent,
     ItemEvent,
@@ -25,7 +26,7 @@ from protocol.events import (
     decode_all,
     text_of,
 )
-from protocol.model import Isolation, Status
+from protocol.model import Isolation, Kind, Status
 from tests.support import ANYBODY, PATIENCE, WAIT_FOR, gone, inline, open_service, wait_until
 
 ECHO = inline("echo", "def handler(input): return input")
@@ -352,6 +353,32 @@ async def test_peak_memory_is_measured_for_each_call(tmp_path):
             small, large, after = [await service.execute(ANYBODY, "m", b"%d" % n) for n in (1, size, 1)]
         assert small.peak_memory < size < large.peak_memory < size * 1.5
         assert after.peak_memory < size, "the peak of the call before"
+
+
+async def test_cancelled_while_a_worker_is_handed_over_it_does_not_run(tmp_path):
+    """Who cancels between the handover of a worker and the begin of the call meets neither a wait nor a call."""
+    path = tmp_path / "calls"
+    code = "def handler(input):\n    open(input, 'a').close()"
+    async with open_service(tmp_path, [inline("m", code)]) as service:
+        executor = service.executors[Kind.INLINE]
+        cancelled = []
+
+        class Late:
+            @asynccontextmanager
+            async def lease(self, *args, **options):
+                async with executor.lease(*args, **options) as worker:
+                    (live,) = service.runs._live.values()
+                    live.cancel(Failure(ErrorKind.CANCELLED, "cancelled on request"))
+                    cancelled.append(live.execution.id)
+                    yield worker
+
+        service.runs.attempts.executors = {Kind.INLINE: Late()}
+        name = (await service.submit(ANYBODY, "m", json.dumps(str(path)).encode())).id
+        done = await ended(service, name)
+
+    assert cancelled == [name]
+    assert (done.status, done.failure.kind, done.attempts) == (Status.CANCELLED, ErrorKind.CANCELLED, 1)
+    assert not path.exists()
 
 
 # -- idempotency keys ------------------------------------------------------------------------------------------------

@@ -191,6 +191,7 @@ async def test_an_order_of_an_execution(site):
         ("GET", "/executions?since=yesterday", None, 400, "since"),
         ("GET", "/executions?since=2026-01-01T00:00:00", None, 400, "since"),
         ("GET", "/executions?limit=501", None, 400, "limit"),
+        ("GET", f"/executions?limit={'1'.zfill(9)}{'0' * 5000}", None, 400, "limit"),
         ("GET", "/executions?cursor=x", None, 400, "cursor"),
         ("GET", "/executions?colour=red", None, 400, "colour"),
         ("GET", "/executions/nothing", None, 404, "id"),

@@ -377,7 +377,7 @@ async def test_cancelled_while_a_worker_is_handed_over_it_does_not_run(tmp_path)
         done = await ended(service, name)
 
     assert cancelled == [name]
-    assert (done.status, done.failure.kind, done.attempts) == (Status.CANCELLED, ErrorKind.CANCELLED, 1)
+    assert (done.status, done.failure.kind, done.attempts) == (Status.CANCELLED, ErrorKind.CANCELLED, 0)
     assert not path.exists()
 
 

@@ -180,7 +180,7 @@ async def test_an_order_of_an_execution(site):
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "field"),
     [
-        ("POST", "/executions", {"module": "nothing"}, 404, "name"),
+        ("POST", "/executions", {"module": "nothing"}, 404, "module"),
         ("POST", "/executions", {"modul": "echo"}, 400, "$"),
         ("POST", "/executions", {"module": "echo", "timeout": "5"}, 400, "$"),
         ("POST", "/executions", {"module": "echo", "timeout": -1}, 400, "timeout"),

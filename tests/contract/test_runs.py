@@ -581,6 +581,71 @@ async def test_what_was_cut_off_runs_again_where_its_policy_says_so(tmp_path):
     assert numbers == sorted(set(numbers))
 
 
+async def test_what_is_put_off_between_attempts_has_each_once(tmp_path):
+    code = """
+    import os
+    def handler(input, context):
+        if context.attempt == 1: raise ValueError("once")
+        return context.attempt
+    """
+    slow = RetryPolicy(attempts=3, backoff=Backoff(initial=600.0, max=600.0), on=(ErrorKind.HANDLER_ERROR,))
+    async with open_service(tmp_path, [inline("m", code, retry=slow)]) as service:
+        name = (await service.submit(ANYBODY, "m", b"null")).id
+        live = service.runs.find(name)
+        await wait_until(lambda: live.waiting and "attempt 2" in live.waiting.reason, "it does not wait")
+        follower = await service.follow(ANYBODY, name)
+    seen = []
+    while (events := await follower.next()) is not None:
+        seen.extend(events)
+    async with open_service(tmp_path, [inline("m", code, retry=slow)]) as service:
+        done = await ended(service, name)
+
+    assert (done.result, done.attempts) == (b"2", 2)
+    assert [(a.number, a.failure.kind) for a in done.failed_attempts] == [(1, ErrorKind.HANDLER_ERROR)]
+    assert isinstance(seen[-1], StatusEvent), "what goes on has no end yet"
+    assert "next one" in seen[-1].reason
+    assert not follower.ended
+
+
+async def test_who_may_not_read_is_not_shown_what_a_cancelled_execution_was_given(service):
+    from runner.auth import Principal  # noqa: PLC0415
+
+    done = await service.execute(ANYBODY, "echo", b'"secret"')
+    shown = await service.cancel(Principal("a", frozenset({"executions:run"})), done.id)
+
+    assert (shown.id, shown.input, shown.result, shown.events) == (done.id, b"null", None, b"[]")
+
+
+async def test_a_wait_for_a_turn_is_time_in_the_queue(service, tmp_path):
+    flag = tmp_path / "go"
+    first = (await service.submit(ANYBODY, "held", json.dumps(str(flag)).encode())).id
+    await printed(service, first)
+    second = (await service.submit(ANYBODY, "held", json.dumps(str(flag)).encode())).id
+    await trio.sleep(0.3)
+    flag.touch()
+
+    assert (await ended(service, second)).timings.queue >= 0.3
+
+
+async def test_a_record_that_does_not_reach_the_disk_is_not_accepted_later(tmp_path, monkeypatch):
+    """With `durability: disk` it is in the journal when the wait for the disk fails."""
+    from actors import history  # noqa: PLC0415
+
+    async with open_service(tmp_path, [ECHO], durability="disk") as service:
+        with monkeypatch.context() as patched:
+            patched.setattr(history.History, "_wait_for_disk", _never_reaches)
+            with pytest.raises(RunnerError) as caught:
+                await service.submit(ANYBODY, "echo", b"1")
+        assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+    async with open_service(tmp_path, [ECHO]) as service:
+        [item] = (await service.list(ANYBODY, Query())).items
+    assert (item.status, item.attempts) == (Status.CANCELLED, 0)
+
+
+async def _never_reaches(_history):
+    raise RunnerError(Failure(ErrorKind.UNAVAILABLE, "the database took more than 30 seconds"))
+
+
 async def test_a_module_that_was_removed_ends_what_waits_for_it(tmp_path):
     async with open_service(tmp_path, [HELD]) as service:
         first = (await service.submit(ANYBODY, "held", b'"/nowhere"')).id

@@ -618,11 +618,15 @@ async def test_a_module_that_was_removed_ends_what_waits_for_it(tmp_path):
         first = (await service.submit(ANYBODY, "held", b'"/nowhere"')).id
         await printed(service, first)
         second = (await service.submit(ANYBODY, "held", b'"/nowhere"')).id
+        follower = await service.follow(ANYBODY, second)
+        await follower.next()
     async with open_service(tmp_path, [ECHO]) as service:
         found = await service.get(ANYBODY, second)
+        told = [e async for e in every(await service.follow(ANYBODY, second, follower.position))]
 
     assert (found.status, found.failure.kind) == (Status.FAILED, ErrorKind.NOT_FOUND)
     assert "removed" in found.failure.message
+    assert isinstance(told[-1], ErrorEvent), "who has read the events of the last runner hears of the end"
 
 
 async def test_a_new_version_runs_what_was_queued_for_the_old_one(tmp_path):

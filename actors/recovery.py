@@ -61,16 +61,30 @@ class Recovery:
         text = f"the module {execution.module.name} was removed before this could run"
         log.warning(text, execution=execution.id)
         failure = Failure(ErrorKind.NOT_FOUND, text, field="module")
-        ended = evolve(execution, status=Status.FAILED, failure=failure, exit_code=1, finished_at=time.time())
+        ended = evolve(
+            execution,
+            status=Status.FAILED,
+            failure=failure,
+            exit_code=1,
+            finished_at=time.time(),
+            events_count=_unused(execution),
+        )
         await self.history.finish(ended)
+
+
+def _unused(execution: Execution) -> int:
+    """Return the number of the next event of an execution that was queued.
+
+    What the last runner has said of it since is not stored; none of those numbers may be given again.
+    """
+    return (execution.events_count // _NUMBERS + 1) * _NUMBERS
 
 
 def _requeued(module: Published, execution: Execution) -> Execution | None:
     """Return an execution as it is queued now, or None when it has ended for good."""
     served = evolve(execution, module=module.ref, env=module.spec.env)
     if execution.status is Status.QUEUED:
-        # What the last runner has said of it since is not stored; none of those numbers may be given again.
-        return evolve(served, events_count=(execution.events_count // _NUMBERS + 1) * _NUMBERS)
+        return evolve(served, events_count=_unused(execution))
     lost = execution.failure is not None and execution.failure.kind is ErrorKind.LOST
     if not (
         lost and execution.asynchronous and retry_delay(LOST, execution.attempts, module.spec.retry, 0.0) is not None

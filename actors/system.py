@@ -107,7 +107,10 @@ async def open_system(
     registry = Registry(data / "code", around.secrets)
     history = History(settings.history, records or data)
     async with trio.open_nursery() as history_nursery:
-        await history_nursery.start(partial(supervise, lambda: history, name="history"))
+        recording = trio.CancelScope()
+        await history_nursery.start(_record_within, recording, history)
+        # What is cancelled has an end too, and is recorded: the history is closed by what is below, and by that only.
+        recording.shield = True
         try:
             async with _open_executors(executors):
                 await _publish(registry, executors, specs)
@@ -118,9 +121,15 @@ async def open_system(
             with trio.CancelScope(shield=True):
                 await table.sweep()
                 await history.aclose()
+            recording.cancel()
             limits.close()
             shutil.rmtree(work, ignore_errors=True)
             history_nursery.cancel_scope.cancel()
+
+
+async def _record_within(scope: trio.CancelScope, history: History, *, task_status: trio.TaskStatus[None]) -> None:
+    with scope:
+        await supervise(lambda: history, name="history", task_status=task_status)
 
 
 @asynccontextmanager

@@ -53,6 +53,12 @@ async def ended(service, name):
         return await service.get(ANYBODY, name)
 
 
+async def every(follower):
+    while (events := await follower.next()) is not None:
+        for event in events:
+            yield event
+
+
 async def printed(service, name, text="begun"):
     """Wait until an execution has printed."""
     await wait_until(lambda: text in "".join(_texts(service, name)), f"{name} has not printed {text!r}")
@@ -564,6 +570,32 @@ async def test_what_is_queued_runs_in_the_next_runner(tmp_path):
     assert again.id == names[0]
 
 
+async def test_what_runs_when_everything_is_cancelled_is_recorded_at_once(tmp_path):
+    """As a second signal does: nobody has drained, and the history is closed behind the executions all the same."""
+    code = """
+    import time
+    def handler(input):
+        print("begun", flush=True)
+        while True:
+            try: time.sleep(600)
+            except BaseException: pass
+    """
+    with trio.CancelScope() as second_signal:
+        async with open_service(tmp_path, [inline("stubborn", code)]) as service:
+            name = (await service.submit(ANYBODY, "stubborn", b"null")).id
+            await printed(service, name)
+            follower = await service.follow(ANYBODY, name)
+            second_signal.cancel()
+            await trio.sleep_forever()
+    last = [event async for event in every(follower)][-1]
+    async with open_service(tmp_path, [HELD]) as service:
+        found = await service.get(ANYBODY, name)
+
+    assert isinstance(last, ErrorEvent)
+    assert (found.status, found.failure.kind) == (Status.FAILED, ErrorKind.SHUTDOWN)
+    assert text_of(decode_all(found.events), None) == "begun\n"
+
+
 async def test_what_was_cut_off_runs_again_where_its_policy_says_so(tmp_path):
     flag = tmp_path / "go"
     policy = RetryPolicy(attempts=2, on=(ErrorKind.LOST,))
@@ -651,11 +683,15 @@ async def test_a_module_that_was_removed_ends_what_waits_for_it(tmp_path):
         first = (await service.submit(ANYBODY, "held", b'"/nowhere"')).id
         await printed(service, first)
         second = (await service.submit(ANYBODY, "held", b'"/nowhere"')).id
+        follower = await service.follow(ANYBODY, second)
+        await follower.next()
     async with open_service(tmp_path, [ECHO]) as service:
         found = await service.get(ANYBODY, second)
+        told = [e async for e in every(await service.follow(ANYBODY, second, follower.position))]
 
     assert (found.status, found.failure.kind) == (Status.FAILED, ErrorKind.NOT_FOUND)
     assert "removed" in found.failure.message
+    assert isinstance(told[-1], ErrorEvent), "who has read the events of the last runner hears of the end"
 
 
 async def test_a_new_version_runs_what_was_queued_for_the_old_one(tmp_path):

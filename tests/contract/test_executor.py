@@ -16,10 +16,10 @@ from actors.pool import Phases
 from actors.worker import Call
 from config.modules import WorkersPolicy
 from environments import proc
-from environments.base import Prepared
+from environments.base import Availability, Prepared
 from protocol import messages
 from protocol.errors import ErrorKind, RunnerError, error
-from protocol.model import Isolation, Kind
+from protocol.model import Isolation
 from tests.support import PATIENCE, WAIT_FOR, gone, open_rig, wait_until
 
 ECHO = "import os\ndef handler(input): return [os.getpid(), input]"
@@ -661,9 +661,7 @@ async def test_cpus(rig):
 
 
 async def test_a_kind_that_is_absent(rig):
-    from environments.base import AbsentEnvironment  # noqa: PLC0415
-
-    rig.inline.availability = await AbsentEnvironment(Kind.INLINE, "no such thing; install it").probe()
+    rig.inline.availability = Availability(available=False, reason="no such thing; install it")
     failure = (await rig.run(ECHO)).failure
 
     assert failure.kind is ErrorKind.UNAVAILABLE

@@ -102,8 +102,9 @@ def host(request, tmp_path):
 
     yield start
     for each in hosts:
-        each.process.kill()
-        each.process.wait()
+        if not each.process.stdin.closed:
+            each.process.stdin.close()  # which ends it, and all below it before
+        each.process.wait(PATIENCE)
         for pipe in (each.process.stdin, each.process.stdout, each.process.stderr):
             pipe.close()
 

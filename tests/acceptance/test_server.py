@@ -38,6 +38,7 @@ modules:
       def handler(input):
           while True: pass
   - {name: elsewhere, env: docker, image: "python:3.12", code: "def handler(input): return 1"}
+runner: {docker_host: "unix:///no/such/engine.sock"}
 """
 
 

@@ -16,7 +16,7 @@ from functools import partial
 import pytest
 import trio
 
-from actors.output import Output
+from actors.events import EventLog
 from config.modules import ModuleSpec
 from environments.docker import INSTANCE
 from protocol.errors import ErrorKind, RunnerError
@@ -436,12 +436,12 @@ async def test_an_engine_that_goes_in_mid_call_and_comes_back(tmp_path, images):
             results = []
 
             async def call():
-                results.append(await rig.call(module, 1, output=output))
+                results.append(await rig.call(module, 1, log=log))
 
-            output = Output(limit=1000, keep=1000)
+            log = EventLog(limit=1000, keep=1000)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(call)
-                await wait_until(lambda: output.total, "the handler did not begin")
+                await wait_until(lambda: log.printed, "the handler did not begin")
                 proxy.cut()
                 await trio.sleep(0.3)  # it is away while the call is ended
                 await proxy.open()

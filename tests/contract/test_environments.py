@@ -32,14 +32,17 @@ VERSION = "{}.{}.{}".format(*sys.version_info)
 def make_wheel(folder: Path, name: str = "tiny", **files: bytes) -> str:
     """Write a wheel with one module and return the requirement that names it: no index is needed."""
     path = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    content = {
+        f"{name}.py": "answer = 42\n",
+        **{f"{file}.bin": data for file, data in files.items()},
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
     with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr(f"{name}.py", "answer = 42\n")
-        for file, data in files.items():
-            wheel.writestr(f"{file}.bin", data)
-        info = f"{name}-1.0.dist-info"
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/RECORD", "")
+        for file, data in content.items():
+            wheel.writestr(zipfile.ZipInfo(file), data)  # of no time, so that its hash is the same whenever it is made
     return f"{name} @ {path.as_uri()}"
 
 

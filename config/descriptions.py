@@ -15,7 +15,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "tls_key_file": "PEM file of the key of the certificate",
     "tls_client_ca_file": "PEM file of those who sign clients; then every client must show a certificate",
     "max_frame": "largest body, input and result",
-    "max_connections": "connections at a time",
+    "max_connections": "connections of each door at a time, and gRPC calls that run",
     "drain_timeout": "how long work that runs may go on after the first signal",
     "keep_alive": "how long an idle connection is kept",
     "body_timeout": "how long a body may take to arrive",

@@ -175,7 +175,7 @@ def module_message(module: Published) -> v1.Module:
         env=_ENVIRONMENTS[spec.env],
         description=spec.description,
         tags=list(spec.tags),
-        digest=module.digest,
+        digest=module.content_digest,
         published_at=milliseconds(module.published_at),
         spec_json=msgspec.json.encode(module_json(module)).decode(),
     )

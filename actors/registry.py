@@ -20,6 +20,7 @@ import structlog
 import trio
 from attrs import asdict, define, field, frozen
 
+from actors.mailbox import Mailbox, Question
 from config.mistakes import ConfigError
 from config.modules import ModuleSpec, spec_to_mapping
 from protocol.errors import ErrorKind, error
@@ -30,6 +31,9 @@ _CACHES = ("__pycache__", ".git", ".venv", ".mypy_cache", ".pytest_cache", ".DS_
 _EDITING = re.compile(r"\.#.*|.*~|.*\.sw[a-z]|.*\.py[co]|4913")
 """What editors put beside the file that is being edited, and what interpreters do."""
 _TOLD_NAMES = 20
+
+_WAITING = 16
+"""Changes that may wait for their turn."""
 
 log = structlog.get_logger("registry")
 
@@ -117,30 +121,45 @@ def _alike(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 
+@frozen
+class _Publish(Question[RegistrySnapshot]):
+    """Make these the modules of the operator's file."""
+
+    specs: tuple[ModuleSpec, ...]
+
+
 @define
 class Registry:
-    """Owns the snapshot. `publish` replaces what comes from the operator's file; a failed one changes nothing."""
+    """The actor that owns the snapshot. Everybody reads `snapshot` without asking; changes are asked for."""
 
     code_dir: Path
     secrets: Callable[[tuple[str, ...]], Mapping[str, str]]
     snapshot: RegistrySnapshot = field(factory=RegistrySnapshot, init=False)
-    _lock: trio.Lock = field(factory=trio.Lock, init=False)
+    _mailbox: Mailbox = field(factory=lambda: Mailbox("registry", _WAITING), init=False)
     _key: bytes = field(factory=lambda: secrets.token_bytes(32), init=False, repr=False)
     """What keeps identities from being computed outside of this process."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Change the snapshot, one change after the other, until cancelled."""
+        task_status.started()
+        await self._mailbox.serve(self._publish_all)
 
     async def publish(self, specs: Iterable[ModuleSpec]) -> RegistrySnapshot:
         """Make `specs` the modules of the operator's file. Unchanged ones keep their identity and their workers.
 
-        Raises RunnerError `bad_input` naming the module, the field and the remedy, and OSError when the code cannot be
-        kept; the snapshot is unchanged then. Cancelled, likewise.
+        Raises RunnerError: `bad_input` naming the module, the field and the remedy, `unavailable` when the code cannot
+        be kept or the registry does not run; the snapshot is unchanged then. Cancelled, it may be changed all the same.
         """
-        async with self._lock:
-            before = self.snapshot
-            wanted = list(specs)
-            after = await trio.to_thread.run_sync(self._published, wanted, before.modules)
-            self.snapshot = RegistrySnapshot({module.spec.name: module for module in after})
-            changes = self.snapshot.since(before)
-        log.debug("modules published", **changes.told(), total=len(after))
+        return await self._mailbox.ask(_Publish(tuple(specs)))
+
+    async def _publish_all(self, question: _Publish) -> RegistrySnapshot:
+        before = self.snapshot
+        try:
+            after = await trio.to_thread.run_sync(self._published, question.specs, before.modules)
+        except OSError as problem:
+            raise error(ErrorKind.UNAVAILABLE, f"code cannot be kept: {problem}", field="data_dir") from problem
+        self.snapshot = RegistrySnapshot({module.spec.name: module for module in after})
+        log.debug("modules published", **self.snapshot.since(before).told(), total=len(after))
         return self.snapshot
 
     def _published(self, specs: Iterable[ModuleSpec], before: Mapping[str, Published]) -> list[Published]:

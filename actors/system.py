@@ -112,7 +112,7 @@ async def open_system(
         # What is cancelled has an end too, and is recorded: the history is closed by what is below, and by that only.
         recording.shield = True
         try:
-            async with _open_executors(executors):
+            async with _open_actors(registry, executors):
                 await _publish(registry, executors, specs)
                 registry.collect()
                 async with _open_runs(settings, registry, executors, history) as runs:
@@ -133,9 +133,10 @@ async def _record_within(scope: trio.CancelScope, history: History, *, task_stat
 
 
 @asynccontextmanager
-async def _open_executors(executors: Mapping[Kind, Executor]) -> AsyncIterator[None]:
-    """Run the executors; their workers have ended when this is left."""
+async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -> AsyncIterator[None]:
+    """Run registry and executors; all workers have ended when this is left."""
     async with trio.open_nursery() as nursery:
+        await nursery.start(partial(supervise, lambda: registry, name="registry"))
         for kind, executor in executors.items():
             await nursery.start(partial(supervise, lambda executor=executor: executor, name=f"executor {kind}"))  # type: ignore[misc]
         try:

@@ -307,8 +307,10 @@ async def open_rig(
 
         for kind in list(executors):
             await start(kind)
+        registry = Registry(path / "code", lambda _names: {})
+        await nursery.start(registry.run)
         try:
-            yield Rig(path, table, limits, Registry(path / "code", lambda _names: {}), executors, start)
+            yield Rig(path, table, limits, registry, executors, start)
         finally:
             for executor in executors.values():
                 executor.close()

@@ -91,9 +91,10 @@ async def serving(home, lines, *, look_seconds=NEVER, watching=True, first=ONE):
     registry = Registry(home.parent / f"{home.name}-kept", secret_values)
     system = Held(registry, {}, None, None, None)
     modules = load_modules(home / "modules.yaml")
-    await system.publish(modules.modules)
-    reloader = Reloader(modules, system, Bell(), look_seconds)
     async with trio.open_nursery() as nursery:
+        await nursery.start(registry.run)
+        await system.publish(modules.modules)
+        reloader = Reloader(modules, system, Bell(), look_seconds)
         nursery.start_soon(lambda: reloader.run(watching=watching))
         yield Served(home, system, reloader, lines)
         nursery.cancel_scope.cancel()
@@ -226,10 +227,10 @@ async def test_what_changes_between_reading_and_watching_is_published(home, line
     system = Held(registry, {}, None, None, None)
     (home / "modules.yaml").write_text(inline(jobs="path: jobs"))
     modules = load_modules(home / "modules.yaml")
-    await system.publish(modules.modules)
-    (home / "jobs" / "main.py").write_text("y = 2")  # nobody watches yet
-
     async with trio.open_nursery() as nursery:
+        await nursery.start(registry.run)
+        await system.publish(modules.modules)
+        (home / "jobs" / "main.py").write_text("y = 2")  # nobody watches yet
         nursery.start_soon(Reloader(modules, system, Bell(), NEVER).run)
         await wait_until(lambda: registry.snapshot.get("jobs").entry.read_text() == "y = 2", "it was lost")
         nursery.cancel_scope.cancel()

@@ -28,9 +28,15 @@ def spec(name="greet", **fields):
     return ModuleSpec(**{"name": name, "env": Kind.INLINE, **fields})
 
 
+async def running(nursery, registry):
+    await nursery.start(registry.run)
+    return registry
+
+
 @pytest.fixture
-def registry(tmp_path):
-    return Registry(tmp_path / "code", lambda names: {name: f"secret of {name}" for name in names})
+async def registry(tmp_path, nursery):
+    made = Registry(tmp_path / "code", lambda names: {name: f"secret of {name}" for name in names})
+    return await running(nursery, made)
 
 
 @pytest.fixture
@@ -150,8 +156,9 @@ async def test_another_value_of_a_secret_makes_another_identity_and_shows_nothin
     assert after.root == before.root, "the code is the same"
 
 
-async def test_an_identity_cannot_be_computed_by_who_knows_the_module_and_guesses_the_secret(tmp_path):
-    same = [Registry(tmp_path / "code", lambda names: dict.fromkeys(names, "1234")) for _ in range(2)]
+async def test_an_identity_cannot_be_computed_by_who_knows_the_module_and_guesses_the_secret(tmp_path, nursery):
+    made = [Registry(tmp_path / "code", lambda names: dict.fromkeys(names, "1234")) for _ in range(2)]
+    same = [await running(nursery, registry) for registry in made]
     one, two = [(await registry.publish([spec(secrets=("TOKEN",))])).get("greet") for registry in same]
 
     assert one.digest != two.digest

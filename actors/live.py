@@ -72,9 +72,10 @@ class Live:
 
     async def sleep(self, seconds: float) -> None:
         """Wait before the next attempt; less when it is cancelled."""
-        with trio.move_on_after(seconds) as self.pause:
-            await trio.sleep_forever()
-        self.pause = None
+        if self.stopped_by is None:
+            with trio.move_on_after(seconds) as self.pause:
+                await trio.sleep_forever()
+            self.pause = None
 
     def begin(self, raw: msgspec.Raw, seconds: float) -> Call:
         """Note that an attempt has a worker; return its call of the handler, of at most `seconds`."""

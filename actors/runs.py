@@ -352,7 +352,8 @@ class Runs:
     def _flush(self) -> None:
         """Store what was printed since the last time, so that a death of the runner keeps it."""
         for name, live in self._live.items():
-            if live.execution.status is Status.RUNNING and live.flushed < live.log.next_seq:
+            begun = live.execution.status is Status.RUNNING or live.execution.failed_attempts
+            if begun and live.flushed < live.log.next_seq:
                 said = live.log.since(live.flushed)
                 self.history.append(name, events.encode_all(said), live.flushed, live.log.gap())
                 live.flushed = live.log.next_seq

@@ -47,6 +47,11 @@ class Live:
     refusal: RunnerError | None = field(default=None, init=False)
     """Why it never began, or could not be recorded; what those who wait for its end are told."""
 
+    @property
+    def pausing(self) -> bool:
+        """Whether it waits for its next attempt, and is recorded as queued."""
+        return self.pause is not None and self.execution.asynchronous and self.execution.status is Status.QUEUED
+
     def cancel(self, why: Failure) -> None:
         """End it in whatever state it is. Never blocks; the first reason counts."""
         if self.stopped_by is None and not self.ended.is_set():

@@ -169,6 +169,9 @@ class Runs:
     def stop(self, *, at_once: bool) -> None:
         """Begin nothing more; `at_once` also ends what runs. What is queued stays so, for the next runner."""
         self.stopping = True
+        for live in tuple(self._live.values()):
+            if live.pausing:
+                live.cancel(Failure(ErrorKind.SHUTDOWN, "the runner was shut down"))
         if at_once:
             for live in tuple(self._live.values()):
                 if self._backlog.remove(live.execution.module.name, live.execution.id):

@@ -624,6 +624,9 @@ async def test_what_waits_for_its_next_attempt_has_it_in_the_next_runner(tmp_pat
         live = service.runs.find(name)
         await wait_until(lambda: live.pause is not None, lambda: str(live.waiting))
         waiting = await service.get(ANYBODY, name)
+        service.runs.stop(at_once=False)
+        with trio.fail_after(PATIENCE):  # a drain does not wait for the back-off
+            await service.runs.wait_idle()
     flag.write_text("there")
     async with open_service(tmp_path, [module]) as service:
         done = await ended(service, name)

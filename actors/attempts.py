@@ -19,7 +19,7 @@ from actors.retry import retry_delay
 from actors.worker import Outcome
 from environments.inprocess import InProcess
 from protocol.errors import ErrorKind, RunnerError, error
-from protocol.model import Isolation, Kind
+from protocol.model import Isolation, Kind, Status
 
 NOT_BEGUN = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SHUTDOWN})
 """Failures of a lease after which nothing has happened that a record would be worth."""
@@ -62,8 +62,18 @@ class Attempts:
             kind = outcome.failure.kind
             live.wait_for(f"attempt {live.attempt + 1} of {spec.retry.attempts} in {delay:.1f} s, after {kind}")
             log.info("trying again", execution=live.execution.id, kind=kind, delay=round(delay, 3))
+            await self._record_pause(live)
             await live.sleep(delay)
         return stopped(live)
+
+    async def _record_pause(self, live: Live) -> None:
+        """Record that an asynchronous execution is queued again: nothing of it runs that could be lost."""
+        if live.execution.asynchronous:
+            live.execution = evolve(live.execution, status=Status.QUEUED, events_count=live.log.next_seq)
+            try:
+                await self.history.submit(live.execution)
+            except RunnerError as problem:  # then its next attempt would be lost with this runner, no more
+                log.warning("a pause is not recorded", execution=live.execution.id, why=str(problem))
 
     async def _attempt(self, live: Live, raw: msgspec.Raw) -> Outcome:
         """Run the handler once. A worker that was gone before the call reached it does not count as an attempt."""

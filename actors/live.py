@@ -57,6 +57,11 @@ class Live:
         self.phases = Phases(before.queue, before.build, before.start, before.load)
         self.ran = before.run
 
+    @property
+    def pausing(self) -> bool:
+        """Whether it waits for its next attempt, and is recorded as queued."""
+        return self.pause is not None and self.execution.asynchronous and self.execution.status is Status.QUEUED
+
     def cancel(self, why: Failure) -> None:
         """End it in whatever state it is. Never blocks; the first reason counts."""
         if self.stopped_by is None and not self.ended.is_set():
@@ -82,9 +87,10 @@ class Live:
 
     async def sleep(self, seconds: float) -> None:
         """Wait before the next attempt; less when it is cancelled."""
-        with trio.move_on_after(seconds) as self.pause:
-            await trio.sleep_forever()
-        self.pause = None
+        if self.stopped_by is None:
+            with trio.move_on_after(seconds) as self.pause:
+                await trio.sleep_forever()
+            self.pause = None
 
     def begin(self, raw: msgspec.Raw, seconds: float) -> Call:
         """Note that an attempt has a worker; return its call of the handler, of at most `seconds`."""

@@ -178,6 +178,9 @@ class Runs:
     def stop(self, *, at_once: bool) -> None:
         """Begin nothing more; `at_once` also ends what runs. What is queued stays so, for the next runner."""
         self.stopping = True
+        for live in tuple(self._live.values()):
+            if live.pausing:
+                live.cancel(Failure(ErrorKind.SHUTDOWN, "the runner was shut down"))
         if at_once:
             for live in tuple(self._live.values()):
                 if self._backlog.remove(live.execution.module.name, live.execution.id):
@@ -373,7 +376,8 @@ class Runs:
     def _flush(self) -> None:
         """Store what was printed since the last time, so that a death of the runner keeps it."""
         for name, live in self._live.items():
-            if live.execution.status is Status.RUNNING and live.flushed < live.log.next_seq:
+            begun = live.execution.status is Status.RUNNING or live.execution.failed_attempts
+            if begun and live.flushed < live.log.next_seq:
                 said = live.log.since(live.flushed)
                 self.history.append(name, events.encode_all(said), live.flushed, live.log.gap())
                 live.flushed = live.log.next_seq

@@ -678,6 +678,30 @@ async def _never_reaches(_history):
     raise RunnerError(Failure(ErrorKind.UNAVAILABLE, "the database took more than 30 seconds"))
 
 
+async def test_what_waits_for_its_next_attempt_has_it_in_the_next_runner(tmp_path):
+    """Its policy does not speak of `lost`, and need not: nothing ran that could be."""
+    flag = tmp_path / "go"
+    policy = RetryPolicy(attempts=3, backoff=Backoff(initial=600.0, max=600.0), on=(ErrorKind.HANDLER_ERROR,))
+    code = "def handler(input):\n    print('begun')\n    return open(input).read()"
+    module = inline("m", code, retry=policy)
+    async with open_service(tmp_path, [module]) as service:
+        name = (await service.submit(ANYBODY, "m", json.dumps(str(flag)).encode())).id
+        live = service.runs.find(name)
+        await wait_until(lambda: live.pause is not None, lambda: str(live.waiting))
+        waiting = await service.get(ANYBODY, name)
+        service.runs.stop(at_once=False)
+        with trio.fail_after(PATIENCE):  # a drain does not wait for the back-off
+            await service.runs.wait_idle()
+    flag.write_text("there")
+    async with open_service(tmp_path, [module]) as service:
+        done = await ended(service, name)
+
+    assert (waiting.status, waiting.attempts) == (Status.QUEUED, 1)
+    assert waiting.waiting.reason.startswith("attempt 2 of 3 in ")
+    assert (done.status, done.result, done.attempts) == (Status.SUCCEEDED, b'"there"', 2)
+    assert [a.failure.kind for a in done.failed_attempts] == [ErrorKind.HANDLER_ERROR]
+
+
 async def test_a_module_that_was_removed_ends_what_waits_for_it(tmp_path):
     async with open_service(tmp_path, [HELD]) as service:
         first = (await service.submit(ANYBODY, "held", b'"/nowhere"')).id

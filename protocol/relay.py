@@ -63,8 +63,7 @@ class Relay:
         self.keep = frozenset()
         self.kills = out_of_memory_kills()
         self.worker = None
-        self.poller = select.poll()
-        self.actions = {}
+        self.poller, self.actions = select.poll(), {}
         self.seq = 0
         self.decoders = {}
 

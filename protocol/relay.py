@@ -63,8 +63,7 @@ class Relay:
         self.keep = frozenset()
         self.kills = out_of_memory_kills()
         self.worker = None
-        self.poller = select.poll()
-        self.actions = {}
+        self.poller, self.actions = select.poll(), {}
         self.seq = 0
         self.decoders = {}
 
@@ -180,11 +179,13 @@ class Relay:
         self.kills = out_of_memory_kills()
 
     def signal(self, number):
-        """Send a signal to the worker's group."""
-        try:
-            os.killpg(self.worker, number)
-        except OSError:
-            pass
+        """Send a signal to the worker's group, or to itself where it does not lead one yet."""
+        for send in (os.killpg, os.kill):
+            try:
+                send(self.worker, number)
+                break
+            except OSError:
+                continue
 
     def on_worker(self, fd):
         """Pass on what the worker says, and notice that it has closed its channel."""
@@ -394,7 +395,6 @@ def main(base):
         sys.exit("the relay has to be the first process of a container")
     relay = Relay(base)
     if relay.start():
-        relay = None
         guest.main()
         sys.exit(0)
     relay.serve()

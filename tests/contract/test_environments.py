@@ -132,9 +132,10 @@ async def test_many_first_calls_of_two_modules_share_builds(fresh, tmp_path, sam
 
 
 async def test_a_built_environment_is_used_by_the_next_runner(tmp_path):
+    requirements = (make_wheel(tmp_path),)
     for expected in (1, 0):
         async with open_rig(tmp_path / f"rig{expected}", venvs=tmp_path / "venvs", offline=True) as rig:
-            ran = await rig.run("def handler(input): return 1", env=Kind.VENV, requirements=(make_wheel(tmp_path),))
+            ran = await rig.run("def handler(input): return 1", env=Kind.VENV, requirements=requirements)
             assert ran.value == 1
             assert rig.venv_environment.store.builds == expected
 

@@ -25,6 +25,8 @@ NOT_BEGUN = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SH
 """Failures of a lease after which nothing has happened that a record would be worth."""
 _WORKERS = 3
 """How many workers are tried for one attempt, when each was gone before the call reached it."""
+_RECORD_AGAIN = 0.5
+"""Seconds before the next try to record a begin."""
 
 log = structlog.get_logger("attempts")
 
@@ -109,12 +111,25 @@ class Attempts:
         return outcome
 
     async def _record_begin(self, live: Live) -> None:
+        """Record that the handler is about to run. Nothing that was accepted fails for a full disk: it waits."""
         execution = live.execution
-        if execution.asynchronous or execution.idempotency_key is not None:
-            # The next runner must know that it ran: it would run it again, or let a repeated call do so.
-            await self.history.submit(execution)
-        else:
+        if not execution.asynchronous and execution.idempotency_key is None:
             self.history.begin(execution)
+            return
+        told = False
+        while True:
+            # The next runner must know that it ran: it would run it again, or let a repeated call do so.
+            try:
+                await self.history.submit(execution)
+            except RunnerError as problem:
+                if not execution.asynchronous or live.stopped_by is not None:
+                    raise
+                if not told:
+                    log.warning("a begin cannot be recorded; trying again", execution=execution.id, why=str(problem))
+                told = True
+                await trio.sleep(_RECORD_AGAIN)
+            else:
+                return
 
     async def _in_runner(self, live: Live, raw: msgspec.Raw) -> Outcome:
         module = live.module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import msgspec
 import trio
@@ -46,6 +47,8 @@ class Live:
     killed: tuple[str, ...] = field(default=(), init=False)
     """What was ended by force when the task that ran the handler was cancelled."""
     waiting: Waiting | None = field(default=None, init=False)
+    occupy: Callable[[int], None] = field(default=lambda _: None, init=False)
+    """Called with -1 when it gives its turn to others of its module, with 1 when it goes on."""
     flushed: int = field(default=0, init=False)
     """Events before this number are stored."""
     ended: trio.Event = field(factory=trio.Event, init=False)
@@ -87,10 +90,16 @@ class Live:
 
     async def sleep(self, seconds: float) -> None:
         """Wait before the next attempt; less when it is cancelled."""
-        if self.stopped_by is None:
-            with trio.move_on_after(seconds) as self.pause:
+        if self.stopped_by is not None:
+            return
+        self.pause = trio.CancelScope(deadline=trio.current_time() + seconds)
+        self.occupy(-1)
+        try:
+            with self.pause:
                 await trio.sleep_forever()
+        finally:
             self.pause = None
+            self.occupy(1)
 
     def begin(self, raw: msgspec.Raw, seconds: float) -> Call:
         """Note that an attempt has a worker; return its call of the handler, of at most `seconds`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import structlog
@@ -65,7 +66,7 @@ class Runs:
     _keyed: dict[Key, Live] = field(factory=dict, init=False)
     _backlog: Backlog = field(factory=Backlog, init=False)
     _running: dict[str, int] = field(factory=dict, init=False)
-    """Tasks of asynchronous executions by module name."""
+    """Tasks of asynchronous executions by module name, without those between two attempts."""
     _nursery: trio.Nursery | None = field(default=None, init=False)
     _changed: trio.Event = field(factory=trio.Event, init=False)
     _accepting: int = field(default=0, init=False)
@@ -296,8 +297,9 @@ class Runs:
             module = self.registry.snapshot.modules.get(name)
             places = module.spec.concurrency if module else 1
             while self._running.get(name, 0) < places and (identity := self._backlog.pop(name)) is not None:
-                self._running[name] = self._running.get(name, 0) + 1
+                self._occupy(name, 1)
                 live = self._live[identity]
+                live.occupy = partial(self._occupy, name)
                 live.phases.queue += max(0.0, time.time() - live.queued_at)
                 self._nursery.start_soon(self._run_queued, name, live, name=f"run {identity}")
 
@@ -312,9 +314,14 @@ class Runs:
             log.exception("an execution failed inside the runner", execution=live.execution.id)
             await self._record(live, broken())
         finally:
-            self._running[name] -= 1
-            if not self._running[name]:
-                del self._running[name]
+            self._occupy(name, -1)
+
+    def _occupy(self, name: str, change: int) -> None:
+        """Count a task of a module in or out. One that waits for its next attempt is out: others go before it."""
+        self._running[name] = self._running.get(name, 0) + change
+        if not self._running[name]:
+            del self._running[name]
+        if change < 0:
             self._dispatch()
 
     async def _payload(self, live: Live) -> msgspec.Raw:

@@ -120,7 +120,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("server"), MODULES) as started:
+    with running(tmp_path_factory.mktemp("server"), MODULES, "--docker-host", "unix:///absent/docker.sock") as started:
         yield started
         assert started.stop() == 0
 

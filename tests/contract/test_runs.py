@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -113,6 +114,39 @@ async def test_executions_of_a_module_run_in_order_and_say_what_they_wait_for(se
     flag.touch()
     done = [await ended(service, name) for name in names]
     assert [each.started_at for each in done] == sorted(each.started_at for each in done)
+
+
+async def test_what_was_accepted_waits_for_a_disk_that_is_full(service, monkeypatch):
+    journal = type(service.history._archive.journal)
+    real, refused = journal.append, []
+
+    def full(*arguments, **named):
+        refused.append(arguments)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    accepted = await service.submit(ANYBODY, "held", b'"/"')
+    monkeypatch.setattr(journal, "append", full)
+    await wait_until(lambda: refused, "the begin was not recorded")
+    monkeypatch.setattr(journal, "append", real)
+
+    done = await ended(service, accepted.id)
+
+    assert (done.status, done.attempts) == (Status.SUCCEEDED, 1)
+
+
+async def test_what_waits_for_its_next_attempt_lets_others_of_its_module_go_first(tmp_path):
+    slow = RetryPolicy(attempts=2, backoff=Backoff(initial=3600, max=3600, jitter=0.0), on=(ErrorKind.HANDLER_ERROR,))
+    picky = inline("picky", "def handler(input): return 1 / input", concurrency=1, retry=slow)
+    async with open_service(tmp_path, [picky]) as service:
+        failing = await service.submit(ANYBODY, "picky", b"0")
+        working = await service.submit(ANYBODY, "picky", b"1")
+
+        done = await ended(service, working.id)
+
+        assert done.status is Status.SUCCEEDED
+        assert (await service.get(ANYBODY, failing.id)).waiting.reason.startswith("attempt 2 of 2 in 3600")
+        assert (await service.cancel(ANYBODY, failing.id)).status is Status.CANCELLED
+        assert calm(service)
 
 
 async def test_a_full_queue_refuses(tmp_path):

@@ -18,10 +18,12 @@ from actors.executor import Executor
 from actors.system import Surroundings, System, open_system
 from config.load import Loaded
 from config.mistakes import ConfigError
+from config.settings import ServerSettings
 from environments.process import ProcessTable
 from environments.venv import find_uv, python_candidates
 from protocol.model import Kind
 from runner.ports import try_port
+from runner.tls import server_context
 
 _MINORS = range(8, 15)
 _TOOL_SECONDS = 20.0
@@ -181,6 +183,7 @@ def _folders(loaded: Loaded) -> Iterator[Finding]:
     store = loaded.settings.store
     yield _folder("data_dir", store.data_dir, State.FAILED)
     yield _folder("venv_path", store.venv_path, State.FAILED if _users(loaded, Kind.VENV) else State.NOTE)
+    yield _folder("conda_path", store.conda_path, State.FAILED if _users(loaded, Kind.CONDA) else State.NOTE)
 
 
 def _folder(name: str, path: Path, otherwise: State) -> Finding:
@@ -210,6 +213,17 @@ def _ports(loaded: Loaded) -> Iterator[Finding]:
             yield Finding(
                 "ports", name, State.OK, f"{port} of {server.host} is free" if port else "a free one is taken"
             )
+    yield from _tls(loaded.settings.server)
+
+
+def _tls(server: ServerSettings) -> Iterator[Finding]:
+    try:
+        context = server_context(server, ())
+    except ConfigError as problem:
+        for mistake in problem.mistakes:
+            yield Finding("ports", "tls", State.FAILED, str(mistake))
+    else:
+        yield Finding("ports", "tls", State.OK, "both doors speak it" if context else "not wanted")
 
 
 def _secrets(loaded: Loaded, around: Surroundings) -> Iterator[Finding]:

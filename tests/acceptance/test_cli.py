@@ -298,7 +298,7 @@ def test_doctor_as_text_has_the_same(run):
 def test_doctor_fails_for_what_the_file_asks_for_and_cannot_have(run, tmp_path):
     (tmp_path / "plain").write_text("")
     file = """
-runner: {data_dir: plain}
+runner: {data_dir: plain, tls_certificate_file: plain, tls_key_file: absent}
 modules:
   d: {env: docker, image: x}
   v: {env: venv, code: "x = 1", python: "3.2"}
@@ -312,7 +312,8 @@ modules:
     assert done.returncode == 1
     assert json.loads(done.out)["ok"] is False
     failed = {name for (_, name), finding in found.items() if finding["state"] == "failed"}
-    assert failed >= {"python 3.2", "data_dir"}
+    assert failed >= {"python 3.2", "data_dir", "tls"}
+    assert f"tls_key_file: {tmp_path / 'absent'} cannot be read" in found["ports", "tls"]["says"]
     assert found["tools", "python 3.2"]["remedy"] == "install it, or change `python`"
     assert found["environments", "docker"]["state"] in ("failed", "ok")
     assert (found["ports", "rest_port"]["state"], "in use" in found["ports", "rest_port"]["says"]) == ("note", True)

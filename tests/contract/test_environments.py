@@ -60,6 +60,14 @@ async def fresh(tmp_path):
         yield rig
 
 
+@pytest.fixture
+def store(tmp_path):
+    """Lend a store; nothing of it is used at the end."""
+    store = Store(tmp_path)
+    yield store
+    store.uses.keep(())
+
+
 # -- venv ------------------------------------------------------------------------------------------------------------
 
 
@@ -279,8 +287,7 @@ class Quiet:
 quiet = Quiet()
 
 
-async def test_one_build_for_a_key(tmp_path):
-    store = Store(tmp_path)
+async def test_one_build_for_a_key(store, tmp_path):
     going = 0
     most = 0
 
@@ -303,9 +310,7 @@ async def test_one_build_for_a_key(tmp_path):
     assert store.ready("k0")
 
 
-async def test_a_failed_build_leaves_nothing_and_the_next_one_tries(tmp_path):
-    store = Store(tmp_path)
-
+async def test_a_failed_build_leaves_nothing_and_the_next_one_tries(store, tmp_path):
     async def fail(to):
         to.mkdir()
         (to / "part").write_text("x")
@@ -320,9 +325,7 @@ async def test_a_failed_build_leaves_nothing_and_the_next_one_tries(tmp_path):
     assert await store.get("k", {}, succeed, quiet) == tmp_path / "k"
 
 
-async def test_a_cancelled_build_leaves_nothing(tmp_path):
-    store = Store(tmp_path)
-
+async def test_a_cancelled_build_leaves_nothing(store, tmp_path):
     async def build(to):
         to.mkdir()
         await trio.sleep_forever()
@@ -333,8 +336,7 @@ async def test_a_cancelled_build_leaves_nothing(tmp_path):
     assert environments_in(tmp_path) == []
 
 
-async def test_a_directory_without_its_manifest_is_no_environment(tmp_path):
-    store = Store(tmp_path)
+async def test_a_directory_without_its_manifest_is_no_environment(store, tmp_path):
     (tmp_path / "k").mkdir()
     (tmp_path / "k" / "half").write_text("")
 
@@ -345,7 +347,7 @@ async def test_a_directory_without_its_manifest_is_no_environment(tmp_path):
     assert [p.name for p in path.iterdir()] == [MANIFEST]
 
 
-async def test_what_killed_runners_left_is_removed(tmp_path):
+async def test_what_killed_runners_left_is_removed(store, tmp_path):
     """Their process id may never come again."""
     left = tmp_path / ".tmp" / "k.999999999"
     left.mkdir(parents=True)
@@ -355,13 +357,12 @@ async def test_what_killed_runners_left_is_removed(tmp_path):
     async def build(to):
         to.mkdir()
 
-    await Store(tmp_path).get("k", {}, build, quiet)
+    await store.get("k", {}, build, quiet)
     assert not left.exists()
     assert foreign.exists(), "the lock of that key is not held"
 
 
-async def test_a_build_of_another_process_is_waited_for(tmp_path):
-    store = Store(tmp_path)
+async def test_a_build_of_another_process_is_waited_for(store, tmp_path):
     lines = []
 
     async def build(to):

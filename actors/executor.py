@@ -273,8 +273,7 @@ class Executor:
         """Start one worker and give it to the oldest caller of its module; a failure likewise."""
         phases = Phases()
         worker: Worker | None = None
-        failure: Failure | None = None
-        again = False
+        failure, again = None, False
         try:
             worker = await self._starter.start(pool, phases)
             pool.started()
@@ -335,15 +334,14 @@ class Executor:
     def prepare(self, module: Published) -> BuildLog:
         """Build the environment of a module where it is missing; return what the build says, and how it ends.
 
-        The build belongs to the executor: callers share it, and it goes on when none of them waits any more. Raises
-        RunnerError `unavailable`, `shutdown`, and for a moment what the last build failed with.
+        Callers share a build, which goes on when none of them waits any more. Raises RunnerError `unavailable`,
+        `shutdown`, and for a moment what the last build failed with.
         """
         pool = self._pool(module)
         if pool.prepared is not None and pool.build is not None:
             return pool.build
         self._refuse(pool, patient=True)
-        begun = pool.build is not None and not pool.build.ended
-        if not begun and self._nursery is not None:
+        if (pool.build is None or pool.build.ended) and self._nursery is not None:
             self._nursery.start_soon(self._prepare_quietly, pool, name=f"prepare {module.ref}")
         return pool.log_build()
 

@@ -194,6 +194,9 @@ class Managed(Environment, Protocol):
     async def stored(self) -> list[Stored]:
         """Return what is kept, by key. Raises RunnerError `unavailable` when it cannot be asked for."""
 
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left; return how many there were."""
+
     async def remove(self, key: str) -> bool:
         """Remove what is kept unless somebody uses it; return whether it was removed. Not cancellable."""
 

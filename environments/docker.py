@@ -169,6 +169,10 @@ class DockerEnvironment:
         """Remove an image unless a process serves it or a container uses it."""
         return await self._made().remove(key)
 
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left."""
+        return await self.store.tidy()
+
     def keep(self, keys: Collection[str]) -> None:
         """Use no others than these any more."""
         self._built = {key: image for key, image in self._built.items() if key in keys}

@@ -120,6 +120,10 @@ class VenvEnvironment:
         """Remove an environment unless somebody uses it."""
         return await self.store.remove(key)
 
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left."""
+        return await self.store.tidy()
+
     def keep(self, keys: Collection[str]) -> None:
         """Use no others than these any more."""
         self.store.uses.keep(keys)

@@ -7,7 +7,7 @@ import os
 import select
 import subprocess
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from environments.store import MANIFEST, Store
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
 from tests.contract.test_environments import environments_in, make_wheel
-from tests.support import PATIENCE, open_rig, wait_until
+from tests.support import PATIENCE, Watch, open_rig, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -34,20 +34,6 @@ async def main():
 
 trio.run(main)
 """
-
-
-class Quiet:
-    """Hears a build that may begin at once."""
-
-    def __init__(self):
-        self.lines = []
-
-    def __call__(self, line):
-        self.lines.append(line)
-
-    @asynccontextmanager
-    async def place(self):
-        yield
 
 
 async def build(to):
@@ -91,7 +77,7 @@ def another(store):
 
 
 async def test_what_another_process_uses_is_not_removed(store):
-    await store.get("k", {}, build, Quiet())
+    await store.get("k", {}, build, Watch())
     store.uses.keep(())
     with another(store) as child:
         assert await store.remove("k") is False
@@ -107,12 +93,12 @@ async def test_what_another_process_uses_is_not_removed(store):
 
 
 async def test_what_another_process_uses_is_not_replaced(store):
-    await store.get("k", {}, build, Quiet())
+    await store.get("k", {}, build, Watch())
     store.uses.keep(())
     with another(store) as child:
         for in_place in (False, True):
             with pytest.raises(RunnerError) as caught:
-                await store.replace("k", {}, build, Quiet(), in_place=in_place)
+                await store.replace("k", {}, build, Watch(), in_place=in_place)
             assert caught.value.failure.kind is ErrorKind.CONFLICT
             assert f"process {child.pid}" in caught.value.failure.message
     assert store.builds == 1
@@ -120,7 +106,7 @@ async def test_what_another_process_uses_is_not_replaced(store):
 
 
 async def test_whoever_comes_during_a_removal_waits(store):
-    await store.get("k", {}, build, Quiet())
+    await store.get("k", {}, build, Watch())
     store.uses.keep(())
     with store.uses.alone("k") as alone, process(store) as child:
         try:
@@ -133,7 +119,7 @@ async def test_whoever_comes_during_a_removal_waits(store):
 
 
 async def test_this_process_counts_too(store):
-    await store.get("k", {}, build, Quiet())
+    await store.get("k", {}, build, Watch())
 
     assert await store.remove("k") is False
     store.uses.keep(("other",))
@@ -141,7 +127,7 @@ async def test_this_process_counts_too(store):
 
 
 async def test_the_last_use_is_noted_once_a_minute(store):
-    await store.get("k", {}, build, Quiet())
+    await store.get("k", {}, build, Watch())
     os.utime(store.uses.path("k"), (1000, 1000))
     store.uses.touch("k")
     assert store.uses.last("k") == 1000, "a moment ago it was noted"
@@ -164,10 +150,10 @@ async def test_an_environment_of_an_older_runner_was_used_when_it_was_built(stor
 
 @pytest.mark.parametrize("in_place", [False, True])
 async def test_a_rebuild_replaces_the_whole(store, in_place):
-    await store.get("k", {}, build, Quiet(), in_place=in_place)
+    await store.get("k", {}, build, Watch(), in_place=in_place)
     (store.path("k") / "broken").write_text("")
     store.uses.keep(())
-    await store.replace("k", {"kind": "x"}, build, Quiet(), in_place=in_place)
+    await store.replace("k", {"kind": "x"}, build, Watch(), in_place=in_place)
 
     assert sorted(path.name for path in store.path("k").iterdir()) == ["data", MANIFEST]
     assert store.manifest("k")["kind"] == "x"
@@ -177,7 +163,7 @@ async def test_a_rebuild_replaces_the_whole(store, in_place):
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("how", ["fails", "cancelled"])
 async def test_a_rebuild_that_comes_to_nothing_changes_nothing(store, in_place, how):
-    await store.get("k", {}, build, Quiet())
+    await store.get("k", {}, build, Watch())
     (store.path("k") / "mark").write_text("")
     store.uses.keep(())
 
@@ -189,7 +175,7 @@ async def test_a_rebuild_that_comes_to_nothing_changes_nothing(store, in_place, 
 
     with trio.move_on_after(0.05):
         try:
-            await store.replace("k", {}, bad, Quiet(), in_place=in_place)
+            await store.replace("k", {}, bad, Watch(), in_place=in_place)
         except OSError:
             assert how == "fails"
     assert store.ready("k")
@@ -198,7 +184,7 @@ async def test_a_rebuild_that_comes_to_nothing_changes_nothing(store, in_place, 
 
 
 async def test_one_that_is_used_when_its_rebuild_is_done_stays(store):
-    await store.get("k", {}, build, Quiet())
+    await store.get("k", {}, build, Watch())
     store.uses.keep(())
     (store.path("k") / "mark").write_text("")
 
@@ -207,7 +193,7 @@ async def test_one_that_is_used_when_its_rebuild_is_done_stays(store):
         await build(to)
 
     with pytest.raises(RunnerError, match="is used by process"):
-        await store.replace("k", {}, slow, Quiet())
+        await store.replace("k", {}, slow, Watch())
     assert (store.path("k") / "mark").exists()
     assert environments_in(store.root) == ["k"]
 

@@ -12,9 +12,20 @@ from contextlib import asynccontextmanager
 
 import structlog
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
-from actors.pool import TURN_SECONDS, Phases, Pool, Step, Waiter, next_served, next_step, oldest_idle
+from actors.build_log import BuildLog
+from actors.pool import (
+    TURN_SECONDS,
+    ExecutorStatistics,
+    Phases,
+    Pool,
+    Step,
+    Waiter,
+    next_served,
+    next_step,
+    oldest_idle,
+)
 from actors.registry import Published, RegistrySnapshot
 from actors.starter import Starter
 from actors.worker import StartError, Worker
@@ -29,20 +40,6 @@ _STARTS = 2
 """How often a worker is started for a caller, when it ended before the handler could be reached."""
 
 log = structlog.get_logger("executor")
-
-
-@frozen
-class ExecutorStatistics:
-    """What one executor has at this moment."""
-
-    workers: int
-    idle: int
-    busy: int
-    starting: int
-    waiting: int
-    spares: int
-    started: int
-    ended: int
 
 
 @define(eq=False)
@@ -67,20 +64,26 @@ class Executor:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Supervise until cancelled; every worker has ended when this returns."""
         self.availability = await self.environment.probe()
-        async with trio.open_nursery() as nursery:
-            self._nursery = self._starter.nursery = nursery
-            self._closing = False
-            nursery.start_soon(self._keep_probing, name=f"probe {self.environment.kind}")
-            task_status.started()
-            try:
-                while True:
-                    await trio.sleep(_MAINTENANCE_SECONDS)
-                    self._maintain()
-            finally:
-                self.close()
-                self._nursery = None
-                self._pools.clear()
-                self._starter.close()
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._supervise(nursery, task_status)
+        finally:
+            self.environment.keep(())
+
+    async def _supervise(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+        self._nursery = self._starter.nursery = nursery
+        self._closing = False
+        nursery.start_soon(self._keep_probing, name=f"probe {self.environment.kind}")
+        task_status.started()
+        try:
+            while True:
+                await trio.sleep(_MAINTENANCE_SECONDS)
+                self._maintain()
+        finally:
+            self.close()
+            self._nursery = None
+            self._pools.clear()
+            self._starter.close()
 
     async def _keep_probing(self) -> None:
         """Ask again for what cannot be used: an engine may be started, or a tool installed, after the runner."""
@@ -151,10 +154,7 @@ class Executor:
                 self._release(waiter.worker)
             raise
         if waiter.phases is not None:
-            phases.build += waiter.phases.build
-            phases.start += waiter.phases.start
-            phases.load += waiter.phases.load
-            began += waiter.phases.build + waiter.phases.start + waiter.phases.load
+            began += phases.add(waiter.phases)
         phases.queue += max(0.0, trio.current_time() - began)
         if waiter.failure is not None:
             raise RunnerError(waiter.failure)
@@ -170,9 +170,9 @@ class Executor:
         if self._waiting >= self.settings.max_waiting and not patient:
             text = f"{self._waiting} callers wait already ({pool.reason(trio.current_time())})"
             raise error(ErrorKind.OVERLOADED, text, retry_after=1)
-        pause = pool.pause(trio.current_time())
-        if pool.last_failure is not None and pause and not pool.own:
-            raise RunnerError(_again_in(pool.last_failure, pause))
+        now = trio.current_time()
+        if pool.pause(now) and not pool.own and (refusal := pool.refusal(now)) is not None:
+            raise RunnerError(refusal)
 
     async def _wait(self, pool: Pool, waiter: Waiter, limit: float) -> None:
         """Wait until the waiter is woken. Raises RunnerError when it gave up, or `limit` passed behind others."""
@@ -210,7 +210,6 @@ class Executor:
     def _serve_one(self, pool: Pool, now: float) -> bool:
         """Do what can be done for the oldest caller of a module; return whether that was something."""
         pool.forget_ended()
-        pause = pool.pause(now)
         victim = oldest_idle(self._pools, besides=pool)
         step = next_step(
             idle=len(pool.idle),
@@ -221,14 +220,14 @@ class Executor:
             total=sum(other.own for other in self._pools.values()),
             room=self.settings.max_workers,
             evictable=victim is not None,
-            paused=pause > 0,
+            paused=pool.pause(now) > 0,
         )
         if step is Step.REUSE:
             if now - pool.turn_at >= TURN_SECONDS:
                 pool.turn_at = now
             self._next_waiter(pool).wake(worker=pool.reuse())
-        elif step is Step.REFUSE and pool.last_failure is not None:
-            self._next_waiter(pool).wake(failure=_again_in(pool.last_failure, pause))
+        elif step is Step.REFUSE:
+            self._next_waiter(pool).wake(failure=pool.refusal(now))
         elif step in (Step.SPAWN, Step.EVICT):
             if step is Step.EVICT and victim is not None:
                 other, idle = victim
@@ -274,8 +273,7 @@ class Executor:
         """Start one worker and give it to the oldest caller of its module; a failure likewise."""
         phases = Phases()
         worker: Worker | None = None
-        failure: Failure | None = None
-        again = False
+        failure, again = None, False
         try:
             worker = await self._starter.start(pool, phases)
             pool.started()
@@ -333,6 +331,20 @@ class Executor:
             pool.retired = False
             self._prepare_soon(pool)
 
+    def prepare(self, module: Published) -> BuildLog:
+        """Build the environment of a module where it is missing; return what the build says, and how it ends.
+
+        Callers share a build, which goes on when none of them waits any more. Raises RunnerError `unavailable`,
+        `shutdown`, and for a moment what the last build failed with.
+        """
+        pool = self._pool(module)
+        if pool.prepared is not None and pool.build is not None:
+            return pool.build
+        self._refuse(pool, patient=True)
+        if (pool.build is None or pool.build.ended) and self._nursery is not None:
+            self._nursery.start_soon(self._prepare_quietly, pool, name=f"prepare {module.ref}")
+        return pool.log_build()
+
     def _prepare_soon(self, pool: Pool) -> None:
         if self._nursery is None or pool.retired or not self.availability.available or pool.prepared is not None:
             return
@@ -353,29 +365,23 @@ class Executor:
 
     def _fill(self, pool: Pool) -> None:
         """Start workers up to the module's `workers.min`, as far as there is room."""
-        if pool.own >= pool.module.spec.workers.min or pool.retired or pool.pause(trio.current_time()):
-            return
-        total = sum(other.own for other in self._pools.values())
-        missing = min(pool.module.spec.workers.min - pool.own, self.settings.max_workers - total)
-        for _ in range(missing):
+        room = self.settings.max_workers - sum(other.own for other in self._pools.values())
+        for _ in range(min(pool.missing(trio.current_time()), room)):
             self._start(pool)
 
     def _maintain(self) -> None:
         """Retire what is idle or old, and keep `workers.min` ready."""
         now = trio.current_time()
         for digest, pool in list(self._pools.items()):
-            policy = pool.module.spec.workers
-            limit = policy.idle if policy.idle is not None else self.settings.idle_seconds
-            for worker in list(pool.idle):
-                surplus = len(pool.idle) + len(pool.busy) > policy.min and now - worker.idle_since > limit
-                if surplus or now - worker.launched_at > self.settings.max_age_seconds:
-                    pool.idle.remove(worker)
-                    self._starter.retire(worker)
+            for worker in pool.outlived(now, self.settings.idle_seconds, self.settings.max_age_seconds):
+                pool.idle.remove(worker)
+                self._starter.retire(worker)
             if pool.retired and pool.unused:
                 del self._pools[digest]
-            elif policy.min and pool.prepared is not None:
+            elif pool.module.spec.workers.min and pool.prepared is not None:
                 self._fill(pool)
         self._starter.spares.maintain()
+        self._starter.keep(self._pools.values())
         if self._waiting:  # for a start that may be tried again now
             self._pump()
 
@@ -392,9 +398,3 @@ class Executor:
             started=self._starter.started,
             ended=self._starter.ended,
         )
-
-
-def _again_in(failure: Failure, pause: float) -> Failure:
-    """Return the failure of the last start, saying when the next one is tried."""
-    text = f"{failure.message}\n(not tried again for {pause:.1f} s)"
-    return Failure(failure.kind, text, failure.type, failure.traceback, failure.field, retry_after=pause)

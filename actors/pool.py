@@ -9,8 +9,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 
+from actors.build_log import BuildLog
+from protocol.errors import Failure
 from protocol.model import Isolation
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from actors.registry import Published
     from actors.worker import Worker
     from environments.base import Prepared
-    from protocol.errors import Failure
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -57,6 +58,20 @@ def next_step(*, idle: int, own: int, starting: int, waiting: int, concurrency: 
     return Step.EVICT if evictable else Step.WAIT
 
 
+@frozen
+class ExecutorStatistics:
+    """What one executor has at this moment."""
+
+    workers: int
+    idle: int
+    busy: int
+    starting: int
+    waiting: int
+    spares: int
+    started: int
+    ended: int
+
+
 @define(eq=False)
 class Phases:
     """Seconds that one caller spent before its handler ran."""
@@ -65,6 +80,13 @@ class Phases:
     build: float = 0.0
     start: float = 0.0
     load: float = 0.0
+
+    def add(self, other: Phases) -> float:
+        """Add what a start took to what this caller waited for; return how long that was."""
+        self.build += other.build
+        self.start += other.start
+        self.load += other.load
+        return other.build + other.start + other.load
 
 
 @define(eq=False)
@@ -110,6 +132,8 @@ class Pool:
     retired: bool = False
     prepared: Prepared | None = None
     preparing: trio.Lock = field(factory=trio.Lock)
+    build: BuildLog | None = None
+    """What the last build says, or has said."""
     activity: str = ""
     """What a start is busy with, for those who ask why they wait."""
     activity_since: float = 0.0
@@ -155,6 +179,24 @@ class Pool:
             and now - worker.launched_at < max_age
         )
 
+    def missing(self, now: float) -> int:
+        """Return how many workers are to be started for `workers.min`."""
+        return 0 if self.retired or self.pause(now) else max(0, self.module.spec.workers.min - self.own)
+
+    def outlived(self, now: float, idle: float, max_age: float) -> list[Worker]:
+        """Return the idle workers that are too old, or have been without a call for too long; limits in seconds."""
+        policy = self.module.spec.workers
+        limit = idle if policy.idle is None else policy.idle
+        surplus = len(self.idle) + len(self.busy) - policy.min
+        found = []
+        for worker in self.idle:  # idle for longest first
+            if surplus > 0 and now - worker.idle_since > limit:
+                surplus -= 1
+                found.append(worker)
+            elif now - worker.launched_at > max_age:
+                found.append(worker)
+        return found
+
     def failed(self, failure: Failure, now: float) -> None:
         """Remember a start that failed: until a pause is over the same is answered without trying again."""
         if failure is self.last_failure:  # several starts waited for one build
@@ -162,6 +204,20 @@ class Pool:
         self.last_failure = failure
         self.failures += 1
         self.retry_at = now + min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self.failures - 1))
+
+    def refusal(self, now: float) -> Failure | None:
+        """Return the failure of the last start while none may be tried, saying when the next one is tried."""
+        if self.last_failure is None:
+            return None
+        pause = self.pause(now)
+        text = f"{self.last_failure.message}\n(not tried again for {pause:.1f} s)"
+        return evolve(self.last_failure, message=text, retry_after=pause)
+
+    def log_build(self) -> BuildLog:
+        """Return the log of the build that is under way or begins now."""
+        if self.build is None or self.build.ended:
+            self.build = BuildLog()
+        return self.build
 
     def started(self) -> None:
         """Forget the failures: a worker has started."""

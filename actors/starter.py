@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 import trio
@@ -34,6 +34,7 @@ class Starter:
     started: int = field(default=0, init=False)
     ended: int = field(default=0, init=False)
     spares: Spares = field(init=False)
+    _living: set[Worker] = field(factory=set, init=False)
     _builds: Builds = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -83,6 +84,7 @@ class Starter:
         guest = self.environment.launch(prepared)
         worker = Worker(guest, self.max_frame_bytes, self.settings.grace_seconds, prepared.key)
         self.started += 1
+        self._living.add(worker)
         self.nursery.start_soon(self._live, worker, name=f"worker {guest.name}")
         return worker
 
@@ -93,7 +95,14 @@ class Starter:
         finally:
             await worker.retire()
             worker.release()
+            self._living.discard(worker)
             self.ended += 1
+
+    def keep(self, pools: Iterable[Pool]) -> None:
+        """Say which environments are used: those that modules have, and those of workers that are alive."""
+        if not self._builds.running:  # what is prepared now is not known here yet
+            keys = {pool.prepared.key for pool in pools if pool.prepared is not None}
+            self.environment.keep(keys | {worker.environment_key for worker in self._living})
 
     def _died(self, worker: Worker) -> None:
         self.spares.forget(worker)

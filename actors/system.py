@@ -21,7 +21,7 @@ from actors.runs import Runs
 from actors.supervise import supervise
 from config.modules import ModuleSpec
 from config.settings import Settings
-from environments.base import Environment
+from environments.base import Managed
 from environments.conda import CondaEnvironment
 from environments.docker import DockerEnvironment
 from environments.inline import InlineEnvironment, Launcher
@@ -88,13 +88,7 @@ async def open_system(
     """
     data = settings.store.data_dir.absolute()
     work = data / "work" / str(os.getpid())
-    try:
-        _remove_left_over(work.parent)
-        work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        table = ProcessTable(work)
-        launcher = Launcher.install(table, data, around.guest)
-    except OSError as problem:
-        raise error(ErrorKind.UNAVAILABLE, f"the data directory cannot be used: {problem}", field="data_dir") from None
+    table, launcher = _open_table(data, work, around)
     limits = LimitKeeper(f"operato-{os.getpid()}")
     make = partial(
         Executor,
@@ -102,8 +96,10 @@ async def open_system(
         limits=limits,
         max_frame_bytes=settings.server.max_frame_bytes,
     )
-    kinds = _environments(settings, launcher, around)
-    executors = {kind: make(environment) for kind, environment in kinds.items()}
+    # Beside a server, which may have the same data directory, containers are the server's matter.
+    kinds = _managed(settings, launcher, around, sweeps=records is None)
+    executors = {Kind.INLINE: make(InlineEnvironment(launcher))}
+    executors |= {kind: make(environment) for kind, environment in kinds.items()}
     registry = Registry(data / "code", around.secrets)
     history = History(settings.history, records or data)
     async with trio.open_nursery() as history_nursery:
@@ -171,28 +167,50 @@ async def _publish(registry: Registry, executors: Mapping[Kind, Executor], specs
         executor.publish(snapshot)
 
 
-def _environments(settings: Settings, launcher: Launcher, around: Surroundings) -> dict[Kind, Environment]:
+def _open_table(data: Path, work: Path, around: Surroundings) -> tuple[ProcessTable, Launcher]:
+    """Return where processes are started. Raises RunnerError `unavailable` when the data directory cannot be used."""
+    try:
+        _remove_left_over(work.parent)
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        table = ProcessTable(work)
+        return table, Launcher.install(table, data, around.guest)
+    except OSError as problem:
+        raise error(ErrorKind.UNAVAILABLE, f"the data directory cannot be used: {problem}", field="data_dir") from None
+
+
+@asynccontextmanager
+async def open_environments(settings: Settings, around: Surroundings) -> AsyncIterator[dict[Kind, Managed]]:
+    """Offer the environments that are kept on this machine, without serving anything.
+
+    A runner that works beside, with the same data directory, is not disturbed. Nothing that was started is left.
+    Raises RunnerError `unavailable` when the data directory cannot be used.
+    """
     data = settings.store.data_dir.absolute()
+    work = data / "work" / str(os.getpid())
+    table, launcher = _open_table(data, work, around)
+    managed = _managed(settings, launcher, around, sweeps=False)
+    try:
+        yield managed
+    finally:
+        for environment in managed.values():
+            environment.keep(())
+        with trio.CancelScope(shield=True):
+            await table.sweep()
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _managed(settings: Settings, launcher: Launcher, around: Surroundings, *, sweeps: bool) -> dict[Kind, Managed]:
+    data, store = settings.store.data_dir.absolute(), settings.store
+    venvs, condas, images = (
+        Store(store.venv_path.absolute()),
+        Store(store.conda_path.absolute()),
+        Store(data / "images"),
+    )
+    locks, environ, largest = data / "locks", around.installer, settings.server.max_frame_bytes
     return {
-        Kind.INLINE: InlineEnvironment(launcher),
-        Kind.VENV: VenvEnvironment(
-            launcher,
-            Store(settings.store.venv_path.absolute()),
-            data / "locks",
-            around.installer,
-            settings.store.offline,
-        ),
-        Kind.CONDA: CondaEnvironment(
-            launcher,
-            Store(settings.store.conda_path.absolute()),
-            data / "locks",
-            around.installer,
-            settings.store.offline,
-            settings.store.conda_exe,
-        ),
-        Kind.DOCKER: DockerEnvironment(
-            settings.docker, Store(data / "images"), around.installer, data, settings.server.max_frame_bytes
-        ),
+        Kind.VENV: VenvEnvironment(launcher, venvs, locks, environ, store.offline),
+        Kind.CONDA: CondaEnvironment(launcher, condas, locks, environ, store.offline, store.conda_exe),
+        Kind.DOCKER: DockerEnvironment(settings.docker, images, environ, data, largest, sweeps),
     }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from attrs import field, frozen
 
@@ -150,4 +150,58 @@ class Environment(Protocol):
         """Start a guest that waits for its `hello`. Synchronous and quick: what takes time is done in `tend`.
 
         Raises OSError and RunnerError.
+        """
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Go on using the environments of these keys and no others; called while none is prepared. Never blocks.
+
+        What `prepare` has returned is used until then: nobody removes it.
+        """
+
+
+@frozen
+class Known:
+    """The environment that a module would have, found out without building it."""
+
+    key: str | None
+    why: str = ""
+    """Why there is no key: nothing is locked yet, or there is nothing to build."""
+
+
+@frozen
+class Stored:
+    """An environment that is kept. Times are seconds since the epoch, `users` process ids as far as they are seen."""
+
+    key: str
+    kind: str
+    python: str
+    path: str
+    log: str
+    size_bytes: int
+    built_at: float
+    used_at: float
+    in_use: bool
+    users: tuple[int, ...] = ()
+    manifest: Mapping[str, Any] = field(factory=dict)
+
+
+class Managed(Environment, Protocol):
+    """A kind whose environments are kept, so that they can be listed, removed and built again."""
+
+    async def known(self, spec: ModuleSpec) -> Known:
+        """Return the key of a module's environment, without building, locking or pulling. Raises RunnerError."""
+
+    async def stored(self) -> list[Stored]:
+        """Return what is kept, by key. Raises RunnerError `unavailable` when it cannot be asked for."""
+
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left; return how many there were."""
+
+    async def remove(self, key: str) -> bool:
+        """Remove what is kept unless somebody uses it; return whether it was removed. Not cancellable."""
+
+    async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
+        """Build a module's environment anew and put it in place of the one that is there.
+
+        Raises RunnerError `conflict` that says who uses it, and what `prepare` raises; nothing has changed then.
         """

@@ -11,7 +11,8 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from attrs import define, field, frozen
 
 from config.modules import ModuleSpec
 from environments.activation import activated
-from environments.base import Availability, BuildWatch, Guest, Prepared
+from environments.base import Availability, BuildWatch, Guest, Known, Prepared, Stored
 from environments.inline import Launcher
 from environments.key import environment_key
 from environments.store import Store
@@ -52,6 +53,37 @@ class Locked:
     lines: tuple[str, ...]
     python: str
     path: Path | None = None
+
+
+@frozen
+class _Plan:
+    """What a module's environment is made of."""
+
+    client: Client
+    specs: tuple[str, ...]
+    channels: tuple[str, ...]
+    requirements: tuple[str, ...]
+    locked: Locked
+
+    @property
+    def key(self) -> str:
+        content = [*self.locked.lines, *(f"pip {line}" for line in self.requirements)]
+        return environment_key(Kind.CONDA, content, self.locked.python)
+
+    @property
+    def in_place(self) -> bool:
+        """What pip and the tools write has the directory's name in it."""
+        return bool(self.requirements or self.client.exe)
+
+    @property
+    def manifest(self) -> dict[str, object]:
+        return {
+            "kind": "conda",
+            "client": self.client.name,
+            "channels": list(self.channels),
+            "packages": list(self.locked.lines),
+            "requirements": list(self.requirements),
+        }
 
 
 def find_client(exe: Path | None, environ: Mapping[str, str]) -> Client | None:
@@ -107,35 +139,73 @@ class CondaEnvironment:
 
     async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Return the module's environment: lock it, build it where it is not there, capture its activation once."""
-        client = self._client
-        if client is None:
-            raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason, field="env")
         began = time.perf_counter()
-        channels = spec.channels or DEFAULT_CHANNELS
-        specs = _specs(spec)
+        plan = await self._plan(spec, say)
+        existed = self.store.ready(plan.key)
+        build = partial(self._build, plan=plan, say=say)
+        path = await self.store.get(plan.key, plan.manifest, build, say, in_place=plan.in_place)
+        return await self._prepared(plan.key, path, 0.0 if existed else time.perf_counter() - began)
+
+    async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
+        """Build the module's environment anew, from the same lock, and put it in place of the one that is there."""
+        began = time.perf_counter()
+        plan = await self._plan(spec, say)
+        build = partial(self._build, plan=plan, say=say)
+        path = await self.store.replace(plan.key, plan.manifest, build, say, in_place=plan.in_place)
+        self._activated.pop(plan.key, None)
+        return await self._prepared(plan.key, path, time.perf_counter() - began)
+
+    async def known(self, spec: ModuleSpec) -> Known:
+        """Return the key of a module's environment, as far as its packages are locked."""
+        client = await self._usable()
+        specs, channels = _specs(spec), spec.channels or DEFAULT_CHANNELS
+        if not client.exe and not self._lock_path(specs, channels).with_suffix(".json").exists():
+            return Known(None, "its packages are not locked yet")
+        locked = await self._lock(client, specs, channels, spec.python, lambda _: None)
+        return Known(_Plan(client, tuple(specs), channels, spec.requirements, locked).key)
+
+    async def stored(self) -> list[Stored]:
+        """Return the environments that are there."""
+        return await self.store.stored()
+
+    async def remove(self, key: str) -> bool:
+        """Remove an environment unless somebody uses it."""
+        return await self.store.remove(key)
+
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left."""
+        return await self.store.tidy()
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Use no others than these any more."""
+        self.store.uses.keep(keys)
+
+    async def _usable(self) -> Client:
+        if self._client is None:
+            raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason, field="env")
+        return self._client
+
+    async def _plan(self, spec: ModuleSpec, say: Callable[[str], None]) -> _Plan:
+        client = await self._usable()
+        specs, channels = _specs(spec), spec.channels or DEFAULT_CHANNELS
         locked = await self._lock(client, specs, channels, spec.python, say)
-        content = [*locked.lines, *(f"pip {line}" for line in spec.requirements)]
-        key = environment_key(self.kind, content, locked.python)
-        manifest = {"kind": "conda", "client": client.name, "channels": list(channels), "packages": list(locked.lines)}
-        manifest["requirements"] = list(spec.requirements)
-        existed = self.store.ready(key)
-        path = await self.store.get(
-            key,
-            manifest,
-            lambda to: self._build(to, key, client, specs, channels, locked, spec.requirements, say),
-            say,
-            # What pip and the tools write has the directory's name in it.
-            in_place=bool(spec.requirements or client.exe),
-        )
+        return _Plan(client, tuple(specs), channels, spec.requirements, locked)
+
+    async def _prepared(self, key: str, path: Path, seconds: float) -> Prepared:
         if key not in self._activated:
             base = self.launcher.environ
             self._activated[key] = await activated(path, base, self.launcher.table)
-        seconds = 0.0 if existed else time.perf_counter() - began
         return Prepared(key, self.launcher.argv(str(path / "bin" / "python")), self._activated[key], seconds)
 
     def launch(self, prepared: Prepared) -> Guest:
         """Start a guest that waits for its `hello`."""
+        self.store.uses.touch(prepared.key)
         return self.launcher.launch(prepared)
+
+    def _lock_path(self, specs: Sequence[str], channels: Sequence[str]) -> Path:
+        """Return where the lock of packages is or will be; beside it, as `.json`, is what the runner reads."""
+        content = json.dumps([subdir(), list(channels), list(specs)])
+        return self.lock_dir / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.conda.lock"
 
     async def _lock(
         self,
@@ -148,9 +218,8 @@ class CondaEnvironment:
         """Return what the specs come to: solved once by the library, then read. A tool solves when it installs."""
         if client.exe:
             return Locked((Path(client.exe).name, *channels, *specs), python or "3")
-        content = json.dumps([subdir(), list(channels), list(specs)])
-        name = hashlib.sha256(content.encode()).hexdigest()[:32]
-        path, packages = self.lock_dir / f"{name}.conda.lock", self.lock_dir / f"{name}.conda.json"
+        path = self._lock_path(specs, channels)
+        packages, name = path.with_suffix(".json"), path.name.partition(".")[0]
         async with self._locking.setdefault(name, trio.Lock()):
             if not packages.exists():
                 self.lock_dir.mkdir(parents=True, exist_ok=True)
@@ -173,17 +242,8 @@ class CondaEnvironment:
         lines = sorted(f"{url}#{digest}" for _, _, url, digest in solved)
         return Locked(tuple(lines), version, path)
 
-    async def _build(
-        self,
-        to: Path,
-        key: str,
-        client: Client,
-        specs: Sequence[str],
-        channels: Sequence[str],
-        locked: Locked,
-        requirements: Sequence[str],
-        say: Callable[[str], None],
-    ) -> None:
+    async def _build(self, to: Path, *, plan: _Plan, say: Callable[[str], None]) -> None:
+        client, key, locked, requirements = plan.client, plan.key, plan.locked, plan.requirements
         path = self.store.log_path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", buffering=1) as file:
@@ -193,7 +253,7 @@ class CondaEnvironment:
                 say(line)
 
             if client.exe:
-                await self._create(client, to, specs, channels, keep)
+                await self._create(client, to, plan.specs, plan.channels, keep)
             else:
                 request = {
                     "do": "install",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -19,10 +19,10 @@ from attrs import define, field, frozen
 
 from config.modules import ModuleSpec
 from config.settings import DockerSettings
-from environments.base import Availability, BuildWatch, Guest, Prepared
+from environments.base import Availability, BuildWatch, Guest, Known, Prepared, Stored
 from environments.container import BASE, ContainerGuest, remove_container
 from environments.engine import Address, Api, Engine, EngineAwayError, EngineError, NotThereError
-from environments.images import COMMON, READ_FRAME, Images
+from environments.images import COMMON, READ_FRAME, Image, Images
 from environments.store import Store
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
@@ -106,12 +106,16 @@ class DockerEnvironment:
     installer_environ: Mapping[str, str]
     data_dir: Path
     max_frame_bytes: int
+    sweeps: bool = True
+    """Whether containers of the data directory that are not its own are left by dead runners, and removed."""
     kind: Kind = field(default=Kind.DOCKER, init=False)
     boot: str = field(factory=lambda: secrets.token_hex(6), init=False)
     _engine: Engine | None = field(default=None, init=False)
     _images: Images | None = field(default=None, init=False)
     _program: bytes = field(init=False)
     _guests: dict[str, ContainerGuest] = field(factory=dict, init=False)
+    _built: dict[str, str] = field(factory=dict, init=False)
+    """The keys of environments whose images were built here, and the keys of those."""
     _count: Any = field(factory=lambda: count(1), init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -123,7 +127,7 @@ class DockerEnvironment:
             engine = self._engine or Engine(Address.read(self.settings.host, self.installer_environ))
             said = await engine.ping()
             self._engine = engine
-            swept = await self._sweep(engine)
+            swept = await self._sweep(engine) if self.sweeps else 0
         except EngineError as problem:
             return Availability(available=False, reason=problem.failure.message)
         if said.get("OSType", "linux") != "linux":
@@ -138,19 +142,61 @@ class DockerEnvironment:
 
     async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Return the module's image, pulled and built where it is not there, with its walls."""
+        name = self._base_of(spec)
+        image = await self._made().get(name, spec.requirements, say)
+        if spec.python and not f"{image.version}.".startswith(f"{spec.python}."):
+            text = f"the image {name} has Python {image.version}, the module wants {spec.python}; change one of them"
+            raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
+        return self._prepared(spec, image)
+
+    async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
+        """Build the image of the module's requirements anew. Raises RunnerError `bad_input` where there are none."""
+        if not spec.requirements:
+            text = f"{spec.name} uses the image {self._base_of(spec)} as it is; there is nothing to build"
+            raise error(ErrorKind.BAD_INPUT, text, field="requirements")
+        image = await self._made().rebuild(self._base_of(spec), spec.requirements, say)
+        return self._prepared(spec, image)
+
+    async def known(self, spec: ModuleSpec) -> Known:
+        """Return the key of the image that was or will be built for the module's requirements."""
+        return await self._made().known(self._base_of(spec), spec.requirements)
+
+    async def stored(self) -> list[Stored]:
+        """Return the images that were built for modules of this data directory."""
+        return await self._made().stored()
+
+    async def remove(self, key: str) -> bool:
+        """Remove an image unless a process serves it or a container uses it."""
+        return await self._made().remove(key)
+
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left."""
+        return await self.store.tidy()
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Use no others than these any more."""
+        self._built = {key: image for key, image in self._built.items() if key in keys}
+        self.store.uses.keep(set(self._built.values()))
+
+    def _base_of(self, spec: ModuleSpec) -> str:
+        return spec.image or self.settings.base_image.replace("{python}", spec.python or "3.12")
+
+    def _made(self) -> Images:
+        """Return the images of the engine. Raises RunnerError `unavailable` when none has answered."""
         engine = self._ready()
         if self._images is None:
             labels, network = self._labels(), self.settings.build_network
             self._images = Images(engine, self.store, self.installer_environ, network, labels, self._name)
-        name = spec.image or self.settings.base_image.replace("{python}", spec.python or "3.12")
-        image = await self._images.get(name, spec.requirements, say)
-        if spec.python and not f"{image.version}.".startswith(f"{spec.python}."):
-            text = f"the image {name} has Python {image.version}, the module wants {spec.python}; change one of them"
-            raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
+        return self._images
+
+    def _prepared(self, spec: ModuleSpec, image: Image) -> PreparedImage:
         walls = Walls.of(spec, self.settings)
         content = json.dumps([image.id, attrs.astuple(walls)]).encode()
+        key = f"docker-py{image.version}-{hashlib.sha256(content).hexdigest()[:20]}"
+        if image.key:
+            self._built[key] = image.key
         return PreparedImage(
-            key=f"docker-py{image.version}-{hashlib.sha256(content).hexdigest()[:20]}",
+            key=key,
             argv=(image.python, "-I", "-X", "utf8", "-c", _START),
             environ={"LANG": "C.UTF-8"},
             built_seconds=image.built_seconds,
@@ -164,6 +210,8 @@ class DockerEnvironment:
         engine = self._ready()
         if not isinstance(prepared, PreparedImage):
             raise TypeError(f"{prepared.key} is not of this kind")
+        if prepared.key in self._built:
+            self.store.uses.touch(self._built[prepared.key])
 
         def create(api: Api, name: str) -> None:
             api.create_container(

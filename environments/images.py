@@ -13,9 +13,10 @@ from typing import Any
 import trio
 from attrs import define, evolve, field, frozen
 
-from environments.base import BuildWatch
+from environments.base import BuildWatch, Known, Stored
 from environments.engine import Api, Engine, EngineAwayError, EngineError, NotThereError, StreamBrokenError
-from environments.store import Store
+from environments.progress import MAX_TEXT, Lines, Progress
+from environments.store import MANIFEST, Store
 from protocol.errors import ErrorKind, error
 from protocol.model import Stream
 
@@ -26,7 +27,6 @@ _PULL_SECONDS = 60.0
 """How long a registry may say nothing."""
 _COMMIT_SECONDS = 600.0
 _TOLD_LINES = 20
-_MAX_TEXT = 1 << 20
 _PYTHONS = ("python3", "python")
 COMMON: Mapping[str, Any] = {"security_opt": ["no-new-privileges"], "log_config": {"Type": "none"}}
 """What every container has. Limits of files are set in it: not every engine may set those that it adds by itself."""
@@ -72,6 +72,8 @@ class Image:
     version: str
     workdir: str
     built_seconds: float = 0.0
+    key: str = ""
+    """Its key in the store, where it was built for requirements."""
 
 
 @define
@@ -113,7 +115,7 @@ class Images:
                         raise
                 say(f"pulling {name}")
                 try:
-                    await self.engine.call(_Progress(name, say).follow, seconds=_PULL_SECONDS, abandon=True)
+                    await self.engine.call(Progress(name, say).follow, seconds=_PULL_SECONDS, abandon=True)
                 except EngineAwayError:
                     raise
                 except EngineError as problem:
@@ -162,17 +164,83 @@ class Images:
         """Return the image with the requirements installed; built once for each content."""
         key = image_key(base.id, requirements)
         tag = f"{REPOSITORY}:{key}"
+        await self.store.uses.hold(key, say)
         async with self.store.lock(key, say):
             try:
                 found = await self._inspect(tag)
             except NotThereError:
                 async with say.place():
                     say(f"installing {len(requirements)} requirements into {name}")
-                    await self._build(base, key, requirements, say)
+                    await self._build(base, key, name, requirements, say)
                 found = await self._inspect(tag)
-        return evolve(base, id=found["Id"])
+        return evolve(base, id=found["Id"], key=key)
 
-    async def _build(self, base: Image, key: str, requirements: Sequence[str], say: Callable[[str], None]) -> None:
+    async def rebuild(self, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
+        """Build the image of requirements anew; the tag moves to it, and what had it goes unless a container uses it.
+
+        Raises RunnerError `conflict` when the image is used, and what `get` raises; nothing has changed then.
+        """
+        base = await self._ask((await self._pull(name, say))["Id"], name)
+        key = image_key(base.id, requirements)
+        tag = f"{REPOSITORY}:{key}"
+        async with self.store.lock(key, say), say.place():
+            with self.store.alone(key):
+                old = await self._found(tag)
+                await self._build(base, key, name, requirements, say)
+                found = await self._inspect(tag)
+            if old is not None and old["Id"] != found["Id"]:
+                with contextlib.suppress(EngineError):
+                    await self.engine.call(lambda api: api.remove_image(old["Id"]))
+        return evolve(base, id=found["Id"], key=key)
+
+    async def known(self, name: str, requirements: Sequence[str]) -> Known:
+        """Return the key of the image of requirements, as far as the image that it is built from is there."""
+        if not requirements:
+            return Known(None, f"it uses the image {name} as it is")
+        found = await self._found(name)
+        if found is None:
+            return Known(None, f"the image {name} is not pulled yet")
+        return Known(image_key(found["Id"], requirements))
+
+    async def stored(self) -> list[Stored]:
+        """Return the images that were built for the modules of this data directory, by key."""
+        images = await self.engine.call(lambda api: list(api.images(name=REPOSITORY)))
+        found = []
+        for image in images:
+            for tag in image.get("RepoTags") or ():
+                key = tag.rpartition(":")[2]
+                if self.store.path(key).is_dir():  # others were built from another data directory
+                    stored = self.store.describe(key, int(image.get("Size") or 0))
+                    built = float(image.get("Created") or 0)
+                    used = max(stored.used_at, built)
+                    found.append(evolve(stored, kind="docker", path=tag, built_at=built, used_at=used))
+        return sorted(found, key=lambda stored: stored.key)
+
+    async def remove(self, key: str) -> bool:
+        """Remove an image that was built here, unless a process serves it or a container uses it."""
+        tag = f"{REPOSITORY}:{key}"
+        with self.store.uses.alone(key) as alone:
+            if not alone:
+                return False
+            try:
+                await self.engine.call(lambda api: api.remove_image(tag))
+            except EngineAwayError:
+                raise
+            except NotThereError:
+                pass
+            except EngineError:  # it says which container uses it
+                return False
+        return await self.store.remove(key)
+
+    async def _found(self, image: str) -> Mapping[str, Any] | None:
+        try:
+            return await self._inspect(image)
+        except NotThereError:
+            return None
+
+    async def _build(
+        self, base: Image, key: str, name: str, requirements: Sequence[str], say: Callable[[str], None]
+    ) -> None:
         """Install with the image's own pip in a container, and make what it has become an image."""
         self.store.builds += 1
         path = self.store.log_path(key)
@@ -187,12 +255,12 @@ class Images:
                 file.write(line + "\n")
                 say(line)
 
-            split = _Lines(keep)
+            split = Lines(keep)
 
             def take(stream: Stream, data: bytes) -> None:
                 if stream is Stream.STDERR:
                     split.feed(data)
-                elif sum(map(len, lock)) < _MAX_TEXT:
+                elif sum(map(len, lock)) < MAX_TEXT:
                     lock.append(data)
 
             told = {"requirements": "\n".join(requirements) + "\n", "environ": self._pip_environ()}
@@ -212,6 +280,9 @@ class Images:
         folder = self.store.path(key)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "requirements.lock").write_bytes(b"".join(lock))
+        manifest: dict[str, Any] = {"kind": "docker", "python": base.version, "image": name, "base": base.id}
+        manifest |= {"requirements": list(requirements), "key": key}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
     def _pip_environ(self) -> dict[str, str]:
         """Return where pip inside a container finds packages. It goes in on standard input, and into no layer."""
@@ -298,49 +369,3 @@ def image_key(base: str, requirements: Sequence[str]) -> str:
 def _commit(api: Api, container: str, key: str) -> None:
     changes = ["ENTRYPOINT []", "CMD []", f"LABEL operato.environment={key}"]
     api.commit(container, repository=REPOSITORY, tag=key, changes=changes)
-
-
-class _Lines:
-    """Cuts bytes into lines."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._rest = b""
-
-    def feed(self, data: bytes) -> None:
-        *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[-_MAX_TEXT:]
-        for line in lines:
-            self._say(line.decode(errors="replace").rstrip("\r"))
-
-
-@define
-class _Progress:
-    """Follows the pull of an image, in a thread; says at most one line a second of what is on its way."""
-
-    name: str
-    say: Callable[[str], None]
-    _layers: dict[str, tuple[int, int]] = field(factory=dict, init=False)
-    _said: float = field(default=0.0, init=False)
-
-    def follow(self, api: Api) -> None:
-        for event in api.pull(self.name, stream=True, decode=True):
-            if "error" in event:
-                raise EngineError(str(event["error"]))
-            self._note(event)
-
-    def _note(self, event: Mapping[str, Any]) -> None:
-        layer, detail = event.get("id"), event.get("progressDetail") or {}
-        if layer and event.get("status") == "Downloading":
-            self._layers[layer] = (int(detail.get("current") or 0), int(detail.get("total") or 0))
-            now = time.monotonic()
-            if now - self._said < 1.0:
-                return
-            self._said = now
-            done, total = (sum(pair[at] for pair in self._layers.values()) / 1e6 for at in (0, 1))
-            self._tell(f"pulling {self.name}: {done:.1f} of {total:.1f} MB")
-        elif not detail:
-            self._tell(" ".join(str(event[key]) for key in ("id", "status") if event.get(key)))
-
-    def _tell(self, line: str) -> None:
-        trio.from_thread.run_sync(self.say, line)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -70,3 +70,6 @@ class InlineEnvironment:
     def launch(self, prepared: Prepared) -> Guest:
         """Start a guest that waits for its `hello`."""
         return self.launcher.launch(prepared)
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Do nothing: there is nothing that could be removed."""

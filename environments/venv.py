@@ -7,15 +7,15 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from config.modules import ModuleSpec
-from environments.base import Availability, BuildWatch, Guest, Prepared
+from environments.base import Availability, BuildWatch, Guest, Known, Prepared, Stored
 from environments.inline import Launcher
 from environments.key import environment_key, platform_tag
 from environments.process import ProcessTable
@@ -51,6 +51,20 @@ def python_candidates(version: str | None, search: Sequence[Path]) -> list[Path]
     return [folder / name for folder in folders for name in names if os.access(folder / name, os.X_OK)]
 
 
+@frozen
+class _Plan:
+    """What a module's environment is made of."""
+
+    key: str
+    python: str
+    version: str
+    locked: tuple[str, ...]
+
+    @property
+    def manifest(self) -> dict[str, object]:
+        return {"kind": "venv", "python": self.version, "requirements": list(self.locked)}
+
+
 @define
 class VenvEnvironment:
     """Builds and launches virtual environments. `installer_environ` is what uv sees (proxy, index, cache settings)."""
@@ -76,20 +90,57 @@ class VenvEnvironment:
         if self._uv is None:
             raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)
         began = time.perf_counter()
+        plan = await self._plan(spec, say)
+        existed = self.store.ready(plan.key)
+        path = await self.store.get(plan.key, plan.manifest, lambda to: self._build(to, plan, say), say)
+        return self._prepared(plan, path, 0.0 if existed else time.perf_counter() - began)
+
+    async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
+        """Build the module's environment anew, from the same lock, and put it in place of the one that is there."""
+        if self._uv is None:
+            raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)
+        began = time.perf_counter()
+        plan = await self._plan(spec, say)
+        path = await self.store.replace(plan.key, plan.manifest, lambda to: self._build(to, plan, say), say)
+        return self._prepared(plan, path, time.perf_counter() - began)
+
+    async def known(self, spec: ModuleSpec) -> Known:
+        """Return the key of a module's environment, as far as its requirements are locked."""
         python, version = await self._python(spec.python)
-        locked = await self._lock(spec.requirements, python, version, say)
-        key = environment_key(self.kind, locked, version)
-        manifest = {"kind": "venv", "python": version, "requirements": list(locked)}
-        existed = self.store.ready(key)
-        path = await self.store.get(key, manifest, lambda to: self._build(to, key, python, locked, say), say)
+        path = self._lock_path(spec.requirements, version)
+        if path is not None and not path.exists():
+            return Known(None, "its requirements are not locked yet")
+        return Known(_plan(python, version, path).key)
+
+    async def stored(self) -> list[Stored]:
+        """Return the environments that are there."""
+        return await self.store.stored()
+
+    async def remove(self, key: str) -> bool:
+        """Remove an environment unless somebody uses it."""
+        return await self.store.remove(key)
+
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left."""
+        return await self.store.tidy()
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Use no others than these any more."""
+        self.store.uses.keep(keys)
+
+    async def _plan(self, spec: ModuleSpec, say: Callable[[str], None]) -> _Plan:
+        python, version = await self._python(spec.python)
+        return _plan(python, version, await self._lock(spec.requirements, python, version, say))
+
+    def _prepared(self, plan: _Plan, path: Path, seconds: float) -> Prepared:
         environ = dict(self.launcher.environ)
         environ["VIRTUAL_ENV"] = str(path)
         environ["PATH"] = f"{path / 'bin'}:{environ.get('PATH', '')}"
-        seconds = 0.0 if existed else time.perf_counter() - began
-        return Prepared(key, self.launcher.argv(str(path / "bin" / "python")), environ, seconds)
+        return Prepared(plan.key, self.launcher.argv(str(path / "bin" / "python")), environ, seconds)
 
     def launch(self, prepared: Prepared) -> Guest:
         """Start a guest that waits for its `hello`."""
+        self.store.uses.touch(prepared.key)
         return self.launcher.launch(prepared)
 
     async def _python(self, version: str | None) -> tuple[str, str]:
@@ -120,15 +171,21 @@ class VenvEnvironment:
                 raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
         return self._pythons[version]
 
+    def _lock_path(self, requirements: Sequence[str], version: str) -> Path | None:
+        """Return where the lock of requirements is or will be; None when there is nothing to lock."""
+        if not requirements:
+            return None
+        content = "\n".join([version, platform_tag(), *requirements])
+        return self.lock_dir / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.txt"
+
     async def _lock(
         self, requirements: Sequence[str], python: str, version: str, say: Callable[[str], None]
-    ) -> tuple[str, ...]:
-        """Return the requirements with every version fixed; resolved once, then read from the lock directory."""
-        if not requirements:
-            return ()
-        content = "\n".join([version, platform_tag(), *requirements])
-        name = hashlib.sha256(content.encode()).hexdigest()[:32]
-        path = self.lock_dir / f"{name}.txt"
+    ) -> Path | None:
+        """Return the file of the requirements with every version fixed; resolved once, then it stays."""
+        path = self._lock_path(requirements, version)
+        if path is None:
+            return None
+        name = path.stem
         async with self._locking.setdefault(name, trio.Lock()):
             if not path.exists():
                 self.lock_dir.mkdir(parents=True, exist_ok=True)
@@ -145,10 +202,10 @@ class VenvEnvironment:
                 finally:
                     source.unlink(missing_ok=True)
                     target.unlink(missing_ok=True)
-        return tuple(path.read_text().splitlines())
+        return path
 
-    async def _build(self, to: Path, key: str, python: str, locked: Sequence[str], say: Callable[[str], None]) -> None:
-        path = self.store.log_path(key)
+    async def _build(self, to: Path, plan: _Plan, say: Callable[[str], None]) -> None:
+        path = self.store.log_path(plan.key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", buffering=1) as file:
 
@@ -156,10 +213,11 @@ class VenvEnvironment:
                 file.write(line + "\n")
                 say(line)
 
-            await self._run(["venv", "--relocatable", "--no-project", "-q", "--python", python, str(to)], keep, "made")
-            if locked:
+            options = ["--relocatable", "--no-project", "-q"]
+            await self._run(["venv", *options, "--python", plan.python, str(to)], keep, "made")
+            if plan.locked:
                 listing = to / "requirements.lock"
-                listing.write_text("\n".join(locked) + "\n")
+                listing.write_text("\n".join(plan.locked) + "\n")
                 options = ["--require-hashes", "--no-deps", "--compile-bytecode", "--strict"]
                 interpreter = ["--python", str(to / "bin" / "python")]
                 await self._run(["pip", "install", *options, *interpreter, "-r", str(listing)], keep, "filled")
@@ -167,6 +225,11 @@ class VenvEnvironment:
     async def _run(self, arguments: Sequence[str], say: Callable[[str], None], done: str) -> None:
         table, environ = self.launcher.table, self.installer_environ
         await run_uv(self._uv, arguments, table, environ, say, done, offline=self.offline)
+
+
+def _plan(python: str, version: str, lock: Path | None) -> _Plan:
+    locked = tuple(lock.read_text().splitlines()) if lock is not None else ()
+    return _Plan(environment_key(Kind.VENV, locked, version), python, version, locked)
 
 
 async def run_uv(

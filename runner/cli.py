@@ -30,6 +30,11 @@ _SCOPES = (
 _RUN = {"max_frame", "data_dir", "venv_path", "offline", "grace", "kept_output", "log_format", "log_level"}
 """Settings that matter without a server; the others are accepted."""
 
+BUILDING = frozenset(name for name in SETTINGS if name.startswith("docker_")) | {
+    *("data_dir", "venv_path", "conda_path", "conda_exe", "offline", "max_builds", "log_format", "log_level")
+}
+"""Settings that matter for environments alone."""
+
 
 class Commands(click.Group):
     """A group that says which command may have been meant."""
@@ -231,13 +236,94 @@ def token(subject: str, scope: str, expires: str, globs: tuple[str, ...], **opti
         click.echo(make_token(loaded.settings, subject, scope.split(), seconds, globs))
 
 
-def _duration(text: str, option: str) -> float:
-    from config.units import duration  # noqa: PLC0415
+@cli.command()
+@click.argument("modules", metavar="[MODULE...]", nargs=-1)
+@settings_options(besides=frozenset(SETTINGS) - BUILDING)
+def prepare(modules: tuple[str, ...], **options: Any) -> None:
+    """Build the environments of the modules now, without a server.
+
+    Without a MODULE those of all modules of the file. What is there already is left as it is.
+
+    Progress goes to standard error, what became of each module to standard output. The exit code is that of the first
+    failure; 0 when all are ready.
+    """
+    _with_environments(options, lambda commands: commands.preparation(modules))
+
+
+@cli.group(cls=Commands)
+def env() -> None:
+    """Look at the environments that are kept, and remove or rebuild them."""
+
+
+@env.command("list")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of a table")
+@settings_options(besides=frozenset(SETTINGS) - BUILDING)
+def env_list(as_json: bool, **options: Any) -> None:
+    """Show every environment: its size, age and last use, and which modules use it.
+
+    Nothing is built, locked or pulled.
+    """
+    _with_environments(options, lambda commands: commands.listing(as_json=as_json))
+
+
+@env.command("why")
+@click.argument("what", metavar="KEY|MODULE")
+@settings_options(besides=frozenset(SETTINGS) - BUILDING)
+def env_why(what: str, **options: Any) -> None:
+    """Say what an environment is made of, who uses it, and why it stays or would go."""
+    _with_environments(options, lambda commands: commands.explanation(what))
+
+
+@env.command("gc")
+@click.option("--older-than", default="30d", metavar="DURATION", help="how long ago the last use must be  [30d]")
+@click.option("--keep-bytes", default=None, metavar="SIZE", help="remove more, oldest use first, until all fit in this")
+@click.option("--dry-run", is_flag=True, help="say what would be removed, and remove nothing")
+@settings_options(besides=frozenset(SETTINGS) - BUILDING)
+def env_gc(older_than: str, keep_bytes: str | None, dry_run: bool, **options: Any) -> None:
+    """Remove environments that no module of the file uses.
+
+    One that a process uses is never removed, whatever its modules file says: folders of environments may be shared.
+    """
+
+    def work(commands: Any) -> Any:
+        size = None if keep_bytes is None else int(_parsed(keep_bytes, "--keep-bytes", "size"))
+        return commands.collection(_duration(older_than, "--older-than"), size, dry_run=dry_run)
+
+    _with_environments(options, work)
+
+
+@env.command("rebuild")
+@click.argument("what", metavar="KEY|MODULE")
+@settings_options(besides=frozenset(SETTINGS) - BUILDING)
+def env_rebuild(what: str, **options: Any) -> None:
+    """Build an environment anew, and put it in place of the one that is there when nobody uses that."""
+    _with_environments(options, lambda commands: commands.rebuilding(what))
+
+
+def _with_environments(options: dict[str, Any], work: Callable[[Any], Any]) -> None:
+    """Run what `work` makes of the commands; without a wish, only errors are logged."""
+    with told():
+        if options.get("log_level") is None:
+            options["log_level"] = "error"
+        loaded = _load(options)
+        from runner import env_commands  # noqa: PLC0415
+        from runner.main import surroundings  # noqa: PLC0415
+
+        sys.exit(env_commands.run(loaded, surroundings(), work(env_commands)))
+
+
+def _parsed(text: str, option: str, kind: str) -> float:
+    """Return a duration in seconds or a size in bytes. Raises ConfigError."""
+    from config import units  # noqa: PLC0415
 
     try:
-        seconds = duration(text)
+        return float(getattr(units, kind)(text))
     except Wrong as wrong:
         raise ConfigError([Mistake(wrong.message, None, None, option, wrong.allowed)]) from None
+
+
+def _duration(text: str, option: str) -> float:
+    seconds = _parsed(text, option, "duration")
     if seconds <= 0:
         raise ConfigError([Mistake("must be above 0; write 90s, 30m, 1h, 30d", None, None, option)])
     return seconds

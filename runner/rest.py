@@ -16,6 +16,7 @@ from runner.access import authenticate
 from runner.auth import Principal, Verifier
 from runner.http import WEBSOCKET, BodyError, BodyTooLargeError, Front, Receive, Route, Send, read_body, respond
 from runner.http_exchange import Message
+from runner.preparation import PREFIX, SUFFIX, Preparation
 from runner.render import (
     accepted_json,
     execution_json,
@@ -48,6 +49,7 @@ def make_app(service: Service, verifier: Verifier) -> Front:
     """Return the ASGI application of all REST routes."""
     routes = [
         Route("POST", EXECUTE, _Execute(service, verifier)),
+        Route("POST", PREFIX, Preparation(service, verifier), SUFFIX),
         Route("GET", "/executions/", EventStream(service, verifier), "/events"),
         Route(WEBSOCKET, "/executions/", ExecutionSocket(service, verifier), "/stream"),
         Route(WEBSOCKET, "/modules/stream/", ModuleSocket(service, verifier)),

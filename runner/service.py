@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from attrs import define, evolve, field
 
+from actors.build_log import BuildLog
 from actors.events import EventLog, Follower, log_of
 from actors.executor import Executor
 from actors.history import History
@@ -80,6 +81,15 @@ class Service:
             }
             for kind, executor in self.executors.items()
         ]
+
+    def prepare(self, principal: Principal, name: str, version: str | None = None) -> tuple[Published, BuildLog]:
+        """Build a module's environment where it is missing; return the module, and the build to be followed.
+
+        Callers share a build; it goes on when none of them follows it any more. Raises RunnerError `forbidden`,
+        `not_found`, `unavailable`, `shutdown`, and for a moment what the last build failed with.
+        """
+        module = self.module(principal, "modules:write", name, version)
+        return module, self.executors[module.spec.env].prepare(module)
 
     # Executions that begin
 

@@ -28,8 +28,9 @@ from runner.status import CODES
 
 _PROBLEM = b"application/problem+json"
 _SUBPROTOCOL = "operato.bearer."
-_KEEP_ALIVE_SECONDS = 15.0
+KEEP_ALIVE_SECONDS = 15.0
 """So often a silent stream of server-sent events says that it is there: proxies close what is silent for a minute."""
+STILL_HERE = b": still here\n\n"
 _INPUT_SECONDS = 60.0
 """How long a websocket may be open without the input that it was opened for."""
 
@@ -47,10 +48,10 @@ class EventStream:
         """Serve one reader."""
         del receive
         try:
-            principal = await authenticate(self.verifier, _header(scope, b"authorization"))
-            last = _header(scope, b"last-event-id")
+            principal = await authenticate(self.verifier, header(scope, b"authorization"))
+            last = header(scope, b"last-event-id")
             start = _number(scope) if last is None else _parsed(last, "Last-Event-ID") + 1
-            follower = await self.service.follow(principal, _identity(scope, "/executions/", "/events"), start)
+            follower = await self.service.follow(principal, identity_in(scope, "/executions/", "/events"), start)
         except RunnerError as problem:
             failure = problem.failure
             await respond(send, CODES[failure.kind].http, problem_json(failure), failure_headers(failure), _PROBLEM)
@@ -58,18 +59,23 @@ class EventStream:
         if follower.ended:  # a browser that has read the end comes again, and is told to stop by this
             await respond(send, 204)
             return
-        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-        # Nginx gathers what it passes on unless it is told not to.
-        await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"x-accel-buffering", b"no")]})
+        await begin_events(send)
         while True:
             events: tuple[Event, ...] | None = ()
-            with trio.move_on_after(_KEEP_ALIVE_SECONDS):
+            with trio.move_on_after(KEEP_ALIVE_SECONDS):
                 events = await follower.next()
             if events is None:
                 break
-            body = b"".join(map(_sse, events)) if events else b": still here\n\n"
+            body = b"".join(map(_sse, events)) if events else STILL_HERE
             await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def begin_events(send: Send) -> None:
+    """Begin an answer of server-sent events."""
+    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+    # Nginx gathers what it passes on unless it is told not to.
+    await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"x-accel-buffering", b"no")]})
 
 
 def _sse(event: Event) -> bytes:
@@ -91,7 +97,7 @@ class ExecutionSocket:
         """Serve one reader."""
         try:
             principal, subprotocol = await _authenticated(self.verifier, scope)
-            name = _identity(scope, "/executions/", "/stream")
+            name = identity_in(scope, "/executions/", "/stream")
             follower = await self.service.follow(principal, name, _number(scope))
         except RunnerError as problem:
             await _reject(send, problem.failure)
@@ -120,10 +126,10 @@ class ModuleSocket:
         try:
             principal, subprotocol = await _authenticated(self.verifier, scope)
             name = unquote(scope["path"].removeprefix("/modules/stream/"))
-            arguments = _arguments(scope, ("version", "timeout"))
-            timeout = _seconds(arguments["timeout"]) if "timeout" in arguments else None
-            version = arguments.get("version")
-            if _header(scope, b"idempotency-key") is not None:
+            given = arguments(scope, ("version", "timeout"))
+            timeout = _seconds(given["timeout"]) if "timeout" in given else None
+            version = given.get("version")
+            if header(scope, b"idempotency-key") is not None:
                 text = "a websocket has no idempotency key; submit the execution and follow it"
                 raise error(ErrorKind.BAD_INPUT, text, field="Idempotency-Key")
             self.service.module(principal, "executions:run", name, version)  # what is wrong already is an HTTP answer
@@ -211,7 +217,7 @@ async def _authenticated(verifier: Verifier, scope: Message) -> tuple[Principal,
     if offered:
         token = offered[0].removeprefix(_SUBPROTOCOL)
         return await authenticate(verifier, f"Bearer {token}"), offered[0]
-    return await authenticate(verifier, _header(scope, b"authorization")), None
+    return await authenticate(verifier, header(scope, b"authorization")), None
 
 
 async def _reject(send: Send, failure: Failure) -> None:
@@ -245,15 +251,18 @@ async def _close(send: Send, follower: Follower) -> None:
         await send({"type": "websocket.close", "code": 1012, "reason": "the runner is shutting down; follow it again"})
 
 
-def _identity(scope: Message, prefix: str, suffix: str) -> str:
+def identity_in(scope: Message, prefix: str, suffix: str) -> str:
+    """Return the name between prefix and suffix of a path."""
     return unquote(scope["path"].removeprefix(prefix).removesuffix(suffix))
 
 
-def _header(scope: Message, name: bytes) -> str | None:
+def header(scope: Message, name: bytes) -> str | None:
+    """Return the value of a header, whose name is in lower case."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
-def _arguments(scope: Message, allowed: Sequence[str]) -> dict[str, str]:
+def arguments(scope: Message, allowed: Sequence[str]) -> dict[str, str]:
+    """Return the query parameters. Raises RunnerError `bad_input` for one that is not `allowed`."""
     query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     for name in query:
         if name not in allowed:
@@ -263,7 +272,7 @@ def _arguments(scope: Message, allowed: Sequence[str]) -> dict[str, str]:
 
 
 def _number(scope: Message) -> int:
-    return _parsed(_arguments(scope, ("from",)).get("from", "0"), "from")
+    return _parsed(arguments(scope, ("from",)).get("from", "0"), "from")
 
 
 def _parsed(text: str, field: str) -> int:

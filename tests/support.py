@@ -367,3 +367,17 @@ async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: An
 def inline(name: str, code: str, **fields: Any) -> ModuleSpec:
     """Return a module of the `inline` kind."""
     return ModuleSpec(name=name, env=Kind.INLINE, code=textwrap.dedent(code), **{"timeout": 20.0, **fields})
+
+
+class Watch:
+    """Hears a build that may begin at once."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        yield

@@ -57,7 +57,21 @@ def test_the_version_works_from_source(run):
     assert run("--version").out == f"operato-runner {version} (from source)\n"
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["run"], ["token"], ["config"], ["config", "check"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["serve"],
+        ["run"],
+        ["token"],
+        ["config"],
+        ["config", "check"],
+        ["doctor"],
+        ["prepare"],
+        ["env"],
+        ["env", "gc"],
+    ],
+)
 def test_every_command_has_help(run, command):
     done = run(*command, "--help")
 
@@ -76,7 +90,7 @@ def test_help_of_serve_names_every_setting_with_its_default(run):
     ("arguments", "hint"),
     [
         (["sevre"], "there is no command 'sevre'; did you mean 'serve'?"),
-        (["frobnicate"], "there is no command 'frobnicate'; there are config, doctor, run, serve, token"),
+        (["frobnicate"], "there is no command 'frobnicate'; there are config, doctor, env, prepare, run, serve, token"),
         (["config", "chek"], "there is no command 'chek'; did you mean 'check'?"),
         (["modules.yaml"], "there is no command 'modules.yaml'; did you mean `serve --config modules.yaml`?"),
         (["--rest-prot", "5"], "--rest-port"),

@@ -8,16 +8,17 @@ import signal
 import stat
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 from environments import proc
 from environments.conda import Client, find_client
-from protocol.errors import ErrorKind
+from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
 from tests.contract.test_environments import environments_in, make_wheel
 from tests.proxies import file_server
-from tests.support import gone, open_rig
+from tests.support import Watch, gone, open_rig
 
 GREET = "import greet\ndef handler(input): return greet.hi(input)"
 
@@ -243,6 +244,45 @@ case "$*" in *no-such-package*) echo "nothing provides no-such-package"; exit 1 
 echo "Transaction starting"
 cp -R MADE "$2" && rm "$2/operato.json"
 """
+
+
+@pytest.mark.parametrize("pip", [False, True])
+async def test_listed_rebuilt_and_removed_when_nobody_uses_it(tmp_path, how, pip):
+    """With a `pip:` part it is built where it is, as what pip writes has its name in it."""
+    requirements = (make_wheel(tmp_path),) if pip else ()
+    async with open_rig(tmp_path / "rig", condas=tmp_path / "condas") as rig:
+        module = await rig.publish(GREET, dependencies=("greet",), requirements=requirements, **how)
+        environment = rig.executors[Kind.CONDA].environment
+        assert (await rig.call(module, "a")).value == "hi a from 2.0"
+        (key,) = environments_in(tmp_path / "condas")
+        assert (await environment.known(module.spec)).key == key
+        (found,) = await environment.stored()
+        assert (found.key, found.kind, found.in_use) == (key, "conda", True)
+        assert await environment.remove(key) is False
+        with pytest.raises(RunnerError, match="is used by process"):
+            await environment.rebuild(module.spec, Watch())
+
+        await rig.publish_all([])
+        await rig.wait_until(lambda: rig.executors[Kind.CONDA].statistics().ended == 1, "its worker does not end")
+        environment.keep(())
+        (tmp_path / "condas" / key / "mark").touch()
+        prepared = await environment.rebuild(module.spec, Watch())
+        assert prepared.key == key
+        assert not (tmp_path / "condas" / key / "mark").exists()
+        module = await rig.publish(GREET, dependencies=("greet",), requirements=requirements, **how)
+        assert (await rig.call(module, "b")).value == "hi b from 2.0"
+        assert environment.store.builds == 2
+
+    assert await environment.remove(key) is True
+    assert environments_in(tmp_path / "condas") == []
+
+
+async def test_a_key_is_not_known_before_anything_is_locked(conda, how):
+    module = await conda.publish(GREET, dependencies=("greet",), **how)
+    other = attrs.evolve(module.spec, dependencies=("greet=1",))
+    known = await conda.executors[Kind.CONDA].environment.known(other)
+
+    assert (known.key, known.why) == (None, "its packages are not locked yet")
 
 
 async def test_an_installed_tool_makes_the_environment(tmp_path, channel):

@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 from functools import partial
 
+import docker
 import pytest
 import trio
 
@@ -23,7 +24,7 @@ from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
 from tests import engines
 from tests.proxies import certificates, file_server, tcp_proxy, unix_proxy
-from tests.support import PATIENCE, open_rig, wait_until
+from tests.support import PATIENCE, Watch, open_rig, wait_until
 
 pytestmark = pytest.mark.usefixtures("engine")
 DOCKER = {"env": Kind.DOCKER}
@@ -266,6 +267,43 @@ async def test_requirements_are_installed_once(tmp_path, monkeypatch, unbuilt):
     with engines.client() as api:
         kept = json.dumps([api.inspect_image(tag), api.history(tag)])
     assert "secret" not in kept, "how packages are fetched is in the image"
+
+
+async def test_built_images_are_listed_rebuilt_and_removed_when_nobody_uses_them(tmp_path, monkeypatch, unbuilt):
+    index = Index(b"answer = 42 # again %d\n" % os.getpid())
+    async with file_server(index, heads={"/simple/": "text/html"}) as port:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
+        async with open_rig(tmp_path / "rig", images=tmp_path / "images") as rig:
+            module = await rig.publish(TINY, requirements=("tiny",), **DOCKER)
+            environment = rig.executors[Kind.DOCKER].environment
+            assert (await rig.call(module, 1)).value == [42, 1]
+            (tag,) = built_images() - unbuilt
+            key = (await environment.known(module.spec)).key
+            (found,) = await environment.stored()
+            assert (found.key, found.kind, found.path) == (key, "docker", tag)
+            assert found.size_bytes > 0
+            assert found.in_use
+            assert found.manifest["requirements"] == ["tiny"]
+            assert await environment.remove(key) is False
+            assert built_images() - unbuilt == {tag}
+
+        async with open_rig(tmp_path / "other", images=tmp_path / "images") as rig:
+            await rig.publish("def handler(input): return 1", **DOCKER)  # starts the kind; it has no image of ours
+            environment = rig.executors[Kind.DOCKER].environment
+            (found,) = await environment.stored()
+            assert not found.in_use
+            with engines.client() as api:
+                before = api.inspect_image(tag)["Id"]
+                builder = Watch()
+                await environment.rebuild(module.spec, builder)
+                assert api.inspect_image(tag)["Id"] != before
+                assert "Successfully installed tiny-1.0" in builder.lines
+                with pytest.raises(docker.errors.ImageNotFound):
+                    api.inspect_image(before)
+            environment.keep(())
+            assert await environment.remove(key) is True
+            assert await environment.stored() == []
+            assert built_images() == unbuilt
 
 
 async def test_what_cannot_be_installed_is_said_in_the_words_of_pip(rig, monkeypatch, unbuilt):

@@ -60,6 +60,14 @@ async def fresh(tmp_path):
         yield rig
 
 
+@pytest.fixture
+def store(tmp_path):
+    """Lend a store; nothing of it is used at the end."""
+    store = Store(tmp_path)
+    yield store
+    store.uses.keep(())
+
+
 # -- venv ------------------------------------------------------------------------------------------------------------
 
 
@@ -280,8 +288,7 @@ class Quiet:
 quiet = Quiet()
 
 
-async def test_one_build_for_a_key(tmp_path):
-    store = Store(tmp_path)
+async def test_one_build_for_a_key(store, tmp_path):
     going = 0
     most = 0
 
@@ -304,9 +311,7 @@ async def test_one_build_for_a_key(tmp_path):
     assert store.ready("k0")
 
 
-async def test_a_failed_build_leaves_nothing_and_the_next_one_tries(tmp_path):
-    store = Store(tmp_path)
-
+async def test_a_failed_build_leaves_nothing_and_the_next_one_tries(store, tmp_path):
     async def fail(to):
         to.mkdir()
         (to / "part").write_text("x")
@@ -321,9 +326,7 @@ async def test_a_failed_build_leaves_nothing_and_the_next_one_tries(tmp_path):
     assert await store.get("k", {}, succeed, quiet) == tmp_path / "k"
 
 
-async def test_a_cancelled_build_leaves_nothing(tmp_path):
-    store = Store(tmp_path)
-
+async def test_a_cancelled_build_leaves_nothing(store, tmp_path):
     async def build(to):
         to.mkdir()
         await trio.sleep_forever()
@@ -334,8 +337,7 @@ async def test_a_cancelled_build_leaves_nothing(tmp_path):
     assert environments_in(tmp_path) == []
 
 
-async def test_a_directory_without_its_manifest_is_no_environment(tmp_path):
-    store = Store(tmp_path)
+async def test_a_directory_without_its_manifest_is_no_environment(store, tmp_path):
     (tmp_path / "k").mkdir()
     (tmp_path / "k" / "half").write_text("")
 
@@ -346,7 +348,7 @@ async def test_a_directory_without_its_manifest_is_no_environment(tmp_path):
     assert [p.name for p in path.iterdir()] == [MANIFEST]
 
 
-async def test_what_killed_runners_left_is_removed(tmp_path):
+async def test_what_killed_runners_left_is_removed(store, tmp_path):
     """Their process id may never come again."""
     left = tmp_path / ".tmp" / "k.999999999"
     left.mkdir(parents=True)
@@ -356,13 +358,12 @@ async def test_what_killed_runners_left_is_removed(tmp_path):
     async def build(to):
         to.mkdir()
 
-    await Store(tmp_path).get("k", {}, build, quiet)
+    await store.get("k", {}, build, quiet)
     assert not left.exists()
     assert foreign.exists(), "the lock of that key is not held"
 
 
-async def test_a_build_of_another_process_is_waited_for(tmp_path):
-    store = Store(tmp_path)
+async def test_a_build_of_another_process_is_waited_for(store, tmp_path):
     lines = []
 
     async def build(to):

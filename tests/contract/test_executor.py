@@ -95,6 +95,9 @@ class Breaking:
         self.launched += 1
         return self.inner.launch(prepared)
 
+    def keep(self, keys):
+        self.inner.keep(keys)
+
 
 # -- reuse and retirement --------------------------------------------------------------------------------------------
 

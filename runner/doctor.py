@@ -14,7 +14,6 @@ from pathlib import Path
 import trio
 from attrs import evolve, frozen
 
-from actors.executor import Executor
 from actors.system import Surroundings, System, open_system
 from config.load import Loaded
 from config.mistakes import ConfigError
@@ -88,7 +87,7 @@ async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
         aside = evolve(settings, store=evolve(settings.store, data_dir=Path(folder)))
         async with open_system(aside, around, ()) as system:
             findings += _kinds(loaded, system)
-            findings += _limits(next(iter(system.executors.values())), system.table)
+            findings += _limits(system)
             findings += [finding async for finding in _tools(loaded, system.table, around)]
     findings += _folders(loaded)
     findings += _ports(loaded)
@@ -112,13 +111,23 @@ def _kinds(loaded: Loaded, system: System) -> Iterator[Finding]:
             yield Finding("environments", kind, state, f"{used}; unavailable: {found.reason}")
 
 
-def _limits(executor: Executor, table: ProcessTable) -> Iterator[Finding]:
-    held = executor.limits.enforcement
+def _limits(system: System) -> Iterator[Finding]:
+    # What a kind says itself is the work of somebody else, as of an engine; the others are held by this process.
+    own = [kind for kind, executor in system.executors.items() if not executor.availability.limits]
+    found = [kind for kind in own if system.executors[kind].availability.available]
+    held = next(iter(system.executors.values())).limits.enforcement
     for name in ("memory", "cpus", "processes"):
         how = getattr(held, name)
         by_kernel = how.startswith("cgroup")
         state = State.OK if by_kernel else State.NOTE
-        yield Finding("limits", name, state, f"held {_HELD.get(how, how)}", "" if by_kernel else _DELEGATE)
+        text = f"{', '.join(found)}: held {_HELD.get(how, how)}"
+        yield Finding("limits", name, state, text, "" if by_kernel else _DELEGATE)
+    for kind, executor in system.executors.items():
+        for name, how in executor.availability.limits.items():
+            state = State.NOTE if how == "none" else State.OK
+            text = f"{kind}: not held" if how == "none" else f"{kind}: held by the {how}"
+            yield Finding("limits", f"{name} ({kind})", state, text)
+    table = system.table
     if table.subreaper:
         yield Finding("limits", "end of calls", State.OK, "orphans come to the runner (subreaper) and are ended")
     else:

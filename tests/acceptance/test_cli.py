@@ -294,7 +294,8 @@ def test_doctor_says_what_can_work(run, tmp_path):
     assert (done.returncode, json.loads(done.out)["ok"]) == (0, True)
     assert found["environments", "inline"]["state"] == "ok"
     assert "used by 1 of 1 modules" in found["environments", "inline"]["says"]
-    assert found["limits", "memory"]["says"].startswith("held by ")
+    assert ": held by " in found["limits", "memory"]["says"]
+    assert found["limits", "memory"]["says"].startswith("inline, venv")
     assert {name for topic, name in found if topic == "tools"} >= {"uv", "python", "python 3.8", "python 3.13"}
     assert found["folders", "data_dir"]["state"] == "ok"
     assert "GiB are free" in found["folders", "data_dir"]["says"]

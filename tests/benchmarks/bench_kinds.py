@@ -91,7 +91,7 @@ async def kinds(folder: Path) -> None:
     async with opened(folder, modules, max_workers=64) as system:
         for kind in Kind:
             if why := await ready(system, f"{kind}-{Isolation.WARM}"):
-                print(f"{kind}: left out: {" ".join(why.split())[:200]}")
+                print(f"{kind}: left out: {' '.join(why.split())[:200]}")
                 continue
             for n in range(FIRST_CALLS):
                 await ready(system, f"{kind}-first-{n}")

@@ -237,12 +237,12 @@ def token(subject: str, scope: str, expires: str, globs: tuple[str, ...], **opti
 
 
 @cli.command()
-@click.argument("modules", metavar="[MODULE...]", nargs=-1)
+@click.argument("modules", metavar="[MODULES]", nargs=-1)
 @settings_options(besides=frozenset(SETTINGS) - BUILDING)
 def prepare(modules: tuple[str, ...], **options: Any) -> None:
-    """Build the environments of the modules now, without a server.
+    """Build environments now, without a server.
 
-    Without a MODULE those of all modules of the file. What is there already is left as it is.
+    Without MODULES those of all of the file. What is there already is left as it is.
 
     Progress goes to standard error, what became of each module to standard output. The exit code is that of the first
     failure; 0 when all are ready.
@@ -252,16 +252,16 @@ def prepare(modules: tuple[str, ...], **options: Any) -> None:
 
 @cli.group(cls=Commands)
 def env() -> None:
-    """Look at the environments that are kept, and remove or rebuild them."""
+    """Look at environments; remove or rebuild them."""
 
 
 @env.command("list")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of a table")
 @settings_options(besides=frozenset(SETTINGS) - BUILDING)
 def env_list(as_json: bool, **options: Any) -> None:
-    """Show every environment: its size, age and last use, and which modules use it.
+    """Show every environment and who uses it.
 
-    Nothing is built, locked or pulled.
+    With size, age and last use; modules without a key are named. Nothing is built, locked or pulled.
     """
     _with_environments(options, lambda commands: commands.listing(as_json=as_json))
 
@@ -270,7 +270,10 @@ def env_list(as_json: bool, **options: Any) -> None:
 @click.argument("what", metavar="KEY|MODULE")
 @settings_options(besides=frozenset(SETTINGS) - BUILDING)
 def env_why(what: str, **options: Any) -> None:
-    """Say what an environment is made of, who uses it, and why it stays or would go."""
+    """Say why an environment is there.
+
+    What it is made of, where its build log is, who uses it, and why it stays or would go.
+    """
     _with_environments(options, lambda commands: commands.explanation(what))
 
 
@@ -280,7 +283,7 @@ def env_why(what: str, **options: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="say what would be removed, and remove nothing")
 @settings_options(besides=frozenset(SETTINGS) - BUILDING)
 def env_gc(older_than: str, keep_bytes: str | None, dry_run: bool, **options: Any) -> None:
-    """Remove environments that no module of the file uses.
+    """Remove what no module of the file uses.
 
     One that a process uses is never removed, whatever its modules file says: folders of environments may be shared.
     """
@@ -296,15 +299,17 @@ def env_gc(older_than: str, keep_bytes: str | None, dry_run: bool, **options: An
 @click.argument("what", metavar="KEY|MODULE")
 @settings_options(besides=frozenset(SETTINGS) - BUILDING)
 def env_rebuild(what: str, **options: Any) -> None:
-    """Build an environment anew, and put it in place of the one that is there when nobody uses that."""
+    """Build an environment anew.
+
+    It is put in place of the one that is there, unless somebody uses that: then it is said who does.
+    """
     _with_environments(options, lambda commands: commands.rebuilding(what))
 
 
 def _with_environments(options: dict[str, Any], work: Callable[[Any], Any]) -> None:
     """Run what `work` makes of the commands; without a wish, only errors are logged."""
     with told():
-        if options.get("log_level") is None:
-            options["log_level"] = "error"
+        options["log_level"] = options.get("log_level") or "error"
         loaded = _load(options)
         from runner import env_commands  # noqa: PLC0415
         from runner.main import surroundings  # noqa: PLC0415

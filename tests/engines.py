@@ -27,6 +27,7 @@ TOOLS = ("sh", "echo", "true", "yes", "sleep", "setsid")
 def client() -> Iterator[Any]:
     """Lend an SDK client of the engine that the runner would use."""
     address = Address.read(None, installer_environment())
+    address.knock()
     with docker.APIClient(address.base_url, "auto", timeout=60) as api:
         yield api
 

@@ -1,6 +1,7 @@
 """Benchmark: what each kind of environment costs: warm calls, first calls, fork and fresh, builds. Ratios in one run.
 
-A kind that this machine does not have, or cannot fetch for, is left out with its reason.
+Images and conda packages are those of the tests, made of the running interpreter, so nothing is fetched for them. A
+kind that this machine does not have is left out with its reason.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from config.load import base_environment, installer_environment, load_settings, 
 from protocol.errors import RunnerError
 from protocol.messages import check_json
 from protocol.model import Isolation, Kind
+from tests import engines
+from tests.channel import make_channel
 
 REQUIREMENT = "toolz==1.0.0"
 CALLS = {Isolation.WARM: 300, Isolation.FORK: 60, Isolation.FRESH: 15}
@@ -76,19 +79,24 @@ async def ready(system: System, name: str) -> str:
 
 async def kinds(folder: Path) -> None:
     """Print what calls cost for each kind: warm and first ones, and those of the other isolations."""
+    conda: dict[str, object] = {"channels": [make_channel(folder / "channel")]}
+    options = {}
+    if not engines.missing():
+        options = {"docker_base_image": engines.make_base_image(), "docker_build_network": "host"}
     modules: list[dict[str, object]] = [
         {"name": f"{kind}-{isolation}", "env": kind, "isolation": isolation, "concurrency": 1, "code": CODE}
+        | (conda if kind is Kind.CONDA else {})
         for kind in Kind
         for isolation in CALLS
     ]
     # A module of its own for each first call: the environment is the same, the worker is not there.
     modules += [
-        {"name": f"{kind}-first-{n}", "env": kind, "code": f"{CODE}# {n}\n"}
+        {"name": f"{kind}-first-{n}", "env": kind, "code": f"{CODE}# {n}\n"} | (conda if kind is Kind.CONDA else {})
         for kind in Kind
         for n in range(FIRST_CALLS)
     ]
     inline = 0.0
-    async with opened(folder, modules, max_workers=64) as system:
+    async with opened(folder, modules, max_workers=64, **options) as system:
         for kind in Kind:
             if why := await ready(system, f"{kind}-{Isolation.WARM}"):
                 print(f"{kind}: left out: {' '.join(why.split())[:200]}")
@@ -147,7 +155,11 @@ async def main() -> None:
     """Print a few lines for each kind."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     with tempfile.TemporaryDirectory() as name:
-        await kinds(Path(name))
+        try:
+            await kinds(Path(name))
+        finally:
+            if not engines.missing():
+                engines.remove_images()
     with tempfile.TemporaryDirectory() as name:
         await builds(Path(name))
 

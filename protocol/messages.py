@@ -193,17 +193,38 @@ def check_json(data: bytes) -> msgspec.Raw:
         raise InvalidJsonError("nested too deeply") from problem
     except msgspec.DecodeError as problem:
         raise InvalidJsonError(str(problem)) from problem
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and nesting(data) > MAX_DEPTH:
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
         raise InvalidJsonError("nested too deeply")
     return value
 
 
 def nesting(data: bytes) -> int:
     """Return how deep a JSON text is nested: its brackets outside of strings, counted without a loop in Python."""
+    return _depth(_brackets(data))
+
+
+def _too_deep(data: bytes) -> bool:
+    """Return whether a JSON text is nested more than MAX_DEPTH levels; what is wide and shallow is seen at once."""
+    left = brackets = _brackets(data)
+    for _ in range(_PEELS):  # each takes off the innermost level, or two
+        left = left.replace(b"{}", b"").replace(b"[]", b"")
+        if not left:
+            return False
+    return _depth(brackets) > MAX_DEPTH
+
+
+def _brackets(data: bytes) -> bytes:
+    """Return the brackets of a JSON text that are outside of its strings."""
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside = b"".join(data.translate(None, _NOT_MARKS).split(b'"')[::2])
-    return max(accumulate(array("b", outside.translate(_STEPS))), default=0)
+    # A string without brackets is two quotes by now. Where these are the end of one and the begin of the next string,
+    # taking them away makes one string of both, and nothing was between them.
+    marks = data.translate(None, _NOT_MARKS).replace(b'""', b"")
+    return b"".join(marks.split(b'"')[::2])
+
+
+def _depth(brackets: bytes) -> int:
+    return max(accumulate(array("b", brackets.translate(_STEPS))), default=0)
 
 
 def _check_utf8(data: bytes) -> None:
@@ -214,4 +235,5 @@ def _check_utf8(data: bytes) -> None:
 
 _NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_PEELS = 8
 _raw_decoder = msgspec.json.Decoder(msgspec.Raw)

@@ -40,7 +40,18 @@ class Step(Enum):
     """Answer as the last start was answered: it failed a moment ago, and there is no worker to wait for."""
 
 
-def next_step(*, idle: int, own: int, starting: int, waiting: int, concurrency: int, total: int, room: int, evictable: bool, paused: bool) -> Step:  # fmt: skip  # noqa: E501
+def next_step(
+    *,
+    idle: int,
+    own: int,
+    starting: int,
+    waiting: int,
+    concurrency: int,
+    total: int,
+    room: int,
+    evictable: bool,
+    paused: bool,
+) -> Step:
     """Return what a caller of a module gets.
 
     `own` counts the module's workers (starting ones included), `waiting` its callers without a worker, `total` the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
@@ -74,17 +73,16 @@ class _FirstStart:
 
 
 async def supervise(
-    make: Callable[[], Actor],
+    actor: Actor,
     *,
     name: str,
     policy: RestartPolicy | None = None,
-    on_restart: Callable[[Exception], None] | None = None,
     task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run `make().run()` until it returns; make and run another one when it raises.
+    """Run an actor until it returns; run it again when it raises.
 
     `task_status` passes on the first `started` of the actor. An actor that fails before that is not restarted: its
-    exception reaches whoever starts the runner, who can act on it. `on_restart(error)` is called before the wait.
+    exception reaches whoever starts the runner, who can act on it.
     Raises `ActorFailed` from the last error when `policy` gives up. Cancellation ends the actor's run and this.
     """
     policy = policy or RestartPolicy()
@@ -92,7 +90,7 @@ async def supervise(
     failures: tuple[float, ...] = ()
     while True:
         try:
-            await make().run(task_status=first)
+            await actor.run(task_status=first)
         except Exception as error:
             if not first.told:
                 raise
@@ -102,8 +100,6 @@ async def supervise(
                 raise ActorFailed(name, policy.max_restarts + 1, policy.window_seconds) from error
             failures = restart.failures
             log.exception("actor failed and is restarted", actor=name, delay=restart.delay_seconds)
-            if on_restart is not None:
-                on_restart(error)
             await trio.sleep(restart.delay_seconds)
         else:
             return

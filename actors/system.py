@@ -125,16 +125,16 @@ async def open_system(
 
 async def _record_within(scope: trio.CancelScope, history: History, *, task_status: trio.TaskStatus[None]) -> None:
     with scope:
-        await supervise(lambda: history, name="history", task_status=task_status)
+        await supervise(history, name="history", task_status=task_status)
 
 
 @asynccontextmanager
 async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -> AsyncIterator[None]:
     """Run registry and executors; all workers have ended when this is left."""
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(supervise, lambda: registry, name="registry"))
+        await nursery.start(partial(supervise, registry, name="registry"))
         for kind, executor in executors.items():
-            await nursery.start(partial(supervise, lambda executor=executor: executor, name=f"executor {kind}"))  # type: ignore[misc]
+            await nursery.start(partial(supervise, executor, name=f"executor {kind}"))
         try:
             yield
         finally:
@@ -152,7 +152,7 @@ async def _open_runs(
     attempts = Attempts(executors, history, largest)
     runs = Runs(registry, history, attempts, settings.executor, largest)
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(supervise, lambda: runs, name="runs"))
+        await nursery.start(partial(supervise, runs, name="runs"))
         try:
             yield runs
         finally:

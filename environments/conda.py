@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -22,10 +22,10 @@ from attrs import define, field, frozen
 
 from config.modules import ModuleSpec
 from environments.activation import activated
-from environments.base import Availability, BuildWatch, Guest, Known, Prepared, Stored
+from environments.base import Availability, BuildWatch, Guest, Known, Prepared
 from environments.inline import Launcher
 from environments.key import environment_key
-from environments.store import Store
+from environments.store import KeptInStore, Store
 from environments.venv import find_uv, run_uv
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
@@ -115,7 +115,7 @@ def subdir() -> str:
 
 
 @define
-class CondaEnvironment:
+class CondaEnvironment(KeptInStore):
     """Locks, builds and launches conda environments. `installer_environ` is what installers see."""
 
     launcher: Launcher
@@ -163,22 +163,6 @@ class CondaEnvironment:
             return Known(None, "its packages are not locked yet")
         locked = await self._lock(client, specs, channels, spec.python, lambda _: None)
         return Known(_Plan(client, tuple(specs), channels, spec.requirements, locked).key)
-
-    async def stored(self) -> list[Stored]:
-        """Return the environments that are there."""
-        return await self.store.stored()
-
-    async def remove(self, key: str) -> bool:
-        """Remove an environment unless somebody uses it."""
-        return await self.store.remove(key)
-
-    async def tidy(self) -> int:
-        """Remove what builds and removals that were killed have left."""
-        return await self.store.tidy()
-
-    def keep(self, keys: Collection[str]) -> None:
-        """Use no others than these any more."""
-        self.store.uses.keep(keys)
 
     async def _usable(self) -> Client:
         if self._client is None:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +280,26 @@ def _size(root: Path) -> int:
                     seen.add((found.st_dev, found.st_ino))
                     total += found.st_blocks * _BLOCK_BYTES
     return total
+
+
+class KeptInStore:
+    """What a kind has in common with another whose environments are folders of a store."""
+
+    __slots__ = ()
+    store: Store
+
+    async def stored(self) -> list[Stored]:
+        """Return the environments that are there."""
+        return await self.store.stored()
+
+    async def remove(self, key: str) -> bool:
+        """Remove an environment unless somebody uses it."""
+        return await self.store.remove(key)
+
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left."""
+        return await self.store.tidy()
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Use no others than these any more."""
+        self.store.uses.keep(keys)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -15,11 +15,11 @@ import trio
 from attrs import define, field, frozen
 
 from config.modules import ModuleSpec
-from environments.base import Availability, BuildWatch, Guest, Known, Prepared, Stored
+from environments.base import Availability, BuildWatch, Guest, Known, Prepared
 from environments.inline import Launcher
 from environments.key import environment_key, platform_tag
 from environments.process import ProcessTable
-from environments.store import Store
+from environments.store import KeptInStore, Store
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
 
@@ -45,7 +45,7 @@ def python_candidates(version: str | None, search: Sequence[Path]) -> list[Path]
     short = ".".join(version.split(".")[:2])
     names = [f"python{short}", "python3", "python"]
     folders = [*search, Path("/usr/local/bin"), Path("/usr/bin")]
-    for home in (Path.home() / ".pyenv" / "versions", Path("/root/.pyenv/versions"), Path("/opt/python")):
+    for home in (Path.home() / ".pyenv" / "versions", Path("/opt/python")):
         if os.access(home, os.R_OK | os.X_OK) and home.is_dir():
             folders.extend(sorted((p / "bin" for p in home.glob(f"{short}*")), reverse=True))
     return [folder / name for folder in folders for name in names if os.access(folder / name, os.X_OK)]
@@ -66,7 +66,7 @@ class _Plan:
 
 
 @define
-class VenvEnvironment:
+class VenvEnvironment(KeptInStore):
     """Builds and launches virtual environments. `installer_environ` is what uv sees (proxy, index, cache settings)."""
 
     launcher: Launcher
@@ -111,22 +111,6 @@ class VenvEnvironment:
         if path is not None and not path.exists():
             return Known(None, "its requirements are not locked yet")
         return Known(_plan(python, version, path).key)
-
-    async def stored(self) -> list[Stored]:
-        """Return the environments that are there."""
-        return await self.store.stored()
-
-    async def remove(self, key: str) -> bool:
-        """Remove an environment unless somebody uses it."""
-        return await self.store.remove(key)
-
-    async def tidy(self) -> int:
-        """Remove what builds and removals that were killed have left."""
-        return await self.store.tidy()
-
-    def keep(self, keys: Collection[str]) -> None:
-        """Use no others than these any more."""
-        self.store.uses.keep(keys)
 
     async def _plan(self, spec: ModuleSpec, say: Callable[[str], None]) -> _Plan:
         python, version = await self._python(spec.python)

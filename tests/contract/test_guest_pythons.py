@@ -21,11 +21,7 @@ PATIENCE = 30
 
 def find_pythons() -> dict[str, str]:
     """Return version -> path of one interpreter of each minor version; what does not run (a shim) is left out."""
-    candidates = (
-        [str(path) for path in sorted(Path("/root/.pyenv/versions").glob("*/bin/python3"))]
-        if os.access("/root/.pyenv/versions", os.R_OK)
-        else []
-    )
+    candidates = [str(path) for path in sorted((Path.home() / ".pyenv" / "versions").glob("*/bin/python3"))]
     candidates += [found for minor in range(8, 16) if (found := shutil.which(f"python3.{minor}"))]
     candidates += [found for name in ("python3", "python") if (found := shutil.which(name))]
     pythons: dict[str, str] = {}

@@ -14,8 +14,8 @@ from actors.endings import stopped
 from actors.executor import Executor
 from actors.history import History
 from actors.live import Live
-from actors.registry import may_run_in_process
 from actors.retry import retry_delay
+from actors.snapshot import may_run_in_process
 from actors.worker import Outcome
 from environments.inprocess import InProcess
 from protocol.errors import ErrorKind, RunnerError, error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeVar
 
 import structlog
 import trio
@@ -17,6 +18,7 @@ from environments.base import BuildWatch, Environment, Prepared
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 
 TOLD_LINES = 10
+T = TypeVar("T")
 
 log = structlog.get_logger("builds")
 
@@ -54,6 +56,10 @@ class Builds:
             raise
         return pool.prepared
 
+    async def lock(self, spec: ModuleSpec) -> None:
+        """Resolve what a module does not pin, within its `build_timeout`. Raises as `prepared`, and OSError."""
+        await build(self.environment.lock, spec, self._places, BuildLog(), lambda _activity: None)
+
     async def _build(self, pool: Pool) -> Prepared:
         said = pool.log_build()
         self.running += 1
@@ -82,12 +88,12 @@ def _failure_of(problem: BaseException) -> Failure:
 
 
 async def build(
-    make: Callable[[ModuleSpec, BuildWatch], Awaitable[Prepared]],
+    make: Callable[[ModuleSpec, BuildWatch], Awaitable[T]],
     spec: ModuleSpec,
     places: trio.CapacityLimiter,
     said: BuildLog,
     tell: Callable[[str], None],
-) -> Prepared:
+) -> T:
     """Return what `make` makes of a module; its lines go to `said`, what it is busy with to `tell`.
 
     Raises RunnerError, `environment_failed` with the last lines when `build_timeout` has passed, and OSError.

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from actors.build_log import BuildLog
 from actors.pool import (
@@ -22,11 +22,13 @@ from actors.pool import (
     Pool,
     Step,
     Waiter,
+    count,
     next_served,
     next_step,
     oldest_idle,
 )
-from actors.registry import Published, RegistrySnapshot
+from actors.probing import Probing
+from actors.snapshot import Published, RegistrySnapshot
 from actors.starter import Starter
 from actors.worker import StartError, Worker
 from config.settings import ExecutorSettings
@@ -35,7 +37,6 @@ from environments.limits import LimitKeeper
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 
 _MAINTENANCE_SECONDS = 1.0
-_PROBE_SECONDS = 2.0
 _STARTS = 2
 """How often a worker is started for a caller, when it ended before the handler could be reached."""
 
@@ -50,20 +51,29 @@ class Executor:
     settings: ExecutorSettings
     limits: LimitKeeper
     max_frame_bytes: int
-    availability: Availability = field(init=False)
+    probing: Probing = field(init=False)
     _pools: dict[str, Pool] = field(factory=dict, init=False)
     _starter: Starter = field(init=False)
     _waiting: int = field(default=0, init=False)
     _published: frozenset[str] = field(default=frozenset(), init=False)
+    """Digests of versions that calls can get."""
+    _served: frozenset[str] = field(default=frozenset(), init=False)
+    """Digests of versions that calls get which name none."""
     _nursery: trio.Nursery | None = field(default=None, init=False)
     _closing: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.probing = Probing(self.environment, self._usable)
         self._starter = Starter(self.environment, self.settings, self.limits, self.max_frame_bytes, self._died)
+
+    @property
+    def availability(self) -> Availability:
+        """Whether this machine has what the kind needs."""
+        return self.probing.found
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Supervise until cancelled; every worker has ended when this returns."""
-        self.availability = await self.environment.probe()
+        await self.probing.begin()
         try:
             async with trio.open_nursery() as nursery:
                 await self._supervise(nursery, task_status)
@@ -73,7 +83,7 @@ class Executor:
     async def _supervise(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         self._nursery = self._starter.nursery = nursery
         self._closing = False
-        nursery.start_soon(self._keep_probing, name=f"probe {self.environment.kind}")
+        nursery.start_soon(self.probing.run, name=f"probe {self.environment.kind}")
         task_status.started()
         try:
             while True:
@@ -85,24 +95,13 @@ class Executor:
             self._pools.clear()
             self._starter.close()
 
-    async def _keep_probing(self) -> None:
-        """Ask again for what cannot be used: an engine may be started, or a tool installed, after the runner."""
-        while True:
-            await trio.sleep(_PROBE_SECONDS)
-            if not self.availability.available:
-                await self._probe()
-
-    async def _probe(self) -> None:
-        before, self.availability = self.availability, await self.environment.probe()
-        if self.availability.available and not before.available:
-            log.info("environments can be used now", env=self.environment.kind)
-            for pool in self._pools.values():
-                if pool.last_failure is not None and pool.last_failure.kind is ErrorKind.UNAVAILABLE:
-                    pool.started()
-                self._prepare_soon(pool)
-            self._pump()
-        elif before.available and not self.availability.available:
-            log.warning("environments cannot be used", env=self.environment.kind, why=self.availability.reason)
+    def _usable(self) -> None:
+        """Go on with what waited for the kind to be usable."""
+        for pool in self._pools.values():
+            if pool.last_failure is not None and pool.last_failure.kind is ErrorKind.UNAVAILABLE:
+                pool.started()
+            self._prepare_soon(pool)
+        self._pump()
 
     def close(self) -> None:
         """Give out no more workers; those who wait are answered `shutdown`."""
@@ -195,8 +194,7 @@ class Executor:
         pool = self._pools.get(module.digest)
         if pool is None:
             pool = self._pools[module.digest] = Pool(module)
-            # A caller may come with a version that was replaced while it was on its way.
-            pool.retired = module.digest not in self._published
+            self._place(pool)  # a caller may come with a version that was replaced while it was on its way
         return pool
 
     def _pump(self) -> None:
@@ -305,7 +303,7 @@ class Executor:
         self._pump()
         if failure is not None and failure.kind is ErrorKind.UNAVAILABLE:
             pool.prepared = None  # what it needs may have gone with what was lost
-            await self._probe()
+            await self.probing.ask()
 
     def _died(self, worker: Worker) -> None:
         """Forget a guest that ended while nobody used it."""
@@ -315,21 +313,31 @@ class Executor:
             log.warning("an idle worker ended", module=str(pool.module.ref), exit_code=worker.guest.exit_code)
 
     def publish(self, snapshot: RegistrySnapshot) -> None:
-        """Follow the registry: workers of what is gone take no new call, environments of what came are prepared."""
-        wanted = {m.digest: m for m in snapshot.modules.values() if m.spec.env is self.environment.kind}
-        self._published = frozenset(wanted)
+        """Follow the registry: workers of what is gone take no call, environments of what is served are prepared.
+
+        Of versions that are not served, but can be asked for, no worker is kept ahead of a call.
+        """
+        mine = {m.digest: m for m in snapshot.everything() if m.spec.env is self.environment.kind}
+        self._served = frozenset(m.digest for m in snapshot.modules.values()) & mine.keys()
+        self._published = frozenset(mine)
         for digest, pool in list(self._pools.items()):
-            if digest not in wanted:
-                pool.retired = True
-                for worker in pool.idle:
-                    self._starter.retire(worker)
-                pool.idle.clear()
-                if pool.unused:
-                    del self._pools[digest]
-        for module in wanted.values():
-            pool = self._pool(module)
-            pool.retired = False
-            self._prepare_soon(pool)
+            self._place(pool)
+            while pool.idle and not pool.served:
+                self._starter.retire(pool.idle.pop())
+            if pool.unused and not pool.served:
+                del self._pools[digest]
+        for digest in self._served:
+            self._prepare_soon(self._pool(mine[digest]))
+
+    def _place(self, pool: Pool) -> None:
+        """Note whether calls may get the version of a pool, and whether also those that name none."""
+        digest = pool.module.digest
+        pool.retired, pool.served = digest not in self._published, digest in self._served
+
+    async def lock(self, module: Published) -> None:
+        """Resolve what the module needs and does not pin; builds take the same. Raises RunnerError as `prepare`."""
+        self._refuse(self._pool(module), patient=True)
+        await self._starter.lock(module.spec)
 
     def prepare(self, module: Published) -> BuildLog:
         """Build the environment of a module where it is missing; return what the build says, and how it ends.
@@ -378,7 +386,7 @@ class Executor:
                 self._starter.retire(worker)
             if pool.retired and pool.unused:
                 del self._pools[digest]
-            elif pool.module.spec.workers.min and pool.prepared is not None:
+            elif pool.fewest and pool.prepared is not None:
                 self._fill(pool)
         self._starter.spares.maintain()
         self._starter.keep(self._pools.values())
@@ -387,14 +395,5 @@ class Executor:
 
     def statistics(self) -> ExecutorStatistics:
         """Return what this executor has now."""
-        pools = self._pools.values()
-        return ExecutorStatistics(
-            workers=sum(pool.own for pool in pools),
-            idle=sum(len(pool.idle) for pool in pools),
-            busy=sum(len(pool.busy) for pool in pools),
-            starting=sum(pool.starting for pool in pools),
-            waiting=self._waiting,
-            spares=len(self._starter.spares),
-            started=self._starter.started,
-            ended=self._starter.ended,
-        )
+        starter, counted = self._starter, count(self._pools.values(), self._waiting)
+        return evolve(counted, spares=len(starter.spares), started=starter.started, ended=starter.ended)

@@ -11,7 +11,7 @@ from attrs import define, evolve, field
 
 from actors.events import EventLog
 from actors.pool import Phases, Waiter
-from actors.registry import Published
+from actors.snapshot import Published
 from actors.worker import Call, Outcome
 from protocol import events, messages
 from protocol.errors import Failure, RunnerError

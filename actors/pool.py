@@ -16,9 +16,9 @@ from protocol.errors import Failure
 from protocol.model import Isolation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from actors.registry import Published
+    from actors.snapshot import Published
     from actors.worker import Worker
     from environments.base import Prepared
 
@@ -141,6 +141,9 @@ class Pool:
     turn_at: float = -math.inf
     """When a worker was last given to this module although others waited for one."""
     retired: bool = False
+    """Its workers take no call any more."""
+    served: bool = True
+    """Calls get this version without asking for it, so that workers are kept ahead of them."""
     prepared: Prepared | None = None
     preparing: trio.Lock = field(factory=trio.Lock)
     build: BuildLog | None = None
@@ -156,6 +159,11 @@ class Pool:
     def own(self) -> int:
         """Number of workers, those that are starting included."""
         return len(self.idle) + len(self.busy) + self.starting
+
+    @property
+    def fewest(self) -> int:
+        """How many workers are kept at least."""
+        return self.module.spec.workers.min if self.served and not self.retired else 0
 
     @property
     def unused(self) -> bool:
@@ -192,13 +200,13 @@ class Pool:
 
     def missing(self, now: float) -> int:
         """Return how many workers are to be started for `workers.min`."""
-        return 0 if self.retired or self.pause(now) else max(0, self.module.spec.workers.min - self.own)
+        return 0 if self.pause(now) else max(0, self.fewest - self.own)
 
     def outlived(self, now: float, idle: float, max_age: float) -> list[Worker]:
         """Return the idle workers that are too old, or have been without a call for too long; limits in seconds."""
         policy = self.module.spec.workers
         limit = idle if policy.idle is None else policy.idle
-        surplus = len(self.idle) + len(self.busy) - policy.min
+        surplus = len(self.idle) + len(self.busy) - self.fewest
         found = []
         for worker in self.idle:  # idle for longest first
             if surplus > 0 and now - worker.idle_since > limit:
@@ -269,9 +277,23 @@ def oldest_idle(pools: Mapping[str, Pool], *, besides: Pool) -> tuple[Pool, Work
     found = [
         (pool.idle[0].idle_since, pool)
         for pool in pools.values()
-        if pool is not besides and len(pool.idle) + len(pool.busy) > pool.module.spec.workers.min and pool.idle
+        if pool is not besides and len(pool.idle) + len(pool.busy) > pool.fewest and pool.idle
     ]
     if not found:
         return None
     pool = min(found, key=lambda pair: pair[0])[1]
     return pool, pool.idle[0]
+
+
+def count(pools: Collection[Pool], waiting: int) -> ExecutorStatistics:
+    """Return what there is in the pools."""
+    return ExecutorStatistics(
+        workers=sum(pool.own for pool in pools),
+        idle=sum(len(pool.idle) for pool in pools),
+        busy=sum(len(pool.busy) for pool in pools),
+        starting=sum(pool.starting for pool in pools),
+        waiting=waiting,
+        spares=0,
+        started=0,
+        ended=0,
+    )

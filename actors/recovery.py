@@ -9,8 +9,9 @@ import structlog
 from attrs import define, evolve
 
 from actors.history import History
-from actors.registry import Published, Registry
+from actors.registry import Registry
 from actors.retry import retry_delay
+from actors.snapshot import Published
 from actors.storage import LOST
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import decode_all, last_begin

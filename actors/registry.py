@@ -1,124 +1,70 @@
-"""Modules, versions and the active one of each; publishes an immutable snapshot that everybody reads without asking."""
+"""Modules, versions and the active one of each; publishes an immutable snapshot that everybody reads without asking.
+
+Modules come from two sides: the operator's file, published whole each time that it is read, and the API, whose
+modules are kept in the catalog version by version. Where both have a name, the file goes first.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
-import os
-import re
-import secrets
 import shutil
-import stat
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
+import sqlalchemy as sa
 import structlog
 import trio
-from attrs import asdict, define, field, frozen
+from attrs import define, evolve, field, frozen
 
+from actors.catalog import Action, Catalog, Change, ChangesQuery, Note, StoredModule
 from actors.mailbox import Mailbox, Question
+from actors.publisher import Publisher, stored
+from actors.snapshot import Changes, Published, Registered, RegistrySnapshot
 from config.mistakes import ConfigError
-from config.modules import ModuleSpec, spec_to_mapping
-from protocol.errors import ErrorKind, error
-from protocol.model import Isolation, Kind, ModuleRef
+from config.modules import ModuleSpec
+from config.settings import RegistrySettings
+from protocol.errors import ErrorKind, RunnerError, error
 
-MAX_CODE_BYTES = 64 * 1024 * 1024
-_CACHES = ("__pycache__", ".git", ".venv", ".mypy_cache", ".pytest_cache", ".DS_Store")
-_EDITING = re.compile(r"\.#.*|.*~|.*\.sw[a-z]|.*\.py[co]|4913")
-"""What editors put beside the file that is being edited, and what interpreters do."""
-_TOLD_NAMES = 20
-
+FILE = "operator's file"
+"""Who changed what the operator's file says, in the audit log."""
 _WAITING = 16
 """Changes that may wait for their turn."""
+_TROUBLE = (OSError, sa.exc.SQLAlchemyError)
+T = TypeVar("T")
 
 log = structlog.get_logger("registry")
 
 
 @frozen
-class Published:
-    """One version of a module, with its code where nothing changes it any more.
+class Condition:
+    """What must be so for a change to be made: a module that is at `revision`, or `absent`, or `present`."""
 
-    `digest` is the identity of everything that a worker is made of, the values of secrets included: two equal ones run
-    the same thing. It means nothing outside of this process. `content_digest` is what is shown, and what the version
-    is derived from: it says nothing about secrets, as a short one could be guessed from a plain hash.
-    """
+    revision: int | None = None
+    absent: bool = False
+    present: bool = False
 
-    ref: ModuleRef
-    spec: ModuleSpec
-    digest: str
-    content_digest: str
-    root: Path
-    entry: Path
-    function: str
-    package: bool
-    variables: Mapping[str, str]
-    published_at: float
-    trusted: bool = False
-    """It comes from the operator's own file."""
+    def check(self, name: str, current: Registered | None) -> None:
+        """Raise RunnerError `conflict` with the field `if-match` or `if-none-match` when it is not so."""
+        if self.absent and current is not None:
+            raise error(ErrorKind.CONFLICT, f"there is a module {name!r} already", field="if-none-match")
+        if self.present and current is None:
+            raise error(ErrorKind.CONFLICT, f"there is no module {name!r}", field="if-match")
+        found = None if current is None else current.revision
+        if self.revision is not None and self.revision != found:
+            at = "is gone" if found is None else f"is at revision {found} now"
+            text = f"module {name!r} {at}, not at {self.revision}; look at it again, and repeat what still applies"
+            raise error(ErrorKind.CONFLICT, text, field="if-match")
 
 
 @frozen
-class Changes:
-    """What is different between two snapshots: names of modules, sorted."""
+class Added:
+    """What became of a registration."""
 
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    removed: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.changed or self.removed)
-
-    def told(self) -> dict[str, list[str]]:
-        """Return what there is to tell, for a line of the log."""
-        return {kind: _shortened(names) for kind, names in asdict(self).items() if names}
-
-
-@frozen
-class RegistrySnapshot:
-    """All modules at one moment, by name. Reading it needs no lock and no await."""
-
-    modules: Mapping[str, Published] = field(factory=dict)
-
-    def get(self, name: str, version: str | None = None) -> Published:
-        """Return the active version, or the one asked for. Raises RunnerError `not_found` with the names alike."""
-        found = self.modules.get(name)
-        if found is None:
-            raise error(ErrorKind.NOT_FOUND, f"there is no module {name!r}{_alike(name, self.modules)}", field="name")
-        if version is not None and version != found.ref.version:
-            text = f"module {name!r} has no version {version!r}; it has {found.ref.version}"
-            raise error(ErrorKind.NOT_FOUND, text, field="version")
-        return found
-
-    def since(self, before: RegistrySnapshot) -> Changes:
-        """Return what has changed from `before` to this."""
-        old, new = before.modules, self.modules
-        return Changes(
-            added=tuple(sorted(new.keys() - old.keys())),
-            changed=tuple(sorted(name for name in new.keys() & old.keys() if new[name] is not old[name])),
-            removed=tuple(sorted(old.keys() - new.keys())),
-        )
-
-    def find(self, *, env: Kind | None = None, tag: str | None = None, text: str | None = None) -> list[Published]:
-        """Return the modules that match every condition, by name. `text` is looked for in name and description."""
-        wanted = text.lower() if text else ""
-        return [
-            module
-            for _, module in sorted(self.modules.items())
-            if (env is None or module.spec.env is env)
-            and (tag is None or tag in module.spec.tags)
-            and (not wanted or wanted in module.spec.name.lower() or wanted in module.spec.description.lower())
-        ]
-
-
-def _alike(name: str, names: Iterable[str]) -> str:
-    import difflib  # noqa: PLC0415  (only on the way to an error)
-
-    close = difflib.get_close_matches(name, list(names), n=3)
-    return f"; did you mean {', '.join(close)}?" if close else ""
+    module: Published
+    registered: Registered
+    created: bool
+    """It is a version that was not there before."""
 
 
 @frozen
@@ -128,21 +74,72 @@ class _Publish(Question[RegistrySnapshot]):
     specs: tuple[ModuleSpec, ...]
 
 
+@frozen
+class _Register(Question[Added]):
+    module: Published
+    files: Mapping[str, bytes]
+    activate: bool
+    condition: Condition
+
+
+@frozen
+class _Activate(Question[Registered]):
+    name: str
+    version: str
+    subject: str
+    condition: Condition
+
+
+@frozen
+class _Remove(Question[None]):
+    name: str
+    version: str | None
+    """None is the whole module."""
+    subject: str
+    condition: Condition
+
+
 @define
 class Registry:
-    """The actor that owns the snapshot. Everybody reads `snapshot` without asking; changes are asked for."""
+    """The actor that owns the snapshot. Everybody reads `snapshot` without asking; changes are asked for.
 
-    code_dir: Path
-    secrets: Callable[[tuple[str, ...]], Mapping[str, str]]
+    `follow` is told each snapshot before the one who asked for it is answered. Without a `catalog` nothing can be
+    registered.
+    """
+
+    publisher: Publisher
+    catalog: Catalog | None = None
+    settings: RegistrySettings = field(factory=RegistrySettings)
+    follow: Callable[[RegistrySnapshot], None] = field(default=lambda _snapshot: None)
     snapshot: RegistrySnapshot = field(factory=RegistrySnapshot, init=False)
+    _file: Mapping[str, Published] | None = field(default=None, init=False)
+    """What the operator's file says; None before it was published."""
+    _registered: Mapping[str, Registered] = field(factory=dict, init=False)
     _mailbox: Mailbox = field(factory=lambda: Mailbox("registry", _WAITING), init=False)
-    _key: bytes = field(factory=lambda: secrets.token_bytes(32), init=False, repr=False)
-    """What keeps identities from being computed outside of this process."""
+    _catalog_turn: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Change the snapshot, one change after the other, until cancelled."""
+        """Change the snapshot, one change after the other, until cancelled. What was registered is there first."""
+        if self.catalog is not None and self._file is None:
+            kept = await self._in_catalog(self.catalog.load)
+            self._registered = await trio.to_thread.run_sync(self._restored, self.catalog, kept)
         task_status.started()
-        await self._mailbox.serve(self._publish_all)
+        await self._mailbox.serve(self._handle)
+
+    async def _handle(self, question: Question[Any]) -> Any:
+        match question:
+            case _Publish():
+                return await self._publish_all(question)
+            case _Register():
+                return await self._register(question)
+            case _Activate():
+                return await self._activate(question)
+            case _Remove():
+                return await self._remove(question)
+            case _:
+                raise TypeError(f"the registry knows no {type(question).__name__}")
+
+    # The operator's file
 
     async def publish(self, specs: Iterable[ModuleSpec]) -> RegistrySnapshot:
         """Make `specs` the modules of the operator's file. Unchanged ones keep their identity and their workers.
@@ -153,176 +150,194 @@ class Registry:
         return await self._mailbox.ask(_Publish(tuple(specs)))
 
     async def _publish_all(self, question: _Publish) -> RegistrySnapshot:
-        before = self.snapshot
+        before = self._file
         try:
-            after = await trio.to_thread.run_sync(self._published, question.specs, before.modules)
+            after = await trio.to_thread.run_sync(self.publisher.publish_all, question.specs, before or {})
         except OSError as problem:
             raise error(ErrorKind.UNAVAILABLE, f"code cannot be kept: {problem}", field="data_dir") from problem
-        self.snapshot = RegistrySnapshot({module.spec.name: module for module in after})
-        log.debug("modules published", **self.snapshot.since(before).told(), total=len(after))
+        self._file = {module.spec.name: module for module in after}
+        self._show()
+        changes = RegistrySnapshot(self._file).since(RegistrySnapshot(before or {}))
+        log.debug("modules published", **changes.told(), total=len(after))
+        for name in sorted(changes.added):
+            if name in self._registered:
+                log.warning("the file has a module of this name; the registered one is not served", module=name)
+        if before is not None and changes and self.catalog is not None:
+            await self._note(self.catalog, changes)
         return self.snapshot
 
-    def _published(self, specs: Iterable[ModuleSpec], before: Mapping[str, Published]) -> list[Published]:
-        values, missing = [], []
-        for spec in specs:
-            try:
-                values.append((spec, self.secrets(spec.secrets)))
-            except ConfigError as problem:
-                missing += [f"{spec.name}.secrets: {mistake}" for mistake in problem.mistakes]
-        if missing:
-            raise error(ErrorKind.BAD_INPUT, "\n".join(missing), field="secrets")
-        return [self._publish(spec, secret, before.get(spec.name)) for spec, secret in values]
-
-    def _publish(self, spec: ModuleSpec, secret: Mapping[str, str], known: Published | None) -> Published:
+    async def _note(self, catalog: Catalog, changes: Changes) -> None:
+        notes = [
+            Note(action, name, self._file[name].ref.version if self._file and name in self._file else None)
+            for action, names in (
+                (Action.FILE_ADD, changes.added),
+                (Action.FILE_CHANGE, changes.changed),
+                (Action.FILE_REMOVE, changes.removed),
+            )
+            for name in names
+        ]
         try:
-            files = dict(_read_code(spec))
-        except OSError as problem:
-            raise error(ErrorKind.BAD_INPUT, f"{spec.name}: the code cannot be read: {problem}", field="path") from None
-        content_digest = _digest(spec, files)
-        digest = self._identity(content_digest, secret)
-        if known is not None and known.digest == digest and known.root.is_dir():
-            return known
-        root = self._keep(spec, files)
-        file, _, function = spec.handler.rpartition(":")
-        entry, package = _entry(spec, root, files, file)
-        return Published(
-            ref=ModuleRef(spec.name, spec.version or content_digest[:12]),
-            spec=spec,
-            digest=digest,
-            content_digest=content_digest,
-            root=root,
-            entry=entry,
-            function=function,
-            package=package,
-            variables={**spec.variables, **secret},
-            published_at=time.time(),
-            trusted=True,
-        )
+            await self._in_catalog(catalog.note, FILE, notes)
+        except RunnerError as problem:  # what the file says is so, whether it can be noted or not
+            log.warning("a reload is not in the audit log", why=str(problem))
 
-    def _identity(self, content_digest: str, secret: Mapping[str, str]) -> str:
-        if not secret:
-            return content_digest
-        data = json.dumps([content_digest, sorted(secret.items())]).encode()
-        return hmac.new(self._key, data, hashlib.sha256).hexdigest()
+    # What is registered
 
-    def _keep(self, spec: ModuleSpec, files: Mapping[str, bytes]) -> Path:
-        """Write the code to a directory named by its content, whole or not at all; return it."""
-        content = hashlib.sha256()
-        for name, data in sorted(files.items()):
-            content.update(_framed(name, data))
-        target = self.code_dir.absolute() / f"{spec.name}-{content.hexdigest()[:16]}"
-        if not target.is_dir():
-            self.code_dir.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=self.code_dir, prefix=".tmp-"))
-            try:
-                for name, data in files.items():
-                    path = temporary / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(data)
-                temporary.chmod(0o755)
-                temporary.rename(target)
-            except OSError:
-                shutil.rmtree(temporary, ignore_errors=True)
-                if not target.is_dir():
-                    raise
-        return target
+    async def stage(self, spec: ModuleSpec, subject: str) -> tuple[Published, Mapping[str, bytes]]:
+        """Return a version that could be registered, and its code; nothing is served or recorded yet.
+
+        Raises RunnerError: `bad_input` naming field and remedy, `too_large`, `unavailable` when it cannot be kept.
+        """
+        return await trio.to_thread.run_sync(self.publisher.stage, spec, subject)
+
+    async def register(
+        self, module: Published, files: Mapping[str, bytes], *, activate: bool, condition: Condition
+    ) -> Added:
+        """Keep a staged version, and with `activate` let calls get it. What is there with this content stays.
+
+        Raises RunnerError: `conflict` (the file has the name; the version has other content; the condition does not
+        hold), `overloaded` when there are too many modules, `unavailable` when it cannot be recorded.
+        Cancelled, it may be registered all the same.
+        """
+        return await self._mailbox.ask(_Register(module, files, activate, condition))
+
+    async def activate(self, name: str, version: str, *, subject: str, condition: Condition) -> Registered:
+        """Let calls get this version from now on. Raises RunnerError as `register`, and `not_found`."""
+        return await self._mailbox.ask(_Activate(name, version, subject, condition))
+
+    async def remove(self, name: str, version: str | None, *, subject: str, condition: Condition) -> None:
+        """Delete a version that is not active, or the module with all of them. Raises RunnerError as `activate`."""
+        await self._mailbox.ask(_Remove(name, version, subject, condition))
+
+    async def changes(self, query: ChangesQuery) -> list[Change]:
+        """Return entries of the audit log, newest first. Raises RunnerError `unavailable`."""
+        return await self._in_catalog(self._known_catalog().changes, query)
+
+    async def _register(self, question: _Register) -> Added:
+        catalog, module, name = self._known_catalog(), question.module, question.module.spec.name
+        known = self.changeable(name, question.condition)
+        version = module.ref.version
+        if known is not None and (there := known.versions.get(version)) is not None:
+            if there.content_digest != module.content_digest:
+                text = f"version {version!r} of module {name!r} has other content, and versions do not change"
+                raise error(ErrorKind.CONFLICT, f"{text}; give it another `version`, or none", field="version")
+            if question.activate and known.active != version:
+                known = await self._make_active(catalog, known, version, str(module.published_by))
+            return Added(there, known, created=False)
+        if known is None and len(self._registered) >= self.settings.max_modules:
+            text = f"there are {len(self._registered)} registered modules; the limit is `max_modules`"
+            raise error(ErrorKind.OVERLOADED, f"{text}; delete some", field="name")
+        active = version if question.activate else known.active if known else None
+        versions = {**(known.versions if known else {}), version: module}
+        pruned = [each for each in versions if each not in (active, version)]
+        pruned = pruned[: max(0, len(versions) - self.settings.max_versions)]
+        revision = await self._in_catalog(catalog.register, stored(module), question.files, active, pruned)
+        kept = {each: published for each, published in versions.items() if each not in pruned}
+        after = Registered(name, kept, active, revision, module.published_at, str(module.published_by))
+        self._replace(after)
+        log.info("registered", module=str(module.ref), by=module.published_by, active=active == version)
+        return Added(module, after, created=True)
+
+    async def _activate(self, question: _Activate) -> Registered:
+        catalog, known = self._known_catalog(), self.changeable(question.name, question.condition, present=True)
+        self.snapshot.get(question.name, question.version)
+        if known is None or known.active == question.version:
+            return known or self._registered[question.name]
+        return await self._make_active(catalog, known, question.version, question.subject)
+
+    async def _make_active(self, catalog: Catalog, known: Registered, version: str, subject: str) -> Registered:
+        revision = await self._in_catalog(catalog.activate, known.name, version, subject, known.active)
+        after = evolve(known, active=version, revision=revision, updated_at=time.time(), updated_by=subject)
+        self._replace(after)
+        log.info("activated", module=known.name, version=version, before=known.active, by=subject)
+        return after
+
+    async def _remove(self, question: _Remove) -> None:
+        catalog, name, version = self._known_catalog(), question.name, question.version
+        known = self.changeable(name, question.condition, present=True)
+        if known is None:
+            raise self.snapshot.unknown(name)
+        if version is None:
+            detail = {"versions": list(known.versions), "active": known.active}
+            await self._in_catalog(catalog.remove, name, question.subject, detail)
+            self._registered = {each: module for each, module in self._registered.items() if each != name}
+            self._show()
+        else:
+            self.snapshot.get(name, version)
+            if version == known.active:
+                text = f"version {version!r} is the active one; activate another one first, or delete the module"
+                raise error(ErrorKind.CONFLICT, text, field="version")
+            revision = await self._in_catalog(catalog.remove_version, name, version, known.active, question.subject)
+            versions = {each: module for each, module in known.versions.items() if each != version}
+            self._replace(evolve(known, versions=versions, revision=revision))
+        log.info("deleted", module=name, version=version, by=question.subject)
+
+    def changeable(self, name: str, condition: Condition, *, present: bool = False) -> Registered | None:
+        """Return a registered module as it may be changed now, None when there is none.
+
+        Raises RunnerError `conflict` when the file has the name or the condition does not hold, `not_found` when it
+        must be `present`.
+        """
+        if self._file is not None and name in self._file:
+            text = f"module {name!r} belongs to the operator's file; change it there, or take another name"
+            raise error(ErrorKind.CONFLICT, text, field="name")
+        known = self._registered.get(name)
+        condition.check(name, known)
+        if present and known is None:
+            raise self.snapshot.unknown(name)
+        return known
+
+    def _known_catalog(self) -> Catalog:
+        if self.catalog is None:
+            raise error(ErrorKind.UNAVAILABLE, "this runner serves its file only; nothing can be registered")
+        return self.catalog
+
+    async def _in_catalog(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do it in a thread, one at a time. Raises RunnerError `unavailable`. Cancellation waits for its end."""
+        try:
+            return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._catalog_turn)
+        except _TROUBLE as problem:
+            why = getattr(problem, "orig", None) or problem
+            text = f"registered modules cannot be read or written: {why}"
+            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir", retry_after=5) from problem
+
+    def _replace(self, module: Registered) -> None:
+        self._registered = {**self._registered, module.name: module}
+        self._show()
+
+    def _show(self) -> None:
+        """Publish what there is now."""
+        active = {
+            name: module.versions[module.active]
+            for name, module in self._registered.items()
+            if module.active is not None and module.active in module.versions
+        }
+        self.snapshot = RegistrySnapshot({**active, **(self._file or {})}, self._registered)
+        self.follow(self.snapshot)
+
+    def _restored(self, catalog: Catalog, kept: Iterable[StoredModule]) -> dict[str, Registered]:
+        """Return what was registered, without what cannot be served any more. Blocks."""
+        found = {}
+        for module in kept:
+            versions = {}
+            for each in module.versions:
+                try:
+                    files = partial(catalog.files, each.module, each.version)
+                    versions[each.version] = self.publisher.restore(each, files)
+                except (ConfigError, RunnerError, KeyError, *_TROUBLE) as problem:
+                    why = str(problem) or type(problem).__name__
+                    log.error("a version is not served", module=module.name, version=each.version, why=why)  # noqa: TRY400
+            active = module.active if module.active in versions else None
+            found[module.name] = Registered(
+                module.name, versions, active, module.revision, module.updated_at, module.updated_by
+            )
+        return found
 
     def collect(self) -> None:
-        """Remove code that no published module uses; called when no worker runs."""
-        used = {module.root for module in self.snapshot.modules.values()}
-        if self.code_dir.is_dir():
-            for path in self.code_dir.absolute().iterdir():
+        """Remove code that no version uses; called when no worker runs."""
+        used = {module.root for module in self.snapshot.everything()}
+        used |= {version.root for module in self._registered.values() for version in module.versions.values()}
+        if self.publisher.code_dir.is_dir():
+            for path in self.publisher.code_dir.absolute().iterdir():
                 if path not in used:
                     shutil.rmtree(path, ignore_errors=True)
-
-
-def _shortened(names: tuple[str, ...]) -> list[str]:
-    more = len(names) - _TOLD_NAMES
-    return [*names[:_TOLD_NAMES], *([f"and {more} more"] if more > 0 else [])]
-
-
-def _read_code(spec: ModuleSpec) -> Iterable[tuple[str, bytes]]:
-    """Yield relative name and content of every file of a module.
-
-    Raises RunnerError when the code is not there (any more), is too large or is no file, and OSError.
-    """
-    if spec.code is not None:
-        yield f"{spec.name}.py", spec.code.encode()
-        return
-    if spec.path is None:
-        return
-    if not spec.path.exists():
-        text = f"{spec.name}.path: {spec.path} does not exist (any more); bring it back, or change `path`"
-        raise error(ErrorKind.BAD_INPUT, text, field="path")
-    total = 0
-    for path in _files(spec.path):
-        data = _read_file(spec, path)
-        total += len(data)
-        if total > MAX_CODE_BYTES:
-            text = f"{spec.name}: the code is over {MAX_CODE_BYTES} bytes; keep data out of its folder"
-            raise error(ErrorKind.TOO_LARGE, text, field="path")
-        yield str(path.relative_to(spec.path)) if path != spec.path else path.name, data
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """Yield every file below a folder, or the file that `root` is. Raises OSError for folders that cannot be read."""
-    if not root.is_dir():
-        yield root
-        return
-    for folder, names, files in os.walk(root, onerror=_raise):
-        names[:] = sorted(name for name in names if not is_left_out(name))
-        yield from (Path(folder, name) for name in sorted(files) if not is_left_out(name))
-
-
-def is_left_out(name: str) -> bool:
-    """Return whether a file or folder of this name is no code, wherever it stands."""
-    return name in _CACHES or _EDITING.fullmatch(name) is not None
-
-
-def _raise(problem: OSError) -> NoReturn:
-    raise problem
-
-
-def _read_file(spec: ModuleSpec, path: Path) -> bytes:
-    """Return the content of a file of a module, at most a little more than is allowed."""
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
-        raise error(ErrorKind.BAD_INPUT, f"{spec.name}: {path} is not a regular file; take it out", field="path")
-    with path.open("rb") as file:
-        return file.read(MAX_CODE_BYTES + 1)
-
-
-def _entry(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str) -> tuple[Path, bool]:
-    """Return the file that has the handler, and whether it makes its folder a package."""
-    if spec.code is None and spec.path is None:  # what is in the image, relative to its working directory
-        return Path(f"{file or 'main'}.py"), False
-    if file:
-        candidates = [f"{file}.py", f"{file}/__init__.py", file]
-    elif len(files) == 1 and (spec.code is not None or (spec.path is not None and spec.path.is_file())):
-        candidates = list(files)
-    else:
-        candidates = ["main.py", "__init__.py", "handler.py"]
-    for name in candidates:
-        if name in files:
-            return root / name, name.endswith("__init__.py")
-    text = f"{spec.name}: none of {', '.join(candidates)} is in the folder; name it as `handler: file:function`"
-    raise error(ErrorKind.BAD_INPUT, text, field="handler")
-
-
-def _digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
-    """Return the hash of all that the author wrote."""
-    content = hashlib.sha256()
-    described = {k: v for k, v in spec_to_mapping(spec).items() if k not in ("code", "path")}
-    content.update(json.dumps(described, sort_keys=True, default=str).encode())
-    for name, data in sorted(files.items()):
-        content.update(_framed(name, data))
-    return content.hexdigest()
-
-
-def _framed(name: str, data: bytes) -> bytes:
-    """Return a file such that no two different ones look alike in a row."""
-    return os.fsencode(name) + f"\0{len(data)}\0".encode() + data
-
-
-def may_run_in_process(module: Published) -> bool:
-    """Return whether a module may run in the runner's own process: inline, asked for, and from the operator's file."""
-    return module.trusted and module.spec.env is Kind.INLINE and module.spec.isolation is Isolation.NONE

@@ -27,8 +27,9 @@ from actors.history import History
 from actors.idempotency import Key, key_of
 from actors.live import Live
 from actors.recovery import Recovery
-from actors.registry import Published, Registry
+from actors.registry import Registry
 from actors.retry import retry_delay
+from actors.snapshot import Published
 from actors.worker import Outcome
 from config.settings import ExecutorSettings
 from protocol import events
@@ -152,12 +153,17 @@ class Runs:
             return evolve(live.waiting, reason=f"{live.waiting.reason}; {ahead} of this module are before it")
         return live.waiting
 
-    async def cancel(self, live: Live) -> Execution:
+    def of_module(self, name: str, version: str | None = None) -> tuple[Live, ...]:
+        """Return the executions of a module, or of one version of it, that have not ended."""
+        refs = ((live, live.execution.module) for live in self._live.values())
+        return tuple(live for live, ref in refs if ref.name == name and version in (None, ref.version))
+
+    async def cancel(self, live: Live, why: str = "cancelled on request") -> Execution:
         """End an execution, whatever it waits for or does, and return it when its end is recorded.
 
         Who comes later, or comes again, waits for the same end. Raises RunnerError when it cannot be recorded.
         """
-        live.cancel(Failure(ErrorKind.CANCELLED, "cancelled on request"))
+        live.cancel(Failure(ErrorKind.CANCELLED, why))
         if self._backlog.remove(live.execution.module.name, live.execution.id):
             with trio.CancelScope(shield=True):  # nobody else will end it; reading and recording have their own limits
                 await self._end_unbegun(live)

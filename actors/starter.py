@@ -13,6 +13,7 @@ from actors.events import EventLog
 from actors.pool import Phases, Pool
 from actors.spares import Spares
 from actors.worker import Worker
+from config.modules import ModuleSpec
 from config.settings import ExecutorSettings
 from environments.base import Environment, Prepared
 from environments.limits import LimitKeeper, Limits
@@ -44,6 +45,10 @@ class Starter:
     async def prepare(self, pool: Pool) -> None:
         """Build the environment of a module where it is missing, and keep a spare. Raises as `Builds.prepared`."""
         self.spares.refill(await self._builds.prepared(pool))
+
+    async def lock(self, spec: ModuleSpec) -> None:
+        """Resolve what a module does not pin. Raises as `Builds.prepared`."""
+        await self._builds.lock(spec)
 
     async def start(self, pool: Pool, phases: Phases) -> Worker:
         """Return a worker that has imported the module; `phases` says where the time went.

@@ -14,10 +14,13 @@ import trio
 from attrs import frozen
 
 from actors.attempts import Attempts
+from actors.catalog import Catalog
 from actors.executor import Executor
 from actors.history import History
+from actors.publisher import Publisher
 from actors.registry import Registry
 from actors.runs import Runs
+from actors.snapshot import RegistrySnapshot
 from actors.supervise import supervise
 from config.modules import ModuleSpec
 from config.settings import Settings
@@ -59,7 +62,7 @@ class System:
 
     async def publish(self, specs: Iterable[ModuleSpec]) -> None:
         """Make `specs` the modules that are served. Raises RunnerError; nothing has changed then."""
-        await _publish(self.registry, self.executors, specs)
+        await self.registry.publish(specs)
 
     async def drain(self, seconds: float) -> bool:
         """Begin nothing more, let what runs end, and end what is left after `seconds`; return whether there was none.
@@ -100,23 +103,34 @@ async def open_system(
     kinds = _managed(settings, launcher, around, sweeps=records is None)
     executors = {Kind.INLINE: make(InlineEnvironment(launcher))}
     executors |= {kind: make(environment) for kind, environment in kinds.items()}
-    registry = Registry(data / "code", around.secrets)
+
+    def follow(snapshot: RegistrySnapshot) -> None:
+        for executor in executors.values():
+            executor.publish(snapshot)
+
     history = History(settings.history, records or data)
     async with trio.open_nursery() as history_nursery:
         recording = trio.CancelScope()
         await history_nursery.start(_record_within, recording, history)
         # What is cancelled has an end too, and is recorded: the history is closed by what is below, and by that only.
         recording.shield = True
+        catalog = None
         try:
+            # What a call from the command line serves is its file; what is registered is the server's.
+            catalog = await _open_catalog(data) if records is None else None
+            registry = Registry(Publisher(data / "code", around.secrets), catalog, settings.registry, follow)
             async with _open_actors(registry, executors):
-                await _publish(registry, executors, specs)
-                registry.collect()
+                await registry.publish(specs)
+                if catalog is not None:
+                    registry.collect()
                 async with _open_runs(settings, registry, executors, history) as runs:
                     yield System(registry, executors, history, runs, table)
         finally:
             with trio.CancelScope(shield=True):
                 await table.sweep()
                 await history.aclose()
+            if catalog is not None:
+                catalog.close()
             recording.cancel()
             limits.close()
             shutil.rmtree(work, ignore_errors=True)
@@ -161,10 +175,8 @@ async def _open_runs(
             nursery.cancel_scope.cancel()
 
 
-async def _publish(registry: Registry, executors: Mapping[Kind, Executor], specs: Iterable[ModuleSpec]) -> None:
-    snapshot = await registry.publish(specs)
-    for executor in executors.values():
-        executor.publish(snapshot)
+async def _open_catalog(data: Path) -> Catalog:
+    return await trio.to_thread.run_sync(Catalog.open, data / "modules.db")
 
 
 def _open_table(data: Path, work: Path, around: Surroundings) -> tuple[ProcessTable, Launcher]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.events import EventLog
-    from actors.registry import Published
+    from actors.snapshot import Published
     from environments.base import Guest
     from environments.limits import Hold
     from protocol.model import Stream

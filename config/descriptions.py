@@ -56,6 +56,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "history_max_bytes": "how large the database may become",
     "history_idempotency": "how long an idempotency key is good",
     "history_max_pending": "records that may wait to be written",
+    "max_modules": "modules that may be registered over the API",
+    "max_versions": "versions of a registered module that are kept",
     "log_format": "`console` for people, `json` for machines",
     "log_level": "`debug`, `info`, `warning` or `error`",
 }

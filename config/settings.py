@@ -123,6 +123,15 @@ class HistorySettings:
 
 
 @frozen
+class RegistrySettings:
+    """Modules that are registered over the API."""
+
+    max_modules: int = field(default=1000, validator=validators.gt(0))
+    max_versions: int = field(default=50, validator=validators.gt(0))
+    """Versions of one module that are kept; beyond that the oldest goes that is not active."""
+
+
+@frozen
 class LogSettings:
     """Logging."""
 
@@ -141,4 +150,5 @@ class Settings:
     auth: AuthSettings = field(factory=AuthSettings)
     executor: ExecutorSettings = field(factory=ExecutorSettings)
     history: HistorySettings = field(factory=HistorySettings)
+    registry: RegistrySettings = field(factory=RegistrySettings)
     log: LogSettings = field(factory=LogSettings)

@@ -146,6 +146,9 @@ class Environment(Protocol):
         Raises RunnerError: `environment_failed` with the installer's last lines, `unavailable`.
         """
 
+    async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
+        """Resolve what the module needs and does not pin, once; `prepare` takes the same. Raises as `prepare`."""
+
     def launch(self, prepared: Prepared) -> Guest:
         """Start a guest that waits for its `hello`. Synchronous and quick: what takes time is done in `tend`.
 

@@ -146,6 +146,10 @@ class CondaEnvironment(KeptInStore):
         path = await self.store.get(plan.key, plan.manifest, build, say, in_place=plan.in_place)
         return await self._prepared(plan.key, path, 0.0 if existed else time.perf_counter() - began)
 
+    async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
+        """Solve for the packages, and fix each of them; requirements for pip are resolved by the build."""
+        await self._plan(spec, say)
+
     async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Build the module's environment anew, from the same lock, and put it in place of the one that is there."""
         began = time.perf_counter()

@@ -149,6 +149,11 @@ class DockerEnvironment:
             raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
         return self._prepared(spec, image)
 
+    async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
+        """Build the image of requirements: what they come to is found out inside of it. Without any, do nothing."""
+        if spec.requirements:
+            await self.prepare(spec, say)
+
     async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Build the image of the module's requirements anew. Raises RunnerError `bad_input` where there are none."""
         if not spec.requirements:

@@ -67,6 +67,9 @@ class InlineEnvironment:
         """Return the one environment of this kind; there is nothing to build."""
         return Prepared("inline", self.launcher.argv(sys.executable, "-S"), self.launcher.environ)
 
+    async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
+        """Do nothing: there is nothing to resolve."""
+
     def launch(self, prepared: Prepared) -> Guest:
         """Start a guest that waits for its `hello`."""
         return self.launcher.launch(prepared)

@@ -95,6 +95,12 @@ class VenvEnvironment(KeptInStore):
         path = await self.store.get(plan.key, plan.manifest, lambda to: self._build(to, plan, say), say)
         return self._prepared(plan, path, 0.0 if existed else time.perf_counter() - began)
 
+    async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
+        """Find the Python, and fix the version of every requirement."""
+        if self._uv is None:
+            raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)
+        await self._plan(spec, say)
+
     async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Build the module's environment anew, from the same lock, and put it in place of the one that is there."""
         if self._uv is None:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar, assert_never
 
 import msgspec
 
-from actors.registry import Published
 from actors.rollups import ModuleStats
+from actors.snapshot import Published
 from protocol.errors import ErrorKind, Failure, error
 from protocol.events import (
     DroppedEvent,

@@ -252,8 +252,8 @@ class _Modules:
     async def list(self, _call: Call, who: Principal, request: v1.ListModulesRequest) -> v1.ListModulesResponse:
         found, cursor = self.service.modules(
             who,
-            env=environment_kind(request.env),
-            tag=request.tag or None,
+            envs=[kind] if (kind := environment_kind(request.env)) is not None else [],
+            tags=[request.tag] if request.tag else [],
             text=request.text or None,
             limit=page_limit(request.limit),
             cursor=request.cursor,

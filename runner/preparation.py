@@ -13,7 +13,7 @@ import trio
 from attrs import frozen
 
 from actors.build_log import BuildLog
-from actors.registry import Published
+from actors.snapshot import Published
 from protocol.errors import ErrorKind, Failure, RunnerError
 from runner.access import authenticate
 from runner.auth import Verifier

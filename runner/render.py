@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from actors.registry import Published
+from actors.catalog import Change
 from actors.rollups import ModuleStats
+from actors.snapshot import Published, Registered
 from config.modules import spec_to_mapping
 from protocol.errors import ErrorKind, Failure
 from protocol.events import decode_all, failure_fields, text_of
@@ -125,12 +127,18 @@ def execution_status(execution: Execution) -> int:
     return 200 if execution.failure is None else CODES[execution.failure.kind].http
 
 
+def problem_status(failure: Failure) -> int:
+    """Return the HTTP status of what never began; 412 where it is a condition of the request that does not hold."""
+    unmet = failure.kind is ErrorKind.CONFLICT and failure.field in ("if-match", "if-none-match")
+    return 412 if unmet else CODES[failure.kind].http
+
+
 def problem_json(failure: Failure) -> bytes:
     """Return an RFC 9457 problem for what never began."""
     body = {
         "type": "about:blank",
         "title": failure.kind.value.replace("_", " "),
-        "status": CODES[failure.kind].http,
+        "status": problem_status(failure),
         "detail": failure.message,
         "kind": failure.kind,
         "field": failure.field,
@@ -161,4 +169,38 @@ def module_json(module: Published) -> dict[str, Any]:
         "secrets": list(spec.secrets),
         "digest": module.content_digest,
         "published_at": round(module.published_at, 3),
+        "published_by": module.published_by,
+        "source": "file" if module.trusted else "api",
+    }
+
+
+def versions_json(name: str, versions: Iterable[Published], registered: Registered | None) -> dict[str, Any]:
+    """Return the versions of a module, newest first, and which one is active."""
+    active = next(iter(versions)).ref.version if registered is None else registered.active
+    return {
+        "module": name,
+        "active": active,
+        "items": [
+            {
+                "version": each.ref.version,
+                "active": each.ref.version == active,
+                "digest": each.content_digest,
+                "published_at": round(each.published_at, 3),
+                "published_by": each.published_by,
+            }
+            for each in versions
+        ],
+    }
+
+
+def change_json(change: Change) -> dict[str, Any]:
+    """Return one entry of the audit log."""
+    return {
+        "id": change.id,
+        "at": round(change.at, 3),
+        "subject": change.subject,
+        "action": change.action,
+        "module": change.module,
+        "version": change.version,
+        "detail": change.detail,
     }

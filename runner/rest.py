@@ -11,7 +11,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from protocol.errors import ErrorKind, Failure, RunnerError, error
-from protocol.model import Execution, Kind
+from protocol.model import Execution
 from runner.access import authenticate
 from runner.auth import Principal, Verifier
 from runner.http import WEBSOCKET, BodyError, BodyTooLargeError, Front, Receive, Route, Send, read_body, respond
@@ -22,10 +22,10 @@ from runner.render import (
     execution_json,
     execution_status,
     failure_headers,
-    module_json,
     problem_json,
 )
 from runner.rest_executions import add_execution_routes
+from runner.rest_modules import add_module_routes
 from runner.service import Service
 from runner.status import CODES
 from runner.streams import EventStream, ExecutionSocket, ModuleSocket, not_found
@@ -34,8 +34,6 @@ from runner.web import (
     arguments,
     framework_problem,
     json_answer,
-    one_of,
-    page_limit,
     problem_answer,
     seconds_of,
 )
@@ -152,26 +150,6 @@ def _slow_routes(service: Service, verifier: Verifier) -> QuartTrio:
         log.error("a request failed inside the runner", path=request.path, exc_info=problem)
         return problem_answer(Failure(ErrorKind.INTERNAL, "the runner failed; its log says why"))
 
-    @app.get("/modules")
-    async def modules() -> Response:
-        who = await principal()
-        args = arguments(("env", "tag", "q", "limit", "cursor"))
-        found, cursor = service.modules(
-            who,
-            env=one_of(Kind, "env", args.get("env")),
-            tag=args.get("tag"),
-            text=args.get("q"),
-            limit=page_limit(args.get("limit")),
-            cursor=args.get("cursor", ""),
-        )
-        return json_answer({"items": [module_json(m) for m in found], "cursor": cursor})
-
-    @app.get("/modules/<name>")
-    async def module(name: str) -> Response:
-        who = await principal()
-        version = arguments(("version",)).get("version")
-        return json_answer(module_json(service.module(who, "modules:read", name, version)))
-
     @app.get("/environments")
     async def environments() -> Response:
         who = await principal()
@@ -188,5 +166,6 @@ def _slow_routes(service: Service, verifier: Verifier) -> QuartTrio:
             return problem_answer(Failure(ErrorKind.SHUTDOWN, "the runner is shutting down"))
         return json_answer({"status": "ready", "modules": len(service.registry.snapshot.modules)})
 
+    add_module_routes(app, service, principal)
     add_execution_routes(app, service, principal)
     return app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -17,16 +17,19 @@ from actors.history import History
 from actors.idempotency import Idempotency
 from actors.live import Live
 from actors.queries import Page, Query
-from actors.registry import Published, Registry
+from actors.registry import Registry
 from actors.rollups import ModuleStats
 from actors.runs import Runs
+from actors.snapshot import Published
 from config.schema import validator
 from config.settings import Settings
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, error
 from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
+from runner.access import require, require_module
 from runner.auth import Principal
+from runner.management import Management
 
 
 @define(eq=False)
@@ -38,9 +41,11 @@ class Service:
     history: History
     runs: Runs
     settings: Settings
+    management: Management = field(init=False)
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.management = Management(self.registry, self.executors, self.runs)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
 
@@ -56,13 +61,20 @@ class Service:
         return self.registry.snapshot.get(name, version)
 
     def modules(
-        self, principal: Principal, *, env: Kind | None, tag: str | None, text: str | None, limit: int, cursor: str
+        self,
+        principal: Principal,
+        *,
+        envs: Iterable[Kind],
+        tags: Iterable[str],
+        text: str | None,
+        limit: int,
+        cursor: str,
     ) -> tuple[list[Published], str | None]:
         """Return the modules after `cursor` (a name) that match and that the principal may use, and the next cursor."""
         require(principal, "modules:read")
         found = [
             m
-            for m in self.registry.snapshot.find(env=env, tag=tag, text=text)
+            for m in self.registry.snapshot.find(envs=envs, tags=tags, text=text)
             if m.spec.name > cursor and principal.may_use(m.spec.name)
         ]
         return found[:limit], found[limit - 1].spec.name if len(found) > limit else None
@@ -253,18 +265,6 @@ def _shown(principal: Principal, execution: Execution) -> Execution:
 
 def _as_dict(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in type(value).__match_args__}
-
-
-def require(principal: Principal, scope: str) -> None:
-    """Raise RunnerError `forbidden` when the principal does not have the scope."""
-    if not principal.allows(scope):
-        raise error(ErrorKind.FORBIDDEN, f"the token lacks the scope {scope!r} (claim `scope`)")
-
-
-def require_module(principal: Principal, name: str) -> None:
-    """Raise RunnerError `forbidden` when the principal may not use the module."""
-    if not principal.may_use(name):
-        raise error(ErrorKind.FORBIDDEN, f"the token does not allow module {name!r} (claim `modules`)")
 
 
 def _checked_input(module: Published, data: bytes) -> msgspec.Raw:

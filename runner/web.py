@@ -13,8 +13,7 @@ from quart import Request, Response, request
 from werkzeug.exceptions import HTTPException
 
 from protocol.errors import ErrorKind, Failure, error
-from runner.render import failure_headers, problem_json
-from runner.status import CODES
+from runner.render import failure_headers, problem_json, problem_status
 
 MAX_PAGE = 500
 PROBLEM = "application/problem+json"
@@ -39,6 +38,15 @@ def one_of(kind: type[E], name: str, value: str | None) -> E | None:
     except ValueError:
         text = f"{name} {value!r:.80} is not one of {', '.join(kind)}"
         raise error(ErrorKind.BAD_INPUT, text, field=name) from None
+
+
+def flag(name: str, value: str | None) -> bool | None:
+    """Return a parameter that is true or false, None when it is not there. Raises RunnerError `bad_input`."""
+    if value is None:
+        return None
+    if value not in ("true", "false"):
+        raise error(ErrorKind.BAD_INPUT, f"{name} is true or false, not {value!r:.80}", field=name)
+    return value == "true"
 
 
 def page_limit(value: str | None) -> int:
@@ -89,7 +97,7 @@ def json_answer(value: Any, status: int = 200) -> Response:
 
 def problem_answer(failure: Failure) -> Response:
     """Return the answer to what never began."""
-    response = Response(problem_json(failure), CODES[failure.kind].http, content_type=PROBLEM)
+    response = Response(problem_json(failure), problem_status(failure), content_type=PROBLEM)
     for name, value in failure_headers(failure):
         response.headers[name.decode()] = value.decode()
     return response

@@ -19,7 +19,9 @@ import trio
 from actors.events import EventLog, Follower
 from actors.executor import Executor
 from actors.pool import Phases
-from actors.registry import Published, Registry
+from actors.publisher import Publisher
+from actors.registry import Registry
+from actors.snapshot import Published
 from actors.system import Surroundings, open_system
 from actors.worker import Call, Outcome, Worker
 from config.load import base_environment, installer_environment
@@ -307,7 +309,7 @@ async def open_rig(
 
         for kind in list(executors):
             await start(kind)
-        registry = Registry(path / "code", lambda _names: {})
+        registry = Registry(Publisher(path / "code", lambda _names: {}))
         await nursery.start(registry.run)
         try:
             yield Rig(path, table, limits, registry, executors, start)

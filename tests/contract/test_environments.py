@@ -173,7 +173,7 @@ async def test_a_python_that_is_not_here(fresh):
 
 async def test_a_machine_without_uv(fresh):
     fresh.venv_environment._uv = None
-    fresh.venv.availability = await fresh.venv_environment.probe()
+    fresh.venv.probing.found = await fresh.venv_environment.probe()
 
     failure = (await fresh.run("def handler(input): pass", env=Kind.VENV)).failure
     assert failure.kind is ErrorKind.UNAVAILABLE

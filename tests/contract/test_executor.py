@@ -669,7 +669,7 @@ async def test_cpus(rig):
 
 
 async def test_a_kind_that_is_absent(rig):
-    rig.inline.availability = Availability(available=False, reason="no such thing; install it")
+    rig.inline.probing.found = Availability(available=False, reason="no such thing; install it")
     failure = (await rig.run(ECHO)).failure
 
     assert failure.kind is ErrorKind.UNAVAILABLE
@@ -678,7 +678,7 @@ async def test_a_kind_that_is_absent(rig):
 
 async def test_nothing_is_lent_before_the_executor_runs(rig):
     executor = attrs.evolve(rig.inline)
-    executor.availability = rig.inline.availability
+    executor.probing.found = rig.inline.availability
     with pytest.raises(RunnerError) as caught:
         async with executor.lease(await rig.publish(ECHO), Phases()):
             pass

@@ -11,6 +11,8 @@ import structlog
 import trio
 import trio.testing
 
+from actors import code
+from actors.publisher import Publisher
 from actors.registry import Registry
 from actors.system import System
 from config.load import secret_values
@@ -88,7 +90,7 @@ def lines():
 @asynccontextmanager
 async def serving(home, lines, *, look_seconds=NEVER, watching=True, first=ONE):
     (home / "modules.yaml").write_text(first)
-    registry = Registry(home.parent / f"{home.name}-kept", secret_values)
+    registry = Registry(Publisher(home.parent / f"{home.name}-kept", secret_values))
     system = Held(registry, {}, None, None, None)
     modules = load_modules(home / "modules.yaml")
     async with trio.open_nursery() as nursery:
@@ -223,7 +225,7 @@ async def test_what_changes_during_a_reload_is_published_after_it(home, lines, l
 async def test_what_changes_between_reading_and_watching_is_published(home, lines):
     (home / "jobs").mkdir()
     (home / "jobs" / "main.py").write_text("y = 1")
-    registry = Registry(home.parent / "kept", secret_values)
+    registry = Registry(Publisher(home.parent / "kept", secret_values))
     system = Held(registry, {}, None, None, None)
     (home / "modules.yaml").write_text(inline(jobs="path: jobs"))
     modules = load_modules(home / "modules.yaml")
@@ -296,7 +298,7 @@ async def test_what_cannot_be_published_keeps_the_modules_and_says_why(home, lin
 async def test_a_full_disk_keeps_the_modules_and_the_runner(home, lines, monkeypatch):
     async with serving(home, lines) as served:
         with monkeypatch.context() as patch:
-            patch.setattr(Registry, "_keep", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            patch.setattr(code, "keep", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
             served.write(TWO)
             await served.wait_told("not reloaded", "No space left on device")
         assert served.code() == "x = 1"

@@ -109,6 +109,8 @@ def test_the_flat_names():
         "history_max_bytes": "history.max_bytes",
         "history_max_pending": "history.max_pending",
         "history_idempotency": "history.idempotency_seconds",
+        "max_modules": "registry.max_modules",
+        "max_versions": "registry.max_versions",
         "log_format": "log.format",
         "log_level": "log.level",
     }

@@ -11,8 +11,10 @@ import attrs
 import pytest
 import trio
 
-from actors import registry as module_under_test
-from actors.registry import Changes, Registry, RegistrySnapshot, may_run_in_process
+from actors import code as module_under_test
+from actors.publisher import Publisher
+from actors.registry import Registry
+from actors.snapshot import Changes, RegistrySnapshot, may_run_in_process
 from config.load import secret_values
 from config.modules import ModuleSpec
 from protocol.errors import ErrorKind, RunnerError
@@ -35,7 +37,7 @@ async def running(nursery, registry):
 
 @pytest.fixture
 async def registry(tmp_path, nursery):
-    made = Registry(tmp_path / "code", lambda names: {name: f"secret of {name}" for name in names})
+    made = Registry(Publisher(tmp_path / "code", lambda names: {name: f"secret of {name}" for name in names}))
     return await running(nursery, made)
 
 
@@ -64,7 +66,11 @@ async def refused(registry, *specs):
 
 
 def kept_code(registry):
-    return sorted(path.name for path in registry.code_dir.iterdir()) if registry.code_dir.is_dir() else []
+    return (
+        sorted(path.name for path in registry.publisher.code_dir.iterdir())
+        if registry.publisher.code_dir.is_dir()
+        else []
+    )
 
 
 def tree(root: Path):
@@ -146,7 +152,7 @@ async def test_everything_that_the_author_wrote_makes_the_digest(registry, chang
 
 async def test_another_value_of_a_secret_makes_another_identity_and_shows_nothing(registry):
     before = (await registry.publish([spec(secrets=("TOKEN",))])).get("greet")
-    registry.secrets = lambda names: dict.fromkeys(names, "rotated")
+    registry.publisher.secrets = lambda names: dict.fromkeys(names, "rotated")
     after = (await registry.publish([spec(secrets=("TOKEN",))])).get("greet")
 
     assert before.digest != after.digest, "workers of the old value would be used"
@@ -157,7 +163,7 @@ async def test_another_value_of_a_secret_makes_another_identity_and_shows_nothin
 
 
 async def test_an_identity_cannot_be_computed_by_who_knows_the_module_and_guesses_the_secret(tmp_path, nursery):
-    made = [Registry(tmp_path / "code", lambda names: dict.fromkeys(names, "1234")) for _ in range(2)]
+    made = [Registry(Publisher(tmp_path / "code", lambda names: dict.fromkeys(names, "1234"))) for _ in range(2)]
     same = [await running(nursery, registry) for registry in made]
     one, two = [(await registry.publish([spec(secrets=("TOKEN",))])).get("greet") for registry in same]
 
@@ -292,7 +298,7 @@ async def test_one_bad_module_changes_nothing(registry, folder):
 
 async def test_all_missing_secrets_are_told_with_their_modules(registry):
     await registry.publish([spec("a")])
-    registry.secrets = partial(secret_values, environ={"OPERATO_SECRET_C": "x"})
+    registry.publisher.secrets = partial(secret_values, environ={"OPERATO_SECRET_C": "x"})
 
     failure = await refused(registry, spec("a", secrets=("A", "C")), spec("b", secrets=("B",)), spec("c"))
 
@@ -405,7 +411,7 @@ async def test_publishing_twice_at_once_is_one_after_the_other(registry):
 
 async def test_collect_removes_what_no_module_uses(registry):
     await registry.publish([spec("a"), spec("b")])
-    (registry.code_dir / ".tmp-crashed").mkdir()
+    (registry.publisher.code_dir / ".tmp-crashed").mkdir()
     await registry.publish([spec("b")])
     registry.collect()
 
@@ -456,12 +462,14 @@ async def test_find_takes_every_condition_together(registry):
         return [module.spec.name for module in registry.snapshot.find(**conditions)]
 
     assert names() == ["lines", "sums", "words"]
-    assert names(env=Kind.VENV) == ["sums"]
-    assert names(tag="text") == ["lines", "words"]
-    assert names(tag="text", text="words") == ["words"]
+    assert names(envs=[Kind.VENV]) == ["sums"]
+    assert names(tags=["text"]) == ["lines", "words"]
+    assert names(tags=["text", "fast"]) == ["lines"]
+    assert names(envs=[Kind.VENV, Kind.INLINE], tags=["fast"]) == ["lines", "sums"]
+    assert names(tags=["text"], text="words") == ["words"]
     assert names(text="COUNTS") == ["lines", "words"]
     assert names(text="um") == ["sums"]
-    assert names(env=Kind.VENV, tag="text") == []
+    assert names(envs=[Kind.VENV], tags=["text"]) == []
     assert RegistrySnapshot().find() == []
 
 

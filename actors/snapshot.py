@@ -1,0 +1,160 @@
+"""All modules at one moment, as values that never change: what the registry publishes and everybody else reads."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from attrs import asdict, field, frozen
+
+from config.modules import ModuleSpec
+from protocol.errors import ErrorKind, error
+from protocol.model import Isolation, Kind, ModuleRef
+
+_TOLD_NAMES = 20
+_TOLD_VERSIONS = 10
+
+
+@frozen
+class Published:
+    """One version of a module, with its code where nothing changes it any more.
+
+    `digest` is the identity of everything that a worker is made of, the values of secrets included: two equal ones run
+    the same thing. It means nothing outside of this process. `content_digest` is what is shown, and what the version
+    is derived from: it says nothing about secrets, as a short one could be guessed from a plain hash.
+    """
+
+    ref: ModuleRef
+    spec: ModuleSpec
+    digest: str
+    content_digest: str
+    root: Path
+    entry: Path
+    function: str
+    package: bool
+    variables: Mapping[str, str]
+    published_at: float
+    """Seconds since the epoch; of a registered version, when it was registered."""
+    trusted: bool = False
+    """It comes from the operator's own file."""
+    published_by: str | None = None
+    """Who registered it; None for one of the operator's file."""
+
+
+@frozen
+class Registered:
+    """A module that was registered over the API: its versions, oldest first, and which of them is served."""
+
+    name: str
+    versions: Mapping[str, Published]
+    active: str | None
+    """The version that calls get which name none; None when nobody has made one active."""
+    revision: int
+    """Rises with each change of the module, and is never given again, also not to a later module of this name."""
+    updated_at: float
+    updated_by: str
+
+
+@frozen
+class Changes:
+    """What is different between two snapshots: names of modules, sorted."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed)
+
+    def told(self) -> dict[str, list[str]]:
+        """Return what there is to tell, for a line of the log."""
+        return {kind: _shortened(names) for kind, names in asdict(self).items() if names}
+
+
+@frozen
+class RegistrySnapshot:
+    """All modules at one moment, by name. Reading it needs no lock and no await.
+
+    `modules` has the version of each that is served. `registered` has those of the API with all their versions, also
+    where the operator's file has a module of that name, which goes before them.
+    """
+
+    modules: Mapping[str, Published] = field(factory=dict)
+    registered: Mapping[str, Registered] = field(factory=dict)
+
+    def get(self, name: str, version: str | None = None) -> Published:
+        """Return the active version, or the one asked for.
+
+        Raises RunnerError `not_found` with the names alike, `conflict` when no version is active.
+        """
+        active, registered = self.modules.get(name), self.registered_only(name)
+        if active is None and registered is None:
+            raise self.unknown(name)
+        if version is None or (active is not None and version == active.ref.version):
+            if active is not None:
+                return active
+            text = f"no version of module {name!r} is active; activate one of {_versions(registered)}"
+            raise error(ErrorKind.CONFLICT, text, field="version")
+        if registered is not None and version in registered.versions:
+            return registered.versions[version]
+        has = _versions(registered) if active is None or registered is not None else active.ref.version
+        text = f"module {name!r} has no version {version!r:.80}; it has {has}"
+        raise error(ErrorKind.NOT_FOUND, text, field="version")
+
+    def registered_only(self, name: str) -> Registered | None:
+        """Return a module of the API, unless the operator's file has one of that name."""
+        active = self.modules.get(name)
+        return None if active is not None and active.trusted else self.registered.get(name)
+
+    def unknown(self, name: str) -> Exception:
+        """Return the error that says that there is no such module, with the names alike."""
+        close = difflib.get_close_matches(name, [*self.modules, *self.registered], n=3)
+        hint = f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
+        return error(ErrorKind.NOT_FOUND, f"there is no module {name!r}{hint}", field="name")
+
+    def since(self, before: RegistrySnapshot) -> Changes:
+        """Return what has changed from `before` to this among the versions that are served."""
+        old, new = before.modules, self.modules
+        return Changes(
+            added=tuple(sorted(new.keys() - old.keys())),
+            changed=tuple(sorted(name for name in new.keys() & old.keys() if new[name] is not old[name])),
+            removed=tuple(sorted(old.keys() - new.keys())),
+        )
+
+    def find(self, *, envs: Iterable[Kind] = (), tags: Iterable[str] = (), text: str | None = None) -> list[Published]:
+        """Return the modules of any of the kinds and with all of the tags, by name.
+
+        `text` is looked for in name and description. What is empty is no condition.
+        """
+        kinds, needed, wanted = set(envs), set(tags), text.lower() if text else ""
+        return [
+            module
+            for _, module in sorted(self.modules.items())
+            if (not kinds or module.spec.env in kinds)
+            and needed <= set(module.spec.tags)
+            and (not wanted or wanted in module.spec.name.lower() or wanted in module.spec.description.lower())
+        ]
+
+    def everything(self) -> Iterator[Published]:
+        """Yield every version that a call can get."""
+        yield from self.modules.values()
+        for name in self.registered:
+            if (registered := self.registered_only(name)) is not None:
+                yield from (m for version, m in registered.versions.items() if version != registered.active)
+
+
+def _versions(registered: Registered | None) -> str:
+    names = list(registered.versions) if registered is not None else []
+    shown = ", ".join(names[-_TOLD_VERSIONS:])
+    return f"{shown} and {len(names) - _TOLD_VERSIONS} older ones" if len(names) > _TOLD_VERSIONS else shown or "none"
+
+
+def _shortened(names: tuple[str, ...]) -> list[str]:
+    more = len(names) - _TOLD_NAMES
+    return [*names[:_TOLD_NAMES], *([f"and {more} more"] if more > 0 else [])]
+
+
+def may_run_in_process(module: Published) -> bool:
+    """Return whether a module may run in the runner's own process: inline, asked for, and from the operator's file."""
+    return module.trusted and module.spec.env is Kind.INLINE and module.spec.isolation is Isolation.NONE

@@ -1,0 +1,205 @@
+"""The verbs that change modules, without transport types. Each checks scope and modules first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define, frozen
+
+from actors.catalog import Change, ChangesQuery
+from actors.executor import Executor
+from actors.live import Live
+from actors.pool import Phases
+from actors.registry import Added, Condition, Registry
+from actors.runs import Runs
+from actors.snapshot import Published, Registered
+from config.mistakes import ConfigError
+from config.modules import ModuleSpec, spec_from_mapping, spec_to_mapping
+from protocol.errors import ErrorKind, RunnerError, error
+from protocol.model import Kind
+from runner.access import require, require_module
+from runner.auth import Principal
+
+ANY = Condition()
+"""No condition."""
+
+
+@frozen
+class Publishing:
+    """How a version is made one that calls get.
+
+    With `activate` calls that name no version get it. With `prepare` its environment is built and a worker has
+    imported it before that, so that the first call is warm.
+    """
+
+    activate: bool = True
+    prepare: bool = False
+
+
+@define(eq=False)
+class Management:
+    """Changes what the registry serves over the API."""
+
+    registry: Registry
+    executors: Mapping[Kind, Executor]
+    runs: Runs
+
+    async def register(
+        self,
+        principal: Principal,
+        data: Mapping[str, Any],
+        *,
+        folder: Path | None = None,
+        how: Publishing,
+        condition: Condition,
+    ) -> Added:
+        """Check a module as the modules file describes one, and make it a version of the module of its name.
+
+        `folder` has its files, which `path` and others of its fields may name. What is registered with the same
+        content already is found again. Raises RunnerError: `bad_input` with all that is wrong with it, `conflict`
+        (the operator's file has the name; the version is there with other content; `condition` does not hold),
+        `environment_failed`, `load_failed`, and `unavailable`; nothing has changed then. Cancelled, it may have been
+        registered.
+        """
+        require(principal, "modules:write")
+        name = data.get("name")
+        if isinstance(name, str):
+            require_module(principal, name)
+            self._refuse_early(name, condition)
+        return await self._publish(principal, _spec(data, folder), how, condition)
+
+    async def patch(
+        self, principal: Principal, name: str, changes: Mapping[str, Any], *, how: Publishing, condition: Condition
+    ) -> Added:
+        """Register the active version with some fields changed, by the rules of JSON Merge Patch (RFC 7396).
+
+        Its code goes along. A `version` that the changes do not name is derived. Raises RunnerError as `register`.
+        """
+        require(principal, "modules:write")
+        require_module(principal, name)
+        self._refuse_early(name, condition)
+        module = self.registry.snapshot.get(name)
+        if changes.get("name", name) != name:
+            raise error(ErrorKind.BAD_INPUT, "a module keeps its name; register another one", field="name")
+        data = {field: value for field, value in spec_to_mapping(module.spec).items() if field != "version"}
+        folder = None
+        if "path" in data:
+            folder, data["path"] = module.root, "."
+        if "code" in changes:
+            data.pop("path", None)
+            folder = None
+        return await self._publish(principal, _spec(merged(data, changes), folder), how, condition)
+
+    def _refuse_early(self, name: str, condition: Condition) -> None:
+        """Raise what would be refused in the end, before anything is built; the registry decides again."""
+        self.registry.changeable(name, condition)
+
+    async def _publish(self, principal: Principal, spec: ModuleSpec, how: Publishing, condition: Condition) -> Added:
+        module, files = await self.registry.stage(spec, principal.subject)
+        executor = self.executors[spec.env]
+        if not how.prepare:
+            await executor.lock(module)
+            return await self.registry.register(module, files, activate=how.activate, condition=condition)
+        async with _warm(executor, module):
+            return await self.registry.register(module, files, activate=how.activate, condition=condition)
+
+    async def activate(
+        self, principal: Principal, name: str, version: str, *, prepare: bool, condition: Condition
+    ) -> tuple[Registered, Published]:
+        """Let calls get a version that is there, and return it; with `prepare` after its environment was built.
+
+        Raises RunnerError: `not_found`, `conflict`, and with `prepare` what came of that; nothing has changed then.
+        """
+        module = self._known(principal, name, version)
+        if not prepare:
+            after = await self.registry.activate(name, version, subject=principal.subject, condition=condition)
+            return after, module
+        async with _warm(self.executors[module.spec.env], module):
+            after = await self.registry.activate(name, version, subject=principal.subject, condition=condition)
+        return after, module
+
+    async def remove(
+        self,
+        principal: Principal,
+        name: str,
+        version: str | None = None,
+        *,
+        force: bool = False,
+        condition: Condition = ANY,
+    ) -> None:
+        """Delete a module, or a version that is not active. Its executions stay in the history.
+
+        Raises RunnerError: `not_found`, `conflict` also while it runs or is queued, unless `force`: then it is no
+        module any more, and what runs and waits is cancelled and has ended when this returns.
+        """
+        require(principal, "modules:write")
+        require_module(principal, name)
+        self.registry.changeable(name, condition, present=True)
+        at_work = self.runs.of_module(name, version)
+        if at_work and not force:
+            text = f"{len(at_work)} executions of it run or wait; let them end, or delete with `force`"
+            raise error(ErrorKind.CONFLICT, text, field="force", retry_after=1)
+        await self.registry.remove(name, version, subject=principal.subject, condition=condition)
+        async with trio.open_nursery() as nursery:
+            for live in self.runs.of_module(name, version):
+                nursery.start_soon(self._cancel, live, f"the module was deleted by {principal.subject}")
+
+    async def _cancel(self, live: Live, why: str) -> None:
+        with suppress(RunnerError):  # it never began, or its end cannot be recorded: the log says so
+            await self.runs.cancel(live, why)
+
+    def versions(self, principal: Principal, name: str) -> tuple[list[Published], Registered | None]:
+        """Return the versions that calls can get, newest first, and what is known of the module where it is registered.
+
+        Raises RunnerError `forbidden` or `not_found`.
+        """
+        require(principal, "modules:read")
+        require_module(principal, name)
+        snapshot = self.registry.snapshot
+        registered = snapshot.registered_only(name)
+        if registered is not None:
+            return list(registered.versions.values())[::-1], registered
+        return [snapshot.get(name)], None
+
+    async def changes(self, principal: Principal, query: ChangesQuery) -> list[Change]:
+        """Return who changed what and when, newest first. Raises RunnerError `forbidden` or `unavailable`."""
+        require(principal, "admin")
+        return await self.registry.changes(query)
+
+    def _known(self, principal: Principal, name: str, version: str | None) -> Published:
+        require(principal, "modules:write")
+        require_module(principal, name)
+        return self.registry.snapshot.get(name, version)
+
+
+@asynccontextmanager
+async def _warm(executor: Executor, module: Published) -> AsyncIterator[None]:
+    """Build the environment and hold a worker that has imported the module. Raises RunnerError when it cannot."""
+    async with executor.lease(module, Phases(), patient=True):
+        yield
+
+
+def _spec(data: Mapping[str, Any], folder: Path | None) -> ModuleSpec:
+    try:
+        return spec_from_mapping(data, base=folder, allow_path=folder is not None)
+    except ConfigError as problem:
+        first = problem.mistakes[0].field if problem.mistakes else None
+        raise error(ErrorKind.BAD_INPUT, str(problem), field=first) from None
+
+
+def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `target` with the changes of a JSON Merge Patch (RFC 7396): null takes a field away."""
+    found = dict(target)
+    for name, value in patch.items():
+        if value is None:
+            found.pop(name, None)
+        elif isinstance(value, Mapping):
+            inner = found.get(name)
+            found[name] = merged(inner if isinstance(inner, Mapping) else {}, value)
+        else:
+            found[name] = value
+    return found

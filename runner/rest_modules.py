@@ -1,0 +1,205 @@
+"""The REST routes of modules: look, register, change, delete, versions, audit; parse, call the service, render."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from actors.catalog import Action, ChangesQuery
+from actors.registry import Added, Condition
+from actors.snapshot import Published, Registered
+from protocol import messages
+from protocol.errors import ErrorKind, error
+from protocol.model import Kind
+from runner.auth import Principal
+from runner.management import Publishing
+from runner.render import change_json, module_json, versions_json
+from runner.service import Service
+from runner.web import arguments, flag, json_answer, moment, one_of, page_limit
+
+FILTERS = ("env", "tag", "q", "limit", "cursor")
+PUBLISHING = ("activate", "prepare")
+_MAX_VALUES = 20
+"""How often a filter may be given."""
+
+
+def add_module_routes(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
+    """Add the routes to `app`; `principal` says who makes the request at hand."""
+    _add_reading(app, service, principal)
+    _add_versions(app, service, principal)
+
+    @app.post("/modules")
+    async def register() -> Response:
+        who = await principal()
+        data, how = await _described(arguments(PUBLISHING))
+        added = await service.management.register(who, data, how=how, condition=Condition(absent=True))
+        return _added(added)
+
+    @app.put("/modules/<name>")
+    async def put(name: str) -> Response:
+        who = await principal()
+        data, how = await _described(arguments(PUBLISHING))
+        if data.setdefault("name", name) != name:
+            raise error(ErrorKind.BAD_INPUT, f"the route names {name!r}, the body {data['name']!r:.80}", field="name")
+        return _added(await service.management.register(who, data, how=how, condition=_condition()))
+
+    @app.patch("/modules/<name>")
+    async def patch(name: str) -> Response:
+        who = await principal()
+        data, how = await _described(arguments(PUBLISHING))
+        return _added(await service.management.patch(who, name, data, how=how, condition=_condition()))
+
+    @app.delete("/modules/<name>")
+    async def remove(name: str) -> Response:
+        who = await principal()
+        force = flag("force", arguments(("force",)).get("force"))
+        await service.management.remove(who, name, force=bool(force), condition=_condition())
+        return Response(b"", 204)
+
+
+def _add_reading(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
+    @app.get("/modules")
+    async def modules() -> Response:
+        who = await principal()
+        args = arguments(FILTERS)
+        found, cursor = service.modules(
+            who,
+            envs=[kind for value in _several("env") if (kind := one_of(Kind, "env", value)) is not None],
+            tags=_several("tag"),
+            text=args.get("q"),
+            limit=page_limit(args.get("limit")),
+            cursor=args.get("cursor", ""),
+        )
+        return json_answer({"items": [module_json(m) for m in found], "cursor": cursor})
+
+    @app.get("/modules/<name>")
+    async def module(name: str) -> Response:
+        who = await principal()
+        version = arguments(("version",)).get("version")
+        found = service.module(who, "modules:read", name, version)
+        answer = json_answer(module_json(found))
+        answer.headers["etag"] = _tag([found], service.registry.snapshot.registered_only(name))
+        return answer
+
+    @app.get("/audit")
+    async def audit() -> Response:
+        who = await principal()
+        args = arguments(("module", "subject", "action", "since", "until", "limit", "cursor"))
+        limit = page_limit(args.get("limit"))
+        query = ChangesQuery(
+            module=args.get("module"),
+            subject=args.get("subject"),
+            action=one_of(Action, "action", args.get("action")),
+            since=moment("since", args.get("since")),
+            until=moment("until", args.get("until")),
+            before=_number("cursor", args.get("cursor")),
+            modules=who.modules,
+            limit=limit + 1,
+        )
+        found = await service.management.changes(who, query)
+        cursor = str(found[limit - 1].id) if len(found) > limit else None
+        return json_answer({"items": [change_json(each) for each in found[:limit]], "cursor": cursor})
+
+
+def _add_versions(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
+    @app.get("/modules/<name>/versions")
+    async def versions(name: str) -> Response:
+        who = await principal()
+        arguments(())
+        found, registered = service.management.versions(who, name)
+        answer = json_answer(versions_json(name, found, registered))
+        answer.headers["etag"] = _tag(found, registered)
+        return answer
+
+    @app.get("/modules/<name>/versions/<version>")
+    async def version_of(name: str, version: str) -> Response:
+        who = await principal()
+        arguments(())
+        return json_answer(module_json(service.module(who, "modules:read", name, version)))
+
+    @app.delete("/modules/<name>/versions/<version>")
+    async def remove_version(name: str, version: str) -> Response:
+        who = await principal()
+        force = flag("force", arguments(("force",)).get("force"))
+        await service.management.remove(who, name, version, force=bool(force), condition=_condition())
+        return Response(b"", 204)
+
+    @app.post("/modules/<name>/versions/<version>/activate")
+    async def activate(name: str, version: str) -> Response:
+        who = await principal()
+        prepare = flag("prepare", arguments(("prepare",)).get("prepare"))
+        registered, module = await service.management.activate(
+            who, name, version, prepare=bool(prepare), condition=_condition()
+        )
+        answer = json_answer(module_json(module) | {"active": registered.active == version})
+        answer.headers["etag"] = f'"{registered.revision}"'
+        return answer
+
+
+async def _described(args: Mapping[str, str]) -> tuple[dict[str, Any], Publishing]:
+    """Return the module that the body describes, and how it is published: as the query says, else the body."""
+    body = await request.get_data(as_text=False)
+    try:
+        data = msgspec.json.decode(messages.check_json(body if isinstance(body, bytes) else body.encode()))
+    except messages.InvalidJsonError as problem:
+        raise error(ErrorKind.BAD_INPUT, f"the body is not JSON: {problem}", field="$") from None
+    if not isinstance(data, dict):
+        raise error(ErrorKind.BAD_INPUT, "the body is no module; a module is an object with name, env, code", field="$")
+    how = {}
+    for name, default in (("activate", True), ("prepare", False)):
+        given = flag(name, args.get(name))
+        written = data.pop(name, None)
+        if not isinstance(written, bool | None):
+            raise error(ErrorKind.BAD_INPUT, f"{name} is true or false, not {written!r:.80}", field=name)
+        how[name] = next((value for value in (given, written) if value is not None), default)
+    return data, Publishing(**how)
+
+
+def _condition() -> Condition:
+    """Return what `If-Match` and `If-None-Match` ask for. Raises RunnerError `bad_input`."""
+    match, none = request.headers.get("if-match"), request.headers.get("if-none-match")
+    if none is not None and none.strip() != "*":
+        raise error(
+            ErrorKind.BAD_INPUT, "if-none-match can only be *: there must be no such module", field="if-none-match"
+        )
+    if match is None or match.strip() == "*":
+        return Condition(absent=none is not None, present=match is not None)
+    tag = match.strip().removeprefix('"').removesuffix('"')
+    if not tag.isascii() or not tag.isdigit() or len(tag) > 18:
+        text = f"if-match is the etag of the module as it was read, in quotes, or *, not {match!r:.80}"
+        raise error(ErrorKind.BAD_INPUT, text, field="if-match")
+    return Condition(revision=int(tag), absent=none is not None)
+
+
+def _several(name: str) -> list[str]:
+    values = request.args.getlist(name)
+    if len(values) > _MAX_VALUES:
+        raise error(ErrorKind.BAD_INPUT, f"{name} may be given {_MAX_VALUES} times at most", field=name)
+    return values
+
+
+def _number(name: str, value: str | None) -> int | None:
+    if value is None or value == "":
+        return None
+    if not value.isascii() or not value.isdigit() or len(value) > 18:
+        raise error(ErrorKind.BAD_INPUT, f"{name} {value!r:.80} is not one that was given", field=name)
+    return int(value)
+
+
+def _tag(versions: Sequence[Published], registered: Registered | None) -> str:
+    """Return the entity tag of a module: the revision of a registered one, else what its only version consists of."""
+    return f'"{versions[0].content_digest[:16]}"' if registered is None else f'"{registered.revision}"'
+
+
+def _added(added: Added) -> Response:
+    """Return a registration: 201 for a version that was not there before."""
+    name, version = added.module.ref.name, added.module.ref.version
+    body = module_json(added.module) | {"active": added.registered.active == version}
+    answer = json_answer(body, 201 if added.created else 200)
+    answer.headers["location"] = f"/modules/{name}/versions/{version}"
+    answer.headers["etag"] = f'"{added.registered.revision}"'
+    return answer

@@ -38,14 +38,21 @@ log = structlog.get_logger("registry")
 
 @frozen
 class Condition:
-    """What must be so for a change to be made: a module that is at `revision`, or `absent`, or `present`."""
+    """What must be so for a change to be made: a module that is at `revision`, or `absent`, or `present`.
+
+    `first`: it is the first version of a module, by what the verb means and not by a condition of its caller.
+    """
 
     revision: int | None = None
     absent: bool = False
     present: bool = False
+    first: bool = False
 
     def check(self, name: str, current: Registered | None) -> None:
         """Raise RunnerError `conflict` with the field `if-match` or `if-none-match` when it is not so."""
+        if self.first and current is not None:
+            text = f"there is a module {name!r} already; PUT makes another version of it"
+            raise error(ErrorKind.CONFLICT, text, field="name")
         if self.absent and current is not None:
             raise error(ErrorKind.CONFLICT, f"there is a module {name!r} already", field="if-none-match")
         if self.present and current is None:

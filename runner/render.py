@@ -142,6 +142,7 @@ def problem_json(failure: Failure) -> bytes:
         "detail": failure.message,
         "kind": failure.kind,
         "field": failure.field,
+        "traceback": failure.traceback,
     }
     return _encoder.encode({name: value for name, value in body.items() if value is not None})
 

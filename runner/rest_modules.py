@@ -36,7 +36,7 @@ def add_module_routes(app: QuartTrio, service: Service, principal: Callable[[], 
     async def register() -> Response:
         who = await principal()
         data, how = await _described(arguments(PUBLISHING))
-        added = await service.management.register(who, data, how=how, condition=Condition(absent=True))
+        added = await service.management.register(who, data, how=how, condition=Condition(first=True))
         return _added(added)
 
     @app.put("/modules/<name>")
@@ -58,7 +58,7 @@ def add_module_routes(app: QuartTrio, service: Service, principal: Callable[[], 
         who = await principal()
         force = flag("force", arguments(("force",)).get("force"))
         await service.management.remove(who, name, force=bool(force), condition=_condition())
-        return Response(b"", 204)
+        return Response(b"", 204, content_type=None)
 
 
 def _add_reading(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
@@ -126,7 +126,7 @@ def _add_versions(app: QuartTrio, service: Service, principal: Callable[[], Awai
         who = await principal()
         force = flag("force", arguments(("force",)).get("force"))
         await service.management.remove(who, name, version, force=bool(force), condition=_condition())
-        return Response(b"", 204)
+        return Response(b"", 204, content_type=None)
 
     @app.post("/modules/<name>/versions/<version>/activate")
     async def activate(name: str, version: str) -> Response:

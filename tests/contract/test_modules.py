@@ -1,0 +1,376 @@
+"""Contract: modules that are registered over HTTP: versions, rollback, conditions, deletion, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+
+from protocol.model import Kind
+from runner.auth import sign
+from runner.management import merged
+from tests.contract.test_streams import SECRET, open_site
+from tests.support import PATIENCE, inline, wait_until
+
+FILED = inline("filed", "def handler(input): return 'of the file'")
+ONE = {"env": "inline", "code": "def handler(input): return 1"}
+TWO = {"env": "inline", "code": "def handler(input): return 2"}
+HANGS = {"env": "inline", "code": "import time\ndef handler(input): time.sleep(600)", "timeout": 600}
+
+
+@pytest.fixture
+async def site(tmp_path):
+    async with open_site(tmp_path, (FILED,)) as opened:
+        yield opened
+
+
+async def put(site, name, body, query="", **headers):
+    status, head, answer = await site.ask("PUT", f"/modules/{name}{query}", body, **headers)
+    assert status in (200, 201), answer
+    return json.loads(answer) | {"status": status, "etag": head[b"etag"].decode()}
+
+
+async def call(site, name, query=""):
+    return (await site.json("POST", f"/modules/execute/{name}{query}"))["result"]
+
+
+async def refused(site, method, path, body=None, **headers):
+    status, head, answer = await site.ask(method, path, body, **headers)
+    assert head[b"content-type"] == b"application/problem+json", answer
+    problem = json.loads(answer)
+    assert problem["status"] == status
+    return status, problem.get("field"), problem["detail"]
+
+
+async def versions(site, name):
+    return await site.json("GET", f"/modules/{name}/versions")
+
+
+async def test_what_is_registered_is_called_and_the_last_version_is_active(site):
+    status, head, answer = await site.ask("POST", "/modules", {"name": "m", **ONE})
+    assert (status, head[b"location"]) == (201, b"/modules/m/versions/" + json.loads(answer)["version"].encode())
+    assert await call(site, "m") == 1
+    assert (await put(site, "m", TWO))["active"] is True
+    assert await call(site, "m") == 2
+
+    found = await versions(site, "m")
+    assert [each["active"] for each in found["items"]] == [True, False]
+    assert found["active"] == found["items"][0]["version"]
+    old = found["items"][1]["version"]
+    assert await call(site, "m", f"?version={old}") == 1
+    assert (await site.json("GET", f"/modules/m?version={old}"))["published_by"] == "kim"
+
+
+async def test_a_rollback_is_one_call_and_names_the_version(site):
+    first = await put(site, "m", ONE)
+    await put(site, "m", TWO)
+    answer = await site.json("POST", f"/modules/m/versions/{first['version']}/activate")
+    assert (answer["version"], answer["active"]) == (first["version"], True)
+    assert await call(site, "m") == 1
+
+
+async def test_a_version_can_wait_for_its_activation(site):
+    await put(site, "m", ONE)
+    second = await put(site, "m", TWO, "?activate=false")
+    assert second["active"] is False
+    assert await call(site, "m") == 1
+    assert await call(site, "m", f"?version={second['version']}") == 2
+    waiting = await put(site, "lone", ONE | {"activate": False})
+    assert await refused(site, "POST", "/modules/execute/lone") == (
+        409,
+        "version",
+        f"no version of module 'lone' is active; activate one of {waiting['version']}",
+    )
+
+
+async def test_the_same_content_is_the_same_version(site):
+    first = await put(site, "m", ONE)
+    again = await put(site, "m", ONE)
+    assert (first["status"], again["status"]) == (201, 200)
+    assert first["etag"] == again["etag"]
+    named = await put(site, "m", ONE | {"version": "1.0"})
+    assert named["version"] == "1.0"
+    status, field, detail = await refused(site, "PUT", "/modules/m", TWO | {"version": "1.0"})
+    assert (status, field) == (409, "version")
+    assert "versions do not change" in detail
+
+
+async def test_a_patch_changes_some_fields_and_keeps_the_code(site):
+    await put(site, "m", ONE | {"version": "1.0", "tags": ["a"], "retry": {"attempts": 3}})
+    status, _, body = await site.ask("PATCH", "/modules/m", {"timeout": "5s", "tags": None, "retry": {"on": ["lost"]}})
+    patched = json.loads(body)
+    assert (status, patched["timeout"], patched["tags"]) == (201, 5.0, [])
+    assert (patched["retry"]["attempts"], patched["retry"]["on"]) == (3, ["lost"])
+    assert patched["version"] not in ("1.0", None)
+    assert await call(site, "m") == 1
+    assert (await refused(site, "PATCH", "/modules/m", {"name": "n"}))[1] == "name"
+    assert (await refused(site, "PATCH", "/modules/nothing", {"timeout": 5}))[0] == 404
+
+
+async def test_who_changes_what_somebody_else_has_changed_is_told(site):
+    first = await put(site, "m", ONE)
+    second = await put(site, "m", TWO, If_Match=first["etag"])
+    status, field, detail = await refused(site, "PUT", "/modules/m", ONE, If_Match=first["etag"])
+    assert (status, field) == (412, "if-match")
+    assert "look at it again" in detail
+    assert (await refused(site, "DELETE", "/modules/m", If_Match=first["etag"]))[0] == 412
+    path = f"/modules/m/versions/{first['version']}/activate"
+    assert (await refused(site, "POST", path, If_Match=first["etag"]))[0] == 412
+    _, head, _ = await site.ask("GET", "/modules/m")
+    assert head[b"etag"].decode() == second["etag"]
+    assert (await refused(site, "PUT", "/modules/m", ONE, If_None_Match="*"))[0] == 412
+    assert (await refused(site, "PUT", "/modules/other", ONE, If_Match="*"))[0] == 412
+    assert (await refused(site, "PUT", "/modules/m", ONE, If_Match="W/abc"))[:2] == (400, "if-match")
+    assert (await site.ask("PUT", "/modules/m", ONE, If_Match="*"))[0] == 200
+
+
+async def test_of_many_who_change_the_same_state_one_does(site):
+    first = await put(site, "m", ONE)
+    statuses = []
+
+    async def change(number):
+        body = {"env": "inline", "code": f"def handler(input): return {number}"}
+        statuses.append((await site.ask("PUT", "/modules/m", body, If_Match=first["etag"]))[0])
+
+    async with trio.open_nursery() as nursery:
+        for number in range(10, 18):
+            nursery.start_soon(change, number)
+    assert sorted(statuses) == [201, *[412] * 7]
+    assert len((await versions(site, "m"))["items"]) == 2
+
+
+async def test_what_the_file_has_belongs_to_the_file(site):
+    for method, path, body in (
+        ("PUT", "/modules/filed", ONE),
+        ("POST", "/modules", {"name": "filed", **ONE}),
+        ("PATCH", "/modules/filed", {"timeout": 3}),
+        ("DELETE", "/modules/filed", None),
+    ):
+        status, field, detail = await refused(site, method, path, body)
+        assert (status, field) == (409, "name")
+        assert "operator's file" in detail
+    assert await call(site, "filed") == "of the file"
+    assert (await versions(site, "filed"))["items"][0]["active"] is True
+    assert (await site.json("GET", "/modules/filed"))["source"] == "file"
+
+
+async def test_a_module_of_the_file_goes_before_a_registered_one_and_gives_way_again(site):
+    await put(site, "m", ONE)
+    registry = site.service.registry
+    await registry.publish([FILED, inline("m", "def handler(input): return 'filed'")])
+    assert await call(site, "m") == "filed"
+    assert len((await versions(site, "m"))["items"]) == 1
+    await registry.publish([FILED])
+    assert await call(site, "m") == 1
+    entries = (await site.json("GET", "/audit?module=m"))["items"]
+    assert [entry["action"] for entry in entries] == ["file_remove", "file_add", "register"]
+    assert entries[0]["subject"] == "operator's file"
+
+
+async def test_what_is_registered_survives_a_restart(tmp_path):
+    async with open_site(tmp_path, (FILED,)) as site:
+        first = await put(site, "m", ONE)
+        second = await put(site, "m", TWO)
+        await put(site, "gone", ONE)
+        assert (await site.ask("DELETE", "/modules/gone"))[0] == 204
+    async with open_site(tmp_path, (FILED,)) as site:
+        assert await call(site, "m") == 2
+        assert await call(site, "m", f"?version={first['version']}") == 1
+        assert (await site.ask("GET", "/modules/gone"))[0] == 404
+        assert (await site.ask("GET", "/modules/m"))[1][b"etag"].decode() == second["etag"]
+        again = await site.json("GET", "/modules/m")
+        assert {name: again[name] for name in ("digest", "published_at", "published_by", "version")} == {
+            name: second[name] for name in ("digest", "published_at", "published_by", "version")
+        }
+
+
+async def test_code_that_was_lost_on_the_disk_comes_back_from_the_catalog(tmp_path):
+    async with open_site(tmp_path, ()) as site:
+        await put(site, "m", ONE)
+        (folder,) = (tmp_path / "data" / "code").iterdir()
+        (folder / "m.py").unlink()
+        folder.rmdir()
+    async with open_site(tmp_path, ()) as site:
+        assert await call(site, "m") == 1
+
+
+async def test_a_module_that_runs_is_deleted_only_by_force_and_its_history_stays(site):
+    await put(site, "m", HANGS)
+    accepted = await site.json("POST", "/executions", {"module": "m"})
+    path = f"/executions/{accepted['id']}"
+
+    async def running():
+        return (await site.json("GET", path))["status"] == "running"
+
+    with trio.fail_after(PATIENCE):
+        while not await running():
+            await trio.sleep(0.01)
+    status, field, detail = await refused(site, "DELETE", "/modules/m")
+    assert (status, field) == (409, "force")
+    assert "1 executions of it run or wait" in detail
+    assert (await site.ask("DELETE", "/modules/m?force=true"))[0] == 204
+    ended = await site.json("GET", path)
+    assert (ended["status"], ended["error"]["message"]) == ("cancelled", "the module was deleted by kim")
+    assert (await refused(site, "POST", "/modules/execute/m"))[0] == 404
+    assert (await refused(site, "DELETE", "/modules/m"))[0] == 404
+
+
+async def test_what_runs_ends_on_its_version_and_calls_that_follow_get_the_next(site):
+    code = "import os, time\ndef handler(input):\n    open(input[0], 'w').close()\n"
+    code += "    while not os.path.exists(input[1]): time.sleep(0.01)\n    return 'one'"
+    await put(site, "m", {"env": "inline", "code": code})
+    began, go = (site.service.settings.store.data_dir.parent / name for name in ("began", "go"))
+    answers = []
+
+    async def first():
+        answers.append((await site.json("POST", "/modules/execute/m", [str(began), str(go)]))["result"])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        await wait_until(began.exists, "the first call does not begin")
+        await put(site, "m", TWO)
+        assert await call(site, "m") == 2
+        go.touch()
+    assert answers == ["one"]
+
+
+async def test_only_a_version_that_is_not_active_can_be_deleted_alone(site):
+    first = await put(site, "m", ONE)
+    second = await put(site, "m", TWO)
+    status, field, _ = await refused(site, "DELETE", f"/modules/m/versions/{second['version']}")
+    assert (status, field) == (409, "version")
+    assert (await site.ask("DELETE", f"/modules/m/versions/{first['version']}"))[0] == 204
+    assert (await refused(site, "POST", f"/modules/execute/m?version={first['version']}"))[0] == 404
+    assert len((await versions(site, "m"))["items"]) == 1
+
+
+async def test_no_more_versions_are_kept_than_is_allowed_and_never_less_than_the_active_one(site):
+    object.__setattr__(site.service.registry.settings, "max_versions", 3)
+    made = [await put(site, "m", {"env": "inline", "code": f"def handler(input): return {n}"}) for n in range(3)]
+    await site.json("POST", f"/modules/m/versions/{made[0]['version']}/activate")
+    made += [
+        await put(site, "m", {"env": "inline", "code": f"def handler(input): return {n}"}, "?activate=false")
+        for n in (3, 4)
+    ]
+    found = [each["version"] for each in (await versions(site, "m"))["items"]]
+    assert found == [made[4]["version"], made[3]["version"], made[0]["version"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ({"env": "inline"}, None, "has no code"),
+        ({"env": "inline", "code": "def handler(input) return 1"}, "code", "line 1"),
+        ({"env": "inlin", "code": ONE["code"]}, "env", "did you mean 'inline'"),
+        ({**ONE, "tiemout": 3}, "tiemout", "did you mean 'timeout'"),
+        ({**ONE, "isolation": "none"}, "isolation", "only for the operator's modules file"),
+        ({"env": "inline", "path": "/etc"}, "path", "only for the operator's modules file"),
+        ({**ONE, "input_schema": {"type": "nothing"}}, "input_schema.type", "nothing"),
+        ({**ONE, "prepare": "yes"}, "prepare", "true or false"),
+        ({**ONE, "name": "other"}, "name", "the route names"),
+        ([1], "$", "no module"),
+        (b"{", "$", "not JSON"),
+    ],
+)
+async def test_what_is_wrong_is_refused_with_its_field_and_changes_nothing(site, body, field, words):
+    status, told, detail = await refused(site, "PUT", "/modules/m", body)
+    assert (status, told or None) == (400, field)
+    assert words in detail
+    assert (await site.ask("GET", "/modules/m"))[0] == 404
+
+
+async def test_with_prepare_a_module_that_cannot_be_imported_is_refused_and_a_good_one_is_warm(site):
+    broken = {"env": "inline", "code": "import nothing_of_that_name\ndef handler(input): return 1"}
+    status, _, detail = await refused(site, "PUT", "/modules/m?prepare=true", broken)
+    assert (status, "nothing_of_that_name" in detail) == (424, True)
+    assert (await site.ask("GET", "/modules/m"))[0] == 404
+    await put(site, "m", ONE, "?prepare=true")
+    statistics = site.service.executors[Kind.INLINE].statistics()
+    assert (statistics.workers, statistics.idle) == (1, 1)
+    timings = (await site.json("POST", "/modules/execute/m"))["timings"]
+    assert (timings["start"], timings["import"]) == (0.0, 0.0)
+
+
+async def test_requirements_that_cannot_be_met_are_refused_before_anything_is_registered(site):
+    body = {
+        "env": "venv",
+        "code": ONE["code"],
+        "requirements": ["nothing @ file:///nowhere/nothing-1-py3-none-any.whl"],
+    }
+    status, _, detail = await refused(site, "PUT", "/modules/m", body)
+    assert (status, "nothing" in detail) == (424, True)
+    assert (await site.ask("GET", "/modules/m"))[0] == 404
+
+
+async def test_a_token_changes_and_sees_only_its_modules(site):
+    await put(site, "mine-1", ONE)
+    await put(site, "yours", ONE)
+    scopes = ["modules:read", "modules:write", "executions:run"]
+    site.token = sign(SECRET, subject="lee", scopes=scopes, expires_seconds=60, modules=["mine-*"])
+    assert [each["name"] for each in (await site.json("GET", "/modules"))["items"]] == ["mine-1"]
+    for method, path, body in (
+        ("PUT", "/modules/yours", TWO),
+        ("PATCH", "/modules/yours", {"timeout": 3}),
+        ("DELETE", "/modules/yours", None),
+        ("GET", "/modules/yours/versions", None),
+        ("POST", "/modules/yours/versions/x/activate", None),
+        ("POST", "/modules", {"name": "theirs", **ONE}),
+        ("GET", "/audit", None),
+    ):
+        assert (await refused(site, method, path, body))[0] == 403, path
+    assert (await put(site, "mine-2", ONE))["published_by"] == "lee"
+    site.token = sign(SECRET, subject="lee", scopes=["modules:read"], expires_seconds=60)
+    assert (await refused(site, "PUT", "/modules/mine-2", TWO))[0] == 403
+    site.token = sign(SECRET, subject="boss", scopes=["admin"], expires_seconds=60, modules=["mine-*"])
+    assert {each["module"] for each in (await site.json("GET", "/audit"))["items"]} == {"mine-1", "mine-2"}
+
+
+async def test_modules_are_found_by_several_kinds_and_tags(site):
+    await put(site, "a", ONE | {"tags": ["x", "y"]})
+    await put(site, "b", {"env": "venv", "code": ONE["code"], "tags": ["x"]})
+
+    async def names(query):
+        return [each["name"] for each in (await site.json("GET", f"/modules{query}"))["items"]]
+
+    assert await names("?tag=x") == ["a", "b"]
+    assert await names("?tag=x&tag=y") == ["a"]
+    assert await names("?env=venv&env=docker") == ["b"]
+    assert await names("?env=venv&env=inline&limit=2") == ["a", "b"]
+    assert (await refused(site, "GET", "/modules?env=nothing"))[1] == "env"
+
+
+async def test_who_did_what_is_told_page_by_page(site):
+    first = await put(site, "m", ONE)
+    await put(site, "m", TWO)
+    await site.json("POST", f"/modules/m/versions/{first['version']}/activate")
+    page = await site.json("GET", "/audit?limit=2")
+    assert [(each["action"], each["subject"]) for each in page["items"]] == [("activate", "kim"), ("register", "kim")]
+    rest = await site.json("GET", f"/audit?limit=2&cursor={page['cursor']}")
+    assert [each["version"] for each in rest["items"]] == [first["version"]]
+    assert rest["cursor"] is None
+    assert (await refused(site, "GET", "/audit?action=nothing"))[1] == "action"
+    assert (await refused(site, "GET", "/audit?cursor=-1"))[1] == "cursor"
+
+
+async def test_a_version_that_cannot_be_served_any_more_does_not_keep_the_runner_from_starting(tmp_path):
+    async with open_site(tmp_path, ()) as site:
+        await put(site, "m", ONE)
+        await put(site, "n", TWO)
+        catalog = site.service.registry.catalog
+        with catalog._engine.connect() as link, link.begin():
+            link.exec_driver_sql('update versions set spec = \'{"name": "m", "env": "lost"}\' where module = \'m\'')
+    async with open_site(tmp_path, ()) as site:
+        assert await call(site, "n") == 2
+        assert (await refused(site, "POST", "/modules/execute/m"))[0] == 409
+        await put(site, "m", TWO)
+        assert await call(site, "m") == 2
+
+
+def test_fields_of_a_module_are_merged_as_the_rfc_says():
+    assert merged({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": None, "e": {"f": None}}, "g": 4}) == {
+        "a": 1,
+        "b": {"d": 3, "e": {}},
+        "g": 4,
+    }
+    assert merged({"a": [1, 2]}, {"a": [3]}) == {"a": [3]}

@@ -1,0 +1,129 @@
+"""Unit: what is registered is kept in one file: every change whole, with its entry in the audit log."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import attrs
+import pytest
+import sqlalchemy as sa
+
+from actors import catalog as module_under_test
+from actors.catalog import Action, Catalog, ChangesQuery, Note, StoredVersion
+from protocol.errors import ErrorKind, RunnerError
+
+FILES = {"main.py": b"def handler(input): return 1\n", "data/\xe9.bin": bytes(range(256))}
+
+
+def version(name="v1", module="m", **fields):
+    spec = {"name": module, "env": "inline", "path": "."}
+    values = {"digest": "d" + name, "entry": "main.py", "package": False, "folder": "m-1", "created_at": 5.0}
+    return StoredVersion(**{"module": module, "version": name, "spec": spec, "created_by": "ann", **values, **fields})
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "modules.db"
+
+
+@pytest.fixture
+def catalog(path):
+    opened = Catalog.open(path)
+    yield opened
+    opened.close()
+
+
+def actions(catalog, **query):
+    return [(each.action, each.module, each.version) for each in catalog.changes(ChangesQuery(**query))]
+
+
+def test_what_was_registered_is_there_when_it_is_opened_again(catalog, path):
+    first = catalog.register(version(), FILES, "v1", ())
+    second = catalog.register(version("v2", created_by="bob"), {}, "v1", ())
+    catalog.close()
+
+    again = Catalog.open(path)
+    (module,) = again.load()
+    assert (module.name, module.active, module.revision, module.updated_by) == ("m", "v1", second, "bob")
+    assert module.versions == (version(), version("v2", created_by="bob"))
+    assert again.files("m", "v1") == FILES
+    assert again.files("m", "v2") == {}
+    assert second > first > 0
+    again.close()
+
+
+def test_a_revision_is_never_given_again(catalog):
+    before = catalog.register(version(), FILES, "v1", ())
+    catalog.remove("m", "ann", {})
+    assert catalog.load() == []
+    assert catalog.register(version(), FILES, "v1", ()) > before + 1
+    with pytest.raises(KeyError):
+        catalog.files("gone", "v1")
+
+
+def test_versions_that_are_pruned_or_deleted_take_their_code_along(catalog):
+    for name in ("v1", "v2", "v3"):
+        catalog.register(version(name), FILES, name, ("v1",) if name == "v3" else ())
+    catalog.remove_version("m", "v2", "v3", "bob")
+
+    (module,) = catalog.load()
+    assert [each.version for each in module.versions] == ["v3"]
+    for name in ("v1", "v2"):
+        with pytest.raises(KeyError):
+            catalog.files("m", name)
+    assert actions(catalog)[:3] == [
+        (Action.DELETE_VERSION, "m", "v2"),
+        (Action.PRUNE, "m", "v1"),
+        (Action.REGISTER, "m", "v3"),
+    ]
+
+
+def test_what_cannot_be_done_whole_is_not_done(catalog):
+    catalog.register(version(), FILES, "v1", ())
+    before = catalog.load(), actions(catalog)
+    with pytest.raises(sa.exc.IntegrityError):
+        catalog.register(version(), FILES, "v1", ())
+    assert (catalog.load(), actions(catalog)) == before
+
+
+def test_the_audit_log_is_asked_newest_first_by_every_condition(catalog):
+    catalog.register(version(module="a"), {}, "v1", ())
+    catalog.register(version(module="b", created_by="bob"), {}, None, ())
+    catalog.activate("b", "v1", "bob", None)
+    catalog.note("file", [Note(Action.FILE_ADD, "c", "x", {"why": ["it is new"]})])
+
+    newest = catalog.changes(ChangesQuery())
+    assert [each.id for each in newest] == sorted((each.id for each in newest), reverse=True)
+    assert newest[0].detail == {"why": ["it is new"]}
+    assert actions(catalog, module="b") == [(Action.ACTIVATE, "b", "v1"), (Action.REGISTER, "b", "v1")]
+    assert actions(catalog, subject="bob", action=Action.ACTIVATE) == [(Action.ACTIVATE, "b", "v1")]
+    assert actions(catalog, modules=("a", "c*")) == [(Action.FILE_ADD, "c", "x"), (Action.REGISTER, "a", "v1")]
+    assert actions(catalog, before=newest[1].id, limit=1) == [(Action.REGISTER, "b", "v1")]
+    assert actions(catalog, until=newest[-1].at) == []
+    assert len(actions(catalog, since=newest[-1].at)) == 4
+
+
+def test_the_audit_log_does_not_grow_without_a_bound(catalog, monkeypatch):
+    monkeypatch.setattr(module_under_test, "MAX_CHANGES", 10)
+    monkeypatch.setattr(module_under_test, "_SLACK", 5)
+    catalog.note("file", [Note(Action.FILE_CHANGE, "m")] * 100)
+    assert len(catalog.changes(ChangesQuery(limit=1000))) == 10
+
+
+def test_a_catalog_of_a_later_runner_is_left_alone(catalog, path):
+    catalog.close()
+    with sqlite3.connect(path) as link:
+        link.execute("update meta set value = 99 where name = 'schema'")
+    link.close()
+    with pytest.raises(RunnerError) as caught:
+        Catalog.open(path)
+    assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+    assert "use a newer runner" in caught.value.failure.message
+
+
+def test_a_file_that_is_no_catalog_is_told_with_its_path(path):
+    path.write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    with pytest.raises(RunnerError) as caught:
+        Catalog.open(path)
+    assert str(path) in caught.value.failure.message
+    assert attrs.asdict(caught.value.failure)["field"] == "data_dir"

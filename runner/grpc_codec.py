@@ -12,7 +12,7 @@ Known types are those that the `.proto` uses; another one fails when the plan is
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, cast
 
 from attrs import frozen
@@ -27,6 +27,7 @@ _WIRE_TYPES = {
     "int64": _VARINT,
     "double": _FIXED64,
     "string": _LENGTH,
+    "bytes": _LENGTH,
     "message": _LENGTH,
 }
 _DOUBLE = struct.Struct("<d")
@@ -52,6 +53,8 @@ class _Field:
     """The oneof that it belongs to."""
     optional: bool
     repeated: bool
+    packed: bool
+    """Its numbers are written one after the other, as proto3 does it; one by one they are read as well."""
     cls: Any
     """The class of a message or enum."""
     absent: Any
@@ -117,9 +120,12 @@ def decode(cls: type[M], data: bytes) -> M:
         field = plan.by_number.get(key >> 3)
         if key >> 3 == 0:
             raise MalformedError("a field has the number 0")
+        if field is not None and field.packed and wire_type == _LENGTH:
+            values[field.name] += (_understood(field, number) for number in _numbers(value))
+            continue
         if field is None or field.wire_type != wire_type:
             continue
-        value = _understood(field, value)
+        value = value if field.type == "bytes" else _understood(field, value)
         if field.repeated:
             values[field.name].append(value)
             continue
@@ -159,9 +165,10 @@ def _make_plan(cls: Any) -> _Plan:
     for name, about in meta.meta_by_field_name.items():
         wire_type = _WIRE_TYPES.get(about.proto_type)
         repeated = meta.default_gen[name] is list
-        if wire_type is None or (repeated and wire_type != _LENGTH):
+        packed = repeated and wire_type == _VARINT
+        if wire_type is None or (repeated and not packed and wire_type != _LENGTH):
             raise TypeError(f"{cls.__name__}.{name}: the codec does not know {about.proto_type} of this kind")
-        tag = _varint(about.number << 3 | wire_type)
+        tag = _varint(about.number << 3 | (_LENGTH if packed else wire_type))
         absent = cls.__dataclass_fields__[name].default
         group = None if about.optional else about.group
         fields.append(
@@ -174,6 +181,7 @@ def _make_plan(cls: Any) -> _Plan:
                 group,
                 about.optional,
                 repeated,
+                packed,
                 meta.cls_by_field[name],
                 absent,
             )
@@ -201,8 +209,7 @@ def _write(message: Any, parts: list[bytes]) -> None:
         if value is field.absent or value is None:
             continue
         if field.repeated:
-            for item in value:
-                parts += (field.tag, *_WRITERS[field.type](item))
+            parts += _written_list(field, value)
         elif field.group is not None:
             if groups[field.group] == field.name:
                 parts += (field.tag, *_WRITERS[field.type](value))
@@ -213,6 +220,15 @@ def _write(message: Any, parts: list[bytes]) -> None:
                 parts += (field.tag, *written)
         elif value or field.optional:
             parts += (field.tag, *_WRITERS[field.type](value))
+
+
+def _written_list(field: _Field, items: Iterable[Any]) -> Iterator[bytes]:
+    if field.packed:
+        numbers = b"".join(_WRITERS[field.type](item)[0] for item in items)
+        yield from (field.tag, *_sized(numbers)) if numbers else ()
+    else:
+        for item in items:
+            yield from (field.tag, *_WRITERS[field.type](item))
 
 
 def _varint(value: int) -> bytes:
@@ -238,8 +254,16 @@ _WRITERS: dict[str, Callable[[Any], tuple[bytes, ...]]] = {
     "int64": lambda value: (_varint(value),),
     "double": lambda value: (_DOUBLE.pack(value),),
     "string": lambda value: _sized(value.encode()),
+    "bytes": _sized,
     "message": lambda value: _sized(encode(value)),
 }
+
+
+def _numbers(data: bytes) -> Iterator[int]:
+    position = 0
+    while position < len(data):
+        number, position = _read_varint(data, position)
+        yield number
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:

@@ -178,6 +178,7 @@ def module_message(module: Published) -> v1.Module:
         digest=module.content_digest,
         published_at=milliseconds(module.published_at),
         spec_json=msgspec.json.encode(module_json(module)).decode(),
+        published_by=module.published_by or "",
     )
 
 

@@ -18,20 +18,17 @@ from runner.auth import Principal, Scope, Verifier
 from runner.grpc_call import Call, Method
 from runner.grpc_codec import make
 from runner.grpc_messages import (
-    environment_kind,
-    environment_message,
     error_kind,
     event_message,
     execution_message,
     execution_status,
     failure_message,
-    module_message,
     page_limit,
     record_message,
     response_message,
     seconds,
-    stats_message,
 )
+from runner.grpc_modules import ModuleVerbs
 from runner.service import Service
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
@@ -42,7 +39,7 @@ MAX_INPUT_ID = 256
 
 def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
     """Return the methods of both services by path."""
-    executions, modules = _Executions(service), _Modules(service)
+    executions, modules = _Executions(service), ModuleVerbs(service)
 
     async def principal(call: Call) -> Principal:
         return await authenticate(verifier, call.metadata.get("authorization"))
@@ -69,10 +66,7 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
         f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
-        f"/{MODULES}/ListModules": Method(with_message(modules.list), v1.ListModulesRequest),
-        f"/{MODULES}/GetModule": Method(with_message(modules.get), v1.GetModuleRequest),
-        f"/{MODULES}/GetModuleStats": Method(with_message(modules.stats), v1.GetModuleStatsRequest),
-        f"/{MODULES}/ListEnvironments": Method(with_message(modules.environments), v1.ListEnvironmentsRequest),
+        **{f"/{MODULES}/{name}": Method(with_message(verb), kind) for name, (verb, kind) in modules.verbs().items()},
     }
 
 
@@ -241,38 +235,6 @@ class _Batch:
         except RunnerError as problem:
             return make(v1.ExecuteBatchResponse, id=given.id, refused=failure_message(problem.failure))
         return make(v1.ExecuteBatchResponse, id=given.id, response=response_message(execution))
-
-
-@frozen
-class _Modules:
-    """The verbs of ModuleService."""
-
-    service: Service
-
-    async def list(self, _call: Call, who: Principal, request: v1.ListModulesRequest) -> v1.ListModulesResponse:
-        found, cursor = self.service.modules(
-            who,
-            envs=[kind] if (kind := environment_kind(request.env)) is not None else [],
-            tags=[request.tag] if request.tag else [],
-            text=request.text or None,
-            limit=page_limit(request.limit),
-            cursor=request.cursor,
-        )
-        return make(v1.ListModulesResponse, modules=[module_message(m) for m in found], cursor=cursor or "")
-
-    async def get(self, _call: Call, who: Principal, request: v1.GetModuleRequest) -> v1.GetModuleResponse:
-        module = self.service.module(who, "modules:read", request.module_name, request.version or None)
-        return make(v1.GetModuleResponse, module=module_message(module))
-
-    async def stats(self, _call: Call, who: Principal, request: v1.GetModuleStatsRequest) -> v1.GetModuleStatsResponse:
-        since, until = seconds(request.since), seconds(request.until)
-        return stats_message(await self.service.stats(who, request.module_name, since=since, until=until))
-
-    async def environments(
-        self, _call: Call, who: Principal, _request: v1.ListEnvironmentsRequest
-    ) -> v1.ListEnvironmentsResponse:
-        found = self.service.environments(who)
-        return make(v1.ListEnvironmentsResponse, environments=[environment_message(e) for e in found])
 
 
 def _member(message: Any, name: str) -> Any | None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from actors.catalog import Action, ChangesQuery
 from actors.registry import Added, Condition
 from actors.snapshot import Published, Registered
-from protocol import messages
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
 from runner.auth import Principal
 from runner.management import Publishing
 from runner.render import change_json, module_json, versions_json
 from runner.service import Service
-from runner.web import arguments, flag, json_answer, moment, one_of, page_limit
+from runner.web import arguments, described, flag, json_answer, moment, one_of, page_limit
 
 FILTERS = ("env", "tag", "q", "limit", "cursor")
 PUBLISHING = ("activate", "prepare")
@@ -143,12 +141,7 @@ def _add_versions(app: QuartTrio, service: Service, principal: Callable[[], Awai
 async def _described(args: Mapping[str, str]) -> tuple[dict[str, Any], Publishing]:
     """Return the module that the body describes, and how it is published: as the query says, else the body."""
     body = await request.get_data(as_text=False)
-    try:
-        data = msgspec.json.decode(messages.check_json(body if isinstance(body, bytes) else body.encode()))
-    except messages.InvalidJsonError as problem:
-        raise error(ErrorKind.BAD_INPUT, f"the body is not JSON: {problem}", field="$") from None
-    if not isinstance(data, dict):
-        raise error(ErrorKind.BAD_INPUT, "the body is no module; a module is an object with name, env, code", field="$")
+    data = described(body if isinstance(body, bytes) else body.encode())
     how = {}
     for name, default in (("activate", True), ("prepare", False)):
         given = flag(name, args.get(name))

@@ -521,7 +521,7 @@ def test_a_batch_begins_with_its_start(client: Client) -> None:
 def test_modules_and_environments(client: Client) -> None:
     listed = client.modules.ListModules(client.pb.ListModulesRequest(limit=3), metadata=client.metadata)
     rest = client.modules.ListModules(
-        client.pb.ListModulesRequest(cursor=listed.cursor, env=client.pb.ENVIRONMENT_KIND_INLINE),
+        client.pb.ListModulesRequest(cursor=listed.cursor, envs=[client.pb.ENVIRONMENT_KIND_INLINE]),
         metadata=client.metadata,
     )
     one = client.modules.GetModule(client.pb.GetModuleRequest(module_name="hello"), metadata=client.metadata).module
@@ -537,6 +537,50 @@ def test_modules_and_environments(client: Client) -> None:
     assert (client.pb.ENVIRONMENT_KIND_INLINE, True) in [(e.kind, e.available) for e in kinds.environments]
     assert stats.module_name == "hello"
     assert stats.total == stats.succeeded + stats.failed + stats.cancelled
+
+
+def test_modules_are_registered_versioned_and_deleted(client: Client) -> None:
+    def described(result: int, **fields: Any) -> str:
+        return json.dumps({"name": "made", "env": "inline", "code": f"def handler(input): return {result}", **fields})
+
+    def ask(verb: str, **fields: Any) -> Any:
+        kind = "PatchModuleRequest" if verb == "PatchModule" else f"{verb}Request"
+        return getattr(client.modules, verb)(getattr(client.pb, kind)(**fields), metadata=client.metadata, timeout=30)
+
+    def called(version: str = "") -> Any:
+        return json.loads(client.execute("made", None, version=version).result_json)
+
+    first = ask("RegisterModule", module_json=described(1, tags=["a"]), create=True, prepare=True)
+    assert (first.created, first.active, called()) == (True, True, 1)
+    second = ask("RegisterModule", module_json=described(2), inactive=True, revision=first.revision)
+    assert (second.created, second.active, called(), called(second.module.version)) == (True, False, 1, 2)
+    activated = ask("ActivateModule", module_name="made", version=second.module.version)
+    assert (called(), activated.revision > second.revision) == (2, True)
+    patched = ask("PatchModule", module_name="made", patch_json='{"description": "of note"}')
+    assert (patched.module.description, called()) == ("of note", 2)
+
+    listed = ask("ListModuleVersions", module_name="made")
+    assert [each.version for each in listed.versions] == [
+        patched.module.version,
+        second.module.version,
+        first.module.version,
+    ]
+    assert (listed.active, listed.revision) == (patched.module.version, patched.revision)
+
+    for verb, fields, status, field in (
+        ("RegisterModule", {"module_json": described(3), "create": True}, grpc.StatusCode.ALREADY_EXISTS, "name"),
+        ("RegisterModule", {"module_json": described(3), "revision": 1}, grpc.StatusCode.ALREADY_EXISTS, "if-match"),
+        ("RegisterModule", {"module_json": "[1]"}, grpc.StatusCode.INVALID_ARGUMENT, "module_json"),
+        ("PatchModule", {"module_name": "hello", "patch_json": "{}"}, grpc.StatusCode.ALREADY_EXISTS, "name"),
+        ("ActivateModule", {"module_name": "made", "version": "x"}, grpc.StatusCode.NOT_FOUND, "version"),
+        ("DeleteModule", {"module_name": "nothing"}, grpc.StatusCode.NOT_FOUND, "name"),
+    ):
+        problem = refused(lambda verb=verb, fields=fields: ask(verb, **fields))
+        assert (problem.code(), trailers(problem)["operato-field"]) == (status, field), verb
+
+    ask("DeleteModule", module_name="made", version=first.module.version)
+    ask("DeleteModule", module_name="made")
+    assert refused(called).code() == grpc.StatusCode.NOT_FOUND
 
 
 # Other clients

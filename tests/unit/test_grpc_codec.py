@@ -28,7 +28,7 @@ POOL = DescriptorPool()
 for file in FILES:
     POOL.Add(file)
 NAMES = [message.name for message in FILES[0].message_type]
-LABELS = {1: "double", 3: "int64", 5: "int32", 8: "bool", 9: "string", 11: "message", 14: "enum"}
+LABELS = {1: "double", 3: "int64", 5: "int32", 8: "bool", 9: "string", 11: "message", 12: "bytes", 14: "enum"}
 """The types of fields that the API keeps to, as descriptors number them."""
 
 
@@ -45,6 +45,7 @@ def values(field: Any) -> st.SearchStrategy[Any]:
         "int32": lambda: st.integers(-(2**31), 2**31 - 1),
         "bool": st.booleans,
         "string": lambda: st.text(st.characters(exclude_categories=["Cs"])),
+        "bytes": st.binary,
         "enum": lambda: st.sampled_from([value.number for value in field.enum_type.values]),
         "message": lambda: messages(field.message_type.name),
     }

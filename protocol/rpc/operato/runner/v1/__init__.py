@@ -630,11 +630,11 @@ class Error(betterproto.Message):
 class ListModulesRequest(betterproto.Message):
     """Which modules; all conditions that are there must hold."""
 
-    env: "EnvironmentKind" = betterproto.enum_field(1)
-    """The kind of environment."""
+    envs: List["EnvironmentKind"] = betterproto.enum_field(1)
+    """The kinds of environment, any of them; none is all."""
 
-    tag: str = betterproto.string_field(2)
-    """One of the module's tags."""
+    tags: List[str] = betterproto.string_field(2)
+    """Tags that the module must have, all of them."""
 
     text: str = betterproto.string_field(3)
     """Text in the name or the description."""
@@ -705,6 +705,162 @@ class Module(betterproto.Message):
 
     spec_json: str = betterproto.string_field(8)
     """All of its fields, as the JSON that REST answers with."""
+
+    published_by: str = betterproto.string_field(9)
+    """
+    The subject of who registered it; empty for a module of the operator's file.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class RegisterModuleRequest(betterproto.Message):
+    """What to register."""
+
+    module_json: str = betterproto.string_field(1)
+    """
+    The module as the modules file describes one, as JSON: {"name": ..., "env": ..., "code": ...}. With `archive` its
+     fields go before those of the archive's module.yaml, and it may be empty.
+    """
+
+    inactive: bool = betterproto.bool_field(2)
+    """
+    False makes it the active version; true leaves that to ActivateModule.
+    """
+
+    prepare: bool = betterproto.bool_field(3)
+    """Build its environment and import it before it is made active."""
+
+    create: bool = betterproto.bool_field(4)
+    """Refuse (ALREADY_EXISTS) when there is a module of that name."""
+
+    revision: int = betterproto.int64_field(5)
+    """
+    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 is no condition.
+    """
+
+    archive: bytes = betterproto.bytes_field(6)
+    """
+    A zip file with the module's files; empty when its code is in `module_json`.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class RegisterModuleResponse(betterproto.Message):
+    """What became of a registration."""
+
+    module: "Module" = betterproto.message_field(1)
+    """The version."""
+
+    created: bool = betterproto.bool_field(2)
+    """Whether it was not there before."""
+
+    active: bool = betterproto.bool_field(3)
+    """Whether it is the active one."""
+
+    revision: int = betterproto.int64_field(4)
+    """The revision of the module, which rises with each change."""
+
+
+@dataclass(eq=False, repr=False)
+class PatchModuleRequest(betterproto.Message):
+    """What to change."""
+
+    module_name: str = betterproto.string_field(1)
+    """The name of the module."""
+
+    patch_json: str = betterproto.string_field(2)
+    """
+    The fields to be changed, as a JSON Merge Patch (RFC 7396): null takes a field away.
+    """
+
+    inactive: bool = betterproto.bool_field(3)
+    """False makes it the active version."""
+
+    prepare: bool = betterproto.bool_field(4)
+    """Build its environment and import it before it is made active."""
+
+    revision: int = betterproto.int64_field(5)
+    """
+    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 is no condition.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class ActivateModuleRequest(betterproto.Message):
+    """Which version to make active."""
+
+    module_name: str = betterproto.string_field(1)
+    """The name of the module."""
+
+    version: str = betterproto.string_field(2)
+    """The version."""
+
+    prepare: bool = betterproto.bool_field(3)
+    """Build its environment and import it before it is made active."""
+
+    revision: int = betterproto.int64_field(4)
+    """
+    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 is no condition.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class ActivateModuleResponse(betterproto.Message):
+    """The version that is active now."""
+
+    module: "Module" = betterproto.message_field(1)
+    """The version."""
+
+    revision: int = betterproto.int64_field(2)
+    """The revision of the module."""
+
+
+@dataclass(eq=False, repr=False)
+class DeleteModuleRequest(betterproto.Message):
+    """What to delete."""
+
+    module_name: str = betterproto.string_field(1)
+    """The name of the module."""
+
+    version: str = betterproto.string_field(2)
+    """One version, which must not be active; empty is the whole module."""
+
+    force: bool = betterproto.bool_field(3)
+    """Delete it also while it runs; what runs and waits is cancelled."""
+
+    revision: int = betterproto.int64_field(4)
+    """
+    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 is no condition.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class DeleteModuleResponse(betterproto.Message):
+    """It is gone."""
+
+    pass
+
+
+@dataclass(eq=False, repr=False)
+class ListModuleVersionsRequest(betterproto.Message):
+    """Whose versions."""
+
+    module_name: str = betterproto.string_field(1)
+    """The name of the module."""
+
+
+@dataclass(eq=False, repr=False)
+class ListModuleVersionsResponse(betterproto.Message):
+    """The versions of a module."""
+
+    versions: List["Module"] = betterproto.message_field(1)
+    """They, newest first."""
+
+    active: str = betterproto.string_field(2)
+    """The active one; empty when none is."""
+
+    revision: int = betterproto.int64_field(3)
+    """The revision of the module; 0 for one of the operator's file."""
 
 
 @dataclass(eq=False, repr=False)
@@ -998,6 +1154,91 @@ class ModuleServiceStub(betterproto.ServiceStub):
             metadata=metadata,
         )
 
+    async def register_module(
+        self,
+        register_module_request: "RegisterModuleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "RegisterModuleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ModuleService/RegisterModule",
+            register_module_request,
+            RegisterModuleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def patch_module(
+        self,
+        patch_module_request: "PatchModuleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "RegisterModuleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ModuleService/PatchModule",
+            patch_module_request,
+            RegisterModuleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def activate_module(
+        self,
+        activate_module_request: "ActivateModuleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ActivateModuleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ModuleService/ActivateModule",
+            activate_module_request,
+            ActivateModuleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def delete_module(
+        self,
+        delete_module_request: "DeleteModuleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "DeleteModuleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ModuleService/DeleteModule",
+            delete_module_request,
+            DeleteModuleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def list_module_versions(
+        self,
+        list_module_versions_request: "ListModuleVersionsRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ListModuleVersionsResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ModuleService/ListModuleVersions",
+            list_module_versions_request,
+            ListModuleVersionsResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def get_module_stats(
         self,
         get_module_stats_request: "GetModuleStatsRequest",
@@ -1206,6 +1447,31 @@ class ModuleServiceBase(ServiceBase):
     ) -> "GetModuleResponse":
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def register_module(
+        self, register_module_request: "RegisterModuleRequest"
+    ) -> "RegisterModuleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def patch_module(
+        self, patch_module_request: "PatchModuleRequest"
+    ) -> "RegisterModuleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def activate_module(
+        self, activate_module_request: "ActivateModuleRequest"
+    ) -> "ActivateModuleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def delete_module(
+        self, delete_module_request: "DeleteModuleRequest"
+    ) -> "DeleteModuleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def list_module_versions(
+        self, list_module_versions_request: "ListModuleVersionsRequest"
+    ) -> "ListModuleVersionsResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def get_module_stats(
         self, get_module_stats_request: "GetModuleStatsRequest"
     ) -> "GetModuleStatsResponse":
@@ -1228,6 +1494,45 @@ class ModuleServiceBase(ServiceBase):
     ) -> None:
         request = await stream.recv_message()
         response = await self.get_module(request)
+        await stream.send_message(response)
+
+    async def __rpc_register_module(
+        self,
+        stream: "grpclib.server.Stream[RegisterModuleRequest, RegisterModuleResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.register_module(request)
+        await stream.send_message(response)
+
+    async def __rpc_patch_module(
+        self,
+        stream: "grpclib.server.Stream[PatchModuleRequest, RegisterModuleResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.patch_module(request)
+        await stream.send_message(response)
+
+    async def __rpc_activate_module(
+        self,
+        stream: "grpclib.server.Stream[ActivateModuleRequest, ActivateModuleResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.activate_module(request)
+        await stream.send_message(response)
+
+    async def __rpc_delete_module(
+        self, stream: "grpclib.server.Stream[DeleteModuleRequest, DeleteModuleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.delete_module(request)
+        await stream.send_message(response)
+
+    async def __rpc_list_module_versions(
+        self,
+        stream: "grpclib.server.Stream[ListModuleVersionsRequest, ListModuleVersionsResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.list_module_versions(request)
         await stream.send_message(response)
 
     async def __rpc_get_module_stats(
@@ -1259,6 +1564,36 @@ class ModuleServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 GetModuleRequest,
                 GetModuleResponse,
+            ),
+            "/operato.runner.v1.ModuleService/RegisterModule": grpclib.const.Handler(
+                self.__rpc_register_module,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                RegisterModuleRequest,
+                RegisterModuleResponse,
+            ),
+            "/operato.runner.v1.ModuleService/PatchModule": grpclib.const.Handler(
+                self.__rpc_patch_module,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                PatchModuleRequest,
+                RegisterModuleResponse,
+            ),
+            "/operato.runner.v1.ModuleService/ActivateModule": grpclib.const.Handler(
+                self.__rpc_activate_module,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                ActivateModuleRequest,
+                ActivateModuleResponse,
+            ),
+            "/operato.runner.v1.ModuleService/DeleteModule": grpclib.const.Handler(
+                self.__rpc_delete_module,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                DeleteModuleRequest,
+                DeleteModuleResponse,
+            ),
+            "/operato.runner.v1.ModuleService/ListModuleVersions": grpclib.const.Handler(
+                self.__rpc_list_module_versions,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                ListModuleVersionsRequest,
+                ListModuleVersionsResponse,
             ),
             "/operato.runner.v1.ModuleService/GetModuleStats": grpclib.const.Handler(
                 self.__rpc_get_module_stats,

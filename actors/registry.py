@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -21,15 +20,13 @@ import trio
 from attrs import asdict, define, field, frozen
 
 from actors.mailbox import Mailbox, Question
-from config.mistakes import ConfigError
+from config.code import find_entry, is_left_out
+from config.mistakes import ConfigError, Wrong
 from config.modules import ModuleSpec, spec_to_mapping
 from protocol.errors import ErrorKind, error
 from protocol.model import Isolation, Kind, ModuleRef
 
 MAX_CODE_BYTES = 64 * 1024 * 1024
-_CACHES = ("__pycache__", ".git", ".venv", ".mypy_cache", ".pytest_cache", ".DS_Store")
-_EDITING = re.compile(r"\.#.*|.*~|.*\.sw[a-z]|.*\.py[co]|4913")
-"""What editors put beside the file that is being edited, and what interpreters do."""
 _TOLD_NAMES = 20
 
 _WAITING = 16
@@ -274,11 +271,6 @@ def _files(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(files) if not is_left_out(name))
 
 
-def is_left_out(name: str) -> bool:
-    """Return whether a file or folder of this name is no code, wherever it stands."""
-    return name in _CACHES or _EDITING.fullmatch(name) is not None
-
-
 def _raise(problem: OSError) -> NoReturn:
     raise problem
 
@@ -295,17 +287,12 @@ def _entry(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str) 
     """Return the file that has the handler, and whether it makes its folder a package."""
     if spec.code is None and spec.path is None:  # what is in the image, relative to its working directory
         return Path(f"{file or 'main'}.py"), False
-    if file:
-        candidates = [f"{file}.py", f"{file}/__init__.py", file]
-    elif len(files) == 1 and (spec.code is not None or (spec.path is not None and spec.path.is_file())):
-        candidates = list(files)
-    else:
-        candidates = ["main.py", "__init__.py", "handler.py"]
-    for name in candidates:
-        if name in files:
-            return root / name, name.endswith("__init__.py")
-    text = f"{spec.name}: none of {', '.join(candidates)} is in the folder; name it as `handler: file:function`"
-    raise error(ErrorKind.BAD_INPUT, text, field="handler")
+    single = len(files) == 1 and (spec.code is not None or (spec.path is not None and spec.path.is_file()))
+    try:
+        name = find_entry(files.__contains__, spec.handler, next(iter(files)) if single else None)
+    except Wrong as wrong:
+        raise error(ErrorKind.BAD_INPUT, f"{spec.name}: {wrong}", field="handler") from None
+    return root / name, name.endswith("__init__.py")
 
 
 def _digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:

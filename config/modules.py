@@ -10,7 +10,7 @@ from typing import Any
 from attrs import field, frozen
 from cattrs import Converter
 
-from config import policies, requirements, units
+from config import code, policies, requirements, units
 from config.files import FILES, channels, locate, spread_pip
 from config.mistakes import (
     ConfigError,
@@ -40,7 +40,7 @@ class ModuleSpec:
     code: str | None = None
     """Source text; exactly one of `code` and `path` is given, unless `docker` uses what is in its image."""
     path: Path | None = None
-    """A `.py` file or a folder with `__init__.py`/`main.py`, absolute after loading."""
+    """A `.py` file or a folder with `main.py`, `__init__.py` or `handler.py`, absolute after loading."""
     handler: str = "handler"
     """Function to call; `file:function` picks a file of a folder (`jobs/report:run`)."""
     version: str | None = None
@@ -229,6 +229,7 @@ def _read_spec(
         except Wrong as wrong:
             wrongs.append(wrong.under((name,)))
     spread_pip(data)
+    wrongs += code.wrongs(data, None if trusted else base)
     try:
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through
@@ -240,14 +241,12 @@ def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
     """Check what fields say about each other, on what was written, so that nothing else need be right."""
     given = {name for name, value in data.items() if value is not None and value not in ([], {}, "")}
     yield from _kind_rules(data, given, trusted=trusted)
-    handler, code, variables = data.get("handler"), data.get("code"), data.get("variables")
+    handler, variables = data.get("handler"), data.get("variables")
     if isinstance(handler, str) and ":" in handler and "code" in given:
         yield Wrong("names a file, but `code` is only one; use `path`", ("handler",), allowed="the name of a function")
     for index, name in enumerate(data["secrets"] if isinstance(data.get("secrets"), (list, tuple)) else ()):
         if isinstance(name, str) and isinstance(variables, Mapping) and name in variables:
             yield Wrong(f"{name} is given in `variables` as well", ("secrets", index))
-    if isinstance(code, str) and "python" not in given:
-        yield from units.compiles(code)
     yield from policies.orders(data)
 
 
@@ -302,10 +301,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "env": units.one_of(Kind),
         "code": units.optional(units.text),
         "path": units.optional(lambda value: Path(units.filled(value))),
-        "handler": units.matching(
-            r"(\w[\w.-]*(/\w[\w.-]*)*:)?[^\W\d]\w*",
-            "the name of a function, or `file:function` for a file of a folder",
-        ),
+        "handler": code.HANDLER,
         "version": units.optional(
             units.matching(
                 r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", "a version: up to 64 letters, digits, '.', '_', '+', '-'"

@@ -11,16 +11,15 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import structlog
 import trio
 from attrs import asdict, define, field, frozen
 
 from actors.mailbox import Mailbox, Question
-from config.code import find_entry, is_left_out
+from config.code import code_files, find_entry
 from config.mistakes import ConfigError, Wrong
 from config.modules import ModuleSpec, spec_to_mapping
 from protocol.errors import ErrorKind, error
@@ -252,27 +251,13 @@ def _read_code(spec: ModuleSpec) -> Iterable[tuple[str, bytes]]:
         text = f"{spec.name}.path: {spec.path} does not exist (any more); bring it back, or change `path`"
         raise error(ErrorKind.BAD_INPUT, text, field="path")
     total = 0
-    for path in _files(spec.path):
+    for path in code_files(spec.path):
         data = _read_file(spec, path)
         total += len(data)
         if total > MAX_CODE_BYTES:
             text = f"{spec.name}: the code is over {MAX_CODE_BYTES} bytes; keep data out of its folder"
             raise error(ErrorKind.TOO_LARGE, text, field="path")
         yield str(path.relative_to(spec.path)) if path != spec.path else path.name, data
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """Yield every file below a folder, or the file that `root` is. Raises OSError for folders that cannot be read."""
-    if not root.is_dir():
-        yield root
-        return
-    for folder, names, files in os.walk(root, onerror=_raise):
-        names[:] = sorted(name for name in names if not is_left_out(name))
-        yield from (Path(folder, name) for name in sorted(files) if not is_left_out(name))
-
-
-def _raise(problem: OSError) -> NoReturn:
-    raise problem
 
 
 def _read_file(spec: ModuleSpec, path: Path) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from config import units
 from config.mistakes import Wrong, read_or_none
@@ -33,6 +34,20 @@ _EDITING = re.compile(r"\.#.*|.*~|.*\.sw[a-z]|.*\.py[co]|4913")
 def is_left_out(name: str) -> bool:
     """Return whether a file or folder of this name is no code, wherever it stands."""
     return name in _CACHES or _EDITING.fullmatch(name) is not None
+
+
+def code_files(root: Path) -> Iterator[Path]:
+    """Yield every file below a folder, or the file that `root` is. Raises OSError for folders that cannot be read."""
+    if not root.is_dir():
+        yield root
+        return
+    for folder, names, files in os.walk(root, onerror=_raise):
+        names[:] = sorted(name for name in names if not is_left_out(name))
+        yield from (Path(folder, name) for name in sorted(files) if not is_left_out(name))
+
+
+def _raise(problem: OSError) -> NoReturn:
+    raise problem
 
 
 def find_entry(has: Callable[[str], bool], handler: str, only: str | None = None) -> str:

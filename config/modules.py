@@ -119,13 +119,13 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     files: list[Path] = []
     for where, data in _entries(document, wrongs):
         name = data.get("name")
-        if isinstance(name, str) and read_or_none(_NAME, name) is not None:
+        if isinstance(name, str) and read_or_none(NAME, name) is not None:
             labels[where] = (name,)
             if name in names:
                 wrongs.append(Wrong(f"the name is given twice, first in line {names[name]}", (*where, "name")))
             names.setdefault(name, document.line(Wrong("", (*where, "name"))))
         files += _named_files(data, absolute.parent)
-        spec, found = _read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
+        spec, found = read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
         unread = {wrong.where for wrong in document.wrongs}
         wrongs += [told for wrong in found if (told := wrong.under(where)).where not in unread]
         if spec is not None:
@@ -146,7 +146,7 @@ def spec_from_mapping(
     With `allow_path` false, `path` and files of requirements are refused. Relative ones are relative to `base`, and
     what is not `trusted` (not the operator's own) must stay inside of it and cannot ask for `isolation: none`.
     """
-    spec, wrongs = _read_spec(data, base=base, allow_path=allow_path, trusted=trusted)
+    spec, wrongs = read_spec(data, base=base, allow_path=allow_path, trusted=trusted)
     if spec is None:
         raise ConfigError(Mistake(w.message, w.file, w.line, dotted(w.where), w.allowed) for w in wrongs)
     return spec
@@ -186,13 +186,18 @@ def _entries(document: Document, wrongs: list[Wrong]) -> Iterator[tuple[Where, d
             continue
         if named and written.get("name", key) != key:
             wrongs.append(Wrong(f"the name is already given as {show(key)}; leave it out here", (*where, "name")))
-        data = written | ({"name": key} if named else {})
-        for name in {"version", "python"} & data.keys():
-            data[name] = document.written((*where, name), data[name])
-        if isinstance(data.get("variables"), dict):
-            inside = (*where, "variables")
-            data["variables"] = {name: document.written((*inside, name), v) for name, v in data["variables"].items()}
-        yield where, data
+        yield where, as_written(document, where, written | ({"name": key} if named else {}))
+
+
+def as_written(document: Document, where: Where, module: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a document says of a module at `where`, with text given back what YAML took for a number."""
+    data = dict(module)
+    for name in {"version", "python"} & data.keys():
+        data[name] = document.written((*where, name), data[name])
+    if isinstance(data.get("variables"), dict):
+        inside = (*where, "variables")
+        data["variables"] = {name: document.written((*inside, name), v) for name, v in data["variables"].items()}
+    return data
 
 
 def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
@@ -206,7 +211,7 @@ def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
         yield base / dependencies
 
 
-def _read_spec(
+def read_spec(
     data: Any, *, base: Path | None, allow_path: bool, trusted: bool
 ) -> tuple[ModuleSpec | None, list[Wrong]]:
     """Return the module, or None and everything that is wrong with it."""
@@ -288,7 +293,7 @@ _ONLY: Mapping[str, tuple[Kind, ...]] = {
 _OPERATORS = ("user", "writable")
 """Fields that move walls of the machine, which only the operator's own file may do."""
 
-_NAME = units.matching(
+NAME = units.matching(
     r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
     "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
 )
@@ -297,7 +302,7 @@ _PLAIN = units.matching(r"[^\s-]\S*( \S+)*", "text without a leading '-'")
 _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
     **policies.READERS,
     ModuleSpec: {
-        "name": _NAME,
+        "name": NAME,
         "env": units.one_of(Kind),
         "code": units.optional(units.text),
         "path": units.optional(lambda value: Path(units.filled(value))),

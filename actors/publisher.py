@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attrs import define, evolve, field
 
-from actors import code
+from actors import code_store
 from actors.catalog import StoredVersion
 from actors.snapshot import Published
 from config.mistakes import ConfigError
@@ -47,7 +47,7 @@ class Publisher:
 
     def _publish(self, spec: ModuleSpec, secret: Mapping[str, str], known: Published | None) -> Published:
         files = self._read(spec)
-        content_digest = code.content_digest(spec, files)
+        content_digest = code_store.content_digest(spec, files)
         if known is not None and known.digest == self._identity(content_digest, secret) and known.root.is_dir():
             return known
         made = self._made(spec, files, secret, content_digest)
@@ -55,17 +55,17 @@ class Publisher:
 
     def _read(self, spec: ModuleSpec) -> dict[str, bytes]:
         try:
-            return dict(code.read_code(spec))
+            return dict(code_store.read_code(spec))
         except OSError as problem:
             raise error(ErrorKind.BAD_INPUT, f"{spec.name}: the code cannot be read: {problem}", field="path") from None
 
     def _made(
         self, spec: ModuleSpec, files: Mapping[str, bytes], secret: Mapping[str, str], content_digest: str
     ) -> Published:
-        root = self.code_dir.absolute() / code.folder_of(spec, files)
-        code.keep(root, files)
+        root = self.code_dir.absolute() / code_store.folder_of(spec, files)
+        code_store.keep(root, files)
         file, _, function = spec.handler.rpartition(":")
-        entry, package = code.find_entry(spec, root, files, file)
+        entry, package = code_store.entry_in(spec, root, files, file)
         return Published(
             ref=ModuleRef(spec.name, spec.version or content_digest[:12]),
             spec=spec,
@@ -93,7 +93,7 @@ class Publisher:
         files = self._read(spec)
         try:
             secret = self.secrets(spec.secrets)
-            made = self._made(spec, files, secret, code.content_digest(spec, files))
+            made = self._made(spec, files, secret, code_store.content_digest(spec, files))
         except ConfigError as problem:
             raise error(ErrorKind.BAD_INPUT, str(problem), field="secrets") from None
         except OSError as problem:
@@ -108,7 +108,7 @@ class Publisher:
         """
         root = self.code_dir.absolute() / stored.folder
         if not root.is_dir():
-            code.keep(root, files())
+            code_store.keep(root, files())
         spec = spec_from_mapping(stored.spec, base=root, allow_path=True)
         spec = spec if spec.path is None else evolve(spec, path=root)
         secret = self.secrets(spec.secrets)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from config import requirements, units
+from config.code import ENTRIES
 from config.mistakes import Wrong, parse_yaml, read_text
 from config.units import show
 
@@ -57,21 +58,16 @@ def _channel(value: Any) -> str:
     return name
 
 
-def _path(file: Path, shown: str, _root: Path | None, data: Mapping[str, Any]) -> tuple[str, list[Wrong]]:
-    """Check that `path` is there and is code."""
-    allowed = "a .py file or a folder with __init__.py or main.py"
+def _path(file: Path, shown: str, _root: Path | None, _data: object) -> tuple[str, list[Wrong]]:
+    """Check that `path` is there and may be code; what is in it is looked at afterwards."""
+    allowed = f"a .py file, or a folder with {' or '.join(ENTRIES)}"
     try:
-        if file.is_dir():
-            found = ":" in str(data.get("handler")) or any(
-                (file / name).is_file() for name in ("__init__.py", "main.py")
-            )
-            problem = "" if found else "holds neither __init__.py nor main.py, and `handler` names no file of it"
-        else:
-            problem = "is not a .py file" if file.is_file() else "does not exist"
-            problem = "" if file.is_file() and file.suffix == ".py" else problem
+        if file.is_dir() or (file.is_file() and file.suffix == ".py"):
+            return str(file), []
+        problem = "is not a .py file" if file.is_file() else "does not exist"
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
-    return str(file), [Wrong(f"{show(shown)} {problem}", allowed=allowed)] if problem else []
+    raise Wrong(f"{show(shown)} {problem}", allowed=allowed)
 
 
 def _requirements(file: Path, shown: str, root: Path | None, _data: object) -> tuple[list[str], list[Wrong]]:

@@ -10,7 +10,7 @@ from typing import Any
 from attrs import field, frozen
 from cattrs import Converter
 
-from config import policies, requirements, units
+from config import code, policies, requirements, units
 from config.files import FILES, channels, locate, spread_pip
 from config.mistakes import (
     ConfigError,
@@ -40,7 +40,7 @@ class ModuleSpec:
     code: str | None = None
     """Source text; exactly one of `code` and `path` is given, unless `docker` uses what is in its image."""
     path: Path | None = None
-    """A `.py` file or a folder with `__init__.py`/`main.py`, absolute after loading."""
+    """A `.py` file or a folder with `main.py`, `__init__.py` or `handler.py`, absolute after loading."""
     handler: str = "handler"
     """Function to call; `file:function` picks a file of a folder (`jobs/report:run`)."""
     version: str | None = None
@@ -119,13 +119,13 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     files: list[Path] = []
     for where, data in _entries(document, wrongs):
         name = data.get("name")
-        if isinstance(name, str) and read_or_none(_NAME, name) is not None:
+        if isinstance(name, str) and read_or_none(NAME, name) is not None:
             labels[where] = (name,)
             if name in names:
                 wrongs.append(Wrong(f"the name is given twice, first in line {names[name]}", (*where, "name")))
             names.setdefault(name, document.line(Wrong("", (*where, "name"))))
         files += _named_files(data, absolute.parent)
-        spec, found = _read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
+        spec, found = read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
         unread = {wrong.where for wrong in document.wrongs}
         wrongs += [told for wrong in found if (told := wrong.under(where)).where not in unread]
         if spec is not None:
@@ -146,7 +146,7 @@ def spec_from_mapping(
     With `allow_path` false, `path` and files of requirements are refused. Relative ones are relative to `base`, and
     what is not `trusted` (not the operator's own) must stay inside of it and cannot ask for `isolation: none`.
     """
-    spec, wrongs = _read_spec(data, base=base, allow_path=allow_path, trusted=trusted)
+    spec, wrongs = read_spec(data, base=base, allow_path=allow_path, trusted=trusted)
     if spec is None:
         raise ConfigError(Mistake(w.message, w.file, w.line, dotted(w.where), w.allowed) for w in wrongs)
     return spec
@@ -186,13 +186,18 @@ def _entries(document: Document, wrongs: list[Wrong]) -> Iterator[tuple[Where, d
             continue
         if named and written.get("name", key) != key:
             wrongs.append(Wrong(f"the name is already given as {show(key)}; leave it out here", (*where, "name")))
-        data = written | ({"name": key} if named else {})
-        for name in {"version", "python"} & data.keys():
-            data[name] = document.written((*where, name), data[name])
-        if isinstance(data.get("variables"), dict):
-            inside = (*where, "variables")
-            data["variables"] = {name: document.written((*inside, name), v) for name, v in data["variables"].items()}
-        yield where, data
+        yield where, as_written(document, where, written | ({"name": key} if named else {}))
+
+
+def as_written(document: Document, where: Where, module: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a document says of a module at `where`, with text given back what YAML took for a number."""
+    data = dict(module)
+    for name in {"version", "python"} & data.keys():
+        data[name] = document.written((*where, name), data[name])
+    if isinstance(data.get("variables"), dict):
+        inside = (*where, "variables")
+        data["variables"] = {name: document.written((*inside, name), v) for name, v in data["variables"].items()}
+    return data
 
 
 def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
@@ -206,7 +211,7 @@ def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
         yield base / dependencies
 
 
-def _read_spec(
+def read_spec(
     data: Any, *, base: Path | None, allow_path: bool, trusted: bool
 ) -> tuple[ModuleSpec | None, list[Wrong]]:
     """Return the module, or None and everything that is wrong with it."""
@@ -229,6 +234,7 @@ def _read_spec(
         except Wrong as wrong:
             wrongs.append(wrong.under((name,)))
     spread_pip(data)
+    wrongs += code.wrongs(data, None if trusted else base)
     try:
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through
@@ -240,14 +246,12 @@ def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
     """Check what fields say about each other, on what was written, so that nothing else need be right."""
     given = {name for name, value in data.items() if value is not None and value not in ([], {}, "")}
     yield from _kind_rules(data, given, trusted=trusted)
-    handler, code, variables = data.get("handler"), data.get("code"), data.get("variables")
+    handler, variables = data.get("handler"), data.get("variables")
     if isinstance(handler, str) and ":" in handler and "code" in given:
         yield Wrong("names a file, but `code` is only one; use `path`", ("handler",), allowed="the name of a function")
     for index, name in enumerate(data["secrets"] if isinstance(data.get("secrets"), (list, tuple)) else ()):
         if isinstance(name, str) and isinstance(variables, Mapping) and name in variables:
             yield Wrong(f"{name} is given in `variables` as well", ("secrets", index))
-    if isinstance(code, str) and "python" not in given:
-        yield from units.compiles(code)
     yield from policies.orders(data)
 
 
@@ -289,7 +293,7 @@ _ONLY: Mapping[str, tuple[Kind, ...]] = {
 _OPERATORS = ("user", "writable")
 """Fields that move walls of the machine, which only the operator's own file may do."""
 
-_NAME = units.matching(
+NAME = units.matching(
     r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
     "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
 )
@@ -298,14 +302,11 @@ _PLAIN = units.matching(r"[^\s-]\S*( \S+)*", "text without a leading '-'")
 _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
     **policies.READERS,
     ModuleSpec: {
-        "name": _NAME,
+        "name": NAME,
         "env": units.one_of(Kind),
         "code": units.optional(units.text),
         "path": units.optional(lambda value: Path(units.filled(value))),
-        "handler": units.matching(
-            r"(\w[\w.-]*(/\w[\w.-]*)*:)?[^\W\d]\w*",
-            "the name of a function, or `file:function` for a file of a folder",
-        ),
+        "handler": code.HANDLER,
         "version": units.optional(
             units.matching(
                 r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", "a version: up to 64 letters, digits, '.', '_', '+', '-'"

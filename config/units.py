@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -271,22 +270,6 @@ def json_mapping(value: Any) -> Mapping[str, Any]:
         elif isinstance(inner, float) and not math.isfinite(inner):
             raise Wrong(f"{show(inner)} cannot be said in JSON", where)
     return value
-
-
-def compiles(code: str) -> Iterator[Wrong]:
-    """Yield why this Python cannot compile `code`; null and half characters are told by `text`."""
-    if "\0" in code:
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(code, "code", "exec", dont_inherit=True)
-    except SyntaxError as error:
-        line = error.lineno or 1
-        yield Wrong(f"does not compile: {error.msg} (line {line} of the code)", ("code",), offset=line - 1)
-    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
-        if not isinstance(error, UnicodeError):
-            yield Wrong(f"does not compile: {error or 'it is nested too deeply'}", ("code",))
 
 
 def _all_of(entries: Any, read: Callable[[Any], T], check_key: Callable[[Any], Any] | None = None) -> dict[Any, T]:

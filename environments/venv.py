@@ -20,7 +20,7 @@ from environments.inline import Launcher
 from environments.key import environment_key, platform_tag
 from environments.process import ProcessTable
 from environments.store import KeptInStore, Store
-from protocol.errors import ErrorKind, error
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
 
 _TOLD_LINES = 20
@@ -132,6 +132,13 @@ class VenvEnvironment(KeptInStore):
         """Start a guest that waits for its `hello`."""
         self.store.uses.touch(prepared.key)
         return self.launcher.launch(prepared)
+
+    async def find(self, version: str | None) -> str | None:
+        """Return the path of an interpreter on this machine, or None where there is none of that version."""
+        try:
+            return (await self._python(version))[0]
+        except RunnerError:
+            return None
 
     async def _python(self, version: str | None) -> tuple[str, str]:
         """Return path and full version of the interpreter; the answer is kept."""

@@ -20,8 +20,8 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.code import is_left_out
 from actors.snapshot import RegistrySnapshot
+from config.code import is_left_out
 from config.mistakes import ConfigError
 from config.modules import ModulesFile, read_modules
 from protocol.errors import RunnerError

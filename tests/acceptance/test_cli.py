@@ -177,7 +177,7 @@ def test_a_port_in_use(run):
 
 def test_code_that_cannot_be_published(run, tmp_path):
     (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / "main.py").write_text("x = 1")
+    (tmp_path / "jobs" / "main.py").write_text("handler = print")
     os.mkfifo(tmp_path / "jobs" / "pipe")
 
     done = run(*SERVE, file="modules: {m: {env: inline, path: jobs}}")
@@ -236,7 +236,9 @@ def test_run_needs_the_secrets_of_its_module_only(run):
 
 
 def test_a_reader_that_has_enough_is_no_error(tmp_path):
-    file = "modules:\n" + "".join(f"  m{n}: {{env: inline, code: x, description: {'d' * 200}}}\n" for n in range(2000))
+    file = "modules:\n" + "".join(
+        f"  m{n}: {{env: inline, code: handler = print, description: {'d' * 200}}}\n" for n in range(2000)
+    )
     (tmp_path / "modules.yaml").write_text(file)
     command = [sys.executable, str(ROOT / "main.py"), "config", "check"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -274,7 +276,7 @@ def test_token(run, tmp_path, case):
 
 
 def test_check_shows_no_control_characters(run):
-    file = 'modules: {m: {env: inline, code: x, description: "\\e[31mred\\a\\nmore"}}'
+    file = 'modules: {m: {env: inline, code: handler = print, description: "\\e[31mred\\a\\nmore"}}'
 
     assert run("config", "check", file=file).out.splitlines()[-1].isprintable()
 
@@ -316,8 +318,8 @@ def test_doctor_fails_for_what_the_file_asks_for_and_cannot_have(run, tmp_path):
 runner: {data_dir: plain, tls_certificate_file: plain, tls_key_file: absent}
 modules:
   d: {env: docker, image: x}
-  v: {env: venv, code: "x = 1", python: "3.2"}
-  s: {env: inline, code: "x = 1", secrets: [NOT_THERE]}
+  v: {env: venv, code: "handler = print", python: "3.2"}
+  s: {env: inline, code: "handler = print", secrets: [NOT_THERE]}
 """
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = str(server.getsockname()[1])
@@ -346,7 +348,7 @@ def test_doctor_without_uv(run, tmp_path):
     (fake / "__init__.py").write_text("def find_uv_bin(): raise FileNotFoundError\n")
     environ = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/nowhere"}
 
-    done = run("doctor", "--json", file="modules: {v: {env: venv, code: 'x = 1'}}", environ=environ)
+    done = run("doctor", "--json", file="modules: {v: {env: venv, code: 'handler = print'}}", environ=environ)
 
     found = findings(done)
     assert done.returncode == 1

@@ -11,7 +11,7 @@ import structlog
 import trio
 import trio.testing
 
-from actors import code
+from actors import code_store
 from actors.publisher import Publisher
 from actors.registry import Registry
 from actors.system import System
@@ -76,8 +76,8 @@ def inline(**modules):
     return "modules:\n" + "".join(f"  {name}: {{env: inline, {fields}}}\n" for name, fields in modules.items())
 
 
-ONE = inline(m="code: 'x = 1'")
-TWO = inline(m="code: 'x = 2'")
+ONE = inline(m="code: 'handler = x1'")
+TWO = inline(m="code: 'handler = x2'")
 
 
 @pytest.fixture
@@ -126,31 +126,31 @@ async def deaf(*_):
 
 async def test_a_file_that_is_written_or_replaced(served):
     served.write(TWO)
-    await served.wait(lambda: served.code() == "x = 2")
+    await served.wait(lambda: served.code() == "handler = x2")
     served.replace(ONE)
-    await served.wait(lambda: served.code() == "x = 1")
+    await served.wait(lambda: served.code() == "handler = x1")
     served.replace(TWO)
-    await served.wait(lambda: served.code() == "x = 2")
+    await served.wait(lambda: served.code() == "handler = x2")
 
 
 async def test_a_file_that_is_gone_for_a_while(served):
     (served.home / "modules.yaml").unlink()
     await served.wait_told("not reloaded", "there is no such file")
-    assert served.code() == "x = 1"
+    assert served.code() == "handler = x1"
     served.write(TWO)
-    await served.wait(lambda: served.code() == "x = 2")
+    await served.wait(lambda: served.code() == "handler = x2")
 
 
 async def test_code_in_a_file_and_in_a_folder(served):
-    served.write("y = 1", "one.py")
-    served.write("y = 1", "jobs/main.py")
+    served.write("handler = y1", "one.py")
+    served.write("handler = y1", "jobs/main.py")
     served.write(inline(m="path: one.py", jobs="path: jobs"))
-    await served.wait(lambda: served.code() == "y = 1")
+    await served.wait(lambda: served.code() == "handler = y1")
 
-    served.replace("y = 2", "one.py")
-    await served.wait(lambda: served.code() == "y = 2")
-    served.write("y = 3", "jobs/main.py")
-    await served.wait(lambda: served.code("jobs") == "y = 3")
+    served.replace("handler = y2", "one.py")
+    await served.wait(lambda: served.code() == "handler = y2")
+    served.write("handler = y3", "jobs/main.py")
+    await served.wait(lambda: served.code("jobs") == "handler = y3")
     served.write("z = 1", "jobs/deep/er/more.py")
     await served.wait(lambda: "more.py" in str([*served.modules["jobs"].root.rglob("*")]))
     served.write("z = 2", "jobs/deep/er/more.py")
@@ -160,16 +160,16 @@ async def test_code_in_a_file_and_in_a_folder(served):
 
 
 async def test_a_folder_that_is_put_in_the_place_of_another(served):
-    served.write("y = 1", "jobs/main.py")
+    served.write("handler = y1", "jobs/main.py")
     served.write(inline(jobs="path: jobs"))
-    await served.wait(lambda: served.code("jobs") == "y = 1")
+    await served.wait(lambda: served.code("jobs") == "handler = y1")
     for number in (2, 3):
-        served.write(f"y = {number}", "next/main.py")
+        served.write(f"handler = y{number}", "next/main.py")
         (served.home / "jobs").rename(served.home / f"old{number}")
         (served.home / "next").rename(served.home / "jobs")
-        await served.wait(lambda number=number: served.code("jobs") == f"y = {number}")
-    served.write("y = 4", "jobs/main.py")
-    await served.wait(lambda: served.code("jobs") == "y = 4")
+        await served.wait(lambda number=number: served.code("jobs") == f"handler = y{number}")
+    served.write("handler = y4", "jobs/main.py")
+    await served.wait(lambda: served.code("jobs") == "handler = y4")
 
 
 async def test_links_that_are_turned_to_another_folder(home, lines):
@@ -182,22 +182,22 @@ async def test_links_that_are_turned_to_another_folder(home, lines):
     async with serving(home, lines) as served:
         (home / "next").symlink_to("v2")
         (home / "next").replace(home / "now")
-        await served.wait(lambda: served.code() == "x = 2")
+        await served.wait(lambda: served.code() == "handler = x2")
         (home / "v2" / "modules.yaml").write_text(ONE.replace("1", "3"))
-        await served.wait(lambda: served.code() == "x = 3")
+        await served.wait(lambda: served.code() == "handler = x3")
 
 
 async def test_code_that_comes_after_the_file_that_names_it(served):
     served.write(inline(m="path: deep/late.py"))
     await served.wait_told("not reloaded", "does not exist")
-    served.write("y = 1", "deep/late.py")
-    await served.wait(lambda: served.code() == "y = 1")
+    served.write("handler = y1", "deep/late.py")
+    await served.wait(lambda: served.code() == "handler = y1")
 
 
 async def test_requirements_files_and_what_they_include(served):
     served.write("-r more.txt\n", "all.txt")
     served.write("a\n", "more.txt")
-    served.write("modules: {m: {env: venv, code: 'x = 1', requirements: all.txt}}")
+    served.write("modules: {m: {env: venv, code: 'handler = x1', requirements: all.txt}}")
     await served.wait(lambda: served.modules["m"].spec.requirements == ("a",))
     served.replace("b\n", "more.txt")
     await served.wait(lambda: served.modules["m"].spec.requirements == ("b",))
@@ -215,16 +215,16 @@ async def test_what_changes_during_a_reload_is_published_after_it(home, lines, l
             gate = trio.Event()
             served.system.gate.append(gate)
             begun = len(served.system.begun)
-            served.write(inline(m=f"code: 'x = {number}'"))
+            served.write(inline(m=f"code: 'handler = x{number}'"))
             await served.wait(lambda begun=begun: len(served.system.begun) > begun)
-            served.replace(inline(m=f"code: 'x = {number} + 100'"))
+            served.replace(inline(m=f"code: 'handler = x{number} + 100'"))
             gate.set()
-            await served.wait(lambda number=number: served.code() == f"x = {number} + 100")
+            await served.wait(lambda number=number: served.code() == f"handler = x{number} + 100")
 
 
 async def test_what_changes_between_reading_and_watching_is_published(home, lines):
     (home / "jobs").mkdir()
-    (home / "jobs" / "main.py").write_text("y = 1")
+    (home / "jobs" / "main.py").write_text("handler = y1")
     registry = Registry(Publisher(home.parent / "kept", secret_values))
     system = Held(registry, {}, None, None, None)
     (home / "modules.yaml").write_text(inline(jobs="path: jobs"))
@@ -232,9 +232,9 @@ async def test_what_changes_between_reading_and_watching_is_published(home, line
     async with trio.open_nursery() as nursery:
         await nursery.start(registry.run)
         await system.publish(modules.modules)
-        (home / "jobs" / "main.py").write_text("y = 2")  # nobody watches yet
+        (home / "jobs" / "main.py").write_text("handler = y2")  # nobody watches yet
         nursery.start_soon(Reloader(modules, system, Bell(), NEVER).run)
-        await wait_until(lambda: registry.snapshot.get("jobs").entry.read_text() == "y = 2", "it was lost")
+        await wait_until(lambda: registry.snapshot.get("jobs").entry.read_text() == "handler = y2", "it was lost")
         nursery.cancel_scope.cancel()
 
 
@@ -242,7 +242,7 @@ async def test_files_of_another_time_are_not_read_for_ever(home, lines):
     async with serving(home, lines) as served:
         served.write(TWO)
         os.utime(home / "modules.yaml", (4e9, 4e9))
-        await served.wait(lambda: served.code() == "x = 2")
+        await served.wait(lambda: served.code() == "handler = x2")
         await trio.testing.wait_all_tasks_blocked(0.5)
         count = len(served.system.begun)
         await trio.testing.wait_all_tasks_blocked(0.5)
@@ -253,8 +253,10 @@ async def test_files_of_another_time_are_not_read_for_ever(home, lines):
 
 
 async def test_a_reload_tells_what_was_added_changed_and_removed(home, lines):
-    async with serving(home, lines, watching=False, first=inline(a="code: x", b="code: x", c="code: x")) as served:
-        served.write(inline(b="code: y", c="code: x", d="code: x"))
+    async with serving(
+        home, lines, watching=False, first=inline(a="code: handler = x", b="code: handler = x", c="code: handler = x")
+    ) as served:
+        served.write(inline(b="code: handler = y", c="code: handler = x", d="code: handler = x"))
         served.reloader.bell.ring()
         await served.wait(lambda: "d" in served.modules)
         (line,) = [line for line in lines if line["event"] == "reloaded"]
@@ -263,7 +265,7 @@ async def test_a_reload_tells_what_was_added_changed_and_removed(home, lines):
         served.reloader.bell.ring()
         await served.wait_told("reloaded, nothing has changed")
 
-        served.write("runner: {grace: 5s}\n" + inline(d="code: x"))
+        served.write("runner: {grace: 5s}\n" + inline(d="code: handler = x"))
         served.reloader.bell.ring()
         await served.wait_told("the section `runner:` is read at the start only")
 
@@ -277,7 +279,10 @@ async def test_a_bell_that_rings_early_is_heard(home, lines):
 
 REFUSED = {
     "a mistake": (inline(m="timeout: 0"), "m.timeout: 0s is out of range"),
-    "a missing secret": (inline(m="code: x, secrets: [NOT_THERE]"), "m.secrets: OPERATO_SECRET_NOT_THERE: is not set"),
+    "a missing secret": (
+        inline(m="code: handler = x, secrets: [NOT_THERE]"),
+        "m.secrets: OPERATO_SECRET_NOT_THERE: is not set",
+    ),
     "no such file": (inline(m="path: none.py"), "m.path: 'none.py' does not exist"),
     "half of a file": ("modules:\n  m: {env: inl", "is not valid YAML"),
     "nothing": ("", "is empty"),
@@ -292,29 +297,29 @@ async def test_what_cannot_be_published_keeps_the_modules_and_says_why(home, lin
         await served.wait_told("not reloaded", why)
         assert served.system.registry.snapshot is before
         served.write(TWO)
-        await served.wait(lambda: served.code() == "x = 2")
+        await served.wait(lambda: served.code() == "handler = x2")
 
 
 async def test_a_full_disk_keeps_the_modules_and_the_runner(home, lines, monkeypatch):
     async with serving(home, lines) as served:
         with monkeypatch.context() as patch:
-            patch.setattr(code, "keep", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            patch.setattr(code_store, "keep", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
             served.write(TWO)
             await served.wait_told("not reloaded", "No space left on device")
-        assert served.code() == "x = 1"
+        assert served.code() == "handler = x1"
         served.reloader.bell.ring()
-        await served.wait(lambda: served.code() == "x = 2")
+        await served.wait(lambda: served.code() == "handler = x2")
 
 
 async def test_what_editors_put_beside_a_file_is_no_change(home, lines):
     (home / "jobs").mkdir()
-    (home / "jobs" / "main.py").write_text("y = 1")
+    (home / "jobs" / "main.py").write_text("handler = y1")
     async with serving(home, lines, look_seconds=OFTEN, first=inline(jobs="path: jobs")) as served:
         before = served.modules["jobs"]
         for name in (".main.py.swp", "main.py~", ".#main.py", "4913", "__pycache__/main.pyc"):
             served.write("", f"jobs/{name}")
         served.write("", "beside.log")
-        served.write("y = 1", "jobs/last.py")
+        served.write("handler = y1", "jobs/last.py")
         await served.wait(lambda: served.modules["jobs"] is not before)
         assert sorted(path.name for path in served.modules["jobs"].root.iterdir()) == ["last.py", "main.py"]
 

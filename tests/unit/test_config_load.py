@@ -277,7 +277,7 @@ def test_settings_that_need_another_one(tmp_path, given, expected):
 
 
 def test_all_mistakes_are_told_at_once():
-    Path("modules.yaml").write_text("runner:\n  rest_prt: 1\nmodules:\n  m: {env: inlin, code: x}\n")
+    Path("modules.yaml").write_text("runner:\n  rest_prt: 1\nmodules:\n  m: {env: inlin, code: handler = print}\n")
 
     with pytest.raises(ConfigError) as caught:
         load_settings({"grpc_port": 70000, "colour": "red"}, {"OPERATO_IDLE": "soon", "OPERATO_LOG_LEVL": "x"})

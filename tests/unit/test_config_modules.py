@@ -56,7 +56,7 @@ def check(folder: Path, text: str | bytes, *expected: str) -> None:
 
 def one(folder: Path, fields_: str) -> ModuleSpec:
     """Return the only module, of kind venv with code, that has these fields besides."""
-    return load(folder, f"modules:\n  - {{name: m, env: venv, code: 'x = 1', {fields_}}}\n").modules[0]
+    return load(folder, f"modules:\n  - {{name: m, env: venv, code: 'handler = print', {fields_}}}\n").modules[0]
 
 
 # What is read.
@@ -64,7 +64,8 @@ def one(folder: Path, fields_: str) -> ModuleSpec:
 
 def test_a_full_module_is_read(tmp_path):
     (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / "main.py").write_text(CODE)
+    (tmp_path / "jobs" / "sub").mkdir()
+    (tmp_path / "jobs" / "sub" / "report.py").write_text("def run(value): ...")
     file = load(
         tmp_path,
         """\
@@ -142,13 +143,13 @@ def test_modules_may_be_a_mapping_of_names(tmp_path):
         tmp_path,
         """\
         modules:
-          first: {env: inline, code: "x = 1"}
+          first: {env: inline, code: "handler = print"}
           42: {env: docker, image: "python:3.12", network: true}
         """,
     )
 
     assert file.modules == (
-        ModuleSpec("first", Kind.INLINE, code="x = 1"),
+        ModuleSpec("first", Kind.INLINE, code="handler = print"),
         ModuleSpec("42", Kind.DOCKER, image="python:3.12", network=True),
     )
 
@@ -167,30 +168,33 @@ def test_aliases_and_merge_keys_are_followed(tmp_path):
         tmp_path,
         """\
         modules:
-          - &base {name: one, env: inline, code: &code "x = 1", timeout: 5s}
+          - &base {name: one, env: inline, code: &code "handler = print", timeout: 5s}
           - {<<: *base, name: two, timeout: 6s}
           - {name: three, env: inline, code: *code}
         """,
     )
 
     assert [(spec.name, spec.timeout, spec.code) for spec in file.modules] == [
-        ("one", 5.0, "x = 1"),
-        ("two", 6.0, "x = 1"),
-        ("three", 60.0, "x = 1"),
+        ("one", 5.0, "handler = print"),
+        ("two", 6.0, "handler = print"),
+        ("three", 60.0, "handler = print"),
     ]
 
 
 def test_conda_has_dependencies_and_requirements(tmp_path):
     spec = load(
         tmp_path,
-        "modules: {m: {env: conda, code: 'x=1', dependencies: [numpy >=1.0], channels: [forge], requirements: [a]}}",
+        "modules: {m: {env: conda, code: handler = print, dependencies: [numpy >=1.0],"
+        " channels: [forge], requirements: [a]}}",
     ).modules[0]
 
     assert (spec.dependencies, spec.channels, spec.requirements) == (("numpy >=1.0",), ("forge",), ("a",))
 
 
 def test_a_handler_may_have_any_name_that_python_knows(tmp_path):
-    assert one(tmp_path, "handler: 처리").handler == "처리"
+    text = "modules: {m: {env: inline, code: 'def 처리(input): pass', handler: 처리}}"
+
+    assert load(tmp_path, text).modules[0].handler == "처리"
 
 
 def test_syntax_of_another_python_is_not_judged(tmp_path):
@@ -200,7 +204,9 @@ def test_syntax_of_another_python_is_not_judged(tmp_path):
 
 
 def test_code_that_only_warns_compiles(tmp_path):
-    assert load(tmp_path, "modules: {m: {env: inline, code: 'x = 1 is 1'}}").modules[0].code == "x = 1 is 1"
+    code = "handler = 1 is 1"
+
+    assert load(tmp_path, f"modules: {{m: {{env: inline, code: '{code}'}}}}").modules[0].code == code
 
 
 # The whole file is wrong.
@@ -283,7 +289,7 @@ def test_all_mistakes_are_told_at_once_by_line(tmp_path):
         modules:
           - name: hello-world
             env: inline
-            code: "x = 1"
+            code: "handler = print"
             isolation: warn
             timout: 3
             timeout: 0
@@ -294,7 +300,7 @@ def test_all_mistakes_are_told_at_once_by_line(tmp_path):
                   return (
           - just text
           - env: vnv
-            code: x
+            code: handler = print
           - name: hello-world
             env: inline
             path: gone.py
@@ -304,7 +310,8 @@ def test_all_mistakes_are_told_at_once_by_line(tmp_path):
         "modules.yaml:6: hello-world.timout: unknown field; did you mean 'timeout'?",
         "modules.yaml:7: hello-world.timeout: 0s is out of range; it must be more than 0s and at most 7d",
         "modules.yaml:8: modules[1].name: 'Bad' is not a name: ...",
-        "modules.yaml:12: modules[1].code: does not compile: '(' was never closed (line 2 of the code)",
+        "modules.yaml:12: modules[1].code: does not compile: '(' was never closed"
+        " (line 2 of the code, column 12: `return (`)",
         "modules.yaml:13: modules[2]: 'just text' is not a module; a module is a mapping",
         "modules.yaml:14: modules[3].name: is missing",
         "modules.yaml:14: modules[3].env: 'vnv' is not one of inline, venv, conda, docker; did you mean 'venv'?",
@@ -319,13 +326,13 @@ def test_a_name_is_given_once(tmp_path):
         tmp_path,
         """\
         modules:
-          a: {env: inline, code: "x = 1"}
+          a: {env: inline, code: "handler = print"}
           b:
             name: c
             env: inline
-            code: "x = 1"
-          a: {env: inline, code: "x = 1"}
-          d: {name: d, env: inline, code: "x = 1"}
+            code: "handler = print"
+          a: {env: inline, code: "handler = print"}
+          d: {name: d, env: inline, code: "handler = print"}
         """,
         "modules.yaml:4: b.name: the name is already given as 'b'; leave it out here",
         "modules.yaml:7: a: is given twice, first in line 2",
@@ -335,7 +342,7 @@ def test_a_name_is_given_once(tmp_path):
 def test_a_field_is_given_once(tmp_path):
     check(
         tmp_path,
-        "modules:\n  - name: a\n    env: inline\n    code: x\n    env: inline\n",
+        "modules:\n  - name: a\n    env: inline\n    code: handler = print\n    env: inline\n",
         "modules.yaml:5: a.env: is given twice, first in line 3",
     )
 
@@ -435,7 +442,7 @@ def test_a_field_is_wrong(tmp_path, case):
     given_fields, *expected = case
     check(
         tmp_path,
-        f"modules:\n  - {{name: m, env: venv, code: 'x = 1', {given_fields}}}\n",
+        f"modules:\n  - {{name: m, env: venv, code: 'handler = print', {given_fields}}}\n",
         *(f"modules.yaml:2: m.{line}" for line in expected),
     )
 
@@ -446,26 +453,32 @@ def test_a_field_is_wrong(tmp_path, case):
         ("{env: inline}", "m: has no code; give `code` or `path`"),
         ("{env: docker}", "m: has no code; give `code` or `path`"),
         ("{env: inline, code: ''}", "m: has no code; give `code` or `path`"),
-        ("{code: x}", "m.env: is missing; it is one of inline, venv, conda, docker"),
-        ("{env: none, code: x}", "m.env: 'none' is not one of inline, venv, conda, docker; did you mean 'inline'?"),
+        ("{code: handler = print}", "m.env: is missing; it is one of inline, venv, conda, docker"),
         (
-            "{env: inline, code: x, requirements: [a]}",
+            "{env: none, code: handler = print}",
+            "m.env: 'none' is not one of inline, venv, conda, docker; did you mean 'inline'?",
+        ),
+        (
+            "{env: inline, code: handler = print, requirements: [a]}",
             "m.requirements: is not for env: inline, only for venv, docker, conda; use env: venv",
         ),
         (
-            "{env: inline, code: x, python: 3.12}",
+            "{env: inline, code: handler = print, python: 3.12}",
             "m.python: is not for env: inline, only for venv, conda, docker; use env: venv",
         ),
         ("{env: docker, image: -x}", "m.image: '-x' is not the name of an image"),
         ("{env: docker, image: x, isolation: none}", "m.isolation: none is not for env: docker; it is only for inline"),
-        ("{env: conda, code: x, dependencies: [-x]}", "m.dependencies[0]: '-x' is not text without a leading '-'"),
+        (
+            "{env: conda, code: handler = print, dependencies: [-x]}",
+            "m.dependencies[0]: '-x' is not text without a leading '-'",
+        ),
         ("{env: inline, code: 3}", "m.code: 3 is not text; write it in quotes"),
         ('{env: inline, code: "a\\0b"}', "m.code: holds a null character"),
         ("{env: inline, path: ''}", "m: has no code; give `code` or `path`"),
         ("{env: inline, path: notes.txt}", "m.path: 'notes.txt' is not a .py file"),
         (
             "{env: inline, path: empty}",
-            "m.path: 'empty' holds neither __init__.py nor main.py, and `handler` names no file of it",
+            "m.handler: none of main.py, __init__.py, handler.py is in the folder; name it as `handler: file:function`",
         ),
         ('{env: inline, path: "a\\0b"}', "m.path: holds a null character"),
         (f"{{env: inline, path: {'x' * 300}}}", "m.path: ..."),
@@ -490,7 +503,7 @@ def test_a_module_is_wrong(tmp_path, module, expected):
         ("code: |\n      x = 1\n      y = (\n", 5),
         ("code: |-\n\n\n      y = (\n", 6),
         ("code: |  # why\n      def f():\n      pass\n", 5),
-        ("code: 'x = ('\n", 3),
+        ("code: 'handler = print = ('\n", 3),
         ("code:\n      x = (\n", 3),
         ("code: >\n      x = 1\n\n      y = (\n", 3),
         ("code: |\n      x = 1\n      return 3\n", 5),
@@ -517,8 +530,14 @@ def test_code_of_an_alias_is_told_where_it_stands(tmp_path):
         """,
     )
 
-    assert first == "modules.yaml:6: a.code: does not compile: '(' was never closed (line 2 of the code)"
-    assert second == "modules.yaml:6: b.code: does not compile: '(' was never closed (line 2 of the code)"
+    assert (
+        first
+        == "modules.yaml:6: a.code: does not compile: '(' was never closed (line 2 of the code, column 5: `y = (`)"
+    )
+    assert (
+        second
+        == "modules.yaml:6: b.code: does not compile: '(' was never closed (line 2 of the code, column 5: `y = (`)"
+    )
 
 
 def test_code_that_is_nested_too_deeply_is_a_mistake():
@@ -555,7 +574,7 @@ def test_a_requirements_file_is_read_with_what_it_includes(tmp_path):
     )
     (tmp_path / "deps" / "more.txt").write_text("httpx [http2] ; python_version > '3'\r\n")
 
-    spec = load(tmp_path, "modules: {m: {env: venv, code: x, requirements: deps/all.txt}}").modules[0]
+    spec = load(tmp_path, "modules: {m: {env: venv, code: handler = print, requirements: deps/all.txt}}").modules[0]
 
     assert spec.requirements == (
         "numpy>=2",
@@ -571,7 +590,7 @@ def test_mistakes_of_requirements_files_name_their_file_and_line(tmp_path):
     )
     (tmp_path / "more.txt").write_text("\n-r all.txt\n= 3\n")
 
-    found = mistakes(tmp_path, "modules: {m: {env: venv, code: x, requirements: all.txt, timeout: 0}}")
+    found = mistakes(tmp_path, "modules: {m: {env: venv, code: handler = print, requirements: all.txt, timeout: 0}}")
 
     assert [line[: line.index(";")] if ";" in line else line for line in found] == [
         "modules.yaml:1: m.timeout: 0s is out of range",
@@ -593,8 +612,8 @@ def test_a_requirements_file_must_be_there_and_be_text(tmp_path):
 
     check(
         tmp_path,
-        "modules:\n  a: {env: venv, code: x, requirements: none.txt}\n"
-        "  b: {env: venv, code: x, requirements: bad.txt}\n",
+        "modules:\n  a: {env: venv, code: handler = print, requirements: none.txt}\n"
+        "  b: {env: venv, code: handler = print, requirements: bad.txt}\n",
         "modules.yaml:2: a.requirements: none.txt: there is no such file",
         "modules.yaml:3: b.requirements: bad.txt: is not UTF-8 text: invalid start byte at byte 0",
     )
@@ -658,7 +677,7 @@ def refused(data: dict, *expected: str, **options) -> None:
 def test_json_mistakes_are_told_at_once_without_lines():
     refused(
         {"code": "x = (", "timeout": "soon", "tag": [], "variables": {"A": True, "B": None}},
-        "code: does not compile: '(' was never closed (line 1 of the code)",
+        "code: does not compile: '(' was never closed (line 1 of the code, column 5: `x = (`)",
         f"timeout: 'soon' {DURATION}",
         "variables.B: nothing is not text, a number or a truth",
         "tag: unknown field; did you mean 'tags'?",
@@ -666,7 +685,10 @@ def test_json_mistakes_are_told_at_once_without_lines():
 
 
 def test_json_variables_are_text():
-    assert from_json({"code": "x", "variables": {"A": True, "B": 1.5}}).variables == {"A": "true", "B": "1.5"}
+    assert from_json({"code": "handler = print", "variables": {"A": True, "B": 1.5}}).variables == {
+        "A": "true",
+        "B": "1.5",
+    }
 
 
 @pytest.mark.parametrize("data", [[], None, "x"])
@@ -682,17 +704,17 @@ def test_json_may_hold_half_characters():
 def test_json_cannot_name_files(tmp_path):
     refused({"path": "/etc/x.py"}, "path: '/etc/x.py': files are only for the operator's modules file")
     refused(
-        {"env": "venv", "code": "x", "requirements": "a.txt"},
+        {"env": "venv", "code": "handler = print", "requirements": "a.txt"},
         "requirements: 'a.txt': files are only for the operator's modules file",
     )
 
 
 def test_json_cannot_leave_the_isolation(tmp_path):
     refused(
-        {"code": "x", "isolation": "none"},
+        {"code": "handler = print", "isolation": "none"},
         "isolation: none is not for this; it is only for the operator's modules file",
     )
-    assert from_json({"code": "x", "isolation": "none"}, trusted=True).isolation is Isolation.NONE
+    assert from_json({"code": "handler = print", "isolation": "none"}, trusted=True).isolation is Isolation.NONE
 
 
 def test_an_uploaded_module_stays_in_its_folder(tmp_path):
@@ -756,13 +778,13 @@ def test_every_module_comes_back_from_its_mapping(tmp_path):
 
 
 def test_a_mapping_leaves_out_what_is_not_given():
-    assert spec_to_mapping(from_json({"code": "x"})).keys() == {
+    assert spec_to_mapping(from_json({"code": "handler = print"})).keys() == {
         field.name for field in fields(ModuleSpec) if field.default is not None and field.name != "path"
     } | {"code"}
 
 
 def test_what_was_given_is_not_changed():
-    data = {"name": "m", "env": "venv", "code": "x", "requirements": [" a "]}
+    data = {"name": "m", "env": "venv", "code": "handler = print", "requirements": [" a "]}
     before = json.dumps(data)
 
     assert spec_from_mapping(data, base=None, allow_path=False).requirements == ("a",)
@@ -844,7 +866,9 @@ def test_the_requirements_files_that_a_file_names_are_told(tmp_path):
     (tmp_path / "all.txt").write_text("-r more.txt\nnone\n-r absent.txt\n")
     (tmp_path / "more.txt").write_text("numpy\n")
 
-    file, wrongs = read_modules_in(tmp_path, "modules: {m: {env: venv, code: 'x=1', requirements: all.txt}}")
+    file, wrongs = read_modules_in(
+        tmp_path, "modules: {m: {env: venv, code: 'handler = print', requirements: all.txt}}"
+    )
 
     assert file.files == (tmp_path / "all.txt", tmp_path / "more.txt", tmp_path / "absent.txt")
     assert len(wrongs) == 1, "they are told although one of them is wrong"
@@ -880,7 +904,7 @@ def test_what_is_no_modules_file(tmp_path, make, why):
 
 def test_many_modules_are_no_bomb(tmp_path, monkeypatch):
     monkeypatch.setattr("config.mistakes.MAX_REPEATED", 10)
-    text = "modules:\n" + "".join(f"  m{number}: {{env: inline, code: x}}\n" for number in range(100))
+    text = "modules:\n" + "".join(f"  m{number}: {{env: inline, code: handler = print}}\n" for number in range(100))
 
     assert len(load(tmp_path, text).modules) == 100
 
@@ -888,12 +912,12 @@ def test_many_modules_are_no_bomb(tmp_path, monkeypatch):
 def test_a_value_that_cannot_be_read_is_told_once(tmp_path):
     check(
         tmp_path,
-        "modules: {a: {env: inline, code: x, timeout: " + "9" * 5000 + "}}",
+        "modules: {a: {env: inline, code: handler = print, timeout: " + "9" * 5000 + "}}",
         f"modules.yaml:1: a.timeout: '{'9' * 60}' cannot be read as int",
     )
 
 
 def test_a_long_name_of_a_file_is_cut(tmp_path):
-    (found,) = mistakes(tmp_path, f"modules: {{a: {{env: venv, code: x, requirements: {'a' * 5000}}}}}")
+    (found,) = mistakes(tmp_path, f"modules: {{a: {{env: venv, code: handler = print, requirements: {'a' * 5000}}}}}")
 
     assert len(found) < 200

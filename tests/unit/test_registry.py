@@ -11,7 +11,7 @@ import attrs
 import pytest
 import trio
 
-from actors import code as module_under_test
+from actors import code_store as module_under_test
 from actors.publisher import Publisher
 from actors.registry import Registry
 from actors.snapshot import Changes, RegistrySnapshot, may_run_in_process

@@ -99,7 +99,7 @@ def test_nesting_without_measure_is_a_mistake():
 
 def test_mistakes_have_file_line_and_field(tmp_path):
     (tmp_path / "modules.yaml").write_text(
-        "modules:\n  - name: m\n    env: inline\n    code: x = 1\n    input_schema:\n      type: object\n"
+        "modules:\n  - name: m\n    env: inline\n    code: handler = print\n    input_schema:\n      type: object\n"
         "      properties:\n        a:\n          type: strin\n        b: {$ref: 'http://127.0.0.1:9/x'}\n"
         "        c:\n          pattern: (\n"
     )
@@ -120,7 +120,7 @@ def test_mistakes_have_file_line_and_field(tmp_path):
 def test_modules_that_come_as_json_are_checked_as_well():
     with pytest.raises(ConfigError, match=r"input_schema\.type: 'objekt'"):
         spec_from_mapping(
-            {"name": "m", "env": "inline", "code": "x = 1", "input_schema": {"type": "objekt"}},
+            {"name": "m", "env": "inline", "code": "handler = print", "input_schema": {"type": "objekt"}},
             base=None,
             allow_path=False,
         )
@@ -145,7 +145,7 @@ def test_the_library_is_imported_for_a_schema_only(tmp_path):
     )
     said = []
     for schema in ("", ", input_schema: {type: object}"):
-        (tmp_path / "m.yaml").write_text(f"modules: {{m: {{env: inline, code: 'x = 1'{schema}}}}}")
+        (tmp_path / "m.yaml").write_text(f"modules: {{m: {{env: inline, code: 'handler = print'{schema}}}}}")
         command = [sys.executable, "-c", code, str(tmp_path / "m.yaml")]
         said.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout))
 

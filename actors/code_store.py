@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
 
+from config.code import code_files, find_entry
+from config.mistakes import Wrong
 from config.modules import ModuleSpec, spec_to_mapping
 from protocol.errors import ErrorKind, error
 
 MAX_CODE_BYTES = 64 * 1024 * 1024
-_CACHES = ("__pycache__", ".git", ".venv", ".mypy_cache", ".pytest_cache", ".DS_Store")
-_EDITING = re.compile(r"\.#.*|.*~|.*\.sw[a-z]|.*\.py[co]|4913")
-"""What editors put beside the file that is being edited, and what interpreters do."""
 
 
 def read_code(spec: ModuleSpec) -> Iterable[tuple[str, bytes]]:
@@ -36,32 +33,13 @@ def read_code(spec: ModuleSpec) -> Iterable[tuple[str, bytes]]:
         text = f"{spec.name}.path: {spec.path} does not exist (any more); bring it back, or change `path`"
         raise error(ErrorKind.BAD_INPUT, text, field="path")
     total = 0
-    for path in _files(spec.path):
+    for path in code_files(spec.path):
         data = _read_file(spec, path)
         total += len(data)
         if total > MAX_CODE_BYTES:
             text = f"{spec.name}: the code is over {MAX_CODE_BYTES} bytes; keep data out of its folder"
             raise error(ErrorKind.TOO_LARGE, text, field="path")
         yield str(path.relative_to(spec.path)) if path != spec.path else path.name, data
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """Yield every file below a folder, or the file that `root` is. Raises OSError for folders that cannot be read."""
-    if not root.is_dir():
-        yield root
-        return
-    for folder, names, files in os.walk(root, onerror=_raise):
-        names[:] = sorted(name for name in names if not is_left_out(name))
-        yield from (Path(folder, name) for name in sorted(files) if not is_left_out(name))
-
-
-def is_left_out(name: str) -> bool:
-    """Return whether a file or folder of this name is no code, wherever it stands."""
-    return name in _CACHES or _EDITING.fullmatch(name) is not None
-
-
-def _raise(problem: OSError) -> NoReturn:
-    raise problem
 
 
 def _read_file(spec: ModuleSpec, path: Path) -> bytes:
@@ -72,21 +50,16 @@ def _read_file(spec: ModuleSpec, path: Path) -> bytes:
         return file.read(MAX_CODE_BYTES + 1)
 
 
-def find_entry(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str) -> tuple[Path, bool]:
+def entry_in(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str) -> tuple[Path, bool]:
     """Return the file that has the handler, and whether it makes its folder a package."""
     if spec.code is None and spec.path is None:  # what is in the image, relative to its working directory
         return Path(f"{file or 'main'}.py"), False
-    if file:
-        candidates = [f"{file}.py", f"{file}/__init__.py", file]
-    elif len(files) == 1 and (spec.code is not None or (spec.path is not None and spec.path.is_file())):
-        candidates = list(files)
-    else:
-        candidates = ["main.py", "__init__.py", "handler.py"]
-    for name in candidates:
-        if name in files:
-            return root / name, name.endswith("__init__.py")
-    text = f"{spec.name}: none of {', '.join(candidates)} is in the folder; name it as `handler: file:function`"
-    raise error(ErrorKind.BAD_INPUT, text, field="handler")
+    single = len(files) == 1 and (spec.code is not None or (spec.path is not None and spec.path.is_file()))
+    try:
+        name = find_entry(files.__contains__, spec.handler, next(iter(files)) if single else None)
+    except Wrong as wrong:
+        raise error(ErrorKind.BAD_INPUT, f"{spec.name}: {wrong}", field="handler") from None
+    return root / name, name.endswith("__init__.py")
 
 
 def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:

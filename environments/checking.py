@@ -1,0 +1,85 @@
+"""Checks the source of a module under the interpreter that will import it, where the runner's own cannot judge it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import trio
+
+from config import code
+from config.mistakes import Wrong
+from config.modules import ModuleSpec
+from config.source import Finding, Verdict
+from environments.process import ProcessTable
+from environments.venv import VenvEnvironment
+from protocol.model import Kind
+
+SECONDS = 20.0
+"""Time that a check may take; one that takes longer tells nothing."""
+_MAX_LINES = 100
+
+
+async def check_under(
+    table: ProcessTable, python: str, source: bytes, handler: str, name: str, environ: Mapping[str, str]
+) -> Verdict:
+    """Return what an interpreter finds in a source, which it does not run.
+
+    Parameters as `config.source.check`. `certain` is false where the interpreter cannot be started, or does not answer
+    within `SECONDS`. Raises OSError when the source cannot be put where the interpreter reads it. Cancelled, its
+    process is killed before Cancelled goes on.
+    """
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        if line and len(lines) < _MAX_LINES:
+            lines.append(line)
+
+    with tempfile.TemporaryDirectory(prefix="operato-check-") as folder:
+        program, file = Path(folder) / "check.py", Path(folder) / "source"
+        program.write_bytes(files("config").joinpath("source.py").read_bytes())
+        file.write_bytes(source)
+        command = [python, "-I", "-S", "-X", "utf8", str(program), str(file), handler, name]
+        status: int | None = None
+        try:
+            with trio.move_on_after(SECONDS):
+                status = await table.run(command, environ, on_line=keep)
+        except OSError:
+            status = None
+    if status != 0:
+        return Verdict([], certain=False)
+    try:
+        return Verdict([Finding(*each) for each in json.loads(lines[-1])])
+    except (ValueError, TypeError, IndexError):
+        return Verdict([], certain=False)
+
+
+async def check_module(environment: VenvEnvironment, spec: ModuleSpec) -> list[Wrong]:
+    """Return what is wrong with the code of a module whose `python` is another than the runner's own.
+
+    Nothing, where the fields of the module say no other Python, or where that is not on this machine: it is not
+    brought here for a check. Raises OSError and is cancelled as `check_under`.
+    """
+    python = {"env": spec.env, "python": spec.python, "image": spec.image}
+    if spec.env is not Kind.VENV or code.target(python) == code.RUNNING:
+        return []
+    found = await environment.find(spec.python)
+    if found is None:
+        return []
+    table, environ = environment.launcher.table, environment.launcher.environ
+    function = spec.handler.rpartition(":")[2]
+    if spec.code is not None:
+        verdict = await check_under(table, found, spec.code.encode(), function, code.NAME, environ)
+        return list(map(code.in_code, verdict.findings))
+    if spec.path is None:
+        return []
+    try:
+        entry = code.entry_of(spec.path, spec.handler)
+        source = code.read_entry(entry)
+    except Wrong as wrong:
+        return [wrong]
+    shown = entry.relative_to(spec.path if spec.path.is_dir() else spec.path.parent).as_posix()
+    return list(code.file_wrongs(await check_under(table, found, source, function, shown, environ), str(entry)))

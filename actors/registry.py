@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +23,7 @@ from attrs import asdict, define, field, frozen
 from actors.mailbox import Mailbox, Question
 from config.mistakes import ConfigError
 from config.modules import ModuleSpec, spec_to_mapping
+from config.secrets import LookUp
 from protocol.errors import ErrorKind, error
 from protocol.model import Isolation, Kind, ModuleRef
 
@@ -42,9 +43,10 @@ log = structlog.get_logger("registry")
 class Published:
     """One version of a module, with its code where nothing changes it any more.
 
-    `digest` is the identity of everything that a worker is made of, the values of secrets included: two equal ones run
-    the same thing. It means nothing outside of this process. `content_digest` is what is shown, and what the version
-    is derived from: it says nothing about secrets, as a short one could be guessed from a plain hash.
+    `digest` is the identity of everything that a worker is made of, the values of secrets included, which are not
+    kept: two equal ones run the same thing. It means nothing outside of this process. `content_digest` is what is
+    shown, and what the version is derived from: it says nothing about secrets, as a short one could be guessed from a
+    plain hash.
     """
 
     ref: ModuleRef
@@ -55,7 +57,6 @@ class Published:
     entry: Path
     function: str
     package: bool
-    variables: Mapping[str, str]
     published_at: float
     trusted: bool = False
     """It comes from the operator's own file."""
@@ -133,7 +134,7 @@ class Registry:
     """The actor that owns the snapshot. Everybody reads `snapshot` without asking; changes are asked for."""
 
     code_dir: Path
-    secrets: Callable[[tuple[str, ...]], Mapping[str, str]]
+    secrets: LookUp
     snapshot: RegistrySnapshot = field(factory=RegistrySnapshot, init=False)
     _mailbox: Mailbox = field(factory=lambda: Mailbox("registry", _WAITING), init=False)
     _key: bytes = field(factory=lambda: secrets.token_bytes(32), init=False, repr=False)
@@ -168,7 +169,7 @@ class Registry:
             try:
                 values.append((spec, self.secrets(spec.secrets)))
             except ConfigError as problem:
-                missing += [f"{spec.name}.secrets: {mistake}" for mistake in problem.mistakes]
+                missing += [f"{spec.name}.secrets.{mistake}" for mistake in problem.mistakes]
         if missing:
             raise error(ErrorKind.BAD_INPUT, "\n".join(missing), field="secrets")
         return [self._publish(spec, secret, before.get(spec.name)) for spec, secret in values]
@@ -179,7 +180,7 @@ class Registry:
         except OSError as problem:
             raise error(ErrorKind.BAD_INPUT, f"{spec.name}: the code cannot be read: {problem}", field="path") from None
         content_digest = _digest(spec, files)
-        digest = self._identity(content_digest, secret)
+        digest = self._identity(content_digest, spec, secret)
         if known is not None and known.digest == digest and known.root.is_dir():
             return known
         root = self._keep(spec, files)
@@ -194,16 +195,15 @@ class Registry:
             entry=entry,
             function=function,
             package=package,
-            variables={**spec.variables, **secret},
             published_at=time.time(),
             trusted=True,
         )
 
-    def _identity(self, content_digest: str, secret: Mapping[str, str]) -> str:
+    def _identity(self, content_digest: str, spec: ModuleSpec, secret: Mapping[str, str]) -> str:
         if not secret:
             return content_digest
-        data = json.dumps([content_digest, sorted(secret.items())]).encode()
-        return hmac.new(self._key, data, hashlib.sha256).hexdigest()
+        looked_up = [(name, spec.secrets[name].place, value) for name, value in sorted(secret.items())]
+        return hmac.new(self._key, json.dumps([content_digest, looked_up]).encode(), hashlib.sha256).hexdigest()
 
     def _keep(self, spec: ModuleSpec, files: Mapping[str, bytes]) -> Path:
         """Write the code to a directory named by its content, whole or not at all; return it."""
@@ -312,6 +312,7 @@ def _digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
     """Return the hash of all that the author wrote."""
     content = hashlib.sha256()
     described = {k: v for k, v in spec_to_mapping(spec).items() if k not in ("code", "path")}
+    described["secrets"] = list(spec.secrets)  # where their values are is the machine's matter, as with `path`
     content.update(json.dumps(described, sort_keys=True, default=str).encode())
     for name, data in sorted(files.items()):
         content.update(_framed(name, data))

@@ -275,7 +275,10 @@ async def test_a_bell_that_rings_early_is_heard(home, lines):
 
 REFUSED = {
     "a mistake": (inline(m="timeout: 0"), "m.timeout: 0s is out of range"),
-    "a missing secret": (inline(m="code: x, secrets: [NOT_THERE]"), "m.secrets: OPERATO_SECRET_NOT_THERE: is not set"),
+    "a missing secret": (
+        inline(m="code: x, secrets: [NOT_THERE]"),
+        "m.secrets.NOT_THERE: OPERATO_SECRET_",
+    ),
     "no such file": (inline(m="path: none.py"), "m.path: 'none.py' does not exist"),
     "half of a file": ("modules:\n  m: {env: inl", "is not valid YAML"),
     "nothing": ("", "is empty"),

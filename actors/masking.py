@@ -39,7 +39,7 @@ _Hear: TypeAlias = Callable[[messages.Item | messages.Progress], None]
 MASK = "***"
 SHORTEST = 4
 """Characters from which on a value is masked."""
-HOLD_SECONDS = 0.02
+HOLD_SECONDS = 0.03
 """For what may be the beginning of a value, when nothing follows."""
 _MOST = 4096
 """Values and lines of values that are looked for; a file of more lines than that is masked by its first ones."""

@@ -14,9 +14,11 @@ from actors.endings import stopped
 from actors.executor import Executor
 from actors.history import History
 from actors.live import Live
+from actors.masking import Masker, look_up
 from actors.retry import retry_delay
 from actors.snapshot import may_run_in_process
 from actors.worker import Outcome
+from config.secrets import LookUp
 from environments.inprocess import InProcess
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Isolation, Kind, Status
@@ -38,6 +40,7 @@ class Attempts:
     executors: Mapping[Kind, Executor]
     history: History
     max_frame_bytes: int
+    secrets: LookUp
     _in_process: InProcess = field(factory=InProcess, init=False)
 
     def close(self) -> None:
@@ -139,10 +142,11 @@ class Attempts:
         seconds = _seconds(live)
         live.begin(raw, seconds)
         live.call = None  # a thread cannot be stopped: who cancels, cancels the wait for it
-        outcome = stopped(live)
+        outcome, masker = stopped(live), None
         with trio.CancelScope() as live.pause:
             await self._record_begin(live)
             try:
+                masker = Masker.of((await look_up(module.spec, self.secrets)).values())
                 result = await self._in_process.call(
                     module.digest,
                     module.entry,
@@ -152,12 +156,13 @@ class Attempts:
                     seconds=seconds,
                     execution_id=live.execution.id,
                     attempt=live.attempt,
-                    on_event=live.hear,
+                    on_event=live.hear if masker is None else masker.before(live.hear),
                     max_bytes=self.max_frame_bytes,
                 )
                 outcome = Outcome(result=result)
             except RunnerError as problem:
-                outcome = Outcome(failure=problem.failure, exit_code=1)
+                hidden = problem.failure if masker is None else masker.failure(problem.failure)
+                outcome = Outcome(failure=hidden, exit_code=1)
         live.pause = None
         return evolve(outcome, seconds=trio.current_time() - began)
 

@@ -66,6 +66,7 @@ def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
     """Return the hash of all that the author wrote."""
     content = hashlib.sha256()
     described = {k: v for k, v in spec_to_mapping(spec).items() if k not in ("code", "path")}
+    described["secrets"] = list(spec.secrets)  # where their values are is the machine's matter, as with `path`
     content.update(json.dumps(described, sort_keys=True, default=str).encode())
     for name, data in sorted(files.items()):
         content.update(_framed(name, data))

@@ -31,6 +31,7 @@ from actors.probing import Probing
 from actors.snapshot import Published, RegistrySnapshot
 from actors.starter import Starter
 from actors.worker import StartError, Worker
+from config.secrets import LookUp
 from config.settings import ExecutorSettings
 from environments.base import Availability, Environment
 from environments.limits import LimitKeeper
@@ -51,6 +52,7 @@ class Executor:
     settings: ExecutorSettings
     limits: LimitKeeper
     max_frame_bytes: int
+    secrets: LookUp
     probing: Probing = field(init=False)
     _pools: dict[str, Pool] = field(factory=dict, init=False)
     _starter: Starter = field(init=False)
@@ -63,8 +65,9 @@ class Executor:
     _closing: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
+        given = self.environment, self.settings, self.limits, self.max_frame_bytes, self.secrets
+        self._starter = Starter(*given, self._died)
         self.probing = Probing(self.environment, self._usable)
-        self._starter = Starter(self.environment, self.settings, self.limits, self.max_frame_bytes, self._died)
 
     @property
     def availability(self) -> Availability:
@@ -185,8 +188,7 @@ class Executor:
                 raise RunnerError(waiter.failure)
             # A start has deadlines of its own; queue_timeout is for waiting behind others.
             if not pool.starting:
-                reason = pool.reason(trio.current_time())
-                text = f"no worker within queue_timeout ({limit:g} s): {reason}"
+                text = f"no worker within queue_timeout ({limit:g} s): {pool.reason(trio.current_time())}"
                 raise error(ErrorKind.OVERLOADED, text, retry_after=limit)
             waiter.scope = trio.CancelScope(deadline=trio.current_time() + limit)
 
@@ -243,8 +245,7 @@ class Executor:
 
     def _release(self, worker: Worker) -> None:
         """Take a worker back. Synchronous: it may be called while Cancelled goes up."""
-        module = worker.module
-        pool = self._pools.get(module.digest) if module else None
+        pool = self._pools.get(worker.module.digest) if worker.module else None
         if pool is None:
             self._starter.retire(worker)
             return
@@ -270,8 +271,7 @@ class Executor:
     async def _spawn(self, pool: Pool) -> None:
         """Start one worker and give it to the oldest caller of its module; a failure likewise."""
         phases = Phases()
-        worker: Worker | None = None
-        failure, again = None, False
+        worker, failure, again = None, None, False
         try:
             worker = await self._starter.start(pool, phases)
             pool.started()

@@ -17,6 +17,7 @@ from actors.catalog import StoredVersion
 from actors.snapshot import Published
 from config.mistakes import ConfigError
 from config.modules import ModuleSpec, spec_from_mapping, spec_to_mapping
+from config.secrets import LookUp
 from protocol.errors import ErrorKind, error
 from protocol.model import ModuleRef
 
@@ -26,7 +27,7 @@ class Publisher:
     """Makes versions that can be served. `secrets` looks up the values of names, and raises ConfigError."""
 
     code_dir: Path
-    secrets: Callable[[tuple[str, ...]], Mapping[str, str]]
+    secrets: LookUp
     _key: bytes = field(factory=lambda: secrets.token_bytes(32), init=False, repr=False)
     """What keeps identities from being computed outside of this process."""
 
@@ -40,7 +41,7 @@ class Publisher:
             try:
                 values.append((spec, self.secrets(spec.secrets)))
             except ConfigError as problem:
-                missing += [f"{spec.name}.secrets: {mistake}" for mistake in problem.mistakes]
+                missing += [f"{spec.name}.secrets.{mistake}" for mistake in problem.mistakes]
         if missing:
             raise error(ErrorKind.BAD_INPUT, "\n".join(missing), field="secrets")
         return [self._publish(spec, secret, before.get(spec.name)) for spec, secret in values]
@@ -48,7 +49,7 @@ class Publisher:
     def _publish(self, spec: ModuleSpec, secret: Mapping[str, str], known: Published | None) -> Published:
         files = self._read(spec)
         content_digest = code_store.content_digest(spec, files)
-        if known is not None and known.digest == self._identity(content_digest, secret) and known.root.is_dir():
+        if known is not None and known.digest == self._identity(content_digest, spec, secret) and known.root.is_dir():
             return known
         made = self._made(spec, files, secret, content_digest)
         return evolve(made, trusted=True)
@@ -69,21 +70,20 @@ class Publisher:
         return Published(
             ref=ModuleRef(spec.name, spec.version or content_digest[:12]),
             spec=spec,
-            digest=self._identity(content_digest, secret),
+            digest=self._identity(content_digest, spec, secret),
             content_digest=content_digest,
             root=root,
             entry=entry,
             function=function,
             package=package,
-            variables={**spec.variables, **secret},
             published_at=time.time(),
         )
 
-    def _identity(self, content_digest: str, secret: Mapping[str, str]) -> str:
+    def _identity(self, content_digest: str, spec: ModuleSpec, secret: Mapping[str, str]) -> str:
         if not secret:
             return content_digest
-        data = json.dumps([content_digest, sorted(secret.items())]).encode()
-        return hmac.new(self._key, data, hashlib.sha256).hexdigest()
+        looked_up = [(name, spec.secrets[name].place, value) for name, value in sorted(secret.items())]
+        return hmac.new(self._key, json.dumps([content_digest, looked_up]).encode(), hashlib.sha256).hexdigest()
 
     def stage(self, spec: ModuleSpec, subject: str) -> tuple[Published, Mapping[str, bytes]]:
         """Return a version that could be registered by `subject`, and its code by relative name.
@@ -95,7 +95,8 @@ class Publisher:
             secret = self.secrets(spec.secrets)
             made = self._made(spec, files, secret, code_store.content_digest(spec, files))
         except ConfigError as problem:
-            raise error(ErrorKind.BAD_INPUT, str(problem), field="secrets") from None
+            text = "\n".join(f"secrets.{mistake}" for mistake in problem.mistakes)
+            raise error(ErrorKind.BAD_INPUT, text, field="secrets") from None
         except OSError as problem:
             raise error(ErrorKind.UNAVAILABLE, f"code cannot be kept: {problem}", field="data_dir") from problem
         inside = spec if spec.path is None else evolve(spec, path=made.root)
@@ -111,18 +112,20 @@ class Publisher:
             code_store.keep(root, files())
         spec = spec_from_mapping(stored.spec, base=root, allow_path=True)
         spec = spec if spec.path is None else evolve(spec, path=root)
-        secret = self.secrets(spec.secrets)
+        try:
+            secret = self.secrets(spec.secrets)
+        except ConfigError:  # its workers say so when they start; until then it is there to be looked at
+            secret = {}
         entry = Path(stored.entry)
         return Published(
             ref=ModuleRef(stored.module, stored.version),
             spec=spec,
-            digest=self._identity(stored.digest, secret),
+            digest=self._identity(stored.digest, spec, secret),
             content_digest=stored.digest,
             root=root,
             entry=entry if spec.code is None and spec.path is None else root / entry,
             function=spec.handler.rpartition(":")[2],
             package=stored.package,
-            variables={**spec.variables, **secret},
             published_at=stored.created_at,
             published_by=stored.created_by,
         )

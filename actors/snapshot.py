@@ -20,9 +20,10 @@ _TOLD_VERSIONS = 10
 class Published:
     """One version of a module, with its code where nothing changes it any more.
 
-    `digest` is the identity of everything that a worker is made of, the values of secrets included: two equal ones run
-    the same thing. It means nothing outside of this process. `content_digest` is what is shown, and what the version
-    is derived from: it says nothing about secrets, as a short one could be guessed from a plain hash.
+    `digest` is the identity of everything that a worker is made of, the values of secrets included, which are not
+    kept: two equal ones run the same thing. It means nothing outside of this process. `content_digest` is what is
+    shown, and what the version is derived from: it says nothing about secrets, as a short one could be guessed from a
+    plain hash.
     """
 
     ref: ModuleRef
@@ -33,7 +34,6 @@ class Published:
     entry: Path
     function: str
     package: bool
-    variables: Mapping[str, str]
     published_at: float
     """Seconds since the epoch; of a registered version, when it was registered."""
     trusted: bool = False

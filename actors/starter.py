@@ -10,10 +10,12 @@ from attrs import define, field
 
 from actors.builds import Builds
 from actors.events import EventLog
+from actors.masking import look_up
 from actors.pool import Phases, Pool
 from actors.spares import Spares
 from actors.worker import Worker
 from config.modules import ModuleSpec
+from config.secrets import LookUp
 from config.settings import ExecutorSettings
 from environments.base import Environment, Prepared
 from environments.limits import LimitKeeper, Limits
@@ -30,6 +32,7 @@ class Starter:
     settings: ExecutorSettings
     limits: LimitKeeper
     max_frame_bytes: int
+    secrets: LookUp
     on_death: Callable[[Worker], None]
     nursery: trio.Nursery | None = field(default=None, init=False)
     started: int = field(default=0, init=False)
@@ -61,17 +64,20 @@ class Starter:
         prepared = await self._builds.prepared(pool)
         built = trio.current_time()
         pool.say("starting worker", built)
+        secrets = await look_up(spec, self.secrets)
         worker = self.spares.take(prepared.key) or self._launch(prepared)
         try:
             await self._limit(worker, Limits(spec.memory, spec.cpus, spec.processes))
             started = trio.current_time()
             pool.say("importing module", started)
-            ready = await worker.start(pool.module, EventLog(limit=spec.output, keep=0))
+            ready = await worker.start(pool.module, secrets, EventLog(limit=spec.output, keep=0))
         except BaseException:
             await worker.end()
             raise
         phases.build, phases.start = built - began, started - built
         phases.load = trio.current_time() - started
+        if worker.masked is not None and self.nursery is not None:
+            self.nursery.start_soon(worker.masked.run, name=f"mask {worker.guest.name}")
         load = round(phases.load, 4)
         log.info("worker started", module=str(pool.module.ref), pid=ready.pid, python=ready.python, load=load)
         self.spares.refill(prepared)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from actors.runs import Runs
 from actors.snapshot import RegistrySnapshot
 from actors.supervise import supervise
 from config.modules import ModuleSpec
+from config.secrets import LookUp
 from config.settings import Settings
 from environments.base import Managed
 from environments.conda import CondaEnvironment
@@ -42,12 +43,12 @@ log = structlog.get_logger("system")
 class Surroundings:
     """What the operating system's environment gives, read once by the configuration.
 
-    `guest` is all that user code inherits, `installer` what uv inherits, `secrets` looks names up.
+    `guest` is all that user code inherits, `installer` what uv inherits, `secrets` looks up the values of secrets.
     """
 
     guest: Mapping[str, str]
     installer: Mapping[str, str]
-    secrets: Callable[[tuple[str, ...]], Mapping[str, str]]
+    secrets: LookUp
 
 
 @frozen
@@ -98,6 +99,7 @@ async def open_system(
         settings=settings.executor,
         limits=limits,
         max_frame_bytes=settings.server.max_frame_bytes,
+        secrets=around.secrets,
     )
     # Beside a server, which may have the same data directory, containers are the server's matter.
     kinds = _managed(settings, launcher, around, sweeps=records is None)
@@ -123,7 +125,7 @@ async def open_system(
                 await registry.publish(specs)
                 if catalog is not None:
                     registry.collect()
-                async with _open_runs(settings, registry, executors, history) as runs:
+                async with _open_runs(settings, around, registry, executors, history) as runs:
                     yield System(registry, executors, history, runs, table)
         finally:
             with trio.CancelScope(shield=True):
@@ -159,11 +161,15 @@ async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -
 
 @asynccontextmanager
 async def _open_runs(
-    settings: Settings, registry: Registry, executors: Mapping[Kind, Executor], history: History
+    settings: Settings,
+    around: Surroundings,
+    registry: Registry,
+    executors: Mapping[Kind, Executor],
+    history: History,
 ) -> AsyncIterator[Runs]:
     """Run executions; those that run have ended when this is left."""
     largest = settings.server.max_frame_bytes
-    attempts = Attempts(executors, history, largest)
+    attempts = Attempts(executors, history, largest, around.secrets)
     runs = Runs(registry, history, attempts, settings.executor, largest)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))

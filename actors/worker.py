@@ -11,13 +11,14 @@ import structlog
 import trio
 from attrs import define, evolve, field, frozen
 
+from actors.masking import MaskedLog, Masker
 from environments.base import ChannelClosedError
 from environments.limits import WATCH_SECONDS
 from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure, RunnerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from actors.events import EventLog
     from actors.snapshot import Published
@@ -100,9 +101,11 @@ class Worker:
     ended: bool = field(default=False, init=False)
     reusable: bool = field(default=True, init=False)
     over_limit: str | None = field(default=None, init=False)
+    masked: MaskedLog | None = field(default=None, init=False)
+    """What hides the values of the module's secrets, where it has some."""
     _ending: trio.Lock = field(factory=trio.Lock, init=False)
     _killed: tuple[str, ...] = field(default=(), init=False)
-    _log: EventLog | None = field(default=None, init=False)
+    _log: EventLog | MaskedLog | None = field(default=None, init=False)
     _decoder: frames.FrameDecoder = field(init=False)
     _pending: list[bytes] = field(factory=list, init=False)
 
@@ -135,18 +138,26 @@ class Worker:
     def _drain(self) -> None:
         """Take what was printed until now: what came before the answer belongs to this execution."""
         self.guest.drain(self._printed)
+        if self.masked is not None:
+            self.masked.flush()
+
+    def _hidden(self, failure: Failure) -> Failure:
+        return failure if self.masked is None else self.masked.masker.failure(failure)
 
     async def _receive(self) -> messages.GuestMessage:
         while not self._pending:
             self._pending = self._decoder.feed(await self.guest.receive())
         return messages.decode(self._pending.pop(0))
 
-    async def start(self, module: Published, printed: EventLog) -> messages.Ready:
-        """Load a module. Raises RunnerError `load_failed` or `timeout`; the worker has ended then.
+    async def start(self, module: Published, secrets: Mapping[str, str], printed: EventLog) -> messages.Ready:
+        """Load a module, with the values of its secrets.
 
-        Cancelled, the worker has ended before Cancelled goes on.
+        Raises RunnerError `load_failed` or `timeout`; the worker has ended then. Cancelled, the worker has ended before
+        Cancelled goes on.
         """
         self.module = module
+        if (masker := Masker.of(secrets.values())) is not None:
+            self.masked = MaskedLog(masker)
         self._log = printed
         spec = module.spec
         hello = messages.Hello(
@@ -155,7 +166,7 @@ class Worker:
             handler=module.function,
             package=module.package,
             isolation=spec.isolation,
-            variables=dict(module.variables),
+            variables={**spec.variables, **secrets},
             max_frame_bytes=self.max_frame_bytes,
         )
         failure: Failure | None = None
@@ -185,8 +196,8 @@ class Worker:
         await self.end()
         self._drain()
         if failure is not None or passed:
-            raise RunnerError(failure or _limit_failure(passed or "", ErrorKind.LOAD_FAILED))
-        raise StartError(self._crash("while the module was imported", ErrorKind.LOAD_FAILED))
+            raise RunnerError(self._hidden(failure or _limit_failure(passed or "", ErrorKind.LOAD_FAILED)))
+        raise StartError(self._hidden(self._crash("while the module was imported", ErrorKind.LOAD_FAILED)))
 
     def _start_failure(self, printed: EventLog) -> Failure:
         if printed.exceeded:
@@ -203,7 +214,8 @@ class Worker:
         too much, crashed or was stopped by `Call.cancel` the whole worker is gone. Cancelled, the worker is ended
         before Cancelled goes on, and `call.killed` says what was killed.
         """
-        self._log = log = call.log
+        log = call.log
+        self._log = said = log if self.masked is None else self.masked.before(log)
         self.calls += 1
         answer: messages.Result | messages.Error | None = None
         broken: Exception | None = None
@@ -214,7 +226,7 @@ class Worker:
                 execute = messages.Execute(call.id, call.attempt, call.timeout, call.input)
                 try:
                     await self.guest.send(frames.encode(messages.encode(execute)))
-                    answer = await self._answer(call)
+                    answer = await self._answer(call, said)
                 except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError) as problem:
                     broken = problem
             if answer is not None and not log.exceeded:
@@ -230,7 +242,7 @@ class Worker:
             log.on_limit = None
             self._log = None
 
-    async def _answer(self, call: Call) -> messages.Result | messages.Error:
+    async def _answer(self, call: Call, log: EventLog | MaskedLog) -> messages.Result | messages.Error:
         while True:
             message = await self._receive()
             match message:
@@ -238,10 +250,10 @@ class Worker:
                     return message
                 case messages.Item() if message.id == call.id:
                     self._drain()  # what was printed before it comes before it
-                    call.log.item(message.value.copy())
+                    log.item(message.value.copy())
                 case messages.Progress() if message.id == call.id:
                     self._drain()
-                    call.log.progress(message.done, message.total, message.text)
+                    log.progress(message.done, message.total, message.text)
                 case _:
                     raise messages.ProtocolError(f"an answer was expected, not {type(message).__name__}")
 
@@ -261,7 +273,7 @@ class Worker:
         failure = Failure(kind, answer.message, answer.error_type, answer.traceback, answer.field)
         if kind is ErrorKind.WORKER_CRASHED and (passed := self._passed_limit()):
             failure = _limit_failure(passed, kind)
-        return Outcome(None, failure, seconds, 1, killed, peak)
+        return Outcome(None, self._hidden(failure), seconds, 1, killed, peak)
 
     async def _died(self, cause: Exception) -> Outcome:
         """Return what became of a call whose worker has ended, or whose channel is out of step."""
@@ -269,7 +281,7 @@ class Worker:
         killed = await self.end()
         self._drain()
         kind = ErrorKind.WORKER_CRASHED
-        failure = _limit_failure(passed, kind) if passed else self._crash("during the call", kind, cause)
+        failure = _limit_failure(passed, kind) if passed else self._hidden(self._crash("during the call", kind, cause))
         reached = not (isinstance(cause, ChannelClosedError) and cause.unread)
         return Outcome(failure=failure, exit_code=self.guest.exit_code or 1, killed=killed, reached=reached)
 
@@ -349,6 +361,8 @@ class Worker:
     def release(self) -> None:
         """Give back descriptors, limits and the working directory of a guest that has ended."""
         self.guest.close()
+        if self.masked is not None:
+            self.masked.close()
         if self.hold is not None:
             self.hold.release()
             self.hold = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -17,14 +17,14 @@ from typing import Any, get_args
 import attrs
 from attrs import frozen
 
-from config import units
+from config import secrets, units
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from config.modules import ModulesFile, read_modules
+from config.secrets import SECRET_PREFIX, Secret
 from config.settings import Settings
 from config.units import Range
 
 VARIABLE_PREFIX = "OPERATO_"
-SECRET_PREFIX = "OPERATO_SECRET_"  # noqa: S105 - the name of secrets, not one of them
 HIDDEN = "***"
 
 _PREFIXES = {"auth": "jwt_", "docker": "docker_", "history": "history_", "log": "log_"}
@@ -135,17 +135,18 @@ def describe(loaded: Loaded) -> list[tuple[str, str, str]]:
     return rows
 
 
-def secret_values(names: Iterable[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the values of `OPERATO_SECRET_<NAME>` by name. Raises `ConfigError` that lists all that are missing."""
-    environ = os.environ if environ is None else environ
-    wanted = list(dict.fromkeys(names))
-    missing = [SECRET_PREFIX + name for name in wanted if SECRET_PREFIX + name not in environ]
-    if missing:
-        remedy = "is not set in the runner's environment; set it, or take {} out of `secrets`"
-        raise ConfigError(
-            Mistake(remedy.format(name.removeprefix(SECRET_PREFIX)), None, None, name) for name in missing
-        )
-    return {name: environ[SECRET_PREFIX + name] for name in wanted}
+def secret_values(wanted: Mapping[str, Secret], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the values of secrets by name; see `config.secrets.values`."""
+    return secrets.values(wanted, os.environ if environ is None else environ)
+
+
+def missing_secrets(wanted: Mapping[str, Secret]) -> tuple[Mistake, ...]:
+    """Return a mistake for each secret whose value is not to be had here."""
+    try:
+        secret_values(wanted)
+    except ConfigError as problem:
+        return problem.mistakes
+    return ()
 
 
 def base_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:

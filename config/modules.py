@@ -10,7 +10,7 @@ from typing import Any
 from attrs import field, frozen
 from cattrs import Converter
 
-from config import code, policies, requirements, units
+from config import code, policies, requirements, secrets, units
 from config.files import FILES, channels, locate, spread_pip
 from config.mistakes import (
     ConfigError,
@@ -27,6 +27,7 @@ from config.mistakes import (
     unfold,
 )
 from config.policies import RetryPolicy, WorkersPolicy
+from config.secrets import Secret
 from config.units import Range, show
 from protocol.model import Isolation, Kind
 
@@ -65,8 +66,8 @@ class ModuleSpec:
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
     variables: Mapping[str, str] = field(factory=dict)
-    secrets: tuple[str, ...] = ()
-    """Names of variables whose values the runner takes from its own `OPERATO_SECRET_<NAME>`."""
+    secrets: Mapping[str, Secret] = field(factory=dict)
+    """Variables by name, and where the value of each is looked up for every worker."""
     network: bool | None = None
     """docker only; None means the kind's default (docker: closed; the others cannot close it)."""
     image: str | None = None
@@ -144,7 +145,8 @@ def spec_from_mapping(
     """Return the module that `data` describes with the fields of the file. Raises `ConfigError`, without lines.
 
     With `allow_path` false, `path` and files of requirements are refused. Relative ones are relative to `base`, and
-    what is not `trusted` (not the operator's own) must stay inside of it and cannot ask for `isolation: none`.
+    what is not `trusted` (not the operator's own) must stay inside of it, cannot ask for `isolation: none`, and has no
+    secrets but those in `OPERATO_SECRET_*`.
     """
     spec, wrongs = read_spec(data, base=base, allow_path=allow_path, trusted=trusted)
     if spec is None:
@@ -209,6 +211,7 @@ def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
         yield from requirements.requirements_files(base / listed)
     if isinstance(dependencies := data.get("dependencies"), str) and dependencies:
         yield base / dependencies
+    yield from secrets.named_files(data.get("secrets"), base)
 
 
 def read_spec(
@@ -217,8 +220,12 @@ def read_spec(
     """Return the module, or None and everything that is wrong with it."""
     if not isinstance(data, Mapping):
         return None, [Wrong(f"{show(data)} is not a module; a module is a mapping", allowed="a mapping")]
-    wrongs = list(_rules(data, trusted=trusted))
+    files = allow_path and trusted
+    wrongs = [*_rules(data, trusted=trusted), *secrets.rules(data, trusted=trusted, files=files)]
     data = {"env": None} | dict(data)
+    if files and "secrets" in data:
+        data["secrets"], found = secrets.located(data["secrets"], base)
+        wrongs += [wrong.under(("secrets",)) for wrong in found]
     for name, (resolve, replacement) in FILES.items():
         value = data.get(name)
         if not isinstance(value, str):
@@ -246,12 +253,9 @@ def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
     """Check what fields say about each other, on what was written, so that nothing else need be right."""
     given = {name for name, value in data.items() if value is not None and value not in ([], {}, "")}
     yield from _kind_rules(data, given, trusted=trusted)
-    handler, variables = data.get("handler"), data.get("variables")
+    handler = data.get("handler")
     if isinstance(handler, str) and ":" in handler and "code" in given:
         yield Wrong("names a file, but `code` is only one; use `path`", ("handler",), allowed="the name of a function")
-    for index, name in enumerate(data["secrets"] if isinstance(data.get("secrets"), (list, tuple)) else ()):
-        if isinstance(name, str) and isinstance(variables, Mapping) and name in variables:
-            yield Wrong(f"{name} is given in `variables` as well", ("secrets", index))
     yield from policies.orders(data)
 
 
@@ -324,7 +328,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "output": units.bytes_from(0),
         "concurrency": units.count(1, 1000),
         "variables": units.variables,
-        "secrets": units.items(units.variable_name),
+        "secrets": secrets.read,
         "network": units.optional(units.flag),
         "writable": units.optional(units.flag),
         "user": units.optional(
@@ -344,6 +348,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
 def _converter() -> Converter:
     converter = Converter(unstruct_collection_overrides={tuple: list})
     converter.register_unstructure_hook(Path, str)
+    converter.register_unstructure_hook(Secret, Secret.mapping)
     for kind, readers in _READERS.items():
         converter.register_structure_hook(kind, structure_hook(converter, kind, readers))
     return converter

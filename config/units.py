@@ -223,16 +223,32 @@ def items(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
     def read_all(value: Any) -> tuple[T, ...]:
         if not isinstance(value, (list, tuple)) and value is not None:
             raise Wrong(f"{show(value)} is not a list", allowed="a list")
-        return tuple(_all_of(enumerate(value or ()), read).values())
+        return tuple(all_of(enumerate(value or ()), read).values())
 
     return read_all
+
+
+def all_of(entries: Any, read: Callable[[Any], T], check_key: Callable[[Any], Any] | None = None) -> dict[Any, T]:
+    """Read every entry (key and value); raise all that is wrong together, each under its key."""
+    result: dict[Any, T] = {}
+    wrongs: list[Wrong] = []
+    for key, value in entries:
+        try:
+            if check_key is not None:
+                check_key(key)
+            result[key] = read(value)
+        except Wrong as wrong:
+            wrongs.append(wrong.under((key,)))
+    if wrongs:
+        raise ExceptionGroup("wrong entries", wrongs)
+    return result
 
 
 def variables(value: Any) -> dict[str, str]:
     """Read environment variables: names to text, numbers or truths; nothing is none of them."""
     if value is not None and not isinstance(value, Mapping):
         raise Wrong(f"{show(value)} is not a mapping of names to values", allowed="a mapping")
-    return _all_of((value or {}).items(), _variable, check_key=variable_name)
+    return all_of((value or {}).items(), _variable, check_key=variable_name)
 
 
 def variable_name(name: Any) -> str:
@@ -270,22 +286,6 @@ def json_mapping(value: Any) -> Mapping[str, Any]:
         elif isinstance(inner, float) and not math.isfinite(inner):
             raise Wrong(f"{show(inner)} cannot be said in JSON", where)
     return value
-
-
-def _all_of(entries: Any, read: Callable[[Any], T], check_key: Callable[[Any], Any] | None = None) -> dict[Any, T]:
-    """Read every entry; raise all that is wrong together, each under its key."""
-    result: dict[Any, T] = {}
-    wrongs: list[Wrong] = []
-    for key, value in entries:
-        try:
-            if check_key is not None:
-                check_key(key)
-            result[key] = read(value)
-        except Wrong as wrong:
-            wrongs.append(wrong.under((key,)))
-    if wrongs:
-        raise ExceptionGroup("wrong entries", wrongs)
-    return result
 
 
 def _variable(value: Any) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ import click
 from attrs import asdict
 
 from config.descriptions import DESCRIPTIONS
-from config.load import SETTINGS, Loaded, describe, form_of, load_settings, secret_values, shown_default
+from config.load import SETTINGS, Loaded, describe, form_of, load_settings, missing_secrets, shown_default
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from protocol.errors import ErrorKind, RunnerError, error
 
@@ -358,18 +358,9 @@ def check(**options: Any) -> None:
         for spec in loaded.modules.modules:
             said = "".join(c if c.isprintable() else " " for c in " ".join(spec.description.split()))
             click.echo(f"  {spec.name}  ({spec.env}, {spec.isolation})  {said}".rstrip())
-            for line in _missing(spec.secrets):
-                click.echo(f"    {line}")
+            for mistake in missing_secrets(spec.secrets):  # that of the server may have them
+                click.echo(f"    secrets.{mistake}")
         sys.stdout.flush()
-
-
-def _missing(names: Iterable[str]) -> list[str]:
-    """Return what is said of secrets that this environment does not have; that of the server may."""
-    try:
-        secret_values(names)
-    except ConfigError as problem:
-        return [f"secrets: {mistake}" for mistake in problem.mistakes]
-    return []
 
 
 @cli.command()

@@ -24,8 +24,9 @@ from actors.registry import Registry
 from actors.snapshot import Published
 from actors.system import Surroundings, open_system
 from actors.worker import Call, Outcome, Worker
-from config.load import base_environment, installer_environment
+from config.load import base_environment, installer_environment, secret_values
 from config.modules import ModuleSpec
+from config.secrets import LookUp
 from config.settings import DockerSettings, ExecutorSettings, HistorySettings, Settings, StoreSettings
 from environments import proc
 from environments.base import Environment
@@ -268,6 +269,7 @@ async def open_rig(
     images: Path | None = None,
     condas: Path | None = None,
     conda_exe: Path | None = None,
+    secrets: LookUp = secret_values,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """Run executors under `path`; fails when they leave a process, container, directory or group behind.
@@ -288,6 +290,7 @@ async def open_rig(
         settings=ExecutorSettings(**settings),
         limits=limits,
         max_frame_bytes=max_frame_bytes,
+        secrets=secrets,
     )
     venv = VenvEnvironment(launcher, Store(venvs or path / "venvs"), path / "locks", installer_environment(), offline)
     environ = installer_environment()
@@ -309,7 +312,7 @@ async def open_rig(
 
         for kind in list(executors):
             await start(kind)
-        registry = Registry(Publisher(path / "code", lambda _names: {}))
+        registry = Registry(Publisher(path / "code", secrets))
         await nursery.start(registry.run)
         try:
             yield Rig(path, table, limits, registry, executors, start)
@@ -360,7 +363,7 @@ async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: An
         executor=ExecutorSettings(**{"spares": 0, "grace_seconds": GRACE, **settings}),
         history=HistorySettings(**history),
     )
-    around = Surroundings(base_environment(), installer_environment(), lambda _names: {})
+    around = Surroundings(base_environment(), installer_environment(), secret_values)
     async with open_system(everything, around, modules) as system:
         yield Service(system.registry, system.executors, system.history, system.runs, everything)
         await system.drain(0)

@@ -116,16 +116,18 @@ SERVE = ("serve", "--rest-port", "0")
 def test_missing_secrets_are_told_at_the_start_all_of_them(run):
     done = run(*SERVE, file=SECRETS, environ={"OPERATO_SECRET_OTHER": "x"})
 
-    remedy = "OPERATO_SECRET_TOKEN: is not set in the runner's environment; set it, or take TOKEN out of `secrets`"
+    missing = (
+        "TOKEN: OPERATO_SECRET_TOKEN is not set in the runner's environment; set it, or take TOKEN out of `secrets`"
+    )
     assert done.returncode == 2
-    assert said(done) == [f"error: bad_input: {name}.secrets: {remedy}" for name in "ab"]
+    assert said(done) == [f"error: bad_input: {name}.secrets.{missing}" for name in "ab"]
 
 
 def test_check_tells_secrets_that_are_missing_here_without_failing(run):
     done = run("config", "check", file=SECRETS, environ={"OPERATO_SECRET_OTHER": "x"})
 
     assert done.returncode == 0
-    assert done.out.count("secrets: OPERATO_SECRET_TOKEN: is not set") == 2
+    assert done.out.count("secrets.TOKEN: OPERATO_SECRET_TOKEN is not set") == 2
 
 
 START = {

@@ -249,6 +249,73 @@ async def test_files_of_another_time_are_not_read_for_ever(home, lines):
         assert len(served.system.begun) == count < 6
 
 
+# -- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def digest(served):
+    return served.modules["m"].digest
+
+
+async def test_a_secret_that_is_rotated_is_a_change(home, lines):
+    (home / "token").write_text("first")
+    first = inline(m="code: 'handler = x1', secrets: {TOKEN: {file: token}}")
+    async with serving(home, lines, first=first) as served:
+        before = served.modules["m"]
+        served.replace("second", "token")
+        await served.wait(lambda: digest(served) != before.digest, "it is not a change")
+        assert served.modules["m"].ref == before.ref, "the module is the same"
+        await served.wait_told("'reloaded'", "'changed': ['m']")
+        assert "first" not in str(lines)
+        assert "second" not in str(lines)
+
+
+@pytest.mark.parametrize("told", ["notices", "looks"])
+async def test_secrets_that_a_cluster_mounts_and_rotates(home, lines, told, monkeypatch):
+    """The folder of a mounted secret has links to one whose link is replaced; nothing that is named changes itself."""
+    if told == "looks":
+        monkeypatch.setattr(Reloader, "_hear", deaf)
+    mounted = home / "mounted"
+    mounted.mkdir()
+
+    def mount(name, value):
+        (mounted / name).mkdir()
+        (mounted / name / "token").write_text(value)
+        (mounted / "..data_tmp").symlink_to(name)
+        (mounted / "..data_tmp").rename(mounted / "..data")
+
+    mount("..1", "first")
+    (mounted / "token").symlink_to("..data/token")
+    first = inline(m="code: 'handler = x1', secrets: {TOKEN: {file: mounted/token}}")
+    async with serving(home, lines, first=first, look_seconds=NEVER if told == "notices" else OFTEN) as served:
+        await served.wait(lambda: mounted in served.reloader.watched, "nobody watches")
+        for number in (2, 3):
+            before = digest(served)
+            mount(f"..{number}", f"value {number}")
+            await served.wait(lambda before=before: digest(served) != before, f"rotation {number} was not seen")
+
+
+async def test_a_secret_that_is_gone_keeps_the_modules_until_it_is_back(home, lines):
+    (home / "token").write_text("first")
+    first = inline(m="code: 'handler = x1', secrets: {TOKEN: {file: token}}")
+    async with serving(home, lines, first=first) as served:
+        before = served.modules["m"]
+        (home / "token").unlink()
+        await served.wait_told("not reloaded", "m.secrets.TOKEN: ", "does not exist")
+        assert served.modules["m"] is before
+        served.write("second", "token")
+        await served.wait(lambda: digest(served) != before.digest)
+
+
+async def test_a_bell_reads_secrets_again(home, lines):
+    (home / "token").write_text("first")
+    first = inline(m="code: 'handler = x1', secrets: {TOKEN: {file: token}}")
+    async with serving(home, lines, watching=False, first=first) as served:
+        before = digest(served)
+        served.write("second", "token")
+        served.reloader.bell.ring()
+        await served.wait(lambda: digest(served) != before)
+
+
 # -- what is told ----------------------------------------------------------------------------------------------------
 
 
@@ -281,7 +348,7 @@ REFUSED = {
     "a mistake": (inline(m="timeout: 0"), "m.timeout: 0s is out of range"),
     "a missing secret": (
         inline(m="code: handler = x, secrets: [NOT_THERE]"),
-        "m.secrets: OPERATO_SECRET_NOT_THERE: is not set",
+        "m.secrets.NOT_THERE: OPERATO_SECRET_",
     ),
     "no such file": (inline(m="path: none.py"), "m.path: 'none.py' does not exist"),
     "half of a file": ("modules:\n  m: {env: inl", "is not valid YAML"),

@@ -9,9 +9,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from config import load
+from config import load, secrets
 from config.descriptions import DESCRIPTIONS
-from config.load import SETTINGS, Loaded, base_environment, describe, load_settings, secret_values
+from config.load import SETTINGS, Loaded, base_environment, describe, load_settings, missing_secrets, secret_values
 from config.mistakes import ConfigError, Mistake
 from config.settings import MIB, Settings
 
@@ -188,7 +188,8 @@ def test_the_environment_is_that_of_the_process_when_none_is_given(monkeypatch):
     monkeypatch.setenv("OPERATO_SECRET_A", "b")
 
     assert load_settings({}).settings.server.host == "::1"
-    assert secret_values(["A"]) == {"A": "b"}
+    assert secret_values(secrets.read(["A"])) == {"A": "b"}
+    assert [mistake.field for mistake in missing_secrets(secrets.read(["A", "B"]))] == ["B"]
     assert base_environment()["PATH"] == os.environ["PATH"]
 
 
@@ -408,23 +409,6 @@ def test_describe_shows_values_as_people_write_them_and_no_secrets(tmp_path):
 
 
 # User code.
-
-
-def test_secret_values():
-    environ = {"OPERATO_SECRET_A": "1", "OPERATO_SECRET_b": "", "A": "x"}
-
-    assert secret_values([], environ) == {}
-    assert secret_values(["b", "A", "b"], environ) == {"b": "", "A": "1"}
-
-
-def test_all_missing_secrets_are_told():
-    with pytest.raises(ConfigError) as caught:
-        secret_values(["A", "B", "C"], {"OPERATO_SECRET_B": "x", "A": "y"})
-
-    assert [str(mistake) for mistake in caught.value.mistakes] == [
-        "OPERATO_SECRET_A: is not set in the runner's environment; set it, or take A out of `secrets`",
-        "OPERATO_SECRET_C: is not set in the runner's environment; set it, or take C out of `secrets`",
-    ]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from config.modules import (
     spec_to_mapping,
 )
 from config.policies import Backoff, RetryPolicy, WorkersPolicy
+from config.secrets import Secret
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
 
@@ -127,7 +128,7 @@ def test_a_full_module_is_read(tmp_path):
                 workers=WorkersPolicy(min=2, idle=3600.0, max_calls=100),
                 retry=RetryPolicy(3, Backoff(1.0, 3.0, 60.0, 0.0), (ErrorKind.TIMEOUT, ErrorKind.LOST)),
                 variables={"DEBUG": "yes", "RATE": "1.10", "COUNT": "7", "TEXT": "hello", "LD_LIBRARY_PATH": "/lib"},
-                secrets=("TOKEN",),
+                secrets={"TOKEN": Secret(env="OPERATO_SECRET_TOKEN")},
                 input_schema={"type": "object", "properties": {"on": {"type": "number"}}},
             ),
         ),
@@ -763,7 +764,7 @@ def test_every_module_comes_back_from_its_mapping(tmp_path):
         workers=WorkersPolicy(1, 3.5, 7),
         retry=RetryPolicy(2, Backoff(1.0, 2.0, 3.0, 0.5), (ErrorKind.LOST,)),
         variables={"A": "b"},
-        secrets=("TOKEN",),
+        secrets={"TOKEN": Secret(env="OPERATO_SECRET_TOKEN"), "KEY": Secret(file=tmp_path / "key")},
         network=False,
         image="python:3.12",
         input_schema={"type": ["object", "null"], "properties": {"x": {"minimum": 1.5}}},

@@ -17,6 +17,8 @@ from actors.registry import Registry
 from actors.snapshot import Changes, RegistrySnapshot, may_run_in_process
 from config.load import secret_values
 from config.modules import ModuleSpec
+from config.secrets import Secret
+from config.secrets import read as read_secrets
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
 from runner.render import module_json
@@ -25,6 +27,9 @@ CODE = "def handler(input):\n    return input\n"
 
 
 def spec(name="greet", **fields):
+    """Return a module; its secrets are given by their names."""
+    if "secrets" in fields:
+        fields["secrets"] = read_secrets(fields["secrets"])
     if not {"path", "image"} & fields.keys():
         fields.setdefault("code", CODE)
     return ModuleSpec(**{"name": name, "env": Kind.INLINE, **fields})
@@ -89,7 +94,7 @@ async def test_code_is_published_as_one_file(registry):
     assert module.entry.read_text() == CODE
     assert module.root.is_absolute()
     assert (module.function, module.package, module.trusted) == ("main", False, True)
-    assert module.variables == {"A": "1", "TOKEN": "secret of TOKEN"}
+    assert "secret of TOKEN" not in repr(module)
     assert str(module.ref) == f"greet@{module.content_digest[:12]}"
 
 
@@ -160,6 +165,20 @@ async def test_another_value_of_a_secret_makes_another_identity_and_shows_nothin
     assert before.ref == after.ref
     assert module_json(before)["digest"] == module_json(after)["digest"] == after.content_digest
     assert after.root == before.root, "the code is the same"
+
+
+async def test_another_place_of_a_secret_makes_another_identity_of_the_same_version(registry, tmp_path):
+    """Where it is looked up at the start of a worker is part of what the worker is, and no part of the code."""
+    registry.publisher.secrets = lambda names: dict.fromkeys(names, "the same value")
+    named = (await registry.publish([spec(secrets=("TOKEN",))])).get("greet")
+    same = (await registry.publish([spec(secrets={"TOKEN": {"env": "OPERATO_SECRET_TOKEN"}})])).get("greet")
+    other = (await registry.publish([spec(secrets={"TOKEN": {"env": "ELSEWHERE"}})])).get("greet")
+    file = (await registry.publish([spec(secrets={"TOKEN": {"file": str(tmp_path / "token")}})])).get("greet")
+
+    assert same is named
+    assert len({named.digest, other.digest, file.digest}) == 3
+    assert {module.ref for module in (named, other, file)} == {named.ref}
+    assert file.spec.secrets == {"TOKEN": Secret(file=tmp_path / "token")}
 
 
 async def test_an_identity_cannot_be_computed_by_who_knows_the_module_and_guesses_the_secret(tmp_path, nursery):
@@ -304,8 +323,8 @@ async def test_all_missing_secrets_are_told_with_their_modules(registry):
 
     assert (failure.kind, failure.field) == (ErrorKind.BAD_INPUT, "secrets")
     assert failure.message.splitlines() == [
-        "a.secrets: OPERATO_SECRET_A: is not set in the runner's environment; set it, or take A out of `secrets`",
-        "b.secrets: OPERATO_SECRET_B: is not set in the runner's environment; set it, or take B out of `secrets`",
+        "a.secrets.A: OPERATO_SECRET_A is not set in the runner's environment; set it, or take A out of `secrets`",
+        "b.secrets.B: OPERATO_SECRET_B is not set in the runner's environment; set it, or take B out of `secrets`",
     ]
 
 

@@ -1,0 +1,265 @@
+"""Values of secrets in what user code says, written as `***`: best effort, for who prints one by mistake.
+
+Rules:
+* Every occurrence counts, also those that overlap; each unbroken stretch of them becomes one `***`. So the text that
+  comes out is the same however it was cut into reads.
+* Of a value, or of a line of one that has several, shorter ones than four characters are left as they are: too much
+  would look like them. The forms in which `repr` and JSON write a value are masked like the value.
+* Held back is only what may be the beginning of a value, until what follows decides, or nothing has for a moment.
+* What a handler returns is its answer and goes through as it is; so do the items of a generator.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import structlog
+import trio
+from attrs import define, evolve, field
+
+from config.mistakes import ConfigError
+from protocol import messages
+from protocol.errors import ErrorKind, error
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from actors.events import EventLog
+    from config.modules import ModuleSpec
+    from config.secrets import LookUp
+    from protocol.errors import Failure
+    from protocol.model import Stream
+
+_Hear: TypeAlias = Callable[[messages.Item | messages.Progress], None]
+
+MASK = "***"
+SHORTEST = 4
+"""Characters from which on a value is masked."""
+HOLD_SECONDS = 0.03
+"""For what may be the beginning of a value, when nothing follows."""
+_MOST = 4096
+"""Values and lines of values that are looked for; a file of more lines than that is masked by its first ones."""
+_CUT = 4096
+"""Characters from which on a message may be the beginning of a longer one; see `Masker.text`."""
+_LEFT_OUT = "\n...\n"
+"""Stands in a traceback for what was too much."""
+_MASK = MASK.encode()
+
+log = structlog.get_logger("masking")
+
+
+async def look_up(spec: ModuleSpec, secrets: LookUp) -> Mapping[str, str]:
+    """Return the values of a module's secrets; without secrets this is nothing, not even a checkpoint.
+
+    Raises RunnerError `unavailable` that names those that cannot be had; the log says where they were looked for.
+    """
+    if not spec.secrets:
+        return {}
+    try:
+        return await trio.to_thread.run_sync(secrets, spec.secrets, abandon_on_cancel=True)
+    except ConfigError as problem:
+        for mistake in problem.mistakes:
+            log.warning("a secret cannot be had", module=spec.name, secret=mistake.field, why=mistake.message)
+        names = ", ".join(mistake.field for mistake in problem.mistakes)
+        text = f"the value of {names} in `secrets` cannot be had; the runner's log says where it was looked for"
+        raise error(ErrorKind.UNAVAILABLE, text, field="secrets") from None
+
+
+class Masker:
+    """Finds values in bytes of UTF-8. Never changes, so any number of streams share one."""
+
+    def __init__(self, patterns: Iterable[bytes]) -> None:
+        self._by_head: dict[bytes, list[bytes]] = {}
+        for pattern in sorted(set(patterns), key=len, reverse=True):
+            self._by_head.setdefault(pattern[:SHORTEST], []).append(pattern)
+        self._heads = re.compile(_any_of(self._by_head), re.DOTALL)
+        self._starts = frozenset(head[:size] for head in self._by_head for size in range(1, SHORTEST))
+
+    @classmethod
+    def of(cls, values: Iterable[str]) -> Masker | None:
+        """Return what masks these values, or None where there is nothing that could be masked."""
+        patterns: dict[bytes, None] = {}
+        for pattern in _patterns(list(values)):
+            if len(patterns) == _MOST:
+                break
+            patterns[pattern] = None
+        return cls(patterns) if patterns else None
+
+    def look(self, data: bytes, *, last: bool) -> tuple[list[tuple[int, int]], int]:
+        """Return where values are, by their beginning, and from where on `data` may be a value that is not whole yet.
+
+        With `last` nothing follows, so that nothing can become whole.
+        """
+        spans = []
+        found = self._heads.search(data)
+        while found is not None:
+            start = found.start()
+            rest: bytes | None = None
+            for pattern in self._by_head[found[0]]:  # the longest first
+                if data.startswith(pattern, start):
+                    spans.append((start, start + len(pattern)))
+                    break
+                if not last and len(data) - start < len(pattern):
+                    rest = data[start:] if rest is None else rest
+                    if pattern.startswith(rest):
+                        return spans, start
+            found = self._heads.search(data, start + 1)
+        for start in range(max(0, len(data) - SHORTEST + 1), len(data)) if not last else ():
+            if data[start:] in self._starts:
+                return spans, start
+        return spans, len(data)
+
+    def text(self, text: str) -> str:
+        """Return a whole text without the values. One that may have been cut may end with the beginning of a value."""
+        reading = Reading(self)
+        masked = reading.feed(text.encode("utf-8", "surrogatepass"))
+        cut = len(text) >= _CUT and reading.holds >= SHORTEST
+        masked += reading.hide() if cut else reading.flush()
+        return masked.decode("utf-8", "surrogatepass")
+
+    def failure(self, failure: Failure) -> Failure:
+        """Return a failure without the values."""
+        return evolve(
+            failure,
+            message=self.text(failure.message),
+            type=failure.type and self.text(failure.type),
+            traceback=failure.traceback and _LEFT_OUT.join(map(self.text, failure.traceback.split(_LEFT_OUT))),
+            field=failure.field and self.text(failure.field),
+        )
+
+    def before(self, hear: _Hear) -> _Hear:
+        """Return what hears a handler while it runs, and passes it on without the values where it is text."""
+
+        def masked(message: messages.Item | messages.Progress) -> None:
+            if isinstance(message, messages.Progress):
+                message = messages.Progress(message.id, message.done, message.total, self.text(message.text))
+            hear(message)
+
+        return masked
+
+
+@define(eq=False)
+class Reading:
+    """One text as it comes in pieces. The pieces that come out make the same text, masked."""
+
+    masker: Masker
+    _held: bytes = b""
+    _covered: int = 0
+    """How much of what is held belongs to a value that has been masked."""
+    fed_at: float = 0.0
+    """When the last piece came, on the clock of whoever cares."""
+
+    @property
+    def holds(self) -> int:
+        """Number of bytes that are held back."""
+        return len(self._held) - self._covered
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what can be said of the text up to here."""
+        return self._masked(self._held + data if self._held else data, last=False)
+
+    def flush(self) -> bytes:
+        """Return what is held: nothing follows that would have to do with it."""
+        return self._masked(self._held, last=True) if self._held else b""
+
+    def hide(self) -> bytes:
+        """Return the mask instead of what is held."""
+        covered, self._held, self._covered = self._covered, b"", 0
+        return b"" if covered else _MASK
+
+    def _masked(self, data: bytes, *, last: bool) -> bytes:
+        spans, hold = self.masker.look(data, last=last)
+        done, parts = self._covered, []
+        for start, end in spans:
+            if start >= done:
+                parts += [data[done:start], _MASK]
+            done = max(done, end)
+        if done < hold:
+            parts.append(data[done:hold])
+            done = hold
+        self._held, self._covered = data[hold:], done - hold
+        return b"".join(parts)
+
+
+@define(eq=False)
+class MaskedLog:
+    """Stands before the logs of a worker's executions, one after the other. `run` is to run beside the worker."""
+
+    masker: Masker
+    _log: EventLog | None = field(default=None, init=False)
+    _readings: dict[Stream, Reading] = field(factory=dict, init=False)
+    _held: trio.Event = field(factory=trio.Event, init=False)
+    _closed: bool = field(default=False, init=False)
+
+    def before(self, log: EventLog) -> MaskedLog:
+        """Write to this log from now on."""
+        self._log = log
+        self._readings.clear()
+        return self
+
+    def write(self, stream: Stream, data: bytes) -> None:
+        """Add what was read from a stream, as far as it can be told."""
+        reading = self._readings.get(stream)
+        if reading is None:
+            reading = self._readings[stream] = Reading(self.masker)
+        self._hand_on(stream, reading.feed(data))
+        if reading.holds:
+            reading.fed_at = trio.current_time()
+            self._held.set()
+
+    def item(self, value: msgspec.Raw) -> None:
+        """Add an item, as it is."""
+        if self._log is not None:
+            self._log.item(value)
+
+    def progress(self, done: float | None, total: float | None, text: str) -> None:
+        """Add how far the handler says it is."""
+        if self._log is not None:
+            self._log.progress(done, total, self.masker.text(text))
+
+    def flush(self, fed_before: float = math.inf) -> None:
+        """Hand on what is held: the handler has said something else, has ended, or is silent."""
+        for stream, reading in self._readings.items():
+            if reading.fed_at <= fed_before:
+                self._hand_on(stream, reading.flush())
+
+    def _hand_on(self, stream: Stream, data: bytes) -> None:
+        if data and self._log is not None:
+            self._log.write(stream, data)
+
+    def close(self) -> None:
+        """Let `run` return."""
+        self._closed = True
+        self._held.set()
+
+    async def run(self) -> None:
+        """Flush whenever nothing has followed for a moment; return when closed."""
+        while True:
+            await self._held.wait()
+            if self._closed:
+                return
+            self._held = trio.Event()
+            while fed := [reading.fed_at for reading in self._readings.values() if reading.holds]:
+                await trio.sleep_until(min(fed) + HOLD_SECONDS)
+                self.flush(trio.current_time() - HOLD_SECONDS)
+
+
+def _patterns(values: list[str]) -> Iterator[bytes]:
+    """Yield what is to be masked: whole values first."""
+    lines = [line.strip() for value in values if "\n" in value or "\r" in value for line in value.splitlines()]
+    for text in [*values, *lines]:
+        for form in (text, repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
+            if len(form) >= SHORTEST and len(text) >= SHORTEST:
+                yield form.encode()
+
+
+def _any_of(heads: Iterable[bytes]) -> bytes:
+    """Return an expression for any of some words of equal length; of many it looks at few in each place."""
+    rests: dict[bytes, list[bytes]] = {}
+    for head in heads:
+        rests.setdefault(head[:1], []).append(re.escape(head[1:]))
+    return b"|".join(re.escape(first) + b"(?:" + b"|".join(rest) + b")" for first, rest in rests.items())

@@ -1,0 +1,50 @@
+"""Unit: the log: what a line is made of, and that tracebacks show no values of variables."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import structlog
+
+from config.settings import LogSettings
+from runner.logs import configure_logging
+
+SECRET = "hunter2"
+
+
+@pytest.fixture
+def configured():
+    """Return `configure_logging`; the next test logs as before."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield configure_logging
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def fail():
+    secret = str(SECRET)  # where the line that is shown does not have it
+    raise ZeroDivisionError(f"of {len(secret)} characters")
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_tracebacks_show_where_and_no_values(configured, capsys, form):
+    configured(LogSettings(format=form))
+    try:
+        fail()
+    except ZeroDivisionError:
+        structlog.get_logger().exception("it failed")
+    try:
+        fail()
+    except ZeroDivisionError:
+        logging.getLogger("library").exception("it failed as well")
+    said = capsys.readouterr().err
+
+    assert said.count("of 7 characters") >= 2
+    assert "test_logs.py" in said
+    assert "fail" in said
+    assert SECRET not in said
+    if form == "json":
+        assert [json.loads(line)["event"] for line in said.splitlines()] == ["it failed", "it failed as well"]

@@ -120,7 +120,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     files: list[Path] = []
     for where, data in _entries(document, wrongs):
         name = data.get("name")
-        if isinstance(name, str) and read_or_none(NAME, name) is not None:
+        if isinstance(name, str) and read_or_none(name_of_module, name) is not None:
             labels[where] = (name,)
             if name in names:
                 wrongs.append(Wrong(f"the name is given twice, first in line {names[name]}", (*where, "name")))
@@ -297,16 +297,28 @@ _ONLY: Mapping[str, tuple[Kind, ...]] = {
 _OPERATORS = ("user", "writable")
 """Fields that move walls of the machine, which only the operator's own file may do."""
 
-NAME = units.matching(
+_FORM = units.matching(
     r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
     "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
 )
+RESERVED = ("execute", "stream", "upload", "template")
+"""What no module is called: parts of routes, as in `/modules/execute/{name}`."""
+
+
+def name_of_module(value: Any) -> str:
+    """Read the name of a module."""
+    name: str = _FORM(value)
+    if name in RESERVED:
+        raise Wrong(f"{show(name)} is a part of routes; take another name", allowed="another name")
+    return name
+
+
 _PLAIN = units.matching(r"[^\s-]\S*( \S+)*", "text without a leading '-'")
 
 _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
     **policies.READERS,
     ModuleSpec: {
-        "name": NAME,
+        "name": name_of_module,
         "env": units.one_of(Kind),
         "code": units.optional(units.text),
         "path": units.optional(lambda value: Path(units.filled(value))),

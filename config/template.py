@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from config.modules import NAME
+from config.modules import name_of_module
 from protocol.model import Kind
 
 _FIELDS = """\
@@ -140,7 +140,7 @@ def starter(name: str, kind: Kind) -> dict[str, bytes]:
 
     Raises `Wrong` for what is no name of a module.
     """
-    quoted = json.dumps(NAME(name))  # a name may look like a number or a truth
+    quoted = json.dumps(name_of_module(name))  # a name may look like a number or a truth
     env_line = f"env: {kind.value}".ljust(30)
     fields = _FIELDS.format(quoted=quoted, env_line=env_line, environment=_ENVIRONMENTS[kind])
     files = {"handler.py": _HANDLER, "module.yaml": fields}

@@ -90,9 +90,13 @@ class ModuleVerbs:
         self, _call: Call, who: Principal, request: v1.RegisterModuleRequest
     ) -> v1.RegisterModuleResponse:
         """Register a version of a module."""
-        data = described(request.module_json.encode(), "module_json")
         how = Publishing(activate=not request.inactive, prepare=request.prepare)
         condition = Condition(revision=request.revision or None, first=request.create)
+        written = request.module_json or ("{}" if request.archive else "")
+        data = described(written.encode(), "module_json")
+        if request.archive:
+            management = self.service.management
+            return _added(await management.upload(who, request.archive, fields=data, how=how, condition=condition))
         return _added(await self.service.management.register(who, data, how=how, condition=condition))
 
     async def patch(self, _call: Call, who: Principal, request: v1.PatchModuleRequest) -> v1.RegisterModuleResponse:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import trio
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from actors.catalog import Change, ChangesQuery
 from actors.executor import Executor
@@ -17,8 +20,12 @@ from actors.pool import Phases
 from actors.registry import Added, Condition, Registry
 from actors.runs import Runs
 from actors.snapshot import Published, Registered
-from config.mistakes import ConfigError
+from config import archive
+from config.mistakes import ConfigError, Mistake, Wrong, dotted
 from config.modules import ModuleSpec, spec_from_mapping, spec_to_mapping
+from config.upload import Description, module_from_archive, read_module
+from environments.checking import check_module
+from environments.venv import VenvEnvironment
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
 from runner.access import require, require_module
@@ -72,6 +79,31 @@ class Management:
             self._refuse_early(name, condition)
         return await self._publish(principal, _spec(data, folder), how, condition)
 
+    async def upload(
+        self,
+        principal: Principal,
+        data: bytes,
+        *,
+        name: str | None = None,
+        fields: Mapping[str, Any] = MappingProxyType({}),
+        how: Publishing,
+        condition: Condition,
+    ) -> Added:
+        """Register the module whose files are in a zip archive, as `register` does.
+
+        `name` stands for one that its `module.yaml` does not give, and `fields` go before those in there. Raises
+        RunnerError as `register`, and `bad_input` or `too_large` for what is no archive that is read.
+        """
+        require(principal, "modules:write")
+        with tempfile.TemporaryDirectory(prefix="operato-upload-") as folder:
+            work = partial(_unpacked, data, Path(folder), name, fields)
+            description = await trio.to_thread.run_sync(work)
+            said = str(description.fields["name"])
+            require_module(principal, said)
+            self._refuse_early(said, condition)
+            spec = await trio.to_thread.run_sync(_read, description, Path(folder))
+            return await self._publish(principal, spec, how, condition)
+
     async def patch(
         self, principal: Principal, name: str, changes: Mapping[str, Any], *, how: Publishing, condition: Condition
     ) -> Added:
@@ -99,8 +131,10 @@ class Management:
         self.registry.changeable(name, condition)
 
     async def _publish(self, principal: Principal, spec: ModuleSpec, how: Publishing, condition: Condition) -> Added:
-        module, files = await self.registry.stage(spec, principal.subject)
         executor = self.executors[spec.env]
+        if isinstance(executor.environment, VenvEnvironment):
+            _refuse(await check_module(executor.environment, spec))
+        module, files = await self.registry.stage(spec, principal.subject)
         if not how.prepare:
             await executor.lock(module)
             return await self.registry.register(module, files, activate=how.activate, condition=condition)
@@ -187,8 +221,41 @@ def _spec(data: Mapping[str, Any], folder: Path | None) -> ModuleSpec:
     try:
         return spec_from_mapping(data, base=folder, allow_path=folder is not None)
     except ConfigError as problem:
-        first = problem.mistakes[0].field if problem.mistakes else None
-        raise error(ErrorKind.BAD_INPUT, str(problem), field=first) from None
+        raise _bad(problem) from None
+
+
+def _refuse(wrongs: Iterable[Wrong]) -> None:
+    mistakes = [Mistake(wrong.message, None, None, dotted(wrong.where), wrong.allowed) for wrong in wrongs]
+    if mistakes:
+        raise _bad(ConfigError(mistakes))
+
+
+def _bad(problem: ConfigError) -> RunnerError:
+    first = problem.mistakes[0].field if problem.mistakes else None
+    return error(ErrorKind.BAD_INPUT, str(problem), field=first or None)
+
+
+def _unpacked(data: bytes, folder: Path, name: str | None, fields: Mapping[str, Any]) -> Description:
+    """Put the files of an archive into a folder, and return what they say. Blocks. Raises RunnerError."""
+    try:
+        files = archive.unpack(data)
+        archive.write_files(files, folder)
+        found = module_from_archive(files, name or fields.get("name"))
+    except ConfigError as problem:
+        raise _bad(problem) from None
+    except Wrong as wrong:
+        kind = ErrorKind.TOO_LARGE if isinstance(wrong, archive.TooLargeError) else ErrorKind.BAD_INPUT
+        raise error(kind, str(wrong), field="archive") from None
+    except OSError as problem:
+        raise error(ErrorKind.UNAVAILABLE, f"the archive cannot be unpacked: {problem}") from problem
+    return evolve(found, fields={**found.fields, **fields})
+
+
+def _read(description: Description, folder: Path) -> ModuleSpec:
+    try:
+        return read_module(description, folder)
+    except ConfigError as problem:
+        raise _bad(problem) from None
 
 
 def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,12 @@ from quart_trio import QuartTrio
 from actors.catalog import Action, ChangesQuery
 from actors.registry import Added, Condition
 from actors.snapshot import Published, Registered
+from config.archive import pack
+from config.mistakes import Wrong
+from config.template import starter
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
+from runner.access import require
 from runner.auth import Principal
 from runner.management import Publishing
 from runner.render import change_json, module_json, versions_json
@@ -21,6 +25,8 @@ from runner.web import arguments, described, flag, json_answer, moment, one_of, 
 
 FILTERS = ("env", "tag", "q", "limit", "cursor")
 PUBLISHING = ("activate", "prepare")
+ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
+"""Content types of an upload."""
 _MAX_VALUES = 20
 """How often a filter may be given."""
 
@@ -36,6 +42,19 @@ def add_module_routes(app: QuartTrio, service: Service, principal: Callable[[], 
         data, how = await _described(arguments(PUBLISHING))
         added = await service.management.register(who, data, how=how, condition=Condition(first=True))
         return _added(added)
+
+    @app.post("/modules/upload")
+    async def upload() -> Response:
+        who = await principal()
+        args = arguments((*PUBLISHING, "name"))
+        if (request.mimetype or "") not in ARCHIVES:
+            text = "the body is the zip file itself: curl --data-binary @module.zip -H 'Content-Type: application/zip'"
+            raise error(ErrorKind.BAD_INPUT, text, field="content-type")
+        body = await request.get_data(as_text=False)
+        how = _publishing(args, {})
+        data = body if isinstance(body, bytes) else body.encode()
+        name, condition = args.get("name"), _condition()
+        return _added(await service.management.upload(who, data, name=name, how=how, condition=condition))
 
     @app.put("/modules/<name>")
     async def put(name: str) -> Response:
@@ -73,6 +92,19 @@ def _add_reading(app: QuartTrio, service: Service, principal: Callable[[], Await
             cursor=args.get("cursor", ""),
         )
         return json_answer({"items": [module_json(m) for m in found], "cursor": cursor})
+
+    @app.get("/modules/template")
+    async def template() -> Response:
+        require(await principal(), "modules:read")
+        args = arguments(("name", "env"))
+        kind = one_of(Kind, "env", args.get("env")) or Kind.INLINE
+        try:
+            data = pack(starter(args.get("name", "my-module"), kind))
+        except Wrong as wrong:
+            raise error(ErrorKind.BAD_INPUT, str(wrong), field="name") from None
+        answer = Response(data, content_type="application/zip")
+        answer.headers["content-disposition"] = 'attachment; filename="module.zip"'
+        return answer
 
     @app.get("/modules/<name>")
     async def module(name: str) -> Response:
@@ -142,6 +174,11 @@ async def _described(args: Mapping[str, str]) -> tuple[dict[str, Any], Publishin
     """Return the module that the body describes, and how it is published: as the query says, else the body."""
     body = await request.get_data(as_text=False)
     data = described(body if isinstance(body, bytes) else body.encode())
+    return data, _publishing(args, data)
+
+
+def _publishing(args: Mapping[str, str], data: dict[str, Any]) -> Publishing:
+    """Return how a version is published: as the query says, else the body, from which that is taken out."""
     how = {}
     for name, default in (("activate", True), ("prepare", False)):
         given = flag(name, args.get(name))
@@ -149,7 +186,7 @@ async def _described(args: Mapping[str, str]) -> tuple[dict[str, Any], Publishin
         if not isinstance(written, bool | None):
             raise error(ErrorKind.BAD_INPUT, f"{name} is true or false, not {written!r:.80}", field=name)
         how[name] = next((value for value in (given, written) if value is not None), default)
-    return data, Publishing(**how)
+    return Publishing(**how)
 
 
 def _condition() -> Condition:

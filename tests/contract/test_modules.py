@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import trio
 
+from config.archive import pack
 from protocol.model import Kind
 from runner.auth import sign
 from runner.management import merged
@@ -269,6 +271,7 @@ async def test_no_more_versions_are_kept_than_is_allowed_and_never_less_than_the
         ({**ONE, "input_schema": {"type": "nothing"}}, "input_schema.type", "nothing"),
         ({**ONE, "prepare": "yes"}, "prepare", "true or false"),
         ({**ONE, "name": "other"}, "name", "the route names"),
+        ({"env": "inline", "code": "def handle(input): pass"}, "handler", "handle"),
         ([1], "$", "no module"),
         (b"{", "$", "not JSON"),
     ],
@@ -365,6 +368,87 @@ async def test_a_version_that_cannot_be_served_any_more_does_not_keep_the_runner
         assert (await refused(site, "POST", "/modules/execute/m"))[0] == 409
         await put(site, "m", TWO)
         assert await call(site, "m") == 2
+
+
+ZIP = {"Content_Type": "application/zip"}
+
+
+async def test_a_starter_that_was_fetched_is_uploaded_and_called(site):
+    status, head, starter = await site.ask("GET", "/modules/template?name=started&env=inline")
+    assert (status, head[b"content-type"]) == (200, b"application/zip")
+    status, head, answer = await site.ask("POST", "/modules/upload?prepare=true", starter, **ZIP)
+    assert status == 201, answer
+    assert json.loads(answer)["name"] == "started"
+    assert (await site.ask("POST", "/modules/execute/started", {"name": "you"}))[0] == 200
+
+
+async def test_what_is_uploaded_has_its_files_also_after_a_restart_and_a_patch(tmp_path):
+    code = b"import pathlib\ndef handler(input): return pathlib.Path(__file__).with_name('data.txt').read_text()\n"
+    archive = pack({"handler.py": code, "data.txt": b"said", "module.yaml": b"tags: [x]\ndescription: d\n"})
+    async with open_site(tmp_path, ()) as site:
+        status, head, answer = await site.ask("POST", "/modules/upload?name=m", archive, **ZIP)
+        assert (status, json.loads(answer)["tags"]) == (201, ["x"]), answer
+        assert await call(site, "m") == "said"
+        etag = head[b"etag"].decode()
+        assert (await site.ask("POST", "/modules/upload?name=m", archive, If_Match=etag, **ZIP))[0] == 200
+        assert (await site.ask("PATCH", "/modules/m", {"tags": ["y"]}))[0] == 201
+        assert await call(site, "m") == "said"
+    async with open_site(tmp_path, ()) as site:
+        assert await call(site, "m") == "said"
+        assert (await site.json("GET", "/modules/m"))["tags"] == ["y"]
+        assert (await site.ask("PATCH", "/modules/m", {"code": ONE["code"]}))[0] == 201
+        assert await call(site, "m") == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "query", "status", "field", "words"),
+    [
+        (b"no zip at all", "?name=m", 400, "archive", ""),
+        ({"handler.py": b"def handler(input): pass"}, "", 400, "name", "is missing"),
+        ({"handler.py": b"def handler(input) pass"}, "?name=m", 400, "path", "handler.py:1"),
+        ({"handler.py": b"def other(input): pass"}, "?name=m", 400, "handler", "other"),
+        (
+            {"handler.py": b"handler = print", "module.yaml": b"name: m\ntiemout: 3"},
+            "",
+            400,
+            "tiemout",
+            "module.yaml:2",
+        ),
+        ({"handler.py": b"def handler(input): pass"}, "?name=filed", 409, "name", "operator's file"),
+        ({"handler.py": b"def handler(input): pass"}, "?name=template", 400, "name", "a part of routes"),
+        (
+            {"handler.py": b"def handler(input): pass", "module.yaml": b"isolation: none"},
+            "?name=m",
+            400,
+            "isolation",
+            "",
+        ),
+    ],
+)
+async def test_an_archive_that_is_no_module_is_refused_with_the_place(site, files, query, status, field, words):
+    data = files if isinstance(files, bytes) else pack(files)
+    told = await refused(site, "POST", f"/modules/upload{query}", data, **ZIP)
+    assert told[:2] == (status, field), told
+    assert words in told[2]
+    assert (await site.ask("GET", "/modules/m"))[0] == 404
+
+
+async def test_an_upload_must_be_the_zip_itself_and_the_name_one_of_the_callers(site):
+    status, field, detail = await refused(site, "POST", "/modules/upload", b"--x", Content_Type="multipart/form-data")
+    assert (status, field) == (400, "content-type")
+    assert "--data-binary" in detail
+    site.token = sign(SECRET, subject="lee", scopes=["modules:write"], expires_seconds=60, modules=["mine-*"])
+    archive = pack({"handler.py": b"def handler(input): pass"})
+    assert (await refused(site, "POST", "/modules/upload?name=yours", archive, **ZIP))[0] == 403
+
+
+async def test_source_is_checked_under_the_python_that_will_run_it(site):
+    later = f"3.{sys.version_info.minor + 1}"
+    if await site.service.executors[Kind.VENV].environment.find(later) is None:
+        pytest.skip(f"there is no Python {later} on this machine")
+    body = {"env": "venv", "python": later, "code": "def handler(input) return 1"}
+    status, field, detail = await refused(site, "PUT", "/modules/m", body)
+    assert (status, field, "line 1" in detail) == (400, "code", True)
 
 
 def test_fields_of_a_module_are_merged_as_the_rfc_says():

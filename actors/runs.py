@@ -63,6 +63,7 @@ class Runs:
     max_frame_bytes: int
     stopping: bool = field(default=False, init=False)
     """Nothing is begun any more."""
+    _stop: trio.Event = field(factory=trio.Event, init=False)
     _live: dict[str, Live] = field(factory=dict, init=False)
     _keyed: dict[Key, Live] = field(factory=dict, init=False)
     _backlog: Backlog = field(factory=Backlog, init=False)
@@ -182,9 +183,14 @@ class Runs:
             self._changed = trio.Event()
             await self._changed.wait()
 
+    async def wait_stopping(self) -> None:
+        """Wait until nothing is begun any more."""
+        await self._stop.wait()
+
     def stop(self, *, at_once: bool) -> None:
         """Begin nothing more; `at_once` also ends what runs. What is queued stays so, for the next runner."""
         self.stopping = True
+        self._stop.set()
         for live in tuple(self._live.values()):
             if live.pausing:
                 live.cancel(Failure(ErrorKind.SHUTDOWN, "the runner was shut down"))

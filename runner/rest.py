@@ -24,6 +24,7 @@ from runner.render import (
     failure_headers,
     problem_json,
 )
+from runner.rest_batch import BatchExecution
 from runner.rest_executions import add_execution_routes
 from runner.rest_modules import add_module_routes
 from runner.service import Service
@@ -46,6 +47,7 @@ log = structlog.get_logger("rest")
 def make_app(service: Service, verifier: Verifier) -> Front:
     """Return the ASGI application of all REST routes."""
     routes = [
+        Route("POST", EXECUTE, BatchExecution(service, verifier), "/batch"),
         Route("POST", EXECUTE, _Execute(service, verifier)),
         Route("POST", PREFIX, Preparation(service, verifier), SUFFIX),
         Route("GET", "/executions/", EventStream(service, verifier), "/events"),

@@ -297,9 +297,9 @@ class Runs:
     def _queue(self, live: Live) -> None:
         """Let an accepted execution wait for its turn, without its payload."""
         live.queued_at = time.time()
+        self._backlog.push(live.execution.module.name, live.execution.id, live.execution.input)
         live.execution = evolve(live.execution, input=b"null", events=b"[]")
         live.wait_for("queued")
-        self._backlog.push(live.execution.module.name, live.execution.id)
 
     def _dispatch(self) -> None:
         """Start a task for each execution whose turn it is: for each module as many as it may have workers."""
@@ -337,12 +337,15 @@ class Runs:
             self._dispatch()
 
     async def _payload(self, live: Live) -> msgspec.Raw:
-        """Return the input of an accepted execution, from its record. Raises RunnerError when that is gone."""
-        stored = await self.history.get(live.execution.id)
-        if stored is None:
-            raise error(ErrorKind.NOT_FOUND, "the record of the execution is gone")
-        live.execution = evolve(live.execution, input=stored.input)
-        return msgspec.Raw(stored.input)
+        """Return the input of an accepted execution, else from its record. Raises RunnerError when that is gone."""
+        data = self._backlog.take_input(live.execution.id)
+        if data is None:
+            stored = await self.history.get(live.execution.id)
+            if stored is None:
+                raise error(ErrorKind.NOT_FOUND, "the record of the execution is gone")
+            data = stored.input
+        live.execution = evolve(live.execution, input=data)
+        return msgspec.Raw(data)
 
     async def _run_accepted(self, live: Live, raw: msgspec.Raw) -> None:
         """Run an accepted execution to its end, unless the runner ends first: then it stays or becomes queued."""

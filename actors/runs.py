@@ -17,7 +17,7 @@ from functools import partial
 import msgspec
 import structlog
 import trio
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from actors.attempts import Attempts
 from actors.backlog import Backlog
@@ -30,6 +30,7 @@ from actors.recovery import Recovery
 from actors.registry import Registry
 from actors.retry import retry_delay
 from actors.snapshot import Published
+from actors.tally import RunsStatistics, Tally
 from actors.worker import Outcome
 from config.settings import ExecutorSettings
 from protocol import events
@@ -39,17 +40,6 @@ from protocol.model import Execution, Status, Waiting
 _FLUSH_SECONDS = 1.0
 """How often what was printed is stored while an execution runs."""
 log = structlog.get_logger("runs")
-
-
-@frozen
-class RunsStatistics:
-    """Executions at this moment: `queued` wait for their turn, `live` are all that have not ended, those included."""
-
-    live: int
-    queued: int
-    accepted: int
-    """Since the start, asynchronous ones only."""
-    ended: int
 
 
 @define(eq=False)
@@ -63,6 +53,8 @@ class Runs:
     max_frame_bytes: int
     stopping: bool = field(default=False, init=False)
     """Nothing is begun any more."""
+    tally: Tally = field(factory=Tally, init=False)
+    """What became of executions, for who watches the runner."""
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _live: dict[str, Live] = field(factory=dict, init=False)
     _keyed: dict[Key, Live] = field(factory=dict, init=False)
@@ -117,6 +109,7 @@ class Runs:
         """
         self._open()
         if len(self._backlog) + self._accepting >= self.settings.max_queued:
+            self.tally.refuse(ErrorKind.OVERLOADED)
             text = f"{len(self._backlog)} executions are queued; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
         self._accepting += 1
@@ -234,6 +227,7 @@ class Runs:
             if goes_on:
                 live.log.close(refusal.failure.message, live.attempt)
             else:
+                self.tally.refuse(refusal.failure.kind)
                 live.log.end(events.last_event(live.refused(refusal.failure)))
         live.ended.set()
         self._ended += 1
@@ -280,6 +274,7 @@ class Runs:
 
     def _end(self, live: Live, ended: Execution) -> None:
         live.execution = ended
+        self.tally.count(ended)
         live.log.end(events.last_event(ended))
         self._leave(live)
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import frozen
 
-from actors.registry import Published
+from actors.snapshot import Published
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Execution
 from runner.auth import Principal

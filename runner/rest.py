@@ -16,6 +16,7 @@ from runner.access import authenticate
 from runner.auth import Principal, Verifier
 from runner.http import WEBSOCKET, BodyError, BodyTooLargeError, Front, Receive, Route, Send, read_body, respond
 from runner.http_exchange import Message
+from runner.metrics import add_metrics_route
 from runner.preparation import PREFIX, SUFFIX, Preparation
 from runner.render import (
     accepted_json,
@@ -169,5 +170,6 @@ def _slow_routes(service: Service, verifier: Verifier) -> QuartTrio:
         return json_answer({"status": "ready", "modules": len(service.registry.snapshot.modules)})
 
     add_module_routes(app, service, principal)
+    add_metrics_route(app, service, principal)
     add_execution_routes(app, service, principal)
     return app

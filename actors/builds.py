@@ -31,6 +31,8 @@ class Builds:
     max_builds: int
     running: int = field(default=0, init=False)
     """How many are prepared now."""
+    built: int = field(default=0, init=False)
+    failed: int = field(default=0, init=False)
     _places: trio.CapacityLimiter = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -66,8 +68,12 @@ class Builds:
         try:
             tell = partial(_tell, pool)
             prepared = await build(self.environment.prepare, pool.module.spec, self._places, said, tell)
+        except (RunnerError, OSError):
+            self.failed += 1
+            raise
         finally:
             self.running -= 1
+        self.built += prepared.built_seconds > 0
         said.end(prepared=prepared)
         return prepared
 

@@ -395,5 +395,4 @@ class Executor:
 
     def statistics(self) -> ExecutorStatistics:
         """Return what this executor has now."""
-        starter, counted = self._starter, count(self._pools.values(), self._waiting)
-        return evolve(counted, spares=len(starter.spares), started=starter.started, ended=starter.ended)
+        return evolve(count(self._pools.values(), self._waiting), **self._starter.counted())

@@ -81,6 +81,11 @@ class ExecutorStatistics:
     spares: int
     started: int
     ended: int
+    building: int = 0
+    """Environments that are prepared now."""
+    built: int = 0
+    """Environments that were built since the start; one that was there is none of them."""
+    builds_failed: int = 0
 
 
 @define(eq=False)

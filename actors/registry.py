@@ -18,7 +18,7 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from actors.catalog import Action, Catalog, Change, ChangesQuery, Note, StoredModule
-from actors.mailbox import Mailbox, Question
+from actors.mailbox import Mailbox, MailboxStatistics, Question
 from actors.publisher import Publisher, stored
 from actors.snapshot import Changes, Published, Registered, RegistrySnapshot
 from config.mistakes import ConfigError
@@ -155,6 +155,10 @@ class Registry:
         be kept or the registry does not run; the snapshot is unchanged then. Cancelled, it may be changed all the same.
         """
         return await self._mailbox.ask(_Publish(tuple(specs)))
+
+    def statistics(self) -> MailboxStatistics:
+        """Return what waits for this actor."""
+        return self._mailbox.statistics()
 
     async def _publish_all(self, question: _Publish) -> RegistrySnapshot:
         before = self._file

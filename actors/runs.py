@@ -17,7 +17,7 @@ from functools import partial
 import msgspec
 import structlog
 import trio
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from actors.attempts import Attempts
 from actors.backlog import Backlog
@@ -30,6 +30,7 @@ from actors.recovery import Recovery
 from actors.registry import Registry
 from actors.retry import retry_delay
 from actors.snapshot import Published
+from actors.tally import RunsStatistics, Tally
 from actors.worker import Outcome
 from config.settings import ExecutorSettings
 from protocol import events
@@ -39,17 +40,6 @@ from protocol.model import Execution, Status, Waiting
 _FLUSH_SECONDS = 1.0
 """How often what was printed is stored while an execution runs."""
 log = structlog.get_logger("runs")
-
-
-@frozen
-class RunsStatistics:
-    """Executions at this moment: `queued` wait for their turn, `live` are all that have not ended, those included."""
-
-    live: int
-    queued: int
-    accepted: int
-    """Since the start, asynchronous ones only."""
-    ended: int
 
 
 @define(eq=False)
@@ -63,6 +53,9 @@ class Runs:
     max_frame_bytes: int
     stopping: bool = field(default=False, init=False)
     """Nothing is begun any more."""
+    tally: Tally = field(factory=Tally, init=False)
+    """What became of executions, for who watches the runner."""
+    _stop: trio.Event = field(factory=trio.Event, init=False)
     _live: dict[str, Live] = field(factory=dict, init=False)
     _keyed: dict[Key, Live] = field(factory=dict, init=False)
     _backlog: Backlog = field(factory=Backlog, init=False)
@@ -116,6 +109,7 @@ class Runs:
         """
         self._open()
         if len(self._backlog) + self._accepting >= self.settings.max_queued:
+            self.tally.refuse(ErrorKind.OVERLOADED)
             text = f"{len(self._backlog)} executions are queued; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
         self._accepting += 1
@@ -182,9 +176,14 @@ class Runs:
             self._changed = trio.Event()
             await self._changed.wait()
 
+    async def wait_stopping(self) -> None:
+        """Wait until nothing is begun any more."""
+        await self._stop.wait()
+
     def stop(self, *, at_once: bool) -> None:
         """Begin nothing more; `at_once` also ends what runs. What is queued stays so, for the next runner."""
         self.stopping = True
+        self._stop.set()
         for live in tuple(self._live.values()):
             if live.pausing:
                 live.cancel(Failure(ErrorKind.SHUTDOWN, "the runner was shut down"))
@@ -228,6 +227,7 @@ class Runs:
             if goes_on:
                 live.log.close(refusal.failure.message, live.attempt)
             else:
+                self.tally.refuse(refusal.failure.kind)
                 live.log.end(events.last_event(live.refused(refusal.failure)))
         live.ended.set()
         self._ended += 1
@@ -274,6 +274,7 @@ class Runs:
 
     def _end(self, live: Live, ended: Execution) -> None:
         live.execution = ended
+        self.tally.count(ended)
         live.log.end(events.last_event(ended))
         self._leave(live)
 
@@ -291,9 +292,9 @@ class Runs:
     def _queue(self, live: Live) -> None:
         """Let an accepted execution wait for its turn, without its payload."""
         live.queued_at = time.time()
+        self._backlog.push(live.execution.module.name, live.execution.id, live.execution.input)
         live.execution = evolve(live.execution, input=b"null", events=b"[]")
         live.wait_for("queued")
-        self._backlog.push(live.execution.module.name, live.execution.id)
 
     def _dispatch(self) -> None:
         """Start a task for each execution whose turn it is: for each module as many as it may have workers."""
@@ -331,12 +332,15 @@ class Runs:
             self._dispatch()
 
     async def _payload(self, live: Live) -> msgspec.Raw:
-        """Return the input of an accepted execution, from its record. Raises RunnerError when that is gone."""
-        stored = await self.history.get(live.execution.id)
-        if stored is None:
-            raise error(ErrorKind.NOT_FOUND, "the record of the execution is gone")
-        live.execution = evolve(live.execution, input=stored.input)
-        return msgspec.Raw(stored.input)
+        """Return the input of an accepted execution, else from its record. Raises RunnerError when that is gone."""
+        data = self._backlog.take_input(live.execution.id)
+        if data is None:
+            stored = await self.history.get(live.execution.id)
+            if stored is None:
+                raise error(ErrorKind.NOT_FOUND, "the record of the execution is gone")
+            data = stored.input
+        live.execution = evolve(live.execution, input=data)
+        return msgspec.Raw(data)
 
     async def _run_accepted(self, live: Live, raw: msgspec.Raw) -> None:
         """Run an accepted execution to its end, unless the runner ends first: then it stays or becomes queued."""

@@ -45,6 +45,12 @@ class Starter:
         self._builds = Builds(self.environment, self.settings.max_builds)
         self.spares = Spares(self.settings.spares, self.settings.max_age_seconds, self._launch, self.retire)
 
+    def counted(self) -> dict[str, int]:
+        """Return what was started, ended and built, by the names of `ExecutorStatistics`."""
+        builds = self._builds
+        counts = {"spares": len(self.spares), "started": self.started, "ended": self.ended}
+        return counts | {"building": builds.running, "built": builds.built, "builds_failed": builds.failed}
+
     async def prepare(self, pool: Pool) -> None:
         """Build the environment of a module where it is missing, and keep a spare. Raises as `Builds.prepared`."""
         self.spares.refill(await self._builds.prepared(pool))

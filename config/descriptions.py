@@ -21,6 +21,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "body_timeout": "how long a body may take to arrive",
     "send_timeout": "how long a client may take nothing of its answer",
     "reload": "publish again when the modules file or what it names changes",
+    "metrics": "who may read GET /metrics: `open` anybody, `token` who has the scope metrics:read, `off` nobody",
     "data_dir": "folder of history, code, locks and the runner's own secret",
     "venv_path": "folder of virtual environments; may be shared by runners",
     "conda_path": "folder of conda environments; may be shared by runners",

@@ -39,6 +39,8 @@ class ServerSettings:
     send_timeout_seconds: float = field(default=30.0, validator=validators.gt(0))
     reload: bool = True
     """Watch the modules file and the code that it names, and publish what changed."""
+    metrics: str = field(default="token", validator=validators.in_(("open", "token", "off")))
+    """Who may read `GET /metrics`, which names modules: anybody, tokens with `metrics:read`, or nobody."""
 
 
 @frozen

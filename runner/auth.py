@@ -31,6 +31,7 @@ class Scope(StrEnum):
     MODULES_WRITE = "modules:write"
     EXECUTIONS_RUN = "executions:run"
     EXECUTIONS_READ = "executions:read"
+    METRICS_READ = "metrics:read"
     ADMIN = "admin"
     """Every scope."""
 

@@ -23,7 +23,7 @@ from protocol.errors import ErrorKind, RunnerError, error
 _SYSTEM = 74
 _INTERRUPTED = 130
 _SCOPES = (
-    "separated by spaces, of executions:run executions:read modules:read modules:write admin  "
+    "separated by spaces, of executions:run executions:read modules:read modules:write metrics:read admin  "
     "[executions:run modules:read]"
 )
 

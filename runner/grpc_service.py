@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import trio
 from attrs import evolve, frozen
 
 from actors.events import Follower
 from actors.queries import Query
-from protocol.errors import ErrorKind, RunnerError, error
+from protocol.errors import ErrorKind, Failure, error
 from protocol.events import ErrorEvent, ResultEvent
+from protocol.model import Execution
 from protocol.rpc.operato.runner import v1
 from runner.access import authenticate
 from runner.auth import Principal, Scope, Verifier
+from runner.batch import Batch, Input
 from runner.grpc_call import Call, Method
 from runner.grpc_codec import make
 from runner.grpc_messages import (
@@ -33,7 +34,6 @@ from runner.service import Service
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
-MAX_PARALLELISM = 256
 MAX_INPUT_ID = 256
 
 
@@ -161,80 +161,35 @@ class _Executions:
             await call.send(*map(event_message, events[:-1]), event_message(events[-1], execution))
 
     async def batch(self, call: Call, who: Principal) -> None:
-        first = await _message(call)
-        start = _member(first, "start")
+        start = _member(await _message(call), "start")
         if start is None:
             raise error(ErrorKind.BAD_INPUT, "the first message of a batch is `start`", field="start")
-        module = self.service.module(who, "executions:run", start.module_name, start.version or None)
-        if not 0 <= start.parallelism <= MAX_PARALLELISM:
-            text = f"parallelism is 1 to {MAX_PARALLELISM}, or 0 for the module's concurrency, not {start.parallelism}"
-            raise error(ErrorKind.BAD_INPUT, text, field="parallelism")
-        await _Batch(call, who, self.service, start).run(
-            start.parallelism or min(module.spec.concurrency, MAX_PARALLELISM)
-        )
+        version, parallelism = start.version or None, start.parallelism or None
+        batch = Batch(self.service, who, start.module_name, version=version, parallelism=parallelism)
+
+        async def take() -> Input | None:
+            return await _next_input(call)
+
+        async def answer(given: Input, became: Execution | Failure) -> None:
+            if isinstance(became, Failure):
+                await call.send(make(v1.ExecuteBatchResponse, id=given.name, refused=failure_message(became)))
+            else:
+                await call.send(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(became)))
+
+        await batch.run(take, answer, lambda: _timeout(call, start.timeout))
 
 
-class _Batch:
-    """A running batch: so many tasks as inputs may run at a time, each takes the next input when it is free."""
-
-    def __init__(self, call: Call, who: Principal, service: Service, start: v1.BatchStart) -> None:
-        self._call = call
-        self._who = who
-        self._service = service
-        self._start = start
-        self._receiving = trio.Lock()
-        self._sending = trio.Lock()
-        self._ended = False
-        self._problem: RunnerError | None = None
-
-    async def run(self, parallelism: int) -> None:
-        """Run inputs until there are no more, or one that is not valid; what runs then is let end and answered."""
-        async with trio.open_nursery() as nursery:
-            for _ in range(parallelism):
-                nursery.start_soon(self._work)
-        if self._problem is not None:
-            raise self._problem
-
-    async def _work(self) -> None:
-        while True:
-            async with self._receiving:
-                if self._ended:
-                    return
-                try:
-                    given = await self._next()
-                except RunnerError as problem:
-                    self._problem, given = problem, None
-                if given is None:
-                    self._ended = True
-                    return
-            answer = await self._run(given)
-            async with self._sending:
-                await self._call.send(answer)
-
-    async def _next(self) -> v1.BatchInput | None:
-        message = await self._call.receive()
-        if message is None:
-            return None
-        given: v1.BatchInput | None = _member(message, "input")
-        if given is None:
-            raise error(ErrorKind.BAD_INPUT, "only the first message of a batch is not `input`", field="input")
-        if len(given.id) > MAX_INPUT_ID:
-            raise error(ErrorKind.BAD_INPUT, f"an id has at most {MAX_INPUT_ID} characters", field="input.id")
-        return given
-
-    async def _run(self, given: v1.BatchInput) -> v1.ExecuteBatchResponse:
-        start = self._start
-        try:
-            execution = await self._service.execute(
-                self._who,
-                start.module_name,
-                given.input_json.encode(),
-                version=start.version or None,
-                timeout=_timeout(self._call, start.timeout),
-            )
-        except RunnerError as problem:
-            return make(v1.ExecuteBatchResponse, id=given.id, refused=failure_message(problem.failure))
-        return make(v1.ExecuteBatchResponse, id=given.id, response=response_message(execution))
+async def _next_input(call: Call) -> Input | None:
+    """Return the next input of a batch. Raises RunnerError, which ends the batch."""
+    message = await call.receive()
+    if message is None:
+        return None
+    given: v1.BatchInput | None = _member(message, "input")
+    if given is None:
+        raise error(ErrorKind.BAD_INPUT, "only the first message of a batch is not `input`", field="input")
+    if len(given.id) > MAX_INPUT_ID:
+        raise error(ErrorKind.BAD_INPUT, f"an id has at most {MAX_INPUT_ID} characters", field="input.id")
+    return Input(given.id, given.input_json.encode())
 
 
 def _member(message: Any, name: str) -> Any | None:

@@ -21,7 +21,7 @@ from hypercorn.typing import ConnectionState, LifespanState
 from trio import socket
 
 from runner.http_connection import LINGER_SECONDS, Connection
-from runner.http_exchange import HttpLimits, Message, ServerConfig, problem
+from runner.http_exchange import STREAMED_BODY, HttpLimits, Message, ServerConfig, problem
 
 __all__ = [
     "BodyError",
@@ -36,6 +36,7 @@ __all__ = [
     "read_body",
     "respond",
     "serve",
+    "stream_body",
 ]
 
 Receive = Callable[[], Awaitable[Message]]
@@ -275,6 +276,14 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
         if not message.get("more_body", False):
             return b"".join((*chunks, body)) if chunks else body
         chunks.append(body)
+
+
+def stream_body(scope: Message) -> None:
+    """Take a body of any length, in any time: what `receive` gives, and for how long, is the handler's matter then.
+
+    Call it ahead of the first `receive`. Still no more is read ahead of the handler than of any other body.
+    """
+    scope["extensions"][STREAMED_BODY]()
 
 
 async def respond(

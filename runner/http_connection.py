@@ -186,8 +186,6 @@ class Connection(TCPServer):
                     return
             elif isinstance(event, h11.Data) and self._exchange is not None:
                 self._exchange.feed(bytes(event.data))
-                if self._exchange.received > self.limits.max_body_bytes:
-                    self._refuse(413, f"the body is over {self.limits.max_body_bytes} bytes")
             elif isinstance(event, h11.EndOfMessage) and self._exchange is not None:
                 self._exchange.body_complete = True
                 self._exchange.wake()
@@ -210,8 +208,6 @@ class Connection(TCPServer):
         elif chunked and length:
             # Two lengths are how requests are smuggled past a proxy; RFC 9112 lets a server refuse.
             self._refuse(400, "content-length and transfer-encoding exclude each other")
-        elif length and int(length) > self.limits.max_body_bytes:
-            self._refuse(413, f"the body is over {self.limits.max_body_bytes} bytes")
         elif websocket:
             if chunked or length.strip(b"0") or self.http.trailing_data[0]:
                 self._refuse(400, "a websocket client waits for the handshake before it sends")
@@ -224,7 +220,7 @@ class Connection(TCPServer):
         else:
             if chunked:
                 self._read_bytes = READ_BYTES_SMALL
-            self._exchange = exchange = Exchange(self, request, headers)
+            self._exchange = exchange = Exchange(self, request, headers, int(length or 0))
             self._handler = exchange.cancel_scope
             self._reading.deadline = trio.current_time() + self.limits.body_seconds
             self._start(self._run_http, exchange)
@@ -247,8 +243,17 @@ class Connection(TCPServer):
                 await self._taken.wait()
             if self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_ESTABLISHED:
                 self.lost()
-        if self._reading.deadline == inf:
+        streamed = self._exchange is not None and self._exchange.streamed
+        if self._reading.deadline == inf and not streamed:
             self._reading.deadline = deadline + trio.current_time() - begun
+
+    def forgive_body(self) -> None:
+        """Wait for the rest of the body as long as the handler does."""
+        self._reading.deadline = inf
+
+    def refuse_body(self) -> None:
+        """Answer that the body is too large, as far as there is no answer yet, and close."""
+        self._refuse(413, f"the body is over {self.limits.max_body_bytes} bytes")
 
     def taken(self) -> None:
         """Note that the handler took something, or that nobody will."""

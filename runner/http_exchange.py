@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 from wsgiref.handlers import format_date_time
@@ -33,6 +34,8 @@ PING_SECONDS = 20.0
 UNREAD_MESSAGES = 16
 """Above so many websocket messages that a handler has not taken yet, the socket is not read."""
 STREAM_ID = 1
+STREAMED_BODY = "operato.streamed_body"
+"""The ASGI extension by which a handler says that it reads a body of any length in its own time: `http.stream_body`."""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +55,8 @@ class HttpLimits:
     max_connections: int = attrs.field(default=1000, validator=attrs.validators.gt(0))
     """A connection above this number is answered 503 and closed."""
     max_body_bytes: int = attrs.field(default=16 * 1024 * 1024, validator=attrs.validators.gt(0))
-    """A larger request body is answered 413 before the handler sees it all; a larger websocket message closes 1009."""
+    """A larger request body is answered 413 before the handler sees it all, unless the handler streams it; a larger
+    websocket message closes 1009."""
     max_head_bytes: int = attrs.field(default=16 * 1024, validator=attrs.validators.gt(0))
     """A larger request head is answered 431."""
 
@@ -90,7 +94,8 @@ def problem(status: int, detail: str, *, head_only: bool = False) -> bytes:
 class Exchange:
     """One request and its response: the `scope`, `receive` and `send` of an ASGI http application."""
 
-    def __init__(self, connection: Connection, request: h11.Request, headers: Headers) -> None:
+    def __init__(self, connection: Connection, request: h11.Request, headers: Headers, declared: int) -> None:
+        """Begin with the head of a request; `declared` is the length of its body in bytes, 0 where it does not say."""
         self.connection = connection
         self.cancel_scope = trio.CancelScope()
         path, _, query = request.target.partition(b"?")
@@ -109,8 +114,10 @@ class Exchange:
             "client": connection.client,
             "server": connection.server,
             "state": connection.state.copy(),
-            "extensions": {},
+            "extensions": {STREAMED_BODY: self.stream_body},
         }
+        self.declared = declared
+        self.max_bytes: float = connection.limits.max_body_bytes
         self.received = 0  # bytes of the body that came in all
         self.unread = 0  # bytes of them that the handler has not taken
         self.body_complete = False
@@ -136,8 +143,21 @@ class Exchange:
             self._changed.set()
             self._changed = None
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the body may be of any length, and take any time."""
+        return self.max_bytes == inf
+
+    def stream_body(self) -> None:
+        """Take a body of any length; for how long to wait for more of it is the handler's matter."""
+        self.max_bytes = inf
+        if not self.body_complete:
+            self.connection.forgive_body()
+
     async def receive(self) -> Message:
         """Return all of the body that came so far; after its end, wait for the end of the exchange."""
+        if self._over():
+            return {"type": "http.disconnect"}
         while not self._chunks and (self._body_given or not self.body_complete):
             if self.finished:
                 return {"type": "http.disconnect"}
@@ -148,12 +168,22 @@ class Exchange:
             if self._changed is None:
                 self._changed = trio.Event()
             await self._changed.wait()
+            if self._over():
+                return {"type": "http.disconnect"}
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks = []
         self.unread = 0
         self._body_given = self.body_complete
         self.connection.taken()
         return {"type": "http.request", "body": body, "more_body": not self.body_complete}
+
+    def _over(self) -> bool:
+        """Return whether the body is too large; the client has been told then."""
+        if max(self.declared, self.received) <= self.max_bytes:
+            return False
+        if not self.finished:
+            self.connection.refuse_body()
+        return True
 
     async def send(self, message: Message) -> None:
         """Write the response; its last message returns without a checkpoint, so nothing can tear it off."""

@@ -122,6 +122,22 @@ def stats_json(stats: ModuleStats) -> bytes:
     )
 
 
+def execution_line(execution: Execution, index: int) -> bytes:
+    """Return the whole execution as one line of a batch: `index` is the number of its input."""
+    return _line({"index": index} | _with_output(execution))
+
+
+def problem_line(failure: Failure, index: int | None = None) -> bytes:
+    """Return, as one line of a batch, why input `index` never began; without it, what ended the batch."""
+    problem = _problem_fields(failure) | ({} if failure.retry_after is None else {"retry_after": failure.retry_after})
+    return _line(({} if index is None else {"index": index}) | {"problem": problem})
+
+
+def _line(fields: dict[str, Any]) -> bytes:
+    # A result passes through as its worker wrote it; strings have no line ends in JSON, what is between values may.
+    return _encoder.encode(fields).replace(b"\n", b" ") + b"\n"
+
+
 def execution_status(execution: Execution) -> int:
     """Return the HTTP status of an execution that has ended: 200 only for success."""
     return 200 if execution.failure is None else CODES[execution.failure.kind].http
@@ -135,6 +151,10 @@ def problem_status(failure: Failure) -> int:
 
 def problem_json(failure: Failure) -> bytes:
     """Return an RFC 9457 problem for what never began."""
+    return _encoder.encode(_problem_fields(failure))
+
+
+def _problem_fields(failure: Failure) -> dict[str, Any]:
     body = {
         "type": "about:blank",
         "title": failure.kind.value.replace("_", " "),
@@ -144,7 +164,7 @@ def problem_json(failure: Failure) -> bytes:
         "field": failure.field,
         "traceback": failure.traceback,
     }
-    return _encoder.encode({name: value for name, value in body.items() if value is not None})
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:

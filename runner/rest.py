@@ -16,6 +16,7 @@ from runner.access import authenticate
 from runner.auth import Principal, Verifier
 from runner.http import WEBSOCKET, BodyError, BodyTooLargeError, Front, Receive, Route, Send, read_body, respond
 from runner.http_exchange import Message
+from runner.metrics import add_metrics_route
 from runner.preparation import PREFIX, SUFFIX, Preparation
 from runner.render import (
     accepted_json,
@@ -24,6 +25,7 @@ from runner.render import (
     failure_headers,
     problem_json,
 )
+from runner.rest_batch import BatchExecution
 from runner.rest_executions import add_execution_routes
 from runner.rest_modules import add_module_routes
 from runner.service import Service
@@ -46,6 +48,7 @@ log = structlog.get_logger("rest")
 def make_app(service: Service, verifier: Verifier) -> Front:
     """Return the ASGI application of all REST routes."""
     routes = [
+        Route("POST", EXECUTE, BatchExecution(service, verifier), "/batch"),
         Route("POST", EXECUTE, _Execute(service, verifier)),
         Route("POST", PREFIX, Preparation(service, verifier), SUFFIX),
         Route("GET", "/executions/", EventStream(service, verifier), "/events"),
@@ -167,5 +170,6 @@ def _slow_routes(service: Service, verifier: Verifier) -> QuartTrio:
         return json_answer({"status": "ready", "modules": len(service.registry.snapshot.modules)})
 
     add_module_routes(app, service, principal)
+    add_metrics_route(app, service, principal)
     add_execution_routes(app, service, principal)
     return app

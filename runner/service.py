@@ -272,7 +272,7 @@ def _checked_input(module: Published, data: bytes) -> msgspec.Raw:
     try:
         raw = messages.check_json(data or b"null")
     except messages.InvalidJsonError as problem:
-        raise error(ErrorKind.BAD_INPUT, f"the body is not JSON: {problem}", field="$") from None
+        raise error(ErrorKind.BAD_INPUT, f"the input is not JSON: {problem}", field="$") from None
     if module.spec.input_schema is not None:
         _check_schema(msgspec.json.encode(module.spec.input_schema), bytes(raw))
     return raw

@@ -4,5 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-for name in ("bench_http.py", "bench_grpc.py", "bench_workers.py", "bench_kinds.py", "bench_history.py"):
-    subprocess.run([sys.executable, str(Path(__file__).with_name(name))], check=True)
+NAMES = ("http", "grpc", "workers", "kinds", "history", "executions")
+
+for name in NAMES:
+    subprocess.run([sys.executable, str(Path(__file__).with_name(f"bench_{name}.py"))], check=True)

@@ -1,4 +1,4 @@
-"""Benchmark: gRPC calls a second of our server against a bare grpclib echo, a batch against a worker, REST beside them.
+"""Benchmark: gRPC calls a second of our server against a bare grpclib echo, batches against a worker, REST beside them.
 
 `python tests/benchmarks/bench_grpc.py [--seconds 2] [--rounds 3] [--soak 50000]`; a soak makes so many calls of all
 kinds and fails when descriptors are left, or memory that grows with the calls.
@@ -92,6 +92,7 @@ def client(port: int, rest: int, token: str, seconds: float) -> None:
             for concurrency in CONCURRENCY:
                 results[f"rest {concurrency}"] = rate(lambda: rest_caller(rest, token), concurrency, seconds)
             results["batch"] = batch_us(executor, pb, metadata)
+            results["rest batch"] = rest_batch_us(rest, token)
     print(json.dumps(results))
 
 
@@ -149,6 +150,19 @@ def batch_us(executor: Any, pb: Any, metadata: Any) -> float:
     answers = list(executor.ExecuteBatch(messages(), metadata=metadata, timeout=60))
     taken = (time.perf_counter() - began) / BATCH * 1e6
     if len(answers) != BATCH or any(not answer.response.result_json for answer in answers):
+        raise SystemExit(f"{len(answers)} answers, {answers[-1:]}")
+    return taken
+
+
+def rest_batch_us(port: int, token: str) -> float:
+    """Return the microseconds for each input of a batch of JSON lines over REST, one at a time."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/x-ndjson"}
+    began = time.perf_counter()
+    connection.request("POST", "/modules/execute/hello/batch?parallel=1", (INPUT + "\n") * BATCH, headers)
+    answers = [json.loads(line) for line in connection.getresponse()]
+    taken = (time.perf_counter() - began) / BATCH * 1e6
+    if len(answers) != BATCH or any(answer["status"] != "succeeded" for answer in answers):
         raise SystemExit(f"{len(answers)} answers, {answers[-1:]}")
     return taken
 
@@ -245,8 +259,9 @@ def measure(seconds: float, rounds: int) -> None:
         callers = f"{concurrency} caller{'s' * (concurrency > 1)}"
         print(f"gRPC Execute, {callers}: {grpc:,.0f}/s, x{grpc / bare:.2f} of a bare grpclib echo ({bare:,.0f}/s)")
         print(f"REST execute, {callers}: {rest:,.0f}/s, gRPC is x{grpc / rest:.2f} of it (http.client and grpcio)")
-    batch = median(runners, "batch")
-    print(f"gRPC batch, one at a time: {batch:.0f} us for each input, x{batch / trip:.1f} of a worker's round trip")
+    grpc, rest = median(runners, "batch"), median(runners, "rest batch")
+    print(f"gRPC batch, one at a time: {grpc:.0f} us for each input, x{grpc / trip:.1f} of a worker's round trip")
+    print(f"REST batch likewise: {rest:.0f} us, x{rest / trip:.1f} of a round trip, x{rest / grpc:.2f} of gRPC")
 
 
 def main() -> None:

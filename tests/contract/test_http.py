@@ -18,7 +18,7 @@ from quart_trio import QuartTrio
 from trio_websocket import ConnectionClosed
 
 from runner import http
-from runner.http import Front, HttpLimits, Route, read_body, respond, serve
+from runner.http import Front, HttpLimits, Route, read_body, respond, serve, stream_body
 from runner.http_connection import UNREAD_BYTES
 from tests.http_support import NEVER, QUICK, Client, serving
 
@@ -229,6 +229,38 @@ async def test_a_body_over_the_limit_is_413_before_the_handler_or_while_it_reads
         assert (await client.response())[0] == 413
 
         assert (await server.ask(post(b"x" * 1000)))[0] == 200
+
+
+async def test_a_handler_that_reads_no_body_answers_whatever_its_length() -> None:
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send, 401)
+
+    async with serving(plain(refuse), max_body_bytes=1000) as server:
+        status, headers, _ = await server.ask(post(b"x" * 1001).replace(b"Length: 1001", b"Length: 100100"))
+        assert (status, headers[b"connection"]) == (401, b"close")
+
+
+async def test_a_streamed_body_has_no_limit_of_size_or_time_but_the_handlers_own() -> None:
+    size, held = 3 * UNREAD_BYTES, trio.Event()
+
+    async def count(scope: Any, receive: Any, send: Any) -> None:
+        await held.wait()  # by now the reader has stopped to read
+        stream_body(scope)
+        total, more = 0, True
+        while more:
+            message = await receive()
+            total, more = total + len(message["body"]), message["more_body"]
+        await respond(send, 200, b"%d" % total)
+
+    async with serving(plain(count), max_body_bytes=1000, body_seconds=QUICK) as server:
+        client = await server.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send, post(b"x" * size).removesuffix(b"x"))
+            await trio.sleep(2 * QUICK)
+            held.set()
+        await trio.sleep(2 * QUICK)
+        await client.send(b"x")
+        assert (await client.response())[2] == b"%d" % size
 
 
 async def test_the_413_reaches_a_client_that_is_still_uploading() -> None:

@@ -11,8 +11,8 @@ from actors.backlog import Backlog
 def test_order_within_a_module_and_places():
     backlog = Backlog()
     for name in "abc":
-        backlog.push("m", name)
-    backlog.push("n", "x")
+        backlog.push("m", name, b"")
+    backlog.push("n", "x", b"")
 
     assert [backlog.ahead("m", name) for name in "abc"] == [0, 1, 2]
     assert backlog.ahead("n", "x") == 0
@@ -32,7 +32,7 @@ def test_it_is_a_queue_for_each_module(steps):
     for what, module, number in steps:
         name, waiting = f"{module}{number}", model[module]
         if what == "push" and name not in waiting:
-            backlog.push(module, name)
+            backlog.push(module, name, b"")
             waiting.append(name)
         elif what == "pop":
             assert backlog.pop(module) == (waiting.pop(0) if waiting else None)
@@ -45,3 +45,20 @@ def test_it_is_a_queue_for_each_module(steps):
         for m, names in model.items():
             for at, each in enumerate(names):
                 assert at <= backlog.ahead(m, each) <= len(names) - 1
+
+
+def test_inputs_are_kept_within_a_bound_and_forgotten_once():
+    backlog = Backlog(keep=1000)
+    backlog.push("m", "a", b"x" * 500)
+    backlog.push("m", "b", b"y" * 500)  # no room
+    backlog.push("m", "c", b"z")  # what is small still fits
+    assert (backlog.pop("m"), backlog.take_input("a"), backlog.take_input("a")) == ("a", b"x" * 500, None)
+    assert (backlog.pop("m"), backlog.take_input("b")) == ("b", None)
+    assert backlog.remove("m", "c")
+    assert backlog.take_input("c") is None
+
+    for _ in range(3):  # the room is there again, each time
+        backlog.push("m", "d", b"x" * 700)
+        assert backlog.remove("m", "d")
+        backlog.push("m", "e", b"x" * 700)
+        assert (backlog.pop("m"), backlog.take_input("e")) == ("e", b"x" * 700)

@@ -74,6 +74,7 @@ def test_the_flat_names():
         "body_timeout": "server.body_timeout_seconds",
         "send_timeout": "server.send_timeout_seconds",
         "reload": "server.reload",
+        "metrics": "server.metrics",
         "data_dir": "store.data_dir",
         "venv_path": "store.venv_path",
         "conda_path": "store.conda_path",

@@ -25,6 +25,8 @@ from actors.queries import MATCHES, module_matches
 from protocol.errors import ErrorKind, error
 
 SCHEMA_VERSION: Final = 1
+FILE_NAME: Final = "modules.db"
+"""Where it is in a data directory."""
 MAX_CHANGES: Final = 100_000
 """Entries of the audit log that are kept; the oldest go first."""
 _SLACK: Final = 1000

@@ -14,7 +14,7 @@ import trio
 from attrs import frozen
 
 from actors.attempts import Attempts
-from actors.catalog import Catalog
+from actors.catalog import FILE_NAME, Catalog
 from actors.executor import Executor
 from actors.history import History
 from actors.publisher import Publisher
@@ -182,7 +182,7 @@ async def _open_runs(
 
 
 async def _open_catalog(data: Path) -> Catalog:
-    return await trio.to_thread.run_sync(Catalog.open, data / "modules.db")
+    return await trio.to_thread.run_sync(Catalog.open, data / FILE_NAME)
 
 
 def _open_table(data: Path, work: Path, around: Surroundings) -> tuple[ProcessTable, Launcher]:

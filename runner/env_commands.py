@@ -24,6 +24,7 @@ from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
 from runner.build_output import follow
 from runner.prepare_command import preparation
+from runner.registered import served_specs
 
 __all__ = ["collection", "explanation", "listing", "preparation", "rebuilding", "run"]
 
@@ -36,18 +37,18 @@ _HASH = "--hash="
 
 @frozen
 class Survey:
-    """All environments of one machine and one modules file."""
+    """All environments of one machine, one modules file, and what is registered in its data directory."""
 
     stored: tuple[Stored, ...]
     known: Mapping[str, Known]
-    """By module; without those of the kind `inline`, which has one environment and builds nothing."""
+    """By module, registered ones as NAME@VERSION; without those of the kind `inline`, which builds nothing."""
     specs: Mapping[str, ModuleSpec]
     notes: tuple[str, ...] = ()
     unknown: frozenset[str] = field(factory=frozenset)
     """The kinds of which it cannot be told which environments their modules use."""
 
     def users(self, key: str) -> list[str]:
-        """Return the modules of the file that use an environment."""
+        """Return the modules that use an environment."""
         return sorted(name for name, known in self.known.items() if known.key == key)
 
     def judged(self, rules: Rules) -> list[Verdict]:
@@ -67,13 +68,17 @@ def run(loaded: Loaded, around: Surroundings, work: Work) -> int:
 
 
 async def survey(loaded: Loaded, kinds: Mapping[Kind, Managed]) -> Survey:
-    """Look at the stores, and find out what the modules of the file would use; nothing is built, locked or pulled."""
+    """Look at the stores, and find out what all modules would use; nothing is built, locked or pulled."""
     stored: list[Stored] = []
     known: dict[str, Known] = {}
     notes: list[str] = []
     unknown: set[str] = set()
+    named, unread = served_specs(loaded)
+    notes += [f"{name}: what it uses cannot be told: {why}" for name, why in unread.items()]
     for kind, environment in kinds.items():
-        specs = [spec for spec in loaded.modules.modules if spec.env is kind]
+        if unread:
+            unknown.add(kind)
+        specs = {name: spec for name, spec in named.items() if spec.env is kind}
         available = await environment.probe()
         try:
             stored += await environment.stored()
@@ -81,13 +86,12 @@ async def survey(loaded: Loaded, kinds: Mapping[Kind, Managed]) -> Survey:
             unknown.add(kind)
             if specs:
                 notes.append(f"{kind}: what is kept cannot be told: {available.reason}")
-        for spec in specs:
+        for name, spec in specs.items():
             try:
-                known[spec.name] = await environment.known(spec)
+                known[name] = await environment.known(spec)
             except RunnerError as problem:
                 unknown.add(kind)
-                known[spec.name] = Known(None, problem.failure.message)
-    named = {spec.name: spec for spec in loaded.modules.modules}
+                known[name] = Known(None, problem.failure.message)
     return Survey(tuple(stored), known, named, tuple(notes), frozenset(unknown))
 
 
@@ -216,7 +220,7 @@ def _why(verdict: Verdict, users: list[str], now: float) -> list[str]:
         ("built", f"{age(now - one.built_at)} ago"),
         ("last use", f"{age(now - one.used_at)} ago"),
         ("build log", one.log or "none is kept"),
-        ("modules", ", ".join(users) or "none of the file"),
+        ("modules", ", ".join(users) or "none"),
         ("processes", ", ".join(map(str, one.users)) or ("not visible from here" if one.in_use else "none")),
         ("verdict", f"{'gc would remove it' if verdict.remove else 'it stays'}: {verdict.why}"),
     ]
@@ -309,9 +313,9 @@ def rebuilding(wanted: str) -> Work:
 
 
 def _with_modules(problem: RunnerError, found: Survey) -> RunnerError:
-    """Return the refusal to replace what is used, with the modules of the file that use it."""
+    """Return the refusal to replace what is used, with the modules that use it."""
     if problem.failure.kind is not ErrorKind.CONFLICT:
         return problem
     users = found.users(problem.failure.message.partition(" ")[0])
-    text = f"{problem.failure.message} (modules of the file that use it: {', '.join(users) or 'none'})"
+    text = f"{problem.failure.message} (modules that use it: {', '.join(users) or 'none'})"
     return RunnerError(evolve(problem.failure, message=text))

@@ -161,6 +161,20 @@ def test_gc_removes_what_no_module_uses(run, tmp_path):
     assert f"removed   {key}" in run("env", "gc", file=NONE).stdout, "30 days are the default"
 
 
+def test_what_registered_versions_use_is_known_without_a_server_and_stays(run, tmp_path):
+    with running(tmp_path, NONE) as server:
+        body = {"env": "venv", "code": "def handler(input): return 1"}
+        made = server.client.put("/modules/m?prepare=true", json=body)
+        assert made.status_code == 201, made.text
+    version = f"m@{made.json()['version']}"
+    found = listed(run, file=NONE)
+    assert [one["modules"] for one in found["environments"]] == [[version]]
+    kept = run("env", "gc", "--older-than", "1ms", file=NONE)
+    assert kept.returncode == 0, kept.stderr
+    assert len(listed(run, file=NONE)["environments"]) == 1
+    assert version in run("env", "why", version, file=NONE).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -192,7 +206,7 @@ def test_what_a_server_serves_stays_whatever_a_file_says(run, tmp_path):
         rebuild = run("env", "rebuild", "plain")
         assert rebuild.returncode == 4
         assert f"{key} is used by process {server.process.pid}" in rebuild.stderr
-        assert "(modules of the file that use it: plain)" in rebuild.stderr
+        assert "(modules that use it: plain)" in rebuild.stderr
         assert server.execute("plain", None).json()["result"] == 1
 
         server.stop(signal.SIGKILL)

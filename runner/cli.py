@@ -16,7 +16,7 @@ from attrs import asdict
 from config.load import SETTINGS, describe, load_settings, missing_secrets
 from config.mistakes import did_you_mean
 from protocol.errors import ErrorKind, error
-from runner import cli_environments
+from runner import cli_environments, client_commands
 from runner.options import INTERRUPTED, Commands, duration, load, settings_options, told
 
 _SCOPES = (
@@ -73,8 +73,14 @@ def cli() -> None:
     """
 
 
-cli.add_command(cli_environments.prepare)
-cli.add_command(cli_environments.env)
+for command in (
+    cli_environments.prepare,
+    cli_environments.env,
+    client_commands.call,
+    client_commands.logs,
+    client_commands.executions,
+):
+    cli.add_command(command)
 
 
 @cli.command()

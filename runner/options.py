@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from config.descriptions import DESCRIPTIONS
-from config.load import SETTINGS, Loaded, form_of, load_settings, shown_default
+from config.load import SETTINGS, Loaded, form_of, load_client_settings, load_settings, shown_default
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from protocol.errors import RunnerError
 
@@ -86,6 +86,8 @@ def _say(problem: BaseException) -> int:
     if isinstance(problem, RunnerError):
         from runner.status import CODES  # noqa: PLC0415
 
+        if problem.failure.traceback:
+            click.echo(problem.failure.traceback.rstrip("\n"), err=True)
         for line in problem.failure.message.splitlines() or [""]:
             click.echo(f"error: {problem.failure.kind}: {line}", err=True)
         return CODES[problem.failure.kind].exit
@@ -97,6 +99,34 @@ def _say(problem: BaseException) -> int:
         click.echo(f"error: {problem.strerror or problem}{where}", err=True)
         return _SYSTEM
     return INTERRUPTED
+
+
+def connection_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of the commands that speak to a running server: `url`, `token`, `ca`."""
+    for name, metavar, text in reversed(_CONNECTION):
+        function = click.option(f"--{name}", default=None, metavar=metavar, help=text)(function)
+    return function
+
+
+_CONNECTION = (
+    ("url", "URL", "where the runner is, also OPERATO_URL  [http://127.0.0.1:8000]"),
+    ("token", "TOKEN", "who calls; better given as OPERATO_TOKEN, which others do not see"),
+    ("ca", "FILE", "PEM of who signed its certificate, also OPERATO_CA  [those that this machine trusts]"),
+)
+
+
+def with_client(options: dict[str, Any], scopes: Sequence[str], work: Callable[[Any], Awaitable[int]]) -> None:
+    """Run `work` with a `runner.client.Client` and end with its exit code; `options` are those of the connection.
+
+    `scopes` are what the command needs: of a token that is made of a local runner's own secret, and in what is said
+    where a token is missing.
+    """
+    with told():
+        settings = load_client_settings(options)
+        from runner.client import run  # noqa: PLC0415
+        from runner.local_token import credentials  # noqa: PLC0415
+
+        sys.exit(run(settings, credentials(settings, scopes), work))
 
 
 def load(options: dict[str, Any]) -> Loaded:

@@ -18,6 +18,7 @@ import attrs
 from attrs import frozen
 
 from config import secrets, units
+from config.client import VARIABLES, ClientSettings, read_client_settings
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from config.modules import ModulesFile, read_modules
 from config.secrets import SECRET_PREFIX, Secret
@@ -115,6 +116,20 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None 
         shown = str(config)
         raise ConfigError(sorted(mistakes, key=lambda m: (m.file is None, m.file != shown, m.file or "", m.line or 0)))
     return Loaded(_assemble(file.path, values), sources, file)
+
+
+def load_client_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> ClientSettings:
+    """Return how a running server is reached: `url`, `token` and `ca` of the command line, then of the environment.
+
+    Raises `ConfigError` with all mistakes, names of variables that nothing knows included.
+    """
+    environ = os.environ if environ is None else environ
+    mistakes: list[Mistake] = []
+    for _ in _from_environment(environ, mistakes):
+        pass  # the runner's own settings are of no account here, and are not read
+    if mistakes:
+        raise ConfigError(mistakes)
+    return read_client_settings(options, environ)
 
 
 def _unpaired(values: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -229,16 +244,16 @@ def _from_file(file: ModulesFile, shown: str, mistakes: list[Mistake]) -> Iterat
 
 def _from_environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> Iterator[_Given]:
     known = {setting.variable: setting for setting in SETTINGS.values()}
-    reserved = VARIABLE_PREFIX + "CONFIG"
+    others = (VARIABLE_PREFIX + "CONFIG", *VARIABLES.values())
     for name, value in sorted(environ.items()):
-        if not name.startswith(VARIABLE_PREFIX) or name.startswith(SECRET_PREFIX) or name == reserved:
+        if not name.startswith(VARIABLE_PREFIX) or name.startswith(SECRET_PREFIX) or name in others:
             continue
         if (setting := known.get(name)) is not None:
             yield _Given(setting, _typed(setting, value), f"environment {name}", name, Path.cwd())
             continue
-        near = did_you_mean(name.removeprefix(VARIABLE_PREFIX), [*SETTINGS, "config"])
+        near = did_you_mean(name.removeprefix(VARIABLE_PREFIX), [*SETTINGS, "config", *VARIABLES])
         hint = re.sub(r"'(\w+)'", lambda match: repr(VARIABLE_PREFIX + match[1].upper()), near)
-        mistakes.append(Mistake(f"unknown setting{hint}", None, None, name, ", ".join([*known, reserved])))
+        mistakes.append(Mistake(f"unknown setting{hint}", None, None, name, ", ".join([*known, *others])))
 
 
 def _from_options(options: Mapping[str, Any], mistakes: list[Mistake]) -> Iterator[_Given]:

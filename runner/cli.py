@@ -6,8 +6,6 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,12 @@ from typing import Any
 import click
 from attrs import asdict
 
-from config.descriptions import DESCRIPTIONS
-from config.load import SETTINGS, Loaded, describe, form_of, load_settings, missing_secrets, shown_default
-from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
-from protocol.errors import ErrorKind, RunnerError, error
+from config.load import SETTINGS, describe, load_settings, missing_secrets
+from config.mistakes import did_you_mean
+from protocol.errors import ErrorKind, error
+from runner import cli_environments, client_commands
+from runner.options import INTERRUPTED, Commands, duration, load, settings_options, told
 
-_SYSTEM = 74
-_INTERRUPTED = 130
 _SCOPES = (
     "separated by spaces, of executions:run executions:read modules:read modules:write metrics:read admin  "
     "[executions:run modules:read]"
@@ -29,27 +26,6 @@ _SCOPES = (
 
 _RUN = {"max_frame", "data_dir", "venv_path", "offline", "grace", "kept_output", "log_format", "log_level"}
 """Settings that matter without a server; the others are accepted."""
-
-BUILDING = frozenset(name for name in SETTINGS if name.startswith("docker_")) | {
-    *("data_dir", "venv_path", "conda_path", "conda_exe", "offline", "max_builds", "log_format", "log_level")
-}
-"""Settings that matter for environments alone."""
-
-
-class Commands(click.Group):
-    """A group that says which command may have been meant."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command, or end with its name and one that is near."""
-        name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
-            hint = did_you_mean(name, self.commands)
-            if name.endswith((".yaml", ".yml")):
-                hint = f"; did you mean `serve --config {name}`?"
-            ctx.fail(f"there is no command {name!r}{hint or '; there are ' + ', '.join(sorted(self.commands))}")
-        return super().resolve_command(ctx, args)
 
 
 def main() -> None:
@@ -66,7 +42,7 @@ def main() -> None:
         problem.show()
         sys.exit(problem.exit_code)
     except click.Abort:  # Ctrl-C before a command had begun
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def version_of_this() -> str:
@@ -97,76 +73,14 @@ def cli() -> None:
     """
 
 
-def settings_options(*, besides: Container[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add `--config` and one option for every setting, by its flat name; the help leaves out those of `besides`."""
-
-    def add(function: Callable[..., None]) -> Callable[..., None]:
-        for setting in reversed(list(SETTINGS.values())):
-            name, form, default = setting.name.replace("_", "-"), form_of(setting), shown_default(setting)
-            shown = "" if default is None else f"  [{default}]"
-            option = click.option(
-                f"--{name}" if form else f"--{name}/--no-{name}",
-                setting.name,
-                default=None,
-                metavar=form or None,
-                hidden=setting.name in besides,
-                help=DESCRIPTIONS.get(setting.name, "") + shown,
-            )
-            function = option(function)
-        text = "modules file, also OPERATO_CONFIG  [modules.yaml]"
-        return click.option("--config", default=None, metavar="PATH", help=text)(function)
-
-    return add
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Turn what a user can mend into one message and an exit code; bugs keep their traceback."""
-    try:
-        yield
-    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as problem:
-        leaves = list(_leaves(problem))
-        if not all(isinstance(leaf, ConfigError | RunnerError | OSError | KeyboardInterrupt) for leaf in leaves):
-            raise
-        sys.exit(max([_say(leaf) for leaf in leaves], key=lambda code: code != _INTERRUPTED))
-
-
-def _leaves(problem: BaseException) -> Iterator[BaseException]:
-    if isinstance(problem, BaseExceptionGroup):
-        for inner in problem.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield problem
-
-
-def _say(problem: BaseException) -> int:
-    """Print what is wrong, one line for each thing; return the exit code."""
-    if isinstance(problem, ConfigError):
-        for mistake in problem.mistakes:
-            click.echo(f"error: {mistake}", err=True)
-        return 2
-    if isinstance(problem, RunnerError):
-        from runner.status import CODES  # noqa: PLC0415
-
-        for line in problem.failure.message.splitlines() or [""]:
-            click.echo(f"error: {problem.failure.kind}: {line}", err=True)
-        return CODES[problem.failure.kind].exit
-    if isinstance(problem, BrokenPipeError):  # whoever read this has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _SYSTEM
-    if isinstance(problem, OSError):
-        where = "" if problem.filename is None else f": {problem.filename}"
-        click.echo(f"error: {problem.strerror or problem}{where}", err=True)
-        return _SYSTEM
-    return _INTERRUPTED
-
-
-def _load(options: dict[str, Any]) -> Loaded:
-    from runner.logs import configure_logging  # noqa: PLC0415
-
-    loaded = load_settings(options)
-    configure_logging(loaded.settings.log)
-    return loaded
+for command in (
+    cli_environments.prepare,
+    cli_environments.env,
+    client_commands.call,
+    client_commands.logs,
+    client_commands.executions,
+):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -178,7 +92,7 @@ def serve(**options: Any) -> None:
     again. Exit code: 0 when all work had ended, 3 when some was cut off, 2 for a mistake in the configuration.
     """
     with told():
-        loaded = _load(options)
+        loaded = load(options)
         from runner.main import run_server, surroundings  # noqa: PLC0415
 
         sys.exit(run_server(loaded, surroundings()))
@@ -190,9 +104,9 @@ def serve(**options: Any) -> None:
 @click.option("--timeout", default=None, metavar="DURATION", help="can only shorten the module's own: 5, 500ms, 2m")
 @settings_options(besides=frozenset(SETTINGS) - _RUN)
 def run(module: str, data: str, timeout: str | None, **options: Any) -> None:
-    """Run one module without a server: MODULE, with JSON as its input.
+    """Run one module once, without a server.
 
-    `-` reads the input from standard input; without any it is null.
+    MODULE is called with JSON as its input; `-` reads the input from standard input; without any it is null.
 
     The result goes to standard output, what the handler printed to standard error once it has ended. The exit code
     tells the kind of failure; 0 is success. Only this module of the file is started, and nothing is recorded.
@@ -200,7 +114,7 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> None:
     with told():
         if options.get("log_level") is None:
             options["log_level"] = "error"
-        loaded = _load(options)
+        loaded = load(options)
         names = [spec.name for spec in loaded.modules.modules]
         if module not in names:
             raise error(ErrorKind.NOT_FOUND, f"there is no module {module!r:.80}{did_you_mean(module, names)}")
@@ -211,7 +125,7 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> None:
         if len(content) > limit:
             text = f"the input is over {limit} bytes; the limit is `max_frame`"
             raise error(ErrorKind.TOO_LARGE, text, field="$")
-        seconds = None if timeout is None else _duration(timeout, "--timeout")
+        seconds = None if timeout is None else duration(timeout, "--timeout")
         sys.exit(run_once(loaded, module, content, seconds))
 
 
@@ -229,109 +143,11 @@ def token(subject: str, scope: str, expires: str, globs: tuple[str, ...], **opti
     A runner that verifies tokens by a public key or a JWKS URL cannot sign any: who holds the private key does.
     """
     with told():
-        seconds = _duration(expires, "--expires")
+        seconds = duration(expires, "--expires")
         loaded = load_settings(options)
         from runner.main import make_token  # noqa: PLC0415
 
         click.echo(make_token(loaded.settings, subject, scope.split(), seconds, globs))
-
-
-@cli.command()
-@click.argument("modules", metavar="[MODULES]", nargs=-1)
-@settings_options(besides=frozenset(SETTINGS) - BUILDING)
-def prepare(modules: tuple[str, ...], **options: Any) -> None:
-    """Build environments now, without a server.
-
-    Without MODULES those of all of the file. What is there already is left as it is.
-
-    Progress goes to standard error, what became of each module to standard output. The exit code is that of the first
-    failure; 0 when all are ready.
-    """
-    _with_environments(options, lambda commands: commands.preparation(modules))
-
-
-@cli.group(cls=Commands)
-def env() -> None:
-    """Look at environments; remove or rebuild them."""
-
-
-@env.command("list")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of a table")
-@settings_options(besides=frozenset(SETTINGS) - BUILDING)
-def env_list(as_json: bool, **options: Any) -> None:
-    """Show every environment and who uses it.
-
-    With size, age and last use; modules without a key are named. Nothing is built, locked or pulled.
-    """
-    _with_environments(options, lambda commands: commands.listing(as_json=as_json))
-
-
-@env.command("why")
-@click.argument("what", metavar="KEY|MODULE")
-@settings_options(besides=frozenset(SETTINGS) - BUILDING)
-def env_why(what: str, **options: Any) -> None:
-    """Say why an environment is there.
-
-    What it is made of, where its build log is, who uses it, and why it stays or would go.
-    """
-    _with_environments(options, lambda commands: commands.explanation(what))
-
-
-@env.command("gc")
-@click.option("--older-than", default="30d", metavar="DURATION", help="how long ago the last use must be  [30d]")
-@click.option("--keep-bytes", default=None, metavar="SIZE", help="remove more, oldest use first, until all fit in this")
-@click.option("--dry-run", is_flag=True, help="say what would be removed, and remove nothing")
-@settings_options(besides=frozenset(SETTINGS) - BUILDING)
-def env_gc(older_than: str, keep_bytes: str | None, dry_run: bool, **options: Any) -> None:
-    """Remove what no module of the file uses.
-
-    One that a process uses is never removed, whatever its modules file says: folders of environments may be shared.
-    """
-
-    def work(commands: Any) -> Any:
-        size = None if keep_bytes is None else int(_parsed(keep_bytes, "--keep-bytes", "size"))
-        return commands.collection(_duration(older_than, "--older-than"), size, dry_run=dry_run)
-
-    _with_environments(options, work)
-
-
-@env.command("rebuild")
-@click.argument("what", metavar="KEY|MODULE")
-@settings_options(besides=frozenset(SETTINGS) - BUILDING)
-def env_rebuild(what: str, **options: Any) -> None:
-    """Build an environment anew.
-
-    It is put in place of the one that is there, unless somebody uses that: then it is said who does.
-    """
-    _with_environments(options, lambda commands: commands.rebuilding(what))
-
-
-def _with_environments(options: dict[str, Any], work: Callable[[Any], Any]) -> None:
-    """Run what `work` makes of the commands; without a wish, only errors are logged."""
-    with told():
-        options["log_level"] = options.get("log_level") or "error"
-        loaded = _load(options)
-        from runner import env_commands  # noqa: PLC0415
-        from runner.main import surroundings  # noqa: PLC0415
-
-        sys.exit(env_commands.run(loaded, surroundings(), work(env_commands)))
-
-
-def _parsed(text: str, option: str, kind: str) -> float:
-    """Return a duration in seconds or a size in bytes. Raises ConfigError."""
-    from config import units  # noqa: PLC0415
-
-    try:
-        return float(getattr(units, kind)(text))
-    except Wrong as wrong:
-        raise ConfigError([Mistake(wrong.message, None, None, option, wrong.allowed)]) from None
-
-
-def _duration(text: str, option: str) -> float:
-    seconds = _parsed(text, option, "duration")
-    if seconds <= 0:
-        raise ConfigError([Mistake("must be above 0; write 90s, 30m, 1h, 30d", None, None, option)])
-    return seconds
 
 
 @cli.group(cls=Commands)
@@ -376,7 +192,7 @@ def doctor(as_json: bool, **options: Any) -> None:
     with told():
         if options.get("log_level") is None:
             options["log_level"] = "error"
-        loaded = _load(options)
+        loaded = load(options)
         from runner.doctor import State, examine, text_of  # noqa: PLC0415
         from runner.main import surroundings  # noqa: PLC0415
 

@@ -27,6 +27,18 @@ def load_or_make_secret(data_dir: Path) -> tuple[str, bool]:
         raise error(ErrorKind.UNAVAILABLE, message, field="data_dir") from None
 
 
+def find_secret(data_dir: Path) -> tuple[str, int] | None:
+    """Return the secret of a data directory and the id of the user who owns it, or None where there is none. Blocks.
+
+    Nothing is made. Raises `RunnerError` (`unavailable`) as `load_or_make_secret`, and OSError.
+    """
+    path = data_dir / "jwt-secret"
+    try:
+        return _read_secret(path), path.stat().st_uid
+    except FileNotFoundError:
+        return None
+
+
 def _make_secret(path: Path) -> bool:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,12 +1,14 @@
-"""Servers on loopback for the tests: a way to an engine that can be cut, a package index, a slow file server."""
+"""Servers on loopback for the tests: ways to an engine and to a runner that can be cut, a slow file server."""
 
 from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -178,3 +180,60 @@ def certificates(folder: Path) -> Iterator[ssl.SSLContext]:
     context.load_verify_locations(folder / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     yield context
+
+
+class Gate:
+    """A port on loopback that stays while the server behind it changes; its connections can be cut.
+
+    For tests without Trio: it works in threads, which end with `close`.
+    """
+
+    def __init__(self) -> None:
+        self.target: int | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def cut(self) -> None:
+        """Cut all connections."""
+        for end in list(self._open):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Cut all connections, accept none, and wait for the threads."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target or 0))
+            except OSError:
+                client.close()
+                continue
+            both = (client, server)
+            self._open.update(both)
+            threads = [threading.Thread(target=self._pass_on, args=ends) for ends in (both, both[::-1])]
+            self._threads += threads
+            for thread in threads:
+                thread.start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.discard(source)
+        source.close()

@@ -70,6 +70,10 @@ def test_the_version_works_from_source(run):
         ["prepare"],
         ["env"],
         ["env", "gc"],
+        ["call"],
+        ["logs"],
+        ["executions"],
+        ["executions", "list"],
     ],
 )
 def test_every_command_has_help(run, command):
@@ -90,7 +94,10 @@ def test_help_of_serve_names_every_setting_with_its_default(run):
     ("arguments", "hint"),
     [
         (["sevre"], "there is no command 'sevre'; did you mean 'serve'?"),
-        (["frobnicate"], "there is no command 'frobnicate'; there are config, doctor, env, prepare, run, serve, token"),
+        (
+            ["frobnicate"],
+            "there is no command 'frobnicate'; there are call, config, doctor, env, executions, logs, prepare, ",
+        ),
         (["config", "chek"], "there is no command 'chek'; did you mean 'check'?"),
         (["modules.yaml"], "there is no command 'modules.yaml'; did you mean `serve --config modules.yaml`?"),
         (["--rest-prot", "5"], "--rest-port"),

@@ -1,0 +1,78 @@
+"""What is said when a runner cannot be reached, is none, or goes away: where it was looked for, why, and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+
+from config.client import Address
+from protocol.errors import ErrorKind, RunnerError, error
+
+NO_HOST = "there is no such host"
+_START = "start one with `operato-runner serve` or set OPERATO_URL"
+
+
+def unreachable(address: Address, why: BaseException | str) -> RunnerError:
+    """Return the error for a connection that could not be made."""
+    found = why if isinstance(why, str) else root_of(why)
+    if isinstance(found, ssl.SSLCertVerificationError):
+        text = f"the certificate of {address} is not trusted ({found.verify_message}); {_trust(found)}"
+        return error(ErrorKind.UNAVAILABLE, text)
+    if isinstance(found, ssl.SSLError):
+        text = f"TLS with {address} failed ({_words(found)}); if it speaks none, write http:// in OPERATO_URL"
+        return error(ErrorKind.UNAVAILABLE, text)
+    return error(ErrorKind.UNAVAILABLE, f"no runner answers at {address} ({_words(found)}); {_START}")
+
+
+def _trust(problem: ssl.SSLCertVerificationError) -> str:
+    if problem.verify_code in (62, 64):  # another host, another address
+        return "write the name that it has in OPERATO_URL"
+    return "name the file of who signed it with --ca or OPERATO_CA"
+
+
+def no_answer(address: Address, seconds: float | None) -> RunnerError:
+    """Return the error for an answer that did not come in time."""
+    within = "" if seconds is None else f" within {seconds:g} s"
+    return error(ErrorKind.UNAVAILABLE, f"{address} is there and did not answer{within}; look at the log of the runner")
+
+
+def not_a_runner(address: Address, why: str) -> RunnerError:
+    """Return the error for something else that answers."""
+    hint = "" if address.secure else ", or does it speak TLS (https://)"
+    return error(ErrorKind.UNAVAILABLE, f"what answers at {address} is no runner: {why}; is OPERATO_URL right{hint}?")
+
+
+def lost(address: Address, why: BaseException | str) -> RunnerError:
+    """Return the error for a connection that broke."""
+    found = why if isinstance(why, str) else root_of(why)
+    return error(ErrorKind.LOST, f"the connection to {address} was lost ({_words(found)})")
+
+
+def root_of(problem: BaseException) -> BaseException:
+    """Return the exception at the bottom that says most: of TLS or of the system where there is one."""
+    last, seen = problem, problem
+    for _ in range(20):
+        if isinstance(seen, ssl.SSLError) or (isinstance(seen, OSError) and seen.errno is not None):
+            return seen
+        last = seen
+        following = seen.__cause__ or seen.__context__
+        if isinstance(seen, BaseExceptionGroup):
+            following = seen.exceptions[0]
+        if following is None:
+            return last
+        seen = following
+    return last
+
+
+def _words(problem: BaseException | str) -> str:
+    if isinstance(problem, str):
+        return problem
+    if isinstance(problem, ssl.SSLError):
+        return (problem.reason or "it broke").replace("_", " ").lower()
+    if isinstance(problem, socket.gaierror):
+        return NO_HOST
+    if isinstance(problem, OSError) and problem.errno is not None and problem.errno in errno.errorcode:
+        return os.strerror(problem.errno)
+    return str(problem).strip().rstrip(".") or type(problem).__name__

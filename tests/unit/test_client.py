@@ -1,0 +1,286 @@
+"""Unit: what a client makes of the words of a server, what it shows, and to whom it gives a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from config.client import Address, ClientSettings
+from protocol.errors import ErrorKind, RunnerError
+from protocol.events import DroppedEvent, OutputEvent, ProgressEvent, StatusEvent
+from protocol.model import Status, Stream
+from runner import client_executions, local_token
+from runner.client import failure_of, segment
+from runner.client_calls import Order
+from runner.client_events import Begun, ExecutionFields, decode, end_in, end_of
+from runner.client_printing import HELD_BYTES, Printer, dropped_text, progress_text
+from runner.client_trouble import lost, root_of, unreachable
+from runner.local_token import credentials, held_by
+from runner.secret import load_or_make_secret
+
+HERE = Address("http", "127.0.0.1", 8000)
+PROBLEM = {"content-type": "application/problem+json"}
+
+
+def problem(**fields):
+    return json.dumps(fields).encode()
+
+
+# -- problems ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_problem_keeps_kind_message_field_and_the_time_to_come_again():
+    body = problem(kind="overloaded", detail="full\x1b[2J", field="name")
+
+    failure = failure_of(HERE, 429, {**PROBLEM, "retry-after": "7"}, body)
+
+    assert (failure.kind, failure.message, failure.field) == (ErrorKind.OVERLOADED, "full [2J", "name")
+    assert failure.retry_after == 7
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (404, problem(title="Not Found", detail="there is no /x"), ErrorKind.NOT_FOUND),
+        (405, problem(detail="no"), ErrorKind.BAD_INPUT),
+        (401, problem(kind="of a later runner"), ErrorKind.UNAUTHENTICATED),
+        (503, problem(detail="later"), ErrorKind.UNAVAILABLE),
+        (599, b"not JSON", ErrorKind.INTERNAL),
+        (404, b"[" * 10_000, ErrorKind.NOT_FOUND),
+    ],
+)
+def test_a_problem_without_a_kind_has_that_of_its_status(status, body, kind):
+    assert failure_of(HERE, status, PROBLEM, body).kind is kind
+
+
+def test_what_is_no_problem_document_is_no_runner():
+    failure = failure_of(HERE, 301, {"content-type": "text/html", "location": "https://h/"}, b"<html>")
+
+    assert failure.kind is ErrorKind.UNAVAILABLE
+    assert "it answered 301 Moved Permanently, and points to https://h/" in failure.message
+    assert "OPERATO_URL" in failure.message
+
+
+def test_reasons_are_found_at_the_bottom():
+    refused = ConnectionRefusedError(111, "Connection refused")
+    above = OSError("all attempts to connect failed")
+    above.__cause__ = ExceptionGroup("", [refused])
+    expired = ssl.SSLCertVerificationError("x")
+    expired.verify_code, expired.verify_message = 10, "certificate has expired"
+
+    assert root_of(above) is refused
+    text = "no runner answers at http://127.0.0.1:8000 (Connection refused); start one with `operato-runner serve`"
+    assert unreachable(HERE, above).failure.message.startswith(text)
+    assert "--ca or OPERATO_CA" in unreachable(HERE, expired).failure.message
+    assert "(Broken pipe)" in lost(HERE, BrokenPipeError(32, "Broken pipe")).failure.message
+
+
+def test_a_name_stays_one_part_of_the_path():
+    assert segment("a/../b?c") == "a%2F..%2Fb%3Fc"
+
+
+# -- messages and ends -------------------------------------------------------------------------------------------------
+
+
+def test_messages_are_events_or_what_the_call_is():
+    output = decode(b'{"type": "output", "seq": 3, "at": 1.0, "stream": "stderr", "text": "x"}')
+
+    assert decode(b'{"type": "execution", "id": "e1"}') == Begun("e1")
+    assert output == OutputEvent(3, 1.0, Stream.STDERR, "x")
+    assert decode(b'{"type": "weather", "of": "a later runner"}') is None
+
+
+def test_a_call_that_never_began_is_raised():
+    with pytest.raises(RunnerError) as caught:
+        decode(problem(type="error", error={"kind": "bad_input", "message": "no", "field": "$.a"}))
+
+    assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "$.a")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"type": "output"}', b'{"type": "output", "seq": "x"}'])
+def test_what_is_no_message(data):
+    with pytest.raises(msgspec.DecodeError):
+        decode(data)
+
+
+def test_the_last_event_is_the_end():
+    head = {"seq": 1, "at": 1.0, "status": "failed"}
+    failed = decode(problem(type="error", **head, error={"kind": "timeout", "message": "m", "traceback": "t"}))
+    succeeded = decode(
+        b'{"type": "result", "seq": 1, "at": 1.0, "status": "succeeded", "result": {"a":[1,"\xc3\xa9"]}}'
+    )
+
+    assert end_of(failed).failure.kind is ErrorKind.TIMEOUT
+    assert end_of(failed).failure.traceback == "t"
+    assert end_of(succeeded).result == '{"a":[1,"é"]}'.encode()
+
+
+@pytest.mark.parametrize("result", [b"null", b"5", b'"text"', b'{"a":1}'])
+def test_an_execution_says_its_end(result):
+    read = msgspec.json.decode(
+        b'{"id":"e","status":"succeeded","error":null,"result":' + result + b"}", type=ExecutionFields
+    )
+    running = msgspec.json.decode(b'{"id":"e","status":"running","result":null}', type=ExecutionFields)
+
+    assert end_in(read).result == result
+    assert end_in(running) is None
+
+
+@pytest.mark.parametrize("data", [b"{bad", b"nan", b"1 2", b"\xff"])
+def test_an_input_that_is_no_json_is_not_sent(data):
+    with pytest.raises(RunnerError) as caught:
+        Order("m", data).checked()
+
+    assert caught.value.failure.kind is ErrorKind.BAD_INPUT
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Return what is written, as (descriptor, bytes)."""
+    found = []
+
+    async def write(to, data):
+        found.append((to, data))
+
+    monkeypatch.setattr("runner.client_printing.write", write)
+    return found
+
+
+def printed(text, seq=0, stream=Stream.STDOUT):
+    return OutputEvent(seq, 1.0, stream, text)
+
+
+async def test_streams_apart_go_where_they_belong(written):
+    printer = Printer(live=True, apart=True)
+    await printer.show(printed("a"))
+    await printer.show(printed("b", stream=Stream.STDERR))
+    await printer.show(DroppedEvent(9, 1.0, 3, 70))
+
+    assert written == [(1, b"a"), (2, b"b"), (2, b"\n-- dropped: 3 events with 70 bytes were not kept\n")]
+
+
+async def test_what_is_held_back_is_that_of_the_last_attempt_and_bounded(written):
+    printer = Printer(live=False, apart=False)
+    await printer.show(printed("of the first attempt"))
+    await printer.show(StatusEvent(1, 1.0, Status.RUNNING, 2))
+    half = HELD_BYTES // 2
+    for letter in "abc":
+        await printer.show(printed(letter * half))
+    assert written == []
+    await printer.flush()
+
+    text = f"-- the first {half} bytes of the output are left out\n".encode()
+    assert written == [(2, text), (2, b"b" * half), (2, b"c" * half)]
+
+
+def test_words_for_gaps_and_progress():
+    assert "restarted" in dropped_text(DroppedEvent(5, 1.0, 1_500_000, 0))
+    assert dropped_text(DroppedEvent(5, 1.0, 2, 0)) == "dropped: 2 events with 0 bytes were not kept"
+    assert progress_text(ProgressEvent(5, 1.0, 1.0, 4.0, "half way")) == "1/4 half way"
+    assert progress_text(ProgressEvent(5, 1.0, text="soon")) == "soon"
+
+
+def test_a_time_ago_becomes_seconds_and_others_stay(monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 10_000.0)
+
+    assert float(client_executions.moment("2h")) == 10_000 - 7200
+    assert client_executions.moment("1700000000") == "1700000000"
+    assert client_executions.moment("2026-01-31T09:30:00Z") == "2026-01-31T09:30:00Z"
+    assert client_executions.moment(None) is None
+
+
+# -- a token of the runner's own secret --------------------------------------------------------------------------------
+
+TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0
+   1: 0100007F:1F41 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0
+   2: 00000000000000000000000001000000:1F41 00000000000000000000000000000000:0000 0A 0:0 00:0 0  1001  0 1 1 0
+   3: 0100007F:1F42 0100007F:1F40 01 00000000:00000000 00:00000000 00000000  1000        0 1 1 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("port", "users", "held"),
+    [
+        (8000, {0, 1000}, True),
+        (8000, {0, 1001}, False),
+        (8001, {0, 1000}, False),
+        (8002, {1000}, False),
+        (1, {0}, False),
+    ],
+)
+def test_a_port_is_held_by_those_users_or_not(port, users, held):
+    assert held_by(TABLE, port, users) is held
+
+
+def table_of(port, uid):
+    return f"0: 0100007F:{port:04X} 00000000:0000 0A 0:0 00:0 0 {uid} 0 1 1 0\n"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Stand in the folder of a runner with a secret, whose port is held by this user."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("OPERATO_")]:
+        monkeypatch.delenv(name)
+    Path("modules.yaml").write_text("modules: []\n")
+    load_or_make_secret(tmp_path / "data")
+    monkeypatch.setattr(local_token, "_sockets", lambda: table_of(8000, os.geteuid()))
+    return tmp_path
+
+
+def shown(host="127.0.0.1", token=None):
+    return credentials(ClientSettings(Address("http", host, 8000), token), ["executions:run"])
+
+
+def test_a_token_is_made_on_the_machine_of_the_runner(home):
+    assert shown().token().count(".") == 2
+    assert "has another secret" in shown().remedy
+
+
+def test_a_token_that_was_given_is_the_one_that_is_shown(home):
+    assert shown(token="given").token() == "given"
+
+
+def test_no_token_is_made_for_whoever_else_listens(home, monkeypatch):
+    monkeypatch.setattr(local_token, "_sockets", lambda: table_of(8000, os.geteuid() + 12345))
+
+    assert shown().token() is None
+    assert "port 8000 is not held by a runner of this user" in shown().remedy
+
+
+def test_no_token_leaves_the_machine(home):
+    assert shown("runner.example").token() is None
+    assert "only for a runner on this machine" in shown("runner.example").remedy
+
+
+def test_nothing_is_made_where_there_is_no_runner(home):
+    secret = home / "data" / "jwt-secret"
+    secret.unlink()
+
+    assert shown().token() is None
+    assert f"there is no secret in {home / 'data'}" in shown().remedy
+    assert not secret.exists()
+
+
+def test_a_secret_that_others_may_read_is_not_used(home):
+    (home / "data" / "jwt-secret").chmod(0o644)
+
+    assert shown().token() is None
+    assert "others may read the secret" in shown().remedy
+
+
+@pytest.mark.parametrize("file", ["modules: 5", "runner: {jwt_jwks_url: 'https://127.0.0.1/keys'}\nmodules: []"])
+def test_a_runner_that_cannot_sign_is_no_mistake_of_the_call(home, file):
+    Path("modules.yaml").write_text(file)
+
+    assert shown().token() is None
+    assert "`operato-runner token --subject NAME --scope" in shown().remedy

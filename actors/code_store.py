@@ -10,10 +10,13 @@ import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from config import hints
 from config.code import code_files, find_entry
 from config.mistakes import Wrong
 from config.modules import ModuleSpec, spec_to_mapping
+from config.source import MAX_BYTES
 from protocol.errors import ErrorKind, error
 
 MAX_CODE_BYTES = 64 * 1024 * 1024
@@ -60,6 +63,19 @@ def entry_in(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str
     except Wrong as wrong:
         raise error(ErrorKind.BAD_INPUT, f"{spec.name}: {wrong}", field="handler") from None
     return root / name, name.endswith("__init__.py")
+
+
+def input_schema(spec: ModuleSpec, entry: Path, function: str) -> Mapping[str, Any] | None:
+    """Return what the input of a module must be, by its own word or the hint of its handler; None when it may be all.
+
+    Raises OSError when its code cannot be read.
+    """
+    if spec.input_schema is not None:
+        return spec.input_schema or None
+    if spec.code is None and spec.path is None:  # it is in the image
+        return None
+    with entry.open("rb") as file:
+        return hints.input_schema(file.read(MAX_BYTES + 1), function)
 
 
 def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:

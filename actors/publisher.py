@@ -77,6 +77,7 @@ class Publisher:
             function=function,
             package=package,
             published_at=time.time(),
+            input_schema=code_store.input_schema(spec, entry, function),
         )
 
     def _identity(self, content_digest: str, spec: ModuleSpec, secret: Mapping[str, str]) -> str:
@@ -110,24 +111,26 @@ class Publisher:
         root = self.code_dir.absolute() / stored.folder
         if not root.is_dir():
             code_store.keep(root, files())
-        spec = spec_from_mapping(stored.spec, base=root, allow_path=True)
+        spec = spec_from_mapping(stored.spec, base=root, allow_path=True, checked=True)
         spec = spec if spec.path is None else evolve(spec, path=root)
         try:
             secret = self.secrets(spec.secrets)
         except ConfigError:  # its workers say so when they start; until then it is there to be looked at
             secret = {}
-        entry = Path(stored.entry)
+        entry = Path(stored.entry) if spec.code is None and spec.path is None else root / stored.entry
+        function = spec.handler.rpartition(":")[2]
         return Published(
             ref=ModuleRef(stored.module, stored.version),
             spec=spec,
             digest=self._identity(stored.digest, spec, secret),
             content_digest=stored.digest,
             root=root,
-            entry=entry if spec.code is None and spec.path is None else root / entry,
-            function=spec.handler.rpartition(":")[2],
+            entry=entry,
+            function=function,
             package=stored.package,
             published_at=stored.created_at,
             published_by=stored.created_by,
+            input_schema=code_store.input_schema(spec, entry, function),
         )
 
 

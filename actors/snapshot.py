@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import asdict, field, frozen
 
@@ -36,6 +37,8 @@ class Published:
     package: bool
     published_at: float
     """Seconds since the epoch; of a registered version, when it was registered."""
+    input_schema: Mapping[str, Any] | None = None
+    """What its input must be: as the module says, else by the hint of its handler; None lets everything pass."""
     trusted: bool = False
     """It comes from the operator's own file."""
     published_by: str | None = None

@@ -140,15 +140,16 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
 
 
 def spec_from_mapping(
-    data: Mapping[str, Any], *, base: Path | None, allow_path: bool, trusted: bool = False
+    data: Mapping[str, Any], *, base: Path | None, allow_path: bool, trusted: bool = False, checked: bool = False
 ) -> ModuleSpec:
     """Return the module that `data` describes with the fields of the file. Raises `ConfigError`, without lines.
 
     With `allow_path` false, `path` and files of requirements are refused. Relative ones are relative to `base`, and
     what is not `trusted` (not the operator's own) must stay inside of it, cannot ask for `isolation: none`, and has no
     secrets but those in `OPERATO_SECRET_*`.
+    With `checked` the code was looked at before, and is not again.
     """
-    spec, wrongs = read_spec(data, base=base, allow_path=allow_path, trusted=trusted)
+    spec, wrongs = read_spec(data, base=base, allow_path=allow_path, trusted=trusted, checked=checked)
     if spec is None:
         raise ConfigError(Mistake(w.message, w.file, w.line, dotted(w.where), w.allowed) for w in wrongs)
     return spec
@@ -215,7 +216,7 @@ def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
 
 
 def read_spec(
-    data: Any, *, base: Path | None, allow_path: bool, trusted: bool
+    data: Any, *, base: Path | None, allow_path: bool, trusted: bool, checked: bool = False
 ) -> tuple[ModuleSpec | None, list[Wrong]]:
     """Return the module, or None and everything that is wrong with it."""
     if not isinstance(data, Mapping):
@@ -241,7 +242,7 @@ def read_spec(
         except Wrong as wrong:
             wrongs.append(wrong.under((name,)))
     spread_pip(data)
-    wrongs += code.wrongs(data, None if trusted else base)
+    wrongs += () if checked else code.wrongs(data, None if trusted else base)
     try:
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through

@@ -39,6 +39,15 @@ def validator(schema: Mapping[str, Any]) -> Validator:
     return kind(schema, registry=jsonschema_specifications.REGISTRY)
 
 
+def mismatch(checked: Validator, value: Any) -> tuple[str, str] | None:
+    """Return the path of the first value that does not fit, `$.rows[3]`, and why; None when all does."""
+    first = next(iter(checked.iter_errors(value)), None)
+    if first is None:
+        return None
+    leaf = best_match([first])
+    return leaf.json_path, leaf.message
+
+
 def problems(schema: Mapping[str, Any]) -> Iterator[Wrong]:
     """Yield what is wrong with a schema, each with its place in it; at most ten."""
     try:

@@ -67,7 +67,7 @@ def check(source: bytes, handler: str, target: tuple[int, int] | None, name: str
     if not certain:
         return Verdict([], certain=False)
     try:
-        with _quiet():
+        with quiet():
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         # It compiled: what is wide enough cannot be made a tree of objects.
@@ -102,7 +102,7 @@ def _compiled(source: bytes, target: tuple[int, int] | None, name: str) -> tuple
 def _compile(source: bytes, target: tuple[int, int] | None) -> Exception | None:
     """Return what compiling raises, in the grammar of this interpreter and, as far as it knows it, of the target."""
     try:
-        with _quiet():
+        with quiet():
             compile(source, "code", "exec", dont_inherit=True)
             if target is not None and _OLDEST_GRAMMAR <= target < sys.version_info[:2]:
                 ast.parse(source, feature_version=target)
@@ -111,7 +111,7 @@ def _compile(source: bytes, target: tuple[int, int] | None) -> Exception | None:
     return None
 
 
-class _quiet:  # noqa: N801  (it reads as a function)
+class quiet:  # noqa: N801  (it reads as a function)
     """Keep what compiling warns of from anybody's eyes."""
 
     def __enter__(self) -> None:
@@ -136,7 +136,7 @@ def _not_compiled(error: SyntaxError, name: str) -> Finding:
     return Finding("code", f"does not compile: {error.msg} ({place})", line)
 
 
-class _Names:
+class Names:
     """The names that a module has once it is imported, as far as its text says."""
 
     def __init__(self, tree: ast.Module) -> None:
@@ -210,7 +210,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
 
 def _named(tree: ast.Module, handler: str, name: str) -> Iterator[Finding]:
     """Check that handler and `init` can be called as the guest calls them."""
-    names = _Names(tree)
+    names = Names(tree)
     known = handler in names.sites or handler in names.loose or names.open or hasattr(types.ModuleType, handler)
     if handler and not known:
         yield _missing(handler, names.functions(), name)

@@ -32,6 +32,7 @@ _WIRE_TYPES = {
 }
 _DOUBLE = struct.Struct("<d")
 _MAX_VARINT_BYTES = 10
+_MAX_KEY, _MAX_KEY_BYTES = 0xFFFF_FFFF, 5
 
 M = TypeVar("M")
 
@@ -114,12 +115,9 @@ def decode(cls: type[M], data: bytes) -> M:
         values[name] = []
     position, end = 0, len(data)
     while position < end:
-        key, position = _read_varint(data, position)
-        wire_type = key & 7
+        number, wire_type, position = _read_key(data, position)
         value, position = _read_value(data, position, wire_type)
-        field = plan.by_number.get(key >> 3)
-        if key >> 3 == 0:
-            raise MalformedError("a field has the number 0")
+        field = plan.by_number.get(number)
         if field is not None and field.packed and wire_type == _LENGTH:
             values[field.name] += (_understood(field, number) for number in _numbers(value))
             continue
@@ -273,6 +271,16 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value & 0xFFFF_FFFF_FFFF_FFFF, position + count + 1
     raise MalformedError(f"the number at byte {position} does not end")
+
+
+def _read_key(data: bytes, position: int) -> tuple[int, int, int]:
+    """Return the number of a field, its wire type, and where its value begins."""
+    key, after = _read_varint(data, position)
+    if key > _MAX_KEY or after - position > _MAX_KEY_BYTES:
+        raise MalformedError(f"the key at byte {position} is over 32 bits")
+    if key >> 3 == 0:
+        raise MalformedError("a field has the number 0")
+    return key >> 3, key & 7, after
 
 
 def _read_value(data: bytes, position: int, wire_type: int) -> tuple[Any, int]:

@@ -21,7 +21,8 @@ from actors.registry import Registry
 from actors.rollups import ModuleStats
 from actors.runs import Runs
 from actors.snapshot import Published
-from config.schema import validator
+from config import fit
+from config.schema import mismatch, validator
 from config.settings import Settings
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, error
@@ -30,6 +31,9 @@ from protocol.model import Execution, Kind, Status
 from runner.access import require, require_module
 from runner.auth import Principal
 from runner.management import Management
+
+_LARGE_BYTES = 256 * 1024
+"""Input from which on the fast look at it is the only one: the other one would hold everybody up for seconds."""
 
 
 @define(eq=False)
@@ -273,8 +277,8 @@ def _checked_input(module: Published, data: bytes) -> msgspec.Raw:
         raw = messages.check_json(data or b"null")
     except messages.InvalidJsonError as problem:
         raise error(ErrorKind.BAD_INPUT, f"the input is not JSON: {problem}", field="$") from None
-    if module.spec.input_schema is not None:
-        _check_schema(msgspec.json.encode(module.spec.input_schema), bytes(raw))
+    if module.input_schema is not None:
+        _check_schema(msgspec.json.encode(module.input_schema), bytes(raw))
     return raw
 
 
@@ -283,7 +287,23 @@ def _validator(schema: bytes) -> Any:
     return validator(msgspec.json.decode(schema))
 
 
+@lru_cache(maxsize=256)
+def _decoder(schema: bytes) -> msgspec.json.Decoder[Any] | None:
+    return fit.decoder(msgspec.json.decode(schema))
+
+
 def _check_schema(schema: bytes, data: bytes) -> None:
-    problem = next(iter(_validator(schema).iter_errors(msgspec.json.decode(data))), None)
-    if problem is not None:
-        raise error(ErrorKind.BAD_INPUT, f"{problem.json_path}: {problem.message}", field=problem.json_path)
+    fast = _decoder(schema)
+    if fast is not None:
+        try:
+            fast.decode(data)
+        except msgspec.MsgspecError as problem:
+            if len(data) > _LARGE_BYTES:
+                path, why = fit.told(problem)
+                raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path) from None
+        else:
+            return
+    found = mismatch(_validator(schema), msgspec.json.decode(data))
+    if found is not None:
+        path, why = found
+        raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path)

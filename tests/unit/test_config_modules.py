@@ -922,3 +922,12 @@ def test_a_long_name_of_a_file_is_cut(tmp_path):
     (found,) = mistakes(tmp_path, f"modules: {{a: {{env: venv, code: handler = print, requirements: {'a' * 5000}}}}}")
 
     assert len(found) < 200
+
+
+def test_code_that_was_looked_at_is_not_again(tmp_path):
+    (tmp_path / "main.py").write_text("x = (")
+    data = {"name": "m", "env": "inline", "path": "."}
+
+    assert spec_from_mapping(data, base=tmp_path, allow_path=True, checked=True).path == tmp_path
+    with pytest.raises(ConfigError, match="does not compile"):
+        spec_from_mapping(data, base=tmp_path, allow_path=True)

@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.rpc.operato.runner import v1
@@ -96,6 +96,9 @@ def test_a_message_that_is_cut_off_is_malformed_or_another_one(pair: tuple[Any, 
 
 
 @given(st.sampled_from(NAMES), st.binary(max_size=60))
+@example("ExecuteRequest", b"\xb1\x80\x80\x80\x10" + bytes(8))
+@example("ExecuteRequest", b"\xb1\x80\x80\x80\x80\x00" + bytes(8))
+@example("ExecuteRequest", b"\xb1\x80\x80\x80\x00" + bytes(8))
 def test_garbage_is_what_google_says_it_is(name: str, data: bytes) -> None:
     cls = google_class(name)
     try:

@@ -1,0 +1,78 @@
+"""Whether JSON fits a schema, found fast: for schemas of the plain words that hints come to, read as types of msgspec.
+
+A yes is a yes. A no may be one of details, such as a name that is there twice: the validator of schemas decides those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Required, TypedDict, Union
+
+import msgspec
+
+_PLAIN: Mapping[str, Any] = {"null": None, "boolean": bool, "integer": int, "number": float, "string": str}
+
+
+class _OtherError(Exception):
+    """The schema has words that are not read here."""
+
+
+def decoder(schema: Mapping[str, Any]) -> msgspec.json.Decoder[Any] | None:
+    """Return what reads only JSON that fits the schema, or None where the schema says more than types can."""
+    try:
+        return msgspec.json.Decoder(_type(schema))
+    except (_OtherError, TypeError, RecursionError):  # TypeError: one of several types of object cannot be told
+        return None
+
+
+def told(problem: msgspec.MsgspecError) -> tuple[str, str]:
+    """Return the path of the value that does not fit, and why it does not."""
+    message, _, path = str(problem).rpartition(" - at `")
+    return (path.removesuffix("`"), message) if message else ("$", str(problem))
+
+
+def _type(schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        raise _OtherError
+    if not schema:
+        return Any
+    words = set(schema)
+    if words == {"enum"}:
+        return _choice(schema["enum"])
+    if words == {"anyOf"} and isinstance(schema["anyOf"], list) and schema["anyOf"]:
+        return Union[tuple(map(_type, schema["anyOf"]))]  # noqa: UP007  (made while it runs)
+    kind = schema.get("type")
+    read = _SHAPES.get(kind) if isinstance(kind, str) else None
+    if read is not None:
+        return read(schema)
+    if words == {"type"} and isinstance(kind, str) and kind in _PLAIN:
+        return _PLAIN[kind]
+    raise _OtherError
+
+
+def _choice(values: Any) -> Any:
+    if not isinstance(values, list) or not all(value is None or type(value) in (str, int) for value in values):
+        raise _OtherError
+    return Literal[tuple(values)]
+
+
+def _array(schema: Mapping[str, Any]) -> Any:
+    if not schema.keys() <= {"type", "items"}:
+        raise _OtherError
+    return list[_type(schema.get("items", {}))]  # type: ignore[misc]
+
+
+def _object(schema: Mapping[str, Any]) -> Any:
+    if schema.keys() <= {"type", "additionalProperties"}:
+        return dict[str, _type(schema.get("additionalProperties", {}))]  # type: ignore[misc]
+    if not schema.keys() <= {"type", "properties", "required"}:
+        raise _OtherError
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(properties, Mapping) or not isinstance(required, list):
+        raise _OtherError
+    fields: dict[str, Any] = {name: _type(inner) for name, inner in properties.items()}
+    fields |= {name: Required[fields.get(name, Any)] for name in required}
+    return TypedDict("Input", fields, total=False)  # type: ignore[operator]
+
+
+_SHAPES: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {"array": _array, "object": _object}

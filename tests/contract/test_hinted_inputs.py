@@ -1,0 +1,94 @@
+"""Contract: inputs are checked by the hint of the handler, or by the schema of the module, before a worker is taken."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from actors.code_store import content_digest
+from config.modules import spec_to_mapping
+from tests.contract.test_streams import open_site
+from tests.support import inline
+
+ROWS = """
+from typing import NotRequired, TypedDict
+
+class Row(TypedDict):
+    price: float
+    note: NotRequired[str]
+
+def handler(input: list[Row] | None):
+    return len(input or [])
+"""
+HINTED = inline("hinted", ROWS)
+OFF = inline("off", ROWS, input_schema={})
+OWN = inline("own", ROWS, input_schema={"type": "object", "maxProperties": 1})
+BROKEN = inline("broken", "def handler(input: int): ...\nraise SystemExit")
+"""Its worker cannot start, so whoever is told about the input was told before."""
+
+
+@pytest.fixture
+async def site(tmp_path):
+    async with open_site(tmp_path, (HINTED, OFF, OWN, BROKEN)) as opened:
+        yield opened
+
+
+async def ask(site, name, body):
+    """Return status, field and the words for people."""
+    status, _, answer = await site.ask("POST", f"/modules/execute/{name}", body)
+    told = json.loads(answer)
+    return status, told.get("field"), told.get("detail", told.get("result"))
+
+
+@pytest.mark.parametrize(
+    ("body", "rows"), [([], 0), (None, 0), (b"", 0), ([{"price": 1}, {"price": 1.5, "note": "x"}], 2)]
+)
+async def test_what_the_hint_allows_is_run(site, body, rows):
+    assert await ask(site, "hinted", body) == (200, None, rows)
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ([{"price": 1}, {"price": "2"}], "$[1].price", "$[1].price: '2' is not of type 'number'"),
+        ([{"price": True}], "$[0].price", "$[0].price: True is not of type 'number'"),
+        ([{"note": "x"}], "$[0]", "$[0]: 'price' is a required property"),
+        ([3] * 200_000, "$[0]", "$[0]: Expected `object`, got `int`"),
+    ],
+)
+async def test_another_input_is_refused_with_its_place(site, body, field, words):
+    assert await ask(site, "hinted", body) == (400, field, words)
+
+
+async def test_an_input_is_refused_before_a_worker_is_there(site):
+    assert (await ask(site, "broken", "x"))[:2] == (400, "$")
+    assert (await ask(site, "broken", 3))[0] == 424
+
+
+async def test_the_schema_of_the_module_comes_before_the_hint(site):
+    assert (await ask(site, "own", {"a": 1}))[::2] == (200, 1)
+    assert (await ask(site, "own", {"a": 1, "b": 2}))[:2] == (400, "$")
+    assert (await ask(site, "own", []))[:2] == (400, "$")
+
+
+async def test_an_empty_schema_turns_the_hint_off(site):
+    assert await ask(site, "off", "text") == (200, None, 4)
+    assert site.service.registry.snapshot.get("off").input_schema is None
+
+
+async def test_a_hint_is_no_part_of_what_the_author_wrote(site):
+    module = site.service.registry.snapshot.get("hinted")
+
+    assert module.input_schema is not None
+    assert "input_schema" not in spec_to_mapping(module.spec)
+    assert module.content_digest == content_digest(HINTED, {"hinted.py": ROWS.encode()})
+
+
+async def test_a_registered_module_is_checked_too_and_after_a_restart(tmp_path):
+    async with open_site(tmp_path) as site:
+        await site.ask("PUT", "/modules/m", {"env": "inline", "code": "def handler(input: int): return input"})
+        assert (await ask(site, "m", "x"))[:2] == (400, "$")
+    async with open_site(tmp_path) as site:
+        assert (await ask(site, "m", "x"))[:2] == (400, "$")
+        assert await ask(site, "m", 3) == (200, None, 3)

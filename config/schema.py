@@ -18,16 +18,16 @@ from jsonschema.validators import Draft202012Validator, validator_for
 
 from config.mistakes import Where, Wrong, did_you_mean
 
-_Resolver: TypeAlias = Any
+Resolver: TypeAlias = Any
 _Part: TypeAlias = tuple[Any, Where, bool]
 """A value in a schema, its place, and whether it is a mapping of names to schemas."""
 
-_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
-_DATA = ("const", "enum", "default", "examples")
+REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+DATA = ("const", "enum", "default", "examples")
 """Keywords whose values are data: what looks like a reference in them is none."""
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
+NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 """Keywords whose values are schemas by names, which may be called like keywords."""
-_LATEST = "https://json-schema.org/draft/2020-12/schema"
+LATEST = "https://json-schema.org/draft/2020-12/schema"
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _PROBES: tuple[Any, ...] = (None, True, 0, "", [], {})
 _MAX_WRONGS = 10
@@ -59,11 +59,11 @@ def problems(schema: Mapping[str, Any]) -> Iterator[Wrong]:
 
 def _structure(schema: Mapping[str, Any]) -> Iterator[Wrong]:
     """Check against the schema of schemas."""
-    named = schema.get("$schema", _LATEST)
+    named = schema.get("$schema", LATEST)
     nobody: Any = None
     kind = validator_for({"$schema": named}, default=nobody) if isinstance(named, str) else nobody
     if kind is None:
-        yield Wrong(f"{named!r} is not a known version of JSON Schema; leave it out, or use {_LATEST}", ("$schema",))
+        yield Wrong(f"{named!r} is not a known version of JSON Schema; leave it out, or use {LATEST}", ("$schema",))
         return
     seen = set()
     for each in kind(kind.META_SCHEMA).iter_errors(schema):
@@ -107,7 +107,7 @@ def _references(schema: Mapping[str, Any]) -> Iterator[Wrong]:
     specification = referencing.jsonschema.DRAFT202012
     resource = referencing.Resource.from_contents(dict(schema), default_specification=specification)
     resolver = jsonschema_specifications.REGISTRY.resolver_with_root(resource)
-    todo: list[tuple[_Part, _Resolver]] = [((schema, (), False), resolver)]
+    todo: list[tuple[_Part, Resolver]] = [((schema, (), False), resolver)]
     seen: set[int] = set()
     while todo:
         (node, where, named), resolver = todo.pop()
@@ -118,7 +118,7 @@ def _references(schema: Mapping[str, Any]) -> Iterator[Wrong]:
             if where and isinstance(node.get("$id"), str):
                 inner = referencing.Resource.from_contents(node, default_specification=specification)
                 resolver = resolver.in_subresource(inner)
-            for name in _REFERENCES:
+            for name in REFERENCES:
                 target = node.get(name)
                 if not isinstance(target, str):
                     continue
@@ -142,8 +142,8 @@ def _parts(node: Any, where: Where, *, named: bool) -> Iterator[_Part]:
     """Yield the parts of a schema that are schemas or hold some; `named`: `node` is a mapping of names to schemas."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            if named or key not in _DATA:
-                yield value, (*where, key), not named and key in _NAMED
+            if named or key not in DATA:
+                yield value, (*where, key), not named and key in NAMED
     elif isinstance(node, list):
         yield from ((value, (*where, index), False) for index, value in enumerate(node))
 

@@ -31,6 +31,8 @@ SIZES = {"": 1, "b": 1} | {
 """Bytes in each unit of size, written small: `k` and `kb` are 1000, `ki` and `kib` are 1024."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+_LONG = 18
+"""Durations of more digits than this are not told in units."""
 _QUANTITY = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)", re.ASCII)
 
 
@@ -118,6 +120,8 @@ def size(value: Any) -> int:
 def format_duration(seconds: float) -> str:
     """Return `5m`, `1.5s`: what `duration` reads back as the same number."""
     exact = Decimal(repr(float(seconds)))
+    if exact.adjusted() > _LONG:  # nobody wrote it in units, and Decimal cannot divide it exactly
+        return f"{seconds:g} seconds"
     for name in ("d", "h", "m", "s", "ms"):
         if exact and exact % DURATIONS[name] == 0:
             return f"{int(exact / DURATIONS[name])}{name}"

@@ -12,10 +12,11 @@ The last event is a `result` or an `error`. History keeps the events as they wer
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypedDict
 
 import msgspec
 
-from protocol.errors import Failure
+from protocol.errors import ErrorKind, Failure
 from protocol.model import Execution, Status, Stream
 
 
@@ -114,7 +115,18 @@ def decode_all(data: bytes) -> tuple[KeptEvent, ...]:
     return _decoder.decode(data)
 
 
-def failure_fields(failure: Failure) -> dict[str, object]:
+class Error(TypedDict):
+    """Why an execution, or one attempt of it, failed."""
+
+    kind: ErrorKind
+    message: str
+    type: str | None
+    traceback: str | None
+    field: str | None
+    retryable: bool
+
+
+def failure_fields(failure: Failure) -> Error:
     """Return a failure as the `error` of an execution, ready to be encoded."""
     return {
         "kind": failure.kind,

@@ -41,6 +41,7 @@ __all__ = [
 
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Handler = Callable[[Message, Receive, Send], Awaitable[None]]
 TURNED_AWAY_AT_ONCE = 64
 """So many clients over `max_connections` are answered 503 at a time; those above are closed without a word."""
 WEBSOCKET = "WEBSOCKET"
@@ -183,7 +184,7 @@ class Route:
     method: str
     """`WEBSOCKET` for websockets."""
     prefix: str
-    handler: Callable[[Message, Receive, Send], Awaitable[None]]
+    handler: Handler
     suffix: str = ""
 
     def matches(self, path: str) -> bool:
@@ -294,7 +295,8 @@ async def respond(
     content_type: bytes = b"application/json",
 ) -> None:
     """Send a whole response; head and body leave in one write, and there is no checkpoint unless it must wait."""
-    length = b"%d" % len(body)
-    head = [(b"content-type", content_type), (b"content-length", length), *headers]
+    # 204 has no body, and by RFC 9110 no length either.
+    about = () if status == 204 else ((b"content-type", content_type), (b"content-length", b"%d" % len(body)))
+    head = [*about, *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -20,9 +20,10 @@ from actors.tally import BUCKETS, PHASES, Histogram
 from protocol.model import Kind
 from runner.access import require
 from runner.auth import Principal, Scope
+from runner.operations import METRICS
 from runner.service import Service
 from runner.version import release
-from runner.web import arguments
+from runner.web import arguments, serves
 
 _BOUNDS = [*(str(bound) for bound in BUCKETS), "+Inf"]
 
@@ -34,13 +35,13 @@ def add_metrics_route(app: QuartTrio, service: Service, principal: Callable[[], 
         return
     process, version = ProcessCollector(registry=None), release()
 
-    @app.get("/metrics")
+    @serves(app, METRICS)
     async def metrics() -> Response:
         who = None
         if allowed == "token":
             who = await principal()
             require(who, Scope.METRICS_READ)
-        arguments(())
+        arguments(METRICS)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(process)
         registry.register(RunnerCollector(service, version, who))

@@ -6,8 +6,6 @@ its own waiting only; the build goes on, also with nobody waiting for it, becaus
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import trio
 from attrs import frozen
@@ -15,6 +13,7 @@ from attrs import frozen
 from actors.build_log import BuildLog
 from actors.snapshot import Published
 from protocol.errors import ErrorKind, Failure, RunnerError
+from runner import module_operations, shapes
 from runner.access import authenticate
 from runner.auth import Verifier
 from runner.http import BodyError, BodyTooLargeError, Receive, Send, read_body, respond
@@ -24,7 +23,6 @@ from runner.service import Service
 from runner.status import CODES
 from runner.streams import KEEP_ALIVE_SECONDS, STILL_HERE, arguments, begin_events, header, identity_in
 
-PREFIX, SUFFIX = "/modules/", "/prepare"
 _PROBLEM = b"application/problem+json"
 _TOLD_LINES = 20
 _MAX_BODY = 64 * 1024
@@ -46,9 +44,9 @@ class Preparation:
         """Serve one request."""
         try:
             principal = await authenticate(self.verifier, header(scope, b"authorization"))
-            version = arguments(scope, ("version",)).get("version")
+            version = arguments(scope, module_operations.PREPARE).get("version")
             await read_body(scope, receive, _MAX_BODY)
-            module, build = self.service.prepare(principal, identity_in(scope, PREFIX, SUFFIX), version)
+            module, build = self.service.prepare(principal, identity_in(scope, module_operations.PREPARE), version)
         except RunnerError as problem:
             await _refuse(send, problem.failure)
             return
@@ -88,7 +86,7 @@ def _event(name: str, data: bytes) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), data)
 
 
-def _ready(module: Published, build: BuildLog) -> dict[str, Any]:
+def _ready(module: Published, build: BuildLog) -> shapes.Preparation:
     prepared = build.prepared
     return {
         "module": module.ref.name,

@@ -14,13 +14,13 @@ from config.modules import spec_to_mapping
 from protocol.errors import ErrorKind, Failure
 from protocol.events import decode_all, failure_fields, text_of
 from protocol.model import Attempt, Execution, Stream
+from runner import shapes
 from runner.status import CODES
 
 _encoder = msgspec.json.Encoder()
-_HIDDEN = ("code", "path", "variables", "secrets", "name", "env", "version")
 
 
-def execution_fields(execution: Execution) -> dict[str, Any]:
+def execution_fields(execution: Execution) -> shapes.Core:
     """Return what every door says of an execution, without what it was given and what it printed."""
     timings, duration, waiting = execution.timings, execution.duration, execution.waiting
     return {
@@ -49,7 +49,7 @@ def execution_fields(execution: Execution) -> dict[str, Any]:
     }
 
 
-def _attempt_fields(attempt: Attempt) -> dict[str, Any]:
+def _attempt_fields(attempt: Attempt) -> shapes.FailedAttempt:
     return {
         "attempt": attempt.number,
         "started_at": round(attempt.started_at, 6),
@@ -66,13 +66,13 @@ def execution_json(execution: Execution) -> bytes:
     return _encoder.encode(_with_output(execution))
 
 
-def _with_output(execution: Execution) -> dict[str, Any]:
+def _with_output(execution: Execution) -> shapes.Execution:
     kept = decode_all(execution.events)
     stdout, stderr = text_of(kept, Stream.STDOUT), text_of(kept, Stream.STDERR)
-    return execution_fields(execution) | {"stdout": stdout, "stderr": stderr}
+    return {**execution_fields(execution), "stdout": stdout, "stderr": stderr}
 
 
-def _record_fields(execution: Execution) -> dict[str, Any]:
+def _record_fields(execution: Execution) -> shapes.Record:
     return {
         "subject": execution.subject,
         "asynchronous": execution.asynchronous,
@@ -86,8 +86,11 @@ def _record_fields(execution: Execution) -> dict[str, Any]:
 
 def record_json(execution: Execution) -> bytes:
     """Return all that history knows of an execution, its input included."""
-    record = _record_fields(execution) | {"input": msgspec.Raw(execution.input)}
-    return _encoder.encode(_with_output(execution) | record)
+    return _encoder.encode(_recorded_fields(execution))
+
+
+def _recorded_fields(execution: Execution) -> shapes.RecordedExecution:
+    return {**_with_output(execution), **_record_fields(execution), "input": msgspec.Raw(execution.input)}
 
 
 def accepted_json(execution: Execution) -> bytes:
@@ -95,36 +98,35 @@ def accepted_json(execution: Execution) -> bytes:
     return _encoder.encode(listed_fields(execution))
 
 
-def listed_fields(execution: Execution) -> dict[str, Any]:
+def listed_fields(execution: Execution) -> shapes.ListedExecution:
     """Return an execution as lists show it: without payloads, output and tracebacks."""
-    return execution_fields(execution) | _record_fields(execution)
+    return {**execution_fields(execution), **_record_fields(execution)}
 
 
 def stats_json(stats: ModuleStats) -> bytes:
     """Return how the executions of a module ended."""
-    return _encoder.encode(
-        {
-            "module": stats.module,
-            "since": round(stats.since, 3),
-            "until": round(stats.until, 3),
-            "total": stats.total,
-            "statuses": stats.statuses,
-            "errors": stats.kinds,
-            "success_rate": stats.success_rate,
-            "duration": {
-                "runs": stats.runs,
-                "mean": stats.mean,
-                "p50": stats.p50,
-                "p95": stats.p95,
-                "p99": stats.p99,
-            },
-        }
-    )
+    shown: shapes.Stats = {
+        "module": stats.module,
+        "since": round(stats.since, 3),
+        "until": round(stats.until, 3),
+        "total": stats.total,
+        "statuses": stats.statuses,
+        "errors": stats.kinds,
+        "success_rate": stats.success_rate,
+        "duration": {
+            "runs": stats.runs,
+            "mean": stats.mean,
+            "p50": stats.p50,
+            "p95": stats.p95,
+            "p99": stats.p99,
+        },
+    }
+    return _encoder.encode(shown)
 
 
 def execution_line(execution: Execution, index: int) -> bytes:
     """Return the whole execution as one line of a batch: `index` is the number of its input."""
-    return _line({"index": index} | _with_output(execution))
+    return _line({"index": index, **_with_output(execution)})
 
 
 def problem_line(failure: Failure, index: int | None = None) -> bytes:
@@ -180,7 +182,7 @@ def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
 def module_json(module: Published) -> dict[str, Any]:
     """Return a module as lists and details show it: no code, no paths, names of variables without their values."""
     spec = module.spec
-    shown = {name: value for name, value in spec_to_mapping(spec).items() if name not in _HIDDEN}
+    shown = {name: value for name, value in spec_to_mapping(spec).items() if name not in shapes.NOT_SHOWN}
     return {
         "name": spec.name,
         "version": module.ref.version,
@@ -195,7 +197,7 @@ def module_json(module: Published) -> dict[str, Any]:
     }
 
 
-def versions_json(name: str, versions: Iterable[Published], registered: Registered | None) -> dict[str, Any]:
+def versions_json(name: str, versions: Iterable[Published], registered: Registered | None) -> shapes.Versions:
     """Return the versions of a module, newest first, and which one is active."""
     active = next(iter(versions)).ref.version if registered is None else registered.active
     return {
@@ -214,7 +216,7 @@ def versions_json(name: str, versions: Iterable[Published], registered: Register
     }
 
 
-def change_json(change: Change) -> dict[str, Any]:
+def change_json(change: Change) -> shapes.Change:
     """Return one entry of the audit log."""
     return {
         "id": change.id,

@@ -12,12 +12,25 @@ from werkzeug.exceptions import HTTPException
 
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Execution
+from runner import module_operations, operations
 from runner.access import authenticate
 from runner.auth import Principal, Verifier
-from runner.http import WEBSOCKET, BodyError, BodyTooLargeError, Front, Receive, Route, Send, read_body, respond
+from runner.http import (
+    WEBSOCKET,
+    BodyError,
+    BodyTooLargeError,
+    Front,
+    Handler,
+    Receive,
+    Route,
+    Send,
+    read_body,
+    respond,
+)
 from runner.http_exchange import Message
 from runner.metrics import add_metrics_route
-from runner.preparation import PREFIX, SUFFIX, Preparation
+from runner.operation import PROBLEM, Operation
+from runner.preparation import Preparation
 from runner.render import (
     accepted_json,
     execution_json,
@@ -26,21 +39,20 @@ from runner.render import (
     problem_json,
 )
 from runner.rest_batch import BatchExecution
+from runner.rest_documents import add_document_routes
 from runner.rest_executions import add_execution_routes
 from runner.rest_modules import add_module_routes
 from runner.service import Service
 from runner.status import CODES
 from runner.streams import EventStream, ExecutionSocket, ModuleSocket, not_found
 from runner.web import (
-    PROBLEM,
     arguments,
     framework_problem,
     json_answer,
     problem_answer,
     seconds_of,
+    serves,
 )
-
-EXECUTE = "/modules/execute/"
 
 log = structlog.get_logger("rest")
 
@@ -48,15 +60,19 @@ log = structlog.get_logger("rest")
 def make_app(service: Service, verifier: Verifier) -> Front:
     """Return the ASGI application of all REST routes."""
     routes = [
-        Route("POST", EXECUTE, BatchExecution(service, verifier), "/batch"),
-        Route("POST", EXECUTE, _Execute(service, verifier)),
-        Route("POST", PREFIX, Preparation(service, verifier), SUFFIX),
-        Route("GET", "/executions/", EventStream(service, verifier), "/events"),
-        Route(WEBSOCKET, "/executions/", ExecutionSocket(service, verifier), "/stream"),
-        Route(WEBSOCKET, "/modules/stream/", ModuleSocket(service, verifier)),
+        _route(operations.BATCH, BatchExecution(service, verifier)),
+        _route(operations.EXECUTE, _Execute(service, verifier)),
+        _route(module_operations.PREPARE, Preparation(service, verifier)),
+        _route(operations.FOLLOW, EventStream(service, verifier)),
+        _route(operations.FOLLOW_SOCKET, ExecutionSocket(service, verifier)),
+        _route(operations.RUN_SOCKET, ModuleSocket(service, verifier)),
         Route(WEBSOCKET, "", not_found),
     ]
     return Front(_slow_routes(service, verifier), routes)
+
+
+def _route(operation: Operation, handler: Handler) -> Route:
+    return Route(operation.method, operation.prefix, handler, operation.suffix)
 
 
 @frozen
@@ -80,7 +96,7 @@ class _Execute:
                 elif name == b"prefer":
                     wait = wait and not _asynchronously(value)
             principal = await authenticate(self.verifier, header)
-            name = unquote(scope["path"][len(EXECUTE) :])
+            name = unquote(scope["path"][len(operations.EXECUTE.prefix) :])
             version = _version(scope["query_string"])
             data = await read_body(scope, receive, self.service.settings.server.max_frame_bytes)
             run = self.service.execute if wait else self.service.submit
@@ -127,7 +143,7 @@ def _version(query: bytes) -> str | None:
     if not query:
         return None
     values = parse_qs(query.decode("latin-1"), keep_blank_values=True)
-    if unknown := sorted(set(values) - {"version"}):
+    if unknown := sorted(set(values) - {*operations.EXECUTE.query}):
         raise error(ErrorKind.BAD_INPUT, f"unknown parameter {unknown[0]!r}; allowed: version", field=unknown[0])
     return values["version"][-1] if "version" in values else None
 
@@ -135,6 +151,7 @@ def _version(query: bytes) -> str | None:
 def _slow_routes(service: Service, verifier: Verifier) -> QuartTrio:
     """Return the quart application of everything but execute."""
     app = QuartTrio("runner.rest", static_folder=None)
+    app.url_map.merge_slashes = False  # a redirect would lead to whatever `Host` the request names
     app.config["MAX_CONTENT_LENGTH"] = service.settings.server.max_frame_bytes
 
     async def principal() -> Principal:
@@ -153,23 +170,27 @@ def _slow_routes(service: Service, verifier: Verifier) -> QuartTrio:
         log.error("a request failed inside the runner", path=request.path, exc_info=problem)
         return problem_answer(Failure(ErrorKind.INTERNAL, "the runner failed; its log says why"))
 
-    @app.get("/environments")
+    @serves(app, operations.ENVIRONMENTS)
     async def environments() -> Response:
         who = await principal()
-        arguments(())
+        arguments(operations.ENVIRONMENTS)
         return json_answer({"items": service.environments(who)})
 
-    @app.get("/healthz")
+    _add_health(app, service)
+    add_metrics_route(app, service, principal)
+    add_module_routes(app, service, principal)
+    add_execution_routes(app, service, principal)
+    add_document_routes(app, service, verifier)
+    return app
+
+
+def _add_health(app: QuartTrio, service: Service) -> None:
+    @serves(app, operations.HEALTH)
     async def healthz() -> Response:
         return json_answer({"status": "ok"})
 
-    @app.get("/readyz")
+    @serves(app, operations.READINESS)
     async def readyz() -> Response:
         if service.runs.stopping:
             return problem_answer(Failure(ErrorKind.SHUTDOWN, "the runner is shutting down"))
         return json_answer({"status": "ready", "modules": len(service.registry.snapshot.modules)})
-
-    add_module_routes(app, service, principal)
-    add_metrics_route(app, service, principal)
-    add_execution_routes(app, service, principal)
-    return app

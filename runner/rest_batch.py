@@ -24,15 +24,14 @@ from runner.batch import Batch, Input
 from runner.batch_inputs import Array, Lines
 from runner.http import BodyError, BodyTooLargeError, ClientGoneError, Receive, Send, read_body, respond, stream_body
 from runner.http_exchange import Message
+from runner.operations import BATCH, LINES
 from runner.render import execution_line, failure_headers, problem_json, problem_line
 from runner.service import Service
 from runner.status import CODES
 from runner.streams import arguments, header, identity_in
 from runner.web import seconds_of
 
-PREFIX, SUFFIX = "/modules/execute/", "/batch"
 ARRAY = ("", "application/json")
-LINES = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines")
 _PROBLEM = b"application/problem+json"
 _HEAD = [
     (b"content-type", b"application/x-ndjson"),
@@ -77,11 +76,11 @@ class BatchExecution:
         if header(scope, b"idempotency-key") is not None:
             text = "a batch has no idempotency key; call one by one what must not run twice"
             raise error(ErrorKind.BAD_INPUT, text, field="Idempotency-Key")
-        given = arguments(scope, ("version", "parallel"))
+        given = arguments(scope, BATCH)
         batch = Batch(
             self.service,
             principal,
-            identity_in(scope, PREFIX, SUFFIX),
+            identity_in(scope, BATCH),
             version=given.get("version"),
             parallelism=_number(given["parallel"]) if "parallel" in given else None,
             field="parallel",

@@ -16,51 +16,41 @@ from config.units import duration
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.events import DroppedEvent, KeptEvent, OutputEvent, decode_all, encode, text_of
 from protocol.model import Execution, Status, Stream
+from runner import operations
 from runner.auth import Principal
 from runner.render import accepted_json, listed_fields, record_json, stats_json
 from runner.service import Service
-from runner.web import arguments, json_answer, moment, one_of, page_limit, seconds_of
+from runner.shapes import Order
+from runner.web import arguments, json_answer, moment, one_of, page_limit, seconds_of, serves
 
-FILTERS = ("module", "version", "status", "error", "subject", "since", "until", "limit", "cursor")
-
-
-class _Order(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /executions`."""
-
-    module: str
-    input: msgspec.Raw = msgspec.Raw(b"null")
-    version: str | None = None
-    timeout: float | None = None
-
-
-_orders = msgspec.json.Decoder(_Order)
+_orders = msgspec.json.Decoder(Order)
 
 
 def add_execution_routes(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
     """Add the routes to `app`; `principal` says who makes the request at hand."""
     _add_lists(app, service, principal)
 
-    @app.post("/executions")
+    @serves(app, operations.SUBMIT)
     async def accept() -> Response:
         who = await principal()
-        arguments(())
+        arguments(operations.SUBMIT)
         data = await request.get_data(as_text=False)
         order = _order(data if isinstance(data, bytes) else data.encode())
         key = request.headers.get("idempotency-key")
         return accepted(await _submit(service, who, order, key, _shorter(order.timeout)))
 
-    @app.get("/executions/<name>")
-    async def execution(name: str) -> Response:
+    @serves(app, operations.GET)
+    async def execution(id: str) -> Response:  # noqa: A002  (as its path says)
         who = await principal()
-        arguments(())
-        return json_answer(record_json(await service.get(who, name)))
+        arguments(operations.GET)
+        return json_answer(record_json(await service.get(who, id)))
 
-    @app.get("/executions/<name>/output")
-    async def output(name: str) -> Response:
+    @serves(app, operations.OUTPUT)
+    async def output(id: str) -> Response:  # noqa: A002  (as its path says)
         who = await principal()
-        args = arguments(("stream", "format"))
+        args = arguments(operations.OUTPUT)
         stream = one_of(Stream, "stream", args.get("stream"))
-        kept = decode_all((await service.get(who, name)).events)
+        kept = decode_all((await service.get(who, id)).events)
         form = args.get("format", "text")
         if form not in ("text", "jsonl"):
             raise error(ErrorKind.BAD_INPUT, f"format {form!r:.80} is not one of text, jsonl", field="format")
@@ -68,18 +58,18 @@ def add_execution_routes(app: QuartTrio, service: Service, principal: Callable[[
             return Response(b"".join(_lines(kept, stream)), content_type="application/jsonl")
         return Response(text_of(kept, stream), content_type="text/plain; charset=utf-8")
 
-    @app.post("/executions/<name>/cancel")
-    async def cancel(name: str) -> Response:
+    @serves(app, operations.CANCEL)
+    async def cancel(id: str) -> Response:  # noqa: A002  (as its path says)
         who = await principal()
-        arguments(())
-        return json_answer(record_json(await service.cancel(who, name)))
+        arguments(operations.CANCEL)
+        return json_answer(record_json(await service.cancel(who, id)))
 
 
 def _add_lists(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
-    @app.get("/executions")
+    @serves(app, operations.LIST)
     async def executions() -> Response:
         who = await principal()
-        args = arguments(FILTERS)
+        args = arguments(operations.LIST)
         query = Query(
             module=args.get("module"),
             version=args.get("version"),
@@ -94,10 +84,10 @@ def _add_lists(app: QuartTrio, service: Service, principal: Callable[[], Awaitab
         page = await service.list(who, query)
         return json_answer({"items": [listed_fields(item) for item in page.items], "cursor": page.next_cursor})
 
-    @app.get("/modules/<name>/stats")
+    @serves(app, operations.STATS)
     async def stats(name: str) -> Response:
         who = await principal()
-        args = arguments(("since", "until", "window"))
+        args = arguments(operations.STATS)
         since, until = moment("since", args.get("since")), moment("until", args.get("until"))
         if "window" in args:
             since = _window_start(args["window"], since, until)
@@ -114,7 +104,7 @@ def accepted(execution: Execution) -> Response:
     return response
 
 
-async def _submit(service: Service, who: Principal, order: _Order, key: str | None, timeout: float | None) -> Execution:
+async def _submit(service: Service, who: Principal, order: Order, key: str | None, timeout: float | None) -> Execution:
     try:
         return await service.submit(
             who, order.module, bytes(order.input), version=order.version, timeout=timeout, key=key
@@ -134,7 +124,7 @@ def _shorter(timeout: float | None) -> float | None:
     return seconds if timeout is None else min(timeout, seconds)
 
 
-def _order(data: bytes) -> _Order:
+def _order(data: bytes) -> Order:
     try:
         return _orders.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:

@@ -16,19 +16,13 @@ from config.mistakes import Wrong
 from config.template import starter
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
+from runner import module_operations as operations
 from runner.access import require
 from runner.auth import Principal
 from runner.management import Publishing
 from runner.render import change_json, module_json, versions_json
 from runner.service import Service
-from runner.web import arguments, described, flag, json_answer, moment, one_of, page_limit
-
-FILTERS = ("env", "tag", "q", "limit", "cursor")
-PUBLISHING = ("activate", "prepare")
-ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
-"""Content types of an upload."""
-_MAX_VALUES = 20
-"""How often a filter may be given."""
+from runner.web import arguments, described, flag, json_answer, moment, one_of, page_limit, serves
 
 
 def add_module_routes(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
@@ -36,18 +30,18 @@ def add_module_routes(app: QuartTrio, service: Service, principal: Callable[[], 
     _add_reading(app, service, principal)
     _add_versions(app, service, principal)
 
-    @app.post("/modules")
+    @serves(app, operations.REGISTER)
     async def register() -> Response:
         who = await principal()
-        data, how = await _described(arguments(PUBLISHING))
+        data, how = await _described(arguments(operations.REGISTER))
         added = await service.management.register(who, data, how=how, condition=Condition(first=True))
         return _added(added)
 
-    @app.post("/modules/upload")
+    @serves(app, operations.UPLOAD)
     async def upload() -> Response:
         who = await principal()
-        args = arguments((*PUBLISHING, "name"))
-        if (request.mimetype or "") not in ARCHIVES:
+        args = arguments(operations.UPLOAD)
+        if (request.mimetype or "") not in operations.UPLOAD.body:
             text = "the body is the zip file itself: curl --data-binary @module.zip -H 'Content-Type: application/zip'"
             raise error(ErrorKind.BAD_INPUT, text, field="content-type")
         body = await request.get_data(as_text=False)
@@ -56,33 +50,33 @@ def add_module_routes(app: QuartTrio, service: Service, principal: Callable[[], 
         name, condition = args.get("name"), _condition()
         return _added(await service.management.upload(who, data, name=name, how=how, condition=condition))
 
-    @app.put("/modules/<name>")
+    @serves(app, operations.PUT)
     async def put(name: str) -> Response:
         who = await principal()
-        data, how = await _described(arguments(PUBLISHING))
+        data, how = await _described(arguments(operations.PUT))
         if data.setdefault("name", name) != name:
             raise error(ErrorKind.BAD_INPUT, f"the route names {name!r}, the body {data['name']!r:.80}", field="name")
         return _added(await service.management.register(who, data, how=how, condition=_condition()))
 
-    @app.patch("/modules/<name>")
+    @serves(app, operations.PATCH)
     async def patch(name: str) -> Response:
         who = await principal()
-        data, how = await _described(arguments(PUBLISHING))
+        data, how = await _described(arguments(operations.PATCH))
         return _added(await service.management.patch(who, name, data, how=how, condition=_condition()))
 
-    @app.delete("/modules/<name>")
+    @serves(app, operations.DELETE)
     async def remove(name: str) -> Response:
         who = await principal()
-        force = flag("force", arguments(("force",)).get("force"))
+        force = flag("force", arguments(operations.DELETE).get("force"))
         await service.management.remove(who, name, force=bool(force), condition=_condition())
         return Response(b"", 204, content_type=None)
 
 
 def _add_reading(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
-    @app.get("/modules")
+    @serves(app, operations.LIST)
     async def modules() -> Response:
         who = await principal()
-        args = arguments(FILTERS)
+        args = arguments(operations.LIST)
         found, cursor = service.modules(
             who,
             envs=[kind for value in _several("env") if (kind := one_of(Kind, "env", value)) is not None],
@@ -93,10 +87,10 @@ def _add_reading(app: QuartTrio, service: Service, principal: Callable[[], Await
         )
         return json_answer({"items": [module_json(m) for m in found], "cursor": cursor})
 
-    @app.get("/modules/template")
+    @serves(app, operations.TEMPLATE)
     async def template() -> Response:
         require(await principal(), "modules:read")
-        args = arguments(("name", "env"))
+        args = arguments(operations.TEMPLATE)
         kind = one_of(Kind, "env", args.get("env")) or Kind.INLINE
         try:
             data = pack(starter(args.get("name", "my-module"), kind))
@@ -106,19 +100,19 @@ def _add_reading(app: QuartTrio, service: Service, principal: Callable[[], Await
         answer.headers["content-disposition"] = 'attachment; filename="module.zip"'
         return answer
 
-    @app.get("/modules/<name>")
+    @serves(app, operations.SHOW)
     async def module(name: str) -> Response:
         who = await principal()
-        version = arguments(("version",)).get("version")
+        version = arguments(operations.SHOW).get("version")
         found = service.module(who, "modules:read", name, version)
         answer = json_answer(module_json(found))
         answer.headers["etag"] = _tag([found], service.registry.snapshot.registered_only(name))
         return answer
 
-    @app.get("/audit")
+    @serves(app, operations.AUDIT)
     async def audit() -> Response:
         who = await principal()
-        args = arguments(("module", "subject", "action", "since", "until", "limit", "cursor"))
+        args = arguments(operations.AUDIT)
         limit = page_limit(args.get("limit"))
         query = ChangesQuery(
             module=args.get("module"),
@@ -136,32 +130,32 @@ def _add_reading(app: QuartTrio, service: Service, principal: Callable[[], Await
 
 
 def _add_versions(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
-    @app.get("/modules/<name>/versions")
+    @serves(app, operations.VERSIONS)
     async def versions(name: str) -> Response:
         who = await principal()
-        arguments(())
+        arguments(operations.VERSIONS)
         found, registered = service.management.versions(who, name)
         answer = json_answer(versions_json(name, found, registered))
         answer.headers["etag"] = _tag(found, registered)
         return answer
 
-    @app.get("/modules/<name>/versions/<version>")
+    @serves(app, operations.SHOW_VERSION)
     async def version_of(name: str, version: str) -> Response:
         who = await principal()
-        arguments(())
+        arguments(operations.SHOW_VERSION)
         return json_answer(module_json(service.module(who, "modules:read", name, version)))
 
-    @app.delete("/modules/<name>/versions/<version>")
+    @serves(app, operations.DELETE_VERSION)
     async def remove_version(name: str, version: str) -> Response:
         who = await principal()
-        force = flag("force", arguments(("force",)).get("force"))
+        force = flag("force", arguments(operations.DELETE_VERSION).get("force"))
         await service.management.remove(who, name, version, force=bool(force), condition=_condition())
         return Response(b"", 204, content_type=None)
 
-    @app.post("/modules/<name>/versions/<version>/activate")
+    @serves(app, operations.ACTIVATE)
     async def activate(name: str, version: str) -> Response:
         who = await principal()
-        prepare = flag("prepare", arguments(("prepare",)).get("prepare"))
+        prepare = flag("prepare", arguments(operations.ACTIVATE).get("prepare"))
         registered, module = await service.management.activate(
             who, name, version, prepare=bool(prepare), condition=_condition()
         )
@@ -207,8 +201,8 @@ def _condition() -> Condition:
 
 def _several(name: str) -> list[str]:
     values = request.args.getlist(name)
-    if len(values) > _MAX_VALUES:
-        raise error(ErrorKind.BAD_INPUT, f"{name} may be given {_MAX_VALUES} times at most", field=name)
+    if len(values) > operations.MAX_VALUES:
+        raise error(ErrorKind.BAD_INPUT, f"{name} may be given {operations.MAX_VALUES} times at most", field=name)
     return values
 
 

@@ -303,7 +303,13 @@ def _check_schema(schema: bytes, data: bytes) -> None:
                 raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path) from None
         else:
             return
-    found = mismatch(_validator(schema), msgspec.json.decode(data))
+    try:
+        found = mismatch(_validator(schema), msgspec.json.decode(data))
+    except msgspec.DecodeError as refused:  # a number of a size that handlers may take, and no schema can look at
+        raise error(ErrorKind.BAD_INPUT, f"the input cannot be checked by its schema: {refused}", field="$") from None
+    except RecursionError:
+        text = "the input is nested too deeply to be checked by its schema"
+        raise error(ErrorKind.BAD_INPUT, text, field="$") from None
     if found is not None:
         path, why = found
         raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path)

@@ -6,7 +6,6 @@ One that takes nothing at all is cut off by the connection (`send_timeout`), one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -18,10 +17,12 @@ from attrs import frozen
 from actors.events import Follower
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.events import Event, encode, failure_fields
+from runner import operations
 from runner.access import authenticate
 from runner.auth import Principal, Verifier
-from runner.http import Receive, Send, respond
+from runner.http import WEBSOCKET, Receive, Send, respond
 from runner.http_exchange import Message
+from runner.operation import Operation
 from runner.render import failure_headers, problem_json
 from runner.service import Service
 from runner.status import CODES
@@ -51,7 +52,7 @@ class EventStream:
             principal = await authenticate(self.verifier, header(scope, b"authorization"))
             last = header(scope, b"last-event-id")
             start = _number(scope) if last is None else _parsed(last, "Last-Event-ID") + 1
-            follower = await self.service.follow(principal, identity_in(scope, "/executions/", "/events"), start)
+            follower = await self.service.follow(principal, identity_in(scope, operations.FOLLOW), start)
         except RunnerError as problem:
             failure = problem.failure
             await respond(send, CODES[failure.kind].http, problem_json(failure), failure_headers(failure), _PROBLEM)
@@ -97,7 +98,7 @@ class ExecutionSocket:
         """Serve one reader."""
         try:
             principal, subprotocol = await _authenticated(self.verifier, scope)
-            name = identity_in(scope, "/executions/", "/stream")
+            name = identity_in(scope, operations.FOLLOW_SOCKET)
             follower = await self.service.follow(principal, name, _number(scope))
         except RunnerError as problem:
             await _reject(send, problem.failure)
@@ -125,8 +126,8 @@ class ModuleSocket:
         """Serve one call."""
         try:
             principal, subprotocol = await _authenticated(self.verifier, scope)
-            name = unquote(scope["path"].removeprefix("/modules/stream/"))
-            given = arguments(scope, ("version", "timeout"))
+            name = identity_in(scope, operations.RUN_SOCKET)
+            given = arguments(scope, operations.RUN_SOCKET)
             timeout = _seconds(given["timeout"]) if "timeout" in given else None
             version = given.get("version")
             if header(scope, b"idempotency-key") is not None:
@@ -233,7 +234,7 @@ async def _reject(send: Send, failure: Failure) -> None:
 async def not_found(scope: Message, receive: Receive, send: Send) -> None:
     """Answer a websocket that nothing serves."""
     del receive
-    routes = "/executions/{id}/stream and /modules/stream/{name}"
+    routes = " and ".join(each.path for each in operations.OPERATIONS if each.method == WEBSOCKET)
     await _reject(send, Failure(ErrorKind.NOT_FOUND, f"there is no websocket at {scope['path']}; there are {routes}"))
 
 
@@ -251,9 +252,9 @@ async def _close(send: Send, follower: Follower) -> None:
         await send({"type": "websocket.close", "code": 1012, "reason": "the runner is shutting down; follow it again"})
 
 
-def identity_in(scope: Message, prefix: str, suffix: str) -> str:
-    """Return the name between prefix and suffix of a path."""
-    return unquote(scope["path"].removeprefix(prefix).removesuffix(suffix))
+def identity_in(scope: Message, operation: Operation) -> str:
+    """Return the name in the path of a request."""
+    return unquote(scope["path"].removeprefix(operation.prefix).removesuffix(operation.suffix))
 
 
 def header(scope: Message, name: bytes) -> str | None:
@@ -261,8 +262,9 @@ def header(scope: Message, name: bytes) -> str | None:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
-def arguments(scope: Message, allowed: Sequence[str]) -> dict[str, str]:
-    """Return the query parameters. Raises RunnerError `bad_input` for one that is not `allowed`."""
+def arguments(scope: Message, operation: Operation) -> dict[str, str]:
+    """Return the query parameters. Raises RunnerError `bad_input` for one that the operation does not have."""
+    allowed = operation.query
     query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     for name in query:
         if name not in allowed:
@@ -272,7 +274,7 @@ def arguments(scope: Message, allowed: Sequence[str]) -> dict[str, str]:
 
 
 def _number(scope: Message) -> int:
-    return _parsed(arguments(scope, ("from",)).get("from", "0"), "from")
+    return _parsed(arguments(scope, operations.FOLLOW).get("from", "0"), "from")
 
 
 def _parsed(text: str, field: str) -> int:

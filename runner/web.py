@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
-from quart import Request, Response, request
+from quart import Quart, Request, Response, request
 from werkzeug.exceptions import HTTPException
 
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, error
+from runner.operation import PROBLEM, Operation
+from runner.parameters import DEFAULT_PAGE, MAX_PAGE
 from runner.render import failure_headers, problem_json, problem_status
+from runner.shapes import Problem
 
-MAX_PAGE = 500
-PROBLEM = "application/problem+json"
 E = TypeVar("E", bound=StrEnum)
+H = TypeVar("H", bound=Callable[..., Awaitable[Response]])
 
 
-def arguments(allowed: Iterable[str]) -> dict[str, str]:
-    """Return the query parameters. Raises RunnerError `bad_input` for one that is not `allowed`."""
+def serves(app: Quart, operation: Operation) -> Callable[[H], H]:
+    """Return the decorator of the function that serves an operation."""
+    return app.route(operation.rule, methods=[operation.method])
+
+
+def arguments(operation: Operation) -> dict[str, str]:
+    """Return the query parameters. Raises RunnerError `bad_input` for one that the operation does not have."""
+    allowed = operation.query
     for name in request.args:
         if name not in allowed:
             text = f"unknown parameter {name!r}; allowed: {', '.join(allowed) or 'none'}"
@@ -53,7 +62,7 @@ def flag(name: str, value: str | None) -> bool | None:
 def page_limit(value: str | None) -> int:
     """Return how long a page may be. Raises RunnerError `bad_input`."""
     if value is None:
-        return 50
+        return DEFAULT_PAGE
     if not value.isascii() or not value.isdigit() or len(value) > 9 or not 1 <= int(value) <= MAX_PAGE:
         raise error(ErrorKind.BAD_INPUT, f"limit is a number from 1 to {MAX_PAGE}, not {value!r:.80}", field="limit")
     return int(value)
@@ -116,6 +125,17 @@ def problem_answer(failure: Failure) -> Response:
     return response
 
 
+def status_problem(status: int, detail: str) -> Response:
+    """Return a problem that is of no kind, but of HTTP."""
+    body: Problem = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    return Response(msgspec.json.encode(body), status, content_type=PROBLEM)
+
+
 def framework_problem(problem: HTTPException, at: Request) -> Response:
     """Return what the framework refuses (no such route, wrong method) as the same kind of problem."""
     status = problem.code or 500
@@ -124,13 +144,7 @@ def framework_problem(problem: HTTPException, at: Request) -> Response:
         404: f"there is no {at.path}; see the table of routes in the README",
         405: f"{at.method} is not possible at {at.path}; allowed: {', '.join(sorted(allowed))}",
     }
-    body = {
-        "type": "about:blank",
-        "title": problem.name,
-        "status": status,
-        "detail": details.get(status, problem.description),
-    }
-    response = Response(msgspec.json.encode(body), status, content_type=PROBLEM)
+    response = status_problem(status, details.get(status) or problem.description or problem.name)
     for name, value in problem.get_headers():
         if name.lower() == "allow":
             response.headers[name] = value

@@ -1,0 +1,90 @@
+"""Contract: the table of operations is what is served, and the document follows the modules and who reads it."""
+
+from __future__ import annotations
+
+import json
+
+from attrs import evolve
+
+from config.settings import AuthSettings
+from runner.auth import Principal, Scope, Verifier
+from runner.http import WEBSOCKET
+from runner.openapi import Documents
+from runner.operations import OPERATIONS
+from runner.rest import make_app
+from tests.support import inline, open_service
+
+ECHO = inline("echo", "def handler(input): return input", input_schema={"type": "string"})
+OTHER = inline("other", "def handler(input): return input", description="Another one.")
+EVERYBODY = Principal("somebody", frozenset({Scope.ADMIN}))
+
+
+async def test_every_route_is_in_the_table_and_every_entry_is_served(tmp_path):
+    async with open_service(tmp_path, [ECHO]) as service:
+        front = make_app(service, Verifier(AuthSettings(), secret="s" * 48))
+
+    ahead = {
+        (method, route.prefix, route.suffix)
+        for method, routes in front._routes.items()
+        for route in routes
+        if route.prefix
+    }
+    behind = {
+        (method, rule.rule) for rule in front._app.url_map.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    sockets = {("GET", op.rule) for op in OPERATIONS if op.method == WEBSOCKET}
+    first = [op for op in OPERATIONS if (op.method, op.prefix, op.suffix) in ahead and op.path.count("{") == 1]
+
+    assert {(op.method, op.prefix, op.suffix) for op in first} == ahead
+    assert behind - sockets == {(op.method, op.rule) for op in OPERATIONS if op not in first}
+    assert sockets <= behind
+    assert len({op.name for op in OPERATIONS}) == len(OPERATIONS)
+
+
+async def test_a_document_is_made_once_for_each_reader_until_modules_change(tmp_path):
+    async with open_service(tmp_path, [ECHO, OTHER]) as service:
+        documents = Documents(service.registry, "1.2.3")
+        first = documents.get(EVERYBODY)
+        few = documents.get(evolve(EVERYBODY, subject="x", modules=("ech*",)))
+
+        assert documents.get(evolve(EVERYBODY, subject="another")) is first
+        assert documents.get(evolve(EVERYBODY, modules=("ech*",))) is few
+        assert documents.get(None) is documents.get(Principal("x", frozenset({Scope.MODULES_READ})))
+        assert [b'"/modules/execute/other"' in shown for shown in (first, few, documents.get(None))] == [
+            True,
+            False,
+            False,
+        ]
+
+        await service.registry.publish([ECHO])
+        after = documents.get(EVERYBODY)
+
+    assert b'"/modules/execute/other"' not in after
+    assert json.loads(after)["info"]["version"] == "1.2.3"
+
+
+async def test_readers_of_many_different_modules_do_not_fill_the_memory(tmp_path):
+    async with open_service(tmp_path, [ECHO]) as service:
+        documents = Documents(service.registry, "1")
+        kept = documents.get(EVERYBODY)
+        for number in range(50):
+            documents.get(evolve(EVERYBODY, modules=(f"m{number}",)))
+            assert documents.get(EVERYBODY) is kept, "what is asked for stays"
+
+        assert len(documents._made) <= 8
+
+
+async def test_a_module_that_has_not_changed_is_not_looked_at_again(tmp_path):
+    """A document is made on the loop that serves everybody."""
+    async with open_service(tmp_path, [ECHO, OTHER]) as service:
+        documents = Documents(service.registry, "1")
+        documents.get(EVERYBODY)
+        first = dict(documents._calls)
+        documents.get(evolve(EVERYBODY, modules=("echo",)))
+        await service.registry.publish([ECHO, evolve(OTHER, description="Changed.")])
+        documents.get(EVERYBODY)
+        second = dict(documents._calls)
+
+    same = {digest for digest in first if second.get(digest) is first[digest]}
+    assert [first[digest].name for digest in same] == ["echo"]
+    assert sorted(call.name for call in second.values()) == ["echo", "other"]

@@ -103,7 +103,7 @@ def described(body: bytes, field: str = "$") -> dict[str, Any]:
     """Return the JSON object that describes a module, or changes of one. Raises RunnerError `bad_input`."""
     try:
         data = msgspec.json.decode(messages.check_json(body))
-    except messages.InvalidJsonError as problem:
+    except (messages.InvalidJsonError, msgspec.DecodeError) as problem:  # the latter for numbers out of range
         raise error(ErrorKind.BAD_INPUT, f"the body is not JSON: {problem}", field=field) from None
     if not isinstance(data, dict):
         text = "the body is no module; a module is an object with name, env, code"

@@ -303,7 +303,7 @@ class Conformity:
             return answer
         kind = answer.headers["content-type"].partition(";")[0]
         assert kind in content, label
-        if kind.endswith("json"):
+        if kind in JSONS:
             self.value(content[kind]["schema"], answer.json())
         return answer
 

@@ -842,6 +842,12 @@ def test_what_is_neither_a_duration_nor_a_size(value):
         units.size(value)
 
 
+@given(st.floats(allow_nan=False, allow_infinity=False, min_value=0))
+def test_every_duration_can_be_told(seconds):
+    """What is out of range is told to its author."""
+    assert units.format_duration(seconds)
+
+
 @given(st.floats(min_value=1e-6, max_value=1e12) | st.integers(0, 10**9).map(float))
 def test_durations_come_back(seconds):
     assert units.duration(units.format_duration(seconds)) == seconds

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,6 +16,7 @@ from config.descriptions import DESCRIPTIONS
 from config.load import SETTINGS, Loaded, describe, form_of, load_settings, missing_secrets, shown_default
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from protocol.errors import ErrorKind, RunnerError, error
+from runner.version import version_of_this
 
 _SYSTEM = 74
 _INTERRUPTED = 130
@@ -67,15 +65,6 @@ def main() -> None:
         sys.exit(problem.exit_code)
     except click.Abort:  # Ctrl-C before a command had begun
         sys.exit(_INTERRUPTED)
-
-
-def version_of_this() -> str:
-    """Return the version: that of the source when this runs from it, else of what is installed."""
-    source = Path(__file__).parents[1] / "pyproject.toml"
-    try:
-        return str(tomllib.loads(source.read_text())["project"]["version"]) + " (from source)"
-    except (OSError, ValueError, KeyError):
-        return version("operato-runner")
 
 
 def show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:

@@ -32,6 +32,7 @@ from runner.secret import load_or_make_secret
 from runner.service import Service
 from runner.status import CODES
 from runner.tls import server_context
+from runner.version import version_of_this
 
 EXIT_DRAINED = 0
 EXIT_NOT_DRAINED = 3
@@ -226,7 +227,7 @@ def _grpc_door(
 def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loaded) -> None:
     """Say where the doors are, and with the runner's own secret how to walk through."""
     ready = {"pid": os.getpid(), **{name: [list(a) for a in found] for name, found in bound.addresses.items()}}
-    log.info("ready", modules=len(loaded.modules.modules), **ready)
+    log.info("ready", version=version_of_this(), modules=len(loaded.modules.modules), **ready)
     if settings.server.ready_file is not None:
         _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
     if secret is None or not bound.addresses["rest"]:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.version import commit_of
+
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = 'modules: {m: {env: inline, code: "def handler(input): return input"}}'
 
@@ -53,8 +55,9 @@ def said(done):
 
 def test_the_version_works_from_source(run):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    commit = commit_of(ROOT)
 
-    assert run("--version").out == f"operato-runner {version} (from source)\n"
+    assert run("--version").out == f"operato-runner {version}{f' ({commit[:7]})' if commit else ''}\n"
 
 
 @pytest.mark.parametrize(

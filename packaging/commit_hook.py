@@ -10,7 +10,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class CommitHook(BuildHookInterface):
+class CommitHook(BuildHookInterface[Any]):
     """Adds `runner/commit.txt`. In an unpacked sdist it is there already; an editable install runs from source."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
@@ -34,12 +34,12 @@ class CommitHook(BuildHookInterface):
         shutil.rmtree(self._folder)
 
     def _differs(self) -> bool:
-        """Whether what goes into the build is not what was committed; False where git is not there to say."""
-        packed = self.build_config.builder.config.target_config
-        paths = [path.strip("/") for path in packed.get("packages", packed.get("include", []))]
+        """Whether what is built is not what was committed; False where git is not there to say."""
+        paths = [path.strip("/") for path in self.metadata.hatch.build_targets["sdist"]["include"]]
+        paths += ["pyproject.toml", "requirements.lock", "packaging"]
         try:
             status = subprocess.run(
-                ["git", "status", "--porcelain", "--", "pyproject.toml", *paths],
+                ["git", "status", "--porcelain", "--", *paths],
                 cwd=self.root,
                 capture_output=True,
                 check=True,

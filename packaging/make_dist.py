@@ -11,6 +11,7 @@ Both executables hold what the lock says for each Python that the project suppor
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import json
 import os
@@ -81,6 +82,11 @@ def run(argv: Sequence[object], *, exit_code: int = 1) -> None:
 def sha256(path: Path) -> str:
     """Return the checksum of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def release(wheel: Path) -> str:
+    """Return the version in a wheel's name."""
+    return wheel.name.split("-")[1]
 
 
 def _epoch() -> str:
@@ -187,15 +193,19 @@ def gather(trees: Sequence[Path], site: Path) -> None:
 def files(found: Distribution, tree: Path) -> dict[str, str]:
     """Return the files of a distribution with their checksums, without scripts (but uv, which is a program).
 
-    Nor what tells about the place of the installation rather than about what is installed.
+    Nor what tells about the place of the installation rather than about what is installed. RECORD is made true of that.
     """
-    held = {}
-    for path in found.files or ():
-        name = str(path)
+    names = []
+    for name in map(str, found.files or ()):
         told = name.endswith((".dist-info/direct_url.json", ".dist-info/uv_cache.json", ".dist-info/REQUESTED"))
         if not told and (not name.startswith("bin/") or found.name == "uv") and (tree / name).is_file():
-            held[name] = sha256(tree / name)
-    return held
+            names.append(name)
+    (record,) = (tree / name for name in names if name.endswith(".dist-info/RECORD"))
+    with record.open(newline="") as file:
+        rows = [row for row in csv.reader(file) if row and row[0] in names]
+    with record.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    return {name: sha256(tree / name) for name in names}
 
 
 def rewrite(raw: Path, to: Path) -> None:
@@ -219,9 +229,8 @@ def rewrite(raw: Path, to: Path) -> None:
 def make_pex(wheel: Path, wheels: Path, work: Path, to: Path) -> None:
     """Make the pex: the wheels of all Pythons in one file, which makes a virtual environment of its own when run."""
     listing = work / "all.txt"
-    release = wheel.name.split("-")[1]
     lines = [f"{requirement} {hashes}\n" for requirement, hashes in entries()]
-    listing.write_text("".join([*lines, f"operato-runner=={release} --hash=sha256:{sha256(wheel)}\n"]))
+    listing.write_text("".join([*lines, f"operato-runner=={release(wheel)} --hash=sha256:{sha256(wheel)}\n"]))
     pip = next(text.split()[0] for text in PEX_PIP.read_text().splitlines() if text.startswith("pip=="))
     pex = [
         sys.executable,

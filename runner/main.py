@@ -113,7 +113,7 @@ async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
     if auth.secret or auth.public_key_file or auth.jwks_url:
         key = None if auth.public_key_file is None else _read_key(auth.public_key_file)
         return Verifier(auth, public_key=key), None
-    if not _is_loopback(settings.server.host):
+    if not is_loopback(settings.server.host):
         remedy = "configure `jwt_secret`, `jwt_public_key_file` or `jwt_jwks_url`, or listen on 127.0.0.1"
         text = f"{settings.server.host!r:.80} is no loopback address, and no key for tokens is configured; {remedy}"
         raise ConfigError([Mistake(text, None, None, "host")])
@@ -132,7 +132,8 @@ def _read_key(file: Path) -> bytes:
         raise ConfigError([Mistake(text, None, None, "jwt_public_key_file")]) from None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address or name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -24,6 +24,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
@@ -63,8 +64,11 @@ def main() -> None:
         work = Path(name)
         locks = [locked(python, work) for python in PYTHONS]
         fetch(locks, wheels)
-        make_shiv(wheel, locks, wheels, work, out / "operato-runner.pyz")
-        make_pex(wheel, wheels, work, out / "operato-runner.pex")
+        with ThreadPoolExecutor() as pool:  # both are mostly other processes
+            shiv = pool.submit(make_shiv, wheel, locks, wheels, work, out / "operato-runner.pyz")
+            pex = pool.submit(make_pex, wheel, wheels, work, out / "operato-runner.pex")
+        shiv.result()
+        pex.result()
     made = sorted(path for path in out.iterdir() if path.name.startswith(("operato-runner.", "operato_runner-")))
     (out / "SHA256SUMS").write_text("".join(f"{sha256(path)}  {path.name}\n" for path in made))
 

@@ -13,6 +13,7 @@ import tarfile
 import venv
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def test_version_from_an_empty_home(handed: Program, made: Made) -> None:
     assert list(handed.folder.iterdir()) == [handed.home], "something was left beside the home"
 
 
+@cache
 def pythons() -> dict[str, Path]:
     """Return the interpreters of this machine by version, as far as the project supports or just does not."""
     found = {}

@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check lint fix bench lock proto clean
+.PHONY: run test check lint fix bench dist lock proto clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run ## serve modules.yaml on port 8000
@@ -21,6 +21,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy packaging/make_dist.py packaging/commit_hook.py
 	$(BIN)/lint-imports
 
 fix: $(VENV)/.dev ## format, and mend what can be mended
@@ -29,6 +30,9 @@ fix: $(VENV)/.dev ## format, and mend what can be mended
 
 bench: $(VENV)/.dev ## print the ratios of the README
 	$(BIN)/python -m tests.benchmarks
+
+dist: $(VENV)/.dev ## wheel, sdist, one-file executables and SHA256SUMS, in dist/
+	$(BIN)/python packaging/make_dist.py
 
 proto: $(VENV)/.dev ## make the code and the descriptors in protocol/rpc from executor.proto
 	rm -rf protocol/rpc
@@ -57,4 +61,4 @@ $(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/python
 	@touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

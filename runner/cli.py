@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tomllib
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +15,7 @@ from config.mistakes import did_you_mean
 from protocol.errors import ErrorKind, error
 from runner import cli_environments, client_commands
 from runner.options import INTERRUPTED, Commands, duration, load, settings_options, told
+from runner.version import version_of_this
 
 _SCOPES = (
     "separated by spaces, of executions:run executions:read modules:read modules:write metrics:read admin  "
@@ -43,15 +41,6 @@ def main() -> None:
         sys.exit(problem.exit_code)
     except click.Abort:  # Ctrl-C before a command had begun
         sys.exit(INTERRUPTED)
-
-
-def version_of_this() -> str:
-    """Return the version: that of the source when this runs from it, else of what is installed."""
-    source = Path(__file__).parents[1] / "pyproject.toml"
-    try:
-        return str(tomllib.loads(source.read_text())["project"]["version"]) + " (from source)"
-    except (OSError, ValueError, KeyError):
-        return version("operato-runner")
 
 
 def show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:

@@ -17,10 +17,12 @@ from attrs import evolve, frozen
 from actors.system import Surroundings, System, open_system
 from config.load import Loaded
 from config.mistakes import ConfigError
-from config.settings import ServerSettings
+from config.settings import ServerSettings, Settings
 from environments.process import ProcessTable
 from environments.venv import find_uv, python_candidates
+from protocol.errors import RunnerError
 from protocol.model import Kind
+from runner.main import is_loopback, make_verifier
 from runner.ports import try_port
 from runner.tls import server_context
 
@@ -91,6 +93,7 @@ async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
             findings += [finding async for finding in _tools(loaded, system.table, around)]
     findings += _folders(loaded)
     findings += _ports(loaded)
+    findings.append(await _key(settings))
     findings += _secrets(loaded, around)
     return findings
 
@@ -233,6 +236,23 @@ def _tls(server: ServerSettings) -> Iterator[Finding]:
             yield Finding("ports", "tls", State.FAILED, str(mistake))
     else:
         yield Finding("ports", "tls", State.OK, "both doors speak it" if context else "not wanted")
+
+
+async def _key(settings: Settings) -> Finding:
+    """Look at the key of tokens as the start does; where the start would make one, none is made."""
+    auth, own = settings.auth, settings.store.data_dir / "jwt-secret"
+    given = {"jwt_secret": auth.secret, "jwt_public_key_file": auth.public_key_file, "jwt_jwks_url": auth.jwks_url}
+    configured = next((name for name, value in given.items() if value), None)
+    if configured is None and is_loopback(settings.server.host) and not os.path.lexists(own):
+        return Finding("secrets", "key of tokens", State.OK, f"none is configured; the first start makes {own}")
+    try:
+        await make_verifier(settings)
+    except ConfigError as problem:
+        return Finding("secrets", "key of tokens", State.FAILED, "; ".join(map(str, problem.mistakes)))
+    except RunnerError as problem:
+        return Finding("secrets", "key of tokens", State.FAILED, problem.failure.message)
+    said = f"`{configured}` can be used" if configured else f"the runner's own, {own}, can be used"
+    return Finding("secrets", "key of tokens", State.OK, said)
 
 
 def _secrets(loaded: Loaded, around: Surroundings) -> Iterator[Finding]:

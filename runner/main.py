@@ -32,6 +32,7 @@ from runner.secret import load_or_make_secret
 from runner.service import Service
 from runner.status import CODES
 from runner.tls import server_context
+from runner.version import version_of_this
 
 EXIT_DRAINED = 0
 EXIT_NOT_DRAINED = 3
@@ -112,7 +113,7 @@ async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
     if auth.secret or auth.public_key_file or auth.jwks_url:
         key = None if auth.public_key_file is None else _read_key(auth.public_key_file)
         return Verifier(auth, public_key=key), None
-    if not _is_loopback(settings.server.host):
+    if not is_loopback(settings.server.host):
         remedy = "configure `jwt_secret`, `jwt_public_key_file` or `jwt_jwks_url`, or listen on 127.0.0.1"
         text = f"{settings.server.host!r:.80} is no loopback address, and no key for tokens is configured; {remedy}"
         raise ConfigError([Mistake(text, None, None, "host")])
@@ -131,7 +132,8 @@ def _read_key(file: Path) -> bytes:
         raise ConfigError([Mistake(text, None, None, "jwt_public_key_file")]) from None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address or name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -226,7 +228,7 @@ def _grpc_door(
 def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loaded) -> None:
     """Say where the doors are, and with the runner's own secret how to walk through."""
     ready = {"pid": os.getpid(), **{name: [list(a) for a in found] for name, found in bound.addresses.items()}}
-    log.info("ready", modules=len(loaded.modules.modules), **ready)
+    log.info("ready", version=version_of_this(), modules=len(loaded.modules.modules), **ready)
     if settings.server.ready_file is not None:
         _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
     if secret is None or not bound.addresses["rest"]:

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -19,21 +20,28 @@ ROOT = Path(__file__).resolve().parents[1]
 class Server:
     """One running server."""
 
-    def __init__(self, home: Path, *options: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *options: str,
+        program: Sequence[str] = (sys.executable, str(ROOT / "main.py")),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.home = home
         (home / "ready.json").unlink(missing_ok=True)
         common = ["--config", "modules.yaml"]
-        main = [sys.executable, str(ROOT / "main.py")]
+        main = [*program]
         ports = ["--rest-port", "0", "--grpc-port", "0"]
         serve = [*main, *common, *ports, "--ready-file", "ready.json", "--drain-timeout", "1", *options]
         self.log = (home / "log").open("w")
-        self.process = subprocess.Popen(serve, cwd=home, stderr=self.log)
+        self.process = subprocess.Popen(serve, cwd=home, env=environ, stderr=self.log)
         wait_for(lambda: (home / "ready.json").exists() or self.process.poll() is not None)
         assert self.process.poll() is None, (home / "log").read_text()
         self.ready = json.loads((home / "ready.json").read_text())
         self.token = subprocess.run(
             [*main, "token", "--subject", "test", "--scope", "admin", *common],
             cwd=home,
+            env=environ,
             check=True,
             capture_output=True,
             text=True,
@@ -67,10 +75,10 @@ def wait_for(condition: object, seconds: float = 20) -> None:
 
 
 @contextmanager
-def running(home: Path, modules: str, *options: str) -> Iterator[Server]:
+def running(home: Path, modules: str, *options: str, **how: Any) -> Iterator[Server]:
     """Run a server in `home` that serves `modules`; killed at the end where it is not stopped by then."""
     (home / "modules.yaml").write_text(modules)
-    server = Server(home, *options)
+    server = Server(home, *options, **how)
     try:
         yield server
     finally:

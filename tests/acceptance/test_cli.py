@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.version import commit_of
+
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = 'modules: {m: {env: inline, code: "def handler(input): return input"}}'
 
@@ -53,8 +55,9 @@ def said(done):
 
 def test_the_version_works_from_source(run):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    commit = commit_of(ROOT)
 
-    assert run("--version").out == f"operato-runner {version} (from source)\n"
+    assert run("--version").out == f"operato-runner {version}{f' ({commit[:7]})' if commit else ''}\n"
 
 
 @pytest.mark.parametrize(
@@ -344,6 +347,32 @@ modules:
     assert found["environments", "docker"]["state"] in ("failed", "ok")
     assert (found["ports", "rest_port"]["state"], "in use" in found["ports", "rest_port"]["says"]) == ("note", True)
     assert "OPERATO_SECRET_NOT_THERE" in found["secrets", "s.secrets"]["says"]
+
+
+@pytest.mark.parametrize(
+    ("options", "state", "says"),
+    [
+        ([], "ok", "none is configured; the first start makes "),
+        (["--host", "0.0.0.0"], "failed", "no key for tokens is configured; configure `jwt_secret`"),
+        (["--host", "0.0.0.0", "--jwt-secret", "s" * 32], "ok", "`jwt_secret` can be used"),
+        (["--jwt-secret", "short"], "failed", "`jwt_secret` needs at least 32 bytes"),
+        (["--jwt-public-key-file", "none.pem"], "failed", "cannot be read: No such file"),
+        (["--data-dir", "open"], "failed", "others may read the secret"),
+        (["--data-dir", "closed"], "ok", "the runner's own, "),
+    ],
+)
+def test_doctor_looks_at_the_key_of_tokens(run, tmp_path, options, state, says):
+    for name, mode in (("open", 0o644), ("closed", 0o600)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "jwt-secret").write_text("s" * 64)
+        (tmp_path / name / "jwt-secret").chmod(mode)
+
+    done = run("doctor", "--json", "--rest-port", "0", "--grpc-port", "0", *options)
+    finding = findings(done)["secrets", "key of tokens"]
+
+    assert (finding["state"], done.returncode) == (state, 0 if state == "ok" else 1)
+    assert says in finding["says"]
+    assert not (tmp_path / "data").exists(), "the doctor makes no secret"
 
 
 def test_doctor_of_a_file_with_mistakes(run):

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("http", "grpc", "workers", "kinds", "history", "executions")
+NAMES = ("http", "grpc", "workers", "kinds", "history", "executions", "start")
 
 for name in NAMES:
     subprocess.run([sys.executable, str(Path(__file__).with_name(f"bench_{name}.py"))], check=True)

@@ -1,0 +1,17 @@
+"""Run by shiv before the program: puts what is for this interpreter on the path, or says that there is nothing.
+
+`site_packages` and `archive` are shiv's. Any Python 3.6 or later gets here.
+"""
+
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+
+root = site_packages.absolute()
+mine = EXTENSION_SUFFIXES[0].split(".")[1]  # such as cpython-311-x86_64-linux-gnu
+if not (root / mine).is_dir():
+    held = ", ".join(sorted(path.name for path in root.glob("cpython-*")))
+    sys.exit(
+        f"error: this file is for {held}, and {sys.executable} is {mine}; "
+        f"run it by another Python, such as `python3.12 {archive}`"
+    )
+sys.path.insert(sys.path.index(str(root)) if str(root) in sys.path else 0, str(root / mine))

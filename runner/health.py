@@ -26,7 +26,7 @@ _FRAME = struct.Struct(">3sBB4s")
 _SETTINGS = 4
 
 
-class Ill(Exception):
+class NotServingError(Exception):
     """Why the runner does not serve."""
 
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         print(check(given.ready_file, given.timeout))  # noqa: T201  (the answer)
-    except Ill as problem:
+    except NotServingError as problem:
         print(f"error: {problem}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
@@ -47,19 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(ready_file: Path, timeout: float) -> str:
     """Return what the runner of a ready file says: its REST door when it has one, else that of gRPC.
 
-    `timeout` is in seconds, for each step. Raises Ill.
+    `timeout` is in seconds, for each step. Raises NotServingError.
     """
     try:
         ready = json.loads(ready_file.read_text())
     except (OSError, ValueError) as problem:
-        raise Ill(f"the doors are not open: {ready_file} cannot be read ({problem})") from None
+        raise NotServingError(f"the doors are not open: {ready_file} cannot be read ({problem})") from None
     try:
         for name, ask in (("rest", _ask_rest), ("grpc", _ask_grpc)):
             for host, port in ready.get(name, [])[:1]:
                 return ask(reachable(host), port, tls=ready.get("tls", False), timeout=timeout)
     except (OSError, http.client.HTTPException) as problem:
-        raise Ill(f"{host} port {port} does not answer: {problem}") from None
-    raise Ill(f"{ready_file} names no door")
+        raise NotServingError(f"{host} port {port} does not answer: {problem}") from None
+    raise NotServingError(f"{ready_file} names no door")
 
 
 def _ask_rest(host: str, port: int, *, tls: bool, timeout: float) -> str:
@@ -82,7 +82,7 @@ def _ask_rest(host: str, port: int, *, tls: bool, timeout: float) -> str:
     finally:
         connection.close()
     if answer.status != http.client.OK:
-        raise Ill(f"it is not ready: {answer.status} {text}")
+        raise NotServingError(f"it is not ready: {answer.status} {text}")
     return text
 
 
@@ -92,6 +92,8 @@ def _ask_grpc(host: str, port: int, *, tls: bool, timeout: float) -> str:
         try:
             sock.sendall(_PREFACE + _FRAME.pack(bytes(3), _SETTINGS, 0, bytes(4)))
             head = sock.recv(_FRAME.size)
+            if tls and not head:
+                raise ConnectionResetError  # it hung up, which is another way to say the same
         except (ssl.SSLError, ConnectionError):
             if not tls:
                 raise
@@ -99,7 +101,7 @@ def _ask_grpc(host: str, port: int, *, tls: bool, timeout: float) -> str:
         finally:
             sock.close()
     if len(head) <= 3 or head[3] != _SETTINGS:
-        raise Ill(f"{host} port {port} does not speak HTTP/2")
+        raise NotServingError(f"{host} port {port} does not speak HTTP/2")
     return "the door answers"
 
 

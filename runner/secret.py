@@ -1,4 +1,4 @@
-"""Secrets in files: the runner's own, made once in the data directory for its owner only, or one that was configured."""
+"""Secrets in files: the runner's own, made once in the data directory for its owner only, and one that is configured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from config.mistakes import ConfigError, Mistake
 from config.settings import AuthSettings
 from protocol.errors import ErrorKind, error
 from runner.keys import MIN_SECRET_BYTES
-
 
 _MAX_SECRET_BYTES = 4096
 

@@ -254,7 +254,14 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
 found.pop(str(os.getpid()), None)
 print(json.dumps(found))
 """
-LEAVE = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(0.2)\n    os._exit(0)"
+LEAVE = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(0.2)
+    os._exit(0)
+"""
 
 
 def test_the_runner_is_process_1_and_reaps_what_is_left_to_it(start):

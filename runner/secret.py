@@ -1,4 +1,4 @@
-"""Secrets in files: the runner's own, made once in the data directory for its owner only, and one that is configured."""
+"""Secrets in files: the runner's own, made once in the data directory for its owner only, and one that was given."""
 
 from __future__ import annotations
 

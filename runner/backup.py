@@ -1,7 +1,7 @@
 """`python -m runner.backup save|restore DATA_DIR`: the record of a data folder as one archive, while a runner serves.
 
 `save` writes a tar to standard output, `restore` reads one from standard input into a folder that has no record. In it
-are the database, the journal, locked requirements and the runner's own secret. Environments and code are made again.
+are history, journal, registered modules, locked requirements and the runner's own secret. The rest is made again.
 
 The order makes it whole: first the journal, then the database. What leaves the journal in between is in the database by
 then, and what both have counts once, by its revision, as after a crash. A program of its own, with the standard library
@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 _DATABASE = "history.db"
+_MODULES = "modules.db"
 _SECRET = "jwt-secret"  # noqa: S105  (the name of a file)
-_NAMES = re.compile(r"history\.db|jwt-secret|journal/\d+\.journal|locks/[0-9a-f]+\.txt")
-_RECORD = (_DATABASE, "journal")
+_NAMES = re.compile(r"history\.db|modules\.db|jwt-secret|journal/\d+\.journal|locks/[0-9a-f]+\.txt")
+# A log that belongs to another database would be played into the one that is restored.
+_RECORD = (*(f"{name}{end}" for name in (_DATABASE, _MODULES) for end in ("", "-wal", "-shm")), "journal")
 
 
 class RefusedError(Exception):
@@ -70,8 +72,11 @@ def save(data_dir: Path, to: BinaryIO) -> None:
             _add(archive, f"locks/{path.name}", path.read_bytes())
         if (data_dir / _SECRET).is_file():
             _add(archive, _SECRET, (data_dir / _SECRET).read_bytes())
-        with _copy_of(data_dir / _DATABASE) as copy:
-            archive.add(copy, _DATABASE, filter=_for_the_owner)
+        # History comes last: an archive that has it is whole.
+        for name in (_MODULES, _DATABASE):
+            if (data_dir / name).is_file():
+                with _copy_of(data_dir / name) as copy:
+                    archive.add(copy, name, filter=_for_the_owner)
 
 
 @contextlib.contextmanager

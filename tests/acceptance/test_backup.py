@@ -32,6 +32,8 @@ def test_what_was_answered_before_a_backup_is_there_after_a_restore(tmp_path):
     answered: list[dict[str, str]] = []
     enough = threading.Event()
     with running(old, MODULES, "--idle", "1m") as server:
+        made = {"name": "registered", "env": "inline", "code": "def handler(input): return 'mine'"}
+        assert server.client.post("/modules", json=made).status_code == 201
 
         def call() -> None:
             while not enough.is_set():
@@ -59,6 +61,7 @@ def test_what_was_answered_before_a_backup_is_there_after_a_restore(tmp_path):
         for execution in before:
             found = server.client.get(f"/executions/{execution['id']}").json()
             assert (found["status"], found["result"]) == ("succeeded", execution["result"])
+        assert server.execute("registered", None).json()["result"] == "mine"
         assert (new / "data" / "jwt-secret").read_text() == (old / "data" / "jwt-secret").read_text()
 
 
@@ -73,17 +76,20 @@ def archive(**files: bytes) -> io.BytesIO:
     return made
 
 
-def test_a_folder_with_a_record_is_left_alone(tmp_path):
-    (tmp_path / "history.db").write_bytes(b"mine")
+@pytest.mark.parametrize("name", ["history.db", "history.db-wal", "modules.db", "journal/7.journal"])
+def test_a_folder_with_a_record_is_left_alone(tmp_path, name):
+    (tmp_path / "journal").mkdir()
+    (tmp_path / name).write_bytes(b"mine")
 
     with pytest.raises(RefusedError, match="restore into a folder without a record"):
         restore(tmp_path, archive(**{"history.db": b"theirs"}))
-    assert (tmp_path / "history.db").read_bytes() == b"mine"
+    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"mine"]
 
 
 def test_a_folder_that_a_runner_holds_is_left_alone(tmp_path):
     with running(tmp_path, MODULES):
-        for path in [tmp_path / "data" / "history.db", *(tmp_path / "data" / "journal").glob("*")]:
+        data = tmp_path / "data"
+        for path in [*data.glob("*.db*"), *(data / "journal").glob("*")]:
             path.unlink()
         with pytest.raises(RefusedError, match="stop it first"):
             restore(tmp_path / "data", archive(**{"history.db": b"theirs"}))

@@ -87,7 +87,7 @@ httpGet:
 {{- $v := .Values -}}
 {{- $many := or (gt (int $v.replicas) 1) $v.autoscaling.enabled -}}
 {{- if and $many (not $v.separateHistories) -}}
-{{- fail "replicas: more than one runner means more than one history, since each writes its own SQLite database: an execution can be looked up, followed, cancelled and repeated by its key only on the runner where it began. Set separateHistories=true when no caller needs that, or replicas=1 and autoscaling.enabled=false" -}}
+{{- fail "replicas: more than one runner means more than one history, since each writes its own SQLite database: an execution can be looked up, followed, cancelled and repeated by its key only on the runner where it began, and a registered module is known to one. Set separateHistories=true when no caller needs that, or replicas=1 and autoscaling.enabled=false" -}}
 {{- end -}}
 {{- if and $v.autoscaling.enabled (gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling.minReplicas: must not be above autoscaling.maxReplicas" -}}

@@ -21,11 +21,14 @@ import pytest
 
 from protocol.rpc.operato.runner import v1
 from tests import engines
+from tests.chart import Rendered
 from tests.server_process import ROOT, wait_for
 
 pytestmark = pytest.mark.usefixtures("engine")
 LEFT_OUT = shutil.ignore_patterns(".*", "tests", "data", "venvs", "condas", "dist", "__pycache__")
 SECRET = "a secret that is long enough for HS256"
+KEYS = {"existingSecret": "keys"}
+TLS = {"existingSecret": "certificate", "clientCa": True}
 PATIENCE = 60
 MODULES = """
 modules:
@@ -103,13 +106,19 @@ def image(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
                     api.remove_image(found["Id"], force=True)
 
 
+def bridged() -> bool:
+    """Return whether the engine has a network of its own for containers."""
+    with engines.client() as api:
+        return any(network["Name"] == "bridge" for network in api.networks())
+
+
 class Container:
     """A runner in a container with walls as closed as they can be; its doors are reached from this machine."""
 
     def __init__(self, image: str, modules: Path, environ: dict[str, str], binds: list[str]) -> None:
         self.binds = [f"{modules}:/app/modules.yaml:ro", *binds]
         with engines.client() as api:
-            self.bridge = any(network["Name"] == "bridge" for network in api.networks())
+            self.bridge = bridged()
             host = api.create_host_config(
                 binds=self.binds,
                 cap_drop=["ALL"],
@@ -120,7 +129,8 @@ class Container:
                 network_mode=None if self.bridge else "host",
             )
             if not self.bridge:  # an engine without a network: on the machine's own, on loopback and free ports
-                environ = {"OPERATO_REST_PORT": "0", "OPERATO_GRPC_PORT": "0", **environ}
+                ports = {"OPERATO_REST_PORT": "0", "OPERATO_GRPC_PORT": "0"}
+                environ = {"OPERATO_HOST": "127.0.0.1", **environ, **ports}
             self.id = api.create_container(
                 image,
                 environment=environ,
@@ -338,11 +348,34 @@ def test_a_secret_from_a_file_is_the_key_and_no_token_is_printed(start, tmp_path
 
 
 def test_without_any_key_it_does_not_listen(start):
-    container = start({"OPERATO_JWT_OWN_SECRET": "false"})
+    container = start({"OPERATO_JWT_OWN_SECRET": "false", "OPERATO_HOST": "0.0.0.0"})
     wait_for(container.ended, PATIENCE)
 
     assert container.state()["ExitCode"] == 2
     assert "no key for tokens is configured; configure `jwt_secret`, `jwt_secret_file`" in container.log()
+
+
+def test_what_a_pod_of_the_chart_is_given_serves(start, tmp_path):
+    rendered = Rendered({"auth": KEYS})
+    mounts = {mount["name"]: mount["mountPath"] for mount in rendered.container["volumeMounts"]}
+    folders = {"modules": rendered.one("ConfigMap")["data"], "keys": {"jwt-secret": SECRET}}
+    for name, files in folders.items():
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+    environ = {**rendered.environ, "OPERATO_HOST": "127.0.0.1"} if not bridged() else rendered.environ
+    container = start(environ, [f"{tmp_path / name}:{mounts[name]}:ro" for name in folders])
+    container.wait_healthy()
+
+    with container.client() as client:
+        answer = client.post("/modules/execute/hello-world", json={"name": "pod"})
+        assert answer.json()["result"] == {"message": "Hello, pod!"}
+        for name in ("livenessProbe", "readinessProbe"):
+            assert client.get(rendered.container[name]["httpGet"]["path"]).status_code == 200
+    assert container.run(*Rendered({"auth": KEYS, "tls": TLS}).container["readinessProbe"]["exec"]["command"])[0] == 0
+    assert "Bearer" not in container.log()
+    pause = Rendered({"auth": KEYS, "preStopSeconds": 1}).container["lifecycle"]["preStop"]["exec"]["command"]
+    assert container.run(*pause) == (0, "")
 
 
 def test_a_service_beside_it_in_kubernetes_would_confuse_it(start):

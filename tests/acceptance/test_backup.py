@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import sqlite3
 import subprocess
 import sys
 import tarfile
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -63,6 +65,25 @@ def test_what_was_answered_before_a_backup_is_there_after_a_restore(tmp_path):
             assert (found["status"], found["result"]) == ("succeeded", execution["result"])
         assert server.execute("registered", None).json()["result"] == "mine"
         assert (new / "data" / "jwt-secret").read_text() == (old / "data" / "jwt-secret").read_text()
+
+
+def test_what_is_in_the_journal_only_is_in_the_archive(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    with running(old, MODULES) as server, closing(sqlite3.connect(old / "data" / "history.db", timeout=20)) as held:
+        held.execute("begin immediate")  # nobody else writes to the database now
+        answers = [server.execute("echo", number).json() for number in range(5)]
+        saved = backup("save", str(old / "data"))
+        held.rollback()
+    assert saved.returncode == 0, saved.stderr
+    restore(new / "data", io.BytesIO(saved.stdout))
+    with closing(sqlite3.connect(new / "data" / "history.db")) as copied:
+        assert copied.execute("select count(*) from executions").fetchall() == [(0,)], "the test shows nothing"
+
+    with running(new, MODULES) as server:
+        for answer in answers:
+            assert server.client.get(f"/executions/{answer['id']}").json()["result"] == answer["result"]
 
 
 def archive(**files: bytes) -> io.BytesIO:

@@ -18,7 +18,7 @@ from grpclib.health.v1 import health_pb2
 
 from runner import health
 from tests.certificates import Authority
-from tests.chart import KEY, Rendered
+from tests.chart import KEY, Rendered, merged
 from tests.server_process import ROOT, Server, running, wait_for
 
 MODULES = """
@@ -136,8 +136,11 @@ def serves(server: Server, probe: dict[str, Any]) -> bool:
     return httpx.get(url).status_code == 200
 
 
-def test_what_the_probes_of_the_chart_ask_is_answered(tmp_path):
-    container = Rendered(KEY).container
+def test_what_the_chart_asks_is_answered(tmp_path):
+    rendered = Rendered(merged(KEY, {"serviceMonitor": {"enabled": True}}))
+    container = rendered.container
+    (endpoint,) = rendered.one("ServiceMonitor")["spec"]["endpoints"]
     with running(tmp_path, MODULES) as server:
         for name in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert serves(server, container[name]), name
+        assert server.client.get(endpoint["path"]).status_code == 200

@@ -342,6 +342,9 @@ def test_a_secret_from_a_file_is_the_key_and_no_token_is_printed(start, tmp_path
 
     with container.client() as client:
         assert client.get("/modules").status_code == 200
+    status, said = container.run("operato-runner", "call", "hello", '{"name": "Ada"}')
+    assert status == 0, said
+    assert "Hello, Ada!" in said
     assert "Bearer" not in container.log()
     assert SECRET not in container.log()
     assert "jwt-secret" not in container.python("import os; print(os.listdir('/data'))")

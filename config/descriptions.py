@@ -36,6 +36,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "docker_scratch": "size of /tmp in a container, and of its code and HOME",
     "offline": "build environments from the installer's cache only",
     "jwt_secret": "HS256 secret of 32 bytes or more; better given by variable than here",
+    "jwt_secret_file": "file with the HS256 secret, instead of `jwt_secret`",
+    "jwt_own_secret": "without a key listen beyond loopback too, by the secret that is made in the data folder",
     "jwt_public_key_file": "PEM file of a public key that verifies tokens",
     "jwt_jwks_url": "URL of the keys that verify tokens",
     "jwt_issuer": "claim `iss` that tokens must have",

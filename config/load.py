@@ -111,7 +111,7 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None 
             sources[given.setting.dotted] = given.source
         except Wrong as wrong:
             mistakes.append(given.mistake(wrong))
-    mistakes += _unpaired(values)
+    mistakes += [*_unpaired(values), *_twice(values)]
     if mistakes:
         shown = str(config)
         raise ConfigError(sorted(mistakes, key=lambda m: (m.file is None, m.file != shown, m.file or "", m.line or 0)))
@@ -139,6 +139,12 @@ def _unpaired(values: Mapping[str, Any]) -> Iterator[Mistake]:
         if values[name] is not None and values[other] is None:
             needed = other.removeprefix("server.")
             yield Mistake(f"needs {needed}", None, None, name.removeprefix("server."), needed)
+
+
+def _twice(values: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Say what was given in two ways of which one has to go."""
+    if values["auth.secret"] is not None and values["auth.secret_file"] is not None:
+        yield Mistake("give `jwt_secret` or `jwt_secret_file`, not both", None, None, "jwt_secret_file")
 
 
 def describe(loaded: Loaded) -> list[tuple[str, str, str]]:

@@ -79,6 +79,10 @@ class AuthSettings:
     """How tokens are verified. With none of secret, key and JWKS a random secret is made in the data directory."""
 
     secret: str | None = field(default=None, repr=False)
+    secret_file: Path | None = None
+    """A file with the secret, for what hands secrets over as files (containers, service managers)."""
+    own_secret: bool = False
+    """Listen beyond loopback with the random secret too: for containers, whose loopback nobody can reach."""
     public_key_file: Path | None = None
     jwks_url: str | None = None
     issuer: str | None = None

@@ -18,7 +18,7 @@ from config.mistakes import ConfigError
 from config.settings import AuthSettings, Settings
 from protocol.errors import RunnerError
 from runner.auth import sign
-from runner.secret import find_secret
+from runner.secret import find_secret, with_secret
 
 SUBJECT = "local"
 """As in the token that a runner prints when it starts."""
@@ -74,8 +74,12 @@ def _local(address: Address, scopes: Sequence[str]) -> Callable[[], str]:
 
 def _secret(settings: Settings) -> tuple[str, int]:
     """Return the secret of the settings here, and who owns it. Raises _NoneError."""
-    if settings.auth.secret is not None:
-        return settings.auth.secret, os.geteuid()
+    try:
+        configured = with_secret(settings.auth).secret
+    except ConfigError as problem:
+        raise _NoneError(str(problem.mistakes[0])) from None
+    if configured is not None:
+        return configured, os.geteuid()
     try:
         found = find_secret(settings.store.data_dir)
     except RunnerError as problem:

@@ -25,10 +25,10 @@ from protocol.errors import ErrorKind, error
 from protocol.events import decode_all, text_of
 from runner.auth import Principal, Verifier, sign
 from runner.http import HttpLimits, serve
-from runner.ports import told_what_to_do
+from runner.ports import in_url, reachable, told_what_to_do
 from runner.reload import Bell, Reloader
 from runner.rest import make_app
-from runner.secret import load_or_make_secret
+from runner.secret import load_or_make_secret, with_secret
 from runner.service import Service
 from runner.status import CODES
 from runner.tls import server_context
@@ -109,12 +109,15 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
 
 async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
     """Return the verifier, and the secret when it is the runner's own (zero configuration)."""
-    auth = settings.auth
+    auth = await trio.to_thread.run_sync(with_secret, settings.auth)
     if auth.secret or auth.public_key_file or auth.jwks_url:
         key = None if auth.public_key_file is None else _read_key(auth.public_key_file)
         return Verifier(auth, public_key=key), None
-    if not is_loopback(settings.server.host):
-        remedy = "configure `jwt_secret`, `jwt_public_key_file` or `jwt_jwks_url`, or listen on 127.0.0.1"
+    if not auth.own_secret and not is_loopback(settings.server.host):
+        remedy = (
+            "configure `jwt_secret`, `jwt_secret_file`, `jwt_public_key_file` or `jwt_jwks_url`, listen on 127.0.0.1, "
+            "or allow the secret that the runner makes with `jwt_own_secret`"
+        )
         text = f"{settings.server.host!r:.80} is no loopback address, and no key for tokens is configured; {remedy}"
         raise ConfigError([Mistake(text, None, None, "host")])
     secret, made = await trio.to_thread.run_sync(load_or_make_secret, settings.store.data_dir)
@@ -227,7 +230,9 @@ def _grpc_door(
 
 def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loaded) -> None:
     """Say where the doors are, and with the runner's own secret how to walk through."""
-    ready = {"pid": os.getpid(), **{name: [list(a) for a in found] for name, found in bound.addresses.items()}}
+    tls = settings.server.tls_certificate_file is not None
+    addresses = {name: [list(address) for address in found] for name, found in bound.addresses.items()}
+    ready = {"pid": os.getpid(), "tls": tls, **addresses}
     log.info("ready", version=version_of_this(), modules=len(loaded.modules.modules), **ready)
     if settings.server.ready_file is not None:
         _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
@@ -242,11 +247,11 @@ def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loa
         audience=settings.auth.audience,
     )
     host, port = bound.addresses["rest"][0]
-    scheme = "http" if settings.server.tls_certificate_file is None else "https"
+    scheme = "https" if tls else "http"
     first = next((m.name for m in loaded.modules.modules), "NAME")
     sys.stderr.write(
         "\nThe token below is good for a day. Try:\n\n"
-        f"  curl -s -X POST {scheme}://{host}:{port}/modules/execute/{first} \\\n"
+        f"  curl -s -X POST {scheme}://{in_url(reachable(host))}:{port}/modules/execute/{first} \\\n"
         f"    -H 'Authorization: Bearer {token}' \\\n"
         '    -d \'{"name": "world"}\'\n\n'
     )
@@ -300,7 +305,7 @@ async def _once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -
 
 def make_token(settings: Settings, subject: str, scopes: Sequence[str], seconds: float, globs: Sequence[str]) -> str:
     """Return a token signed with the configured secret or the runner's own. Raises RunnerError `unavailable`."""
-    auth = settings.auth
+    auth = with_secret(settings.auth)
     if auth.public_key_file or auth.jwks_url:
         text = "tokens are signed by whoever holds the private key; this runner has only the public one"
         raise error(ErrorKind.UNAVAILABLE, text)

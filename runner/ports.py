@@ -1,4 +1,4 @@
-"""Ports that cannot be had: why, in one line with the remedy."""
+"""Addresses: where one that was listened on is reached, and ports that cannot be had: why, with the remedy."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def try_port(host: str, port: int, option: str) -> str | None:
     except UnicodeError:
         return _no_address(host)
     return None
+
+
+def reachable(host: str) -> str:
+    """Return where what listens on `host` is found from this machine: every address means loopback too."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (compared, not bound)
+
+
+def in_url(host: str) -> str:
+    """Return an address as it is written before `:PORT`."""
+    return f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""The runner's own secret: one file in the data directory, made once, for its owner only."""
+"""Secrets in files: the runner's own, made once in the data directory for its owner only, and one that was given."""
 
 from __future__ import annotations
 
@@ -7,8 +7,41 @@ import secrets
 import stat
 from pathlib import Path
 
+from attrs import evolve
+
+from config.mistakes import ConfigError, Mistake
+from config.settings import AuthSettings
 from protocol.errors import ErrorKind, error
 from runner.keys import MIN_SECRET_BYTES
+
+_MAX_SECRET_BYTES = 4096
+
+
+def with_secret(settings: AuthSettings) -> AuthSettings:
+    """Return the settings with what `secret_file` says as `secret`; without such a file, as they are. Blocks.
+
+    Space around the secret is no part of it. Who may read the file is the business of whoever put it there: mounted
+    secrets belong to root and are read by a group. Raises ConfigError for a file that cannot be read or has no secret.
+    """
+    path = settings.secret_file
+    if path is None:
+        return settings
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_SECRET_BYTES + 1)
+        secret = data.decode().strip()
+    except OSError as problem:
+        raise _mistake(f"{path} cannot be read: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise _mistake(f"{path} is not text in UTF-8") from None
+    if len(data) > _MAX_SECRET_BYTES or len(secret.encode()) < MIN_SECRET_BYTES:
+        text = f"{path} must hold a secret of {MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES} bytes"
+        raise _mistake(f"{text}, like that of `openssl rand -base64 48`")
+    return evolve(settings, secret=secret)
+
+
+def _mistake(message: str) -> ConfigError:
+    return ConfigError([Mistake(message, None, None, "jwt_secret_file")])
 
 
 def load_or_make_secret(data_dir: Path) -> tuple[str, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from tests import interpreter
 from tests.interpreter import VERSION, program
 
 IMAGE = "operato-test-python"
+_WHEELS_LOAD = ("libc", "libdl", "libgcc_s", "libm", "libpthread", "libresolv", "librt", "libstdc++", "libutil", "libz")
+"""What a wheel may expect of its system, and any image with Python has."""
 TOOLS = ("sh", "echo", "true", "yes", "sleep", "setsid")
 
 
@@ -52,6 +54,15 @@ def make_base_image() -> str:
     with client() as api:
         api.import_image_from_data(_image().getvalue(), repository=IMAGE, tag="base")
     return f"{IMAGE}:base"
+
+
+def make_base_image_for_wheels() -> str:
+    """Import the same image with the libraries that compiled wheels are linked to; return its name."""
+    folders = {Path(library).parent for library in interpreter.libraries(program())}
+    found = {str(path) for folder in folders for name in _WHEELS_LOAD for path in folder.glob(f"{name}.so.[0-9]")}
+    with client() as api:
+        api.import_image_from_data(_image(found).getvalue(), repository=IMAGE, tag="wheels")
+    return f"{IMAGE}:wheels"
 
 
 def remove_images() -> list[str]:
@@ -100,7 +111,7 @@ def touch(instance: str, path: str) -> None:
             api.exec_start(api.exec_create(name, command, user="65534:65534")["Id"], detach=True)
 
 
-def _image() -> io.BytesIO:
+def _image(more: Iterable[str] = ()) -> io.BytesIO:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
         for name, mode in (("tmp", 0o1777), ("usr/local/bin", 0o755), ("etc", 0o755), ("dev", 0o755), ("proc", 0o755)):
@@ -109,7 +120,7 @@ def _image() -> io.BytesIO:
             tar.addfile(folder)
         users = b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
         _add(tar, "etc/passwd", users)
-        libraries: set[str] = set()
+        libraries = set(more)
         _add_python(tar, libraries)
         for tool in TOOLS:
             path = shutil.which(tool)

@@ -47,7 +47,7 @@ class Server:
             text=True,
         ).stdout.strip()
         self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.ready['rest'][0][1]}",
+            base_url="".join(f"http://127.0.0.1:{port}" for _, port in self.ready["rest"]),
             headers={"authorization": f"Bearer {self.token}"},
             timeout=30,
             trust_env=False,

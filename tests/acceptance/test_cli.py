@@ -153,6 +153,12 @@ START = {
     ),
     "no name": (["--host", "a" * 100, "--jwt-secret", "s" * 32], 74, "is no address of this machine; change --host"),
     "short secret": (["--jwt-secret", "short"], 2, "`jwt_secret` needs at least 32 bytes"),
+    "no secret file": (["--jwt-secret-file", "none"], 2, "jwt_secret_file: "),
+    "two secrets": (
+        ["--jwt-secret-file", "modules.yaml", "--jwt-secret", "s" * 32],
+        2,
+        "jwt_secret_file: give `jwt_secret` or `jwt_secret_file`, not both",
+    ),
     "no key file": (["--jwt-public-key-file", "none.pem"], 2, "jwt_public_key_file: "),
     "key file is a folder": (["--jwt-public-key-file", "."], 2, "cannot be read: Is a directory"),
     "no key in the file": (["--jwt-public-key-file", "modules.yaml"], 2, "`jwt_public_key_file` is not a public key"),

@@ -89,6 +89,8 @@ def test_the_flat_names():
         "docker_processes": "docker.processes",
         "docker_scratch": "docker.scratch_bytes",
         "jwt_secret": "auth.secret",
+        "jwt_secret_file": "auth.secret_file",
+        "jwt_own_secret": "auth.own_secret",
         "jwt_public_key_file": "auth.public_key_file",
         "jwt_jwks_url": "auth.jwks_url",
         "jwt_issuer": "auth.issuer",

@@ -1,4 +1,4 @@
-"""Unit: the runner's own secret is made once, by one of many processes, and refused when others may read it."""
+"""Unit: the runner's own secret is made once and refused when others may read it; one from a file; which one counts."""
 
 import json
 import os
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import AuthSettings
+from config.mistakes import ConfigError
+from config.settings import AuthSettings, ServerSettings, Settings, StoreSettings
 from protocol.errors import ErrorKind, RunnerError
 from runner.auth import Verifier
-from runner.secret import load_or_make_secret
+from runner.main import make_token, make_verifier
+from runner.secret import load_or_make_secret, with_secret
 
 
 def test_the_secret_is_made_once_and_for_the_owner_only(tmp_path):
@@ -82,3 +84,70 @@ def test_links_and_things_that_are_no_files_are_refused(tmp_path):
         with pytest.raises(RunnerError) as caught:
             load_or_make_secret(tmp_path / name)
         assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+
+
+# -- a secret that was configured as a file --------------------------------------------------------------------------
+
+
+def test_a_secret_file_is_the_secret_without_the_space_around_it(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("  " + "s" * 32 + "\n")
+
+    assert with_secret(AuthSettings(secret_file=file)).secret == "s" * 32
+    assert with_secret(AuthSettings(secret="t" * 32)).secret == "t" * 32
+    assert "s" * 32 not in repr(with_secret(AuthSettings(secret_file=file)))
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"s" * 31, "must hold a secret of 32 to 4096 bytes"),
+        (b"s" * 31 + b"\n\n", "must hold a secret of 32 to 4096 bytes"),
+        (b"s" * 4097, "must hold a secret of 32 to 4096 bytes"),
+        (b"\xff" * 40, "is not text in UTF-8"),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_without_a_secret_is_told_without_its_content(tmp_path, content, word):
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(ConfigError) as caught:
+        with_secret(AuthSettings(secret_file=file))
+    (mistake,) = caught.value.mistakes
+    assert mistake.field == "jwt_secret_file"
+    assert word in str(mistake)
+    assert "sss" not in str(mistake)
+
+
+# -- which key counts ------------------------------------------------------------------------------------------------
+
+
+def settings(tmp_path, host="0.0.0.0", **auth):
+    server, store = ServerSettings(host=host), StoreSettings(data_dir=tmp_path / "data")
+    return Settings(server=server, store=store, auth=AuthSettings(**auth))
+
+
+async def test_the_secret_that_is_made_serves_beyond_loopback_only_when_that_is_allowed(tmp_path):
+    with pytest.raises(ConfigError, match="`jwt_own_secret`"):
+        await make_verifier(settings(tmp_path))
+    assert not (tmp_path / "data").exists()
+
+    _, secret = await make_verifier(settings(tmp_path, own_secret=True))
+
+    assert secret == (tmp_path / "data" / "jwt-secret").read_text().strip()
+
+
+async def test_a_key_that_is_configured_goes_before_the_secret_that_is_made(tmp_path):
+    """The image allows the latter always; whoever brings a key must not have another one beside it."""
+    file = tmp_path / "secret"
+    file.write_text("s" * 32)
+    given = settings(tmp_path, own_secret=True, secret_file=file)
+    verifier, secret = await make_verifier(given)
+
+    assert secret is None
+    assert not (tmp_path / "data").exists()
+    token = make_token(given, "me", ["admin"], 60, ())
+    assert verifier.verify_nowait(token).subject == "me"
+    assert Verifier(AuthSettings(), secret="s" * 32).verify_nowait(token).subject == "me"

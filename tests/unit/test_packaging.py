@@ -1,0 +1,167 @@
+"""Unit: what runs the runner elsewhere: image, compose and service; that they say what the runner understands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from config.load import SETTINGS, load_settings
+from config.settings import ServerSettings
+from environments.cgroup import CONTROLLERS
+
+ROOT = Path(__file__).parents[2]
+PACKAGING = ROOT / "packaging"
+VARIABLES = {setting.variable for setting in SETTINGS.values()} | {"OPERATO_CONFIG"}
+
+
+def lines_of(file):
+    """Return the lines of a Dockerfile or unit without comments; those that go on are one."""
+    text = "\n".join(line for line in file.read_text().splitlines() if not line.lstrip().startswith("#"))
+    return [line for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
+
+
+# -- image -----------------------------------------------------------------------------------------------------------
+
+
+def pins(lock):
+    return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / lock).read_text(), re.MULTILINE))
+
+
+def test_the_image_has_what_was_tested():
+    """The versions of `make run`, and what `env: conda` needs."""
+    image = pins("packaging/image.lock")
+
+    assert pins("requirements.lock").items() <= image.items()
+    assert set(image) - set(pins("requirements.lock")) == {"py-rattler"}
+    assert image["py-rattler"] == pins("requirements-dev.lock")["py-rattler"]
+    assert "hatchling" in pins("packaging/build.lock")
+
+
+@pytest.mark.parametrize("lock", ["image.lock", "build.lock"])
+def test_locks_name_packages_and_no_hosts(lock):
+    text = (PACKAGING / lock).read_text()
+
+    assert "://" not in text
+    assert len(re.findall(r"^[a-z]", text, re.MULTILINE)) == text.count("==") - text.count(" == '"), "not pinned"
+    assert text.count("--hash=sha256:") >= text.count("==") - text.count(" == '")
+
+
+def test_variables_of_the_image_are_settings_and_it_downloads_nothing_by_other_means():
+    lines = lines_of(PACKAGING / "Dockerfile")
+    names = set(re.findall(r"\b(OPERATO_\w+)=", "\n".join(lines)))
+
+    assert names
+    assert names <= VARIABLES
+    assert not [line for line in lines if re.search(r"\b(curl|wget|apt-get|apk|ADD)\b", line)]
+    for line in lines:
+        if " install " in line and line.startswith("RUN"):
+            assert line.count(" install ") == line.count("--require-hashes") + line.count("--no-index")
+
+
+def test_what_is_copied_is_let_into_the_context():
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    allowed = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    copied = set()
+    for line in lines_of(PACKAGING / "Dockerfile"):
+        if line.startswith("COPY ") and "--from" not in line:
+            copied |= set(shlex.split(line)[1:-1])
+
+    assert ignored[1] == "*"
+    assert {name.replace("wheelhous[e]", "wheelhouse") for name in copied} == allowed
+
+
+# -- compose ---------------------------------------------------------------------------------------------------------
+
+COMPOSE = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(PACKAGING.glob("compose*.yaml"))}
+
+
+def test_there_are_two_ways_to_an_engine_and_none_by_default():
+    assert set(COMPOSE) == {"compose", "compose.rootless", "compose.remote"}
+    service = COMPOSE["compose"]["services"]["runner"]
+    assert not [name for name in service["environment"] if name.startswith("DOCKER_")]
+
+
+@pytest.mark.parametrize("file", COMPOSE)
+def test_no_file_mounts_the_socket_of_root(file):
+    service = COMPOSE[file]["services"]["runner"]
+
+    assert not [volume for volume in service["volumes"] if re.search(r"/run/docker\.sock:", volume)]
+    assert {name for name in service["environment"] if name.startswith("OPERATO_")} <= VARIABLES
+
+
+def test_the_service_of_compose_is_closed_and_is_given_its_time():
+    service = COMPOSE["compose"]["services"]["runner"]
+
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert [port.rpartition(":")[2] for port in service["ports"]] == ["8000", "50051"]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert int(service["stop_grace_period"].removesuffix("s")) > ServerSettings().drain_timeout_seconds
+    secret = service["environment"]["OPERATO_JWT_SECRET_FILE"]
+    assert secret == f"/run/secrets/{service['secrets'][0]}"
+    volumes = {volume.split(":")[1] for volume in service["volumes"] if not volume.endswith(":ro")}
+    (line,) = [line for line in lines_of(PACKAGING / "Dockerfile") if line.startswith("VOLUME")]
+    assert volumes == set(yaml.safe_load(line.removeprefix("VOLUME ")))
+
+
+# -- systemd ---------------------------------------------------------------------------------------------------------
+
+UNIT = PACKAGING / "operato-runner.service"
+
+
+def unit():
+    found = {}
+    for line in lines_of(UNIT):
+        if "=" in line:
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_the_runner_understands_the_variables_of_the_service(tmp_path):
+    given = dict(value.split("=", 1) for value in unit()["Environment"])
+    (tmp_path / "modules.yaml").write_text("modules: []")
+    settings = load_settings({"config": tmp_path / "modules.yaml"}, given).settings
+
+    assert given["OPERATO_CONFIG"] == "/etc/operato-runner/modules.yaml"
+    folders = [f"/var/lib/{unit()['StateDirectory'][0]}", f"/var/cache/{unit()['CacheDirectory'][0]}"]
+    assert str(settings.store.data_dir) == folders[0]
+    for path in (settings.store.venv_path, settings.store.conda_path, Path(given["UV_CACHE_DIR"])):
+        assert str(path.parent) == folders[1], "ProtectSystem=strict makes it read-only"
+    assert str(settings.server.ready_file.parent) == f"/run/{unit()['RuntimeDirectory'][0]}"
+
+
+def test_the_service_leaves_the_runner_what_it_needs():
+    found = unit()
+
+    assert set(found["Delegate"][0].split()) == set(CONTROLLERS)
+    assert "ProtectControlGroups" not in found, "the delegated group would be read-only"
+    assert "MemoryDenyWriteExecute" not in found
+    assert found["OOMPolicy"] == ["continue"], "a worker that is killed for its memory would end the service"
+    assert found["KillMode"] == ["mixed"], "workers would be told to end before their calls have"
+    assert int(found["TimeoutStopSec"][0]) > ServerSettings().drain_timeout_seconds
+    assert found["CapabilityBoundingSet"] == [""]
+    assert found["User"] == [line.split()[1] for line in lines_of(PACKAGING / "operato-runner.sysusers.conf")]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
+def test_systemd_understands_the_service(tmp_path):
+    """A name or value that it does not know is a line of `verify`, and is ignored when the service starts."""
+    text = UNIT.read_text()
+    (command,) = re.findall(r"^ExecStart=(\S+)", text, re.MULTILINE)
+    assert command == "/opt/operato-runner/bin/operato-runner"
+    copy = tmp_path / "operato-runner.service"
+    copy.write_text(text.replace(command, "/bin/true"))
+    verify = ["systemd-analyze", "verify", "--man=no", str(copy)]
+    done = subprocess.run(verify, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    copy.write_text(copy.read_text().replace("KillMode=mixed", "KillMode=mixd"))
+    assert "mixd" in subprocess.run(verify, capture_output=True, text=True, timeout=60, check=False).stderr

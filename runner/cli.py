@@ -13,7 +13,7 @@ from attrs import asdict
 from config.load import SETTINGS, describe, load_settings, missing_secrets
 from config.mistakes import did_you_mean
 from protocol.errors import ErrorKind, error
-from runner import cli_environments, client_commands
+from runner import cli_environments, cli_modules, client_commands
 from runner.options import INTERRUPTED, Commands, duration, load, settings_options, told
 from runner.version import version_of_this
 
@@ -68,6 +68,7 @@ for command in (
     client_commands.call,
     client_commands.logs,
     client_commands.executions,
+    cli_modules.modules,
 ):
     cli.add_command(command)
 

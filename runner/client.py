@@ -205,8 +205,10 @@ def segment(name: str) -> str:
 
 
 def _with_query(path: str, query: Mapping[str, object] | None) -> str:
+    """Return a path with the parameters that are not None; a tuple or list is one for each of its values."""
     given = {name: value for name, value in (query or {}).items() if value is not None}
-    return f"{path}?{urlencode(given, errors='surrogateescape')}" if given else path
+    encoded = urlencode(given, doseq=True, errors="surrogateescape")
+    return f"{path}?{encoded}" if encoded else path
 
 
 def _translated(address: Address, problem: httpx.HTTPError, seconds: float | None) -> RunnerError:

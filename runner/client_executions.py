@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 import click
 import msgspec
@@ -13,17 +12,10 @@ import msgspec
 from config.units import duration, format_duration
 from runner.client import Client, printable, segment
 from runner.client_events import FailureFields, failure_in
+from runner.client_lists import collect, print_json, print_table, read_items, time_of
 
-MAX_PAGE = 500
-MAX_PAGES = 200
-"""Pages that one list looks at; each looks at a bounded number of rows, and may be empty."""
 _SHOWN_CHARACTERS = 2000
 _AGO = re.compile(r"[0-9.]+\s*(ms|s|m|h|d)")
-
-
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw]
-    cursor: str | None = None
 
 
 class _Waiting(msgspec.Struct):
@@ -74,21 +66,12 @@ async def listing(
     client: Client, filters: Mapping[str, object], limit: int, cursor: str | None, *, as_json: bool
 ) -> int:
     """Print at most `limit` executions, newest first, and where to go on. Raises RunnerError."""
-    items: list[msgspec.Raw] = []
-    for _ in range(MAX_PAGES):
-        query = {**filters, "limit": min(MAX_PAGE, limit - len(items)), "cursor": cursor}
-        page = (await client.request("GET", "/executions", query=query)).read(_Page)
-        items += page.items
-        cursor = page.cursor
-        if cursor is None or len(items) >= limit:
-            break
+    items, cursor = await collect(client, "/executions", filters, limit, cursor)
     if as_json:
-        click.echo(msgspec.json.encode({"items": items, "cursor": cursor}))
-        return 0
-    rows = [_row(msgspec.json.decode(item, type=_Listed)) for item in items]
-    click.echo(_table([("ID", "MODULE", "STATUS", "ACCEPTED", "TOOK", "CALLER", ""), *rows]), nl=False)
-    if cursor is not None:
-        click.echo(f"there may be more: --cursor {printable(cursor)}", err=True)
+        print_json(items, cursor)
+    else:
+        rows = [_row(item) for item in read_items(client, items, _Listed)]
+        print_table(("ID", "MODULE", "STATUS", "ACCEPTED", "TOOK", "CALLER", ""), rows, cursor)
     return 0
 
 
@@ -96,20 +79,7 @@ def _row(item: _Listed) -> tuple[str, ...]:
     took = "-" if item.duration is None else f"{item.duration:.3f}s"
     last = item.error.kind if item.error is not None else item.waiting.reason if item.waiting is not None else ""
     module = f"{item.module}@{item.version}"
-    return (item.id, module, item.status, _time(item.created_at), took, item.subject, last)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    shown = [[printable(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
-    widths = [max(len(row[at]) for row in shown) for at in range(len(shown[0]))]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in shown)
-    return "".join(f"{line.rstrip()}\n" for line in lines)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (item.id, module, item.status, time_of(item.created_at), took, item.subject, last)
 
 
 async def showing(client: Client, identity: str, *, as_json: bool) -> int:
@@ -132,9 +102,9 @@ def text_of(item: _Shown) -> str:
         ("status", item.status),
         ("waits for", None if item.waiting is None else item.waiting.reason),
         ("caller", item.subject),
-        ("accepted", _time(item.created_at) + (", asynchronous" if item.asynchronous else "")),
-        ("started", None if item.started_at is None else _time(item.started_at)),
-        ("ended", None if item.finished_at is None else _time(item.finished_at)),
+        ("accepted", time_of(item.created_at) + (", asynchronous" if item.asynchronous else "")),
+        ("started", None if item.started_at is None else time_of(item.started_at)),
+        ("ended", None if item.finished_at is None else time_of(item.finished_at)),
         ("took", None if item.duration is None else f"{item.duration:.3f}s" + (f" ({timings})" if timings else "")),
         ("timeout", None if item.timeout is None else format_duration(item.timeout)),
         ("key", item.idempotency_key),

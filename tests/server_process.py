@@ -1,8 +1,9 @@
-"""Helpers for the acceptance tests: the real server as a process."""
+"""Helpers for the acceptance tests: the real server as a process, and the commands that speak to it."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -84,3 +85,30 @@ def running(home: Path, modules: str, *options: str, **how: Any) -> Iterator[Ser
     finally:
         if server.process.poll() is None:
             server.stop(signal.SIGKILL)
+
+
+class Commands:
+    """The program in a folder, speaking to one server."""
+
+    def __init__(self, home: Path, url: str, token: str | None) -> None:
+        self.home = home
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("OPERATO_")}
+        self.environ = {**clean, "OPERATO_URL": url} | ({"OPERATO_TOKEN": token} if token else {})
+
+    def start(self, *arguments: object, **options: object) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(ROOT / "main.py"), *(a if isinstance(a, bytes) else str(a) for a in arguments)]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=self.home, env=self.environ, **{**pipes, **options})
+
+    def __call__(self, *arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
+        """Return exit code, standard output and standard error."""
+        return ended(self.start(*arguments, stdin=subprocess.PIPE), stdin)
+
+
+def ended(process: subprocess.Popen[bytes], stdin: bytes | None = None) -> tuple[int, str, str]:
+    out, err = process.communicate(stdin, timeout=60)
+    return process.returncode, out.decode(), err.decode()
+
+
+def url_of(server: Server, scheme: str = "http") -> str:
+    return f"{scheme}://127.0.0.1:{server.ready['rest'][0][1]}"

@@ -77,6 +77,15 @@ def test_the_version_works_from_source(run):
         ["logs"],
         ["executions"],
         ["executions", "list"],
+        ["modules"],
+        ["modules", "init"],
+        ["modules", "push"],
+        ["modules", "list"],
+        ["modules", "show"],
+        ["modules", "versions"],
+        ["modules", "activate"],
+        ["modules", "rm"],
+        ["modules", "log"],
     ],
 )
 def test_every_command_has_help(run, command):
@@ -99,7 +108,7 @@ def test_help_of_serve_names_every_setting_with_its_default(run):
         (["sevre"], "there is no command 'sevre'; did you mean 'serve'?"),
         (
             ["frobnicate"],
-            "there is no command 'frobnicate'; there are call, config, doctor, env, executions, logs, prepare, ",
+            "there is no command 'frobnicate'; there are call, config, doctor, env, executions, logs, modules, ",
         ),
         (["config", "chek"], "there is no command 'chek'; did you mean 'check'?"),
         (["modules.yaml"], "there is no command 'modules.yaml'; did you mean `serve --config modules.yaml`?"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.proxies import Gate
-from tests.server_process import ROOT, Server, running, wait_for
+from tests.server_process import ROOT, Commands, Server, ended, running, url_of, wait_for
 
 MODULES = """
 modules:
@@ -59,33 +58,6 @@ modules:
     code: *waits
 """
 ALL = "admin"
-
-
-class Commands:
-    """The program in a folder, speaking to one server."""
-
-    def __init__(self, home: Path, url: str, token: str | None) -> None:
-        self.home = home
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("OPERATO_")}
-        self.environ = {**clean, "OPERATO_URL": url} | ({"OPERATO_TOKEN": token} if token else {})
-
-    def start(self, *arguments: object, **options: object) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(ROOT / "main.py"), *(a if isinstance(a, bytes) else str(a) for a in arguments)]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.home, env=self.environ, **{**pipes, **options})
-
-    def __call__(self, *arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
-        """Return exit code, standard output and standard error."""
-        return ended(self.start(*arguments, stdin=subprocess.PIPE), stdin)
-
-
-def ended(process: subprocess.Popen[bytes], stdin: bytes | None = None) -> tuple[int, str, str]:
-    out, err = process.communicate(stdin, timeout=60)
-    return process.returncode, out.decode(), err.decode()
-
-
-def url_of(server: Server, scheme: str = "http") -> str:
-    return f"{scheme}://127.0.0.1:{server.ready['rest'][0][1]}"
 
 
 @pytest.fixture(scope="module")

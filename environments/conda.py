@@ -32,7 +32,7 @@ from protocol.model import Kind
 
 DEFAULT_CHANNELS = ("conda-forge",)
 _TOLD_LINES = 20
-_REMEDY = "install the library (`pip install 'operato-runner[conda]'`), or micromamba, mamba or conda"
+_REMEDY = "install the library (`pip install '.[conda]'`), or micromamba, mamba or conda"
 
 log = structlog.get_logger("conda")
 

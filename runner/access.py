@@ -18,7 +18,7 @@ async def authenticate(verifier: Verifier, header: str | None) -> Principal:
 def require(principal: Principal, scope: str) -> None:
     """Raise RunnerError `forbidden` when the principal does not have the scope."""
     if not principal.allows(scope):
-        raise error(ErrorKind.FORBIDDEN, f"the token lacks the scope {scope!r} (claim `scope`)")
+        raise error(ErrorKind.FORBIDDEN, f"the token lacks the scope {str(scope)!r} (claim `scope`)")
 
 
 def require_module(principal: Principal, name: str) -> None:

@@ -261,4 +261,4 @@ def _secrets(loaded: Loaded, around: Surroundings) -> Iterator[Finding]:
             around.secrets(spec.secrets)
         except ConfigError as problem:
             for mistake in problem.mistakes:
-                yield Finding("secrets", f"{spec.name}.secrets", State.NOTE, str(mistake))
+                yield Finding("secrets", f"{spec.name}.secrets", State.FAILED, str(mistake))

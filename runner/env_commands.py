@@ -206,7 +206,10 @@ def explanation(wanted: str) -> Work:
 
 
 def _nothing(wanted: str, names: Iterable[str]) -> RunnerError:
-    text = f"there is no module and no environment {wanted!r:.80}{did_you_mean(wanted, list(names))}"
+    known = list(names)
+    versions = [name for name in known if name.startswith(f"{wanted}@")]
+    hint = f"; it is registered: name one of {', '.join(versions[-5:])}" if versions else did_you_mean(wanted, known)
+    text = f"there is no module and no environment {wanted!r:.80}{hint}"
     return error(ErrorKind.NOT_FOUND, text, field="key")
 
 

@@ -62,7 +62,9 @@ def _local(address: Address, scopes: Sequence[str]) -> Callable[[], str]:
     try:
         settings = load_settings({}).settings
     except ConfigError as problem:
-        raise _NoneError(f"no secret of a runner is known here: {problem.mistakes[0]}") from None
+        # A command that is a client has no --config.
+        why = str(problem.mistakes[0]).replace("--config or OPERATO_CONFIG", "OPERATO_CONFIG")
+        raise _NoneError(f"no secret of a runner is known here: {why}") from None
     auth = settings.auth
     if auth.public_key_file or auth.jwks_url:
         raise _NoneError("the runner of the modules file here does not sign tokens")

@@ -98,7 +98,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             nursery.start_soon(partial(reloader.run, watching=settings.server.reload))
             closed = trio.Event()
             bound = await _open_doors(nursery, service, verifier, settings, stop.asked, closed)
-            _announce(settings, bound, secret, loaded)
+            _announce(settings, bound, secret, loaded, len(system.registry.snapshot.modules))
             await stop.asked.wait()
             drained = await system.drain(settings.server.drain_timeout_seconds)
             closed.set()
@@ -228,12 +228,12 @@ def _grpc_door(
     )
 
 
-def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loaded) -> None:
+def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loaded, modules: int) -> None:
     """Say where the doors are, and with the runner's own secret how to walk through."""
     tls = settings.server.tls_certificate_file is not None
     addresses = {name: [list(address) for address in found] for name, found in bound.addresses.items()}
     ready = {"pid": os.getpid(), "tls": tls, **addresses}
-    log.info("ready", version=version_of_this(), modules=len(loaded.modules.modules), **ready)
+    log.info("ready", version=version_of_this(), modules=modules, **ready)
     if settings.server.ready_file is not None:
         _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
     if secret is None or not bound.addresses["rest"]:

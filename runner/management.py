@@ -175,7 +175,9 @@ class Management:
         self.registry.changeable(name, condition, present=True)
         at_work = self.runs.of_module(name, version)
         if at_work and not force:
-            text = f"{len(at_work)} executions of it run or wait; let them end, or delete with `force`"
+            several = len(at_work) > 1
+            those = f"{len(at_work)} executions run or wait" if several else "an execution of it runs or waits"
+            text = f"{those}; let that end, or delete with `force`"
             raise error(ErrorKind.CONFLICT, text, field="force", retry_after=1)
         await self.registry.remove(name, version, subject=principal.subject, condition=condition)
         async with trio.open_nursery() as nursery:

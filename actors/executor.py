@@ -165,16 +165,18 @@ class Executor:
 
     def _refuse(self, pool: Pool, *, patient: bool) -> None:
         """Raise what can be said without waiting."""
-        if self._closing or self._nursery is None:
-            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
-        if not self.availability.available:
-            raise error(ErrorKind.UNAVAILABLE, self.availability.reason, field="env")
-        if self._waiting >= self.settings.max_waiting and not patient:
-            text = f"{self._waiting} callers wait already ({pool.reason(trio.current_time())})"
-            raise error(ErrorKind.OVERLOADED, text, retry_after=1)
+        self._refuse_all()
         now = trio.current_time()
+        if self._waiting >= self.settings.max_waiting and not patient:
+            text = f"{self._waiting} callers wait already ({pool.reason(now)})"
+            raise error(ErrorKind.OVERLOADED, text, retry_after=1)
         if pool.pause(now) and not pool.own and (refusal := pool.refusal(now)) is not None:
             raise RunnerError(refusal)
+
+    def _refuse_all(self) -> None:
+        if self._closing or self._nursery is None:
+            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+        self.probing.refuse()
 
     async def _wait(self, pool: Pool, waiter: Waiter, limit: float) -> None:
         """Wait until the waiter is woken. Raises RunnerError when it gave up, or `limit` passed behind others."""
@@ -336,7 +338,7 @@ class Executor:
 
     async def lock(self, module: Published) -> None:
         """Resolve what the module needs and does not pin; builds take the same. Raises RunnerError as `prepare`."""
-        self._refuse(self._pool(module), patient=True)
+        self._refuse_all()
         await self._starter.lock(module.spec)
 
     def prepare(self, module: Published) -> BuildLog:

@@ -9,6 +9,7 @@ import trio
 from attrs import define, field
 
 from environments.base import Availability, Environment
+from protocol.errors import ErrorKind, error
 
 _PROBE_SECONDS = 2.0
 
@@ -42,3 +43,8 @@ class Probing:
             self.on_found()
         elif before.available and not self.found.available:
             log.warning("environments cannot be used", env=self.environment.kind, why=self.found.reason)
+
+    def refuse(self) -> None:
+        """Raise RunnerError `unavailable` while the kind cannot be used."""
+        if not self.found.available:
+            raise error(ErrorKind.UNAVAILABLE, self.found.reason, field="env")

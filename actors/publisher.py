@@ -6,8 +6,9 @@ import hashlib
 import hmac
 import json
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from attrs import define, evolve, field
@@ -102,6 +103,13 @@ class Publisher:
             raise error(ErrorKind.UNAVAILABLE, f"code cannot be kept: {problem}", field="data_dir") from problem
         inside = spec if spec.path is None else evolve(spec, path=made.root)
         return evolve(made, spec=inside, published_by=subject), files
+
+    def remove_code(self, besides: Collection[Path]) -> None:
+        """Remove all code but these folders."""
+        if self.code_dir.is_dir():
+            for path in self.code_dir.absolute().iterdir():
+                if path not in besides:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def restore(self, stored: StoredVersion, files: Callable[[], Mapping[str, bytes]]) -> Published:
         """Return a version as it was registered; `files` has its code, where that is not unpacked any more.

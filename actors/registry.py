@@ -6,10 +6,11 @@ modules are kept in the catalog version by version. Where both have a name, the 
 
 from __future__ import annotations
 
-import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -123,6 +124,10 @@ class Registry:
     """What the operator's file says; None before it was published."""
     _registered: Mapping[str, Registered] = field(factory=dict, init=False)
     _mailbox: Mailbox = field(factory=lambda: Mailbox("registry", _WAITING), init=False)
+    _staged: Counter[Path] = field(factory=Counter, init=False)
+    """Folders of code of which it is not decided yet whether a version has them."""
+    _keeping: trio.Lock = field(factory=trio.Lock, init=False)
+    """Held while folders are made, or removed."""
     _catalog_turn: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -162,12 +167,13 @@ class Registry:
 
     async def _publish_all(self, question: _Publish) -> RegistrySnapshot:
         before = self._file
-        try:
-            after = await trio.to_thread.run_sync(self.publisher.publish_all, question.specs, before or {})
-        except OSError as problem:
-            raise error(ErrorKind.UNAVAILABLE, f"code cannot be kept: {problem}", field="data_dir") from problem
-        self._file = {module.spec.name: module for module in after}
-        self._show()
+        async with self._keeping:
+            try:
+                after = await trio.to_thread.run_sync(self.publisher.publish_all, question.specs, before or {})
+            except OSError as problem:
+                raise error(ErrorKind.UNAVAILABLE, f"code cannot be kept: {problem}", field="data_dir") from problem
+            self._file = {module.spec.name: module for module in after}
+            self._show()
         changes = RegistrySnapshot(self._file).since(RegistrySnapshot(before or {}))
         log.debug("modules published", **changes.told(), total=len(after))
         for name in sorted(changes.added):
@@ -197,9 +203,19 @@ class Registry:
     async def stage(self, spec: ModuleSpec, subject: str) -> tuple[Published, Mapping[str, bytes]]:
         """Return a version that could be registered, and its code; nothing is served or recorded yet.
 
+        The code is kept until `release`, and longer when a version has it then.
         Raises RunnerError: `bad_input` naming field and remedy, `too_large`, `unavailable` when it cannot be kept.
         """
-        return await trio.to_thread.run_sync(self.publisher.stage, spec, subject)
+        async with self._keeping:
+            module, files = await trio.to_thread.run_sync(self.publisher.stage, spec, subject)
+            self._staged[module.root] += 1
+        return module, files
+
+    def release(self, module: Published) -> None:
+        """Say that what becomes of a staged version is decided."""
+        self._staged[module.root] -= 1
+        if not self._staged[module.root]:
+            del self._staged[module.root]
 
     async def register(
         self, module: Published, files: Mapping[str, bytes], *, activate: bool, condition: Condition
@@ -344,11 +360,9 @@ class Registry:
             )
         return found
 
-    def collect(self) -> None:
-        """Remove code that no version uses; called when no worker runs."""
-        used = {module.root for module in self.snapshot.everything()}
-        used |= {version.root for module in self._registered.values() for version in module.versions.values()}
-        if self.publisher.code_dir.is_dir():
-            for path in self.publisher.code_dir.absolute().iterdir():
-                if path not in used:
-                    shutil.rmtree(path, ignore_errors=True)
+    async def collect(self, besides: Iterable[Path] = ()) -> None:
+        """Remove code that no version has, and that is not `besides`: folders in which something runs."""
+        async with self._keeping:
+            used = {*besides, *self._staged, *(module.root for module in self.snapshot.everything())}
+            used |= {version.root for module in self._registered.values() for version in module.versions.values()}
+            await trio.to_thread.run_sync(self.publisher.remove_code, used)

@@ -147,10 +147,10 @@ class Runs:
             return evolve(live.waiting, reason=f"{live.waiting.reason}; {ahead} of this module are before it")
         return live.waiting
 
-    def of_module(self, name: str, version: str | None = None) -> tuple[Live, ...]:
-        """Return the executions of a module, or of one version of it, that have not ended."""
+    def of_module(self, name: str | None, version: str | None = None) -> tuple[Live, ...]:
+        """Return the executions of a module, of one version of it, or of all, that have not ended."""
         refs = ((live, live.execution.module) for live in self._live.values())
-        return tuple(live for live, ref in refs if ref.name == name and version in (None, ref.version))
+        return tuple(live for live, ref in refs if name in (None, ref.name) and version in (None, ref.version))
 
     async def cancel(self, live: Live, why: str = "cancelled on request") -> Execution:
         """End an execution, whatever it waits for or does, and return it when its end is recorded.

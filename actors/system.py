@@ -124,7 +124,7 @@ async def open_system(
             async with _open_actors(registry, executors):
                 await registry.publish(specs)
                 if catalog is not None:
-                    registry.collect()
+                    await registry.collect()
                 async with _open_runs(settings, around, registry, executors, history) as runs:
                     yield System(registry, executors, history, runs, table)
         finally:

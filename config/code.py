@@ -23,6 +23,8 @@ RUNNING = sys.version_info[:2]
 """The Python of the runner, as far as grammar goes."""
 NAME = "the code"
 """What messages call source that has no file."""
+QUICK_BYTES = 8 * 1024
+"""Source of anybody that is checked by the runner itself."""
 ENTRIES = ("main.py", "__init__.py", "handler.py")
 """The files of a folder that are looked for, in turn, where `handler` names none."""
 
@@ -76,18 +78,20 @@ def target(data: Mapping[str, Any]) -> tuple[int, int] | None:
     return (3, int(version[1])) if version and not (env is Kind.DOCKER and data.get("image")) else None
 
 
-def wrongs(data: Mapping[str, Any], root: Path | None) -> Iterator[Wrong]:
+def wrongs(data: Mapping[str, Any], root: Path | None, *, trusted: bool) -> Iterator[Wrong]:
     """Yield what is wrong with the code that a module has: its text, or what its path (absolute) names.
 
-    The path is known to be there. With `root`, code outside of it is refused, and files are told relative to it.
+    The path is known to be there. With `root`, code outside of it is refused, and files are told relative to it. Of
+    what is not `trusted` only `QUICK_BYTES` are looked at: compiling may take the square of that, and holds all else.
     """
+    largest = MAX_BYTES if trusted else QUICK_BYTES
     said = "handler" if data.get("handler") is None else data["handler"]
     handler, code, path = read_or_none(HANDLER, said), data.get("code"), data.get("path")
     if isinstance(code, str) and code and "\0" not in code and (source := _encoded(code)) is not None:
         function = "" if handler is None or ":" in handler else handler
-        yield from map(in_code, check(source, function, target(data), NAME).findings)
+        yield from map(in_code, check(source, function, target(data), NAME, largest).findings)
     elif isinstance(path, (str, Path)) and handler is not None:
-        yield from _path_wrongs(Path(path), handler, target(data), root)
+        yield from _path_wrongs(Path(path), handler, target(data), root, largest)
 
 
 def entry_of(path: Path, handler: str) -> Path:
@@ -121,13 +125,15 @@ def file_wrongs(verdict: Verdict, file: str) -> Iterator[Wrong]:
             yield Wrong(finding.message, ("path",), allowed=finding.allowed, file=file, line=finding.line)
 
 
-def _path_wrongs(path: Path, handler: str, python: tuple[int, int] | None, root: Path | None) -> Iterator[Wrong]:
+def _path_wrongs(
+    path: Path, handler: str, python: tuple[int, int] | None, root: Path | None, largest: int
+) -> Iterator[Wrong]:
     try:
         entry = entry_of(path, handler)
         shown = entry.relative_to(path if path.is_dir() else path.parent).as_posix()
         if root is not None:
             within(entry.parent, entry.name, root)
-        verdict = check(read_entry(entry), handler.rpartition(":")[2], python, shown)
+        verdict = check(read_entry(entry), handler.rpartition(":")[2], python, shown, largest)
     except OSError as error:
         yield Wrong(f"cannot be read: {error.strerror or error}", ("path",))
     except Wrong as wrong:

@@ -14,10 +14,12 @@ from typing import Any, TypeAlias
 
 from attrs import define, field
 
-from config.source import MAX_BYTES, Names, quiet
+from config.source import Names, quiet
 
 Schema: TypeAlias = dict[str, Any]
 
+_MAX_BYTES = 128 * 1024
+"""Source of which hints are read: reading takes time in which nothing else is done."""
 MAX_DEPTH = 16
 """Levels of hints within hints, names that stand for others included."""
 MAX_PARTS = 500
@@ -48,7 +50,7 @@ class _TooMuchError(Exception):
 def input_schema(source: bytes, handler: str) -> Schema | None:
     """Return what the hint of the handler's first parameter says of the input, or None when it says nothing."""
     begun = re.compile(rb"def\s+%b\s*\([^:,=)]+:" % re.escape(handler.encode()))
-    if len(source) > MAX_BYTES or not begun.search(source):  # most have no hint, and need not be read for that
+    if len(source) > _MAX_BYTES or not begun.search(source):  # most have no hint, and need not be read for that
         return None
     try:
         with quiet():

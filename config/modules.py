@@ -242,7 +242,7 @@ def read_spec(
         except Wrong as wrong:
             wrongs.append(wrong.under((name,)))
     spread_pip(data)
-    wrongs += () if checked else code.wrongs(data, None if trusted else base)
+    wrongs += () if checked else code.wrongs(data, None if trusted else base, trusted=trusted)
     try:
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through

@@ -54,12 +54,13 @@ class Verdict(NamedTuple):
     certain: bool = True
 
 
-def check(source: bytes, handler: str, target: tuple[int, int] | None, name: str) -> Verdict:
+def check(source: bytes, handler: str, target: tuple[int, int] | None, name: str, largest: int = MAX_BYTES) -> Verdict:
     """Return what is wrong with the source of a module that will be imported by Python `target`.
 
-    `handler` may be empty; `target` is None where it is not known. `name` is what messages call the source.
+    `handler` may be empty; `target` is None where it is not known. `name` is what messages call the source. Of more
+    than `largest` bytes nothing is said.
     """
-    if len(source) > MAX_BYTES:
+    if len(source) > largest:
         return Verdict([], certain=False)
     finding, certain = _compiled(source, target, name)
     if finding is not None:

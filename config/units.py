@@ -47,7 +47,10 @@ def show(value: object) -> str:
             return "a mapping"
         case list() | tuple():
             return "a list"
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return "a very large number"
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 

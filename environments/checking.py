@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
@@ -58,28 +59,38 @@ async def check_under(
 
 
 async def check_module(environment: VenvEnvironment, spec: ModuleSpec) -> list[Wrong]:
-    """Return what is wrong with the code of a module whose `python` is another than the runner's own.
+    """Return what is wrong with the code of a module, where reading its fields did not look at it.
 
-    Nothing, where the fields of the module say no other Python, or where that is not on this machine: it is not
-    brought here for a check. Raises OSError and is cancelled as `check_under`.
+    That is where its Python is another one than the runner's, and here: it is not brought for a check. And where there
+    is more of the code than `QUICK_BYTES`: that is checked in a process of its own, which ends in time. Raises OSError
+    and is cancelled as `check_under`.
     """
-    python = {"env": spec.env, "python": spec.python, "image": spec.image}
-    if spec.env is not Kind.VENV or code.target(python) == code.RUNNING:
+    python = code.target({"env": spec.env, "python": spec.python, "image": spec.image})
+    try:
+        entry, source = _source(spec)
+    except Wrong as wrong:
+        return [wrong]
+    if source is None or python is None or (python == code.RUNNING and len(source) <= code.QUICK_BYTES):
         return []
-    found = await environment.find(spec.python)
+    found = sys.executable if python == code.RUNNING else None
+    if found is None and spec.env is Kind.VENV:
+        found = await environment.find(spec.python)
     if found is None:
         return []
     table, environ = environment.launcher.table, environment.launcher.environ
     function = spec.handler.rpartition(":")[2]
-    if spec.code is not None:
-        verdict = await check_under(table, found, spec.code.encode(), function, code.NAME, environ)
+    if entry is None or spec.path is None:
+        verdict = await check_under(table, found, source, function, code.NAME, environ)
         return list(map(code.in_code, verdict.findings))
-    if spec.path is None:
-        return []
-    try:
-        entry = code.entry_of(spec.path, spec.handler)
-        source = code.read_entry(entry)
-    except Wrong as wrong:
-        return [wrong]
     shown = entry.relative_to(spec.path if spec.path.is_dir() else spec.path.parent).as_posix()
     return list(code.file_wrongs(await check_under(table, found, source, function, shown, environ), str(entry)))
+
+
+def _source(spec: ModuleSpec) -> tuple[Path | None, bytes | None]:
+    """Return the file with the handler, None for code in a field, and the source, None for what an image has."""
+    if spec.code is not None:
+        return None, spec.code.encode()
+    if spec.path is None:
+        return None, None
+    entry = code.entry_of(spec.path, spec.handler)
+    return entry, code.read_entry(entry)

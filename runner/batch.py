@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import structlog
 import trio
 from attrs import frozen
 
@@ -12,6 +13,8 @@ from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Execution
 from runner.auth import Principal
 from runner.service import Service
+
+log = structlog.get_logger("batch")
 
 MAX_PARALLELISM = 256
 
@@ -111,6 +114,9 @@ class Batch:
                 )
             except RunnerError as problem:
                 failure = problem.failure
+            except Exception:
+                log.exception("an input of a batch failed inside the runner", module=self._name)
+                return Failure(ErrorKind.INTERNAL, "the runner failed; its log says why")
             pause = failure.retry_after or 1.0
             if failure.kind is not ErrorKind.OVERLOADED or trio.current_time() + pause > patience:
                 return failure

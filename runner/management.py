@@ -54,6 +54,8 @@ class Management:
     registry: Registry
     executors: Mapping[Kind, Executor]
     runs: Runs
+    work: Path
+    """A folder for a moment; what a runner that was killed leaves there goes at the next start."""
 
     async def register(
         self,
@@ -95,7 +97,7 @@ class Management:
         RunnerError as `register`, and `bad_input` or `too_large` for what is no archive that is read.
         """
         require(principal, "modules:write")
-        with tempfile.TemporaryDirectory(prefix="operato-upload-") as folder:
+        with tempfile.TemporaryDirectory(prefix="upload-", dir=self.work) as folder:
             work = partial(_unpacked, data, Path(folder), name, fields)
             description = await trio.to_thread.run_sync(work)
             said = str(description.fields["name"])
@@ -132,14 +134,23 @@ class Management:
 
     async def _publish(self, principal: Principal, spec: ModuleSpec, how: Publishing, condition: Condition) -> Added:
         executor = self.executors[spec.env]
-        if isinstance(executor.environment, VenvEnvironment):
-            _refuse(await check_module(executor.environment, spec))
+        if isinstance(checker := self.executors[Kind.VENV].environment, VenvEnvironment):
+            _refuse(await check_module(checker, spec))
         module, files = await self.registry.stage(spec, principal.subject)
-        if not how.prepare:
-            await executor.lock(module)
-            return await self.registry.register(module, files, activate=how.activate, condition=condition)
-        async with _warm(executor, module):
-            return await self.registry.register(module, files, activate=how.activate, condition=condition)
+        try:
+            if not how.prepare:
+                await executor.lock(module)
+                return await self.registry.register(module, files, activate=how.activate, condition=condition)
+            async with _warm(executor, module):
+                return await self.registry.register(module, files, activate=how.activate, condition=condition)
+        finally:
+            self.registry.release(module)
+            with trio.CancelScope(shield=True):  # what was refused, or has gone for it, leaves nothing
+                await self._collect()
+
+    async def _collect(self) -> None:
+        """Remove the code of versions that are gone, but not from under executions."""
+        await self.registry.collect(live.module.root for live in self.runs.of_module(None))
 
     async def activate(
         self, principal: Principal, name: str, version: str, *, prepare: bool, condition: Condition
@@ -183,6 +194,7 @@ class Management:
         async with trio.open_nursery() as nursery:
             for live in self.runs.of_module(name, version):
                 nursery.start_soon(self._cancel, live, f"the module was deleted by {principal.subject}")
+        await self._collect()
 
     async def _cancel(self, live: Live, why: str) -> None:
         with suppress(RunnerError):  # it never began, or its end cannot be recorded: the log says so

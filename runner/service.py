@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -49,7 +50,8 @@ class Service:
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.management = Management(self.registry, self.executors, self.runs)
+        work = self.settings.store.data_dir.absolute() / "work" / str(os.getpid())
+        self.management = Management(self.registry, self.executors, self.runs, work)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
 

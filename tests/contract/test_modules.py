@@ -451,6 +451,50 @@ async def test_source_is_checked_under_the_python_that_will_run_it(site):
     assert (status, field, "line 1" in detail) == (400, "code", True)
 
 
+async def test_large_source_is_checked_beside_the_runner(site):
+    """Compiling takes up to the square of the size, in which nothing else is done; it has a process and a time."""
+    filler = "".join(f"x{number} = [{number}]\n" for number in range(2000))
+    good = filler + ONE["code"]
+    assert await call(site, (await put(site, "m", {"env": "inline", "code": good}))["name"]) == 1
+    told = await refused(site, "PUT", "/modules/n", {"env": "inline", "code": filler + "def handle(input): pass"})
+    assert (told[:2], "handle" in told[2]) == ((400, "handler"), True)
+    told = await refused(site, "PUT", "/modules/n", {"env": "inline", "code": filler + "def handler(input) pass"})
+    assert (told[:2], "line 2001" in told[2]) == ((400, "code"), True)
+
+
+async def test_what_is_refused_or_deleted_leaves_no_code(site):
+    def kept():
+        return sorted(path.name.rpartition("-")[0] for path in (site.service.registry.publisher.code_dir).iterdir())
+
+    await put(site, "m", ONE | {"version": "1"})
+    for number in range(3):
+        other = {"env": "inline", "code": f"def handler(input): return {number} + 10", "version": "1"}
+        assert (await refused(site, "PUT", "/modules/m", other))[0] == 409
+    assert kept() == ["filed", "m"]
+    first = (await versions(site, "m"))["active"]
+    await put(site, "m", TWO)
+    assert kept() == ["filed", "m", "m"]
+    assert (await site.ask("DELETE", f"/modules/m/versions/{first}"))[0] == 204
+    assert kept() == ["filed", "m"]
+    assert await call(site, "m") == 2
+    assert (await site.ask("DELETE", "/modules/m"))[0] == 204
+    assert kept() == ["filed"]
+
+
+async def test_a_load_that_failed_is_no_reason_against_the_same_without_prepare(site):
+    raises = {"env": "inline", "code": "raise ValueError(1)\ndef handler(input): return 1"}
+    assert (await refused(site, "PUT", "/modules/m?prepare=true", raises))[0] == 424
+    assert (await put(site, "m", raises))["status"] == 201
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "1e999"])
+async def test_numbers_out_of_every_range_are_bad_input(site, number):
+    body = b'{"env": "inline", "code": "def handler(input): pass", "timeout": %s}' % number.encode()
+    assert (await refused(site, "PUT", "/modules/m", body))[0] == 400
+    hex_number = pack({"handler.py": b"handler = print", "module.yaml": b"timeout: 0x" + b"f" * 4000})
+    assert (await refused(site, "POST", "/modules/upload?name=m", hex_number, **ZIP))[0] == 400
+
+
 def test_fields_of_a_module_are_merged_as_the_rfc_says():
     assert merged({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": None, "e": {"f": None}}, "g": 4}) == {
         "a": 1,

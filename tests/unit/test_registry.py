@@ -432,13 +432,13 @@ async def test_collect_removes_what_no_module_uses(registry):
     await registry.publish([spec("a"), spec("b")])
     (registry.publisher.code_dir / ".tmp-crashed").mkdir()
     await registry.publish([spec("b")])
-    registry.collect()
+    await registry.collect()
 
     assert kept_code(registry) == [registry.snapshot.get("b").root.name]
 
 
 async def test_collect_before_anything_was_published(registry):
-    registry.collect()
+    await registry.collect()
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -230,6 +230,11 @@ def test_rest(server: Server) -> None:
     )
 
 
+def test_the_page_and_its_document_are_inside(server: Server) -> None:
+    assert "<html" in server.client.get("/docs").text
+    assert server.client.get("/openapi.json").json()["info"]["version"] == release()
+
+
 async def test_websocket(server: Server) -> None:
     headers = [("authorization", f"Bearer {server.token}")]
     with trio.fail_after(PATIENCE):

@@ -6,13 +6,12 @@ They are built for it as `make dist` builds them, which needs the network the fi
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -25,21 +24,13 @@ COLD, WARM, SERVED = 3, 15, 5
 MODULES = 'modules: {m: {env: inline, code: "def handler(input): return input"}}'
 
 
-def median_ms(work: Callable[[], object], times: int) -> float:
-    """Return the median time of `work` in milliseconds."""
-    taken = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        taken.append((time.perf_counter() - began) * 1000)
-    return statistics.median(taken)
-
-
-def version(argv: Sequence[str], home: Path) -> None:
-    """Run `--version` with a home."""
+def version(argv: Sequence[str], home: Path) -> float:
+    """Return the milliseconds that `--version` takes with this home, which is empty the first time."""
     home.mkdir(exist_ok=True)
     environ = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+    began = time.perf_counter()
     subprocess.run([*argv, "--version"], env=environ, check=True, stdout=subprocess.DEVNULL)
+    return (time.perf_counter() - began) * 1000
 
 
 def served(argv: Sequence[str], home: Path) -> float:
@@ -70,6 +61,15 @@ def make_plain(folder: Path, wheels: Path, wheel: Path) -> list[str]:
     return [str(folder / "bin" / "operato-runner")]
 
 
+def least(names: Iterable[str], rounds: int, measure: Callable[[str, int], float]) -> dict[str, float]:
+    """Return the least of `rounds` measures for each name."""
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for name, times in taken.items():
+            times.append(measure(name, turn))
+    return {name: min(times) for name, times in taken.items()}
+
+
 def main() -> None:
     """Print one line for each measure."""
     with tempfile.TemporaryDirectory() as name:
@@ -78,25 +78,17 @@ def main() -> None:
         command = [sys.executable, str(ROOT / "packaging" / "make_dist.py"), "--out", str(out), "--wheels", str(wheels)]
         subprocess.run(command, check=True)
         (wheel,) = out.glob("*.whl")
-        plain = make_plain(folder / "plain", wheels, wheel)
-        home = folder / "home"
-        version(plain, home)  # its bytecode
-        bare, bare_served = (
-            median_ms(lambda: version(plain, home), WARM),
-            statistics.median(served(plain, home) for _ in range(SERVED)),
-        )
-        print(f"plain virtual environment: --version {bare:.0f} ms, serving after {bare_served:.0f} ms")
-        for kind in ("pyz", "pex"):
-            file = out / f"operato-runner.{kind}"
-            argv = [str(program()), str(file)]
-            homes = iter([folder / f"{kind}-{number}" for number in range(COLD)])
-            cold = median_ms(lambda argv=argv, homes=homes: version(argv, next(homes)), COLD)  # type: ignore[misc]
-            home = folder / f"{kind}-0"
-            warm = median_ms(lambda argv=argv, home=home: version(argv, home), WARM)  # type: ignore[misc]
-            ready = statistics.median(served(argv, home) for _ in range(SERVED))
-            size = file.stat().st_size / 1e6
-            print(f"{kind}, {size:.0f} MB: first --version {cold:.0f} ms, x{cold / bare:.1f} of a plain environment's")
-            print(f"{kind}: later --version {warm:.0f} ms, x{warm / bare:.2f}; serving x{ready / bare_served:.2f}")
+        programs = {"plain": make_plain(folder / "plain", wheels, wheel)}
+        files = {kind: out / f"operato-runner.{kind}" for kind in ("pyz", "pex")}
+        programs |= {kind: [str(program()), str(file)] for kind, file in files.items()}
+        # The least of some rounds, in which all take their turn: what else this machine does slows all alike.
+        cold = least(programs, COLD, lambda name, turn: version(programs[name], folder / f"{name}-{turn}"))
+        warm = least(programs, WARM, lambda name, _: version(programs[name], folder / f"{name}-0"))
+        ready = least(programs, SERVED, lambda name, _: served(programs[name], folder / f"{name}-0"))
+    print(f"plain environment: --version after {warm['plain']:.0f} ms, serving after {ready['plain']:.0f} ms")
+    for kind in files:
+        print(f"{kind}: first --version after {cold[kind]:.0f} ms, x{cold[kind] / warm['plain']:.0f} of that")
+        print(f"{kind}: later x{warm[kind] / warm['plain']:.1f}, serving x{ready[kind] / ready['plain']:.1f} of that")
 
 
 if __name__ == "__main__":

@@ -367,17 +367,22 @@ async def test_a_silent_client_is_told_so_but_not_while_it_waits_for_an_answer(t
     assert (last["problem"]["kind"], "body_timeout" in last["problem"]["detail"]) == ("bad_input", True)
 
 
-async def test_a_bug_of_ours_is_the_last_line(site, monkeypatch):
+async def test_a_bug_of_ours_costs_its_input_and_no_more(site, monkeypatch):
     async def broken(*_args, **_options):
         raise RuntimeError("a bug")
 
     async with batch(site, "echo") as it:
         await it.inputs(1)
         assert (await it.line())["result"] == 1
-        monkeypatch.setattr(type(site.service), "execute", broken)
-        with structlog.testing.capture_logs() as logs:
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+            patch.setattr(type(site.service), "execute", broken)
             await it.inputs(2)
-            (last,) = await it.rest()
+            refused = await it.line()
+        await it.inputs(3)
+        await it.done()
+        (last,) = await it.rest()
 
-    assert last["problem"]["kind"] == "internal"
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["a batch failed inside the runner"]
+    assert (refused["index"], refused["problem"]["kind"]) == (1, "internal")
+    assert (last["index"], last["result"]) == (2, 3)
+    told = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+    assert told == ["an input of a batch failed inside the runner"]

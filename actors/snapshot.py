@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +86,14 @@ class RegistrySnapshot:
     modules: Mapping[str, Published] = field(factory=dict)
     registered: Mapping[str, Registered] = field(factory=dict)
 
-    def get(self, name: str, version: str | None = None) -> Published:
-        """Return the active version, or the one asked for.
+    def get(self, name: str, version: str | None = None, sees: Callable[[str], bool] = lambda _: True) -> Published:
+        """Return the active version, or the one asked for; `sees` says which names the caller may be told.
 
         Raises RunnerError `not_found` with the names alike, `conflict` when no version is active.
         """
         active, registered = self.modules.get(name), self.registered_only(name)
         if active is None and registered is None:
-            raise self.unknown(name)
+            raise self.unknown(name, sees)
         if version is None or (active is not None and version == active.ref.version):
             if active is not None:
                 return active
@@ -110,9 +110,9 @@ class RegistrySnapshot:
         active = self.modules.get(name)
         return None if active is not None and active.trusted else self.registered.get(name)
 
-    def unknown(self, name: str) -> Exception:
+    def unknown(self, name: str, sees: Callable[[str], bool] = lambda _: True) -> Exception:
         """Return the error that says that there is no such module, with the names alike."""
-        close = difflib.get_close_matches(name, [*self.modules, *self.registered], n=3)
+        close = difflib.get_close_matches(name, filter(sees, [*self.modules, *self.registered]), n=3)
         hint = f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
         return error(ErrorKind.NOT_FOUND, f"there is no module {name!r}{hint}", field="name")
 

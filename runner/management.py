@@ -116,7 +116,7 @@ class Management:
         require(principal, "modules:write")
         require_module(principal, name)
         self._refuse_early(name, condition)
-        module = self.registry.snapshot.get(name)
+        module = self.registry.snapshot.get(name, None, principal.may_use)
         if changes.get("name", name) != name:
             raise error(ErrorKind.BAD_INPUT, "a module keeps its name; register another one", field="name")
         data = {field: value for field, value in spec_to_mapping(module.spec).items() if field != "version"}
@@ -183,6 +183,8 @@ class Management:
         """
         require(principal, "modules:write")
         require_module(principal, name)
+        if self.registry.snapshot.registered_only(name) is None:
+            self._known(principal, name, None)
         self.registry.changeable(name, condition, present=True)
         at_work = self.runs.of_module(name, version)
         if at_work and not force:
@@ -211,7 +213,7 @@ class Management:
         registered = snapshot.registered_only(name)
         if registered is not None:
             return list(registered.versions.values())[::-1], registered
-        return [snapshot.get(name)], None
+        return [snapshot.get(name, None, principal.may_use)], None
 
     async def changes(self, principal: Principal, query: ChangesQuery) -> list[Change]:
         """Return who changed what and when, newest first. Raises RunnerError `forbidden` or `unavailable`."""
@@ -221,7 +223,7 @@ class Management:
     def _known(self, principal: Principal, name: str, version: str | None) -> Published:
         require(principal, "modules:write")
         require_module(principal, name)
-        return self.registry.snapshot.get(name, version)
+        return self.registry.snapshot.get(name, version, principal.may_use)
 
 
 @asynccontextmanager

@@ -64,7 +64,7 @@ class Service:
         """
         require(principal, scope)
         require_module(principal, name)
-        return self.registry.snapshot.get(name, version)
+        return self.registry.snapshot.get(name, version, principal.may_use)
 
     def modules(
         self,

@@ -323,6 +323,9 @@ async def test_a_token_changes_and_sees_only_its_modules(site):
     ):
         assert (await refused(site, method, path, body))[0] == 403, path
     assert (await put(site, "mine-2", ONE))["published_by"] == "lee"
+    for method, path in (("GET", "/modules/mine-yours"), ("DELETE", "/modules/mine-yours"), ("GET", "/modules/mine-3")):
+        told = (await refused(site, method, path))[2]
+        assert " yours" not in told.replace("mine-yours", ""), told
     site.token = sign(SECRET, subject="lee", scopes=["modules:read"], expires_seconds=60)
     assert (await refused(site, "PUT", "/modules/mine-2", TWO))[0] == 403
     site.token = sign(SECRET, subject="boss", scopes=["admin"], expires_seconds=60, modules=["mine-*"])

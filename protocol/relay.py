@@ -208,13 +208,13 @@ class Relay:
             self.on_message(payload)
 
     def on_message(self, payload):
-        """Pass a message on. Before an answer comes what was printed, and what the execution left is ended."""
+        """Pass a message on, behind what was printed. Before an answer, what the execution left is ended."""
         answer = payload.startswith((CHILDREN, NO_CHILDREN))
         if answer and payload.startswith(CHILDREN):
             killed = self.kill(self.left())
             payload = NO_CHILDREN + b'"killed":%s,' % json.dumps(killed).encode() + payload[len(CHILDREN) :]
+        self.drain()
         if answer or self.loading:
-            self.drain()
             self.flush()
             self.tell_limit()
         guest.write_all(1, frame(payload))

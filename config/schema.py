@@ -6,6 +6,7 @@ Imported where a module has a schema only: the library costs a tenth of a second
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -92,12 +93,36 @@ def _structure(schema: Mapping[str, Any]) -> Iterator[Wrong]:
         yield Wrong(f"{named!r} is not a known version of JSON Schema; leave it out, or use {LATEST}", ("$schema",))
         return
     seen = set()
-    for each in kind(kind.META_SCHEMA).iter_errors(schema):
+    for each in kind(_flat(named), registry=jsonschema_specifications.REGISTRY).iter_errors(schema):
         leaf = best_match([each])
         where: Where = tuple(leaf.absolute_path)
         if (where, leaf.message) not in seen:
             seen.add((where, leaf.message))
             yield Wrong(_said(leaf, where), where)
+
+
+@lru_cache(maxsize=16)
+def _flat(version: str) -> Mapping[str, Any]:
+    """Return the schema of schemas with its parts in one: as they come, most of the time goes to finding them."""
+    nobody: Any = None
+    whole: Mapping[str, Any] = validator_for({"$schema": version}, default=nobody).META_SCHEMA
+    if "allOf" not in whole:
+        return whole
+    resolver = jsonschema_specifications.REGISTRY.resolver(whole["$id"])
+    parts = [whole, *(resolver.lookup(each["$ref"]).contents for each in whole["allOf"])]
+    words = {key: inner for part in parts for key, inner in part["properties"].items()}
+    shared = {key: inner for part in parts for key, inner in part.get("$defs", {}).items()}
+    return {"type": ["object", "boolean"], "properties": _plain(words), "$defs": _plain(shared)}
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_plain(inner) for inner in node]
+    if not isinstance(node, Mapping):
+        return node
+    if isinstance(node.get("$dynamicRef", node.get("$recursiveRef")), str):  # and no description of that keyword
+        return {"$ref": "#"}
+    return {key: _plain(inner) for key, inner in node.items()}
 
 
 def _said(leaf: ValidationError, where: Where) -> str:

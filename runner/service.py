@@ -295,12 +295,13 @@ def _decoder(schema: bytes) -> msgspec.json.Decoder[Any] | None:
 
 def _check_schema(schema: bytes, data: bytes) -> None:
     fast = _decoder(schema)
+    told = ("$", f"the input takes more than {MAX_STEPS} steps to check by its schema; send less at once")
     if fast is not None:
         try:
             fast.decode(data)
         except msgspec.MsgspecError as problem:
+            told = path, why = fit.told(problem)
             if len(data) > _LARGE_BYTES:
-                path, why = fit.told(problem)
                 raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path) from None
         else:
             return
@@ -309,8 +310,8 @@ def _check_schema(schema: bytes, data: bytes) -> None:
     except msgspec.DecodeError as refused:  # a number of a size that handlers may take, and no schema can look at
         raise error(ErrorKind.BAD_INPUT, f"the input cannot be checked by its schema: {refused}", field="$") from None
     except TooManyStepsError:
-        text = f"the input takes more than {MAX_STEPS} steps to check by its schema; send less at once"
-        raise error(ErrorKind.BAD_INPUT, text, field="$") from None
+        path, why = told
+        raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path) from None
     except RecursionError:
         text = "the input is nested too deeply to be checked by its schema"
         raise error(ErrorKind.BAD_INPUT, text, field="$") from None

@@ -170,9 +170,13 @@ def call_of(module: Published) -> Call:
     schema, required, more = {}, False, ""
     if module.input_schema is not None:
         from config.embedding import embedded  # noqa: PLC0415  (a tenth of a second, for modules with a schema only)
-        from config.schema import validator  # noqa: PLC0415
+        from config.keywords import TooManyStepsError  # noqa: PLC0415
+        from config.schema import mismatch, validator  # noqa: PLC0415
 
-        required = not validator(module.input_schema).is_valid(None)
+        try:
+            required = mismatch(validator(module.input_schema), None) is not None
+        except (TooManyStepsError, RecursionError):
+            required = True
         found = embedded(module.input_schema, f"{_SCHEMAS}{_input(name)}")
         if found is None:
             more = f"Its input has a schema that cannot be shown here: see `GET /modules/{name}`."

@@ -23,6 +23,7 @@ from actors.rollups import ModuleStats
 from actors.runs import Runs
 from actors.snapshot import Published
 from config import fit
+from config.keywords import MAX_STEPS, TooManyStepsError
 from config.schema import mismatch, validator
 from config.settings import Settings
 from protocol import messages
@@ -296,12 +297,13 @@ def _decoder(schema: bytes) -> msgspec.json.Decoder[Any] | None:
 
 def _check_schema(schema: bytes, data: bytes) -> None:
     fast = _decoder(schema)
+    told = ("$", f"the input takes more than {MAX_STEPS} steps to check by its schema; send less at once")
     if fast is not None:
         try:
             fast.decode(data)
         except msgspec.MsgspecError as problem:
+            told = path, why = fit.told(problem)
             if len(data) > _LARGE_BYTES:
-                path, why = fit.told(problem)
                 raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path) from None
         else:
             return
@@ -309,6 +311,9 @@ def _check_schema(schema: bytes, data: bytes) -> None:
         found = mismatch(_validator(schema), msgspec.json.decode(data))
     except msgspec.DecodeError as refused:  # a number of a size that handlers may take, and no schema can look at
         raise error(ErrorKind.BAD_INPUT, f"the input cannot be checked by its schema: {refused}", field="$") from None
+    except TooManyStepsError:
+        path, why = told
+        raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path) from None
     except RecursionError:
         text = "the input is nested too deeply to be checked by its schema"
         raise error(ErrorKind.BAD_INPUT, text, field="$") from None

@@ -24,13 +24,15 @@ def handler(input: list[Row] | None):
 HINTED = inline("hinted", ROWS)
 OFF = inline("off", ROWS, input_schema={})
 OWN = inline("own", ROWS, input_schema={"type": "object", "maxProperties": 1})
+NODE = {"properties": {"a": {"$ref": "#"}}}
+DOUBLING = inline("doubling", ROWS, input_schema={"allOf": [NODE, NODE]})
 BROKEN = inline("broken", "def handler(input: int): ...\nraise SystemExit")
 """Its worker cannot start, so whoever is told about the input was told before."""
 
 
 @pytest.fixture
 async def site(tmp_path):
-    async with open_site(tmp_path, (HINTED, OFF, OWN, BROKEN)) as opened:
+    async with open_site(tmp_path, (HINTED, OFF, OWN, DOUBLING, BROKEN)) as opened:
         yield opened
 
 
@@ -70,6 +72,17 @@ async def test_the_schema_of_the_module_comes_before_the_hint(site):
     assert (await ask(site, "own", {"a": 1}))[::2] == (200, 1)
     assert (await ask(site, "own", {"a": 1, "b": 2}))[:2] == (400, "$")
     assert (await ask(site, "own", []))[:2] == (400, "$")
+
+
+async def test_an_input_that_takes_too_long_to_check_is_refused(site):
+    nested: dict = {}
+    for _ in range(60):
+        nested = {"a": nested}
+
+    status, field, words = await ask(site, "doubling", nested)
+
+    assert (status, field) == (400, "$")
+    assert "takes more than 200000 steps to check" in words
 
 
 async def test_an_empty_schema_turns_the_hint_off(site):

@@ -13,12 +13,17 @@ import pytest
 import referencing.exceptions
 from jsonschema.exceptions import _WrappedReferencingError
 
+from config.keywords import TooManyStepsError
 from config.mistakes import ConfigError
 from config.modules import load_modules, spec_from_mapping
-from config.schema import problems, validator
+from config.schema import mismatch, problems, validator
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "is outside of this schema; nothing is fetched"
+
+STEPS = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(60)}
+DOUBLING = {"$defs": {**STEPS, "a60": {"type": "null"}}, "$ref": "#/$defs/a0"}
+"""Every reference is followed twice, sixty levels deep."""
 
 WRONG = {
     "type": ({"type": "objekt"}, ("type",), "did you mean 'object'?"),
@@ -29,9 +34,9 @@ WRONG = {
     "a property called like data": ({"properties": {"const": {"type": "x"}}}, ("properties", "const", "type"), "JSON"),
     "required": ({"required": "a"}, ("required",), "'a' is not of type 'array'"),
     "number": ({"multipleOf": 0}, ("multipleOf",), "0 is less than"),
-    "pattern": ({"properties": {"a": {"pattern": "("}}}, ("properties", "a", "pattern"), "unterminated subpattern"),
-    "pattern too large": ({"pattern": "a{99999999999}"}, ("pattern",), "the repetition number is too large"),
-    "pattern of names": ({"patternProperties": {"[": {}}}, ("patternProperties", "["), "unterminated character set"),
+    "pattern": ({"properties": {"a": {"pattern": "("}}}, ("properties", "a", "pattern"), "missing )"),
+    "pattern too large": ({"pattern": "a{99999999999}"}, ("pattern",), "invalid repetition size"),
+    "pattern of names": ({"patternProperties": {"[": {}}}, ("patternProperties", "["), "missing ]"),
     "version": ({"$schema": "http://x/y"}, ("$schema",), "not a known version of JSON Schema"),
     "version that is no text": ({"$schema": 5}, ("$schema",), "not a known version of JSON Schema"),
     "reference that is no text": ({"$ref": 5}, ("$ref",), "5 is not of type 'string'"),
@@ -49,7 +54,22 @@ WRONG = {
     ),
     "itself": ({"$ref": "#"}, (), "without end"),
     "itself, below": ({"allOf": [{"$ref": "#/allOf/0"}]}, (), "without end"),
-    "data that is pointed at": ({"const": {"type": "x"}, "$ref": "#/const"}, (), "cannot be applied: UnknownType"),
+    "data that is pointed at": ({"const": {"type": "x"}, "$ref": "#/const"}, ("$ref", "type"), "not a type of JSON"),
+    "a pattern in data that is pointed at": (
+        {"const": {"pattern": "(?=a)"}, "$ref": "#/const"},
+        ("$ref", "pattern"),
+        "no look-around",
+    ),
+    "no schema that is pointed at": ({"required": ["a"], "$ref": "#/required"}, ("$ref",), "not a schema"),
+    "look-ahead": ({"pattern": "(?=a)b"}, ("pattern",), "no look-around and no back-references"),
+    "back-reference": ({"items": {"pattern": r"(a)\1"}}, ("items", "pattern"), "no back-references"),
+    "references that double": (DOUBLING, (), "is too large when its references are followed"),
+    "many names": ({"required": [f"p{n}" for n in range(10_001)]}, (), "holds more than 10000 values"),
+    "itself by another": (
+        {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"not": {"$ref": "#/$defs/a"}}}},
+        (),
+        "without end",
+    ),
 }
 
 
@@ -150,3 +170,82 @@ def test_the_library_is_imported_for_a_schema_only(tmp_path):
         said.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout))
 
     assert said == [False, True]
+
+
+SLOW = "^(a+)+$"
+"""Takes Python's `re` longer than anybody waits, for what does not match."""
+TEXT = "a" * 60 + "!"
+
+
+@pytest.mark.parametrize("version", ["draft-07", "draft/2019-09", "draft/2020-12"])
+def test_patterns_take_time_in_proportion_to_the_text(version):
+    scheme = "http" if version == "draft-07" else "https"
+    base = {"$schema": f"{scheme}://json-schema.org/{version}/schema"}
+    names: dict = {**base, "patternProperties": {SLOW: {"type": "null"}}}
+    closed = {**names, "additionalProperties": False}
+
+    assert list(problems(closed)) == []
+    assert mismatch(validator({**base, "pattern": SLOW}), TEXT) is not None
+    assert mismatch(validator({**base, "pattern": SLOW}), "aaa") is None
+    assert mismatch(validator(names), {TEXT: 1}) is None
+    assert mismatch(validator(names), {"aa": 1}) == ("$.aa", "1 is not of type 'null'")
+    assert mismatch(validator(closed), {"aa": None}) is None
+    assert "not match any of" in mismatch(validator(closed), {TEXT: 1})[1]
+    assert mismatch(validator({**names, "additionalProperties": {"type": "null"}}), {"b": 1})[0] == "$.b"
+    if version != "draft-07":
+        rest = {**base, "allOf": [names], "unevaluatedProperties": False}
+        assert mismatch(validator(rest), {"aa": None}) is None
+        assert "was unexpected" in mismatch(validator(rest), {TEXT: 1})[1]
+
+
+def test_a_part_with_a_version_of_its_own_is_checked_in_the_same_way():
+    part = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": SLOW}
+
+    assert mismatch(validator({"properties": {"a": part}}), {"a": TEXT})[0] == "$.a"
+    assert mismatch(validator({"properties": {"a": part}}), {"a": "aa"}) is None
+
+
+@pytest.mark.parametrize(("pattern", "fits"), [(r"^\u00e9$", "\u00e9"), (r"^\\u00e9$", "\\u00e9"), (r"^\d+$", "12")])
+def test_patterns_are_those_of_the_standard(pattern, fits):
+    assert list(problems({"pattern": pattern})) == []
+    assert mismatch(validator({"pattern": pattern}), fits) is None
+    assert mismatch(validator({"pattern": pattern}), f"{fits}\n") is not None
+
+
+DEEP: dict = {}
+for _ in range(40):
+    DEEP = {"allOf": [DEEP], "unevaluatedProperties": False}
+NODE = {"properties": {"a": {"$ref": "#"}}}
+NESTED: dict = {}
+for _ in range(60):
+    NESTED = {"a": NESTED}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"allOf": [NODE, NODE]}, NESTED),
+        (DEEP, {}),
+        ({"items": {"enum": [[n] for n in range(2000)]}}, [[1999]] * 10_000),
+        ({"items": {"pattern": "^(a{1,500}){1,2}"}}, ["a" * 10_000] * 1000),
+    ],
+    ids=["references that double below", "properties that are looked for again", "large enum", "large pattern"],
+)
+def test_a_check_that_takes_too_long_is_ended(schema, value):
+    assert list(problems(schema)) == []
+    with pytest.raises(TooManyStepsError):
+        mismatch(validator(schema), value)
+
+
+@pytest.mark.parametrize(
+    ("items", "unique"),
+    [
+        ([1, True], True),
+        ([1, 1.0], False),
+        ([{"a": [1]}, {"a": [1.0]}], False),
+        ([[0], [False]], True),
+        ([1, "1"], True),
+    ],
+)
+def test_items_are_unique_as_json(items, unique):
+    assert (mismatch(validator({"uniqueItems": True}), items) is None) is unique

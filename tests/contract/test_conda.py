@@ -313,7 +313,7 @@ async def test_a_machine_without_any_client(conda, how, monkeypatch):
     failure = (await conda.run(GREET, **how)).failure
 
     assert (failure.kind, failure.field) == (ErrorKind.UNAVAILABLE, "env")
-    assert "pip install 'operato-runner[conda]'" in failure.message
+    assert "pip install '.[conda]'" in failure.message
 
     monkeypatch.undo()
     module = conda.registry.snapshot.get("m")

@@ -543,7 +543,7 @@ def test_code_of_an_alias_is_told_where_it_stands(tmp_path):
 
 def test_code_that_is_nested_too_deeply_is_a_mistake():
     with pytest.raises(ConfigError, match=r"code: does not compile"):
-        from_json({"code": "x = " + "-" * 20_000 + "1"})
+        from_json({"code": "x = " + "-" * 7_000 + "1"})
 
 
 # Files that are named.

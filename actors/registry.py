@@ -266,10 +266,10 @@ class Registry:
         return Added(module, after, created=True)
 
     async def _activate(self, question: _Activate) -> Registered:
-        catalog, known = self._known_catalog(), self.changeable(question.name, question.condition, present=True)
+        catalog, known = self._known_catalog(), self.registered(question.name, question.condition)
         self.snapshot.get(question.name, question.version)
-        if known is None or known.active == question.version:
-            return known or self._registered[question.name]
+        if known.active == question.version:
+            return known
         return await self._make_active(catalog, known, question.version, question.subject)
 
     async def _make_active(self, catalog: Catalog, known: Registered, version: str, subject: str) -> Registered:
@@ -281,9 +281,7 @@ class Registry:
 
     async def _remove(self, question: _Remove) -> None:
         catalog, name, version = self._known_catalog(), question.name, question.version
-        known = self.changeable(name, question.condition, present=True)
-        if known is None:
-            raise self.snapshot.unknown(name)
+        known = self.registered(name, question.condition)
         if version is None:
             detail = {"versions": list(known.versions), "active": known.active}
             await self._in_catalog(catalog.remove, name, question.subject, detail)
@@ -299,19 +297,23 @@ class Registry:
             self._replace(evolve(known, versions=versions, revision=revision))
         log.info("deleted", module=name, version=version, by=question.subject)
 
-    def changeable(self, name: str, condition: Condition, *, present: bool = False) -> Registered | None:
+    def changeable(self, name: str, condition: Condition) -> Registered | None:
         """Return a registered module as it may be changed now, None when there is none.
 
-        Raises RunnerError `conflict` when the file has the name or the condition does not hold, `not_found` when it
-        must be `present`.
+        Raises RunnerError `conflict` when the file has the name or the condition does not hold.
         """
         if self._file is not None and name in self._file:
             text = f"module {name!r} belongs to the operator's file; change it there, or take another name"
             raise error(ErrorKind.CONFLICT, text, field="name")
         known = self._registered.get(name)
         condition.check(name, known)
-        if present and known is None:
-            raise self.snapshot.unknown(name)
+        return known
+
+    def registered(self, name: str, condition: Condition, sees: Callable[[str], bool] = lambda _: True) -> Registered:
+        """Return a registered module that must be there, as `changeable`. Raises RunnerError `not_found` besides."""
+        known = self.changeable(name, condition)
+        if known is None:
+            raise self.snapshot.unknown(name, sees)
         return known
 
     def _known_catalog(self) -> Catalog:
@@ -353,7 +355,7 @@ class Registry:
                     versions[each.version] = self.publisher.restore(each, files)
                 except (ConfigError, RunnerError, KeyError, *_TROUBLE) as problem:
                     why = str(problem) or type(problem).__name__
-                    log.error("a version is not served", module=module.name, version=each.version, why=why)  # noqa: TRY400
+                    log.warning("a version is not served", module=module.name, version=each.version, why=why)
             active = module.active if module.active in versions else None
             found[module.name] = Registered(
                 module.name, versions, active, module.revision, module.updated_at, module.updated_by

@@ -147,8 +147,8 @@ class Runs:
             return evolve(live.waiting, reason=f"{live.waiting.reason}; {ahead} of this module are before it")
         return live.waiting
 
-    def of_module(self, name: str | None, version: str | None = None) -> tuple[Live, ...]:
-        """Return the executions of a module, of one version of it, or of all, that have not ended."""
+    def living(self, name: str | None = None, version: str | None = None) -> tuple[Live, ...]:
+        """Return the executions that have not ended: all, those of a module, or of one version of it."""
         refs = ((live, live.execution.module) for live in self._live.values())
         return tuple(live for live, ref in refs if name in (None, ref.name) and version in (None, ref.version))
 

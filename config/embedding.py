@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-import jsonschema_specifications  # type: ignore[import-untyped]
+import jsonschema_specifications
 import referencing.jsonschema
 from attrs import field, frozen
 

@@ -28,8 +28,25 @@ _MAX_CHOICES = 200
 _MAX_TEXT = 200
 _TYPING = ("typing", "typing_extensions")
 _MODULES = (*_TYPING, "collections.abc", "types")
-_OWN = frozenset("Annotated Any Dict List Literal Mapping MutableMapping NoneType NotRequired Optional".split())  # noqa: SIM905
-_OWN |= frozenset("ReadOnly Required Text TypedDict Union".split())  # noqa: SIM905
+_OWN = frozenset(
+    {
+        "Annotated",
+        "Any",
+        "Dict",
+        "List",
+        "Literal",
+        "Mapping",
+        "MutableMapping",
+        "NoneType",
+        "NotRequired",
+        "Optional",
+        "ReadOnly",
+        "Required",
+        "Text",
+        "TypedDict",
+        "Union",
+    }
+)
 """What is known of those modules."""
 _PLAIN: Mapping[str, Schema] = {
     "bool": {"type": "boolean"},

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, cast
 
-import re2  # type: ignore[import-untyped]
+import re2
 from attrs import fields
 from jsonschema.exceptions import ValidationError
 from jsonschema.protocols import Validator

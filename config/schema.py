@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeAlias
 
-import jsonschema_specifications  # type: ignore[import-untyped]
+import jsonschema_specifications
 import referencing.exceptions
 import referencing.jsonschema
 from jsonschema.exceptions import ValidationError, best_match

@@ -62,24 +62,22 @@ class Management:
         principal: Principal,
         data: Mapping[str, Any],
         *,
-        folder: Path | None = None,
         how: Publishing,
         condition: Condition,
     ) -> Added:
         """Check a module as the modules file describes one, and make it a version of the module of its name.
 
-        `folder` has its files, which `path` and others of its fields may name. What is registered with the same
-        content already is found again. Raises RunnerError: `bad_input` with all that is wrong with it, `conflict`
-        (the operator's file has the name; the version is there with other content; `condition` does not hold),
-        `environment_failed`, `load_failed`, and `unavailable`; nothing has changed then. Cancelled, it may have been
-        registered.
+        What is registered with the same content already is found again. Raises RunnerError: `bad_input` with
+        all that is wrong with it, `conflict` (the operator's file has the name; the version is there with other
+        content; `condition` does not hold), `environment_failed`, `load_failed`, and `unavailable`; nothing has
+        changed then. Cancelled, it may have been registered.
         """
         require(principal, "modules:write")
         name = data.get("name")
         if isinstance(name, str):
             require_module(principal, name)
-            self._refuse_early(name, condition)
-        return await self._publish(principal, _spec(data, folder), how, condition)
+            self.registry.changeable(name, condition)  # before anything is built; the registry decides again
+        return await self._publish(principal, _spec(data, None), how, condition)
 
     async def upload(
         self,
@@ -102,7 +100,7 @@ class Management:
             description = await trio.to_thread.run_sync(work)
             said = str(description.fields["name"])
             require_module(principal, said)
-            self._refuse_early(said, condition)
+            self.registry.changeable(said, condition)
             spec = await trio.to_thread.run_sync(_read, description, Path(folder))
             return await self._publish(principal, spec, how, condition)
 
@@ -115,22 +113,15 @@ class Management:
         """
         require(principal, "modules:write")
         require_module(principal, name)
-        self._refuse_early(name, condition)
+        self.registry.changeable(name, condition)
         module = self.registry.snapshot.get(name, None, principal.may_use)
         if changes.get("name", name) != name:
             raise error(ErrorKind.BAD_INPUT, "a module keeps its name; register another one", field="name")
         data = {field: value for field, value in spec_to_mapping(module.spec).items() if field != "version"}
-        folder = None
-        if "path" in data:
-            folder, data["path"] = module.root, "."
-        if "code" in changes:
-            data.pop("path", None)
-            folder = None
+        has_files = data.pop("path", None) is not None and "code" not in changes
+        data |= {"path": "."} if has_files else {}
+        folder = module.root if has_files else None
         return await self._publish(principal, _spec(merged(data, changes), folder), how, condition)
-
-    def _refuse_early(self, name: str, condition: Condition) -> None:
-        """Raise what would be refused in the end, before anything is built; the registry decides again."""
-        self.registry.changeable(name, condition)
 
     async def _publish(self, principal: Principal, spec: ModuleSpec, how: Publishing, condition: Condition) -> Added:
         executor = self.executors[spec.env]
@@ -150,7 +141,7 @@ class Management:
 
     async def _collect(self) -> None:
         """Remove the code of versions that are gone, but not from under executions."""
-        await self.registry.collect(live.module.root for live in self.runs.of_module(None))
+        await self.registry.collect(live.module.root for live in self.runs.living())
 
     async def activate(
         self, principal: Principal, name: str, version: str, *, prepare: bool, condition: Condition
@@ -183,10 +174,8 @@ class Management:
         """
         require(principal, "modules:write")
         require_module(principal, name)
-        if self.registry.snapshot.registered_only(name) is None:
-            self._known(principal, name, None)
-        self.registry.changeable(name, condition, present=True)
-        at_work = self.runs.of_module(name, version)
+        self.registry.registered(name, condition, principal.may_use)
+        at_work = self.runs.living(name, version)
         if at_work and not force:
             several = len(at_work) > 1
             those = f"{len(at_work)} executions run or wait" if several else "an execution of it runs or waits"
@@ -194,7 +183,7 @@ class Management:
             raise error(ErrorKind.CONFLICT, text, field="force", retry_after=1)
         await self.registry.remove(name, version, subject=principal.subject, condition=condition)
         async with trio.open_nursery() as nursery:
-            for live in self.runs.of_module(name, version):
+            for live in self.runs.living(name, version):
                 nursery.start_soon(self._cancel, live, f"the module was deleted by {principal.subject}")
         await self._collect()
 

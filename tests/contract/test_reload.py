@@ -325,7 +325,7 @@ async def test_a_reload_tells_what_was_added_changed_and_removed(home, lines):
     ) as served:
         served.write(inline(b="code: handler = y", c="code: handler = x", d="code: handler = x"))
         served.reloader.bell.ring()
-        await served.wait(lambda: "d" in served.modules)
+        await served.wait_told("'reloaded'")  # told after it was published
         (line,) = [line for line in lines if line["event"] == "reloaded"]
         assert (line["added"], line["changed"], line["removed"]) == (["d"], ["b"], ["a"])
 

@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 BUILDER := hatchling>=1.25,<2
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: run test check lint fix bench dist lock proto clean
 .DEFAULT_GOAL := run
@@ -13,10 +14,10 @@ run: $(VENV)/.run ## serve modules.yaml on port 8000
 	$(BIN)/python main.py
 
 test: $(VENV)/.dev ## all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.dev lint ## every gate
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -19,6 +19,23 @@ _FD_SLACK = 2
 """Descriptors that libraries open once and keep."""
 
 
+_OF_THE_ENGINE = ("test_dist.py", "test_image.py")
+"""Files that have module fixtures which are dear to make, beside tests that need a container engine."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run all that needs a container engine, whose images are named once for all; else a whole file."""
+    for item in items:
+        values = getattr(item, "callspec", None)
+        engine = (
+            item.path.name in _OF_THE_ENGINE
+            or "engine" in getattr(item, "fixturenames", ())
+            or (values is not None and any(word in values.id for word in ("docker", "engine")))
+        )
+        group = "engine" if engine and "unit" not in item.path.parts else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a contract test that leaves a process or descriptors behind. Those of a unit test have neither."""

@@ -17,7 +17,13 @@ from config.mistakes import ConfigError, Mistake, Wrong
 T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-VARIABLES = {"url": "OPERATO_URL", "token": "OPERATO_TOKEN", "ca": "OPERATO_CA"}
+VARIABLES = {
+    "url": "OPERATO_URL",
+    "token": "OPERATO_TOKEN",
+    "ca": "OPERATO_CA",
+    "cert": "OPERATO_CERT",
+    "cert_key": "OPERATO_CERT_KEY",
+}
 """By option."""
 
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
@@ -69,17 +75,20 @@ class ClientSettings:
     token: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     """PEM; who signed the server's certificate, instead of those that this machine trusts."""
+    cert_file: Path | None = None
+    """PEM; the certificate that is shown to a server that asks for one, and its key unless `key_file` has it."""
+    key_file: Path | None = None
 
 
 def read_client_settings(options: Mapping[str, str | None], environ: Mapping[str, str]) -> ClientSettings:
-    """Return the settings: `options` are `url`, `token` and `ca`, and come before the variables of `environ`.
+    """Return the settings: `options`, by the names of `VARIABLES`, come before the variables of `environ`.
 
     A variable that is empty is one that is not set. Raises ConfigError with all mistakes; none of them shows the token.
     """
     mistakes: list[Mistake] = []
 
     def read(name: str, reader: Callable[[str], T]) -> T | None:
-        value, where = options.get(name), f"--{name}"
+        value, where = options.get(name), f"--{name.replace('_', '-')}"
         if value is None:
             value, where = environ.get(VARIABLES[name]) or None, VARIABLES[name]
         try:
@@ -90,8 +99,10 @@ def read_client_settings(options: Mapping[str, str | None], environ: Mapping[str
 
     address = read("url", read_address) or read_address(DEFAULT_URL)
     settings = ClientSettings(
-        address, read("token", _token), read("ca", lambda value: Path.cwd() / units.filled(value))
+        address, read("token", _token), read("ca", _path), read("cert", _path), read("cert_key", _path)
     )
+    if settings.key_file is not None and settings.cert_file is None and not mistakes:
+        mistakes.append(Mistake("needs the certificate: --cert or OPERATO_CERT", None, None, "--cert-key", "--cert"))
     if mistakes:
         raise ConfigError(mistakes)
     return settings
@@ -114,6 +125,10 @@ def read_address(value: str) -> Address:
     if parts.query or parts.fragment:
         raise Wrong(f"{value!r:.80} has a query or a fragment; write {_FORM}", allowed=_FORM)
     return Address(scheme, parts.hostname, _PORTS[scheme] if port is None else port, parts.path.rstrip("/"))
+
+
+def _path(value: str) -> Path:
+    return Path.cwd() / units.filled(value)
 
 
 def _token(value: str) -> str:

@@ -119,7 +119,7 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None 
 
 
 def load_client_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> ClientSettings:
-    """Return how a running server is reached: `url`, `token` and `ca` of the command line, then of the environment.
+    """Return how a running server is reached: the options of the command line come before the environment.
 
     Raises `ConfigError` with all mistakes, names of variables that nothing knows included.
     """

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
@@ -226,14 +227,37 @@ def _translated(address: Address, problem: httpx.HTTPError, seconds: float | Non
 
 
 def make_context(settings: ClientSettings) -> ssl.SSLContext | None:
-    """Return how TLS is spoken, None in the clear. Raises ConfigError when the file of the authority cannot be used."""
+    """Return how TLS is spoken, None in the clear. Raises ConfigError for a file that cannot be used."""
     if not settings.address.secure:
         return None
     try:
-        return ssl.create_default_context(cafile=settings.ca_file)
+        context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as problem:
         why = "it holds no certificate in PEM" if isinstance(problem, ssl.SSLError) else problem.strerror
         raise ConfigError([Mistake(f"{settings.ca_file} cannot be used: {why}", None, None, "--ca")]) from None
+    if settings.cert_file is not None:
+        _show_certificate(context, settings.cert_file, settings.key_file)
+    return context
+
+
+def _show_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    """Let `context` show a certificate. Raises ConfigError."""
+    try:
+        for path in (certificate, key or certificate):  # OpenSSL does not say which one it could not read
+            path.open("rb").close()
+        context.load_cert_chain(certificate, key, password=str)  # asked for where nobody may be: there is none
+    except OSError as problem:
+        found, at = key or certificate, "--cert" if key is None else "--cert-key"
+        if not isinstance(problem, ssl.SSLError):
+            text = f"{problem.filename} cannot be read: {problem.strerror}"
+            at = "--cert" if problem.filename == str(certificate) else at
+        elif problem.reason == "KEY_VALUES_MISMATCH":
+            text = f"{found} has not the key of {certificate}"
+        else:
+            text, at = f"{certificate} and {found} are no certificate and unencrypted key in PEM", "--cert"
+            if key is None:
+                text = f"{certificate} is no certificate with its unencrypted key in PEM; name the key with --cert-key"
+        raise ConfigError([Mistake(text, None, None, at)]) from None
 
 
 @asynccontextmanager

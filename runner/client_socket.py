@@ -38,13 +38,15 @@ class _Wire(trio.abc.Stream):
         self._inner = inner
         self.on_end: Callable[[], None] | None = None
         self.reading = False
+        self.broken: trio.BrokenResourceError | None = None
         self.budget: int | None = _HEAD_BYTES
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         self.reading = True
         try:
             data = bytes(await self._inner.receive_some(max_bytes))
-        except trio.BrokenResourceError:
+        except trio.BrokenResourceError as problem:
+            self.broken = problem
             self._ended()
             raise
         finally:
@@ -212,7 +214,7 @@ async def _serve(
         # What broke has closed the channel of messages, so the reader knows.
         await wire.aclose()
     if not opened:
-        raise lost(address, "it was closed before the websocket was open")
+        raise lost(address, wire.broken or "it was closed before the websocket was open")
 
 
 def _refused(rejected: ConnectionRejected, refusal: Refusal) -> Failure:

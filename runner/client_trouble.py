@@ -20,6 +20,8 @@ def unreachable(address: Address, why: BaseException | str) -> RunnerError:
     if isinstance(found, ssl.SSLCertVerificationError):
         text = f"the certificate of {address} is not trusted ({found.verify_message}); {_trust(found)}"
         return error(ErrorKind.UNAVAILABLE, text)
+    if _wants_certificate(found):
+        return _certificate_wanted(address, found)
     if isinstance(found, ssl.SSLError):
         text = f"TLS with {address} failed ({_words(found)}); if it speaks none, write http:// in OPERATO_URL"
         return error(ErrorKind.UNAVAILABLE, text)
@@ -30,6 +32,17 @@ def _trust(problem: ssl.SSLCertVerificationError) -> str:
     if problem.verify_code in (62, 64):  # another host, another address
         return "write the name that it has in OPERATO_URL"
     return "name the file of who signed it with --ca or OPERATO_CA"
+
+
+def _wants_certificate(problem: BaseException | str) -> bool:
+    """Return whether a server refused what it was shown. In TLS 1.3 it says so behind the handshake."""
+    words = "" if isinstance(problem, str) or not isinstance(problem, ssl.SSLError) else problem.reason or ""
+    return "ALERT" in words and any(word in words for word in ("CERTIFICATE", "UNKNOWN_CA"))
+
+
+def _certificate_wanted(address: Address, problem: BaseException | str) -> RunnerError:
+    text = f"{address} takes no connection without a certificate that it trusts ({_words(problem)})"
+    return error(ErrorKind.UNAVAILABLE, f"{text}; name yours with --cert or OPERATO_CERT, and its key with --cert-key")
 
 
 def no_answer(address: Address, seconds: float | None) -> RunnerError:
@@ -47,6 +60,8 @@ def not_a_runner(address: Address, why: str) -> RunnerError:
 def lost(address: Address, why: BaseException | str) -> RunnerError:
     """Return the error for a connection that broke."""
     found = why if isinstance(why, str) else root_of(why)
+    if _wants_certificate(found):
+        return _certificate_wanted(address, found)
     return error(ErrorKind.LOST, f"the connection to {address} was lost ({_words(found)})")
 
 

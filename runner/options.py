@@ -102,7 +102,7 @@ def _say(problem: BaseException) -> int:
 
 
 def connection_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of the commands that speak to a running server: `url`, `token`, `ca`."""
+    """Add the options of the commands that speak to a running server, by the names of `config.client.VARIABLES`."""
     for name, metavar, text in reversed(_CONNECTION):
         function = click.option(f"--{name}", default=None, metavar=metavar, help=text)(function)
     return function
@@ -112,6 +112,8 @@ _CONNECTION = (
     ("url", "URL", "where the runner is, also OPERATO_URL  [http://127.0.0.1:8000]"),
     ("token", "TOKEN", "who calls; better given as OPERATO_TOKEN, which others do not see"),
     ("ca", "FILE", "PEM of who signed its certificate, also OPERATO_CA  [those that this machine trusts]"),
+    ("cert", "FILE", "PEM of a certificate to show, where it asks for one, also OPERATO_CERT"),
+    ("cert-key", "FILE", "PEM of its key, also OPERATO_CERT_KEY  [in the file of --cert]"),
 )
 
 

@@ -393,6 +393,27 @@ def test_a_token_without_the_scope(run, server):
     assert err == "error: forbidden: the token lacks the scope 'executions:read' (claim `scope`)\n"
 
 
+def test_with_a_certificate_of_its_own(tmp_path):
+    authority = Authority(tmp_path)
+    signed, mine = authority.sign("server"), authority.sign("mine")
+    both = tmp_path / "both.pem"
+    both.write_text(mine.certificate.read_text() + mine.key.read_text())
+    tls = ("--tls-certificate-file", str(signed.certificate), "--tls-key-file", str(signed.key), "--no-grpc")
+    with running(tmp_path, MODULES, *tls, "--tls-client-ca-file", str(authority.file)) as opened:
+        run = Commands(tmp_path, url_of(opened, "https"), opened.token)
+        run.environ["OPERATO_CA"] = str(authority.file)
+        without = run("executions", "list")
+        shown = ("--cert", str(mine.certificate), "--cert-key", str(mine.key))
+        found = [run("call", "echo", "1", *shown), run("call", "echo", "1", "--follow", *shown)]
+        run.environ["OPERATO_CERT"] = str(both)
+        found.append(run("executions", "list"))
+        assert opened.stop() == 0
+
+    assert without[0] in (9, 15)
+    assert without[2].count("\n") == 1
+    assert [each[0] for each in found] == [0, 0, 0]
+
+
 def test_by_tls(tmp_path):
     authority = Authority(tmp_path)
     signed = authority.sign("server")

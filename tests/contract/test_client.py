@@ -7,13 +7,15 @@ import hashlib
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 import trio
 
 from config.client import Address, ClientSettings
+from config.mistakes import ConfigError
 from protocol.errors import ErrorKind, RunnerError
 from runner import client as client_module
 from runner import client_events, client_socket
@@ -38,7 +40,9 @@ async def head_of(stream: trio.SocketStream) -> bytes:
 
 
 @asynccontextmanager
-async def answering(serve: Serve, *, prefix: str = "", context: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+async def answering(
+    serve: Serve, *, prefix: str = "", context: ssl.SSLContext | None = None, **trust: Path
+) -> AsyncIterator[Client]:
     """Yield a client of a server on loopback that treats each connection with `serve`."""
 
     async def one(stream: trio.SocketStream) -> None:
@@ -54,7 +58,8 @@ async def answering(serve: Serve, *, prefix: str = "", context: ssl.SSLContext |
             port = listener.socket.getsockname()[1]
             listeners = [listener if context is None else trio.SSLListener(listener, context, https_compatible=True)]
             await nursery.start(trio.serve_listeners, one, listeners)
-            settings = ClientSettings(Address("http" if context is None else "https", "127.0.0.1", port, prefix))
+            scheme = "https" if trust or context is not None else "http"
+            settings = ClientSettings(Address(scheme, "127.0.0.1", port, prefix), **trust)
             async with open_client(settings, Credentials(lambda: "the-token", "set OPERATO_TOKEN")) as client:
                 yield client
             nursery.cancel_scope.cancel()
@@ -372,3 +377,73 @@ async def test_a_certificate_that_nobody_here_signed(tmp_path: Any, begin: Calla
     assert refused(problem)[0] is ErrorKind.UNAVAILABLE
     assert "is not trusted" in refused(problem)[1]
     assert "--ca or OPERATO_CA" in refused(problem)[1]
+
+
+class Guarded:
+    """A server that takes only clients with a certificate of its authority."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority(folder)
+        signed = self.authority.sign("server")
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(signed.certificate, signed.key)
+        self.context.load_verify_locations(self.authority.file)
+        self.context.verify_mode = ssl.CERT_REQUIRED
+
+    async def __call__(self, stream: trio.SocketStream) -> None:
+        # By hand: a stream of trio goes without the alert that says why.
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = self.context.wrap_bio(incoming, outgoing, server_side=True)
+        with suppress(ssl.SSLError):
+            while True:
+                with suppress(ssl.SSLWantReadError):
+                    tls.do_handshake()
+                    break
+                await stream.send_all(outgoing.read())
+                incoming.write(await stream.receive_some())
+        await stream.send_all(outgoing.read())
+        while await stream.receive_some():  # what is left unread would take the alert away from the client
+            pass
+
+
+@pytest.mark.parametrize("begin", [ask, open_one])
+@pytest.mark.parametrize("shown", ["none", "of a stranger"])
+async def test_a_server_that_wants_another_certificate(
+    tmp_path: Path, begin: Callable[[Client], Awaitable[Any]], shown: str
+) -> None:
+    server = Guarded(tmp_path)
+    trust = {"ca_file": server.authority.file}
+    if shown != "none":
+        stranger = Authority(tmp_path, "other").sign("stranger")
+        trust |= {"cert_file": stranger.certificate, "key_file": stranger.key}
+
+    async with answering(server, **trust) as client:
+        with pytest.raises(RunnerError) as problem:
+            await begin(client)
+
+    kind, message = refused(problem)
+    assert kind is ErrorKind.UNAVAILABLE
+    assert "takes no connection without a certificate that it trusts" in message
+    assert "name yours with --cert or OPERATO_CERT" in message
+
+
+def test_certificates_that_cannot_be_shown(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    mine, other, locked = authority.sign("mine"), authority.sign("other"), authority.sign("locked", password=b"x")
+    nowhere, nothing_of_it = tmp_path / "none.pem", tmp_path / "text.pem"
+    nothing_of_it.write_text("text")
+
+    def told(certificate: Path, key: Path | None = None) -> str:
+        settings = ClientSettings(Address("https", "127.0.0.1", 1), cert_file=certificate, key_file=key)
+        with pytest.raises(ConfigError) as caught:
+            client_module.make_context(settings)
+        (mistake,) = caught.value.mistakes
+        return str(mistake)
+
+    alone = f"--cert: {mine.certificate} is no certificate with its unencrypted key in PEM; name the key with"
+    assert told(mine.certificate).startswith(alone)
+    assert told(nowhere) == f"--cert: {nowhere} cannot be read: No such file or directory"
+    assert told(mine.certificate, nowhere) == f"--cert-key: {nowhere} cannot be read: No such file or directory"
+    assert told(mine.certificate, other.key) == f"--cert-key: {other.key} has not the key of {mine.certificate}"
+    assert "are no certificate and unencrypted key in PEM" in told(locked.certificate, locked.key)
+    assert "are no certificate and unencrypted key in PEM" in told(nothing_of_it, mine.key)

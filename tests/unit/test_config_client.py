@@ -84,6 +84,21 @@ def test_options_come_before_variables(tmp_path, monkeypatch):
     assert "from-variable" not in repr(of_variables)
 
 
+def test_a_certificate_comes_with_its_key_or_before_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    of_variables = load_client_settings({}, {"OPERATO_CERT": "mine.pem", "OPERATO_CERT_KEY": "mine.key"})
+    of_options = load_client_settings({"cert": "/both.pem", "cert_key": None}, {})
+    with pytest.raises(ConfigError) as caught:
+        load_client_settings({"cert_key": "mine.key"}, {})
+
+    assert (of_variables.cert_file, of_variables.key_file) == (tmp_path / "mine.pem", tmp_path / "mine.key")
+    assert (of_options.cert_file, of_options.key_file) == (Path("/both.pem"), None)
+    assert [str(mistake) for mistake in caught.value.mistakes] == [
+        "--cert-key: needs the certificate: --cert or OPERATO_CERT"
+    ]
+
+
 def test_mistakes_are_told_together_and_show_no_token():
     with pytest.raises(ConfigError) as caught:
         load_client_settings({"url": "nowhere"}, {"OPERATO_TOKEN": "a b", "OPERATO_CA": " "})

@@ -41,6 +41,7 @@ log = structlog.get_logger("registry")
 class Condition:
     """What must be so for a change to be made: a module that is at `revision`, or `absent`, or `present`.
 
+    Revision 0 is none that a registered module ever has: its caller read another module, or one of the file.
     `first`: it is the first version of a module, by what the verb means and not by a condition of its caller.
     """
 
@@ -61,7 +62,8 @@ class Condition:
         found = None if current is None else current.revision
         if self.revision is not None and self.revision != found:
             at = "is gone" if found is None else f"is at revision {found} now"
-            text = f"module {name!r} {at}, not at {self.revision}; look at it again, and repeat what still applies"
+            asked = f"at {self.revision}" if self.revision else "as it was read"
+            text = f"module {name!r} {at}, not {asked}; look at it again, and repeat what still applies"
             raise error(ErrorKind.CONFLICT, text, field="if-match")
 
 

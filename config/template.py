@@ -114,7 +114,14 @@ A module for Operato Runner.
 | `handler.py` | the code: `handler(input, context)` is called with the JSON of each call |
 | `module.yaml` | the fields of the module, with a word on each |
 {table}
-To serve this folder from a modules file, put this into it:
+To register it at a running server, from the folder that it is in:
+
+```sh
+operato-runner modules push {name}
+operato-runner call {name} '{{"name": "Ada"}}'
+```
+
+To serve this folder from a modules file instead, put this into it:
 
 ```yaml
 modules:

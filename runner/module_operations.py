@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from actors.catalog import Action
@@ -19,6 +20,8 @@ _KINDS: Final = {"type": "array", "items": choice(Kind), "maxItems": MAX_VALUES}
 
 ARCHIVES: Final = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
 """Content types of an upload."""
+ENTITY_TAG: Final = re.compile(r'"([!#-~]{1,64})"|([0-9]{1,18})')
+"""One strong tag (RFC 9110, 8.8.3), or a revision as it is."""
 NAME_PATTERN: Final = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 
 PLACE = path_name("version", "A version of the module.")

@@ -232,6 +232,7 @@ STATS = Operation(
             "window", "Instead of `since`: so long before `until`, or before now.", text("^[0-9]{1,4}(s|m|h|d)$")
         ),
     ),
+    refused=(ErrorKind.NOT_FOUND,),
 )
 ENVIRONMENTS = Operation(
     "GET",

@@ -35,7 +35,7 @@ KEY = Parameter(
     "header",
 )
 IF_MATCH = Parameter(
-    "If-Match", "The `ETag` of the module as it was read, or `*`: else 412.", text('^(\\*|"[0-9]{1,18}")$'), "header"
+    "If-Match", "The `ETag` of the module as it was read, or `*`: else 412.", text('^(\\*|"[!#-~]{1,64}")$'), "header"
 )
 IF_NONE_MATCH = Parameter(
     "If-None-Match", "`*`: there must be no such module, else 412.", {"type": "string", "enum": ["*"]}, "header"

@@ -192,11 +192,12 @@ def _condition() -> Condition:
         )
     if match is None or match.strip() == "*":
         return Condition(absent=none is not None, present=match is not None)
-    tag = match.strip().removeprefix('"').removesuffix('"')
-    if not tag.isascii() or not tag.isdigit() or len(tag) > 18:
+    found = operations.ENTITY_TAG.fullmatch(match.strip())
+    if found is None:
         text = f"if-match is the etag of the module as it was read, in quotes, or *, not {match!r:.80}"
         raise error(ErrorKind.BAD_INPUT, text, field="if-match")
-    return Condition(revision=int(tag), absent=none is not None)
+    tag = found[1] or found[2]
+    return Condition(revision=int(tag) if tag.isdigit() and len(tag) <= 18 else 0, absent=none is not None)
 
 
 def _several(name: str) -> list[str]:

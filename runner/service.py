@@ -223,10 +223,17 @@ class Service:
         return execution if live is None else evolve(execution, waiting=self.runs.waiting(live))
 
     async def stats(self, principal: Principal, name: str, *, since: float | None, until: float | None) -> ModuleStats:
-        """Return what became of a module's executions in a window of time; also of one that is not served any more."""
+        """Return what became of a module's executions in a window of time; also of one that is not served any more.
+
+        Raises RunnerError `forbidden`, or `not_found` when no module has the name and none of its executions is known.
+        """
         require(principal, "executions:read")
         require_module(principal, name)
-        return await self.history.stats(name, since=since, until=until)
+        found = await self.history.stats(name, since=since, until=until)
+        snapshot = self.registry.snapshot
+        if found.total == 0 and name not in snapshot.modules and name not in snapshot.registered:
+            raise snapshot.unknown(name, principal.may_use)
+        return found
 
     async def cancel(self, principal: Principal, name: str) -> Execution:
         """End an execution in whatever state it is; return it when its end is recorded. Again, it changes nothing.

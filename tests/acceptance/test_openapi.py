@@ -243,6 +243,7 @@ def test_real_answers_are_as_they_are_described(server: Server, spec: dict[str, 
     assert len(check("GET /executions", 200).json()["items"]) >= 3
     check("GET /executions", 400, params={"limit": 0})
     check("GET /modules/{name}/stats", 200, name="fails")
+    check("GET /modules/{name}/stats", 404, name="nothing")
     assert len(check("GET /modules", 200).json()["items"]) >= len(NAMES)
     check("GET /modules/{name}", 200, name="greet")
     check("POST /modules/{name}/prepare", 200, name="greet")

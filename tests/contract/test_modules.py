@@ -123,7 +123,10 @@ async def test_who_changes_what_somebody_else_has_changed_is_told(site):
     assert head[b"etag"].decode() == second["etag"]
     assert (await refused(site, "PUT", "/modules/m", ONE, If_None_Match="*"))[0] == 412
     assert (await refused(site, "PUT", "/modules/other", ONE, If_Match="*"))[0] == 412
-    assert (await refused(site, "PUT", "/modules/m", ONE, If_Match="W/abc"))[:2] == (400, "if-match")
+    for malformed in ("W/abc", 'W/"1"', '"1", "2"', '""', '"'):
+        assert (await refused(site, "PUT", "/modules/m", ONE, If_Match=malformed))[:2] == (400, "if-match")
+    for of_another in ('"0"', '"a1b2c3d4e5f60718"', f'"{"9" * 30}"'):
+        assert (await refused(site, "PUT", "/modules/m", ONE, If_Match=of_another))[:2] == (412, "if-match")
     assert (await site.ask("PUT", "/modules/m", ONE, If_Match="*"))[0] == 200
 
 
@@ -142,6 +145,17 @@ async def test_of_many_who_change_the_same_state_one_does(site):
     assert len((await versions(site, "m"))["items"]) == 2
 
 
+async def test_statistics_outlive_a_module_and_a_name_that_nothing_has_has_none(site):
+    await put(site, "m", ONE)
+    assert (await site.json("GET", "/modules/m/stats"))["total"] == 0
+    await call(site, "m")
+    assert (await site.ask("DELETE", "/modules/m"))[0] == 204
+    assert (await site.json("GET", "/modules/m/stats"))["total"] == 1
+    status, field, detail = await refused(site, "GET", "/modules/file/stats")
+    assert (status, field) == (404, "name")
+    assert "did you mean filed?" in detail
+
+
 async def test_what_the_file_has_belongs_to_the_file(site):
     for method, path, body in (
         ("PUT", "/modules/filed", ONE),
@@ -152,6 +166,9 @@ async def test_what_the_file_has_belongs_to_the_file(site):
         status, field, detail = await refused(site, method, path, body)
         assert (status, field) == (409, "name")
         assert "operator's file" in detail
+    etag = (await site.ask("GET", "/modules/filed"))[1][b"etag"].decode()
+    status, field, _ = await refused(site, "PUT", "/modules/filed", ONE, If_Match=etag)
+    assert (status, field) == (409, "name"), "its own etag makes no difference"
     assert await call(site, "filed") == "of the file"
     assert (await versions(site, "filed"))["items"][0]["active"] is True
     assert (await site.json("GET", "/modules/filed"))["source"] == "file"

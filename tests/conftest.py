@@ -23,6 +23,7 @@ _OF_THE_ENGINE = ("test_dist.py", "test_image.py")
 """Files that have module fixtures which are dear to make, beside tests that need a container engine."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in this hook too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one process run all that needs a container engine, whose images are named once for all; else a whole file."""
     for item in items:

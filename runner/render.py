@@ -180,9 +180,14 @@ def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
 
 
 def module_json(module: Published) -> dict[str, Any]:
-    """Return a module as lists and details show it: no code, no paths, names of variables without their values."""
+    """Return a module as lists and details show it: no code, no paths, names of variables without their values.
+
+    `input_schema` is what inputs are held against, also where the hint of the handler says so.
+    """
     spec = module.spec
     shown = {name: value for name, value in spec_to_mapping(spec).items() if name not in shapes.NOT_SHOWN}
+    if module.input_schema is not None:
+        shown["input_schema"] = module.input_schema
     return {
         "name": spec.name,
         "version": module.ref.version,

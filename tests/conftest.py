@@ -6,8 +6,10 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from environments import proc
 from environments.conda import find_client
@@ -19,22 +21,26 @@ _FD_SLACK = 2
 """Descriptors that libraries open once and keep."""
 
 
-_OF_THE_ENGINE = ("test_dist.py", "test_image.py")
-"""Files that have module fixtures which are dear to make, beside tests that need a container engine."""
+_WITH_ENGINE = ("test_dist.py", "test_docker.py", "test_image.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in this hook too
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run all that needs a container engine, whose images are named once for all; else a whole file."""
-    for item in items:
-        values = getattr(item, "callspec", None)
-        engine = (
-            item.path.name in _OF_THE_ENGINE
-            or "engine" in getattr(item, "fixturenames", ())
-            or (values is not None and any(word in values.id for word in ("docker", "engine")))
-        )
-        group = "engine" if engine and "unit" not in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+class OneEngine(LoadScopeScheduling):
+    """Gives a whole file to one process, and to one as well all that needs a container engine.
+
+    Images of the tests have one name on the machine, and the fixtures of a file may be dear.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        kind = test.partition("[")[2]
+        engine = file.endswith(_WITH_ENGINE) or ("docker" in kind or "engine" in kind)
+        return "engine" if engine and "/unit/" not in file else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneEngine:
+    """Say which process runs which tests, where there are more than one."""
+    return OneEngine(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -82,11 +88,15 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[None]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Have a container engine with the base image of the tests. Without one tests are skipped, and in CI they fail."""
     reason = engines.missing()
     if reason:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        taken = tmp_path_factory.getbasetemp().parent / "engine"
+        assert not taken.exists(), "two processes run tests of the engine; the conftest says which belong to one"
+        taken.touch()
     engines.make_base_image()
     yield
     engines.remove_images()

@@ -95,6 +95,8 @@ class Attempts:
                     call = live.begin(raw, _seconds(live))
                     try:
                         await self._record_begin(live)
+                        if call.stopped_by is not None:
+                            return stopped(live)
                         outcome = await worker.execute(call)
                     finally:
                         live.call = None
@@ -118,6 +120,7 @@ class Attempts:
         execution = live.execution
         if not execution.asynchronous and execution.idempotency_key is None:
             self.history.begin(execution)
+            live.recorded = True
             return
         told = False
         while True:
@@ -132,6 +135,7 @@ class Attempts:
                 told = True
                 await trio.sleep(_RECORD_AGAIN)
             else:
+                live.recorded = True
                 return
 
     async def _in_runner(self, live: Live, raw: msgspec.Raw) -> Outcome:
@@ -142,7 +146,7 @@ class Attempts:
         seconds = _seconds(live)
         live.begin(raw, seconds)
         live.call = None  # a thread cannot be stopped: who cancels, cancels the wait for it
-        outcome, masker = stopped(live), None
+        outcome, masker = Outcome(), None
         with trio.CancelScope() as live.pause:
             await self._record_begin(live)
             try:
@@ -163,6 +167,8 @@ class Attempts:
             except RunnerError as problem:
                 hidden = problem.failure if masker is None else masker.failure(problem.failure)
                 outcome = Outcome(failure=hidden, exit_code=1)
+        if live.pause.cancelled_caught:
+            outcome = stopped(live)
         live.pause = None
         return evolve(outcome, seconds=trio.current_time() - began)
 

@@ -280,11 +280,15 @@ class Catalog:
     def register(
         self, version: StoredVersion, files: Mapping[str, bytes], active: str | None, pruned: Iterable[str]
     ) -> int:
-        """Add a version, serve `active`, delete the versions `pruned`; return the revision of the module."""
+        """Add a version, serve `active` (None: as before), delete the versions `pruned`; return the module's revision.
+
+        One that is there and could not be read goes.
+        """
         name, subject = version.module, version.created_by
         with self._transaction() as link:
             detail = {"active": active, "digest": version.digest}
             revision = _noted(link, subject, Note(Action.REGISTER, name, version.version, detail))
+            _forget(link, name, version.version)
             link.execute(
                 sa.insert(_versions).values(
                     module=name,
@@ -314,12 +318,12 @@ class Catalog:
             _touch(link, name, version, revision, subject)
         return revision
 
-    def remove_version(self, name: str, version: str, active: str | None, subject: str) -> int:
+    def remove_version(self, name: str, version: str, subject: str) -> int:
         """Delete one version; return the revision of the module."""
         with self._transaction() as link:
             revision = _noted(link, subject, Note(Action.DELETE_VERSION, name, version))
             _forget(link, name, version)
-            _touch(link, name, active, revision, subject)
+            _touch(link, name, None, revision, subject)
         return revision
 
     def remove(self, name: str, subject: str, detail: Mapping[str, Any]) -> None:
@@ -347,7 +351,10 @@ def _noted(link: sa.Connection, subject: str, note: Note) -> int:
 
 
 def _touch(link: sa.Connection, name: str, active: str | None, revision: int, subject: str) -> None:
-    values = {"active": active, "revision": revision, "updated_at": time.time(), "updated_by": subject}
+    """Note a change of a module; `active` is what it serves from now on, None what it served before."""
+    values: dict[str, Any] = {"revision": revision, "updated_at": time.time(), "updated_by": subject}
+    if active is not None:
+        values["active"] = active
     if not link.execute(sa.update(_modules).where(_modules.c.name == name).values(**values)).rowcount:
         link.execute(sa.insert(_modules).values(name=name, **values))
 

@@ -12,6 +12,8 @@ from actors.worker import Outcome
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Execution, Status
 
+_BROKEN = "the runner failed; its log says why"
+
 log = structlog.get_logger("runs")
 
 
@@ -23,7 +25,12 @@ def stopped(live: Live) -> Outcome:
 
 def broken() -> Outcome:
     """Return what became of an execution under which something of ours broke; the log says what."""
-    return Outcome(failure=Failure(ErrorKind.INTERNAL, "the runner failed; its log says why"), exit_code=70)
+    return Outcome(failure=Failure(ErrorKind.INTERNAL, _BROKEN), exit_code=70)
+
+
+def as_refusal(problem: Exception) -> RunnerError:
+    """Return what those who wait are told of an execution whose end could not be recorded."""
+    return problem if isinstance(problem, RunnerError) else error(ErrorKind.INTERNAL, _BROKEN)
 
 
 def queued_on() -> RunnerError:

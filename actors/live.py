@@ -51,6 +51,8 @@ class Live:
     """Called with -1 when it gives its turn to others of its module, with 1 when it goes on."""
     flushed: int = field(default=0, init=False)
     """Events before this number are stored."""
+    recorded: bool = field(default=False, init=False)
+    """Whether its begin is in the history, so that its end has to be as well."""
     ended: trio.Event = field(factory=trio.Event, init=False)
     refusal: RunnerError | None = field(default=None, init=False)
     """Why it never began, or could not be recorded; what those who wait for its end are told."""

@@ -294,7 +294,7 @@ class Registry:
             if version == known.active:
                 text = f"version {version!r} is the active one; activate another one first, or delete the module"
                 raise error(ErrorKind.CONFLICT, text, field="version")
-            revision = await self._in_catalog(catalog.remove_version, name, version, known.active, question.subject)
+            revision = await self._in_catalog(catalog.remove_version, name, version, question.subject)
             versions = {each: module for each, module in known.versions.items() if each != version}
             self._replace(evolve(known, versions=versions, revision=revision))
         log.info("deleted", module=name, version=version, by=question.subject)

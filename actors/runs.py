@@ -21,7 +21,7 @@ from attrs import define, evolve, field
 
 from actors.attempts import Attempts
 from actors.backlog import Backlog
-from actors.endings import broken, log_end, queued_on, refused, stopped
+from actors.endings import as_refusal, broken, log_end, queued_on, refused, stopped
 from actors.events import EventLog
 from actors.history import History
 from actors.idempotency import Key, key_of
@@ -238,7 +238,7 @@ class Runs:
         try:
             outcome = await self.attempts.run(live, raw)
         except RunnerError as problem:
-            if live.began_at:  # its begin may be in the journal
+            if live.recorded or (live.began_at and self.history.waits_for_disk):
                 with suppress(RunnerError):
                     await self.history.finish(live.ending(Outcome(failure=problem.failure, exit_code=1), Status.FAILED))
             self._leave(live, problem)
@@ -262,8 +262,8 @@ class Runs:
         ended = live.ending(outcome, status)
         try:
             await self.history.finish(ended)
-        except RunnerError as problem:
-            self._leave(live, problem)
+        except Exception as problem:  # one of ours as well: nobody is to wait for ever
+            self._leave(live, as_refusal(problem))
             raise
         except trio.Cancelled:  # noticed only in a wait behind the journal's record
             self._end(live, ended)

@@ -364,6 +364,7 @@ class Worker:
         if self.masked is not None:
             self.masked.close()
         if self.hold is not None:
+            self.over_limit = self._passed_limit()  # a call that has not noticed yet asks later
             self.hold.release()
             self.hold = None
 

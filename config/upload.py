@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from attrs import evolve, frozen
@@ -39,12 +40,15 @@ class Description:
         )
 
 
-def module_from_archive(files: Mapping[str, bytes], name: str | None = None) -> Description:
+def module_from_archive(
+    files: Mapping[str, bytes], name: str | None = None, given: Mapping[str, Any] = MappingProxyType({})
+) -> Description:
     """Return what the files of a module, by their relative names, say of it.
 
-    `module.yaml` has the fields of one module, without `code`; its `name` may come from the caller instead. What it
-    does not say is taken from the files: `requirements.txt` and `environment.yml` where the kind of environment has
-    such, `env` by which of them is there, and the only `.py` file where none has a usual name.
+    `module.yaml` has the fields of one module, without `code`; its `name` may come from the caller instead, and the
+    fields that are `given` beside the archive go before its own. What it does not say is taken from the files:
+    `requirements.txt` and `environment.yml` where the kind of environment has such, `env` by which of them is there,
+    and the only `.py` file where none has a usual name.
 
     Raises `ConfigError` when the description cannot be read; `read_module` tells what is wrong with its fields.
     """
@@ -56,7 +60,7 @@ def module_from_archive(files: Mapping[str, bytes], name: str | None = None) -> 
     file = described[0] if described else None
     document = Document({}) if file is None else _document(files[file], file)
     wrongs = [*document.wrongs]
-    fields = as_written(document, (), document.value)
+    fields = as_written(document, (), document.value) | dict(given)
     if "modules" in fields:
         wrongs.append(Wrong("has one module: write its fields at the top, without `modules:`", ("modules",)))
         fields.pop("modules")

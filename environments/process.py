@@ -144,9 +144,9 @@ class ProcessTable:
         while True:
             pids = list(find())
             living = [pid for pid in pids if proc.alive(pid)]
-            for pid in pids:
-                if pid not in living and pid not in self._known and pid in proc.children(me):
-                    _reap(pid)
+            mine = set(proc.children(me)) - self._known
+            for pid in mine.intersection(pids).difference(living):
+                _reap(pid)
             if not living:
                 return tuple(f"{pid} {name}" for pid, name in killed.items())
             if trio.current_time() > deadline:

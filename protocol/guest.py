@@ -46,12 +46,19 @@ class Channel:
         self.fd = fd
         self.max_bytes = 1 << 30
         self._buffer = bytearray()
+        self._execution = None
         self.adopt()
 
     def adopt(self):
         """Make this process the one that may send; called in a fork, where another thread may have held the lock."""
         self._owner = os.getpid()
         self._lock = _thread.allocate_lock()
+
+    def speak_for(self, execution):
+        """Let only this execution, or None, say how far it is: a thread may do so when its execution was answered."""
+        if os.getpid() == self._owner:
+            with self._lock:
+                self._execution = execution
 
     def receive(self):
         """Return the next message as a dict, or None when the host is gone."""
@@ -80,11 +87,16 @@ class Channel:
         self._buffer += data
         return bool(data)
 
-    def send(self, payload):
-        """Write one frame whole. The host being gone, or user code having closed the channel, ends the process."""
+    def send(self, payload, execution=None):
+        """Write one frame whole; one of an `execution` only while that may speak.
+
+        The host being gone, or user code having closed the channel, ends the process.
+        """
         if os.getpid() != self._owner:
             return
         with self._lock:
+            if execution not in (None, self._execution):
+                return
             try:
                 write_all(self.fd, len(payload).to_bytes(HEADER_BYTES, "big") + payload)
             except OSError:
@@ -117,7 +129,7 @@ class Context:
         return max(0.0, self.deadline - time.time())
 
     def progress(self, done=None, total=None, text=""):
-        """Tell those who watch how far this is."""
+        """Tell those who watch how far this is; nobody, when the execution has ended."""
         done = None if done is None else float(done)
         total = None if total is None else float(total)
         message = {
@@ -127,7 +139,7 @@ class Context:
             "total": total,
             "text": clean(str(text)[: MAX_TEXT // 4]),
         }
-        self._channel.send(json.dumps(message, allow_nan=False).encode())
+        self._channel.send(json.dumps(message, allow_nan=False).encode(), self.execution_id)
 
 
 class BadOutput(Exception):
@@ -471,10 +483,12 @@ class Guest:
         began = time.perf_counter()
         try:
             try:
+                self.channel.speak_for(identity)
                 self.running = True
                 value = self.module.call(message["input"], Context(self.channel, message), item)
             finally:
                 self.running = False
+                self.channel.speak_for(None)
             data = encode_value(value, room)
             del value
         except BadOutput as problem:

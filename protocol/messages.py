@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from array import array
 from itertools import accumulate
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 PROTOCOL_VERSION = 1
 MAX_DEPTH = 500
 """How deep a value may be nested: the same on every Python, and well below where any of them gives up."""
+Bytes: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A number of bytes that a record can hold: user code can write to the channel what it likes."""
 
 
 class Hello(msgspec.Struct, tag="hello"):
@@ -104,7 +107,7 @@ class Result(msgspec.Struct, tag="result"):
     seconds: float
     value: msgspec.Raw
     children: bool = False
-    peak_memory: int | None = None
+    peak_memory: Bytes | None = None
     """Bytes of resident memory that the process had at most during the call."""
     killed: tuple[str, ...] = ()
 
@@ -120,7 +123,7 @@ class Error(msgspec.Struct, tag="error"):
     traceback: str | None = None
     field: str | None = None
     children: bool = False
-    peak_memory: int | None = None
+    peak_memory: Bytes | None = None
     killed: tuple[str, ...] = ()
 
 

@@ -104,19 +104,28 @@ def executions() -> None:
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of a table")
 @connection_options
 def list_(
-    limit: int, cursor: str | None, as_json: bool, url: str | None, token: str | None, ca: str | None, **filters: Any
+    module: str | None,
+    version: str | None,
+    status: str | None,
+    error: str | None,
+    caller: str | None,
+    since: str | None,
+    until: str | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """List executions, the newest first."""
 
     async def work(client: Any) -> int:
         from runner import client_executions  # noqa: PLC0415
 
-        filters["subject"] = filters.pop("caller")
-        for name in ("since", "until"):
-            filters[name] = client_executions.moment(filters[name])
+        filters = {"module": module, "version": version, "status": status, "error": error, "subject": caller}
+        filters |= {"since": client_executions.moment(since), "until": client_executions.moment(until)}
         return await client_executions.listing(client, filters, limit, cursor, as_json=as_json)
 
-    with_client({"url": url, "token": token, "ca": ca}, _RUN, work)
+    with_client(options, _RUN, work)
 
 
 @executions.command("show")

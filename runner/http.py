@@ -191,6 +191,8 @@ class Route:
         """Return whether this route serves `path`; a name has no slash, but where nothing is behind it."""
         if not path.startswith(self.prefix) or not path.endswith(self.suffix):
             return False
+        if self.suffix and len(path) <= len(self.prefix) + len(self.suffix):  # a module may be called as a suffix is
+            return False
         return not self.suffix or "/" not in path[len(self.prefix) : -len(self.suffix)]
 
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import trio
-from attrs import define, evolve, frozen
+from attrs import define, frozen
 
 from actors.catalog import Change, ChangesQuery
 from actors.executor import Executor
@@ -245,7 +245,7 @@ def _unpacked(data: bytes, folder: Path, name: str | None, fields: Mapping[str, 
     try:
         files = archive.unpack(data)
         archive.write_files(files, folder)
-        found = module_from_archive(files, name or fields.get("name"))
+        return module_from_archive(files, name, fields)
     except ConfigError as problem:
         raise _bad(problem) from None
     except Wrong as wrong:
@@ -253,7 +253,6 @@ def _unpacked(data: bytes, folder: Path, name: str | None, fields: Mapping[str, 
         raise error(kind, str(wrong), field="archive") from None
     except OSError as problem:
         raise error(ErrorKind.UNAVAILABLE, f"the archive cannot be unpacked: {problem}") from problem
-    return evolve(found, fields={**found.fields, **fields})
 
 
 def _read(description: Description, folder: Path) -> ModuleSpec:

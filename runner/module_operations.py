@@ -63,7 +63,7 @@ LIST = Operation(
         Parameter(
             "env", "Of these kinds of environment.", {"type": "array", "items": choice(Kind), "maxItems": MAX_VALUES}
         ),
-        Parameter("tag", "With one of these tags.", {"type": "array", "items": text(), "maxItems": MAX_VALUES}),
+        Parameter("tag", "With all of these tags.", {"type": "array", "items": text(), "maxItems": MAX_VALUES}),
         Parameter("q", "With this text in name or description.", text()),
         LIMIT,
         CURSOR,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -173,7 +174,7 @@ def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
     """Return the headers that go with a failure: when to come back, and how to show who one is."""
     headers = []
     if failure.retry_after is not None or failure.kind is ErrorKind.OVERLOADED:
-        headers.append((b"retry-after", b"%d" % max(1, round(failure.retry_after or 1))))
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(failure.retry_after or 1))))
     if failure.kind is ErrorKind.UNAUTHENTICATED:
         headers.append((b"www-authenticate", b'Bearer realm="operato-runner"'))
     return headers

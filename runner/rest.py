@@ -153,6 +153,7 @@ def _slow_routes(service: Service, verifier: Verifier) -> QuartTrio:
     app = QuartTrio("runner.rest", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect would lead to whatever `Host` the request names
     app.config["MAX_CONTENT_LENGTH"] = service.settings.server.max_frame_bytes
+    app.config["BODY_TIMEOUT"] = None  # the connection holds `body_timeout`
 
     async def principal() -> Principal:
         return await authenticate(verifier, request.headers.get("authorization"))

@@ -177,7 +177,7 @@ _cancel_decoder = msgspec.json.Decoder(_Cancel)
 def _is_cancel(message: Message) -> bool:
     try:
         _cancel_decoder.decode(message.get("text") or message.get("bytes") or b"")
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return False
     return True
 

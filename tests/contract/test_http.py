@@ -834,3 +834,15 @@ async def test_an_address_in_use_is_an_os_error() -> None:
 def test_limits_must_make_sense() -> None:
     with pytest.raises(ValueError, match="send_seconds"):
         HttpLimits(send_seconds=0)
+
+
+def test_a_module_may_be_called_as_the_end_of_a_route_is():
+    async def nothing(scope, receive, send):
+        pass
+
+    batch = Route("POST", "/modules/execute/", nothing, "/batch")
+
+    assert not batch.matches("/modules/execute/batch")
+    assert not batch.matches("/modules/execute//batch")
+    assert batch.matches("/modules/execute/batch/batch")
+    assert batch.matches("/modules/execute/m/batch")

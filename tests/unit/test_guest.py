@@ -492,6 +492,7 @@ def context(ends):
     def said():
         return [messages.decode(payload) for payload in frames.FrameDecoder(1 << 20).feed(ours.recv(1 << 20))]
 
+    channel.speak_for("x")
     return guest.Context(channel, {"id": "x", "attempt": 2, "deadline": 60.0}), said
 
 
@@ -516,6 +517,18 @@ def test_progress_is_a_message(context):
         messages.Progress("x", 1.0, 2.0, "half"),
         messages.Progress("x", text="3"),
     ]
+
+
+def test_nothing_is_said_of_an_execution_that_was_answered(ends, context):
+    _, channel = ends
+    context, said = context
+    channel.speak_for(None)
+    context.progress(1)
+    channel.speak_for("y")
+    context.progress(2)
+    channel.say({"type": "pong"})
+
+    assert said() == [messages.Pong()]
 
 
 def test_text_of_progress_is_short_and_can_be_sent(context):

@@ -313,3 +313,10 @@ def test_wide_values_are_not_deep():
 def test_numbers_beyond_a_double_are_json_and_pass():
     """They are `inf` to a Python handler, as SPEC.md says."""
     assert math.isinf(json.loads(bytes(check_json(b"1e999"))))
+
+
+@pytest.mark.parametrize("size", [-1, 2**63, 10**30])
+def test_a_size_that_no_record_can_hold_is_no_message(size):
+    for head in (b'{"type":"result","value":1', b'{"type":"error","kind":"a","message":"b"'):
+        with pytest.raises(ProtocolError):
+            decode(b'%s,"id":"x","seconds":1,"peak_memory":%d}' % (head, size))

@@ -267,3 +267,22 @@ def test_the_snippet_of_a_starter_is_a_modules_file(tmp_path, kind):
 def test_a_starter_has_a_name_of_a_module():
     with pytest.raises(Wrong, match="is not a name"):
         starter("My module", Kind.INLINE)
+
+
+@pytest.mark.parametrize(
+    ("files", "given", "found"),
+    [
+        ({"job.py": b""}, {"name": "x", "handler": "run"}, {"handler": "job:run", "env": "inline"}),
+        ({"handler.py": b"", "requirements.txt": b""}, {"name": "x", "env": "inline"}, {"env": "inline"}),
+        (
+            {"handler.py": b"", "requirements.txt": b"", "module.yaml": b"{name: y, env: inline}"},
+            {"name": "x", "env": "venv"},
+            {"name": "x", "env": "venv", "requirements": "requirements.txt"},
+        ),
+    ],
+)
+def test_fields_beside_the_archive_are_completed_by_its_files(files, given, found):
+    fields = module_from_archive(files, None, given).fields
+
+    assert {name: fields[name] for name in found} == found
+    assert ("requirements" in fields) is ("requirements" in found)

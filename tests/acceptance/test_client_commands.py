@@ -405,13 +405,14 @@ def test_with_a_certificate_of_its_own(tmp_path):
         without = run("executions", "list")
         shown = ("--cert", str(mine.certificate), "--cert-key", str(mine.key))
         found = [run("call", "echo", "1", *shown), run("call", "echo", "1", "--follow", *shown)]
+        found.append(run("executions", "list", *shown))
         run.environ["OPERATO_CERT"] = str(both)
         found.append(run("executions", "list"))
         assert opened.stop() == 0
 
     assert without[0] in (9, 15)
     assert without[2].count("\n") == 1
-    assert [each[0] for each in found] == [0, 0, 0]
+    assert [each[0] for each in found] == [0, 0, 0, 0]
 
 
 def test_by_tls(tmp_path):

@@ -830,3 +830,20 @@ def handler(input):
 
     assert first.pid == second.pid
     assert first.stdout == second.stdout == ""
+
+
+async def test_progress_of_an_execution_that_was_answered_is_nobodys(rig):
+    code = """
+kept = []
+
+def handler(input, context):
+    kept.append(context)
+    kept[0].progress(input)
+    return len(kept)
+"""
+    module = await rig.publish(code)
+    first = await rig.call(module, 1)
+    second = await rig.call(module, 2)
+
+    assert first.pid == second.pid
+    assert (first.value, second.value) == (1, 2)

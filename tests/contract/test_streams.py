@@ -12,7 +12,7 @@ import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from config.settings import AuthSettings
-from runner import http_exchange
+from runner import http_exchange, streams
 from runner.auth import Verifier, sign
 from runner.rest import make_app
 from tests.http_support import Client, Server, serving
@@ -503,3 +503,15 @@ async def test_the_first_print_is_seen_at_once(site, tmp_path):
         event = json.loads(await socket.get_message())
     assert event["type"] == "output"
     assert event["at"] - float(event["text"]) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "is_cancel"),
+    [
+        ('{"type": "cancel"}', True),
+        ('{"type": "cancel", "x": ' + "[" * 5000 + "]" * 5000 + "}", False),
+        ("nothing", False),
+    ],
+)
+def test_what_a_client_says_on_its_websocket_never_raises(text, is_cancel):
+    assert streams._is_cancel({"type": "websocket.receive", "text": text}) is is_cancel

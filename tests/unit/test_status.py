@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from protocol.errors import RETRYABLE, ErrorKind
+from protocol.errors import RETRYABLE, ErrorKind, Failure
+from runner.render import failure_headers
 from runner.status import CODES
 
 GRPC = """
@@ -94,3 +95,10 @@ def test_what_clients_retry_by_themselves_is_retryable():
     for kind, codes in CODES.items():
         if codes.http in {429, 503} or codes.grpc == "UNAVAILABLE" or codes.websocket in {1012, 1013}:
             assert kind in RETRYABLE, kind
+
+
+@pytest.mark.parametrize(("after", "said"), [(0.2, b"1"), (2.0, b"2"), (2.4, b"3")])
+def test_who_comes_back_when_told_does_not_come_too_early(after, said):
+    failure = Failure(ErrorKind.UNAVAILABLE, "not yet", retry_after=after)
+
+    assert failure_headers(failure) == [(b"retry-after", said)]

@@ -13,24 +13,19 @@ import structlog
 import trio
 from attrs import frozen
 
-from actors.attempts import Attempts
-from actors.catalog import FILE_NAME, Catalog
-from actors.executor import Executor
+from actors.executions import Attempts, Runs
 from actors.history import History
-from actors.publisher import Publisher
-from actors.registry import Registry
-from actors.runs import Runs
-from actors.snapshot import RegistrySnapshot
+from actors.registry import FILE_NAME, Catalog, Publisher, Registry, RegistrySnapshot
 from actors.supervise import supervise
+from actors.workers import Executor
 from config.modules import ModuleSpec
 from config.secrets import LookUp
 from config.settings import Settings
 from environments.base import Managed
 from environments.conda import CondaEnvironment
 from environments.docker import DockerEnvironment
-from environments.inline import InlineEnvironment, Launcher
 from environments.limits import LimitKeeper
-from environments.process import ProcessTable
+from environments.local import InlineEnvironment, Launcher, ProcessTable
 from environments.store import Store
 from environments.venv import VenvEnvironment
 from protocol.errors import ErrorKind, error

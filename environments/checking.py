@@ -11,11 +11,11 @@ from pathlib import Path
 
 import trio
 
-from config import code
+from config.code import Finding, Verdict
+from config.code import entry as code
 from config.mistakes import Wrong
 from config.modules import ModuleSpec
-from config.source import Finding, Verdict
-from environments.process import ProcessTable
+from environments.local import ProcessTable
 from environments.venv import VenvEnvironment
 from protocol.model import Kind
 
@@ -41,7 +41,7 @@ async def check_under(
 
     with tempfile.TemporaryDirectory(prefix="operato-check-") as folder:
         program, file = Path(folder) / "check.py", Path(folder) / "source"
-        program.write_bytes(files("config").joinpath("source.py").read_bytes())
+        program.write_bytes(files("config.code").joinpath("source.py").read_bytes())
         file.write_bytes(source)
         command = [python, "-I", "-S", "-X", "utf8", str(program), str(file), handler, name]
         status: int | None = None

@@ -16,10 +16,8 @@ from attrs import define, field, frozen
 
 from config.modules import ModuleSpec
 from environments.base import Availability, BuildWatch, Guest, Known, Prepared
-from environments.inline import Launcher
-from environments.key import environment_key, platform_tag
-from environments.process import ProcessTable
-from environments.store import KeptInStore, Store
+from environments.local import Launcher, ProcessTable
+from environments.store import KeptInStore, Store, environment_key, platform_tag
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
 

@@ -20,7 +20,7 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.snapshot import RegistrySnapshot
+from actors.registry import RegistrySnapshot
 from config.code import is_left_out
 from config.mistakes import ConfigError
 from config.modules import ModulesFile, read_modules

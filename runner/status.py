@@ -6,6 +6,9 @@ from attrs import frozen
 
 from protocol.errors import ErrorKind
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended."""
+
 
 @frozen
 class Codes:

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from environments.conda import subdir
+from environments.conda.conda import subdir
 from tests import interpreter
 from tests.interpreter import VERSION
 

@@ -17,9 +17,9 @@ import trio
 from hyperframe.frame import GoAwayFrame
 
 from protocol.rpc.operato.runner import v1
-from runner.grpc_call import GrpcLimits, Method
-from runner.grpc_codec import decode, encode
-from runner.grpc_server import serve
+from runner.grpc.call import GrpcLimits, Method
+from runner.grpc.codec import decode, encode
+from runner.grpc.server import serve
 
 PATIENCE = 10
 """Seconds after which a test has hung."""

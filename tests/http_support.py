@@ -13,7 +13,7 @@ import attrs
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
-from runner.http import HttpLimits, serve
+from runner.http.server import HttpLimits, serve
 
 PATIENCE = 10
 """Seconds after which a test has hung."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import trio
 from attrs import evolve
 
-from actors.archive import INLINE_BYTES
-from actors.history import History
+from actors.history.archive import INLINE_BYTES
+from actors.history.history import History
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure
 from protocol.events import OutputEvent, encode_all

@@ -17,32 +17,32 @@ import attrs
 import trio
 
 from actors.events import EventLog, Follower
-from actors.executor import Executor
-from actors.pool import Phases
-from actors.publisher import Publisher
-from actors.registry import Registry
-from actors.snapshot import Published
+from actors.registry.publisher import Publisher
+from actors.registry.registry import Registry
+from actors.registry.snapshot import Published
 from actors.system import Surroundings, open_system
-from actors.worker import Call, Outcome, Worker
+from actors.workers.executor import Executor
+from actors.workers.pool import Phases
+from actors.workers.worker import Call, Outcome, Worker
 from config.load import base_environment, installer_environment, secret_values
-from config.modules import ModuleSpec
+from config.modules.spec import ModuleSpec
 from config.secrets import LookUp
 from config.settings import DockerSettings, ExecutorSettings, HistorySettings, Settings, StoreSettings
-from environments import proc
 from environments.base import Environment
-from environments.conda import CondaEnvironment
-from environments.docker import DockerEnvironment
-from environments.inline import InlineEnvironment, Launcher
-from environments.limits import LimitKeeper
-from environments.process import ProcessTable
-from environments.store import Store
+from environments.conda.conda import CondaEnvironment
+from environments.docker.docker import DockerEnvironment
+from environments.limits import proc
+from environments.limits.limits import LimitKeeper
+from environments.local.inline import InlineEnvironment, Launcher
+from environments.local.process import ProcessTable
+from environments.store.store import Store
 from environments.venv import VenvEnvironment
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import ItemEvent, OutputEvent, ProgressEvent
 from protocol.model import Kind, Status, Stream
-from runner.auth import Principal
-from runner.service import Service
+from runner.api.service import Service
+from runner.auth.tokens import Principal
 from tests import engines
 
 PATIENCE = 30

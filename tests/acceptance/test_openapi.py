@@ -22,10 +22,10 @@ from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
 from protocol.errors import ErrorKind
-from runner.auth import Scope, sign
-from runner.http import WEBSOCKET
-from runner.operation import Operation
-from runner.operations import EXECUTE, OPERATIONS
+from runner.auth.tokens import Scope, sign
+from runner.http.server import WEBSOCKET
+from runner.rest.openapi.operation import Operation
+from runner.rest.openapi.operations import EXECUTE, OPERATIONS
 from runner.status import CODES
 from tests.server_process import Server, running
 

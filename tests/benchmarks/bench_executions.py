@@ -26,9 +26,9 @@ from trio_websocket import ConnectionClosed, open_websocket_url
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from config.settings import Settings
-from environments import proc
-from runner.auth import Principal
-from runner.service import Service
+from environments.limits import proc
+from runner.api.service import Service
+from runner.auth.tokens import Principal
 from tests.benchmarks.bench_workers import call, opened
 from tests.benchmarks.real_server import real_doors
 

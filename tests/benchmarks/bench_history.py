@@ -20,12 +20,12 @@ from attrs import evolve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from actors import storage
-from actors.archive import Database
-from actors.history import History
-from actors.queries import Query
-from actors.rollups import Ended, Rollup, Span, expired, spans_of
-from actors.tables import SCHEMA_VERSION
+from actors.history import storage
+from actors.history.archive import Database
+from actors.history.history import History
+from actors.history.queries import Query
+from actors.history.rollups import Ended, Rollup, Span, expired, spans_of
+from actors.history.tables import SCHEMA_VERSION
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind
 from protocol.ids import execution_id

@@ -32,7 +32,7 @@ from quart_trio import QuartTrio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from runner.http import Front, HttpLimits, Route, read_body, respond, serve
+from runner.http.server import Front, HttpLimits, Route, read_body, respond, serve
 from tests.benchmarks.real_server import real_server
 
 SERVERS = {

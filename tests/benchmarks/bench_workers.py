@@ -19,11 +19,11 @@ import trio
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from actors.events import EventLog
-from actors.pool import Phases
 from actors.system import Surroundings, System, open_system
-from actors.worker import Call, Outcome
+from actors.workers.pool import Phases
+from actors.workers.worker import Call, Outcome
 from config.load import base_environment, installer_environment, load_settings, secret_values
-from environments import proc
+from environments.limits import proc
 from protocol.messages import check_json
 
 MODULES = """

@@ -10,10 +10,10 @@ import pytest
 import structlog
 import trio
 
-from actors.queries import Query
+from actors.history.queries import Query
 from protocol.model import Status
-from runner import batch as batches
-from runner.auth import sign
+from runner.api import batch as batches
+from runner.auth.tokens import sign
 from tests.contract.test_streams import SECRET, open_site
 from tests.http_support import QUICK
 from tests.support import ANYBODY, PATIENCE, WAIT_FOR, gone, inline, wait_until

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from config.modules import ModuleSpec
+from config.modules.spec import ModuleSpec
 from environments import checking
 from environments.checking import check_module, check_under
-from environments.inline import Launcher
-from environments.process import ProcessTable
-from environments.store import Store
+from environments.local.inline import Launcher
+from environments.local.process import ProcessTable
+from environments.store.store import Store
 from environments.venv import VenvEnvironment
 from protocol.model import Kind
 from tests.contract.test_guest_pythons import PYTHONS

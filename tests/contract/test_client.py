@@ -17,11 +17,12 @@ import trio
 from config.client import Address, ClientSettings
 from config.mistakes import ConfigError
 from protocol.errors import ErrorKind, RunnerError
-from runner import client as client_module
-from runner import client_events, client_socket
-from runner.client import Client, open_client
-from runner.client_events import Begun, End, follow, read_events
-from runner.local_token import Credentials
+from runner.client import connection as client_module
+from runner.client import events as client_events
+from runner.client import socket as client_socket
+from runner.client.connection import Client, open_client
+from runner.client.events import Begun, End, follow, read_events
+from runner.client.local_token import Credentials
 from tests.certificates import Authority
 
 PATIENCE = 20

@@ -12,8 +12,8 @@ import attrs
 import pytest
 import trio
 
-from environments import proc
-from environments.conda import Client, find_client
+from environments.conda.conda import Client, find_client
+from environments.limits import proc
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
 from tests.contract.test_environments import environments_in, make_wheel
@@ -308,8 +308,8 @@ async def test_an_installed_tool_makes_the_environment(tmp_path, channel):
 
 
 async def test_a_machine_without_any_client(conda, how, monkeypatch):
-    monkeypatch.setattr("environments.conda._library", lambda: None)
-    monkeypatch.setattr("environments.conda.shutil.which", lambda *_args, **_options: None)
+    monkeypatch.setattr("environments.conda.conda._library", lambda: None)
+    monkeypatch.setattr("environments.conda.conda.shutil.which", lambda *_args, **_options: None)
     failure = (await conda.run(GREET, **how)).failure
 
     assert (failure.kind, failure.field) == (ErrorKind.UNAVAILABLE, "env")
@@ -333,13 +333,13 @@ def program(folder, name):
 
 def test_which_client_is_taken(tmp_path, monkeypatch):
     library = Client("py-rattler 1", library="/somewhere")
-    monkeypatch.setattr("environments.conda._library", lambda: library)
+    monkeypatch.setattr("environments.conda.conda._library", lambda: library)
     conda = program(tmp_path / "bin", "conda")
     environ = {"PATH": str(tmp_path / "bin")}
     assert find_client(None, environ) is library
     assert find_client(Path(conda), environ).exe == conda
 
-    monkeypatch.setattr("environments.conda._library", lambda: None)
+    monkeypatch.setattr("environments.conda.conda._library", lambda: None)
     assert find_client(None, environ).exe == conda
     mamba = program(tmp_path / "bin", "mamba")
     assert find_client(None, environ).exe == mamba

@@ -18,8 +18,8 @@ import pytest
 import trio
 
 from actors.events import EventLog
-from config.modules import ModuleSpec
-from environments.docker import INSTANCE
+from config.modules.spec import ModuleSpec
+from environments.docker.docker import INSTANCE
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
 from tests import engines

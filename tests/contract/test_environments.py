@@ -17,11 +17,11 @@ import pytest
 import trio
 
 from config.load import base_environment
-from environments import proc
 from environments.base import ChannelClosedError
-from environments.inline import Launcher
-from environments.process import ProcessTable
-from environments.store import MANIFEST, Store
+from environments.limits import proc
+from environments.local.inline import Launcher
+from environments.local.process import ProcessTable
+from environments.store.store import MANIFEST, Store
 from protocol.errors import ErrorKind
 from protocol.model import Kind
 from tests.support import PATIENCE, gone, open_fds, open_rig, wait_until

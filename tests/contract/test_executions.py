@@ -14,8 +14,8 @@ import trio
 import trio.testing
 
 from actors.events import EventLog
-from actors.worker import Outcome
-from environments.inprocess import InProcess
+from actors.workers.worker import Outcome
+from environments.local.inprocess import InProcess
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
 from tests.support import PATIENCE, WAIT_FOR, Ran, open_rig

@@ -12,11 +12,11 @@ import trio
 import trio.testing
 
 from actors.events import EventLog
-from actors.pool import Phases, Waiter
-from actors.worker import Call
-from config.policies import WorkersPolicy
-from environments import proc
+from actors.workers.pool import Phases, Waiter
+from actors.workers.worker import Call
+from config.modules.policies import WorkersPolicy
 from environments.base import Availability, Prepared
+from environments.limits import proc
 from protocol import messages
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Isolation

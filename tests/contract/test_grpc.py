@@ -25,10 +25,10 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame
 from config.settings import ServerSettings
 from protocol.errors import ErrorKind, error
 from protocol.rpc.operato.runner import v1
-from runner import grpc_server
-from runner.grpc_call import Call, GrpcLimits, GrpcStatus, Method
-from runner.grpc_http2 import MAX_CLOSED_STREAMS, MAX_HEADER_BYTES, STREAM_WINDOW
-from runner.grpc_server import MAX_RESETS, MERGED_BYTES, serve
+from runner.grpc import server as grpc_server
+from runner.grpc.call import Call, GrpcLimits, GrpcStatus, Method
+from runner.grpc.http2 import MAX_CLOSED_STREAMS, MAX_HEADER_BYTES, STREAM_WINDOW
+from runner.grpc.server import MAX_RESETS, MERGED_BYTES, serve
 from runner.tls import server_context
 from tests.certificates import Authority, Signed
 from tests.grpc_client import PATIENCE, Client, OpenDoor, framed, open_door

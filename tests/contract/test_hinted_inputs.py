@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from actors.code_store import content_digest
-from config.modules import spec_to_mapping
-from runner.render import module_json
+from actors.registry.code_store import content_digest
+from config.modules.spec import spec_to_mapping
+from runner.rest.render import module_json
 from tests.contract.test_streams import open_site
 from tests.support import inline
 

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from actors import archive, journal
-from actors import history as history_module
-from actors.commits import HistoryStatistics
-from actors.history import History
-from actors.journal import Entry, Journal
-from actors.queries import Query
+from actors.history import archive, journal
+from actors.history import history as history_module
+from actors.history.commits import HistoryStatistics
+from actors.history.history import History
+from actors.history.journal import Entry, Journal
+from actors.history.queries import Query
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Status

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from attrs import evolve
 from trio.testing import wait_all_tasks_blocked
 
-from actors import queries
-from actors.queries import Page, Query
+from actors.history import queries
+from actors.history.queries import Page, Query
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Status, Timings
 from tests.records import NOW, bare, crashed, full, make, printed, rows, running, stored, unfinished

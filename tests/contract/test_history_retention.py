@@ -4,9 +4,9 @@ import pytest
 from attrs import evolve
 from trio.testing import wait_all_tasks_blocked
 
-from actors import retention
-from actors.queries import Query
-from actors.retention import CHUNK, PAUSE_SECONDS, SLOW_SECONDS, Kept, Pace
+from actors.history import retention
+from actors.history.queries import Query
+from actors.history.retention import CHUNK, PAUSE_SECONDS, SLOW_SECONDS, Kept, Pace
 from config.settings import MIB, HistorySettings
 from protocol.model import Status
 from tests.records import NOW, make, printed, rows, running, stored

@@ -10,8 +10,8 @@ import trio
 from attrs import evolve
 from structlog.testing import capture_logs
 
-from actors import archive
-from actors.storage import LOST_SEQS
+from actors.history import archive
+from actors.history.storage import LOST_SEQS
 from protocol.errors import ErrorKind
 from protocol.model import Status
 from tests.records import ROOT, all_lost, crashed, locked_out, make, printed, rows, running, stored, unfinished

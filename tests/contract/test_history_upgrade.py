@@ -9,9 +9,9 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from actors import journal, migrations
-from actors.history import History
-from actors.queries import Query
+from actors.history import journal, migrations
+from actors.history.history import History
+from actors.history.queries import Query
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import DroppedEvent, OutputEvent, decode_all
@@ -167,7 +167,7 @@ def test_a_damaged_record_of_the_former_journal_costs_itself_only():
 
 def test_alembic_is_imported_for_an_upgrade_only(tmp_path):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom actors import storage\nfrom actors.archive import Database\n"
+        "import sys\nfrom pathlib import Path\nfrom actors.history import storage\nfrom actors.history.archive import Database\n"
         f"Database(Path({str(tmp_path / 'history.db')!r})).write(storage.prepare)\nprint('alembic' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, text=True)

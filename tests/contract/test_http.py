@@ -17,9 +17,9 @@ from quart import Response, request, websocket
 from quart_trio import QuartTrio
 from trio_websocket import ConnectionClosed
 
-from runner import http
-from runner.http import Front, HttpLimits, Route, read_body, respond, serve, stream_body
-from runner.http_connection import UNREAD_BYTES
+from runner.http import server as http
+from runner.http.connection import UNREAD_BYTES
+from runner.http.server import Front, HttpLimits, Route, read_body, respond, serve, stream_body
 from tests.http_support import NEVER, QUICK, Client, serving
 
 UPGRADE = (

@@ -14,8 +14,8 @@ import pytest
 import trio
 import trio.testing
 
-from environments import inprocess
-from environments.inprocess import InProcess
+from environments.local import inprocess
+from environments.local.inprocess import InProcess
 from protocol.errors import ErrorKind, RunnerError
 from tests.support import PATIENCE, WAIT_FOR, wait_until
 
@@ -311,7 +311,7 @@ with warnings.catch_warnings():
     import trio_asyncio
 import trio
 from pathlib import Path
-from environments.inprocess import InProcess
+from environments.local.inprocess import InProcess
 async def main():
     async with trio_asyncio.open_loop():
         print(await InProcess().call("d", Path({str(tmp_path / "m.py")!r}), "handler", 2, b"1", seconds=20))

@@ -14,8 +14,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.settings import AuthSettings
-from runner.auth import Verifier, sign
-from runner.rest import make_app
+from runner.auth.tokens import Verifier, sign
+from runner.rest.app import make_app
 from runner.version import release
 from tests.contract.test_streams import SECRET, Site
 from tests.http_support import serving

@@ -8,10 +8,10 @@ import sys
 import pytest
 import trio
 
-from config.archive import pack
+from config.code.archive import pack
 from protocol.model import Kind
-from runner.auth import sign
-from runner.management import merged
+from runner.api.management import merged
+from runner.auth.tokens import sign
 from tests.contract.test_streams import SECRET, open_site
 from tests.support import PATIENCE, inline, wait_until
 

@@ -7,11 +7,11 @@ import json
 from attrs import evolve
 
 from config.settings import AuthSettings
-from runner.auth import Principal, Scope, Verifier
-from runner.http import WEBSOCKET
-from runner.openapi import Documents
-from runner.operations import OPERATIONS
-from runner.rest import make_app
+from runner.auth.tokens import Principal, Scope, Verifier
+from runner.http.server import WEBSOCKET
+from runner.rest.app import make_app
+from runner.rest.openapi.document import Documents
+from runner.rest.openapi.operations import OPERATIONS
 from tests.support import inline, open_service
 
 ECHO = inline("echo", "def handler(input): return input", input_schema={"type": "string"})

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from config.modules import ModuleSpec
-from environments.key import environment_key
+from config.modules.spec import ModuleSpec
+from environments.store.key import environment_key
 from protocol.errors import ErrorKind
 from protocol.model import Kind
-from runner.auth import sign
+from runner.auth.tokens import sign
 from tests.contract.test_streams import SECRET, open_site, sse_blocks
 from tests.support import ANYBODY, PATIENCE, inline, wait_until
 

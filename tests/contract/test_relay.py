@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from environments.container import BASE
-from environments.docker import _START, _program
+from environments.docker.container import BASE
+from environments.docker.docker import _START, _program
 from protocol import frames, messages
 from tests.contract.test_guest_pythons import PYTHONS
 from tests.support import gone

@@ -11,12 +11,12 @@ import structlog
 import trio
 import trio.testing
 
-from actors import code_store
-from actors.publisher import Publisher
-from actors.registry import Registry
+from actors.registry import code_store
+from actors.registry.publisher import Publisher
+from actors.registry.registry import Registry
 from actors.system import System
 from config.load import secret_values
-from config.modules import load_modules
+from config.modules.spec import load_modules
 from runner.reload import Bell, Reloader, folders_of
 from tests.support import wait_until
 

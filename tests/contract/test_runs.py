@@ -13,9 +13,9 @@ import pytest
 import trio
 
 from actors.events import Follower
-from actors.queries import Query
-from config.policies import Backoff, RetryPolicy, WorkersPolicy
-from environments import proc
+from actors.history.queries import Query
+from config.modules.policies import Backoff, RetryPolicy, WorkersPolicy
+from environments.limits import proc
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import (
     ErrorEvent,
@@ -464,7 +464,7 @@ async def test_another_input_under_a_key_is_a_conflict(service):
 
 
 async def test_a_key_belongs_to_a_caller_and_a_module(service, tmp_path):
-    from runner.auth import Principal  # noqa: PLC0415
+    from runner.auth.tokens import Principal  # noqa: PLC0415
 
     first = await service.execute(ANYBODY, "echo", b"1", key="k")
     other = await service.execute(Principal("kim", frozenset({"admin"})), "echo", b"2", key="k")
@@ -514,7 +514,7 @@ async def test_what_is_no_key(service, key):
 
 
 async def test_scopes_and_modules_of_the_token(service):
-    from runner.auth import Principal  # noqa: PLC0415
+    from runner.auth.tokens import Principal  # noqa: PLC0415
 
     done = await service.execute(ANYBODY, "echo", b"1")
     other = await service.execute(ANYBODY, "held", b'"/"')
@@ -674,7 +674,7 @@ async def test_what_is_put_off_between_attempts_has_each_once(tmp_path):
 
 
 async def test_who_may_not_read_is_not_shown_what_a_cancelled_execution_was_given(service):
-    from runner.auth import Principal  # noqa: PLC0415
+    from runner.auth.tokens import Principal  # noqa: PLC0415
 
     done = await service.execute(ANYBODY, "echo", b'"secret"')
     shown = await service.cancel(Principal("a", frozenset({"executions:run"})), done.id)
@@ -695,7 +695,7 @@ async def test_a_wait_for_a_turn_is_time_in_the_queue(service, tmp_path):
 
 async def test_a_record_that_does_not_reach_the_disk_is_not_accepted_later(tmp_path, monkeypatch):
     """With `durability: disk` it is in the journal when the wait for the disk fails."""
-    from actors import history  # noqa: PLC0415
+    from actors.history import history  # noqa: PLC0415
 
     async with open_service(tmp_path, [ECHO], durability="disk") as service:
         with monkeypatch.context() as patched:

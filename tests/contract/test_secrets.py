@@ -8,10 +8,10 @@ import pytest
 import structlog
 import trio
 
-from actors import masking
 from actors.events import EventLog, Follower
+from actors.workers import masking
 from config.load import secret_values
-from config.modules import ModuleSpec
+from config.modules.spec import ModuleSpec
 from config.secrets import Secret
 from protocol.errors import ErrorKind
 from protocol.events import ItemEvent, OutputEvent, ProgressEvent

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from config.archive import pack_folder, unpack, write_files
-from config.template import starter
-from config.upload import module_from_archive, read_module
+from config.code.archive import pack_folder, unpack, write_files
+from config.modules.template import starter
+from config.modules.upload import module_from_archive, read_module
 from protocol.model import Kind
 from tests.support import open_rig
 

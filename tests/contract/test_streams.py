@@ -12,9 +12,10 @@ import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from config.settings import AuthSettings
-from runner import http_exchange, streams
-from runner.auth import Verifier, sign
-from runner.rest import make_app
+from runner.auth.tokens import Verifier, sign
+from runner.http import exchange as http_exchange
+from runner.rest import streams
+from runner.rest.app import make_app
 from tests.http_support import Client, Server, serving
 from tests.support import PATIENCE, WAIT_FOR, gone, inline, open_service, wait_until
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from environments.store import MANIFEST, Store
+from environments.store.store import MANIFEST, Store
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
 from tests.contract.test_environments import environments_in, make_wheel

@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from actors.events import EventLog
-from config.policies import WorkersPolicy
-from environments import proc
+from config.modules.policies import WorkersPolicy
+from environments.limits import proc
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind, Stream
 from tests import engines

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from config.modules import ModuleSpec
-from environments.activation import _variables
-from environments.conda import _Heard, _name, _specs, _url
+from config.modules.spec import ModuleSpec
+from environments.conda.activation import _variables
+from environments.conda.conda import _Heard, _name, _specs, _url
 from protocol.model import Kind
 
 

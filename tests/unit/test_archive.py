@@ -16,9 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import code_store
-from config import archive
-from config.archive import ArchiveLimits, TooLargeError, check_name, pack, pack_folder, read_folder, unpack, write_files
+from actors.registry import code_store
+from config.code import archive
+from config.code.archive import (
+    ArchiveLimits,
+    TooLargeError,
+    check_name,
+    pack,
+    pack_folder,
+    read_folder,
+    unpack,
+    write_files,
+)
 from config.mistakes import Wrong
 
 FILES = {"handler.py": b"def handler(input): return input\n", "data/names.txt": b"a\n" * 100, "empty.py": b""}

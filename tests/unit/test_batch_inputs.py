@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Execution, Kind, ModuleRef, Status
-from runner.batch_inputs import Array, Lines
-from runner.render import execution_line, problem_line
+from runner.rest.batch_inputs import Array, Lines
+from runner.rest.render import execution_line, problem_line
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from actors.build_log import BuildLog
+from actors.workers.build_log import BuildLog
 from environments.base import Prepared
 from protocol.errors import ErrorKind, Failure
-from runner.build_output import follow, part_of
+from runner.cli.build_output import follow, part_of
 
 READY = Prepared("k", (), {})
 FAILED = Failure(ErrorKind.ENVIRONMENT_FAILED, "no")

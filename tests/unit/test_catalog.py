@@ -7,8 +7,8 @@ import sqlite3
 import attrs
 import pytest
 
-from actors import catalog as module_under_test
-from actors.catalog import Action, Catalog, ChangesQuery, Note, StoredVersion
+from actors.registry import catalog as module_under_test
+from actors.registry.catalog import Action, Catalog, ChangesQuery, Note, StoredVersion
 from protocol.errors import ErrorKind, RunnerError
 
 FILES = {"main.py": b"def handler(input): return 1\n", "data/\xe9.bin": bytes(range(256))}

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from environments.cgroup import Delegation, Files
-from environments.limits import Enforcement, LimitKeeper, Limits
+from environments.limits.cgroup import Delegation, Files
+from environments.limits.limits import Enforcement, LimitKeeper, Limits
 
 ALL = "cpuset cpu io memory pids"
 SELF = os.getpid()

@@ -14,14 +14,15 @@ from config.client import Address, ClientSettings
 from protocol.errors import ErrorKind, RunnerError
 from protocol.events import DroppedEvent, OutputEvent, ProgressEvent, StatusEvent
 from protocol.model import Status, Stream
-from runner import client_executions, local_token
-from runner.client import failure_of, segment
-from runner.client_calls import Order
-from runner.client_events import Begun, ExecutionFields, decode, end_in, end_of
-from runner.client_printing import HELD_BYTES, Printer, dropped_text, progress_text
-from runner.client_trouble import lost, root_of, unreachable
-from runner.local_token import credentials, held_by
-from runner.secret import load_or_make_secret
+from runner.auth.secret import load_or_make_secret
+from runner.client import executions as client_executions
+from runner.client import local_token
+from runner.client.calls import Order
+from runner.client.connection import failure_of, segment
+from runner.client.events import Begun, ExecutionFields, decode, end_in, end_of
+from runner.client.local_token import credentials, held_by
+from runner.client.printing import HELD_BYTES, Printer, dropped_text, progress_text
+from runner.client.trouble import lost, root_of, unreachable
 
 HERE = Address("http", "127.0.0.1", 8000)
 PROBLEM = {"content-type": "application/problem+json"}
@@ -150,7 +151,7 @@ def written(monkeypatch):
     async def write(to, data):
         found.append((to, data))
 
-    monkeypatch.setattr("runner.client_printing.write", write)
+    monkeypatch.setattr("runner.client.printing.write", write)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from environments.base import Stored
-from environments.collection import Rules, judge
+from environments.store.collection import Rules, judge
 
 NOW = 1000.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from config.mistakes import ConfigError
-from config.modules import load_modules, spec_from_mapping, spec_to_mapping
+from config.modules.spec import load_modules, spec_from_mapping, spec_to_mapping
 
 ENVIRONMENT = """
 name: whatever

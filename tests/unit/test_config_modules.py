@@ -16,15 +16,8 @@ from hypothesis import strategies as st
 
 from config import requirements, units
 from config.mistakes import MAX_DEPTH, ConfigError, Mistake, Wrong
-from config.modules import (
-    ModulesFile,
-    ModuleSpec,
-    load_modules,
-    read_modules,
-    spec_from_mapping,
-    spec_to_mapping,
-)
-from config.policies import Backoff, RetryPolicy, WorkersPolicy
+from config.modules.policies import Backoff, RetryPolicy, WorkersPolicy
+from config.modules.spec import ModulesFile, ModuleSpec, load_modules, read_modules, spec_from_mapping, spec_to_mapping
 from config.secrets import Secret
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind

@@ -10,7 +10,7 @@ import pytest
 
 from config import secrets
 from config.mistakes import ConfigError
-from config.modules import load_modules, read_modules, spec_from_mapping, spec_to_mapping
+from config.modules.spec import load_modules, read_modules, spec_from_mapping, spec_to_mapping
 from config.secrets import MAX_FILE_BYTES, MAX_SECRETS, Secret, values
 
 

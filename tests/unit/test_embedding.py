@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from jsonschema.validators import Draft202012Validator
 
-from config.embedding import embedded
-from config.schema import problems, validator
+from config.schema.embedding import embedded
+from config.schema.schema import problems, validator
 
 BASE = "#/components/schemas/input.x"
 OLD = "http://json-schema.org/draft-07/schema#"

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from environments.engine import Address, Demultiplexer, EngineError, StreamBrokenError, _innermost, _numbers
+from environments.docker.engine import Address, Demultiplexer, EngineError, StreamBrokenError, _innermost, _numbers
 from protocol.errors import ErrorKind
 from protocol.model import Stream
 

@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.rpc.operato.runner import v1
-from runner.grpc_codec import MalformedError, decode, encode, make
+from runner.grpc.codec import MalformedError, decode, encode, make
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTO = (ROOT / "protocol" / "executor.proto").read_text()

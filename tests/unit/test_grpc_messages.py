@@ -14,8 +14,8 @@ from protocol import events
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Stream, Timings, Waiting
 from protocol.rpc.operato.runner import v1
-from runner.grpc_codec import decode, encode
-from runner.grpc_messages import (
+from runner.grpc.codec import decode, encode
+from runner.grpc.messages import (
     environment_kind,
     error_kind,
     event_message,
@@ -26,7 +26,7 @@ from runner.grpc_messages import (
     record_message,
     response_message,
 )
-from runner.render import record_json
+from runner.rest.render import record_json
 
 FAILURE = Failure(ErrorKind.TIMEOUT, "zu spät", type="T", traceback="...", field="$.x", retry_after=2.5)
 EXECUTION = Execution(

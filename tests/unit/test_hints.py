@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config import fit
-from config.hints import MAX_PARTS, input_schema
-from config.schema import mismatch, problems, validator
+from config.code.hints import MAX_PARTS, input_schema
+from config.schema import fit
+from config.schema.schema import mismatch, problems, validator
 
 OBJECT, ARRAY, NULL = {"type": "object"}, {"type": "array"}, {"type": "null"}
 STR, INT, NUMBER, BOOL = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}

@@ -66,7 +66,7 @@ def test_the_folder_packaging_is_no_package():
 
 
 def test_one_module_starts_processes():
-    assert importers("subprocess") == {"environments/process.py"}
+    assert importers("subprocess") == {"environments/local/process.py"}
 
 
 def test_web_libraries_are_known_at_the_doors_only():
@@ -74,11 +74,11 @@ def test_web_libraries_are_known_at_the_doors_only():
     rpc = ("grpclib", "betterproto", "trio_asyncio")
 
     assert {file for file in importers(*web) if not file.startswith("runner/")} == set()
-    assert importers(*rpc) <= {"runner/grpc_server.py"}
+    assert importers(*rpc) <= {"runner/grpc/server.py"}
 
 
 def test_asyncio_is_known_where_user_code_needs_it_only():
-    allowed = {"environments/inprocess.py", "environments/conda_child.py", "runner/grpc_server.py", *GUESTS}
+    allowed = {"environments/local/inprocess.py", "environments/conda/child.py", "runner/grpc/server.py", *GUESTS}
 
     assert importers("asyncio") <= allowed
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from environments import key
-from environments.key import environment_key, platform_tag
+from environments.store import key
+from environments.store.key import environment_key, platform_tag
 from protocol.model import Kind
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_everything_that_goes_in_counts(monkeypatch):
 
 
 def test_it_is_the_same_in_another_process():
-    code = f"from environments.key import *; print(environment_key(Kind.VENV, {LINES!r}, '3.12'))"
+    code = f"from environments.store.key import *; print(environment_key(Kind.VENV, {LINES!r}, '3.12'))"
     environ = {"PYTHONHASHSEED": "1", "LC_ALL": "C"}
     other = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environ, check=True, capture_output=True, text=True

@@ -14,8 +14,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from config.settings import AuthSettings
 from protocol.errors import ErrorKind, RunnerError
-from runner import keys as keys_module
-from runner.auth import Verifier
+from runner.auth import keys as keys_module
+from runner.auth.tokens import Verifier
 from tests.tokens import PRIVATE, RSA, RSA_OTHER, SECRET, Clock, part, pem, token
 
 # Keys that cannot be used

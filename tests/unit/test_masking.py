@@ -15,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.events import EventLog, Follower
-from actors.masking import HOLD_SECONDS, MASK, MaskedLog, Masker, Reading, look_up
+from actors.workers.masking import HOLD_SECONDS, MASK, MaskedLog, Masker, Reading, look_up
 from config.mistakes import ConfigError, Mistake
-from config.modules import ModuleSpec
+from config.modules.spec import ModuleSpec
 from config.secrets import read
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import ItemEvent, OutputEvent, ProgressEvent

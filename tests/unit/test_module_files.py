@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from config.archive import pack, unpack
+from config.code.archive import pack, unpack
 from config.mistakes import ConfigError
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
-from runner.module_files import make_starter, read_module_files
+from runner.client.module_files import make_starter, read_module_files
 
 ONE = "def handler(input):\n    return 1\n"
 

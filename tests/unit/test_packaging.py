@@ -13,7 +13,7 @@ import yaml
 
 from config.load import SETTINGS, load_settings
 from config.settings import ServerSettings
-from environments.cgroup import CONTROLLERS
+from environments.limits.cgroup import CONTROLLERS
 
 ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import queries
-from actors.queries import Query
+from actors.history import queries
+from actors.history.queries import Query
 from protocol.errors import ErrorKind, RunnerError
 
 

@@ -11,17 +11,17 @@ import attrs
 import pytest
 import trio
 
-from actors import code_store as module_under_test
-from actors.publisher import Publisher
-from actors.registry import Registry
-from actors.snapshot import Changes, RegistrySnapshot, may_run_in_process
+from actors.registry import code_store as module_under_test
+from actors.registry.publisher import Publisher
+from actors.registry.registry import Registry
+from actors.registry.snapshot import Changes, RegistrySnapshot, may_run_in_process
 from config.load import secret_values
-from config.modules import ModuleSpec
+from config.modules.spec import ModuleSpec
 from config.secrets import Secret
 from config.secrets import read as read_secrets
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
-from runner.render import module_json
+from runner.rest.render import module_json
 
 CODE = "def handler(input):\n    return input\n"
 

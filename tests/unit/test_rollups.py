@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.rollups import (
+from actors.history.rollups import (
     LEVELS,
     Changes,
     Ended,

@@ -13,10 +13,10 @@ import pytest
 import referencing.exceptions
 from jsonschema.exceptions import _WrappedReferencingError
 
-from config.keywords import TooManyStepsError
 from config.mistakes import ConfigError
-from config.modules import load_modules, spec_from_mapping
-from config.schema import mismatch, problems, validator
+from config.modules.spec import load_modules, spec_from_mapping
+from config.schema.keywords import TooManyStepsError
+from config.schema.schema import mismatch, problems, validator
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "is outside of this schema; nothing is fetched"
@@ -160,7 +160,7 @@ def test_nothing_is_fetched():
 def test_the_library_is_imported_for_a_schema_only(tmp_path):
     """It costs a tenth of a second."""
     code = (
-        "import json, sys\nfrom pathlib import Path\nfrom config.modules import load_modules\n"
+        "import json, sys\nfrom pathlib import Path\nfrom config.modules.spec import load_modules\n"
         "load_modules(Path(sys.argv[1]))\nprint(json.dumps('jsonschema' in sys.modules))"
     )
     said = []

@@ -11,9 +11,9 @@ import pytest
 from config.mistakes import ConfigError
 from config.settings import AuthSettings, ServerSettings, Settings, StoreSettings
 from protocol.errors import ErrorKind, RunnerError
-from runner.auth import Verifier
-from runner.main import make_token, make_verifier
-from runner.secret import load_or_make_secret, with_secret
+from runner.auth.secret import load_or_make_secret, with_secret
+from runner.auth.tokens import Verifier
+from runner.serve import make_token, make_verifier
 
 
 def test_the_secret_is_made_once_and_for_the_owner_only(tmp_path):
@@ -30,7 +30,7 @@ def test_the_secret_is_made_once_and_for_the_owner_only(tmp_path):
 LOAD = """
 import json, sys
 from pathlib import Path
-from runner.secret import load_or_make_secret
+from runner.auth.secret import load_or_make_secret
 sys.stdin.readline()
 print(json.dumps(load_or_make_secret(Path(sys.argv[1]))))
 """

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import segments
-from actors.journal import Entry
-from actors.pending import Batch, Pending
-from actors.segments import Forgotten, Segment, Waiting, joined, seqs_of
+from actors.history import segments
+from actors.history.journal import Entry
+from actors.history.pending import Batch, Pending
+from actors.history.segments import Forgotten, Segment, Waiting, joined, seqs_of
 from protocol.model import Execution, Kind, ModuleRef, Status
 
 

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config import code, source
+from config.code import entry as code
+from config.code import source
+from config.code.source import MAX_BYTES, check
 from config.mistakes import ConfigError, Wrong
-from config.modules import load_modules, spec_from_mapping
-from config.source import MAX_BYTES, check
+from config.modules.spec import load_modules, spec_from_mapping
 from protocol import guest
 from tests.contract.test_guest_pythons import PYTHONS
 

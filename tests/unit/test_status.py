@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from protocol.errors import RETRYABLE, ErrorKind, Failure
-from runner.render import failure_headers
+from runner.rest.render import failure_headers
 from runner.status import CODES
 
 GRPC = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.tally import BUCKETS, MAX_MODULES, OTHERS, Histogram, Tally
+from actors.executions.tally import BUCKETS, MAX_MODULES, OTHERS, Histogram, Tally
 from protocol.errors import ErrorKind, Failure
 from protocol.model import Execution, Kind, ModuleRef, Status, Timings
 

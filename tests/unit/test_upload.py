@@ -12,11 +12,11 @@ from attrs import fields
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.archive import pack, unpack, write_files
+from config.code.archive import pack, unpack, write_files
 from config.mistakes import ConfigError, Wrong
-from config.modules import ModuleSpec, load_modules, read_modules, spec_from_mapping
-from config.template import starter
-from config.upload import module_from_archive, read_module
+from config.modules.spec import ModuleSpec, load_modules, read_modules, spec_from_mapping
+from config.modules.template import starter
+from config.modules.upload import module_from_archive, read_module
 from protocol.model import Kind
 
 CODE = "def handler(input): return input\n"

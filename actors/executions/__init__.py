@@ -1,0 +1,9 @@
+"""The face of the room."""
+
+from actors.executions.attempts import Attempts
+from actors.executions.idempotency import Idempotency
+from actors.executions.live import Live
+from actors.executions.runs import Runs
+from actors.executions.tally import BUCKETS, PHASES, Histogram
+
+__all__ = ["BUCKETS", "PHASES", "Attempts", "Histogram", "Idempotency", "Live", "Runs"]

@@ -1,0 +1,176 @@
+"""Runs one execution through its attempts: lease, handler, retry; says what became of it and records only the begin."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+import trio
+from attrs import define, evolve, field
+
+from actors.executions.endings import stopped
+from actors.executions.live import Live
+from actors.executions.retry import retry_delay
+from actors.history import History
+from actors.registry import may_run_in_process
+from actors.workers import Executor, Masker, Outcome, look_up
+from config.secrets import LookUp
+from environments.local import InProcess
+from protocol.errors import ErrorKind, RunnerError, error
+from protocol.model import Isolation, Kind, Status
+
+NOT_BEGUN = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SHUTDOWN})
+"""Failures of a lease after which nothing has happened that a record would be worth."""
+_WORKERS = 3
+"""How many workers are tried for one attempt, when each was gone before the call reached it."""
+_RECORD_AGAIN = 0.5
+"""Seconds before the next try to record a begin."""
+
+log = structlog.get_logger("attempts")
+
+
+@define(eq=False)
+class Attempts:
+    """What all executions need to run: the executors by kind, and the record of their begin."""
+
+    executors: Mapping[Kind, Executor]
+    history: History
+    max_frame_bytes: int
+    secrets: LookUp
+    _in_process: InProcess = field(factory=InProcess, init=False)
+
+    def close(self) -> None:
+        """Forget the modules that were loaded into the runner itself."""
+        self._in_process.close()
+
+    async def run(self, live: Live, raw: msgspec.Raw) -> Outcome:
+        """Return what the last attempt came to.
+
+        Raises RunnerError for what never began (`overloaded`, `unavailable`, `shutdown` on the first attempt), and
+        when the begin of a call with an idempotency key cannot be recorded. Cancelled, the handler has been ended.
+        """
+        spec = live.module.spec
+        while live.stopped_by is None:
+            live.attempt += 1
+            outcome = await self._attempt(live, raw)
+            live.ran += outcome.seconds
+            if outcome.failure is None or live.stopped_by is not None:
+                return outcome
+            delay = retry_delay(outcome.failure, live.attempt, spec.retry, random.uniform(-1, 1))  # noqa: S311
+            if delay is None:
+                return outcome
+            live.try_again(outcome, outcome.failure)
+            kind = outcome.failure.kind
+            live.wait_for(f"attempt {live.attempt + 1} of {spec.retry.attempts} in {delay:.1f} s, after {kind}")
+            log.info("trying again", execution=live.execution.id, kind=kind, delay=round(delay, 3))
+            await self._record_pause(live)
+            await live.sleep(delay)
+        return stopped(live)
+
+    async def _record_pause(self, live: Live) -> None:
+        """Record that an asynchronous execution is queued again: nothing of it runs that could be lost."""
+        if live.execution.asynchronous:
+            live.execution = evolve(live.execution, status=Status.QUEUED, events_count=live.log.next_seq)
+            try:
+                await self.history.submit(live.execution)
+            except RunnerError as problem:  # then its next attempt would be lost with this runner, no more
+                log.warning("a pause is not recorded", execution=live.execution.id, why=str(problem))
+
+    async def _attempt(self, live: Live, raw: msgspec.Raw) -> Outcome:
+        """Run the handler once. A worker that was gone before the call reached it does not count as an attempt."""
+        if live.module.spec.isolation is Isolation.NONE:
+            return await self._in_runner(live, raw)
+        executor = self.executors[live.module.spec.env]
+        patient = live.execution.asynchronous
+        outcome = Outcome()
+        for _ in range(_WORKERS):
+            try:
+                async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
+                    if live.stopped_by is not None:  # by somebody whose turn came between the handover and this
+                        return stopped(live)
+                    call = live.begin(raw, _seconds(live))
+                    try:
+                        await self._record_begin(live)
+                        if call.stopped_by is not None:
+                            return stopped(live)
+                        outcome = await worker.execute(call)
+                    finally:
+                        live.call = None
+                        live.killed = call.killed
+            except RunnerError as problem:
+                if live.stopped_by is not None:
+                    return stopped(live)
+                if live.attempt == 1 and problem.failure.kind in NOT_BEGUN:
+                    raise
+                live.count()
+                return Outcome(failure=problem.failure, exit_code=1)
+            finally:
+                live.waiter = None
+            if outcome.reached or live.stopped_by is not None:
+                break
+            log.info("the worker was gone before the call reached it", execution=live.execution.id)
+        return outcome
+
+    async def _record_begin(self, live: Live) -> None:
+        """Record that the handler is about to run. Nothing that was accepted fails for a full disk: it waits."""
+        execution = live.execution
+        if not execution.asynchronous and execution.idempotency_key is None:
+            self.history.begin(execution)
+            live.recorded = True
+            return
+        told = False
+        while True:
+            # The next runner must know that it ran: it would run it again, or let a repeated call do so.
+            try:
+                await self.history.submit(execution)
+            except RunnerError as problem:
+                if not execution.asynchronous or live.stopped_by is not None:
+                    raise
+                if not told:
+                    log.warning("a begin cannot be recorded; trying again", execution=execution.id, why=str(problem))
+                told = True
+                await trio.sleep(_RECORD_AGAIN)
+            else:
+                live.recorded = True
+                return
+
+    async def _in_runner(self, live: Live, raw: msgspec.Raw) -> Outcome:
+        module = live.module
+        if not may_run_in_process(module):
+            raise error(ErrorKind.FORBIDDEN, "`isolation: none` is accepted from the operator's file only")
+        began = trio.current_time()
+        seconds = _seconds(live)
+        live.begin(raw, seconds)
+        live.call = None  # a thread cannot be stopped: who cancels, cancels the wait for it
+        outcome, masker = Outcome(), None
+        with trio.CancelScope() as live.pause:
+            await self._record_begin(live)
+            try:
+                masker = Masker.of((await look_up(module.spec, self.secrets)).values())
+                result = await self._in_process.call(
+                    module.digest,
+                    module.entry,
+                    module.function,
+                    module.spec.concurrency,
+                    bytes(raw),
+                    seconds=seconds,
+                    execution_id=live.execution.id,
+                    attempt=live.attempt,
+                    on_event=live.hear if masker is None else masker.before(live.hear),
+                    max_bytes=self.max_frame_bytes,
+                )
+                outcome = Outcome(result=result)
+            except RunnerError as problem:
+                hidden = problem.failure if masker is None else masker.failure(problem.failure)
+                outcome = Outcome(failure=hidden, exit_code=1)
+        if live.pause.cancelled_caught:
+            outcome = stopped(live)
+        live.pause = None
+        return evolve(outcome, seconds=trio.current_time() - began)
+
+
+def _seconds(live: Live) -> float:
+    own, asked = live.module.spec.timeout, live.execution.timeout
+    return own if asked is None else min(asked, own)

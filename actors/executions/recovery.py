@@ -1,0 +1,100 @@
+"""What the last runner accepted and did not end: which of it is run, and how the rest ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import structlog
+from attrs import define, evolve
+
+from actors.executions.retry import retry_delay
+from actors.history import LOST, History
+from actors.registry import Published, Registry
+from protocol.errors import ErrorKind, Failure, RunnerError
+from protocol.events import decode_all, last_begin
+from protocol.model import Attempt, Execution, Status
+
+_NUMBERS = 1_000_000
+"""Event numbers that are left out behind a restart."""
+
+log = structlog.get_logger("recovery")
+
+
+@define
+class Recovery:
+    """Reads the history that was left."""
+
+    history: History
+    registry: Registry
+
+    async def executions(self) -> AsyncIterator[tuple[Published, Execution]]:
+        """Yield what is to be run, oldest first: what was queued, and what was lost where its policy says so.
+
+        What cannot run any more (its module is gone) has ended when this returns. Raises RunnerError as the history.
+        """
+        left = self.history.left()
+        for name in (*left.lost, *left.queued):
+            execution = await self.history.get(name)
+            if execution is None:
+                continue
+            module = self._module(execution)
+            if module is not None:
+                again = _requeued(module, execution)
+                if again is not None:
+                    await self.history.submit(again)
+                    yield module, again
+            elif execution.status is Status.QUEUED:
+                await self._end(execution)
+
+    def _module(self, execution: Execution) -> Published | None:
+        """Return the version that was accepted, or the active one when that is not there any more."""
+        for version in (execution.module.version, None):
+            try:
+                return self.registry.snapshot.get(execution.module.name, version)
+            except RunnerError:
+                continue
+        return None
+
+    async def _end(self, execution: Execution) -> None:
+        text = f"the module {execution.module.name} was removed before this could run"
+        log.warning(text, execution=execution.id)
+        failure = Failure(ErrorKind.NOT_FOUND, text, field="module")
+        ended = evolve(
+            execution,
+            status=Status.FAILED,
+            failure=failure,
+            exit_code=1,
+            finished_at=time.time(),
+            events_count=_unused(execution),
+        )
+        await self.history.finish(ended)
+
+
+def _unused(execution: Execution) -> int:
+    """Return the number of the next event of an execution that was queued.
+
+    What the last runner has said of it since is not stored; none of those numbers may be given again.
+    """
+    return (execution.events_count // _NUMBERS + 1) * _NUMBERS
+
+
+def _requeued(module: Published, execution: Execution) -> Execution | None:
+    """Return an execution as it is queued now, or None when it has ended for good."""
+    served = evolve(execution, module=module.ref, env=module.spec.env)
+    if execution.status is Status.QUEUED:
+        return evolve(served, events_count=_unused(execution))
+    lost = execution.failure is not None and execution.failure.kind is ErrorKind.LOST
+    if not (
+        lost and execution.asynchronous and retry_delay(LOST, execution.attempts, module.spec.retry, 0.0) is not None
+    ):
+        return None
+    began, ended = last_begin(decode_all(execution.events)), execution.finished_at or time.time()
+    attempt = Attempt(execution.attempts, began or execution.started_at or execution.created_at, ended, LOST)
+    return evolve(
+        served,
+        status=Status.QUEUED,
+        failure=None,
+        finished_at=None,
+        failed_attempts=(*execution.failed_attempts, attempt),
+    )

@@ -1,0 +1,280 @@
+"""What is open on the disk while history runs: the lock, the journal and the database. Work is done in threads."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+import sqlalchemy as sa
+import structlog
+import trio
+from attrs import define, field, frozen
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from actors.history import queries, retention, storage, tables
+from actors.history.journal import Entry, Journal, write_segment
+from actors.history.pending import Batch
+from actors.history.retention import Kept
+from actors.history.storage import Stored
+from config.settings import HistorySettings
+from protocol.errors import ErrorKind, error
+from protocol.model import Execution
+
+T = TypeVar("T")
+log: Any = structlog.get_logger(__name__)
+
+INLINE_BYTES: Final = 256 * 1024
+"""Larger records are encoded and written in a thread, so that they do not hold up the loop."""
+READERS: Final = 4
+TROUBLE: Final = (OSError, sa.exc.SQLAlchemyError)
+"""What is raised when the disk or the database does not do it."""
+_BUSY_SECONDS: Final = 5.0
+_MEASURE_SECONDS: Final = 1.0
+_WAL_BYTES: Final = 64 * 1024 * 1024
+
+
+def reason_of(problem: Exception) -> str:
+    """Return what one of `TROUBLE` says, in short."""
+    original = getattr(problem, "orig", None) or problem
+    return getattr(original, "strerror", None) or str(original)
+
+
+@frozen
+class Past:
+    """Ids of what the last runner left, oldest first."""
+
+    queued: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+@define
+class Archive:
+    """An open record. Its methods are called on the event loop; what they raise is in `TROUBLE`."""
+
+    past: Past
+    revision: int
+    """Higher than all that are stored."""
+    rows: int
+    size: int
+    """Bytes of the database that hold something."""
+    journal: Journal
+    _settings: HistorySettings
+    _database: Database
+    _closer: ExitStack
+    _measured: float = -math.inf
+    # Threads of its own: whoever fills Trio's common ones does not hold up the record.
+    _readers: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(READERS))
+    _appenders: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(4))
+    _writers: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1))
+
+    @classmethod
+    async def open(cls, settings: HistorySettings, data_dir: Path, now: float, past: Past | None) -> Archive:
+        """Open everything and bring the database up to the journal; `past` is known when the actor is restarted.
+
+        Raises `RunnerError` (`unavailable`). Not to be cancelled: what was opened must be known in order to be closed.
+        """
+        with trio.CancelScope(shield=True):
+            opened = await trio.to_thread.run_sync(_open, settings, data_dir, now, past)
+        return opened
+
+    async def append(self, entry: Entry) -> None:
+        """Write one journal record; does not checkpoint for a small one."""
+        if _weight(entry.execution) <= INLINE_BYTES:
+            self.journal.append(entry)
+            return
+        # A file of its own: a failed write in a thread cannot damage what the loop appends meanwhile.
+        path = self.journal.next_path()
+        with trio.CancelScope(shield=True):
+            size = await trio.to_thread.run_sync(write_segment, path, entry, limiter=self._appenders)
+        self.journal.adopt(path, size)
+
+    async def commit(self, batch: Batch, *, again: bool) -> Stored:
+        """Store a batch and delete the journal that it covers. `again`: the attempt before failed."""
+        segments = self.journal.rotate()
+        measure = trio.current_time() > self._measured + _MEASURE_SECONDS
+        work = partial(_commit, self._database, batch, segments, again=again, measure=measure)
+        # Shielded: a commit that was begun is accounted for. It is bounded by SQLite's own waits.
+        with trio.CancelScope(shield=True):
+            stored, size = await trio.to_thread.run_sync(work, limiter=self._writers)
+        if size is not None:
+            self.size, self._measured = size, trio.current_time()
+        self.journal.forget(segments)
+        self.rows = stored.rows
+        return stored
+
+    async def retain(self, now: float, chunk: int) -> Kept:
+        """Delete one chunk of what is too old or too much."""
+        work = partial(self._database.write, lambda link: retention.retain(link, self._settings, now, chunk))
+        with trio.CancelScope(shield=True):
+            kept = await trio.to_thread.run_sync(work, limiter=self._writers)
+        self.rows, self.size = kept.rows, kept.size
+        return kept
+
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Return what `work` finds. Cancellation waits for its end."""
+        return await trio.to_thread.run_sync(self._database.read, work, limiter=self._readers)
+
+    async def aclose(self) -> None:
+        """Close everything."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._closer.close)
+
+
+def _weight(execution: Execution) -> int:
+    return len(execution.input) + len(execution.result or b"") + len(execution.events)
+
+
+class Database:
+    """A SQLite file. Every method blocks; those that write are called one at a time, in any thread.
+
+    One writer that owns all checkpoints is what keeps SQLite before 3.51.3 clear of its WAL-reset bug. What cannot be
+    done raises `sqlalchemy.exc.SQLAlchemyError` or `OSError`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open nothing yet; the file is made by the first write."""
+        self._path = path
+        self._writer = sa.create_engine("sqlite://", creator=self._connect_writer, poolclass=StaticPool)
+        self._reader = sa.create_engine(
+            "sqlite://", creator=self._connect_reader, poolclass=QueuePool, pool_size=READERS, max_overflow=0
+        )
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)
+        # auto_vacuum counts only before the first table, so it comes first.
+        for pragma in (
+            "auto_vacuum=incremental",
+            "journal_mode=wal",
+            "synchronous=full",
+            "temp_store=memory",
+            f"journal_size_limit={_WAL_BYTES}",
+        ):
+            connection.execute(f"pragma {pragma}").close()
+        return connection
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        uri = f"file:{quote(str(self._path))}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
+        connection.create_function(queries.MATCHES, 2, queries.module_matches, deterministic=True)
+        return connection
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Return what `work` does with the write connection."""
+        with self._writer.connect() as link:
+            return work(link)
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Return what `work` finds, at one moment, with one of `READERS` connections that cannot write."""
+        with self._reader.connect() as link:
+            # The driver begins no transaction for reading: the statements would each see another state.
+            link.exec_driver_sql("begin")
+            return work(link)
+
+    def renew(self) -> None:
+        """Replace the write connection: whatever was wrong with it, or with the file, a new one does not have it."""
+        self._writer.dispose()
+        self.write(storage.prepare)
+
+    def close(self) -> None:
+        """Close all connections, the writer last: its end empties the write-ahead log."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+def database_path(url: str | None, data_dir: Path) -> Path:
+    """Return the database file; raises `RunnerError` (`unavailable`) for a URL that is not of a SQLite file."""
+    if url is None:
+        return data_dir / "history.db"
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
+        raise error(ErrorKind.UNAVAILABLE, "the history is kept in SQLite only: sqlite:///PATH", field="database")
+    return Path(str(parsed.database))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the directory of `path` for this process, by a lock on that file which the kernel drops with the process.
+
+    Raises `RunnerError` (`unavailable`), naming the process that holds it, or `OSError`.
+    """
+    # The file stays: deleting it would let two processes lock two files of the same name.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            message = f"the data directory {path.parent} is in use by the runner with pid {holder}"
+            raise error(ErrorKind.UNAVAILABLE, message) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+# In threads
+
+
+def _open(settings: HistorySettings, data_dir: Path, now: float, past: Past | None) -> Archive:
+    with ExitStack() as stack:
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            database = Database(database_path(settings.database, data_dir))
+            stack.enter_context(locked(data_dir / "history.lock"))
+            stack.callback(database.close)
+            journal = Journal(data_dir / "journal")
+            stack.callback(journal.close)
+            revision = max(database.write(storage.prepare), _replay(database, journal)) + 1
+            if past is None:
+                lost = database.write(lambda link: storage.mark_lost(link, now, revision))
+                past = Past(database.write(storage.queued), lost)
+            rows, size = database.write(_measure)
+        except TROUBLE as problem:
+            message = f"the history in {data_dir} cannot be opened: {reason_of(problem)}"
+            raise error(ErrorKind.UNAVAILABLE, message) from problem
+        closer = stack.pop_all()
+    return Archive(past, revision, rows, size, journal, settings, database, closer)
+
+
+def _measure(connection: sa.Connection) -> tuple[int, int]:
+    return tables.count_rows(connection), retention.size_of(connection)
+
+
+def _replay(database: Database, journal: Journal) -> int:
+    """Store what the segments hold and the database does not, and return the highest revision in them."""
+
+    def store(entries: tuple[Entry, ...]) -> dict[str, str]:
+        return database.write(lambda link: storage.store(link, Batch(storage.newer(link, entries)))).refused
+
+    revision = 0
+    for path, segment in journal.replay(store):
+        revision = max([revision, *(entry.revision for entry in segment.entries)])
+        log.info("journal replayed", segment=path.name, executions=len(segment.entries), torn=segment.torn_bytes)
+        if path.suffix == ".damaged":
+            damage = [f"{part.start}-{part.end}: {part.reason}" for part in segment.damage]
+            log.error("journal damaged: what cannot be read or stored is skipped", kept=str(path), damage=damage)
+    return revision
+
+
+def _commit(
+    database: Database, batch: Batch, segments: tuple[Path, ...], *, again: bool, measure: bool
+) -> tuple[Stored, int | None]:
+    """Commit, then delete the journal segments that this covers; return also the size of the database, if wanted."""
+    if again:
+        database.renew()
+    stored = database.write(lambda link: storage.store(link, batch))
+    for path in segments:
+        # One that stays is replayed at the next start, which changes nothing.
+        with suppress(OSError):
+            path.unlink()
+    return stored, database.write(retention.size_of) if measure else None

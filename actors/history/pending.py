@@ -1,0 +1,141 @@
+"""What history remembers and the database does not have yet. Memory only, without waits."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from actors.history.journal import Entry
+from actors.history.segments import Forgotten, Segment, Waiting
+from protocol.model import Execution
+
+Key = tuple[str, str, str]
+"""Caller, module and idempotency key."""
+
+
+@frozen
+class Batch:
+    """What one transaction stores: at most one entry of each execution, then segments, then what is forgotten."""
+
+    entries: tuple[Entry, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    forgotten: tuple[Forgotten, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to store."""
+        return bool(self.entries or self.segments or self.forgotten)
+
+    def parts(self) -> list[Batch]:
+        """Return one batch for each thing in this one, in their order."""
+        return [
+            *(Batch(entries=(entry,)) for entry in self.entries),
+            *(Batch(segments=(segment,)) for segment in self.segments),
+            *(Batch(forgotten=(gone,)) for gone in self.forgotten),
+        ]
+
+
+class Pending:
+    """What is not in the database yet. Each dict holds at most one, and a newer, state of an execution than the next.
+
+    `begun` runs and is known in memory only; `done` is recorded; `taken` is on its way into the database.
+    """
+
+    def __init__(self, most_segments: int) -> None:
+        self.begun: dict[str, tuple[float, Entry]] = {}
+        self.done: dict[str, Entry] = {}
+        self.taken: dict[str, Entry] = {}
+        self.segments = Waiting(most_segments)
+        self._keyed: dict[Key, set[str]] = {}
+
+    def __len__(self) -> int:
+        """Return how many rows the database lacks, without those in `begun`."""
+        return len(self.done) + len(self.taken)
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self.begun or self.done or self.segments.due)
+
+    def find(self, name: str) -> Execution | None:
+        """Return the newest state of the execution with the id `name`, or None when it is not here."""
+        begun = self.begun.get(name)
+        entry = begun[1] if begun else self.done.get(name) or self.taken.get(name)
+        return None if entry is None else entry.execution
+
+    def find_keyed(self, key: Key) -> Execution | None:
+        """Return the newest execution with this key, or None when none is here."""
+        found = [execution for name in self._keyed.get(key, ()) if (execution := self.find(name)) is not None]
+        return max(found, key=lambda execution: (execution.created_at, execution.id), default=None)
+
+    def begin(self, now: float, entry: Entry) -> None:
+        """Add an execution that begins to run at `now`."""
+        name = entry.execution.id
+        self.begun.pop(name, None)
+        if name in self.done:
+            # It was queued, and recorded so. It must stay in the next commit: the journal segment with it is
+            # deleted after that one.
+            self.done[name] = entry
+        else:
+            self.begun[name] = (now, entry)
+        self._remember_key(entry.execution)
+
+    def put(self, entry: Entry) -> None:
+        """Add a recorded state, the newest of its execution."""
+        self.begun.pop(entry.execution.id, None)
+        self.done[entry.execution.id] = entry
+        self._remember_key(entry.execution)
+        if entry.execution.status.final:
+            self.segments.discard(entry.execution.id)
+
+    def append(self, segment: Segment, seqs: tuple[int, int] | None) -> None:
+        """Add events of a running execution and forget others; nothing is done for one that has ended."""
+        known = self.find(segment.name)
+        if known is None or not known.status.final:
+            self.segments.add(segment)
+            if seqs is not None:
+                self.segments.forget(segment.name, seqs)
+
+    def take(self, before: float) -> Batch:
+        """Take what is done, and what was begun before `before`; call `settle` when that is stored or not."""
+        self.taken, self.done = self.done, {}
+        for name, (at, entry) in tuple(self.begun.items()):
+            if at > before:
+                break  # they are in the order of their begin
+            self.taken[name] = entry
+            del self.begun[name]
+        segments, forgotten = self.segments.take()
+        for segment in segments:
+            # No segment is in the database without its execution.
+            begun = self.begun.pop(segment.name, None)
+            if begun is not None:
+                self.taken[segment.name] = begun[1]
+        return Batch(tuple(self.taken.values()), segments, forgotten)
+
+    def settle(self, *, stored: bool) -> None:
+        """End a take; what was not stored is pending again, except for what is newer by now."""
+        taken, self.taken = self.taken, {}
+        if stored:
+            for name, entry in taken.items():
+                self._forget_key(name, entry.execution)
+        else:
+            self.done = {**taken, **self.done}
+        self.segments.settle(stored=stored)
+
+    def _remember_key(self, execution: Execution) -> None:
+        key = key_of(execution)
+        if key is not None:
+            self._keyed.setdefault(key, set()).add(execution.id)
+
+    def _forget_key(self, name: str, execution: Execution) -> None:
+        key = key_of(execution)
+        if key is not None and self.find(name) is None:
+            names = self._keyed.get(key, set())
+            names.discard(name)
+            if not names:
+                self._keyed.pop(key, None)
+
+
+def key_of(execution: Execution) -> Key | None:
+    """Return what an idempotent call is known by, None for one without a key."""
+    if execution.idempotency_key is None:
+        return None
+    return execution.subject, execution.module.name, execution.idempotency_key

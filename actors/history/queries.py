@@ -1,0 +1,248 @@
+"""Reading the record: statements, and rows to model. Synchronous; run in threads, on connections that cannot write.
+
+A list never looks at more than `LOOKED_AT` rows that may not fit, however many there are: it follows one index in the
+order of time, the most selective one for what was asked, and checks the other filters on its rows. When that many rows
+did not fill a page, the page ends there, with a cursor.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from attrs import evolve, frozen
+
+from actors.history.pending import Key
+from actors.history.rollups import Part, Rollup
+from actors.history.segments import joined
+from actors.history.tables import PHASES, PLAIN, events, executions, payloads, rollups
+from protocol.errors import ErrorKind, Failure, error
+from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Timings
+
+MAX_PAGE: Final = 500
+LOOKED_AT: Final = 5_000
+"""Rows of an index that one page looks through: some ten milliseconds."""
+MATCHES: Final = "module_matches"
+"""The SQL function that is `module_matches`."""
+
+Place = tuple[float, str]
+"""Time of creation and id, in the order of which executions are listed."""
+
+_failure_decoder = msgspec.json.Decoder(Failure)
+_attempts_decoder = msgspec.json.Decoder(tuple[Attempt, ...])
+_killed_decoder = msgspec.json.Decoder(tuple[str, ...])
+_rollup_decoder = msgspec.msgpack.Decoder(Rollup)
+_place_decoder: Final[msgspec.json.Decoder[Place]] = msgspec.json.Decoder(Place)
+_globs_decoder = msgspec.json.Decoder(tuple[str, ...])
+
+# By which index a list may be led, the better ones first; the caller's is tried besides.
+_LEADS: Final[tuple[tuple[str, ...], ...]] = (
+    ("module", "failure_kind"),
+    ("failure_kind",),
+    ("module", "status"),
+    ("module",),
+    ("status",),
+)
+
+
+@frozen
+class Query:
+    """What to list, newest first; what is None is not asked for.
+
+    `since <= created_at < until` in seconds since the epoch. `modules` are globs that the caller is confined to, ()
+    for no limits. `limit` is 1 to 500. `cursor` is the `next_cursor` of the page before, with the same filters.
+    """
+
+    module: str | None = None
+    version: str | None = None
+    status: Status | None = None
+    kind: ErrorKind | None = None
+    subject: str | None = None
+    modules: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+    limit: int = 50
+    cursor: str | None = None
+
+
+@frozen
+class Page:
+    """Executions without input, result, traceback, events and failed attempts.
+
+    `next_cursor` is None on the last page, and only there: a page may hold fewer than `limit`, or none at all, and
+    have a cursor. Then few of the rows looked at fit, and the search goes on with the next page.
+    """
+
+    items: tuple[Execution, ...]
+    next_cursor: str | None = None
+
+
+def page(connection: sa.Connection, query: Query) -> Page:
+    """Return one page. Raises `RunnerError` (`bad_input`) for a limit or cursor that is not valid."""
+    if not 1 <= query.limit <= MAX_PAGE:
+        raise error(ErrorKind.BAD_INPUT, f"limit must be from 1 to {MAX_PAGE}", field="limit")
+    before = _upper_bound(query)
+    filters, globs = _filters(query)
+    if globs and "module" in filters:
+        if not module_matches(filters["module"], globs):
+            return Page(())
+        globs = ""
+    lead, floor = _best_lead(connection, filters, globs, query.since, before)
+    wanted = sa.select(executions).where(*_led(lead, filters, query.since if floor is None else floor, before))
+    for name in filters.keys() - set(lead):
+        # Wrapped so that no other index is taken.
+        wanted = wanted.where(sa.func.coalesce(executions.c[name], "") == filters[name])
+    if globs:
+        wanted = wanted.where(getattr(sa.func, MATCHES)(executions.c.module, globs))
+    rows = connection.execute(_newest_first(wanted).limit(query.limit + 1)).mappings().all()
+    items = tuple(_execution(row) for row in rows[: query.limit])
+    if len(rows) > query.limit:
+        return Page(items, _cursor(items[-1].created_at, items[-1].id))
+    # No id is below "": the next page begins before the time of the last row that was looked at.
+    return Page(items, None if floor is None else _cursor(floor, ""))
+
+
+def _filters(query: Query) -> tuple[dict[str, str], str]:
+    """Return the values that columns must have, and the globs as JSON, "" for none."""
+    filters = {
+        "module": query.module,
+        "version": query.version,
+        "status": query.status and query.status.value,
+        "failure_kind": query.kind and query.kind.value,
+        "subject": query.subject,
+    }
+    globs = msgspec.json.encode(query.modules).decode() if query.modules else ""
+    return {name: value for name, value in filters.items() if value is not None}, globs
+
+
+def _best_lead(
+    connection: sa.Connection, filters: Mapping[str, str], globs: str, since: float | None, before: Place | None
+) -> tuple[tuple[str, ...], float | None]:
+    """Return the columns of the index to follow, and the time down to which; None for all of it.
+
+    Of several, the one of which `LOOKED_AT` rows reach back furthest: it has the fewest that do not fit.
+    """
+    leads = [lead for lead in _LEADS if filters.keys() >= set(lead)][:1]
+    if "subject" in filters:
+        leads.append(("subject",))
+    leads = leads or [()]
+    if not globs and filters.keys() == set(leads[0]):
+        return leads[0], None
+    floors = [_floor(connection, _led(lead, filters, since, before)) for lead in leads]
+    return min(
+        zip(leads, floors, strict=True), key=lambda candidate: -math.inf if candidate[1] is None else candidate[1]
+    )
+
+
+def _floor(connection: sa.Connection, conditions: Iterable[sa.ColumnElement[bool]]) -> float | None:
+    """Return the time of the last of the `LOOKED_AT` newest rows, or None when there are not so many."""
+    some = _newest_first(sa.select(executions.c.created_at).where(*conditions)).limit(LOOKED_AT).subquery()
+    row = connection.execute(sa.select(sa.func.count(), sa.func.min(some.c.created_at)).select_from(some)).one()
+    return row[1] if row[0] == LOOKED_AT else None
+
+
+def _led(
+    lead: tuple[str, ...], filters: Mapping[str, str], since: float | None, before: Place | None
+) -> list[sa.ColumnElement[bool]]:
+    """Return conditions that one index serves: its first columns, then one bound at each end."""
+    columns = executions.c
+    conditions = [columns[name] == filters[name] for name in lead]
+    if since is not None:
+        conditions.append(columns.created_at >= since)
+    if before is not None:
+        conditions.append(
+            sa.tuple_(columns.created_at, columns.id) < sa.tuple_(sa.literal(before[0]), sa.literal(before[1]))
+        )
+    return conditions
+
+
+def _newest_first(wanted: sa.Select[Any]) -> sa.Select[Any]:
+    return wanted.order_by(executions.c.created_at.desc(), executions.c.id.desc())
+
+
+def _upper_bound(query: Query) -> Place | None:
+    """Return before what the page begins: one bound, as an index can be entered by one only."""
+    bounds = [] if query.until is None else [(query.until, "")]
+    if query.cursor is not None:
+        bounds.append(_read_cursor(query.cursor))
+    return min(bounds, default=None)
+
+
+def _cursor(created_at: float, name: str) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode((created_at, name))).decode("ascii").rstrip("=")
+
+
+def _read_cursor(cursor: str) -> Place:
+    try:
+        data = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        return _place_decoder.decode(data)
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        raise error(ErrorKind.BAD_INPUT, "the cursor is not one of this server", field="cursor") from None
+
+
+@lru_cache(maxsize=4096)
+def module_matches(module: str, globs: str) -> bool:
+    """Return whether one of `globs` (a JSON array) matches the name, as the tokens mean it."""
+    return any(fnmatchcase(module, glob) for glob in _globs_decoder.decode(globs))
+
+
+def fetch(connection: sa.Connection, name: str, waiting: Iterable[bytes] = ()) -> Execution | None:
+    """Return the whole execution with the id `name`, or None. `waiting` are events of it that are not stored yet."""
+    joint = executions.outerjoin(payloads, executions.c.id == payloads.c.id)
+    wanted = sa.select(executions, *(column for column in payloads.c if column.name != "id")).select_from(joint)
+    row = connection.execute(wanted.where(executions.c.id == name)).mappings().first()
+    if row is None:
+        return None
+    pieces = sa.select(events.c.events).where(events.c.id == name).order_by(events.c.first_seq)
+    stored = connection.execute(pieces).scalars().all()
+    return evolve(_execution(row), events=joined([*stored, *waiting]))
+
+
+def find_keyed(connection: sa.Connection, key: Key, since: float) -> Execution | None:
+    """Return the newest execution with this key, whole, that was created at or after `since`; None without one."""
+    subject, module, idempotency_key = key
+    columns = executions.c
+    wanted = sa.select(columns.id).where(
+        columns.subject == subject,
+        columns.module == module,
+        columns.idempotency_key == idempotency_key,
+        columns.created_at >= since,
+    )
+    name = connection.execute(_newest_first(wanted).limit(1)).scalar()
+    return None if name is None else fetch(connection, name)
+
+
+def total(connection: sa.Connection, module: str, parts: Iterable[Part]) -> Rollup:
+    """Return the sum of the rollups of a module over some spans."""
+    table, result = rollups.c, Rollup()
+    for part in parts:
+        spans = (table.module == module, table.width == part.width, table.start >= part.start, table.start < part.end)
+        for counts in connection.execute(sa.select(table.counts).where(*spans)).scalars():
+            result.merge(_rollup_decoder.decode(counts))
+    return result
+
+
+def _execution(row: Mapping[Any, Any]) -> Execution:
+    failure = None
+    if row["failure"] is not None:
+        failure = evolve(_failure_decoder.decode(row["failure"]), traceback=row.get("traceback"))
+    payload = {"input": row["input"], "result": row["result"]} if row.get("input") is not None else {}
+    attempts, killed = row.get("failed_attempts"), row.get("killed")
+    return Execution(
+        **{name: row[name] for name in PLAIN},
+        **payload,
+        module=ModuleRef(row["module"], row["version"]),
+        env=Kind(row["env"]),
+        status=Status(row["status"]),
+        failure=failure,
+        failed_attempts=() if attempts is None else _attempts_decoder.decode(attempts),
+        killed=() if killed is None else _killed_decoder.decode(killed),
+        timings=Timings(*(row[f"{phase}_seconds"] for phase in PHASES)),
+    )

@@ -1,0 +1,360 @@
+"""Writing the record: model to rows. Synchronous; its owner runs it in a thread, one call at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, Final, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from attrs import define, evolve, field
+from sqlalchemy.dialects import postgresql, sqlite
+
+from actors.history.journal import Entry, cleaned
+from actors.history.pending import Batch
+from actors.history.rollups import Changes, Ended, Rollup, Span, ended_of
+from actors.history.segments import NOTHING, Segment, seqs_of
+from actors.history.tables import (
+    PHASES,
+    PLAIN,
+    SCHEMA_VERSION,
+    add_rows,
+    count_rows,
+    events,
+    executions,
+    meta,
+    metadata,
+    payloads,
+    rollups,
+)
+from protocol.errors import ErrorKind, Failure, error
+from protocol.model import Execution, Status
+
+T = TypeVar("T")
+LOST: Final = Failure(ErrorKind.LOST, "the runner ended while this was running")
+LOST_SEQS: Final = 1_000_000
+_MANY: Final = 500
+"""Keys in one statement."""
+_CACHE: Final = "rollups"
+"""Where the write connection has the rollups that it wrote last: as they are stored, unless a transaction failed."""
+_CACHED: Final = 1000
+
+_rollup_encoder = msgspec.msgpack.Encoder()
+_rollup_decoder = msgspec.msgpack.Decoder(Rollup)
+
+
+@define
+class Stored:
+    """What became of a batch."""
+
+    refused: dict[str, str] = field(factory=dict)
+    """Why by id, for executions that cannot be stored whatever is tried; they are left out."""
+    refused_segments: dict[str, str] = field(factory=dict)
+    rows: int = 0
+    """Executions in the database now."""
+
+
+def prepare(connection: sa.Connection) -> int:
+    """Make the schema or bring it up to date, in one transaction; return the highest revision ever stored.
+
+    Raises `RunnerError` (`unavailable`) when the database was made by a newer runner.
+    """
+    with connection.begin():
+        if connection.dialect.name == "sqlite":
+            # The driver begins a transaction by itself before rows are changed, but not before tables are.
+            connection.exec_driver_sql("begin immediate")
+        values = {}
+        if sa.inspect(connection).has_table("meta"):
+            values = {row.name: int(row.value) for row in connection.execute(sa.select(meta))}
+        version = values.get("schema", SCHEMA_VERSION)
+        if version > SCHEMA_VERSION:
+            message = f"the history has schema {version}, this runner knows up to {SCHEMA_VERSION}: use a newer runner"
+            raise error(ErrorKind.UNAVAILABLE, message)
+        if version < SCHEMA_VERSION:
+            from actors.history import migrations  # noqa: PLC0415  (Alembic takes 0.3 s to import)
+
+            migrations.upgrade(connection, version)
+            return values.get("revision", 0)
+        metadata.create_all(connection)
+        for name, value in (("schema", SCHEMA_VERSION), ("revision", 0), ("rows", 0)):
+            if name not in values:
+                connection.execute(sa.insert(meta).values(name=name, value=value))
+    return values.get("revision", 0)
+
+
+def store(connection: sa.Connection, batch: Batch) -> Stored:
+    """Write all of a batch in one transaction, each entry over what its execution had before.
+
+    Raises `sqlalchemy.exc.OperationalError` when the database cannot write now; nothing is stored then.
+    """
+    stored = _store(connection, batch)
+    stored.rows = count_rows(connection)
+    connection.rollback()
+    return stored
+
+
+def _store(connection: sa.Connection, batch: Batch) -> Stored:
+    try:
+        with connection.begin():
+            _write(connection, batch)
+    except sa.exc.OperationalError:
+        connection.info.pop(_CACHE, None)
+        raise
+    except Exception as problem:  # noqa: BLE001 - one bad row must not keep all others from being stored
+        connection.info.pop(_CACHE, None)
+        parts = batch.parts()
+        if len(parts) == 1:
+            return _store_cleaned(connection, batch, f"{type(problem).__name__}: {problem}")
+        stored = Stored()
+        for part in parts:
+            one = _store(connection, part)
+            stored.refused |= one.refused
+            stored.refused_segments |= one.refused_segments
+        return stored
+    return Stored()
+
+
+def _store_cleaned(connection: sa.Connection, batch: Batch, why: str) -> Stored:
+    """Store the one thing of a batch that was refused, if there is a form of it that is taken."""
+    if batch.entries:
+        (entry,) = batch.entries
+        again = cleaned(entry)
+        if again != entry:
+            return _store(connection, Batch((again,)))
+        return Stored(refused={entry.execution.id: why})
+    return Stored(refused_segments={segment.name: why for segment in batch.segments})
+
+
+def _write(connection: sa.Connection, batch: Batch) -> None:
+    """Write everything, inside of a transaction."""
+    entries = {entry.execution.id: entry.execution for entry in batch.entries}
+    known = _known(connection, {*entries, *(segment.name for segment in batch.segments)})
+    if entries:
+        _upsert(connection, executions, [_execution_row(entry) for entry in batch.entries])
+        _upsert(connection, payloads, [_payload_row(execution) for execution in entries.values()])
+        _write_events(connection, entries, known)
+        changes = Changes()
+        for name, execution in entries.items():
+            # Each is counted once: one that was lost and ends again is not counted as lost any more.
+            if name in known and known[name].status.final:
+                changes.remove(known[name])
+            if execution.status.final:
+                changes.add(ended_of(execution))
+        _count(connection, changes)
+        add_rows(connection, len(entries.keys() - known.keys()))
+        connection.execute(_RAISE_REVISION, {"highest": max(entry.revision for entry in batch.entries)})
+    statuses = {name: ended.status for name, ended in known.items()}
+    statuses |= {name: execution.status for name, execution in entries.items()}
+    # One that has ended has brought all its events with it.
+    running = {name for name, status in statuses.items() if not status.final}
+    _write_segments(connection, [segment for segment in batch.segments if segment.name in running])
+    for gone in batch.forgotten:
+        connection.execute(_FORGET_SEGMENTS, {"name": gone.name, "start": gone.seqs[0], "end": gone.seqs[1]})
+
+
+def _known(connection: sa.Connection, names: Iterable[str]) -> dict[str, Ended]:
+    """Return what the database has of each, as it is counted when its status is final."""
+    found = {}
+    for some in _parts(names):
+        for row in connection.execute(_KNOWN, {"names": some}):
+            kind = None if row.failure_kind is None else ErrorKind(row.failure_kind)
+            found[row.id] = Ended(row.module, row.at, Status(row.status), kind, row.run_seconds)
+    return found
+
+
+def _parts(things: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(things)
+    while some := list(itertools.islice(rest, _MANY)):
+        yield some
+
+
+def _write_events(connection: sa.Connection, entries: Mapping[str, Execution], known: Mapping[str, Ended]) -> None:
+    """Put the events of each that has ended in the place of its segments, and those of the others beside them."""
+    ended = {name: execution for name, execution in entries.items() if execution.status.final}
+    again = [{"name": name} for name in ended if name in known]
+    if again:
+        connection.execute(_FORGET_ALL, again)
+    rows = [
+        {"id": name, "first_seq": 0, "last_seq": execution.events_count, "events": execution.events}
+        for name, execution in ended.items()
+        if execution.events != NOTHING
+    ]
+    _upsert(connection, events, rows)
+    for name, execution in entries.items():
+        if name not in ended and (seqs := seqs_of(execution.events)) is not None:
+            connection.execute(_FORGET_SEGMENTS, {"name": name, "start": seqs[0], "end": seqs[1]})
+            _write_segments(connection, [Segment(name, seqs[0], execution.events)])
+
+
+def _write_segments(connection: sa.Connection, segments: Sequence[Segment]) -> None:
+    rows = [
+        {"id": segment.name, "first_seq": segment.first_seq, "last_seq": seqs[1] - 1, "events": segment.events}
+        for segment in segments
+        if (seqs := seqs_of(segment.events)) is not None
+    ]
+    _upsert(connection, events, rows)
+
+
+def _count(connection: sa.Connection, changes: Changes) -> None:
+    """Add to the rollups."""
+    cache = connection.info.setdefault(_CACHE, {})
+    missing = [span for span in changes.rollups if span not in cache]
+    # By time, as SQLite reads the whole table for a list of keys with more than one column.
+    for (width, start), spans in itertools.groupby(sorted(missing, key=_time_of), key=_time_of):
+        for some in _parts(spans):
+            keys = {"modules": [span.module for span in some], "width": width, "start": start}
+            stored = {row.module: _rollup_decoder.decode(row.counts) for row in connection.execute(_ROLLUPS, keys)}
+            cache.update((span, stored.get(span.module) or Rollup()) for span in some)
+    rows = []
+    for span in changes.rollups:
+        total = cache[span] = changes.apply(span, cache.pop(span))
+        counts = _rollup_encoder.encode(total)
+        rows.append({"module": span.module, "width": span.width, "start": span.start, "counts": counts})
+    _upsert(connection, rollups, rows)
+    for span in list(itertools.islice(cache, max(0, len(cache) - _CACHED))):
+        del cache[span]
+
+
+def _time_of(span: Span) -> tuple[int, int]:
+    return span.width, span.start
+
+
+def newer(connection: sa.Connection, entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Return the latest entry of each execution, without those that the database has in that state or a later one."""
+    latest: dict[str, Entry] = {}
+    for entry in entries:
+        known = latest.get(entry.execution.id)
+        if known is None or known.revision < entry.revision:
+            latest[entry.execution.id] = entry
+    stored: dict[str, int] = {}
+    for names in _parts(latest):
+        wanted = sa.select(executions.c.id, executions.c.revision).where(executions.c.id.in_(names))
+        stored.update((row.id, row.revision) for row in connection.execute(wanted))
+    connection.rollback()
+    return tuple(entry for name, entry in latest.items() if entry.revision > stored.get(name, -1))
+
+
+def mark_lost(connection: sa.Connection, now: float, revision: int) -> tuple[str, ...]:
+    """End all running executions as failed with kind `lost` at `now`; return their ids, oldest first.
+
+    Their segments stay. A reader may have seen events that were never stored, and no number may come twice; so
+    `events_count`, from which an execution that is tried again goes on, is `LOST_SEQS` above the next multiple of
+    `LOST_SEQS` over the highest number that is known.
+    """
+    columns, changes = executions.c, Changes()
+    highest = sa.select(sa.func.max(events.c.last_seq)).where(events.c.id == columns.id).scalar_subquery()
+    wanted = sa.select(columns.id, columns.module, columns.run_seconds, columns.events_count, highest.label("last"))
+    with connection.begin():
+        running = wanted.where(columns.status == Status.RUNNING.value).order_by(columns.created_at, columns.id)
+        rows = connection.execute(running).all()
+        for row in rows:
+            last = max(row.events_count - 1, -1 if row.last is None else row.last)
+            count = (last // LOST_SEQS + 2) * LOST_SEQS
+            connection.execute(_LOSE, {"name": row.id, "revision": revision, "now": now, "count": count})
+            changes.add(Ended(row.module, now, Status.FAILED, LOST.kind, row.run_seconds))
+        _count(connection, changes)
+        connection.execute(_RAISE_REVISION, {"highest": revision})
+    return tuple(row.id for row in rows)
+
+
+def queued(connection: sa.Connection) -> tuple[str, ...]:
+    """Return the ids of all queued executions, oldest first."""
+    wanted = sa.select(executions.c.id).where(executions.c.status == Status.QUEUED.value)
+    names = tuple(connection.execute(wanted.order_by(executions.c.created_at, executions.c.id)).scalars())
+    connection.rollback()
+    return names
+
+
+def _failure_text(failure: Failure) -> str:
+    return msgspec.json.encode(evolve(failure, traceback=None)).decode()
+
+
+def _upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows, each over the one that has its key."""
+    if rows:
+        sql, order = _upsert_sql(table, connection.dialect)
+        connection.exec_driver_sql(sql, list(map(itemgetter(*order), rows)) if order else list(rows))
+
+
+@lru_cache
+def _upsert_sql(table: sa.Table, dialect: sa.Dialect) -> tuple[str, tuple[str, ...]]:
+    """Return the text, and the order of parameters where they have no names.
+
+    These statements would be compiled again each time otherwise: half of the time of a small commit.
+    """
+    insert = postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)
+    # Both constructs have the same method, but no common type that says so.
+    keys = [column.name for column in table.primary_key]
+    changed = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
+    compiled = insert.on_conflict_do_update(index_elements=keys, set_=changed).compile(dialect=dialect)
+    return str(compiled), tuple(compiled.positiontup or ())
+
+
+_KNOWN: Final = sa.select(
+    executions.c.id,
+    executions.c.module,
+    executions.c.status,
+    executions.c.failure_kind,
+    executions.c.run_seconds,
+    sa.func.coalesce(executions.c.finished_at, executions.c.created_at).label("at"),
+).where(executions.c.id.in_(sa.bindparam("names", expanding=True)))
+_ROLLUPS: Final = sa.select(rollups.c.module, rollups.c.counts).where(
+    rollups.c.module.in_(sa.bindparam("modules", expanding=True)),
+    rollups.c.width == sa.bindparam("width"),
+    rollups.c.start == sa.bindparam("start"),
+)
+_FORGET_ALL: Final = sa.delete(events).where(events.c.id == sa.bindparam("name"))
+_FORGET_SEGMENTS: Final = sa.delete(events).where(
+    events.c.id == sa.bindparam("name"),
+    events.c.first_seq >= sa.bindparam("start"),
+    events.c.first_seq < sa.bindparam("end"),
+    events.c.last_seq < sa.bindparam("end"),
+)
+_RAISE_REVISION: Final = (
+    sa.update(meta)
+    .where(meta.c.name == "revision", meta.c.value < sa.bindparam("highest"))
+    .values(value=sa.bindparam("highest"))
+)
+_LOSE: Final = (
+    sa.update(executions)
+    .where(executions.c.id == sa.bindparam("name"))
+    .values(
+        status=Status.FAILED.value,
+        failure_kind=LOST.kind.value,
+        failure=_failure_text(LOST),
+        finished_at=sa.bindparam("now"),
+        revision=sa.bindparam("revision"),
+        events_count=sa.bindparam("count"),
+    )
+)
+
+
+def _execution_row(entry: Entry) -> dict[str, Any]:
+    execution, failure = entry.execution, entry.execution.failure
+    return {
+        **{name: getattr(execution, name) for name in PLAIN},
+        **{f"{phase}_seconds": getattr(execution.timings, phase) for phase in PHASES},
+        "revision": entry.revision,
+        "module": execution.module.name,
+        "version": execution.module.version,
+        "env": execution.env.value,
+        "status": execution.status.value,
+        "failure_kind": None if failure is None else failure.kind.value,
+        "failure": None if failure is None else _failure_text(failure),
+    }
+
+
+def _payload_row(execution: Execution) -> dict[str, Any]:
+    attempts = msgspec.json.encode(execution.failed_attempts).decode() if execution.failed_attempts else None
+    traceback = None if execution.failure is None else execution.failure.traceback
+    return {
+        "id": execution.id,
+        "input": execution.input,
+        "result": execution.result,
+        "traceback": traceback,
+        "failed_attempts": attempts,
+        "killed": msgspec.json.encode(execution.killed).decode() if execution.killed else None,
+    }

@@ -1,0 +1,119 @@
+"""The code of a module: read with bounds, hashed, and kept in a directory of its content that nothing changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from config.code import MAX_BYTES, code_files, find_entry, hints
+from config.mistakes import Wrong
+from config.modules import ModuleSpec, spec_to_mapping
+from protocol.errors import ErrorKind, error
+
+MAX_CODE_BYTES = 64 * 1024 * 1024
+
+
+def read_code(spec: ModuleSpec) -> Iterable[tuple[str, bytes]]:
+    """Yield relative name and content of every file of a module.
+
+    Raises RunnerError when the code is not there (any more), is too large or is no file, and OSError.
+    """
+    if spec.code is not None:
+        yield f"{spec.name}.py", spec.code.encode()
+        return
+    if spec.path is None:
+        return
+    if not spec.path.exists():
+        text = f"{spec.name}.path: {spec.path} does not exist (any more); bring it back, or change `path`"
+        raise error(ErrorKind.BAD_INPUT, text, field="path")
+    total = 0
+    for path in code_files(spec.path):
+        data = _read_file(spec, path)
+        total += len(data)
+        if total > MAX_CODE_BYTES:
+            text = f"{spec.name}: the code is over {MAX_CODE_BYTES} bytes; keep data out of its folder"
+            raise error(ErrorKind.TOO_LARGE, text, field="path")
+        yield str(path.relative_to(spec.path)) if path != spec.path else path.name, data
+
+
+def _read_file(spec: ModuleSpec, path: Path) -> bytes:
+    """Return the content of a file of a module, at most a little more than is allowed."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+        raise error(ErrorKind.BAD_INPUT, f"{spec.name}: {path} is not a regular file; take it out", field="path")
+    with path.open("rb") as file:
+        return file.read(MAX_CODE_BYTES + 1)
+
+
+def entry_in(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str) -> tuple[Path, bool]:
+    """Return the file that has the handler, and whether it makes its folder a package."""
+    if spec.code is None and spec.path is None:  # what is in the image, relative to its working directory
+        return Path(f"{file or 'main'}.py"), False
+    single = len(files) == 1 and (spec.code is not None or (spec.path is not None and spec.path.is_file()))
+    try:
+        name = find_entry(files.__contains__, spec.handler, next(iter(files)) if single else None)
+    except Wrong as wrong:
+        raise error(ErrorKind.BAD_INPUT, f"{spec.name}: {wrong}", field="handler") from None
+    return root / name, name.endswith("__init__.py")
+
+
+def input_schema(spec: ModuleSpec, entry: Path, function: str) -> Mapping[str, Any] | None:
+    """Return what the input of a module must be, by its own word or the hint of its handler; None when it may be all.
+
+    Raises OSError when its code cannot be read.
+    """
+    if spec.input_schema is not None:
+        return spec.input_schema or None
+    if spec.code is None and spec.path is None:  # it is in the image
+        return None
+    with entry.open("rb") as file:
+        return hints.input_schema(file.read(MAX_BYTES + 1), function)
+
+
+def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
+    """Return the hash of all that the author wrote."""
+    content = hashlib.sha256()
+    described = {k: v for k, v in spec_to_mapping(spec).items() if k not in ("code", "path")}
+    described["secrets"] = list(spec.secrets)  # where their values are is the machine's matter, as with `path`
+    content.update(json.dumps(described, sort_keys=True, default=str).encode())
+    for name, data in sorted(files.items()):
+        content.update(_framed(name, data))
+    return content.hexdigest()
+
+
+def _framed(name: str, data: bytes) -> bytes:
+    """Return a file such that no two different ones look alike in a row."""
+    return os.fsencode(name) + f"\0{len(data)}\0".encode() + data
+
+
+def folder_of(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
+    """Return the name of the directory in which these files are kept."""
+    content = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        content.update(_framed(name, data))
+    return f"{spec.name}-{content.hexdigest()[:16]}"
+
+
+def keep(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files to a directory, whole or not at all; one that is there is left as it is. Raises OSError."""
+    if target.is_dir():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
+    try:
+        for name, data in files.items():
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not target.is_dir():
+            raise

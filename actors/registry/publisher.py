@@ -1,0 +1,161 @@
+"""From what was written to what is served: code kept by its content, identities, secrets. All of it blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+
+from attrs import define, evolve, field
+
+from actors.registry import code_store
+from actors.registry.catalog import StoredVersion
+from actors.registry.snapshot import Published
+from config.mistakes import ConfigError
+from config.modules import ModuleSpec, spec_from_mapping, spec_to_mapping
+from config.secrets import LookUp
+from protocol.errors import ErrorKind, error
+from protocol.model import ModuleRef
+
+
+@define
+class Publisher:
+    """Makes versions that can be served. `secrets` looks up the values of names, and raises ConfigError."""
+
+    code_dir: Path
+    secrets: LookUp
+    _key: bytes = field(factory=lambda: secrets.token_bytes(32), init=False, repr=False)
+    """What keeps identities from being computed outside of this process."""
+
+    def publish_all(self, specs: Iterable[ModuleSpec], before: Mapping[str, Published]) -> list[Published]:
+        """Return the modules of the operator's file; those that are as `before` are the same objects.
+
+        Raises RunnerError `bad_input` naming the module, the field and the remedy, and OSError.
+        """
+        values, missing = [], []
+        for spec in specs:
+            try:
+                values.append((spec, self.secrets(spec.secrets)))
+            except ConfigError as problem:
+                missing += [f"{spec.name}.secrets.{mistake}" for mistake in problem.mistakes]
+        if missing:
+            raise error(ErrorKind.BAD_INPUT, "\n".join(missing), field="secrets")
+        return [self._publish(spec, secret, before.get(spec.name)) for spec, secret in values]
+
+    def _publish(self, spec: ModuleSpec, secret: Mapping[str, str], known: Published | None) -> Published:
+        files = self._read(spec)
+        content_digest = code_store.content_digest(spec, files)
+        if known is not None and known.digest == self._identity(content_digest, spec, secret) and known.root.is_dir():
+            return known
+        made = self._made(spec, files, secret, content_digest)
+        return evolve(made, trusted=True)
+
+    def _read(self, spec: ModuleSpec) -> dict[str, bytes]:
+        try:
+            return dict(code_store.read_code(spec))
+        except OSError as problem:
+            raise error(ErrorKind.BAD_INPUT, f"{spec.name}: the code cannot be read: {problem}", field="path") from None
+
+    def _made(
+        self, spec: ModuleSpec, files: Mapping[str, bytes], secret: Mapping[str, str], content_digest: str
+    ) -> Published:
+        root = self.code_dir.absolute() / code_store.folder_of(spec, files)
+        code_store.keep(root, files)
+        file, _, function = spec.handler.rpartition(":")
+        entry, package = code_store.entry_in(spec, root, files, file)
+        return Published(
+            ref=ModuleRef(spec.name, spec.version or content_digest[:12]),
+            spec=spec,
+            digest=self._identity(content_digest, spec, secret),
+            content_digest=content_digest,
+            root=root,
+            entry=entry,
+            function=function,
+            package=package,
+            published_at=time.time(),
+            input_schema=code_store.input_schema(spec, entry, function),
+        )
+
+    def _identity(self, content_digest: str, spec: ModuleSpec, secret: Mapping[str, str]) -> str:
+        if not secret:
+            return content_digest
+        looked_up = [(name, spec.secrets[name].place, value) for name, value in sorted(secret.items())]
+        return hmac.new(self._key, json.dumps([content_digest, looked_up]).encode(), hashlib.sha256).hexdigest()
+
+    def stage(self, spec: ModuleSpec, subject: str) -> tuple[Published, Mapping[str, bytes]]:
+        """Return a version that could be registered by `subject`, and its code by relative name.
+
+        Raises RunnerError: `bad_input` naming field and remedy, `too_large`, `unavailable` when it cannot be kept.
+        """
+        files = self._read(spec)
+        try:
+            secret = self.secrets(spec.secrets)
+            made = self._made(spec, files, secret, code_store.content_digest(spec, files))
+        except ConfigError as problem:
+            text = "\n".join(f"secrets.{mistake}" for mistake in problem.mistakes)
+            raise error(ErrorKind.BAD_INPUT, text, field="secrets") from None
+        except OSError as problem:
+            raise error(ErrorKind.UNAVAILABLE, f"code cannot be kept: {problem}", field="data_dir") from problem
+        inside = spec if spec.path is None else evolve(spec, path=made.root)
+        return evolve(made, spec=inside, published_by=subject), files
+
+    def remove_code(self, besides: Collection[Path]) -> None:
+        """Remove all code but these folders."""
+        if self.code_dir.is_dir():
+            for path in self.code_dir.absolute().iterdir():
+                if path not in besides:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def restore(self, stored: StoredVersion, files: Callable[[], Mapping[str, bytes]]) -> Published:
+        """Return a version as it was registered; `files` has its code, where that is not unpacked any more.
+
+        Raises ConfigError and RunnerError where it cannot be served by this runner, and OSError.
+        """
+        root = self.code_dir.absolute() / stored.folder
+        if not root.is_dir():
+            code_store.keep(root, files())
+        spec = spec_from_mapping(stored.spec, base=root, allow_path=True, checked=True)
+        spec = spec if spec.path is None else evolve(spec, path=root)
+        try:
+            secret = self.secrets(spec.secrets)
+        except ConfigError:  # its workers say so when they start; until then it is there to be looked at
+            secret = {}
+        entry = Path(stored.entry) if spec.code is None and spec.path is None else root / stored.entry
+        function = spec.handler.rpartition(":")[2]
+        return Published(
+            ref=ModuleRef(stored.module, stored.version),
+            spec=spec,
+            digest=self._identity(stored.digest, spec, secret),
+            content_digest=stored.digest,
+            root=root,
+            entry=entry,
+            function=function,
+            package=stored.package,
+            published_at=stored.created_at,
+            published_by=stored.created_by,
+            input_schema=code_store.input_schema(spec, entry, function),
+        )
+
+
+def stored(module: Published) -> StoredVersion:
+    """Return a staged version as it is kept."""
+    data = spec_to_mapping(module.spec)
+    if "path" in data:
+        data["path"] = "."
+    inside = module.entry.is_relative_to(module.root)
+    return StoredVersion(
+        module=module.spec.name,
+        version=module.ref.version,
+        spec=data,
+        digest=module.content_digest,
+        entry=str(module.entry.relative_to(module.root) if inside else module.entry),
+        package=module.package,
+        folder=module.root.name,
+        created_at=module.published_at,
+        created_by=str(module.published_by),
+    )

@@ -1,0 +1,32 @@
+"""The face of the room."""
+
+from config.modules.policies import RetryPolicy
+from config.modules.spec import (
+    ModulesFile,
+    ModuleSpec,
+    as_written,
+    name_of_module,
+    read_modules,
+    read_spec,
+    spec_from_mapping,
+    spec_to_mapping,
+)
+from config.modules.template import starter
+from config.modules.upload import DESCRIPTIONS, Description, module_from_archive, read_module
+
+__all__ = [
+    "DESCRIPTIONS",
+    "Description",
+    "ModuleSpec",
+    "ModulesFile",
+    "RetryPolicy",
+    "as_written",
+    "module_from_archive",
+    "name_of_module",
+    "read_module",
+    "read_modules",
+    "read_spec",
+    "spec_from_mapping",
+    "spec_to_mapping",
+    "starter",
+]

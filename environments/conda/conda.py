@@ -1,0 +1,361 @@
+"""The `conda` kind: environments of conda packages, solved and installed by py-rattler, or by an installed tool."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from config.modules import ModuleSpec
+from environments.base import Availability, BuildWatch, Guest, Known, Prepared
+from environments.conda.activation import activated
+from environments.local import Launcher
+from environments.store import KeptInStore, Store, environment_key
+from environments.venv import find_uv, run_uv
+from protocol.errors import ErrorKind, error
+from protocol.model import Kind
+
+DEFAULT_CHANNELS = ("conda-forge",)
+_TOLD_LINES = 20
+_REMEDY = "install the library (`pip install '.[conda]'`), or micromamba, mamba or conda"
+
+log = structlog.get_logger("conda")
+
+
+@frozen
+class Client:
+    """What solves and installs: the library in `library`, or the program `exe`."""
+
+    name: str
+    library: str = ""
+    exe: str = ""
+
+
+@frozen
+class Locked:
+    """What is to be installed. `lines` are all that makes it what it is; `path` is the lock file of the library."""
+
+    lines: tuple[str, ...]
+    python: str
+    path: Path | None = None
+
+
+@frozen
+class _Plan:
+    """What a module's environment is made of."""
+
+    client: Client
+    specs: tuple[str, ...]
+    channels: tuple[str, ...]
+    requirements: tuple[str, ...]
+    locked: Locked
+
+    @property
+    def key(self) -> str:
+        content = [*self.locked.lines, *(f"pip {line}" for line in self.requirements)]
+        return environment_key(Kind.CONDA, content, self.locked.python)
+
+    @property
+    def in_place(self) -> bool:
+        """What pip and the tools write has the directory's name in it."""
+        return bool(self.requirements or self.client.exe)
+
+    @property
+    def manifest(self) -> dict[str, object]:
+        return {
+            "kind": "conda",
+            "client": self.client.name,
+            "channels": list(self.channels),
+            "packages": list(self.locked.lines),
+            "requirements": list(self.requirements),
+        }
+
+
+def find_client(exe: Path | None, environ: Mapping[str, str]) -> Client | None:
+    """Return the client: the one that was set, the library, or the first program that is installed."""
+    if exe is None and (library := _library()) is not None:
+        return library
+    named = [str(exe)] if exe else [environ.get("MAMBA_EXE"), "micromamba", "mamba", environ.get("CONDA_EXE"), "conda"]
+    for name in named:
+        if name and (path := shutil.which(name, path=environ.get("PATH"))):
+            return Client(Path(path).name, exe=path)
+    return None
+
+
+def _library() -> Client | None:
+    """Return the installed py-rattler, without importing it into this process."""
+    spec = importlib.util.find_spec("rattler")
+    if spec is None or spec.origin is None:
+        return None
+    version = importlib.metadata.version("py-rattler")
+    return Client(f"py-rattler {version}", library=str(Path(spec.origin).parent.parent))
+
+
+def subdir() -> str:
+    """Return conda's name for this platform."""
+    machine = {"AMD64": "64", "x86_64": "64", "i686": "32", "arm64": "arm64"}.get(
+        platform.machine(), platform.machine()
+    )
+    return f"{'osx' if sys.platform == 'darwin' else 'linux'}-{machine}"
+
+
+@define
+class CondaEnvironment(KeptInStore):
+    """Locks, builds and launches conda environments. `installer_environ` is what installers see."""
+
+    launcher: Launcher
+    store: Store
+    lock_dir: Path
+    installer_environ: Mapping[str, str]
+    offline: bool = False
+    exe: Path | None = None
+    kind: Kind = field(default=Kind.CONDA, init=False)
+    _client: Client | None = field(default=None, init=False)
+    _locking: dict[str, trio.Lock] = field(factory=dict, init=False)
+    _activated: dict[str, Mapping[str, str]] = field(factory=dict, init=False)
+
+    async def probe(self) -> Availability:
+        """Return whether something is here that builds conda environments."""
+        self._client = find_client(self.exe, self.installer_environ)
+        if self._client is None:
+            where = f"{self.exe} cannot be run" if self.exe else "no conda client is installed"
+            return Availability(available=False, reason=f"{where}; {_REMEDY}")
+        return Availability(available=True, detail={"client": self._client.name, "store": str(self.store.root)})
+
+    async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
+        """Return the module's environment: lock it, build it where it is not there, capture its activation once."""
+        began = time.perf_counter()
+        plan = await self._plan(spec, say)
+        existed = self.store.ready(plan.key)
+        build = partial(self._build, plan=plan, say=say)
+        path = await self.store.get(plan.key, plan.manifest, build, say, in_place=plan.in_place)
+        return await self._prepared(plan.key, path, 0.0 if existed else time.perf_counter() - began)
+
+    async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
+        """Solve for the packages, and fix each of them; requirements for pip are resolved by the build."""
+        await self._plan(spec, say)
+
+    async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
+        """Build the module's environment anew, from the same lock, and put it in place of the one that is there."""
+        began = time.perf_counter()
+        plan = await self._plan(spec, say)
+        build = partial(self._build, plan=plan, say=say)
+        path = await self.store.replace(plan.key, plan.manifest, build, say, in_place=plan.in_place)
+        self._activated.pop(plan.key, None)
+        return await self._prepared(plan.key, path, time.perf_counter() - began)
+
+    async def known(self, spec: ModuleSpec) -> Known:
+        """Return the key of a module's environment, as far as its packages are locked."""
+        client = await self._usable()
+        specs, channels = _specs(spec), spec.channels or DEFAULT_CHANNELS
+        if not client.exe and not self._lock_path(specs, channels).with_suffix(".json").exists():
+            return Known(None, "its packages are not locked yet")
+        locked = await self._lock(client, specs, channels, spec.python, lambda _: None)
+        return Known(_Plan(client, tuple(specs), channels, spec.requirements, locked).key)
+
+    async def _usable(self) -> Client:
+        if self._client is None:
+            raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason, field="env")
+        return self._client
+
+    async def _plan(self, spec: ModuleSpec, say: Callable[[str], None]) -> _Plan:
+        client = await self._usable()
+        specs, channels = _specs(spec), spec.channels or DEFAULT_CHANNELS
+        locked = await self._lock(client, specs, channels, spec.python, say)
+        return _Plan(client, tuple(specs), channels, spec.requirements, locked)
+
+    async def _prepared(self, key: str, path: Path, seconds: float) -> Prepared:
+        if key not in self._activated:
+            base = self.launcher.environ
+            self._activated[key] = await activated(path, base, self.launcher.table)
+        return Prepared(key, self.launcher.argv(str(path / "bin" / "python")), self._activated[key], seconds)
+
+    def launch(self, prepared: Prepared) -> Guest:
+        """Start a guest that waits for its `hello`."""
+        self.store.uses.touch(prepared.key)
+        return self.launcher.launch(prepared)
+
+    def _lock_path(self, specs: Sequence[str], channels: Sequence[str]) -> Path:
+        """Return where the lock of packages is or will be; beside it, as `.json`, is what the runner reads."""
+        content = json.dumps([subdir(), list(channels), list(specs)])
+        return self.lock_dir / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.conda.lock"
+
+    async def _lock(
+        self,
+        client: Client,
+        specs: Sequence[str],
+        channels: Sequence[str],
+        python: str | None,
+        say: Callable[[str], None],
+    ) -> Locked:
+        """Return what the specs come to: solved once by the library, then read. A tool solves when it installs."""
+        if client.exe:
+            return Locked((Path(client.exe).name, *channels, *specs), python or "3")
+        path = self._lock_path(specs, channels)
+        packages, name = path.with_suffix(".json"), path.name.partition(".")[0]
+        async with self._locking.setdefault(name, trio.Lock()):
+            if not packages.exists():
+                self.lock_dir.mkdir(parents=True, exist_ok=True)
+                say("solving the environment")
+                temporary = self.lock_dir / f"{name}.{os.getpid()}.tmp"
+                request = {"do": "lock", "specs": list(specs), "channels": list(channels), "lock": str(temporary)}
+                request |= {"platform": subdir(), "urls": [_url(channel) for channel in channels]}
+                try:
+                    solved = await self._child(client, request, say, "solved")
+                    temporary.rename(path)
+                    temporary.write_text(json.dumps(solved))
+                    temporary.rename(packages)
+                finally:
+                    temporary.unlink(missing_ok=True)
+        solved = json.loads(packages.read_text())
+        version = next((version for name, version, *_ in solved if name == "python"), "")
+        if [int(part) for part in version.split(".")[:2] if part.isdigit()] < [3, 8]:
+            text = f"the environment has Python {version or 'none'}; a worker needs 3.8 or later"
+            raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="dependencies")
+        lines = sorted(f"{url}#{digest}" for _, _, url, digest in solved)
+        return Locked(tuple(lines), version, path)
+
+    async def _build(self, to: Path, *, plan: _Plan, say: Callable[[str], None]) -> None:
+        client, key, locked, requirements = plan.client, plan.key, plan.locked, plan.requirements
+        path = self.store.log_path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", buffering=1) as file:
+
+            def keep(line: str) -> None:
+                file.write(line + "\n")
+                say(line)
+
+            if client.exe:
+                await self._create(client, to, plan.specs, plan.channels, keep)
+            else:
+                request = {
+                    "do": "install",
+                    "stage": str(to),
+                    "prefix": str(self.store.path(key)),
+                    "lock": str(locked.path),
+                }
+                await self._child(client, request, keep, "installed")
+                shutil.copyfile(locked.path or "", to / "conda.lock")
+            if requirements:
+                listing = to / "requirements.txt"
+                listing.write_text("\n".join(requirements) + "\n")
+                options = ["--break-system-packages", "--compile-bytecode", "--strict"]
+                arguments = ["pip", "install", *options, "--python", str(to / "bin" / "python"), "-r", str(listing)]
+                table, environ = self.launcher.table, self.installer_environ
+                await run_uv(find_uv(), arguments, table, environ, keep, "filled", offline=self.offline)
+                installed: list[str] = []
+                arguments = ["pip", "freeze", "-q", "--python", str(to / "bin" / "python")]
+                await run_uv(find_uv(), arguments, table, environ, installed.append, "listed", offline=self.offline)
+                (to / "requirements.lock").write_text("\n".join(installed))
+
+    async def _create(
+        self, client: Client, to: Path, specs: Sequence[str], channels: Sequence[str], say: Callable[[str], None]
+    ) -> None:
+        """Let a tool make the environment; it never runs anything in one."""
+        where = [option for channel in channels for option in ("--channel", channel)]
+        argv = [client.exe, "create", "--yes", "--prefix", str(to), "--override-channels", *where, *specs]
+        argv += ["--offline"] if self.offline else []
+        environ = {"MAMBA_ROOT_PREFIX": str(self.store.root / ".cache" / "mamba"), **self.installer_environ}
+        lines: list[str] = []
+
+        def keep(line: str) -> None:
+            lines.append(line)
+            del lines[:-_TOLD_LINES]
+            say(line)
+
+        try:
+            status = await self.launcher.table.run(argv, environ, on_line=keep)
+        except OSError as problem:
+            raise error(ErrorKind.UNAVAILABLE, f"{client.exe} cannot be run: {problem}", field="env") from problem
+        if status != 0:
+            text = "\n".join(line for line in lines if line.strip()) or f"{client.name} ended with exit code {status}"
+            raise error(
+                ErrorKind.ENVIRONMENT_FAILED, f"the environment could not be made:\n{text}", field="dependencies"
+            )
+
+    async def _child(
+        self, client: Client, request: Mapping[str, object], say: Callable[[str], None], done: str
+    ) -> list[list[str]]:
+        """Run the child program, and return what it solved. It has succeeded when it says so, whatever comes then."""
+        cache = str(self.store.root / ".cache")
+        request = {**request, "cache": cache, "library": client.library, "offline": self.offline}
+        heard = _Heard(say)
+        program = files("environments.conda").joinpath("child.py").read_text("utf-8")
+        argv = [sys.executable, "-I", "-c", program, json.dumps(request)]
+        status = await self.launcher.table.run(argv, self.installer_environ, on_line=heard.hear)
+        if not heard.done:
+            text = heard.error or "\n".join(heard.lines) or f"the installer ended with exit code {status}"
+            raise error(
+                ErrorKind.ENVIRONMENT_FAILED, f"the environment could not be {done}:\n{text}", field="dependencies"
+            )
+        return heard.packages
+
+
+class _Heard:
+    """What the child program has said."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.done = False
+        self.error = ""
+        self.lines: list[str] = []
+        self.packages: list[list[str]] = []
+        self._say = say
+
+    def hear(self, line: str) -> None:
+        try:
+            message = json.loads(line)
+            event = message["event"]
+        except (ValueError, KeyError, TypeError):  # a crash speaks otherwise
+            if line.strip():
+                self.lines = [*self.lines[-_TOLD_LINES:], line]
+                self._say(line)
+            return
+        if event == "done":
+            self.done = True
+        elif event == "error":
+            self.error = message["message"]
+            for part in self.error.splitlines():
+                self._say(part)
+        elif event == "solved":
+            self.packages = message["packages"]
+            self._say(f"solved: {len(self.packages)} packages")
+        elif event == "download":
+            self._say(f"downloading {message['name']}: {message['done'] / 1e6:.1f} of {message['total'] / 1e6:.1f} MB")
+        elif event == "link":
+            self._say(f"installing {message['name']} ({message['at']} of {message['total']})")
+
+
+def _specs(spec: ModuleSpec) -> list[str]:
+    """Return the module's packages, and a Python where none is among them."""
+    specs = list(spec.dependencies)
+    named = any(_name(line) == "python" for line in specs)
+    if spec.python:
+        specs.append(f"python {spec.python}.*")
+    elif not named:
+        specs.append("python")
+    return specs
+
+
+def _name(line: str) -> str:
+    """Return the package that a spec names: `conda-forge::numpy>=2` is numpy."""
+    rest = line.rpartition("::")[2].strip()
+    return rest[: next((at for at, character in enumerate(rest) if character in " =<>!~[|"), len(rest))].lower()
+
+
+def _url(channel: str) -> str:
+    """Return the URL of a channel, as lock files have it."""
+    return channel if "://" in channel else f"https://conda.anaconda.org/{channel}"

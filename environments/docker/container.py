@@ -1,0 +1,335 @@
+"""A guest that is a container: its start, frames on its attached stream, what it printed, and its end with proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+import trio
+from attrs import define, evolve, field, frozen
+
+from environments.base import ChannelClosedError, Printed
+from environments.docker.engine import (
+    Api,
+    Attached,
+    Engine,
+    EngineAwayError,
+    EngineError,
+    NotThereError,
+    StreamBrokenError,
+)
+from environments.limits import LimitKeeper, Limits
+from protocol import frames, messages
+from protocol.errors import ErrorKind, Failure, RunnerError
+from protocol.model import Stream
+
+BASE = "/operato"
+"""The directory of the container, in its memory, that holds the module's code and the guest's HOME."""
+_KILL_SECONDS = 2.0
+_REMOVE_SECONDS = 10.0
+_AGAIN_SECONDS = 0.25
+_PIECE_BYTES = 256 * 1024
+_TAIL_BYTES = 4096
+_WAITING_MESSAGES = 4
+_OF_RELAY = (b'{"type":"output"', b'{"type":"limit"', b'{"type":"ended"')
+
+log = structlog.get_logger("container")
+
+
+@frozen
+class ContainerHold:
+    """The limits of a container: the engine holds them, the relay tells when memory was passed."""
+
+    guest: ContainerGuest
+
+    def exceeded(self) -> str | None:
+        """Return which limit was passed."""
+        if not self.guest.out_of_memory:
+            return None
+        return f"the processes of the execution passed the memory limit of {self.guest.memory_bytes} bytes"
+
+    def watched(self) -> bool:
+        """Return False: nobody has to poll."""
+        return False
+
+    def release(self) -> None:
+        """Do nothing: the limits go with the container."""
+
+
+@define(eq=False)
+class ContainerGuest:
+    """A container whose first process is the relay. It is made, attached and started by `tend`."""
+
+    engine: Engine
+    name: str
+    create: Callable[[Api, str], object]
+    program: bytes
+    """What the container's Python reads first: the guest program and the relay."""
+    workdir: str
+    memory_bytes: int
+    max_frame_bytes: int
+    out_of_memory: bool = field(default=False, init=False)
+    exit_code: int | None = field(default=None, init=False)
+    fault: Failure | None = field(default=None, init=False)
+    _attached: Attached | None = field(default=None, init=False)
+    _begun: trio.Event = field(factory=trio.Event, init=False)
+    """The start has come to something: the guest runs, or `fault` says why not."""
+    _over: trio.Event = field(factory=trio.Event, init=False)
+    _made: bool = field(default=False, init=False)
+    _wanted: bool = field(default=True, init=False)
+    _tended: bool = field(default=False, init=False)
+    _loaded: bool = field(default=False, init=False)
+    _cut: bool = field(default=False, init=False)
+    """A frame to the relay was cut off; nothing can be said to it any more."""
+    _too_large: frames.FrameTooLargeError | None = field(default=None, init=False)
+    _killed: tuple[str, ...] = field(default=(), init=False)
+    _tail: bytes = field(default=b"", init=False)
+    _decoder: frames.FrameDecoder = field(init=False)
+    _put: trio.MemorySendChannel[bytes] = field(init=False)
+    _get: trio.MemoryReceiveChannel[bytes] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._decoder = frames.FrameDecoder(self.max_frame_bytes + 65536)
+        self._put, self._get = trio.open_memory_channel[bytes](_WAITING_MESSAGES)
+
+    async def tend(self, printed: Printed) -> None:
+        """Start the container, then read its stream until it has ended. Never raises for what the engine does."""
+        self._tended = True
+        try:
+            await self._start()
+            if self._attached is not None:
+                await self._follow(printed)
+        finally:
+            self._tended = False
+
+    async def _start(self) -> None:
+        try:
+            if self._wanted:
+                self._made = True
+                await self._make()
+            if self._wanted:
+                attached = await self.engine.attach(self.name)
+                try:
+                    await self.engine.call(lambda api: api.start(self.name))
+                    await attached.send(self.program)
+                except BaseException:
+                    attached.close()
+                    raise
+                self._attached = attached
+        except EngineError as problem:
+            if self._attached is None and not isinstance(problem, EngineAwayError):
+                problem.failure = evolve(problem.failure, message=f"no container: {problem.failure.message}")
+            self._lost(problem.failure)
+        except StreamBrokenError:
+            await self._look_after()
+        finally:
+            self._begun.set()
+
+    async def _make(self) -> None:
+        try:
+            await self.engine.call(lambda api: self.create(api, self.name))
+        except EngineError:
+            self._made = False
+            raise
+
+    def _lost(self, failure: Failure) -> None:
+        """Note that the container is gone, or as good as gone, for a reason that is nobody's code."""
+        self.fault = failure
+        self._ended(-9)
+
+    def _ended(self, code: int) -> None:
+        self.exit_code = code
+        self._put.close()
+        self._over.set()
+
+    async def _follow(self, printed: Printed | None) -> None:
+        """Read until the end. Without `printed` what comes is dropped: the guest is only waited for."""
+        assert self._attached is not None  # noqa: S101  (it has started)
+        try:
+            while not self._over.is_set():
+                for stream, data in await self._attached.receive():
+                    if stream is Stream.STDERR:  # the relay's own trouble, or that of an image without Python
+                        self._tail = (self._tail + data)[-_TAIL_BYTES:]
+                        continue
+                    for payload in self._decoder.feed(data):
+                        await self._take(payload, printed)
+        except frames.FrameTooLargeError as problem:
+            self._too_large = problem
+            self._put.close()
+            await self._over.wait()
+        except StreamBrokenError:
+            if not self._over.is_set():
+                await self._look_after()
+
+    async def _take(self, payload: bytes, printed: Printed | None) -> None:
+        if not payload.startswith(_OF_RELAY):
+            if printed is not None and not self._over.is_set():
+                try:
+                    await self._put.send(payload)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):  # it is being ended
+                    return
+            return
+        try:
+            message = messages.decode(payload)
+        except messages.ProtocolError:
+            return
+        if isinstance(message, messages.Output):
+            # What is printed between executions belongs to nobody.
+            if printed is not None and (message.id or not self._loaded):
+                printed(Stream(message.stream), message.text.encode())
+        elif isinstance(message, messages.Limit):
+            self.out_of_memory = True
+        elif isinstance(message, messages.Ended):
+            self._killed = message.killed
+            self._ended(message.exit_code)
+
+    async def _look_after(self) -> None:
+        """Find out from the engine why the stream has ended without a word of the relay."""
+        try:
+            found = await self.engine.call(lambda api: api.inspect_container(self.name))
+        except NotThereError:
+            self._lost(Failure(ErrorKind.UNAVAILABLE, f"the container {self.name} was removed by somebody else"))
+        except EngineError as problem:
+            text = f"the container was lost: {problem.failure.message}"
+            self._lost(evolve(problem.failure, message=text))
+        else:
+            state = found["State"]
+            if state.get("Running"):
+                self._lost(Failure(ErrorKind.UNAVAILABLE, "the engine has cut the stream of the container"))
+                return
+            self.out_of_memory = self.out_of_memory or bool(state.get("OOMKilled"))
+            code = int(state.get("ExitCode") or 0)
+            if self._tail:
+                text = self._tail.decode(errors="replace")
+                log.warning("a container ended", name=self.name, exit_code=code, stderr=text)
+            self._ended(128 - code if code > 128 else code)
+
+    async def confine(self, limits: Limits, keeper: LimitKeeper) -> ContainerHold:  # noqa: ARG002  (it was made with them)
+        """Wait until the container runs. Raises RunnerError with the engine's words when it does not."""
+        await self._begun.wait()
+        if self.fault is not None:
+            raise RunnerError(self.fault)
+        return ContainerHold(self)
+
+    async def bring(self, root: Path, entry: Path) -> tuple[str, str]:
+        """Send the module's files into the container's memory. Raises ChannelClosedError."""
+        if not entry.is_absolute():
+            return self.workdir, f"{self.workdir.rstrip('/')}/{entry}"
+        pieces = await trio.to_thread.run_sync(lambda: list(_pieces(root)))
+        for path, data in pieces:
+            await self.send(frames.encode(messages.encode(messages.File(f"code/{root.name}/{path}", data))))
+        folder = f"{BASE}/code/{root.name}"
+        return folder, f"{folder}/{entry.relative_to(root)}"
+
+    async def send(self, frame: bytes) -> None:
+        """Write one frame to the relay. Raises ChannelClosedError."""
+        await self._begun.wait()
+        if self._attached is None or self._cut or self._over.is_set():
+            raise ChannelClosedError(unread=True)
+        self._cut = True
+        try:
+            await self._attached.send(frame)
+        except StreamBrokenError as problem:
+            raise ChannelClosedError from problem
+        self._cut = False
+
+    async def receive(self) -> bytes:
+        """Wait for a frame of the worker. Raises ChannelClosedError, FrameTooLargeError."""
+        try:
+            return frames.encode(await self._get.receive())
+        except trio.EndOfChannel as problem:
+            if self._too_large is not None:
+                raise self._too_large from None
+            raise ChannelClosedError from problem
+
+    def drain(self, printed: Printed) -> None:
+        """Do nothing: the relay says what was printed before it says that something has ended."""
+
+    def loaded(self, *, children: bool) -> None:  # noqa: ARG002  (the relay knows them)
+        """Note that output without an execution is nobody's from now on."""
+        self._loaded = True
+
+    async def end_children(self) -> tuple[str, ...]:
+        """Do nothing: the relay has ended them before it passed the answer on, and says so in it."""
+        return ()
+
+    async def stop(self, execution: str) -> None:
+        """Let the relay send SIGTERM to the worker."""
+        try:
+            await self.send(frames.encode(messages.encode(messages.Cancel(execution))))
+        except ChannelClosedError:
+            return
+
+    async def end(self) -> tuple[str, ...]:
+        """Let the relay kill everything and say what it was, then remove the container; the engine says it is gone.
+
+        An engine that is away is asked again for ten seconds; then the sweep at its return is trusted.
+        """
+        with trio.CancelScope(shield=True):
+            self._wanted = False
+            await self._begun.wait()
+            if not self._over.is_set():
+                with trio.move_on_after(_KILL_SECONDS):
+                    try:
+                        await self.send(frames.encode(messages.encode(messages.Kill())))
+                        await self.wait_ended()
+                    except ChannelClosedError:
+                        pass
+            if not self._over.is_set():
+                self._ended(-9)
+            self._get.close()
+            if self._made:
+                await self._remove()
+        return self._killed
+
+    async def _remove(self) -> None:
+        deadline = trio.current_time() + _REMOVE_SECONDS
+        while True:
+            try:
+                await self.engine.call(lambda api: remove_container(api, self.name))
+            except NotThereError:
+                self._made = False
+                return
+            except EngineError as problem:
+                if trio.current_time() > deadline:
+                    why = problem.failure.message
+                    log.error("a container could not be removed", name=self.name, why=why)  # noqa: TRY400
+                    return
+            await trio.sleep(_AGAIN_SECONDS)
+
+    async def wait_ended(self) -> int:
+        """Wait until the worker has ended; return its exit code."""
+        if not self._tended and self._attached is not None and not self._over.is_set():
+            self._tended = True
+            try:
+                await self._follow(None)
+            finally:
+                self._tended = False
+        await self._over.wait()
+        return self.exit_code if self.exit_code is not None else -9
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left that should not be swept."""
+        return self._over.is_set()
+
+    def close(self) -> None:
+        """Close the stream."""
+        if self._attached is not None:
+            self._attached.close()
+
+
+def remove_container(api: Api, name: str) -> None:
+    """Kill and remove a container with its volumes. Raises NotFound, the proof that it is gone."""
+    api.remove_container(name, force=True, v=True)
+    api.inspect_container(name)
+
+
+def _pieces(root: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the files below a folder in pieces that fit into a frame; an empty one is a piece too."""
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            for at in range(0, len(data) or 1, _PIECE_BYTES):
+                yield path.relative_to(root).as_posix(), data[at : at + _PIECE_BYTES]

@@ -1,0 +1,298 @@
+"""The `docker` kind: containers with closed walls, of any image that has a Python, on whatever speaks Docker's API."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Collection, Mapping
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import attrs
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from config.modules import ModuleSpec
+from config.settings import DockerSettings
+from environments.base import Availability, BuildWatch, Guest, Known, Prepared, Stored
+from environments.docker.container import BASE, ContainerGuest, remove_container
+from environments.docker.engine import Address, Api, Engine, EngineAwayError, EngineError, NotThereError
+from environments.docker.images import COMMON, READ_FRAME, Image, Images
+from environments.store import Store
+from protocol.errors import ErrorKind, RunnerError, error
+from protocol.model import Kind
+
+INSTANCE, BOOT = "operato.instance", "operato.boot"
+"""Labels of every container: whose data directory it belongs to, and which run of that runner made it."""
+_START = READ_FRAME + (
+    "import json, sys, types\n"
+    "for name, text in json.loads(told).items():\n"
+    "    module = sys.modules[name] = types.ModuleType(name)\n"
+    f"    module.__file__ = {BASE!r} + '/' + name + '.py'\n"
+    "    exec(compile(text, module.__file__, 'exec'), module.__dict__)\n"
+    f"sys.modules['relay'].main({BASE!r})\n"
+)
+_OWN_PROCESSES = 2
+"""The relay and the worker, which are not the author's."""
+
+log = structlog.get_logger("docker")
+
+
+@frozen
+class Walls:
+    """What one container may use and reach. Everything that a module does not open is closed."""
+
+    memory_bytes: int
+    cpus: float
+    processes: int
+    scratch_bytes: int
+    user: str
+    network: bool = False
+    writable: bool = False
+
+    @classmethod
+    def of(cls, spec: ModuleSpec, settings: DockerSettings) -> Walls:
+        """Return the walls of a module."""
+        return cls(
+            memory_bytes=spec.memory or settings.memory_bytes,
+            cpus=spec.cpus or settings.cpus,
+            processes=spec.processes or settings.processes,
+            scratch_bytes=settings.scratch_bytes,
+            user=spec.user or settings.user,
+            network=bool(spec.network),
+            writable=bool(spec.writable),
+        )
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of the engine's host configuration."""
+        return {
+            "network_mode": "bridge" if self.network else "none",
+            "read_only": not self.writable,
+            "tmpfs": {
+                "/tmp": f"rw,nosuid,nodev,noexec,mode=1777,size={self.scratch_bytes}",  # noqa: S108
+                BASE: f"rw,nosuid,nodev,exec,mode=1777,size={self.scratch_bytes}",
+            },
+            "cap_drop": ["ALL"],
+            "mem_limit": self.memory_bytes,
+            "memswap_limit": self.memory_bytes,
+            "nano_cpus": int(self.cpus * 1e9),
+            "pids_limit": self.processes + _OWN_PROCESSES,
+            "ipc_mode": "private",
+            "init": False,
+            **COMMON,
+        }
+
+
+@frozen
+class PreparedImage(Prepared):
+    """An image with the walls that its containers get."""
+
+    image: str = ""
+    workdir: str = "/"
+    walls: Walls = field(kw_only=True)
+
+
+@define(eq=False)
+class DockerEnvironment:
+    """Prepares images and launches containers. `store` keeps what is known of images, and logs of their builds."""
+
+    settings: DockerSettings
+    store: Store
+    installer_environ: Mapping[str, str]
+    data_dir: Path
+    max_frame_bytes: int
+    sweeps: bool = True
+    """Whether containers of the data directory that are not its own are left by dead runners, and removed."""
+    kind: Kind = field(default=Kind.DOCKER, init=False)
+    boot: str = field(factory=lambda: secrets.token_hex(6), init=False)
+    _engine: Engine | None = field(default=None, init=False)
+    _images: Images | None = field(default=None, init=False)
+    _program: bytes = field(init=False)
+    _guests: dict[str, ContainerGuest] = field(factory=dict, init=False)
+    _built: dict[str, str] = field(factory=dict, init=False)
+    """The keys of environments whose images were built here, and the keys of those."""
+    _count: Any = field(factory=lambda: count(1), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._program = _program()
+
+    async def probe(self) -> Availability:
+        """Return whether an engine answers. One that has come is swept: what dead runners left there is removed."""
+        try:
+            engine = self._engine or Engine(Address.read(self.settings.host, self.installer_environ))
+            said = await engine.ping()
+            self._engine = engine
+            swept = await self._sweep(engine) if self.sweeps else 0
+        except EngineError as problem:
+            return Availability(available=False, reason=problem.failure.message)
+        if said.get("OSType", "linux") != "linux":
+            reason = f"{engine.address.shown} runs {said['OSType']} containers; workers need linux"
+            return Availability(available=False, reason=reason)
+        detail = {"engine": str(said.get("ServerVersion", "?")), "host": engine.address.shown, "api": engine.version}
+        known = (("memory", "MemoryLimit"), ("cpus", "CpuCfsQuota"), ("processes", "PidsLimit"))
+        limits = {limit: "engine" if said.get(name, True) else "none" for limit, name in known}
+        if swept:
+            log.info("containers of dead runners were removed", count=swept)
+        return Availability(available=True, detail=detail, limits=limits)
+
+    async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
+        """Return the module's image, pulled and built where it is not there, with its walls."""
+        name = self._base_of(spec)
+        image = await self._made().get(name, spec.requirements, say)
+        if spec.python and not f"{image.version}.".startswith(f"{spec.python}."):
+            text = f"the image {name} has Python {image.version}, the module wants {spec.python}; change one of them"
+            raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
+        return self._prepared(spec, image)
+
+    async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
+        """Build the image of requirements: what they come to is found out inside of it. Without any, do nothing."""
+        if spec.requirements:
+            await self.prepare(spec, say)
+
+    async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
+        """Build the image of the module's requirements anew. Raises RunnerError `bad_input` where there are none."""
+        if not spec.requirements:
+            text = f"{spec.name} uses the image {self._base_of(spec)} as it is; there is nothing to build"
+            raise error(ErrorKind.BAD_INPUT, text, field="requirements")
+        image = await self._made().rebuild(self._base_of(spec), spec.requirements, say)
+        return self._prepared(spec, image)
+
+    async def known(self, spec: ModuleSpec) -> Known:
+        """Return the key of the image that was or will be built for the module's requirements."""
+        return await self._made().known(self._base_of(spec), spec.requirements)
+
+    async def stored(self) -> list[Stored]:
+        """Return the images that were built for modules of this data directory."""
+        return await self._made().stored()
+
+    async def remove(self, key: str) -> bool:
+        """Remove an image unless a process serves it or a container uses it."""
+        return await self._made().remove(key)
+
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left."""
+        return await self.store.tidy()
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Use no others than these any more."""
+        self._built = {key: image for key, image in self._built.items() if key in keys}
+        self.store.uses.keep(set(self._built.values()))
+
+    def _base_of(self, spec: ModuleSpec) -> str:
+        return spec.image or self.settings.base_image.replace("{python}", spec.python or "3.12")
+
+    def _made(self) -> Images:
+        """Return the images of the engine. Raises RunnerError `unavailable` when none has answered."""
+        engine = self._ready()
+        if self._images is None:
+            labels, network = self._labels(), self.settings.build_network
+            self._images = Images(engine, self.store, self.installer_environ, network, labels, self._name)
+        return self._images
+
+    def _prepared(self, spec: ModuleSpec, image: Image) -> PreparedImage:
+        walls = Walls.of(spec, self.settings)
+        content = json.dumps([image.id, attrs.astuple(walls)]).encode()
+        key = f"docker-py{image.version}-{hashlib.sha256(content).hexdigest()[:20]}"
+        if image.key:
+            self._built[key] = image.key
+        return PreparedImage(
+            key=key,
+            argv=(image.python, "-I", "-X", "utf8", "-c", _START),
+            environ={"LANG": "C.UTF-8"},
+            built_seconds=image.built_seconds,
+            image=image.id,
+            workdir=image.workdir,
+            walls=walls,
+        )
+
+    def launch(self, prepared: Prepared) -> Guest:
+        """Return a guest whose container is made when it is tended. Raises RunnerError `unavailable`."""
+        engine = self._ready()
+        if not isinstance(prepared, PreparedImage):
+            raise TypeError(f"{prepared.key} is not of this kind")
+        if prepared.key in self._built:
+            self.store.uses.touch(self._built[prepared.key])
+
+        def create(api: Api, name: str) -> None:
+            api.create_container(
+                prepared.image,
+                name=name,
+                entrypoint=list(prepared.argv),
+                environment=dict(prepared.environ),
+                user=prepared.walls.user,
+                working_dir="/",
+                labels=self._labels(),
+                host_config=api.create_host_config(**prepared.walls.options()),
+                stdin_open=True,
+                healthcheck={"test": ["NONE"]},
+            )
+
+        guest = ContainerGuest(
+            engine=engine,
+            name=self._name(),
+            create=create,
+            program=self._program,
+            workdir=prepared.workdir,
+            memory_bytes=prepared.walls.memory_bytes,
+            max_frame_bytes=self.max_frame_bytes,
+        )
+        self._guests = {name: known for name, known in self._guests.items() if not known.over}
+        self._guests[guest.name] = guest
+        return guest
+
+    def _ready(self) -> Engine:
+        if self._engine is None:
+            raise error(ErrorKind.UNAVAILABLE, "no container engine has answered yet; see `GET /environments`")
+        return self._engine
+
+    def _name(self) -> str:
+        return f"operato-{self.boot}-{next(self._count)}"
+
+    def _labels(self) -> dict[str, str]:
+        return {INSTANCE: self.instance, BOOT: self.boot}
+
+    @property
+    def instance(self) -> str:
+        """What the data directory is called in labels; made once, so that the next runner knows what is its own."""
+        path = self.data_dir / "instance"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"instance.{os.getpid()}")
+            temporary.write_text(secrets.token_hex(8))
+            temporary.rename(path)
+        return path.read_text().strip()
+
+    async def _sweep(self, engine: Engine) -> int:
+        """Remove the containers of this data directory that no living guest owns; return how many."""
+        label = f"{INSTANCE}={self.instance}"
+        found = await engine.call(lambda api: api.containers(all=True, filters={"label": label}))
+        mine = (self._images.busy if self._images else set()) | {
+            name for name, guest in self._guests.items() if not guest.over
+        }
+        orphans = [c["Id"] for c in found if not any(name.lstrip("/") in mine for name in c["Names"] or ())]
+        async with trio.open_nursery() as nursery:
+            for orphan in orphans:
+                nursery.start_soon(self._remove, engine, orphan)
+        return len(orphans)
+
+    async def _remove(self, engine: Engine, container: str) -> None:
+        try:
+            await engine.call(lambda api: remove_container(api, container))
+        except NotThereError:
+            return
+        except EngineAwayError:
+            raise
+        except RunnerError as problem:
+            log.warning("an orphan could not be removed", container=container[:12], why=problem.failure.message)
+
+
+def _program() -> bytes:
+    """Return what a container's Python reads first: the guest program and the relay, as one frame."""
+    texts = {name: files("protocol").joinpath(f"{name}.py").read_text("utf-8") for name in ("guest", "relay")}
+    data = json.dumps(texts).encode()
+    return len(data).to_bytes(4, "big") + data

@@ -1,0 +1,371 @@
+"""Images: pulled when they are not there, built from a base image and requirements, asked for their Python."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define, evolve, field, frozen
+
+from environments.base import BuildWatch, Known, Stored
+from environments.docker.engine import Api, Engine, EngineAwayError, EngineError, NotThereError, StreamBrokenError
+from environments.docker.progress import MAX_TEXT, Lines, Progress
+from environments.store import MANIFEST, Store
+from protocol.errors import ErrorKind, error
+from protocol.model import Stream
+
+REPOSITORY = "operato-runner"
+_LAYOUT = 1
+"""Raised when images built by an older runner must not be used any more."""
+_PULL_SECONDS = 60.0
+"""How long a registry may say nothing."""
+_COMMIT_SECONDS = 600.0
+_TOLD_LINES = 20
+_PYTHONS = ("python3", "python")
+COMMON: Mapping[str, Any] = {"security_opt": ["no-new-privileges"], "log_config": {"Type": "none"}}
+"""What every container has. Limits of files are set in it: not every engine may set those that it adds by itself."""
+_READ = """import os
+def read(n):
+    data = b""
+    while len(data) < n:
+        part = os.read(0, n - len(data))
+        if not part: os._exit(1)
+        data += part
+    return data
+"""
+READ_FRAME = _READ + "told = read(int.from_bytes(read(4), 'big'))\n"
+"""The beginning of every program that a container is started with: reads one frame from its standard input."""
+_ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+_BUILD = (
+    READ_FRAME
+    + """
+import json, subprocess, sys, tempfile
+told = json.loads(told)
+environ = dict(os.environ, **told["environ"])
+file, path = tempfile.mkstemp()
+os.write(file, told["requirements"].encode())
+os.close(file)
+pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "--no-color"]
+install = ["install", "--no-cache-dir", "--progress-bar", "off", "-r", path]
+code = subprocess.call(pip + install, env=environ, stdin=subprocess.DEVNULL, stdout=2)
+os.unlink(path)
+sys.exit(code or subprocess.call(pip + ["freeze", "--all"], env=environ, stdin=subprocess.DEVNULL))
+"""
+)
+_FOR_PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_TIMEOUT")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@frozen
+class Image:
+    """An image that can run the guest program. `id` names its content."""
+
+    id: str
+    python: str
+    """The name of the program."""
+    version: str
+    workdir: str
+    built_seconds: float = 0.0
+    key: str = ""
+    """Its key in the store, where it was built for requirements."""
+
+
+@define
+class Images:
+    """The images of one engine. `labels` mark the containers in which something is asked or built."""
+
+    engine: Engine
+    store: Store
+    installer_environ: Mapping[str, str]
+    build_network: str
+    labels: Mapping[str, str]
+    name: Callable[[], str]
+    """Returns a name for a container that no other has."""
+    busy: set[str] = field(factory=set, init=False)
+    """Names of the containers in which something is asked or built now."""
+    _pulling: dict[str, trio.Lock] = field(factory=dict, init=False)
+
+    async def get(self, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
+        """Return an image, pulled and built where it is not there; `say` gets the lines of both.
+
+        Raises RunnerError: `environment_failed` with the last words of whoever failed, `unavailable`.
+        Cancelled, no container is left; the engine may go on with a layer that it has begun to pull.
+        """
+        began = time.perf_counter()
+        found = await self._pull(name, say)
+        image = await self._ask(found["Id"], name)
+        if requirements:
+            image = await self._built(image, name, requirements, say)
+        return evolve(image, built_seconds=time.perf_counter() - began)
+
+    async def _pull(self, name: str, say: Callable[[str], None]) -> Mapping[str, Any]:
+        """Return what the engine knows of an image; pull it once when that is nothing."""
+        async with self._pulling.setdefault(name, trio.Lock()):
+            for again in (True, False):
+                try:
+                    return await self._inspect(name)
+                except NotThereError:
+                    if not again:
+                        raise
+                say(f"pulling {name}")
+                try:
+                    await self.engine.call(Progress(name, say).follow, seconds=_PULL_SECONDS, abandon=True)
+                except EngineAwayError:
+                    raise
+                except EngineError as problem:
+                    text = f"the image {name} could not be pulled: {problem.failure.message}"
+                    raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="image") from problem
+        raise AssertionError  # the loop returns or raises
+
+    async def _inspect(self, image: str) -> Mapping[str, Any]:
+        return await self.engine.call(lambda api: dict(api.inspect_image(image)))
+
+    async def _ask(self, identity: str, name: str) -> Image:
+        """Return the image with what its Python says of itself. Raises `environment_failed` when there is none."""
+        note = self.store.root / ".known" / identity.rpartition(":")[2]
+        if note.exists():
+            return Image(identity, **json.loads(note.read_text()))
+        found = await self._inspect(identity)
+        why = ""
+        for python in _PYTHONS:
+            try:
+                code, version = await self._run(identity, [python, "-I", "-S", "-c", _ASK])
+            except EngineAwayError:
+                raise
+            except EngineError as problem:
+                why = problem.failure.message
+                continue
+            if code == 0 and version.count(".") == 2:
+                if [int(part) for part in version.split(".")[:2]] < [3, 8]:
+                    why = f"its Python is {version}, and 3.8 is the oldest that runs a worker"
+                    break
+                image = Image(identity, python, version, found.get("Config", {}).get("WorkingDir") or "/")
+                self._note(note, image)
+                return image
+            why = f"{python} ended with exit code {code}: {version[-500:]}"
+        text_ = f"the image {name} has no Python that can run a worker ({why}); choose one with python3 on its PATH"
+        raise error(ErrorKind.ENVIRONMENT_FAILED, text_, field="image")
+
+    @staticmethod
+    def _note(path: Path, image: Image) -> None:
+        """Keep what was found out: it holds for the content of an image, wherever and whenever it is."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"python": image.python, "version": image.version, "workdir": image.workdir}))
+        temporary.rename(path)
+
+    async def _built(self, base: Image, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
+        """Return the image with the requirements installed; built once for each content."""
+        key = image_key(base.id, requirements)
+        tag = f"{REPOSITORY}:{key}"
+        await self.store.uses.hold(key, say)
+        async with self.store.lock(key, say):
+            try:
+                found = await self._inspect(tag)
+            except NotThereError:
+                async with say.place():
+                    say(f"installing {len(requirements)} requirements into {name}")
+                    await self._build(base, key, name, requirements, say)
+                found = await self._inspect(tag)
+        return evolve(base, id=found["Id"], key=key)
+
+    async def rebuild(self, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
+        """Build the image of requirements anew; the tag moves to it, and what had it goes unless a container uses it.
+
+        Raises RunnerError `conflict` when the image is used, and what `get` raises; nothing has changed then.
+        """
+        base = await self._ask((await self._pull(name, say))["Id"], name)
+        key = image_key(base.id, requirements)
+        tag = f"{REPOSITORY}:{key}"
+        async with self.store.lock(key, say), say.place():
+            with self.store.alone(key):
+                old = await self._found(tag)
+                await self._build(base, key, name, requirements, say)
+                found = await self._inspect(tag)
+            if old is not None and old["Id"] != found["Id"]:
+                with contextlib.suppress(EngineError):
+                    await self.engine.call(lambda api: api.remove_image(old["Id"]))
+        return evolve(base, id=found["Id"], key=key)
+
+    async def known(self, name: str, requirements: Sequence[str]) -> Known:
+        """Return the key of the image of requirements, as far as the image that it is built from is there."""
+        if not requirements:
+            return Known(None, f"it uses the image {name} as it is")
+        found = await self._found(name)
+        if found is None:
+            return Known(None, f"the image {name} is not pulled yet")
+        return Known(image_key(found["Id"], requirements))
+
+    async def stored(self) -> list[Stored]:
+        """Return the images that were built for the modules of this data directory, by key."""
+        images = await self.engine.call(lambda api: list(api.images(name=REPOSITORY)))
+        found = []
+        for image in images:
+            for tag in image.get("RepoTags") or ():
+                key = tag.rpartition(":")[2]
+                if self.store.path(key).is_dir():  # others were built from another data directory
+                    stored = self.store.describe(key, int(image.get("Size") or 0))
+                    built = float(image.get("Created") or 0)
+                    used = max(stored.used_at, built)
+                    found.append(evolve(stored, kind="docker", path=tag, built_at=built, used_at=used))
+        return sorted(found, key=lambda stored: stored.key)
+
+    async def remove(self, key: str) -> bool:
+        """Remove an image that was built here, unless a process serves it or a container uses it."""
+        tag = f"{REPOSITORY}:{key}"
+        with self.store.uses.alone(key) as alone:
+            if not alone:
+                return False
+            try:
+                await self.engine.call(lambda api: api.remove_image(tag))
+            except EngineAwayError:
+                raise
+            except NotThereError:
+                pass
+            except EngineError:  # it says which container uses it
+                return False
+        return await self.store.remove(key)
+
+    async def _found(self, image: str) -> Mapping[str, Any] | None:
+        try:
+            return await self._inspect(image)
+        except NotThereError:
+            return None
+
+    async def _build(
+        self, base: Image, key: str, name: str, requirements: Sequence[str], say: Callable[[str], None]
+    ) -> None:
+        """Install with the image's own pip in a container, and make what it has become an image."""
+        self.store.builds += 1
+        path = self.store.log_path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines: list[str] = []
+        lock: list[bytes] = []
+        with path.open("w", buffering=1) as file:
+
+            def keep(line: str) -> None:
+                lines.append(line)
+                del lines[:-_TOLD_LINES]
+                file.write(line + "\n")
+                say(line)
+
+            split = Lines(keep)
+
+            def take(stream: Stream, data: bytes) -> None:
+                if stream is Stream.STDERR:
+                    split.feed(data)
+                elif sum(map(len, lock)) < MAX_TEXT:
+                    lock.append(data)
+
+            told = {"requirements": "\n".join(requirements) + "\n", "environ": self._pip_environ()}
+            container = self.name()
+            try:
+                argv = [base.python, "-I", "-c", _BUILD]
+                network = self.build_network
+                code = await self._work(container, base.id, argv, json.dumps(told).encode(), take, network, user="0")
+                split.feed(b"\n")
+                if code:
+                    text = "\n".join(line for line in lines if line.strip()) or f"pip ended with exit code {code}"
+                    text = f"the image could not be built (its pip, in {base.id[:19]}):\n{text}"
+                    raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="requirements")
+                await self.engine.call(lambda api: _commit(api, container, key), seconds=_COMMIT_SECONDS)
+            finally:
+                await self._remove(container)
+        folder = self.store.path(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "requirements.lock").write_bytes(b"".join(lock))
+        manifest: dict[str, Any] = {"kind": "docker", "python": base.version, "image": name, "base": base.id}
+        manifest |= {"requirements": list(requirements), "key": key}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+    def _pip_environ(self) -> dict[str, str]:
+        """Return where pip inside a container finds packages. It goes in on standard input, and into no layer."""
+        given = {name.upper(): value for name, value in self.installer_environ.items()}
+        environ = {name: given[name] for name in (*_FOR_PIP, *_PROXIES) if name in given}
+        index = given.get("UV_DEFAULT_INDEX") or given.get("UV_INDEX_URL")
+        if index:
+            environ.setdefault("PIP_INDEX_URL", index)
+        environ |= {name.lower(): environ[name] for name in _PROXIES if name in environ}
+        return environ | {"PIP_ROOT_USER_ACTION": "ignore", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
+
+    async def _run(self, image: str, argv: Sequence[str]) -> tuple[int, str]:
+        """Return exit code and output of a program in an image."""
+        container = self.name()
+        parts: list[bytes] = []
+        try:
+            code = await self._work(
+                container, image, argv, b"", lambda _, data: parts.append(data), "none", user="65534:65534"
+            )
+        finally:
+            await self._remove(container)
+        return code, b"".join(parts).decode(errors="replace").strip()
+
+    async def _work(
+        self,
+        container: str,
+        image: str,
+        argv: Sequence[str],
+        data: bytes,
+        take: Callable[[Stream, bytes], None],
+        network: str,
+        *,
+        user: str,
+    ) -> int:
+        """Run a program in a container to its end; return its exit code. The container is left to the caller."""
+
+        def create(api: Api) -> None:
+            host = api.create_host_config(network_mode=network, **COMMON)
+            api.create_container(
+                image,
+                name=container,
+                entrypoint=list(argv),
+                user=user,
+                working_dir="/",
+                labels=dict(self.labels),
+                host_config=host,
+                stdin_open=True,
+                healthcheck={"test": ["NONE"]},
+            )
+
+        self.busy.add(container)
+        await self.engine.call(create)
+        attached = await self.engine.attach(container)
+        try:
+            await self.engine.call(lambda api: api.start(container))
+            if data:
+                await attached.send(len(data).to_bytes(4, "big") + data)
+            while True:
+                for stream, part in await attached.receive():
+                    take(stream, part)
+        except StreamBrokenError:
+            pass
+        finally:
+            attached.close()
+        found = await self.engine.call(lambda api: api.wait(container))
+        return int(found["StatusCode"])
+
+    async def _remove(self, container: str) -> None:
+        """Remove a container of ours, whatever became of it; the sweep takes what an absent engine keeps."""
+        with trio.CancelScope(shield=True):
+            with contextlib.suppress(EngineError):
+                await self.engine.call(lambda api: api.remove_container(container, force=True, v=True))
+            self.busy.discard(container)
+
+
+def image_key(base: str, requirements: Sequence[str]) -> str:
+    """Return the tag of what requirements make of an image: equal content has an equal tag."""
+    import hashlib  # noqa: PLC0415  (cheap, and used here only)
+
+    content = json.dumps([_LAYOUT, base, [line.strip() for line in requirements]])
+    return hashlib.sha256(content.encode()).hexdigest()[:20]
+
+
+def _commit(api: Api, container: str, key: str) -> None:
+    changes = ["ENTRYPOINT []", "CMD []", f"LABEL operato.environment={key}"]
+    api.commit(container, repository=REPOSITORY, tag=key, changes=changes)

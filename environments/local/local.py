@@ -1,0 +1,218 @@
+"""A guest that is a process of this machine: its channel, its pipes, its signals. `process.py` starts and ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from environments.base import ChannelClosedError, Printed
+from environments.limits import Hold, LimitKeeper, Limits, proc
+from protocol.errors import Failure
+from protocol.model import Stream
+
+_RECEIVE_BYTES = 256 * 1024
+_READ_BYTES = 65536
+_DRAINED_READS = 1 + (1 << 20) // _READ_BYTES
+"""As many as the largest pipe holds: whoever goes on printing is not followed."""
+
+
+class Child(Protocol):
+    """What is used of the object that `subprocess` has for a process."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+
+    returncode: int
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs; reaps it."""
+
+
+class Table(Protocol):
+    """Who started the process, and knows how to end it with proof."""
+
+    async def end(self, guest: ProcessGuest) -> tuple[str, ...]:
+        """Kill a guest and its whole tree."""
+
+    async def end_children(self, guest: ProcessGuest, keep: frozenset[int]) -> tuple[str, ...]:
+        """Kill what is below a guest, except `keep`."""
+
+
+class ProcessGuest:
+    """A guest that is a process of this machine: a socketpair for frames, two pipes for what user code prints."""
+
+    fault: Failure | None = None
+
+    def __init__(
+        self,
+        table: Table,
+        popen: Child,
+        pidfd: int,
+        channel: socket.socket,
+        outputs: tuple[int, int],
+        lifeline: int,
+        workdir: Path,
+    ) -> None:
+        self.pid = popen.pid
+        self.workdir = workdir
+        self._table = table
+        self._keep: frozenset[int] = frozenset()
+        self._popen = popen
+        self._channel = channel
+        self.outputs = outputs
+        self._lifeline = lifeline
+        self._pidfd = pidfd
+        self.closed = False
+
+    @property
+    def name(self) -> str:
+        """The process id."""
+        return str(self.pid)
+
+    async def confine(self, limits: Limits, keeper: LimitKeeper) -> Hold | None:
+        """Put the guest under limits; without any this is nothing. Raises OSError."""
+        return await trio.to_thread.run_sync(keeper.apply, self.pid, limits) if limits else None
+
+    async def bring(self, root: Path, entry: Path) -> tuple[str, str]:
+        """Return the paths: the guest sees the same files."""
+        return str(root), str(entry)
+
+    async def tend(self, printed: Printed) -> None:
+        """Read both pipes until the process has ended."""
+        async with trio.open_nursery() as nursery:
+            for fd, stream in zip(self.outputs, Stream, strict=True):
+                nursery.start_soon(self._read_output, fd, stream, printed)
+            await self.wait_ended()
+            self.drain(printed)
+            nursery.cancel_scope.cancel()
+
+    async def _read_output(self, fd: int, stream: Stream, printed: Printed) -> None:
+        data = b"?"
+        while data:
+            await trio.lowlevel.wait_readable(fd)
+            try:
+                data = os.read(fd, _READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            printed(stream, data)
+
+    def drain(self, printed: Printed) -> None:
+        """Read what is in the pipes now."""
+        if self.closed:
+            return
+        for fd, stream in zip(self.outputs, Stream, strict=True):
+            for _ in range(_DRAINED_READS):
+                try:
+                    data = os.read(fd, _READ_BYTES)
+                except OSError:
+                    break
+                if not data:
+                    break
+                printed(stream, data)
+
+    def loaded(self, *, children: bool) -> None:
+        """Note the processes that the import left."""
+        self._keep = frozenset(proc.descendants(self.pid)) if children else frozenset()
+
+    async def end_children(self) -> tuple[str, ...]:
+        """Kill what an execution left; see `ProcessTable.end_children`."""
+        return await self._table.end_children(self, self._keep)
+
+    async def stop(self, execution: str) -> None:  # noqa: ARG002  (a process runs one)
+        """Send SIGTERM to the group."""
+        self.signal_group_nowait(signal.SIGTERM)
+
+    async def end(self) -> tuple[str, ...]:
+        """Kill the process and its tree; see `ProcessTable.end`."""
+        return await self._table.end(self)
+
+    async def send(self, frame: bytes) -> None:
+        """Write one frame whole. Cancelled in between, the channel is out of step and the guest must be killed.
+
+        Raises ChannelClosedError.
+        """
+        view = memoryview(frame)
+        try:
+            while True:
+                try:
+                    sent = self._channel.send(view)
+                except BlockingIOError:
+                    sent = 0
+                if sent == len(view):
+                    return
+                view = view[sent:]
+                await trio.lowlevel.wait_writable(self._channel)
+        except OSError as problem:
+            raise ChannelClosedError(unread=True) from problem
+
+    async def receive(self) -> bytes:
+        """Wait for bytes of frames; never returns empty. Raises ChannelClosedError."""
+        await trio.lowlevel.wait_readable(self._channel)
+        try:
+            data = self._channel.recv(_RECEIVE_BYTES)
+        except OSError as problem:
+            # A Unix socket that is closed with bytes in it resets its peer (unix_release_sock in the kernel).
+            raise ChannelClosedError(unread=isinstance(problem, ConnectionResetError)) from problem
+        if not data:
+            raise ChannelClosedError
+        return data
+
+    def limit_nowait(self, *, open_files: int = 4096) -> None:
+        """Set the limits that every guest has: no core files, a bounded number of descriptors."""
+        with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
+            resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
+            hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[1]
+            files = open_files if hard == resource.RLIM_INFINITY else min(open_files, hard)
+            resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (files, files))
+
+    async def wait_ended(self) -> int:
+        """Wait until the guest itself has ended; return its exit code, negative for a signal. Reaps it."""
+        if self._popen.poll() is None:
+            # Trio lets one task wait for a descriptor; the one who tends and the one who kills both wait here.
+            pidfd = os.dup(self._pidfd)
+            try:
+                while self._popen.poll() is None:
+                    await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+        return self._popen.returncode
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, negative for a signal; None while it lives."""
+        return self._popen.poll()
+
+    def signal_nowait(self, number: int) -> None:
+        """Send a signal to the guest itself; does nothing when it has ended."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def signal_group_nowait(self, number: int) -> None:
+        """Send a signal to the guest's group; does nothing when the guest has ended, for its number may be another's.
+
+        SIGTERM asks for a soft stop.
+        """
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def close(self) -> None:
+        """Close the descriptors and remove the working directory. The process must have ended."""
+        if self.closed:
+            return
+        self.closed = True
+        self._channel.close()
+        for fd in (*self.outputs, self._lifeline, self._pidfd):
+            os.close(fd)
+        shutil.rmtree(self.workdir, ignore_errors=True)

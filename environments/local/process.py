@@ -1,0 +1,246 @@
+"""Processes that run user code: how one is started, spoken to, and ended with proof. The only importer of subprocess.
+
+Every guest leads its own session and is the subreaper of whatever its user code starts, so that the whole tree,
+double forks and setsid children included, is found below it. The runner is the subreaper above: what a dead guest
+leaves behind becomes a child of the runner that the runner did not start, and is ended by the sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+import trio
+
+from environments.limits import proc
+from environments.local.local import ProcessGuest
+
+_PR_SET_CHILD_SUBREAPER = 36
+_KILL_SECONDS = 10.0
+
+log = structlog.get_logger("process")
+
+
+class ProcessTable:
+    """All processes that this runner started, and the way to be sure that nothing else is left of them."""
+
+    def __init__(self, work_dir: Path) -> None:
+        self._work_dir = work_dir
+        self._known: set[int] = set()
+        self._count = 0
+        self.subreaper = _become_subreaper()
+
+    def spawn(self, argv: Sequence[str], environ: Mapping[str, str]) -> ProcessGuest:
+        """Start a guest. Synchronous on purpose: Popen on the main thread takes 0.4 ms.
+
+        `argv` gets the numbers of the frame and lifeline descriptors appended. The guest has a directory of its own
+        as HOME, TMPDIR and working directory. Raises OSError when it cannot be started; nothing is left open then.
+        """
+        self._count += 1
+        workdir = self._work_dir / f"{os.getpid()}-{self._count}"
+        workdir.mkdir(parents=True, mode=0o700)
+        home = str(workdir)
+        with contextlib.ExitStack() as undo:
+            undo.callback(shutil.rmtree, home, ignore_errors=True)
+            host, guest = socket.socketpair()
+            undo.callback(host.close)
+            pipes = []
+            for _ in range(3):
+                ends = os.pipe()
+                pipes.append(ends)
+                undo.callback(os.close, ends[0])
+                undo.callback(os.close, ends[1])
+            (out_r, out_w), (err_r, err_w), (life_r, life_w) = pipes
+            with guest:
+                popen = subprocess.Popen(
+                    [*argv, str(guest.fileno()), str(life_r)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out_w,
+                    stderr=err_w,
+                    pass_fds=(guest.fileno(), life_r),
+                    start_new_session=True,
+                    cwd=home,
+                    env={**environ, "HOME": home, "TMPDIR": home},
+                )
+            undo.callback(popen.wait)
+            undo.callback(popen.kill)
+            pidfd = os.pidfd_open(popen.pid)
+            undo.pop_all()
+        for fd in (out_w, err_w, life_r):
+            os.close(fd)
+        host.setblocking(False)
+        for fd in (out_r, err_r):
+            os.set_blocking(fd, False)
+        self._known.add(popen.pid)
+        started = ProcessGuest(self, popen, pidfd, host, (out_r, err_r), life_w, workdir)
+        started.limit_nowait()
+        return started
+
+    async def end(self, guest: ProcessGuest) -> tuple[str, ...]:
+        """Kill a guest and its whole tree; return `pid name` of what user code had started.
+
+        Returns when all are gone. Not cancellable: an execution has ended only when its processes are gone.
+        """
+        with trio.CancelScope(shield=True):
+            # Stopped first, so that nothing is forked between looking and killing.
+            guest.signal_nowait(signal.SIGSTOP)
+            killed = await self._kill(lambda: proc.descendants(guest.pid) if guest.exit_code is None else ())
+            guest.signal_group_nowait(signal.SIGKILL)
+            with trio.move_on_after(_KILL_SECONDS) as late:
+                await guest.wait_ended()
+            if late.cancelled_caught:
+                log.error("a worker does not end although it was killed", pid=guest.pid)
+            else:
+                self._known.discard(guest.pid)
+            killed += await self.sweep()
+        return killed
+
+    async def end_children(self, guest: ProcessGuest, keep: frozenset[int]) -> tuple[str, ...]:
+        """Kill what an execution left below a guest that lives on, except `keep` and what is below those.
+
+        Returns `pid name` of each when all are gone. Not cancellable.
+        """
+
+        def left() -> Iterable[int]:
+            kept = set(keep)
+            for pid in keep:
+                kept.update(proc.descendants(pid))
+            return [pid for pid in proc.descendants(guest.pid) if pid not in kept]
+
+        with trio.CancelScope(shield=True):
+            killed = await self._kill(left)
+        return killed
+
+    async def sweep(self) -> tuple[str, ...]:
+        """Kill every child of the runner that it did not start: what dead guests left. Return `pid name` of each."""
+        me = os.getpid()
+        # Guests lead sessions of their own; what shares the runner's was started in its process, by a trusted handler.
+        session = os.getsid(0)
+
+        def orphans() -> list[int]:
+            return [pid for pid in proc.children(me) if pid not in self._known and proc.session(pid) != session]
+
+        found = orphans()
+        if not found:
+            return ()
+        with trio.CancelScope(shield=True):
+            killed = await self._kill(lambda: [*(top := orphans()), *(pid for o in top for pid in proc.descendants(o))])
+        return killed
+
+    async def _kill(self, find: Callable[[], Iterable[int]]) -> tuple[str, ...]:
+        """Kill what `find` returns, again until it finds nothing alive."""
+        killed: dict[int, str] = {}
+        deadline = trio.current_time() + _KILL_SECONDS
+        me = os.getpid()
+        while True:
+            pids = list(find())
+            living = [pid for pid in pids if proc.alive(pid)]
+            mine = set(proc.children(me)) - self._known
+            for pid in mine.intersection(pids).difference(living):
+                _reap(pid)
+            if not living:
+                return tuple(f"{pid} {name}" for pid, name in killed.items())
+            if trio.current_time() > deadline:
+                log.error("processes do not end although they were killed", pids=living)
+                return tuple(f"{pid} {name}" for pid, name in killed.items())
+            for pid in living:
+                killed.setdefault(pid, proc.name(pid))
+                _signal(pid, signal.SIGKILL)
+            for pid in living:
+                await _wait_gone(pid)
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        on_line: Callable[[str], None],
+        cwd: Path | None = None,
+    ) -> int:
+        """Run a tool (an installer) to its end; return the exit code. `on_line` gets each line of its output.
+
+        Cancelled, the tool's process group is killed before Cancelled goes on.
+        """
+        popen = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=cwd,
+            env=dict(environ),
+        )
+        self._known.add(popen.pid)
+        assert popen.stdout is not None  # noqa: S101  (it was asked for)
+        fd = popen.stdout.fileno()
+        os.set_blocking(fd, False)
+        pidfd = os.pidfd_open(popen.pid)
+        rest = b""
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(fd)
+                try:
+                    data = os.read(fd, 65536)
+                except BlockingIOError:
+                    continue
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines if data else [rest]:
+                    on_line(line.decode(errors="replace").rstrip("\r"))
+                if not data:
+                    break
+            while popen.poll() is None:
+                await trio.lowlevel.wait_readable(pidfd)
+            return popen.returncode
+        finally:
+            with trio.CancelScope(shield=True):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(popen.pid, signal.SIGKILL)
+                while popen.poll() is None:
+                    await trio.lowlevel.wait_readable(pidfd)
+                self._known.discard(popen.pid)
+                await self.sweep()
+            os.close(pidfd)
+            popen.stdout.close()
+
+    def statistics(self) -> int:
+        """Return the number of processes started and not yet ended."""
+        return len(self._known)
+
+
+def _become_subreaper() -> bool:
+    """Make orphans of dead guests children of this process. Returns whether the system allows it."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+async def _wait_gone(pid: int) -> None:
+    """Wait until a killed process is at least a zombie; bounded, since a process in the kernel can take its time."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        with trio.move_on_after(1.0):
+            await trio.lowlevel.wait_readable(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,305 @@
+"""Content-addressed environment directories: built in a temporary one, renamed when whole, one build for each key.
+
+Layout under the root: `KEY/` (never modified after the rename; `KEY/operato.json` says what is in it),
+`.locks/KEY` (held while building, across processes), `.locks/KEY.use` (held while it is used), `.logs/KEY.log` (the
+installer's own words), `.tmp/` (what is being built, as `KEY.PID`, and what is being removed, as `old.KEY.PID`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from environments.base import BuildWatch, Stored
+from environments.store.uses import Uses
+from protocol.errors import ErrorKind, error
+
+_LOCK_POLL_SECONDS = 0.05
+_BLOCK_BYTES = 512
+"""What `st_blocks` counts."""
+MANIFEST = "operato.json"
+
+
+@define
+class Store:
+    """The directories of one kind. `get` is single flight within the process and across processes."""
+
+    root: Path
+    builds: int = 0
+    uses: Uses = field(init=False)
+    _locks: dict[str, trio.Lock] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.uses = Uses(self.root / ".locks")
+
+    def path(self, key: str) -> Path:
+        """Return where the environment of `key` is or will be."""
+        return self.root / key
+
+    def ready(self, key: str) -> bool:
+        """Return whether the environment exists whole."""
+        return (self.root / key / MANIFEST).is_file()
+
+    def log_path(self, key: str) -> Path:
+        """Return where the build log of `key` is kept; failed builds leave theirs too."""
+        return self.root / ".logs" / f"{key}.log"
+
+    def manifest(self, key: str) -> dict[str, Any]:
+        """Return what went into an environment, or nothing when that was not written down."""
+        try:
+            found = json.loads((self.path(key) / MANIFEST).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    # Building
+
+    async def get(
+        self,
+        key: str,
+        manifest: Mapping[str, Any],
+        build: Callable[[Path], Awaitable[None]],
+        say: BuildWatch,
+        *,
+        in_place: bool = False,
+    ) -> Path:
+        """Return the directory of `key`, which is used from now on (see `Uses.keep`).
+
+        When it does not exist, `build(temporary directory)` makes it. `in_place`: it is built where it will be, for
+        installers that write down where they are; it counts as soon as it has a manifest, which comes last. Cancelled
+        or failed, what was made is removed. Raises what `build` raises, and OSError.
+        """
+        target = self.path(key)
+        await self.uses.hold(key, say)
+        if self.ready(key):
+            return target
+        async with self.lock(key, say):
+            if not self.ready(key):
+                async with say.place():
+                    await self._build(key, manifest, build, target if in_place else None)
+                    if not in_place:
+                        self._temporary(key).rename(target)
+        return target
+
+    async def replace(
+        self,
+        key: str,
+        manifest: Mapping[str, Any],
+        build: Callable[[Path], Awaitable[None]],
+        say: BuildWatch,
+        *,
+        in_place: bool = False,
+    ) -> Path:
+        """Build an environment anew beside the one that is there, and put it in its place; parameters as `get`.
+
+        Raises RunnerError `conflict` when it is used, then nothing has changed, and what `get` raises. Cancelled or
+        failed, the one that was there stays. Built `in_place`, whoever wants to use it meanwhile waits.
+        """
+        target = self.path(key)
+        async with self.lock(key, say), say.place():
+            with self.alone(key):
+                if in_place:
+                    old = self._set_aside(key)
+                    try:
+                        await self._build(key, manifest, build, target)
+                    except BaseException:
+                        if old is not None:
+                            old.rename(target)
+                        raise
+            if not in_place:
+                await self._build(key, manifest, build, None)
+                try:
+                    with self.alone(key):
+                        old = self._set_aside(key)
+                        self._temporary(key).rename(target)
+                finally:
+                    await _remove_tree(self._temporary(key))
+            await _remove_tree(old)
+        return target
+
+    @contextlib.contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """Be the only one who has to do with an environment. Raises RunnerError `conflict` that says who uses it."""
+        with self.uses.alone(key) as alone:
+            if not alone:
+                pids = self.uses.holders(key)
+                who = f"process {', '.join(map(str, pids))}" if pids else "a process that cannot be seen from here"
+                text = f"{key} is used by {who}; stop what uses it, then try again"
+                raise error(ErrorKind.CONFLICT, text, field="key")
+            yield
+
+    @contextlib.asynccontextmanager
+    async def lock(self, key: str, say: Callable[[str], None]) -> AsyncIterator[None]:
+        """Be the only one who builds `key`, in this process and among all that share the directory."""
+        lock = self._locks.setdefault(key, trio.Lock())
+        if lock.locked():
+            say("this environment is being built for another module")
+        async with lock, self._process_lock(key, say):
+            yield
+
+    def _temporary(self, key: str) -> Path:
+        return self.root / ".tmp" / f"{key}.{os.getpid()}"
+
+    async def _build(
+        self, key: str, manifest: Mapping[str, Any], build: Callable[[Path], Awaitable[None]], where: Path | None
+    ) -> None:
+        """Build in `where`, or in the temporary directory of the key, up to the manifest."""
+        target, temporary = self.path(key), self._temporary(key)
+        folder = where or temporary
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        for left in temporary.parent.glob(f"{key}.*"):  # of runners that were killed: the lock is held
+            shutil.rmtree(left, ignore_errors=True)
+        if not self.ready(key):  # a directory without manifest is no environment
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(target)
+        self.builds += 1
+        whole = False
+        try:
+            await build(folder)
+            note = folder / f".{MANIFEST}"
+            note.write_text(json.dumps({**manifest, "key": key, "built_at": time.time()}, indent=1))
+            note.rename(folder / MANIFEST)
+            whole = True
+        finally:
+            if not whole:
+                await _remove_tree(folder)
+
+    @contextlib.asynccontextmanager
+    async def _process_lock(self, key: str, say: Callable[[str], None]) -> AsyncIterator[None]:
+        """Hold the file lock of a key. Polled, because a blocking flock in a thread cannot be cancelled."""
+        path = self.root / ".locks" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            told = False
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told:
+                        say("another process is building this environment")
+                        told = True
+                    await trio.sleep(_LOCK_POLL_SECONDS)
+            yield
+
+    # What is there
+
+    async def stored(self) -> list[Stored]:
+        """Return the environments that are there, by key."""
+        return await trio.to_thread.run_sync(self._stored)
+
+    def _stored(self) -> list[Stored]:
+        keys = [path.parent.name for path in self.root.glob(f"*/{MANIFEST}") if not path.parent.name.startswith(".")]
+        return [self.describe(key, _size(self.path(key))) for key in sorted(keys)]
+
+    def describe(self, key: str, size: int) -> Stored:
+        """Return what is known of an environment that takes `size` bytes."""
+        manifest = self.manifest(key)
+        kind, _, rest = key.partition("-py")
+        built = float(manifest.get("built_at") or 0.0)
+        with self.uses.alone(key) as alone:
+            used = not alone
+        return Stored(
+            key=key,
+            kind=str(manifest.get("kind") or kind),
+            python=str(manifest.get("python") or rest.rpartition("-")[0]),
+            path=str(self.path(key)),
+            log=str(self.log_path(key)) if self.log_path(key).exists() else "",
+            size_bytes=size,
+            built_at=built,
+            used_at=max(built, self.uses.last(key) or 0.0),
+            in_use=used,
+            users=self.uses.holders(key) if used else (),
+            manifest=manifest,
+        )
+
+    async def remove(self, key: str) -> bool:
+        """Remove an environment unless somebody uses it; return whether it was removed.
+
+        It is renamed first, so that there is no half environment at any moment. Not cancellable. Raises OSError.
+        """
+        with self.uses.alone(key) as alone:
+            if not alone:
+                return False
+            old = self._set_aside(key)
+        self.log_path(key).unlink(missing_ok=True)
+        await _remove_tree(old)
+        return True
+
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left; return how many directories."""
+        count = 0
+        for path in sorted((self.root / ".tmp").glob("*")):
+            key = path.name.removeprefix("old.").rpartition(".")[0]
+            (self.root / ".locks").mkdir(parents=True, exist_ok=True)
+            with (self.root / ".locks" / key).open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:  # somebody is at it
+                    continue
+                await _remove_tree(path)
+                count += 1
+        return count
+
+    def _set_aside(self, key: str) -> Path | None:
+        """Rename an environment out of the way; return where it is now, None when there was none."""
+        old = self.root / ".tmp" / f"old.{key}.{os.getpid()}"
+        old.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(old, ignore_errors=True)
+        try:
+            return self.path(key).rename(old)
+        except FileNotFoundError:
+            return None
+
+
+async def _remove_tree(path: Path | None) -> None:
+    if path is not None:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(lambda: shutil.rmtree(path, ignore_errors=True))
+
+
+def _size(root: Path) -> int:
+    """Return the bytes that a folder takes on the disk; a file with several names in it counts once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for folder, names, files in os.walk(root):
+        for name in (*names, *files):
+            with contextlib.suppress(OSError):
+                found = os.lstat(os.path.join(folder, name))  # noqa: PTH118  (tens of thousands of them)
+                if (found.st_dev, found.st_ino) not in seen:
+                    seen.add((found.st_dev, found.st_ino))
+                    total += found.st_blocks * _BLOCK_BYTES
+    return total
+
+
+class KeptInStore:
+    """What a kind has in common with another whose environments are folders of a store."""
+
+    __slots__ = ()
+    store: Store
+
+    async def stored(self) -> list[Stored]:
+        """Return the environments that are there."""
+        return await self.store.stored()
+
+    async def remove(self, key: str) -> bool:
+        """Remove an environment unless somebody uses it."""
+        return await self.store.remove(key)
+
+    async def tidy(self) -> int:
+        """Remove what builds and removals that were killed have left."""
+        return await self.store.tidy()
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Use no others than these any more."""
+        self.store.uses.keep(keys)

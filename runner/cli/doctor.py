@@ -1,0 +1,264 @@
+"""What this machine can do for the modules of a file, and what to do where it cannot."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+import trio
+from attrs import evolve, frozen
+
+from actors.system import Surroundings, System, open_system
+from config.load import Loaded
+from config.mistakes import ConfigError
+from config.settings import ServerSettings, Settings
+from environments.local import ProcessTable
+from environments.venv import find_uv, python_candidates
+from protocol.errors import RunnerError
+from protocol.model import Kind
+from runner.ports import try_port
+from runner.serve import is_loopback, make_verifier
+from runner.tls import server_context
+
+_MINORS = range(8, 15)
+_TOOL_SECONDS = 20.0
+_LITTLE_SPACE_BYTES = 1024**3
+_DELEGATE = (
+    "the kernel holds it where the runner may write control groups: a systemd service with Delegate=yes, or a "
+    "container with a writable cgroup2"
+)
+_HELD = {
+    "cgroup-v1": "by a control group (version 1)",
+    "cgroup-v2": "by a control group (version 2)",
+    "watched": "by watching: sampled every 0.1 s, so it can be passed for a moment",
+    "affinity": "by affinity: whole CPUs, a fraction is rounded up",
+}
+
+
+class State(StrEnum):
+    """How something was found."""
+
+    OK = "ok"
+    NOTE = "note"
+    """Worth knowing; what the modules file asks for works."""
+    FAILED = "failed"
+    """Something that the modules file asks for does not work."""
+
+
+@frozen
+class Finding:
+    """One thing that was looked at. `says` is what was found, `remedy` what can be done about it."""
+
+    topic: str
+    name: str
+    state: State
+    says: str
+    remedy: str = ""
+
+
+def examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
+    """Return what was found. A runner that works beside is not disturbed. Raises RunnerError and OSError."""
+    return trio.run(_examine, loaded, around)
+
+
+def text_of(findings: list[Finding]) -> str:
+    """Return the findings for people, grouped by topic."""
+    width = max(len(finding.name) for finding in findings)
+    lines: list[str] = []
+    topic = ""
+    for finding in findings:
+        if finding.topic != topic:
+            topic = finding.topic
+            lines += ["", topic]
+        lines.append(f"  {finding.state:<6}  {finding.name:<{width}}  {finding.says}")
+        if finding.remedy:
+            lines.append(f"          {'':<{width}}  -> {finding.remedy}")
+    return "\n".join(lines[1:])
+
+
+async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
+    settings = loaded.settings
+    findings: list[Finding] = []
+    with tempfile.TemporaryDirectory(prefix="operato-doctor-") as folder:
+        aside = evolve(settings, store=evolve(settings.store, data_dir=Path(folder)))
+        async with open_system(aside, around, ()) as system:
+            findings += _kinds(loaded, system)
+            findings += _limits(system)
+            findings += [finding async for finding in _tools(loaded, system.table, around)]
+    findings += _folders(loaded)
+    findings += _ports(loaded)
+    findings.append(await _key(settings))
+    findings += _secrets(loaded, around)
+    return findings
+
+
+def _users(loaded: Loaded, kind: Kind) -> list[str]:
+    return [spec.name for spec in loaded.modules.modules if spec.env is kind]
+
+
+def _kinds(loaded: Loaded, system: System) -> Iterator[Finding]:
+    for kind, executor in system.executors.items():
+        found, users = executor.availability, _users(loaded, kind)
+        used = f"used by {len(users)} of {len(loaded.modules.modules)} modules"
+        if found.available:
+            detail = ", ".join(f"{name} {value}" for name, value in found.detail.items())
+            yield Finding("environments", kind, State.OK, f"{used}; {detail}" if detail else used)
+        else:
+            state = State.FAILED if users else State.NOTE
+            yield Finding("environments", kind, state, f"{used}; unavailable: {found.reason}")
+
+
+def _limits(system: System) -> Iterator[Finding]:
+    # What a kind says itself is the work of somebody else, as of an engine; the others are held by this process.
+    own = [kind for kind, executor in system.executors.items() if not executor.availability.limits]
+    found = [kind for kind in own if system.executors[kind].availability.available]
+    held = next(iter(system.executors.values())).limits.enforcement
+    for name in ("memory", "cpus", "processes"):
+        how = getattr(held, name)
+        by_kernel = how.startswith("cgroup")
+        state = State.OK if by_kernel else State.NOTE
+        text = f"{', '.join(found)}: held {_HELD.get(how, how)}"
+        yield Finding("limits", name, state, text, "" if by_kernel else _DELEGATE)
+    for kind, executor in system.executors.items():
+        for name, how in executor.availability.limits.items():
+            state = State.NOTE if how == "none" else State.OK
+            text = f"{kind}: not held" if how == "none" else f"{kind}: held by the {how}"
+            yield Finding("limits", f"{name} ({kind})", state, text)
+    table = system.table
+    if table.subreaper:
+        yield Finding("limits", "end of calls", State.OK, "orphans come to the runner (subreaper) and are ended")
+    else:
+        text = "orphans of a call are not found: this system has no PR_SET_CHILD_SUBREAPER"
+        yield Finding("limits", "end of calls", State.NOTE, text, "use Linux 3.4 or later")
+
+
+async def _tools(loaded: Loaded, table: ProcessTable, around: Surroundings) -> AsyncIterator[Finding]:
+    users = _users(loaded, Kind.VENV)
+    missing = State.FAILED if users else State.NOTE
+    uv = find_uv()
+    said = None if uv is None else await _first_line(table, [uv, "--version"], around)
+    if said is None:
+        text = "not found" if uv is None else f"{uv} does not run"
+        yield Finding("tools", "uv", missing, text, "`pip install uv`, or put it on PATH")
+    else:
+        yield Finding("tools", "uv", State.OK, f"{said} ({uv})")
+    yield Finding("tools", "python", State.OK, f"{platform.python_version()}, the runner's own")
+    versions = await _pythons(table, around)
+    for minor in _MINORS:
+        found = sorted({version for version in versions.values() if version.startswith(f"3.{minor}.")}, reverse=True)
+        name = f"python 3.{minor}"
+        if found:
+            place = next(place for place, version in versions.items() if version == found[0])
+            yield Finding("tools", name, State.OK, f"{', '.join(found)} ({place})")
+        else:
+            yield Finding("tools", name, State.NOTE, "not found; `python:` of a module cannot name it")
+    for spec in loaded.modules.modules:
+        wanted = spec.python
+        if spec.env is not Kind.VENV or wanted is None:
+            continue
+        if not any(version == wanted or version.startswith(f"{wanted}.") for version in versions.values()):
+            text = f"module {spec.name} wants Python {wanted}, which is not on this machine"
+            yield Finding("tools", f"python {wanted}", State.FAILED, text, "install it, or change `python`")
+
+
+async def _pythons(table: ProcessTable, around: Surroundings) -> dict[str, str]:
+    """Return path -> version of the interpreters that virtual environments can be made from; each is asked once."""
+    search = [Path(p) for p in around.installer.get("PATH", "").split(":") if p]
+    asked: dict[str, str] = {}
+    for minor in _MINORS:
+        for candidate in python_candidates(f"3.{minor}", search):
+            real = os.path.realpath(candidate)
+            if real not in asked:
+                code = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+                asked[real] = await _first_line(table, [real, "-I", "-S", "-c", code], around) or ""
+    return {path: version for path, version in asked.items() if version}
+
+
+async def _first_line(table: ProcessTable, argv: list[str], around: Surroundings) -> str | None:
+    """Return the first line that a tool prints, or None when it fails or takes too long."""
+    lines: list[str] = []
+    with trio.move_on_after(_TOOL_SECONDS), suppress(OSError):
+        status = await table.run(
+            argv, around.installer, on_line=lambda line: lines.append(line[:200]) if not lines else None
+        )
+        return lines[0] if status == 0 and lines else None
+    return None
+
+
+def _folders(loaded: Loaded) -> Iterator[Finding]:
+    store = loaded.settings.store
+    yield _folder("data_dir", store.data_dir, State.FAILED)
+    yield _folder("venv_path", store.venv_path, State.FAILED if _users(loaded, Kind.VENV) else State.NOTE)
+    yield _folder("conda_path", store.conda_path, State.FAILED if _users(loaded, Kind.CONDA) else State.NOTE)
+
+
+def _folder(name: str, path: Path, otherwise: State) -> Finding:
+    """Look whether files can be made in a folder, or the folder itself in the nearest one that exists."""
+    try:
+        there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=there):
+            free = shutil.disk_usage(there).free
+    except OSError as problem:
+        text = f"{path} cannot be written: {problem.strerror}"
+        return Finding("folders", name, otherwise, text, f"make it writable for this user, or change `{name}`")
+    text = f"{path} can be {'written' if there == path else 'made'}, {free / 1024**3:.1f} GiB are free"
+    if free < _LITTLE_SPACE_BYTES:
+        return Finding("folders", name, State.NOTE, text, "free some space: builds and records need it")
+    return Finding("folders", name, State.OK, text)
+
+
+def _ports(loaded: Loaded) -> Iterator[Finding]:
+    server = loaded.settings.server
+    doors = (("rest_port", server.rest, server.rest_port), ("grpc_port", server.grpc, server.grpc_port))
+    for name, wanted, port in doors:
+        if not wanted:
+            yield Finding("ports", name, State.OK, "not wanted")
+        elif problem := try_port(server.host, port, f"--{name.replace('_', '-')}"):
+            yield Finding("ports", name, State.NOTE, problem, "unless that is this runner, already started")
+        else:
+            yield Finding(
+                "ports", name, State.OK, f"{port} of {server.host} is free" if port else "a free one is taken"
+            )
+    yield from _tls(loaded.settings.server)
+
+
+def _tls(server: ServerSettings) -> Iterator[Finding]:
+    try:
+        context = server_context(server, ())
+    except ConfigError as problem:
+        for mistake in problem.mistakes:
+            yield Finding("ports", "tls", State.FAILED, str(mistake))
+    else:
+        yield Finding("ports", "tls", State.OK, "both doors speak it" if context else "not wanted")
+
+
+async def _key(settings: Settings) -> Finding:
+    """Look at the key of tokens as the start does; where the start would make one, none is made."""
+    auth, own = settings.auth, settings.store.data_dir / "jwt-secret"
+    given = {"jwt_secret": auth.secret, "jwt_public_key_file": auth.public_key_file, "jwt_jwks_url": auth.jwks_url}
+    configured = next((name for name, value in given.items() if value), None)
+    if configured is None and is_loopback(settings.server.host) and not os.path.lexists(own):
+        return Finding("secrets", "key of tokens", State.OK, f"none is configured; the first start makes {own}")
+    try:
+        await make_verifier(settings)
+    except ConfigError as problem:
+        return Finding("secrets", "key of tokens", State.FAILED, "; ".join(map(str, problem.mistakes)))
+    except RunnerError as problem:
+        return Finding("secrets", "key of tokens", State.FAILED, problem.failure.message)
+    said = f"`{configured}` can be used" if configured else f"the runner's own, {own}, can be used"
+    return Finding("secrets", "key of tokens", State.OK, said)
+
+
+def _secrets(loaded: Loaded, around: Surroundings) -> Iterator[Finding]:
+    for spec in loaded.modules.modules:
+        try:
+            around.secrets(spec.secrets)
+        except ConfigError as problem:
+            for mistake in problem.mistakes:
+                yield Finding("secrets", f"{spec.name}.secrets", State.FAILED, str(mistake))

@@ -1,0 +1,168 @@
+"""What `call` and `logs` do: begin an execution on a running server, show what it prints, and end as it ends."""
+
+from __future__ import annotations
+
+import re
+
+import click
+import msgspec
+from attrs import frozen
+
+from protocol.errors import ErrorKind, RunnerError, error
+from protocol.events import DroppedEvent, OutputEvent
+from protocol.messages import InvalidJsonError, check_json
+from protocol.model import Stream
+from runner.client.connection import ANSWER_SECONDS, MAX_ANSWER_BYTES, Client, segment
+from runner.client.events import Begun, End, ExecutionFields, Message, cut_off, end_in, follow, read_events, told_where
+from runner.client.printing import Interrupts, Printer, interruptible
+from runner.client.trouble import not_a_runner
+
+_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+
+@frozen
+class Order:
+    """One call, as it was asked for. `data` is JSON; nothing is null."""
+
+    module: str
+    data: bytes
+    version: str | None = None
+    timeout: float | None = None
+    key: str | None = None
+
+    def checked(self) -> Order:
+        """Return it when its input can be sent. Raises RunnerError `bad_input` or `too_large`."""
+        if len(self.data) > MAX_ANSWER_BYTES:
+            raise error(ErrorKind.TOO_LARGE, f"the input is over {MAX_ANSWER_BYTES} bytes", field="$")
+        try:
+            check_json(self.data.strip() or b"null")
+        except InvalidJsonError as problem:
+            text = f"the input is not JSON: {problem}; text is written '\"...\"' with both quotes"
+            raise error(ErrorKind.BAD_INPUT, text, field="$") from None
+        if self.key is not None and not _KEY.fullmatch(self.key):
+            text = "an idempotency key has 1 to 255 visible ASCII characters, and spaces between them"
+            raise error(ErrorKind.BAD_INPUT, text, field="Idempotency-Key")
+        return self
+
+    @property
+    def body(self) -> bytes:
+        """The input as it is sent."""
+        return self.data.strip() or b"null"
+
+    async def submit(self, client: Client) -> ExecutionFields:
+        """Have it accepted, to run when it is its turn; return it as it is then. Raises RunnerError."""
+        return await self.post(client, prefer="respond-async", seconds=ANSWER_SECONDS)
+
+    async def post(self, client: Client, *, prefer: str | None = None, seconds: float | None = None) -> ExecutionFields:
+        """Make the call over HTTP and return the answer. Raises RunnerError."""
+        given = {
+            "content-type": "application/json",
+            "prefer": prefer,
+            "idempotency-key": self.key,
+            "x-timeout": None if self.timeout is None else repr(self.timeout),
+        }
+        headers = {name: value for name, value in given.items() if value is not None}
+        path, query = f"/modules/execute/{segment(self.module)}", {"version": self.version}
+        answer = await client.request("POST", path, query=query, body=self.body, headers=headers, seconds=seconds)
+        return answer.read(ExecutionFields)
+
+
+async def submit(client: Client, order: Order) -> int:
+    """Print the id of an execution that nobody waits for. Raises RunnerError."""
+    accepted = await order.checked().submit(client)
+    click.echo(accepted.id)
+    return 0
+
+
+async def call(client: Client, order: Order, *, live: bool) -> int:
+    """Run a call to its end: result to stdout, output to stderr, `live` or at the end. Returns the exit code.
+
+    Raises RunnerError with the failure of the execution. Ctrl-C ends the execution on the server.
+    """
+    order.checked()
+    printer = Printer(live=live, apart=False)
+
+    async def work(interrupts: Interrupts) -> int:
+        if order.key is None:
+            end = await _through_socket(client, order, printer, interrupts)
+        else:
+            end = await _with_key(client, order, printer, interrupts)
+        return await printer.end(end)
+
+    return await interruptible(work)
+
+
+async def _through_socket(client: Client, order: Order, printer: Printer, interrupts: Interrupts) -> End:
+    """Call over a websocket, which tells the id at once, and whose end is the end of the execution."""
+    identity: str | None = None
+
+    async def show(event: Message) -> None:
+        nonlocal identity
+        if isinstance(event, Begun):
+            identity = event.id
+        else:
+            await printer.show(event)
+
+    query = {"version": order.version, "timeout": order.timeout}
+    async with client.socket(f"/modules/stream/{segment(order.module)}", query=query) as socket:
+
+        async def cancel() -> None:
+            await socket.send('{"type": "cancel"}')
+
+        interrupts.cancel = cancel
+        await socket.send(order.body.decode())
+        end = await read_events(client, socket, show)
+        if end is None:
+            await printer.flush()
+            raise cut_off(client, socket, identity, order.module)
+    return end
+
+
+async def _with_key(client: Client, order: Order, printer: Printer, interrupts: Interrupts) -> End:
+    """Have the call accepted, then wait for its end: so it goes on without this client, and is found again by its key.
+
+    Not live, it is waited for by the same call again, for which `executions:run` is enough.
+    """
+    accepted = await order.submit(client)
+    path = f"/executions/{segment(accepted.id)}/cancel"
+
+    async def cancel() -> None:
+        await client.request("POST", path)
+
+    interrupts.cancel = cancel
+    try:
+        if printer.live:
+            return await follow(client, accepted.id, 0, printer.show, printer.again)
+        execution = accepted
+        while (end := end_in(execution)) is None:
+            execution = await order.post(client)
+    except RunnerError as problem:
+        raise told_where(problem, accepted.id, order.module) from None
+    await printer.output(Stream.STDOUT, execution.stdout)
+    await printer.output(Stream.STDERR, execution.stderr)
+    return end
+
+
+async def logs(client: Client, identity: str, start: int, *, following: bool) -> int:
+    """Show what an execution printed, of all its attempts; `following` to its end, whose exit code is returned then.
+
+    Raises RunnerError.
+    """
+    printer = Printer(live=True, apart=True)
+    if following:
+
+        async def work(_interrupts: Interrupts) -> int:
+            return await printer.end(await follow(client, identity, start, printer.show, printer.again))
+
+        return await interruptible(work)
+    path = f"/executions/{segment(identity)}/output"
+    answer = await client.request("GET", path, query={"format": "jsonl"})
+    lines: msgspec.json.Decoder[OutputEvent | DroppedEvent] = msgspec.json.Decoder(OutputEvent | DroppedEvent)
+    for line in answer.body.splitlines():
+        try:
+            event = lines.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise not_a_runner(client.address, "its answer cannot be read") from None
+        if event.seq >= start:
+            await printer.show(event)
+    return 0

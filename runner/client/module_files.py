@@ -1,0 +1,185 @@
+"""Modules as files of whoever writes them: the starter, and what is sent of a folder, an archive or a file.
+
+What is wrong with them is told here, with file and line, by the same checks that a runner makes of what it is sent.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from attrs import evolve, frozen
+
+from config.code import ENTRIES, TooLargeError, pack, read_folder, unpack, write_files
+from config.mistakes import ConfigError, Mistake, Wrong, parse_yaml, read_or_none, read_text
+from config.modules import (
+    DESCRIPTIONS,
+    Description,
+    ModuleSpec,
+    as_written,
+    module_from_archive,
+    name_of_module,
+    read_module,
+    read_spec,
+    spec_to_mapping,
+    starter,
+)
+from config.units import show
+from protocol.errors import ErrorKind, error
+from protocol.model import Kind
+from runner.client.connection import MAX_ANSWER_BYTES, segment
+
+_YAML = (".yaml", ".yml")
+_USUAL = tuple(name.removesuffix(".py") for name in ENTRIES)
+
+
+@frozen
+class Sent:
+    """A module as one request has it, which `POST` or `PUT` makes a version of."""
+
+    method: str
+    path: str
+    content_type: str
+    body: bytes
+    name: str | None
+    """None where only the runner will read it."""
+
+
+def make_starter(name: str, kind: Kind, folder: Path) -> list[str]:
+    """Write a module that runs as it is; return the names of its files. Raises ConfigError, OSError.
+
+    Nothing is written where a file is in the way; of two who write at a time, one has each file.
+    """
+    try:
+        files = starter(name, kind)
+    except Wrong as wrong:
+        raise ConfigError([Mistake(wrong.message, None, None, "NAME", wrong.allowed)]) from None
+    there = [file for file in files if (folder / file).exists() or (folder / file).is_symlink()]
+    if there:
+        text = f"there is {', '.join(there)} already; nothing was written: take another folder with --folder"
+        raise ConfigError([Mistake(text, str(folder), None, "")])
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        with (folder / file).open("xb") as opened:
+            opened.write(content)
+    return list(files)
+
+
+def read_module_files(target: Path, name: str | None, *, check: bool = True) -> Sent:
+    """Return what is sent of a folder, a zip archive, a `.py` or a `.yaml` file. Blocks.
+
+    `name` is that of the module; without it, it is what `module.yaml` or the `.yaml` file says, else what the folder or
+    file is called. Raises RunnerError `bad_input` with everything that is wrong, each with file and line, and
+    `too_large`. Without `check` only what hinders sending is told.
+    """
+    shown = str(target)
+    try:
+        if target.is_dir():
+            files = read_folder(target)
+            return _archive(target, pack(files), files, name, check=check)
+        if not target.is_file():
+            there = target.exists()
+            raise Wrong("is not a regular file" if there else "there is no such file or folder")  # noqa: TRY301
+        if target.suffix == ".py":
+            files = read_folder(target)
+            return _archive(target, pack(files), files, name, check=check)
+        if target.suffix == ".zip":
+            data = _content(target)
+            return _archive(target, data, unpack(data), name, check=check)
+        if target.suffix in _YAML:
+            return _described(target, name, check=check)
+        raise Wrong("is not a folder, a .zip, a .py or a .yaml file")  # noqa: TRY301
+    except ConfigError as problem:
+        raise error(ErrorKind.BAD_INPUT, str(problem)) from None
+    except Wrong as wrong:
+        kind = ErrorKind.TOO_LARGE if isinstance(wrong, TooLargeError) else ErrorKind.BAD_INPUT
+        raise error(kind, str(Mistake(wrong.message, wrong.file or shown, wrong.line, ""))) from None
+
+
+def _content(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        data = opened.read(MAX_ANSWER_BYTES + 1)
+    if len(data) > MAX_ANSWER_BYTES:
+        raise TooLargeError(f"is over {MAX_ANSWER_BYTES} bytes")
+    return data
+
+
+def _archive(target: Path, data: bytes, files: Mapping[str, bytes], name: str | None, *, check: bool) -> Sent:
+    """Return files as an archive. Raises ConfigError with places that begin with `target`, Wrong, RunnerError."""
+    if name is None and not any(file in files for file in DESCRIPTIONS):
+        name = _called(target)
+    if check:
+        try:
+            name = _checked(files, name).name
+        except ConfigError as problem:
+            inside = target.parent if target.suffix == ".py" and target.is_file() else target
+            raise ConfigError(
+                evolve(each, file=str(inside / each.file if each.file else target)) for each in problem.mistakes
+            ) from None
+    return Sent("POST", "/modules/upload", "application/zip", data, name)
+
+
+def _called(target: Path) -> str:
+    """Return the name of a module that none of its files names. Raises ConfigError where it cannot be one."""
+    name = target.resolve().name if target.is_dir() else target.stem
+    if name in _USUAL or read_or_none(name_of_module, name) is None:
+        raise ConfigError(
+            [Mistake(f"{show(name)} is not taken for the name of a module; give one", None, None, "--name")]
+        )
+    return name
+
+
+def _checked(files: Mapping[str, bytes], name: str | None) -> ModuleSpec:
+    """Return the module as a runner will read it: from files of their own. Raises ConfigError, OSError."""
+    described = module_from_archive(files, name)
+    with tempfile.TemporaryDirectory(prefix="operato-push-") as folder:
+        write_files(files, Path(folder))
+        return read_module(described, Path(folder))
+
+
+def _described(file: Path, name: str | None, *, check: bool) -> Sent:
+    """Return the module whose fields a file has, its code among them. Raises ConfigError, Wrong."""
+    document = parse_yaml(read_text(file))
+    if not isinstance(document.value, dict):
+        raise Wrong(f"holds {show(document.value)} where the fields of a module are expected")
+    fields = as_written(document, (), document.value)
+    described, wrongs = Description(fields, document, str(file)), list(document.wrongs)
+    if "modules" in fields:
+        wrongs.append(Wrong("has several; a file that is sent has the fields of one module at the top", ("modules",)))
+    elif fields.get("path") is not None or (file.name in DESCRIPTIONS and fields.get("code") is None):
+        text = f"the code is in files; send their folder: operato-runner modules push {file.parent}"
+        wrongs.append(Wrong(text, ("path",) if "path" in fields else ()))
+    if name is not None and fields.setdefault("name", name) != name:
+        wrongs.append(Wrong(f"{show(fields['name'])} is not the name that it is sent as, {show(name)}", ("name",)))
+    if wrongs:
+        raise described.mistakes(wrongs)
+    fields.setdefault("name", file.stem)
+    if check:
+        fields, wrongs = _resolved(fields, file.parent)
+        if wrongs:
+            raise described.mistakes(wrongs)
+    try:
+        said = name_of_module(fields["name"])
+    except Wrong as wrong:
+        raise described.mistakes([wrong.under(("name",))]) from None
+    try:
+        body = msgspec.json.encode(fields)
+    except UnicodeEncodeError:
+        raise Wrong("holds half characters, which no text may have") from None
+    return Sent("PUT", f"/modules/{segment(said)}", "application/json", body, said)
+
+
+def _resolved(fields: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], list[Wrong]]:
+    """Return the fields with the lines of the files that they name, and what is wrong with them.
+
+    Nothing is sent that is as it is without being said: a runner of another release may not know the field.
+    """
+    spec, wrongs = read_spec(fields, base=folder, allow_path=True, trusted=False)
+    if spec is None:
+        return {}, wrongs
+    usual = spec_to_mapping(ModuleSpec(spec.name, spec.env))
+    said = spec_to_mapping(spec)
+    return {name: value for name, value in said.items() if name in fields or usual.get(name) != value}, []

@@ -1,0 +1,207 @@
+"""The verbs of the gRPC services: read the request, call the service, render. Trio throughout; no gRPC library."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from attrs import evolve, frozen
+
+from actors.events import Follower
+from actors.history import Query
+from protocol.errors import ErrorKind, Failure, error
+from protocol.events import ErrorEvent, ResultEvent
+from protocol.model import Execution
+from protocol.rpc.operato.runner import v1
+from runner.api import Batch, Input, Service
+from runner.auth import Principal, Scope, Verifier, authenticate
+from runner.grpc.call import Call, Method
+from runner.grpc.codec import make
+from runner.grpc.messages import (
+    error_kind,
+    event_message,
+    execution_message,
+    execution_status,
+    failure_message,
+    page_limit,
+    record_message,
+    response_message,
+    seconds,
+)
+from runner.grpc.modules import ModuleVerbs
+
+EXECUTOR = "operato.runner.v1.ExecutorService"
+MODULES = "operato.runner.v1.ModuleService"
+MAX_INPUT_ID = 256
+
+
+def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
+    """Return the methods of both services by path."""
+    executions, modules = _Executions(service), ModuleVerbs(service)
+
+    async def principal(call: Call) -> Principal:
+        return await authenticate(verifier, call.metadata.get("authorization"))
+
+    def with_message(verb: Callable[[Call, Principal, Any], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+        async def handler(call: Call) -> Any:
+            who = await principal(call)
+            return await verb(call, who, await _message(call))
+
+        return handler
+
+    def with_stream(verb: Callable[[Call, Principal], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
+        async def handler(call: Call) -> None:
+            await verb(call, await principal(call))
+
+        return handler
+
+    return {
+        f"/{EXECUTOR}/Execute": Method(with_message(executions.execute), v1.ExecuteRequest),
+        f"/{EXECUTOR}/ExecuteStream": Method(with_message(executions.stream), v1.ExecuteRequest),
+        f"/{EXECUTOR}/Submit": Method(with_message(executions.submit), v1.ExecuteRequest),
+        f"/{EXECUTOR}/ExecuteBatch": Method(with_stream(executions.batch), v1.ExecuteBatchRequest),
+        f"/{EXECUTOR}/GetExecution": Method(with_message(executions.get), v1.GetExecutionRequest),
+        f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
+        f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
+        f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
+        **{f"/{MODULES}/{name}": Method(with_message(verb), kind) for name, (verb, kind) in modules.verbs().items()},
+    }
+
+
+async def _message(call: Call) -> Any:
+    message = await call.receive()
+    if message is None:
+        raise error(ErrorKind.BAD_INPUT, "the call has no message")
+    return message
+
+
+@frozen
+class _Executions:
+    """The verbs of ExecutorService."""
+
+    service: Service
+
+    async def execute(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> v1.ExecuteResponse:
+        execution = await self.service.execute(
+            who,
+            request.module_name,
+            request.input_json.encode(),
+            version=request.version or None,
+            # With a key the execution is not this call's own: it goes on when the call has timed out.
+            timeout=_timeout(call, request.timeout) if _key(call) is None else request.timeout or None,
+            key=_key(call),
+        )
+        return response_message(execution)
+
+    async def stream(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> None:
+        if _key(call) is not None:
+            text = "a stream has no idempotency key; submit the execution and watch it"
+            raise error(ErrorKind.BAD_INPUT, text, field="idempotency-key")
+        name, follower = self.service.begin(
+            who,
+            request.module_name,
+            request.input_json.encode(),
+            version=request.version or None,
+            timeout=_timeout(call, request.timeout),
+        )
+        call.initial_metadata.append(("operato-execution-id", name))
+        try:
+            # Who may run it may see what became of it.
+            await self._send_events(call, evolve(who, scopes=who.scopes | {Scope.EXECUTIONS_READ}), name, follower)
+        finally:
+            self.service.abandon(name)
+
+    async def submit(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> v1.SubmitResponse:
+        execution = await self.service.submit(
+            who,
+            request.module_name,
+            request.input_json.encode(),
+            version=request.version or None,
+            timeout=request.timeout or None,  # the deadline is that of this call
+            key=_key(call),
+        )
+        return make(v1.SubmitResponse, execution=execution_message(execution))
+
+    async def get(self, _call: Call, who: Principal, request: v1.GetExecutionRequest) -> v1.GetExecutionResponse:
+        return record_message(await self.service.get(who, request.id))
+
+    async def list(self, _call: Call, who: Principal, request: v1.ListExecutionsRequest) -> v1.ListExecutionsResponse:
+        query = Query(
+            module=request.module_name or None,
+            version=request.version or None,
+            status=execution_status(request.status),
+            kind=error_kind(request.kind),
+            subject=request.subject or None,
+            since=seconds(request.since),
+            until=seconds(request.until),
+            limit=page_limit(request.limit),
+            cursor=request.cursor or None,
+        )
+        page = await self.service.list(who, query)
+        found = [execution_message(execution) for execution in page.items]
+        return make(v1.ListExecutionsResponse, executions=found, cursor=page.next_cursor or "")
+
+    async def cancel(
+        self, _call: Call, who: Principal, request: v1.CancelExecutionRequest
+    ) -> v1.CancelExecutionResponse:
+        execution = await self.service.cancel(who, request.id)
+        return make(v1.CancelExecutionResponse, execution=execution_message(execution))
+
+    async def watch(self, call: Call, who: Principal, request: v1.WatchExecutionRequest) -> None:
+        follower = await self.service.follow(who, request.id, request.from_seq)
+        await self._send_events(call, who, request.id, follower)
+
+    async def _send_events(self, call: Call, who: Principal, name: str, follower: Follower) -> None:
+        """Send events as fast as the client takes them; the log keeps what it is behind, or says what it dropped."""
+        while (events := await follower.next()) is not None:
+            ended = isinstance(events[-1], ResultEvent | ErrorEvent)
+            execution = await self.service.get(who, name) if ended else None
+            await call.send(*map(event_message, events[:-1]), event_message(events[-1], execution))
+
+    async def batch(self, call: Call, who: Principal) -> None:
+        start = _member(await _message(call), "start")
+        if start is None:
+            raise error(ErrorKind.BAD_INPUT, "the first message of a batch is `start`", field="start")
+        version, parallelism = start.version or None, start.parallelism or None
+        batch = Batch(self.service, who, start.module_name, version=version, parallelism=parallelism)
+
+        async def take() -> Input | None:
+            return await _next_input(call)
+
+        async def answer(given: Input, became: Execution | Failure) -> None:
+            if isinstance(became, Failure):
+                await call.send(make(v1.ExecuteBatchResponse, id=given.name, refused=failure_message(became)))
+            else:
+                await call.send(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(became)))
+
+        await batch.run(take, answer, lambda: _timeout(call, start.timeout))
+
+
+async def _next_input(call: Call) -> Input | None:
+    """Return the next input of a batch. Raises RunnerError, which ends the batch."""
+    message = await call.receive()
+    if message is None:
+        return None
+    given: v1.BatchInput | None = _member(message, "input")
+    if given is None:
+        raise error(ErrorKind.BAD_INPUT, "only the first message of a batch is not `input`", field="input")
+    if len(given.id) > MAX_INPUT_ID:
+        raise error(ErrorKind.BAD_INPUT, f"an id has at most {MAX_INPUT_ID} characters", field="input.id")
+    return Input(given.id, given.input_json.encode())
+
+
+def _member(message: Any, name: str) -> Any | None:
+    """Return a member of a oneof, None when it is not the one that is set."""
+    return getattr(message, name, None)
+
+
+def _key(call: Call) -> str | None:
+    return call.metadata.get("idempotency-key")
+
+
+def _timeout(call: Call, field: float) -> float | None:
+    """Return the smaller one of the field `timeout` (0 is none) and the client's deadline, in seconds."""
+    remaining = call.remaining
+    if not field:
+        return remaining
+    return field if remaining is None else min(field, remaining)

@@ -1,0 +1,267 @@
+"""The runner's values as gRPC messages and back: pure, and the same words as in `render`.
+
+Imports the generated messages, as `grpc_service` does; neither of the two knows a library of gRPC or asyncio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, TypeVar, assert_never
+
+import msgspec
+
+from actors.history import ModuleStats
+from actors.registry import Published
+from protocol.errors import ErrorKind, Failure, error
+from protocol.events import (
+    DroppedEvent,
+    ErrorEvent,
+    Event,
+    ItemEvent,
+    OutputEvent,
+    ProgressEvent,
+    ResultEvent,
+    StatusEvent,
+    decode_all,
+    text_of,
+)
+from protocol.model import Attempt, Execution, Kind, Status, Stream
+from protocol.rpc.operato.runner import v1
+from runner.grpc.codec import make
+from runner.rest import module_json
+
+MAX_PAGE = 500
+DEFAULT_PAGE = 50
+
+_ENVIRONMENTS = {kind: v1.EnvironmentKind[kind.name] for kind in Kind}
+_STATUSES = {status: v1.ExecutionStatus[status.name] for status in Status}
+_KINDS = {kind: v1.ErrorKind[kind.name] for kind in ErrorKind}
+_STREAMS = {stream: v1.OutputStream[stream.name] for stream in Stream}
+E = TypeVar("E", bound=StrEnum)
+
+_failure_decoder = msgspec.json.Decoder(Failure)
+
+
+def execution_message(execution: Execution) -> v1.Execution:
+    """Return the record of an execution, without its payloads."""
+    timings, waiting = execution.timings, execution.waiting
+    return make(
+        v1.Execution,
+        id=execution.id,
+        module_name=execution.module.name,
+        version=execution.module.version,
+        env=_ENVIRONMENTS[execution.env],
+        status=_STATUSES[execution.status],
+        error=None if execution.failure is None else failure_message(execution.failure),
+        exit_code=execution.exit_code,
+        attempts=execution.attempts,
+        duration=execution.duration or 0.0,
+        timings=make(
+            v1.Timings,
+            queue=timings.queue,
+            build=timings.build,
+            start=timings.start,
+            importing=timings.load,
+            run=timings.run,
+        ),
+        output_dropped=execution.output_dropped,
+        created_at=milliseconds(execution.created_at),
+        started_at=milliseconds(execution.started_at),
+        finished_at=milliseconds(execution.finished_at),
+        subject=execution.subject,
+        asynchronous=execution.asynchronous,
+        timeout=execution.timeout or 0.0,
+        idempotency_key=execution.idempotency_key or "",
+        failed_attempts=[_attempt_message(attempt) for attempt in execution.failed_attempts],
+        killed=list(execution.killed),
+        peak_memory=execution.peak_memory,
+        waiting=None if waiting is None else make(v1.Waiting, reason=waiting.reason, since=milliseconds(waiting.since)),
+    )
+
+
+def _attempt_message(attempt: Attempt) -> v1.Attempt:
+    return make(
+        v1.Attempt,
+        number=attempt.number,
+        started_at=milliseconds(attempt.started_at),
+        finished_at=milliseconds(attempt.finished_at),
+        run=attempt.seconds,
+        error=failure_message(attempt.failure),
+        exit_code=attempt.exit_code,
+        killed=list(attempt.killed),
+    )
+
+
+def response_message(execution: Execution) -> v1.ExecuteResponse:
+    """Return the answer to Execute."""
+    stdout, stderr = _printed(execution)
+    return make(
+        v1.ExecuteResponse,
+        result_json=_text(execution.result),
+        execution=execution_message(execution),
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
+def record_message(execution: Execution) -> v1.GetExecutionResponse:
+    """Return all that is known of an execution."""
+    stdout, stderr = _printed(execution)
+    return make(
+        v1.GetExecutionResponse,
+        execution=execution_message(execution),
+        input_json=_text(execution.input),
+        result_json=_text(execution.result),
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
+def event_message(event: Event, execution: Execution | None = None) -> v1.ExecutionEvent:
+    """Return an event; the last one comes with its `execution`."""
+    return make(
+        v1.ExecutionEvent,
+        seq=event.seq,
+        at=milliseconds(event.at),
+        execution=None if execution is None else execution_message(execution),
+        **_event_member(event),
+    )
+
+
+def _event_member(event: Event) -> dict[str, Any]:  # noqa: PLR0911 - one for each
+    """Return the member of the oneof that an event is, by its name."""
+    match event:
+        case StatusEvent():
+            status = _STATUSES[event.status]
+            return {"status": make(v1.StatusEvent, status=status, attempt=event.attempt, reason=event.reason)}
+        case OutputEvent():
+            return {"output": make(v1.OutputEvent, stream=_STREAMS[event.stream], text=event.text)}
+        case ItemEvent():
+            return {"item": make(v1.ItemEvent, value_json=_text(bytes(event.value)))}
+        case ProgressEvent():
+            return {"progress": make(v1.ProgressEvent, done=event.done, total=event.total, text=event.text)}
+        case DroppedEvent():
+            return {"dropped": make(v1.DroppedEvent, events=event.events, bytes=event.bytes)}
+        case ResultEvent():
+            return {"result": make(v1.ResultEvent, result_json=_text(bytes(event.result)))}
+        case ErrorEvent():
+            return {"error": failure_message(_failure_decoder.decode(event.error))}
+        case _:
+            assert_never(event)
+
+
+def failure_message(failure: Failure) -> v1.Error:
+    """Return a failure as a message."""
+    return make(
+        v1.Error,
+        kind=_KINDS[failure.kind],
+        message=failure.message,
+        type=failure.type or "",
+        traceback=failure.traceback or "",
+        field=failure.field or "",
+        retryable=failure.retryable,
+        retry_after=failure.retry_after or 0.0,
+    )
+
+
+def module_message(module: Published) -> v1.Module:
+    """Return a module as lists and details show it."""
+    spec = module.spec
+    return make(
+        v1.Module,
+        name=spec.name,
+        version=module.ref.version,
+        env=_ENVIRONMENTS[spec.env],
+        description=spec.description,
+        tags=list(spec.tags),
+        digest=module.content_digest,
+        published_at=milliseconds(module.published_at),
+        spec_json=msgspec.json.encode(module_json(module)).decode(),
+        published_by=module.published_by or "",
+    )
+
+
+def environment_message(environment: dict[str, Any]) -> v1.Environment:
+    """Return one kind of environment, as `Service.environments` describes it."""
+    return make(
+        v1.Environment,
+        kind=_ENVIRONMENTS[Kind(environment["env"])],
+        available=environment["available"],
+        reason=environment["reason"] or "",
+        details_json=msgspec.json.encode(environment).decode(),
+    )
+
+
+def stats_message(stats: ModuleStats) -> v1.GetModuleStatsResponse:
+    """Return how the executions of a module ended."""
+    return make(
+        v1.GetModuleStatsResponse,
+        module_name=stats.module,
+        since=milliseconds(stats.since),
+        until=milliseconds(stats.until),
+        total=stats.total,
+        succeeded=stats.statuses.get(Status.SUCCEEDED, 0),
+        failed=stats.statuses.get(Status.FAILED, 0),
+        cancelled=stats.statuses.get(Status.CANCELLED, 0),
+        errors=[make(v1.ErrorCount, kind=_KINDS[kind], count=count) for kind, count in stats.kinds.items()],
+        success_rate=stats.success_rate,
+        runs=stats.runs,
+        mean=stats.mean,
+        p50=stats.p50,
+        p95=stats.p95,
+        p99=stats.p99,
+    )
+
+
+def environment_kind(number: int) -> Kind | None:
+    """Return the kind of environment that a request names, None for none. Raises RunnerError `bad_input`."""
+    return _named(_ENVIRONMENTS, number, "env")
+
+
+def execution_status(number: int) -> Status | None:
+    """Return the state that a request names, None for none. Raises RunnerError `bad_input`."""
+    return _named(_STATUSES, number, "status")
+
+
+def error_kind(number: int) -> ErrorKind | None:
+    """Return the kind of error that a request names, None for none. Raises RunnerError `bad_input`."""
+    return _named(_KINDS, number, "kind")
+
+
+def _named(known: Mapping[E, int], number: int, field: str) -> E | None:
+    if not number:
+        return None
+    for value, its in known.items():
+        if its == number:
+            return value
+    raise error(ErrorKind.BAD_INPUT, f"{field} {int(number)} is none of {', '.join(known)}", field=field)
+
+
+def page_limit(limit: int) -> int:
+    """Return how many entries a page has. Raises RunnerError `bad_input`."""
+    if not 0 <= limit <= MAX_PAGE:
+        raise error(
+            ErrorKind.BAD_INPUT, f"limit is 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}, not {limit}", field="limit"
+        )
+    return limit or DEFAULT_PAGE
+
+
+def milliseconds(seconds: float | None) -> int:
+    """Return a time in seconds since the epoch as messages have it; 0 for None."""
+    return 0 if seconds is None else round(seconds * 1000)
+
+
+def seconds(milliseconds: int) -> float | None:
+    """Return a time of a message in seconds since the epoch, None for 0."""
+    return milliseconds / 1000 if milliseconds else None
+
+
+def _printed(execution: Execution) -> tuple[str, str]:
+    """Return what the last attempt printed on both streams."""
+    kept = decode_all(execution.events)
+    return text_of(kept, Stream.STDOUT), text_of(kept, Stream.STDERR)
+
+
+def _text(data: bytes | None) -> str:
+    return "" if data is None else data.decode()

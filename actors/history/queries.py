@@ -25,8 +25,8 @@ from actors.history.segments import joined
 from actors.history.tables import PHASES, PLAIN, events, executions, payloads, rollups
 from protocol.errors import ErrorKind, Failure, error
 from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Timings
+from protocol.pages import DEFAULT_PAGE, MAX_PAGE
 
-MAX_PAGE: Final = 500
 LOOKED_AT: Final = 5_000
 """Rows of an index that one page looks through: some ten milliseconds."""
 MATCHES: Final = "module_matches"
@@ -68,7 +68,7 @@ class Query:
     modules: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
-    limit: int = 50
+    limit: int = DEFAULT_PAGE
     cursor: str | None = None
 
 

@@ -23,6 +23,7 @@ from sqlalchemy.pool import StaticPool
 
 from actors.history import MATCHES, module_matches
 from protocol.errors import ErrorKind, error
+from protocol.pages import DEFAULT_PAGE
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "modules.db"
@@ -165,7 +166,7 @@ class ChangesQuery:
     until: float | None = None
     before: int | None = None
     modules: tuple[str, ...] = ()
-    limit: int = 50
+    limit: int = DEFAULT_PAGE
 
 
 @define

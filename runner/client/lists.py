@@ -9,12 +9,12 @@ from typing import TypeVar
 import click
 import msgspec
 
+from protocol.pages import MAX_PAGE
 from runner.client.connection import Client, printable
 from runner.client.trouble import not_a_runner
 
 T = TypeVar("T")
 
-MAX_PAGE = 500
 MAX_PAGES = 200
 """Pages that one list looks at; each looks at a bounded number of rows, and may be empty."""
 

@@ -27,12 +27,10 @@ from protocol.events import (
     text_of,
 )
 from protocol.model import Attempt, Execution, Kind, Status, Stream
+from protocol.pages import DEFAULT_PAGE, MAX_PAGE
 from protocol.rpc.operato.runner import v1
+from runner.api import module_fields
 from runner.grpc.codec import make
-from runner.rest import module_json
-
-MAX_PAGE = 500
-DEFAULT_PAGE = 50
 
 _ENVIRONMENTS = {kind: v1.EnvironmentKind[kind.name] for kind in Kind}
 _STATUSES = {status: v1.ExecutionStatus[status.name] for status in Status}
@@ -177,7 +175,7 @@ def module_message(module: Published) -> v1.Module:
         tags=list(spec.tags),
         digest=module.content_digest,
         published_at=milliseconds(module.published_at),
-        spec_json=msgspec.json.encode(module_json(module)).decode(),
+        spec_json=msgspec.json.encode(module_fields(module)).decode(),
         published_by=module.published_by or "",
     )
 

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from actors.registry import Added, Condition
 from protocol.rpc.operato.runner import v1
-from runner.api import Publishing, Service
+from runner.api import Publishing, Service, parse_description
 from runner.auth import Principal
 from runner.grpc.call import Call
 from runner.grpc.codec import make
@@ -21,7 +21,6 @@ from runner.grpc.messages import (
     seconds,
     stats_message,
 )
-from runner.rest import described
 
 
 @frozen
@@ -92,7 +91,7 @@ class ModuleVerbs:
         how = Publishing(activate=not request.inactive, prepare=request.prepare)
         condition = Condition(revision=request.revision or None, first=request.create)
         written = request.module_json or ("{}" if request.archive else "")
-        data = described(written.encode(), "module_json")
+        data = parse_description(written.encode(), "module_json")
         if request.archive:
             management = self.service.management
             return _added(await management.upload(who, request.archive, fields=data, how=how, condition=condition))
@@ -100,7 +99,7 @@ class ModuleVerbs:
 
     async def patch(self, _call: Call, who: Principal, request: v1.PatchModuleRequest) -> v1.RegisterModuleResponse:
         """Register the active version with some fields changed."""
-        data = described(request.patch_json.encode(), "patch_json")
+        data = parse_description(request.patch_json.encode(), "patch_json")
         how = Publishing(activate=not request.inactive, prepare=request.prepare)
         condition = Condition(revision=request.revision or None)
         added = await self.service.management.patch(who, request.module_name, data, how=how, condition=condition)

@@ -14,11 +14,11 @@ from config.mistakes import Wrong
 from config.modules import starter
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
-from runner.api import Publishing, Service
+from runner.api import Publishing, Service, module_fields, parse_description
 from runner.auth import Principal, require
 from runner.rest.openapi import module_operations as operations
-from runner.rest.render import change_json, module_json, versions_json
-from runner.rest.web import arguments, described, flag, json_answer, moment, one_of, page_limit, serves
+from runner.rest.render import change_json, versions_json
+from runner.rest.web import arguments, flag, json_answer, moment, one_of, page_limit, serves
 
 
 def add_module_routes(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
@@ -81,7 +81,7 @@ def _add_reading(app: QuartTrio, service: Service, principal: Callable[[], Await
             limit=page_limit(args.get("limit")),
             cursor=args.get("cursor", ""),
         )
-        return json_answer({"items": [module_json(m) for m in found], "cursor": cursor})
+        return json_answer({"items": [module_fields(m) for m in found], "cursor": cursor})
 
     @serves(app, operations.TEMPLATE)
     async def template() -> Response:
@@ -101,7 +101,7 @@ def _add_reading(app: QuartTrio, service: Service, principal: Callable[[], Await
         who = await principal()
         version = arguments(operations.SHOW).get("version")
         found = service.module(who, "modules:read", name, version)
-        answer = json_answer(module_json(found))
+        answer = json_answer(module_fields(found))
         answer.headers["etag"] = _tag([found], service.registry.snapshot.registered_only(name))
         return answer
 
@@ -139,7 +139,7 @@ def _add_versions(app: QuartTrio, service: Service, principal: Callable[[], Awai
     async def version_of(name: str, version: str) -> Response:
         who = await principal()
         arguments(operations.SHOW_VERSION)
-        return json_answer(module_json(service.module(who, "modules:read", name, version)))
+        return json_answer(module_fields(service.module(who, "modules:read", name, version)))
 
     @serves(app, operations.DELETE_VERSION)
     async def remove_version(name: str, version: str) -> Response:
@@ -155,7 +155,7 @@ def _add_versions(app: QuartTrio, service: Service, principal: Callable[[], Awai
         registered, module = await service.management.activate(
             who, name, version, prepare=bool(prepare), condition=_condition()
         )
-        answer = json_answer(module_json(module) | {"active": registered.active == version})
+        answer = json_answer(module_fields(module) | {"active": registered.active == version})
         answer.headers["etag"] = f'"{registered.revision}"'
         return answer
 
@@ -163,7 +163,7 @@ def _add_versions(app: QuartTrio, service: Service, principal: Callable[[], Awai
 async def _described(args: Mapping[str, str]) -> tuple[dict[str, Any], Publishing]:
     """Return the module that the body describes, and how it is published: as the query says, else the body."""
     body = await request.get_data(as_text=False)
-    data = described(body if isinstance(body, bytes) else body.encode())
+    data = parse_description(body if isinstance(body, bytes) else body.encode())
     return data, _publishing(args, data)
 
 
@@ -219,7 +219,7 @@ def _tag(versions: Sequence[Published], registered: Registered | None) -> str:
 def _added(added: Added) -> Response:
     """Return a registration: 201 for a version that was not there before."""
     name, version = added.module.ref.name, added.module.ref.version
-    body = module_json(added.module) | {"active": added.registered.active == version}
+    body = module_fields(added.module) | {"active": added.registered.active == version}
     answer = json_answer(body, 201 if added.created else 200)
     answer.headers["location"] = f"/modules/{name}/versions/{version}"
     answer.headers["etag"] = f'"{added.registered.revision}"'

@@ -10,7 +10,6 @@ import msgspec
 
 from actors.history import ModuleStats
 from actors.registry import Change, Published, Registered
-from config.modules import spec_to_mapping
 from protocol.errors import ErrorKind, Failure
 from protocol.events import decode_all, failure_fields, text_of
 from protocol.model import Attempt, Execution, Stream
@@ -177,29 +176,6 @@ def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
     if failure.kind is ErrorKind.UNAUTHENTICATED:
         headers.append((b"www-authenticate", b'Bearer realm="operato-runner"'))
     return headers
-
-
-def module_json(module: Published) -> dict[str, Any]:
-    """Return a module as lists and details show it: no code, no paths, names of variables without their values.
-
-    `input_schema` is what inputs are held against, also where the hint of the handler says so.
-    """
-    spec = module.spec
-    shown = {name: value for name, value in spec_to_mapping(spec).items() if name not in shapes.NOT_SHOWN}
-    if module.input_schema is not None:
-        shown["input_schema"] = module.input_schema
-    return {
-        "name": spec.name,
-        "version": module.ref.version,
-        "env": spec.env.value,
-        **shown,
-        "variables": sorted(spec.variables),
-        "secrets": list(spec.secrets),
-        "digest": module.content_digest,
-        "published_at": round(module.published_at, 3),
-        "published_by": module.published_by,
-        "source": "file" if module.trusted else "api",
-    }
 
 
 def versions_json(name: str, versions: Iterable[Published], registered: Registered | None) -> shapes.Versions:

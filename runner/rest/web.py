@@ -13,9 +13,9 @@ import msgspec
 from quart import Quart, Request, Response, request
 from werkzeug.exceptions import HTTPException
 
-from protocol import messages
 from protocol.errors import ErrorKind, Failure, error
-from runner.rest.openapi import DEFAULT_PAGE, MAX_PAGE, PROBLEM, Operation, Problem
+from protocol.pages import DEFAULT_PAGE, MAX_PAGE
+from runner.rest.openapi import PROBLEM, Operation, Problem
 from runner.rest.render import failure_headers, problem_json, problem_status
 
 E = TypeVar("E", bound=StrEnum)
@@ -95,18 +95,6 @@ def seconds_of(name: str, value: str) -> float:
     except ValueError:
         text = f"{name} is a number of seconds, not {value!r:.80}"
         raise error(ErrorKind.BAD_INPUT, text, field=name) from None
-
-
-def described(body: bytes, field: str = "$") -> dict[str, Any]:
-    """Return the JSON object that describes a module, or changes of one. Raises RunnerError `bad_input`."""
-    try:
-        data = msgspec.json.decode(messages.check_json(body))
-    except (messages.InvalidJsonError, msgspec.DecodeError) as problem:  # the latter for numbers out of range
-        raise error(ErrorKind.BAD_INPUT, f"the body is not JSON: {problem}", field=field) from None
-    if not isinstance(data, dict):
-        text = "the body is no module; a module is an object with name, env, code"
-        raise error(ErrorKind.BAD_INPUT, text, field=field)
-    return data
 
 
 def json_answer(value: Any, status: int = 200) -> Response:

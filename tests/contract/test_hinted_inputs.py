@@ -8,7 +8,7 @@ import pytest
 
 from actors.registry.code_store import content_digest
 from config.modules.spec import spec_to_mapping
-from runner.rest.render import module_json
+from runner.api import module_fields
 from tests.contract.test_streams import open_site
 from tests.support import inline
 
@@ -96,7 +96,7 @@ async def test_a_hint_is_no_part_of_what_the_author_wrote(site):
 
     assert module.input_schema is not None
     assert "input_schema" not in spec_to_mapping(module.spec)
-    assert module_json(module)["input_schema"] == module.input_schema, "who calls it sees what it takes"
+    assert module_fields(module)["input_schema"] == module.input_schema, "who calls it sees what it takes"
     assert module.content_digest == content_digest(HINTED, {"hinted.py": ROWS.encode()})
 
 

@@ -289,7 +289,7 @@ async def test_no_more_versions_are_kept_than_is_allowed_and_never_less_than_the
         ({**ONE, "prepare": "yes"}, "prepare", "true or false"),
         ({**ONE, "name": "other"}, "name", "the route names"),
         ({"env": "inline", "code": "def handle(input): pass"}, "handler", "handle"),
-        ([1], "$", "no module"),
+        ([1], "$", "does not describe a module"),
         (b"{", "$", "not JSON"),
     ],
 )

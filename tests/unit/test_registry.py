@@ -21,7 +21,7 @@ from config.secrets import Secret
 from config.secrets import read as read_secrets
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
-from runner.rest.render import module_json
+from runner.api import module_fields
 
 CODE = "def handler(input):\n    return input\n"
 
@@ -163,7 +163,7 @@ async def test_another_value_of_a_secret_makes_another_identity_and_shows_nothin
     assert before.digest != after.digest, "workers of the old value would be used"
     assert before.content_digest == after.content_digest
     assert before.ref == after.ref
-    assert module_json(before)["digest"] == module_json(after)["digest"] == after.content_digest
+    assert module_fields(before)["digest"] == module_fields(after)["digest"] == after.content_digest
     assert after.root == before.root, "the code is the same"
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from protocol.pages import DEFAULT_PAGE, MAX_PAGE
 from runner.rest.openapi import shapes
 from runner.rest.openapi.operation import PROBLEM, Answer, Header, Parameter, number, path_name, text
 
-MAX_PAGE: Final = 500
-DEFAULT_PAGE: Final = 50
 _MOMENT: Final = {
     "anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}],
     "examples": ["2026-01-31T09:30:00Z"],

@@ -18,6 +18,7 @@ from config.modules import ModuleSpec
 from protocol.errors import ErrorKind
 from protocol.events import Error
 from protocol.model import Kind, Status
+from runner.api import NOT_SHOWN
 
 Json: TypeAlias = Any
 """Any JSON value; what is rendered here may be one that is JSON already."""
@@ -154,10 +155,6 @@ class Environments(TypedDict):
     """All kinds of environment."""
 
     items: list[Environment]
-
-
-NOT_SHOWN: Final = ("code", "path", "variables", "secrets", "name", "env", "version")
-"""Fields of a module that are not shown as they are."""
 
 
 def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:

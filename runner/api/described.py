@@ -1,0 +1,50 @@
+"""A module as callers see it, and the JSON object by which they describe one: the same over REST and gRPC."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from actors.registry import Published
+from config.modules import spec_to_mapping
+from protocol import messages
+from protocol.errors import ErrorKind, error
+
+NOT_SHOWN: Final = ("code", "path", "variables", "secrets", "name", "env", "version")
+"""Fields of a specification that callers do not see, or see in another form."""
+
+
+def module_fields(module: Published) -> dict[str, Any]:
+    """Return a module as lists and details show it: no code, no paths, names of variables without their values.
+
+    `input_schema` is the schema that inputs are checked against, also where it comes from the handler's type hint.
+    """
+    spec = module.spec
+    shown = {name: value for name, value in spec_to_mapping(spec).items() if name not in NOT_SHOWN}
+    if module.input_schema is not None:
+        shown["input_schema"] = module.input_schema
+    return {
+        "name": spec.name,
+        "version": module.ref.version,
+        "env": spec.env.value,
+        **shown,
+        "variables": sorted(spec.variables),
+        "secrets": list(spec.secrets),
+        "digest": module.content_digest,
+        "published_at": round(module.published_at, 3),
+        "published_by": module.published_by,
+        "source": "file" if module.trusted else "api",
+    }
+
+
+def parse_description(body: bytes, field: str = "$") -> dict[str, Any]:
+    """Return the JSON object that describes a module or changes to one. Raises RunnerError `bad_input`."""
+    try:
+        data = msgspec.json.decode(messages.check_json(body))
+    except (messages.InvalidJsonError, msgspec.DecodeError) as problem:  # the latter for numbers out of range
+        raise error(ErrorKind.BAD_INPUT, f"the body is not JSON: {problem}", field=field) from None
+    if not isinstance(data, dict):
+        text = "the body does not describe a module; a module is an object with name, env, code"
+        raise error(ErrorKind.BAD_INPUT, text, field=field)
+    return data

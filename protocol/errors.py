@@ -102,3 +102,8 @@ class RunnerError(Exception):
 def error(kind: ErrorKind, message: str, *, field: str | None = None, retry_after: float | None = None) -> RunnerError:
     """Return the exception for a failure of `kind`, ready to be raised."""
     return RunnerError(Failure(kind, message, field=field, retry_after=retry_after))
+
+
+def shutting_down() -> Failure:
+    """Return the failure of work that is refused or cut off because the runner is stopping."""
+    return Failure(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)

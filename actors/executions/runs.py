@@ -33,7 +33,7 @@ from actors.registry import Published, Registry
 from actors.workers import Outcome
 from config.settings import ExecutorSettings
 from protocol import events
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution, Status, Waiting
 
 _FLUSH_SECONDS = 1.0
@@ -201,7 +201,7 @@ class Runs:
 
     def _open(self) -> trio.Nursery:
         if self._nursery is None or self.stopping:
-            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+            raise RunnerError(shutting_down())
         return self._nursery
 
     def _enter(self, module: Published, execution: Execution, *, told: bool = True) -> Live:

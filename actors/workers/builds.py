@@ -15,7 +15,7 @@ from actors.workers.build_log import BuildLog
 from actors.workers.pool import Pool
 from config.modules import ModuleSpec
 from environments.base import BuildWatch, Environment, Prepared
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 
 TOLD_LINES = 10
 T = TypeVar("T")
@@ -90,7 +90,7 @@ def _failure_of(problem: BaseException) -> Failure:
         return Failure(ErrorKind.UNAVAILABLE, f"the environment cannot be built: {problem}")
     if isinstance(problem, Exception):
         return Failure(ErrorKind.INTERNAL, "the build failed inside the runner; its log says why")
-    return Failure(ErrorKind.SHUTDOWN, "the build was ended: the runner is shutting down")
+    return shutting_down()
 
 
 async def build(

@@ -35,7 +35,7 @@ from config.secrets import LookUp
 from config.settings import ExecutorSettings
 from environments.base import Availability, Environment
 from environments.limits import LimitKeeper
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 
 _MAINTENANCE_SECONDS = 1.0
 _STARTS = 2
@@ -111,7 +111,7 @@ class Executor:
         self._closing = True
         for pool in self._pools.values():
             while pool.waiters:
-                self._next_waiter(pool).wake(failure=Failure(ErrorKind.SHUTDOWN, "the runner is shutting down"))
+                self._next_waiter(pool).wake(failure=shutting_down())
 
     @asynccontextmanager
     async def lease(
@@ -175,7 +175,7 @@ class Executor:
 
     def _refuse_all(self) -> None:
         if self._closing or self._nursery is None:
-            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+            raise RunnerError(shutting_down())
         self.probing.refuse()
 
     async def _wait(self, pool: Pool, waiter: Waiter, limit: float) -> None:

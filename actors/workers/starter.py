@@ -19,7 +19,7 @@ from config.secrets import LookUp
 from config.settings import ExecutorSettings
 from environments.base import Environment, Prepared
 from environments.limits import LimitKeeper, Limits
-from protocol.errors import ErrorKind, error
+from protocol.errors import RunnerError, shutting_down
 
 log = structlog.get_logger("starter")
 
@@ -97,7 +97,7 @@ class Starter:
     def _launch(self, prepared: Prepared) -> Worker:
         """Start a guest and the task that looks after it. Raises OSError."""
         if self.nursery is None:
-            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down")
+            raise RunnerError(shutting_down())
         guest = self.environment.launch(prepared)
         worker = Worker(guest, self.max_frame_bytes, self.settings.grace_seconds, prepared.key)
         self.started += 1

@@ -9,7 +9,7 @@ import trio
 from attrs import frozen
 
 from actors.registry import Published
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution
 from runner.api.service import Service
 from runner.auth import Principal
@@ -94,12 +94,14 @@ class Batch:
         async with self._taking:
             if self._over:
                 return None
-            try:
-                if self._service.runs.stopping:
-                    raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
-                given = await take()
-            except RunnerError as problem:
-                self._problem, given = problem, None
+            given = None
+            if self._service.runs.stopping:
+                self._problem = RunnerError(shutting_down())
+            else:
+                try:
+                    given = await take()
+                except RunnerError as problem:
+                    self._problem = problem
             self._over = given is None
             self.unanswered += given is not None
             return given

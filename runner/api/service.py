@@ -19,7 +19,7 @@ from actors.workers import BuildLog, Executor
 from config.schema import MAX_STEPS, TooManyStepsError, fit, mismatch, validator
 from config.settings import Settings
 from protocol import messages
-from protocol.errors import ErrorKind, Failure, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.management import Management
@@ -176,7 +176,7 @@ class Service:
         module = self.module(principal, "executions:run", name, version)
         raw = _checked_input(module, data)
         if self.runs.stopping:
-            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+            raise RunnerError(shutting_down())
         if timeout is not None and not timeout > 0:
             raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
         execution = Execution(

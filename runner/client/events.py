@@ -9,7 +9,7 @@ import msgspec
 import trio
 from attrs import frozen
 
-from protocol.errors import ErrorKind, Failure, RunnerError
+from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
 from protocol.events import DroppedEvent, ErrorEvent, ItemEvent, OutputEvent, ProgressEvent, ResultEvent, StatusEvent
 from runner.client.connection import Client, printable, segment
 from runner.client.socket import NORMAL, RESTART, TOO_LARGE, Socket
@@ -192,7 +192,7 @@ def cut_off(client: Client, socket: Socket, identity: str | None, module: str) -
     if socket.code == TOO_LARGE and identity is None:
         text = "the input is too large for the runner; the limit is its `max_frame`"
         return RunnerError(Failure(ErrorKind.TOO_LARGE, text, field="$"))
-    why = "the runner is shutting down" if socket.code == RESTART else f"the websocket was closed with {socket.code}"
+    why = shutting_down().message if socket.code == RESTART else f"the websocket was closed with {socket.code}"
     return told_where(lost(client.address, why), identity, module)
 
 

@@ -17,7 +17,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from runner.grpc.codec import MalformedError, decode, encode
 from runner.status import CODES
 
@@ -223,7 +223,7 @@ class Call:
                 raise GrpcError(GrpcStatus.DEADLINE_EXCEEDED, "the deadline had passed")
             self._scope.deadline = trio.current_time() + seconds
         if self.method.work and draining:
-            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+            raise RunnerError(shutting_down())
         if self.method.work and full:
             raise error(ErrorKind.OVERLOADED, "too many calls are running", retry_after=1)
 
@@ -281,7 +281,7 @@ class Call:
 
     async def _read(self, size: int, seconds: float) -> bytes:
         if self._stopped:
-            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+            raise RunnerError(shutting_down())
         if self._transport.has(size):  # nearly always, and a cancel scope costs as much as all of this
             return await self._transport.read(size)
         self._reading = trio.CancelScope(deadline=trio.current_time() + seconds)
@@ -293,7 +293,7 @@ class Call:
         finally:
             self._reading = None
         if self._stopped:
-            raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+            raise RunnerError(shutting_down())
         raise error(ErrorKind.BAD_INPUT, f"the message did not arrive in {seconds:g} s")
 
     async def _write(self, data: bytes) -> None:

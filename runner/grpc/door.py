@@ -7,7 +7,7 @@ from typing import Protocol
 
 import trio
 
-from protocol.errors import ErrorKind, Failure
+from protocol.errors import shutting_down
 from runner.grpc.call import Call, GrpcLimits, Method
 
 LINGER_SECONDS = 2.0
@@ -58,7 +58,7 @@ class Door:
         """Let calls end within `graceful_seconds`, cut the others off, and close all connections."""
         await self._wait(lambda: not self.working, self.limits.graceful_seconds)
         for call in self.calls:
-            call.cancel(Failure(ErrorKind.SHUTDOWN, "the runner is shutting down"))
+            call.cancel(shutting_down())
         await self._wait(lambda: not self.calls, LINGER_SECONDS)
         for connection in list(self.connections):
             connection.hang_up()

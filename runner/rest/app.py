@@ -10,7 +10,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution
 from runner.api import Service
 from runner.auth import Principal, Verifier, authenticate
@@ -178,5 +178,5 @@ def _add_health(app: QuartTrio, service: Service) -> None:
     @serves(app, operations.READINESS)
     async def readyz() -> Response:
         if service.runs.stopping:
-            return problem_answer(Failure(ErrorKind.SHUTDOWN, "the runner is shutting down"))
+            return problem_answer(shutting_down())
         return json_answer({"status": "ready", "modules": len(service.registry.snapshot.modules)})

@@ -16,7 +16,7 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution
 from runner.api import Batch, Input, Service
 from runner.auth import Verifier, authenticate
@@ -196,7 +196,7 @@ class _Body:
                 raise error(ErrorKind.BAD_INPUT, text, field="$")
         if self._ended:
             return None
-        raise error(ErrorKind.SHUTDOWN, "the runner is shutting down", retry_after=5)
+        raise RunnerError(shutting_down())
 
     async def watch(self) -> None:
         """End the wait for more when the runner shuts down."""

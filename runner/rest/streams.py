@@ -15,7 +15,7 @@ import trio
 from attrs import frozen
 
 from actors.events import Follower
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.events import Event, encode, failure_fields
 from runner.api import Service
 from runner.auth import Principal, Verifier, authenticate
@@ -246,7 +246,7 @@ async def _close(send: Send, follower: Follower) -> None:
     if follower.ended:
         await send({"type": "websocket.close", "code": 1000, "reason": "the execution has ended"})
     else:
-        await send({"type": "websocket.close", "code": 1012, "reason": "the runner is shutting down; follow it again"})
+        await send({"type": "websocket.close", "code": 1012, "reason": f"{shutting_down().message}; follow it again"})
 
 
 def identity_in(scope: Message, operation: Operation) -> str:

@@ -14,6 +14,7 @@ from config.descriptions import DESCRIPTIONS
 from config.load import SETTINGS, Loaded, form_of, load_client_settings, load_settings, shown_default
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from protocol.errors import RunnerError
+from runner.groups import leaves
 from runner.status import INTERRUPTED
 
 _SYSTEM = 74
@@ -63,18 +64,10 @@ def told() -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as problem:
-        leaves = list(_leaves(problem))
-        if not all(isinstance(leaf, ConfigError | RunnerError | OSError | KeyboardInterrupt) for leaf in leaves):
+        found = list(leaves(problem))
+        if not all(isinstance(leaf, ConfigError | RunnerError | OSError | KeyboardInterrupt) for leaf in found):
             raise
-        sys.exit(max([_say(leaf) for leaf in leaves], key=lambda code: code != INTERRUPTED))
-
-
-def _leaves(problem: BaseException) -> Iterator[BaseException]:
-    if isinstance(problem, BaseExceptionGroup):
-        for inner in problem.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield problem
+        sys.exit(max([_say(leaf) for leaf in found], key=lambda code: code != INTERRUPTED))
 
 
 def _say(problem: BaseException) -> int:

@@ -18,6 +18,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 from config.client import Address
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from runner.client.trouble import NO_HOST, lost, not_a_runner, unreachable
+from runner.groups import leaves
 
 NORMAL, GOING_AWAY, TOO_LARGE, RESTART = 1000, 1001, 1009, 1012
 _ABNORMAL = 1006
@@ -146,10 +147,10 @@ def _one_error() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        alone: BaseException = group
-        while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
-            alone = alone.exceptions[0]
-        raise alone from None
+        found = list(leaves(group))
+        if len(found) > 1:
+            raise
+        raise found[0] from None
 
 
 async def _connected(address: Address, context: ssl.SSLContext | None) -> _Wire:
@@ -203,8 +204,8 @@ async def _serve(
             opened = True
             task_status.started(connection)
     except BaseExceptionGroup as group:
-        broken = [leaf for leaf in _leaves(group) if isinstance(leaf, Exception)]
-        if not broken or any(isinstance(leaf, KeyboardInterrupt) for leaf in _leaves(group)):
+        broken = [leaf for leaf in leaves(group) if isinstance(leaf, Exception)]
+        if not broken or any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves(group)):
             raise
         rejected = next((leaf for leaf in broken if isinstance(leaf, ConnectionRejected)), None)
         if rejected is not None:
@@ -220,14 +221,6 @@ async def _serve(
 def _refused(rejected: ConnectionRejected, refusal: Refusal) -> Failure:
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in rejected.headers or ()}
     return refusal(rejected.status_code, headers, rejected.body or b"")
-
-
-def _leaves(problem: BaseException) -> Iterator[BaseException]:
-    if isinstance(problem, BaseExceptionGroup):
-        for inner in problem.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield problem
 
 
 async def _watch(connection: WebSocketConnection, wire: _Wire) -> None:

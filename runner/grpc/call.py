@@ -18,6 +18,7 @@ from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
+from runner.groups import leaves
 from runner.grpc.codec import MalformedError, decode, encode
 from runner.status import CODES
 
@@ -353,11 +354,9 @@ class Call:
 
 def _telling(problem: BaseException) -> BaseException:
     """Return the exception of a group that says most: a bug before what was raised on purpose."""
-    if not isinstance(problem, BaseExceptionGroup):
-        return problem
-    leaves = [_telling(part) for part in problem.exceptions]
+    found = list(leaves(problem))
     known = (RunnerError, GrpcError, GoneError, SlowReaderError, H2Error)
-    return next((leaf for leaf in leaves if not isinstance(leaf, known)), leaves[0])
+    return next((leaf for leaf in found if not isinstance(leaf, known)), found[0])
 
 
 def _message(text: str) -> list[tuple[str, str]]:

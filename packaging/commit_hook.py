@@ -36,7 +36,7 @@ class CommitHook(BuildHookInterface[Any]):
     def _differs(self) -> bool:
         """Whether what is built is not what was committed; False where git is not there to say."""
         paths = [path.strip("/") for path in self.metadata.hatch.build_targets["sdist"]["include"]]
-        paths += ["pyproject.toml", "requirements.lock", "packaging"]
+        paths += ["pyproject.toml", "requirements.txt", "Dockerfile", "packaging"]
         try:
             status = subprocess.run(
                 ["git", "status", "--porcelain", "--", *paths],

@@ -116,7 +116,7 @@ def environment(python: tuple[int, int]) -> dict[str, str]:
 
 def entries() -> Iterator[tuple[str, str]]:
     """Yield each requirement of the lock, and its hashes."""
-    for line in (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines():
+    for line in (ROOT / "requirements.txt").read_text().replace("\\\n", " ").splitlines():
         requirement, mark, hashes = line.partition(" --hash=")
         if requirement.strip():
             yield requirement.strip(), (mark + hashes).strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from trio_websocket import wrap_client_stream
@@ -26,7 +28,7 @@ from runner.version import commit, release
 from tests import engines
 from tests.contract.test_environments import make_wheel
 from tests.interpreter import program
-from tests.server_process import ROOT, Server, running
+from tests.server_process import ROOT, Server, running, wait_for
 
 KINDS = ("pyz", "pex")
 PATIENCE = 120
@@ -57,7 +59,7 @@ def make(source: Path, out: Path, wheels: Path, **how: Any) -> None:
         command, cwd=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **how
     )
     if done.returncode == NOT_FETCHED:
-        reason = f"the packages of requirements.lock cannot be fetched here: {done.stdout.strip().splitlines()[-1]}"
+        reason = f"the packages of requirements.txt cannot be fetched here: {done.stdout.strip().splitlines()[-1]}"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     assert done.returncode == 0, done.stdout
 
@@ -317,7 +319,7 @@ def installed(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def versions() -> list[str]:
     """Return the versions of the lock, without hashes."""
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
     return [line.removesuffix("\\").strip() for line in lines if line.strip() and not line.startswith(" ")]
 
 
@@ -358,6 +360,59 @@ def test_the_sdist_makes_the_same_wheel(made: Made, tmp_path: Path) -> None:
     assert (tmp_path / "again" / made.wheel.name).read_bytes() == made.wheel.read_bytes()
 
 
+# -- from source ----------------------------------------------------------------------------------------------------
+
+COMMANDS = "python -m venv venv; source venv/bin/activate; pip install -r requirements.txt; exec python main.py"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a clone with the changes of the work tree."""
+    source = tmp_path_factory.mktemp("source") / "a checkout"
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(source)], check=True)
+    git = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    listed = subprocess.check_output([*git, "-cdo", "--exclude-standard"], text=True).split("\0")
+    for name in filter(None, listed):  # uncommitted changes are part of the test
+        target = source / name
+        target.unlink(missing_ok=True)
+        if (ROOT / name).is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+    yield source
+    shutil.rmtree(source)
+
+
+def test_a_checkout_serves_by_the_commands_of_the_readme(made: Made, checkout: Path, tmp_path: Path) -> None:
+    """Only the ports, the data directory and the source of the packages differ, by variables."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "python").symlink_to(program())
+    environ = {
+        "HOME": str(tmp_path),
+        "PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin",
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(made.wheels),
+        **{f"OPERATO_{name}_PORT": "0" for name in ("REST", "GRPC")},
+        **{f"OPERATO_{name}": str(tmp_path / name) for name in ("DATA_DIR", "VENV_PATH", "CONDA_PATH")},
+    }
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        command = ["bash", "-ec", COMMANDS]
+        server = subprocess.Popen(command, cwd=checkout, env=environ, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: "Bearer" in log.read_text() or server.poll() is not None, PATIENCE)
+        assert server.poll() is None, log.read_text()
+        printed = re.search(r"curl -s -X POST (\S+) \\\n +-H 'Authorization: (Bearer \S+)'", log.read_text())
+        assert printed, "no curl line with a token was printed"
+        url, token = printed.groups()
+        answer = httpx.post(url, json={"name": "Ada"}, headers={"authorization": token}, timeout=30, trust_env=False)
+        assert answer.json()["result"] == {"message": "Hello, Ada!"}
+    finally:
+        server.terminate()
+        code = server.wait(PATIENCE)
+    assert code == 0, log.read_text()
+
+
 # -- the same again ----------------------------------------------------------------------------------------------------
 
 
@@ -369,20 +424,9 @@ def test_the_checksums_are_right(made: Made) -> None:
     assert {name.rpartition(".")[2] for name in told} == {"pyz", "pex", "whl", "gz"}
 
 
-def test_another_checkout_makes_the_same_bytes(made: Made, tmp_path: Path) -> None:
-    """In another folder, by somebody whose files are for himself only."""
-    source = tmp_path / "a checkout"
-    subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(source)], check=True)
-    git = ["git", "-C", str(ROOT), "ls-files", "-z"]
-    listed = subprocess.check_output([*git, "-co", "--exclude-standard"], text=True).split("\0")
-    for name in filter(None, listed):  # what is not committed yet is part of what is tested
-        target = source / name
-        target.unlink(missing_ok=True)
-        if (ROOT / name).is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
-
-    make(source, tmp_path / "out", made.wheels, umask=0o077)
+def test_another_checkout_makes_the_same_bytes(made: Made, checkout: Path, tmp_path: Path) -> None:
+    """In another folder, by a user whose umask keeps files private."""
+    make(checkout, tmp_path / "out", made.wheels, umask=0o077)
 
     assert (tmp_path / "out" / "SHA256SUMS").read_text() == (made.out / "SHA256SUMS").read_text()
     shutil.rmtree(tmp_path / "out")

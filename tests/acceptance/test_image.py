@@ -25,7 +25,7 @@ from tests.chart import Rendered
 from tests.server_process import ROOT, wait_for
 
 pytestmark = pytest.mark.usefixtures("engine")
-LEFT_OUT = shutil.ignore_patterns(".*", "tests", "data", "venvs", "condas", "dist", "__pycache__")
+LEFT_OUT = shutil.ignore_patterns(".*", "tests", "data", "venv", "venvs", "condas", "dist", "__pycache__")
 SECRET = "a secret that is long enough for HS256"
 KEYS = {"existingSecret": "keys"}
 TLS = {"existingSecret": "certificate", "clientCa": True}
@@ -87,7 +87,6 @@ def image(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         before = {found["Id"] for found in api.images(filters={"dangling": True})}
         lines = api.build(
             path=str(context),
-            dockerfile="packaging/Dockerfile",
             tag=name,
             buildargs={"BASE_IMAGE": base, "PIP_NO_INDEX": "1", "COMMIT": "0123abc", "VERSION": "9.8.7"},
             network_mode="none",

@@ -59,6 +59,14 @@ def test_there_is_a_set_for_each_stage():
     assert set(SETS) == {"dev", "staging", "prod"}
 
 
+def test_the_command_of_the_readme_makes_objects_of_the_name_of_the_release():
+    """`helm install operato-runner packaging/operato-runner -f values.yaml`."""
+    rendered = Rendered(SETS["dev"], name="operato-runner")
+
+    assert CHART == ROOT / "packaging" / "operato-runner"
+    assert rendered.one("StatefulSet")["metadata"]["name"] == "operato-runner"
+
+
 # -- what is rendered ------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +111,7 @@ def test_the_versions_are_those_of_the_project():
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
 
     assert (chart["version"], chart["appVersion"]) == (version, version)
-    assert f"ARG VERSION={version}\n" in (ROOT / "packaging" / "Dockerfile").read_text()
+    assert f"ARG VERSION={version}\n" in (ROOT / "Dockerfile").read_text()
     assert SETS["prod"]["image"]["tag"] == version
     assert Rendered(KEY).container["image"] == f"operato/runner:{version}"
 
@@ -295,7 +303,7 @@ def test_probes_ask_what_can_be_asked():
 
 
 def test_the_program_that_probes_is_that_of_the_image():
-    dockerfile = (ROOT / "packaging" / "Dockerfile").read_text()
+    dockerfile = (ROOT / "Dockerfile").read_text()
     command = json.loads(re.search(r"HEALTHCHECK .*\n\s+CMD (\[.*\])", dockerfile)[1])
 
     assert command == PROGRAM["exec"]["command"]

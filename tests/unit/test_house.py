@@ -191,9 +191,9 @@ def test_the_korean_readme_is_the_same_document():
 
 def test_locks_name_packages_and_no_hosts():
     """A machine with another index installs from them as it is set up to."""
-    locks = sorted(ROOT.glob("requirements*.lock"))
+    locks = sorted(ROOT.glob("requirements*.txt"))
 
-    assert [path.name for path in locks] == ["requirements-dev.lock", "requirements.lock"]
+    assert [path.name for path in locks] == ["requirements-dev.txt", "requirements.txt"]
     for path in locks:
         text = path.read_text()
         assert "://" not in text

@@ -37,9 +37,9 @@ def test_the_image_has_what_was_tested():
     """The versions of `make run`, and what `env: conda` needs."""
     image = pins("packaging/image.lock")
 
-    assert pins("requirements.lock").items() <= image.items()
-    assert set(image) - set(pins("requirements.lock")) == {"py-rattler"}
-    assert image["py-rattler"] == pins("requirements-dev.lock")["py-rattler"]
+    assert pins("requirements.txt").items() <= image.items()
+    assert set(image) - set(pins("requirements.txt")) == {"py-rattler"}
+    assert image["py-rattler"] == pins("requirements-dev.txt")["py-rattler"]
     assert "hatchling" in pins("packaging/build.lock")
 
 
@@ -53,7 +53,7 @@ def test_locks_name_packages_and_no_hosts(lock):
 
 
 def test_variables_of_the_image_are_settings_and_it_downloads_nothing_by_other_means():
-    lines = lines_of(PACKAGING / "Dockerfile")
+    lines = lines_of(ROOT / "Dockerfile")
     names = set(re.findall(r"\b(OPERATO_\w+)=", "\n".join(lines)))
 
     assert names
@@ -68,7 +68,7 @@ def test_what_is_copied_is_let_into_the_context():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     copied = set()
-    for line in lines_of(PACKAGING / "Dockerfile"):
+    for line in lines_of(ROOT / "Dockerfile"):
         if line.startswith("COPY ") and "--from" not in line:
             copied |= set(shlex.split(line)[1:-1])
 
@@ -107,7 +107,7 @@ def test_the_service_of_compose_is_closed_and_is_given_its_time():
     secret = service["environment"]["OPERATO_JWT_SECRET_FILE"]
     assert secret == f"/run/secrets/{service['secrets'][0]}"
     volumes = {volume.split(":")[1] for volume in service["volumes"] if not volume.endswith(":ro")}
-    (line,) = [line for line in lines_of(PACKAGING / "Dockerfile") if line.startswith("VOLUME")]
+    (line,) = [line for line in lines_of(ROOT / "Dockerfile") if line.startswith("VOLUME")]
     assert volumes == set(yaml.safe_load(line.removeprefix("VOLUME ")))
 
 

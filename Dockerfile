@@ -1,6 +1,6 @@
 # Written for the classic builder too: no mounts, no heredocs. docker, BuildKit, podman and kaniko all build it.
 #
-#   docker build -t operato/runner:latest -f packaging/Dockerfile .
+#   docker build -t operato/runner:latest .
 #
 # Without a package index: fill packaging/wheelhouse first (see README.md, "Container") and add
 # `--build-arg PIP_NO_INDEX=1`. No system packages are installed, so that any image that has Python, pip and sh is a

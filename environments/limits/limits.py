@@ -24,7 +24,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from environments.limits import proc
+from environments import proc
 from environments.limits.cgroup import CONTROLLERS, Delegation, Files
 
 _CPU_PERIOD_US = 100_000

@@ -268,33 +268,6 @@ def variable_name(name: Any) -> str:
     return str(name)
 
 
-def json_schema(value: Any) -> Mapping[str, Any]:
-    """Read a JSON Schema that refers to nothing outside of itself."""
-    schema = json_mapping(value)
-    from config.schema import problems  # noqa: PLC0415  (0.1 s to import, few modules have a schema)
-
-    wrongs = list(problems(schema))
-    if wrongs:
-        raise ExceptionGroup("wrong schema", wrongs)
-    return schema
-
-
-def json_mapping(value: Any) -> Mapping[str, Any]:
-    """Read a mapping of JSON values, without NaN and infinities at any depth."""
-    if not isinstance(value, Mapping):
-        raise Wrong(f"{show(value)} is not a mapping", allowed="a mapping")
-    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
-    while waiting:
-        where, inner = waiting.pop()
-        if isinstance(inner, Mapping):
-            waiting += [((*where, str(key)), item) for key, item in inner.items()]
-        elif isinstance(inner, (list, tuple)):
-            waiting += [((*where, index), item) for index, item in enumerate(inner)]
-        elif isinstance(inner, float) and not math.isfinite(inner):
-            raise Wrong(f"{show(inner)} cannot be said in JSON", where)
-    return value
-
-
 def _variable(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()

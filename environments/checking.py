@@ -1,4 +1,4 @@
-"""Checks the source of a module under the interpreter that will import it, where the runner's own cannot judge it."""
+"""Checks the source of a module under the Python that will import it, in a process that ends in time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 
 import trio
 
-from config.code import Finding, Verdict
-from config.code import entry as code
+from config.code import QUICK_BYTES, RUNNING, Finding, Source, Verdict, source_in, target_python
 from config.mistakes import Wrong
 from config.modules import ModuleSpec
 from environments.local import ProcessTable
@@ -20,18 +19,15 @@ from environments.venv import VenvEnvironment
 from protocol.model import Kind
 
 SECONDS = 20.0
-"""Time that a check may take; one that takes longer tells nothing."""
+"""Time limit of a check; a longer one finds nothing."""
 _MAX_LINES = 100
 
 
-async def check_under(
-    table: ProcessTable, python: str, source: bytes, handler: str, name: str, environ: Mapping[str, str]
-) -> Verdict:
-    """Return what an interpreter finds in a source, which it does not run.
+async def check_under(table: ProcessTable, python: str, source: Source, environ: Mapping[str, str]) -> Verdict:
+    """Return the findings of an interpreter in a source, which it does not run.
 
-    Parameters as `config.source.check`. `certain` is false where the interpreter cannot be started, or does not answer
-    within `SECONDS`. Raises OSError when the source cannot be put where the interpreter reads it. Cancelled, its
-    process is killed before Cancelled goes on.
+    `certain` is false if the interpreter cannot be started, or does not answer within `SECONDS`. Raises OSError if the
+    source cannot be written for the interpreter. Cancelled, the process is killed before Cancelled propagates.
     """
     lines: list[str] = []
 
@@ -42,8 +38,8 @@ async def check_under(
     with tempfile.TemporaryDirectory(prefix="operato-check-") as folder:
         program, file = Path(folder) / "check.py", Path(folder) / "source"
         program.write_bytes(files("config.code").joinpath("source.py").read_bytes())
-        file.write_bytes(source)
-        command = [python, "-I", "-S", "-X", "utf8", str(program), str(file), handler, name]
+        file.write_bytes(source.text)
+        command = [python, "-I", "-S", "-X", "utf8", str(program), str(file), source.function, source.name]
         status: int | None = None
         try:
             with trio.move_on_after(SECONDS):
@@ -59,38 +55,27 @@ async def check_under(
 
 
 async def check_module(environment: VenvEnvironment, spec: ModuleSpec) -> list[Wrong]:
-    """Return what is wrong with the code of a module, where reading its fields did not look at it.
+    """Return the mistakes in the code of a module that reading its fields left unchecked.
 
-    That is where its Python is another one than the runner's, and here: it is not brought for a check. And where there
-    is more of the code than `QUICK_BYTES`: that is checked in a process of its own, which ends in time. Raises OSError
-    and is cancelled as `check_under`.
+    Those are modules of another Python than the runner's, if that is on this machine (none is installed for a check),
+    and sources of more than `QUICK_BYTES`. Raises OSError, and is cancelled, as `check_under`.
     """
-    python = code.target({"env": spec.env, "python": spec.python, "image": spec.image})
     try:
-        entry, source = _source(spec)
+        if spec.code is not None:
+            source = Source(spec.code.encode(), spec.handler)
+        elif spec.path is not None:
+            source = source_in(spec.path, spec.handler)
+        else:  # the code is in an image
+            return []
     except Wrong as wrong:
         return [wrong]
-    if source is None or python is None or (python == code.RUNNING and len(source) <= code.QUICK_BYTES):
+    python = target_python({"env": spec.env, "python": spec.python, "image": spec.image})
+    if python is None or (python == RUNNING and len(source.text) <= QUICK_BYTES):
         return []
-    found = sys.executable if python == code.RUNNING else None
+    found = sys.executable if python == RUNNING else None
     if found is None and spec.env is Kind.VENV:
         found = await environment.find(spec.python)
     if found is None:
         return []
-    table, environ = environment.launcher.table, environment.launcher.environ
-    function = spec.handler.rpartition(":")[2]
-    if entry is None or spec.path is None:
-        verdict = await check_under(table, found, source, function, code.NAME, environ)
-        return list(map(code.in_code, verdict.findings))
-    shown = entry.relative_to(spec.path if spec.path.is_dir() else spec.path.parent).as_posix()
-    return list(code.file_wrongs(await check_under(table, found, source, function, shown, environ), str(entry)))
-
-
-def _source(spec: ModuleSpec) -> tuple[Path | None, bytes | None]:
-    """Return the file with the handler, None for code in a field, and the source, None for what an image has."""
-    if spec.code is not None:
-        return None, spec.code.encode()
-    if spec.path is None:
-        return None, None
-    entry = code.entry_of(spec.path, spec.handler)
-    return entry, code.read_entry(entry)
+    launcher = environment.launcher
+    return list(source.wrongs(await check_under(launcher.table, found, source, launcher.environ)))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,25 +13,15 @@ import trio
 from attrs import define, field, frozen
 
 from config.modules import ModuleSpec
-from environments.base import Availability, BuildWatch, Guest, Known, Prepared
-from environments.local import Launcher, ProcessTable
-from environments.store import KeptInStore, Store, environment_key, platform_tag
+from environments.base import Availability, Known, Prepared
+from environments.built import BuiltEnvironment
+from environments.installer import find_uv, run_uv
+from environments.local import Launcher
+from environments.store import Store, environment_key, platform_tag
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
 
-_TOLD_LINES = 20
-
 log = structlog.get_logger("venv")
-
-
-def find_uv() -> str | None:
-    """Return the path of the uv program: the installed package's own, or one on PATH."""
-    try:
-        from uv import find_uv_bin  # noqa: PLC0415  (a packaging without it is served by PATH)
-
-        return os.fspath(find_uv_bin())
-    except (ImportError, FileNotFoundError):
-        return shutil.which("uv")
 
 
 def python_candidates(version: str | None, search: Sequence[Path]) -> list[Path]:
@@ -58,13 +46,15 @@ class _Plan:
     version: str
     locked: tuple[str, ...]
 
+    in_place: bool = False
+
     @property
     def manifest(self) -> dict[str, object]:
         return {"kind": "venv", "python": self.version, "requirements": list(self.locked)}
 
 
 @define
-class VenvEnvironment(KeptInStore):
+class VenvEnvironment(BuiltEnvironment[_Plan]):
     """Builds and launches virtual environments. `installer_environ` is what uv sees (proxy, index, cache settings)."""
 
     launcher: Launcher
@@ -83,31 +73,6 @@ class VenvEnvironment(KeptInStore):
             return Availability(available=False, reason="uv is not installed; `pip install uv` or put it on PATH")
         return Availability(available=True, detail={"uv": self._uv, "store": str(self.store.root)})
 
-    async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
-        """Return the module's environment: lock what is not pinned, then build what is not there."""
-        if self._uv is None:
-            raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)
-        began = time.perf_counter()
-        plan = await self._plan(spec, say)
-        existed = self.store.ready(plan.key)
-        path = await self.store.get(plan.key, plan.manifest, lambda to: self._build(to, plan, say), say)
-        return self._prepared(plan, path, 0.0 if existed else time.perf_counter() - began)
-
-    async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
-        """Find the Python, and fix the version of every requirement."""
-        if self._uv is None:
-            raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)
-        await self._plan(spec, say)
-
-    async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
-        """Build the module's environment anew, from the same lock, and put it in place of the one that is there."""
-        if self._uv is None:
-            raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)
-        began = time.perf_counter()
-        plan = await self._plan(spec, say)
-        path = await self.store.replace(plan.key, plan.manifest, lambda to: self._build(to, plan, say), say)
-        return self._prepared(plan, path, time.perf_counter() - began)
-
     async def known(self, spec: ModuleSpec) -> Known:
         """Return the key of a module's environment, as far as its requirements are locked."""
         python, version = await self._python(spec.python)
@@ -117,19 +82,16 @@ class VenvEnvironment(KeptInStore):
         return Known(_plan(python, version, path).key)
 
     async def _plan(self, spec: ModuleSpec, say: Callable[[str], None]) -> _Plan:
+        if self._uv is None:
+            raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)
         python, version = await self._python(spec.python)
         return _plan(python, version, await self._lock(spec.requirements, python, version, say))
 
-    def _prepared(self, plan: _Plan, path: Path, seconds: float) -> Prepared:
+    async def _prepared(self, plan: _Plan, path: Path, seconds: float) -> Prepared:
         environ = dict(self.launcher.environ)
         environ["VIRTUAL_ENV"] = str(path)
         environ["PATH"] = f"{path / 'bin'}:{environ.get('PATH', '')}"
         return Prepared(plan.key, self.launcher.argv(str(path / "bin" / "python")), environ, seconds)
-
-    def launch(self, prepared: Prepared) -> Guest:
-        """Start a guest that waits for its `hello`."""
-        self.store.uses.touch(prepared.key)
-        return self.launcher.launch(prepared)
 
     async def find(self, version: str | None) -> str | None:
         """Return the path of an interpreter on this machine, or None where there is none of that version."""
@@ -189,10 +151,10 @@ class VenvEnvironment(KeptInStore):
                 source.write_text("\n".join(requirements) + "\n")
                 say("locking requirements")
                 options = ["--no-header", "--no-annotate", "--no-emit-index-url", "--generate-hashes", "-q"]
+                files = ["-o", str(target), str(source)]
+                failed = "the requirements could not be locked"
                 try:
-                    await self._run(
-                        ["pip", "compile", *options, "--python", python, "-o", str(target), str(source)], say, "locked"
-                    )
+                    await self._run(["pip", "compile", *options, "--python", python, *files], say, failed)
                     target.rename(path)
                 finally:
                     source.unlink(missing_ok=True)
@@ -200,57 +162,22 @@ class VenvEnvironment(KeptInStore):
         return path
 
     async def _build(self, to: Path, plan: _Plan, say: Callable[[str], None]) -> None:
-        path = self.store.log_path(plan.key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", buffering=1) as file:
+        options = ["--relocatable", "--no-project", "-q"]
+        failed = "the virtual environment could not be created"
+        await self._run(["venv", *options, "--python", plan.python, str(to)], say, failed)
+        if plan.locked:
+            listing = to / "requirements.lock"
+            listing.write_text("\n".join(plan.locked) + "\n")
+            options = ["--require-hashes", "--no-deps", "--compile-bytecode", "--strict"]
+            interpreter = ["--python", str(to / "bin" / "python")]
+            failed = "the requirements could not be installed"
+            await self._run(["pip", "install", *options, *interpreter, "-r", str(listing)], say, failed)
 
-            def keep(line: str) -> None:
-                file.write(line + "\n")
-                say(line)
-
-            options = ["--relocatable", "--no-project", "-q"]
-            await self._run(["venv", *options, "--python", plan.python, str(to)], keep, "made")
-            if plan.locked:
-                listing = to / "requirements.lock"
-                listing.write_text("\n".join(plan.locked) + "\n")
-                options = ["--require-hashes", "--no-deps", "--compile-bytecode", "--strict"]
-                interpreter = ["--python", str(to / "bin" / "python")]
-                await self._run(["pip", "install", *options, *interpreter, "-r", str(listing)], keep, "filled")
-
-    async def _run(self, arguments: Sequence[str], say: Callable[[str], None], done: str) -> None:
+    async def _run(self, arguments: Sequence[str], say: Callable[[str], None], failed: str) -> None:
         table, environ = self.launcher.table, self.installer_environ
-        await run_uv(self._uv, arguments, table, environ, say, done, offline=self.offline)
+        await run_uv(self._uv, arguments, table, environ, say, failed=failed, offline=self.offline)
 
 
 def _plan(python: str, version: str, lock: Path | None) -> _Plan:
     locked = tuple(lock.read_text().splitlines()) if lock is not None else ()
     return _Plan(environment_key(Kind.VENV, locked, version), python, version, locked)
-
-
-async def run_uv(
-    uv: str | None,
-    arguments: Sequence[str],
-    table: ProcessTable,
-    environ: Mapping[str, str],
-    say: Callable[[str], None],
-    done: str,
-    *,
-    offline: bool,
-) -> None:
-    """Run uv. Raises RunnerError with its last lines when it fails; `done` is what it did not do."""
-    lines: list[str] = []
-
-    def keep(line: str) -> None:
-        lines.append(line)
-        del lines[:-_TOLD_LINES]
-        say(line)
-
-    options = [*(["--offline"] if offline else []), "--no-config", "--no-progress", "--color", "never"]
-    try:
-        argv = [uv or "uv", *arguments, *options]
-        status = await table.run(argv, {**environ, "UV_PYTHON_DOWNLOADS": "never"}, on_line=keep)
-    except OSError as problem:
-        raise error(ErrorKind.UNAVAILABLE, f"uv cannot be run: {problem}") from problem
-    if status != 0:
-        text = "\n".join(line for line in lines if line.strip()) or f"uv ended with exit code {status}"
-        raise error(ErrorKind.ENVIRONMENT_FAILED, f"the environment could not be {done}:\n{text}")

@@ -1,7 +1,7 @@
-"""The first process of a container: forks the worker, drains what it prints, ends what it leaves. See SPEC.md.
+"""The first process of a container: forks the worker, reads its output, kills what it leaves. See SPEC.md.
 
-Standard library only, Python 3.8 and later. The host sends this file and `guest.py` in on the container's standard
-input; frames of the host go on from there, frames to the host are on standard output.
+Standard library only, Python 3.8 and later. The host sends this file and `guest.py` on the container's standard input,
+followed by its frames; frames to the host go to standard output.
 """
 
 import base64
@@ -21,7 +21,7 @@ DRAINED_READS = 1 + (1 << 20) // READ_BYTES
 KILL_SECONDS = 10.0
 OPEN_FILES = 4096
 HEAD = re.compile(rb'\{"type":"(\w+)"(?:,"id":"([^"]*)")?')
-"""The host writes the type first and the execution second: a large input is passed on without being read."""
+"""The host writes the type first and the execution second, so that a large input need not be parsed."""
 CHILDREN = b'{"children":true,'
 NO_CHILDREN = b'{"children":false,'
 OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
@@ -29,13 +29,13 @@ _PR_SET_DUMPABLE = 4
 
 
 class Buffer:
-    """Cuts what was read into payloads."""
+    """Cuts received bytes into payloads."""
 
     def __init__(self):
         self.data = bytearray()
 
     def feed(self, data, limit):
-        """Return the payloads that are complete. Raises ValueError at a length over the limit."""
+        """Return the complete payloads. Raises ValueError for a length over the limit."""
         self.data += data
         found = []
         while len(self.data) >= guest.HEADER_BYTES:
@@ -51,7 +51,7 @@ class Buffer:
 
 
 class Relay:
-    """The worker and the three streams between it and the host. One thread; only `poll` waits."""
+    """The worker, and the streams between it and the host. One thread; only `poll` waits."""
 
     def __init__(self, base):
         self.base = base
@@ -62,45 +62,25 @@ class Relay:
         self.loading = True
         self.keep = frozenset()
         self.kills = out_of_memory_kills()
-        self.worker = None
-        self.poller, self.actions = select.poll(), {}
-        self.seq = 0
-        self.decoders = {}
+        self.worker, self.poller, self.actions = None, select.poll(), {}
+        self.seq, self.decoders = 0, {}
 
     def start(self):
-        """Fork the worker. Returns True in the worker, whose turn it is then to call `guest.main`."""
-        import resource
+        """Fork the worker. Return True in the worker, which must call `guest.main` then."""
         import socket
 
         os.mkdir(self.home, 0o700)
         os.environ["HOME"] = os.environ["TMPDIR"] = self.home
         mine, theirs = socket.socketpair()
-        (out, out_end), (err, err_end), (life, life_end) = os.pipe(), os.pipe(), os.pipe()
-        wake, wake_end = os.pipe()
+        (out, out_end), (err, err_end), (life, life_end), (wake, wake_end) = (os.pipe() for _ in range(4))
         self.worker = os.fork()
         if self.worker == 0:
-            os.setsid()
-            os.chdir(self.home)
-            null = os.open("/dev/null", os.O_RDONLY)
-            for source, target in ((null, 0), (out_end, 1), (err_end, 2)):
-                os.dup2(source, target)
-            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            files = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            frames = theirs.detach()
-            for fd in (null, out, out_end, err, err_end, wake, wake_end, life_end, mine.detach()):
-                os.close(fd)
-            try:
-                with open("/proc/self/oom_score_adj", "w") as file:
-                    file.write("500")  # when memory ends the kernel takes the worker before the relay
-            except OSError:
-                pass
-            sys.argv[:] = ["handler", str(frames), str(life)]
+            close = (out, err, wake, wake_end, life_end, mine.detach())
+            become_worker(theirs.detach(), life, (out_end, err_end), self.home, close)
             return True
         for fd in (out_end, err_end, life, theirs.detach()):
             os.close(fd)
-        if guest._LIBC is not None:  # closed to user code of the same user: memory and descriptors
+        if guest._LIBC is not None:  # user code, which has the same user, cannot read its memory and descriptors
             guest._LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         self.channel = mine.detach()
         self.outputs = {out: "stdout", err: "stderr"}
@@ -117,24 +97,24 @@ class Relay:
         return False
 
     def watch(self, fd, action):
-        """Call `action(fd)` when there is something to read."""
+        """Call `action(fd)` when `fd` is readable."""
         self.actions[fd] = action
         self.poller.register(fd, select.POLLIN)
 
     def unwatch(self, fd):
-        """Look at a descriptor no more."""
+        """Stop watching a descriptor."""
         if self.actions.pop(fd, None) is not None:
             self.poller.unregister(fd)
 
     def serve(self):
-        """Pass on until the worker has ended or is to end."""
+        """Pass messages on until the end; never returns."""
         while True:
             for fd, _ in self.poller.poll():
                 if fd in self.actions:
                     self.actions[fd](fd)
 
     def on_host(self, fd):
-        """Pass on what the host says, but for what is meant for the relay."""
+        """Pass the host's messages on, except those for the relay."""
         data = os.read(fd, 1 << 18)
         if not data:
             self.finish()
@@ -149,7 +129,7 @@ class Relay:
                 self.finish()
             else:
                 if kind == b"hello" and self.unwritten:
-                    self.say({"type": "load_failed", "error_type": "OSError", "message": self.unwritten})
+                    say({"type": "load_failed", "error_type": "OSError", "message": self.unwritten})
                     self.finish()
                 if kind == b"hello":
                     self.limit = json.loads(payload)["max_frame_bytes"] + 65536
@@ -157,11 +137,11 @@ class Relay:
                     self.begin(head[2].decode())
                 try:
                     guest.write_all(self.channel, frame(payload))
-                except OSError:  # it has ended, and says so another way
+                except OSError:  # the worker has ended, which SIGCHLD reports
                     pass
 
     def on_file(self, message):
-        """Write a piece of a file of the module."""
+        """Append a piece to a file of the module."""
         path = os.path.join(self.base, message["path"])
         if self.unwritten:
             return
@@ -173,13 +153,13 @@ class Relay:
             self.unwritten = "the code cannot be written in the container: %s" % problem
 
     def begin(self, execution):
-        """Note that output from now on is of this execution."""
+        """Attribute output from now on to this execution."""
         self.drain()
         self.execution, self.seq, self.decoders = execution, 0, {}
         self.kills = out_of_memory_kills()
 
     def signal(self, number):
-        """Send a signal to the worker's group, or to itself where it does not lead one yet."""
+        """Signal the worker's group, or the worker alone before it leads one."""
         for send in (os.killpg, os.kill):
             try:
                 send(self.worker, number)
@@ -188,35 +168,34 @@ class Relay:
                 continue
 
     def on_worker(self, fd):
-        """Pass on what the worker says, and notice that it has closed its channel."""
+        """Pass the worker's messages on; end everything if it lives and has closed its channel."""
         try:
             data = os.read(fd, 1 << 18)
         except OSError:
             data = b""
         if not data:
             if self.worker is None or os.waitid(os.P_PID, self.worker, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                self.finish()  # it lives and has closed its channel
+                self.finish()
             self.unwatch(fd)
             return
         try:
             payloads = self.from_worker.feed(data, self.limit)
         except ValueError:
-            guest.write_all(1, bytes(self.from_worker.data[: guest.HEADER_BYTES]))  # the host says what it thinks of it
+            guest.write_all(1, bytes(self.from_worker.data[: guest.HEADER_BYTES]))  # the host rejects it
             self.unwatch(fd)
             return
         for payload in payloads:
             self.on_message(payload)
 
     def on_message(self, payload):
-        """Pass a message on, behind what was printed. Before an answer, what the execution left is ended."""
+        """Pass a message on after all output. Before an answer, kill the processes that the execution left."""
         answer = payload.startswith((CHILDREN, NO_CHILDREN))
         if answer and payload.startswith(CHILDREN):
-            killed = self.kill(self.left())
+            killed = kill(self.left())
             payload = NO_CHILDREN + b'"killed":%s,' % json.dumps(killed).encode() + payload[len(CHILDREN) :]
         self.drain()
         if answer or self.loading:
-            self.flush()
-            self.tell_limit()
+            self.settle()
         guest.write_all(1, frame(payload))
         if answer:
             self.execution = ""
@@ -225,7 +204,7 @@ class Relay:
             self.keep = frozenset(others()) - {self.worker}
 
     def on_output(self, fd):
-        """Read once from a pipe and say it. Returns False at its end."""
+        """Read once from a pipe and send the output. Return False at its end."""
         try:
             data = os.read(fd, READ_BYTES)
         except BlockingIOError:
@@ -237,7 +216,7 @@ class Relay:
         return True
 
     def print(self, stream, data, final=False):
-        """Say what was printed; a character cut in two by a read is put together."""
+        """Send output; a character split between two reads is joined."""
         decoder = self.decoders.get(stream)
         if decoder is None:
             decoder = self.decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
@@ -245,28 +224,25 @@ class Relay:
         if text:
             message = {"type": "output", "id": self.execution, "stream": stream, "text": text, "seq": self.seq}
             self.seq += 1
-            self.say(message)
+            say(message)
 
     def drain(self):
-        """Read what is in the pipes now."""
+        """Read and send all output that is in the pipes now."""
         for fd in self.outputs:
             for _ in range(DRAINED_READS):
                 if fd not in self.actions or not select.select([fd], [], [], 0)[0] or not self.on_output(fd):
                     break
 
-    def flush(self):
-        """Say what is left of characters that were cut."""
+    def settle(self):
+        """Send the incomplete characters that are left; report that the kernel killed something for memory."""
         for stream in list(self.decoders):
             self.print(stream, b"", True)
         self.decoders = {}
-
-    def tell_limit(self):
-        """Say that the kernel killed something for its memory since the execution began."""
         if out_of_memory_kills() > self.kills:
-            self.say({"type": "limit", "what": "memory"})
+            say({"type": "limit", "what": "memory"})
 
     def on_signal(self, fd):
-        """Reap. SIGTERM, which stops a container, and the worker's end are the end of all."""
+        """Reap children. End everything on SIGTERM, which stops containers, and when the worker has ended."""
         if signal.SIGTERM in os.read(fd, 4096):
             self.finish()
         while True:
@@ -281,9 +257,9 @@ class Relay:
                 self.finish(exit_code(status))
 
     def finish(self, code=None):
-        """Kill everything, say how the worker ended and what was killed, and end the container."""
+        """Kill everything, report how the worker ended and what was killed, and end the container."""
         os.set_blocking(self.channel, False)
-        while code is not None and self.channel in self.actions:  # what it said last
+        while code is not None and self.channel in self.actions:  # its last messages
             try:
                 data = os.read(self.channel, 1 << 18)
                 payloads = self.from_worker.feed(data, self.limit)
@@ -293,25 +269,24 @@ class Relay:
                 self.on_message(payload)
             if not data:
                 break
-        if self.worker is not None:  # stopped first, so that nothing is forked between looking and killing
+        if self.worker is not None:  # stopped first, so that it cannot fork between the search and the kill
             self.signal(signal.SIGSTOP)
-        killed = self.kill(lambda: [pid for pid in others() if pid != self.worker])
+        killed = kill(lambda: [pid for pid in others() if pid != self.worker])
         if self.worker is not None:
             self.signal(signal.SIGKILL)
             _, status = os.waitpid(self.worker, 0)
-            code = exit_code(status)  # its own where it was ending by itself
-            killed += self.kill(others)
+            code = exit_code(status)  # its own if it was already ending
+            killed += kill(others)
         try:
             self.drain()
-            self.flush()
-            self.tell_limit()
-            self.say({"type": "ended", "exit_code": code, "killed": killed})
+            self.settle()
+            say({"type": "ended", "exit_code": code, "killed": killed})
         except OSError:  # the host is gone
             pass
         os._exit(0)
 
     def left(self):
-        """Return what finds the processes that an execution left: all but the worker and what its import started."""
+        """Return a function that finds the processes of an execution: all but the worker and those of its import."""
 
         def find():
             parents = {pid: look(pid)[2] for pid in others()}
@@ -327,25 +302,50 @@ class Relay:
 
         return find
 
-    def kill(self, find):
-        """Kill what `find` returns, again until it finds nothing alive. Return `pid name` of each."""
-        killed = {}
-        deadline = time.monotonic() + KILL_SECONDS
-        while True:
-            living = {pid: seen for pid, seen in ((pid, look(pid)) for pid in find()) if seen[1] not in (b"Z", b"X")}
-            if not living or time.monotonic() > deadline:
-                return ["%d %s" % item for item in killed.items()]
-            for pid, seen in living.items():
-                killed.setdefault(pid, seen[0])
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except OSError:
-                    pass
-            time.sleep(0.001)
 
-    def say(self, message):
-        """Send a message of the relay's own, type first."""
-        guest.write_all(1, frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()))
+def become_worker(frames, lifeline, outputs, home, close):
+    """Turn the forked process into the worker: descriptors, session, limits and arguments of `guest.main`."""
+    import resource
+
+    os.setsid()
+    os.chdir(home)
+    null = os.open("/dev/null", os.O_RDONLY)
+    for source, target in ((null, 0), (outputs[0], 1), (outputs[1], 2)):
+        os.dup2(source, target)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for fd in (null, *outputs, *close):
+        os.close(fd)
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")  # out of memory, the kernel kills the worker before the relay
+    except OSError:
+        pass
+    sys.argv[:] = ["handler", str(frames), str(lifeline)]
+
+
+def kill(find):
+    """Kill what `find` returns, again until nothing that it finds is alive. Return `pid name` of each."""
+    killed = {}
+    deadline = time.monotonic() + KILL_SECONDS
+    while True:
+        living = {pid: seen for pid, seen in ((pid, look(pid)) for pid in find()) if seen[1] not in (b"Z", b"X")}
+        if not living or time.monotonic() > deadline:
+            return ["%d %s" % item for item in killed.items()]
+        for pid, seen in living.items():
+            killed.setdefault(pid, seen[0])
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+        time.sleep(0.001)
+
+
+def say(message):
+    """Send a message of the relay itself; its type comes first."""
+    guest.write_all(1, frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()))
 
 
 def frame(payload):
@@ -354,13 +354,13 @@ def frame(payload):
 
 
 def others():
-    """Return every process of the container but this one."""
+    """Return every other process of the container."""
     me = os.getpid()
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != me]
 
 
 def look(pid):
-    """Return name, state and parent of a process; what is gone is called `?`, is in state X, and has none."""
+    """Return name, state and parent of a process; `?`, X and 0 if it is gone."""
     try:
         with open("/proc/%d/stat" % pid, "rb") as file:
             head, _, tail = file.read().rpartition(b")")
@@ -371,12 +371,12 @@ def look(pid):
 
 
 def exit_code(status):
-    """Return the exit code in what `wait` says, negative for a signal."""
+    """Return the exit code from the status of `wait`, negative for a signal."""
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 def out_of_memory_kills():
-    """Return how often the kernel has killed in this container for memory; 0 where it does not say."""
+    """Return how many processes of this container the kernel killed for memory; 0 if unknown."""
     for path in OOM_FILES:
         try:
             with open(path) as file:
@@ -391,7 +391,7 @@ def out_of_memory_kills():
 
 def main(base):
     """Run the relay, or in the forked process the worker."""
-    if os.getpid() != 1:  # it ends all processes that it can see
+    if os.getpid() != 1:  # it kills all processes that it sees
         sys.exit("the relay has to be the first process of a container")
     relay = Relay(base)
     if relay.start():

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from environments import proc
 from environments.conda.conda import find_client
-from environments.limits import proc
 from tests import engines
 from tests.channel import make_channel
 from tests.support import descendants, open_fds, open_rig

@@ -14,8 +14,8 @@ import docker
 
 from config.load import installer_environment
 from config.settings import DockerSettings
+from environments import proc
 from environments.docker.engine import Address
-from environments.limits import proc
 from tests import interpreter
 from tests.interpreter import VERSION, program
 

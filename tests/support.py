@@ -28,10 +28,10 @@ from config.load import base_environment, installer_environment, secret_values
 from config.modules.spec import ModuleSpec
 from config.secrets import LookUp
 from config.settings import DockerSettings, ExecutorSettings, HistorySettings, Settings, StoreSettings
+from environments import proc
 from environments.base import Environment
 from environments.conda.conda import CondaEnvironment
 from environments.docker.docker import DockerEnvironment
-from environments.limits import proc
 from environments.limits.limits import LimitKeeper
 from environments.local.inline import InlineEnvironment, Launcher
 from environments.local.process import ProcessTable

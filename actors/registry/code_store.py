@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from config.code import MAX_BYTES, code_files, find_entry, hints
+from config.code import MAX_BYTES, code_files, find_entry
+from config.code import input_schema as hinted_schema
 from config.mistakes import Wrong
 from config.modules import ModuleSpec, spec_to_mapping
 from protocol.errors import ErrorKind, error
@@ -73,7 +74,7 @@ def input_schema(spec: ModuleSpec, entry: Path, function: str) -> Mapping[str, A
     if spec.code is None and spec.path is None:  # it is in the image
         return None
     with entry.open("rb") as file:
-        return hints.input_schema(file.read(MAX_BYTES + 1), function)
+        return hinted_schema(file.read(MAX_BYTES + 1), function)
 
 
 def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:

@@ -1,20 +1,45 @@
-"""The face of the room."""
+"""The code of modules, looked at without running it.
+
+Which files are code and which one has the handler, what is wrong with its source, what its type hints say about the
+input, and archives of code that are safe to unpack.
+"""
 
 from config.code.archive import TooLargeError, pack, read_folder, unpack, write_files
-from config.code.entry import ENTRIES, code_files, find_entry, is_left_out
+from config.code.entry import (
+    ENTRIES,
+    QUICK_BYTES,
+    RUNNING,
+    Source,
+    code_files,
+    find_entry,
+    is_left_out,
+    read_handler,
+    source_in,
+    source_wrongs,
+    target_python,
+)
+from config.code.hints import input_schema
 from config.code.source import MAX_BYTES, Finding, Verdict
 
 __all__ = [
     "ENTRIES",
     "MAX_BYTES",
+    "QUICK_BYTES",
+    "RUNNING",
     "Finding",
+    "Source",
     "TooLargeError",
     "Verdict",
     "code_files",
     "find_entry",
+    "input_schema",
     "is_left_out",
     "pack",
     "read_folder",
+    "read_handler",
+    "source_in",
+    "source_wrongs",
+    "target_python",
     "unpack",
     "write_files",
 ]

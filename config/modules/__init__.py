@@ -1,12 +1,14 @@
-"""The face of the room."""
+"""Module definitions: the fields of one module, the modules file, uploaded modules, and the files of a starter.
 
+Everything that an author or operator writes about a module is read here, with all mistakes at once.
+"""
+
+from config.modules.file import ModulesFile, read_modules
 from config.modules.policies import RetryPolicy
 from config.modules.spec import (
-    ModulesFile,
     ModuleSpec,
     as_written,
     name_of_module,
-    read_modules,
     read_spec,
     spec_from_mapping,
     spec_to_mapping,

@@ -1,8 +1,8 @@
-"""`ModuleSpec`: what one module is, as its author wrote it, and the YAML file it comes from."""
+"""`ModuleSpec`: one module as its author wrote it, how each of its fields is read, and the rules between them."""
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from attrs import field, frozen
 from cattrs import Converter
 
 from config import requirements, secrets, units
-from config.code import entry as code
+from config.code import read_handler, source_wrongs
 from config.files import FILES, channels, locate, spread_pip
 from config.mistakes import (
     ConfigError,
@@ -19,11 +19,8 @@ from config.mistakes import (
     Mistake,
     Where,
     Wrong,
-    did_you_mean,
     dotted,
-    parse_yaml,
     read_or_none,
-    read_text,
     structure_hook,
     unfold,
 )
@@ -83,64 +80,6 @@ class ModuleSpec:
     input_schema: Mapping[str, Any] | None = None
 
 
-@frozen
-class ModulesFile:
-    """One modules file: `modules:`, a list or a mapping of names, and the runner's own section `runner:`."""
-
-    modules: tuple[ModuleSpec, ...]
-    runner: Mapping[str, Any]
-    """As written; `config.load` reads it."""
-    path: Path
-    """Absolute."""
-    lines: Mapping[str, int] = field(factory=dict)
-    """The line of each entry of `runner`."""
-    files: tuple[Path, ...] = ()
-    """What else it names, whether that is there or not: code, requirements files, and those that they include."""
-    read_at: float = field(default=0.0, eq=False)
-    """Seconds since the epoch when reading began."""
-
-
-def load_modules(path: Path) -> ModulesFile:
-    """Return what the modules file says. Raises `ConfigError` with all its mistakes."""
-    file, mistakes = read_modules(path)
-    if mistakes:
-        raise ConfigError(mistakes)
-    return file
-
-
-def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
-    """Return what can be read of the modules file, and its mistakes by line; the modules at fault are left out."""
-    absolute, began = Path.cwd() / path, time.time()
-    try:
-        document = parse_yaml(read_text(path))
-    except Wrong as wrong:
-        document = Document({}, wrongs=(wrong,))
-    wrongs = [*document.wrongs, *_sections(document.value)]
-    specs: dict[str, ModuleSpec] = {}
-    names: dict[str, int | None] = {}
-    labels: dict[Where, Where] = {}
-    files: list[Path] = []
-    for where, data in _entries(document, wrongs):
-        name = data.get("name")
-        if isinstance(name, str) and read_or_none(name_of_module, name) is not None:
-            labels[where] = (name,)
-            if name in names:
-                wrongs.append(Wrong(f"the name is given twice, first in line {names[name]}", (*where, "name")))
-            names.setdefault(name, document.line(Wrong("", (*where, "name"))))
-        files += _named_files(data, absolute.parent)
-        spec, found = read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
-        unread = {wrong.where for wrong in document.wrongs}
-        wrongs += [told for wrong in found if (told := wrong.under(where)).where not in unread]
-        if spec is not None:
-            specs.setdefault(spec.name, spec)
-    mistakes = [document.mistake(wrong, str(path), labels) for wrong in wrongs]
-    mistakes.sort(key=lambda mistake: (mistake.file != str(path), mistake.file or "", mistake.line or 0))
-    runner = document.value.get("runner") if isinstance(document.value, dict) else None
-    runner = runner if isinstance(runner, dict) else {}
-    lines = {key: document.lines["runner", key] for key in runner}
-    return ModulesFile(tuple(specs.values()), runner, absolute, lines, tuple(files), began), tuple(mistakes)
-
-
 def spec_from_mapping(
     data: Mapping[str, Any], *, base: Path | None, allow_path: bool, trusted: bool = False, checked: bool = False
 ) -> ModuleSpec:
@@ -166,34 +105,6 @@ def spec_to_mapping(spec: ModuleSpec) -> dict[str, Any]:
     return {name: value for name, value in data.items() if value is not None}
 
 
-def _sections(root: Any) -> Iterator[Wrong]:
-    """Check the top level of the file."""
-    if not isinstance(root, dict):
-        yield Wrong(f"holds {show(root)} where a mapping with `modules:` is expected", allowed=", ".join(_SECTIONS))
-        return
-    for name, value in root.items():
-        if name not in _SECTIONS:
-            hint = did_you_mean(name, _SECTIONS)
-            yield Wrong(f"unknown section; a file has modules and runner{hint}", (name,), allowed=", ".join(_SECTIONS))
-        elif not isinstance(value, _SECTIONS[name]):
-            allowed = "a mapping of settings" if name == "runner" else "a list of modules or a mapping of their names"
-            yield Wrong(f"{show(value)} is not {allowed}", (name,), allowed=allowed)
-
-
-def _entries(document: Document, wrongs: list[Wrong]) -> Iterator[tuple[Where, dict[str, Any]]]:
-    """Yield where each module is and what it says, its name included; what is no module goes to `wrongs`."""
-    modules: Any = document.value.get("modules") if isinstance(document.value, dict) else None
-    named = isinstance(modules, dict)
-    for key, written in modules.items() if named else enumerate(modules) if isinstance(modules, list) else ():
-        where = ("modules", key)
-        if not isinstance(written, dict):
-            wrongs.append(Wrong(f"{show(written)} is not a module; a module is a mapping", where, allowed="a mapping"))
-            continue
-        if named and written.get("name", key) != key:
-            wrongs.append(Wrong(f"the name is already given as {show(key)}; leave it out here", (*where, "name")))
-        yield where, as_written(document, where, written | ({"name": key} if named else {}))
-
-
 def as_written(document: Document, where: Where, module: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a document says of a module at `where`, with text given back what YAML took for a number."""
     data = dict(module)
@@ -203,18 +114,6 @@ def as_written(document: Document, where: Where, module: Mapping[str, Any]) -> d
         inside = (*where, "variables")
         data["variables"] = {name: document.written((*inside, name), v) for name, v in data["variables"].items()}
     return data
-
-
-def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
-    """Yield the files that a module names."""
-    path, listed = data.get("path"), data.get("requirements")
-    if isinstance(path, str) and path:
-        yield base / path
-    if isinstance(listed, str) and listed:
-        yield from requirements.requirements_files(base / listed)
-    if isinstance(dependencies := data.get("dependencies"), str) and dependencies:
-        yield base / dependencies
-    yield from secrets.named_files(data.get("secrets"), base)
 
 
 def read_spec(
@@ -244,7 +143,7 @@ def read_spec(
         except Wrong as wrong:
             wrongs.append(wrong.under((name,)))
     spread_pip(data)
-    wrongs += () if checked else code.wrongs(data, None if trusted else base, trusted=trusted)
+    wrongs += () if checked else source_wrongs(data, None if trusted else base, trusted=trusted)
     try:
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through
@@ -281,9 +180,6 @@ def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> I
         yield Wrong(f"none is not for {reason}", ("isolation",), allowed="warm, fork, fresh")
 
 
-_SECTIONS: Mapping[str, tuple[type, ...]] = {"modules": (dict, list, type(None)), "runner": (dict, type(None))}
-"""The top level of the file; a section whose lines are all commented out reads as None."""
-
 _ONLY: Mapping[str, tuple[Kind, ...]] = {
     "requirements": (Kind.VENV, Kind.DOCKER, Kind.CONDA),
     "python": (Kind.VENV, Kind.CONDA, Kind.DOCKER),
@@ -316,6 +212,33 @@ def name_of_module(value: Any) -> str:
     return name
 
 
+def _json_schema(value: Any) -> Mapping[str, Any]:
+    """Read a JSON Schema that refers to nothing outside of itself."""
+    schema = _json_mapping(value)
+    from config.schema import problems  # noqa: PLC0415  (50 ms to import, and few modules have a schema)
+
+    wrongs = list(problems(schema))
+    if wrongs:
+        raise ExceptionGroup("wrong schema", wrongs)
+    return schema
+
+
+def _json_mapping(value: Any) -> Mapping[str, Any]:
+    """Read a mapping of JSON values, without NaN and infinities at any depth."""
+    if not isinstance(value, Mapping):
+        raise Wrong(f"{show(value)} is not a mapping", allowed="a mapping")
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
+    while waiting:
+        where, inner = waiting.pop()
+        if isinstance(inner, Mapping):
+            waiting += [((*where, str(key)), item) for key, item in inner.items()]
+        elif isinstance(inner, (list, tuple)):
+            waiting += [((*where, index), item) for index, item in enumerate(inner)]
+        elif isinstance(inner, float) and not math.isfinite(inner):
+            raise Wrong(f"{show(inner)} cannot be said in JSON", where)
+    return value
+
+
 _PLAIN = units.matching(r"[^\s-]\S*( \S+)*", "text without a leading '-'")
 
 _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
@@ -325,7 +248,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "env": units.one_of(Kind),
         "code": units.optional(units.text),
         "path": units.optional(lambda value: Path(units.filled(value))),
-        "handler": code.HANDLER,
+        "handler": read_handler,
         "version": units.optional(
             units.matching(
                 r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", "a version: up to 64 letters, digits, '.', '_', '+', '-'"
@@ -354,7 +277,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "image": units.optional(units.matching(r"[A-Za-z0-9][A-Za-z0-9_./:@-]*", "the name of an image")),
         "dependencies": units.items(_PLAIN),
         "channels": channels,
-        "input_schema": units.optional(units.json_schema),
+        "input_schema": units.optional(_json_schema),
     },
 }
 """How each field is read; fields that are not here are classes that are."""

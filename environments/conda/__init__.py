@@ -1,4 +1,4 @@
-"""The face of the room."""
+"""The `conda` kind: environments of conda packages, solved, installed and activated."""
 
 from environments.conda.conda import CondaEnvironment
 

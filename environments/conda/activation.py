@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from environments.installer import Tail
 from environments.local import ProcessTable
 from protocol.errors import ErrorKind, error
 
 _SCRIPT = 'for f in "$@"; do . "$f" >&2; done; exec "$CONDA_PREFIX/bin/python" -I -S -c "$OPERATO_DUMP"'
 _DUMP = "import json, os; print(json.dumps(dict(os.environ)))"
 _OF_SHELL = {"OPERATO_DUMP", "SHLVL", "PWD", "OLDPWD", "_"}
-_TOLD_LINES = 20
 
 
 async def activated(prefix: Path, base: Mapping[str, str], table: ProcessTable) -> dict[str, str]:
@@ -33,14 +33,15 @@ async def activated(prefix: Path, base: Mapping[str, str], table: ProcessTable) 
     if not scripts:
         return environ
     lines: list[str] = []
+    tail = Tail(lines.append)
     shell = shutil.which("bash", path=environ["PATH"]) or "/bin/sh"
     argv = [shell, "-c", _SCRIPT, "activate", *scripts]
-    status = await table.run(argv, {**environ, "OPERATO_DUMP": _DUMP}, on_line=lines.append)
+    status = await table.run(argv, {**environ, "OPERATO_DUMP": _DUMP}, on_line=tail)
     for line in reversed(lines):
         if line.startswith("{"):
             found: dict[str, str] = json.loads(line)
             return {name: value for name, value in found.items() if name not in _OF_SHELL}
-    text = "\n".join(lines[-_TOLD_LINES:]) or f"exit code {status}"
+    text = tail.text(f"exit code {status}")
     raise error(ErrorKind.ENVIRONMENT_FAILED, f"the environment could not be activated:\n{text}", field="dependencies")
 
 

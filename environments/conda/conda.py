@@ -10,9 +10,7 @@ import os
 import platform
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,16 +19,16 @@ import trio
 from attrs import define, field, frozen
 
 from config.modules import ModuleSpec
-from environments.base import Availability, BuildWatch, Guest, Known, Prepared
+from environments.base import Availability, Known, Prepared
+from environments.built import BuiltEnvironment
 from environments.conda.activation import activated
+from environments.installer import Tail, find_uv, run_installer, run_uv
 from environments.local import Launcher
-from environments.store import KeptInStore, Store, environment_key
-from environments.venv import find_uv, run_uv
+from environments.store import Store, environment_key
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
 
 DEFAULT_CHANNELS = ("conda-forge",)
-_TOLD_LINES = 20
 _REMEDY = "install the library (`pip install '.[conda]'`), or micromamba, mamba or conda"
 
 log = structlog.get_logger("conda")
@@ -114,7 +112,7 @@ def subdir() -> str:
 
 
 @define
-class CondaEnvironment(KeptInStore):
+class CondaEnvironment(BuiltEnvironment[_Plan]):
     """Locks, builds and launches conda environments. `installer_environ` is what installers see."""
 
     launcher: Launcher
@@ -136,28 +134,6 @@ class CondaEnvironment(KeptInStore):
             return Availability(available=False, reason=f"{where}; {_REMEDY}")
         return Availability(available=True, detail={"client": self._client.name, "store": str(self.store.root)})
 
-    async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
-        """Return the module's environment: lock it, build it where it is not there, capture its activation once."""
-        began = time.perf_counter()
-        plan = await self._plan(spec, say)
-        existed = self.store.ready(plan.key)
-        build = partial(self._build, plan=plan, say=say)
-        path = await self.store.get(plan.key, plan.manifest, build, say, in_place=plan.in_place)
-        return await self._prepared(plan.key, path, 0.0 if existed else time.perf_counter() - began)
-
-    async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
-        """Solve for the packages, and fix each of them; requirements for pip are resolved by the build."""
-        await self._plan(spec, say)
-
-    async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
-        """Build the module's environment anew, from the same lock, and put it in place of the one that is there."""
-        began = time.perf_counter()
-        plan = await self._plan(spec, say)
-        build = partial(self._build, plan=plan, say=say)
-        path = await self.store.replace(plan.key, plan.manifest, build, say, in_place=plan.in_place)
-        self._activated.pop(plan.key, None)
-        return await self._prepared(plan.key, path, time.perf_counter() - began)
-
     async def known(self, spec: ModuleSpec) -> Known:
         """Return the key of a module's environment, as far as its packages are locked."""
         client = await self._usable()
@@ -178,16 +154,12 @@ class CondaEnvironment(KeptInStore):
         locked = await self._lock(client, specs, channels, spec.python, say)
         return _Plan(client, tuple(specs), channels, spec.requirements, locked)
 
-    async def _prepared(self, key: str, path: Path, seconds: float) -> Prepared:
-        if key not in self._activated:
+    async def _prepared(self, plan: _Plan, path: Path, seconds: float) -> Prepared:
+        if seconds or plan.key not in self._activated:
             base = self.launcher.environ
-            self._activated[key] = await activated(path, base, self.launcher.table)
-        return Prepared(key, self.launcher.argv(str(path / "bin" / "python")), self._activated[key], seconds)
-
-    def launch(self, prepared: Prepared) -> Guest:
-        """Start a guest that waits for its `hello`."""
-        self.store.uses.touch(prepared.key)
-        return self.launcher.launch(prepared)
+            self._activated[plan.key] = await activated(path, base, self.launcher.table)
+        argv = self.launcher.argv(str(path / "bin" / "python"))
+        return Prepared(plan.key, argv, self._activated[plan.key], seconds)
 
     def _lock_path(self, specs: Sequence[str], channels: Sequence[str]) -> Path:
         """Return where the lock of packages is or will be; beside it, as `.json`, is what the runner reads."""
@@ -229,63 +201,37 @@ class CondaEnvironment(KeptInStore):
         lines = sorted(f"{url}#{digest}" for _, _, url, digest in solved)
         return Locked(tuple(lines), version, path)
 
-    async def _build(self, to: Path, *, plan: _Plan, say: Callable[[str], None]) -> None:
-        client, key, locked, requirements = plan.client, plan.key, plan.locked, plan.requirements
-        path = self.store.log_path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", buffering=1) as file:
+    async def _build(self, to: Path, plan: _Plan, say: Callable[[str], None]) -> None:
+        if plan.client.exe:
+            await self._create(plan, to, say)
+        else:
+            lock = plan.locked.path or ""
+            request = {"do": "install", "stage": str(to), "prefix": str(self.store.path(plan.key)), "lock": str(lock)}
+            await self._child(plan.client, request, say, "installed")
+            shutil.copyfile(lock, to / "conda.lock")
+        if plan.requirements:
+            listing = to / "requirements.txt"
+            listing.write_text("\n".join(plan.requirements) + "\n")
+            interpreter = ["--python", str(to / "bin" / "python")]
+            options = ["--break-system-packages", "--compile-bytecode", "--strict"]
+            arguments = ["install", *options, *interpreter, "-r", str(listing)]
+            await self._pip(arguments, say, "the requirements could not be installed")
+            installed: list[str] = []
+            await self._pip(["freeze", "-q", *interpreter], installed.append, "installed packages could not be listed")
+            (to / "requirements.lock").write_text("\n".join(installed))
 
-            def keep(line: str) -> None:
-                file.write(line + "\n")
-                say(line)
+    async def _pip(self, arguments: Sequence[str], say: Callable[[str], None], failed: str) -> None:
+        table, environ = self.launcher.table, self.installer_environ
+        await run_uv(find_uv(), ["pip", *arguments], table, environ, say, failed=failed, offline=self.offline)
 
-            if client.exe:
-                await self._create(client, to, plan.specs, plan.channels, keep)
-            else:
-                request = {
-                    "do": "install",
-                    "stage": str(to),
-                    "prefix": str(self.store.path(key)),
-                    "lock": str(locked.path),
-                }
-                await self._child(client, request, keep, "installed")
-                shutil.copyfile(locked.path or "", to / "conda.lock")
-            if requirements:
-                listing = to / "requirements.txt"
-                listing.write_text("\n".join(requirements) + "\n")
-                options = ["--break-system-packages", "--compile-bytecode", "--strict"]
-                arguments = ["pip", "install", *options, "--python", str(to / "bin" / "python"), "-r", str(listing)]
-                table, environ = self.launcher.table, self.installer_environ
-                await run_uv(find_uv(), arguments, table, environ, keep, "filled", offline=self.offline)
-                installed: list[str] = []
-                arguments = ["pip", "freeze", "-q", "--python", str(to / "bin" / "python")]
-                await run_uv(find_uv(), arguments, table, environ, installed.append, "listed", offline=self.offline)
-                (to / "requirements.lock").write_text("\n".join(installed))
-
-    async def _create(
-        self, client: Client, to: Path, specs: Sequence[str], channels: Sequence[str], say: Callable[[str], None]
-    ) -> None:
-        """Let a tool make the environment; it never runs anything in one."""
-        where = [option for channel in channels for option in ("--channel", channel)]
-        argv = [client.exe, "create", "--yes", "--prefix", str(to), "--override-channels", *where, *specs]
+    async def _create(self, plan: _Plan, to: Path, say: Callable[[str], None]) -> None:
+        """Create the environment with an installed tool, which never runs anything in it."""
+        where = [option for channel in plan.channels for option in ("--channel", channel)]
+        argv = [plan.client.exe, "create", "--yes", "--prefix", str(to), "--override-channels", *where, *plan.specs]
         argv += ["--offline"] if self.offline else []
         environ = {"MAMBA_ROOT_PREFIX": str(self.store.root / ".cache" / "mamba"), **self.installer_environ}
-        lines: list[str] = []
-
-        def keep(line: str) -> None:
-            lines.append(line)
-            del lines[:-_TOLD_LINES]
-            say(line)
-
-        try:
-            status = await self.launcher.table.run(argv, environ, on_line=keep)
-        except OSError as problem:
-            raise error(ErrorKind.UNAVAILABLE, f"{client.exe} cannot be run: {problem}", field="env") from problem
-        if status != 0:
-            text = "\n".join(line for line in lines if line.strip()) or f"{client.name} ended with exit code {status}"
-            raise error(
-                ErrorKind.ENVIRONMENT_FAILED, f"the environment could not be made:\n{text}", field="dependencies"
-            )
+        failed = "the environment could not be created"
+        await run_installer(self.launcher.table, argv, environ, say, failed=failed, field="dependencies")
 
     async def _child(
         self, client: Client, request: Mapping[str, object], say: Callable[[str], None], done: str
@@ -298,7 +244,7 @@ class CondaEnvironment(KeptInStore):
         argv = [sys.executable, "-I", "-c", program, json.dumps(request)]
         status = await self.launcher.table.run(argv, self.installer_environ, on_line=heard.hear)
         if not heard.done:
-            text = heard.error or "\n".join(heard.lines) or f"the installer ended with exit code {status}"
+            text = heard.error or heard.tail.text(f"the installer ended with exit code {status}")
             raise error(
                 ErrorKind.ENVIRONMENT_FAILED, f"the environment could not be {done}:\n{text}", field="dependencies"
             )
@@ -311,7 +257,7 @@ class _Heard:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.done = False
         self.error = ""
-        self.lines: list[str] = []
+        self.tail = Tail(say)
         self.packages: list[list[str]] = []
         self._say = say
 
@@ -321,8 +267,7 @@ class _Heard:
             event = message["event"]
         except (ValueError, KeyError, TypeError):  # a crash speaks otherwise
             if line.strip():
-                self.lines = [*self.lines[-_TOLD_LINES:], line]
-                self._say(line)
+                self.tail(line)
             return
         if event == "done":
             self.done = True

@@ -1,4 +1,4 @@
-"""The face of the room."""
+"""The `docker` kind: containers as workers, images pulled or built, and the engine that runs them."""
 
 from environments.docker.docker import DockerEnvironment
 

@@ -1,9 +1,10 @@
-"""A guest that is a container: its start, frames on its attached stream, what it printed, and its end with proof."""
+"""A guest that is a container: started, attached, read frame by frame, and removed with proof."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import structlog
 import trio
@@ -19,13 +20,13 @@ from environments.docker.engine import (
     NotThereError,
     StreamBrokenError,
 )
-from environments.limits import LimitKeeper, Limits
+from environments.limits import LimitKeeper, Limits, memory_exceeded
 from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Stream
 
 BASE = "/operato"
-"""The directory of the container, in its memory, that holds the module's code and the guest's HOME."""
+"""The directory in the container, in memory, with the module's code and the guest's HOME."""
 _KILL_SECONDS = 2.0
 _REMOVE_SECONDS = 10.0
 _AGAIN_SECONDS = 0.25
@@ -37,35 +38,84 @@ _OF_RELAY = (b'{"type":"output"', b'{"type":"limit"', b'{"type":"ended"')
 log = structlog.get_logger("container")
 
 
-@frozen
-class ContainerHold:
-    """The limits of a container: the engine holds them, the relay tells when memory was passed."""
-
-    guest: ContainerGuest
-
-    def exceeded(self) -> str | None:
-        """Return which limit was passed."""
-        if not self.guest.out_of_memory:
-            return None
-        return f"the processes of the execution passed the memory limit of {self.guest.memory_bytes} bytes"
-
-    def watched(self) -> bool:
-        """Return False: nobody has to poll."""
-        return False
-
-    def release(self) -> None:
-        """Do nothing: the limits go with the container."""
-
-
 @define(eq=False)
-class ContainerGuest:
-    """A container whose first process is the relay. It is made, attached and started by `tend`."""
+class Container:
+    """One container at the engine, by its name."""
 
     engine: Engine
     name: str
     create: Callable[[Api, str], object]
+    """Creates it."""
+    made: bool = field(default=False, init=False)
+
+    async def make(self) -> None:
+        """Create the container. Raises EngineError; it does not exist then. Cancelled, it may exist."""
+        self.made = True
+        try:
+            await self.engine.call(lambda api: self.create(api, self.name))
+        except EngineError:
+            self.made = False
+            raise
+
+    async def start(self, program: bytes) -> Attached:
+        """Start the container with `program` on its standard input. Raises EngineError and StreamBrokenError."""
+        attached = await self.engine.attach(self.name)
+        try:
+            await self.engine.call(lambda api: api.start(self.name))
+            await attached.send(program)
+        except BaseException:
+            attached.close()
+            raise
+        return attached
+
+    async def state(self) -> Mapping[str, Any]:
+        """Return the container's state in the engine's words. Raises EngineError."""
+        return await self.engine.call(lambda api: dict(api.inspect_container(self.name)["State"]))
+
+    async def remove(self) -> None:
+        """Remove the container if it was made, until the engine confirms that it is gone; give up after ten seconds."""
+        deadline = trio.current_time() + _REMOVE_SECONDS
+        while self.made:
+            try:
+                await self.engine.call(lambda api: remove_container(api, self.name))
+            except NotThereError:
+                self.made = False
+                return
+            except EngineError as problem:
+                if trio.current_time() > deadline:
+                    why = problem.failure.message
+                    log.error("a container could not be removed", name=self.name, why=why)  # noqa: TRY400
+                    return
+            await trio.sleep(_AGAIN_SECONDS)
+
+
+@frozen
+class ContainerHold:
+    """The limits of a container: the engine enforces them, and the relay reports kills for memory."""
+
+    guest: ContainerGuest
+
+    def exceeded(self) -> str | None:
+        """Return which limit was exceeded, as a sentence, or None."""
+        if not self.guest.out_of_memory:
+            return None
+        return memory_exceeded(self.guest.memory_bytes)
+
+    def watched(self) -> bool:
+        """Return False: polling `exceeded` is not needed."""
+        return False
+
+    def release(self) -> None:
+        """Do nothing: the limits end with the container."""
+
+
+@define(eq=False)
+class ContainerGuest:
+    """A container whose first process is the relay. `tend` makes, starts and reads it."""
+
+    container: Container
     program: bytes
-    """What the container's Python reads first: the guest program and the relay."""
+    """The first frame on its standard input: the sources of guest and relay."""
     workdir: str
     memory_bytes: int
     max_frame_bytes: int
@@ -74,14 +124,13 @@ class ContainerGuest:
     fault: Failure | None = field(default=None, init=False)
     _attached: Attached | None = field(default=None, init=False)
     _begun: trio.Event = field(factory=trio.Event, init=False)
-    """The start has come to something: the guest runs, or `fault` says why not."""
+    """Set when the start has ended: the guest runs, or `fault` has the reason."""
     _over: trio.Event = field(factory=trio.Event, init=False)
-    _made: bool = field(default=False, init=False)
     _wanted: bool = field(default=True, init=False)
     _tended: bool = field(default=False, init=False)
     _loaded: bool = field(default=False, init=False)
     _cut: bool = field(default=False, init=False)
-    """A frame to the relay was cut off; nothing can be said to it any more."""
+    """A frame to the relay was cut off; nothing more can be sent."""
     _too_large: frames.FrameTooLargeError | None = field(default=None, init=False)
     _killed: tuple[str, ...] = field(default=(), init=False)
     _tail: bytes = field(default=b"", init=False)
@@ -93,8 +142,13 @@ class ContainerGuest:
         self._decoder = frames.FrameDecoder(self.max_frame_bytes + 65536)
         self._put, self._get = trio.open_memory_channel[bytes](_WAITING_MESSAGES)
 
+    @property
+    def name(self) -> str:
+        """The name of the container."""
+        return self.container.name
+
     async def tend(self, printed: Printed) -> None:
-        """Start the container, then read its stream until it has ended. Never raises for what the engine does."""
+        """Start the container, then read its stream until it has ended. Failures of the engine become `fault`."""
         self._tended = True
         try:
             await self._start()
@@ -106,17 +160,9 @@ class ContainerGuest:
     async def _start(self) -> None:
         try:
             if self._wanted:
-                self._made = True
-                await self._make()
+                await self.container.make()
             if self._wanted:
-                attached = await self.engine.attach(self.name)
-                try:
-                    await self.engine.call(lambda api: api.start(self.name))
-                    await attached.send(self.program)
-                except BaseException:
-                    attached.close()
-                    raise
-                self._attached = attached
+                self._attached = await self.container.start(self.program)
         except EngineError as problem:
             if self._attached is None and not isinstance(problem, EngineAwayError):
                 problem.failure = evolve(problem.failure, message=f"no container: {problem.failure.message}")
@@ -126,15 +172,8 @@ class ContainerGuest:
         finally:
             self._begun.set()
 
-    async def _make(self) -> None:
-        try:
-            await self.engine.call(lambda api: self.create(api, self.name))
-        except EngineError:
-            self._made = False
-            raise
-
     def _lost(self, failure: Failure) -> None:
-        """Note that the container is gone, or as good as gone, for a reason that is nobody's code."""
+        """Note that the container is gone, or out of reach, and that user code is not the reason."""
         self.fault = failure
         self._ended(-9)
 
@@ -144,12 +183,12 @@ class ContainerGuest:
         self._over.set()
 
     async def _follow(self, printed: Printed | None) -> None:
-        """Read until the end. Without `printed` what comes is dropped: the guest is only waited for."""
+        """Read until the end. Without `printed`, output and answers are dropped."""
         assert self._attached is not None  # noqa: S101  (it has started)
         try:
             while not self._over.is_set():
                 for stream, data in await self._attached.receive():
-                    if stream is Stream.STDERR:  # the relay's own trouble, or that of an image without Python
+                    if stream is Stream.STDERR:  # an error of the relay, or of an image without Python
                         self._tail = (self._tail + data)[-_TAIL_BYTES:]
                         continue
                     for payload in self._decoder.feed(data):
@@ -167,7 +206,7 @@ class ContainerGuest:
             if printed is not None and not self._over.is_set():
                 try:
                     await self._put.send(payload)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):  # it is being ended
+                except (trio.BrokenResourceError, trio.ClosedResourceError):  # the guest is being ended
                     return
             return
         try:
@@ -175,7 +214,7 @@ class ContainerGuest:
         except messages.ProtocolError:
             return
         if isinstance(message, messages.Output):
-            # What is printed between executions belongs to nobody.
+            # Output between executions belongs to none of them.
             if printed is not None and (message.id or not self._loaded):
                 printed(Stream(message.stream), message.text.encode())
         elif isinstance(message, messages.Limit):
@@ -185,18 +224,17 @@ class ContainerGuest:
             self._ended(message.exit_code)
 
     async def _look_after(self) -> None:
-        """Find out from the engine why the stream has ended without a word of the relay."""
+        """Ask the engine why the stream ended before the relay sent `ended`."""
         try:
-            found = await self.engine.call(lambda api: api.inspect_container(self.name))
+            state = await self.container.state()
         except NotThereError:
-            self._lost(Failure(ErrorKind.UNAVAILABLE, f"the container {self.name} was removed by somebody else"))
+            self._lost(Failure(ErrorKind.UNAVAILABLE, f"the container {self.name} was removed from outside"))
         except EngineError as problem:
             text = f"the container was lost: {problem.failure.message}"
             self._lost(evolve(problem.failure, message=text))
         else:
-            state = found["State"]
             if state.get("Running"):
-                self._lost(Failure(ErrorKind.UNAVAILABLE, "the engine has cut the stream of the container"))
+                self._lost(Failure(ErrorKind.UNAVAILABLE, "the engine closed the stream of a running container"))
                 return
             self.out_of_memory = self.out_of_memory or bool(state.get("OOMKilled"))
             code = int(state.get("ExitCode") or 0)
@@ -206,14 +244,14 @@ class ContainerGuest:
             self._ended(128 - code if code > 128 else code)
 
     async def confine(self, limits: Limits, keeper: LimitKeeper) -> ContainerHold:  # noqa: ARG002  (it was made with them)
-        """Wait until the container runs. Raises RunnerError with the engine's words when it does not."""
+        """Wait until the container runs. Raises RunnerError with the engine's message if it cannot start."""
         await self._begun.wait()
         if self.fault is not None:
             raise RunnerError(self.fault)
         return ContainerHold(self)
 
     async def bring(self, root: Path, entry: Path) -> tuple[str, str]:
-        """Send the module's files into the container's memory. Raises ChannelClosedError."""
+        """Send the module's files into the container's memory; paths in the image stay. Raises ChannelClosedError."""
         if not entry.is_absolute():
             return self.workdir, f"{self.workdir.rstrip('/')}/{entry}"
         pieces = await trio.to_thread.run_sync(lambda: list(_pieces(root)))
@@ -244,27 +282,27 @@ class ContainerGuest:
             raise ChannelClosedError from problem
 
     def drain(self, printed: Printed) -> None:
-        """Do nothing: the relay says what was printed before it says that something has ended."""
+        """Do nothing: the relay sends all output before the answer."""
 
     def loaded(self, *, children: bool) -> None:  # noqa: ARG002  (the relay knows them)
-        """Note that output without an execution is nobody's from now on."""
+        """Note that output outside of executions is dropped from now on; before, it belongs to the load."""
         self._loaded = True
 
     async def end_children(self) -> tuple[str, ...]:
-        """Do nothing: the relay has ended them before it passed the answer on, and says so in it."""
+        """Do nothing: the relay ended them before it passed the answer on, and named them in it."""
         return ()
 
     async def stop(self, execution: str) -> None:
-        """Let the relay send SIGTERM to the worker."""
+        """Make the relay send SIGTERM to the worker."""
         try:
             await self.send(frames.encode(messages.encode(messages.Cancel(execution))))
         except ChannelClosedError:
             return
 
     async def end(self) -> tuple[str, ...]:
-        """Let the relay kill everything and say what it was, then remove the container; the engine says it is gone.
+        """Make the relay kill everything and name what it killed, then remove the container.
 
-        An engine that is away is asked again for ten seconds; then the sweep at its return is trusted.
+        An engine that does not answer is tried for ten seconds; after that the sweep removes the container later.
         """
         with trio.CancelScope(shield=True):
             self._wanted = False
@@ -279,24 +317,8 @@ class ContainerGuest:
             if not self._over.is_set():
                 self._ended(-9)
             self._get.close()
-            if self._made:
-                await self._remove()
+            await self.container.remove()
         return self._killed
-
-    async def _remove(self) -> None:
-        deadline = trio.current_time() + _REMOVE_SECONDS
-        while True:
-            try:
-                await self.engine.call(lambda api: remove_container(api, self.name))
-            except NotThereError:
-                self._made = False
-                return
-            except EngineError as problem:
-                if trio.current_time() > deadline:
-                    why = problem.failure.message
-                    log.error("a container could not be removed", name=self.name, why=why)  # noqa: TRY400
-                    return
-            await trio.sleep(_AGAIN_SECONDS)
 
     async def wait_ended(self) -> int:
         """Wait until the worker has ended; return its exit code."""
@@ -309,11 +331,6 @@ class ContainerGuest:
         await self._over.wait()
         return self.exit_code if self.exit_code is not None else -9
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing is left that should not be swept."""
-        return self._over.is_set()
-
     def close(self) -> None:
         """Close the stream."""
         if self._attached is not None:
@@ -321,13 +338,13 @@ class ContainerGuest:
 
 
 def remove_container(api: Api, name: str) -> None:
-    """Kill and remove a container with its volumes. Raises NotFound, the proof that it is gone."""
+    """Kill and remove a container with its volumes. Raises the SDK's NotFound, which proves that it is gone."""
     api.remove_container(name, force=True, v=True)
     api.inspect_container(name)
 
 
 def _pieces(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the files below a folder in pieces that fit into a frame; an empty one is a piece too."""
+    """Yield the files below a folder in pieces that fit into a frame; an empty file is one empty piece."""
     for path in sorted(root.rglob("*")):
         if path.is_file():
             data = path.read_bytes()

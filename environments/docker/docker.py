@@ -20,9 +20,10 @@ from attrs import define, field, frozen
 from config.modules import ModuleSpec
 from config.settings import DockerSettings
 from environments.base import Availability, BuildWatch, Guest, Known, Prepared, Stored
-from environments.docker.container import BASE, ContainerGuest, remove_container
+from environments.docker.container import BASE, Container, ContainerGuest, remove_container
 from environments.docker.engine import Address, Api, Engine, EngineAwayError, EngineError, NotThereError
-from environments.docker.images import COMMON, READ_FRAME, Image, Images
+from environments.docker.images import Image, Images
+from environments.docker.programs import COMMON, READ_FRAME, Programs
 from environments.store import Store
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
@@ -31,7 +32,7 @@ INSTANCE, BOOT = "operato.instance", "operato.boot"
 """Labels of every container: whose data directory it belongs to, and which run of that runner made it."""
 _START = READ_FRAME + (
     "import json, sys, types\n"
-    "for name, text in json.loads(told).items():\n"
+    "for name, text in json.loads(sent).items():\n"
     "    module = sys.modules[name] = types.ModuleType(name)\n"
     f"    module.__file__ = {BASE!r} + '/' + name + '.py'\n"
     "    exec(compile(text, module.__file__, 'exec'), module.__dict__)\n"
@@ -190,8 +191,8 @@ class DockerEnvironment:
         """Return the images of the engine. Raises RunnerError `unavailable` when none has answered."""
         engine = self._ready()
         if self._images is None:
-            labels, network = self._labels(), self.settings.build_network
-            self._images = Images(engine, self.store, self.installer_environ, network, labels, self._name)
+            programs = Programs(engine, self._labels(), self._name)
+            self._images = Images(programs, self.store, self.installer_environ, self.settings.build_network)
         return self._images
 
     def _prepared(self, spec: ModuleSpec, image: Image) -> PreparedImage:
@@ -233,15 +234,13 @@ class DockerEnvironment:
             )
 
         guest = ContainerGuest(
-            engine=engine,
-            name=self._name(),
-            create=create,
+            container=Container(engine, self._name(), create),
             program=self._program,
             workdir=prepared.workdir,
             memory_bytes=prepared.walls.memory_bytes,
             max_frame_bytes=self.max_frame_bytes,
         )
-        self._guests = {name: known for name, known in self._guests.items() if not known.over}
+        self._guests = {name: known for name, known in self._guests.items() if known.exit_code is None}
         self._guests[guest.name] = guest
         return guest
 
@@ -271,8 +270,8 @@ class DockerEnvironment:
         """Remove the containers of this data directory that no living guest owns; return how many."""
         label = f"{INSTANCE}={self.instance}"
         found = await engine.call(lambda api: api.containers(all=True, filters={"label": label}))
-        mine = (self._images.busy if self._images else set()) | {
-            name for name, guest in self._guests.items() if not guest.over
+        mine = (self._images.programs.busy if self._images else set()) | {
+            name for name, guest in self._guests.items() if guest.exit_code is None
         }
         orphans = [c["Id"] for c in found if not any(name.lstrip("/") in mine for name in c["Names"] or ())]
         async with trio.open_nursery() as nursery:

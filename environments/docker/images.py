@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import time
@@ -14,8 +15,10 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from environments.base import BuildWatch, Known, Stored
-from environments.docker.engine import Api, Engine, EngineAwayError, EngineError, NotThereError, StreamBrokenError
+from environments.docker.engine import Api, EngineAwayError, EngineError, NotThereError
+from environments.docker.programs import READ_FRAME, Programs
 from environments.docker.progress import MAX_TEXT, Lines, Progress
+from environments.installer import Tail
 from environments.store import MANIFEST, Store
 from protocol.errors import ErrorKind, error
 from protocol.model import Stream
@@ -26,30 +29,16 @@ _LAYOUT = 1
 _PULL_SECONDS = 60.0
 """How long a registry may say nothing."""
 _COMMIT_SECONDS = 600.0
-_TOLD_LINES = 20
 _PYTHONS = ("python3", "python")
-COMMON: Mapping[str, Any] = {"security_opt": ["no-new-privileges"], "log_config": {"Type": "none"}}
-"""What every container has. Limits of files are set in it: not every engine may set those that it adds by itself."""
-_READ = """import os
-def read(n):
-    data = b""
-    while len(data) < n:
-        part = os.read(0, n - len(data))
-        if not part: os._exit(1)
-        data += part
-    return data
-"""
-READ_FRAME = _READ + "told = read(int.from_bytes(read(4), 'big'))\n"
-"""The beginning of every program that a container is started with: reads one frame from its standard input."""
 _ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
 _BUILD = (
     READ_FRAME
     + """
 import json, subprocess, sys, tempfile
-told = json.loads(told)
-environ = dict(os.environ, **told["environ"])
+sent = json.loads(sent)
+environ = dict(os.environ, **sent["environ"])
 file, path = tempfile.mkstemp()
-os.write(file, told["requirements"].encode())
+os.write(file, sent["requirements"].encode())
 os.close(file)
 pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "--no-color"]
 install = ["install", "--no-cache-dir", "--progress-bar", "off", "-r", path]
@@ -78,17 +67,12 @@ class Image:
 
 @define
 class Images:
-    """The images of one engine. `labels` mark the containers in which something is asked or built."""
+    """The images of one engine: pulled, asked for their Python, and built."""
 
-    engine: Engine
+    programs: Programs
     store: Store
     installer_environ: Mapping[str, str]
     build_network: str
-    labels: Mapping[str, str]
-    name: Callable[[], str]
-    """Returns a name for a container that no other has."""
-    busy: set[str] = field(factory=set, init=False)
-    """Names of the containers in which something is asked or built now."""
     _pulling: dict[str, trio.Lock] = field(factory=dict, init=False)
 
     async def get(self, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
@@ -115,7 +99,7 @@ class Images:
                         raise
                 say(f"pulling {name}")
                 try:
-                    await self.engine.call(Progress(name, say).follow, seconds=_PULL_SECONDS, abandon=True)
+                    await self.programs.engine.call(Progress(name, say).follow, seconds=_PULL_SECONDS, abandon=True)
                 except EngineAwayError:
                     raise
                 except EngineError as problem:
@@ -124,7 +108,7 @@ class Images:
         raise AssertionError  # the loop returns or raises
 
     async def _inspect(self, image: str) -> Mapping[str, Any]:
-        return await self.engine.call(lambda api: dict(api.inspect_image(image)))
+        return await self.programs.engine.call(lambda api: dict(api.inspect_image(image)))
 
     async def _ask(self, identity: str, name: str) -> Image:
         """Return the image with what its Python says of itself. Raises `environment_failed` when there is none."""
@@ -135,7 +119,7 @@ class Images:
         why = ""
         for python in _PYTHONS:
             try:
-                code, version = await self._run(identity, [python, "-I", "-S", "-c", _ASK])
+                code, version = await self.programs.output(identity, [python, "-I", "-S", "-c", _ASK])
             except EngineAwayError:
                 raise
             except EngineError as problem:
@@ -190,7 +174,7 @@ class Images:
                 found = await self._inspect(tag)
             if old is not None and old["Id"] != found["Id"]:
                 with contextlib.suppress(EngineError):
-                    await self.engine.call(lambda api: api.remove_image(old["Id"]))
+                    await self.programs.engine.call(lambda api: api.remove_image(old["Id"]))
         return evolve(base, id=found["Id"], key=key)
 
     async def known(self, name: str, requirements: Sequence[str]) -> Known:
@@ -204,7 +188,7 @@ class Images:
 
     async def stored(self) -> list[Stored]:
         """Return the images that were built for the modules of this data directory, by key."""
-        images = await self.engine.call(lambda api: list(api.images(name=REPOSITORY)))
+        images = await self.programs.engine.call(lambda api: list(api.images(name=REPOSITORY)))
         found = []
         for image in images:
             for tag in image.get("RepoTags") or ():
@@ -223,7 +207,7 @@ class Images:
             if not alone:
                 return False
             try:
-                await self.engine.call(lambda api: api.remove_image(tag))
+                await self.programs.engine.call(lambda api: api.remove_image(tag))
             except EngineAwayError:
                 raise
             except NotThereError:
@@ -241,21 +225,12 @@ class Images:
     async def _build(
         self, base: Image, key: str, name: str, requirements: Sequence[str], say: Callable[[str], None]
     ) -> None:
-        """Install with the image's own pip in a container, and make what it has become an image."""
+        """Install with the image's own pip in a container, and commit the container as an image."""
         self.store.builds += 1
-        path = self.store.log_path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines: list[str] = []
         lock: list[bytes] = []
-        with path.open("w", buffering=1) as file:
-
-            def keep(line: str) -> None:
-                lines.append(line)
-                del lines[:-_TOLD_LINES]
-                file.write(line + "\n")
-                say(line)
-
-            split = Lines(keep)
+        with self.store.build_log(key, say) as keep:
+            tail = Tail(keep)
+            split = Lines(tail)
 
             def take(stream: Stream, data: bytes) -> None:
                 if stream is Stream.STDERR:
@@ -263,20 +238,18 @@ class Images:
                 elif sum(map(len, lock)) < MAX_TEXT:
                     lock.append(data)
 
-            told = {"requirements": "\n".join(requirements) + "\n", "environ": self._pip_environ()}
-            container = self.name()
-            try:
-                argv = [base.python, "-I", "-c", _BUILD]
-                network = self.build_network
-                code = await self._work(container, base.id, argv, json.dumps(told).encode(), take, network, user="0")
+            sent = json.dumps({"requirements": "\n".join(requirements) + "\n", "environ": self._pip_environ()}).encode()
+            argv = [base.python, "-I", "-c", _BUILD]
+            async with self.programs.container() as container:
+                code = await self.programs.run(
+                    container, base.id, argv, sent, take, network=self.build_network, user="0"
+                )
                 split.feed(b"\n")
                 if code:
-                    text = "\n".join(line for line in lines if line.strip()) or f"pip ended with exit code {code}"
+                    text = tail.text(f"pip ended with exit code {code}")
                     text = f"the image could not be built (its pip, in {base.id[:19]}):\n{text}"
                     raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="requirements")
-                await self.engine.call(lambda api: _commit(api, container, key), seconds=_COMMIT_SECONDS)
-            finally:
-                await self._remove(container)
+                await self.programs.engine.call(lambda api: _commit(api, container, key), seconds=_COMMIT_SECONDS)
         folder = self.store.path(key)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "requirements.lock").write_bytes(b"".join(lock))
@@ -294,74 +267,9 @@ class Images:
         environ |= {name.lower(): environ[name] for name in _PROXIES if name in environ}
         return environ | {"PIP_ROOT_USER_ACTION": "ignore", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
 
-    async def _run(self, image: str, argv: Sequence[str]) -> tuple[int, str]:
-        """Return exit code and output of a program in an image."""
-        container = self.name()
-        parts: list[bytes] = []
-        try:
-            code = await self._work(
-                container, image, argv, b"", lambda _, data: parts.append(data), "none", user="65534:65534"
-            )
-        finally:
-            await self._remove(container)
-        return code, b"".join(parts).decode(errors="replace").strip()
-
-    async def _work(
-        self,
-        container: str,
-        image: str,
-        argv: Sequence[str],
-        data: bytes,
-        take: Callable[[Stream, bytes], None],
-        network: str,
-        *,
-        user: str,
-    ) -> int:
-        """Run a program in a container to its end; return its exit code. The container is left to the caller."""
-
-        def create(api: Api) -> None:
-            host = api.create_host_config(network_mode=network, **COMMON)
-            api.create_container(
-                image,
-                name=container,
-                entrypoint=list(argv),
-                user=user,
-                working_dir="/",
-                labels=dict(self.labels),
-                host_config=host,
-                stdin_open=True,
-                healthcheck={"test": ["NONE"]},
-            )
-
-        self.busy.add(container)
-        await self.engine.call(create)
-        attached = await self.engine.attach(container)
-        try:
-            await self.engine.call(lambda api: api.start(container))
-            if data:
-                await attached.send(len(data).to_bytes(4, "big") + data)
-            while True:
-                for stream, part in await attached.receive():
-                    take(stream, part)
-        except StreamBrokenError:
-            pass
-        finally:
-            attached.close()
-        found = await self.engine.call(lambda api: api.wait(container))
-        return int(found["StatusCode"])
-
-    async def _remove(self, container: str) -> None:
-        """Remove a container of ours, whatever became of it; the sweep takes what an absent engine keeps."""
-        with trio.CancelScope(shield=True):
-            with contextlib.suppress(EngineError):
-                await self.engine.call(lambda api: api.remove_container(container, force=True, v=True))
-            self.busy.discard(container)
-
 
 def image_key(base: str, requirements: Sequence[str]) -> str:
     """Return the tag of what requirements make of an image: equal content has an equal tag."""
-    import hashlib  # noqa: PLC0415  (cheap, and used here only)
-
     content = json.dumps([_LAYOUT, base, [line.strip() for line in requirements]])
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 

@@ -1,5 +1,5 @@
-"""The face of the room."""
+"""Limits of memory, CPU and processes: what this machine can enforce, and one worker put under them."""
 
-from environments.limits.limits import WATCH_SECONDS, Hold, LimitKeeper, Limits
+from environments.limits.limits import WATCH_SECONDS, Hold, LimitKeeper, Limits, memory_exceeded
 
-__all__ = ["WATCH_SECONDS", "Hold", "LimitKeeper", "Limits"]
+__all__ = ["WATCH_SECONDS", "Hold", "LimitKeeper", "Limits", "memory_exceeded"]

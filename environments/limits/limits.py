@@ -24,7 +24,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from environments.limits import proc
+from environments import proc
 from environments.limits.cgroup import CONTROLLERS, Delegation, Files
 
 _CPU_PERIOD_US = 100_000
@@ -232,6 +232,11 @@ class LimitKeeper:
             (group / "cpu.cfs_quota_us").write_text(quota)
 
 
+def memory_exceeded(limit: int) -> str:
+    """Return the message for an execution over its memory limit, whichever mechanism enforced it."""
+    return f"the processes of the execution exceeded the memory limit of {limit} bytes"
+
+
 def _write_if_there(path: Path, text: str) -> None:
     """Write a control file that not every kernel has."""
     with contextlib.suppress(OSError):
@@ -254,7 +259,7 @@ class _Held:
     def exceeded(self) -> str | None:
         memory = self.limits.memory_bytes
         if memory is not None and (self._group_killed() or (self.watch_memory and self._resident() > memory)):
-            return f"the processes of the execution passed the memory limit of {memory} bytes"
+            return memory_exceeded(memory)
         if self.watch_processes and len(proc.descendants(self.pid)) > (self.limits.processes or 0):
             return f"the execution started more than {self.limits.processes} processes; its limit is `processes`"
         return None

@@ -1,4 +1,4 @@
-"""The face of the room."""
+"""Processes of this machine as workers, the `inline` kind, and handlers in the runner's own process."""
 
 from environments.local.inline import InlineEnvironment, Launcher
 from environments.local.inprocess import InProcess

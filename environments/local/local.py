@@ -13,8 +13,9 @@ from typing import Protocol
 
 import trio
 
+from environments import proc
 from environments.base import ChannelClosedError, Printed
-from environments.limits import Hold, LimitKeeper, Limits, proc
+from environments.limits import Hold, LimitKeeper, Limits
 from protocol.errors import Failure
 from protocol.model import Stream
 

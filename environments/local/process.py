@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from environments.limits import proc
+from environments import proc
 from environments.local.local import ProcessGuest
 
 _PR_SET_CHILD_SUBREAPER = 36

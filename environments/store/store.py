@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,19 @@ class Store:
     def log_path(self, key: str) -> Path:
         """Return where the build log of `key` is kept; failed builds leave theirs too."""
         return self.root / ".logs" / f"{key}.log"
+
+    @contextlib.contextmanager
+    def build_log(self, key: str, say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+        """Give a function that passes lines on to `say` and writes them to the build log of `key`, begun anew."""
+        path = self.log_path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", buffering=1) as file:
+
+            def keep(line: str) -> None:
+                file.write(line + "\n")
+                say(line)
+
+            yield keep
 
     def manifest(self, key: str) -> dict[str, Any]:
         """Return what went into an environment, or nothing when that was not written down."""
@@ -280,26 +293,3 @@ def _size(root: Path) -> int:
                     seen.add((found.st_dev, found.st_ino))
                     total += found.st_blocks * _BLOCK_BYTES
     return total
-
-
-class KeptInStore:
-    """What a kind has in common with another whose environments are folders of a store."""
-
-    __slots__ = ()
-    store: Store
-
-    async def stored(self) -> list[Stored]:
-        """Return the environments that are there."""
-        return await self.store.stored()
-
-    async def remove(self, key: str) -> bool:
-        """Remove an environment unless somebody uses it."""
-        return await self.store.remove(key)
-
-    async def tidy(self) -> int:
-        """Remove what builds and removals that were killed have left."""
-        return await self.store.tidy()
-
-    def keep(self, keys: Collection[str]) -> None:
-        """Use no others than these any more."""
-        self.store.uses.keep(keys)

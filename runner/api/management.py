@@ -16,7 +16,7 @@ from attrs import define, frozen
 from actors.executions import Live, Runs
 from actors.registry import Added, Change, ChangesQuery, Condition, Published, Registered, Registry
 from actors.workers import Executor, Phases
-from config.code import archive
+from config.code import TooLargeError, unpack, write_files
 from config.mistakes import ConfigError, Mistake, Wrong, dotted
 from config.modules import Description, ModuleSpec, module_from_archive, read_module, spec_from_mapping, spec_to_mapping
 from environments.checking import check_module
@@ -237,13 +237,13 @@ def _bad(problem: ConfigError) -> RunnerError:
 def _unpacked(data: bytes, folder: Path, name: str | None, fields: Mapping[str, Any]) -> Description:
     """Put the files of an archive into a folder, and return what they say. Blocks. Raises RunnerError."""
     try:
-        files = archive.unpack(data)
-        archive.write_files(files, folder)
+        files = unpack(data)
+        write_files(files, folder)
         return module_from_archive(files, name, fields)
     except ConfigError as problem:
         raise _bad(problem) from None
     except Wrong as wrong:
-        kind = ErrorKind.TOO_LARGE if isinstance(wrong, archive.TooLargeError) else ErrorKind.BAD_INPUT
+        kind = ErrorKind.TOO_LARGE if isinstance(wrong, TooLargeError) else ErrorKind.BAD_INPUT
         raise error(kind, str(wrong), field="archive") from None
     except OSError as problem:
         raise error(ErrorKind.UNAVAILABLE, f"the archive cannot be unpacked: {problem}") from problem

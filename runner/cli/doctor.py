@@ -18,8 +18,9 @@ from actors.system import Surroundings, System, open_system
 from config.load import Loaded
 from config.mistakes import ConfigError
 from config.settings import ServerSettings, Settings
+from environments.installer import find_uv
 from environments.local import ProcessTable
-from environments.venv import find_uv, python_candidates
+from environments.venv import python_candidates
 from protocol.errors import RunnerError
 from protocol.model import Kind
 from runner.ports import try_port

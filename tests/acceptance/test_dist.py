@@ -23,7 +23,8 @@ import pytest
 import trio
 from trio_websocket import wrap_client_stream
 
-from environments.venv import find_uv, python_candidates
+from environments.installer import find_uv
+from environments.venv import python_candidates
 from runner.version import commit, release
 from tests import engines
 from tests.contract.test_environments import make_wheel

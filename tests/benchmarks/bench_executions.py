@@ -26,7 +26,7 @@ from trio_websocket import ConnectionClosed, open_websocket_url
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from config.settings import Settings
-from environments.limits import proc
+from environments import proc
 from runner.api.service import Service
 from runner.auth.tokens import Principal
 from tests.benchmarks.bench_workers import call, opened

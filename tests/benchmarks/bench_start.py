@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from environments.venv import find_uv
+from environments.installer import find_uv
 from tests.interpreter import program
 
 ROOT = Path(__file__).resolve().parents[2]

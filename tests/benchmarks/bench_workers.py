@@ -23,7 +23,7 @@ from actors.system import Surroundings, System, open_system
 from actors.workers.pool import Phases
 from actors.workers.worker import Call, Outcome
 from config.load import base_environment, installer_environment, load_settings, secret_values
-from environments.limits import proc
+from environments import proc
 from protocol.messages import check_json
 
 MODULES = """

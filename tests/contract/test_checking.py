@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from config.code import Source
 from config.modules.spec import ModuleSpec
 from environments import checking
 from environments.checking import check_module, check_under
@@ -90,27 +91,27 @@ async def test_an_entry_that_is_gone_is_told(venv, tmp_path):
 
 @pytest.mark.parametrize("text", ["exit 3", "echo nonsense", "true", "echo '[[1]]'; echo 5"])
 async def test_an_interpreter_that_cannot_answer_decides_nothing(table, tmp_path, text):
-    verdict = await check_under(table, script(tmp_path, text), b"def (", "handler", "the code", {})
+    verdict = await check_under(table, script(tmp_path, text), Source(b"def (", "handler"), {})
 
     assert verdict == ([], False)
 
 
 async def test_one_that_is_not_there_decides_nothing(table, tmp_path):
-    assert await check_under(table, str(tmp_path / "none"), b"", "handler", "the code", {}) == ([], False)
+    assert await check_under(table, str(tmp_path / "none"), Source(b"", "handler"), {}) == ([], False)
 
 
 async def test_one_that_takes_too_long_is_ended(table, tmp_path, monkeypatch):
     monkeypatch.setattr(checking, "SECONDS", 0.2)
     with trio.fail_after(10):
         slow = script(tmp_path, "sleep 1000")
-        assert await check_under(table, slow, b"", "f", "x", {"PATH": os.defpath}) == ([], False)
+        assert await check_under(table, slow, Source(b"", "f"), {"PATH": os.defpath}) == ([], False)
 
 
 async def test_the_source_is_not_run_and_nothing_is_left(table, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    source = f"open({str(tmp_path / 'ran')!r}, 'w')\ndef handler(input): ...\n".encode()
+    text = f"open({str(tmp_path / 'ran')!r}, 'w')\ndef handler(input): ...\n".encode()
 
-    assert await check_under(table, sys.executable, source, "handler", "the code", {}) == ([], True)
+    assert await check_under(table, sys.executable, Source(text, "handler"), {}) == ([], True)
     assert not (tmp_path / "ran").exists()
     assert list((tmp_path / "temporary").iterdir()) == []

@@ -12,8 +12,8 @@ import attrs
 import pytest
 import trio
 
+from environments import proc
 from environments.conda.conda import Client, find_client
-from environments.limits import proc
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
 from tests.contract.test_environments import environments_in, make_wheel

@@ -17,8 +17,8 @@ import pytest
 import trio
 
 from config.load import base_environment
+from environments import proc
 from environments.base import ChannelClosedError
-from environments.limits import proc
 from environments.local.inline import Launcher
 from environments.local.process import ProcessTable
 from environments.store.store import MANIFEST, Store

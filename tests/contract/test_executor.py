@@ -15,8 +15,8 @@ from actors.events import EventLog
 from actors.workers.pool import Phases, Waiter
 from actors.workers.worker import Call
 from config.modules.policies import WorkersPolicy
+from environments import proc
 from environments.base import Availability, Prepared
-from environments.limits import proc
 from protocol import messages
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Isolation

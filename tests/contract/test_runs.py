@@ -15,7 +15,7 @@ import trio
 from actors.events import Follower
 from actors.history.queries import Query
 from config.modules.policies import Backoff, RetryPolicy, WorkersPolicy
-from environments.limits import proc
+from environments import proc
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import (
     ErrorEvent,

@@ -13,7 +13,7 @@ import trio
 
 from actors.events import EventLog
 from config.modules.policies import WorkersPolicy
-from environments.limits import proc
+from environments import proc
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind, Stream
 from tests import engines

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from config.mistakes import ConfigError
-from config.modules.spec import load_modules, spec_from_mapping, spec_to_mapping
+from config.modules.spec import spec_from_mapping, spec_to_mapping
+from tests.modules_file import load_modules
 
 ENVIRONMENT = """
 name: whatever

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from config import requirements, units
 from config.mistakes import MAX_DEPTH, ConfigError, Mistake, Wrong
+from config.modules.file import ModulesFile, read_modules
 from config.modules.policies import Backoff, RetryPolicy, WorkersPolicy
-from config.modules.spec import ModulesFile, ModuleSpec, load_modules, read_modules, spec_from_mapping, spec_to_mapping
+from config.modules.spec import ModuleSpec, spec_from_mapping, spec_to_mapping
 from config.secrets import Secret
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
+from tests.modules_file import load_modules
 
 CODE = "def handler(value):\n    return value\n"
 
@@ -238,7 +240,7 @@ def test_code_that_only_warns_compiles(tmp_path):
         ("modules: !!python/name:os.system", "modules.yaml:1: modules: the YAML tag ..."),
         ("modules: []\n? [a]\n: 1", "modules.yaml:2: a key must be text"),
         ("modules: {<<: 1}", "modules.yaml:1: modules: `<<` takes mappings only"),
-        ("modules: []\nrunner: {a: !!int x}", "modules.yaml:2: runner.a: 'x' cannot be read as int"),
+        ("modules: []\nrunner: {conda_exe: !!int x}", "modules.yaml:2: runner.conda_exe: 'x' cannot be read as int"),
     ],
 )
 def test_the_whole_file_is_wrong(tmp_path, text, expected):

@@ -10,8 +10,10 @@ import pytest
 
 from config import secrets
 from config.mistakes import ConfigError
-from config.modules.spec import load_modules, read_modules, spec_from_mapping, spec_to_mapping
+from config.modules.file import read_modules
+from config.modules.spec import spec_from_mapping, spec_to_mapping
 from config.secrets import MAX_FILE_BYTES, MAX_SECRETS, Secret, values
+from tests.modules_file import load_modules
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import referencing.exceptions
 from jsonschema.exceptions import _WrappedReferencingError
 
 from config.mistakes import ConfigError
-from config.modules.spec import load_modules, spec_from_mapping
+from config.modules.spec import spec_from_mapping
 from config.schema.keywords import TooManyStepsError
 from config.schema.schema import mismatch, problems, validator
+from tests.modules_file import load_modules
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "is outside of this schema; nothing is fetched"
@@ -160,8 +161,8 @@ def test_nothing_is_fetched():
 def test_the_library_is_imported_for_a_schema_only(tmp_path):
     """It costs a tenth of a second."""
     code = (
-        "import json, sys\nfrom pathlib import Path\nfrom config.modules.spec import load_modules\n"
-        "load_modules(Path(sys.argv[1]))\nprint(json.dumps('jsonschema' in sys.modules))"
+        "import json, sys\nfrom config.load import load_settings\n"
+        "load_settings({'config': sys.argv[1]}, {})\nprint(json.dumps('jsonschema' in sys.modules))"
     )
     said = []
     for schema in ("", ", input_schema: {type: object}"):

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config.code import entry as code
-from config.code import source
+from config.code import entry, source
 from config.code.source import MAX_BYTES, check
 from config.mistakes import ConfigError, Wrong
-from config.modules.spec import load_modules, spec_from_mapping
+from config.modules.spec import spec_from_mapping
 from protocol import guest
 from tests.contract.test_guest_pythons import PYTHONS
+from tests.modules_file import load_modules
 
 RUNNING = sys.version_info[:2]
 HIGHER, LOWER = (3, RUNNING[1] + 1), (3, RUNNING[1] - 1)
@@ -338,8 +338,8 @@ def test_the_file_of_the_handler_is_found(tmp_path, names, handler, found):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
 
-    assert code.find_entry(names.__contains__, handler) == found
-    assert code.entry_of(tmp_path, handler) == tmp_path / found
+    assert entry.find_entry(names.__contains__, handler) == found
+    assert entry.entry_of(tmp_path, handler) == tmp_path / found
 
 
 def test_what_is_left_out_has_no_handler(tmp_path):
@@ -347,7 +347,7 @@ def test_what_is_left_out_has_no_handler(tmp_path):
     (tmp_path / "__pycache__" / "x.py").write_text("")
 
     with pytest.raises(Wrong, match=r"none of __pycache__/x\.py"):
-        code.entry_of(tmp_path, "__pycache__/x:run")
+        entry.entry_of(tmp_path, "__pycache__/x:run")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_what_is_left_out_has_no_handler(tmp_path):
     ],
 )
 def test_the_python_of_a_module_is_known_where_its_fields_say_it(fields, target):
-    assert code.target(fields) == target
+    assert entry.target_python(fields) == target
 
 
 def test_files_of_others_are_told_within_their_folder(tmp_path):
@@ -384,6 +384,8 @@ def test_files_of_others_are_told_within_their_folder(tmp_path):
         spec_from_mapping(data, base=inner, allow_path=True)
 
 
-def test_a_source_that_cannot_be_read_is_told(tmp_path):
-    with pytest.raises(Wrong, match="cannot be read: Is a directory"):
-        code.read_entry(tmp_path)
+def test_a_source_that_cannot_be_read_is_reported(tmp_path):
+    (tmp_path / "main.py").symlink_to("main.py")
+    with pytest.raises(Wrong, match="cannot be read: Too many levels of symbolic links") as caught:
+        entry.source_in(tmp_path / "main.py", "handler")
+    assert caught.value.where == ("path",)

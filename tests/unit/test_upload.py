@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from config.code.archive import pack, unpack, write_files
 from config.mistakes import ConfigError, Wrong
-from config.modules.spec import ModuleSpec, load_modules, read_modules, spec_from_mapping
+from config.modules.file import read_modules
+from config.modules.spec import ModuleSpec, spec_from_mapping
 from config.modules.template import starter
 from config.modules.upload import module_from_archive, read_module
 from protocol.model import Kind
+from tests.modules_file import load_modules
 
 CODE = "def handler(input): return input\n"
 

@@ -1,0 +1,109 @@
+"""The modules file: YAML with `modules:` and the section `runner:`, read with the line of each mistake."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from config import requirements, secrets
+from config.mistakes import Document, Mistake, Where, Wrong, did_you_mean, parse_yaml, read_or_none, read_text
+from config.modules.spec import ModuleSpec, as_written, name_of_module, read_spec
+from config.units import show
+
+
+@frozen
+class ModulesFile:
+    """One modules file: `modules:`, a list or a mapping of names, and the runner's own section `runner:`."""
+
+    modules: tuple[ModuleSpec, ...]
+    runner: Mapping[str, Any]
+    """As written; `config.load` reads it."""
+    path: Path
+    """Absolute."""
+    lines: Mapping[str, int] = field(factory=dict)
+    """The line of each entry of `runner`."""
+    files: tuple[Path, ...] = ()
+    """What else it names, whether that is there or not: code, requirements files, and those that they include."""
+    read_at: float = field(default=0.0, eq=False)
+    """Seconds since the epoch when reading began."""
+
+
+def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
+    """Return what can be read of the modules file, and its mistakes by line; the modules at fault are left out."""
+    absolute, began = Path.cwd() / path, time.time()
+    try:
+        document = parse_yaml(read_text(path))
+    except Wrong as wrong:
+        document = Document({}, wrongs=(wrong,))
+    wrongs = [*document.wrongs, *_sections(document.value)]
+    specs: dict[str, ModuleSpec] = {}
+    names: dict[str, int | None] = {}
+    labels: dict[Where, Where] = {}
+    files: list[Path] = []
+    for where, data in _entries(document, wrongs):
+        name = data.get("name")
+        if isinstance(name, str) and read_or_none(name_of_module, name) is not None:
+            labels[where] = (name,)
+            if name in names:
+                wrongs.append(Wrong(f"the name is given twice, first in line {names[name]}", (*where, "name")))
+            names.setdefault(name, document.line(Wrong("", (*where, "name"))))
+        files += _named_files(data, absolute.parent)
+        spec, found = read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
+        unread = {wrong.where for wrong in document.wrongs}
+        wrongs += [told for wrong in found if (told := wrong.under(where)).where not in unread]
+        if spec is not None:
+            specs.setdefault(spec.name, spec)
+    mistakes = [document.mistake(wrong, str(path), labels) for wrong in wrongs]
+    mistakes.sort(key=lambda mistake: (mistake.file != str(path), mistake.file or "", mistake.line or 0))
+    runner = document.value.get("runner") if isinstance(document.value, dict) else None
+    runner = runner if isinstance(runner, dict) else {}
+    lines = {key: document.lines["runner", key] for key in runner}
+    return ModulesFile(tuple(specs.values()), runner, absolute, lines, tuple(files), began), tuple(mistakes)
+
+
+def _sections(root: Any) -> Iterator[Wrong]:
+    """Check the top level of the file."""
+    if not isinstance(root, dict):
+        yield Wrong(f"holds {show(root)} where a mapping with `modules:` is expected", allowed=", ".join(_SECTIONS))
+        return
+    for name, value in root.items():
+        if name not in _SECTIONS:
+            hint = did_you_mean(name, _SECTIONS)
+            yield Wrong(f"unknown section; a file has modules and runner{hint}", (name,), allowed=", ".join(_SECTIONS))
+        elif not isinstance(value, _SECTIONS[name]):
+            allowed = "a mapping of settings" if name == "runner" else "a list of modules or a mapping of their names"
+            yield Wrong(f"{show(value)} is not {allowed}", (name,), allowed=allowed)
+
+
+def _entries(document: Document, wrongs: list[Wrong]) -> Iterator[tuple[Where, dict[str, Any]]]:
+    """Yield where each module is and what it says, its name included; what is no module goes to `wrongs`."""
+    modules: Any = document.value.get("modules") if isinstance(document.value, dict) else None
+    named = isinstance(modules, dict)
+    for key, written in modules.items() if named else enumerate(modules) if isinstance(modules, list) else ():
+        where = ("modules", key)
+        if not isinstance(written, dict):
+            wrongs.append(Wrong(f"{show(written)} is not a module; a module is a mapping", where, allowed="a mapping"))
+            continue
+        if named and written.get("name", key) != key:
+            wrongs.append(Wrong(f"the name is already given as {show(key)}; leave it out here", (*where, "name")))
+        yield where, as_written(document, where, written | ({"name": key} if named else {}))
+
+
+def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
+    """Yield the files that a module names."""
+    path, listed = data.get("path"), data.get("requirements")
+    if isinstance(path, str) and path:
+        yield base / path
+    if isinstance(listed, str) and listed:
+        yield from requirements.requirements_files(base / listed)
+    if isinstance(dependencies := data.get("dependencies"), str) and dependencies:
+        yield base / dependencies
+    yield from secrets.named_files(data.get("secrets"), base)
+
+
+_SECTIONS: Mapping[str, tuple[type, ...]] = {"modules": (dict, list, type(None)), "runner": (dict, type(None))}
+"""The top level of the file; a section whose lines are all commented out reads as None."""

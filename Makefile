@@ -1,37 +1,57 @@
-# `make run` serves the examples, `make test` runs the tests, `make check` runs every gate.
+# `make` or `make run` serves the examples; `make help` lists all targets.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo "$$p" && break; \
 	done)
 VENV := .venv
 BIN := $(VENV)/bin
 BUILDER := hatchling>=1.25,<2
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4
+PARALLEL := -n auto --maxprocesses 4
+UPGRADE ?= --upgrade
+COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url
 
-.PHONY: run test check lint fix bench dist lock proto clean
+.PHONY: help run test check lint fix coverage bench bench-compare docs dist lock proto clean
 .DEFAULT_GOAL := run
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/.run ## serve modules.yaml on port 8000
 	$(BIN)/python main.py
 
 test: $(VENV)/.dev ## all tests
-	$(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: $(VENV)/.dev lint ## every gate
-	$(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL)
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev ## style, types, walls between rooms, and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy packaging/make_dist.py packaging/commit_hook.py
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict -q -d build/site
 
 fix: $(VENV)/.dev ## format, and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## print the ratios of the README
+coverage: $(VENV)/.dev ## all tests, and which lines they run, also as pages in build/coverage/html
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PARALLEL)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+	$(BIN)/coverage html -q
+
+bench: $(VENV)/.dev ## run all benchmarks; results go to tests/benchmarks/results/COMMIT.json
 	$(BIN)/python -m tests.benchmarks
+
+bench-compare: $(VENV)/.dev ## compare the results of two commits: make bench-compare BASE=... HEAD=...
+	$(BIN)/python -m tests.benchmarks compare $(BASE) $(HEAD)
+
+docs: $(VENV)/.dev ## serve the documentation on 127.0.0.1, and reload it when it changes
+	$(BIN)/mkdocs serve
 
 dist: $(VENV)/.dev ## wheel, sdist, one-file executables and SHA256SUMS, in dist/
 	$(BIN)/python packaging/make_dist.py
@@ -44,15 +64,11 @@ proto: $(VENV)/.dev ## make the code and the descriptors in protocol/rpc from ex
 		--python_betterproto_out=protocol/rpc \
 		--include_imports --descriptor_set_out=protocol/rpc/executor.binpb executor.proto
 
-lock: $(VENV)/.dev ## fix the versions of everything again
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --upgrade pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --upgrade pyproject.toml --group dev -o requirements-dev.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url -c requirements.txt pyproject.toml --extra conda -o packaging/image.lock
-	echo '$(BUILDER)' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-annotate --no-emit-index-url --upgrade - -o packaging/build.lock
+lock: $(VENV)/.dev ## upgrade the versions of all dependencies; UPGRADE= adds and removes only what changed
+	$(COMPILE) $(UPGRADE) pyproject.toml -o requirements.txt
+	$(COMPILE) $(UPGRADE) -c requirements.txt pyproject.toml --group dev -o requirements-dev.txt
+	$(COMPILE) -c requirements.txt -c requirements-dev.txt pyproject.toml --extra conda -o packaging/image.lock
+	echo '$(BUILDER)' | $(COMPILE) $(UPGRADE) - -o packaging/build.lock
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/python" >&2; exit 1; }
@@ -66,5 +82,5 @@ $(VENV)/.dev: requirements-dev.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@ $(VENV)/.run
 
-clean:
+clean: ## remove the virtual environment, builds and caches
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

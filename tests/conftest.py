@@ -17,6 +17,8 @@ from tests import engines
 from tests.channel import make_channel
 from tests.support import descendants, open_fds, open_rig
 
+pytest_plugins = ["tests.time_limit"]
+
 _FD_SLACK = 2
 """Descriptors that libraries open once and keep."""
 
@@ -95,8 +97,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     if "PYTEST_XDIST_WORKER" in os.environ:
         taken = tmp_path_factory.getbasetemp().parent / "engine"
-        assert not taken.exists(), "two processes run tests of the engine; the conftest says which belong to one"
-        taken.touch()
+        other = int(taken.read_text()) if taken.exists() else 0
+        assert not proc.alive(other), "two processes run tests of the engine; the conftest says which belong to one"
+        taken.write_text(str(os.getpid()))
     engines.make_base_image()
     yield
     engines.remove_images()

@@ -31,6 +31,7 @@ from tests.contract.test_environments import make_wheel
 from tests.interpreter import program
 from tests.server_process import ROOT, Server, running, wait_for
 
+pytestmark = pytest.mark.timeout(600)
 KINDS = ("pyz", "pex")
 PATIENCE = 120
 NOT_FETCHED = 75
@@ -361,7 +362,7 @@ def test_the_sdist_makes_the_same_wheel(made: Made, tmp_path: Path) -> None:
     assert (tmp_path / "again" / made.wheel.name).read_bytes() == made.wheel.read_bytes()
 
 
-# -- from source ----------------------------------------------------------------------------------------------------
+# -- from source -------------------------------------------------------------------------------------------------------
 
 COMMANDS = "python -m venv venv; source venv/bin/activate; pip install -r requirements.txt; exec python main.py"
 

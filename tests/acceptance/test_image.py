@@ -24,7 +24,7 @@ from tests import engines
 from tests.chart import Rendered
 from tests.server_process import ROOT, wait_for
 
-pytestmark = pytest.mark.usefixtures("engine")
+pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.timeout(600)]
 LEFT_OUT = shutil.ignore_patterns(".*", "tests", "data", "venv", "venvs", "condas", "dist", "__pycache__")
 SECRET = "a secret that is long enough for HS256"
 KEYS = {"existingSecret": "keys"}

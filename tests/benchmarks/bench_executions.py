@@ -31,6 +31,7 @@ from runner.api.service import Service
 from runner.auth.tokens import Principal
 from tests.benchmarks.bench_workers import call, opened
 from tests.benchmarks.real_server import real_doors
+from tests.benchmarks.report import Report
 
 MODULES = """
 modules:
@@ -208,9 +209,9 @@ def measure(calls: int, waiting: int, rounds: int) -> None:
     """Print the lines."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     recorded, bare = trio.run(record_ratio, calls)
-    print(
-        f"warm call, recorded: {recorded:.3f} ms, x{recorded / bare:.2f} of the same without a record ({bare:.3f} ms)"
-    )
+    report = Report(__file__)
+    text = f"{recorded:.3f} ms, x{recorded / bare:.2f} of the same without a record ({bare:.3f} ms)"
+    report.line("warm call, recorded", text, ms=recorded, ratio=recorded / bare)
     with real_doors(MODULES) as (ports, token):
         port = int(ports["rest"])
         call_hello = request("POST", "/modules/execute/hello", token, INPUT)
@@ -226,19 +227,21 @@ def measure(calls: int, waiting: int, rounds: int) -> None:
             seconds, events = trio.run(followed_seconds, port, token)
             followed.append(seconds)
     waits, runs, enters = (calls / statistics.median(taken) for taken in (sync, whole, accepted))
-    print(f"asynchronous, from the first POST to the last end: {runs:,.0f}/s, x{runs / waits:.2f} of {waits:,.0f}/s")
-    print(f"  that wait for their answer (16 callers, 2 workers); accepted: {enters:,.0f}/s")
+    text = f"{runs:,.0f}/s, x{runs / waits:.2f} of {waits:,.0f}/s that wait for their answer (16 callers, 2 workers)"
+    rates = [calls / taken for taken in whole]
+    report.line("asynchronous, from the first POST to the last end", text, per_second=rates, ratio=runs / waits)
+    report.line("asynchronous, accepted", f"{enters:,.0f}/s", per_second=[calls / taken for taken in accepted])
+    report.line("calls that wait", f"{waits:,.0f}/s", per_second=[calls / taken for taken in sync])
     one, two = statistics.median(alone) * 1000, statistics.median(followed) * 1000
-    print(
-        f"{LINES} printed lines, followed on a websocket ({events} messages): "
-        f"{two:.1f} ms, x{two / one:.2f} of the same without a follower"
-    )
+    text = f"{two:.1f} ms, x{two / one:.2f} of the same without a follower ({events} messages)"
+    report.line(f"{LINES} printed lines, followed on a websocket", text, ms=two, ratio=two / one)
     with (
         tempfile.TemporaryDirectory() as folder,
         real_doors(MODULES, "--max-queued", str(waiting + 1000)) as (ports, token),
     ):
         size, rate = waiting_bytes(int(ports["rest"]), int(ports["pid"]), token, waiting, Path(folder) / "flag")
-    print(f"memory of a waiting execution, of {waiting:,}: {size / 1024:.2f} KiB; {rate:,.0f} accepted a second")
+    text = f"{size / 1024:.2f} KiB; {rate:,.0f} accepted a second"
+    report.line(f"memory of a waiting execution, of {waiting:,}", text, kib=size / 1024, per_second=rate)
 
 
 def main() -> None:

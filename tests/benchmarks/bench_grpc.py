@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.bench_workers import call, median_call_ms, opened
 from tests.benchmarks.real_server import ROOT, real_doors
+from tests.benchmarks.report import Report
 
 CONCURRENCY = (1, 16)
 BATCH = 2000
@@ -253,15 +254,22 @@ def measure(seconds: float, rounds: int) -> None:
     def median(of: list[dict[str, float]], name: str) -> float:
         return statistics.median(result[name] for result in of)
 
+    report = Report(__file__)
     for concurrency in CONCURRENCY:
         grpc, rest = median(runners, f"grpc {concurrency}"), median(runners, f"rest {concurrency}")
         bare = median(echos, f"grpc {concurrency}")
         callers = f"{concurrency} caller{'s' * (concurrency > 1)}"
-        print(f"gRPC Execute, {callers}: {grpc:,.0f}/s, x{grpc / bare:.2f} of a bare grpclib echo ({bare:,.0f}/s)")
-        print(f"REST execute, {callers}: {rest:,.0f}/s, gRPC is x{grpc / rest:.2f} of it (http.client and grpcio)")
+        text = f"{grpc:,.0f}/s, x{grpc / bare:.2f} of a bare grpclib echo ({bare:,.0f}/s)"
+        rates = [result[f"grpc {concurrency}"] for result in runners]
+        report.line(f"gRPC Execute, {callers}", text, per_second=rates, ratio=grpc / bare)
+        text = f"{rest:,.0f}/s, gRPC is x{grpc / rest:.2f} of it (http.client and grpcio)"
+        rates = [result[f"rest {concurrency}"] for result in runners]
+        report.line(f"REST execute, {callers}", text, per_second=rates, ratio=grpc / rest)
     grpc, rest = median(runners, "batch"), median(runners, "rest batch")
-    print(f"gRPC batch, one at a time: {grpc:.0f} us for each input, x{grpc / trip:.1f} of a worker's round trip")
-    print(f"REST batch likewise: {rest:.0f} us, x{rest / trip:.1f} of a round trip, x{rest / grpc:.2f} of gRPC")
+    text = f"{grpc:.0f} us for each input, x{grpc / trip:.1f} of a worker's round trip"
+    report.line("gRPC batch, one at a time", text, us=[result["batch"] for result in runners], ratio=grpc / trip)
+    text = f"{rest:.0f} us, x{rest / trip:.1f} of a round trip, x{rest / grpc:.2f} of gRPC"
+    report.line("REST batch likewise", text, us=[result["rest batch"] for result in runners], ratio=rest / trip)
 
 
 def main() -> None:

@@ -30,7 +30,9 @@ from config.settings import HistorySettings
 from protocol.errors import ErrorKind
 from protocol.ids import execution_id
 from protocol.model import Execution, Kind, ModuleRef, Status, Timings
+from tests.benchmarks.report import Report
 
+report = Report(__file__)
 ROWS = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
 DAYS = 20
 TIMES = 25
@@ -129,7 +131,8 @@ async def measure(what: str, work: Callable[[], Awaitable[Any]], say: Callable[[
         began = time.perf_counter()
         result = await work()
         taken.append((time.perf_counter() - began) * 1000)
-    print(f"{what}: {statistics.median(taken):.2f} ms, worst {max(taken):.2f} ms{say(result)}", flush=True)
+    text = f"{statistics.median(taken):.2f} ms, worst {max(taken):.2f} ms{say(result)}"
+    report.line(what, text, ms=statistics.median(taken), worst_ms=max(taken))
 
 
 async def lists(history: History) -> None:
@@ -232,16 +235,19 @@ async def main() -> None:
             await look_ups(history)
             for durability_callers in (1, 64):
                 rate = await ends(history, durability_callers, 20_000)
-                print(f"ends a second in a full record, {durability_callers} callers: {rate:.0f}", flush=True)
+                what = f"ends a second in a full record, {durability_callers} callers"
+                report.line(what, f"{rate:.0f}", per_second=rate)
         async with opened(folder, max_rows=2 * ROWS, max_bytes=1 << 40, durability="disk") as history:
-            print(f"ends a second on disk, 64 callers: {await ends(history, 64, 10_000):.0f}", flush=True)
+            rate = await ends(history, 64, 10_000)
+            report.line("ends a second on disk, 64 callers", f"{rate:.0f}", per_second=rate)
         async with opened(folder, max_rows=ROWS, max_bytes=1 << 40) as history:
             began = time.perf_counter()
             rate = await ends(history, 64, 20_000)
             while history.statistics().pending or history.statistics().rows > ROWS:
                 await trio.sleep(0.05)
             deleted, seconds = history.statistics().deleted, time.perf_counter() - began
-            print(f"ends a second while old ones are deleted: {rate:.0f}; {deleted / seconds:.0f} deleted a second")
+            text = f"{rate:.0f}; {deleted / seconds:.0f} deleted a second"
+            report.line("ends a second while old ones are deleted", text, per_second=rate, deleted=deleted / seconds)
 
 
 if __name__ == "__main__":

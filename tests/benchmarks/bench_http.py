@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from runner.http.server import Front, HttpLimits, Route, read_body, respond, serve
 from tests.benchmarks.real_server import real_server
+from tests.benchmarks.report import Report
 
 SERVERS = {
     "stock-quart": "quart-trio on hypercorn.trio.serve",
@@ -177,14 +178,16 @@ def measure(names: list[str], seconds: float, rounds: int) -> None:
                     command = [sys.executable, __file__, "--client", port, str(concurrency), str(seconds), path, token]
                     out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 20)
                     results.setdefault((name, concurrency), []).append(json.loads(out.stdout))
-    print(f"{'req/s (p50 ms), ratio to ' + names[0]:52}" + "".join(f"{f'c={c}':>24}" for c in CONCURRENCY))
+    report = Report(__file__)
     for name in names:
-        cells = ""
         for concurrency in CONCURRENCY:
-            rate, latency = (statistics.median(column) for column in zip(*results[name, concurrency], strict=True))
+            rates, latencies = zip(*results[name, concurrency], strict=True)
             base = statistics.median(row[0] for row in results[names[0], concurrency])
-            cells += f"{f'{rate:,.0f} ({latency:.2f}) x{rate / base:.2f}':>24}"
-        print(f"{SERVERS[name]:52}{cells}")
+            rate, latency = statistics.median(rates), statistics.median(latencies)
+            text = f"{rate:,.0f}/s, half within {latency:.2f} ms, x{rate / base:.2f} of {names[0]}"
+            report.line(
+                f"{SERVERS[name]}, {concurrency} at once", text, per_second=rates, ms=latencies, ratio=rate / base
+            )
 
 
 def main() -> None:

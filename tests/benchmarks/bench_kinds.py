@@ -30,8 +30,10 @@ from protocol.errors import RunnerError
 from protocol.messages import check_json
 from protocol.model import Isolation, Kind
 from tests import engines
+from tests.benchmarks.report import Report
 from tests.channel import make_channel
 
+report = Report(__file__)
 REQUIREMENT = "toolz==1.0.0"
 CALLS = {Isolation.WARM: 300, Isolation.FORK: 60, Isolation.FRESH: 15}
 FIRST_CALLS = 5
@@ -110,8 +112,11 @@ async def kinds(folder: Path) -> None:
                 taken[isolation] = statistics.median([await call(system, f"{kind}-{isolation}") for _ in range(times)])
             warm, fork, fresh = (taken[isolation] for isolation in CALLS)
             inline = inline or warm
-            print(f"{kind}: warm call {warm:.2f} ms, x{warm / inline:.2f} of inline; first call {first:.0f} ms")
-            print(f"{kind}: fork {fork:.2f} ms, fresh {fresh:.1f} ms: fresh is x{fresh / fork:.1f} of fork")
+            text = f"{warm:.2f} ms, x{warm / inline:.2f} of inline"
+            report.line(f"{kind}, warm call", text, ms=warm, ratio=warm / inline)
+            report.line(f"{kind}, first call", f"{first:.0f} ms", ms=first)
+            report.line(f"{kind}, fork", f"{fork:.2f} ms", ms=fork)
+            report.line(f"{kind}, fresh", f"{fresh:.1f} ms, x{fresh / fork:.1f} of fork", ms=fresh, ratio=fresh / fork)
 
 
 async def venv_build_ms(home: Path, cache: Path) -> float:
@@ -148,7 +153,8 @@ async def builds(folder: Path) -> None:
         print(f"venv build: left out: {problem}")
         return
     for what, ours, theirs in (("empty", own[0], pip[0]), ("filled", min(own[1:]), min(pip[1:]))):
-        print(f"venv build, cache {what}: {ours:.0f} ms, x{ours / theirs:.2f} of venv and pip ({theirs:.0f} ms)")
+        text = f"{ours:.0f} ms, x{ours / theirs:.2f} of venv and pip ({theirs:.0f} ms)"
+        report.line(f"venv build, cache {what}", text, ms=ours, ratio=ours / theirs)
 
 
 async def main() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from environments.installer import find_uv
+from tests.benchmarks.report import Report
 from tests.interpreter import program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,10 +86,18 @@ def main() -> None:
         cold = least(programs, COLD, lambda name, turn: version(programs[name], folder / f"{name}-{turn}"))
         warm = least(programs, WARM, lambda name, _: version(programs[name], folder / f"{name}-0"))
         ready = least(programs, SERVED, lambda name, _: served(programs[name], folder / f"{name}-0"))
-    print(f"plain environment: --version after {warm['plain']:.0f} ms, serving after {ready['plain']:.0f} ms")
+    report = Report(__file__)
+    report.line("plain environment, --version", f"{warm['plain']:.0f} ms", ms=warm["plain"])
+    report.line("plain environment, serving", f"{ready['plain']:.0f} ms", ms=ready["plain"])
     for kind in files:
-        print(f"{kind}: first --version after {cold[kind]:.0f} ms, x{cold[kind] / warm['plain']:.0f} of that")
-        print(f"{kind}: later x{warm[kind] / warm['plain']:.1f}, serving x{ready[kind] / ready['plain']:.1f} of that")
+        for what, taken, plain in (
+            ("first --version", cold, warm),
+            ("later --version", warm, warm),
+            ("serving", ready, ready),
+        ):
+            ratio = taken[kind] / plain["plain"]
+            text = f"{taken[kind]:.0f} ms, x{ratio:.1f} of the plain environment"
+            report.line(f"{kind}, {what}", text, ms=taken[kind], ratio=ratio)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from actors.workers.worker import Call, Outcome
 from config.load import base_environment, installer_environment, load_settings, secret_values
 from environments import proc
 from protocol.messages import check_json
+from tests.benchmarks.report import Report
 
 MODULES = """
 modules:
@@ -182,13 +183,19 @@ async def main() -> None:
             workers = [pid for pid in proc.children(os.getpid()) if proc.alive(pid)]
             worker = statistics.median(proc.resident_bytes(pid) for pid in workers)
         new = await new_venv_ms(folder)
-    print(f"frame out to frame in: {trip * 1000:.0f} us, x{trip / bare:.1f} of a bare pipe round trip")
-    print(f"fork per call: {fork:.2f} ms, x{fork / trip:.1f} of a warm call")
-    print(f"first call, environment there (inline): {first:.1f} ms, x{first / python:.2f} of a bare start")
-    print(f"first call, environment exists (venv): {first_venv:.1f} ms, x{first_venv / python:.2f} of a bare start")
-    print(f"new venv, one small requirement, cache warm: {new:.0f} ms, x{new / python:.1f} of a bare start")
-    print(f"{len(large) / 1e6:.1f} MB of JSON in and out: the loop was held for {hold:.1f} ms at most")
-    print(f"memory of an idle worker: {worker / 1e6:.1f} MB private")
+    report = Report(__file__)
+    text = f"{trip * 1000:.0f} us, x{trip / bare:.1f} of a bare pipe round trip"
+    report.line("frame out to frame in", text, us=trip * 1000, ratio=trip / bare)
+    report.line("fork per call", f"{fork:.2f} ms, x{fork / trip:.1f} of a warm call", ms=fork, ratio=fork / trip)
+    for what, taken in {
+        "first call (inline)": first,
+        "first call, environment exists (venv)": first_venv,
+        "new venv, one small requirement, cache warm": new,
+    }.items():
+        report.line(what, f"{taken:.1f} ms, x{taken / python:.2f} of a bare start", ms=taken, ratio=taken / python)
+    text = f"{hold:.1f} ms, for {len(large) / 1e6:.1f} MB of JSON in and out"
+    report.line("longest hold of the loop", text, ms=hold)
+    report.line("memory of an idle worker", f"{worker / 1e6:.1f} MB private", mb=worker / 1e6)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from tests import engines
 from tests.proxies import certificates, file_server, tcp_proxy, unix_proxy
 from tests.support import PATIENCE, Watch, open_rig, wait_until
 
-pytestmark = pytest.mark.usefixtures("engine")
+pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.timeout(300)]
 DOCKER = {"env": Kind.DOCKER}
 SOCKET = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
 

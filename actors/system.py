@@ -165,9 +165,10 @@ async def _open_runs(
     """Run executions; those that run have ended when this is left."""
     largest = settings.server.max_frame_bytes
     attempts = Attempts(executors, history, largest, around.secrets)
-    runs = Runs(registry, history, attempts, settings.executor, largest)
+    runs = Runs(registry, attempts, settings.executor)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))
+        await nursery.start(partial(supervise, runs.dispatcher, name="dispatcher"))
         try:
             yield runs
         finally:

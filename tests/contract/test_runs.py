@@ -345,7 +345,7 @@ async def test_a_worker_that_is_gone_before_the_call_reached_it_is_no_attempt(se
     """It died idle, and nobody has noticed yet: the call runs on another one, although the policy says one attempt."""
     first = await service.execute(ANYBODY, "echo", b"1")
     executor = service.executors["inline"]
-    pool = next(pool for pool in executor._pools.values() if pool.idle)
+    pool = next(pool for pool in executor._scheduler.pools.values() if pool.idle)
     worker = pool.idle[0]
     os.kill(worker.guest.pid, signal.SIGSTOP)  # alive as far as anybody can see, but it reads nothing
     done = []

@@ -280,7 +280,7 @@ async def test_cancelling_does_not_wait_for_a_place_that_does_not_answer(rig, tm
         return {}
 
     asked = trio.Event()
-    rig.inline._starter.secrets = slow
+    rig.inline._fleet.secrets = slow
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.call, module)

@@ -84,7 +84,7 @@ class Live:
         return self.pause is not None and self.execution.asynchronous and self.execution.status is Status.QUEUED
 
     def cancel(self, why: Failure) -> None:
-        """End it in whatever state it is. Never blocks; the first reason counts."""
+        """End it in any state. Never blocks; the first reason counts."""
         if self.stopped_by is None and not self.ended.is_set():
             self.stopped_by = why
             if self.call is not None:
@@ -161,7 +161,7 @@ class Live:
             self.execution,
             events=events.encode_all(self.log.kept()),
             events_count=self.log.next_seq,
-            output_dropped=self.log.dropped_bytes,
+            output_dropped=self.log.store.dropped_bytes,
             timings=self._timings(),
             waiting=self.waiting,
         )
@@ -178,7 +178,7 @@ class Live:
             failure=outcome.failure,
             events=b"[]" if trivial else events.encode_all(self.log.kept()),
             events_count=self.log.next_seq,
-            output_dropped=self.log.dropped_bytes,
+            output_dropped=self.log.store.dropped_bytes,
             exit_code=outcome.exit_code,
             timings=self._timings(),
             killed=outcome.killed,
@@ -287,7 +287,7 @@ class LiveExecutions:
             begun = live.execution.status is Status.RUNNING or live.execution.failed_attempts
             if begun and live.flushed < live.log.next_seq:
                 fresh = live.log.since(live.flushed)
-                self.history.append(name, events.encode_all(fresh), live.flushed, live.log.gap())
+                self.history.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())
                 live.flushed = live.log.next_seq
 
 

@@ -119,7 +119,7 @@ class Runs:
     # End
 
     async def cancel(self, live: Live, why: str = "cancelled on request") -> Execution:
-        """End an execution in whatever state it is, and return it when its end is recorded.
+        """End an execution in any state, and return it when its end is recorded.
 
         Several callers, or one that calls again, wait for the same end. Raises RunnerError when it cannot be recorded.
         """

@@ -116,7 +116,7 @@ class Executor:
         `patient` caller was counted before, so that neither `max_waiting` nor `queue_timeout` applies. Raises
         RunnerError: `overloaded` (the waiting room is full, or `queue_timeout` passed; with the waiting reason),
         `environment_failed`, `load_failed`, `unavailable`, `shutdown`, and the failure with which the waiter gave up.
-        Cancelled while waiting, nothing is held.
+        Cancelled while waiting, nothing stays taken.
         """
         scheduler = self._scheduler
         pool = scheduler.pool(module)

@@ -105,7 +105,7 @@ class Starter:
             pool.failed(result, trio.current_time())
         self.scheduler.started(pool, result, phases)
         if isinstance(result, Failure) and result.kind is ErrorKind.UNAVAILABLE:
-            pool.prepared = None  # the environment may have gone with whatever was lost
+            pool.prepared = None  # its environment may be gone as well
             await self.probing.ask()
 
     async def _started(self, pool: Pool, phases: Phases) -> Worker:

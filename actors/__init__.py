@@ -1,1 +1,1 @@
-"""Who decides: registry, history and one executor supervisor for each kind of environment."""
+"""The actors of the runner: registry, history, one executor for each kind of environment, and the executions."""

@@ -1,11 +1,11 @@
-"""The numbered events of one execution: kept within bounds, replayed, then followed. Whoever reads pulls.
+"""The numbered events of one execution: kept within bounds, replayed, then followed. Readers pull.
 
-Readers have no queue: each asks for what comes from a number on, so one that is slow, or gone, costs nothing and
-holds up nobody. What was printed first and what was printed last is kept, each within half of `keep`; a reader that
-falls behind the gap between them is given one `dropped` event instead. States of the execution are never dropped.
+Readers have no queue: each asks for the events from a number on, so a slow or vanished reader costs nothing and delays
+no one. The first and the last output is kept, each within half of `keep`; a reader that falls behind the gap between
+them gets one `dropped` event instead. States of the execution are never dropped.
 
-Output is gathered: the last piece grows until somebody has seen it, it is large, or a moment has passed. So a handler
-that prints a million lines unwatched makes few events, and a watched one is seen at once.
+Output is gathered: the last piece grows until it is read, it is large, or a moment has passed. So a handler that prints
+a million lines unwatched makes few events, and the output of a watched one is seen at once.
 """
 
 from __future__ import annotations
@@ -30,167 +30,66 @@ from protocol.events import (
     StatusEvent,
     decode_all,
     last_event,
-    text_of,
 )
 from protocol.model import Execution, Status, Stream
 
 _PIECE_BYTES = 4096
 """A piece of output does not grow beyond this."""
 _PIECE_SECONDS = 0.1
-"""Nor for longer than this, so that its time is that of all of it."""
+"""A piece of output does not grow for longer than this, so that its time holds for all of it."""
 _EVENT_BYTES = 64
-"""What an event costs besides its text."""
+"""Counted for each event besides its text."""
 _BATCH_EVENTS = 256
 _BATCH_BYTES = 256 * 1024
 
 
-class EventLog:
-    """What happens in one execution. Changed by one task between checkpoints, read by any number of others.
+class EventStore:
+    """The events that are kept: the first ones, then states and gaps, then the last ones. Pure.
 
-    `limit` is how many bytes an attempt may print; `on_limit` is called once when it has printed more. `keep` bounds
-    the bytes of output and progress that are kept, `keep_items` those of items.
+    `keep` bounds the bytes of output and progress, `keep_items` those of items.
     """
 
-    def __init__(self, *, limit: int, keep: int, keep_items: int = 0, clock: Callable[[], float] = time.time) -> None:
-        self.limit = limit
-        self.printed = 0
-        """Bytes printed by the attempt that runs."""
-        self.exceeded = False
-        self.on_limit: Callable[[], None] | None = None
+    def __init__(self, keep: int, keep_items: int) -> None:
         self.dropped_bytes = 0
-        self.next_seq = 0
-        self.last: ResultEvent | ErrorEvent | None = None
-        """The end of the execution; nothing comes after it."""
         self._half = keep // 2
         self._keep_items = keep_items
-        self._clock = clock
         self._head: list[KeptEvent] = []
         self._middle: list[KeptEvent] = []  # states and gaps
         self._tail: deque[KeptEvent] = deque()
         self._head_bytes = self._tail_bytes = self._item_bytes = 0
-        self._open: OutputEvent | None = None  # the piece that still grows; its number is given
-        self._open_parts: list[str] = []
-        self._open_bytes = 0
-        self._has_output = False
-        self._decoders: dict[Stream, codecs.IncrementalDecoder] = {}
-        self._changed: trio.Event | None = None
-        self._closed = False
 
-    def restore(
-        self, events: Iterable[KeptEvent], next_seq: int, at: float, last: ResultEvent | ErrorEvent | None = None
-    ) -> None:
-        """Begin with `events`, as history has kept them, and go on with the number `next_seq`, or with the end.
+    def restore(self, events: Iterable[KeptEvent], next_seq: int, at: float) -> None:
+        """Keep the events of the history. Missing numbers, up to `next_seq`, become gaps of unknown size.
 
-        Numbers that are missing (the runner ended before they were stored) become a `dropped` of unknown size; `at` is
-        its time where there is no event before it.
+        Numbers are missing when the runner ended before their events were stored. `at` is the time of a gap without an
+        event before it.
         """
+        number = 0
         for event in events:
             at = event.at
-            self._expect(event.seq - event.events + 1 if isinstance(event, DroppedEvent) else event.seq, at)
+            self._restore_gap(
+                number, event.seq - event.events + 1 if isinstance(event, DroppedEvent) else event.seq, at
+            )
             self._head.append(event)
-            self.next_seq = event.seq + 1
-        self._expect(next_seq, at)
-        self.next_seq, self.last = next_seq, last
-        if last is not None:
-            self.next_seq += 1
+            number = event.seq + 1
+        self._restore_gap(number, next_seq, at)
 
-    def _expect(self, seq: int, at: float) -> None:
-        if seq > self.next_seq:
-            self._head.append(DroppedEvent(seq - 1, at, seq - self.next_seq, 0))
-            self.next_seq = seq
+    def _restore_gap(self, start: int, stop: int, at: float) -> None:
+        if stop > start:
+            self._head.append(DroppedEvent(stop - 1, at, stop - start, 0))
 
-    # Writing
-
-    def write(self, stream: Stream, data: bytes) -> None:
-        """Add what was read from a stream. A character that was cut in two by a read is put together."""
-        self.printed += len(data)
-        decoder = self._decoders.get(stream)
-        if decoder is None:
-            decoder = self._decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
-        text = decoder.decode(data)
-        if text:
-            self._grow(stream, text)
-        if self.printed > self.limit and not self.exceeded:
-            self.exceeded = True
-            if self.on_limit is not None:
-                self.on_limit()
-
-    def status(self, status: Status, attempt: int = 0, reason: str = "") -> None:
-        """Add that the execution has another state, or waits for another reason. A running attempt starts counting."""
-        if status is Status.RUNNING:
-            self.end_output()
-            self.printed, self.exceeded = 0, False
-        self._add(StatusEvent(self._number(), self._clock(), status, attempt, reason))
-
-    def item(self, value: msgspec.Raw) -> None:
-        """Add an item of a generator."""
-        self._add(ItemEvent(self._number(), self._clock(), value))
-
-    def progress(self, done: float | None, total: float | None, text: str) -> None:
-        """Add how far the handler says it is."""
-        self._add(ProgressEvent(self._number(), self._clock(), done, total, text))
-
-    def end_output(self) -> None:
-        """Note that a stream of output has ended: what is left of a cut character becomes a replacement character."""
-        for stream, decoder in self._decoders.items():
-            if text := decoder.decode(b"", final=True):
-                self._grow(stream, text)
-        self._decoders.clear()
-
-    def end(self, last: ResultEvent | ErrorEvent) -> None:
-        """Add the last event, whose number is `next_seq`; readers come to their end behind it."""
-        if self.last is None:
-            self.seal()
-            self.last = last
-            self.next_seq = last.seq + 1
-            self._wake()
-
-    def close(self, reason: str, attempt: int) -> None:
-        """Add that the execution goes on elsewhere, and let readers come to their end without its last event."""
-        self.status(Status.QUEUED, attempt, reason)
-        self._closed = True
-
-    def _number(self) -> int:
-        self.seal()
-        number = self.next_seq
-        self.next_seq += 1
-        return number
-
-    def _grow(self, stream: Stream, text: str) -> None:
-        now, size = self._clock(), _bytes(text)
-        piece = self._open
-        if (
-            piece is None
-            or piece.stream is not stream
-            or self._open_bytes + size > _PIECE_BYTES
-            or not 0 <= now - piece.at < _PIECE_SECONDS
-        ):
-            self._open = OutputEvent(self._number(), now, stream, "")
-        self._has_output = True
-        self._open_parts.append(text)
-        self._open_bytes += size
-        self._wake()
-
-    def seal(self) -> None:
-        """End the piece of output that still grows: it can be read now."""
-        piece = self._open
-        if piece is not None:
-            whole = OutputEvent(piece.seq, piece.at, piece.stream, "".join(self._open_parts))
-            self._open, self._open_parts, self._open_bytes = None, [], 0
-            self._add(whole)
-
-    def _add(self, event: KeptEvent) -> None:
+    def add(self, event: KeptEvent) -> None:
+        """Keep an event; drop older ones that no longer fit."""
         cost = _size(event) + _EVENT_BYTES
         if not self._tail and not self._middle and self._head_bytes + cost <= self._half:
             self._head.append(event)
             self._head_bytes += cost
-        else:
-            self._tail.append(event)
-            self._count(event, cost)
-            # The newest one stays however large it is, for those who keep up.
-            while len(self._tail) > 1 and (self._tail_bytes > self._half or self._item_bytes > self._keep_items):
-                self._drop(self._tail.popleft())
-        self._wake()
+            return
+        self._tail.append(event)
+        self._count(event, cost)
+        # The newest event stays however large it is, for readers that keep up.
+        while len(self._tail) > 1 and (self._tail_bytes > self._half or self._item_bytes > self._keep_items):
+            self._drop(self._tail.popleft())
 
     def _count(self, event: KeptEvent, cost: int) -> None:
         if isinstance(event, ItemEvent):
@@ -211,54 +110,21 @@ class EventLog:
         else:
             self._middle.append(DroppedEvent(event.seq, event.at, 1, size))
 
-    def _wake(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
-
-    # Reading
-
-    def kept(self) -> tuple[KeptEvent, ...]:
-        """Return all that is kept, without the last event."""
-        self.seal()
-        return (*self._head, *self._middle, *self._tail)
-
-    def since(self, start: int) -> tuple[KeptEvent, ...]:
-        """Return all that is kept from number `start` on, without the last event."""
-        self.seal()
-        return tuple(self._from(start))
-
     def gap(self) -> tuple[int, int] | None:
-        """Return from which number on, and up to which one exclusively, events were dropped; None for none."""
+        """Return the half-open range of numbers in which events were dropped; None when none were."""
         gaps = [event for event in self._middle if isinstance(event, DroppedEvent)]
         return (gaps[0].seq - gaps[0].events + 1, gaps[-1].seq + 1) if gaps else None
 
-    def text(self, stream: Stream) -> str:
-        """Return what the last attempt printed on a stream, as far as it was kept."""
-        return text_of(self.kept(), stream) if self._has_output else ""
+    def all(self) -> tuple[KeptEvent, ...]:
+        """Return all kept events."""
+        return (*self._head, *self._middle, *self._tail)
 
-    def read(self, start: int) -> tuple[Event, ...]:
-        """Return the next events from number `start` on: some, as many as are there, or () when there is none yet."""
-        if start >= self.next_seq:
-            return ()
-        self.seal()
-        found: list[Event] = []
-        size = 0
-        for event in self._from(start):
-            found.append(event)
-            size += _size(event)
-            if len(found) == _BATCH_EVENTS or size >= _BATCH_BYTES:
-                return tuple(found)
-        if self.last is not None:
-            found.append(self.last)
-        return tuple(found)
-
-    def _from(self, start: int) -> Iterable[KeptEvent]:
-        """Yield kept events from `start` on; of a gap, what is from `start` on (its bytes are those of all of it)."""
+    def since(self, start: int) -> Iterable[KeptEvent]:
+        """Yield the kept events from `start` on; of a gap, its part from there on, with the bytes of the whole gap."""
         tail = self._tail
         if tail and start >= tail[0].seq:
             newest = []
-            for event in reversed(tail):  # those who keep up want a few at its end
+            for event in reversed(tail):  # readers that keep up want the last few
                 if event.seq < start:
                     break
                 newest.append(event)
@@ -273,6 +139,161 @@ class EventLog:
                 else:
                     yield event
 
+
+class EventLog:
+    """The events of one execution. Written by one task between checkpoints, read by any number of tasks.
+
+    `limit` is how many bytes an attempt may print; `on_limit` is called once when it has printed more. `keep` and
+    `keep_items` are the bounds of the store.
+    """
+
+    def __init__(self, *, limit: int, keep: int, keep_items: int = 0, clock: Callable[[], float] = time.time) -> None:
+        self.limit = limit
+        self.printed = 0
+        """Bytes printed by the running attempt."""
+        self.exceeded = False
+        self.on_limit: Callable[[], None] | None = None
+        self.next_seq = 0
+        self.last: ResultEvent | ErrorEvent | None = None
+        """The end of the execution; no event follows it."""
+        self.store = EventStore(keep, keep_items)
+        self._clock = clock
+        self._open: OutputEvent | None = None  # the piece that still grows; it has its number
+        self._open_parts: list[str] = []
+        self._open_bytes = 0
+        self._decoders: dict[Stream, codecs.IncrementalDecoder] = {}
+        self._changed: trio.Event | None = None
+        self._closed = False
+
+    def restore(
+        self, events: Iterable[KeptEvent], next_seq: int, at: float, last: ResultEvent | ErrorEvent | None = None
+    ) -> None:
+        """Begin with the `events` of the history and continue with the number `next_seq`, or end with `last`.
+
+        `at` is the time of a gap without an event before it.
+        """
+        self.store.restore(events, next_seq, at)
+        self.last = last
+        self.next_seq = next_seq if last is None else next_seq + 1
+
+    # Writing
+
+    def write(self, stream: Stream, data: bytes) -> None:
+        """Add bytes read from a stream. A character that was split between two reads is put together."""
+        self.printed += len(data)
+        decoder = self._decoders.get(stream)
+        if decoder is None:
+            decoder = self._decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(data)
+        if text:
+            self._grow(stream, text)
+        if self.printed > self.limit and not self.exceeded:
+            self.exceeded = True
+            if self.on_limit is not None:
+                self.on_limit()
+
+    def status(self, status: Status, attempt: int = 0, reason: str = "") -> None:
+        """Add a change of state or of the waiting reason. RUNNING restarts the count of printed bytes."""
+        if status is Status.RUNNING:
+            self.end_output()
+            self.printed, self.exceeded = 0, False
+        self._add(StatusEvent(self._number(), self._clock(), status, attempt, reason))
+
+    def item(self, value: msgspec.Raw) -> None:
+        """Add an item of a generator."""
+        self._add(ItemEvent(self._number(), self._clock(), value))
+
+    def progress(self, done: float | None, total: float | None, text: str) -> None:
+        """Add the progress that the handler reports."""
+        self._add(ProgressEvent(self._number(), self._clock(), done, total, text))
+
+    def end_output(self) -> None:
+        """End the streams of output: the rest of a split character becomes a replacement character."""
+        for stream, decoder in self._decoders.items():
+            if text := decoder.decode(b"", final=True):
+                self._grow(stream, text)
+        self._decoders.clear()
+
+    def end(self, last: ResultEvent | ErrorEvent) -> None:
+        """Add the last event, whose number is `next_seq`; readers end behind it."""
+        if self.last is None:
+            self.seal()
+            self.last = last
+            self.next_seq = last.seq + 1
+            self._wake()
+
+    def close(self, reason: str, attempt: int) -> None:
+        """Add that the execution continues elsewhere; readers end without its last event."""
+        self.status(Status.QUEUED, attempt, reason)
+        self._closed = True
+
+    def seal(self) -> None:
+        """End the piece of output that still grows, so that it can be read."""
+        piece = self._open
+        if piece is not None:
+            whole = OutputEvent(piece.seq, piece.at, piece.stream, "".join(self._open_parts))
+            self._open, self._open_parts, self._open_bytes = None, [], 0
+            self._add(whole)
+
+    def _number(self) -> int:
+        if self._open is not None:
+            self.seal()
+        number = self.next_seq
+        self.next_seq += 1
+        return number
+
+    def _grow(self, stream: Stream, text: str) -> None:
+        now, size = self._clock(), _bytes(text)
+        piece = self._open
+        if (
+            piece is None
+            or piece.stream is not stream
+            or self._open_bytes + size > _PIECE_BYTES
+            or not 0 <= now - piece.at < _PIECE_SECONDS
+        ):
+            self._open = OutputEvent(self._number(), now, stream, "")
+        self._open_parts.append(text)
+        self._open_bytes += size
+        self._wake()
+
+    def _add(self, event: KeptEvent) -> None:
+        self.store.add(event)
+        if self._changed is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    # Reading
+
+    def kept(self) -> tuple[KeptEvent, ...]:
+        """Return all kept events, without the last event."""
+        self.seal()
+        return self.store.all()
+
+    def since(self, start: int) -> tuple[KeptEvent, ...]:
+        """Return the kept events from number `start` on, without the last event."""
+        self.seal()
+        return tuple(self.store.since(start))
+
+    def read(self, start: int) -> tuple[Event, ...]:
+        """Return the next events from number `start` on: a batch of those that exist, or () when there are none yet."""
+        if start >= self.next_seq:
+            return ()
+        self.seal()
+        found: list[Event] = []
+        size = 0
+        for event in self.store.since(start):
+            found.append(event)
+            size += _size(event)
+            if len(found) == _BATCH_EVENTS or size >= _BATCH_BYTES:
+                return tuple(found)
+        if self.last is not None:
+            found.append(self.last)
+        return tuple(found)
+
     async def wait(self, start: int) -> None:
         """Wait until there is an event with the number `start`, or the end. Cancellation leaves nothing behind."""
         while start >= self.next_seq and self.last is None and not self._closed:
@@ -282,12 +303,12 @@ class EventLog:
 
 
 class Follower:
-    """Reads a log from a number on: what was, then what comes, each event once and in order."""
+    """Reads a log from a number on: past events, then new ones, each once and in order."""
 
     def __init__(self, log: EventLog, start: int = 0) -> None:
         self._log = log
         self.position = start
-        """The number of the next event that is wanted."""
+        """The number of the next event to read."""
 
     @property
     def ended(self) -> bool:
@@ -296,9 +317,9 @@ class Follower:
         return last is not None and self.position > last.seq
 
     async def next(self) -> tuple[Event, ...] | None:
-        """Return at least one event, waiting for it; None behind the last one. A checkpoint.
+        """Wait for at least one event and return it; None behind the last one. A checkpoint.
 
-        Cancellation loses no event: the next call returns those that this one would have.
+        Cancellation loses no event: the next call returns the same ones.
         """
         await trio.lowlevel.checkpoint()
         await self._log.wait(self.position)
@@ -310,9 +331,9 @@ class Follower:
 
 
 def log_of(execution: Execution) -> EventLog:
-    """Return the events of an execution that is not alive, as history has kept them."""
+    """Return the events of an execution that is not live, from its record."""
     kept = decode_all(execution.events)
-    if not kept and execution.events_count == 1:  # nothing but its begin
+    if not kept and execution.events_count == 1:  # only its begin
         kept = (StatusEvent(0, execution.started_at or execution.created_at, Status.RUNNING, 1),)
     log = EventLog(limit=0, keep=0)
     last = last_event(execution) if execution.status.final else None

@@ -1,4 +1,4 @@
-"""Keeps an actor running: restart with back-off, and escalate when restarting does not help."""
+"""Keeps an actor running: restarts it with back-off, and gives up when restarting does not help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log: Any = structlog.get_logger(__name__)
 
 
 class Actor(Protocol):
-    """Whatever can be supervised."""
+    """An object that can be supervised."""
 
     async def run(self, *, task_status: trio.TaskStatus[Any]) -> None:
         """Do the actor's work until cancelled; call `task_status.started()` once it can be used."""
@@ -60,15 +60,15 @@ class RestartPolicy:
 
 
 class _FirstStart:
-    """A task status that passes on the first start only: those of later runs are nobody's news."""
+    """A task status that passes on the first start only: its receiver waits for one."""
 
     def __init__(self, status: trio.TaskStatus[Any]) -> None:
         self._status = status
-        self.told = False
+        self.passed = False
 
     def started(self, value: Any = None) -> None:
-        if not self.told:
-            self.told = True
+        if not self.passed:
+            self.passed = True
             self._status.started(value)
 
 
@@ -82,7 +82,7 @@ async def supervise(
     """Run an actor until it returns; run it again when it raises.
 
     `task_status` passes on the first `started` of the actor. An actor that fails before that is not restarted: its
-    exception reaches whoever starts the runner, who can act on it.
+    exception reaches the caller that starts the runner and can act on it.
     Raises `ActorFailed` from the last error when `policy` gives up. Cancellation ends the actor's run and this.
     """
     policy = policy or RestartPolicy()
@@ -92,7 +92,7 @@ async def supervise(
         try:
             await actor.run(task_status=first)
         except Exception as error:
-            if not first.told:
+            if not first.passed:
                 raise
             restart = policy.next(failures, trio.current_time())
             if restart is None:

@@ -1,4 +1,4 @@
-"""Opens everything in order in one nursery, and closes it the other way round; `System` is the handles."""
+"""Opens the parts of the runner in order and closes them in reverse; `System` holds their handles."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ log = structlog.get_logger("system")
 
 @frozen
 class Surroundings:
-    """What the operating system's environment gives, read once by the configuration.
+    """The environment variables of the runner, read once by the configuration.
 
-    `guest` is all that user code inherits, `installer` what uv inherits, `secrets` looks up the values of secrets.
+    User code inherits `guest` and nothing else, uv inherits `installer`; `secrets` looks up the values of secrets.
     """
 
     guest: Mapping[str, str]
@@ -57,13 +57,13 @@ class System:
     table: ProcessTable
 
     async def publish(self, specs: Iterable[ModuleSpec]) -> None:
-        """Make `specs` the modules that are served. Raises RunnerError; nothing has changed then."""
+        """Serve `specs` as the modules of the file. Raises RunnerError; then nothing has changed."""
         await self.registry.publish(specs)
 
     async def drain(self, seconds: float) -> bool:
-        """Begin nothing more, let what runs end, and end what is left after `seconds`; return whether there was none.
+        """Begin no more executions, and end those that still run after `seconds`; return whether there were none.
 
-        What is queued stays so. Cancelled, nothing is ended yet.
+        Queued executions stay queued. Cancelled, none has been ended yet.
         """
         self.runs.stop(at_once=False)
         with trio.move_on_after(seconds):
@@ -79,11 +79,11 @@ class System:
 async def open_system(
     settings: Settings, around: Surroundings, specs: Iterable[ModuleSpec], *, records: Path | None = None
 ) -> AsyncIterator[System]:
-    """Serve the modules `specs` as long as the context is open. `records` is where the history is kept instead.
+    """Serve the modules `specs` while the context is open. `records` is another folder for the history.
 
-    On the way out executions end first, then workers, and the history is written last. Raises RunnerError:
-    `unavailable` when the data directory cannot be used, what `Registry.publish` raises; and `ActorFailed` in a group
-    when an actor failed too often.
+    On exit executions end first, then workers, and the history is closed last. Raises RunnerError: `unavailable` when
+    the data directory cannot be used, and the errors of `Registry.publish`; and `ActorFailed` in a group when an actor
+    failed too often.
     """
     data = settings.store.data_dir.absolute()
     work = data / "work" / str(os.getpid())
@@ -96,7 +96,7 @@ async def open_system(
         max_frame_bytes=settings.server.max_frame_bytes,
         secrets=around.secrets,
     )
-    # Beside a server, which may have the same data directory, containers are the server's matter.
+    # A server may use the same data directory: then only the server sweeps containers.
     kinds = _managed(settings, launcher, around, sweeps=records is None)
     executors = {Kind.INLINE: make(InlineEnvironment(launcher))}
     executors |= {kind: make(environment) for kind, environment in kinds.items()}
@@ -109,11 +109,11 @@ async def open_system(
     async with trio.open_nursery() as history_nursery:
         recording = trio.CancelScope()
         await history_nursery.start(_record_within, recording, history)
-        # What is cancelled has an end too, and is recorded: the history is closed by what is below, and by that only.
+        # Cancelled executions are recorded too: only the `finally` below closes the history.
         recording.shield = True
         catalog = None
         try:
-            # What a call from the command line serves is its file; what is registered is the server's.
+            # A call from the command line serves its file only; registered modules belong to the server.
             catalog = await _open_catalog(data) if records is None else None
             registry = Registry(Publisher(data / "code", around.secrets), catalog, settings.registry, follow)
             async with _open_actors(registry, executors):
@@ -141,7 +141,7 @@ async def _record_within(scope: trio.CancelScope, history: History, *, task_stat
 
 @asynccontextmanager
 async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -> AsyncIterator[None]:
-    """Run registry and executors; all workers have ended when this is left."""
+    """Run registry and executors; all workers have ended on exit."""
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, registry, name="registry"))
         for kind, executor in executors.items():
@@ -162,12 +162,13 @@ async def _open_runs(
     executors: Mapping[Kind, Executor],
     history: History,
 ) -> AsyncIterator[Runs]:
-    """Run executions; those that run have ended when this is left."""
+    """Run executions; running ones have ended on exit."""
     largest = settings.server.max_frame_bytes
     attempts = Attempts(executors, history, largest, around.secrets)
-    runs = Runs(registry, history, attempts, settings.executor, largest)
+    runs = Runs(registry, attempts, settings.executor)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))
+        await nursery.start(partial(supervise, runs.dispatcher, name="dispatcher"))
         try:
             yield runs
         finally:
@@ -181,7 +182,7 @@ async def _open_catalog(data: Path) -> Catalog:
 
 
 def _open_table(data: Path, work: Path, around: Surroundings) -> tuple[ProcessTable, Launcher]:
-    """Return where processes are started. Raises RunnerError `unavailable` when the data directory cannot be used."""
+    """Return the process table and the launcher. Raises RunnerError `unavailable` if the data directory is unusable."""
     try:
         _remove_left_over(work.parent)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -193,10 +194,10 @@ def _open_table(data: Path, work: Path, around: Surroundings) -> tuple[ProcessTa
 
 @asynccontextmanager
 async def open_environments(settings: Settings, around: Surroundings) -> AsyncIterator[dict[Kind, Managed]]:
-    """Offer the environments that are kept on this machine, without serving anything.
+    """Give access to the stored environments of this machine without serving modules.
 
-    A runner that works beside, with the same data directory, is not disturbed. Nothing that was started is left.
-    Raises RunnerError `unavailable` when the data directory cannot be used.
+    A runner with the same data directory is not disturbed. No started process is left on exit. Raises RunnerError
+    `unavailable` when the data directory cannot be used.
     """
     data = settings.store.data_dir.absolute()
     work = data / "work" / str(os.getpid())
@@ -228,7 +229,7 @@ def _managed(settings: Settings, launcher: Launcher, around: Surroundings, *, sw
 
 
 def _remove_left_over(work: Path) -> None:
-    """Remove the working directories of runners that were killed; their workers died with them."""
+    """Remove the working directories of killed runners; their workers died with them."""
     if work.is_dir():
         for folder in work.iterdir():
             if not Path("/proc", folder.name).exists():

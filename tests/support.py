@@ -21,9 +21,10 @@ from actors.registry.publisher import Publisher
 from actors.registry.registry import Registry
 from actors.registry.snapshot import Published
 from actors.system import Surroundings, open_system
+from actors.workers.call import Call, Outcome
 from actors.workers.executor import Executor
 from actors.workers.pool import Phases
-from actors.workers.worker import Call, Outcome, Worker
+from actors.workers.worker import Worker
 from config.load import base_environment, installer_environment, secret_values
 from config.modules.spec import ModuleSpec
 from config.secrets import LookUp

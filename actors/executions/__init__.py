@@ -1,4 +1,4 @@
-"""The face of the room."""
+"""Live executions: run in their caller's task or dispatched in turn, retried, cancelled, and recorded at their end."""
 
 from actors.executions.attempts import Attempts
 from actors.executions.idempotency import Idempotency

@@ -1,4 +1,4 @@
-"""Runs one execution through its attempts: lease, handler, retry; says what became of it and records only the begin."""
+"""Runs one execution through its attempts (lease, handler, retry) to an outcome; records only its begin."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ import structlog
 import trio
 from attrs import define, evolve, field
 
-from actors.executions.endings import stopped
 from actors.executions.live import Live
-from actors.executions.retry import retry_delay
 from actors.history import History
 from actors.registry import may_run_in_process
 from actors.workers import Executor, Masker, Outcome, look_up
+from config.modules import RetryPolicy
 from config.secrets import LookUp
 from environments.local import InProcess
-from protocol.errors import ErrorKind, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Isolation, Kind, Status
 
 NOT_BEGUN = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SHUTDOWN})
-"""Failures of a lease after which nothing has happened that a record would be worth."""
+"""Failures of a lease after which the execution never began, so that it needs no record."""
 _WORKERS = 3
-"""How many workers are tried for one attempt, when each was gone before the call reached it."""
+"""Workers tried for one attempt, when each was gone before the call reached it."""
 _RECORD_AGAIN = 0.5
 """Seconds before the next try to record a begin."""
 
@@ -33,7 +32,7 @@ log = structlog.get_logger("attempts")
 
 @define(eq=False)
 class Attempts:
-    """What all executions need to run: the executors by kind, and the record of their begin."""
+    """Runs the attempts of all executions, on executors by kind, and records their begins in the history."""
 
     executors: Mapping[Kind, Executor]
     history: History
@@ -42,14 +41,15 @@ class Attempts:
     _in_process: InProcess = field(factory=InProcess, init=False)
 
     def close(self) -> None:
-        """Forget the modules that were loaded into the runner itself."""
+        """Forget the modules that were loaded into the runner's own process."""
         self._in_process.close()
 
     async def run(self, live: Live, raw: msgspec.Raw) -> Outcome:
-        """Return what the last attempt came to.
+        """Return the outcome of the last attempt.
 
-        Raises RunnerError for what never began (`overloaded`, `unavailable`, `shutdown` on the first attempt), and
-        when the begin of a call with an idempotency key cannot be recorded. Cancelled, the handler has been ended.
+        Raises RunnerError when the execution never began (`overloaded`, `unavailable`, `shutdown` on the first
+        attempt), and when the begin of a call with an idempotency key cannot be recorded. Cancelled, the handler has
+        been ended.
         """
         spec = live.module.spec
         while live.stopped_by is None:
@@ -67,19 +67,19 @@ class Attempts:
             log.info("trying again", execution=live.execution.id, kind=kind, delay=round(delay, 3))
             await self._record_pause(live)
             await live.sleep(delay)
-        return stopped(live)
+        return live.stopped()
 
     async def _record_pause(self, live: Live) -> None:
-        """Record that an asynchronous execution is queued again: nothing of it runs that could be lost."""
+        """Record that an asynchronous execution is queued again: while it waits, nothing of it can be lost."""
         if live.execution.asynchronous:
             live.execution = evolve(live.execution, status=Status.QUEUED, events_count=live.log.next_seq)
             try:
                 await self.history.submit(live.execution)
-            except RunnerError as problem:  # then its next attempt would be lost with this runner, no more
+            except RunnerError as problem:  # only its next attempt would be lost with this runner
                 log.warning("a pause is not recorded", execution=live.execution.id, why=str(problem))
 
     async def _attempt(self, live: Live, raw: msgspec.Raw) -> Outcome:
-        """Run the handler once. A worker that was gone before the call reached it does not count as an attempt."""
+        """Run the handler once. A worker that was gone before the call reached it is not an attempt."""
         if live.module.spec.isolation is Isolation.NONE:
             return await self._in_runner(live, raw)
         executor = self.executors[live.module.spec.env]
@@ -88,20 +88,20 @@ class Attempts:
         for _ in range(_WORKERS):
             try:
                 async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
-                    if live.stopped_by is not None:  # by somebody whose turn came between the handover and this
-                        return stopped(live)
+                    if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
+                        return live.stopped()
                     call = live.begin(raw, _seconds(live))
                     try:
                         await self._record_begin(live)
                         if call.stopped_by is not None:
-                            return stopped(live)
+                            return live.stopped()
                         outcome = await worker.execute(call)
                     finally:
                         live.call = None
                         live.killed = call.killed
             except RunnerError as problem:
                 if live.stopped_by is not None:
-                    return stopped(live)
+                    return live.stopped()
                 if live.attempt == 1 and problem.failure.kind in NOT_BEGUN:
                     raise
                 live.count()
@@ -114,23 +114,23 @@ class Attempts:
         return outcome
 
     async def _record_begin(self, live: Live) -> None:
-        """Record that the handler is about to run. Nothing that was accepted fails for a full disk: it waits."""
+        """Record that the handler is about to run. An accepted execution does not fail on a full disk: it waits."""
         execution = live.execution
         if not execution.asynchronous and execution.idempotency_key is None:
             self.history.begin(execution)
             live.recorded = True
             return
-        told = False
+        warned = False
         while True:
-            # The next runner must know that it ran: it would run it again, or let a repeated call do so.
+            # The next runner must know that it ran, else it, or a repeated call, would run it again.
             try:
                 await self.history.submit(execution)
             except RunnerError as problem:
                 if not execution.asynchronous or live.stopped_by is not None:
                     raise
-                if not told:
+                if not warned:
                     log.warning("a begin cannot be recorded; trying again", execution=execution.id, why=str(problem))
-                told = True
+                warned = True
                 await trio.sleep(_RECORD_AGAIN)
             else:
                 live.recorded = True
@@ -143,7 +143,7 @@ class Attempts:
         began = trio.current_time()
         seconds = _seconds(live)
         live.begin(raw, seconds)
-        live.call = None  # a thread cannot be stopped: who cancels, cancels the wait for it
+        live.call = None  # a thread cannot be stopped: `cancel` ends the wait for it
         outcome, masker = Outcome(), None
         with trio.CancelScope() as live.pause:
             await self._record_begin(live)
@@ -166,7 +166,7 @@ class Attempts:
                 hidden = problem.failure if masker is None else masker.failure(problem.failure)
                 outcome = Outcome(failure=hidden, exit_code=1)
         if live.pause.cancelled_caught:
-            outcome = stopped(live)
+            outcome = live.stopped()
         live.pause = None
         return evolve(outcome, seconds=trio.current_time() - began)
 
@@ -174,3 +174,15 @@ class Attempts:
 def _seconds(live: Live) -> float:
     own, asked = live.module.spec.timeout, live.execution.timeout
     return own if asked is None else min(asked, own)
+
+
+def retry_delay(failure: Failure, attempt: int, policy: RetryPolicy, spread: float) -> float | None:
+    """Return the seconds to wait before the next attempt, or None to give up.
+
+    `attempt` counts from 1 and is the one that failed; `spread` is a random number in [-1, 1].
+    """
+    if attempt >= policy.attempts or failure.kind not in policy.on:
+        return None
+    backoff = policy.backoff
+    delay = min(backoff.max, backoff.initial * backoff.factor ** (attempt - 1))
+    return max(0.0, delay * (1 + backoff.jitter * spread))

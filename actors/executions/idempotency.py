@@ -1,4 +1,4 @@
-"""Idempotency keys: the same key of the same caller and module is answered by the first execution that had it."""
+"""Idempotency keys: a repeated key of the same caller and module is answered by its first execution."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 import trio
 from attrs import define, field
 
-from actors.executions.live import Live
+from actors.executions.live import Key, Live, key_of
 from actors.history import History
 from protocol.errors import ErrorKind, error
 from protocol.model import Execution
@@ -20,26 +20,18 @@ MAX_KEY_CHARACTERS = 255
 _COMPARED_BYTES = 256 * 1024
 """Larger inputs are compared byte by byte, not as JSON values."""
 
-Key = tuple[str, str, str]
-"""Caller, module name, idempotency key."""
-
-
-def key_of(execution: Execution) -> Key:
-    """Return the identity of an execution that has an idempotency key."""
-    return execution.subject, execution.module.name, execution.idempotency_key or ""
-
 
 def fingerprint(data: bytes) -> bytes:
-    """Return what is equal for equal inputs: white space and the order of keys do not count in small ones."""
+    """Return a hash that is equal for equal inputs; in small inputs, white space and the order of keys do not count."""
     if len(data) <= _COMPARED_BYTES:
-        with suppress(msgspec.DecodeError):  # a number that is out of range here may be none for a handler
+        with suppress(msgspec.DecodeError):  # a number out of range here may be valid for a handler
             data = msgspec.json.encode(msgspec.json.decode(data), order="sorted")
     return hashlib.sha256(data).digest()
 
 
 @define(eq=False)
 class Idempotency:
-    """Finds the first execution of a key, in memory or in the history; keys are good for `seconds`."""
+    """Finds the first execution of a key, in memory or in the history; keys are valid for `seconds`."""
 
     history: History
     seconds: float
@@ -47,10 +39,10 @@ class Idempotency:
     _claims: dict[Key, trio.Event] = field(factory=dict, init=False)
 
     async def first(self, execution: Execution, begin: Callable[[], Awaitable[Live]]) -> Live | Execution:
-        """Return the execution with the key of this one: alive, ended, or what `begin` makes of this one.
+        """Return the first execution with the key of this one, live or ended; without one, the result of `begin`.
 
-        Callers of one key that come at once wait for each other here. Raises RunnerError: `conflict` when the first
-        one had another input, `bad_input` for a key that is none, and what `begin` raises.
+        Concurrent callers with the same key wait for each other here. Raises RunnerError: `conflict` when the first
+        execution had another input, `bad_input` for an invalid key, and the errors of `begin`.
         """
         text = execution.idempotency_key or ""
         if not 1 <= len(text) <= MAX_KEY_CHARACTERS or not text.isprintable():

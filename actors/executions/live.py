@@ -1,60 +1,77 @@
-"""One execution from acceptance to its end: its state now, its events, and the way to end it."""
+"""Live executions: the state of one from acceptance to its end, and the set of all that have not ended."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
+import structlog
 import trio
 from attrs import define, evolve, field
 
 from actors.events import EventLog
+from actors.executions.tally import Tally
+from actors.history import History
 from actors.registry import Published
 from actors.workers import Call, Outcome, Phases, Waiter
 from protocol import events, messages
-from protocol.errors import Failure, RunnerError
+from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Attempt, Execution, Status, Timings, Waiting
+
+_INTERNAL = Failure(ErrorKind.INTERNAL, "internal error; search the runner's log for the execution ID")
+BROKEN = Outcome(failure=_INTERNAL, exit_code=70)
+"""The outcome of an execution that a bug of the runner ended."""
+
+Key = tuple[str, str, str]
+"""Caller, module name, idempotency key."""
+
+log = structlog.get_logger("runs")
+
+
+def key_of(execution: Execution) -> Key:
+    """Return the identity of an execution that has an idempotency key."""
+    return execution.subject, execution.module.name, execution.idempotency_key or ""
 
 
 @define(eq=False)
 class Live:
-    """An execution that has not ended. Changed by the task that runs it; `cancel` may be called by any."""
+    """One execution that has not ended. Changed by the task that runs it; any task may call `cancel`."""
 
     execution: Execution
-    """As it was recorded last."""
+    """The execution as it was last recorded."""
     module: Published
     log: EventLog
     attempt: int = 0
-    """The attempt that is made or prepared now; `execution.attempts` counts those that were made."""
+    """The attempt in progress or in preparation; `execution.attempts` counts the attempts made."""
     phases: Phases = field(init=False)
     ran: float = field(init=False)
     """Seconds in the handler, over all attempts."""
     began_at: float = field(default=0.0, init=False)
-    """When this attempt had a worker, in seconds since the epoch; 0 while it has none."""
+    """When this attempt got a worker, in seconds since the epoch; 0 before that."""
     queued_at: float = field(default=0.0, init=False)
-    """Since when it waits for its turn, in seconds since the epoch."""
-    told: bool = False
-    """Why it waits is of interest to more than its caller, so the states before its first run are events."""
+    """When it joined the backlog, in seconds since the epoch."""
+    has_followers: bool = False
+    """Others than its caller may follow it, so its waiting reasons before the first attempt are events too."""
     call: Call | None = field(default=None, init=False)
-    """The handler's run, while there is one."""
+    """The running call of the handler, if any."""
     waiter: Waiter | None = field(default=None, init=False)
-    """Its wait for a worker, while there is one."""
+    """Its wait for a worker, if any."""
     pause: trio.CancelScope | None = field(default=None, init=False)
-    """Round any other wait."""
+    """The scope of any other wait, if any."""
     stopped_by: Failure | None = field(default=None, init=False)
     killed: tuple[str, ...] = field(default=(), init=False)
-    """What was ended by force when the task that ran the handler was cancelled."""
+    """Processes killed when the task that ran the handler was cancelled."""
     waiting: Waiting | None = field(default=None, init=False)
     occupy: Callable[[int], None] = field(default=lambda _: None, init=False)
-    """Called with -1 when it gives its turn to others of its module, with 1 when it goes on."""
+    """Called with -1 when it gives its turn to others of its module, with 1 when it takes a turn again."""
     flushed: int = field(default=0, init=False)
     """Events before this number are stored."""
     recorded: bool = field(default=False, init=False)
-    """Whether its begin is in the history, so that its end has to be as well."""
+    """The history has its begin, so its end must be recorded too."""
     ended: trio.Event = field(factory=trio.Event, init=False)
     refusal: RunnerError | None = field(default=None, init=False)
-    """Why it never began, or could not be recorded; what those who wait for its end are told."""
+    """The error for its waiters when it never began or its end was not recorded."""
 
     def __attrs_post_init__(self) -> None:
         before = self.execution.timings
@@ -63,11 +80,11 @@ class Live:
 
     @property
     def pausing(self) -> bool:
-        """Whether it waits for its next attempt, and is recorded as queued."""
+        """Whether it waits for its next attempt and is recorded as queued."""
         return self.pause is not None and self.execution.asynchronous and self.execution.status is Status.QUEUED
 
     def cancel(self, why: Failure) -> None:
-        """End it in whatever state it is. Never blocks; the first reason counts."""
+        """End it in any state. Never blocks; the first reason counts."""
         if self.stopped_by is None and not self.ended.is_set():
             self.stopped_by = why
             if self.call is not None:
@@ -78,19 +95,19 @@ class Live:
                 self.pause.cancel()
 
     def wait_for(self, reason: str) -> None:
-        """Note why it waits, and tell those who follow it."""
+        """Set the reason why it waits; followers get it as an event."""
         if self.waiting is None or self.waiting.reason != reason:
             self.waiting = Waiting(reason, time.time())
-            if self.told or self.execution.failed_attempts:
+            if self.has_followers or self.execution.failed_attempts:
                 self.log.status(Status.QUEUED, self.attempt, reason)
 
     def ask(self) -> Waiter:
-        """Return the waiter of this execution for a worker."""
+        """Return a new waiter of this execution for a worker."""
         self.waiter = Waiter(self.wait_for)
         return self.waiter
 
     async def sleep(self, seconds: float) -> None:
-        """Wait before the next attempt; less when it is cancelled."""
+        """Wait before the next attempt; `cancel` ends the wait."""
         if self.stopped_by is not None:
             return
         self.pause = trio.CancelScope(deadline=trio.current_time() + seconds)
@@ -103,8 +120,8 @@ class Live:
             self.occupy(1)
 
     def begin(self, raw: msgspec.Raw, seconds: float) -> Call:
-        """Note that an attempt has a worker; return its call of the handler, of at most `seconds`."""
-        again = self.began_at  # the worker that it had was gone before it could be asked
+        """Start an attempt that has a worker; return its call of the handler, of at most `seconds`."""
+        again = self.began_at  # its last worker was gone before the call could reach it
         self.began_at = time.time()
         first = self.execution.started_at or self.began_at
         self.execution = evolve(self.execution, status=Status.RUNNING, started_at=first, attempts=self.attempt)
@@ -115,39 +132,44 @@ class Live:
         return self.call
 
     def hear(self, message: messages.Item | messages.Progress) -> None:
-        """Add what a handler in the runner's own process says."""
+        """Add an item or progress of a handler in the runner's own process."""
         if isinstance(message, messages.Item):
             self.log.item(message.value)
         else:
             self.log.progress(message.done, message.total, message.text)
 
     def count(self) -> None:
-        """Note that the attempt was made, also where it came to no worker."""
+        """Count the attempt as made; it got no worker."""
         self.execution = evolve(self.execution, attempts=self.attempt)
 
     def try_again(self, outcome: Outcome, failure: Failure) -> None:
-        """Keep what became of an attempt that is followed by another one."""
+        """Add the failed attempt to the record; another attempt follows."""
         now = time.time()
         number, began = self.attempt, self.began_at or now
         done = Attempt(number, began, now, failure, outcome.exit_code, outcome.seconds, outcome.killed)
         self.execution = evolve(self.execution, failed_attempts=(*self.execution.failed_attempts, done))
         self.began_at = 0.0
 
+    def stopped(self) -> Outcome:
+        """Return the outcome when it was stopped while no handler ran, or its caller has gone."""
+        failure = self.stopped_by or Failure(ErrorKind.CANCELLED, "the caller went away")
+        return Outcome(failure=failure, exit_code=130, killed=self.killed)
+
     def snapshot(self) -> Execution:
-        """Return the execution as it is now, with what is kept of its events."""
+        """Return the execution as it is now, with its kept events."""
         return evolve(
             self.execution,
             events=events.encode_all(self.log.kept()),
             events_count=self.log.next_seq,
-            output_dropped=self.log.dropped_bytes,
+            output_dropped=self.log.store.dropped_bytes,
             timings=self._timings(),
             waiting=self.waiting,
         )
 
     def ending(self, outcome: Outcome, status: Status) -> Execution:
-        """Return the execution as it is to be recorded at its end."""
+        """Return the record of its end."""
         self.log.end_output()
-        # Nothing but the one attempt: what history shows then is made again from the record.
+        # Only the begin of the one attempt: history rebuilds that event from the record.
         trivial = self.log.next_seq <= 1
         return evolve(
             self.execution,
@@ -156,7 +178,7 @@ class Live:
             failure=outcome.failure,
             events=b"[]" if trivial else events.encode_all(self.log.kept()),
             events_count=self.log.next_seq,
-            output_dropped=self.log.dropped_bytes,
+            output_dropped=self.log.store.dropped_bytes,
             exit_code=outcome.exit_code,
             timings=self._timings(),
             killed=outcome.killed,
@@ -165,16 +187,114 @@ class Live:
             finished_at=time.time(),
         )
 
-    def refused(self, failure: Failure) -> Execution:
-        """Return the execution as those who follow it are told that it has no recorded end."""
-        return evolve(
-            self.execution,
-            status=Status.FAILED,
-            failure=failure,
-            events_count=self.log.next_seq,
-            finished_at=time.time(),
-        )
-
     def _timings(self) -> Timings:
         phases = self.phases
         return Timings(phases.queue, phases.build, phases.start, phases.load, self.ran)
+
+
+@define(eq=False)
+class LiveExecutions:
+    """All executions from acceptance until their end is recorded. Before and after, only the history has them."""
+
+    history: History
+    kept_output_bytes: int
+    """Output and progress kept of each execution."""
+    kept_item_bytes: int
+    """Items kept of each execution."""
+    by_id: dict[str, Live] = field(factory=dict, init=False)
+    by_key: dict[Key, Live] = field(factory=dict, init=False)
+    """Only those with an idempotency key."""
+    ended: int = field(default=0, init=False)
+    tally: Tally = field(factory=Tally, init=False)
+    _left: trio.Event | None = field(default=None, init=False)
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def __iter__(self) -> Iterator[Live]:
+        return iter(tuple(self.by_id.values()))
+
+    def enter(self, module: Published, execution: Execution, *, has_followers: bool = True) -> Live:
+        """Add an execution."""
+        kept = EventLog(limit=module.spec.output, keep=self.kept_output_bytes, keep_items=self.kept_item_bytes)
+        live = self.by_id[execution.id] = Live(execution, module, kept, execution.attempts, has_followers)
+        if execution.idempotency_key is not None:
+            self.by_key[key_of(execution)] = live
+        return live
+
+    def leave(self, live: Live, refusal: RunnerError | None = None, *, handed_over: bool = False) -> None:
+        """Remove an execution. Without a recorded end, `refusal` is the error for its waiters and followers.
+
+        `handed_over`: the next runner runs it, so its events have no end.
+        """
+        execution = live.execution
+        del self.by_id[execution.id]
+        if execution.idempotency_key is not None:
+            self.by_key.pop(key_of(execution), None)
+        if refusal is not None:
+            live.refusal = refusal
+            failure = refusal.failure
+            if handed_over:
+                live.log.close(failure.message, live.attempt)
+            else:
+                self.tally.refuse(failure.kind)
+                number, now = live.log.next_seq, time.time()
+                lost = evolve(execution, status=Status.FAILED, failure=failure, events_count=number, finished_at=now)
+                live.log.end(events.last_event(lost))
+        live.ended.set()
+        self.ended += 1
+        if self._left is not None:
+            self._left.set()
+            self._left = None
+
+    async def wait_left(self) -> None:
+        """Wait until an execution leaves."""
+        if self._left is None:
+            self._left = trio.Event()
+        await self._left.wait()
+
+    async def record(self, live: Live, outcome: Outcome) -> Execution:
+        """Record the end of an execution, then publish it to followers and waiters.
+
+        Raises RunnerError when it cannot be recorded; the execution has left all the same. Cancelled, it is recorded.
+        """
+        failure = outcome.failure
+        status = Status.SUCCEEDED if failure is None else Status.FAILED
+        if failure is not None and failure.kind is ErrorKind.CANCELLED:
+            status = Status.CANCELLED
+        ended = live.ending(outcome, status)
+        try:
+            await self.history.finish(ended)
+        except Exception as problem:  # also a bug of the runner: waiters must not wait for ever
+            self.leave(live, problem if isinstance(problem, RunnerError) else RunnerError(_INTERNAL))
+            raise
+        except trio.Cancelled:  # raised only in a wait after the journal has the record
+            self._end(live, ended)
+            raise
+        self._end(live, ended)
+        _log_end(ended, outcome.seconds)
+        return ended
+
+    def _end(self, live: Live, ended: Execution) -> None:
+        live.execution = ended
+        self.tally.count(ended)
+        live.log.end(events.last_event(ended))
+        self.leave(live)
+
+    def flush(self) -> None:
+        """Store the events since the last flush, so that they survive the death of the runner."""
+        for name, live in self.by_id.items():
+            begun = live.execution.status is Status.RUNNING or live.execution.failed_attempts
+            if begun and live.flushed < live.log.next_seq:
+                fresh = live.log.since(live.flushed)
+                self.history.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())
+                live.flushed = live.log.next_seq
+
+
+def _log_end(ended: Execution, seconds: float) -> None:
+    """Log an end; the line of a success costs nothing unless the level wants it."""
+    if ended.failure is None:
+        log.debug("execution succeeded", execution=ended.id, module=str(ended.module), run=seconds)
+    else:
+        kind, why = ended.failure.kind, ended.failure.message[:200]
+        log.info("execution ended", execution=ended.id, module=str(ended.module), kind=kind, why=why)

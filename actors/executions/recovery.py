@@ -1,4 +1,4 @@
-"""What the last runner accepted and did not end: which of it is run, and how the rest ends."""
+"""Recovery: the executions that the last runner accepted and did not end are queued again, or ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import structlog
 from attrs import define, evolve
 
-from actors.executions.retry import retry_delay
+from actors.executions.attempts import retry_delay
 from actors.history import LOST, History
 from actors.registry import Published, Registry
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -16,22 +16,23 @@ from protocol.events import decode_all, last_begin
 from protocol.model import Attempt, Execution, Status
 
 _NUMBERS = 1_000_000
-"""Event numbers that are left out behind a restart."""
+"""Event numbers are skipped to the next multiple of this after a restart."""
 
 log = structlog.get_logger("recovery")
 
 
 @define
 class Recovery:
-    """Reads the history that was left."""
+    """Reads the history of the last runner."""
 
     history: History
     registry: Registry
 
     async def executions(self) -> AsyncIterator[tuple[Published, Execution]]:
-        """Yield what is to be run, oldest first: what was queued, and what was lost where its policy says so.
+        """Yield the executions to run, oldest first: the queued ones, and the lost ones that their policy retries.
 
-        What cannot run any more (its module is gone) has ended when this returns. Raises RunnerError as the history.
+        Those that cannot run any more, because their module is gone, have ended when this returns. Raises RunnerError
+        as the history does.
         """
         left = self.history.left()
         for name in (*left.lost, *left.queued):
@@ -48,7 +49,7 @@ class Recovery:
                 await self._end(execution)
 
     def _module(self, execution: Execution) -> Published | None:
-        """Return the version that was accepted, or the active one when that is not there any more."""
+        """Return the version that was accepted; when that is gone, the active one."""
         for version in (execution.module.version, None):
             try:
                 return self.registry.snapshot.get(execution.module.name, version)
@@ -72,15 +73,15 @@ class Recovery:
 
 
 def _unused(execution: Execution) -> int:
-    """Return the number of the next event of an execution that was queued.
+    """Return the number of the next event of a queued execution.
 
-    What the last runner has said of it since is not stored; none of those numbers may be given again.
+    The last runner may have sent events that are not stored; their numbers must not be used again.
     """
     return (execution.events_count // _NUMBERS + 1) * _NUMBERS
 
 
 def _requeued(module: Published, execution: Execution) -> Execution | None:
-    """Return an execution as it is queued now, or None when it has ended for good."""
+    """Return an execution as it is queued now; None when it has ended for good."""
     served = evolve(execution, module=module.ref, env=module.spec.env)
     if execution.status is Status.QUEUED:
         return evolve(served, events_count=_unused(execution))

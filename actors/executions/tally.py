@@ -1,4 +1,4 @@
-"""How executions ended since the start of the runner: counts and histograms for who watches it. Pure, and bounded."""
+"""How executions ended since the start of the runner: counts and histograms for metrics. Pure, and bounded."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from protocol.errors import ErrorKind
 from protocol.model import Execution, Kind, Status
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""Seconds; what took longer is in one more bucket."""
+"""Upper bounds in seconds; one more bucket counts longer times."""
 MAX_MODULES = 1000
 OTHERS = "(others)"
-"""Is what modules are counted as that come after so many: no module can have this name."""
+"""Modules beyond `MAX_MODULES` are counted under this name, which no module can have."""
 PHASES = ("queue", "build", "start", "import", "run")
 
 
 @frozen
 class RunsStatistics:
-    """Executions at this moment: `queued` wait for their turn, `live` are all that have not ended, those included."""
+    """Executions at this moment: `queued` wait for their turn, `live` have not ended, the queued ones included."""
 
     live: int
     queued: int
@@ -33,28 +33,28 @@ class Histogram:
     """Times by `BUCKETS`."""
 
     counts: list[int] = field(factory=lambda: [0] * (len(BUCKETS) + 1))
-    """How many fell into each bucket, not cumulated."""
+    """Number of times in each bucket, not cumulated."""
     seconds: float = 0.0
-    """All of them together."""
+    """Sum of all times."""
 
     def observe(self, seconds: float) -> None:
-        """Count one; a bucket's bound belongs to it."""
+        """Count one time; the bound of a bucket belongs to the bucket."""
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.seconds += seconds
 
 
 @define(eq=False)
 class Tally:
-    """Counts ends as they are recorded: a few increments for each, no wait."""
+    """Counts ends as they are recorded: a few increments for each, without waiting."""
 
     ended: dict[tuple[str, Status, ErrorKind | None], int] = field(factory=dict, init=False)
     """By module, final status and kind of failure."""
     refused: dict[ErrorKind, int] = field(factory=dict, init=False)
-    """Executions that were let in and never began, could not be recorded, or found `max_queued` waiting."""
+    """Executions that never began, could not be recorded, or found the queue full (`max_queued`)."""
     durations: dict[Kind, Histogram] = field(factory=dict, init=False)
     """From acceptance to the end."""
     phases: dict[tuple[Kind, str], Histogram] = field(factory=dict, init=False)
-    """Each with the executions that had this phase: `queue` all, `run` those whose handler was reached."""
+    """Each phase counts the executions that had it: `queue` all, `run` those that reached the handler."""
     _modules: set[str] = field(factory=set, init=False)
 
     def count(self, ended: Execution) -> None:
@@ -81,7 +81,7 @@ class Tally:
         found.observe(ended.duration or 0.0)
 
     def refuse(self, kind: ErrorKind) -> None:
-        """Count an execution that has no end on record, by what its caller was told."""
+        """Count an execution without a recorded end, by the error of its caller."""
         self.refused[kind] = self.refused.get(kind, 0) + 1
 
     def _phase(self, kind: Kind, phase: str, seconds: float) -> None:

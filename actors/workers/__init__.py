@@ -1,11 +1,11 @@
-"""The face of the room."""
+"""Workers: environments are built, interpreters started and kept, and lent to executions one call at a time."""
 
 from actors.workers.build_log import BuildLog
 from actors.workers.builds import build
-from actors.workers.executor import Executor
+from actors.workers.call import Call, Outcome
+from actors.workers.executor import Executor, ExecutorStatistics
 from actors.workers.masking import Masker, look_up
-from actors.workers.pool import ExecutorStatistics, Phases, Waiter
-from actors.workers.worker import Call, Outcome
+from actors.workers.pool import Phases, Waiter
 
 __all__ = [
     "BuildLog",

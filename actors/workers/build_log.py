@@ -1,7 +1,7 @@
-"""What one build says: the newest lines are kept and numbered, and whoever reads pulls.
+"""The log of one build: its newest lines are kept and numbered, and readers pull.
 
-Readers have no queue: each asks for the lines from a number on, so one that is slow, or gone, costs nothing and holds
-up nobody. One that falls behind what is kept is told how many lines it has missed.
+Readers have no queue: each asks for the lines from a number on, so a slow or vanished reader costs nothing and delays
+no one. A reader that falls behind the kept lines gets the number of lines that it missed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LINE_CHARACTERS = 2000
 
 @frozen
 class Lines:
-    """What a reader gets: `dropped` lines that are not kept any more, then `lines`, the first of number `first`."""
+    """The answer to a reader: `lines` from number `first` on; `dropped` earlier ones were no longer kept."""
 
     first: int
     lines: tuple[str, ...]
@@ -34,7 +34,7 @@ class Lines:
 
 @define(eq=False)
 class BuildLog:
-    """The lines of one build and its end. Changed by one task between checkpoints, read by any number of others."""
+    """The lines of one build and its end. Written by one task between checkpoints, read by any number of tasks."""
 
     keep: int = KEPT_LINES
     prepared: Prepared | None = field(default=None, init=False)
@@ -48,17 +48,17 @@ class BuildLog:
 
     @property
     def ended(self) -> bool:
-        """Whether the build has come to its end, good or bad."""
+        """Whether the build has ended, well or badly."""
         return self.prepared is not None or self.failure is not None
 
     def add(self, line: str) -> None:
-        """Add a line; what is longer than 2000 characters is cut."""
+        """Add a line, cut to 2000 characters."""
         self._lines.append(line[:_LINE_CHARACTERS])
         self.next_number += 1
         self._wake()
 
     def end(self, *, prepared: Prepared | None = None, failure: Failure | None = None) -> None:
-        """Note how the build ended; the first time counts."""
+        """Set the end of the build; the first call counts."""
         if not self.ended:
             self.prepared, self.failure = prepared, failure
             self._wake()
@@ -72,17 +72,17 @@ class BuildLog:
         return tuple(self._lines)[-count:]
 
     def read(self, start: int) -> Lines:
-        """Return the lines from number `start` on, as far as they are kept."""
+        """Return the kept lines from number `start` on."""
         oldest = self.next_number - len(self._lines)
         first = max(start, oldest)
         return Lines(first, tuple(self._lines)[first - oldest :], first - start)
 
     async def wait(self, start: int) -> None:
-        """Wait until there is a line of number `start`, or the end. Cancellation leaves nothing behind."""
+        """Wait until there is a line with number `start`, or the end. Cancellation leaves nothing behind."""
         while start >= self.next_number and not self.ended:
             await self._changed.wait()
 
     async def wait_ended(self) -> None:
-        """Wait until the build has come to its end. Cancelled, the build goes on."""
+        """Wait for the end of the build. Cancelled, the build continues."""
         while not self.ended:
             await self._changed.wait()

@@ -17,7 +17,8 @@ from config.modules import ModuleSpec
 from environments.base import BuildWatch, Environment, Prepared
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 
-TOLD_LINES = 10
+_FAILURE_LINES = 10
+"""Last lines of a build that its failure shows."""
 T = TypeVar("T")
 
 log = structlog.get_logger("builds")
@@ -25,12 +26,12 @@ log = structlog.get_logger("builds")
 
 @define(eq=False)
 class Builds:
-    """Prepares environments; at most `max_builds` are built at a time, those that exist wait for nothing."""
+    """Prepares environments. At most `max_builds` are built at a time; existing ones wait for nothing."""
 
     environment: Environment
     max_builds: int
     running: int = field(default=0, init=False)
-    """How many are prepared now."""
+    """Environments being prepared."""
     built: int = field(default=0, init=False)
     failed: int = field(default=0, init=False)
     _places: trio.CapacityLimiter = field(init=False)
@@ -39,7 +40,7 @@ class Builds:
         self._places = trio.CapacityLimiter(self.max_builds)
 
     async def prepared(self, pool: Pool) -> Prepared:
-        """Return the environment of a module; `pool` hears what the build is busy with, `pool.build` what it says.
+        """Return the environment of a module; `pool` gets the steps of the build, `pool.build` its lines.
 
         Raises RunnerError (`environment_failed`, `unavailable`). Callers of one module share a build and its failure.
         Cancelled, nothing half-built is left.
@@ -50,31 +51,31 @@ class Builds:
             async with pool.preparing:
                 if pool.prepared is None:
                     if pool.last_failure is not None and pool.pause(trio.current_time()):
-                        raise RunnerError(pool.last_failure)  # noqa: TRY301  (the build that this one waited for)
+                        raise RunnerError(pool.last_failure)  # noqa: TRY301  (of the build that this one waited for)
                     pool.prepared = await self._build(pool)
         except BaseException as problem:
-            if pool.build is not None:  # those who follow it are not left waiting
+            if pool.build is not None:  # its followers must not wait for ever
                 pool.build.end(failure=_failure_of(problem))
             raise
         return pool.prepared
 
     async def lock(self, spec: ModuleSpec) -> None:
-        """Resolve what a module does not pin, within its `build_timeout`. Raises as `prepared`, and OSError."""
+        """Resolve the unpinned requirements of a module within its `build_timeout`. Raises as `prepared`, and OSError."""
         await build(self.environment.lock, spec, self._places, BuildLog(), lambda _activity: None)
 
     async def _build(self, pool: Pool) -> Prepared:
-        said = pool.log_build()
+        lines = pool.log_build()
         self.running += 1
         try:
             tell = partial(_tell, pool)
-            prepared = await build(self.environment.prepare, pool.module.spec, self._places, said, tell)
+            prepared = await build(self.environment.prepare, pool.module.spec, self._places, lines, tell)
         except (RunnerError, OSError):
             self.failed += 1
             raise
         finally:
             self.running -= 1
         self.built += prepared.built_seconds > 0
-        said.end(prepared=prepared)
+        lines.end(prepared=prepared)
         return prepared
 
 
@@ -83,13 +84,13 @@ def _tell(pool: Pool, activity: str) -> None:
 
 
 def _failure_of(problem: BaseException) -> Failure:
-    """Return what ended a build, for those who follow it."""
+    """Return the failure of a build, for its followers."""
     if isinstance(problem, RunnerError):
         return problem.failure
     if isinstance(problem, OSError):
         return Failure(ErrorKind.UNAVAILABLE, f"the environment cannot be built: {problem}")
     if isinstance(problem, Exception):
-        return Failure(ErrorKind.INTERNAL, "the build failed inside the runner; its log says why")
+        return Failure(ErrorKind.INTERNAL, "the build failed inside the runner; the runner's log has the reason")
     return shutting_down()
 
 
@@ -97,33 +98,33 @@ async def build(
     make: Callable[[ModuleSpec, BuildWatch], Awaitable[T]],
     spec: ModuleSpec,
     places: trio.CapacityLimiter,
-    said: BuildLog,
+    lines: BuildLog,
     tell: Callable[[str], None],
 ) -> T:
-    """Return what `make` makes of a module; its lines go to `said`, what it is busy with to `tell`.
+    """Return the result of `make` for a module; its lines go to `lines`, its steps to `tell`.
 
     Raises RunnerError, `environment_failed` with the last lines when `build_timeout` has passed, and OSError.
     """
     tell("preparing environment")
     with trio.move_on_after(spec.build_timeout) as scope:
-        return await make(spec, _Watch(spec.name, said, scope, places, tell))
+        return await make(spec, _Watch(spec.name, lines, scope, places, tell))
     text = f"the environment was not built within build_timeout ({spec.build_timeout:g} s)"
-    raise error(ErrorKind.ENVIRONMENT_FAILED, "\n".join([text, *said.last(TOLD_LINES)]), field="build_timeout")
+    raise error(ErrorKind.ENVIRONMENT_FAILED, "\n".join([text, *lines.last(_FAILURE_LINES)]), field="build_timeout")
 
 
 @define(eq=False)
 class _Watch:
-    """Hears a build, and lets it in when there is a place. Waiting for one does not use up the build's time."""
+    """Listens to a build, and admits it when there is a place. Waiting for a place does not use up the build's time."""
 
     module: str
-    said: BuildLog
+    lines: BuildLog
     scope: trio.CancelScope
     places: trio.CapacityLimiter
     tell: Callable[[str], None]
 
     def __call__(self, line: str) -> None:
         log.debug("build", module=self.module, line=line)
-        self.said.add(line)
+        self.lines.add(line)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:

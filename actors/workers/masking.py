@@ -1,12 +1,12 @@
-"""Values of secrets in what user code says, written as `***`: best effort, for who prints one by mistake.
+"""Masking: values of secrets in output and failures become `***`. It catches accidents; it is no security boundary.
 
 Rules:
-* Every occurrence counts, also those that overlap; each unbroken stretch of them becomes one `***`. So the text that
-  comes out is the same however it was cut into reads.
-* Of a value, or of a line of one that has several, shorter ones than four characters are left as they are: too much
-  would look like them. The forms in which `repr` and JSON write a value are masked like the value.
-* Held back is only what may be the beginning of a value, until what follows decides, or nothing has for a moment.
-* What a handler returns is its answer and goes through as it is; so do the items of a generator.
+* Every occurrence counts, overlapping ones included; each unbroken stretch of them becomes one `***`. So the masked
+  text does not depend on how reads cut the output.
+* Values, and lines of multi-line values, with fewer than four characters are not masked: too much text would match. The
+  forms in which `repr` and JSON write a value are masked like the value.
+* The masker holds back only a possible beginning of a value, until the next output decides or a moment has passed.
+* Results and items of a generator are answers and are not masked.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ _Hear: TypeAlias = Callable[[messages.Item | messages.Progress], None]
 
 MASK = "***"
 SHORTEST = 4
-"""Characters from which on a value is masked."""
+"""Characters that a value needs to be masked."""
 HOLD_SECONDS = 0.03
-"""For what may be the beginning of a value, when nothing follows."""
+"""How long to hold back a possible beginning of a value when no output follows."""
 _MOST = 4096
-"""Values and lines of values that are looked for; a file of more lines than that is masked by its first ones."""
+"""Most values and lines of values to look for; of a file with more lines, the first ones are masked."""
 _CUT = 4096
-"""Characters from which on a message may be the beginning of a longer one; see `Masker.text`."""
+"""A message of this many characters may be the beginning of a longer one; see `Masker.text`."""
 _LEFT_OUT = "\n...\n"
-"""Stands in a traceback for what was too much."""
+"""Replaces the middle of a long traceback."""
 _MASK = MASK.encode()
 
 log = structlog.get_logger("masking")
 
 
 async def look_up(spec: ModuleSpec, secrets: LookUp) -> Mapping[str, str]:
-    """Return the values of a module's secrets; without secrets this is nothing, not even a checkpoint.
+    """Return the values of a module's secrets; without secrets there is no work, not even a checkpoint.
 
-    Raises RunnerError `unavailable` that names those that cannot be had; the log says where they were looked for.
+    Raises RunnerError `unavailable` with the names of the missing secrets; the log has the places that were searched.
     """
     if not spec.secrets:
         return {}
@@ -63,14 +63,14 @@ async def look_up(spec: ModuleSpec, secrets: LookUp) -> Mapping[str, str]:
         return await trio.to_thread.run_sync(secrets, spec.secrets, abandon_on_cancel=True)
     except ConfigError as problem:
         for mistake in problem.mistakes:
-            log.warning("a secret cannot be had", module=spec.name, secret=mistake.field, why=mistake.message)
+            log.warning("a secret is missing", module=spec.name, secret=mistake.field, why=mistake.message)
         names = ", ".join(mistake.field for mistake in problem.mistakes)
-        text = f"the value of {names} in `secrets` cannot be had; the runner's log says where it was looked for"
+        text = f"the value of {names} in `secrets` is missing; the runner's log has the places that were searched"
         raise error(ErrorKind.UNAVAILABLE, text, field="secrets") from None
 
 
 class Masker:
-    """Finds values in bytes of UTF-8. Never changes, so any number of streams share one."""
+    """Finds values in bytes of UTF-8. Immutable, so that any number of streams share one."""
 
     def __init__(self, patterns: Iterable[bytes]) -> None:
         self._by_head: dict[bytes, list[bytes]] = {}
@@ -81,7 +81,7 @@ class Masker:
 
     @classmethod
     def of(cls, values: Iterable[str]) -> Masker | None:
-        """Return what masks these values, or None where there is nothing that could be masked."""
+        """Return a masker of these values; None when there is nothing to mask."""
         patterns: dict[bytes, None] = {}
         for pattern in _patterns(list(values)):
             if len(patterns) == _MOST:
@@ -90,9 +90,9 @@ class Masker:
         return cls(patterns) if patterns else None
 
     def look(self, data: bytes, *, last: bool) -> tuple[list[tuple[int, int]], int]:
-        """Return where values are, by their beginning, and from where on `data` may be a value that is not whole yet.
+        """Return the spans of values in `data`, and the position from which it may be the beginning of a value.
 
-        With `last` nothing follows, so that nothing can become whole.
+        With `last` no data follows, so no beginning can become a value.
         """
         spans = []
         found = self._heads.search(data)
@@ -114,7 +114,7 @@ class Masker:
         return spans, len(data)
 
     def text(self, text: str) -> str:
-        """Return a whole text without the values. One that may have been cut may end with the beginning of a value."""
+        """Return a whole text without the values, and without the beginning of one at the end if it may have been cut."""
         reading = Reading(self)
         masked = reading.feed(text.encode("utf-8", "surrogatepass"))
         cut = len(text) >= _CUT and reading.holds >= SHORTEST
@@ -132,7 +132,7 @@ class Masker:
         )
 
     def before(self, hear: _Hear) -> _Hear:
-        """Return what hears a handler while it runs, and passes it on without the values where it is text."""
+        """Return a listener that passes messages on to `hear`, with text masked."""
 
         def masked(message: messages.Item | messages.Progress) -> None:
             if isinstance(message, messages.Progress):
@@ -144,30 +144,30 @@ class Masker:
 
 @define(eq=False)
 class Reading:
-    """One text as it comes in pieces. The pieces that come out make the same text, masked."""
+    """One text that arrives in pieces. The pieces returned make the same text, masked."""
 
     masker: Masker
     _held: bytes = b""
     _covered: int = 0
-    """How much of what is held belongs to a value that has been masked."""
+    """The part of the held bytes that belongs to a value that has been masked."""
     fed_at: float = 0.0
-    """When the last piece came, on the clock of whoever cares."""
+    """When the last piece came, on the clock of the owner."""
 
     @property
     def holds(self) -> int:
-        """Number of bytes that are held back."""
+        """Number of bytes held back."""
         return len(self._held) - self._covered
 
     def feed(self, data: bytes) -> bytes:
-        """Return what can be said of the text up to here."""
+        """Add a piece; return the masked text that is certain by now."""
         return self._masked(self._held + data if self._held else data, last=False)
 
     def flush(self) -> bytes:
-        """Return what is held: nothing follows that would have to do with it."""
+        """Return the held bytes, masked: no text follows that could complete a value."""
         return self._masked(self._held, last=True) if self._held else b""
 
     def hide(self) -> bytes:
-        """Return the mask instead of what is held."""
+        """Return the mask instead of the held bytes."""
         covered, self._held, self._covered = self._covered, b"", 0
         return b"" if covered else _MASK
 
@@ -187,7 +187,7 @@ class Reading:
 
 @define(eq=False)
 class MaskedLog:
-    """Stands before the logs of a worker's executions, one after the other. `run` is to run beside the worker."""
+    """Masks the output of a worker's executions, one after the other. `run` must run beside the worker."""
 
     masker: Masker
     _log: EventLog | None = field(default=None, init=False)
@@ -196,38 +196,38 @@ class MaskedLog:
     _closed: bool = field(default=False, init=False)
 
     def before(self, log: EventLog) -> MaskedLog:
-        """Write to this log from now on."""
+        """Write to `log` from now on."""
         self._log = log
         self._readings.clear()
         return self
 
     def write(self, stream: Stream, data: bytes) -> None:
-        """Add what was read from a stream, as far as it can be told."""
+        """Add bytes read from a stream; hold back a possible beginning of a value."""
         reading = self._readings.get(stream)
         if reading is None:
             reading = self._readings[stream] = Reading(self.masker)
-        self._hand_on(stream, reading.feed(data))
+        self._write(stream, reading.feed(data))
         if reading.holds:
             reading.fed_at = trio.current_time()
             self._held.set()
 
     def item(self, value: msgspec.Raw) -> None:
-        """Add an item, as it is."""
+        """Add an item, unmasked."""
         if self._log is not None:
             self._log.item(value)
 
     def progress(self, done: float | None, total: float | None, text: str) -> None:
-        """Add how far the handler says it is."""
+        """Add the progress that the handler reports."""
         if self._log is not None:
             self._log.progress(done, total, self.masker.text(text))
 
     def flush(self, fed_before: float = math.inf) -> None:
-        """Hand on what is held: the handler has said something else, has ended, or is silent."""
+        """Write the held bytes: the handler has sent something else, has ended, or is silent."""
         for stream, reading in self._readings.items():
             if reading.fed_at <= fed_before:
-                self._hand_on(stream, reading.flush())
+                self._write(stream, reading.flush())
 
-    def _hand_on(self, stream: Stream, data: bytes) -> None:
+    def _write(self, stream: Stream, data: bytes) -> None:
         if data and self._log is not None:
             self._log.write(stream, data)
 
@@ -237,7 +237,7 @@ class MaskedLog:
         self._held.set()
 
     async def run(self) -> None:
-        """Flush whenever nothing has followed for a moment; return when closed."""
+        """Flush when no output has followed for a moment; return when closed."""
         while True:
             await self._held.wait()
             if self._closed:
@@ -249,7 +249,7 @@ class MaskedLog:
 
 
 def _patterns(values: list[str]) -> Iterator[bytes]:
-    """Yield what is to be masked: whole values first."""
+    """Yield the patterns to mask: whole values first."""
     lines = [line.strip() for value in values if "\n" in value or "\r" in value for line in value.splitlines()]
     for text in [*values, *lines]:
         for form in (text, repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
@@ -258,7 +258,7 @@ def _patterns(values: list[str]) -> Iterator[bytes]:
 
 
 def _any_of(heads: Iterable[bytes]) -> bytes:
-    """Return an expression for any of some words of equal length; of many it looks at few in each place."""
+    """Return a regular expression for any of some words of equal length; it tries few of them at each position."""
     rests: dict[bytes, list[bytes]] = {}
     for head in heads:
         rests.setdefault(head[:1], []).append(re.escape(head[1:]))

@@ -1,4 +1,4 @@
-"""Makes the workers of one kind (environment, spare or new interpreter, limits, module); tends each to its end."""
+"""Starts workers for callers and for `workers.min`, builds environments ahead of calls, backs off after failures."""
 
 from __future__ import annotations
 
@@ -8,129 +8,162 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.events import EventLog
+from actors.workers.build_log import BuildLog
 from actors.workers.builds import Builds
-from actors.workers.masking import look_up
+from actors.workers.fleet import Fleet
 from actors.workers.pool import Phases, Pool
-from actors.workers.spares import Spares
-from actors.workers.worker import Worker
-from config.modules import ModuleSpec
-from config.secrets import LookUp
-from config.settings import ExecutorSettings
-from environments.base import Environment, Prepared
-from environments.limits import LimitKeeper, Limits
-from protocol.errors import RunnerError, shutting_down
+from actors.workers.scheduler import Scheduler
+from actors.workers.worker import StartError, Worker
+from environments.base import Availability, Environment
+from protocol.errors import ErrorKind, Failure, RunnerError, error
 
-log = structlog.get_logger("starter")
+_PROBE_SECONDS = 2.0
+"""Interval at which an unusable kind is probed again: an engine may be started, or a tool installed, meanwhile."""
+_STARTS = 2
+"""Starts for one caller, when the worker ended before the handler could be reached."""
+
+log = structlog.get_logger("executor")
+
+
+@define(eq=False)
+class Probing:
+    """Whether this machine can use a kind; `on_found` is called when it becomes usable."""
+
+    environment: Environment
+    on_found: Callable[[], None]
+    found: Availability = field(init=False)
+
+    async def begin(self) -> None:
+        """Probe for the first time."""
+        self.found = await self.environment.probe()
+
+    async def run(self) -> None:
+        """Probe again while the kind is unusable, until cancelled."""
+        while True:
+            await trio.sleep(_PROBE_SECONDS)
+            if not self.found.available:
+                await self.ask()
+
+    async def ask(self) -> None:
+        """Probe again, and log a change."""
+        before, self.found = self.found, await self.environment.probe()
+        if self.found.available and not before.available:
+            log.info("environments can be used now", env=self.environment.kind)
+            self.on_found()
+        elif before.available and not self.found.available:
+            log.warning("environments cannot be used", env=self.environment.kind, why=self.found.reason)
+
+    def refuse(self) -> None:
+        """Raise RunnerError `unavailable` while the kind is unusable."""
+        if not self.found.available:
+            raise error(ErrorKind.UNAVAILABLE, self.found.reason, field="env")
 
 
 @define(eq=False)
 class Starter:
-    """Starts workers in `nursery`, which is open while the executor runs. `on_death` hears of each one that ended."""
+    """Connects builds, fleet and scheduler of one kind. Its tasks run in the nursery of the fleet."""
 
-    environment: Environment
-    settings: ExecutorSettings
-    limits: LimitKeeper
-    max_frame_bytes: int
-    secrets: LookUp
-    on_death: Callable[[Worker], None]
-    nursery: trio.Nursery | None = field(default=None, init=False)
-    started: int = field(default=0, init=False)
-    ended: int = field(default=0, init=False)
-    spares: Spares = field(init=False)
-    _living: set[Worker] = field(factory=set, init=False)
-    _builds: Builds = field(init=False)
+    fleet: Fleet
+    builds: Builds
+    scheduler: Scheduler = field(init=False)
+    probing: Probing = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._builds = Builds(self.environment, self.settings.max_builds)
-        self.spares = Spares(self.settings.spares, self.settings.max_age_seconds, self._launch, self.retire)
+        self.scheduler = Scheduler(self.fleet.settings, self.start, self.fleet.retire)
+        self.fleet.on_death = self.scheduler.forget
+        self.probing = Probing(self.fleet.environment, self._usable)
 
-    def counted(self) -> dict[str, int]:
-        """Return what was started, ended and built, by the names of `ExecutorStatistics`."""
-        builds = self._builds
-        counts = {"spares": len(self.spares), "started": self.started, "ended": self.ended}
-        return counts | {"building": builds.running, "built": builds.built, "builds_failed": builds.failed}
+    def start(self, pool: Pool) -> None:
+        """Start a worker in a task of its own, and hand it to the oldest caller of its module; a failure likewise."""
+        if self.fleet.nursery is not None:
+            pool.starting += 1
+            pool.say("starting worker", trio.current_time())
+            self.fleet.nursery.start_soon(self._start, pool, name=f"start {pool.module.ref}")
 
-    async def prepare(self, pool: Pool) -> None:
-        """Build the environment of a module where it is missing, and keep a spare. Raises as `Builds.prepared`."""
-        self.spares.refill(await self._builds.prepared(pool))
-
-    async def lock(self, spec: ModuleSpec) -> None:
-        """Resolve what a module does not pin. Raises as `Builds.prepared`."""
-        await self._builds.lock(spec)
-
-    async def start(self, pool: Pool, phases: Phases) -> Worker:
-        """Return a worker that has imported the module; `phases` says where the time went.
-
-        Raises RunnerError (`environment_failed`, `load_failed`, `timeout`, `unavailable`, `shutdown`) and OSError.
-        Cancelled or failed, nothing of the worker is left.
-        """
-        spec = pool.module.spec
-        began = trio.current_time()
-        prepared = await self._builds.prepared(pool)
-        built = trio.current_time()
-        pool.say("starting worker", built)
-        secrets = await look_up(spec, self.secrets)
-        worker = self.spares.take(prepared.key) or self._launch(prepared)
+    async def _start(self, pool: Pool) -> None:
+        phases, again = Phases(), False
+        result: Worker | Failure
         try:
-            await self._limit(worker, Limits(spec.memory, spec.cpus, spec.processes))
-            started = trio.current_time()
-            pool.say("importing module", started)
-            ready = await worker.start(pool.module, secrets, EventLog(limit=spec.output, keep=0))
-        except BaseException:
-            await worker.end()
-            raise
-        phases.build, phases.start = built - began, started - built
-        phases.load = trio.current_time() - started
-        if worker.masked is not None and self.nursery is not None:
-            self.nursery.start_soon(worker.masked.run, name=f"mask {worker.guest.name}")
-        load = round(phases.load, 4)
-        log.info("worker started", module=str(pool.module.ref), pid=ready.pid, python=ready.python, load=load)
-        self.spares.refill(prepared)
-        return worker
-
-    async def _limit(self, worker: Worker, limits: Limits) -> None:
-        worker.hold = await worker.guest.confine(limits, self.limits)
-        if worker.hold is not None and worker.hold.watched() and self.nursery is not None:
-            self.nursery.start_soon(worker.watch, name=f"watch {worker.guest.name}")
-
-    def _launch(self, prepared: Prepared) -> Worker:
-        """Start a guest and the task that looks after it. Raises OSError."""
-        if self.nursery is None:
-            raise RunnerError(shutting_down())
-        guest = self.environment.launch(prepared)
-        worker = Worker(guest, self.max_frame_bytes, self.settings.grace_seconds, prepared.key)
-        self.started += 1
-        self._living.add(worker)
-        self.nursery.start_soon(self._live, worker, name=f"worker {guest.name}")
-        return worker
-
-    async def _live(self, worker: Worker) -> None:
-        """Look after a worker for its whole life; nothing of it is left when this returns."""
-        try:
-            await worker.tend(self._died)
+            result = await self._started(pool, phases)
+            pool.started()
+        except RunnerError as problem:
+            result, again = problem.failure, isinstance(problem, StartError)
+        except OSError as problem:
+            result, again = Failure(ErrorKind.UNAVAILABLE, f"a worker cannot be started: {problem}"), True
+        except Exception:
+            log.exception("a start failed inside the runner", module=str(pool.module.ref))
+            result = Failure(ErrorKind.INTERNAL, "the worker could not be started; the runner's log has the reason")
         finally:
-            await worker.retire()
-            worker.release()
-            self._living.discard(worker)
-            self.ended += 1
+            pool.starting -= 1
+            pool.activity = pool.activity if pool.starting else ""
+        if isinstance(result, Failure):
+            log.warning("a worker did not start", module=str(pool.module.ref), kind=result.kind, why=result.message)
+            if again and pool.waiters and pool.waiters[0].starts + 1 < _STARTS and not self.scheduler.closing:
+                pool.waiters[0].starts += 1
+                self.start(pool)
+                return
+            pool.failed(result, trio.current_time())
+        self.scheduler.started(pool, result, phases)
+        if isinstance(result, Failure) and result.kind is ErrorKind.UNAVAILABLE:
+            pool.prepared = None  # its environment may be gone as well
+            await self.probing.ask()
 
-    def keep(self, pools: Iterable[Pool]) -> None:
-        """Say which environments are used: those that modules have, and those of workers that are alive."""
-        if not self._builds.running:  # what is prepared now is not known here yet
-            keys = {pool.prepared.key for pool in pools if pool.prepared is not None}
-            self.environment.keep(keys | {worker.environment_key for worker in self._living})
+    async def _started(self, pool: Pool, phases: Phases) -> Worker:
+        """Return a worker that has imported the module of a pool. Raises as `Builds.prepared` and `Fleet.start`."""
+        began = trio.current_time()
+        prepared = await self.builds.prepared(pool)
+        built = trio.current_time()
+        worker = await self.fleet.start(pool, prepared, phases)
+        phases.build = built - began
+        return worker
 
-    def _died(self, worker: Worker) -> None:
-        self.spares.forget(worker)
-        self.on_death(worker)
+    def build(self, pool: Pool) -> BuildLog:
+        """Build the environment of a pool in a task of its own, or join the build in progress; return its log."""
+        if (pool.build is None or pool.build.ended) and self.fleet.nursery is not None:
+            self.fleet.nursery.start_soon(self._prepare, pool, name=f"prepare {pool.module.ref}")
+        return pool.log_build()
 
-    def retire(self, worker: Worker) -> None:
-        """End a worker that nobody uses. On the way down its own task does that."""
-        if self.nursery is not None and not worker.ended:
-            self.nursery.start_soon(worker.retire, name=f"retire {worker.guest.name}")
+    def build_ahead(self, pools: Iterable[Pool]) -> None:
+        """Build the missing environments of published versions, if the kind can be used."""
+        if self.fleet.nursery is None or not self.probing.found.available:
+            return
+        for pool in pools:
+            if not pool.retired and pool.prepared is None:
+                self.fleet.nursery.start_soon(self._prepare, pool, name=f"prepare {pool.module.ref}")
 
-    def close(self) -> None:
-        """Start nothing more; the tasks of the workers end them."""
-        self.nursery = None
-        self.spares.clear()
+    async def _prepare(self, pool: Pool) -> None:
+        """Build ahead of the first call, keep spares, and start `workers.min`; the first call gets a failure."""
+        try:
+            self.fleet.spares.refill(await self.builds.prepared(pool))
+        except (RunnerError, OSError) as problem:
+            log.warning("an environment is not ready", module=str(pool.module.ref), why=str(problem))
+            if isinstance(problem, RunnerError):
+                pool.failed(problem.failure, trio.current_time())
+            return
+        finally:
+            pool.activity = pool.activity if pool.starting else ""
+        self._fill(pool)
+
+    def _fill(self, pool: Pool) -> None:
+        """Start workers up to the module's `workers.min`, as far as there is room."""
+        for _ in range(min(pool.missing(trio.current_time()), self.scheduler.room)):
+            self.start(pool)
+
+    def maintain(self) -> None:
+        """Keep `workers.min` and the spares ready, and report the environments in use, so that `gc` keeps them."""
+        for pool in self.scheduler.pools.values():
+            if pool.fewest and pool.prepared is not None:
+                self._fill(pool)
+        self.fleet.spares.maintain()
+        if not self.builds.running:  # the key of an environment being built is not known here yet
+            keys = {pool.prepared.key for pool in self.scheduler.pools.values() if pool.prepared is not None}
+            self.fleet.environment.keep(keys | self.fleet.environment_keys())
+
+    def _usable(self) -> None:
+        """Resume what waited for the kind to be usable."""
+        pools = self.scheduler.pools.values()
+        for pool in pools:
+            if pool.last_failure is not None and pool.last_failure.kind is ErrorKind.UNAVAILABLE:
+                pool.started()
+        self.build_ahead(pools)
+        self.scheduler.pump()

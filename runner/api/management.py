@@ -135,7 +135,7 @@ class Management:
 
     async def _collect(self) -> None:
         """Remove the code of versions that are gone, but not from under executions."""
-        await self.registry.collect(live.module.root for live in self.runs.living())
+        await self.registry.collect(live.module.root for live in self.runs.live_executions())
 
     async def activate(
         self, principal: Principal, name: str, version: str, *, prepare: bool, condition: Condition
@@ -169,7 +169,7 @@ class Management:
         require(principal, "modules:write")
         require_module(principal, name)
         self.registry.registered(name, condition, principal.may_use)
-        at_work = self.runs.living(name, version)
+        at_work = self.runs.live_executions(name, version)
         if at_work and not force:
             several = len(at_work) > 1
             those = f"{len(at_work)} executions run or wait" if several else "an execution of it runs or waits"
@@ -177,7 +177,7 @@ class Management:
             raise error(ErrorKind.CONFLICT, text, field="force", retry_after=1)
         await self.registry.remove(name, version, subject=principal.subject, condition=condition)
         async with trio.open_nursery() as nursery:
-            for live in self.runs.living(name, version):
+            for live in self.runs.live_executions(name, version):
                 nursery.start_soon(self._cancel, live, f"the module was deleted by {principal.subject}")
         await self._collect()
 

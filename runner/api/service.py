@@ -148,7 +148,7 @@ class Service:
         execution = evolve(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
 
         async def begin() -> Live:
-            return await self.runs.submit(module, execution)
+            return await self.runs.dispatcher.submit(module, execution)
 
         known = await begin() if key is None else await self._idempotency.first(execution, begin)
         return known if isinstance(known, Execution) else self.runs.snapshot(known)

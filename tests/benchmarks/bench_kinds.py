@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from actors.events import EventLog
 from actors.system import Surroundings, System, open_system
+from actors.workers.call import Call
 from actors.workers.pool import Phases
-from actors.workers.worker import Call
 from config.load import base_environment, installer_environment, load_settings, secret_values
 from protocol.errors import RunnerError
 from protocol.messages import check_json

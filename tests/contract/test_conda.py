@@ -224,7 +224,7 @@ async def test_a_build_that_ends_early_leaves_nothing(conda, slow, end):
             os.kill(installer, signal.SIGKILL)
         else:
             await conda.publish_all([])
-            conda.executors[Kind.CONDA]._nursery.cancel_scope.cancel()
+            conda.executors[Kind.CONDA]._fleet.nursery.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
     await conda.wait_until(lambda: gone(installer), "the installer goes on")

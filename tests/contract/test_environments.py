@@ -173,7 +173,7 @@ async def test_a_python_that_is_not_here(fresh):
 
 async def test_a_machine_without_uv(fresh):
     fresh.venv_environment._uv = None
-    fresh.venv.probing.found = await fresh.venv_environment.probe()
+    fresh.venv._starter.probing.found = await fresh.venv_environment.probe()
 
     failure = (await fresh.run("def handler(input): pass", env=Kind.VENV)).failure
     assert failure.kind is ErrorKind.UNAVAILABLE
@@ -266,7 +266,7 @@ async def test_a_full_disk_leaves_nothing_half_built_and_can_be_mended(tmp_path)
             assert environments_in(disk / "venvs") == []
 
             subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
-            await trio.sleep(rig.venv._pools[module.digest].pause(trio.current_time()))
+            await trio.sleep(rig.venv._scheduler.pools[module.digest].pause(trio.current_time()))
             assert (await rig.call(module)).value == 42
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from actors.events import EventLog
-from actors.workers.worker import Outcome
+from actors.workers.call import Outcome
 from environments.local.inprocess import InProcess
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind

@@ -12,8 +12,8 @@ import trio
 import trio.testing
 
 from actors.events import EventLog
+from actors.workers.call import Call
 from actors.workers.pool import Phases, Waiter
-from actors.workers.worker import Call
 from config.modules.policies import WorkersPolicy
 from environments import proc
 from environments.base import Availability, Prepared
@@ -269,10 +269,10 @@ async def test_a_late_caller_of_an_old_version_leaves_no_worker(rig):
     """It was retried, say: its module was replaced while it slept."""
     old = await rig.publish(ECHO, workers=WorkersPolicy(min=1))
     await rig.publish(ECHO + "  # v2")
-    await rig.wait_until(lambda: old.digest not in rig.inline._pools, "the pool is kept")
+    await rig.wait_until(lambda: old.digest not in rig.inline._scheduler.pools, "the pool is kept")
 
     assert (await rig.call(old, 1)).value[1] == 1
-    await rig.wait_until(lambda: old.digest not in rig.inline._pools, "the pool came back for good")
+    await rig.wait_until(lambda: old.digest not in rig.inline._scheduler.pools, "the pool came back for good")
 
 
 async def test_a_changed_variable_is_a_new_version(rig):
@@ -467,7 +467,7 @@ async def test_a_build_that_fails_when_published_is_told_to_the_first_call(tmp_p
     async with open_rig(tmp_path / "rig", inline=Breaking) as rig:
         rig.inline.environment.trouble = error(ErrorKind.ENVIRONMENT_FAILED, "no such package")
         module = await rig.publish(ECHO)
-        await rig.wait_until(lambda: rig.inline._pools[module.digest].last_failure, "it did not fail")
+        await rig.wait_until(lambda: rig.inline._scheduler.pools[module.digest].last_failure, "it did not fail")
 
         failure = (await rig.call(module)).failure
         assert "no such package" in failure.message
@@ -510,8 +510,8 @@ async def test_a_worker_that_cannot_be_started(tmp_path):
 async def test_a_bug_in_an_environment_is_internal_and_stays_ours(tmp_path):
     async with open_rig(tmp_path / "rig", inline=lambda real: Breaking(real, trouble=None)) as rig:
         module = await rig.publish(ECHO)
-        await rig.wait_until(lambda: rig.inline._pools[module.digest].prepared, "not prepared")
-        rig.inline._pools[module.digest].prepared = None
+        await rig.wait_until(lambda: rig.inline._scheduler.pools[module.digest].prepared, "not prepared")
+        rig.inline._scheduler.pools[module.digest].prepared = None
         rig.inline.environment.trouble = ZeroDivisionError("secret detail")
 
         failure = (await rig.call(module)).failure
@@ -669,7 +669,7 @@ async def test_cpus(rig):
 
 
 async def test_a_kind_that_is_absent(rig):
-    rig.inline.probing.found = Availability(available=False, reason="no such thing; install it")
+    rig.inline._starter.probing.found = Availability(available=False, reason="no such thing; install it")
     failure = (await rig.run(ECHO)).failure
 
     assert failure.kind is ErrorKind.UNAVAILABLE
@@ -678,7 +678,7 @@ async def test_a_kind_that_is_absent(rig):
 
 async def test_nothing_is_lent_before_the_executor_runs(rig):
     executor = attrs.evolve(rig.inline)
-    executor.probing.found = rig.inline.availability
+    executor._starter.probing.found = rig.inline.availability
     with pytest.raises(RunnerError) as caught:
         async with executor.lease(await rig.publish(ECHO), Phases()):
             pass

@@ -275,7 +275,7 @@ async def test_a_caller_that_goes_away_ends_its_execution(service):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service.execute, ANYBODY, "held", b'"/nowhere"')
         await wait_until(lambda: service.runs.statistics().live == 1, "it does not run")
-        name = next(iter(service.runs._live))
+        name = service.runs.live_executions()[0].execution.id
         await printed(service, name)
         nursery.cancel_scope.cancel()
     found = await service.get(ANYBODY, name)
@@ -294,7 +294,7 @@ async def test_an_execution_is_cancelled_by_another_caller(service):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call)
         await wait_until(lambda: service.runs.statistics().live == 1, "it does not run")
-        name = next(iter(service.runs._live))
+        name = service.runs.live_executions()[0].execution.id
         await printed(service, name)
         await service.cancel(ANYBODY, name)
     assert results[0].failure.kind is ErrorKind.CANCELLED
@@ -345,7 +345,7 @@ async def test_a_worker_that_is_gone_before_the_call_reached_it_is_no_attempt(se
     """It died idle, and nobody has noticed yet: the call runs on another one, although the policy says one attempt."""
     first = await service.execute(ANYBODY, "echo", b"1")
     executor = service.executors["inline"]
-    pool = next(pool for pool in executor._pools.values() if pool.idle)
+    pool = next(pool for pool in executor._scheduler.pools.values() if pool.idle)
     worker = pool.idle[0]
     os.kill(worker.guest.pid, signal.SIGSTOP)  # alive as far as anybody can see, but it reads nothing
     done = []
@@ -407,7 +407,7 @@ async def test_cancelled_while_a_worker_is_handed_over_it_does_not_run(tmp_path)
             @asynccontextmanager
             async def lease(self, *args, **options):
                 async with executor.lease(*args, **options) as worker:
-                    (live,) = service.runs._live.values()
+                    (live,) = service.runs.live_executions()
                     live.cancel(Failure(ErrorKind.CANCELLED, "cancelled on request"))
                     cancelled.append(live.execution.id)
                     yield worker

@@ -248,7 +248,7 @@ async def test_a_file_that_is_gone_when_a_worker_starts(rig, how, file):
 
     assert (ran.kind, ran.failure.field) == (ErrorKind.UNAVAILABLE, "secrets")
     assert ran.failure.message == (
-        "the value of TOKEN in `secrets` cannot be had; the runner's log says where it was looked for"
+        "the value of TOKEN in `secrets` is missing; the runner's log has the places that were searched"
     )
     assert any(line.get("why", "").startswith(f"{file} does not exist") for line in lines)
     assert rig.executors[how["env"]].statistics().started == 0, "no worker was started in vain"
@@ -280,7 +280,7 @@ async def test_cancelling_does_not_wait_for_a_place_that_does_not_answer(rig, tm
         return {}
 
     asked = trio.Event()
-    rig.inline._starter.secrets = slow
+    rig.inline._fleet.secrets = slow
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.call, module)

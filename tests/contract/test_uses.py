@@ -229,10 +229,10 @@ async def test_a_runner_uses_what_it_serves_and_no_more(tmp_path):
 async def test_what_is_prepared_is_used_before_it_is_known(tmp_path):
     async with open_rig(tmp_path / "rig", venvs=tmp_path / "venvs", offline=True) as rig:
         store = rig.venv_environment.store
-        rig.venv._starter._builds.running += 1  # a build of another module
+        rig.venv._starter.builds.running += 1  # a build of another module
         await store.uses.hold("k", print)
         rig.venv._maintain()
         assert store.uses.held == {"k"}
-        rig.venv._starter._builds.running -= 1
+        rig.venv._starter.builds.running -= 1
         rig.venv._maintain()
         assert store.uses.held == frozenset()

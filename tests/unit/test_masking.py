@@ -305,7 +305,7 @@ async def test_a_value_that_cannot_be_had_is_named_to_the_caller_and_its_place_t
 
     assert caught.value.failure == Failure(
         ErrorKind.UNAVAILABLE,
-        "the value of A, B in `secrets` cannot be had; the runner's log says where it was looked for",
+        "the value of A, B in `secrets` is missing; the runner's log has the places that were searched",
         field="secrets",
     )
     assert [line["why"] for line in lines] == ["/run/A does not exist", "/run/B does not exist"]

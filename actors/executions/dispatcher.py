@@ -1,0 +1,231 @@
+"""Asynchronous executions: accepted once recorded, run in turn, and handed over to the next runner at shutdown.
+
+Rules:
+* An execution is recorded as queued before it is accepted, and stays queued until it has a worker. If the runner ends
+  before that, the next runner runs it.
+* Each module has at most as many running tasks as it may have workers; the rest of its executions wait in the backlog.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+import structlog
+import trio
+from attrs import define, evolve, field
+
+from actors.executions.attempts import Attempts, retry_delay
+from actors.executions.backlog import Backlog
+from actors.executions.live import BROKEN, Live, LiveExecutions
+from actors.executions.recovery import Recovery
+from actors.registry import Published, Registry
+from actors.workers import Outcome
+from protocol import events
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
+from protocol.model import Execution, Status
+
+_NOT_ACCEPTED = Failure(ErrorKind.CANCELLED, "it was not accepted: its record did not reach the disk in time")
+_CUT_OFF = Failure(ErrorKind.LOST, "the runner was shut down while this was running")
+
+log = structlog.get_logger("dispatcher")
+
+
+@define(eq=False)
+class Dispatcher:
+    """The actor that runs accepted executions in its nursery."""
+
+    registry: Registry
+    attempts: Attempts
+    live: LiveExecutions
+    max_queued: int
+    accepted: int = field(default=0, init=False)
+    """Executions accepted since the start."""
+    _backlog: Backlog = field(factory=Backlog, init=False)
+    _running: dict[str, int] = field(factory=dict, init=False)
+    """Tasks by module name, without those between two attempts."""
+    _accepting: int = field(default=0, init=False)
+    _nursery: trio.Nursery | None = field(default=None, init=False)
+    _stopping: bool = field(default=False, init=False)
+
+    @property
+    def queued(self) -> int:
+        """Executions that wait for their turn."""
+        return len(self._backlog)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run accepted executions, including those that the last runner left, until cancelled.
+
+        Cancelled, running executions have ended or been handed over when this returns.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._recover()
+                task_status.started()
+                self._dispatch()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    async def submit(self, module: Published, execution: Execution) -> Live:
+        """Accept an execution: when this returns it is recorded and will run, even after a restart.
+
+        Raises RunnerError: `overloaded` (the queue is full), `shutdown`, `unavailable` (it cannot be recorded).
+        Cancelled, it may have been accepted or not.
+        """
+        if self._nursery is None or self._stopping:
+            raise RunnerError(shutting_down())
+        if len(self._backlog) + self._accepting >= self.max_queued:
+            self.live.tally.refuse(ErrorKind.OVERLOADED)
+            text = f"{len(self._backlog)} executions are queued; the limit is `max_queued`"
+            raise error(ErrorKind.OVERLOADED, text, retry_after=5)
+        history = self.live.history
+        self._accepting += 1
+        try:
+            await history.submit(execution)
+        except BaseException:
+            if history.waits_for_disk:  # it may be in the journal, and must not run: its caller has no id
+                ended = evolve(execution, status=Status.CANCELLED, failure=_NOT_ACCEPTED, exit_code=130)
+                with trio.CancelScope(shield=True), suppress(RunnerError):
+                    await history.finish(evolve(ended, finished_at=time.time()))
+            raise
+        finally:
+            self._accepting -= 1
+        self.accepted += 1
+        live = self.live.enter(module, execution)
+        self._queue(live)
+        self._dispatch()
+        return live
+
+    def ahead(self, live: Live) -> int | None:
+        """Return how many executions of its module are before this one, at most; None when it is not queued."""
+        return self._backlog.ahead(live.execution.module.name, live.execution.id)
+
+    async def cancel(self, live: Live, why: Failure) -> None:
+        """End an execution. If it is queued, this returns when its end is recorded, else at once."""
+        live.cancel(why)
+        if not self._backlog.remove(live.execution.module.name, live.execution.id):
+            return
+        with trio.CancelScope(shield=True):  # no other task ends it; reading and recording have their own limits
+            try:
+                await self._payload(live)
+                await self.live.record(live, live.stopped())
+            except RunnerError as problem:
+                log.warning("a cancelled execution has no recorded end", execution=live.execution.id, why=str(problem))
+                self._refuse(live, problem)
+
+    def stop(self) -> None:
+        """Begin no more executions; those between two attempts are handed over to the next runner."""
+        self._stopping = True
+        for live in self.live:
+            if live.pausing:
+                live.cancel(Failure(ErrorKind.SHUTDOWN, "the runner was shut down"))
+
+    def hand_over(self) -> None:
+        """Leave the backlog to the next runner."""
+        for live in self.live:
+            if self._backlog.remove(live.execution.module.name, live.execution.id):
+                self._leave_queued(live)
+
+    def _queue(self, live: Live) -> None:
+        """Put an accepted execution into the backlog, without its payload."""
+        live.queued_at = time.time()
+        self._backlog.push(live.execution.module.name, live.execution.id, live.execution.input)
+        live.execution = evolve(live.execution, input=b"null", events=b"[]")
+        live.wait_for("queued")
+
+    def _dispatch(self) -> None:
+        """Start a task for each execution whose turn has come: for each module as many as it may have workers."""
+        if self._nursery is None or self._stopping:
+            return
+        for name in self._backlog.modules():
+            module = self.registry.snapshot.modules.get(name)
+            places = module.spec.concurrency if module else 1
+            while self._running.get(name, 0) < places and (identity := self._backlog.pop(name)) is not None:
+                self._occupy(name, 1)
+                live = self.live.by_id[identity]
+                live.occupy = partial(self._occupy, name)
+                live.phases.queue += max(0.0, time.time() - live.queued_at)
+                self._nursery.start_soon(self._run_queued, name, live, name=f"run {identity}")
+
+    def _occupy(self, name: str, change: int) -> None:
+        """Count the tasks of a module. One that waits for its next attempt does not count: others take its turn."""
+        self._running[name] = self._running.get(name, 0) + change
+        if not self._running[name]:
+            del self._running[name]
+        if change < 0:
+            self._dispatch()
+
+    async def _run_queued(self, name: str, live: Live) -> None:
+        try:
+            await self._run(live, await self._payload(live))
+        except RunnerError as problem:
+            log.warning("an accepted execution has no recorded end", execution=live.execution.id, why=str(problem))
+            self._refuse(live, problem)
+        except Exception:
+            log.exception("an execution failed inside the runner", execution=live.execution.id)
+            await self.live.record(live, BROKEN)
+        finally:
+            self._occupy(name, -1)
+
+    def _refuse(self, live: Live, problem: RunnerError) -> None:
+        """Remove an execution without a recorded end, unless the failed recording has done so."""
+        if live.execution.id in self.live.by_id:
+            self.live.leave(live, problem)
+
+    async def _payload(self, live: Live) -> msgspec.Raw:
+        """Return the input of an accepted execution, if need be from its record.
+
+        Raises RunnerError when the record is gone or cannot be read.
+        """
+        data = self._backlog.take_input(live.execution.id)
+        if data is None:
+            stored = await self.live.history.get(live.execution.id)
+            if stored is None:
+                raise error(ErrorKind.NOT_FOUND, "the record of the execution is gone")
+            data = stored.input
+        live.execution = evolve(live.execution, input=data)
+        return msgspec.Raw(data)
+
+    async def _run(self, live: Live, raw: msgspec.Raw) -> None:
+        """Run an accepted execution to its end; if the runner ends first, put it off."""
+        try:
+            outcome = await self.attempts.run(live, raw)
+        except RunnerError as problem:
+            outcome = Outcome(failure=problem.failure, exit_code=1)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await self._put_off(live, live.stopped())
+            raise
+        if outcome.failure is not None and outcome.failure.kind is ErrorKind.SHUTDOWN:
+            await self._put_off(live, outcome)
+        else:
+            await self.live.record(live, outcome)
+
+    async def _put_off(self, live: Live, outcome: Outcome) -> None:
+        """Hand an execution that the shutdown cut off over to the next runner, if that may run it (again)."""
+        if live.execution.status is not Status.QUEUED:
+            if live.began_at:
+                if retry_delay(_CUT_OFF, live.attempt, live.module.spec.retry, 0.0) is None:
+                    failure = Failure(ErrorKind.SHUTDOWN, _CUT_OFF.message)
+                    await self.live.record(live, evolve(outcome, failure=failure))
+                    return
+                live.try_again(outcome, _CUT_OFF)
+            await self.live.history.submit(evolve(live.snapshot(), status=Status.QUEUED, waiting=None))
+        self._leave_queued(live)
+
+    def _leave_queued(self, live: Live) -> None:
+        text = "the runner was shut down; the execution is queued for the next one"
+        self.live.leave(live, error(ErrorKind.SHUTDOWN, text, retry_after=5), handed_over=True)
+
+    async def _recover(self) -> None:
+        """Queue the executions that the last runner accepted and did not end."""
+        recovery = Recovery(self.live.history, self.registry)
+        async for module, execution in recovery.executions():
+            if execution.id not in self.live.by_id:
+                live = self.live.enter(module, execution)
+                live.log.restore(events.decode_all(execution.events), execution.events_count, execution.created_at)
+                self._queue(live)

@@ -1,4 +1,4 @@
-"""Helpers for the tests: executors without the doors and the history, and what became of one call."""
+"""Helpers for the tests: executors and services without doors, and the outcome of one call."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from runner.auth.tokens import Principal
 from tests import engines
 
 PATIENCE = 30
-"""Seconds after which a test has hung."""
+"""Seconds after which a test counts as hung."""
 GRACE = 0.3
 """Seconds between the soft stop and the kill, in tests."""
 
@@ -57,12 +57,12 @@ def wait_for(path):
     while not os.path.exists(path):
         time.sleep(0.002)
 """
-"""For handlers that go on when the test says so."""
+"""For handlers that wait for the test."""
 
 
 @attrs.frozen
 class Ran:
-    """What became of one call."""
+    """The outcome, output and times of one call."""
 
     outcome: Outcome
     output: tuple[OutputEvent, ...] = ()
@@ -73,7 +73,7 @@ class Ran:
 
     @property
     def value(self) -> Any:
-        """The result; fails the test with the failure when there is none."""
+        """The result; without one, the test fails with the failure."""
         assert self.outcome.failure is None, self.outcome.failure
         assert self.outcome.result is not None
         return json.loads(self.outcome.result)
@@ -103,7 +103,7 @@ class Ran:
         return "".join(chunk.text for chunk in self.output if chunk.stream is stream)
 
     def gone(self, pid: int) -> bool:
-        """Return whether a process is no more, by the number that it had for the handler."""
+        """Return whether a process has gone, by the process id that the handler saw."""
         return engines.gone(self.pid, pid) if isinstance(self.pid, str) else gone(pid)
 
 
@@ -126,7 +126,7 @@ class Rig:
 
     @property
     def condas(self) -> Path:
-        """Where conda environments are, unless the test put them elsewhere."""
+        """The folder of conda environments, unless the test chose another."""
         return self.path / "condas"
 
     @property
@@ -140,7 +140,7 @@ class Rig:
         return environment
 
     async def publish(self, code: str = "", *, name: str = "m", env: Kind = Kind.INLINE, **fields: Any) -> Published:
-        """Publish a module beside those that are; one of the same name is replaced."""
+        """Publish a module beside the others; one of the same name is replaced."""
         if "path" not in fields:
             fields["code"] = textwrap.dedent(code)
         fields.setdefault("timeout", 15.0)
@@ -175,7 +175,7 @@ class Rig:
         pid: int | str = 0
         with trio.fail_after(PATIENCE):
             try:
-                async with self.executors[module.spec.env].lease(module, phases) as worker, _told(log, on_event):
+                async with self.executors[module.spec.env].lease(module, phases) as worker, _following(log, on_event):
                     pid = int(worker.guest.name) if worker.guest.name.isdigit() else worker.guest.name
                     if on_worker is not None:
                         on_worker(worker)
@@ -186,36 +186,36 @@ class Rig:
         log.end_output()
         kept = log.kept()
         printed = tuple(event for event in kept if isinstance(event, OutputEvent))
-        told = tuple(event for event in kept if isinstance(event, ItemEvent | ProgressEvent))
-        return Ran(outcome, printed, told, phases, pid)
+        answered = tuple(event for event in kept if isinstance(event, ItemEvent | ProgressEvent))
+        return Ran(outcome, printed, answered, phases, pid)
 
     async def run(self, code: str, value: Any = None, *, call: dict[str, Any] | None = None, **fields: Any) -> Ran:
         """Publish and call."""
         return await self.call(await self.publish(code, **fields), value, **(call or {}))
 
     async def wait_until(self, condition: Callable[[], bool], why: str) -> None:
-        """Wait for what a process or another task brings about."""
+        """Wait for the effect of a process or another task."""
         await wait_until(condition, why)
 
     async def settled(self, executor: Executor | None = None) -> None:
-        """Wait until no worker is starting, busy or on its way out."""
+        """Wait until no worker is starting, busy or ending."""
         executor = executor or self.inline
 
         def calm() -> bool:
             now = executor.statistics()
-            return not now.busy and not now.waiting and not now.starting and self._living(executor) == now.idle
+            return not now.busy and not now.waiting and not now.starting and self._guests(executor) == now.idle
 
-        await wait_until(calm, lambda: f"{executor.statistics()}, {self._living(executor)} guests")
+        await wait_until(calm, lambda: f"{executor.statistics()}, {self._guests(executor)} guests")
 
-    def _living(self, executor: Executor) -> int:
-        """Return how many guests there are, by who knows best."""
+    def _guests(self, executor: Executor) -> int:
+        """Return the number of guests, from the engine or the process table."""
         if executor.environment.kind is Kind.DOCKER:
             return len(engines.containers((self.path / "instance").read_text()))
         return self.table.statistics()
 
 
 @asynccontextmanager
-async def _told(log: EventLog, on_event: Callable[[Any], None] | None) -> AsyncIterator[None]:
+async def _following(log: EventLog, on_event: Callable[[Any], None] | None) -> AsyncIterator[None]:
     """Call `on_event` with each item and progress as it comes."""
 
     async def follow() -> None:
@@ -233,7 +233,7 @@ async def _told(log: EventLog, on_event: Callable[[Any], None] | None) -> AsyncI
 
 
 async def wait_until(condition: Callable[[], Any], why: str | Callable[[], str], *, seconds: float = PATIENCE) -> None:
-    """Poll for what has no event: the state of a process."""
+    """Poll for a condition without an event, such as the state of a process."""
     with trio.move_on_after(seconds):
         while not condition():
             await trio.sleep(0.005)
@@ -242,7 +242,7 @@ async def wait_until(condition: Callable[[], Any], why: str | Callable[[], str],
 
 
 def collect(pids: Iterable[int]) -> None:
-    """Wait until killed processes are no more; those that came to this process, as a subreaper, are reaped."""
+    """Wait until killed processes have gone; those that this process adopted as a subreaper are reaped."""
     deadline = time.monotonic() + PATIENCE
     for pid in pids:
         while Path(f"/proc/{pid}").exists():
@@ -253,7 +253,7 @@ def collect(pids: Iterable[int]) -> None:
 
 
 def gone(pid: int) -> bool:
-    """Return whether a process is no more; a zombie that somebody else has to reap counts as gone."""
+    """Return whether a process has gone; a zombie that another process must reap counts as gone."""
     return not proc.alive(pid)
 
 
@@ -275,8 +275,8 @@ async def open_rig(
 ) -> AsyncIterator[Rig]:
     """Run executors under `path`; fails when they leave a process, container, directory or group behind.
 
-    `inline` and `venv` are there from the start, the others when a module of theirs is published. `watched`: as on a
-    machine without control groups. `settings` are those of the executors; no spares by default.
+    `inline` and `venv` run from the start, other kinds once a module of theirs is published. `watched` is a machine
+    without control groups. `settings` are for the executors; no spares by default.
     """
     work = path / "work"
     work.mkdir(parents=True)
@@ -338,7 +338,7 @@ def descendants() -> set[int]:
 
 
 def open_fds() -> dict[str, str]:
-    """Return descriptor -> what it is."""
+    """Return the open descriptors with their targets."""
     found = {}
     for entry in os.listdir("/proc/self/fd"):
         try:
@@ -353,9 +353,9 @@ ANYBODY = Principal("tester", frozenset({"admin"}))
 
 @asynccontextmanager
 async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: Any) -> AsyncIterator[Service]:
-    """Run everything but the doors, with its data under `path`. `settings` are those of the executors or the history.
+    """Run the whole runner except its doors, with its data under `path`. `settings` are for executors or history.
 
-    Opened again with the same `path`, it is the next runner.
+    Opened again with the same `path`, this is the next runner.
     """
     own = {field.name for field in attrs.fields(HistorySettings)}
     history = {name: settings.pop(name) for name in own & settings.keys()}
@@ -376,7 +376,7 @@ def inline(name: str, code: str, **fields: Any) -> ModuleSpec:
 
 
 class Watch:
-    """Hears a build that may begin at once."""
+    """Collects the lines of a build, which may begin at once."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

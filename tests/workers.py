@@ -1,4 +1,4 @@
-"""Every kind of worker, for tests that hold all of them to one contract."""
+"""Every kind of worker, for tests of the contract that all kinds keep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORKERS = {
 
 
 def chosen(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return the fields of the parameter of a fixture; what its kind needs of the machine is there then."""
+    """Return the module fields for a fixture parameter, after setting up what the kind needs of the machine."""
     fields: dict[str, Any] = WORKERS[request.param]
     if fields["env"] is Kind.DOCKER:
         request.getfixturevalue("engine")
@@ -36,7 +36,7 @@ def chosen(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 class Flag:
-    """A file that a test makes and a handler waits for, where the handler sees it."""
+    """A file that a test makes and a handler waits for, in a place that the handler sees."""
 
     def __init__(self, rig: Rig, how: dict[str, Any], tmp_path: Path) -> None:
         self.instance = rig.path / "instance" if how["env"] is Kind.DOCKER else None

@@ -60,7 +60,7 @@ class Builds:
         return pool.prepared
 
     async def lock(self, spec: ModuleSpec) -> None:
-        """Resolve the unpinned requirements of a module within its `build_timeout`. Raises as `prepared`, and OSError."""
+        """Resolve a module's unpinned requirements within its `build_timeout`. Raises as `prepared`, and OSError."""
         await build(self.environment.lock, spec, self._places, BuildLog(), lambda _activity: None)
 
     async def _build(self, pool: Pool) -> Prepared:

@@ -114,7 +114,7 @@ class Masker:
         return spans, len(data)
 
     def text(self, text: str) -> str:
-        """Return a whole text without the values, and without the beginning of one at the end if it may have been cut."""
+        """Return a whole text without the values; if it may have been cut, without the beginning of one at its end."""
         reading = Reading(self)
         masked = reading.feed(text.encode("utf-8", "surrogatepass"))
         cut = len(text) >= _CUT and reading.holds >= SHORTEST

@@ -1,9 +1,9 @@
-"""Benchmark: what an execution costs besides its handler: record, followers, the asynchronous path, waiting.
+"""Benchmark: the cost of an execution besides its handler: record, followers, the asynchronous path, waiting.
 
 `python tests/benchmarks/bench_executions.py [--calls 4000] [--waiting 10000] [--rounds 3]`
 
-Record and lease are compared inside this process, call by call in turn; the rest is asked of a real server on loopback
-by this process, which is then the client: one epoll loop over raw sockets, and one websocket.
+Record and lease are compared inside this process, call by call in turn. The other numbers come from a real server on
+loopback, with this process as the client: one epoll loop over raw sockets, and one websocket.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def request(method: str, path: str, token: str, body: bytes = b"") -> bytes:
 
 
 def answers(port: int, asked: bytes, times: int, connections: int) -> float:
-    """Send a request so often over so many connections, one at a time on each; return the seconds that it took."""
+    """Send a request `times` times over some connections, one at a time on each; return the seconds that it took."""
     poll, sockets, buffers = select.epoll(), {}, {}
     for _ in range(connections):
         sock = socket.create_connection(("127.0.0.1", port))
@@ -142,7 +142,7 @@ def ended(port: int, token: str, name: str) -> int:
 
 
 def asynchronous_seconds(port: int, token: str, times: int) -> tuple[float, float]:
-    """Return the seconds until so many asynchronous executions are accepted, and until all of them have ended."""
+    """Return the seconds until `times` asynchronous executions are accepted, and until all of them have ended."""
     before = ended(port, token, "hello")
     order = request("POST", "/executions", token, b'{"module": "hello", "input": %b}' % INPUT)
     began = time.perf_counter()
@@ -172,7 +172,7 @@ async def followed_seconds(port: int, token: str) -> tuple[float, int]:
 
 
 def unfollowed_seconds(port: int, token: str) -> float:
-    """Return the duration of the same execution when nobody follows it."""
+    """Return the duration of the same execution without a follower."""
     asked = ask(port, request("POST", "/modules/execute/prints", token, str(LINES).encode()))
     if asked["stdout"].count("\n") != LINES:
         raise SystemExit(str(asked)[:500])
@@ -181,10 +181,10 @@ def unfollowed_seconds(port: int, token: str) -> float:
 
 
 def waiting_bytes(port: int, pid: int, token: str, number: int, flag: Path) -> tuple[float, float]:
-    """Return by how many bytes the server grows for each execution that waits, and how many are accepted a second."""
+    """Return the memory that each waiting execution takes in the server, in bytes, and executions accepted a second."""
     body = json.dumps({"module": "held", "input": {"flag": str(flag)}}).encode()
     order = request("POST", "/executions", token, body)
-    answers(port, order, 500, 16)  # the first ones fill what is kept in any case
+    answers(port, order, 500, 16)  # the first ones fill the buffers that are kept in any case
     settle(pid)
     before = proc.resident_bytes(pid)
     taken = answers(port, order, number, 16)
@@ -195,7 +195,7 @@ def waiting_bytes(port: int, pid: int, token: str, number: int, flag: Path) -> t
 
 
 def settle(pid: int) -> None:
-    """Wait until the server's memory does not change: the records have gone to the disk."""
+    """Wait until the server's memory does not change: then the records are on the disk."""
     last, same = 0, 0
     for _ in range(150):
         if same >= 5:
@@ -206,7 +206,7 @@ def settle(pid: int) -> None:
 
 
 def measure(calls: int, waiting: int, rounds: int) -> None:
-    """Print the lines."""
+    """Print one line for each measure."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     recorded, bare = trio.run(record_ratio, calls)
     report = Report(__file__)

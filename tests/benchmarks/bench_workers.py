@@ -1,4 +1,4 @@
-"""Benchmark: what a worker costs: frames, forks, starts, builds, large payloads, memory. Ratios within one run."""
+"""Benchmark: the cost of a worker: frames, forks, starts, builds, large payloads, memory. Ratios within one run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def median_ms(work: Callable[[], object], times: int) -> float:
 
 
 def bare_round_trip_ms() -> float:
-    """Return the round trip of 100 bytes to a child over a blocking pipe pair, without anything round it."""
+    """Return the round trip of 100 bytes to a child over a blocking pipe pair, and nothing else."""
     code = "import os\nwhile True:\n    d = os.read(0, 65536)\n    if not d: break\n    os.write(1, d)\n"
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdin=-1, stdout=-1, bufsize=0) as child:
         assert child.stdin is not None
@@ -89,7 +89,7 @@ async def median_call_ms(system: System, name: str, data: bytes, times: int) -> 
 
 
 async def longest_hold_ms(system: System, data: bytes) -> float:
-    """Return for how long one call with a large payload kept the loop from running another task, in milliseconds."""
+    """Return the longest time for which one call with a large payload blocked the loop, in milliseconds."""
     longest = 0.0
     async with trio.open_nursery() as nursery:
 
@@ -102,7 +102,7 @@ async def longest_hold_ms(system: System, data: bytes) -> float:
                 longest, last = max(longest, now - last), now
 
         nursery.start_soon(probe)
-        for _ in range(3):  # the probe must have a time to compare with, before and after
+        for _ in range(3):  # the probe needs a time to compare with, before and after
             await trio.lowlevel.checkpoint()
         await call(system, "warm", data)
         for _ in range(3):
@@ -130,7 +130,7 @@ async def first_call_ms(system: System, name: str) -> float:
     with trio.fail_after(60):
         while not executor.statistics().spares:
             await trio.sleep(0.05)
-    await trio.sleep(0.3)  # the spare has been started, let it come up: that is what it is for
+    await trio.sleep(0.3)  # let the spare come up: that is its purpose
     began = time.perf_counter()
     await call(system, name, b"1")
     return (time.perf_counter() - began) * 1000

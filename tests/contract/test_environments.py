@@ -62,7 +62,7 @@ async def fresh(tmp_path):
 
 @pytest.fixture
 def store(tmp_path):
-    """Lend a store; nothing of it is used at the end."""
+    """Lend a store, and release its environments at the end."""
     store = Store(tmp_path)
     yield store
     store.uses.keep(())
@@ -110,7 +110,7 @@ def _unreachable():
     return False
 
 
-async def test_the_installers_surroundings_are_not_those_of_user_code(tmp_path, monkeypatch):
+async def test_user_code_does_not_get_the_environment_variables_of_the_installer(tmp_path, monkeypatch):
     monkeypatch.setenv("UV_INDEX_URL", "https://user:password@index.invalid")
     async with open_rig(tmp_path / "rig", offline=True) as rig:
         code = "import os\ndef handler(input): return open('/proc/self/environ').read() + str(dict(os.environ))"
@@ -148,7 +148,7 @@ async def test_a_built_environment_is_used_by_the_next_runner(tmp_path):
             assert rig.venv_environment.store.builds == expected
 
 
-async def test_what_cannot_be_resolved_is_said_in_the_installers_words(fresh):
+async def test_a_resolution_failure_has_the_installers_own_lines(fresh):
     requirement = "no-such-package-of-operato==1.0"
     module = await fresh.publish("def handler(input): pass", env=Kind.VENV, requirements=(requirement,))
 
@@ -220,7 +220,7 @@ async def test_a_build_that_is_cut_off_leaves_nothing(fresh, slow_uv, tmp_path, 
     failure = results[0].failure
     assert (failure.kind, failure.field) == (ErrorKind.ENVIRONMENT_FAILED, "build_timeout")
     assert "working on it" in failure.message
-    await fresh.wait_until(lambda: gone(builder), "the installer goes on")
+    await fresh.wait_until(lambda: gone(builder), "the installer is still running")
     await fresh.wait_until(lambda: not _sleepers(), "its helpers go on")
     await fresh.settled(fresh.venv)
     if (fresh.path / "venvs").exists():
@@ -234,7 +234,7 @@ def _sleepers():
 
 
 async def test_closing_during_a_build_leaves_nothing(tmp_path):
-    """The rig and the fixture of all tests check what is left of processes."""
+    """The rig and the fixture of all tests check that no process is left."""
     note, script = tmp_path / "began", tmp_path / "uv"
     script.write_text(SLOW_UV.replace("NOTE", str(note)))
     script.chmod(0o755)
@@ -276,7 +276,7 @@ async def test_a_full_disk_leaves_nothing_half_built_and_can_be_mended(tmp_path)
 
 
 class Quiet:
-    """Hears a build and says nothing; there is always a place."""
+    """Ignores the lines of a build; there is always a place."""
 
     def __call__(self, _line):
         pass
@@ -348,8 +348,8 @@ async def test_a_directory_without_its_manifest_is_no_environment(store, tmp_pat
     assert [p.name for p in path.iterdir()] == [MANIFEST]
 
 
-async def test_what_killed_runners_left_is_removed(store, tmp_path):
-    """Their process id may never come again."""
+async def test_directories_of_killed_runners_are_removed(store, tmp_path):
+    """Their process ids may never be used again."""
     left = tmp_path / ".tmp" / "k.999999999"
     left.mkdir(parents=True)
     foreign = tmp_path / ".tmp" / "other.999999999"
@@ -363,7 +363,7 @@ async def test_what_killed_runners_left_is_removed(store, tmp_path):
     assert foreign.exists(), "the lock of that key is not held"
 
 
-async def test_a_build_of_another_process_is_waited_for(store, tmp_path):
+async def test_a_build_waits_for_the_same_build_of_another_process(store, tmp_path):
     lines = []
 
     async def build(to):
@@ -378,7 +378,7 @@ async def test_a_build_of_another_process_is_waited_for(store, tmp_path):
         assert lines == ["another process is building this environment"]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store.get, "k", {}, build, lines.append)
-            await wait_until(lambda: len(lines) == 2, "nobody waits")
+            await wait_until(lambda: len(lines) == 2, "no build waits")
             (tmp_path / "k").mkdir()
             (tmp_path / "k" / MANIFEST).write_text("{}")
             fcntl.flock(lock, fcntl.LOCK_UN)
@@ -433,7 +433,7 @@ async def test_the_channel_of_a_guest_that_ended(table):
 
 
 async def test_signals_go_to_the_guest_only_while_it_lives(table, monkeypatch):
-    """Its number may belong to somebody else when it has been reaped."""
+    """Once it is reaped, its process id may belong to another process."""
     guest = table.spawn([sys.executable, "-S", "-c", "pass"], base_environment())
     with trio.fail_after(PATIENCE):
         await guest.wait_ended()
@@ -449,7 +449,7 @@ async def test_signals_go_to_the_guest_only_while_it_lives(table, monkeypatch):
     guest.close()
 
 
-async def test_a_tool_that_is_cancelled_is_gone_with_all_it_started(table, tmp_path):
+async def test_a_cancelled_tool_is_gone_with_all_its_processes(table, tmp_path):
     note = tmp_path / "pid"
     script = f"setsid sleep 600 & sleep 600 & echo $! > {note}.tmp; mv {note}.tmp {note}; wait"
     async with trio.open_nursery() as nursery:
@@ -479,7 +479,7 @@ async def test_lines_of_a_tool(table):
     assert [line for line in lines if line] == ["one", "two", "é", "last"]
 
 
-async def test_the_sweep_spares_what_the_runner_itself_started(table):
+async def test_the_sweep_spares_processes_of_the_runner_itself(table):
     """A trusted handler in the runner's process may start helpers."""
     mine = subprocess.Popen(["sleep", "600"])
     try:

@@ -1,4 +1,4 @@
-"""Contract: what an executor owes its callers with real workers: reuse, limits, reasons, back-off, nothing left."""
+"""Contract: an executor with real workers: reuse, limits, waiting reasons, back-off, nothing left behind."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def handler(input):
     return os.getpid()
 """
 )
-"""Runs until the file exists."""
+"""Runs until the test makes the file."""
 
 
 @attrs.define
 class Held:
-    """Calls that run until they are let go."""
+    """Calls that run until `let_go`."""
 
     rig: object
     module: object
@@ -69,7 +69,7 @@ async def hold(rig, tmp_path):
 
 @attrs.define
 class Breaking:
-    """An environment in front of a real one, that counts and fails when told to."""
+    """A wrapper of a real environment that counts, and fails on demand."""
 
     inner: object
     prepared: int = 0
@@ -126,7 +126,7 @@ async def test_exit_handlers_run_when_a_worker_is_retired(rig, tmp_path):
     await rig.wait_until(note.exists, "the exit handler did not run")
 
 
-async def test_a_worker_that_does_not_want_to_retire_is_killed(rig):
+async def test_a_worker_that_refuses_to_retire_is_killed(rig):
     code = "import atexit, time\natexit.register(time.sleep, 600)\ndef handler(input): pass"
     ran = await rig.run(code, workers=WorkersPolicy(max_calls=1))
 
@@ -220,7 +220,7 @@ async def _collect(rig, held, pids):
 
 
 async def test_a_listener_that_fails_ends_the_handler(rig):
-    """The error is ours, and the worker that is in mid-call must not be used again."""
+    """The error is the runner's own; the worker, which is in mid-call, must not be used again."""
     module = await rig.publish("import time\ndef handler(input):\n    yield 1\n    time.sleep(600)")
 
     def fail(_event):
@@ -244,7 +244,7 @@ async def test_a_new_version_beside_the_old_one(rig, hold):
         held.let_go()
 
     old = held.results[0]
-    assert old.value == old.pid, "the old one was not left to end"
+    assert old.value == old.pid, "the running call was cut off"
     await rig.settled()
     assert gone(old.pid)
     assert (await rig.call(new)).value == "new"
@@ -266,7 +266,7 @@ async def test_the_same_version_again_keeps_its_workers(rig):
 
 
 async def test_a_late_caller_of_an_old_version_leaves_no_worker(rig):
-    """It was retried, say: its module was replaced while it slept."""
+    """Its module was replaced while it slept before a retry, for example."""
     old = await rig.publish(ECHO, workers=WorkersPolicy(min=1))
     await rig.publish(ECHO + "  # v2")
     await rig.wait_until(lambda: old.digest not in rig.inline._scheduler.pools, "the pool is kept")
@@ -351,7 +351,7 @@ async def test_a_full_waiting_room_answers_at_once(tmp_path):
             await held.start(nursery)
             nursery.start_soon(held._call)
             nursery.start_soon(held._call)
-            await rig.wait_until(lambda: rig.inline.statistics().waiting == 2, "nobody waits")
+            await rig.wait_until(lambda: rig.inline.statistics().waiting == 2, "no caller waits")
             with trio.fail_after(1):
                 failure = (await rig.call(module, str(flag))).failure
             held.let_go()
@@ -361,7 +361,7 @@ async def test_a_full_waiting_room_answers_at_once(tmp_path):
         assert [ran.value for ran in held.results] == [held.results[0].pid] * 3
 
 
-async def test_what_a_caller_waits_for_is_told_while_it_starts(tmp_path):
+async def test_a_caller_gets_its_waiting_reasons_during_a_start(tmp_path):
     go = trio.Event()
     async with open_rig(tmp_path / "rig", inline=lambda real: Breaking(real, wait=go.wait)) as rig:
         module = await rig.publish(ECHO)
@@ -379,7 +379,7 @@ async def test_what_a_caller_waits_for_is_told_while_it_starts(tmp_path):
         assert told[-2:] == ["starting worker", "importing module"]
 
 
-async def test_closing_answers_those_who_wait(tmp_path):
+async def test_closing_answers_waiting_callers(tmp_path):
     kinds = []
     async with open_rig(tmp_path / "rig") as rig:
         module = await rig.publish(HOLD, concurrency=1)
@@ -387,7 +387,7 @@ async def test_closing_answers_those_who_wait(tmp_path):
         async with trio.open_nursery() as nursery:
             await held.start(nursery)
             nursery.start_soon(held._call)
-            await rig.wait_until(lambda: rig.inline.statistics().waiting, "nobody waits")
+            await rig.wait_until(lambda: rig.inline.statistics().waiting, "no caller waits")
             rig.inline.close()
             kinds.append((await rig.call(module, str(held.flag))).kind)
             held.let_go()
@@ -429,7 +429,7 @@ async def test_the_pause_grows(rig):
     assert (await rig.call(module)).failure.retry_after > first
 
 
-async def test_many_callers_of_what_cannot_be_loaded_get_few_starts(rig):
+async def test_many_callers_of_a_broken_module_get_few_starts(rig):
     module = await rig.publish("1 / 0", concurrency=4)
     kinds = []
 
@@ -444,7 +444,7 @@ async def test_many_callers_of_what_cannot_be_loaded_get_few_starts(rig):
     assert rig.inline.statistics().started <= 4
 
 
-async def test_many_callers_of_what_cannot_be_built_get_one_build(tmp_path):
+async def test_many_callers_of_a_broken_environment_get_one_build(tmp_path):
     async with open_rig(tmp_path / "rig", inline=Breaking) as rig:
         rig.inline.environment.trouble = error(ErrorKind.ENVIRONMENT_FAILED, "no such package")
         module = await rig.publish(ECHO)
@@ -463,7 +463,7 @@ async def test_many_callers_of_what_cannot_be_built_get_one_build(tmp_path):
         assert rig.inline.statistics().started == 0
 
 
-async def test_a_build_that_fails_when_published_is_told_to_the_first_call(tmp_path):
+async def test_the_first_call_gets_the_failure_of_the_build_at_publication(tmp_path):
     async with open_rig(tmp_path / "rig", inline=Breaking) as rig:
         rig.inline.environment.trouble = error(ErrorKind.ENVIRONMENT_FAILED, "no such package")
         module = await rig.publish(ECHO)
@@ -478,8 +478,8 @@ async def test_a_build_that_fails_when_published_is_told_to_the_first_call(tmp_p
         assert (await rig.call(module, 1)).value[1] == 1
 
 
-async def test_callers_behind_a_failed_start_are_served_by_the_workers_there_are(rig, tmp_path):
-    """A second worker cannot be started; the first one serves everybody."""
+async def test_callers_behind_a_failed_start_are_served_by_existing_workers(rig, tmp_path):
+    """A second worker cannot be started; the first one serves all callers."""
     once = tmp_path / "once"
     code = f"import os\nos.mkdir({str(once)!r})\n" + HOLD
     module = await rig.publish(code, concurrency=2)
@@ -488,7 +488,7 @@ async def test_callers_behind_a_failed_start_are_served_by_the_workers_there_are
         await held.start(nursery)
         for _ in range(3):
             nursery.start_soon(held._call)
-        await rig.wait_until(lambda: len(held.results) == 1, "the failed start was not told")
+        await rig.wait_until(lambda: len(held.results) == 1, "the failed start reached no caller")
         held.let_go()
 
     assert held.results[0].kind is ErrorKind.LOAD_FAILED
@@ -507,7 +507,7 @@ async def test_a_worker_that_cannot_be_started(tmp_path):
     assert "/no/such/python" in failure.message
 
 
-async def test_a_bug_in_an_environment_is_internal_and_stays_ours(tmp_path):
+async def test_a_bug_in_an_environment_is_an_internal_error(tmp_path):
     async with open_rig(tmp_path / "rig", inline=lambda real: Breaking(real, trouble=None)) as rig:
         module = await rig.publish(ECHO)
         await rig.wait_until(lambda: rig.inline._scheduler.pools[module.digest].prepared, "not prepared")
@@ -531,7 +531,7 @@ async def test_a_build_that_takes_too_long(tmp_path):
 
 
 async def test_cancel_at_every_await(rig, tmp_path):
-    """Every checkpoint of a first call, a warm call and a call that leaves a process is the last one once."""
+    """A first call, a warm call and a call that leaves a process are cancelled at each of their checkpoints."""
     code = """
     import subprocess, sys
     def handler(input):
@@ -552,7 +552,7 @@ async def test_cancel_at_every_await(rig, tmp_path):
 
 
 async def _cancelled_after(rig, module, checkpoints):
-    """Call, and cancel when this task has been scheduled that often; return whether the call ended before."""
+    """Call, and cancel after this many steps of the task; return whether the call ended before that."""
     ended = False
     started = trio.lowlevel.current_task()
 
@@ -586,14 +586,14 @@ async def _cancelled_after(rig, module, checkpoints):
         trio.lowlevel.remove_instrument(counting)
     now = rig.inline.statistics()
     assert (now.busy, now.waiting) == (0, 0)
-    await wait_until(lambda: not rig.inline.statistics().starting, "a start goes on for ever")
+    await wait_until(lambda: not rig.inline.statistics().starting, "a start does not end")
     sleepers = [pid for pid in proc.descendants(os.getpid()) if proc.name(pid) == "sleep" and proc.alive(pid)]
     assert sleepers == []
     return ended
 
 
 async def test_a_caller_that_goes_away_during_the_build(tmp_path):
-    """The build is for everybody: it goes on, once, and the next caller has its worker."""
+    """The build is shared: it continues, once, and the next caller gets a worker."""
     go = trio.Event()
     async with open_rig(tmp_path / "rig", inline=lambda real: Breaking(real, wait=go.wait)) as rig:
         module = await rig.publish(ECHO)
@@ -608,7 +608,7 @@ async def test_a_caller_that_goes_away_during_the_build(tmp_path):
 
 
 async def test_closing_during_a_start_leaves_nothing(tmp_path):
-    """The rig itself checks what is left."""
+    """The rig itself checks that nothing is left."""
     async with open_rig(tmp_path / "rig") as rig:
         module = await rig.publish("while True: pass")
         async with trio.open_nursery() as nursery:
@@ -631,7 +631,7 @@ async def test_a_lease_without_a_call_gives_the_worker_back(rig):
     assert (await rig.call(module)).pid == worker.guest.pid
 
 
-async def test_retries_of_one_worker_say_their_attempt(rig):
+async def test_each_call_of_a_worker_gets_its_attempt(rig):
     module = await rig.publish("def handler(input, context): return context.attempt")
     async with rig.inline.lease(module, Phases()) as worker:
         for attempt in (1, 2):
@@ -640,7 +640,7 @@ async def test_retries_of_one_worker_say_their_attempt(rig):
             assert outcome.result == b"%d" % attempt
 
 
-async def test_phases_say_where_the_time_went(rig, hold):
+async def test_phases_have_the_times_of_the_start_and_the_queue(rig, hold):
     code = "import time\ntime.sleep(0.1)\ndef handler(input): pass"
     ran = await rig.run(code)
     assert ran.phases.load >= 0.1
@@ -651,7 +651,7 @@ async def test_phases_say_where_the_time_went(rig, hold):
     async with trio.open_nursery() as nursery:
         await held.start(nursery)
         nursery.start_soon(held._call)
-        await rig.wait_until(lambda: rig.inline.statistics().waiting, "nobody waits")
+        await rig.wait_until(lambda: rig.inline.statistics().waiting, "no caller waits")
         await trio.sleep(0.1)
         held.let_go()
     assert held.results[1].phases.queue >= 0.1
@@ -659,7 +659,7 @@ async def test_phases_say_where_the_time_went(rig, hold):
 
 
 async def test_cpus(rig):
-    """Held by a control group or by affinity: a worker is told, and an impossible wish harms nobody."""
+    """A control group or the affinity enforces it."""
     if rig.limits.enforcement.cpus == "affinity":
         code = "import os\ndef handler(input): return len(os.sched_getaffinity(0))"
         assert (await rig.run(code, cpus=1.0)).value == 1

@@ -116,7 +116,7 @@ async def test_executions_of_a_module_run_in_order_and_say_what_they_wait_for(se
     assert [each.started_at for each in done] == sorted(each.started_at for each in done)
 
 
-async def test_what_was_accepted_waits_for_a_disk_that_is_full(service, monkeypatch):
+async def test_an_accepted_execution_waits_while_the_disk_is_full(service, monkeypatch):
     journal = type(service.history._archive.journal)
     real, refused = journal.append, []
 
@@ -134,7 +134,7 @@ async def test_what_was_accepted_waits_for_a_disk_that_is_full(service, monkeypa
     assert (done.status, done.attempts) == (Status.SUCCEEDED, 1)
 
 
-async def test_what_waits_for_its_next_attempt_lets_others_of_its_module_go_first(tmp_path):
+async def test_others_of_its_module_run_while_one_waits_for_its_next_attempt(tmp_path):
     slow = RetryPolicy(attempts=2, backoff=Backoff(initial=3600, max=3600, jitter=0.0), on=(ErrorKind.HANDLER_ERROR,))
     picky = inline("picky", "def handler(input): return 1 / input", concurrency=1, retry=slow)
     async with open_service(tmp_path, [picky]) as service:
@@ -164,7 +164,7 @@ async def test_a_full_queue_refuses(tmp_path):
         assert calm(service)
 
 
-async def test_what_is_wrong_is_not_accepted(service):
+async def test_an_invalid_call_is_not_accepted(service):
     for name, data, kind in (
         ("nothing", b"1", ErrorKind.NOT_FOUND),
         ("echo", b"{", ErrorKind.BAD_INPUT),
@@ -311,7 +311,7 @@ async def test_the_caller_can_only_shorten(service):
 # -- attempts --------------------------------------------------------------------------------------------------------
 
 
-async def test_attempts_are_recorded_and_the_output_is_that_of_the_last(tmp_path):
+async def test_attempts_are_recorded_and_the_output_is_of_the_last(tmp_path):
     code = """
     def handler(input, context):
         print("attempt", context.attempt)
@@ -342,12 +342,12 @@ async def test_attempts_have_an_end(tmp_path):
 
 
 async def test_a_worker_that_is_gone_before_the_call_reached_it_is_no_attempt(service):
-    """It died idle, and nobody has noticed yet: the call runs on another one, although the policy says one attempt."""
+    """It died idle and unnoticed: the call runs on another worker, although the policy allows one attempt."""
     first = await service.execute(ANYBODY, "echo", b"1")
     executor = service.executors["inline"]
     pool = next(pool for pool in executor._scheduler.pools.values() if pool.idle)
     worker = pool.idle[0]
-    os.kill(worker.guest.pid, signal.SIGSTOP)  # alive as far as anybody can see, but it reads nothing
+    os.kill(worker.guest.pid, signal.SIGSTOP)  # it looks alive, but reads nothing
     done = []
 
     async def call():
@@ -363,7 +363,7 @@ async def test_a_worker_that_is_gone_before_the_call_reached_it_is_no_attempt(se
 
 
 async def test_a_start_that_failed_is_tried_again(tmp_path):
-    """The first import kills its interpreter; nothing that the module said, so the caller does not hear of it."""
+    """The first import kills its interpreter without a report of the module, so the caller does not see it."""
     flag = tmp_path / "flag"
     code = f"""
     import os
@@ -377,7 +377,7 @@ async def test_a_start_that_failed_is_tried_again(tmp_path):
     assert (done.result, done.attempts) == (b"1", 1)
 
 
-async def test_what_a_success_left_behind_is_in_its_record(tmp_path):
+async def test_processes_killed_after_a_success_are_recorded(tmp_path):
     code = "import subprocess\ndef handler(input): return subprocess.Popen(['sleep', '600']).pid"
     async with open_service(tmp_path, [inline("m", code)]) as service:
         done = await service.execute(ANYBODY, "m", b"null")
@@ -396,7 +396,7 @@ async def test_peak_memory_is_measured_for_each_call(tmp_path):
 
 
 async def test_cancelled_while_a_worker_is_handed_over_it_does_not_run(tmp_path):
-    """Who cancels between the handover of a worker and the begin of the call meets neither a wait nor a call."""
+    """Between the handover of a worker and the begin of the call, a cancel finds neither a wait nor a call."""
     path = tmp_path / "calls"
     code = "def handler(input):\n    open(input, 'a').close()"
     async with open_service(tmp_path, [inline("m", code)]) as service:
@@ -471,7 +471,7 @@ async def test_a_key_belongs_to_a_caller_and_a_module(service, tmp_path):
     assert (first.result, other.result) == (b"1", b"2")
 
 
-async def test_a_keyed_call_goes_on_when_its_caller_goes_away(tmp_path):
+async def test_a_keyed_call_continues_when_its_caller_goes_away(tmp_path):
     path = tmp_path / "calls"
     data = json.dumps({"path": str(path)}).encode()
     async with open_service(tmp_path, [COUNT]) as service:
@@ -504,13 +504,13 @@ async def test_a_keyed_call_that_never_began_frees_its_key(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\nb"])
-async def test_what_is_no_key(service, key):
+async def test_an_invalid_key(service, key):
     with pytest.raises(RunnerError) as caught:
         await service.execute(ANYBODY, "echo", b"1", key=key)
     assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "Idempotency-Key")
 
 
-# -- who may ---------------------------------------------------------------------------------------------------------
+# -- permissions ------------------------------------------------------------------------------------------------------
 
 
 async def test_scopes_and_modules_of_the_token(service):
@@ -568,10 +568,10 @@ async def test_live_and_replayed_events_are_the_same(tmp_path):
         line = next(e.seq for e in live if isinstance(e, OutputEvent) and f"line {number}\n" in e.text)
         told = next(e.seq for e in live if isinstance(e, ProgressEvent) and e.done == number)
         item = next(e.seq for e in live if isinstance(e, ItemEvent) and bytes(e.value) == b"%d" % number)
-        assert line < told < item, "what was said first comes first"
+        assert line < told < item, "events come in the order in which the handler made them"
 
 
-async def test_items_larger_than_what_is_kept_reach_who_keeps_up(tmp_path):
+async def test_items_larger_than_the_bound_reach_a_reader_that_keeps_up(tmp_path):
     code = "def handler(input):\n    for i in range(5):\n        yield 'x' * 300_000"
     async with open_service(tmp_path, [inline("m", code)], kept_output_bytes=1000) as service:
         _, follower = service.begin(ANYBODY, "m", b"null")
@@ -584,7 +584,7 @@ async def test_items_larger_than_what_is_kept_reach_who_keeps_up(tmp_path):
 # -- the next runner -------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_queued_runs_in_the_next_runner(tmp_path):
+async def test_queued_executions_run_in_the_next_runner(tmp_path):
     flag = tmp_path / "go"
     async with open_service(tmp_path, [HELD, ECHO]) as service:
         first = (await service.submit(ANYBODY, "held", json.dumps(str(flag)).encode())).id
@@ -604,8 +604,8 @@ async def test_what_is_queued_runs_in_the_next_runner(tmp_path):
     assert again.id == names[0]
 
 
-async def test_what_runs_when_everything_is_cancelled_is_recorded_at_once(tmp_path):
-    """As a second signal does: nobody has drained, and the history is closed behind the executions all the same."""
+async def test_running_executions_are_recorded_when_everything_is_cancelled(tmp_path):
+    """A second signal does this: without a drain, the history is still closed after the executions."""
     code = """
     import time
     def handler(input):
@@ -630,7 +630,7 @@ async def test_what_runs_when_everything_is_cancelled_is_recorded_at_once(tmp_pa
     assert text_of(decode_all(found.events), None) == "begun\n"
 
 
-async def test_what_was_cut_off_runs_again_where_its_policy_says_so(tmp_path):
+async def test_an_execution_that_was_cut_off_runs_again_if_its_policy_retries_it(tmp_path):
     flag = tmp_path / "go"
     policy = RetryPolicy(attempts=2, on=(ErrorKind.LOST,))
     held = inline("held", HELD.code, concurrency=1, retry=policy)
@@ -647,7 +647,7 @@ async def test_what_was_cut_off_runs_again_where_its_policy_says_so(tmp_path):
     assert numbers == sorted(set(numbers))
 
 
-async def test_what_is_put_off_between_attempts_has_each_once(tmp_path):
+async def test_an_execution_put_off_between_attempts_records_each_attempt_once(tmp_path):
     code = """
     import os
     def handler(input, context):
@@ -668,12 +668,12 @@ async def test_what_is_put_off_between_attempts_has_each_once(tmp_path):
 
     assert (done.result, done.attempts) == (b"2", 2)
     assert [(a.number, a.failure.kind) for a in done.failed_attempts] == [(1, ErrorKind.HANDLER_ERROR)]
-    assert isinstance(seen[-1], StatusEvent), "what goes on has no end yet"
+    assert isinstance(seen[-1], StatusEvent), "an execution that was handed over has no end yet"
     assert "next one" in seen[-1].reason
     assert not follower.ended
 
 
-async def test_who_may_not_read_is_not_shown_what_a_cancelled_execution_was_given(service):
+async def test_without_permission_to_read_a_cancel_shows_neither_input_nor_result(service):
     from runner.auth.tokens import Principal  # noqa: PLC0415
 
     done = await service.execute(ANYBODY, "echo", b'"secret"')
@@ -694,7 +694,7 @@ async def test_a_wait_for_a_turn_is_time_in_the_queue(service, tmp_path):
 
 
 async def test_a_record_that_does_not_reach_the_disk_is_not_accepted_later(tmp_path, monkeypatch):
-    """With `durability: disk` it is in the journal when the wait for the disk fails."""
+    """With `durability: disk` the record is in the journal when the wait for the disk fails."""
     from actors.history import history  # noqa: PLC0415
 
     async with open_service(tmp_path, [ECHO], durability="disk") as service:
@@ -712,8 +712,8 @@ async def _never_reaches(_history):
     raise RunnerError(Failure(ErrorKind.UNAVAILABLE, "the database took more than 30 seconds"))
 
 
-async def test_what_waits_for_its_next_attempt_has_it_in_the_next_runner(tmp_path):
-    """Its policy does not speak of `lost`, and need not: nothing ran that could be."""
+async def test_the_next_attempt_is_made_in_the_next_runner(tmp_path):
+    """Its policy does not retry `lost`, and need not: nothing was running that could be lost."""
     flag = tmp_path / "go"
     policy = RetryPolicy(attempts=3, backoff=Backoff(initial=600.0, max=600.0), on=(ErrorKind.HANDLER_ERROR,))
     code = "def handler(input):\n    print('begun')\n    return open(input).read()"
@@ -736,7 +736,7 @@ async def test_what_waits_for_its_next_attempt_has_it_in_the_next_runner(tmp_pat
     assert [a.failure.kind for a in done.failed_attempts] == [ErrorKind.HANDLER_ERROR]
 
 
-async def test_a_module_that_was_removed_ends_what_waits_for_it(tmp_path):
+async def test_queued_executions_of_a_removed_module_end(tmp_path):
     async with open_service(tmp_path, [HELD]) as service:
         first = (await service.submit(ANYBODY, "held", b'"/nowhere"')).id
         await printed(service, first)
@@ -749,10 +749,10 @@ async def test_a_module_that_was_removed_ends_what_waits_for_it(tmp_path):
 
     assert (found.status, found.failure.kind) == (Status.FAILED, ErrorKind.NOT_FOUND)
     assert "removed" in found.failure.message
-    assert isinstance(told[-1], ErrorEvent), "who has read the events of the last runner hears of the end"
+    assert isinstance(told[-1], ErrorEvent), "a reader of the last runner's events gets the end"
 
 
-async def test_a_new_version_runs_what_was_queued_for_the_old_one(tmp_path):
+async def test_a_new_version_runs_executions_queued_for_the_old_one(tmp_path):
     async with open_service(tmp_path, [HELD]) as service:
         first = (await service.submit(ANYBODY, "held", b'"/nowhere"')).id
         await printed(service, first)
@@ -766,7 +766,7 @@ async def test_a_new_version_runs_what_was_queued_for_the_old_one(tmp_path):
 
 
 async def test_cancelled_at_every_await_nothing_is_left(tmp_path):
-    """A caller that goes away at any moment leaves no execution, no worker in use and no waiting place."""
+    """A caller that goes away at any moment leaves no execution, no busy worker and no waiting caller."""
     module = inline("m", "def handler(input): print('x'); return input", workers=WorkersPolicy(max_calls=1))
     async with open_service(tmp_path, [module]) as service:
         for step in range(40):
@@ -774,7 +774,10 @@ async def test_cancelled_at_every_await_nothing_is_left(tmp_path):
                 await service.execute(ANYBODY, "m", b"1")
             assert calm(service)
         executor = service.executors["inline"]
-        await wait_until(lambda: not (executor.statistics().busy or executor.statistics().waiting), "something is held")
+        await wait_until(
+            lambda: not (executor.statistics().busy or executor.statistics().waiting),
+            "a worker or a place is still taken",
+        )
         assert (await service.execute(ANYBODY, "m", b"2")).result == b"2"
 
 

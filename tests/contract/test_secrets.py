@@ -1,4 +1,4 @@
-"""Contract: what every kind of worker does with secrets: given to the handler, masked in what it says, never kept."""
+"""Contract: secrets in every kind of worker: the handler gets them, its output is masked, the runner stores none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECRETS = {"TOKEN": Secret(env="TEST_TOKEN"), "KEY": Secret(env="TEST_KEY")}
 
 @pytest.fixture
 async def rig(tmp_path, venvs, images, condas):
-    """Return executors whose secrets are those of this test."""
+    """Return executors with the secrets of this test."""
     values = partial(secret_values, environ={"TEST_TOKEN": VALUE, "TEST_KEY": LINES})
     async with open_rig(tmp_path / "rig", venvs=venvs, images=images, condas=condas, secrets=values) as opened:
         yield opened
@@ -43,7 +43,7 @@ def run(rig, how):
     return partial(rig.run, **{"secrets": SECRETS, **how})
 
 
-# -- what a handler has ------------------------------------------------------------------------------------------------
+# -- values for the handler -------------------------------------------------------------------------------------------
 
 
 async def test_the_handler_has_the_values_beside_its_variables(run):
@@ -58,16 +58,16 @@ async def test_the_handler_has_the_values_beside_its_variables(run):
     assert ran.value == [VALUE, LINES, "x", []], "a result is an answer, and is not altered"
 
 
-# -- what is masked ----------------------------------------------------------------------------------------------------
+# -- masking ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def patient(monkeypatch):
-    """Hold back what may be the beginning of a value for as long as it takes on a busy machine."""
+    """Hold back a possible beginning of a value for long enough on a busy machine."""
     monkeypatch.setattr(masking, "HOLD_SECONDS", PATIENCE)
 
 
-async def test_both_streams_however_a_value_is_written(run, patient):
+async def test_both_streams_in_every_form_of_a_value(run, patient):
     code = """
     import os, subprocess, sys, time
     def handler(input):
@@ -92,7 +92,7 @@ async def test_both_streams_however_a_value_is_written(run, patient):
 
 
 async def test_a_value_that_lies_across_reads_of_much_output(run, patient):
-    """A pipe holds 64 KiB, so that some of the values are cut by its end."""
+    """A pipe holds 64 KiB, so that its end cuts some of the values."""
     code = """
     import os, sys
     def handler(input):
@@ -110,7 +110,7 @@ async def test_the_beginning_of_a_value_is_there_at_the_end(run):
     assert ran.stdout == "hunter2-"
 
 
-async def test_errors_tracebacks_and_what_cannot_be_said(run):
+async def test_errors_tracebacks_and_bad_output(run):
     failed = await run(
         'def handler(input):\n    import os\n    raise type(os.environ["TOKEN"], (ValueError,), {})(dict(os.environ))'
     )
@@ -180,8 +180,8 @@ async def test_a_call_that_is_cut_off(run):
     assert ran.stdout == "so far " + VALUE[:9]
 
 
-async def test_what_is_printed_is_seen_at_once(rig, how, tmp_path):
-    """Also what may be the beginning of a value, when nothing follows."""
+async def test_output_is_readable_at_once(rig, how, tmp_path):
+    """Including a possible beginning of a value, when no output follows."""
     flag = Flag(rig, how, tmp_path)
     code = WAIT_FOR + "def handler(input):\n    print('hunt', end='', flush=True)\n    wait_for(input)"
     module = await rig.publish(code, secrets=SECRETS, **how)
@@ -211,7 +211,7 @@ async def test_a_module_without_secrets_has_nothing_before_its_log(rig, how):
     assert [worker.masked for worker in workers] == [None]
 
 
-# -- when they are looked up -------------------------------------------------------------------------------------------
+# -- look-up ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ async def test_a_file_that_is_gone_when_a_worker_starts(rig, how, file):
     assert rig.executors[how["env"]].statistics().started == 0, "no worker was started in vain"
 
 
-async def test_a_start_that_is_tried_again_has_what_is_there_by_then(rig, file):
+async def test_a_second_start_reads_the_file_again(rig, file):
     module = await rig.publish(TELL, secrets={"TOKEN": Secret(file=file)})
     file.unlink()
     assert (await rig.call(module)).kind is ErrorKind.UNAVAILABLE
@@ -269,7 +269,7 @@ async def test_a_start_that_is_tried_again_has_what_is_there_by_then(rig, file):
 
 
 async def test_cancelling_does_not_wait_for_a_place_that_does_not_answer(rig, tmp_path):
-    """Such as a file on a network that is away."""
+    """Such as a file on a network that does not answer."""
     go = trio.Event()
     token = trio.lowlevel.current_trio_token()
     module = await rig.publish(TELL, secrets={"TOKEN": Secret(env="TEST_TOKEN")})

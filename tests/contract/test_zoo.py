@@ -1,4 +1,4 @@
-"""Contract: handlers that leave processes, stop themselves, close what is not theirs. Each is a real complaint."""
+"""Contract: handlers that leave processes, stop themselves, close descriptors. Each case is a real complaint."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from actors.events import EventLog
 from config.modules.policies import WorkersPolicy
 from environments import proc
 from protocol.errors import ErrorKind
+from protocol.events import text_of
 from protocol.model import Isolation, Kind, Stream
 from tests import engines
 from tests.support import PATIENCE, WAIT_FOR, gone, open_rig, wait_until
@@ -33,7 +34,7 @@ def served(request):
 
 @pytest.fixture(params=KEPT)
 def kept(request):
-    """Return the same, for tests in which it is the same whether calls are forked."""
+    """Return such fields for tests in which forked calls make no difference."""
     return chosen(request)
 
 
@@ -106,7 +107,7 @@ def handler(input):
 
 
 @pytest.mark.parametrize("case", LEAVERS)
-async def test_what_a_handler_leaves_is_gone_when_it_has_ended(rig, case, served):
+async def test_processes_that_a_handler_leaves_are_gone_at_its_end(rig, case, served):
     module = await rig.publish(LIVING + LEAVERS[case], **served)
 
     ran = await rig.call(module)
@@ -121,8 +122,8 @@ async def test_what_a_handler_leaves_is_gone_when_it_has_ended(rig, case, served
 
 @pytest.mark.parametrize("end", ["os._exit(1)", "time.sleep(600)", "os.kill(os.getpid(), 9)"], ids=["exit", "timeout", "kill"])  # fmt: skip  # noqa: E501
 @pytest.mark.parametrize("case", ["Popen", "new session that holds the pipes", "double fork", "daemon"])
-async def test_what_is_left_by_a_handler_that_dies(rig, case, end, kept):
-    """Dead workers are nobody's parent: what they leave comes to the runner or the relay, which kills it."""
+async def test_processes_left_by_a_handler_that_dies(rig, case, end, kept):
+    """The children of a dead worker are adopted by the runner or the relay, which kills them."""
     code = LIVING + LEAVERS[case].replace("def handler", "def leave")
     code += f"\ndef handler(input):\n    print(leave(input), flush=True)\n    {end}\n"
 
@@ -140,7 +141,7 @@ async def test_what_is_left_by_a_handler_that_dies(rig, case, end, kept):
         assert [int(line.split()[0]) for line in ran.killed] == [left]
 
 
-async def test_what_a_cancelled_call_leaves_is_gone_before_the_cancel_goes_on(rig, kept):
+async def test_processes_of_a_cancelled_call_are_gone_before_cancelled_is_raised(rig, kept):
     code = LIVING + LEAVERS["daemon"].replace("def handler", "def leave")
     code += "\ndef handler(input):\n    print(leave(input), flush=True)\n    time.sleep(600)\n"
     module = await rig.publish(code, **kept)
@@ -155,11 +156,11 @@ async def test_what_a_cancelled_call_leaves_is_gone_before_the_cancel_goes_on(ri
         await rig.wait_until(lambda: log.printed, "the handler did not begin")
         nursery.cancel_scope.cancel()
 
-    pid = int(log.text(Stream.STDOUT))
+    pid = int(text_of(log.kept(), Stream.STDOUT))
     assert gone(pid) if names[0].isdigit() else engines.gone(names[0], pid)
 
 
-async def test_what_a_module_leaves_that_cannot_be_loaded(rig, tmp_path):
+async def test_processes_left_by_a_module_that_cannot_be_loaded(rig, tmp_path):
     note = tmp_path / "pid"
     code = LIVING + f"say({str(note)!r}, subprocess.Popen(SLEEP, start_new_session=True).pid)\n1 / 0\n"
 
@@ -201,7 +202,7 @@ async def test_a_fork_in_which_both_return(rig, served):
         assert (await rig.call(module, i)).value == [False, i]
 
 
-async def test_a_fork_in_a_generator_in_which_both_go_on(rig, served):
+async def test_a_fork_in_a_generator_in_which_both_continue(rig, served):
     code = """
     import os
     def handler(input, context):
@@ -238,7 +239,7 @@ async def test_everything_is_closed(rig, served):
     assert (await rig.call(module, 0)).value == "fine"
 
 
-async def test_everything_is_closed_and_the_handler_goes_on(rig, kept):
+async def test_everything_is_closed_and_the_handler_continues(rig, kept):
     ran = await rig.run(
         "import os, time\ndef handler(input):\n    os.closerange(0, 65536)\n    time.sleep(600)", **kept
     )
@@ -279,7 +280,7 @@ async def test_a_group_that_kills_itself(rig, kept):
 
 
 async def test_silence_then_a_result(rig, tmp_path):
-    """Nothing is read for a while; whoever watches for signs of life must not end it."""
+    """A silent handler must not be taken for a dead one."""
     flag = tmp_path / "go"
     module = await rig.publish(WAIT_FOR + "def handler(input):\n    wait_for(input)\n    return 'late'")
     results = []
@@ -318,7 +319,7 @@ async def test_an_endless_printer_left_behind(rig, kept):
 
 
 class Limiting:
-    """A rig whose modules are all of one kind."""
+    """A rig for modules of one kind."""
 
     def __init__(self, rig, env):
         self.rig = rig
@@ -329,7 +330,7 @@ class Limiting:
 
 @pytest.fixture(params=["cgroup", "watched", "engine"])
 async def limiting(request, tmp_path, venvs, images):
-    """Return a rig as on this machine, one as on a machine without control groups, and one whose engine limits."""
+    """Return a rig of this machine, one of a machine without control groups, and one whose engine sets limits."""
     if request.param == "engine":
         request.getfixturevalue("engine")
     async with open_rig(tmp_path / "rig", venvs=venvs, images=images, watched=request.param == "watched") as rig:
@@ -417,7 +418,7 @@ async def test_process_limit(limiting, isolation):
         assert 20 <= len(ran.killed) <= 61
 
 
-async def test_the_process_limit_leaves_room_for_what_is_allowed(limiting):
+async def test_the_process_limit_allows_processes_below_it(limiting):
     code = LIVING + "def handler(input): return [subprocess.run(['true']).returncode for _ in range(30)]"
 
     assert (await limiting.run(code, processes=3)).value == [0] * 30
@@ -477,7 +478,7 @@ def begun(path, *pids):
 
 
 async def test_the_death_of_the_runner_ends_its_workers(tmp_path):
-    """What left the group (setsid) is not promised: without the runner nobody is there who would look for it."""
+    """Processes that left the group (setsid) are not promised: without the runner, no process looks for them."""
     modules = json.dumps({name: BEGUN + code for name, code in BUSY.items()})
     argv = [sys.executable, "-c", RUNNER, str(tmp_path), modules]
     async with trio.open_nursery() as nursery:

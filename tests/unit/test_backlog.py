@@ -27,7 +27,7 @@ def test_order_within_a_module_and_places():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["push", "pop", "remove"]), st.sampled_from("mno"), st.integers(0, 20))))
-def test_it_is_a_queue_for_each_module(steps):
+def test_each_module_has_a_queue(steps):
     backlog, model = Backlog(), {"m": [], "n": [], "o": []}
     for what, module, number in steps:
         name, waiting = f"{module}{number}", model[module]

@@ -1,4 +1,4 @@
-"""Unit: the lines of a build: numbered, bounded, pulled by any number of readers, whoever is slow is told."""
+"""Unit: the log of a build: numbered, bounded, pulled by any number of readers; slow ones get a count of lost lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ READY = Prepared("k", (), {})
 FAILED = Failure(ErrorKind.ENVIRONMENT_FAILED, "no")
 
 
-def test_a_reader_gets_what_it_has_not_seen():
+def test_a_reader_gets_new_lines():
     said = BuildLog(keep=3)
     for text in "abc":
         said.add(text)
@@ -25,7 +25,7 @@ def test_a_reader_gets_what_it_has_not_seen():
     assert said.read(0).next == said.read(2).next == said.read(3).next == 3
 
 
-def test_a_slow_reader_is_told_what_it_missed():
+def test_a_slow_reader_gets_the_number_of_missed_lines():
     said = BuildLog(keep=3)
     for text in "abcdef":
         said.add(text)
@@ -86,7 +86,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing(autojump_clock):
     await said.wait(0)
 
 
-async def test_all_lines_are_shown_and_what_was_missed_is_said():
+async def test_all_lines_are_shown_with_the_number_of_missed_ones():
     said = BuildLog(keep=2)
     for text in ("a", "b", " ", "d"):
         said.add(text)
@@ -97,7 +97,7 @@ async def test_all_lines_are_shown_and_what_was_missed_is_said():
     assert shown == ["(2 lines are left out)", "d"]
 
 
-def test_how_much_is_done_is_read_from_lines():
+def test_the_progress_of_a_build_is_read_from_its_lines():
     assert part_of("downloading numpy: 12.0 of 80.5 MB") == (12.0, 80.5)
     assert part_of("installing zlib (3 of 9)") == (3.0, 9.0)
     assert part_of("pulling x: 0.0 of 0.0 MB") is None

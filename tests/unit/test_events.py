@@ -55,7 +55,7 @@ def all_of(log, start=0):
     return found
 
 
-def test_output_is_gathered_until_it_is_seen():
+def test_output_is_gathered_until_it_is_read():
     log = make()
     for _ in range(3):
         log.write(OUT, b"ab")
@@ -85,7 +85,7 @@ def test_a_piece_does_not_grow_for_long():
     assert [(e.text, e.at) for e in log.kept()] == [("ab", 1000.0), ("c", pytest.approx(1000.11))]
 
 
-def test_a_cut_character_is_put_together_and_one_that_never_ends_is_replaced():
+def test_a_split_character_is_put_together_and_an_incomplete_one_is_replaced():
     log = make()
     data = "å😀".encode()
     for byte in data:
@@ -96,7 +96,7 @@ def test_a_cut_character_is_put_together_and_one_that_never_ends_is_replaced():
     assert text_of(log.kept(), OUT) == "å😀\ufffd"
 
 
-def test_the_limit_counts_each_attempt_and_is_told_once():
+def test_the_limit_counts_each_attempt_and_is_reported_once():
     told = []
     log = make(limit=5)
     log.on_limit = lambda: told.append(log.printed)
@@ -110,7 +110,7 @@ def test_the_limit_counts_each_attempt_and_is_told_once():
     assert (log.printed, log.exceeded) == (0, False)
 
 
-def test_text_is_that_of_the_last_attempt():
+def test_the_text_is_of_the_last_attempt():
     log = make()
     log.status(Status.RUNNING, 1)
     log.write(OUT, b"first")
@@ -122,7 +122,7 @@ def test_text_is_that_of_the_last_attempt():
     assert text_of(log.kept(), None) == "second!"
 
 
-def test_head_and_tail_are_kept_and_the_gap_is_said():
+def test_head_and_tail_are_kept_with_one_gap_between():
     log = make(keep=2000)
     log.status(Status.RUNNING, 1)
     for i in range(100):
@@ -165,7 +165,7 @@ def test_the_newest_event_stays_however_large():
     assert log.store.dropped_bytes == 10_002
 
 
-def test_a_reader_inside_of_a_gap_is_told_of_what_it_missed():
+def test_a_reader_inside_of_a_gap_gets_the_number_of_missed_events():
     log = make(keep=1000)
     for i in range(100):
         log.write((OUT, ERR)[i % 2], b"%04d" % i)
@@ -192,7 +192,7 @@ def test_a_read_is_bounded():
     st.lists(st.tuples(st.sampled_from(["out", "err", "item", "progress", "status", "read"]), st.integers(0, 300))),
     st.integers(200, 4000),
 )
-def test_every_number_is_read_once_whatever_happens(steps, keep):
+def test_every_number_is_read_once(steps, keep):
     """A reader that comes and goes sees each number exactly once, in order, as an event or as part of a gap."""
     log = make(keep=keep, keep_items=keep)
     seen, position = [], 0
@@ -225,7 +225,7 @@ def test_every_number_is_read_once_whatever_happens(steps, keep):
     assert log.store._head_bytes <= keep // 2
 
 
-async def test_a_follower_gets_what_was_and_what_comes():
+async def test_a_follower_gets_past_and_new_events():
     log = make()
     log.write(OUT, b"was")
     seen = []
@@ -259,7 +259,7 @@ async def test_a_cancelled_wait_loses_nothing():
     assert [e.text for e in await follower.next()] == ["x"]
 
 
-async def test_who_comes_behind_the_end_is_told():
+async def test_a_follower_behind_the_end_has_ended():
     log = make()
     end(log)
     assert not Follower(log, 0).ended
@@ -279,7 +279,7 @@ def ended(**fields):
     )
 
 
-async def test_a_replay_is_what_was_sent_live():
+async def test_a_replay_equals_the_live_events():
     log = make()
     log.status(Status.QUEUED, 0, "queued")
     log.status(Status.RUNNING, 1)
@@ -300,7 +300,7 @@ def test_a_replay_without_events_has_a_begin_and_an_end():
     assert (last.seq, last.at, last.result, last.duration) == (1, 3.0, msgspec.Raw(b"[1]"), 2.0)
 
 
-def test_numbers_that_history_does_not_have_are_a_gap():
+def test_numbers_missing_in_the_history_are_a_gap():
     kept = (StatusEvent(0, 1.0, Status.RUNNING, 1), OutputEvent(4, 2.0, OUT, "x"))
     failure = Failure(ErrorKind.LOST, "gone")
     execution = ended(status=Status.FAILED, failure=failure, events=encode_all(kept), events_count=1_000_000)
@@ -316,7 +316,7 @@ def test_numbers_that_history_does_not_have_are_a_gap():
     assert msgspec.json.decode(bytes(events[-1].error))["kind"] == "lost"
 
 
-def test_what_is_said_on_the_wire():
+def test_events_on_the_wire():
     assert (
         encode(OutputEvent(3, 1.5, ERR, "é"))
         == '{"type":"output","seq":3,"at":1.5,"stream":"stderr","text":"é"}'.encode()

@@ -1,4 +1,4 @@
-"""Unit: secrets in text: any way to cut a text gives the same masked text; held back is only what may be a value."""
+"""Unit: secrets in text: the masked text does not depend on cuts; only possible values wait."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cut_up(text, cuts):
 
 
 def plainly(patterns, data):
-    """Return what is to come out, by looking at every byte: the definition, as slow as it is."""
+    """Return the expected text by looking at every byte: the definition, which is slow."""
     covers = [0] * (len(data) + 1)
     joined = set()
     for pattern in patterns:
@@ -70,7 +70,7 @@ cuts = st.lists(st.integers(0, 200), max_size=8)
 @example(["aaaa", "aaaaaaaa"], "aaaaaaa", [4])
 @example(["abaa", "aabb"], "abaabb", [4, 5])
 @example(["abab", "baab"], "ababaab", [6])
-def test_any_way_to_cut_a_text_gives_what_looking_at_every_byte_gives(values, text, cuts):
+def test_every_cut_of_a_text_gives_the_expected_text(values, text, cuts):
     made = Masker.of(values)
     patterns = [pattern for found in made._by_head.values() for pattern in found]
     reading = Reading(made)
@@ -84,7 +84,7 @@ def test_any_way_to_cut_a_text_gives_what_looking_at_every_byte_gives(values, te
 
 
 @given(st.lists(st.text(min_size=4, max_size=8), min_size=1, max_size=3), st.data())
-def test_no_value_is_left_of_a_text_that_is_full_of_them(values, data):
+def test_no_value_is_left_in_a_text_full_of_values(values, data):
     parts = st.one_of(st.sampled_from(values), st.text(max_size=5))
     text = "".join(data.draw(st.lists(parts, max_size=8)))
     pieces = cut_up(text.encode(), data.draw(cuts))
@@ -95,7 +95,7 @@ def test_no_value_is_left_of_a_text_that_is_full_of_them(values, data):
 
 
 @given(values, letters, cuts)
-def test_what_is_held_back_is_the_beginning_of_a_value_and_no_more(values, text, cuts):
+def test_only_the_beginning_of_a_value_stays_back(values, text, cuts):
     made = Masker.of(values)
     patterns = [pattern for found in made._by_head.values() for pattern in found]
     reading = Reading(made)
@@ -162,7 +162,7 @@ def test_a_failure():
     assert masker(TOKEN).failure(Failure(ErrorKind.TIMEOUT, "late")) == Failure(ErrorKind.TIMEOUT, "late")
 
 
-def test_what_a_handler_in_the_runner_says():
+def test_progress_of_a_handler_in_the_runner():
     heard = []
     tell = masker(TOKEN).before(heard.append)
     item = Item("e", msgspec.Raw(f'"{TOKEN}"'.encode()))
@@ -181,8 +181,8 @@ def seconds(work):
     return time.process_time() - began
 
 
-def test_a_value_of_many_lines_is_looked_for_in_bounded_time():
-    """A key store of 64 KiB; a megabyte is printed that has nothing to do with it, and one that begins like it."""
+def test_a_value_of_many_lines_is_found_in_bounded_time():
+    """A key store of 64 KiB, against a megabyte of unrelated output and one of output that begins like it."""
     lines = [f"{number * 2654435761 % 2**32:08x}" * 8 for number in range(1000)]
     made = masker("\n".join(lines))
     other = b"0123456789abcdef" * 65536
@@ -192,7 +192,7 @@ def test_a_value_of_many_lines_is_looked_for_in_bounded_time():
     assert min(seconds(lambda: Reading(made).feed(lines[7][:60].encode() * 17000)) for _ in range(3)) < 2
 
 
-def test_so_many_lines_that_not_all_of_them_are_looked_for():
+def test_of_too_many_lines_the_first_are_masked():
     made = masker("\n".join(f"line {number}" for number in range(10_000)))
 
     assert made.text("line 17|") == "***|"
@@ -212,7 +212,7 @@ class Site:
         return [event.text if isinstance(event, OutputEvent) else event for event in self.log.kept()]
 
 
-async def test_streams_are_read_apart():
+async def test_streams_are_masked_apart():
     site = Site(TOKEN)
     site.masked.write(Stream.STDOUT, b"a s3cr3t")
     site.masked.write(Stream.STDERR, b"-token b ")
@@ -221,7 +221,7 @@ async def test_streams_are_read_apart():
     assert site.said == ["a ", "-token b ", "*** c "]
 
 
-async def test_what_is_said_otherwise_comes_behind_what_was_printed():
+async def test_items_and_progress_come_behind_the_output_before_them():
     site = Site(TOKEN)
     site.masked.write(Stream.STDOUT, b"it is s3c")
     site.masked.flush()
@@ -234,10 +234,10 @@ async def test_what_is_said_otherwise_comes_behind_what_was_printed():
     assert isinstance(progress, ProgressEvent)
     assert progress.text == "using ***"
     assert isinstance(item, ItemEvent)
-    assert bytes(item.value).decode() == f'"{TOKEN}"', "what a handler answers is its answer"
+    assert bytes(item.value).decode() == f'"{TOKEN}"', "answers are not masked"
 
 
-async def test_the_rest_of_one_execution_is_not_said_in_the_next():
+async def test_held_bytes_of_one_execution_do_not_reach_the_next():
     site = Site(TOKEN)
     site.masked.write(Stream.STDOUT, b"s3cr3t")
     after = EventLog(limit=1000, keep=1000)
@@ -246,7 +246,7 @@ async def test_the_rest_of_one_execution_is_not_said_in_the_next():
     assert [event.text for event in after.kept()] == ["-token"]
 
 
-async def test_what_nothing_follows_is_said_in_a_moment(autojump_clock, nursery):
+async def test_held_bytes_are_written_when_no_output_follows(autojump_clock, nursery):
     site = Site(TOKEN)
     nursery.start_soon(site.masked.run)
     follower = Follower(site.log)
@@ -261,14 +261,14 @@ async def test_what_nothing_follows_is_said_in_a_moment(autojump_clock, nursery)
     site.masked.close()
 
 
-async def test_what_is_no_beginning_of_a_value_is_said_at_once(autojump_clock):
+async def test_other_output_is_written_at_once(autojump_clock):
     site = Site(TOKEN)
     site.masked.write(Stream.STDOUT, b"hello\n")
 
     assert site.said == ["hello\n"]
 
 
-async def test_a_stream_that_goes_on_does_not_hold_back_another(autojump_clock, nursery):
+async def test_output_on_one_stream_does_not_hold_back_the_other(autojump_clock, nursery):
     site = Site(TOKEN)
     nursery.start_soon(site.masked.run)
     site.masked.write(Stream.STDOUT, b"s3")
@@ -295,7 +295,7 @@ async def test_it_ends_when_it_is_closed(autojump_clock):
 # -- looking up --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_value_that_cannot_be_had_is_named_to_the_caller_and_its_place_to_the_log():
+async def test_a_missing_value_is_named_to_the_caller_and_its_place_in_the_log():
     def missing(wanted):
         raise ConfigError(Mistake(f"/run/{name} does not exist", None, None, name) for name in wanted)
 
@@ -311,7 +311,7 @@ async def test_a_value_that_cannot_be_had_is_named_to_the_caller_and_its_place_t
     assert [line["why"] for line in lines] == ["/run/A does not exist", "/run/B does not exist"]
 
 
-async def test_without_secrets_nothing_is_asked_and_nobody_else_has_a_turn():
+async def test_without_secrets_there_is_no_look_up_and_no_checkpoint():
     def never(_wanted):
         raise AssertionError
 

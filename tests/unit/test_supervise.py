@@ -34,7 +34,7 @@ def test_no_restarts_at_all_and_huge_counts():
 
 
 class Flaky:
-    """Runs to its start, then fails after `lives` seconds, the first `fails` times."""
+    """An actor that fails `lives` seconds after its start, the first `fails` times."""
 
     def __init__(self, *, fails, lives=0.0, starts=True):
         self.runs = []
@@ -73,7 +73,7 @@ async def test_escalates_after_too_many_failures(autojump_clock):
     assert logs[-1]["actor"] == "flaky"
 
 
-async def test_an_actor_that_fails_now_and_then_lives_on(autojump_clock):
+async def test_an_actor_that_fails_rarely_is_always_restarted(autojump_clock):
     actor = Flaky(fails=20, lives=60)
     await supervise(actor, name="flaky", policy=POLICY)
 

@@ -1,4 +1,4 @@
-"""Unit: how ends are counted: within bounds, in the right bucket, with the phases that there were."""
+"""Unit: the counts of ends: bounded, in the right bucket, with the phases that the execution had."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_ends_are_counted_by_module_status_and_kind():
     assert tally.durations[Kind.INLINE].seconds == pytest.approx(6.0)
 
 
-def test_phases_are_those_that_there_were():
+def test_only_phases_that_happened_are_counted():
     tally = Tally()
     tally.count(ended(queue=0.5))
     tally.count(ended(run=0.1))

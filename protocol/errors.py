@@ -7,8 +7,12 @@ raised is a bug of the runner and ends at the door as `internal`.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from attrs import frozen
+
+PROBLEM: Final = "application/problem+json"
+"""The media type of a failure over HTTP (RFC 9457)."""
 
 
 class ErrorKind(StrEnum):

@@ -13,7 +13,7 @@ import attrs
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
-from runner.http.server import HttpLimits, serve
+from runner.http import HttpLimits, serve
 
 PATIENCE = 10
 """Seconds after which a test has hung."""
@@ -21,7 +21,17 @@ QUICK = 0.2
 """Seconds for a time limit that a test waits out."""
 NEVER = 3600
 """Seconds for a time limit that must not be what ends the test."""
-CALM = {"keep_alive_seconds": NEVER, "header_seconds": NEVER, "body_seconds": NEVER, "send_seconds": NEVER}
+LIMITS = {
+    **dict.fromkeys(("keep_alive_seconds", "header_seconds", "body_seconds", "send_seconds"), NEVER),
+    "graceful_seconds": QUICK,
+    "max_connections": 1000,
+    "max_body_bytes": 16 * 1024 * 1024,
+}
+
+
+def limits(**given: Any) -> HttpLimits:
+    """Return limits of which only the given ones can end a connection."""
+    return HttpLimits(**{**LIMITS, **given})
 
 
 @attrs.define
@@ -96,7 +106,7 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(app: Any, *, tls: ssl.SSLContext | None = None, **limits: Any) -> AsyncIterator[Server]:
+async def serving(app: Any, *, tls: ssl.SSLContext | None = None, **given: Any) -> AsyncIterator[Server]:
     """Serve `app`; nothing but the time limits given can end a connection, and all ends within PATIENCE."""
     shutdown, ended = trio.Event(), trio.Event()
     with trio.fail_after(PATIENCE):
@@ -104,13 +114,12 @@ async def serving(app: Any, *, tls: ssl.SSLContext | None = None, **limits: Any)
             scope = trio.CancelScope()
 
             async def run(*, task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
-                given = HttpLimits(**{**CALM, "graceful_seconds": QUICK, **limits})
                 with scope:
                     await serve(
                         app,
                         host="127.0.0.1",
                         port=0,
-                        limits=given,
+                        limits=limits(**given),
                         shutdown=shutdown,
                         tls=tls,
                         task_status=task_status,

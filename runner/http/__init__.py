@@ -1,22 +1,26 @@
-"""The face of the room."""
+"""The HTTP/1.1 and websocket transport: serves an ASGI application to clients of any quality, within limits.
 
-from runner.http.exchange import Message
-from runner.http.server import (
+It knows nothing of modules and executions. `Front` and the functions for bodies and responses are the short way for
+applications that do without a web framework.
+"""
+
+from runner.http.asgi import (
     WEBSOCKET,
     BodyError,
     BodyTooLargeError,
     ClientGoneError,
     Front,
     Handler,
-    HttpLimits,
     Receive,
     Route,
     Send,
     read_body,
     respond,
-    serve,
     stream_body,
 )
+from runner.http.limits import HttpLimits
+from runner.http.messages import Message, problem_body
+from runner.http.server import serve
 
 __all__ = [
     "WEBSOCKET",
@@ -30,6 +34,7 @@ __all__ = [
     "Receive",
     "Route",
     "Send",
+    "problem_body",
     "read_body",
     "respond",
     "serve",

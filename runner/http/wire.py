@@ -1,46 +1,51 @@
-"""The bytes of one connection, in the clear or by TLS: sending is synchronous, only receiving waits.
+"""The bytes of one connection, plain or encrypted by TLS: a `Wire` transports them, a `Sender` limits sending.
 
-A connection that writes without a checkpoint (see `http_connection`) cannot use `trio.SSLStream`, whose `send_all`
-waits; TLS itself does not: an `ssl.SSLObject` turns bytes into bytes, in memory.
+Writing without a checkpoint (see `connection`) rules out `trio.SSLStream`, whose `send_all` waits. TLS itself needs no
+wait: an `ssl.SSLObject` turns bytes into bytes, in memory.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Protocol
 
 import trio
 
 _RECORD_BYTES = 16_384
-"""TLS puts no more into one record; more than one is not made ahead of what the kernel takes."""
+"""The size of a TLS record. The next record is encrypted only when the kernel has accepted the one before."""
 
 
 class Wire(Protocol):
-    """Raises OSError (SSLError is one) when the connection is broken."""
+    """Methods raise OSError, of which SSLError is one, when the connection is broken."""
 
     secure: bool
 
     @property
     def pending(self) -> bool:
-        """Whether bytes that were taken wait for room in the kernel; `send_now(b"")` sends them on."""
+        """Whether accepted bytes wait for room in the kernel; `send_now(b"")` sends them."""
 
     async def open(self) -> None:
-        """Greet the other side."""
+        """Do the TLS handshake, if any; the caller limits the time."""
 
     async def receive(self, size: int) -> bytes:
-        """Return at most `size` bytes, at least one; b"" at the end. Cancellation loses nothing."""
+        """Return 1 to `size` bytes, or b"" at the end of file. Cancellation loses nothing."""
 
     def send_now(self, data: bytes | memoryview) -> int:
-        """Send what there is room for and return how many bytes of `data` were taken."""
+        """Send as much as fits and return how many bytes of `data` were accepted."""
+
+    async def wait_writable(self) -> None:
+        """Wait for room in the kernel."""
 
     def end(self) -> None:
         """Send our end of file."""
 
 
 class PlainWire:
-    """Bytes as they are."""
+    """Plain bytes."""
 
     secure = False
     pending = False
@@ -52,18 +57,22 @@ class PlainWire:
         """Do nothing."""
 
     async def receive(self, size: int) -> bytes:
-        """Return what has come."""
+        """Return bytes from the socket."""
         while True:
             await trio.lowlevel.wait_readable(self._socket)
             with suppress(BlockingIOError):
                 return os.read(self._socket.fileno(), size)
 
     def send_now(self, data: bytes | memoryview) -> int:
-        """Send what the kernel takes."""
+        """Write to the socket."""
         try:
             return os.write(self._socket.fileno(), data)
         except BlockingIOError:
             return 0
+
+    async def wait_writable(self) -> None:
+        """Wait for room in the kernel."""
+        await trio.lowlevel.wait_writable(self._socket)
 
     def end(self) -> None:
         """Send our end of file."""
@@ -71,7 +80,7 @@ class PlainWire:
 
 
 class TlsWire:
-    """Bytes by TLS, as the server."""
+    """Bytes encrypted by TLS, as the server."""
 
     secure = True
 
@@ -88,16 +97,16 @@ class TlsWire:
         return bool(self._unsent)
 
     async def open(self) -> None:
-        """Shake hands; the caller limits the time."""
+        """Do the handshake."""
         while True:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self._flush()
                 if not await self._read_more():
-                    raise OSError("the client left in the handshake") from None
+                    raise OSError("the client disconnected during the handshake") from None
             except ssl.SSLError:
-                self._flush_now()  # it says why
+                self._flush_now()  # the alert with the reason
                 raise
             else:
                 self._opened = True
@@ -105,12 +114,12 @@ class TlsWire:
                 return
 
     async def receive(self, size: int) -> bytes:
-        """Return what has come, decrypted."""
+        """Return decrypted bytes."""
         while True:
             try:
                 data = self._tls.read(size)
             except ssl.SSLWantReadError:
-                self._flush_now()  # the answer to a change of keys
+                self._flush_now()  # the answer to a key update
                 if not await self._read_more():
                     return b""
             except ssl.SSLZeroReturnError:
@@ -119,7 +128,7 @@ class TlsWire:
                 return data
 
     def send_now(self, data: bytes | memoryview) -> int:
-        """Encrypt and send record by record, as long as the kernel takes all of one."""
+        """Encrypt and send record by record, as long as the kernel accepts whole records."""
         rest = memoryview(data)
         self._flush_now()
         while rest and not self._unsent:
@@ -127,10 +136,14 @@ class TlsWire:
             self._flush_now()
         return len(data) - len(rest)
 
+    async def wait_writable(self) -> None:
+        """Wait for room in the kernel."""
+        await trio.lowlevel.wait_writable(self._socket)
+
     def end(self) -> None:
-        """Say in TLS that there is no more, and send our end of file."""
+        """Send the close alert of TLS and our end of file."""
         if self._opened:
-            with suppress(ssl.SSLError):  # the other side has not said so yet, and need not
+            with suppress(ssl.SSLError):  # raised because the client has not sent its own alert, which it need not
                 self._tls.unwrap()
         self._flush_now()
         self._socket.shutdown(trio.socket.SHUT_WR)
@@ -146,7 +159,7 @@ class TlsWire:
     async def _flush(self) -> None:
         self._flush_now()
         while self._unsent:
-            await trio.lowlevel.wait_writable(self._socket)
+            await self.wait_writable()
             self._flush_now()
 
     def _flush_now(self) -> None:
@@ -155,3 +168,68 @@ class TlsWire:
             while out:
                 out = out[os.write(self._socket.fileno(), out) :]
         self._unsent = out
+
+
+class Sender:
+    """Sends to the client, one write at a time, with a limit on the time that the client accepts nothing."""
+
+    def __init__(self, wire: Wire, seconds: float, lost: Callable[[], None]) -> None:
+        """Call `lost` when the client is gone or too slow: `seconds` without progress."""
+        self.closed = False
+        self._wire = wire
+        self._seconds = seconds
+        self._lost = lost
+        self._lock = trio.Lock()
+        self._waiting: trio.CancelScope | None = None
+        self._end = inf
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is not complete."""
+        return self._lock.locked()
+
+    async def send(self, data: bytes) -> None:
+        """Send all of `data`, or give the client up.
+
+        Does not raise when the client is gone. Cancellation waits for the write, because a response that is cut off
+        would spoil the connection. A write that the kernel accepts at once has no checkpoint.
+        """
+        if self.closed:
+            return
+        rest = memoryview(data)
+        if not self._lock.locked():
+            rest = rest[self.send_now(data) :]
+            if not (rest or self._wire.pending) or self.closed:
+                return
+        with trio.CancelScope(shield=True) as scope:
+            async with self._lock:  # its owner makes progress or ends the connection
+                self._waiting = scope
+                try:
+                    while (rest or self._wire.pending) and not self.closed:
+                        scope.deadline = min(trio.current_time() + self._seconds, self._end)
+                        await self._wire.wait_writable()
+                        rest = rest[self.send_now(rest) :]
+                finally:
+                    self._waiting = None
+        if scope.cancelled_caught:
+            self._lost()
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Send as much as fits and return how many bytes were accepted."""
+        try:
+            return self._wire.send_now(data)
+        except OSError:
+            self._lost()
+            return 0
+
+    def end_by(self, deadline: float) -> None:
+        """Give the client up at `deadline` (Trio time) if it has not accepted everything by then."""
+        self._end = deadline
+        if self._waiting is not None:
+            self._waiting.deadline = min(self._waiting.deadline, deadline)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self.closed = True
+        if self._waiting is not None:
+            self._waiting.cancel()

@@ -23,7 +23,7 @@ from schemathesis.config import SchemathesisConfig
 
 from protocol.errors import ErrorKind
 from runner.auth.tokens import Scope, sign
-from runner.http.server import WEBSOCKET
+from runner.http import WEBSOCKET
 from runner.rest.openapi.operation import Operation
 from runner.rest.openapi.operations import EXECUTE, OPERATIONS
 from runner.status import CODES

@@ -32,7 +32,7 @@ from quart_trio import QuartTrio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from runner.http.server import Front, HttpLimits, Route, read_body, respond, serve
+from runner.http import Front, HttpLimits, Route, read_body, respond, serve
 from tests.benchmarks.real_server import real_server
 from tests.benchmarks.report import Report
 
@@ -89,7 +89,14 @@ def server(name: str) -> None:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 if kind == "ours":
-                    limits = HttpLimits(graceful_seconds=1)
+                    limits = HttpLimits(
+                        keep_alive_seconds=75,
+                        body_seconds=60,
+                        send_seconds=30,
+                        graceful_seconds=1,
+                        max_connections=1000,
+                        max_body_bytes=16 * 1024 * 1024,
+                    )
                     started = await nursery.start(
                         partial(serve, app, host="127.0.0.1", port=0, limits=limits, shutdown=stop)
                     )

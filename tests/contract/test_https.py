@@ -14,7 +14,7 @@ import trio
 from trio_websocket import wrap_client_stream
 
 from config.settings import ServerSettings
-from runner.http.server import Front, Route, read_body, respond
+from runner.http import Front, Route, read_body, respond
 from runner.http.wire import TlsWire
 from runner.tls import server_context
 from tests.certificates import Authority

@@ -8,7 +8,7 @@ from attrs import evolve
 
 from config.settings import AuthSettings
 from runner.auth.tokens import Principal, Scope, Verifier
-from runner.http.server import WEBSOCKET
+from runner.http import WEBSOCKET
 from runner.rest.app import make_app
 from runner.rest.openapi.document import Documents
 from runner.rest.openapi.operations import OPERATIONS

@@ -13,7 +13,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 
 from config.settings import AuthSettings
 from runner.auth.tokens import Verifier, sign
-from runner.http import exchange as http_exchange
+from runner.http import websocket as http_websocket
 from runner.rest import streams
 from runner.rest.app import make_app
 from tests.http_support import Client, Server, serving
@@ -474,7 +474,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off(tmp_path):
 
 
 async def test_a_silent_peer_is_pinged_and_one_that_does_not_answer_is_cut_off(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(http_exchange, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(http_websocket, "PING_SECONDS", 0.05)
     flag = tmp_path / "go"
     accepted = await site.json("POST", "/executions", {"module": "talks", "input": {"lines": 0, "flag": str(flag)}})
     async with site.socket(f"/executions/{accepted['id']}/stream") as alive:

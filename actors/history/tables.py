@@ -1,4 +1,4 @@
-"""The tables of history. The SQL is portable (PostgreSQL is to come).
+"""The tables of history, in one SQLite file.
 
 The metadata of an execution, its payloads and its events are in tables of their own: a cold scan over metadata does
 not read the others.
@@ -16,7 +16,7 @@ from attrs import fields
 from protocol.model import Execution, Timings
 
 SCHEMA_VERSION: Final = 2
-"""Raise it with every change here, and add the way there to `actors.migrations`."""
+"""Raise it with every change here: a database of another schema is refused."""
 PHASES: Final = tuple(phase.name for phase in fields(Timings))
 _TYPES: Final[dict[Any, type[sa.types.TypeEngine[Any]]]] = {
     str: sa.Text,
@@ -61,7 +61,7 @@ executions = sa.Table(
     sa.Column("failure_kind", sa.Text),
     sa.Column("failure", sa.Text),  # JSON, without the traceback
     *(sa.Column(f"{phase}_seconds", sa.Double, nullable=False) for phase in PHASES),
-    # `actors.queries` leads with one of these, each in the order of the pages.
+    # `queries` leads with one of these, each in the order of the pages.
     sa.Index("executions_by_time", "created_at", "id"),
     sa.Index("executions_by_module", "module", "created_at", "id"),
     sa.Index("executions_by_status", "status", "created_at", "id"),
@@ -76,14 +76,12 @@ for _name, _columns in (("kind", ("failure_kind",)), ("module_kind", ("module", 
         f"executions_by_{_name}",
         *(executions.c[column] for column in (*_columns, "created_at", "id")),
         sqlite_where=_some,
-        postgresql_where=_some,
     )
 _keyed = executions.c.idempotency_key.is_not(None)
 sa.Index(
     "executions_by_key",
     *(executions.c[column] for column in ("subject", "module", "idempotency_key", "created_at", "id")),
     sqlite_where=_keyed,
-    postgresql_where=_keyed,
 )
 
 payloads = sa.Table(
@@ -112,7 +110,7 @@ rollups = sa.Table(
     sa.Column("module", sa.Text, primary_key=True),
     sa.Column("width", sa.Integer, primary_key=True),
     sa.Column("start", sa.BigInteger, primary_key=True),
-    sa.Column("counts", sa.LargeBinary, nullable=False),  # msgpack of `actors.rollups.Rollup`
+    sa.Column("counts", sa.LargeBinary, nullable=False),  # msgpack of `rollups.Rollup`
     sa.Index("rollups_by_age", "width", "start"),
     sqlite_with_rowid=False,
 )

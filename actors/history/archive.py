@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
 
 import sqlalchemy as sa
 import structlog
@@ -19,11 +18,12 @@ import trio
 from attrs import define, field, frozen
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from actors.history import queries, retention, storage, tables
+from actors.history import retention, storage, tables
 from actors.history.journal import Entry, Journal, write_segment
 from actors.history.pending import Batch
 from actors.history.retention import Kept
 from actors.history.storage import Stored
+from actors.sqlite import TROUBLE, open_reader, open_writer, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, error
 from protocol.model import Execution
@@ -34,17 +34,8 @@ log: Any = structlog.get_logger(__name__)
 INLINE_BYTES: Final = 256 * 1024
 """Larger records are encoded and written in a thread, so that they do not hold up the loop."""
 READERS: Final = 4
-TROUBLE: Final = (OSError, sa.exc.SQLAlchemyError)
-"""What is raised when the disk or the database does not do it."""
-_BUSY_SECONDS: Final = 5.0
 _MEASURE_SECONDS: Final = 1.0
 _WAL_BYTES: Final = 64 * 1024 * 1024
-
-
-def reason_of(problem: Exception) -> str:
-    """Return what one of `TROUBLE` says, in short."""
-    original = getattr(problem, "orig", None) or problem
-    return getattr(original, "strerror", None) or str(original)
 
 
 @frozen
@@ -144,28 +135,13 @@ class Database:
         self._path = path
         self._writer = sa.create_engine("sqlite://", creator=self._connect_writer, poolclass=StaticPool)
         self._reader = sa.create_engine(
-            "sqlite://", creator=self._connect_reader, poolclass=QueuePool, pool_size=READERS, max_overflow=0
+            "sqlite://", creator=lambda: open_reader(path), poolclass=QueuePool, pool_size=READERS, max_overflow=0
         )
 
     def _connect_writer(self) -> sqlite3.Connection:
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)
         # auto_vacuum counts only before the first table, so it comes first.
-        for pragma in (
-            "auto_vacuum=incremental",
-            "journal_mode=wal",
-            "synchronous=full",
-            "temp_store=memory",
-            f"journal_size_limit={_WAL_BYTES}",
-        ):
-            connection.execute(f"pragma {pragma}").close()
-        return connection
-
-    def _connect_reader(self) -> sqlite3.Connection:
-        uri = f"file:{quote(str(self._path))}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
-        connection.create_function(queries.MATCHES, 2, queries.module_matches, deterministic=True)
-        return connection
+        after = ("temp_store=memory", f"journal_size_limit={_WAL_BYTES}")
+        return open_writer(self._path, before=["auto_vacuum=incremental"], after=after)
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """Return what `work` does with the write connection."""
@@ -179,10 +155,14 @@ class Database:
             link.exec_driver_sql("begin")
             return work(link)
 
+    def prepare(self) -> int:
+        """Make the schema where it is missing and return the highest revision ever stored; raises `RunnerError`."""
+        return self.write(lambda link: storage.prepare(link, self._path))
+
     def renew(self) -> None:
         """Replace the write connection: whatever was wrong with it, or with the file, a new one does not have it."""
         self._writer.dispose()
-        self.write(storage.prepare)
+        self.prepare()
 
     def close(self) -> None:
         """Close all connections, the writer last: its end empties the write-ahead log."""
@@ -234,7 +214,7 @@ def _open(settings: HistorySettings, data_dir: Path, now: float, past: Past | No
             stack.callback(database.close)
             journal = Journal(data_dir / "journal")
             stack.callback(journal.close)
-            revision = max(database.write(storage.prepare), _replay(database, journal)) + 1
+            revision = max(database.prepare(), _replay(database, journal)) + 1
             if past is None:
                 lost = database.write(lambda link: storage.mark_lost(link, now, revision))
                 past = Past(database.write(storage.queued), lost)

@@ -20,7 +20,7 @@ import trio
 from attrs import evolve
 
 from actors.history import queries, retention, rollups
-from actors.history.archive import TROUBLE, Archive, Past, reason_of
+from actors.history.archive import Archive, Past
 from actors.history.commits import Commits, HistoryStatistics
 from actors.history.journal import Entry
 from actors.history.pending import Batch, Pending
@@ -28,6 +28,7 @@ from actors.history.queries import Page, Query
 from actors.history.retention import Pace
 from actors.history.rollups import ModuleStats
 from actors.history.segments import NOTHING, Segment, joined
+from actors.sqlite import TROUBLE, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Execution

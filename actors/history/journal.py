@@ -3,7 +3,6 @@
 A segment is `MAGIC`, four random bytes (its salt), then records: salt, length, checksum, body. The body is one
 revision and one execution as msgpack. A record is found again behind a damaged one by the salt; it is random so
 that nothing a caller sends can look like a record. Reading and writing of bytes is pure; `Journal` has the files.
-Segments of the format before (`OPJ1`, with output in place of events) are read as well.
 """
 
 from __future__ import annotations
@@ -18,13 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from attrs import evolve, frozen
+from attrs import frozen
 
-from actors.history import former
 from protocol.model import Execution
 
 MAGIC: Final = b"OPJ2"
-MAGIC_1: Final = b"OPJ1"
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _SALT_BYTES: Final = 4
 _START_BYTES: Final = len(MAGIC) + _SALT_BYTES
@@ -33,15 +30,6 @@ _LENGTH: Final = struct.Struct(">I")
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[int, Execution])
-
-
-class _Printed(msgspec.Struct):
-    """The field that executions of `OPJ1` have and those of today have not."""
-
-    output: tuple[former.Chunk, ...] = ()
-
-
-_printed_decoder = msgspec.msgpack.Decoder(tuple[int, _Printed])
 
 
 @frozen
@@ -113,8 +101,7 @@ def decode(data: bytes) -> Segment:
     """Read a whole segment. Never raises: what cannot be read is in the `damage` or `torn_bytes` of the answer."""
     if len(data) < _START_BYTES:
         return Segment((), torn_bytes=len(data))
-    read = _READERS.get(data[: len(MAGIC)])
-    if read is None:
+    if not data.startswith(MAGIC):
         return Segment((), (Damage(0, len(data), "not a journal segment"),))
     salt = data[len(MAGIC) : _START_BYTES]
     entries: list[Entry] = []
@@ -130,26 +117,11 @@ def decode(data: bytes) -> Segment:
             damage.append(Damage(at, end, "checksum does not match"))
         else:
             try:
-                entries.append(read(memoryview(data)[at + _HEAD.size : end]))
+                entries.append(Entry(*_decoder.decode(memoryview(data)[at + _HEAD.size : end])))
             except msgspec.MsgspecError as problem:
                 damage.append(Damage(at, end, f"not an execution: {problem}"))
         at = end
     return Segment(tuple(entries), tuple(damage))
-
-
-def _read(body: memoryview) -> Entry:
-    return Entry(*_decoder.decode(body))
-
-
-def _read_1(body: memoryview) -> Entry:
-    revision, execution = _decoder.decode(body)
-    chunks = _printed_decoder.decode(body)[1].output
-    at = execution.created_at if execution.started_at is None else execution.started_at
-    events, count = former.events_of(chunks, execution.output_dropped, at)
-    return Entry(revision, evolve(execution, events=events, events_count=count))
-
-
-_READERS: Final[Mapping[bytes, Callable[[memoryview], Entry]]] = {MAGIC: _read, MAGIC_1: _read_1}
 
 
 def _record_end(data: bytes, at: int, salt: bytes) -> int | None:

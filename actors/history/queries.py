@@ -11,8 +11,6 @@ import base64
 import binascii
 import math
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -23,14 +21,13 @@ from actors.history.pending import Key
 from actors.history.rollups import Part, Rollup
 from actors.history.segments import joined
 from actors.history.tables import PHASES, PLAIN, events, executions, payloads, rollups
+from actors.sqlite import matching, module_matches
 from protocol.errors import ErrorKind, Failure, error
 from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Timings
 from protocol.pages import DEFAULT_PAGE, MAX_PAGE
 
 LOOKED_AT: Final = 5_000
 """Rows of an index that one page looks through: some ten milliseconds."""
-MATCHES: Final = "module_matches"
-"""The SQL function that is `module_matches`."""
 
 Place = tuple[float, str]
 """Time of creation and id, in the order of which executions are listed."""
@@ -40,7 +37,6 @@ _attempts_decoder = msgspec.json.Decoder(tuple[Attempt, ...])
 _killed_decoder = msgspec.json.Decoder(tuple[str, ...])
 _rollup_decoder = msgspec.msgpack.Decoder(Rollup)
 _place_decoder: Final[msgspec.json.Decoder[Place]] = msgspec.json.Decoder(Place)
-_globs_decoder = msgspec.json.Decoder(tuple[str, ...])
 
 # By which index a list may be led, the better ones first; the caller's is tried besides.
 _LEADS: Final[tuple[tuple[str, ...], ...]] = (
@@ -89,18 +85,18 @@ def page(connection: sa.Connection, query: Query) -> Page:
     if not 1 <= query.limit <= MAX_PAGE:
         raise error(ErrorKind.BAD_INPUT, f"limit must be from 1 to {MAX_PAGE}", field="limit")
     before = _upper_bound(query)
-    filters, globs = _filters(query)
+    filters, globs = _filters(query), query.modules
     if globs and "module" in filters:
         if not module_matches(filters["module"], globs):
             return Page(())
-        globs = ""
-    lead, floor = _best_lead(connection, filters, globs, query.since, before)
+        globs = ()
+    lead, floor = _best_lead(connection, filters, query.since, before, globs=bool(globs))
     wanted = sa.select(executions).where(*_led(lead, filters, query.since if floor is None else floor, before))
     for name in filters.keys() - set(lead):
         # Wrapped so that no other index is taken.
         wanted = wanted.where(sa.func.coalesce(executions.c[name], "") == filters[name])
     if globs:
-        wanted = wanted.where(getattr(sa.func, MATCHES)(executions.c.module, globs))
+        wanted = wanted.where(matching(executions.c.module, globs))
     rows = connection.execute(_newest_first(wanted).limit(query.limit + 1)).mappings().all()
     items = tuple(_execution(row) for row in rows[: query.limit])
     if len(rows) > query.limit:
@@ -109,8 +105,8 @@ def page(connection: sa.Connection, query: Query) -> Page:
     return Page(items, None if floor is None else _cursor(floor, ""))
 
 
-def _filters(query: Query) -> tuple[dict[str, str], str]:
-    """Return the values that columns must have, and the globs as JSON, "" for none."""
+def _filters(query: Query) -> dict[str, str]:
+    """Return the values that columns must have."""
     filters = {
         "module": query.module,
         "version": query.version,
@@ -118,12 +114,11 @@ def _filters(query: Query) -> tuple[dict[str, str], str]:
         "failure_kind": query.kind and query.kind.value,
         "subject": query.subject,
     }
-    globs = msgspec.json.encode(query.modules).decode() if query.modules else ""
-    return {name: value for name, value in filters.items() if value is not None}, globs
+    return {name: value for name, value in filters.items() if value is not None}
 
 
 def _best_lead(
-    connection: sa.Connection, filters: Mapping[str, str], globs: str, since: float | None, before: Place | None
+    connection: sa.Connection, filters: Mapping[str, str], since: float | None, before: Place | None, *, globs: bool
 ) -> tuple[tuple[str, ...], float | None]:
     """Return the columns of the index to follow, and the time down to which; None for all of it.
 
@@ -185,12 +180,6 @@ def _read_cursor(cursor: str) -> Place:
         return _place_decoder.decode(data)
     except (binascii.Error, ValueError, msgspec.MsgspecError):
         raise error(ErrorKind.BAD_INPUT, "the cursor is not one of this server", field="cursor") from None
-
-
-@lru_cache(maxsize=4096)
-def module_matches(module: str, globs: str) -> bool:
-    """Return whether one of `globs` (a JSON array) matches the name, as the tokens mean it."""
-    return any(fnmatchcase(module, glob) for glob in _globs_decoder.decode(globs))
 
 
 def fetch(connection: sa.Connection, name: str, waiting: Iterable[bytes] = ()) -> Execution | None:

@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 from attrs import define, evolve, field
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from actors.history.journal import Entry, cleaned
 from actors.history.pending import Batch
@@ -30,7 +31,8 @@ from actors.history.tables import (
     payloads,
     rollups,
 )
-from protocol.errors import ErrorKind, Failure, error
+from actors.sqlite import begin, check_schema
+from protocol.errors import ErrorKind, Failure
 from protocol.model import Execution, Status
 
 T = TypeVar("T")
@@ -57,28 +59,16 @@ class Stored:
     """Executions in the database now."""
 
 
-def prepare(connection: sa.Connection) -> int:
-    """Make the schema or bring it up to date, in one transaction; return the highest revision ever stored.
+def prepare(connection: sa.Connection, path: Path) -> int:
+    """Make the schema where it is missing, in one transaction; return the highest revision ever stored.
 
-    Raises `RunnerError` (`unavailable`) when the database was made by a newer runner.
+    Raises `RunnerError` (`unavailable`), naming `path`, when the database has another schema.
     """
     with connection.begin():
-        if connection.dialect.name == "sqlite":
-            # The driver begins a transaction by itself before rows are changed, but not before tables are.
-            connection.exec_driver_sql("begin immediate")
-        values = {}
-        if sa.inspect(connection).has_table("meta"):
-            values = {row.name: int(row.value) for row in connection.execute(sa.select(meta))}
-        version = values.get("schema", SCHEMA_VERSION)
-        if version > SCHEMA_VERSION:
-            message = f"the history has schema {version}, this runner knows up to {SCHEMA_VERSION}: use a newer runner"
-            raise error(ErrorKind.UNAVAILABLE, message)
-        if version < SCHEMA_VERSION:
-            from actors.history import migrations  # noqa: PLC0415  (Alembic takes 0.3 s to import)
-
-            migrations.upgrade(connection, version)
-            return values.get("revision", 0)
+        begin(connection)
         metadata.create_all(connection)
+        values = {row.name: int(row.value) for row in connection.execute(sa.select(meta))}
+        check_schema(path, values.get("schema", SCHEMA_VERSION), SCHEMA_VERSION)
         for name, value in (("schema", SCHEMA_VERSION), ("revision", 0), ("rows", 0)):
             if name not in values:
                 connection.execute(sa.insert(meta).values(name=name, value=value))
@@ -276,17 +266,16 @@ def _upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str,
     """Insert rows, each over the one that has its key."""
     if rows:
         sql, order = _upsert_sql(table, connection.dialect)
-        connection.exec_driver_sql(sql, list(map(itemgetter(*order), rows)) if order else list(rows))
+        connection.exec_driver_sql(sql, list(map(itemgetter(*order), rows)))
 
 
 @lru_cache
 def _upsert_sql(table: sa.Table, dialect: sa.Dialect) -> tuple[str, tuple[str, ...]]:
-    """Return the text, and the order of parameters where they have no names.
+    """Return the text and the order of its parameters.
 
     These statements would be compiled again each time otherwise: half of the time of a small commit.
     """
-    insert = postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)
-    # Both constructs have the same method, but no common type that says so.
+    insert = sqlite.insert(table)
     keys = [column.name for column in table.primary_key]
     changed = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
     compiled = insert.on_conflict_do_update(index_elements=keys, set_=changed).compile(dialect=dialect)

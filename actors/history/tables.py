@@ -1,4 +1,4 @@
-"""The tables of history. The SQL is portable (PostgreSQL is to come).
+"""The tables of history, in one SQLite file.
 
 The metadata of an execution, its payloads and its events are in tables of their own: a cold scan over metadata does
 not read the others.
@@ -6,29 +6,34 @@ not read the others.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from types import NoneType
+from typing import Any, Final, get_args, get_type_hints
 
 import sqlalchemy as sa
+from attrs import fields
+
+from protocol.model import Execution, Timings
 
 SCHEMA_VERSION: Final = 2
-"""Raise it with every change here, and add the way there to `actors.migrations`."""
-PHASES: Final = ("queue", "build", "start", "load", "run")
-PLAIN: Final = (
-    "id",
-    "subject",
-    "created_at",
-    "started_at",
-    "finished_at",
-    "exit_code",
-    "attempts",
-    "output_dropped",
-    "timeout",
-    "idempotency_key",
-    "asynchronous",
-    "peak_memory",
-    "events_count",
-)
-"""Fields that are kept as they are, in columns of the same name."""
+"""Raise it with every change here: a database of another schema is refused."""
+PHASES: Final = tuple(phase.name for phase in fields(Timings))
+_TYPES: Final[dict[Any, type[sa.types.TypeEngine[Any]]]] = {
+    str: sa.Text,
+    float: sa.Double,
+    int: sa.BigInteger,
+    bool: sa.Boolean,
+}
+
+
+def _plain() -> Iterator[sa.Column[Any]]:
+    """Yield a column for each field of an execution whose values SQLite stores as they are."""
+    for name, kind in get_type_hints(Execution).items():
+        kinds = set(get_args(kind) or (kind,))
+        stored = kinds - {NoneType}
+        if len(stored) == 1 and stored <= _TYPES.keys():
+            yield sa.Column(name, _TYPES[stored.pop()], primary_key=name == "id", nullable=NoneType in kinds)
+
 
 metadata = sa.MetaData()
 
@@ -40,31 +45,23 @@ meta = sa.Table(
 )
 """`schema`, the highest `revision` ever stored, and how many `rows` there are, so that nobody counts them."""
 
+_PLAIN: Final = tuple(_plain())
+PLAIN: Final = tuple(column.name for column in _PLAIN)
+"""Fields of an execution with a column of the same name and value."""
+
 executions = sa.Table(
     "executions",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
+    *_PLAIN,
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("module", sa.Text, nullable=False),
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("env", sa.Text, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("started_at", sa.Double),
-    sa.Column("finished_at", sa.Double),
     sa.Column("failure_kind", sa.Text),
     sa.Column("failure", sa.Text),  # JSON, without the traceback
-    sa.Column("exit_code", sa.BigInteger),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("output_dropped", sa.BigInteger, nullable=False),
     *(sa.Column(f"{phase}_seconds", sa.Double, nullable=False) for phase in PHASES),
-    sa.Column("timeout", sa.Double),
-    sa.Column("idempotency_key", sa.Text),
-    sa.Column("asynchronous", sa.Boolean, nullable=False, server_default=sa.false()),
-    sa.Column("peak_memory", sa.BigInteger),
-    sa.Column("events_count", sa.BigInteger, nullable=False, server_default=sa.text("0")),
-    # `actors.queries` leads with one of these, each in the order of the pages.
+    # `queries` leads with one of these, each in the order of the pages.
     sa.Index("executions_by_time", "created_at", "id"),
     sa.Index("executions_by_module", "module", "created_at", "id"),
     sa.Index("executions_by_status", "status", "created_at", "id"),
@@ -79,14 +76,12 @@ for _name, _columns in (("kind", ("failure_kind",)), ("module_kind", ("module", 
         f"executions_by_{_name}",
         *(executions.c[column] for column in (*_columns, "created_at", "id")),
         sqlite_where=_some,
-        postgresql_where=_some,
     )
 _keyed = executions.c.idempotency_key.is_not(None)
 sa.Index(
     "executions_by_key",
     *(executions.c[column] for column in ("subject", "module", "idempotency_key", "created_at", "id")),
     sqlite_where=_keyed,
-    postgresql_where=_keyed,
 )
 
 payloads = sa.Table(
@@ -115,7 +110,7 @@ rollups = sa.Table(
     sa.Column("module", sa.Text, primary_key=True),
     sa.Column("width", sa.Integer, primary_key=True),
     sa.Column("start", sa.BigInteger, primary_key=True),
-    sa.Column("counts", sa.LargeBinary, nullable=False),  # msgpack of `actors.rollups.Rollup`
+    sa.Column("counts", sa.LargeBinary, nullable=False),  # msgpack of `rollups.Rollup`
     sa.Index("rollups_by_age", "width", "start"),
     sqlite_with_rowid=False,
 )

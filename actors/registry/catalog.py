@@ -6,7 +6,6 @@ module's revision from then on. Everything here blocks and is called by one thre
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 import zlib
@@ -21,7 +20,7 @@ import sqlalchemy as sa
 from attrs import define, frozen
 from sqlalchemy.pool import StaticPool
 
-from actors.history import MATCHES, module_matches
+from actors.sqlite import TROUBLE, begin, check_schema, matching, open_writer, reason_of
 from protocol.errors import ErrorKind, error
 from protocol.pages import DEFAULT_PAGE
 
@@ -32,7 +31,6 @@ MAX_CHANGES: Final = 100_000
 """Entries of the audit log that are kept; the oldest go first."""
 _SLACK: Final = 1000
 """Entries over the limit before the oldest are removed, so that not each change does it."""
-_BUSY_SECONDS: Final = 5.0
 
 metadata = sa.MetaData()
 
@@ -178,43 +176,32 @@ class Catalog:
     @classmethod
     def open(cls, path: Path) -> Catalog:
         """Open or make the file. Raises RunnerError `unavailable`."""
-
-        def connect() -> sqlite3.Connection:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
-            for pragma in ("journal_mode=wal", "synchronous=full"):
-                connection.execute(f"pragma {pragma}").close()
-            connection.create_function(MATCHES, 2, module_matches, deterministic=True)
-            return connection
-
-        opened = cls(sa.create_engine("sqlite://", creator=connect, poolclass=StaticPool))
+        opened = cls(sa.create_engine("sqlite://", creator=lambda: open_writer(path), poolclass=StaticPool))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            opened._prepare()
-        except (OSError, sa.exc.SQLAlchemyError, sqlite3.Error) as problem:
+            opened._prepare(path)
+        except (*TROUBLE, sqlite3.Error) as problem:
             opened.close()
-            why = getattr(problem, "orig", None) or problem
-            text = f"registered modules cannot be read from {path}: {why}"
+            text = f"registered modules cannot be read from {path}: {reason_of(problem)}"
             raise error(ErrorKind.UNAVAILABLE, text, field="data_dir") from problem
         except BaseException:
             opened.close()
             raise
         return opened
 
-    def _prepare(self) -> None:
+    def _prepare(self, path: Path) -> None:
         with self._transaction() as link:
             metadata.create_all(link)
             known = link.execute(sa.select(_meta.c.value).where(_meta.c.name == "schema")).scalar()
             if known is None:
                 link.execute(sa.insert(_meta).values(name="schema", value=SCHEMA_VERSION))
-            elif known > SCHEMA_VERSION:
-                text = f"registered modules have schema {known}, this runner knows up to {SCHEMA_VERSION}"
-                raise error(ErrorKind.UNAVAILABLE, f"{text}: use a newer runner", field="data_dir")
+            else:
+                check_schema(path, known, SCHEMA_VERSION)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         with self._engine.connect() as link, link.begin():
-            link.exec_driver_sql("begin immediate")  # the driver begins none by itself before tables are changed
+            begin(link)
             yield link
 
     def close(self) -> None:
@@ -262,8 +249,7 @@ class Catalog:
         if query.before is not None:
             wanted = wanted.where(_changes.c.id < query.before)
         if query.modules:
-            globs = msgspec.json.encode(query.modules).decode()
-            wanted = wanted.where(getattr(sa.func, MATCHES)(_changes.c.module, globs))
+            wanted = wanted.where(matching(_changes.c.module, query.modules))
         with self._engine.connect() as link:
             return [
                 Change(r.id, r.at, r.subject, Action(r.action), r.module, r.version, msgspec.json.decode(r.detail))

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
 import structlog
 import trio
 from attrs import define, evolve, field, frozen
@@ -22,6 +21,7 @@ from actors.mailbox import Mailbox, MailboxStatistics, Question
 from actors.registry.catalog import Action, Catalog, Change, ChangesQuery, Note, StoredModule
 from actors.registry.publisher import Publisher, stored
 from actors.registry.snapshot import Changes, Published, Registered, RegistrySnapshot
+from actors.sqlite import TROUBLE, reason_of
 from config.mistakes import ConfigError
 from config.modules import ModuleSpec
 from config.settings import RegistrySettings
@@ -31,7 +31,6 @@ FILE = "operator's file"
 """Who changed what the operator's file says, in the audit log."""
 _WAITING = 16
 """Changes that may wait for their turn."""
-_TROUBLE = (OSError, sa.exc.SQLAlchemyError)
 T = TypeVar("T")
 
 log = structlog.get_logger("registry")
@@ -327,9 +326,8 @@ class Registry:
         """Do it in a thread, one at a time. Raises RunnerError `unavailable`. Cancellation waits for its end."""
         try:
             return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._catalog_turn)
-        except _TROUBLE as problem:
-            why = getattr(problem, "orig", None) or problem
-            text = f"registered modules cannot be read or written: {why}"
+        except TROUBLE as problem:
+            text = f"registered modules cannot be read or written: {reason_of(problem)}"
             raise error(ErrorKind.UNAVAILABLE, text, field="data_dir", retry_after=5) from problem
 
     def _replace(self, module: Registered) -> None:
@@ -355,7 +353,7 @@ class Registry:
                 try:
                     files = partial(catalog.files, each.module, each.version)
                     versions[each.version] = self.publisher.restore(each, files)
-                except (ConfigError, RunnerError, KeyError, *_TROUBLE) as problem:
+                except (ConfigError, RunnerError, KeyError, *TROUBLE) as problem:
                     why = str(problem) or type(problem).__name__
                     log.warning("a version is not served", module=module.name, version=each.version, why=why)
             active = module.active if module.active in versions else None

@@ -8,12 +8,13 @@ import click
 import msgspec
 from attrs import frozen
 
+from protocol import views
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.events import DroppedEvent, OutputEvent
 from protocol.messages import InvalidJsonError, check_json
 from protocol.model import Stream
 from runner.client.connection import ANSWER_SECONDS, MAX_ANSWER_BYTES, Client, segment
-from runner.client.events import Begun, End, ExecutionFields, Message, cut_off, end_in, follow, read_events, told_where
+from runner.client.events import ANSWER, Begun, End, Message, cut_off, end_in, follow, read_events, told_where
 from runner.client.printing import Interrupts, Printer, interruptible
 from runner.client.trouble import not_a_runner
 
@@ -49,11 +50,11 @@ class Order:
         """The input as it is sent."""
         return self.data.strip() or b"null"
 
-    async def submit(self, client: Client) -> ExecutionFields:
+    async def submit(self, client: Client) -> views.Execution:
         """Have it accepted, to run when it is its turn; return it as it is then. Raises RunnerError."""
         return await self.post(client, prefer="respond-async", seconds=ANSWER_SECONDS)
 
-    async def post(self, client: Client, *, prefer: str | None = None, seconds: float | None = None) -> ExecutionFields:
+    async def post(self, client: Client, *, prefer: str | None = None, seconds: float | None = None) -> views.Execution:
         """Make the call over HTTP and return the answer. Raises RunnerError."""
         given = {
             "content-type": "application/json",
@@ -64,13 +65,13 @@ class Order:
         headers = {name: value for name, value in given.items() if value is not None}
         path, query = f"/modules/execute/{segment(self.module)}", {"version": self.version}
         answer = await client.request("POST", path, query=query, body=self.body, headers=headers, seconds=seconds)
-        return answer.read(ExecutionFields)
+        return answer.read(ANSWER)
 
 
 async def submit(client: Client, order: Order) -> int:
     """Print the id of an execution that nobody waits for. Raises RunnerError."""
     accepted = await order.checked().submit(client)
-    click.echo(accepted.id)
+    click.echo(accepted["id"])
     return 0
 
 
@@ -124,7 +125,7 @@ async def _with_key(client: Client, order: Order, printer: Printer, interrupts: 
     Not live, it is waited for by the same call again, for which `executions:run` is enough.
     """
     accepted = await order.submit(client)
-    path = f"/executions/{segment(accepted.id)}/cancel"
+    path = f"/executions/{segment(accepted['id'])}/cancel"
 
     async def cancel() -> None:
         await client.request("POST", path)
@@ -132,14 +133,14 @@ async def _with_key(client: Client, order: Order, printer: Printer, interrupts: 
     interrupts.cancel = cancel
     try:
         if printer.live:
-            return await follow(client, accepted.id, 0, printer.show, printer.again)
+            return await follow(client, accepted["id"], 0, printer.show, printer.again)
         execution = accepted
         while (end := end_in(execution)) is None:
             execution = await order.post(client)
     except RunnerError as problem:
-        raise told_where(problem, accepted.id, order.module) from None
-    await printer.output(Stream.STDOUT, execution.stdout)
-    await printer.output(Stream.STDERR, execution.stderr)
+        raise told_where(problem, accepted["id"], order.module) from None
+    await printer.output(Stream.STDOUT, execution.get("stdout", ""))
+    await printer.output(Stream.STDERR, execution.get("stderr", ""))
     return end
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 import trio
 from attrs import frozen
 
+from protocol import views
 from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
-from protocol.events import DroppedEvent, ErrorEvent, ItemEvent, OutputEvent, ProgressEvent, ResultEvent, StatusEvent
+from protocol.events import (
+    DroppedEvent,
+    Error,
+    ErrorEvent,
+    ItemEvent,
+    OutputEvent,
+    ProgressEvent,
+    ResultEvent,
+    StatusEvent,
+)
 from runner.client.connection import Client, printable, segment
 from runner.client.socket import NORMAL, RESTART, TOO_LARGE, Socket
 from runner.client.trouble import lost, not_a_runner
@@ -34,34 +44,14 @@ class Refused(msgspec.Struct, frozen=True, tag="error"):
     error: msgspec.Raw
 
 
-class FailureFields(msgspec.Struct):
-    """A failure, as the `error` of an execution."""
-
-    kind: str
-    message: str = ""
-    type: str | None = None
-    traceback: str | None = None
-    field: str | None = None
-
-
-class ExecutionFields(msgspec.Struct):
-    """What is read here of an execution as routes answer it."""
-
-    id: str
-    status: str
-    module: str = ""
-    result: msgspec.Raw = msgspec.Raw(b"null")
-    error: FailureFields | None = None
-    stdout: str = ""
-    stderr: str = ""
-    output_dropped: int = 0
-
-
 Message: TypeAlias = (
     Begun | StatusEvent | OutputEvent | ItemEvent | ProgressEvent | DroppedEvent | ResultEvent | ErrorEvent
 )
 Show: TypeAlias = Callable[[Message], Awaitable[None]]
 
+ANSWER: Final = views.lenient(views.Execution)
+"""How the answer to a call is decoded."""
+_FAILURE: Final = views.lenient(Error)
 _messages: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 _refusals = msgspec.json.Decoder(Refused)
 _types = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -85,32 +75,32 @@ def decode(data: bytes) -> Message | None:
         if bytes(fields.get("type", msgspec.Raw(b"null"))).strip(b'"').decode() not in _KNOWN:
             return None
         if "error" in fields and "seq" not in fields:
-            raise RunnerError(
-                failure_in(msgspec.json.decode(_refusals.decode(data).error, type=FailureFields))
-            ) from None
+            raise RunnerError(failure_in(msgspec.json.decode(_refusals.decode(data).error, type=_FAILURE))) from None
         raise
 
 
-def failure_in(fields: FailureFields) -> Failure:
-    """Return a failure that a runner told; a kind that is not known here is `internal`."""
-    kind = ErrorKind(fields.kind) if fields.kind in set(ErrorKind) else ErrorKind.INTERNAL
-    return Failure(kind, printable(fields.message), fields.type, fields.traceback, fields.field)
+def failure_in(fields: Error) -> Failure:
+    """Return the failure that a runner reported; a kind that is not known here is `internal`."""
+    kind = ErrorKind(fields["kind"]) if fields["kind"] in set(ErrorKind) else ErrorKind.INTERNAL
+    message = printable(fields.get("message", ""))
+    return Failure(kind, message, fields.get("type"), fields.get("traceback"), fields.get("field"))
 
 
 def end_of(event: ResultEvent | ErrorEvent) -> End:
     """Return the end that a last event says. Raises msgspec.DecodeError."""
     if isinstance(event, ResultEvent):
         return End(result=bytes(event.result))
-    return End(failure=failure_in(msgspec.json.decode(event.error, type=FailureFields)))
+    return End(failure=failure_in(msgspec.json.decode(event.error, type=_FAILURE)))
 
 
-def end_in(execution: ExecutionFields) -> End | None:
+def end_in(execution: views.Execution) -> End | None:
     """Return the end of an execution, None while it has none."""
-    if execution.status in ("queued", "running"):
+    if execution["status"] in ("queued", "running"):
         return None
-    if execution.error is not None:
-        return End(failure=failure_in(execution.error))
-    return End(result=bytes(execution.result))
+    failure = execution.get("error")
+    if failure is not None:
+        return End(failure=failure_in(failure))
+    return End(result=bytes(execution["result"]))
 
 
 async def read_events(client: Client, socket: Socket, show: Show) -> End | None:
@@ -184,7 +174,7 @@ async def _once(client: Client, identity: str, place: _Place, show: Show) -> End
             return end
     # It had ended before the number that was asked for.
     answer = await client.request("GET", f"/executions/{segment(identity)}")
-    return end_in(answer.read(ExecutionFields))
+    return end_in(answer.read(ANSWER))
 
 
 def cut_off(client: Client, socket: Socket, identity: str | None, module: str) -> RunnerError:

@@ -5,54 +5,24 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import click
 import msgspec
 
 from config.units import duration, format_duration
+from protocol import views
 from runner.client.connection import Client, printable, segment
-from runner.client.events import FailureFields, failure_in
+from runner.client.events import failure_in
 from runner.client.lists import collect, print_json, print_table, read_items, time_of
 
 _SHOWN_CHARACTERS = 2000
+_NULL: Final = msgspec.Raw(b"null")
 _AGO = re.compile(r"[0-9.]+\s*(ms|s|m|h|d)")
 
 
-class _Waiting(msgspec.Struct):
-    reason: str
-
-
-class _Listed(msgspec.Struct):
-    """An execution as lists have it."""
-
-    id: str
-    module: str
-    version: str
-    status: str
-    env: str = ""
-    subject: str = ""
-    created_at: float = 0.0
-    error: FailureFields | None = None
-    duration: float | None = None
-    waiting: _Waiting | None = None
-
-
-class _Shown(_Listed):
-    """An execution as it is shown alone."""
-
-    result: msgspec.Raw = msgspec.Raw(b"null")
-    input: msgspec.Raw = msgspec.Raw(b"null")
-    exit_code: int | None = None
-    attempts: int = 0
-    output_dropped: int = 0
-    killed: list[str] = []
-    peak_memory: int | None = None
-    timings: dict[str, float] = {}
-    asynchronous: bool = False
-    timeout: float | None = None
-    idempotency_key: str | None = None
-    started_at: float | None = None
-    finished_at: float | None = None
+_RECORD: Final = views.lenient(views.RecordedExecution)
+_LISTED: Final = views.lenient(views.ListedExecution)
 
 
 def moment(value: str | None) -> str | None:
@@ -70,22 +40,29 @@ async def listing(
     if as_json:
         print_json(items, cursor)
     else:
-        rows = [_row(item) for item in read_items(client, items, _Listed)]
+        rows = [_row(item) for item in read_items(client, items, _LISTED)]
         print_table(("ID", "MODULE", "STATUS", "ACCEPTED", "TOOK", "CALLER", ""), rows, cursor)
     return 0
 
 
-def _row(item: _Listed) -> tuple[str, ...]:
-    took = "-" if item.duration is None else f"{item.duration:.3f}s"
-    last = item.error.kind if item.error is not None else item.waiting.reason if item.waiting is not None else ""
-    module = f"{item.module}@{item.version}"
-    return (item.id, module, item.status, time_of(item.created_at), took, item.subject, last)
+def _row(item: views.ListedExecution) -> tuple[str, ...]:
+    took, failure, waiting = item.get("duration"), item.get("error"), item.get("waiting")
+    last = failure["kind"] if failure is not None else waiting["reason"] if waiting is not None else ""
+    return (
+        item["id"],
+        f"{item['module']}@{item['version']}",
+        item["status"],
+        time_of(item.get("created_at", 0.0)),
+        "-" if took is None else f"{took:.3f}s",
+        item.get("subject", ""),
+        last,
+    )
 
 
 async def showing(client: Client, identity: str, *, as_json: bool) -> int:
     """Print all that is known of an execution. Raises RunnerError."""
     answer = await client.request("GET", f"/executions/{segment(identity)}")
-    shown = answer.read(_Shown)
+    shown = answer.read(_RECORD)
     if as_json:
         click.echo(answer.body)
         return 0
@@ -93,34 +70,38 @@ async def showing(client: Client, identity: str, *, as_json: bool) -> int:
     return 0
 
 
-def text_of(item: _Shown) -> str:
+def text_of(item: views.RecordedExecution) -> str:
     """Return an execution for people: what is empty is left out, long values are cut."""
-    timings = ", ".join(f"{name} {seconds:.3f}s" for name, seconds in item.timings.items() if seconds >= 0.001)
+    phases: Mapping[str, float] = item.get("timings", {})  # type: ignore[assignment]  # all of its values are floats
+    timings = ", ".join(f"{name} {seconds:.3f}s" for name, seconds in phases.items() if seconds >= 0.001)
+    waiting, took, failure = item.get("waiting"), item.get("duration"), item.get("error")
+    started, finished, timeout = item.get("started_at"), item.get("finished_at"), item.get("timeout")
+    memory, dropped = item.get("peak_memory"), item.get("output_dropped", 0)
     rows: list[tuple[str, object]] = [
-        ("id", item.id),
-        ("module", f"{item.module}@{item.version} ({item.env})"),
-        ("status", item.status),
-        ("waits for", None if item.waiting is None else item.waiting.reason),
-        ("caller", item.subject),
-        ("accepted", time_of(item.created_at) + (", asynchronous" if item.asynchronous else "")),
-        ("started", None if item.started_at is None else time_of(item.started_at)),
-        ("ended", None if item.finished_at is None else time_of(item.finished_at)),
-        ("took", None if item.duration is None else f"{item.duration:.3f}s" + (f" ({timings})" if timings else "")),
-        ("timeout", None if item.timeout is None else format_duration(item.timeout)),
-        ("key", item.idempotency_key),
-        ("attempts", item.attempts),
-        ("exit code", item.exit_code),
-        ("peak memory", None if item.peak_memory is None else f"{item.peak_memory} bytes"),
-        ("killed", ", ".join(item.killed)),
-        ("dropped", f"{item.output_dropped} bytes of output" if item.output_dropped else None),
-        ("input", _cut(item.input)),
-        ("result", _cut(item.result) if item.status == "succeeded" else None),
+        ("id", item["id"]),
+        ("module", f"{item['module']}@{item['version']} ({item.get('env', '')})"),
+        ("status", item["status"]),
+        ("waits for", None if waiting is None else waiting["reason"]),
+        ("caller", item.get("subject")),
+        ("accepted", time_of(item.get("created_at", 0.0)) + (", asynchronous" if item.get("asynchronous") else "")),
+        ("started", None if started is None else time_of(started)),
+        ("ended", None if finished is None else time_of(finished)),
+        ("took", None if took is None else f"{took:.3f}s" + (f" ({timings})" if timings else "")),
+        ("timeout", None if timeout is None else format_duration(timeout)),
+        ("key", item.get("idempotency_key")),
+        ("attempts", item.get("attempts", 0)),
+        ("exit code", item.get("exit_code")),
+        ("peak memory", None if memory is None else f"{memory} bytes"),
+        ("killed", ", ".join(item.get("killed", ()))),
+        ("dropped", f"{dropped} bytes of output" if dropped else None),
+        ("input", _cut(item.get("input", _NULL))),
+        ("result", _cut(item.get("result", _NULL)) if item["status"] == "succeeded" else None),
     ]
     lines = [f"{name:<12} {printable(str(value))}".rstrip() for name, value in rows if value not in (None, "")]
-    if item.error is not None:
-        failure = failure_in(item.error)
-        lines += printable(failure.traceback or "").splitlines()
-        lines.append(f"error: {failure.kind}: {failure.message}")
+    if failure is not None:
+        shown = failure_in(failure)
+        lines += printable(shown.traceback or "").splitlines()
+        lines.append(f"error: {shown.kind}: {shown.message}")
     return "\n".join(lines) + "\n"
 
 
@@ -134,5 +115,5 @@ async def cancelling(client: Client, identities: Sequence[str]) -> int:
     """End executions, one after another, and print what each is then. Raises RunnerError."""
     for identity in identities:
         answer = await client.request("POST", f"/executions/{segment(identity)}/cancel")
-        click.echo(f"{identity}  {printable(answer.read(_Listed).status)}")
+        click.echo(f"{identity}  {printable(answer.read(_LISTED)['status'])}")
     return 0

@@ -5,9 +5,10 @@ Imports the generated messages, as `grpc_service` does; neither of the two knows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, TypeVar, assert_never
+from functools import cache
+from typing import Any, TypeVar, assert_never, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -36,7 +37,13 @@ _ENVIRONMENTS = {kind: v1.EnvironmentKind[kind.name] for kind in Kind}
 _STATUSES = {status: v1.ExecutionStatus[status.name] for status in Status}
 _KINDS = {kind: v1.ErrorKind[kind.name] for kind in ErrorKind}
 _STREAMS = {stream: v1.OutputStream[stream.name] for stream in Stream}
+_NUMBERS: Mapping[Any, Callable[[Any], Any]] = {
+    Kind: _ENVIRONMENTS.__getitem__,
+    Status: _STATUSES.__getitem__,
+    ErrorKind: _KINDS.__getitem__,
+}
 E = TypeVar("E", bound=StrEnum)
+M = TypeVar("M")
 
 _failure_decoder = msgspec.json.Decoder(Failure)
 
@@ -44,51 +51,52 @@ _failure_decoder = msgspec.json.Decoder(Failure)
 def execution_message(execution: Execution) -> v1.Execution:
     """Return the record of an execution, without its payloads."""
     timings, waiting = execution.timings, execution.waiting
-    return make(
+    return _same(
         v1.Execution,
-        id=execution.id,
+        execution,
         module_name=execution.module.name,
         version=execution.module.version,
-        env=_ENVIRONMENTS[execution.env],
-        status=_STATUSES[execution.status],
         error=None if execution.failure is None else failure_message(execution.failure),
-        exit_code=execution.exit_code,
-        attempts=execution.attempts,
         duration=execution.duration or 0.0,
-        timings=make(
-            v1.Timings,
-            queue=timings.queue,
-            build=timings.build,
-            start=timings.start,
-            importing=timings.load,
-            run=timings.run,
-        ),
-        output_dropped=execution.output_dropped,
-        created_at=milliseconds(execution.created_at),
-        started_at=milliseconds(execution.started_at),
-        finished_at=milliseconds(execution.finished_at),
-        subject=execution.subject,
-        asynchronous=execution.asynchronous,
-        timeout=execution.timeout or 0.0,
-        idempotency_key=execution.idempotency_key or "",
+        timings=_same(v1.Timings, timings, importing=timings.load),
         failed_attempts=[_attempt_message(attempt) for attempt in execution.failed_attempts],
-        killed=list(execution.killed),
-        peak_memory=execution.peak_memory,
-        waiting=None if waiting is None else make(v1.Waiting, reason=waiting.reason, since=milliseconds(waiting.since)),
+        waiting=None if waiting is None else _same(v1.Waiting, waiting),
     )
 
 
 def _attempt_message(attempt: Attempt) -> v1.Attempt:
-    return make(
-        v1.Attempt,
-        number=attempt.number,
-        started_at=milliseconds(attempt.started_at),
-        finished_at=milliseconds(attempt.finished_at),
-        run=attempt.seconds,
-        error=failure_message(attempt.failure),
-        exit_code=attempt.exit_code,
-        killed=list(attempt.killed),
-    )
+    return _same(v1.Attempt, attempt, run=attempt.seconds, error=failure_message(attempt.failure))
+
+
+def _same(cls: type[M], noun: Any, **more: Any) -> M:
+    """Return a message with the values that a noun of the model has under the same names, and `more` of its own."""
+    classes: tuple[Any, Any] = cls, type(noun)
+    alike, converted = _shared(*classes)
+    for name in alike:
+        more[name] = getattr(noun, name)
+    for name, convert in converted:
+        more[name] = convert(getattr(noun, name))
+    return make(cls, **more)
+
+
+@cache
+def _shared(cls: Any, noun: Any) -> tuple[tuple[str, ...], tuple[tuple[str, Callable[[Any], Any]], ...]]:
+    """Return the fields that message and noun share, nested messages aside: equal values, and those to convert."""
+    types = cls._betterproto.meta_by_field_name
+    alike: list[str] = []
+    converted: list[tuple[str, Callable[[Any], Any]]] = []
+    for name, kind in get_type_hints(noun).items():
+        if name not in types or types[name].proto_type == "message":
+            continue
+        if types[name].proto_type == "int64" and float in (kind, *get_args(kind)):  # only times are whole numbers there
+            converted.append((name, milliseconds))
+        elif get_origin(kind) is tuple:
+            converted.append((name, list))
+        elif kind in _NUMBERS:
+            converted.append((name, _NUMBERS[kind]))
+        else:
+            alike.append(name)
+    return tuple(alike), tuple(converted)
 
 
 def response_message(execution: Execution) -> v1.ExecuteResponse:
@@ -151,16 +159,7 @@ def _event_member(event: Event) -> dict[str, Any]:  # noqa: PLR0911 - one for ea
 
 def failure_message(failure: Failure) -> v1.Error:
     """Return a failure as a message."""
-    return make(
-        v1.Error,
-        kind=_KINDS[failure.kind],
-        message=failure.message,
-        type=failure.type or "",
-        traceback=failure.traceback or "",
-        field=failure.field or "",
-        retryable=failure.retryable,
-        retry_after=failure.retry_after or 0.0,
-    )
+    return _same(v1.Error, failure, retryable=failure.retryable)
 
 
 def module_message(module: Published) -> v1.Module:

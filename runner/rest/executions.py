@@ -13,13 +13,14 @@ from quart_trio import QuartTrio
 from actors.history import Query
 from config.mistakes import Wrong
 from config.units import duration
+from protocol import views
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.events import DroppedEvent, KeptEvent, OutputEvent, decode_all, encode, text_of
 from protocol.model import Execution, Status, Stream
 from runner.api import Service
 from runner.auth import Principal
 from runner.rest.openapi import Order, operations
-from runner.rest.render import accepted_json, listed_fields, record_json, stats_json
+from runner.rest.render import accepted_json, record_json, stats_json
 from runner.rest.web import arguments, json_answer, moment, one_of, page_limit, seconds_of, serves
 
 _orders = msgspec.json.Decoder(Order)
@@ -81,7 +82,7 @@ def _add_lists(app: QuartTrio, service: Service, principal: Callable[[], Awaitab
             cursor=args.get("cursor"),
         )
         page = await service.list(who, query)
-        return json_answer({"items": [listed_fields(item) for item in page.items], "cursor": page.next_cursor})
+        return json_answer({"items": [views.listed(item) for item in page.items], "cursor": page.next_cursor})
 
     @serves(app, operations.STATS)
     async def stats(name: str) -> Response:

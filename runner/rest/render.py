@@ -10,96 +10,28 @@ import msgspec
 
 from actors.history import ModuleStats
 from actors.registry import Change, Published, Registered
+from protocol import views
 from protocol.errors import ErrorKind, Failure
-from protocol.events import decode_all, failure_fields, text_of
-from protocol.model import Attempt, Execution, Stream
+from protocol.model import Execution
 from runner.rest.openapi import shapes
 from runner.status import CODES
 
 _encoder = msgspec.json.Encoder()
 
 
-def execution_fields(execution: Execution) -> shapes.Core:
-    """Return what every door says of an execution, without what it was given and what it printed."""
-    timings, duration, waiting = execution.timings, execution.duration, execution.waiting
-    return {
-        "id": execution.id,
-        "module": execution.module.name,
-        "version": execution.module.version,
-        "env": execution.env,
-        "status": execution.status,
-        "result": None if execution.result is None else msgspec.Raw(execution.result),
-        "error": None if execution.failure is None else failure_fields(execution.failure),
-        "output_dropped": execution.output_dropped,
-        "exit_code": execution.exit_code,
-        "attempts": execution.attempts,
-        "failed_attempts": [_attempt_fields(attempt) for attempt in execution.failed_attempts],
-        "killed": execution.killed,
-        "peak_memory": execution.peak_memory,
-        "duration": None if duration is None else round(duration, 6),
-        "timings": {
-            "queue": round(timings.queue, 6),
-            "build": round(timings.build, 6),
-            "start": round(timings.start, 6),
-            "import": round(timings.load, 6),
-            "run": round(timings.run, 6),
-        },
-        "waiting": None if waiting is None else {"reason": waiting.reason, "since": round(waiting.since, 3)},
-    }
-
-
-def _attempt_fields(attempt: Attempt) -> shapes.FailedAttempt:
-    return {
-        "attempt": attempt.number,
-        "started_at": round(attempt.started_at, 6),
-        "finished_at": round(attempt.finished_at, 6),
-        "run": round(attempt.seconds, 6),
-        "error": failure_fields(attempt.failure),
-        "exit_code": attempt.exit_code,
-        "killed": attempt.killed,
-    }
-
-
 def execution_json(execution: Execution) -> bytes:
     """Return the whole execution; the result passes through as the bytes that the handler's worker sent."""
-    return _encoder.encode(_with_output(execution))
-
-
-def _with_output(execution: Execution) -> shapes.Execution:
-    kept = decode_all(execution.events)
-    stdout, stderr = text_of(kept, Stream.STDOUT), text_of(kept, Stream.STDERR)
-    return {**execution_fields(execution), "stdout": stdout, "stderr": stderr}
-
-
-def _record_fields(execution: Execution) -> shapes.Record:
-    return {
-        "subject": execution.subject,
-        "asynchronous": execution.asynchronous,
-        "timeout": execution.timeout,
-        "idempotency_key": execution.idempotency_key,
-        "created_at": round(execution.created_at, 6),
-        "started_at": None if execution.started_at is None else round(execution.started_at, 6),
-        "finished_at": None if execution.finished_at is None else round(execution.finished_at, 6),
-    }
+    return _encoder.encode(views.answered(execution))
 
 
 def record_json(execution: Execution) -> bytes:
     """Return all that history knows of an execution, its input included."""
-    return _encoder.encode(_recorded_fields(execution))
-
-
-def _recorded_fields(execution: Execution) -> shapes.RecordedExecution:
-    return {**_with_output(execution), **_record_fields(execution), "input": msgspec.Raw(execution.input)}
+    return _encoder.encode(views.recorded(execution))
 
 
 def accepted_json(execution: Execution) -> bytes:
     """Return an execution that was accepted and has not ended: as in lists."""
-    return _encoder.encode(listed_fields(execution))
-
-
-def listed_fields(execution: Execution) -> shapes.ListedExecution:
-    """Return an execution as lists show it: without payloads, output and tracebacks."""
-    return {**execution_fields(execution), **_record_fields(execution)}
+    return _encoder.encode(views.listed(execution))
 
 
 def stats_json(stats: ModuleStats) -> bytes:
@@ -125,7 +57,7 @@ def stats_json(stats: ModuleStats) -> bytes:
 
 def execution_line(execution: Execution, index: int) -> bytes:
     """Return the whole execution as one line of a batch: `index` is the number of its input."""
-    return _line({"index": index, **_with_output(execution)})
+    return _line({"index": index, **views.answered(execution)})
 
 
 def problem_line(failure: Failure, index: int | None = None) -> bytes:

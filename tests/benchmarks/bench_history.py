@@ -20,7 +20,6 @@ from attrs import evolve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from actors.history import storage
 from actors.history.archive import Database
 from actors.history.history import History
 from actors.history.queries import Query
@@ -93,7 +92,7 @@ def some_rows(rollups: dict[Span, Rollup]) -> Iterator[tuple[Any, ...]]:
 def fill(path: Path) -> None:
     """Write the rows with their payloads, events and rollups."""
     database = Database(path)
-    database.write(storage.prepare)
+    database.prepare()
     database.close()
     rollups: dict[Span, Rollup] = {}
     payload, events = b'{"name": "' + b"x" * 80 + b'"}', b'[{"type":"output","seq":1,"at":1.0,"text":"' + b"x" * 80

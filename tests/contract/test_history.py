@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from actors.history import archive, journal
+from actors import sqlite
 from actors.history import history as history_module
+from actors.history import journal
 from actors.history.commits import HistoryStatistics
 from actors.history.history import History
 from actors.history.journal import Entry, Journal
@@ -180,7 +181,7 @@ async def test_a_cancelled_finish_is_recorded_all_the_same(tmp_path, durability)
 
 
 async def test_cancelling_each_call_while_it_waits_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "_BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.02)
     async with running(tmp_path, durability="disk", max_pending=3) as history:
         await history.finish(make())
         with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
@@ -391,6 +392,10 @@ def test_any_bytes_can_be_read(data, salted):
     assert not data or read.torn_bytes or read.damage
 
 
+def test_a_file_without_the_first_bytes_of_a_segment_is_damaged_as_a_whole():
+    assert journal.decode(b"OPJ9" + SALT + record(make())).damage[0].reason == "not a journal segment"
+
+
 def test_what_callers_send_cannot_be_taken_for_a_record(tmp_path):
     forged = make(result=journal.start_segment(SALT) + record(make()) * 3)
     log = Journal(tmp_path)
@@ -503,7 +508,7 @@ async def test_a_full_disk_refuses_results_and_recovers(tmp_path):
 
 
 async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "_BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.02)
     first, second = make(), make()
     with capture_logs() as logs:
         async with running(tmp_path) as history:
@@ -527,7 +532,7 @@ async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypa
 
 
 async def test_a_stop_with_a_locked_database_is_bounded_and_the_journal_keeps_the_rest(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "_BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.02)
     monkeypatch.setattr(history_module, "FLUSH_SECONDS", 0.1)
     execution = make()
     async with running(tmp_path) as history:
@@ -542,7 +547,7 @@ async def test_a_stop_with_a_locked_database_is_bounded_and_the_journal_keeps_th
 
 
 async def test_finish_waits_for_room_when_the_database_is_slow(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "_BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.02)
     over = trio.Event()
     async with running(tmp_path, max_pending=2) as history, trio.open_nursery() as nursery:
         with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
@@ -579,13 +584,22 @@ async def test_a_second_runner_on_the_same_data_is_refused_by_name(tmp_path):
         pass
 
 
-async def test_a_database_of_a_newer_runner_is_refused(tmp_path):
+@pytest.mark.parametrize("schema", [1, 99])
+async def test_a_database_of_another_schema_is_refused_and_left_alone(tmp_path, schema):
     async with running(tmp_path):
         pass
     with closing(sqlite3.connect(tmp_path / "history.db")) as connection, connection:
-        connection.execute("update meta set value = 99 where name = 'schema'")
-    with pytest.raises(RunnerError, match="schema 99, this runner knows up to 2"):
+        connection.execute("update meta set value = ? where name = 'schema'", [schema])
+        connection.execute("drop table rollups")
+    before = rows(tmp_path, "select * from sqlite_master")
+
+    with pytest.raises(RunnerError) as caught:
         await History(HistorySettings(), tmp_path, clock=lambda: NOW).run()
+
+    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 2 only; start the version"
+    assert message in caught.value.failure.message
+    assert "or move the file away" in caught.value.failure.message
+    assert rows(tmp_path, "select * from sqlite_master") == before
 
 
 @pytest.mark.parametrize("url", ["postgresql://host/db", "sqlite://", "nonsense"])

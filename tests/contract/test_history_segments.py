@@ -10,7 +10,7 @@ import trio
 from attrs import evolve
 from structlog.testing import capture_logs
 
-from actors.history import archive
+from actors import sqlite
 from actors.history.storage import LOST_SEQS
 from protocol.errors import ErrorKind
 from protocol.model import Status
@@ -111,7 +111,7 @@ async def test_a_submitted_execution_keeps_the_events_that_it_came_with(tmp_path
 
 
 async def test_with_a_database_that_is_behind_the_oldest_segments_are_dropped(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "_BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.02)
     execution = make(Status.RUNNING)
     async with running(tmp_path, max_pending=5) as history:
         with locked_out(tmp_path):

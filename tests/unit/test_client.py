@@ -19,7 +19,7 @@ from runner.client import executions as client_executions
 from runner.client import local_token
 from runner.client.calls import Order
 from runner.client.connection import failure_of, segment
-from runner.client.events import Begun, ExecutionFields, decode, end_in, end_of
+from runner.client.events import ANSWER, Begun, decode, end_in, end_of
 from runner.client.local_token import credentials, held_by
 from runner.client.printing import HELD_BYTES, Printer, dropped_text, progress_text
 from runner.client.trouble import lost, root_of, unreachable
@@ -123,10 +123,8 @@ def test_the_last_event_is_the_end():
 
 @pytest.mark.parametrize("result", [b"null", b"5", b'"text"', b'{"a":1}'])
 def test_an_execution_says_its_end(result):
-    read = msgspec.json.decode(
-        b'{"id":"e","status":"succeeded","error":null,"result":' + result + b"}", type=ExecutionFields
-    )
-    running = msgspec.json.decode(b'{"id":"e","status":"running","result":null}', type=ExecutionFields)
+    read = msgspec.json.decode(b'{"id":"e","status":"succeeded","error":null,"result":' + result + b"}", type=ANSWER)
+    running = msgspec.json.decode(b'{"id":"e","status":"running","result":null}', type=ANSWER)
 
     assert end_in(read).result == result
     assert end_in(running) is None

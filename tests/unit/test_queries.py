@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors import sqlite
 from actors.history import queries
 from actors.history.queries import Query
 from protocol.errors import ErrorKind, RunnerError
@@ -51,4 +52,5 @@ def test_the_page_begins_at_the_earlier_of_both_bounds(until, cursor, bound):
 def test_globs_mean_what_they_mean_in_tokens(module, globs):
     wanted = any(fnmatchcase(module, glob) for glob in globs)
 
-    assert queries.module_matches(module, msgspec.json.encode(globs).decode()) is wanted
+    assert sqlite.module_matches(module, globs) is wanted
+    assert sqlite._module_matches(module, msgspec.json.encode(globs).decode()) is wanted

@@ -11,7 +11,7 @@ import msgspec
 from attrs import define, field, frozen
 
 from actors.registry import Published, Registry, RegistrySnapshot
-from protocol import events
+from protocol import events, views
 from protocol.errors import ErrorKind
 from runner.auth import Principal, Scope
 from runner.http import WEBSOCKET
@@ -134,7 +134,7 @@ def _schemas() -> tuple[Mapping[str, Any], Mapping[Any, Any]]:
 
 def _in_order(schema: dict[str, Any], name: str) -> dict[str, Any]:
     """Return a schema with the properties in the order in which the type has them."""
-    order = getattr(getattr(shapes, name, None), "__annotations__", {})
+    order = getattr((vars(views) | vars(shapes)).get(name), "__annotations__", {})
     properties = schema.get("properties", {})
     if order.keys() != properties.keys():
         return schema
@@ -221,7 +221,7 @@ def _responses(operation: Operation, refer: Mapping[Any, Any]) -> dict[str, Any]
     kinds: dict[int, dict[ErrorKind, None]] = {}
     contents: dict[int, dict[str, Any]] = {}
     for content_type, type_, these in (
-        (JSON, shapes.Execution, operation.ended),
+        (JSON, views.Execution, operation.ended),
         (PROBLEM, shapes.Problem, operation.refusals),
     ):
         for kind in these:

@@ -11,6 +11,7 @@ from typing import Final
 from attrs import evolve
 
 from config.settings import ServerSettings
+from protocol import views
 from protocol.errors import ErrorKind
 from protocol.events import Event
 from protocol.model import Status, Stream
@@ -41,10 +42,10 @@ PREFER = Parameter("Prefer", "`respond-async` is answered at once, with 202.", t
 EXECUTION_ID = Header("X-Execution-Id", "The id of the execution.")
 LOCATION = Header("Location", "Where the execution is.")
 
-WHOLE = {JSON: shapes.Execution}
-RECORD = {JSON: shapes.RecordedExecution}
+WHOLE = {JSON: views.Execution}
+RECORD = {JSON: views.RecordedExecution}
 ACCEPTED = Answer(
-    202, "It was accepted, and runs when it is its turn.", {JSON: shapes.ListedExecution}, (LOCATION, EXECUTION_ID)
+    202, "It was accepted, and runs when it is its turn.", {JSON: views.ListedExecution}, (LOCATION, EXECUTION_ID)
 )
 _EVENTS_TEXT = "Every event has a number; from the one asked for all come once and in order, what was and what comes."
 _SOCKET = (

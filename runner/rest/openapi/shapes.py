@@ -1,6 +1,7 @@
 """What the REST door says and is told, as types: `render.py` fills them, the schemas of the document are made of them.
 
-Every key is always there unless it is `NotRequired`. Times are seconds since 1970, durations seconds, sizes bytes.
+Executions: see `protocol.views`. Every key is always there unless it is `NotRequired`. Times are seconds since 1970,
+durations seconds, sizes bytes.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias, TypedDict, Union, get_args, get_type_hints
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict, Union, get_args, get_type_hints
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct, field
 
@@ -16,88 +17,9 @@ from actors.registry import Action
 from actors.workers import ExecutorStatistics
 from config.modules import ModuleSpec
 from protocol.errors import ErrorKind
-from protocol.events import Error
 from protocol.model import Kind, Status
+from protocol.views import Json, ListedExecution, Moment
 from runner.api import NOT_SHOWN
-
-Json: TypeAlias = Any
-"""Any JSON value; what is rendered here may be one that is JSON already."""
-Seconds: TypeAlias = Annotated[float, Meta(description="Seconds.")]
-Moment: TypeAlias = Annotated[float, Meta(description="Seconds since 1970.")]
-
-
-class FailedAttempt(TypedDict):
-    """One attempt that was followed by another one."""
-
-    attempt: Annotated[int, Meta(description="Counts from 1.")]
-    started_at: Moment
-    finished_at: Moment
-    run: Annotated[float, Meta(description="Seconds in the handler.")]
-    error: Error
-    exit_code: int | None
-    killed: tuple[str, ...]
-
-
-Timings = TypedDict(
-    "Timings", {"queue": Seconds, "build": Seconds, "start": Seconds, "import": Seconds, "run": Seconds}
-)
-
-
-class Waiting(TypedDict):
-    """Why an execution does not run yet."""
-
-    reason: str
-    since: Moment
-
-
-class Core(TypedDict):
-    """What every answer says of an execution."""
-
-    id: str
-    module: str
-    version: str
-    env: Kind
-    status: Status
-    result: Annotated[Json, Meta(description="What the handler returned; null until then, and after a failure.")]
-    error: Annotated[Error | None, Meta(description="Null unless it failed or was cancelled.")]
-    output_dropped: Annotated[int, Meta(description="Bytes of output that were not kept.")]
-    exit_code: Annotated[int | None, Meta(description="0 after success; null until the end.")]
-    attempts: int
-    failed_attempts: list[FailedAttempt]
-    killed: Annotated[tuple[str, ...], Meta(description="Processes that were ended by force, as `pid name`.")]
-    peak_memory: Annotated[int | None, Meta(description="Bytes of the handler's process.")]
-    duration: Annotated[float | None, Meta(description="Seconds from acceptance to the end.")]
-    timings: Timings
-    waiting: Waiting | None
-
-
-class Execution(Core):
-    """An execution as a call that waits is answered."""
-
-    stdout: Annotated[str, Meta(description="What the last attempt printed, as far as it was kept.")]
-    stderr: str
-
-
-class Record(TypedDict):
-    """What history knows besides."""
-
-    subject: Annotated[str, Meta(description="Who called.")]
-    asynchronous: bool
-    timeout: Annotated[float | None, Meta(description="Seconds that the caller allows for each attempt.")]
-    idempotency_key: str | None
-    created_at: Moment
-    started_at: Annotated[float | None, Meta(description="When the first attempt had a worker.")]
-    finished_at: float | None
-
-
-class ListedExecution(Core, Record):
-    """An execution as lists show it: result, traceback and failed attempts are left out."""
-
-
-class RecordedExecution(Execution, Record):
-    """All that is known of an execution."""
-
-    input: Json
 
 
 class ExecutionPage(TypedDict):

@@ -1,0 +1,211 @@
+"""An execution as every door shows it: the JSON of answers, lists and records, and the functions that fill it.
+
+The OpenAPI schemas are made of these types, clients decode them, and the gRPC messages have the same fields. A field of
+`protocol.model.Execution` that callers should see is added to one of these types and to the function of the same part.
+
+Every key is always present. Times are seconds since 1970, durations are seconds, sizes are bytes. Rounding: 6 digits.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import (
+    Annotated,
+    Any,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+import msgspec
+from msgspec import Meta
+
+from protocol import model
+from protocol.events import Error, decode_all, failure_fields, text_of
+from protocol.model import Kind, Status, Stream
+
+T = TypeVar("T")
+Json: TypeAlias = Any
+"""Any JSON value; `msgspec.Raw` where the value is JSON already."""
+Seconds: TypeAlias = Annotated[float, Meta(description="Seconds.")]
+Moment: TypeAlias = Annotated[float, Meta(description="Seconds since 1970.")]
+
+
+class FailedAttempt(TypedDict):
+    """One attempt that was followed by another one."""
+
+    attempt: Annotated[int, Meta(description="Counts from 1.")]
+    started_at: Moment
+    finished_at: Moment
+    run: Annotated[float, Meta(description="Seconds in the handler.")]
+    error: Error
+    exit_code: int | None
+    killed: tuple[str, ...]
+
+
+Timings = TypedDict(
+    "Timings", {"queue": Seconds, "build": Seconds, "start": Seconds, "import": Seconds, "run": Seconds}
+)
+
+
+class Waiting(TypedDict):
+    """Why an execution does not run yet."""
+
+    reason: str
+    since: Moment
+
+
+class Core(TypedDict):
+    """The fields that every view has."""
+
+    id: str
+    module: str
+    version: str
+    env: Kind
+    status: Status
+    result: Annotated[Json, Meta(description="What the handler returned; null until then, and after a failure.")]
+    error: Annotated[Error | None, Meta(description="Null unless it failed or was cancelled.")]
+    output_dropped: Annotated[int, Meta(description="Bytes of output that were not kept.")]
+    exit_code: Annotated[int | None, Meta(description="0 after success; null until the end.")]
+    attempts: int
+    failed_attempts: list[FailedAttempt]
+    killed: Annotated[tuple[str, ...], Meta(description="Processes that were ended by force, as `pid name`.")]
+    peak_memory: Annotated[int | None, Meta(description="Bytes of the handler's process.")]
+    duration: Annotated[float | None, Meta(description="Seconds from acceptance to the end.")]
+    timings: Timings
+    waiting: Waiting | None
+
+
+class Execution(Core):
+    """An execution as a call that waits is answered."""
+
+    stdout: Annotated[str, Meta(description="What the last attempt printed, as far as it was kept.")]
+    stderr: str
+
+
+class Record(TypedDict):
+    """The fields that only history shows."""
+
+    subject: Annotated[str, Meta(description="Who called.")]
+    asynchronous: bool
+    timeout: Annotated[float | None, Meta(description="Seconds that the caller allows for each attempt.")]
+    idempotency_key: str | None
+    created_at: Moment
+    started_at: Annotated[float | None, Meta(description="When the first attempt had a worker.")]
+    finished_at: float | None
+
+
+class ListedExecution(Core, Record):
+    """An execution as lists show it: result, traceback and failed attempts are left out."""
+
+
+class RecordedExecution(Execution, Record):
+    """All that is known of an execution."""
+
+    input: Json
+
+
+def answered(execution: model.Execution) -> Execution:
+    """Return the answer to a call that waited."""
+    kept = decode_all(execution.events)
+    stdout, stderr = text_of(kept, Stream.STDOUT), text_of(kept, Stream.STDERR)
+    return {**_core(execution), "stdout": stdout, "stderr": stderr}
+
+
+def listed(execution: model.Execution) -> ListedExecution:
+    """Return an execution for a list, or one that was accepted and has not ended: without output and input."""
+    return {**_core(execution), **_record(execution)}
+
+
+def recorded(execution: model.Execution) -> RecordedExecution:
+    """Return everything that is known of an execution; input and result pass through unparsed."""
+    return {**answered(execution), **_record(execution), "input": msgspec.Raw(execution.input)}
+
+
+def _core(execution: model.Execution) -> Core:
+    waiting = execution.waiting
+    return {
+        "id": execution.id,
+        "module": execution.module.name,
+        "version": execution.module.version,
+        "env": execution.env,
+        "status": execution.status,
+        "result": None if execution.result is None else msgspec.Raw(execution.result),
+        "error": None if execution.failure is None else failure_fields(execution.failure),
+        "output_dropped": execution.output_dropped,
+        "exit_code": execution.exit_code,
+        "attempts": execution.attempts,
+        "failed_attempts": [_failed_attempt(attempt) for attempt in execution.failed_attempts],
+        "killed": execution.killed,
+        "peak_memory": execution.peak_memory,
+        "duration": _rounded(execution.duration),
+        "timings": _timings(execution.timings),
+        "waiting": None if waiting is None else {"reason": waiting.reason, "since": round(waiting.since, 3)},
+    }
+
+
+def _record(execution: model.Execution) -> Record:
+    return {
+        "subject": execution.subject,
+        "asynchronous": execution.asynchronous,
+        "timeout": execution.timeout,
+        "idempotency_key": execution.idempotency_key,
+        "created_at": round(execution.created_at, 6),
+        "started_at": _rounded(execution.started_at),
+        "finished_at": _rounded(execution.finished_at),
+    }
+
+
+def _failed_attempt(attempt: model.Attempt) -> FailedAttempt:
+    return {
+        "attempt": attempt.number,
+        "started_at": round(attempt.started_at, 6),
+        "finished_at": round(attempt.finished_at, 6),
+        "run": round(attempt.seconds, 6),
+        "error": failure_fields(attempt.failure),
+        "exit_code": attempt.exit_code,
+        "killed": attempt.killed,
+    }
+
+
+def _timings(timings: model.Timings) -> Timings:
+    return {
+        "queue": round(timings.queue, 6),
+        "build": round(timings.build, 6),
+        "start": round(timings.start, 6),
+        "import": round(timings.load, 6),
+        "run": round(timings.run, 6),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+def lenient(view: type[T]) -> type[T]:
+    """Return a view as a client decodes it, whose runner may be older or newer than the client.
+
+    Keys may be missing, values of a `StrEnum` are plain strings, and JSON of any type stays undecoded (`msgspec.Raw`).
+    The static type stays that of the view: read keys that older runners may lack by `get`.
+    """
+    return cast("type[T]", _lenient(view))
+
+
+def _lenient(kind: Any) -> Any:
+    if kind is Any:
+        return msgspec.Raw
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return str
+    if is_typeddict(kind):
+        fields = {key: _lenient(of) for key, of in get_type_hints(kind).items()}
+        return cast("Any", TypedDict)(kind.__name__, fields, total=False)
+    parts = tuple(part if part is ... else _lenient(part) for part in get_args(kind))
+    if not parts:
+        return kind
+    return Union[(*parts,)] if isinstance(kind, type(int | None)) else get_origin(kind)[parts]

@@ -99,6 +99,16 @@ def test_modules_are_named_by_their_whole_path(path):
     assert [name for name in bare if not (ROOT / name).exists()] == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=names(DOCUMENTS))
+def test_targets_of_make_that_are_named_exist(path):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    document = read(path)
+    named = re.findall(r"^make ([a-z-]+)", "\n".join(document.blocks), re.MULTILINE)
+    named += [match[1] for name in document.names if (match := re.match(r"make ([a-z-]+)", name))]
+
+    assert {*named} - targets == set()
+
+
 def members():
     """Return the members of each class of the packages, and each function and constant of a module, by name."""
     classes, others = {}, set()

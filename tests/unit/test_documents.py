@@ -251,6 +251,29 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= 8 * 1024
 
 
+def test_the_quick_start_has_the_commands_that_people_type():
+    page = (DOCS / "quickstart.md").read_text()
+
+    for command in (
+        "python -m venv venv; source venv/bin/activate; pip install -r requirements.txt; python main.py",
+        "python main.py --config=./my-modules.yaml --rest-port=8080 --grpc-port=50052 --venv-path=./my-venvs",
+        "python main.py --no-rest",
+        "python main.py --no-grpc",
+        "docker build -t operato/runner:latest .",
+        "docker run -p 8000:8000 -p 50051:50051 -v ./modules.yaml:/app/modules.yaml operato/runner:latest",
+        "helm install operato-runner packaging/operato-runner -f values.yaml",
+    ):
+        assert f"\n{command}\n" in page
+
+
+def test_sequence_diagrams_have_no_separators_in_their_texts():
+    """A semicolon or a hash ends a text there."""
+    diagrams = [block for block in read(ROOT / "ARCHITECTURE.md").blocks if block.startswith("```mermaid")]
+
+    assert len(diagrams) == 4
+    assert [block for block in diagrams if re.search(r"[;#]", block)] == []
+
+
 def test_decisions_are_numbered_and_listed():
     text = (ROOT / "DECISIONS.md").read_text()
     entries = re.findall(r"^## (\d+)\. (.*)$", text, re.MULTILINE)

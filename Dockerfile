@@ -2,7 +2,7 @@
 #
 #   docker build -t operato/runner:latest .
 #
-# Without a package index: fill packaging/wheelhouse first (see README.md, "Container") and add
+# Without a package index: fill packaging/wheelhouse first (see docs/deploying.md, "Container") and add
 # `--build-arg PIP_NO_INDEX=1`. No system packages are installed, so that any image that has Python, pip and sh is a
 # base.
 ARG BASE_IMAGE=python:3.12-slim-bookworm

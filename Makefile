@@ -5,12 +5,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 BUILDER := hatchling>=1.25,<2
+export NO_MKDOCS_2_WARNING := 1
 PARALLEL := -n auto --maxprocesses 4
 UPGRADE ?= --upgrade
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url
 
-.PHONY: help run test check lint fix coverage bench bench-compare docs dist lock proto clean
+.PHONY: help run test check lint fix coverage bench bench-compare docs docs-stamp dist lock proto clean
 .DEFAULT_GOAL := run
 
 help: ## list the targets
@@ -52,6 +53,9 @@ bench-compare: $(VENV)/.dev ## compare the results of two commits: make bench-co
 
 docs: $(VENV)/.dev ## serve the documentation on 127.0.0.1, and reload it when it changes
 	$(BIN)/mkdocs serve
+
+docs-stamp: $(VENV)/.dev ## print for each Korean page the line that names its English source
+	$(BIN)/python -m tests.documents
 
 dist: $(VENV)/.dev ## wheel, sdist, one-file executables and SHA256SUMS, in dist/
 	$(BIN)/python packaging/make_dist.py

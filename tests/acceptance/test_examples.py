@@ -1,4 +1,4 @@
-"""Acceptance: each example of EXAMPLES.md, typed into a shell against the real server, prints what the page says."""
+"""Acceptance: the examples of the documentation, typed into a shell against a real server, print what they show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ import pytest
 
 from tests.server_process import ROOT, running, url_of
 
-START = "Start"
+START = "docs/examples.md: Start"
+PAGES = ("docs/examples.md", "docs/recipes.md", "README.md")
+HEADING = re.compile(r"^##+ (.*)\n", re.MULTILINE)
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OUTPUTS = ("json", "text")
 
 
 class Block(NamedTuple):
@@ -24,17 +28,23 @@ class Block(NamedTuple):
 
 
 def sections() -> dict[str, tuple[str, list[Block]]]:
-    """Return prose and blocks of each heading."""
+    """Return prose and blocks of each heading, by page and heading."""
     found = {}
-    for part in re.split(r"^## ", (ROOT / "EXAMPLES.md").read_text(), flags=re.MULTILINE)[1:]:
-        heading, _, body = part.partition("\n")
-        blocks = [Block(*block) for block in re.findall(r"^```(\w+)\n(.*?)^```$", body, re.MULTILINE | re.DOTALL)]
-        found[heading] = (body, blocks)
+    for page in PAGES:
+        _, *parts = HEADING.split((ROOT / page).read_text())
+        for heading, body in zip(parts[::2], parts[1::2], strict=True):
+            found[f"{page}: {heading}"] = (body, [Block(*block) for block in FENCE.findall(body)])
     return found
 
 
+def prints(blocks: list[Block]) -> bool:
+    """Return whether commands are followed by their output: then the section is an example that is run."""
+    languages = [block.language for block in blocks]
+    return "sh" in languages and any(language in OUTPUTS for language in languages)
+
+
 SECTIONS = sections()
-EXAMPLES = [heading for heading in SECTIONS if heading != START]
+EXAMPLES = [name for name, (_, blocks) in SECTIONS.items() if prints(blocks)]
 
 
 class Terminal:
@@ -89,36 +99,49 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     serve, token = [block.text for block in SECTIONS[START][1]]
     assert serve.endswith("operato-runner serve\n")
     variables = dict(re.findall(r"^export (\w+)=(\S+)$", serve, re.MULTILINE))
-    modules = "\n".join(block.text for _, blocks in SECTIONS.values() for block in blocks if block.language == "yaml")
+    examples = [block for name in EXAMPLES for block in SECTIONS[name][1]]
+    modules = "\n".join(block.text for block in examples if block.language == "yaml") + hello_world()
     with running(home, modules, environ=clean() | variables) as server:
         opened = Terminal(home, url_of(server))
         (opened.environ["TOKEN"],) = opened.type([token + 'printf %s "$TOKEN"\n'])
         yield opened
 
 
+def hello_world() -> str:
+    """Return the module that the README calls, as the modules file of the repository has it."""
+    (entry,) = re.findall(
+        r"^  - name: hello-world\n(?:(?:    .*)?\n)+", (ROOT / "modules.yaml").read_text(), re.MULTILINE
+    )
+    return entry
+
+
 def pattern(expected: str) -> str:
     return ".*".join(re.escape(piece) for piece in expected.rstrip().split("..."))
 
 
-@pytest.mark.parametrize("heading", EXAMPLES)
-def test_an_example_prints_what_the_page_says(terminal: Terminal, heading: str) -> None:
-    body, blocks = SECTIONS[heading]
-    languages = [block.language for block in blocks]
-    outputs = [block.text for block in blocks if block.language in ("json", "text")]
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_prints_what_its_page_says(terminal: Terminal, name: str) -> None:
+    body, blocks = SECTIONS[name]
+    outputs = [block.text for block in blocks if block.language in OUTPUTS]
     commands = [block.text for block in blocks if block.language == "sh"]
-    order = [language for language in languages if language not in ("yaml", "python")]
-    assert order
-    assert all(a == "sh" and b in ("json", "text") for a, b in zip(order[::2], order[1::2], strict=True))
-    for name, block in zip(
-        re.findall(r"`(\w+\.py)`", body), [b for b in blocks if b.language == "python"], strict=True
-    ):
-        (terminal.home / name).write_text(terminal.here(block.text))
+    order = [block.language for block in blocks if block.language in ("sh", *OUTPUTS)]
+    assert all(a == "sh" and b in OUTPUTS for a, b in zip(order[::2], order[1::2], strict=True))
+    programs = [block for block in blocks if block.language == "python"]
+    files = re.findall(r"`(\w+\.py)`", body) if programs else []
+    for file, program in zip(files, programs, strict=True):
+        (terminal.home / file).write_text(terminal.here(program.text))
     for command, expected, printed in zip(commands, outputs, terminal.type(commands), strict=True):
         same = re.fullmatch(pattern(expected), printed.rstrip(), re.DOTALL)
-        assert same, f"{heading}: {command}\nis to print\n{expected}\nand printed\n{printed}"
+        assert same, f"{name}: {command}\nis to print\n{expected}\nand printed\n{printed}"
 
 
-def test_every_block_of_the_page_belongs_to_an_example() -> None:
-    page = (ROOT / "EXAMPLES.md").read_text()
-    assert page.count("\n```") == 2 * sum(len(blocks) for _, blocks in SECTIONS.values())
-    assert len(EXAMPLES) >= 8
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_belongs_to_a_heading(page: str) -> None:
+    blocks = [block for name, (_, blocks) in SECTIONS.items() if name.startswith(f"{page}: ") for block in blocks]
+    assert (ROOT / page).read_text().count("\n```") == 2 * len(blocks)
+
+
+def test_every_section_of_the_examples_is_run() -> None:
+    assert [name for name in SECTIONS if name.startswith("docs/examples.md") and name not in EXAMPLES] == [START]
+    assert sum(name.startswith("docs/recipes.md") for name in EXAMPLES) >= 5
+    assert sum(name.startswith("README.md") for name in EXAMPLES) == 3

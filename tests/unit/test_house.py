@@ -162,32 +162,6 @@ def test_the_version_is_the_newest_of_the_changelog():
     assert versions[0] == project["version"]
 
 
-def parts(document):
-    """Return the levels of the headings and the code blocks of a document."""
-    levels, blocks, fence = [], [], None
-    for line in (ROOT / document).read_text().splitlines():
-        if line.startswith("```"):
-            if fence is None:
-                fence = [line]
-            else:
-                blocks.append("\n".join(fence))
-                fence = None
-        elif fence is not None:
-            fence.append(line)
-        elif re.match(r"#{1,6} ", line):
-            levels.append(line.index(" "))
-    assert fence is None, f"a code block of {document} does not end"
-    return levels, blocks
-
-
-def test_the_korean_readme_is_the_same_document():
-    english, korean = parts("README.md"), parts("README.ko.md")
-
-    assert korean[0] == english[0], "headings"
-    assert korean[1] == english[1], "code blocks"
-    assert english[0], "it is empty"
-
-
 def test_locks_name_packages_and_no_hosts():
     """A machine with another index installs from them as it is set up to."""
     locks = sorted(ROOT.glob("requirements*.txt"))

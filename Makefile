@@ -5,13 +5,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 BUILDER := hatchling>=1.25,<2
-export NO_MKDOCS_2_WARNING := 1
 PARALLEL := -n auto --maxprocesses 4
 UPGRADE ?= --upgrade
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url
 
-.PHONY: help run test check lint fix coverage bench bench-compare docs docs-stamp dist lock proto clean
+.PHONY: help run test check lint fix coverage bench bench-compare docs dist lock proto clean
 .DEFAULT_GOAL := run
 
 help: ## list the targets
@@ -54,6 +53,7 @@ bench-compare: $(VENV)/.dev ## compare the results of two commits: make bench-co
 docs: $(VENV)/.dev ## serve the documentation on 127.0.0.1, and reload it when it changes
 	$(BIN)/mkdocs serve
 
+.PHONY: docs-stamp
 docs-stamp: $(VENV)/.dev ## print for each Korean page the line that names its English source
 	$(BIN)/python -m tests.documents
 
@@ -88,3 +88,5 @@ $(VENV)/.dev: requirements-dev.txt | $(VENV)/bin/python
 
 clean: ## remove the virtual environment, builds and caches
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+export NO_MKDOCS_2_WARNING := 1 # the theme prints a notice about its successor at each build

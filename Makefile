@@ -89,4 +89,5 @@ $(VENV)/.dev: requirements-dev.txt | $(VENV)/bin/python
 clean: ## remove the virtual environment, builds and caches
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-export NO_MKDOCS_2_WARNING := 1 # the theme prints a notice about its successor at each build
+# The theme prints a notice about its successor at each build.
+export NO_MKDOCS_2_WARNING := 1

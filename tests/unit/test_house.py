@@ -35,19 +35,13 @@ MAX_CLASS_LINES = 250
 MAX_METHODS = 20
 LONGER_CLASSES: dict[str, tuple[int, int]] = {
     "runner/http/connection.py:Connection": (343, 24),
-    "actors/events.py:EventLog": (235, 24),
-    "actors/executions/runs.py:Runs": (355, 32),
     "actors/history/history.py:History": (337, 29),
     "actors/registry/registry.py:Registry": (260, 24),
-    "actors/workers/executor.py:Executor": (353, 28),
-    "actors/workers/worker.py:Worker": (284, 21),
-    "environments/docker/container.py:ContainerGuest": (260, 22),
-    "environments/docker/images.py:Images": (279, 16),
-    "protocol/relay.py:Relay": (296, 21),
+    "protocol/relay.py:Relay": (251, 18),
 }
 """Lines and methods of classes above the caps."""
 MAX_FILES = 10
-FULLER_ROOMS: dict[str, int] = {"actors/history": 13, "runner/client": 11, "runner/rest": 11}
+FULLER_ROOMS: dict[str, int] = {"runner": 11, "runner/client": 11, "runner/rest": 11, "actors/history": 13}
 """Files of rooms above the cap."""
 ROOMS = sorted(path.parent for path in SOURCES if path.name == "__init__.py" and path.parent.parent != ROOT)
 """Packages within the folders. Their `__init__.py` is their face: the only module that others may import."""

@@ -6,11 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILDER := hatchling>=1.25,<2
 PARALLEL := -n auto --maxprocesses 4
+PURE := archive config_client config_files config_load config_modules config_secrets embedding errors events frames \
+	golden_vectors hints ids messages module_files schema secret source upload
 UPGRADE ?= --upgrade
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url
 
-.PHONY: help run test check lint fix coverage bench bench-compare docs dist lock proto clean
+.PHONY: help run test check lint fix coverage floor bench bench-compare docs dist lock proto clean
 .DEFAULT_GOAL := run
 
 help: ## list the targets
@@ -43,6 +45,12 @@ coverage: $(VENV)/.dev ## all tests, and which lines they run, also as pages in 
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 	$(BIN)/coverage html -q
+
+floor: $(VENV)/.dev ## fail where unit tests run less than 97 percent of protocol and config
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q $(PARALLEL) $(PURE:%=tests/unit/test_%.py)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --include="protocol/*,config/*" --omit="protocol/guest.py,protocol/relay.py" --fail-under=97
 
 bench: $(VENV)/.dev ## run all benchmarks; results go to tests/benchmarks/results/COMMIT.json
 	$(BIN)/python -m tests.benchmarks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ class OneEngine(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneEngine:
     """Say which process runs which tests, where there are more than one."""
     return OneEngine(config, log)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sigint_of_children() -> None:
+    """Let children begin with the default disposition of SIGINT: `nohup make test &` starts this process without."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -61,13 +61,13 @@ class Server:
         """End the server by a signal (None: it was told already); return its exit code."""
         if number is not None:
             self.process.send_signal(number)
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         self.client.close()
         self.log.close()
         return code
 
 
-def wait_for(condition: object, seconds: float = 20) -> None:
+def wait_for(condition: object, seconds: float = 60) -> None:
     """Wait until a condition of another process holds."""
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]

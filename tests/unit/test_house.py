@@ -8,14 +8,18 @@ import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 from importlinter.cli import lint_imports
 
+from tests.rooms import GENERATED, PACKAGES, folders
+
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("runner", "actors", "environments", "config", "protocol")
-GENERATED = ROOT / "protocol" / "rpc"
 SOURCES = sorted(
-    path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if not path.is_relative_to(GENERATED)
+    path
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+    if not path.is_relative_to(ROOT / GENERATED.replace(".", "/"))
 )
 TESTS = sorted(ROOT.glob("tests/*/*.py"))
 TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in SOURCES}
@@ -27,6 +31,20 @@ LONGER_MODULES = {"protocol/guest.py": 700}
 GUESTS = {"protocol/guest.py", "protocol/relay.py"}
 """Programs of their own, which run where user code runs."""
 LONGER_FUNCTIONS: dict[str, int] = {}
+MAX_CLASS_LINES = 250
+MAX_METHODS = 20
+LONGER_CLASSES: dict[str, tuple[int, int]] = {
+    "runner/http/connection.py:Connection": (343, 24),
+    "actors/history/history.py:History": (337, 29),
+    "actors/registry/registry.py:Registry": (260, 24),
+    "protocol/relay.py:Relay": (251, 18),
+}
+"""Lines and methods of classes above the caps."""
+MAX_FILES = 10
+FULLER_ROOMS: dict[str, int] = {"runner": 11, "runner/client": 11, "runner/rest": 11, "actors/history": 13}
+"""Files of rooms above the cap."""
+ROOMS = sorted(path.parent for path in SOURCES if path.name == "__init__.py" and path.parent.parent != ROOT)
+"""Packages within the folders. Their `__init__.py` is their face: the only module that others may import."""
 
 
 def imported(tree):
@@ -58,6 +76,67 @@ def test_imports_go_one_way(capsys, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
 
     assert lint_imports(str(ROOT / "pyproject.toml"), no_cache=True, no_logo=True) == 0, capsys.readouterr().out
+
+
+pending = pytest.mark.skip(reason="rooms are being cut; enabled by reverting the commit that adds this")
+
+
+@pytest.fixture(scope="module")
+def graph():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT))
+        return grimp.build_graph(*PACKAGES, cache_dir=None)
+
+
+@pending
+def test_the_inside_of_a_room_is_private(graph):
+    """From outside only its face is imported, so that its files can be changed, split and renamed freely."""
+    rooms = [room.relative_to(ROOT).as_posix().replace("/", ".") for room in ROOMS]
+    found = [
+        f"{importer} imports {inside}"
+        for room in rooms
+        for inside in graph.find_descendants(room)
+        for importer in graph.find_modules_that_directly_import(inside)
+        if importer != room and not importer.startswith(f"{room}.")
+    ]
+
+    assert not found, "\n".join(sorted(found))
+
+
+def test_no_file_imports_the_face_of_its_own_room(graph):
+    """The face imports all files of the room: that would be a circle."""
+    rooms = [room.relative_to(ROOT).as_posix().replace("/", ".") for room in ROOMS]
+    found = [
+        f"{importer} imports {room}"
+        for room in rooms
+        for importer in graph.find_modules_that_directly_import(room)
+        if importer.startswith(f"{room}.")
+    ]
+
+    assert not found, "\n".join(sorted(found))
+
+
+@pending
+def test_there_are_no_circles(graph):
+    """Between rooms or files of any folder; `python -m tests.rooms` prints them with the numbers of each folder."""
+    assert {folder.name: folder.circles for folder in folders(graph) if folder.circles} == {}
+
+
+@pending
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(ROOT)))
+def test_the_face_of_a_room_says_what_it_is_for_and_what_it_lends(room):
+    face = TREES[str((room / "__init__.py").relative_to(ROOT))]
+    said = ast.get_docstring(face) or ""
+    exported = [
+        ast.literal_eval(node.value)
+        for node in face.body
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]
+    ]
+
+    assert said
+    assert said != "The face of the room.", "that is true of each"
+    assert exported
+    assert exported[0]
 
 
 def test_the_folder_packaging_is_no_package():
@@ -136,6 +215,33 @@ def test_a_function_fits_on_a_screen():
         name: lines for name, lines in lengths.items() if lines > LONGER_FUNCTIONS.get(name, MAX_FUNCTION_LINES)
     } == {}
     assert LONGER_FUNCTIONS.keys() <= lengths.keys(), "an exception that is not needed any more"
+
+
+def test_a_class_has_one_job():
+    """Two caps say when a class has several."""
+    sizes = {
+        f"{file}:{node.name}": (
+            node.end_lineno - node.lineno + 1,
+            sum(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) for each in node.body),
+        )
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    above = {name: size for name, size in sizes.items() if size[0] > MAX_CLASS_LINES or size[1] > MAX_METHODS}
+
+    assert above == LONGER_CLASSES, above
+
+
+def test_a_room_has_few_files():
+    counts = {
+        str(folder.relative_to(ROOT)): len([*folder.glob("*.py")]) - 1
+        for folder in (*ROOMS, *(ROOT / package for package in PACKAGES))
+    }
+
+    above = {name: count for name, count in counts.items() if count > MAX_FILES}
+
+    assert above == FULLER_ROOMS, above
 
 
 RANKS = {"unit": "Unit:", "contract": "Contract:", "acceptance": "Acceptance:", "benchmarks": "Benchmark:"}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def told_what_to_do(host: str, port: int, option: str) -> Iterator[None]:
+def explaining_bind_errors(host: str, port: int, option: str) -> Iterator[None]:
     """Turn the system's error about an address into one that names the setting `option`; others go on as they are."""
     try:
         yield

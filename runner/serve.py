@@ -1,15 +1,14 @@
-"""The only trio.run: signals, system, doors, drain, exit code."""
+"""The server as one Trio run: signals, system, doors, drain and exit code; and one call without a server."""
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,32 +17,31 @@ import trio
 from attrs import define, evolve, field
 
 from actors.system import Surroundings, open_system
+from config.client import is_loopback
 from config.load import Loaded, base_environment, installer_environment, secret_values
 from config.mistakes import ConfigError, Mistake
 from config.settings import ServerSettings, Settings
-from protocol.errors import ErrorKind, error
 from protocol.events import decode_all, text_of
 from runner.api import Service
-from runner.auth import Principal, Verifier, load_or_make_secret, sign, with_secret
-from runner.http import HttpLimits, serve
-from runner.ports import in_url, reachable, told_what_to_do
+from runner.auth import Principal, Verifier, load_or_make_secret, sign_for, with_secret
+from runner.ports import explaining_bind_errors, in_url, reachable
 from runner.reload import Bell, Reloader
-from runner.rest import make_app
 from runner.status import CODES
 from runner.tls import server_context
 from runner.version import version_of_this
 
 EXIT_DRAINED = 0
 EXIT_NOT_DRAINED = 3
+_EXAMPLE_TOKEN_SECONDS = 86400.0
 _GRACEFUL_SECONDS = 2.0
-"""For what is on its way to a client when the doors close."""
+"""Time to deliver answers that are under way when the doors close."""
 
 log = structlog.get_logger("main")
 
 
 @define(eq=False)
 class _Stop:
-    """How the runner comes to its end: the first signal drains, the second ends at once."""
+    """The end of the runner: the first signal drains, the second ends at once."""
 
     asked: trio.Event = field(factory=trio.Event, init=False)
     reload: Bell = field(factory=Bell, init=False)
@@ -57,7 +55,9 @@ class _Stop:
                 if number == signal.SIGHUP:
                     self.reload.ring()
                 elif not self.asked.is_set():
-                    log.info("stopping: no new work, what runs may end", signal=signal.Signals(number).name)
+                    log.info(
+                        "stopping: new work is refused, running work may finish", signal=signal.Signals(number).name
+                    )
                     self.asked.set()
                 else:
                     log.warning("stopping at once", signal=signal.Signals(number).name)
@@ -66,28 +66,28 @@ class _Stop:
 
 
 def run_server(loaded: Loaded, around: Surroundings) -> int:
-    """Serve until told to stop; return the exit code. Raises RunnerError, ConfigError and OSError of the start."""
+    """Serve until a signal stops it; return the exit code. Raises RunnerError, ConfigError and OSError of the start."""
     return trio.run(_run, loaded, around)
 
 
 async def _run(loaded: Loaded, around: Surroundings) -> int:
     stop = _Stop()
     drained = True
-    # Signals are heard to the very end: a second one must not meet the default action while the history is written.
+    # Signals are received to the very end: the default action of a second one would cut off writing the history.
     async with trio.open_nursery() as signals:
         await signals.start(stop.listen)
         with stop.scope:
             drained = await _serve(loaded, around, stop)
         signals.cancel_scope.cancel()
     if stop.forced or not drained:
-        log.warning("stopped with work cut off")
+        log.warning("stopped, some work was cut off")
         return EXIT_NOT_DRAINED
-    log.info("stopped, all work was ended")
+    log.info("stopped, all work had ended")
     return EXIT_DRAINED
 
 
 async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
-    """Run system and doors until a stop is asked for; return whether all work ended in `drain_timeout`."""
+    """Run system and doors until the first signal; return whether all work ended within `drain_timeout`."""
     settings = loaded.settings
     verifier, secret = await make_verifier(settings)
     async with open_system(settings, around, loaded.modules.modules) as system:
@@ -107,7 +107,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
 
 
 async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
-    """Return the verifier, and the secret when it is the runner's own (zero configuration)."""
+    """Return the verifier, and the secret if it is the runner's own (no key is configured). Raises ConfigError."""
     auth = await trio.to_thread.run_sync(with_secret, settings.auth)
     if auth.secret or auth.public_key_file or auth.jwks_url:
         key = None if auth.public_key_file is None else _read_key(auth.public_key_file)
@@ -115,13 +115,13 @@ async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
     if not auth.own_secret and not is_loopback(settings.server.host):
         remedy = (
             "configure `jwt_secret`, `jwt_secret_file`, `jwt_public_key_file` or `jwt_jwks_url`, listen on 127.0.0.1, "
-            "or allow the secret that the runner makes with `jwt_own_secret`"
+            "or allow the runner's own secret with `jwt_own_secret`"
         )
-        text = f"{settings.server.host!r:.80} is no loopback address, and no key for tokens is configured; {remedy}"
+        text = f"{settings.server.host!r:.80} is not a loopback address, and no key for tokens is configured; {remedy}"
         raise ConfigError([Mistake(text, None, None, "host")])
     secret, made = await trio.to_thread.run_sync(load_or_make_secret, settings.store.data_dir)
     if made:
-        log.info("a secret for tokens was made", file=str(settings.store.data_dir / "jwt-secret"))
+        log.info("made a secret for tokens", file=str(settings.store.data_dir / "jwt-secret"))
     return Verifier(auth, secret=secret), secret
 
 
@@ -134,17 +134,9 @@ def _read_key(file: Path) -> bytes:
         raise ConfigError([Mistake(text, None, None, "jwt_public_key_file")]) from None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address or name."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 @define(eq=False)
 class _Bound:
-    """The doors by name, with the addresses of those that are open."""
+    """The doors by name, with the addresses of the open ones."""
 
     addresses: dict[str, list[tuple[str, int]]] = field(factory=lambda: {"rest": [], "grpc": []})
     _ended: list[trio.Event] = field(factory=list)
@@ -152,13 +144,13 @@ class _Bound:
     async def open(
         self, nursery: trio.Nursery, name: str, door: Callable[..., Awaitable[None]], host: str, port: int
     ) -> None:
-        """Start a door, which calls `task_status.started` with its addresses. Raises OSError with the remedy."""
+        """Start a door; it passes its addresses to `task_status.started`. Raises OSError that names the remedy."""
         ended = trio.Event()
         self._ended.append(ended)
 
         async def run(*, task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
             try:
-                with told_what_to_do(host, port, f"--{name}-port"):
+                with explaining_bind_errors(host, port, f"--{name}-port"):
                     await door(task_status=task_status)
             finally:
                 ended.set()
@@ -182,28 +174,45 @@ async def _open_doors(
     server = settings.server
     bound = _Bound()
     if server.rest:
-        limits = HttpLimits(
-            keep_alive_seconds=server.keep_alive_seconds,
-            body_seconds=server.body_timeout_seconds,
-            send_seconds=server.send_timeout_seconds,
-            graceful_seconds=_GRACEFUL_SECONDS,
-            max_connections=server.max_connections,
-            max_body_bytes=server.max_frame_bytes,
-        )
-        app = make_app(service, verifier)
-        tls = server_context(server, ["http/1.1"])
-        rest = partial(serve, app, host=server.host, port=server.rest_port, limits=limits, shutdown=closed, tls=tls)
-        await bound.open(nursery, "rest", rest, server.host, server.rest_port)
+        await bound.open(nursery, "rest", _rest_door(service, verifier, server, closed), server.host, server.rest_port)
     if server.grpc:
         grpc = _grpc_door(service, verifier, server, draining, closed)
         await bound.open(nursery, "grpc", grpc, server.host, server.grpc_port)
     return bound
 
 
+# Each door imports its libraries itself: `--no-rest` and `--no-grpc` save their start-up time and memory.
+
+
+def _rest_door(
+    service: Service, verifier: Verifier, server: ServerSettings, closed: trio.Event
+) -> Callable[..., Awaitable[None]]:
+    from runner.http import HttpLimits, serve  # noqa: PLC0415
+    from runner.rest import make_app  # noqa: PLC0415
+
+    limits = HttpLimits(
+        keep_alive_seconds=server.keep_alive_seconds,
+        body_seconds=server.body_timeout_seconds,
+        send_seconds=server.send_timeout_seconds,
+        graceful_seconds=_GRACEFUL_SECONDS,
+        max_connections=server.max_connections,
+        max_body_bytes=server.max_frame_bytes,
+    )
+    return partial(
+        serve,
+        make_app(service, verifier),
+        host=server.host,
+        port=server.rest_port,
+        limits=limits,
+        shutdown=closed,
+        tls=server_context(server, ["http/1.1"]),
+    )
+
+
 def _grpc_door(
     service: Service, verifier: Verifier, server: ServerSettings, draining: trio.Event, closed: trio.Event
 ) -> Callable[..., Awaitable[None]]:
-    from runner.grpc import server as grpc_server  # noqa: PLC0415  (0.3 s to import, and `--no-grpc` saves it)
+    from runner.grpc import server as grpc_server  # noqa: PLC0415
     from runner.grpc.call import GrpcLimits  # noqa: PLC0415
     from runner.grpc.executions import make_methods  # noqa: PLC0415
 
@@ -228,7 +237,7 @@ def _grpc_door(
 
 
 def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loaded, modules: int) -> None:
-    """Say where the doors are, and with the runner's own secret how to walk through."""
+    """Log the addresses of the doors, write the ready file and, with the runner's own secret, print an example call."""
     tls = settings.server.tls_certificate_file is not None
     addresses = {name: [list(address) for address in found] for name, found in bound.addresses.items()}
     ready = {"pid": os.getpid(), "tls": tls, **addresses}
@@ -237,19 +246,12 @@ def _announce(settings: Settings, bound: _Bound, secret: str | None, loaded: Loa
         _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
     if secret is None or not bound.addresses["rest"]:
         return
-    token = sign(
-        secret,
-        subject="local",
-        scopes=["admin"],
-        expires_seconds=86400,
-        issuer=settings.auth.issuer,
-        audience=settings.auth.audience,
-    )
+    token = sign_for(settings.auth, secret, "local", ["admin"], _EXAMPLE_TOKEN_SECONDS)
     host, port = bound.addresses["rest"][0]
     scheme = "https" if tls else "http"
     first = next((m.name for m in loaded.modules.modules), "NAME")
     sys.stderr.write(
-        "\nThe token below is good for a day. Try:\n\n"
+        "\nTry this call; its token is valid for one day:\n\n"
         f"  curl -s -X POST {scheme}://{in_url(reachable(host))}:{port}/modules/execute/{first} \\\n"
         f"    -H 'Authorization: Bearer {token}' \\\n"
         '    -d \'{"name": "world"}\'\n\n'
@@ -268,21 +270,21 @@ def _write_whole(file: Path, text: str) -> None:
 
 
 def surroundings() -> Surroundings:
-    """Return what user code and installers are given of the operating system's environment."""
+    """Return the parts of the operating system's environment that user code and installers get."""
     return Surroundings(base_environment(), installer_environment(), secret_values)
 
 
 def run_once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -> int:
-    """Run one module without a server: result to standard output, its prints to standard error.
+    """Run one module without a server: result to standard output, printed text to standard error.
 
-    Returns the exit code of its failure's kind, 0 for success. Raises RunnerError for what never began.
+    Returns 0, or the exit code of the error kind. Raises RunnerError for a call that never began.
     """
     return trio.run(_once, loaded, name, data, timeout)
 
 
 async def _once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -> int:
-    everybody = Principal("command-line", frozenset({"admin"}), ())
-    # A server may hold the history of the data directory; one call from the command line is not worth a record.
+    caller = Principal("command-line", frozenset({"admin"}), ())
+    # A server may have the history of the data directory open, and this one call needs no record.
     records = tempfile.mkdtemp(prefix="operato-run-")
     settings = evolve(loaded.settings, executor=evolve(loaded.settings.executor, spares=0))
     wanted = [evolve(m, workers=evolve(m.workers, min=0)) for m in loaded.modules.modules if m.name == name]
@@ -290,7 +292,7 @@ async def _once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -
         modules = wanted or loaded.modules.modules
         async with open_system(settings, surroundings(), modules, records=Path(records)) as system:
             service = Service(system.registry, system.executors, system.history, system.runs, settings)
-            execution = await service.execute(everybody, name, data, timeout=timeout)
+            execution = await service.execute(caller, name, data, timeout=timeout)
     finally:
         shutil.rmtree(records, ignore_errors=True)
     sys.stderr.write(text_of(decode_all(execution.events), None))
@@ -300,21 +302,3 @@ async def _once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -
         return 0
     sys.stderr.write(f"{failure.traceback or ''}error: {failure.kind}: {failure.message}\n")
     return CODES[failure.kind].exit
-
-
-def make_token(settings: Settings, subject: str, scopes: Sequence[str], seconds: float, globs: Sequence[str]) -> str:
-    """Return a token signed with the configured secret or the runner's own. Raises RunnerError `unavailable`."""
-    auth = with_secret(settings.auth)
-    if auth.public_key_file or auth.jwks_url:
-        text = "tokens are signed by whoever holds the private key; this runner has only the public one"
-        raise error(ErrorKind.UNAVAILABLE, text)
-    secret = auth.secret or load_or_make_secret(settings.store.data_dir)[0]
-    return sign(
-        secret,
-        subject=subject,
-        scopes=scopes,
-        expires_seconds=seconds,
-        issuer=auth.issuer,
-        audience=auth.audience,
-        modules=globs,
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -30,6 +29,8 @@ def release() -> str:
     try:
         return str(tomllib.loads(project.read_text())["project"]["version"])
     except (OSError, ValueError, KeyError):
+        from importlib.metadata import version  # noqa: PLC0415  (it imports a mail library, 20 ms)
+
         return version("operato-runner")
 
 

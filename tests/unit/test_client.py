@@ -20,8 +20,8 @@ from runner.client import local_token
 from runner.client.calls import Order
 from runner.client.connection import failure_of, segment
 from runner.client.events import ANSWER, Begun, decode, end_in, end_of
-from runner.client.local_token import credentials, held_by
-from runner.client.printing import HELD_BYTES, Printer, dropped_text, progress_text
+from runner.client.local_token import credentials, listens_as
+from runner.client.printing import KEPT_BYTES, Printer, dropped_text, progress_text
 from runner.client.trouble import lost, root_of, unreachable
 
 HERE = Address("http", "127.0.0.1", 8000)
@@ -170,7 +170,7 @@ async def test_what_is_held_back_is_that_of_the_last_attempt_and_bounded(written
     printer = Printer(live=False, apart=False)
     await printer.show(printed("of the first attempt"))
     await printer.show(StatusEvent(1, 1.0, Status.RUNNING, 2))
-    half = HELD_BYTES // 2
+    half = KEPT_BYTES // 2
     for letter in "abc":
         await printer.show(printed(letter * half))
     assert written == []
@@ -216,8 +216,8 @@ TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when re
         (1, {0}, False),
     ],
 )
-def test_a_port_is_held_by_those_users_or_not(port, users, held):
-    assert held_by(TABLE, port, users) is held
+def test_a_port_is_listens_as_those_users_or_not(port, users, held):
+    assert listens_as(TABLE, port, users) is held
 
 
 def table_of(port, uid):

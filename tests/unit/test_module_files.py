@@ -13,7 +13,7 @@ from config.code.archive import pack, unpack
 from config.mistakes import ConfigError
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
-from runner.client.module_files import make_starter, read_module_files
+from runner.cli.module_files import make_starter, read_module_files
 
 ONE = "def handler(input):\n    return 1\n"
 

@@ -137,7 +137,7 @@ def show(identity: str, as_json: bool, **options: Any) -> int:
 
 
 @executions.command("cancel")
-@click.argument("identities", metavar="ID...", nargs=-1, required=True)
+@click.argument("identities", metavar="ID", nargs=-1, required=True)
 @connection_options()
 def cancel(identities: tuple[str, ...], **options: Any) -> int:
     """Cancel executions and wait until their processes have ended.

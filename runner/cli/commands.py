@@ -58,7 +58,7 @@ def show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) 
 def cli(ctx: click.Context, /, **_options: Any) -> int:
     """Run Python functions remotely: isolated warm workers over REST and gRPC.
 
-    Without a command, `serve` runs. Options of a command may also stand before its name.
+    Without a command, `serve` runs. Settings and connection options may also be given before the command.
 
     A setting can be given as an option, as a variable OPERATO_<NAME>, or in the section `runner:` of the modules file;
     the first of these takes precedence.

@@ -76,8 +76,8 @@ def why(wanted: str, **options: Any) -> int:
 def gc(older_than: str, keep_bytes: str | None, dry_run: bool, **options: Any) -> int:
     """Remove environments that no module of the file uses.
 
-    An environment that a process uses is never removed, even if this modules file does not name it: several runners may
-    share a folder of environments.
+    An environment that a process uses is never removed, even if this modules file does not name it: runners may share a
+    directory of environments.
     """
     from environments.store import Rules
     from runner.cli.survey import collection

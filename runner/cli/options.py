@@ -38,7 +38,11 @@ class Command(click.Command):
         """Return the context with the earlier options as defaults. Raises UsageError for one not of this command."""
         given: dict[str, Any] = {} if parent is None else parent.find_root().obj
         own = {parameter.name for parameter in self.params}
-        foreign = [f"--{name.replace('_', '-')}" for name in given if name not in own]
+        foreign = [
+            f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+            for name, value in given.items()
+            if name not in own
+        ]
         if foreign:
             path = "" if parent is None else parent.command_path.partition(" ")[2]
             raise click.UsageError(f"`{f'{path} {info_name}'.strip()}` does not take {', '.join(foreign)}", parent)

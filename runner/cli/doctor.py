@@ -26,8 +26,7 @@ from environments.venv import python_candidates
 from protocol.errors import RunnerError
 from protocol.model import Kind
 from runner.ports import try_port
-from runner.serve import make_verifier
-from runner.tls import server_context
+from runner.serve import make_verifier, server_context
 from runner.version import version_of_this
 
 _MINORS = range(8, 15)

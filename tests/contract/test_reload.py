@@ -16,7 +16,7 @@ from actors.registry.publisher import Publisher
 from actors.registry.registry import Registry
 from actors.system import System
 from config.load import secret_values
-from runner.reload import Bell, Reloader, folders_of
+from runner.serve.reload import Bell, Reloader, folders_of
 from tests.modules_file import load_modules
 from tests.support import wait_until
 

@@ -10,7 +10,7 @@ import pytest
 
 from config.mistakes import ConfigError
 from config.settings import ServerSettings
-from runner.tls import server_context
+from runner.serve.tls import server_context
 from tests.certificates import Authority
 
 

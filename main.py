@@ -1,5 +1,5 @@
 """Run from source: `python main.py`."""
 
-from runner.cli.commands import main
+from runner.cli import main
 
 main()

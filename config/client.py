@@ -57,11 +57,8 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether it is this machine, told without asking anybody for a name."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        """Whether it is this machine."""
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.prefix}"
@@ -78,6 +75,14 @@ class ClientSettings:
     cert_file: Path | None = None
     """PEM; the certificate that is shown to a server that asks for one, and its key unless `key_file` has it."""
     key_file: Path | None = None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address or name; no name is resolved."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def read_client_settings(options: Mapping[str, str | None], environ: Mapping[str, str]) -> ClientSettings:

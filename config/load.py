@@ -201,7 +201,7 @@ def form_of(setting: Setting) -> str:
         return "DURATION"
     if name.endswith("_bytes"):
         return "SIZE"
-    return {bool: "", int: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
+    return {bool: "", int: "NUMBER", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
 
 
 def default_of(setting: Setting) -> Any:

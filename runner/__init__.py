@@ -1,1 +1,1 @@
-"""The doors and the switch: command line, REST, websocket, authentication."""
+"""The program around the actors: command line, REST, gRPC, authentication, and the server process."""

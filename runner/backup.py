@@ -1,11 +1,12 @@
-"""`python -m runner.backup save|restore DATA_DIR`: the record of a data folder as one archive, while a runner serves.
+"""`python -m runner.backup save|restore DATA_DIR`: records as one archive, while a runner serves.
 
-`save` writes a tar to standard output, `restore` reads one from standard input into a folder that has no record. In it
-are history, journal, registered modules, locked requirements and the runner's own secret. The rest is made again.
+`save` writes a tar of DATA_DIR to standard output, `restore` reads one from standard input into a directory without
+records. It has history, journal, registered modules, locked requirements and the runner's own secret; the rest is made
+again.
 
-The order makes it whole: first the journal, then the database. What leaves the journal in between is in the database by
-then, and what both have counts once, by its revision, as after a crash. A program of its own, with the standard library
-only, so that it runs beside a runner in any image of it.
+The order makes it complete: first the journal, then the database. A record that leaves the journal in between is in the
+database by then, and one in both counts once, by its revision, as after a crash. It is a program of its own, with the
+standard library only, so that it runs beside a runner in any image.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ _DATABASE = "history.db"
 _MODULES = "modules.db"
 _SECRET = "jwt-secret"  # noqa: S105  (the name of a file)
 _NAMES = re.compile(r"history\.db|modules\.db|jwt-secret|journal/\d+\.journal|locks/[0-9a-f]+\.txt")
-# A log that belongs to another database would be played into the one that is restored.
-_RECORD = (*(f"{name}{end}" for name in (_DATABASE, _MODULES) for end in ("", "-wal", "-shm")), "journal")
+# A write-ahead log of another database would be replayed into the restored one.
+_RECORDS = (*(f"{name}{end}" for name in (_DATABASE, _MODULES) for end in ("", "-wal", "-shm")), "journal")
 
 
 class RefusedError(Exception):
-    """Why it cannot be done."""
+    """The reason why it cannot be done."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Save or restore; return 0 when it is done, else 1 with one line that says why."""
-    parser = argparse.ArgumentParser(prog="python -m runner.backup", description="Save or restore a record.")
+    """Save or restore; return 0 if done, else 1 after printing the reason as one line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m runner.backup", description="Save or restore the records of a data directory."
+    )
     parser.add_argument("verb", choices=["save", "restore"])
     parser.add_argument("data_dir", type=Path)
     given = parser.parse_args(arguments)
@@ -57,22 +60,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def save(data_dir: Path, to: BinaryIO) -> None:
-    """Write the record of `data_dir` as a tar; a runner that serves is not disturbed.
+    """Write the records of `data_dir` as a tar, without disturbing a running server.
 
-    Takes as much room in `data_dir` as the database, for as long as it runs. Raises RefusedError when there is no
-    record, OSError and sqlite3.Error as they come.
+    Meanwhile it needs as much space in `data_dir` as the database. Raises RefusedError without records, OSError and
+    sqlite3.Error.
     """
     if not (data_dir / _DATABASE).is_file():
         raise RefusedError(f"there is no {_DATABASE} in {data_dir}")
     with tarfile.open(fileobj=to, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted((data_dir / "journal").glob("*.journal")):
-            with contextlib.suppress(FileNotFoundError):  # all of it is in the database by now
+            with contextlib.suppress(FileNotFoundError):  # its records have moved to the database
                 _add(archive, f"journal/{path.name}", path.read_bytes())
         for path in sorted((data_dir / "locks").glob("*.txt")):
             _add(archive, f"locks/{path.name}", path.read_bytes())
         if (data_dir / _SECRET).is_file():
             _add(archive, _SECRET, (data_dir / _SECRET).read_bytes())
-        # History comes last: an archive that has it is whole.
+        # History comes last: an archive with it is complete.
         for name in (_MODULES, _DATABASE):
             if (data_dir / name).is_file():
                 with _copy_of(data_dir / name) as copy:
@@ -81,11 +84,11 @@ def save(data_dir: Path, to: BinaryIO) -> None:
 
 @contextlib.contextmanager
 def _copy_of(database: Path) -> Iterator[Path]:
-    """Yield a copy of a database that others write to, of one moment."""
+    """Yield a consistent copy of a database that is written to."""
     folder = tempfile.mkdtemp(prefix=".backup-", dir=database.parent)
     try:
         copy = Path(folder) / database.name
-        # Read only: it must never be the one that moves the log into the database.
+        # Read only: only the runner may move the log into the database.
         with (
             contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as source,
             contextlib.closing(sqlite3.connect(copy)) as target,
@@ -108,26 +111,26 @@ def _for_the_owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def restore(data_dir: Path, source: BinaryIO) -> None:
-    """Put what `save` wrote into `data_dir`, which is made when it is missing.
+    """Restore an archive of `save` into `data_dir`, which is made if missing.
 
-    Raises RefusedError when the folder has a record, when a runner holds it, and for an archive that is not one of
-    `save`; OSError and tarfile.TarError as they come. What was not put there as a whole is removed again.
+    Raises RefusedError if the directory has records, if a runner uses it, and for another archive; OSError and
+    tarfile.TarError. After a failure the restored files are removed again.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    for name in _RECORD:
+    for name in _RECORDS:
         path = data_dir / name
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise RefusedError(f"{path} is there: restore into a folder without a record")
+            raise RefusedError(f"{path} exists: restore into a directory without records")
     written: list[Path] = []
-    with _held(data_dir), tarfile.open(fileobj=source, mode="r|") as archive:
+    with _locked(data_dir), tarfile.open(fileobj=source, mode="r|") as archive:
         try:
             for info in archive:
                 if not info.isfile() or _NAMES.fullmatch(info.name) is None:
-                    raise RefusedError(f"{info.name!r:.80} is in no archive of a record")  # noqa: TRY301
+                    raise RefusedError(f"{info.name!r:.80} does not belong in an archive of `save`")  # noqa: TRY301
                 written.append(data_dir / info.name)
                 _extract(archive, info, written[-1])
             if data_dir / _DATABASE not in written:
-                raise RefusedError("the archive ends before the database: it was cut off")  # noqa: TRY301
+                raise RefusedError("the archive ends before the database: it is incomplete")  # noqa: TRY301
         except BaseException:
             for path in written:
                 path.unlink(missing_ok=True)
@@ -135,14 +138,14 @@ def restore(data_dir: Path, source: BinaryIO) -> None:
 
 
 @contextlib.contextmanager
-def _held(data_dir: Path) -> Iterator[None]:
-    """Hold the folder as a runner does, so that none starts meanwhile."""
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Lock the directory as a runner does, so that none starts meanwhile."""
     fd = os.open(data_dir / "history.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RefusedError(f"a runner holds {data_dir}: stop it first") from None
+            raise RefusedError(f"a runner uses {data_dir}: stop it first") from None
         yield
     finally:
         os.close(fd)

@@ -1,8 +1,8 @@
-"""`python -m runner.health READY_FILE`: ask a runner on this machine whether it serves, for who looks after it.
+"""`python -m runner.health READY_FILE`: a health check for a runner on this machine.
 
-A program of its own that uses the standard library only: it runs every few seconds in an image without curl, and must
-be there in a twentieth of a second. Where the doors are it reads from the ready file, not from the settings: a modules
-file with mistakes changes nothing for a runner that serves, and must not make it look ill.
+A program of its own, with the standard library only: it runs every few seconds in an image without curl, and must start
+within 0.05 s. It reads the addresses from the ready file, not from the settings: mistakes in a modules file do not
+affect a running server and must not make it look unhealthy.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _SETTINGS = 4
 
 
 class NotServingError(Exception):
-    """Why the runner does not serve."""
+    """The reason why the runner does not serve."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Say in one line how the runner is; return 0 when it serves, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m runner.health", description="Ask a runner whether it serves.")
-    parser.add_argument("ready_file", type=Path, help="what the runner was given as `ready_file`")
-    parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="how long it may take  [5]")
+    """Print the state of the runner in one line; return 0 if it serves, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m runner.health", description="Check that a runner serves.")
+    parser.add_argument("ready_file", type=Path, help="file that the runner writes (its setting `ready_file`)")
+    parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="time limit of each step  [5]")
     given = parser.parse_args(arguments)
     try:
         print(check(given.ready_file, given.timeout))  # noqa: T201  (the answer)
@@ -45,21 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(ready_file: Path, timeout: float) -> str:
-    """Return what the runner of a ready file says: its REST door when it has one, else that of gRPC.
+    """Return the answer of the runner of a ready file: over REST if served, else over gRPC.
 
     `timeout` is in seconds, for each step. Raises NotServingError.
     """
     try:
         ready = json.loads(ready_file.read_text())
     except (OSError, ValueError) as problem:
-        raise NotServingError(f"the doors are not open: {ready_file} cannot be read ({problem})") from None
+        raise NotServingError(f"not started: {ready_file} cannot be read ({problem})") from None
     try:
         for name, ask in (("rest", _ask_rest), ("grpc", _ask_grpc)):
             for host, port in ready.get(name, [])[:1]:
                 return ask(reachable(host), port, tls=ready.get("tls", False), timeout=timeout)
     except (OSError, http.client.HTTPException) as problem:
         raise NotServingError(f"{host} port {port} does not answer: {problem}") from None
-    raise NotServingError(f"{ready_file} names no door")
+    raise NotServingError(f"{ready_file} has no address")
 
 
 def _ask_rest(host: str, port: int, *, tls: bool, timeout: float) -> str:
@@ -77,12 +77,12 @@ def _ask_rest(host: str, port: int, *, tls: bool, timeout: float) -> str:
         except (ssl.SSLError, ConnectionError):
             if not tls:
                 raise
-            # It has shown its certificate and wants one that this program does not have: it serves.
-            return "the door answers, and asks for a client certificate"
+            # It serves, but requires a client certificate, which this program does not have.
+            return "serving; it requires a client certificate"
     finally:
         connection.close()
     if answer.status != http.client.OK:
-        raise NotServingError(f"it is not ready: {answer.status} {text}")
+        raise NotServingError(f"not ready: {answer.status} {text}")
     return text
 
 
@@ -93,20 +93,20 @@ def _ask_grpc(host: str, port: int, *, tls: bool, timeout: float) -> str:
             sock.sendall(_PREFACE + _FRAME.pack(bytes(3), _SETTINGS, 0, bytes(4)))
             head = sock.recv(_FRAME.size)
             if tls and not head:
-                raise ConnectionResetError  # it hung up, which is another way to say the same
+                raise ConnectionResetError  # it closed the connection: another way to reject the client
         except (ssl.SSLError, ConnectionError):
             if not tls:
                 raise
-            return "the door answers, and asks for a client certificate"
+            return "serving; it requires a client certificate"
         finally:
             sock.close()
     if len(head) <= 3 or head[3] != _SETTINGS:
-        raise NotServingError(f"{host} port {port} does not speak HTTP/2")
-    return "the door answers"
+        raise NotServingError(f"{host} port {port} does not use HTTP/2")
+    return "serving"
 
 
 def _context(protocol: str) -> ssl.SSLContext:
-    """Return a context that takes any certificate: nothing is told to the server, and its name is not `localhost`."""
+    """Return a context that accepts any certificate: no secret is sent, and the certificate may not name loopback."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -1,4 +1,4 @@
-"""Logging: structlog to standard error, for people or as JSON lines; the standard library's loggers go the same way."""
+"""Logging to standard error with structlog, as text or as JSON lines; loggers of libraries included."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from config.settings import LogSettings
 
 
 def configure_logging(settings: LogSettings) -> None:
-    """Set up logging for the process. Standard output is left to the commands."""
+    """Set up logging for the process. Standard output belongs to the commands."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Tracebacks have no values of variables, which both renderers show by default: secrets may be among them.
+    # Both renderers show the values of variables in tracebacks by default; they may be secrets.
     last: list[Any]
     if settings.format == "json":
         tracebacks = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
@@ -38,7 +38,7 @@ def configure_logging(settings: LogSettings) -> None:
 
 
 class _ToStructlog(logging.Handler):
-    """Passes what libraries log on to structlog."""
+    """Passes the log records of libraries to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logger = structlog.get_logger(record.name)

@@ -1,4 +1,4 @@
-"""`ErrorKind` -> HTTP status, gRPC status, websocket close code and CLI exit code: one table for all doors."""
+"""`ErrorKind` -> HTTP status, gRPC status, websocket close code and exit code: one table for all of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from attrs import frozen
 from protocol.errors import ErrorKind
 
 INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended."""
+"""Exit code of a command ended by Ctrl-C."""
 
 
 @frozen
 class Codes:
-    """What one kind of failure is called on each door. gRPC by the names of its status codes."""
+    """The codes of one error kind. `grpc` is the name of a gRPC status."""
 
     http: int
     grpc: str

@@ -1,40 +1,41 @@
-"""Which release this is, and of which commit: read from the source, or baked into what was built of it."""
+"""The release and the commit of this program: read from the source, or baked into the built distribution."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 BAKED = "commit.txt"
-"""Beside this module in what was built, and never in the source."""
+"""Beside this module in a built distribution, never in the source."""
 
 _SHOWN_CHARACTERS = 7
 _COMMIT = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(-dirty)?")
 
 
 def version_of_this() -> str:
-    """Return release and commit, `0.1.0 (3f5e74e)`; without the commit where nobody knows it."""
-    known = commit()
-    if known is None:
+    """Return release and commit, `0.1.0 (3f5e74e)`; without the commit if it is unknown."""
+    name = commit()
+    if name is None:
         return release()
-    digits, dash, mark = known.partition("-")
+    digits, dash, mark = name.partition("-")
     return f"{release()} ({digits[:_SHOWN_CHARACTERS]}{dash}{mark})"
 
 
 def release() -> str:
-    """Return the version of the project file where this runs from source, else of what is installed."""
+    """Return the version in the project file of the source, else of the installed distribution."""
     project = _source() / "pyproject.toml"
     try:
         return str(tomllib.loads(project.read_text())["project"]["version"])
     except (OSError, ValueError, KeyError):
+        from importlib.metadata import version  # noqa: PLC0415  (it imports a mail library, 20 ms)
+
         return version("operato-runner")
 
 
 def commit() -> str | None:
-    """Return the whole name of the commit; with `-dirty` where files differed from it when this was built."""
+    """Return the full name of the commit, with `-dirty` if files differed from it at the build; None if unknown."""
     baked = files("runner").joinpath(BAKED)
     if baked.is_file():
         return _name(baked.read_text())
@@ -42,10 +43,10 @@ def commit() -> str | None:
 
 
 def commit_of(root: Path) -> str | None:
-    """Return the commit that is checked out in `root`, or None. Git's files are read: the program may not be there."""
+    """Return the commit checked out in `root`, or None. Reads the files of git, which need not be installed."""
     try:
         folder = root / ".git"
-        if folder.is_file():  # a linked work tree: its own HEAD is there, the branches where `commondir` says
+        if folder.is_file():  # a linked work tree: it has its own HEAD, and the branches are in `commondir`
             folder = root / folder.read_text().removeprefix("gitdir:").strip()
         common = folder / "commondir"
         shared = folder / common.read_text().strip() if common.is_file() else folder

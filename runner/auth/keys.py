@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import jwt
-import trio
 from attrs import field, frozen
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -39,6 +38,8 @@ class KeySet:
     """The keys behind a JWKS URL, fetched by one thread at a time and used for five minutes."""
 
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        import trio  # noqa: PLC0415  (0.05 s, which a command that signs a token saves)
+
         try:
             # It keeps nothing: what is kept, and for how long, is decided here by the verifier's clock.
             self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_FETCH_SECONDS)
@@ -78,6 +79,8 @@ class KeySet:
         return key if key is not None and self._clock() < key.until else None
 
     async def _fetch(self) -> None:
+        import trio  # noqa: PLC0415
+
         try:
             # The client's timeout counts for each read, so a server that drips needs this one.
             with trio.fail_after(_FETCH_SECONDS + 1):

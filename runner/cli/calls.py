@@ -1,4 +1,4 @@
-"""The commands against a running server: `call`, `logs` and the group `executions`."""
+"""The commands `call` and `logs` and the group `executions`, for a running server."""
 
 from __future__ import annotations
 
@@ -8,20 +8,30 @@ from typing import Any
 
 import click
 
-from runner.cli.options import Commands, connection_options, duration, with_client
+from runner.cli.options import (
+    Command,
+    Commands,
+    connection_options,
+    duration,
+    json_option,
+    list_options,
+    with_client,
+)
 
 _RUN = ("executions:run", "executions:read")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name")
 @click.argument("data", metavar="[JSON]", default="")
-@click.option("--follow", is_flag=True, help="show what the handler prints while it runs, of all attempts")
+@click.option("--follow", is_flag=True, help="show the output of all attempts while the handler runs")
 @click.option("--async", "asynchronous", is_flag=True, help="print the id of the execution, and do not wait for it")
-@click.option("--version", default=None, metavar="VERSION", help="of the module  [the active one]")
-@click.option("--timeout", default=None, metavar="DURATION", help="can only shorten the module's own: 5, 500ms, 2m")
-@click.option("--key", default=None, metavar="KEY", help="idempotency key: the same call again is the same execution")
-@connection_options
+@click.option("--version", default=None, metavar="VERSION", help="call this version  [the active version]")
+@click.option("--timeout", default=None, metavar="DURATION", help="shorten the module's timeout: 5, 500ms, 2m")
+@click.option(
+    "--key", default=None, metavar="KEY", help="idempotency key: repeating the call returns the same execution"
+)
+@connection_options()
 def call(
     name: str,
     data: str,
@@ -31,57 +41,48 @@ def call(
     timeout: str | None,
     key: str | None,
     **options: Any,
-) -> None:
+) -> int:
     """Call a module of a running server: NAME, with JSON as input.
 
-    `-` reads the input from standard input; without any it is null.
+    `-` reads the input from standard input; the default is null.
 
-    The result goes to standard output as one line of JSON, what the handler printed on either stream to standard
-    error. Ctrl-C ends the execution on the server. The exit code tells the kind of failure; 0 is success.
+    The result goes to standard output as one line of JSON, the output of the handler (both streams) to standard error.
+    Ctrl-C cancels the execution on the server. Exit code: 0 for success, else the code of the error kind.
 
-    With --key the call is accepted first and goes on when this command is cut off, but for Ctrl-C; with --follow it
-    then needs the scope executions:read.
+    With --key the call is accepted first, so it continues if this command is cut off (but not after Ctrl-C); together
+    with --follow it needs the scope executions:read.
     """
     if follow and asynchronous:
-        raise click.UsageError("--follow and --async exclude each other; `logs -f ID` follows one that was accepted")
+        raise click.UsageError("--follow and --async exclude each other; `logs -f ID` follows an accepted execution")
+    from runner.client import MAX_ANSWER_BYTES, Order, follow_call, submit
 
-    async def work(client: Any) -> int:
-        from runner.client import MAX_ANSWER_BYTES  # noqa: PLC0415
-        from runner.client import calls as client_calls  # noqa: PLC0415
-
-        content = sys.stdin.buffer.read(MAX_ANSWER_BYTES + 1) if data == "-" else os.fsencode(data)
-        seconds = None if timeout is None else duration(timeout, "--timeout")
-        order = client_calls.Order(name, content, version, seconds, key)
-        if asynchronous:
-            return await client_calls.submit(client, order)
-        return await client_calls.call(client, order, live=follow)
-
-    with_client(options, _RUN, work)
+    content = sys.stdin.buffer.read(MAX_ANSWER_BYTES + 1) if data == "-" else os.fsencode(data)
+    seconds = None if timeout is None else duration(timeout, "--timeout")
+    order = Order(name, content, version, seconds, key)
+    if asynchronous:
+        return with_client(options, _RUN, lambda client: submit(client, order))
+    return with_client(options, _RUN, lambda client: follow_call(client, order, live=follow))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("identity", metavar="ID")
-@click.option("-f", "--follow", is_flag=True, help="go on until the execution ends, and end as it does")
+@click.option("-f", "--follow", is_flag=True, help="continue until the execution ends, with its exit code")
 @click.option(
-    "--from", "start", default=0, type=click.IntRange(min=0), metavar="N", help="number of the first event  [0]"
+    "--from", "start", default=0, type=click.IntRange(min=0), metavar="N", help="start at event number N  [0]"
 )
-@connection_options
-def logs(identity: str, follow: bool, start: int, **options: Any) -> None:
-    """Print what an execution of a running server printed.
+@connection_options()
+def logs(identity: str, follow: bool, start: int, **options: Any) -> int:
+    """Print the output of an execution of a running server.
 
-    What the handler wrote to standard output goes there, what it wrote to standard error likewise, of all attempts in
-    order. Lines that begin with -- say what was not kept.
+    Standard output and standard error of the handler go to the same streams here, for all attempts in order. Lines that
+    begin with -- mark output that was not kept.
 
-    With -f, a lost connection is made again, for a minute at most, and nothing comes twice. The exit code is then that
-    of the end of the execution. Ctrl-C leaves the execution alone.
+    With -f, a lost connection is reopened for up to a minute, without gaps or repetitions, and the exit code is that of
+    the execution. Ctrl-C does not stop the execution.
     """
+    from runner.client import print_output
 
-    async def work(client: Any) -> int:
-        from runner.client import calls as client_calls  # noqa: PLC0415
-
-        return await client_calls.logs(client, identity, start, following=follow)
-
-    with_client(options, _RUN, work)
+    return with_client(options, _RUN, lambda client: print_output(client, identity, start, following=follow))
 
 
 @click.group(cls=Commands)
@@ -93,16 +94,16 @@ def executions() -> None:
 @click.option("--module", default=None, metavar="NAME", help="of this module")
 @click.option("--version", default=None, metavar="VERSION", help="of this version")
 @click.option("--status", default=None, metavar="STATUS", help="queued, running, succeeded, failed or cancelled")
-@click.option("--error", default=None, metavar="KIND", help="that failed so: timeout, handler_error and other kinds")
-@click.option("--caller", default=None, metavar="SUBJECT", help="of this subject of tokens")
 @click.option(
-    "--since", default=None, metavar="WHEN", help="accepted from then on: 2026-01-31T09:30:00Z, or 2h ago as 2h"
+    "--error", default=None, metavar="KIND", help="failed with this error kind, such as timeout or handler_error"
 )
-@click.option("--until", default=None, metavar="WHEN", help="accepted before then")
-@click.option("--limit", default=50, type=click.IntRange(1, 100_000), metavar="N", help="at most so many  [50]")
-@click.option("--cursor", default=None, metavar="CURSOR", help="go on where another list ended")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of a table")
-@connection_options
+@click.option("--caller", default=None, metavar="SUBJECT", help="called by this subject of a token")
+@click.option(
+    "--since", default=None, metavar="WHEN", help="accepted at this time or later: 2026-01-31T09:30:00Z, or 2h"
+)
+@click.option("--until", default=None, metavar="WHEN", help="accepted before this time; 2h means two hours ago")
+@list_options(50)
+@connection_options()
 def list_(
     module: str | None,
     version: str | None,
@@ -115,46 +116,34 @@ def list_(
     cursor: str | None,
     as_json: bool,
     **options: Any,
-) -> None:
-    """List executions, the newest first."""
+) -> int:
+    """List executions, newest first."""
+    from runner.client import list_executions, moment
 
-    async def work(client: Any) -> int:
-        from runner.client import executions as client_executions  # noqa: PLC0415
-
-        filters = {"module": module, "version": version, "status": status, "error": error, "subject": caller}
-        filters |= {"since": client_executions.moment(since), "until": client_executions.moment(until)}
-        return await client_executions.listing(client, filters, limit, cursor, as_json=as_json)
-
-    with_client(options, _RUN, work)
+    filters = {"module": module, "version": version, "status": status, "error": error, "subject": caller}
+    filters |= {"since": moment(since), "until": moment(until)}
+    return with_client(options, _RUN, lambda client: list_executions(client, filters, limit, cursor, as_json=as_json))
 
 
 @executions.command("show")
 @click.argument("identity", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of text")
-@connection_options
-def show(identity: str, as_json: bool, **options: Any) -> None:
+@json_option("text")
+@connection_options()
+def show(identity: str, as_json: bool, **options: Any) -> int:
     """Show one execution: state, times, input, result, error."""
+    from runner.client import show_execution
 
-    async def work(client: Any) -> int:
-        from runner.client import executions as client_executions  # noqa: PLC0415
-
-        return await client_executions.showing(client, identity, as_json=as_json)
-
-    with_client(options, _RUN, work)
+    return with_client(options, _RUN, lambda client: show_execution(client, identity, as_json=as_json))
 
 
 @executions.command("cancel")
 @click.argument("identities", metavar="ID", nargs=-1, required=True)
-@connection_options
-def cancel(identities: tuple[str, ...], **options: Any) -> None:
-    """End executions; ready when their processes are gone.
+@connection_options()
+def cancel(identities: tuple[str, ...], **options: Any) -> int:
+    """Cancel executions and wait until their processes have ended.
 
-    One that has ended is left as it is. Prints each with its state.
+    Prints the state of each. An execution that has ended is not changed.
     """
+    from runner.client import cancel_executions
 
-    async def work(client: Any) -> int:
-        from runner.client import executions as client_executions  # noqa: PLC0415
-
-        return await client_executions.cancelling(client, identities)
-
-    with_client(options, _RUN, work)
+    return with_client(options, _RUN, lambda client: cancel_executions(client, identities))

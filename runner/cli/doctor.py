@@ -1,7 +1,8 @@
-"""What this machine can do for the modules of a file, and what to do where it cannot."""
+"""The checks of `doctor`: whether this machine can run the modules of a file, and the remedies where it cannot."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -12,9 +13,10 @@ from enum import StrEnum
 from pathlib import Path
 
 import trio
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
 from actors.system import Surroundings, System, open_system
+from config.client import is_loopback
 from config.load import Loaded
 from config.mistakes import ConfigError
 from config.settings import ServerSettings, Settings
@@ -24,37 +26,37 @@ from environments.venv import python_candidates
 from protocol.errors import RunnerError
 from protocol.model import Kind
 from runner.ports import try_port
-from runner.serve import is_loopback, make_verifier
-from runner.tls import server_context
+from runner.serve import make_verifier, server_context
+from runner.version import version_of_this
 
 _MINORS = range(8, 15)
 _TOOL_SECONDS = 20.0
 _LITTLE_SPACE_BYTES = 1024**3
 _DELEGATE = (
-    "the kernel holds it where the runner may write control groups: a systemd service with Delegate=yes, or a "
-    "container with a writable cgroup2"
+    "for enforcement by the kernel let the runner write control groups: run it as a systemd service with "
+    "Delegate=yes, or in a container with a writable cgroup2"
 )
-_HELD = {
+_ENFORCEMENT = {
     "cgroup-v1": "by a control group (version 1)",
     "cgroup-v2": "by a control group (version 2)",
-    "watched": "by watching: sampled every 0.1 s, so it can be passed for a moment",
-    "affinity": "by affinity: whole CPUs, a fraction is rounded up",
+    "watched": "by sampling every 0.1 s; it can be exceeded for a moment",
+    "affinity": "by CPU affinity: whole CPUs, a fraction is rounded up",
 }
 
 
 class State(StrEnum):
-    """How something was found."""
+    """The result of a check."""
 
     OK = "ok"
     NOTE = "note"
-    """Worth knowing; what the modules file asks for works."""
+    """Worth knowing; the modules of the file work."""
     FAILED = "failed"
-    """Something that the modules file asks for does not work."""
+    """A module of the file, or the server, does not work."""
 
 
 @frozen
 class Finding:
-    """One thing that was looked at. `says` is what was found, `remedy` what can be done about it."""
+    """The result of one check. `says` is the observation, `remedy` how to change it."""
 
     topic: str
     name: str
@@ -64,14 +66,25 @@ class Finding:
 
 
 def examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
-    """Return what was found. A runner that works beside is not disturbed. Raises RunnerError and OSError."""
+    """Return the results of all checks. A running server is not disturbed. Raises RunnerError and OSError."""
     return trio.run(_examine, loaded, around)
 
 
+def works(findings: list[Finding]) -> bool:
+    """Return whether no check failed."""
+    return all(finding.state is not State.FAILED for finding in findings)
+
+
+def document_of(findings: list[Finding]) -> str:
+    """Return the findings as JSON."""
+    document = {"ok": works(findings), "version": version_of_this(), "findings": [asdict(each) for each in findings]}
+    return json.dumps(document, indent=1)
+
+
 def text_of(findings: list[Finding]) -> str:
-    """Return the findings for people, grouped by topic."""
+    """Return the findings as text, grouped by topic."""
     width = max(len(finding.name) for finding in findings)
-    lines: list[str] = []
+    lines = [f"operato-runner {version_of_this()}"]
     topic = ""
     for finding in findings:
         if finding.topic != topic:
@@ -80,7 +93,7 @@ def text_of(findings: list[Finding]) -> str:
         lines.append(f"  {finding.state:<6}  {finding.name:<{width}}  {finding.says}")
         if finding.remedy:
             lines.append(f"          {'':<{width}}  -> {finding.remedy}")
-    return "\n".join(lines[1:])
+    return "\n".join(lines)
 
 
 async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
@@ -116,26 +129,27 @@ def _kinds(loaded: Loaded, system: System) -> Iterator[Finding]:
 
 
 def _limits(system: System) -> Iterator[Finding]:
-    # What a kind says itself is the work of somebody else, as of an engine; the others are held by this process.
+    # A kind with limits of its own, such as a container engine's, enforces them itself; the runner enforces the others.
     own = [kind for kind, executor in system.executors.items() if not executor.availability.limits]
     found = [kind for kind in own if system.executors[kind].availability.available]
-    held = next(iter(system.executors.values())).limits.enforcement
+    enforcement = next(iter(system.executors.values())).limits.enforcement
     for name in ("memory", "cpus", "processes"):
-        how = getattr(held, name)
+        how = getattr(enforcement, name)
         by_kernel = how.startswith("cgroup")
         state = State.OK if by_kernel else State.NOTE
-        text = f"{', '.join(found)}: held {_HELD.get(how, how)}"
+        text = f"{', '.join(found)}: enforced {_ENFORCEMENT.get(how, how)}"
         yield Finding("limits", name, state, text, "" if by_kernel else _DELEGATE)
     for kind, executor in system.executors.items():
         for name, how in executor.availability.limits.items():
             state = State.NOTE if how == "none" else State.OK
-            text = f"{kind}: not held" if how == "none" else f"{kind}: held by the {how}"
+            text = f"{kind}: not enforced" if how == "none" else f"{kind}: enforced by the {how}"
             yield Finding("limits", f"{name} ({kind})", state, text)
-    table = system.table
-    if table.subreaper:
-        yield Finding("limits", "end of calls", State.OK, "orphans come to the runner (subreaper) and are ended")
+    if system.table.subreaper:
+        yield Finding(
+            "limits", "end of calls", State.OK, "orphaned processes of a call are found and killed (subreaper)"
+        )
     else:
-        text = "orphans of a call are not found: this system has no PR_SET_CHILD_SUBREAPER"
+        text = "orphaned processes of a call are not found: this system has no PR_SET_CHILD_SUBREAPER"
         yield Finding("limits", "end of calls", State.NOTE, text, "use Linux 3.4 or later")
 
 
@@ -143,12 +157,12 @@ async def _tools(loaded: Loaded, table: ProcessTable, around: Surroundings) -> A
     users = _users(loaded, Kind.VENV)
     missing = State.FAILED if users else State.NOTE
     uv = find_uv()
-    said = None if uv is None else await _first_line(table, [uv, "--version"], around)
-    if said is None:
+    version = None if uv is None else await _first_line(table, [uv, "--version"], around)
+    if version is None:
         text = "not found" if uv is None else f"{uv} does not run"
         yield Finding("tools", "uv", missing, text, "`pip install uv`, or put it on PATH")
     else:
-        yield Finding("tools", "uv", State.OK, f"{said} ({uv})")
+        yield Finding("tools", "uv", State.OK, f"{version} ({uv})")
     yield Finding("tools", "python", State.OK, f"{platform.python_version()}, the runner's own")
     versions = await _pythons(table, around)
     for minor in _MINORS:
@@ -158,31 +172,31 @@ async def _tools(loaded: Loaded, table: ProcessTable, around: Surroundings) -> A
             place = next(place for place, version in versions.items() if version == found[0])
             yield Finding("tools", name, State.OK, f"{', '.join(found)} ({place})")
         else:
-            yield Finding("tools", name, State.NOTE, "not found; `python:` of a module cannot name it")
+            yield Finding("tools", name, State.NOTE, "not found; no module can use it as `python`")
     for spec in loaded.modules.modules:
         wanted = spec.python
         if spec.env is not Kind.VENV or wanted is None:
             continue
         if not any(version == wanted or version.startswith(f"{wanted}.") for version in versions.values()):
-            text = f"module {spec.name} wants Python {wanted}, which is not on this machine"
+            text = f"module {spec.name} needs Python {wanted}, which is not on this machine"
             yield Finding("tools", f"python {wanted}", State.FAILED, text, "install it, or change `python`")
 
 
 async def _pythons(table: ProcessTable, around: Surroundings) -> dict[str, str]:
-    """Return path -> version of the interpreters that virtual environments can be made from; each is asked once."""
+    """Return path -> version of the interpreters for virtual environments; each is started once."""
     search = [Path(p) for p in around.installer.get("PATH", "").split(":") if p]
-    asked: dict[str, str] = {}
+    found: dict[str, str] = {}
     for minor in _MINORS:
         for candidate in python_candidates(f"3.{minor}", search):
             real = os.path.realpath(candidate)
-            if real not in asked:
+            if real not in found:
                 code = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
-                asked[real] = await _first_line(table, [real, "-I", "-S", "-c", code], around) or ""
-    return {path: version for path, version in asked.items() if version}
+                found[real] = await _first_line(table, [real, "-I", "-S", "-c", code], around) or ""
+    return {path: version for path, version in found.items() if version}
 
 
 async def _first_line(table: ProcessTable, argv: list[str], around: Surroundings) -> str | None:
-    """Return the first line that a tool prints, or None when it fails or takes too long."""
+    """Return the first line printed by a tool, or None if it fails or takes too long."""
     lines: list[str] = []
     with trio.move_on_after(_TOOL_SECONDS), suppress(OSError):
         status = await table.run(
@@ -200,7 +214,7 @@ def _folders(loaded: Loaded) -> Iterator[Finding]:
 
 
 def _folder(name: str, path: Path, otherwise: State) -> Finding:
-    """Look whether files can be made in a folder, or the folder itself in the nearest one that exists."""
+    """Check that files can be written in a folder, or the folder made in its nearest existing parent."""
     try:
         there = next(place for place in (path, *path.parents) if os.path.lexists(place))
         with tempfile.TemporaryFile(dir=there):
@@ -208,7 +222,7 @@ def _folder(name: str, path: Path, otherwise: State) -> Finding:
     except OSError as problem:
         text = f"{path} cannot be written: {problem.strerror}"
         return Finding("folders", name, otherwise, text, f"make it writable for this user, or change `{name}`")
-    text = f"{path} can be {'written' if there == path else 'made'}, {free / 1024**3:.1f} GiB are free"
+    text = f"{path} can be {'written' if there == path else 'made'}, {free / 1024**3:.1f} GiB free"
     if free < _LITTLE_SPACE_BYTES:
         return Finding("folders", name, State.NOTE, text, "free some space: builds and records need it")
     return Finding("folders", name, State.OK, text)
@@ -217,15 +231,14 @@ def _folder(name: str, path: Path, otherwise: State) -> Finding:
 def _ports(loaded: Loaded) -> Iterator[Finding]:
     server = loaded.settings.server
     doors = (("rest_port", server.rest, server.rest_port), ("grpc_port", server.grpc, server.grpc_port))
-    for name, wanted, port in doors:
-        if not wanted:
-            yield Finding("ports", name, State.OK, "not wanted")
+    for name, enabled, port in doors:
+        if not enabled:
+            yield Finding("ports", name, State.OK, "disabled")
         elif problem := try_port(server.host, port, f"--{name.replace('_', '-')}"):
-            yield Finding("ports", name, State.NOTE, problem, "unless that is this runner, already started")
+            yield Finding("ports", name, State.NOTE, problem, "fine if it is this runner, already started")
         else:
-            yield Finding(
-                "ports", name, State.OK, f"{port} of {server.host} is free" if port else "a free one is taken"
-            )
+            text = f"{port} of {server.host} is free" if port else "a free port is picked at the start"
+            yield Finding("ports", name, State.OK, text)
     yield from _tls(loaded.settings.server)
 
 
@@ -236,24 +249,24 @@ def _tls(server: ServerSettings) -> Iterator[Finding]:
         for mistake in problem.mistakes:
             yield Finding("ports", "tls", State.FAILED, str(mistake))
     else:
-        yield Finding("ports", "tls", State.OK, "both doors speak it" if context else "not wanted")
+        yield Finding("ports", "tls", State.OK, "enabled for REST and gRPC" if context else "disabled")
 
 
 async def _key(settings: Settings) -> Finding:
-    """Look at the key of tokens as the start does; where the start would make one, none is made."""
+    """Check the key of tokens as the start does, but make no secret."""
     auth, own = settings.auth, settings.store.data_dir / "jwt-secret"
     given = {"jwt_secret": auth.secret, "jwt_public_key_file": auth.public_key_file, "jwt_jwks_url": auth.jwks_url}
     configured = next((name for name, value in given.items() if value), None)
     if configured is None and is_loopback(settings.server.host) and not os.path.lexists(own):
-        return Finding("secrets", "key of tokens", State.OK, f"none is configured; the first start makes {own}")
+        return Finding("secrets", "key for tokens", State.OK, f"not configured; the first start makes {own}")
     try:
         await make_verifier(settings)
     except ConfigError as problem:
-        return Finding("secrets", "key of tokens", State.FAILED, "; ".join(map(str, problem.mistakes)))
+        return Finding("secrets", "key for tokens", State.FAILED, "; ".join(map(str, problem.mistakes)))
     except RunnerError as problem:
-        return Finding("secrets", "key of tokens", State.FAILED, problem.failure.message)
-    said = f"`{configured}` can be used" if configured else f"the runner's own, {own}, can be used"
-    return Finding("secrets", "key of tokens", State.OK, said)
+        return Finding("secrets", "key for tokens", State.FAILED, problem.failure.message)
+    text = f"`{configured}` is usable" if configured else f"the runner's own secret {own} is usable"
+    return Finding("secrets", "key for tokens", State.OK, text)
 
 
 def _secrets(loaded: Loaded, around: Surroundings) -> Iterator[Finding]:

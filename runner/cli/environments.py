@@ -1,98 +1,115 @@
-"""The commands for environments: `prepare` and the group `env`. The work itself is imported when it is asked for."""
+"""The command `prepare` and the group `env`, for the environments of this machine."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from config.load import SETTINGS
-from runner.cli.options import Commands, duration, load, parsed, settings_options, told
+from runner.cli.options import Command, Commands, duration, json_option, load, settings_options, size
 
-_BUILDING = frozenset(name for name in SETTINGS if name.startswith("docker_")) | {
-    *("data_dir", "venv_path", "conda_path", "conda_exe", "offline", "max_builds", "log_format", "log_level")
+if TYPE_CHECKING:
+    from runner.cli.survey import Work
+
+_OTHERS = frozenset(SETTINGS) - {
+    *(name for name in SETTINGS if name.startswith("docker_")),
+    *("data_dir", "venv_path", "conda_path", "conda_exe", "offline", "max_builds", "log_format", "log_level"),
 }
-"""Settings that matter for environments alone."""
+"""Settings without a meaning for environments: accepted, and not in the help."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("modules", metavar="[MODULES]", nargs=-1)
-@settings_options(besides=frozenset(SETTINGS) - _BUILDING)
-def prepare(modules: tuple[str, ...], **options: Any) -> None:
+@settings_options(besides=_OTHERS)
+def prepare(modules: tuple[str, ...], **options: Any) -> int:
     """Build environments now, without a server.
 
-    Without MODULES those of all of the file. What is there already is left as it is.
+    Builds the environments of MODULES, by default of all modules in the file. Existing environments are kept.
 
-    Progress goes to standard error, what became of each module to standard output. The exit code is that of the first
-    failure; 0 when all are ready.
+    Progress goes to standard error, one line for each module to standard output. Exit code: 0 if all environments are
+    ready, else the code of the first failure.
     """
-    _with_environments(options, lambda commands: commands.preparation(modules))
+    from runner.cli.building import preparation
+
+    return _with_environments(options, preparation(modules))
 
 
 @click.group(cls=Commands)
 def env() -> None:
-    """Look at environments; remove or rebuild them."""
+    """List, explain, remove and rebuild environments."""
 
 
 @env.command("list")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of a table")
-@settings_options(besides=frozenset(SETTINGS) - _BUILDING)
-def env_list(as_json: bool, **options: Any) -> None:
-    """Show every environment and who uses it.
+@json_option("a table")
+@settings_options(besides=_OTHERS)
+def list_(as_json: bool, **options: Any) -> int:
+    """List every environment and the modules that use it.
 
-    With size, age and last use; modules without a key are named. Nothing is built, locked or pulled.
+    Shows size, age and last use, and the modules without an environment. Nothing is built, locked or pulled.
     """
-    _with_environments(options, lambda commands: commands.listing(as_json=as_json))
+    from runner.cli.survey import listing
+
+    return _with_environments(options, listing(as_json=as_json))
 
 
 @env.command("why")
-@click.argument("what", metavar="KEY|MODULE")
-@settings_options(besides=frozenset(SETTINGS) - _BUILDING)
-def env_why(what: str, **options: Any) -> None:
-    """Say why an environment is there.
+@click.argument("wanted", metavar="KEY|MODULE")
+@settings_options(besides=_OTHERS)
+def why(wanted: str, **options: Any) -> int:
+    """Explain why an environment exists.
 
-    What it is made of, where its build log is, who uses it, and why it stays or would go.
+    Shows its contents, build log and users, and whether `gc` would remove it.
     """
-    _with_environments(options, lambda commands: commands.explanation(what))
+    from runner.cli.survey import explanation
+
+    return _with_environments(options, explanation(wanted))
 
 
 @env.command("gc")
-@click.option("--older-than", default="30d", metavar="DURATION", help="how long ago the last use must be  [30d]")
-@click.option("--keep-bytes", default=None, metavar="SIZE", help="remove more, oldest use first, until all fit in this")
-@click.option("--dry-run", is_flag=True, help="say what would be removed, and remove nothing")
-@settings_options(besides=frozenset(SETTINGS) - _BUILDING)
-def env_gc(older_than: str, keep_bytes: str | None, dry_run: bool, **options: Any) -> None:
-    """Remove what no module of the file uses.
+@click.option("--older-than", default="30d", metavar="DURATION", help="remove if last used longer ago than this  [30d]")
+@click.option(
+    "--keep-bytes", default=None, metavar="SIZE", help="also remove the least recently used beyond this total"
+)
+@click.option("--dry-run", is_flag=True, help="only print what would be removed")
+@settings_options(besides=_OTHERS)
+def gc(older_than: str, keep_bytes: str | None, dry_run: bool, **options: Any) -> int:
+    """Remove environments that no module of the file uses.
 
-    One that a process uses is never removed, whatever its modules file says: folders of environments may be shared.
+    An environment that a process uses is never removed, even if this modules file does not name it: runners may share a
+    directory of environments.
     """
+    from environments.store import Rules
+    from runner.cli.survey import collection
 
-    def work(commands: Any) -> Any:
-        size = None if keep_bytes is None else int(parsed(keep_bytes, "--keep-bytes", "size"))
-        return commands.collection(duration(older_than, "--older-than"), size, dry_run=dry_run)
-
-    _with_environments(options, work)
+    kept = None if keep_bytes is None else size(keep_bytes, "--keep-bytes")
+    rules = Rules(duration(older_than, "--older-than"), kept)
+    return _with_environments(options, collection(rules, dry_run=dry_run))
 
 
 @env.command("rebuild")
-@click.argument("what", metavar="KEY|MODULE")
-@settings_options(besides=frozenset(SETTINGS) - _BUILDING)
-def env_rebuild(what: str, **options: Any) -> None:
-    """Build an environment anew.
+@click.argument("wanted", metavar="KEY|MODULE")
+@settings_options(besides=_OTHERS)
+def rebuild(wanted: str, **options: Any) -> int:
+    """Build an environment again.
 
-    It is put in place of the one that is there, unless somebody uses that: then it is said who does.
+    The new one replaces the existing one, unless a process uses that; then the processes and modules are named.
     """
-    _with_environments(options, lambda commands: commands.rebuilding(what))
+    from runner.cli.building import rebuilding
+
+    return _with_environments(options, rebuilding(wanted))
 
 
-def _with_environments(options: dict[str, Any], work: Callable[[Any], Any]) -> None:
-    """Run what `work` makes of the commands; without a wish, only errors are logged."""
-    with told():
-        options["log_level"] = options.get("log_level") or "error"
-        loaded = load(options)
-        from runner.cli import env as env_commands  # noqa: PLC0415
-        from runner.serve import surroundings  # noqa: PLC0415
+def _with_environments(options: dict[str, Any], work: Work) -> int:
+    """Do `work` with the environments of this machine; return its exit code. Raises RunnerError and OSError."""
+    loaded = load(options, quiet=True)
+    import trio
 
-        sys.exit(env_commands.run(loaded, surroundings(), work(env_commands)))
+    from actors.system import open_environments
+    from runner.serve import surroundings
+
+    async def inside() -> int:
+        async with open_environments(loaded.settings, surroundings()) as kinds:
+            return await work(loaded, kinds)
+
+    return trio.run(inside)

@@ -1,4 +1,4 @@
-"""What all commands share: options made from the settings, values that people write, and what is said of a failure."""
+"""Shared by all commands: options, the values in them, and errors as one line with an exit code."""
 
 from __future__ import annotations
 
@@ -6,27 +6,59 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from config import units
+from config.client import VARIABLES
 from config.descriptions import DESCRIPTIONS
 from config.load import SETTINGS, Loaded, form_of, load_client_settings, load_settings, shown_default
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from protocol.errors import RunnerError
 from runner.groups import leaves
-from runner.status import INTERRUPTED
+from runner.status import CODES, INTERRUPTED
+
+if TYPE_CHECKING:
+    from runner.client import Client
+
+T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[..., object])
 
 _SYSTEM = 74
+"""Exit code for an error of the operating system, as EX_IOERR of sysexits.h."""
+
+
+class Command(click.Command):
+    """A command that also takes the options given before its name; those after its name win."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Return the context with the earlier options as defaults. Raises UsageError for one not of this command."""
+        given: dict[str, Any] = {} if parent is None else parent.find_root().obj
+        own = {parameter.name for parameter in self.params}
+        foreign = [
+            f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+            for name, value in given.items()
+            if name not in own
+        ]
+        if foreign:
+            path = "" if parent is None else parent.command_path.partition(" ")[2]
+            raise click.UsageError(f"`{f'{path} {info_name}'.strip()}` does not take {', '.join(foreign)}", parent)
+        return super().make_context(info_name, args, parent=parent, default_map=given, **extra)
 
 
 class Commands(click.Group):
-    """A group that says which command may have been meant."""
+    """A group that suggests the command that was probably meant."""
+
+    command_class = Command
+    group_class = type
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command, or end with its name and one that is near."""
+        """Return the command, or fail with a suggestion."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             hint = did_you_mean(name, self.commands)
@@ -36,10 +68,22 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def settings_options(*, besides: Container[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add `--config` and one option for every setting, by its flat name; the help leaves out those of `besides`."""
+class Root(Commands):
+    """The whole command line. Its options are those of settings and connections, for the command that follows."""
 
-    def add(function: Callable[..., None]) -> Callable[..., None]:
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; report what a user can correct as one line and an exit code."""
+        ctx.obj = {name: value for name, value in ctx.params.items() if value is not None}
+        with reporting_errors():
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        return result
+
+
+def settings_options(*, besides: Container[str] = (), hidden: bool = False) -> Callable[[Function], Function]:
+    """Add `--config` and an option for every setting. The help omits those in `besides`, and with `hidden` all."""
+
+    def add(function: Function) -> Function:
         for setting in reversed(list(SETTINGS.values())):
             name, form, default = setting.name.replace("_", "-"), form_of(setting), shown_default(setting)
             shown = "" if default is None else f"  [{default}]"
@@ -48,43 +92,130 @@ def settings_options(*, besides: Container[str] = ()) -> Callable[[Callable[...,
                 setting.name,
                 default=None,
                 metavar=form or None,
-                hidden=setting.name in besides,
+                hidden=hidden or setting.name in besides,
                 help=DESCRIPTIONS.get(setting.name, "") + shown,
             )
             function = option(function)
-        text = "modules file, also OPERATO_CONFIG  [modules.yaml]"
-        return click.option("--config", default=None, metavar="PATH", help=text)(function)
+        text = "modules file; also OPERATO_CONFIG  [modules.yaml]"
+        return click.option("--config", default=None, metavar="PATH", hidden=hidden, help=text)(function)
 
     return add
 
 
+_CONNECTION = {
+    "url": ("URL", "URL of the runner; also OPERATO_URL  [http://127.0.0.1:8000]"),
+    "token": ("TOKEN", "token of the caller; OPERATO_TOKEN is safer, as other users can see options"),
+    "ca": ("FILE", "PEM file of the CA that signed the runner's certificate; also OPERATO_CA  [the system's CAs]"),
+    "cert": ("FILE", "PEM file of the client certificate, if the runner requires one; also OPERATO_CERT"),
+    "cert_key": ("FILE", "PEM file of its private key; also OPERATO_CERT_KEY  [in the file of --cert]"),
+}
+
+
+def connection_options(*, hidden: bool = False) -> Callable[[Function], Function]:
+    """Add the options of commands that connect to a running server; with `hidden` the help omits them."""
+
+    def add(function: Function) -> Function:
+        for name in reversed(list(VARIABLES)):
+            metavar, text = _CONNECTION[name]
+            option = click.option(
+                f"--{name.replace('_', '-')}", default=None, metavar=metavar, hidden=hidden, help=text
+            )
+            function = option(function)
+        return function
+
+    return add
+
+
+def list_options(default: int) -> Callable[[Function], Function]:
+    """Add the options of commands that list items of a running server: `limit`, `cursor` and `as_json`."""
+
+    def add(function: Function) -> Function:
+        function = json_option("a table")(function)
+        function = click.option("--cursor", default=None, metavar="CURSOR", help="continue where a list ended")(
+            function
+        )
+        text = f"list at most N items  [{default}]"
+        return click.option("--limit", default=default, type=click.IntRange(1, 100_000), metavar="N", help=text)(
+            function
+        )
+
+    return add
+
+
+def json_option(instead_of: str) -> Callable[[Function], Function]:
+    """Add `--json` as the parameter `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help=f"print one JSON document instead of {instead_of}")
+
+
+def with_client(options: dict[str, Any], scopes: Sequence[str], work: Callable[[Client], Awaitable[int]]) -> int:
+    """Run `work` with a connection as `options` describe it; return its exit code.
+
+    `scopes` are those that the command needs: for the token signed with the secret of a local runner, and for the hint
+    that names a missing token.
+    """
+    from runner.client import credentials, run
+
+    settings = load_client_settings(options)
+    return run(settings, credentials(settings, scopes), work)
+
+
+def load(options: dict[str, Any], *, quiet: bool = False) -> Loaded:
+    """Return settings and modules, and set up logging; `quiet` logs only errors by default. Raises ConfigError."""
+    from runner.logs import configure_logging
+
+    if quiet:
+        options = {**options, "log_level": options.get("log_level") or "error"}
+    loaded = load_settings(options)
+    configure_logging(loaded.settings.log)
+    return loaded
+
+
+def size(text: str, option: str) -> int:
+    """Return a size in bytes. Raises ConfigError."""
+    return _read(units.size, text, option)
+
+
+def duration(text: str, option: str) -> float:
+    """Return a duration above zero in seconds. Raises ConfigError."""
+    seconds = _read(units.duration, text, option)
+    if seconds <= 0:
+        raise ConfigError([Mistake("must be above 0; write 90s, 30m, 1h, 30d", None, None, option)])
+    return seconds
+
+
+def _read(reader: Callable[[Any], T], text: str, option: str) -> T:
+    try:
+        return reader(text)
+    except Wrong as wrong:
+        raise ConfigError([Mistake(wrong.message, None, None, option, wrong.allowed)]) from None
+
+
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn what a user can mend into one message and an exit code; bugs keep their traceback."""
+def reporting_errors() -> Iterator[None]:
+    """Print an error that a user can correct as one line and exit with its code; a bug keeps its traceback."""
     try:
         yield
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as problem:
         found = list(leaves(problem))
         if not all(isinstance(leaf, ConfigError | RunnerError | OSError | KeyboardInterrupt) for leaf in found):
             raise
-        sys.exit(max([_say(leaf) for leaf in found], key=lambda code: code != INTERRUPTED))
+        sys.exit(max([_report(leaf) for leaf in found], key=lambda code: code != INTERRUPTED))
 
 
-def _say(problem: BaseException) -> int:
-    """Print what is wrong, one line for each thing; return the exit code."""
+def _report(problem: BaseException) -> int:
+    """Print an error, one line for each mistake; return the exit code."""
     if isinstance(problem, ConfigError):
         for mistake in problem.mistakes:
             click.echo(f"error: {mistake}", err=True)
         return 2
     if isinstance(problem, RunnerError):
-        from runner.status import CODES  # noqa: PLC0415
-
-        if problem.failure.traceback:
-            click.echo(problem.failure.traceback.rstrip("\n"), err=True)
-        for line in problem.failure.message.splitlines() or [""]:
-            click.echo(f"error: {problem.failure.kind}: {line}", err=True)
-        return CODES[problem.failure.kind].exit
-    if isinstance(problem, BrokenPipeError):  # whoever read this has enough
+        failure = problem.failure
+        if failure.traceback:
+            click.echo(failure.traceback.rstrip("\n"), err=True)
+        for line in failure.message.splitlines() or [""]:
+            click.echo(f"error: {failure.kind}: {line}", err=True)
+        return CODES[failure.kind].exit
+    if isinstance(problem, BrokenPipeError):  # the reader of standard output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _SYSTEM
     if isinstance(problem, OSError):
@@ -92,59 +223,3 @@ def _say(problem: BaseException) -> int:
         click.echo(f"error: {problem.strerror or problem}{where}", err=True)
         return _SYSTEM
     return INTERRUPTED
-
-
-def connection_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of the commands that speak to a running server, by the names of `config.client.VARIABLES`."""
-    for name, metavar, text in reversed(_CONNECTION):
-        function = click.option(f"--{name}", default=None, metavar=metavar, help=text)(function)
-    return function
-
-
-_CONNECTION = (
-    ("url", "URL", "where the runner is, also OPERATO_URL  [http://127.0.0.1:8000]"),
-    ("token", "TOKEN", "who calls; better given as OPERATO_TOKEN, which others do not see"),
-    ("ca", "FILE", "PEM of who signed its certificate, also OPERATO_CA  [those that this machine trusts]"),
-    ("cert", "FILE", "PEM of a certificate to show, where it asks for one, also OPERATO_CERT"),
-    ("cert-key", "FILE", "PEM of its key, also OPERATO_CERT_KEY  [in the file of --cert]"),
-)
-
-
-def with_client(options: dict[str, Any], scopes: Sequence[str], work: Callable[[Any], Awaitable[int]]) -> None:
-    """Run `work` with a `runner.client.Client` and end with its exit code; `options` are those of the connection.
-
-    `scopes` are what the command needs: of a token that is made of a local runner's own secret, and in what is said
-    where a token is missing.
-    """
-    with told():
-        settings = load_client_settings(options)
-        from runner.client import credentials, run  # noqa: PLC0415  (a connection takes 0.2 s to import)
-
-        sys.exit(run(settings, credentials(settings, scopes), work))
-
-
-def load(options: dict[str, Any]) -> Loaded:
-    """Return the settings and modules of this run, with logging set up as they say. Raises ConfigError."""
-    from runner.logs import configure_logging  # noqa: PLC0415
-
-    loaded = load_settings(options)
-    configure_logging(loaded.settings.log)
-    return loaded
-
-
-def parsed(text: str, option: str, kind: str) -> float:
-    """Return a duration in seconds or a size in bytes. Raises ConfigError."""
-    from config import units  # noqa: PLC0415
-
-    try:
-        return float(getattr(units, kind)(text))
-    except Wrong as wrong:
-        raise ConfigError([Mistake(wrong.message, None, None, option, wrong.allowed)]) from None
-
-
-def duration(text: str, option: str) -> float:
-    """Return a duration above zero in seconds. Raises ConfigError."""
-    seconds = parsed(text, option, "duration")
-    if seconds <= 0:
-        raise ConfigError([Mistake("must be above 0; write 90s, 30m, 1h, 30d", None, None, option)])
-    return seconds

@@ -1,7 +1,44 @@
-"""The face of the room."""
+"""A connection to a running server, and the work of the commands that use it.
 
-from runner.client.connection import MAX_ANSWER_BYTES, run
+`connection` (HTTP), `socket` and `events` reach the server, `local_token` finds the credentials, `trouble` words the
+errors. `calls`, `executions` and `modules` do the work of a command and print to the terminal.
+"""
+
+from runner.client.calls import Order, follow_call, print_output, submit
+from runner.client.connection import MAX_ANSWER_BYTES, Client, run, segment
+from runner.client.executions import cancel_executions, list_executions, moment, show_execution
 from runner.client.local_token import credentials
-from runner.client.module_files import make_starter, read_module_files
+from runner.client.modules import (
+    Sent,
+    activate,
+    list_changes,
+    list_modules,
+    list_versions,
+    push,
+    remove,
+    show_module,
+)
 
-__all__ = ["MAX_ANSWER_BYTES", "credentials", "make_starter", "read_module_files", "run"]
+__all__ = [
+    "MAX_ANSWER_BYTES",
+    "Client",
+    "Order",
+    "Sent",
+    "activate",
+    "cancel_executions",
+    "credentials",
+    "follow_call",
+    "list_changes",
+    "list_executions",
+    "list_modules",
+    "list_versions",
+    "moment",
+    "print_output",
+    "push",
+    "remove",
+    "run",
+    "segment",
+    "show_execution",
+    "show_module",
+    "submit",
+]

@@ -1,4 +1,4 @@
-"""What `call` and `logs` do: begin an execution on a running server, show what it prints, and end as it ends."""
+"""The work of the commands `call` and `logs`: start an execution on a server, show its output, end with its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from protocol.events import DroppedEvent, OutputEvent
 from protocol.messages import InvalidJsonError, check_json
 from protocol.model import Stream
 from runner.client.connection import ANSWER_SECONDS, MAX_ANSWER_BYTES, Client, segment
-from runner.client.events import ANSWER, Begun, End, Message, cut_off, end_in, follow, read_events, told_where
+from runner.client.events import ANSWER, Begun, End, Message, cut_off, end_in, follow, read_events, with_execution
 from runner.client.printing import Interrupts, Printer, interruptible
 from runner.client.trouble import not_a_runner
 
@@ -23,7 +23,7 @@ _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 @frozen
 class Order:
-    """One call, as it was asked for. `data` is JSON; nothing is null."""
+    """One call. `data` is JSON; empty data is null."""
 
     module: str
     data: bytes
@@ -32,13 +32,13 @@ class Order:
     key: str | None = None
 
     def checked(self) -> Order:
-        """Return it when its input can be sent. Raises RunnerError `bad_input` or `too_large`."""
+        """Return the order if its input can be sent. Raises RunnerError `bad_input` or `too_large`."""
         if len(self.data) > MAX_ANSWER_BYTES:
             raise error(ErrorKind.TOO_LARGE, f"the input is over {MAX_ANSWER_BYTES} bytes", field="$")
         try:
             check_json(self.data.strip() or b"null")
         except InvalidJsonError as problem:
-            text = f"the input is not JSON: {problem}; text is written '\"...\"' with both quotes"
+            text = f"the input is not JSON: {problem}; write text as '\"...\"', with both quotes"
             raise error(ErrorKind.BAD_INPUT, text, field="$") from None
         if self.key is not None and not _KEY.fullmatch(self.key):
             text = "an idempotency key has 1 to 255 visible ASCII characters, and spaces between them"
@@ -47,15 +47,15 @@ class Order:
 
     @property
     def body(self) -> bytes:
-        """The input as it is sent."""
+        """The body of the request."""
         return self.data.strip() or b"null"
 
     async def submit(self, client: Client) -> views.Execution:
-        """Have it accepted, to run when it is its turn; return it as it is then. Raises RunnerError."""
+        """Submit the call as an asynchronous execution; return the accepted execution. Raises RunnerError."""
         return await self.post(client, prefer="respond-async", seconds=ANSWER_SECONDS)
 
     async def post(self, client: Client, *, prefer: str | None = None, seconds: float | None = None) -> views.Execution:
-        """Make the call over HTTP and return the answer. Raises RunnerError."""
+        """Make the call over HTTP; return the execution in the answer. Raises RunnerError."""
         given = {
             "content-type": "application/json",
             "prefer": prefer,
@@ -69,16 +69,16 @@ class Order:
 
 
 async def submit(client: Client, order: Order) -> int:
-    """Print the id of an execution that nobody waits for. Raises RunnerError."""
+    """Submit a call, and print the id of its execution. Raises RunnerError."""
     accepted = await order.checked().submit(client)
     click.echo(accepted["id"])
     return 0
 
 
-async def call(client: Client, order: Order, *, live: bool) -> int:
+async def follow_call(client: Client, order: Order, *, live: bool) -> int:
     """Run a call to its end: result to stdout, output to stderr, `live` or at the end. Returns the exit code.
 
-    Raises RunnerError with the failure of the execution. Ctrl-C ends the execution on the server.
+    Raises RunnerError with the failure of the execution. Ctrl-C cancels the execution on the server.
     """
     order.checked()
     printer = Printer(live=live, apart=False)
@@ -94,7 +94,7 @@ async def call(client: Client, order: Order, *, live: bool) -> int:
 
 
 async def _through_socket(client: Client, order: Order, printer: Printer, interrupts: Interrupts) -> End:
-    """Call over a websocket, which tells the id at once, and whose end is the end of the execution."""
+    """Call over a websocket: the id comes first, and the websocket ends with the execution."""
     identity: str | None = None
 
     async def show(event: Message) -> None:
@@ -120,9 +120,9 @@ async def _through_socket(client: Client, order: Order, printer: Printer, interr
 
 
 async def _with_key(client: Client, order: Order, printer: Printer, interrupts: Interrupts) -> End:
-    """Have the call accepted, then wait for its end: so it goes on without this client, and is found again by its key.
+    """Submit the call, then wait for its end: it continues without this client, and its key finds it again.
 
-    Not live, it is waited for by the same call again, for which `executions:run` is enough.
+    Without live output the same call is repeated until the end, which needs only the scope `executions:run`.
     """
     accepted = await order.submit(client)
     path = f"/executions/{segment(accepted['id'])}/cancel"
@@ -138,16 +138,16 @@ async def _with_key(client: Client, order: Order, printer: Printer, interrupts: 
         while (end := end_in(execution)) is None:
             execution = await order.post(client)
     except RunnerError as problem:
-        raise told_where(problem, accepted["id"], order.module) from None
+        raise with_execution(problem, accepted["id"], order.module) from None
     await printer.output(Stream.STDOUT, execution.get("stdout", ""))
     await printer.output(Stream.STDERR, execution.get("stderr", ""))
     return end
 
 
-async def logs(client: Client, identity: str, start: int, *, following: bool) -> int:
-    """Show what an execution printed, of all its attempts; `following` to its end, whose exit code is returned then.
+async def print_output(client: Client, identity: str, start: int, *, following: bool) -> int:
+    """Print the output of all attempts of an execution; `following`, to its end. Returns the exit code.
 
-    Raises RunnerError.
+    That is 0, or with `following` the code of the execution. Raises RunnerError.
     """
     printer = Printer(live=True, apart=True)
     if following:

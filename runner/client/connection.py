@@ -1,7 +1,7 @@
-"""The connection of a command to a running server: requests over HTTP, and `client_socket` for websockets.
+"""The connection to a running server: HTTP requests here, websockets in `runner.client.socket`.
 
-Whatever a server or the network does wrong comes out as one RunnerError that says what to do. Every wait and every
-answer has a bound. Proxies of the environment are not used.
+Every error of the server or the network is raised as one RunnerError that names the remedy. Every wait and every answer
+has a bound. Proxies from the environment are not used.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from runner.client.local_token import Credentials
 from runner.client.socket import Socket, open_socket
 from runner.client.trouble import NO_HOST, lost, no_answer, not_a_runner, unreachable
 from runner.status import CODES
+from runner.terminal import printable
 
 T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
-"""Largest answer that is read, and largest input that is sent; the runner has its own `max_frame`."""
+"""Largest answer and largest input; the runner has its own limit `max_frame`."""
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
-"""For answers that do not wait for a handler."""
+"""Time limit of answers that do not wait for a handler."""
 _PROBLEM = "application/problem+json"
 _KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -42,12 +43,12 @@ _KEEP_ALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 ]
-"""An answer may take hours, so a server whose machine is gone is noticed by this: after 50 s."""
+"""An answer may take hours; these probes detect a lost server after 50 s."""
 
 
 @frozen
 class Answer:
-    """What a runner answered. `headers` have names in lower case."""
+    """The answer of a runner. `headers` have names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -55,11 +56,16 @@ class Answer:
     address: Address
 
     def read(self, kind: type[T]) -> T:
-        """Return the JSON of the body. Raises RunnerError when it is not what a runner says."""
-        try:
-            return msgspec.json.decode(self.body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise not_a_runner(self.address, "its answer cannot be read") from None
+        """Return the decoded body. Raises RunnerError if it is not such JSON."""
+        return decode(self.body, kind, self.address)
+
+
+def decode(data: bytes | msgspec.Raw, kind: type[T], address: Address) -> T:
+    """Return decoded JSON of a runner. Raises RunnerError if it is not of this type."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise not_a_runner(address, "its answer cannot be read") from None
 
 
 class _Problem(msgspec.Struct):
@@ -71,7 +77,7 @@ class _Problem(msgspec.Struct):
 
 @frozen(eq=False)
 class Client:
-    """A way to one runner. Made by `open_client`; any number of requests and websockets may be open at a time."""
+    """A client of one runner, made by `open_client`. Many requests and websockets may be open at a time."""
 
     address: Address
     _credentials: Credentials
@@ -88,11 +94,11 @@ class Client:
         headers: Mapping[str, str] | None = None,
         seconds: float | None = ANSWER_SECONDS,
     ) -> Answer:
-        """Make one request and return its answer, which came within `seconds` (None: whenever it comes).
+        """Make one request and return its answer, which must come within `seconds` (None: no limit).
 
-        An execution that failed is an answer. Raises RunnerError for every problem that the runner answers, with kind,
-        message and field as it said them; `unavailable` when no runner can be reached, `lost` when the connection broke
-        while the answer was awaited, `too_large`. Cancelled, the connection is closed.
+        A failed execution is an answer, too. Raises RunnerError for every problem document of the runner, with its
+        kind, message and field; `unavailable` if no runner can be reached, `lost` if the connection breaks before the
+        answer, `too_large`. Cancelled, the connection is closed.
         """
         limits = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
         given = {**self._headers(), **(headers or {})}
@@ -107,7 +113,7 @@ class Client:
                     await response.aclose()
         except httpx.HTTPError as problem:
             raise _translated(self.address, problem, seconds) from None
-        except (httpx.InvalidURL, UnicodeError):  # a name that cannot be one
+        except (httpx.InvalidURL, UnicodeError):  # not a host name
             raise unreachable(self.address, NO_HOST) from None
         answer = Answer(
             response.status_code, {k.lower(): v for k, v in response.headers.items()}, content, self.address
@@ -134,19 +140,19 @@ class Client:
 
     def _headers(self) -> dict[str, str]:
         token = self._credentials.token()
-        # Nothing is to be unpacked here: what is received is what counts against the bound.
+        # No compression: the bound on answers counts the received bytes.
         headers = {"accept": "application/json, application/problem+json, */*;q=0.5", "accept-encoding": "identity"}
         return headers if token is None else {**headers, "authorization": f"Bearer {token}"}
 
     async def _content(self, response: httpx.Response) -> bytes:
-        """Return the body. Raises RunnerError `too_large`, and what httpx raises."""
+        """Return the body. Raises RunnerError `too_large` and httpx.HTTPError."""
         parts, size = [], 0
         try:
             async for part in response.aiter_raw():
                 size += len(part)
                 if size <= MAX_ANSWER_BYTES:
                     parts.append(part)
-                else:  # leaving the loop would leave the generators of httpx open; without a connection they end
+                else:  # a break would leave the generators of httpx open; closing the connection ends them
                     await response.extensions["network_stream"].aclose()
         except httpx.HTTPError:
             if size <= MAX_ANSWER_BYTES:
@@ -156,13 +162,13 @@ class Client:
         return b"".join(parts)
 
     def _check(self, answer: Answer) -> None:
-        """Raise RunnerError for whatever is not an answer to be read."""
+        """Raise RunnerError for a problem document, a redirect and an answer of another server."""
         kind = answer.headers.get("content-type", "").partition(";")[0].strip()
         if kind == _PROBLEM or 300 <= answer.status < 400 or (answer.status >= 400 and kind != "application/json"):
             raise RunnerError(self._refusal(answer.status, answer.headers, answer.body))
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-        """Return what a runner said of a request that it refused, with what can be done about it."""
+        """Return the failure of a refused request, with the remedy if it is about the token."""
         failure = failure_of(self.address, status, headers, body)
         if failure.kind is ErrorKind.UNAUTHENTICATED:
             return evolve(failure, message=f"{failure.message}; {self._credentials.remedy}")
@@ -170,7 +176,7 @@ class Client:
 
 
 def failure_of(address: Address, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """Return the failure of a refused request: that of its problem document, else what can be told of the status."""
+    """Return the failure of a refused request from its problem document, else from its status."""
     content_type = headers.get("content-type", "").partition(";")[0].strip()
     if content_type == _PROBLEM:
         try:
@@ -180,33 +186,28 @@ def failure_of(address: Address, status: int, headers: Mapping[str, str], body: 
         message = printable(problem.detail or problem.title) or f"{address} answered {status}"
         after = headers.get("retry-after", "")
         seconds = float(after) if after.isascii() and after.isdigit() and len(after) < 9 else None
-        at = None if problem.field is None else printable(problem.field)
-        return Failure(_kind(problem.kind, status), message, field=at, retry_after=seconds)
+        place = None if problem.field is None else printable(problem.field)
+        return Failure(_kind(problem.kind, status), message, field=place, retry_after=seconds)
     location = printable(headers.get("location", ""))
     phrase = http.HTTPStatus(status).phrase if status in set(http.HTTPStatus) else ""
-    says = f"it answered {status} {phrase}".rstrip()
-    return not_a_runner(address, f"{says}, and points to {location:.200}" if location else says).failure
+    answer = f"it answered {status} {phrase}".rstrip()
+    return not_a_runner(address, f"{answer} with a redirect to {location:.200}" if location else answer).failure
 
 
-def _kind(said: str | None, status: int) -> ErrorKind:
-    if said in set(ErrorKind):
-        return ErrorKind(said)
+def _kind(name: str | None, status: int) -> ErrorKind:
+    if name in set(ErrorKind):
+        return ErrorKind(name)
     fitting = {codes.http: kind for kind, codes in reversed(CODES.items())}
     return fitting.get(status, ErrorKind.BAD_INPUT if status < 500 else ErrorKind.INTERNAL)
 
 
-def printable(text: str) -> str:
-    """Return text without what would steer a terminal; lines stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
-
-
 def segment(name: str) -> str:
-    """Return a name as one part of a path."""
+    """Return a name as one segment of a path."""
     return quote(name, safe="", errors="surrogateescape")
 
 
 def _with_query(path: str, query: Mapping[str, object] | None) -> str:
-    """Return a path with the parameters that are not None; a tuple or list is one for each of its values."""
+    """Return a path with the parameters that are not None; a tuple or list repeats its parameter."""
     given = {name: value for name, value in (query or {}).items() if value is not None}
     encoded = urlencode(given, doseq=True, errors="surrogateescape")
     return f"{path}?{encoded}" if encoded else path
@@ -220,49 +221,52 @@ def _translated(address: Address, problem: httpx.HTTPError, seconds: float | Non
     if isinstance(problem, httpx.TimeoutException):
         return no_answer(address, seconds)
     if isinstance(problem, httpx.RemoteProtocolError) and "disconnected" not in str(problem):
-        return not_a_runner(address, "it does not speak HTTP")
+        return not_a_runner(address, "it does not use HTTP")
     if "without sending a response" in str(problem):
-        return lost(address, "closed without an answer; if that is no runner, or speaks TLS, change OPERATO_URL")
+        return lost(address, "closed without an answer; check OPERATO_URL: it may use TLS, or not be a runner")
     return lost(address, problem)
 
 
 def make_context(settings: ClientSettings) -> ssl.SSLContext | None:
-    """Return how TLS is spoken, None in the clear. Raises ConfigError for a file that cannot be used."""
+    """Return the TLS context, None for http. Raises ConfigError for an unusable file."""
     if not settings.address.secure:
         return None
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as problem:
-        why = "it holds no certificate in PEM" if isinstance(problem, ssl.SSLError) else problem.strerror
+        why = "it has no certificate in PEM format" if isinstance(problem, ssl.SSLError) else problem.strerror
         raise ConfigError([Mistake(f"{settings.ca_file} cannot be used: {why}", None, None, "--ca")]) from None
     if settings.cert_file is not None:
-        _show_certificate(context, settings.cert_file, settings.key_file)
+        _load_certificate(context, settings.cert_file, settings.key_file)
     return context
 
 
-def _show_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
-    """Let `context` show a certificate. Raises ConfigError."""
+def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    """Load the client certificate into `context`. Raises ConfigError."""
     try:
-        for path in (certificate, key or certificate):  # OpenSSL does not say which one it could not read
+        for path in (certificate, key or certificate):  # the errors of OpenSSL do not name the file
             path.open("rb").close()
-        context.load_cert_chain(certificate, key, password=str)  # asked for where nobody may be: there is none
+        context.load_cert_chain(certificate, key, password=str)  # an empty password instead of a prompt
     except OSError as problem:
         found, at = key or certificate, "--cert" if key is None else "--cert-key"
         if not isinstance(problem, ssl.SSLError):
             text = f"{problem.filename} cannot be read: {problem.strerror}"
             at = "--cert" if problem.filename == str(certificate) else at
         elif problem.reason == "KEY_VALUES_MISMATCH":
-            text = f"{found} has not the key of {certificate}"
+            text = f"{found} does not have the key of {certificate}"
         else:
-            text, at = f"{certificate} and {found} are no certificate and unencrypted key in PEM", "--cert"
+            text, at = (
+                f"{certificate} and {found} are not a certificate and its unencrypted key in PEM format",
+                "--cert",
+            )
             if key is None:
-                text = f"{certificate} is no certificate with its unencrypted key in PEM; name the key with --cert-key"
+                text = f"{certificate} has no certificate with its unencrypted key in PEM format; or name a --cert-key"
         raise ConfigError([Mistake(text, None, None, at)]) from None
 
 
 @asynccontextmanager
 async def open_client(settings: ClientSettings, credentials: Credentials) -> AsyncIterator[Client]:
-    """Yield the way to a runner; nothing is connected before the first request. Raises ConfigError."""
+    """Yield a client; it connects at the first request. Raises ConfigError."""
     context = make_context(settings)
     transport = httpx.AsyncHTTPTransport(
         verify=context if context is not None else False,
@@ -275,7 +279,7 @@ async def open_client(settings: ClientSettings, credentials: Credentials) -> Asy
 
 
 def run(settings: ClientSettings, credentials: Credentials, work: Callable[[Client], Awaitable[int]]) -> int:
-    """Run what a command does with a client and return its exit code. Raises RunnerError and ConfigError."""
+    """Run the work of a command with a client; return its exit code. Raises RunnerError and ConfigError."""
 
     async def connected() -> int:
         async with open_client(settings, credentials) as client:

@@ -1,4 +1,4 @@
-"""The events of an execution as a client has them: what they mean, and following them over lost connections."""
+"""The events of an execution for a client: decoding them, and following them across lost connections."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from protocol.events import (
     ResultEvent,
     StatusEvent,
 )
-from runner.client.connection import Client, printable, segment
+from runner.client.connection import Client, segment
 from runner.client.socket import NORMAL, RESTART, TOO_LARGE, Socket
 from runner.client.trouble import lost, not_a_runner
+from runner.terminal import printable
 
 PATIENCE_SECONDS = 60.0
-"""How long a runner may be away before nobody waits for it any more."""
+"""How long `follow` waits for a runner to come back."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _AWAY = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.LOST, ErrorKind.SHUTDOWN, ErrorKind.OVERLOADED})
-"""What a runner that is being restarted looks like."""
+"""The error kinds seen while a runner restarts."""
 
 
 class Begun(msgspec.Struct, frozen=True, tag="execution"):
-    """The first message of a call: the execution that it is."""
+    """The first message of a call, with the id of its execution."""
 
     id: str
 
 
 class Refused(msgspec.Struct, frozen=True, tag="error"):
-    """The only message of a call that never began."""
+    """The only message of a refused call."""
 
     error: msgspec.Raw
 
@@ -60,14 +61,14 @@ _KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in Message.__args__)
 
 @frozen
 class End:
-    """How an execution ended: with JSON as bytes, or with a failure."""
+    """The end of an execution: a result as JSON bytes, or a failure."""
 
     result: bytes | None = None
     failure: Failure | None = None
 
 
 def decode(data: bytes) -> Message | None:
-    """Return what a message says, None for one of a later runner. Raises RunnerError for a refusal, DecodeError."""
+    """Return a message, None for an unknown type of a later runner. Raises RunnerError for a refusal, DecodeError."""
     try:
         return _messages.decode(data)
     except msgspec.ValidationError:
@@ -80,21 +81,21 @@ def decode(data: bytes) -> Message | None:
 
 
 def failure_in(fields: Error) -> Failure:
-    """Return the failure that a runner reported; a kind that is not known here is `internal`."""
+    """Return the failure in an answer; an unknown kind becomes `internal`."""
     kind = ErrorKind(fields["kind"]) if fields["kind"] in set(ErrorKind) else ErrorKind.INTERNAL
     message = printable(fields.get("message", ""))
     return Failure(kind, message, fields.get("type"), fields.get("traceback"), fields.get("field"))
 
 
 def end_of(event: ResultEvent | ErrorEvent) -> End:
-    """Return the end that a last event says. Raises msgspec.DecodeError."""
+    """Return the end in a last event. Raises msgspec.DecodeError."""
     if isinstance(event, ResultEvent):
         return End(result=bytes(event.result))
     return End(failure=failure_in(msgspec.json.decode(event.error, type=_FAILURE)))
 
 
 def end_in(execution: views.Execution) -> End | None:
-    """Return the end of an execution, None while it has none."""
+    """Return the end of an execution, None while it is queued or running."""
     if execution["status"] in ("queued", "running"):
         return None
     failure = execution.get("error")
@@ -104,9 +105,9 @@ def end_in(execution: views.Execution) -> End | None:
 
 
 async def read_events(client: Client, socket: Socket, show: Show) -> End | None:
-    """Show the events of a websocket and return the end of the execution, None when it was closed before that.
+    """Show the events of a websocket; return the end of the execution, None if the websocket was closed earlier.
 
-    Raises RunnerError for a refusal, and for what is no event.
+    Raises RunnerError for a refusal and for a message that is not an event.
     """
     while (data := await socket.receive()) is not None:
         try:
@@ -123,9 +124,9 @@ async def read_events(client: Client, socket: Socket, show: Show) -> End | None:
 async def follow(client: Client, identity: str, start: int, show: Show, again: Callable[[], None]) -> End:
     """Show the events of an execution from number `start` on, and return how it ended.
 
-    After a lost connection it goes on with the number after the last one, so nothing comes twice and nothing is left
-    out; `again` is called first. Raises RunnerError: what the first connection meets, what the runner refuses, and
-    `unavailable` or `lost` when the runner was away for `PATIENCE_SECONDS`.
+    After a lost connection it calls `again` and continues with the next number, so no event is repeated or missing.
+    Raises RunnerError: for a failed first connection, for a refusal, and `unavailable` or `lost` after
+    `PATIENCE_SECONDS` without the runner.
     """
     place = _Place(start)
 
@@ -152,7 +153,7 @@ async def follow(client: Client, identity: str, start: int, show: Show, again: C
 
 
 class _Place:
-    """How far a reader is, and when it last heard of the runner."""
+    """The next event number of a reader, and when the last event came."""
 
     def __init__(self, start: int) -> None:
         self.next = start
@@ -165,32 +166,32 @@ class _Place:
 
 
 async def _once(client: Client, identity: str, place: _Place, show: Show) -> End | None:
-    """Follow until the end or until the connection is lost, which is None."""
+    """Follow until the end, or until the connection is lost: then return None."""
     path = f"/executions/{segment(identity)}/stream"
     async with client.socket(path, query={"from": place.next}) as socket:
         place.connected = True
         end = await read_events(client, socket, show)
         if end is not None or socket.code != NORMAL:
             return end
-    # It had ended before the number that was asked for.
+    # The execution ended before event number `place.next`.
     answer = await client.request("GET", f"/executions/{segment(identity)}")
     return end_in(answer.read(ANSWER))
 
 
 def cut_off(client: Client, socket: Socket, identity: str | None, module: str) -> RunnerError:
-    """Return the error for a call whose websocket was closed before its end."""
+    """Return the error for a call whose websocket was closed before the end of the call."""
     if socket.code == TOO_LARGE and identity is None:
         text = "the input is too large for the runner; the limit is its `max_frame`"
         return RunnerError(Failure(ErrorKind.TOO_LARGE, text, field="$"))
     why = shutting_down().message if socket.code == RESTART else f"the websocket was closed with {socket.code}"
-    return told_where(lost(client.address, why), identity, module)
+    return with_execution(lost(client.address, why), identity, module)
 
 
-def told_where(problem: RunnerError, identity: str | None, module: str) -> RunnerError:
-    """Return the same error with how to look at the execution that may go on."""
+def with_execution(problem: RunnerError, identity: str | None, module: str) -> RunnerError:
+    """Return the same error, with the command that shows the execution, which may still run."""
     failure = problem.failure
     if identity is None:
-        where = f"whether the call began is not known: `operato-runner executions list --module {module}`"
+        hint = f"the call may have begun: `operato-runner executions list --module {module}`"
     else:
-        where = f"execution {identity} may go on: `operato-runner executions show {identity}`"
-    return RunnerError(Failure(failure.kind, f"{failure.message}; {where}"))
+        hint = f"execution {identity} may still run: `operato-runner executions show {identity}`"
+    return RunnerError(Failure(failure.kind, f"{failure.message}; {hint}"))

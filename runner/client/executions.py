@@ -1,4 +1,4 @@
-"""What `executions list`, `show` and `cancel` do."""
+"""The work of the commands `executions list`, `show` and `cancel`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import msgspec
 
 from config.units import duration, format_duration
 from protocol import views
-from runner.client.connection import Client, printable, segment
+from runner.client.connection import Client, segment
 from runner.client.events import failure_in
-from runner.client.lists import collect, print_json, print_table, read_items, time_of
+from runner.client.lists import collect, print_json, print_table, read_items
+from runner.terminal import printable, shortened, table, time_of
 
 _SHOWN_CHARACTERS = 2000
 _NULL: Final = msgspec.Raw(b"null")
@@ -26,16 +27,16 @@ _LISTED: Final = views.lenient(views.ListedExecution)
 
 
 def moment(value: str | None) -> str | None:
-    """Return a time as the route takes it: `2h` is two hours ago, what else there is is the runner's to read."""
+    """Return a time for the route: `2h` becomes the time two hours ago, other text is left to the runner."""
     if value is None or not _AGO.fullmatch(value):
         return value
     return repr(time.time() - duration(value))
 
 
-async def listing(
+async def list_executions(
     client: Client, filters: Mapping[str, object], limit: int, cursor: str | None, *, as_json: bool
 ) -> int:
-    """Print at most `limit` executions, newest first, and where to go on. Raises RunnerError."""
+    """Print at most `limit` executions, newest first, and the next cursor. Raises RunnerError."""
     items, cursor = await collect(client, "/executions", filters, limit, cursor)
     if as_json:
         print_json(items, cursor)
@@ -59,8 +60,8 @@ def _row(item: views.ListedExecution) -> tuple[str, ...]:
     )
 
 
-async def showing(client: Client, identity: str, *, as_json: bool) -> int:
-    """Print all that is known of an execution. Raises RunnerError."""
+async def show_execution(client: Client, identity: str, *, as_json: bool) -> int:
+    """Print all fields of an execution. Raises RunnerError."""
     answer = await client.request("GET", f"/executions/{segment(identity)}")
     shown = answer.read(_RECORD)
     if as_json:
@@ -71,7 +72,7 @@ async def showing(client: Client, identity: str, *, as_json: bool) -> int:
 
 
 def text_of(item: views.RecordedExecution) -> str:
-    """Return an execution for people: what is empty is left out, long values are cut."""
+    """Return an execution as text, without empty fields and with long values cut."""
     phases: Mapping[str, float] = item.get("timings", {})  # type: ignore[assignment]  # all of its values are floats
     timings = ", ".join(f"{name} {seconds:.3f}s" for name, seconds in phases.items() if seconds >= 0.001)
     waiting, took, failure = item.get("waiting"), item.get("duration"), item.get("error")
@@ -97,22 +98,20 @@ def text_of(item: views.RecordedExecution) -> str:
         ("input", _cut(item.get("input", _NULL))),
         ("result", _cut(item.get("result", _NULL)) if item["status"] == "succeeded" else None),
     ]
-    lines = [f"{name:<12} {printable(str(value))}".rstrip() for name, value in rows if value not in (None, "")]
-    if failure is not None:
-        shown = failure_in(failure)
-        lines += printable(shown.traceback or "").splitlines()
-        lines.append(f"error: {shown.kind}: {shown.message}")
-    return "\n".join(lines) + "\n"
+    text = table([(name, str(value)) for name, value in rows if value not in (None, "")])
+    if failure is None:
+        return text
+    shown = failure_in(failure)
+    lines = [*printable(shown.traceback or "").splitlines(), f"error: {shown.kind}: {shown.message}"]
+    return text + "\n".join(lines) + "\n"
 
 
 def _cut(value: msgspec.Raw) -> str:
-    text = bytes(value).decode("utf-8", "replace")
-    rest = len(text) - _SHOWN_CHARACTERS
-    return text if rest <= 0 else f"{text[:_SHOWN_CHARACTERS]}... and {rest} characters more: --json"
+    return shortened(bytes(value).decode("utf-8", "replace"), _SHOWN_CHARACTERS)
 
 
-async def cancelling(client: Client, identities: Sequence[str]) -> int:
-    """End executions, one after another, and print what each is then. Raises RunnerError."""
+async def cancel_executions(client: Client, identities: Sequence[str]) -> int:
+    """Cancel executions one after another, and print the state of each. Raises RunnerError."""
     for identity in identities:
         answer = await client.request("POST", f"/executions/{segment(identity)}/cancel")
         click.echo(f"{identity}  {printable(answer.read(_LISTED)['status'])}")

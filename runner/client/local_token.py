@@ -1,7 +1,7 @@
-"""Who calls, on the machine of the runner: a token of its own secret, for whoever may read that and gave no token.
+"""The credentials of a command: a given token, or one signed with the secret of a runner on this machine.
 
-The token goes only to loopback, only where the port is held by the same user, by root or by the owner of the secret,
-and is good for a minute: another user who listens there in place of the runner must not get one.
+A signed token is sent only to loopback, only if the port belongs to the same user, to root or to the owner of the
+secret, and is valid for one minute: another user who listens there instead of the runner must not get one.
 """
 
 from __future__ import annotations
@@ -15,96 +15,85 @@ from attrs import frozen
 from config.client import Address, ClientSettings
 from config.load import load_settings
 from config.mistakes import ConfigError
-from config.settings import AuthSettings, Settings
+from config.settings import Settings
 from protocol.errors import RunnerError
-from runner.auth import find_secret, sign, with_secret
+from runner.auth import find_secret, sign_for, with_secret
 
 SUBJECT = "local"
-"""As in the token that a runner prints when it starts."""
-_GOOD_SECONDS = 60.0
-"""A token is made for each connection and is looked at when that begins."""
+"""The subject of the token that a runner prints at its start, too."""
+_VALID_SECONDS = 60.0
+"""A token is signed for each connection and verified when that begins."""
 _ROOT = 0
 _LISTENING = "0A"
 
 
 @frozen
 class Credentials:
-    """How a client shows who calls."""
+    """The token of a client, and the hint for a rejected one."""
 
     token: Callable[[], str | None]
-    """The token for a connection that begins now."""
+    """Returns the token for a connection that begins now."""
     remedy: str
-    """What to do when the runner does not take it."""
+    """What to do if the runner rejects it."""
 
 
-class _NoneError(Exception):
-    """Says why no token is made."""
+class _NoTokenError(Exception):
+    """The reason why no token can be signed."""
 
 
 def credentials(settings: ClientSettings, scopes: Sequence[str]) -> Credentials:
-    """Return the credentials of a command that needs `scopes`. Blocks; never fails: the runner says what is missing."""
+    """Return the credentials of a command that needs `scopes`. Blocks. Without a token, the runner decides."""
     how = f'OPERATO_TOKEN; `operato-runner token --subject NAME --scope "{" ".join(scopes)}"` prints one'
     if settings.token is not None:
-        return Credentials(lambda: settings.token, f"set another one in {how}")
+        return Credentials(lambda: settings.token, f"set another token in {how}")
     try:
         found = _local(settings.address, scopes)
-    except _NoneError as reason:
+    except _NoTokenError as reason:
         return Credentials(lambda: None, f"set {how} ({reason})")
-    remedy = f"the runner at {settings.address} has another secret than the modules file here says; set {how}"
+    remedy = f"the runner at {settings.address} has another secret than the modules file here; set {how}"
     return Credentials(found, remedy)
 
 
 def _local(address: Address, scopes: Sequence[str]) -> Callable[[], str]:
-    """Return what makes tokens. Raises _NoneError."""
+    """Return a function that signs tokens. Raises _NoTokenError."""
     if not address.loopback:
-        raise _NoneError("one is made only for a runner on this machine")
+        raise _NoTokenError("a token is signed automatically only for a runner on this machine")
     try:
         settings = load_settings({}).settings
     except ConfigError as problem:
-        # A command that is a client has no --config.
+        # These commands have no --config.
         why = str(problem.mistakes[0]).replace("--config or OPERATO_CONFIG", "OPERATO_CONFIG")
-        raise _NoneError(f"no secret of a runner is known here: {why}") from None
+        raise _NoTokenError(f"no secret of a runner was found here: {why}") from None
     auth = settings.auth
     if auth.public_key_file or auth.jwks_url:
-        raise _NoneError("the runner of the modules file here does not sign tokens")
+        raise _NoTokenError("the runner of the modules file here verifies tokens with a public key")
     secret, owner = _secret(settings)
-    if not held_by(_sockets(), address.port, {_ROOT, os.geteuid(), owner}):
-        raise _NoneError(f"none was made, as port {address.port} is not held by a runner of this user")
-    return lambda: _signed(secret, auth, scopes)
+    if not listens_as(_sockets(), address.port, {_ROOT, os.geteuid(), owner}):
+        raise _NoTokenError(f"none was signed: port {address.port} does not belong to a runner of this user")
+    return lambda: sign_for(auth, secret, SUBJECT, scopes, _VALID_SECONDS)
 
 
 def _secret(settings: Settings) -> tuple[str, int]:
-    """Return the secret of the settings here, and who owns it. Raises _NoneError."""
+    """Return the secret of the settings here and the id of its owner. Raises _NoTokenError."""
     try:
         configured = with_secret(settings.auth).secret
     except ConfigError as problem:
-        raise _NoneError(str(problem.mistakes[0])) from None
+        raise _NoTokenError(str(problem.mistakes[0])) from None
     if configured is not None:
         return configured, os.geteuid()
     try:
         found = find_secret(settings.store.data_dir)
     except RunnerError as problem:
-        raise _NoneError(problem.failure.message) from None
+        raise _NoTokenError(problem.failure.message) from None
     except OSError as problem:
-        raise _NoneError(f"the secret in {settings.store.data_dir} cannot be read: {problem.strerror}") from None
+        raise _NoTokenError(f"the secret in {settings.store.data_dir} cannot be read: {problem.strerror}") from None
     if found is None:
-        raise _NoneError(f"there is no secret in {settings.store.data_dir}")
+        raise _NoTokenError(f"there is no secret in {settings.store.data_dir}")
     return found
 
 
-def _signed(secret: str, auth: AuthSettings, scopes: Sequence[str]) -> str:
-    return sign(
-        secret,
-        subject=SUBJECT,
-        scopes=scopes,
-        expires_seconds=_GOOD_SECONDS,
-        issuer=auth.issuer,
-        audience=auth.audience,
-    )
-
-
 def _sockets() -> str:
-    """Return the tables of TCP sockets of this network namespace; nothing where they cannot be read."""
+    """Return the tables of TCP sockets of this network namespace, empty if they cannot be read."""
     texts = []
     for name in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -114,8 +103,8 @@ def _sockets() -> str:
     return "".join(texts)
 
 
-def held_by(tables: str, port: int, users: Iterable[int]) -> bool:
-    """Return whether somebody listens on a port, and all who do are of these users."""
+def listens_as(tables: str, port: int, users: Iterable[int]) -> bool:
+    """Return whether all processes that listen on a port, at least one, belong to these users."""
     owners = set()
     for line in tables.splitlines():
         fields = line.split()

@@ -1,4 +1,4 @@
-"""What `modules push`, `list`, `show`, `versions`, `activate`, `rm` and `log` do."""
+"""The work of the commands `modules push`, `list`, `show`, `versions`, `activate`, `rm` and `log`."""
 
 from __future__ import annotations
 
@@ -9,26 +9,38 @@ from typing import Any
 
 import click
 import msgspec
-from attrs import evolve
+from attrs import evolve, frozen
 
 from config.units import format_duration
 from protocol.errors import ErrorKind, RunnerError
-from runner.client.connection import Answer, Client, printable, segment
-from runner.client.lists import collect, one_line, print_json, print_table, read_items, time_of
-from runner.client.module_files import Sent
+from runner.client.connection import Answer, Client, segment
+from runner.client.lists import collect, print_json, print_table, read_items
 from runner.client.printing import Interrupts, interruptible
 from runner.status import INTERRUPTED
+from runner.terminal import one_line, printable, shortened, table, time_of
 
 PUBLISH_SECONDS = 3600.0
-"""For answers that wait until requirements are locked, an environment is built, or what runs has ended."""
+"""Time limit of answers that wait for locked requirements, a built environment or the end of executions."""
 _SHOWN_CHARACTERS = 2000
 _DESCRIPTION = 60
 """Characters of a description in a list."""
 _DURATIONS = ("timeout", "queue_timeout", "build_timeout", "start_timeout")
 
 
+@frozen
+class Sent:
+    """A module as the request that creates a version of it."""
+
+    method: str
+    path: str
+    content_type: str
+    body: bytes
+    name: str | None
+    """None if only the runner can determine it."""
+
+
 class _Module(msgspec.Struct):
-    """A module as lists have it."""
+    """A module as an item of a list."""
 
     name: str
     version: str
@@ -62,14 +74,14 @@ class _Change(msgspec.Struct):
 
 
 async def push(client: Client, sent: Sent, *, activate: bool, prepare: bool, match: str | None) -> int:
-    """Have a version made of what is sent, and print what it is. Returns the exit code. Raises RunnerError."""
+    """Create a version, and print its name and state. Returns the exit code. Raises RunnerError."""
     query = {
         "name": sent.name if sent.method == "POST" else None,
         "activate": None if activate else "false",
         "prepare": "true" if prepare else None,
     }
     headers = {"content-type": sent.content_type} | ({} if match is None else {"if-match": match})
-    answer = await _patiently(
+    answer = await _request(
         client, sent.method, sent.path, query, sent.name, prepare=prepare, body=sent.body, headers=headers
     )
     if answer is None:
@@ -80,15 +92,15 @@ async def push(client: Client, sent: Sent, *, activate: bool, prepare: bool, mat
     click.echo(f"{name}  {version}  {made}, {'active' if module.active else 'not active'}")
     if not module.active:
         command = f"operato-runner modules activate {shlex.quote(name)} {shlex.quote(version)}"
-        click.echo(f"calls that name no version do not get it before: {command}", err=True)
+        click.echo(f"to use it for calls that name no version: {command}", err=True)
     return 0
 
 
 async def activate(client: Client, name: str, version: str, *, prepare: bool) -> int:
-    """Let calls get a version, and print it. Returns the exit code. Raises RunnerError."""
+    """Activate a version, and print it. Returns the exit code. Raises RunnerError."""
     path = f"/modules/{segment(name)}/versions/{segment(version)}/activate"
     query = {"prepare": "true" if prepare else None}
-    answer = await _patiently(client, "POST", path, query, name, prepare=prepare)
+    answer = await _request(client, "POST", path, query, name, prepare=prepare)
     if answer is None:
         return INTERRUPTED
     module = answer.read(_Module)
@@ -99,14 +111,14 @@ async def activate(client: Client, name: str, version: str, *, prepare: bool) ->
 async def remove(client: Client, name: str, version: str | None, *, force: bool) -> int:
     """Delete a module or one of its versions. Returns the exit code. Raises RunnerError."""
     path = f"/modules/{segment(name)}" + ("" if version is None else f"/versions/{segment(version)}")
-    answer = await _patiently(client, "DELETE", path, {"force": "true" if force else None}, name)
+    answer = await _request(client, "DELETE", path, {"force": "true" if force else None}, name)
     if answer is None:
         return INTERRUPTED
     click.echo(f"{name}  {version or 'all versions'}  deleted")
     return 0
 
 
-async def _patiently(
+async def _request(
     client: Client,
     method: str,
     path: str,
@@ -117,11 +129,11 @@ async def _patiently(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer | None:
-    """Make a request that may take long, and return its answer, None when it was left. Raises RunnerError."""
+    """Make a request that may take long; return its answer, or None after Ctrl-C. Raises RunnerError."""
     found: list[Answer] = []
-    look = f"look with `operato-runner modules versions {shlex.quote(name or 'NAME')}`"
+    check = f"check with `operato-runner modules versions {shlex.quote(name or 'NAME')}`"
     if prepare:
-        click.echo("building what is not there yet may take minutes; Ctrl-C leaves", err=True)
+        click.echo("building the environment may take minutes; Ctrl-C stops waiting", err=True)
 
     async def work(_interrupts: Interrupts) -> int:
         try:
@@ -129,33 +141,35 @@ async def _patiently(
                 method, path, query=query, body=body, headers=headers, seconds=PUBLISH_SECONDS
             )
         except RunnerError as problem:
-            raise _with_hint(problem, look) from None
+            raise _with_hint(problem, check) from None
         found.append(answer)
         return 0
 
     await interruptible(work)
     if not found:
-        click.echo(f"left; whether it was done is not known: {look}", err=True)
+        click.echo(f"interrupted; the change may have been made: {check}", err=True)
         return None
     return found[0]
 
 
-def _with_hint(problem: RunnerError, look: str) -> RunnerError:
-    """Return an error with what can be done about it."""
+def _with_hint(problem: RunnerError, check: str) -> RunnerError:
+    """Return an error with its remedy."""
     failure = problem.failure
     if failure.kind is ErrorKind.LOST:
-        hint = f"whether it was done is not known: {look}"
-    elif failure.kind is ErrorKind.TOO_LARGE and failure.field is None:  # what is in an archive has the field
+        hint = f"the change may have been made: {check}"
+    elif (
+        failure.kind is ErrorKind.TOO_LARGE and failure.field is None
+    ):  # an error about the contents of an archive has one
         hint = "the limit is the runner's `max_frame`"
     else:
         return problem
     return RunnerError(evolve(failure, message=f"{failure.message.rstrip('.')}; {hint}"))
 
 
-async def listing(
+async def list_modules(
     client: Client, filters: Mapping[str, object], limit: int, cursor: str | None, *, as_json: bool
 ) -> int:
-    """Print at most `limit` modules by name, and where to go on. Raises RunnerError."""
+    """Print at most `limit` modules by name, and the next cursor. Raises RunnerError."""
     items, cursor = await collect(client, "/modules", filters, limit, cursor)
     if as_json:
         print_json(items, cursor)
@@ -166,13 +180,13 @@ async def listing(
 
 
 def _row(item: _Module) -> tuple[str, ...]:
-    said = one_line(" ".join(item.description.split()))
-    said = said if len(said) <= _DESCRIPTION else f"{said[: _DESCRIPTION - 3]}..."
-    return (item.name, item.version, item.env, item.source, time_of(item.published_at), ",".join(item.tags), said)
+    text = one_line(" ".join(item.description.split()))
+    text = text if len(text) <= _DESCRIPTION else f"{text[: _DESCRIPTION - 3]}..."
+    return (item.name, item.version, item.env, item.source, time_of(item.published_at), ",".join(item.tags), text)
 
 
-async def showing(client: Client, name: str, version: str | None, *, as_json: bool) -> int:
-    """Print all that is told of a module. Raises RunnerError."""
+async def show_module(client: Client, name: str, version: str | None, *, as_json: bool) -> int:
+    """Print all fields of a module. Raises RunnerError."""
     answer = await client.request("GET", f"/modules/{segment(name)}", query={"version": version})
     tag = answer.headers.get("etag", "").strip('"')
     if as_json:
@@ -184,15 +198,14 @@ async def showing(client: Client, name: str, version: str | None, *, as_json: bo
 
 
 def text_of(fields: Mapping[str, Any], revision: str) -> str:
-    """Return a module for people: what is empty is left out, long values are cut."""
+    """Return a module as text, without empty fields and with long values cut."""
     rest = dict(fields)
     first = {name: rest.pop(name, None) for name in ("name", "version", "env", "source")}
     at, by = rest.pop("published_at", None), rest.pop("published_by", "")
     published = f"{time_of(at)} by {by}" if isinstance(at, int | float) else by
     rows = {**first, "published": published, "revision": revision, **rest}
-    width = max(map(len, rows)) + 1
     shown = ((name, _value(name, value)) for name, value in rows.items())
-    return "".join(f"{one_line(name):<{width}} {value}\n" for name, value in shown if value)
+    return table([(name, value) for name, value in shown if value])
 
 
 def _value(name: str, value: Any) -> str:
@@ -203,11 +216,10 @@ def _value(name: str, value: Any) -> str:
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         value = ", ".join(value)
     text = one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    left = len(text) - _SHOWN_CHARACTERS
-    return text if left <= 0 else f"{text[:_SHOWN_CHARACTERS]}... and {left} characters more: --json"
+    return shortened(text, _SHOWN_CHARACTERS)
 
 
-async def versions(client: Client, name: str, *, as_json: bool) -> int:
+async def list_versions(client: Client, name: str, *, as_json: bool) -> int:
     """Print the versions of a module, newest first. Raises RunnerError."""
     answer = await client.request("GET", f"/modules/{segment(name)}/versions")
     found = answer.read(_Versions)
@@ -222,8 +234,8 @@ async def versions(client: Client, name: str, *, as_json: bool) -> int:
     return 0
 
 
-async def changes(client: Client, name: str | None, limit: int, cursor: str | None, *, as_json: bool) -> int:
-    """Print who changed modules, newest first, and where to go on. Raises RunnerError."""
+async def list_changes(client: Client, name: str | None, limit: int, cursor: str | None, *, as_json: bool) -> int:
+    """Print who changed modules, newest first, and the next cursor. Raises RunnerError."""
     items, cursor = await collect(client, "/audit", {"module": name}, limit, cursor)
     if as_json:
         print_json(items, cursor)

@@ -1,4 +1,4 @@
-"""What a call or a follower shows: output as it was, results, and notes; and Ctrl-C while that goes on."""
+"""Printing a call or an execution: its output unchanged, its result, notes; and Ctrl-C during that."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from protocol.model import Status, Stream
 from runner.client.events import End, Message
 from runner.status import INTERRUPTED
 
-HELD_BYTES = 16 * 1024 * 1024
-"""How much of its output is held back until a call has ended."""
+KEPT_BYTES = 16 * 1024 * 1024
+"""How much output of a call is kept back until its end."""
 LEAVE_SECONDS = 30.0
-"""How long a runner may take to say that an execution ended that was cancelled."""
+"""How long to wait for the end of a cancelled execution."""
 _RESTARTED = 500_000
-"""Numbers jump further when a runner was restarted."""
+"""A restart of the runner leaves a larger gap in the numbers."""
 
 
 @define(eq=False)
 class Printer:
-    """Shows output. `live`: at once, else when it is told to, that of the last attempt. `apart`: stdout to stdout."""
+    """Prints output. `live`: at once, else the last attempt's at `flush`. `apart`: stdout to stdout, not to stderr."""
 
     live: bool
     apart: bool
-    _held: deque[tuple[int, bytes]] = field(factory=deque, init=False)
-    _held_bytes: int = field(default=0, init=False)
+    _kept: deque[tuple[int, bytes]] = field(factory=deque, init=False)
+    _kept_bytes: int = field(default=0, init=False)
     _left_out: int = field(default=0, init=False)
     _mid_line: bool = field(default=False, init=False)
 
     async def show(self, event: Message) -> None:
-        """Show what an event says. Cancelled, some of it may have been written."""
+        """Print an event. Cancelled, a part of it may have been written."""
         if isinstance(event, OutputEvent):
             await self.output(event.stream, event.text)
         elif isinstance(event, DroppedEvent):
@@ -53,32 +53,32 @@ class Printer:
             await self.note(progress_text(event))
 
     async def output(self, stream: Stream, text: str) -> None:
-        """Show a piece of output."""
+        """Print a piece of output."""
         to = 1 if self.apart and stream is Stream.STDOUT else 2
         if to == 2 and text:
             self._mid_line = not text.endswith("\n")
         await self._put(to, text.encode("utf-8", "replace"))
 
     async def note(self, text: str) -> None:
-        """Say something to a person who watches; nothing where nobody does, so that output stays as it was."""
+        """Print a note on a terminal; elsewhere nothing, so that the output stays unchanged."""
         if self.live and sys.stderr.isatty():
             await self._put(2, self._line(text))
 
     def again(self) -> None:
-        """Say to a person who watches that the connection was lost, and is made again."""
+        """Print on a terminal that the connection was lost and is reopened."""
         if self.live and sys.stderr.isatty():
-            click.echo("-- the connection was lost; going on when the runner is there again", err=True)
+            click.echo("-- the connection was lost; continuing when the runner is back", err=True)
 
     async def flush(self) -> None:
-        """Show what is held back."""
+        """Print the output kept back."""
         if self._left_out:
-            await write(2, f"-- the first {self._left_out} bytes of the output are left out\n".encode())
-        while self._held:
-            await write(*self._held.popleft())
-        self._held_bytes = self._left_out = 0
+            await write(2, f"-- the first {self._left_out} bytes of the output are omitted\n".encode())
+        while self._kept:
+            await write(*self._kept.popleft())
+        self._kept_bytes = self._left_out = 0
 
     async def end(self, end: End) -> int:
-        """Show how it ended: the result, and exit code 0. Raises RunnerError with the failure."""
+        """Print the result and return exit code 0. Raises RunnerError with the failure."""
         await self.flush()
         if end.failure is not None:
             if self._mid_line:
@@ -94,37 +94,37 @@ class Printer:
 
     def _new_attempt(self) -> None:
         if not self.live:
-            self._held.clear()
-            self._held_bytes = self._left_out = 0
+            self._kept.clear()
+            self._kept_bytes = self._left_out = 0
             self._mid_line = False
 
     async def _put(self, to: int, data: bytes) -> None:
         if self.live:
             await write(to, data)
             return
-        self._held.append((to, data))
-        self._held_bytes += len(data)
-        while self._held_bytes > HELD_BYTES and len(self._held) > 1:
-            first = len(self._held.popleft()[1])
-            self._held_bytes -= first
+        self._kept.append((to, data))
+        self._kept_bytes += len(data)
+        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            first = len(self._kept.popleft()[1])
+            self._kept_bytes -= first
             self._left_out += first
 
 
 def dropped_text(event: DroppedEvent) -> str:
-    """Return what a gap means."""
+    """Return the meaning of a gap in the events."""
     if event.events >= _RESTARTED and not event.bytes:
         return "the runner was restarted here; some of the output may be missing"
     return f"dropped: {event.events} events with {event.bytes} bytes were not kept"
 
 
 def progress_text(event: ProgressEvent) -> str:
-    """Return how far a handler says it is."""
+    """Return the progress reported by a handler."""
     numbers = [f"{number:g}" for number in (event.done, event.total) if number is not None]
     return " ".join(part for part in ("/".join(numbers), event.text) if part)
 
 
 async def write(to: int, data: bytes) -> None:
-    """Write to a descriptor. A reader that takes nothing holds up only this. Cancelled, it goes on in its thread."""
+    """Write to a descriptor; a slow reader blocks only this call. Cancelled, its thread continues to write."""
     await trio.to_thread.run_sync(_write_all, to, data, abandon_on_cancel=True)
 
 
@@ -133,47 +133,40 @@ def _write_all(to: int, data: bytes) -> None:
     while rest:
         try:
             rest = rest[os.write(to, rest) :]
-        except BlockingIOError:  # a terminal that somebody else made so
+        except BlockingIOError:  # another process made the terminal non-blocking
             select.select([], [to], [])
 
 
 @define(eq=False)
 class Interrupts:
-    """Ctrl-C and SIGTERM while something goes on: the first is told to the runner, the second leaves at once."""
+    """Ctrl-C and SIGTERM while work runs: the first one cancels on the runner, the second one stops waiting."""
 
     cancel: Callable[[], Awaitable[None]] | None = None
-    """Ends the execution on the runner; None while there is none, then the first signal leaves."""
-    left: bool = False
-    _asked: bool = False
+    """Cancels the execution on the runner; while it is None, the first signal stops waiting."""
 
     async def run(self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
-        """Hear signals until cancelled; `scope` is what goes on."""
+        """Receive signals until cancelled; `scope` is that of the work."""
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for _ in signals:
-                if self.cancel is None or self._asked:
-                    self._leave(scope)
+                if self.cancel is None:
+                    scope.cancel()
                     return
-                self._asked = True
-                click.echo("cancelling; again leaves without waiting for the end", err=True)
+                click.echo("cancelling; press Ctrl-C again to stop waiting for the end", err=True)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.cancel)
                     nursery.start_soon(self._limit, scope)
                     async for _again in signals:
-                        self._leave(scope)
+                        scope.cancel()
                         return
 
     async def _limit(self, scope: trio.CancelScope) -> None:
         await trio.sleep(LEAVE_SECONDS)
-        self._leave(scope)
-
-    def _leave(self, scope: trio.CancelScope) -> None:
-        self.left = True
         scope.cancel()
 
 
 async def interruptible(work: Callable[[Interrupts], Awaitable[int]]) -> int:
-    """Run `work` and return its exit code, 130 when it was left."""
+    """Run `work`; return its exit code, or 130 if it was interrupted."""
     interrupts = Interrupts()
     code = INTERRUPTED
     async with trio.open_nursery() as nursery:

@@ -1,7 +1,7 @@
-"""A websocket to a runner, on a stream of our own: so each way in which opening it can fail is told apart.
+"""A websocket to a runner, on a stream of our own, which distinguishes each way in which opening it can fail.
 
-trio-websocket waits for the answer to its handshake for ever when the connection ends before one, and leaves the stream
-open when the server closes first. Both are taken care of here.
+If the connection ends before the answer to the handshake, trio-websocket waits for ever; if the server closes first, it
+leaves the stream open. Both are handled here.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ NORMAL, GOING_AWAY, TOO_LARGE, RESTART = 1000, 1001, 1009, 1012
 _ABNORMAL = 1006
 _PING_SECONDS = 20.0
 _HEAD_BYTES = 1024 * 1024
-"""What a server may say before the websocket is open; its problem document is in it."""
+"""Largest answer to the handshake; it may hold a problem document."""
 _QUEUED_MESSAGES = 1000
-"""Messages that are kept while the terminal takes nothing, so that pings are still answered."""
+"""Messages buffered while the terminal is blocked, so that pings are still answered."""
 _CLOSE_SECONDS = 2.0
 
 Refusal: TypeAlias = Callable[[int, Mapping[str, str], bytes], Failure]
 
 
 class _Wire(trio.abc.Stream):
-    """The bytes below a websocket: says when they end, and whether somebody waits for more."""
+    """The bytes below a websocket; knows when they end and whether a reader waits for more."""
 
     def __init__(self, inner: trio.abc.Stream) -> None:
         self._inner = inner
@@ -81,17 +81,17 @@ class Socket:
 
     _connection: WebSocketConnection
     code: int | None = field(default=None, init=False)
-    """Why it was closed, once `receive` has returned None; 1006 when the connection broke."""
+    """The close code, once `receive` has returned None; 1006 if the connection broke."""
 
     async def send(self, text: str) -> None:
-        """Send a message. What cannot be sent any more shows when the next one is received."""
+        """Send a message. On a closed websocket it is dropped, and the next `receive` returns None."""
         try:
             await self._connection.send_message(text)
         except ConnectionClosed:
             return
 
     async def receive(self) -> bytes | None:
-        """Return the next message, None when the websocket was closed: then `code` says why.
+        """Return the next message, or None if the websocket was closed; then `code` has the reason.
 
         Raises RunnerError `too_large` for a message beyond the bound.
         """
@@ -118,9 +118,10 @@ async def open_socket(
     max_bytes: int,
     refusal: Refusal,
 ) -> AsyncIterator[Socket]:
-    """Yield a websocket, opened within `seconds`; messages are at most `max_bytes`. It is closed at the end.
+    """Yield a websocket, opened within `seconds`, with messages of at most `max_bytes`. It is closed at the end.
 
-    Raises RunnerError: `unavailable` when there is no runner, `lost`, or the `refusal` of one. Cancelled, it is closed.
+    Raises RunnerError: `unavailable` without a runner, `lost`, or the failure that `refusal` makes of a rejected
+    handshake. Cancelled, it is closed.
     """
     wire: _Wire | None = None
     try:
@@ -143,7 +144,7 @@ async def open_socket(
 
 @contextmanager
 def _one_error() -> Iterator[None]:
-    """Let an error that is alone in its group leave the group."""
+    """Unwrap an exception that is alone in its group."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -159,7 +160,7 @@ async def _connected(address: Address, context: ssl.SSLContext | None) -> _Wire:
         stream = await trio.open_tcp_stream(address.host, address.port)
     except OSError as problem:
         raise unreachable(address, problem) from None
-    except UnicodeError:  # a name that cannot be one
+    except UnicodeError:  # not a host name
         raise unreachable(address, NO_HOST) from None
     if context is None:
         return _Wire(stream)
@@ -185,14 +186,14 @@ async def _serve(
     *,
     task_status: trio.TaskStatus[WebSocketConnection],
 ) -> None:
-    """Open the websocket and read from it until it ends. Raises RunnerError for one that does not open."""
+    """Open the websocket and read from it until it ends. Raises RunnerError if it does not open."""
     opened = False
     try:
         async with trio.open_nursery() as nursery:
             wire.on_end = nursery.cancel_scope.cancel
             connection = await wrap_client_stream(
                 nursery,
-                wire,  # type: ignore[arg-type]  # any stream will do
+                wire,  # type: ignore[arg-type]  # its annotation names two classes, any stream works
                 address.authority,
                 resource,
                 extra_headers=headers,
@@ -211,8 +212,8 @@ async def _serve(
         if rejected is not None:
             raise RunnerError(_refused(rejected, refusal)) from None
         if not opened:
-            raise not_a_runner(address, "it does not speak as a websocket does") from None
-        # What broke has closed the channel of messages, so the reader knows.
+            raise not_a_runner(address, "it does not speak the websocket protocol") from None
+        # The failure has closed the channel of messages, so the reader ends too.
         await wire.aclose()
     if not opened:
         raise lost(address, wire.broken or "it was closed before the websocket was open")
@@ -224,7 +225,7 @@ def _refused(rejected: ConnectionRejected, refusal: Refusal) -> Failure:
 
 
 async def _watch(connection: WebSocketConnection, wire: _Wire) -> None:
-    """Close the stream when the server is silent to pings, while its answers are listened to."""
+    """Close the stream if the server does not answer pings while a reader waits."""
     while True:
         await trio.sleep(_PING_SECONDS)
         with trio.move_on_after(_PING_SECONDS) as waiting:

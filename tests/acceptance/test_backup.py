@@ -1,4 +1,4 @@
-"""Acceptance: the record is saved while a runner serves, and restored into another folder."""
+"""Acceptance: records are saved while a runner serves, and restored into another directory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def backup(*arguments: str, data: bytes = b"") -> subprocess.CompletedProcess[by
     return subprocess.run(command, cwd=ROOT, input=data, capture_output=True, timeout=60, check=False)
 
 
-def test_what_was_answered_before_a_backup_is_there_after_a_restore(tmp_path):
+def test_executions_answered_before_a_backup_exist_after_a_restore(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     new.mkdir()
@@ -67,12 +67,12 @@ def test_what_was_answered_before_a_backup_is_there_after_a_restore(tmp_path):
         assert (new / "data" / "jwt-secret").read_text() == (old / "data" / "jwt-secret").read_text()
 
 
-def test_what_is_in_the_journal_only_is_in_the_archive(tmp_path):
+def test_records_only_in_the_journal_are_in_the_archive(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     new.mkdir()
     with running(old, MODULES) as server, closing(sqlite3.connect(old / "data" / "history.db", timeout=20)) as held:
-        held.execute("begin immediate")  # nobody else writes to the database now
+        held.execute("begin immediate")  # no other process can write to the database
         answers = [server.execute("echo", number).json() for number in range(5)]
         saved = backup("save", str(old / "data"))
         held.rollback()
@@ -98,7 +98,7 @@ def archive(**files: bytes) -> io.BytesIO:
 
 
 @pytest.mark.parametrize("name", ["history.db", "history.db-wal", "modules.db", "journal/7.journal"])
-def test_a_folder_with_a_record_is_left_alone(tmp_path, name):
+def test_a_directory_with_records_is_refused(tmp_path, name):
     (tmp_path / "journal").mkdir()
     (tmp_path / name).write_bytes(b"mine")
 
@@ -107,7 +107,7 @@ def test_a_folder_with_a_record_is_left_alone(tmp_path, name):
     assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"mine"]
 
 
-def test_a_folder_that_a_runner_holds_is_left_alone(tmp_path):
+def test_a_directory_in_use_is_refused(tmp_path):
     with running(tmp_path, MODULES):
         data = tmp_path / "data"
         for path in [*data.glob("*.db*"), *(data / "journal").glob("*")]:
@@ -117,16 +117,16 @@ def test_a_folder_that_a_runner_holds_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../evil", "history.db/x", "code__evil.py", "journal/../../evil", "/etc/evil"])
-def test_an_archive_of_something_else_is_taken_back(tmp_path, name):
-    with pytest.raises(RefusedError, match="is in no archive of a record"):
+def test_a_foreign_archive_leaves_nothing(tmp_path, name):
+    with pytest.raises(RefusedError, match="does not belong in an archive"):
         restore(tmp_path / "data", archive(**{"journal/1.journal": b"x", "history.db": b"x", name: b"x"}))
 
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.name for path in left] == ["history.lock"]
 
 
-def test_an_archive_that_was_cut_off_is_taken_back(tmp_path):
-    with pytest.raises(RefusedError, match="cut off"):
+def test_an_incomplete_archive_leaves_nothing(tmp_path):
+    with pytest.raises(RefusedError, match="incomplete"):
         restore(tmp_path / "data", archive(**{"journal/1.journal": b"x"}))
     assert not (tmp_path / "data" / "journal" / "1.journal").exists()
 
@@ -135,7 +135,7 @@ def test_an_archive_that_was_cut_off_is_taken_back(tmp_path):
     assert not (tmp_path / "data" / "history.db").exists()
 
 
-def test_a_folder_without_a_record_cannot_be_saved(tmp_path):
+def test_a_directory_without_records_cannot_be_saved(tmp_path):
     done = backup("save", str(tmp_path))
 
     assert done.returncode == 1
@@ -143,7 +143,7 @@ def test_a_folder_without_a_record_cannot_be_saved(tmp_path):
     assert done.stdout == b""
 
 
-def test_the_secret_is_for_the_owner_only_in_the_archive(tmp_path):
+def test_the_secret_in_the_archive_has_the_mode_of_the_owner_only(tmp_path):
     with running(tmp_path, MODULES) as server:
         assert server.stop() == 0
     saved = backup("save", str(tmp_path / "data"))

@@ -1,9 +1,10 @@
-"""Acceptance: the command line as people meet it: what it says, how it ends, and that nobody sees a traceback."""
+"""Acceptance: the command line: its help, options, messages and exit codes, never with a traceback."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from runner.cli.commands import cli
 from runner.version import commit_of
+from tests.server_process import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = 'modules: {m: {env: inline, code: "def handler(input): return input"}}'
@@ -23,7 +26,7 @@ ECHO = 'modules: {m: {env: inline, code: "def handler(input): return input"}}'
 
 @pytest.fixture
 def run(tmp_path):
-    """Return `run(*arguments)`: the program in an empty folder with a modules file, and how it ended."""
+    """Return `run(*arguments)`, which runs the program in an empty folder with a modules file."""
 
     def go(*arguments, file=ECHO, environ=None, stdin=b""):
         if file is not None:
@@ -45,12 +48,12 @@ def run(tmp_path):
     return go
 
 
-def said(done):
-    """Return the lines that are errors."""
+def errors(done):
+    """Return the error lines."""
     return [line for line in done.err.splitlines() if line.lower().startswith("error")]
 
 
-# -- what is said of the program itself -----------------------------------------------------------------------------
+# -- version and help --------------------------------------------------------------------------------------------------
 
 
 def test_the_version_works_from_source(run):
@@ -60,34 +63,14 @@ def test_the_version_works_from_source(run):
     assert run("--version").out == f"operato-runner {version}{f' ({commit[:7]})' if commit else ''}\n"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        ["serve"],
-        ["run"],
-        ["token"],
-        ["config"],
-        ["config", "check"],
-        ["doctor"],
-        ["prepare"],
-        ["env"],
-        ["env", "gc"],
-        ["call"],
-        ["logs"],
-        ["executions"],
-        ["executions", "list"],
-        ["modules"],
-        ["modules", "init"],
-        ["modules", "push"],
-        ["modules", "list"],
-        ["modules", "show"],
-        ["modules", "versions"],
-        ["modules", "activate"],
-        ["modules", "rm"],
-        ["modules", "log"],
-    ],
-)
+def commands(group=cli, path=()):
+    """Yield the words of every command and group, the root as ()."""
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
 def test_every_command_has_help(run, command):
     done = run(*command, "--help")
 
@@ -95,10 +78,51 @@ def test_every_command_has_help(run, command):
     assert "..." not in done.out.split("Commands:")[-1], "a summary is cut off"
 
 
+LOADED = """
+import json, sys
+from runner.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["operato-runner", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, arguments
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+SERVER = {"quart", "hypercorn", "grpclib", "betterproto", "sqlalchemy", "docker", "jsonschema", "trio", "httpx", "rich"}
+
+
+def test_version_help_and_token_do_not_import_the_server(tmp_path):
+    """Their speed depends on it: each takes at most 0.3 s on a quiet machine."""
+    arguments = [["--version"], *([*command, "--help"] for command in commands()), ["token", "--subject", "me"]]
+    (tmp_path / "modules.yaml").write_text(ECHO)
+    command = [sys.executable, "-c", LOADED, json.dumps(arguments)]
+    out = subprocess.check_output(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+
+    assert SERVER & set(json.loads(out.splitlines()[-1])) == set()
+
+
+def test_the_doors_import_their_libraries_only_if_served(tmp_path):
+    """A server without REST imports no quart, and one without gRPC no grpclib."""
+    (tmp_path / "modules.yaml").write_text(ECHO)
+    for option, without, with_ in (("--no-rest", b"quart", b"grpclib"), ("--no-grpc", b"grpclib", b"quart")):
+        command = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *PORTS, option]
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+        seen = b""
+        for line in process.stderr:
+            seen += line
+            if b"ready " in line:
+                process.send_signal(signal.SIGTERM)
+        process.stderr.close()
+        assert process.wait(30) == 0
+        assert re.search(rb"\| +" + with_ + rb"\b", seen)
+        assert not re.search(rb"\| +" + without + rb"\b", seen)
+
+
 def test_help_of_serve_names_every_setting_with_its_default(run):
     text = " ".join(run("serve", "--help").out.split())
 
-    assert "--drain-timeout DURATION how long work that runs may go on after the first signal [30s]" in text
+    assert "--drain-timeout DURATION how long running work may continue after the first signal [30s]" in text
     assert "--rest / --no-rest serve REST [true]" in text
 
 
@@ -115,11 +139,102 @@ def test_help_of_serve_names_every_setting_with_its_default(run):
         (["--rest-prot", "5"], "--rest-port"),
     ],
 )
-def test_what_was_mistyped(run, arguments, hint):
+def test_mistyped_commands_and_options(run, arguments, hint):
     done = run(*arguments)
 
     assert done.returncode == 2
     assert hint in done.err
+
+
+# -- options before the command ----------------------------------------------------------------------------------------
+
+
+def shown(done, name):
+    """Return value and source of a setting as `config check` prints them."""
+    return next(line.split(None, 1)[1] for line in done.out.splitlines() if line.split()[:1] == [name])
+
+
+def test_settings_before_a_command_apply_to_it(run, tmp_path):
+    (tmp_path / "mine.yaml").write_text(ECHO)
+    options = ["--config=mine.yaml", "--rest-port=8080", "--grpc-port=50052", "--venv-path=./v", "--no-grpc"]
+    done = run(*options, "config", "check")
+
+    assert done.returncode == 0
+    assert shown(done, "config").split() == [str(tmp_path / "mine.yaml"), "command", "line"]
+    assert shown(done, "rest_port").split() == ["8080", "command", "line"]
+    assert shown(done, "grpc_port").split() == ["50052", "command", "line"]
+    assert shown(done, "venv_path").split() == [str(tmp_path / "v"), "command", "line"]
+    assert shown(done, "grpc").split() == ["false", "command", "line"]
+
+
+def test_settings_after_the_command_win(run):
+    done = run("--rest-port", "1", "--no-rest", "config", "check", "--rest-port", "2", "--rest")
+
+    assert shown(done, "rest_port").startswith("2 ")
+    assert shown(done, "rest").startswith("true ")
+
+
+def test_settings_before_other_commands(run, tmp_path):
+    (tmp_path / "mine.yaml").write_text("modules: {n: {env: inline, code: 'def handler(input): return 5'}}")
+
+    assert run("--config", "mine.yaml", "run", "n").out == "5\n"
+    assert run("--config", "mine.yaml", "--data-dir", "d", "token", "--subject", "me").out.count(".") == 2
+    assert (tmp_path / "d" / "jwt-secret").exists()
+    assert run("--config", "mine.yaml", "--data-dir", "d", "doctor", "--json").returncode == 0
+    assert "n: " not in run("--config", "mine.yaml", "env", "list").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "modules.yaml", "modules", "list"], "`modules list` does not take --config"),
+        (["--rest-port", "1", "--no-grpc", "call", "m"], "`call` does not take --rest-port, --no-grpc"),
+        (["--data-dir", "d", "modules", "init", "new"], "`modules init` does not take --data-dir"),
+        (["--url", "http://127.0.0.1:1", "run", "m"], "`run` does not take --url"),
+        (["--cert-key", "x"], "`serve` does not take --cert-key"),
+    ],
+)
+def test_an_option_before_a_command_that_does_not_take_it(run, tmp_path, arguments, message):
+    done = run(*arguments)
+
+    assert done.returncode == 2
+    assert errors(done) == [f"Error: {message}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["modules.yaml"]
+
+
+def test_connection_options_before_a_command_apply_to_it(run):
+    done = run("--url", "http://127.0.0.1:1", "call", "m")
+
+    assert done.returncode == 9
+    assert "no runner answers at http://127.0.0.1:1 " in errors(done)[0]
+
+
+def test_names_of_options_mean_the_same_before_and_after_a_command():
+    """An option before the command applies by its name, so no command has one of that name and another meaning."""
+    outside = {parameter.name: parameter.opts for parameter in cli.params if parameter.expose_value}
+    for group in commands():
+        command = cli
+        for word in group:
+            command = command.commands[word]
+        for parameter in command.params:
+            assert parameter.opts == outside.get(parameter.name, parameter.opts), (group, parameter.name)
+
+
+@pytest.mark.parametrize(
+    ("options", "doors"), [([], {"rest", "grpc"}), (["--no-rest"], {"grpc"}), (["--no-grpc"], {"rest"})]
+)
+def test_without_a_command_it_serves(tmp_path, options, doors):
+    (tmp_path / "mine.yaml").write_text(ECHO)
+    settings = ["--config=mine.yaml", "--rest-port=0", "--grpc-port=0", "--venv-path=./v", "--ready-file=ready"]
+    command = [sys.executable, str(ROOT / "main.py"), *settings, *options]
+    server = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: (tmp_path / "ready").exists() or server.poll() is not None)
+        ready = json.loads((tmp_path / "ready").read_text())
+        assert {name for name in ("rest", "grpc") if ready[name]} == doors
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
 
 
 # -- starting that fails: one line, the field and the remedy -----------------------------------------------------------
@@ -129,20 +244,21 @@ modules:
   a: {env: inline, code: "def handler(input): return 1", secrets: [TOKEN, OTHER]}
   b: {env: inline, code: "def handler(input): return 1", secrets: [TOKEN]}
 """
-SERVE = ("serve", "--rest-port", "0")
+PORTS = ("--rest-port", "0", "--grpc-port", "0")
+SERVE = ("serve", *PORTS)
 
 
-def test_missing_secrets_are_told_at_the_start_all_of_them(run):
+def test_all_missing_secrets_are_reported_at_the_start(run):
     done = run(*SERVE, file=SECRETS, environ={"OPERATO_SECRET_OTHER": "x"})
 
     missing = (
         "TOKEN: OPERATO_SECRET_TOKEN is not set in the runner's environment; set it, or take TOKEN out of `secrets`"
     )
     assert done.returncode == 2
-    assert said(done) == [f"error: bad_input: {name}.secrets.{missing}" for name in "ab"]
+    assert errors(done) == [f"error: bad_input: {name}.secrets.{missing}" for name in "ab"]
 
 
-def test_check_tells_secrets_that_are_missing_here_without_failing(run):
+def test_check_reports_missing_secrets_without_failing(run):
     done = run("config", "check", file=SECRETS, environ={"OPERATO_SECRET_OTHER": "x"})
 
     assert done.returncode == 0
@@ -153,14 +269,18 @@ START = {
     "no key": (
         ["--host", "0.0.0.0"],
         2,
-        "host: '0.0.0.0' is no loopback address, and no key for tokens is configured; configure `jwt_secret`",
+        "host: '0.0.0.0' is not a loopback address, and no key for tokens is configured; configure `jwt_secret`",
     ),
     "no address": (
         ["--host", "no-such-host.invalid", "--jwt-secret", "s" * 32],
         74,
-        "'no-such-host.invalid' is no address of this machine; change --host",
+        "'no-such-host.invalid' is not an address of this machine; change --host",
     ),
-    "no name": (["--host", "a" * 100, "--jwt-secret", "s" * 32], 74, "is no address of this machine; change --host"),
+    "no name": (
+        ["--host", "a" * 100, "--jwt-secret", "s" * 32],
+        74,
+        "is not an address of this machine; change --host",
+    ),
     "short secret": (["--jwt-secret", "short"], 2, "`jwt_secret` needs at least 32 bytes"),
     "no secret file": (["--jwt-secret-file", "none"], 2, "jwt_secret_file: "),
     "two secrets": (
@@ -187,7 +307,7 @@ def test_a_start_that_fails_is_one_line_with_the_remedy(run, case):
     done = run(*SERVE, *options)
 
     assert done.returncode == code
-    (line,) = said(done)
+    (line,) = errors(done)
     assert text in line
 
 
@@ -197,8 +317,8 @@ def test_a_port_in_use(run):
         done = run("serve", "--rest-port", str(port))
 
     assert done.returncode == 74
-    assert said(done) == [
-        f"error: port {port} of 127.0.0.1 is in use; choose another one with --rest-port, or 0 for a free one"
+    assert errors(done) == [
+        f"error: port {port} of 127.0.0.1 is in use; choose another with --rest-port, or 0 for a free one"
     ]
 
 
@@ -210,10 +330,10 @@ def test_code_that_cannot_be_published(run, tmp_path):
     done = run(*SERVE, file="modules: {m: {env: inline, path: jobs}}")
 
     assert done.returncode == 2
-    assert "pipe is not a regular file; take it out" in said(done)[0]
+    assert "pipe is not a regular file; take it out" in errors(done)[0]
 
 
-def test_interrupts_while_starting_are_no_errors(tmp_path):
+def test_interrupts_while_starting_are_not_errors(tmp_path):
     """Ctrl-C while a command starts ends it, with the exit code of an interrupt or of an orderly end."""
     (tmp_path / "modules.yaml").write_text(ECHO)
     command = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *SERVE]
@@ -252,7 +372,7 @@ def test_run(run, case):
     done = run("run", *arguments, stdin=b" [1] ")
 
     assert done.returncode == code
-    assert text == done.out if code == 0 else text in said(done)[0]
+    assert text == done.out if code == 0 else text in errors(done)[0]
 
 
 def test_run_needs_the_secrets_of_its_module_only(run):
@@ -262,7 +382,7 @@ def test_run_needs_the_secrets_of_its_module_only(run):
     assert run("run", "b", file=file).returncode == 2
 
 
-def test_a_reader_that_has_enough_is_no_error(tmp_path):
+def test_a_closed_pipe_is_not_an_error(tmp_path):
     file = "modules:\n" + "".join(
         f"  m{n}: {{env: inline, code: handler = print, description: {'d' * 200}}}\n" for n in range(2000)
     )
@@ -271,11 +391,11 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(10)
     process.stdout.close()
-    said_ = process.stderr.read()
+    printed = process.stderr.read()
     process.stderr.close()
 
-    assert process.wait(30) != 0
-    assert said_ == b""
+    assert process.wait(30) == 74
+    assert printed == b""
 
 
 TOKEN = {
@@ -284,7 +404,7 @@ TOKEN = {
     "far": (["--expires", "99999999d"], 2, "before the year 10000"),
     "scope": (["--scope", "all"], 2, "unknown scope all; there are admin, executions:read"),
     "no text": (["--module", b"\xff"], 2, "must be text in UTF-8"),
-    "public key": (["--config", "public.yaml"], 9, "whoever holds the private key"),
+    "public key": (["--config", "public.yaml"], 9, "sign them with the private key"),
 }
 
 
@@ -299,7 +419,7 @@ def test_token(run, tmp_path, case):
     if code == 0:
         assert done.out.count(".") == 2
     else:
-        assert text in said(done)[0]
+        assert text in errors(done)[0]
 
 
 def test_check_shows_no_control_characters(run):
@@ -315,7 +435,7 @@ def findings(done):
     return {(f["topic"], f["name"]): f for f in json.loads(done.out)["findings"]}
 
 
-def test_doctor_says_what_can_work(run, tmp_path):
+def test_doctor_of_a_file_that_works(run, tmp_path):
     before = sorted(path.name for path in tmp_path.iterdir())
     done = run("doctor", "--json", "--rest-port", "0")
     found = findings(done)
@@ -323,23 +443,23 @@ def test_doctor_says_what_can_work(run, tmp_path):
     assert (done.returncode, json.loads(done.out)["ok"]) == (0, True)
     assert found["environments", "inline"]["state"] == "ok"
     assert "used by 1 of 1 modules" in found["environments", "inline"]["says"]
-    assert ": held by " in found["limits", "memory"]["says"]
+    assert ": enforced by " in found["limits", "memory"]["says"]
     assert found["limits", "memory"]["says"].startswith("inline, venv")
     assert {name for topic, name in found if topic == "tools"} >= {"uv", "python", "python 3.8", "python 3.13"}
     assert found["folders", "data_dir"]["state"] == "ok"
-    assert "GiB are free" in found["folders", "data_dir"]["says"]
-    assert found["ports", "rest_port"]["says"] == "a free one is taken"
+    assert "GiB free" in found["folders", "data_dir"]["says"]
+    assert found["ports", "rest_port"]["says"] == "a free port is picked at the start"
     assert {path.name for path in tmp_path.iterdir()} - set(before) == {"modules.yaml"}, "something was left behind"
 
 
-def test_doctor_as_text_has_the_same(run):
+def test_doctor_as_text(run):
     done = run("doctor", "--rest-port", "0")
 
     for word in ("environments", "limits", "tools", "folders", "ports", "inline", "processes"):
         assert word in done.out
 
 
-def test_doctor_fails_for_what_the_file_asks_for_and_cannot_have(run, tmp_path):
+def test_doctor_fails_for_modules_that_cannot_work(run, tmp_path):
     (tmp_path / "plain").write_text("")
     file = """
 runner: {data_dir: plain, tls_certificate_file: plain, tls_key_file: absent}
@@ -367,27 +487,27 @@ modules:
 @pytest.mark.parametrize(
     ("options", "state", "says"),
     [
-        ([], "ok", "none is configured; the first start makes "),
+        ([], "ok", "not configured; the first start makes "),
         (["--host", "0.0.0.0"], "failed", "no key for tokens is configured; configure `jwt_secret`"),
-        (["--host", "0.0.0.0", "--jwt-secret", "s" * 32], "ok", "`jwt_secret` can be used"),
+        (["--host", "0.0.0.0", "--jwt-secret", "s" * 32], "ok", "`jwt_secret` is usable"),
         (["--jwt-secret", "short"], "failed", "`jwt_secret` needs at least 32 bytes"),
         (["--jwt-public-key-file", "none.pem"], "failed", "cannot be read: No such file"),
         (["--data-dir", "open"], "failed", "others may read the secret"),
-        (["--data-dir", "closed"], "ok", "the runner's own, "),
+        (["--data-dir", "closed"], "ok", "the runner's own secret "),
     ],
 )
-def test_doctor_looks_at_the_key_of_tokens(run, tmp_path, options, state, says):
+def test_doctor_checks_the_key_for_tokens(run, tmp_path, options, state, says):
     for name, mode in (("open", 0o644), ("closed", 0o600)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "jwt-secret").write_text("s" * 64)
         (tmp_path / name / "jwt-secret").chmod(mode)
 
     done = run("doctor", "--json", "--rest-port", "0", "--grpc-port", "0", *options)
-    finding = findings(done)["secrets", "key of tokens"]
+    finding = findings(done)["secrets", "key for tokens"]
 
     assert (finding["state"], done.returncode) == (state, 0 if state == "ok" else 1)
     assert says in finding["says"]
-    assert not (tmp_path / "data").exists(), "the doctor makes no secret"
+    assert not (tmp_path / "data").exists(), "the doctor made a secret"
 
 
 def test_doctor_of_a_file_with_mistakes(run):
@@ -395,7 +515,7 @@ def test_doctor_of_a_file_with_mistakes(run):
 
 
 def test_doctor_without_uv(run, tmp_path):
-    """A venv module needs it. The program that is found is not one."""
+    """A venv module needs uv; the module `uv` found here has no program."""
     fake = tmp_path / "site" / "uv"
     fake.mkdir(parents=True)
     (fake / "__init__.py").write_text("def find_uv_bin(): raise FileNotFoundError\n")

@@ -70,12 +70,12 @@ def server(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def run(server: Server, tmp_path: Path) -> Commands:
-    """Return the program in a folder that has nothing of the server's."""
+    """Return the program, run in a folder without files of the server."""
     return Commands(tmp_path, url_of(server), server.token)
 
 
 def alive(pids: str) -> list[str]:
-    """Return those of the processes that run; one that has ended and was not waited for does not."""
+    """Return the running processes among these; a zombie is not running."""
     found = []
     for pid in pids.split():
         try:
@@ -92,6 +92,10 @@ def begun(here: Path) -> str:
     pids = here.with_name(here.name + ".pids")
     wait_for(lambda: pids.exists() and pids.read_text().count(" ") == 1 and pids.read_text()[-1:].isdigit())
     return pids.read_text()
+
+
+def rows_of(text: str) -> list[list[str]]:
+    return [line.split(maxsplit=1) for line in text.splitlines()]
 
 
 def release(here: Path) -> None:
@@ -112,7 +116,7 @@ def test_a_call(run, options):
 @pytest.mark.parametrize(
     ("arguments", "result"), [(["echo"], "null\n"), (["echo", "-"], '"text"\n'), (["echo", ' "text"\n'], '"text"\n')]
 )
-def test_where_the_input_is_from(run, arguments, result):
+def test_sources_of_the_input(run, arguments, result):
     assert run("call", *arguments, stdin=b' "text" ')[:2] == (0, result)
 
 
@@ -157,7 +161,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused_is_one_line_and_an_exit_code(run, server, case):
+def test_a_refusal_is_one_line_and_an_exit_code(run, server, case):
     arguments, code, text = REFUSED[case]
     port = str(server.ready["rest"][0][1])
 
@@ -208,7 +212,7 @@ def test_an_interrupt_ends_the_execution_on_the_server(run, tmp_path, options, n
     assert listed["items"][0]["status"] == "cancelled"
 
 
-def test_a_call_whose_connection_breaks_says_where_to_look(run, server, tmp_path):
+def test_a_call_with_a_lost_connection_names_the_execution(run, server, tmp_path):
     gate = Gate()
     gate.target = server.ready["rest"][0][1]
     try:
@@ -226,11 +230,11 @@ def test_a_call_whose_connection_breaks_says_where_to_look(run, server, tmp_path
     assert (code, out) == (15, "")
     assert last.startswith(f"error: lost: the connection to {url} was lost (")
     identity = last.rpartition("show ")[2].rstrip("`")
-    assert f"execution {identity} may go on: `operato-runner executions show {identity}`" in last
-    assert f"id           {identity}\n" in run("executions", "show", identity)[1]
+    assert f"execution {identity} may still run: `operato-runner executions show {identity}`" in last
+    assert ["id", identity] in rows_of(run("executions", "show", identity)[1])
 
 
-def test_a_reader_that_has_enough_is_no_error(run, tmp_path):
+def test_a_closed_pipe_ends_the_call(run, tmp_path):
     here = tmp_path / "enough"
     process = run.start("call", "waits", json.dumps({"here": str(here)}), "--follow")
     process.stderr.readline()
@@ -243,7 +247,7 @@ def test_a_reader_that_has_enough_is_no_error(run, tmp_path):
     wait_for(lambda: alive(pids) == [])
 
 
-# -- accepted, and followed --------------------------------------------------------------------------------------------
+# -- asynchronous calls ------------------------------------------------------------------------------------------------
 
 
 def accepted(run: Commands, *arguments: str) -> str:
@@ -252,7 +256,7 @@ def accepted(run: Commands, *arguments: str) -> str:
     return out.strip()
 
 
-def test_logs_are_the_output_as_it_was(run):
+def test_logs_are_the_unchanged_output(run):
     identity = accepted(run, "echo", "5")
 
     assert run("logs", "-f", identity) == (0, "to out\n", "to err\n")
@@ -261,7 +265,7 @@ def test_logs_are_the_output_as_it_was(run):
     assert run("logs", "-f", identity, "--from", "1000") == (0, "", "")
 
 
-def test_logs_that_follow_end_as_the_execution_ends(run):
+def test_following_logs_end_with_the_code_of_the_execution(run):
     identity = accepted(run, "bad")
     code, out, err = run("logs", "--follow", identity)
 
@@ -271,7 +275,7 @@ def test_logs_that_follow_end_as_the_execution_ends(run):
     assert run("logs", identity) == (0, "no end of line", "")
 
 
-def test_leaving_logs_leaves_the_execution_alone(run, tmp_path):
+def test_interrupted_logs_do_not_stop_the_execution(run, tmp_path):
     here = tmp_path / "alone"
     identity = accepted(run, "waits", json.dumps({"here": str(here)}))
     process = run.start("logs", "-f", identity)
@@ -285,7 +289,7 @@ def test_leaving_logs_leaves_the_execution_alone(run, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_logs_go_on_behind_a_restart_without_a_gap_or_a_double(tmp_path, number):
+def test_logs_continue_after_a_restart_without_gap_or_repetition(tmp_path, number):
     here = tmp_path / "again"
     gate = Gate()
     try:
@@ -314,7 +318,7 @@ def test_logs_go_on_behind_a_restart_without_a_gap_or_a_double(tmp_path, number)
     after = out.splitlines()
     assert (code, line) == (0, b"2 begun\n")
     assert after == [f"2 {n}" for n in range(len(after))]
-    assert len(full) == len(set(full)), "something was said twice"
+    assert len(full) == len(set(full)), "something was printed twice"
     assert err == "-- the runner was restarted here; some of the output may be missing\n"
 
 
@@ -330,15 +334,15 @@ def test_executions_are_listed_shown_and_cancelled(run, tmp_path):
     assert rows.splitlines()[0].split()[:3] == ["ID", "MODULE", "STATUS"]
     assert [row.split()[0] for row in rows.splitlines()[1:]] == [identity]
     text = run("executions", "show", identity)[1]
-    assert "status       running\n" in text
-    assert "key          of-the-list\n" in text
+    assert ["status", "running"] in rows_of(text)
+    assert ["key", "of-the-list"] in rows_of(text)
     assert str(here) in text
     assert run("executions", "cancel", identity, identity) == (0, f"{identity}  cancelled\n" * 2, "")
     assert alive(pids) == []
     assert json.loads(run("executions", "show", identity, "--json")[1])["error"]["kind"] == "cancelled"
 
 
-def test_lists_have_filters_and_go_on(run, server):
+def test_lists_have_filters_and_a_cursor(run, server):
     made = [server.execute("bad", number).json() for number in range(3)]
     newest = [item["id"] for item in reversed(made)]
     common = ("executions", "list", "--module", "bad", "--version", made[0]["version"], "--json")
@@ -351,11 +355,11 @@ def test_lists_have_filters_and_go_on(run, server):
     assert rest["cursor"] is None
     assert json.loads(run(*common, "--error", "timeout")[1]) == {"items": [], "cursor": None}
     assert json.loads(run(*common, "--until", "2001-01-01T00:00:00Z")[1])["items"] == []
-    assert json.loads(run(*common, "--caller", "nobody")[1])["items"] == []
-    assert "there may be more: --cursor " in run("executions", "list", "--limit", "1")[2]
+    assert json.loads(run(*common, "--caller", "unknown")[1])["items"] == []
+    assert "there may be more; continue with --cursor " in run("executions", "list", "--limit", "1")[2]
 
 
-# -- who calls, and by which way ---------------------------------------------------------------------------------------
+# -- tokens and TLS ----------------------------------------------------------------------------------------------------
 
 
 def test_on_the_machine_of_the_runner_no_token_is_needed(server, tmp_path):
@@ -374,12 +378,12 @@ def test_on_the_machine_of_the_runner_no_token_is_needed(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_token_is_never_said(run, server):
+def test_a_token_is_never_printed(run, server):
     token = server.token[:-8] + "AAAAAAAA"
     code, out, err = run("call", "echo", "1", "--token", token)
 
     assert code == 5
-    assert "set another one in OPERATO_TOKEN" in err
+    assert "set another token in OPERATO_TOKEN" in err
     assert token not in out + err
 
 
@@ -393,7 +397,7 @@ def test_a_token_without_the_scope(run, server):
     assert err == "error: forbidden: the token lacks the scope 'executions:read' (claim `scope`)\n"
 
 
-def test_with_a_certificate_of_its_own(tmp_path):
+def test_a_client_certificate(tmp_path):
     authority = Authority(tmp_path)
     signed, mine = authority.sign("server"), authority.sign("mine")
     both = tmp_path / "both.pem"
@@ -415,7 +419,7 @@ def test_with_a_certificate_of_its_own(tmp_path):
     assert [each[0] for each in found] == [0, 0, 0, 0]
 
 
-def test_by_tls(tmp_path):
+def test_tls(tmp_path):
     authority = Authority(tmp_path)
     signed = authority.sign("server")
     tls = ("--tls-certificate-file", str(signed.certificate), "--tls-key-file", str(signed.key), "--no-grpc")
@@ -431,7 +435,7 @@ def test_by_tls(tmp_path):
     for found in (untrusted, listed):
         assert found[0] == 9
         assert "is not trusted" in found[2]
-        assert "name the file of who signed it with --ca or OPERATO_CA" in found[2]
+        assert "name the PEM file of the CA that signed it with --ca or OPERATO_CA" in found[2]
     assert [found[0] for found in trusted] == [0, 0, 0]
     assert trusted[1:] == [(0, "to out\n", "to err\n")] * 2
     assert in_the_clear[0] in (9, 15)

@@ -1,4 +1,4 @@
-"""Acceptance: `operato-runner env` and `prepare` beside a real server: what is shown, what goes, what never goes."""
+"""Acceptance: `operato-runner env` and `prepare`, without and beside a real server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NONE = 'modules: {here: {env: inline, code: "def handler(input): return 1"}}'
 
 @pytest.fixture
 def run(tmp_path):
-    """Return `run(*arguments)`: a command in the folder of the test, and how it ended."""
+    """Return `run(*arguments)`, which runs a command in the folder of the test."""
 
     def go(*arguments, file=MINE):
         (tmp_path / "modules.yaml").write_text(file)
@@ -49,7 +49,7 @@ def run(tmp_path):
 
 
 def key_of(done):
-    """Return the key that an answer names."""
+    """Return the key in the output."""
     (key,) = set(re.findall(r"venv-py[\d.]+-[0-9a-f]{20}", done.stdout))
     return key
 
@@ -60,7 +60,7 @@ def listed(run, **options):
     return json.loads(done.stdout)
 
 
-def test_prepare_builds_what_is_missing_and_list_shows_it(run, tmp_path):
+def test_prepare_builds_missing_environments_and_list_shows_them(run, tmp_path):
     assert listed(run)["environments"] == []
     assert "is not built yet" in run("env", "list").stdout
 
@@ -68,9 +68,9 @@ def test_prepare_builds_what_is_missing_and_list_shows_it(run, tmp_path):
     assert first.returncode == 0, first.stderr
     key = key_of(first)
     assert re.search(rf"plain +{key}  ready, built in [\d.]+ s\n", first.stdout)
-    assert "here   inline, there is nothing to build" in first.stdout
+    assert "here   inline, nothing to build" in first.stdout
     assert "plain: building environment" in first.stderr
-    assert f"plain  {key}  ready, it was there" in run("prepare", "plain").stdout
+    assert f"plain  {key}  ready, already built" in run("prepare", "plain").stdout
 
     (found,) = listed(run)["environments"]
     assert (found["key"], found["env"], found["modules"]) == (key, "venv", ["plain"])
@@ -117,7 +117,7 @@ def test_prepare_fails_with_the_code_of_the_failure(run):
     assert "did you mean 'plain'" in run("prepare", "plan").stderr
 
 
-def test_why_says_what_went_into_it(run, tmp_path):
+def test_why_shows_the_contents(run, tmp_path):
     wheel = make_wheel(tmp_path)
     file = (
         f'runner: {{offline: true}}\nmodules: {{m: {{env: venv, requirements: ["{wheel}"], code: "handler = print"}}}}'
@@ -127,18 +127,18 @@ def test_why_says_what_went_into_it(run, tmp_path):
 
     key = key_of(run("prepare", file=file))
     for name in ("m", key):
-        said = run("env", "why", name, file=file).stdout
-        assert key in said
-        assert "tiny @ file://" in said
-        assert "--hash" not in said
-        assert str(tmp_path / "venvs" / ".logs" / f"{key}.log") in said
-        assert "it stays: a module of the file uses it" in said
+        shown = run("env", "why", name, file=file).stdout
+        assert key in shown
+        assert "tiny @ file://" in shown
+        assert "--hash" not in shown
+        assert str(tmp_path / "venvs" / ".logs" / f"{key}.log") in shown
+        assert "it stays: a module of the file uses it" in shown
     assert "no module uses it; it is neither old nor in the way yet" in run("env", "why", key, file=NONE).stdout
     nothing = run("env", "why", "nothing")
     assert (nothing.returncode, nothing.stdout) == (3, "")
 
 
-def test_gc_removes_what_no_module_uses(run, tmp_path):
+def test_gc_removes_unused_environments(run, tmp_path):
     key = key_of(run("prepare"))
     assert "0 of 1 environments were removed" in run("env", "gc", "--keep-bytes", "1").stdout
 
@@ -161,7 +161,7 @@ def test_gc_removes_what_no_module_uses(run, tmp_path):
     assert f"removed   {key}" in run("env", "gc", file=NONE).stdout, "30 days are the default"
 
 
-def test_what_registered_versions_use_is_known_without_a_server_and_stays(run, tmp_path):
+def test_environments_of_registered_versions_are_known_without_a_server(run, tmp_path):
     with running(tmp_path, NONE) as server:
         body = {"env": "venv", "code": "def handler(input): return 1"}
         made = server.client.put("/modules/m?prepare=true", json=body)
@@ -176,20 +176,20 @@ def test_what_registered_versions_use_is_known_without_a_server_and_stays(run, t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "shown"),
     [
         (["--older-than", "soon"], "--older-than"),
         (["--keep-bytes", "much"], "--keep-bytes"),
     ],
 )
-def test_gc_says_what_is_wrong_with_its_options(run, arguments, said):
+def test_gc_names_its_wrong_options(run, arguments, shown):
     done = run("env", "gc", *arguments)
 
     assert done.returncode == 2
-    assert f"error: {said}" in done.stderr
+    assert f"error: {shown}" in done.stderr
 
 
-def test_what_a_server_serves_stays_whatever_a_file_says(run, tmp_path):
+def test_environments_in_use_by_a_server_stay(run, tmp_path):
     home = tmp_path / "server"
     home.mkdir()
     venvs = ["--venv-path", str(tmp_path / "venvs")]
@@ -220,7 +220,7 @@ def test_rebuild_by_module_and_by_key(run, tmp_path):
         mark.write_text("")
         done = run("env", "rebuild", name)
         assert done.returncode == 0, done.stderr
-        assert re.fullmatch(rf"{key} was built anew in [\d.]+ s\n", done.stdout)
+        assert re.fullmatch(rf"{key} was rebuilt in [\d.]+ s\n", done.stdout)
         assert not mark.exists()
     orphan = run("env", "rebuild", key, file=NONE)
     assert orphan.returncode == 2

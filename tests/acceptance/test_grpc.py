@@ -737,4 +737,4 @@ def test_a_port_that_is_taken_is_one_line(server: Server, tmp_path: Path) -> Non
 
     assert ended.returncode == 74
     assert "Traceback" not in ended.stderr
-    assert f"port {port} of 127.0.0.1 is in use; choose another one with --grpc-port" in ended.stderr.splitlines()[-1]
+    assert f"port {port} of 127.0.0.1 is in use; choose another with --grpc-port" in ended.stderr.splitlines()[-1]

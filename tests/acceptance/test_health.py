@@ -1,4 +1,4 @@
-"""Acceptance: those who look after a runner: the program that asks, and what the probes of the chart ask."""
+"""Acceptance: the health check of a runner, and the probes of the Helm chart."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ modules:
 
 
 def ask(home: Path) -> tuple[int, str]:
-    """Run the program as an image does; return its exit code and what it said."""
+    """Run the program as an image does; return its exit code and output."""
     command = [sys.executable, "-m", "runner.health", str(home / "ready.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_runner_that_serves_drains_and_is_gone(tmp_path):
+def test_a_runner_that_serves_drains_and_ends(tmp_path):
     with running(tmp_path, MODULES, "--drain-timeout", "20") as server:
         assert ask(tmp_path) == (0, '{"status":"ready","modules":1}\n')
         (tmp_path / "modules.yaml").write_text("modules: [")
-        assert ask(tmp_path)[0] == 0, "a mistake in the file makes a runner that serves look ill"
+        assert ask(tmp_path)[0] == 0, "a mistake in the file makes a running server look unhealthy"
 
         mark = tmp_path / "begun"
         thread = threading.Thread(target=server.execute, args=("slow", str(mark)))
@@ -55,21 +55,21 @@ def test_a_runner_that_serves_drains_and_is_gone(tmp_path):
         thread.join()
         assert server.stop(None) == 0
 
-    status, said = ask(tmp_path)
+    status, printed = ask(tmp_path)
     assert status == 1
-    assert "does not answer" in said
+    assert "does not answer" in printed
 
 
-def test_a_runner_that_is_not_there_yet(tmp_path):
-    status, said = ask(tmp_path)
+def test_a_runner_that_has_not_started(tmp_path):
+    status, printed = ask(tmp_path)
 
     assert status == 1
-    assert "the doors are not open" in said
+    assert "not started" in printed
 
 
 def test_a_runner_without_rest(tmp_path):
     with running(tmp_path, MODULES, "--no-rest") as server:
-        assert ask(tmp_path) == (0, "the door answers\n")
+        assert ask(tmp_path) == (0, "serving\n")
         server.process.send_signal(signal.SIGSTOP)
         ready = tmp_path / "ready.json"
         with pytest.raises(health.NotServingError, match="does not answer: timed out"):
@@ -87,13 +87,13 @@ def test_a_runner_with_tls(tmp_path, door, client):
     options += ["--no-rest"] if door == "grpc" else []
     with running(tmp_path, MODULES, *options):
         for _ in range(5):
-            status, said = ask(tmp_path)
-            assert status == 0, said
-            assert ("asks for a client certificate" in said) == client
+            status, printed = ask(tmp_path)
+            assert status == 0, printed
+            assert ("requires a client certificate" in printed) == client
 
 
 @pytest.mark.parametrize("door", ["rest", "grpc"])
-def test_something_else_at_the_port(tmp_path, door):
+def test_another_server_at_the_port(tmp_path, door):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ready = tmp_path / "ready.json"
         ready.write_text(json.dumps({door: [list(listener.getsockname())]}))
@@ -111,7 +111,7 @@ def test_something_else_at_the_port(tmp_path, door):
 
 
 @pytest.mark.parametrize("door", ["rest", "grpc"])
-def test_a_port_that_is_open_and_silent(tmp_path, door):
+def test_an_open_but_silent_port(tmp_path, door):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ready = tmp_path / "ready.json"
         ready.write_text(json.dumps({door: [list(listener.getsockname())]}))
@@ -121,7 +121,7 @@ def test_a_port_that_is_open_and_silent(tmp_path, door):
 
 
 def serves(server: Server, probe: dict[str, Any]) -> bool:
-    """Ask what a kubelet would, of a server with its own ports."""
+    """Do what a kubelet does, with the ports of this server."""
     if "grpc" in probe:
         with grpc.insecure_channel(f"127.0.0.1:{server.ready['grpc'][0][1]}") as channel:
             check = channel.unary_unary(
@@ -136,7 +136,7 @@ def serves(server: Server, probe: dict[str, Any]) -> bool:
     return httpx.get(url).status_code == 200
 
 
-def test_what_the_chart_asks_is_answered(tmp_path):
+def test_the_probes_of_the_chart(tmp_path):
     rendered = Rendered(merged(KEY, {"serviceMonitor": {"enabled": True}}))
     container = rendered.container
     (endpoint,) = rendered.one("ServiceMonitor")["spec"]["endpoints"]

@@ -306,7 +306,7 @@ def test_sigterm_lets_work_end_and_the_exit_code_says_so(start):
 
     (answer,) = answers
     assert (answer.status_code, answer.json()["result"]) == (200, "ended")
-    assert "stopped, all work was ended" in container.log()
+    assert "stopped, all work had ended" in container.log()
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def run(server: Server, tmp_path: Path):
-    """Return the program in a folder that has nothing of the server's; what it registered is gone at the end."""
+    """Return the program, run in a folder without files of the server; registered modules are deleted at the end."""
     yield Commands(tmp_path, url_of(server), server.token)
     for module in server.client.get("/modules").json()["items"]:
         if module["source"] == "api":
@@ -39,14 +39,14 @@ def run(server: Server, tmp_path: Path):
 
 
 def done(result: tuple[int, str, str]) -> str:
-    """Return what a command printed that ended well."""
+    """Return the output of a successful command."""
     code, out, err = result
     assert code == 0, err
     return out
 
 
 def waiting(began: Path, go: Path) -> str:
-    """Return a module whose import goes on until there is a file."""
+    """Return a module whose import waits for a file."""
     return f"""import os, time
 open({str(began)!r}, "w").close()
 while not os.path.exists({str(go)!r}):
@@ -100,12 +100,12 @@ def test_init_overwrites_nothing(run, tmp_path):
     code, out, err = run("modules", "init", "m")
 
     assert (code, out) == (2, "")
-    assert err == "error: m: there is module.yaml already; nothing was written: take another folder with --folder\n"
+    assert err == "error: m: module.yaml already there; nothing was written: choose another folder with --folder\n"
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["module.yaml"]
     assert (tmp_path / "m" / "module.yaml").read_text() == "mine"
 
 
-def test_init_refuses_a_name_that_no_module_can_have(run, tmp_path):
+def test_init_refuses_an_invalid_name(run, tmp_path):
     code, _, err = run("modules", "init", "../Up")
 
     assert code == 2
@@ -113,7 +113,7 @@ def test_init_refuses_a_name_that_no_module_can_have(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# -- what can be sent --------------------------------------------------------------------------------------------------
+# -- pushing -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_a_file_and_an_archive_without_a_description(run, tmp_path):
@@ -152,7 +152,7 @@ def test_requirements_in_a_file_beside_the_fields_are_sent_with_them(run, tmp_pa
     assert "nothing" in err
 
 
-def test_mistakes_are_told_with_their_place_and_nothing_is_sent(run, server, tmp_path):
+def test_mistakes_have_their_place_and_nothing_is_sent(run, server, tmp_path):
     done(run("modules", "init", "m"))
     (tmp_path / "m" / "handler.py").write_text("x = 1\ndef handler(input) return 1\n")
     (tmp_path / "m" / "module.yaml").write_text("name: m\ntiemout: 3\n")
@@ -164,11 +164,11 @@ def test_mistakes_are_told_with_their_place_and_nothing_is_sent(run, server, tmp
     assert lines[0].startswith("error: bad_input: m/module.yaml:2: tiemout: unknown field; did you mean 'timeout'?")
     assert lines[1].startswith("error: bad_input: m/handler.py:2: path: does not compile")
     assert server.client.get("/audit").json()["items"] == before
-    # The runner is not even asked: nobody is at that address.
+    # No request is made: there is no server at that address.
     assert run("modules", "push", "m", "--url", "http://127.0.0.1:1")[::2] == (2, err)
 
 
-def test_with_no_check_the_runner_tells_what_is_wrong(run, tmp_path):
+def test_with_no_check_the_runner_reports_mistakes(run, tmp_path):
     (tmp_path / "m.py").write_text("def handler(input) return 1\n")
     code, _, err = run("modules", "push", "m.py", "--no-check")
 
@@ -177,7 +177,7 @@ def test_with_no_check_the_runner_tells_what_is_wrong(run, tmp_path):
     assert run("modules", "push", "m.py", "--no-check", "--url", "http://127.0.0.1:1")[0] == 9
 
 
-def test_what_is_too_large_for_the_runner(run, tmp_path):
+def test_a_module_too_large_for_the_runner(run, tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "handler.py").write_text(ONE)
     (tmp_path / "m" / "data").write_bytes(os.urandom(3 * 1024 * 1024))
@@ -188,7 +188,7 @@ def test_what_is_too_large_for_the_runner(run, tmp_path):
     assert err.endswith("; the limit is the runner's `max_frame`\n")
 
 
-# -- how it is made one that calls get ---------------------------------------------------------------------------------
+# -- activating --------------------------------------------------------------------------------------------------------
 
 
 def test_a_version_that_waits_for_its_activation(run, tmp_path):
@@ -220,7 +220,7 @@ def test_prepared_before_it_is_active(run, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_push_that_prepares_is_left_by_a_signal(run, tmp_path, number):
+def test_a_signal_ends_a_push_that_prepares(run, tmp_path, number):
     began, go = tmp_path / "began", tmp_path / "go"
     (tmp_path / "m.py").write_text(waiting(began, go))
     process = run.start("modules", "push", "m.py", "--prepare")
@@ -233,10 +233,10 @@ def test_a_push_that_prepares_is_left_by_a_signal(run, tmp_path, number):
         process.kill()
 
     assert (process.returncode, out) == (130, b"")
-    assert b"left; whether it was done is not known: look with `operato-runner modules versions m`" in err
+    assert b"interrupted; the change may have been made: check with `operato-runner modules versions m`" in err
 
 
-def test_a_connection_that_breaks_leaves_it_open_whether_it_was_done(run, server, tmp_path):
+def test_a_lost_connection_leaves_the_outcome_unknown(run, server, tmp_path):
     began, go = tmp_path / "began", tmp_path / "go"
     (tmp_path / "m.py").write_text(waiting(began, go))
     gate = Gate()
@@ -255,10 +255,10 @@ def test_a_connection_that_breaks_leaves_it_open_whether_it_was_done(run, server
 
     assert process.returncode == 15
     assert err.decode().splitlines()[-1].startswith("error: lost: the connection to ")
-    assert err.endswith(b"whether it was done is not known: look with `operato-runner modules versions m`\n")
+    assert err.endswith(b"the change may have been made: check with `operato-runner modules versions m`\n")
 
 
-def test_who_changes_what_somebody_else_has_changed_is_told(run, tmp_path):
+def test_concurrent_changes_are_detected(run, tmp_path):
     (tmp_path / "m.py").write_text(ONE)
     done(run("modules", "push", "m.py"))
     revision = json.loads(done(run("modules", "show", "m", "--json")))["revision"]
@@ -277,7 +277,7 @@ def test_who_changes_what_somebody_else_has_changed_is_told(run, tmp_path):
     assert run("modules", "push", "m.py", "--if-match", "x\ny")[0] == 2
 
 
-def test_what_the_file_has_belongs_to_the_file(run, tmp_path):
+def test_modules_of_the_file_cannot_be_changed(run, tmp_path):
     (tmp_path / "filed.py").write_text(ONE)
 
     for command in (("push", "filed.py"), ("rm", "filed", "--yes")):
@@ -286,7 +286,7 @@ def test_what_the_file_has_belongs_to_the_file(run, tmp_path):
         assert err.startswith("error: conflict: module 'filed' belongs to the operator's file")
 
 
-# -- looking -----------------------------------------------------------------------------------------------------------
+# -- listing -----------------------------------------------------------------------------------------------------------
 
 
 def test_modules_are_found_by_kind_tags_and_text(run, tmp_path):
@@ -308,14 +308,14 @@ def test_modules_are_found_by_kind_tags_and_text(run, tmp_path):
     assert names("--env", "venv", "--env", "inline", "--limit", "2") == ["a", "b"]
     assert names("--env", "venv") == []
     code, _, err = run("modules", "list", "--limit", "1")
-    assert (code, err) == (0, "there may be more: --cursor a\n")
+    assert (code, err) == (0, "there may be more; continue with --cursor a\n")
     assert names("--cursor", "a") == ["b", "filed"]
     document = json.loads(done(run("modules", "list", "--json")))
     assert [item["name"] for item in document["items"]] == ["a", "b", "filed"]
     assert document["cursor"] is None
 
 
-def test_a_module_is_shown_with_all_that_is_told_of_it(run, tmp_path):
+def test_a_module_is_shown_with_its_fields(run, tmp_path):
     text = (
         "env: inline\nversion: v1\ntimeout: 90s\ntags: [x, y]\nvariables: {A: secret-looking}\ncode: 'handler = abs'\n"
     )
@@ -338,7 +338,7 @@ def test_a_module_is_shown_with_all_that_is_told_of_it(run, tmp_path):
     assert [(item["version"], item["active"]) for item in items] == [("v1", True)]
 
 
-# -- deleting, and who may ---------------------------------------------------------------------------------------------
+# -- deleting, and permissions -----------------------------------------------------------------------------------------
 
 
 def test_deleting_asks_on_a_terminal(run, tmp_path):
@@ -346,7 +346,7 @@ def test_deleting_asks_on_a_terminal(run, tmp_path):
     done(run("modules", "push", "m.py"))
     code, _, err = run("modules", "rm", "m")
     assert code == 2
-    assert err.startswith("error: --yes: is needed to delete module 'm' with all its versions")
+    assert err.startswith("error: --yes: is required to delete module 'm' with all its versions")
 
     for answer, code in ((b"n\n", 130), (b"y\n", 0)):
         assert run("call", "m")[:2] == (0, "1\n")
@@ -363,7 +363,7 @@ def test_deleting_asks_on_a_terminal(run, tmp_path):
     assert run("call", "m")[0] == 3
 
 
-def test_what_runs_is_deleted_only_by_force(run, tmp_path):
+def test_a_running_module_is_deleted_only_by_force(run, tmp_path):
     began = tmp_path / "began"
     code = f"import time\ndef handler(input):\n    open({str(began)!r}, 'w').close()\n    time.sleep(600)\n"
     (tmp_path / "m.py").write_text(code)

@@ -66,8 +66,8 @@ async def answering(
             nursery.cancel_scope.cancel()
 
 
-def says(text: bytes, *, keep: bool = False) -> Serve:
-    """Return a server that reads a request, says this, and goes (or waits)."""
+def sends(text: bytes, *, keep: bool = False) -> Serve:
+    """Return a server that reads a request, sends this, and closes (or waits)."""
 
     async def serve(stream: trio.SocketStream) -> None:
         await head_of(stream)
@@ -120,21 +120,21 @@ PROBLEM = http("404 X", b'{"kind": "not_found", "detail": "no such", "field": "n
 UNKNOWN = http("401 X", b'{"kind": "unauthenticated", "detail": "who?"}', "application/problem+json")
 
 WRONG: dict[str, tuple[Serve, ErrorKind, str]] = {
-    "a problem": (says(PROBLEM), ErrorKind.NOT_FOUND, "no such"),
-    "nobody known": (says(UNKNOWN), ErrorKind.UNAUTHENTICATED, "who?; set OPERATO_TOKEN"),
-    "a greeting": (says(b"SSH-2.0-OpenSSH_9.2\r\n"), ErrorKind.LOST, "change OPERATO_URL"),
-    "no HTTP": (says(b"+OK\r\n\r\n"), ErrorKind.UNAVAILABLE, "no runner: it does not"),
-    "an alert of TLS": (says(b"\x15\x03\x01\x00\x02\x02\x46"), ErrorKind.UNAVAILABLE, "does it speak TLS (https://)"),
-    "nothing": (says(b""), ErrorKind.LOST, "was lost"),
-    "half an answer": (says(b"HTTP/1.1 200 OK\r\nContent-Le"), ErrorKind.LOST, "was lost"),
-    "another site": (says(http("502 Bad Gateway", b"<html>")), ErrorKind.UNAVAILABLE, "answered 502 Bad Gateway"),
-    "a way elsewhere": (says(http("301 X", b"", "x/y", "Location: https://h/")), ErrorKind.UNAVAILABLE, "https://h/"),
+    "a problem": (sends(PROBLEM), ErrorKind.NOT_FOUND, "no such"),
+    "unknown caller": (sends(UNKNOWN), ErrorKind.UNAUTHENTICATED, "who?; set OPERATO_TOKEN"),
+    "a greeting": (sends(b"SSH-2.0-OpenSSH_9.2\r\n"), ErrorKind.LOST, "check OPERATO_URL"),
+    "no HTTP": (sends(b"+OK\r\n\r\n"), ErrorKind.UNAVAILABLE, "is not an Operato Runner: it does not"),
+    "an alert of TLS": (sends(b"\x15\x03\x01\x00\x02\x02\x46"), ErrorKind.UNAVAILABLE, "use https:// if it uses TLS"),
+    "nothing": (sends(b""), ErrorKind.LOST, "was lost"),
+    "half an answer": (sends(b"HTTP/1.1 200 OK\r\nContent-Le"), ErrorKind.LOST, "was lost"),
+    "another site": (sends(http("502 Bad Gateway", b"<html>")), ErrorKind.UNAVAILABLE, "answered 502 Bad Gateway"),
+    "a redirect": (sends(http("301 X", b"", "x/y", "Location: https://h/")), ErrorKind.UNAVAILABLE, "https://h/"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 @pytest.mark.parametrize("begin", [ask, open_one])
-async def test_a_server_that_is_none(case: str, begin: Callable[[Client], Awaitable[Any]]) -> None:
+async def test_other_servers(case: str, begin: Callable[[Client], Awaitable[Any]]) -> None:
     serve, kind, text = WRONG[case]
     async with answering(serve) as client:
         with pytest.raises(RunnerError) as problem:
@@ -151,15 +151,15 @@ async def test_a_server_that_is_none(case: str, begin: Callable[[Client], Awaita
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"\xff", b"[" * 100_000])
-async def test_an_answer_that_is_not_what_a_runner_says(body: bytes) -> None:
-    async with answering(says(http("200 OK", body))) as client:
+async def test_an_answer_that_is_not_from_a_runner(body: bytes) -> None:
+    async with answering(sends(http("200 OK", body))) as client:
         with pytest.raises(RunnerError) as problem:
             await ask(client)
 
     assert "its answer cannot be read" in refused(problem)[1]
 
 
-async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 100_000)
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -191,7 +191,7 @@ async def test_a_message_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("begin", [ask, open_one])
-async def test_a_server_that_says_nothing_is_waited_for_so_long(
+async def test_the_wait_for_a_silent_server_is_bounded(
     begin: Callable[[Client], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "CONNECT_SECONDS", 0.2)
@@ -213,7 +213,7 @@ async def test_a_server_that_says_nothing_is_waited_for_so_long(
     assert "within 0.2 s" in refused(problem)[1]
 
 
-async def test_what_opens_and_then_breaks_the_rules_is_a_broken_connection() -> None:
+async def test_a_protocol_error_after_the_handshake_is_a_lost_connection() -> None:
     async def serve(stream: trio.SocketStream) -> None:
         await shake(stream)
         await stream.send_all(frame(1, b'{"type": "execution", "id": "e1"}') + b"\xff" * 100)
@@ -231,7 +231,7 @@ async def test_what_opens_and_then_breaks_the_rules_is_a_broken_connection() -> 
     assert socket.code != client_socket.NORMAL
 
 
-async def test_a_handshake_of_a_server_without_end_is_cut_off() -> None:
+async def test_an_endless_answer_to_a_handshake_is_cut_off() -> None:
     async def serve(stream: trio.SocketStream) -> None:
         await head_of(stream)
         await stream.send_all(b"HTTP/1.1 404 X\r\nContent-Type: text/html\r\nContent-Length: 99999999999\r\n\r\n")
@@ -281,8 +281,8 @@ def output(seq: int) -> bytes:
 LAST = frame(1, b'{"type": "result", "seq": 4, "at": 1.0, "status": "succeeded", "result": [1]}')
 
 
-async def test_following_goes_on_behind_the_last_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut without a word, closed with 1012, refused, answered as by a proxy; then it goes on to the end."""
+async def test_following_continues_after_the_last_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off, closed with 1012, refused, answered by a proxy; then it continues to the end."""
     monkeypatch.setattr(client_events, "_FIRST_PAUSE", 0.001)
     asked = []
 
@@ -338,8 +338,8 @@ async def test_following_gives_up_on_a_runner_that_stays_away(monkeypatch: pytes
     assert len(asked) > 2
 
 
-async def test_a_runner_that_is_not_there_at_first_is_told_at_once() -> None:
-    async with answering(says(b"")) as client:
+async def test_following_fails_at_once_without_a_first_connection() -> None:
+    async with answering(sends(b"")) as client:
         with pytest.raises(RunnerError):
             await follow(client, "e1", 0, nothing, lambda: pytest.fail("it tried again"))
 
@@ -353,7 +353,7 @@ async def test_a_refusal_ends_following(monkeypatch: pytest.MonkeyPatch) -> None
         if len(asked) == 1:
             await shake(stream)
         else:
-            await says(PROBLEM)(stream)
+            await sends(PROBLEM)(stream)
 
     async with answering(serve) as client:
         with pytest.raises(RunnerError) as problem:
@@ -367,11 +367,11 @@ async def test_a_refusal_ends_following(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("begin", [ask, open_one])
-async def test_a_certificate_that_nobody_here_signed(tmp_path: Any, begin: Callable[[Client], Awaitable[Any]]) -> None:
+async def test_a_certificate_of_an_unknown_ca(tmp_path: Any, begin: Callable[[Client], Awaitable[Any]]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     signed = Authority(tmp_path).sign("server")
     context.load_cert_chain(signed.certificate, signed.key)
-    async with answering(says(PROBLEM), context=context) as client:
+    async with answering(sends(PROBLEM), context=context) as client:
         with pytest.raises(RunnerError) as problem:
             await begin(client)
 
@@ -381,7 +381,7 @@ async def test_a_certificate_that_nobody_here_signed(tmp_path: Any, begin: Calla
 
 
 class Guarded:
-    """A server that takes only clients with a certificate of its authority."""
+    """A server that accepts only clients with a certificate of its CA."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder)
@@ -409,7 +409,7 @@ class Guarded:
 
 @pytest.mark.parametrize("begin", [ask, open_one])
 @pytest.mark.parametrize("shown", ["none", "of a stranger"])
-async def test_a_server_that_wants_another_certificate(
+async def test_a_server_that_requires_another_certificate(
     tmp_path: Path, begin: Callable[[Client], Awaitable[Any]], shown: str
 ) -> None:
     server = Guarded(tmp_path)
@@ -424,27 +424,29 @@ async def test_a_server_that_wants_another_certificate(
 
     kind, message = refused(problem)
     assert kind is ErrorKind.UNAVAILABLE
-    assert "takes no connection without a certificate that it trusts" in message
+    assert "requires a client certificate that it trusts" in message
     assert "name yours with --cert or OPERATO_CERT" in message
 
 
-def test_certificates_that_cannot_be_shown(tmp_path: Path) -> None:
+def test_unusable_client_certificates(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     mine, other, locked = authority.sign("mine"), authority.sign("other"), authority.sign("locked", password=b"x")
     nowhere, nothing_of_it = tmp_path / "none.pem", tmp_path / "text.pem"
     nothing_of_it.write_text("text")
 
-    def told(certificate: Path, key: Path | None = None) -> str:
+    def mistake(certificate: Path, key: Path | None = None) -> str:
         settings = ClientSettings(Address("https", "127.0.0.1", 1), cert_file=certificate, key_file=key)
         with pytest.raises(ConfigError) as caught:
             client_module.make_context(settings)
         (mistake,) = caught.value.mistakes
         return str(mistake)
 
-    alone = f"--cert: {mine.certificate} is no certificate with its unencrypted key in PEM; name the key with"
-    assert told(mine.certificate).startswith(alone)
-    assert told(nowhere) == f"--cert: {nowhere} cannot be read: No such file or directory"
-    assert told(mine.certificate, nowhere) == f"--cert-key: {nowhere} cannot be read: No such file or directory"
-    assert told(mine.certificate, other.key) == f"--cert-key: {other.key} has not the key of {mine.certificate}"
-    assert "are no certificate and unencrypted key in PEM" in told(locked.certificate, locked.key)
-    assert "are no certificate and unencrypted key in PEM" in told(nothing_of_it, mine.key)
+    alone = f"--cert: {mine.certificate} has no certificate with its unencrypted key in PEM format"
+    assert mistake(mine.certificate).startswith(alone)
+    assert mistake(nowhere) == f"--cert: {nowhere} cannot be read: No such file or directory"
+    assert mistake(mine.certificate, nowhere) == f"--cert-key: {nowhere} cannot be read: No such file or directory"
+    assert (
+        mistake(mine.certificate, other.key) == f"--cert-key: {other.key} does not have the key of {mine.certificate}"
+    )
+    assert "are not a certificate and its unencrypted key in PEM" in mistake(locked.certificate, locked.key)
+    assert "are not a certificate and its unencrypted key in PEM" in mistake(nothing_of_it, mine.key)

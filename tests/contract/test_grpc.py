@@ -29,7 +29,7 @@ from runner.grpc import server as grpc_server
 from runner.grpc.call import Call, GrpcLimits, GrpcStatus, Method
 from runner.grpc.http2 import MAX_CLOSED_STREAMS, MAX_HEADER_BYTES, STREAM_WINDOW
 from runner.grpc.server import MAX_RESETS, MERGED_BYTES, serve
-from runner.tls import server_context
+from runner.serve.tls import server_context
 from tests.certificates import Authority, Signed
 from tests.grpc_client import PATIENCE, Client, OpenDoor, framed, open_door
 from tests.support import open_fds, wait_until

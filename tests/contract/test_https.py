@@ -16,7 +16,7 @@ from trio_websocket import wrap_client_stream
 from config.settings import ServerSettings
 from runner.http import Front, Route, read_body, respond
 from runner.http.wire import TlsWire
-from runner.tls import server_context
+from runner.serve.tls import server_context
 from tests.certificates import Authority
 from tests.http_support import QUICK, Client, Server, serving
 

@@ -1,4 +1,4 @@
-"""Contract: what changes on the disk is published, whatever editor wrote it and whenever it did; the rest is told."""
+"""Contract: changes on the disk are published, however and whenever they are written; the rest is logged."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from actors.registry.publisher import Publisher
 from actors.registry.registry import Registry
 from actors.system import System
 from config.load import secret_values
-from runner.reload import Bell, Reloader, folders_of
+from runner.serve.reload import Bell, Reloader, folders_of
 from tests.modules_file import load_modules
 from tests.support import wait_until
 
 NEVER = 10_000.0
-"""Seconds between looks: what is found is found by the notices of the system."""
+"""Seconds between looks, so long that changes are found only by notices of the kernel."""
 OFTEN = 0.02
 
 
 @attrs.frozen
 class Held(System):
-    """A system that publishes when it may: `begun` counts, and `gate` holds it back."""
+    """A system whose `publish` counts in `begun` and waits for `gate`."""
 
     begun: list[int] = attrs.field(factory=list)
     gate: list[trio.Event] = attrs.field(factory=list)
@@ -54,7 +54,7 @@ class Served:
         path.write_text(text)
 
     def replace(self, text, name="modules.yaml"):
-        """Write as careful editors do."""
+        """Write to a temporary file and rename it, as careful editors do."""
         self.write(text, f"{name}.new")
         (self.home / f"{name}.new").replace(self.home / name)
 
@@ -68,7 +68,7 @@ class Served:
     async def wait(self, condition, why="it was not published"):
         await wait_until(condition, lambda: f"{why}: {self.lines}", seconds=20)
 
-    async def wait_told(self, *words):
+    async def wait_logged(self, *words):
         await self.wait(lambda: any(all(word in str(line) for word in words) for line in self.lines), f"{words}")
 
 
@@ -110,7 +110,7 @@ def home(tmp_path):
 
 @pytest.fixture(params=["notices", "looks"])
 async def served(request, home, lines, monkeypatch):
-    """Return a served folder: told of changes by the system, or only by looking."""
+    """Return a served folder that detects changes by notices, or only by looks."""
     if request.param == "looks":
         monkeypatch.setattr(Reloader, "_hear", deaf)
     async with serving(home, lines, look_seconds=NEVER if request.param == "notices" else OFTEN) as opened:
@@ -121,7 +121,7 @@ async def deaf(*_):
     raise OSError(28, "No space left on device (no more watches)")
 
 
-# -- what is seen ----------------------------------------------------------------------------------------------------
+# -- changes -----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_file_that_is_written_or_replaced(served):
@@ -133,9 +133,9 @@ async def test_a_file_that_is_written_or_replaced(served):
     await served.wait(lambda: served.code() == "handler = x2")
 
 
-async def test_a_file_that_is_gone_for_a_while(served):
+async def test_a_file_that_is_missing_for_a_while(served):
     (served.home / "modules.yaml").unlink()
-    await served.wait_told("not reloaded", "there is no such file")
+    await served.wait_logged("not reloaded", "there is no such file")
     assert served.code() == "handler = x1"
     served.write(TWO)
     await served.wait(lambda: served.code() == "handler = x2")
@@ -159,7 +159,7 @@ async def test_code_in_a_file_and_in_a_folder(served):
     await served.wait(lambda: not (served.modules["jobs"].root / "deep/er/more.py").exists())
 
 
-async def test_a_folder_that_is_put_in_the_place_of_another(served):
+async def test_a_folder_that_replaces_another(served):
     served.write("handler = y1", "jobs/main.py")
     served.write(inline(jobs="path: jobs"))
     await served.wait(lambda: served.code("jobs") == "handler = y1")
@@ -172,8 +172,8 @@ async def test_a_folder_that_is_put_in_the_place_of_another(served):
     await served.wait(lambda: served.code("jobs") == "handler = y4")
 
 
-async def test_links_that_are_turned_to_another_folder(home, lines):
-    """As a mounted configuration is updated: nothing of the name `modules.yaml` is touched."""
+async def test_links_that_change_to_another_folder(home, lines):
+    """A mounted configuration is updated this way: `modules.yaml` itself is not touched."""
     for number in (1, 2):
         (home / f"v{number}").mkdir()
         (home / f"v{number}" / "modules.yaml").write_text(ONE.replace("1", str(number)))
@@ -189,7 +189,7 @@ async def test_links_that_are_turned_to_another_folder(home, lines):
 
 async def test_code_that_comes_after_the_file_that_names_it(served):
     served.write(inline(m="path: deep/late.py"))
-    await served.wait_told("not reloaded", "does not exist")
+    await served.wait_logged("not reloaded", "does not exist")
     served.write("handler = y1", "deep/late.py")
     await served.wait(lambda: served.code() == "handler = y1")
 
@@ -205,11 +205,11 @@ async def test_requirements_files_and_what_they_include(served):
     await served.wait(lambda: served.modules["m"].spec.requirements == ("c",))
 
 
-# -- what changes meanwhile ------------------------------------------------------------------------------------------
+# -- changes during a reload -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("look_seconds", [NEVER, OFTEN])
-async def test_what_changes_during_a_reload_is_published_after_it(home, lines, look_seconds):
+async def test_changes_during_a_reload_are_published_after_it(home, lines, look_seconds):
     async with serving(home, lines, look_seconds=look_seconds) as served:
         for number in range(2, 6):
             gate = trio.Event()
@@ -222,7 +222,7 @@ async def test_what_changes_during_a_reload_is_published_after_it(home, lines, l
             await served.wait(lambda number=number: served.code() == f"handler = x{number} + 100")
 
 
-async def test_what_changes_between_reading_and_watching_is_published(home, lines):
+async def test_changes_between_reading_and_watching_are_published(home, lines):
     (home / "jobs").mkdir()
     (home / "jobs" / "main.py").write_text("handler = y1")
     registry = Registry(Publisher(home.parent / "kept", secret_values))
@@ -232,7 +232,7 @@ async def test_what_changes_between_reading_and_watching_is_published(home, line
     async with trio.open_nursery() as nursery:
         await nursery.start(registry.run)
         await system.publish(modules.modules)
-        (home / "jobs" / "main.py").write_text("handler = y2")  # nobody watches yet
+        (home / "jobs" / "main.py").write_text("handler = y2")  # not watched yet
         nursery.start_soon(Reloader(modules, system, Bell(), NEVER).run)
         await wait_until(lambda: registry.snapshot.get("jobs").entry.read_text() == "handler = y2", "it was lost")
         nursery.cancel_scope.cancel()
@@ -256,7 +256,7 @@ def digest(served):
     return served.modules["m"].digest
 
 
-async def test_a_secret_that_is_rotated_is_a_change(home, lines):
+async def test_a_rotated_secret_is_a_change(home, lines):
     (home / "token").write_text("first")
     first = inline(m="code: 'handler = x1', secrets: {TOKEN: {file: token}}")
     async with serving(home, lines, first=first) as served:
@@ -264,15 +264,15 @@ async def test_a_secret_that_is_rotated_is_a_change(home, lines):
         served.replace("second", "token")
         await served.wait(lambda: digest(served) != before.digest, "it is not a change")
         assert served.modules["m"].ref == before.ref, "the module is the same"
-        await served.wait_told("'reloaded'", "'changed': ['m']")
+        await served.wait_logged("'reloaded'", "'changed': ['m']")
         assert "first" not in str(lines)
         assert "second" not in str(lines)
 
 
-@pytest.mark.parametrize("told", ["notices", "looks"])
-async def test_secrets_that_a_cluster_mounts_and_rotates(home, lines, told, monkeypatch):
-    """The folder of a mounted secret has links to one whose link is replaced; nothing that is named changes itself."""
-    if told == "looks":
+@pytest.mark.parametrize("means", ["notices", "looks"])
+async def test_secrets_that_a_cluster_mounts_and_rotates(home, lines, means, monkeypatch):
+    """The files in the folder of a mounted secret are links through another link, and only that link is replaced."""
+    if means == "looks":
         monkeypatch.setattr(Reloader, "_hear", deaf)
     mounted = home / "mounted"
     mounted.mkdir()
@@ -286,21 +286,21 @@ async def test_secrets_that_a_cluster_mounts_and_rotates(home, lines, told, monk
     mount("..1", "first")
     (mounted / "token").symlink_to("..data/token")
     first = inline(m="code: 'handler = x1', secrets: {TOKEN: {file: mounted/token}}")
-    async with serving(home, lines, first=first, look_seconds=NEVER if told == "notices" else OFTEN) as served:
-        await served.wait(lambda: mounted in served.reloader.watched, "nobody watches")
+    async with serving(home, lines, first=first, look_seconds=NEVER if means == "notices" else OFTEN) as served:
+        await served.wait(lambda: mounted in served.reloader.watched, "it is not watched")
         for number in (2, 3):
             before = digest(served)
             mount(f"..{number}", f"value {number}")
             await served.wait(lambda before=before: digest(served) != before, f"rotation {number} was not seen")
 
 
-async def test_a_secret_that_is_gone_keeps_the_modules_until_it_is_back(home, lines):
+async def test_a_missing_secret_keeps_the_modules_until_it_is_back(home, lines):
     (home / "token").write_text("first")
     first = inline(m="code: 'handler = x1', secrets: {TOKEN: {file: token}}")
     async with serving(home, lines, first=first) as served:
         before = served.modules["m"]
         (home / "token").unlink()
-        await served.wait_told("not reloaded", "m.secrets.TOKEN: ", "does not exist")
+        await served.wait_logged("not reloaded", "m.secrets.TOKEN: ", "does not exist")
         assert served.modules["m"] is before
         served.write("second", "token")
         await served.wait(lambda: digest(served) != before.digest)
@@ -316,32 +316,32 @@ async def test_a_bell_reads_secrets_again(home, lines):
         await served.wait(lambda: digest(served) != before)
 
 
-# -- what is told ----------------------------------------------------------------------------------------------------
+# -- the log -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_reload_tells_what_was_added_changed_and_removed(home, lines):
+async def test_a_reload_logs_the_added_changed_and_removed_modules(home, lines):
     async with serving(
         home, lines, watching=False, first=inline(a="code: handler = x", b="code: handler = x", c="code: handler = x")
     ) as served:
         served.write(inline(b="code: handler = y", c="code: handler = x", d="code: handler = x"))
         served.reloader.bell.ring()
-        await served.wait_told("'reloaded'")  # told after it was published
+        await served.wait_logged("'reloaded'")  # logged after it was published
         (line,) = [line for line in lines if line["event"] == "reloaded"]
         assert (line["added"], line["changed"], line["removed"]) == (["d"], ["b"], ["a"])
 
         served.reloader.bell.ring()
-        await served.wait_told("reloaded, nothing has changed")
+        await served.wait_logged("reloaded, no changes")
 
         served.write("runner: {grace: 5s}\n" + inline(d="code: handler = x"))
         served.reloader.bell.ring()
-        await served.wait_told("the section `runner:` is read at the start only")
+        await served.wait_logged("the section `runner:` is read at the start only")
 
 
 async def test_a_bell_that_rings_early_is_heard(home, lines):
     async with serving(home, lines, watching=False) as served:
         served.reloader.bell.ring()
         served.reloader.bell.ring()
-        await served.wait_told("reloaded, nothing has changed")
+        await served.wait_logged("reloaded, no changes")
 
 
 REFUSED = {
@@ -357,11 +357,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "why"), REFUSED.values(), ids=REFUSED)
-async def test_what_cannot_be_published_keeps_the_modules_and_says_why(home, lines, text, why):
+async def test_a_file_that_cannot_be_published_keeps_the_modules(home, lines, text, why):
     async with serving(home, lines) as served:
         before = served.system.registry.snapshot
         served.write(text)
-        await served.wait_told("not reloaded", why)
+        await served.wait_logged("not reloaded", why)
         assert served.system.registry.snapshot is before
         served.write(TWO)
         await served.wait(lambda: served.code() == "handler = x2")
@@ -372,13 +372,13 @@ async def test_a_full_disk_keeps_the_modules_and_the_runner(home, lines, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(code_store, "keep", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
             served.write(TWO)
-            await served.wait_told("not reloaded", "No space left on device")
+            await served.wait_logged("not reloaded", "No space left on device")
         assert served.code() == "handler = x1"
         served.reloader.bell.ring()
         await served.wait(lambda: served.code() == "handler = x2")
 
 
-async def test_what_editors_put_beside_a_file_is_no_change(home, lines):
+async def test_temporary_files_of_editors_are_not_a_change(home, lines):
     (home / "jobs").mkdir()
     (home / "jobs" / "main.py").write_text("handler = y1")
     async with serving(home, lines, look_seconds=OFTEN, first=inline(jobs="path: jobs")) as served:
@@ -391,7 +391,7 @@ async def test_what_editors_put_beside_a_file_is_no_change(home, lines):
         assert sorted(path.name for path in served.modules["jobs"].root.iterdir()) == ["last.py", "main.py"]
 
 
-def test_folders_are_those_of_the_file_and_of_all_that_it_names(tmp_path):
+def test_the_folders_of_all_named_files_are_watched(tmp_path):
     (tmp_path / "a" / "b" / "__pycache__").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a")
 

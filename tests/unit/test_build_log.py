@@ -8,7 +8,7 @@ import trio.testing
 from actors.workers.build_log import BuildLog
 from environments.base import Prepared
 from protocol.errors import ErrorKind, Failure
-from runner.cli.build_output import follow, part_of
+from runner.cli.building import amount_in, follow
 
 READY = Prepared("k", (), {})
 FAILED = Failure(ErrorKind.ENVIRONMENT_FAILED, "no")
@@ -98,7 +98,7 @@ async def test_all_lines_are_shown_with_the_number_of_missed_ones():
 
 
 def test_the_progress_of_a_build_is_read_from_its_lines():
-    assert part_of("downloading numpy: 12.0 of 80.5 MB") == (12.0, 80.5)
-    assert part_of("installing zlib (3 of 9)") == (3.0, 9.0)
-    assert part_of("pulling x: 0.0 of 0.0 MB") is None
-    assert part_of("Resolved 1 package in 41ms") is None
+    assert amount_in("downloading numpy: 12.0 of 80.5 MB") == (12.0, 80.5)
+    assert amount_in("installing zlib (3 of 9)") == (3.0, 9.0)
+    assert amount_in("pulling x: 0.0 of 0.0 MB") is None
+    assert amount_in("Resolved 1 package in 41ms") is None

@@ -20,8 +20,8 @@ from runner.client import local_token
 from runner.client.calls import Order
 from runner.client.connection import failure_of, segment
 from runner.client.events import ANSWER, Begun, decode, end_in, end_of
-from runner.client.local_token import credentials, held_by
-from runner.client.printing import HELD_BYTES, Printer, dropped_text, progress_text
+from runner.client.local_token import credentials, listens_as
+from runner.client.printing import KEPT_BYTES, Printer, dropped_text, progress_text
 from runner.client.trouble import lost, root_of, unreachable
 
 HERE = Address("http", "127.0.0.1", 8000)
@@ -35,7 +35,7 @@ def problem(**fields):
 # -- problems ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_problem_keeps_kind_message_field_and_the_time_to_come_again():
+def test_a_problem_keeps_kind_message_field_and_retry_after():
     body = problem(kind="overloaded", detail="full\x1b[2J", field="name")
 
     failure = failure_of(HERE, 429, {**PROBLEM, "retry-after": "7"}, body)
@@ -55,19 +55,19 @@ def test_a_problem_keeps_kind_message_field_and_the_time_to_come_again():
         (404, b"[" * 10_000, ErrorKind.NOT_FOUND),
     ],
 )
-def test_a_problem_without_a_kind_has_that_of_its_status(status, body, kind):
+def test_a_problem_without_a_kind_takes_it_from_its_status(status, body, kind):
     assert failure_of(HERE, status, PROBLEM, body).kind is kind
 
 
-def test_what_is_no_problem_document_is_no_runner():
+def test_an_answer_without_a_problem_document_is_not_from_a_runner():
     failure = failure_of(HERE, 301, {"content-type": "text/html", "location": "https://h/"}, b"<html>")
 
     assert failure.kind is ErrorKind.UNAVAILABLE
-    assert "it answered 301 Moved Permanently, and points to https://h/" in failure.message
+    assert "it answered 301 Moved Permanently with a redirect to https://h/" in failure.message
     assert "OPERATO_URL" in failure.message
 
 
-def test_reasons_are_found_at_the_bottom():
+def test_the_reason_of_an_error_is_its_root_cause():
     refused = ConnectionRefusedError(111, "Connection refused")
     above = OSError("all attempts to connect failed")
     above.__cause__ = ExceptionGroup("", [refused])
@@ -81,14 +81,14 @@ def test_reasons_are_found_at_the_bottom():
     assert "(Broken pipe)" in lost(HERE, BrokenPipeError(32, "Broken pipe")).failure.message
 
 
-def test_a_name_stays_one_part_of_the_path():
+def test_a_name_stays_one_segment_of_the_path():
     assert segment("a/../b?c") == "a%2F..%2Fb%3Fc"
 
 
 # -- messages and ends -------------------------------------------------------------------------------------------------
 
 
-def test_messages_are_events_or_what_the_call_is():
+def test_a_message_is_an_event_or_the_id_of_the_execution():
     output = decode(b'{"type": "output", "seq": 3, "at": 1.0, "stream": "stderr", "text": "x"}')
 
     assert decode(b'{"type": "execution", "id": "e1"}') == Begun("e1")
@@ -96,7 +96,7 @@ def test_messages_are_events_or_what_the_call_is():
     assert decode(b'{"type": "weather", "of": "a later runner"}') is None
 
 
-def test_a_call_that_never_began_is_raised():
+def test_a_refused_call_is_raised():
     with pytest.raises(RunnerError) as caught:
         decode(problem(type="error", error={"kind": "bad_input", "message": "no", "field": "$.a"}))
 
@@ -104,7 +104,7 @@ def test_a_call_that_never_began_is_raised():
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"type": "output"}', b'{"type": "output", "seq": "x"}'])
-def test_what_is_no_message(data):
+def test_invalid_messages_raise(data):
     with pytest.raises(msgspec.DecodeError):
         decode(data)
 
@@ -122,7 +122,7 @@ def test_the_last_event_is_the_end():
 
 
 @pytest.mark.parametrize("result", [b"null", b"5", b'"text"', b'{"a":1}'])
-def test_an_execution_says_its_end(result):
+def test_the_end_is_read_from_an_execution(result):
     read = msgspec.json.decode(b'{"id":"e","status":"succeeded","error":null,"result":' + result + b"}", type=ANSWER)
     running = msgspec.json.decode(b'{"id":"e","status":"running","result":null}', type=ANSWER)
 
@@ -131,19 +131,19 @@ def test_an_execution_says_its_end(result):
 
 
 @pytest.mark.parametrize("data", [b"{bad", b"nan", b"1 2", b"\xff"])
-def test_an_input_that_is_no_json_is_not_sent(data):
+def test_input_that_is_not_json_is_not_sent(data):
     with pytest.raises(RunnerError) as caught:
         Order("m", data).checked()
 
     assert caught.value.failure.kind is ErrorKind.BAD_INPUT
 
 
-# -- what is shown -----------------------------------------------------------------------------------------------------
+# -- output ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def written(monkeypatch):
-    """Return what is written, as (descriptor, bytes)."""
+    """Return the list of writes, as (descriptor, bytes)."""
     found = []
 
     async def write(to, data):
@@ -157,7 +157,7 @@ def printed(text, seq=0, stream=Stream.STDOUT):
     return OutputEvent(seq, 1.0, stream, text)
 
 
-async def test_streams_apart_go_where_they_belong(written):
+async def test_separate_streams_go_to_their_descriptors(written):
     printer = Printer(live=True, apart=True)
     await printer.show(printed("a"))
     await printer.show(printed("b", stream=Stream.STDERR))
@@ -166,28 +166,28 @@ async def test_streams_apart_go_where_they_belong(written):
     assert written == [(1, b"a"), (2, b"b"), (2, b"\n-- dropped: 3 events with 70 bytes were not kept\n")]
 
 
-async def test_what_is_held_back_is_that_of_the_last_attempt_and_bounded(written):
+async def test_only_a_bounded_part_of_the_last_attempt_is_kept_back(written):
     printer = Printer(live=False, apart=False)
     await printer.show(printed("of the first attempt"))
     await printer.show(StatusEvent(1, 1.0, Status.RUNNING, 2))
-    half = HELD_BYTES // 2
+    half = KEPT_BYTES // 2
     for letter in "abc":
         await printer.show(printed(letter * half))
     assert written == []
     await printer.flush()
 
-    text = f"-- the first {half} bytes of the output are left out\n".encode()
+    text = f"-- the first {half} bytes of the output are omitted\n".encode()
     assert written == [(2, text), (2, b"b" * half), (2, b"c" * half)]
 
 
-def test_words_for_gaps_and_progress():
+def test_text_for_gaps_and_progress():
     assert "restarted" in dropped_text(DroppedEvent(5, 1.0, 1_500_000, 0))
     assert dropped_text(DroppedEvent(5, 1.0, 2, 0)) == "dropped: 2 events with 0 bytes were not kept"
     assert progress_text(ProgressEvent(5, 1.0, 1.0, 4.0, "half way")) == "1/4 half way"
     assert progress_text(ProgressEvent(5, 1.0, text="soon")) == "soon"
 
 
-def test_a_time_ago_becomes_seconds_and_others_stay(monkeypatch):
+def test_a_time_span_becomes_a_time_and_other_text_stays(monkeypatch):
     monkeypatch.setattr("time.time", lambda: 10_000.0)
 
     assert float(client_executions.moment("2h")) == 10_000 - 7200
@@ -196,7 +196,7 @@ def test_a_time_ago_becomes_seconds_and_others_stay(monkeypatch):
     assert client_executions.moment(None) is None
 
 
-# -- a token of the runner's own secret --------------------------------------------------------------------------------
+# -- a token signed with the runner's own secret -----------------------------------------------------------------------
 
 TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0
@@ -207,7 +207,7 @@ TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when re
 
 
 @pytest.mark.parametrize(
-    ("port", "users", "held"),
+    ("port", "users", "belongs"),
     [
         (8000, {0, 1000}, True),
         (8000, {0, 1001}, False),
@@ -216,8 +216,8 @@ TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when re
         (1, {0}, False),
     ],
 )
-def test_a_port_is_held_by_those_users_or_not(port, users, held):
-    assert held_by(TABLE, port, users) is held
+def test_whether_a_port_belongs_to_these_users(port, users, belongs):
+    assert listens_as(TABLE, port, users) is belongs
 
 
 def table_of(port, uid):
@@ -226,7 +226,7 @@ def table_of(port, uid):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Stand in the folder of a runner with a secret, whose port is held by this user."""
+    """Change to the folder of a runner with a secret; its port belongs to this user."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("OPERATO_")]:
         monkeypatch.delenv(name)
@@ -236,50 +236,50 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def shown(host="127.0.0.1", token=None):
+def credentials_for(host="127.0.0.1", token=None):
     return credentials(ClientSettings(Address("http", host, 8000), token), ["executions:run"])
 
 
-def test_a_token_is_made_on_the_machine_of_the_runner(home):
-    assert shown().token().count(".") == 2
-    assert "has another secret" in shown().remedy
+def test_a_token_is_signed_on_the_machine_of_the_runner(home):
+    assert credentials_for().token().count(".") == 2
+    assert "has another secret" in credentials_for().remedy
 
 
-def test_a_token_that_was_given_is_the_one_that_is_shown(home):
-    assert shown(token="given").token() == "given"
+def test_a_given_token_is_used(home):
+    assert credentials_for(token="given").token() == "given"
 
 
-def test_no_token_is_made_for_whoever_else_listens(home, monkeypatch):
+def test_no_token_is_signed_if_another_user_listens(home, monkeypatch):
     monkeypatch.setattr(local_token, "_sockets", lambda: table_of(8000, os.geteuid() + 12345))
 
-    assert shown().token() is None
-    assert "port 8000 is not held by a runner of this user" in shown().remedy
+    assert credentials_for().token() is None
+    assert "port 8000 does not belong to a runner of this user" in credentials_for().remedy
 
 
 def test_no_token_leaves_the_machine(home):
-    assert shown("runner.example").token() is None
-    assert "only for a runner on this machine" in shown("runner.example").remedy
+    assert credentials_for("runner.example").token() is None
+    assert "only for a runner on this machine" in credentials_for("runner.example").remedy
 
 
-def test_nothing_is_made_where_there_is_no_runner(home):
+def test_no_secret_is_made(home):
     secret = home / "data" / "jwt-secret"
     secret.unlink()
 
-    assert shown().token() is None
-    assert f"there is no secret in {home / 'data'}" in shown().remedy
+    assert credentials_for().token() is None
+    assert f"there is no secret in {home / 'data'}" in credentials_for().remedy
     assert not secret.exists()
 
 
 def test_a_secret_that_others_may_read_is_not_used(home):
     (home / "data" / "jwt-secret").chmod(0o644)
 
-    assert shown().token() is None
-    assert "others may read the secret" in shown().remedy
+    assert credentials_for().token() is None
+    assert "others may read the secret" in credentials_for().remedy
 
 
 @pytest.mark.parametrize("file", ["modules: 5", "runner: {jwt_jwks_url: 'https://127.0.0.1/keys'}\nmodules: []"])
-def test_a_runner_that_cannot_sign_is_no_mistake_of_the_call(home, file):
+def test_a_configuration_that_cannot_sign_is_not_an_error(home, file):
     Path("modules.yaml").write_text(file)
 
-    assert shown().token() is None
-    assert "`operato-runner token --subject NAME --scope" in shown().remedy
+    assert credentials_for().token() is None
+    assert "`operato-runner token --subject NAME --scope" in credentials_for().remedy

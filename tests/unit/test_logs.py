@@ -1,4 +1,4 @@
-"""Unit: the log: what a line is made of, and that tracebacks show no values of variables."""
+"""Unit: log lines, and tracebacks without the values of variables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def configured():
 
 
 def fail():
-    secret = str(SECRET)  # where the line that is shown does not have it
+    secret = str(SECRET)  # not in the source line that a traceback shows
     raise ZeroDivisionError(f"of {len(secret)} characters")
 
 
@@ -40,11 +40,11 @@ def test_tracebacks_show_where_and_no_values(configured, capsys, form):
         fail()
     except ZeroDivisionError:
         logging.getLogger("library").exception("it failed as well")
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
 
-    assert said.count("of 7 characters") >= 2
-    assert "test_logs.py" in said
-    assert "fail" in said
-    assert SECRET not in said
+    assert printed.count("of 7 characters") >= 2
+    assert "test_logs.py" in printed
+    assert "fail" in printed
+    assert SECRET not in printed
     if form == "json":
-        assert [json.loads(line)["event"] for line in said.splitlines()] == ["it failed", "it failed as well"]
+        assert [json.loads(line)["event"] for line in printed.splitlines()] == ["it failed", "it failed as well"]

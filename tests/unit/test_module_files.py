@@ -1,4 +1,4 @@
-"""Unit: modules as files of whoever writes them: what is sent of them, and what is wrong with its place."""
+"""Unit: modules as files of their author: the request made of them, and mistakes with their place."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from config.code.archive import pack, unpack
 from config.mistakes import ConfigError
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
-from runner.client.module_files import make_starter, read_module_files
+from runner.cli.module_files import make_starter, read_module_files
 
 ONE = "def handler(input):\n    return 1\n"
 
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Return `write(files)`: texts by their names, in the folder that is the current one."""
+    """Return `write(files)`, which writes texts by name into the current folder."""
     monkeypatch.chdir(tmp_path)
 
     def go(files):
@@ -41,7 +41,7 @@ def refused(write, files, target, **options):
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_starter_of_each_kind_is_a_module_that_can_be_sent(tmp_path, kind):
+def test_a_starter_of_each_kind_can_be_pushed(tmp_path, kind):
     files = make_starter("m", kind, tmp_path / "deep" / "er")
     sent = read_module_files(tmp_path / "deep" / "er", None)
 
@@ -51,7 +51,7 @@ def test_a_starter_of_each_kind_is_a_module_that_can_be_sent(tmp_path, kind):
 
 def test_a_starter_overwrites_nothing(tmp_path):
     (tmp_path / "module.yaml").symlink_to("nowhere")
-    with pytest.raises(ConfigError, match=r"there is module\.yaml already"):
+    with pytest.raises(ConfigError, match=r"module\.yaml already there"):
         make_starter("m", Kind.INLINE, tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == ["module.yaml"]
@@ -75,14 +75,18 @@ def test_a_starter_overwrites_nothing(tmp_path):
         ({"m/handler.py": "def handel(input): pass"}, "m", "m: handler: "),
         ({"m/handler.py": ONE, "m/module.yaml": "name: n\nisolation: none"}, "m", "m/module.yaml:2: isolation: none"),
         ({"m.py": "\n\ndef handler(input:\n"}, "m.py", "m.py:3: path: does not compile"),
-        ({"handler.py": ONE}, "handler.py", "--name: 'handler' is not taken for the name of a module"),
-        ({"Big Name/handler.py": ONE}, "Big Name", "--name: 'Big Name' is not taken"),
+        ({"handler.py": ONE}, "handler.py", "--name: 'handler' cannot be the name of the module"),
+        ({"Big Name/handler.py": ONE}, "Big Name", "--name: 'Big Name' cannot be the name"),
         (
             {"m.yaml": "env: inline\ncode: |\n  x = 1\n  def handler(input) return\n"},
             "m.yaml",
             "m.yaml:4: code: does not",
         ),
-        ({"m.yaml": "env: inline\npath: x.py\n"}, "m.yaml", "m.yaml:2: path: the code is in files; send their folder"),
+        (
+            {"m.yaml": "env: inline\npath: x.py\n"},
+            "m.yaml",
+            "m.yaml:2: path: the code is in other files; push their folder",
+        ),
         ({"m/module.yaml": "name: m\nenv: inline\n"}, "m/module.yaml", "operato-runner modules push m"),
         ({"m.yaml": "modules: []\n"}, "m.yaml", "m.yaml:1: modules: has several"),
         ({"m.yaml": "name: [\n"}, "m.yaml", "m.yaml:2: is not valid YAML"),
@@ -91,36 +95,36 @@ def test_a_starter_overwrites_nothing(tmp_path):
         ({}, "gone", "gone: there is no such file or folder"),
     ],
 )
-def test_mistakes_are_told_with_their_place(write, files, target, words):
+def test_mistakes_have_their_place(write, files, target, words):
     failure = refused(write, files, target)
 
     assert failure.kind is ErrorKind.BAD_INPUT
     assert words in failure.message
 
 
-def test_all_mistakes_of_an_archive_are_told_at_once(write):
+def test_all_mistakes_in_an_archive_are_reported_at_once(write):
     content = pack({"module.yaml": b"name: m\nenv: inlin\ntimeout: soon\n", "handler.py": ONE.encode()})
     lines = refused(write, {"m.zip": content}, "m.zip").message.splitlines()
 
     assert [line.split(": ")[0] for line in lines] == ["m.zip/module.yaml:2", "m.zip/module.yaml:3"]
 
 
-def test_a_name_that_is_given_must_be_that_of_the_fields(write):
+def test_a_given_name_must_equal_that_of_the_fields(write):
     folder = {"m/handler.py": ONE, "m/module.yaml": "name: m\n"}
 
     assert "m/module.yaml:1: name: 'm' is not the name" in refused(write, folder, "m", name="n").message
     alone = {"m.yaml": "name: m\nenv: inline\ncode: handler = abs\n"}
-    assert "m.yaml:1: name: 'm' is not the name" in refused(write, alone, "m.yaml", name="n").message
+    assert "m.yaml:1: name: 'm' differs from --name 'n'" in refused(write, alone, "m.yaml", name="n").message
 
 
-def test_what_is_no_regular_file_is_not_waited_for(write, tmp_path):
+def test_a_pipe_is_refused_without_waiting(write, tmp_path):
     write({})
     os.mkfifo(tmp_path / "m.zip")
 
     assert refused(write, {}, "m.zip").message == "m.zip: is not a regular file"
 
 
-def test_what_is_over_a_limit_of_archives_is_too_large(write):
+def test_an_archive_over_a_limit_is_too_large(write):
     files = {f"m/{number}": b"" for number in range(2001)}
     failure = refused(write, files, "m")
 
@@ -139,13 +143,13 @@ def test_what_is_over_a_limit_of_archives_is_too_large(write):
         ({"m.yaml": "name: said\nenv: inline\ncode: handler = abs\n"}, "m.yaml", "said"),
     ],
 )
-def test_the_name_is_what_is_said_else_that_of_the_files(write, files, target, name):
+def test_the_name_comes_from_the_fields_else_from_the_files(write, files, target, name):
     home = write(files)
 
     assert read_module_files(home / target, None).name == name
 
 
-def test_a_folder_that_is_the_current_one_has_a_name_too(write, monkeypatch):
+def test_the_current_folder_has_a_name_too(write, monkeypatch):
     home = write({"square/handler.py": ONE})
     monkeypatch.chdir(home / "square")
 
@@ -161,13 +165,13 @@ def test_a_zip_archive_is_sent_as_it_is(write):
     assert (sent.body, sent.name) == ((home / "m.zip").read_bytes(), "m")
 
 
-def test_what_is_no_code_stays_at_home(write):
+def test_files_that_are_not_code_are_not_sent(write):
     home = write({"m/handler.py": ONE, "m/.git/config": "x", "m/__pycache__/x.pyc": "x", "m/.venv/a": "x"})
 
     assert list(unpack(read_module_files(home / "m", None).body)) == ["handler.py"]
 
 
-def test_fields_are_sent_as_far_as_they_say_something(write):
+def test_fields_with_their_default_value_are_not_sent(write):
     text = (
         "env: venv\nversion: 1.10\npython: 3.10\nretry: {attempts: 2}\nrequirements: r.txt\ntimeout: 60s\ncode: |\n  "
     )
@@ -188,7 +192,7 @@ def test_fields_are_sent_as_far_as_they_say_something(write):
     assert set(fields) == {"code"}
 
 
-def test_without_a_check_a_runner_decides(write):
+def test_without_a_check_the_runner_decides(write):
     home = write({"m.py": "def handler(input) return 1", "m.yaml": "env: later\nsaid: 1\n", "h.yaml": 'a: "\\ud800"\n'})
 
     assert read_module_files(home / "m.py", None, check=False).name == "m"
@@ -197,4 +201,4 @@ def test_without_a_check_a_runner_decides(write):
         "env": "later",
         "said": 1,
     }
-    assert "half characters" in refused(write, {}, "h.yaml", check=False).message
+    assert "half of a character" in refused(write, {}, "h.yaml", check=False).message

@@ -1,4 +1,4 @@
-"""Unit: where what listens on an address is found, as it is told to people and asked by programs."""
+"""Unit: the address under which a server is reached from this machine."""
 
 import pytest
 

@@ -11,9 +11,10 @@ import pytest
 from config.mistakes import ConfigError
 from config.settings import AuthSettings, ServerSettings, Settings, StoreSettings
 from protocol.errors import ErrorKind, RunnerError
+from runner.auth.issuing import issue_token
 from runner.auth.secret import load_or_make_secret, with_secret
 from runner.auth.tokens import Verifier
-from runner.serve import make_token, make_verifier
+from runner.serve import make_verifier
 
 
 def test_the_secret_is_made_once_and_for_the_owner_only(tmp_path):
@@ -30,6 +31,7 @@ def test_the_secret_is_made_once_and_for_the_owner_only(tmp_path):
 LOAD = """
 import json, sys
 from pathlib import Path
+from runner.auth.issuing import issue_token
 from runner.auth.secret import load_or_make_secret
 sys.stdin.readline()
 print(json.dumps(load_or_make_secret(Path(sys.argv[1]))))
@@ -148,6 +150,6 @@ async def test_a_key_that_is_configured_goes_before_the_secret_that_is_made(tmp_
 
     assert secret is None
     assert not (tmp_path / "data").exists()
-    token = make_token(given, "me", ["admin"], 60, ())
+    token = issue_token(given, "me", ["admin"], 60)
     assert verifier.verify_nowait(token).subject == "me"
     assert Verifier(AuthSettings(), secret="s" * 32).verify_nowait(token).subject == "me"

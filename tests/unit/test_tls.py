@@ -1,4 +1,4 @@
-"""Unit: certificate files to a context, or what is wrong with them."""
+"""Unit: a TLS context from certificate files, or the mistakes in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from config.mistakes import ConfigError
 from config.settings import ServerSettings
-from runner.tls import server_context
+from runner.serve.tls import server_context
 from tests.certificates import Authority
 
 
@@ -42,7 +42,7 @@ def settings(files: dict[str, Path], certificate: str, key: str, authority: str 
     )
 
 
-def test_nothing_configured_is_no_tls() -> None:
+def test_without_a_certificate_tls_is_off() -> None:
     assert server_context(ServerSettings(), ["h2"]) is None
 
 
@@ -54,7 +54,7 @@ def test_a_certificate_and_its_key(files: dict[str, Path]) -> None:
     assert context.verify_mode is ssl.CERT_NONE
 
 
-def test_clients_must_show_a_certificate_of_the_authority(files: dict[str, Path]) -> None:
+def test_clients_must_present_a_certificate_of_the_authority(files: dict[str, Path]) -> None:
     context = server_context(settings(files, "certificate", "key", "authority"), ["h2"])
 
     assert context is not None
@@ -75,7 +75,7 @@ def test_clients_must_show_a_certificate_of_the_authority(files: dict[str, Path]
         (("certificate", "key", "absent"), "tls_client_ca_file", "No such file"),
     ],
 )
-def test_files_that_will_not_do(files: dict[str, Path], given: Any, field: str, word: str) -> None:
+def test_unusable_files(files: dict[str, Path], given: Any, field: str, word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         server_context(settings(files, *given), ["h2"])
 

@@ -1,4 +1,4 @@
-"""Unit: what the program says it is: the release of the project file, and the commit as git's files tell it."""
+"""Unit: the version: the release in the project file, and the commit in the files of git."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def write(root, **files):
         path.write_text(text + "\n")
 
 
-def test_the_release_is_that_of_the_project_file():
+def test_the_release_comes_from_the_project_file():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     assert version.release() == project["version"]
     assert re.fullmatch(rf"{re.escape(project['version'])}( \([0-9a-f]{{7}}\))?", version.version_of_this())
 
 
-def test_git_says_the_same():
+def test_git_gives_the_same_commit():
     try:
-        told = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True, stderr=-3)
+        printed = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True, stderr=-3)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this is no checkout, or git is not installed")
+        pytest.skip("not a checkout, or git is not installed")
 
-    assert version.commit_of(ROOT) == told.strip()
+    assert version.commit_of(ROOT) == printed.strip()
 
 
 def test_a_branch_packed_loose_and_none_at_all(tmp_path):
@@ -43,7 +43,7 @@ def test_a_branch_packed_loose_and_none_at_all(tmp_path):
     assert version.commit_of(tmp_path) == TWO
 
     write(tmp_path, **{".git/refs/heads/main": ONE})
-    assert version.commit_of(tmp_path) == ONE, "what is loose is newer than what is packed"
+    assert version.commit_of(tmp_path) == ONE, "a loose branch is newer than a packed one"
 
     write(tmp_path, **{".git/HEAD": TWO})
     assert version.commit_of(tmp_path) == TWO
@@ -65,12 +65,12 @@ def test_a_linked_work_tree(tmp_path, absolute):
     [
         {},
         {".git/HEAD": "ref: refs/heads/unborn"},
-        {".git/HEAD": "ref: refs/heads/main", ".git/refs/heads/main": "what is this"},
+        {".git/HEAD": "ref: refs/heads/main", ".git/refs/heads/main": "not a commit"},
         {".git": "gitdir: /no/such/place"},
         {".git/HEAD": "ref: refs/heads/other", ".git/packed-refs": f"{ONE} refs/heads/main"},
     ],
 )
-def test_what_cannot_be_told_is_not_told(tmp_path, files):
+def test_an_unknown_commit_is_none(tmp_path, files):
     write(tmp_path, **files)
 
     assert version.commit_of(tmp_path) is None
@@ -80,14 +80,14 @@ def test_what_cannot_be_told_is_not_told(tmp_path, files):
     ("baked", "shown"),
     [(f"{ONE}\n", " (1111111)"), (f"{ONE}-dirty\n", " (1111111-dirty)"), ("nonsense\n", "")],
 )
-def test_what_was_baked_counts(tmp_path, monkeypatch, baked, shown):
+def test_the_baked_commit_takes_precedence(tmp_path, monkeypatch, baked, shown):
     (tmp_path / version.BAKED).write_text(baked)
     monkeypatch.setattr(version, "files", lambda _package: tmp_path)
 
     assert version.version_of_this() == version.release() + shown
 
 
-def test_without_a_commit_the_release_is_said(tmp_path, monkeypatch):
+def test_without_a_commit_only_the_release_is_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(version, "files", lambda _package: tmp_path)
     monkeypatch.setattr(version, "commit_of", lambda _root: None)
 

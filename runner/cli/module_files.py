@@ -1,6 +1,6 @@
-"""Modules as files of whoever writes them: the starter, and what is sent of a folder, an archive or a file.
+"""A module as files of its author: the starter, and the request that sends a folder, an archive or a file.
 
-What is wrong with them is told here, with file and line, by the same checks that a runner makes of what it is sent.
+The files are checked before they are sent, with the same checks as in the runner, so mistakes have file and line.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from attrs import evolve, frozen
+from attrs import evolve
 
 from config.code import ENTRIES, TooLargeError, pack, read_folder, unpack, write_files
 from config.mistakes import ConfigError, Mistake, Wrong, parse_yaml, read_or_none, read_text
@@ -30,28 +30,16 @@ from config.modules import (
 from config.units import show
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
-from runner.client.connection import MAX_ANSWER_BYTES, segment
+from runner.client import MAX_ANSWER_BYTES, Sent, segment
 
 _YAML = (".yaml", ".yml")
-_USUAL = tuple(name.removesuffix(".py") for name in ENTRIES)
-
-
-@frozen
-class Sent:
-    """A module as one request has it, which `POST` or `PUT` makes a version of."""
-
-    method: str
-    path: str
-    content_type: str
-    body: bytes
-    name: str | None
-    """None where only the runner will read it."""
+_ENTRY_NAMES = tuple(name.removesuffix(".py") for name in ENTRIES)
 
 
 def make_starter(name: str, kind: Kind, folder: Path) -> list[str]:
     """Write a module that runs as it is; return the names of its files. Raises ConfigError, OSError.
 
-    Nothing is written where a file is in the way; of two who write at a time, one has each file.
+    Nothing is written if one of the files exists. Of two concurrent writers, each file belongs to one.
     """
     try:
         files = starter(name, kind)
@@ -59,7 +47,7 @@ def make_starter(name: str, kind: Kind, folder: Path) -> list[str]:
         raise ConfigError([Mistake(wrong.message, None, None, "NAME", wrong.allowed)]) from None
     there = [file for file in files if (folder / file).exists() or (folder / file).is_symlink()]
     if there:
-        text = f"there is {', '.join(there)} already; nothing was written: take another folder with --folder"
+        text = f"{', '.join(there)} already there; nothing was written: choose another folder with --folder"
         raise ConfigError([Mistake(text, str(folder), None, "")])
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
@@ -69,11 +57,11 @@ def make_starter(name: str, kind: Kind, folder: Path) -> list[str]:
 
 
 def read_module_files(target: Path, name: str | None, *, check: bool = True) -> Sent:
-    """Return what is sent of a folder, a zip archive, a `.py` or a `.yaml` file. Blocks.
+    """Return the request for a folder, a zip archive, a `.py` or a `.yaml` file. Blocks.
 
-    `name` is that of the module; without it, it is what `module.yaml` or the `.yaml` file says, else what the folder or
-    file is called. Raises RunnerError `bad_input` with everything that is wrong, each with file and line, and
-    `too_large`. Without `check` only what hinders sending is told.
+    `name` is the name of the module; by default the one in `module.yaml` or the `.yaml` file, else the name of the
+    folder or file. Raises RunnerError `bad_input` with all mistakes, each with file and line, and `too_large`. Without
+    `check` only mistakes that prevent sending are reported.
     """
     shown = str(target)
     try:
@@ -108,7 +96,7 @@ def _content(file: Path) -> bytes:
 
 
 def _archive(target: Path, data: bytes, files: Mapping[str, bytes], name: str | None, *, check: bool) -> Sent:
-    """Return files as an archive. Raises ConfigError with places that begin with `target`, Wrong, RunnerError."""
+    """Return the request for an archive. Raises ConfigError with paths relative to `target`, Wrong, RunnerError."""
     if name is None and not any(file in files for file in DESCRIPTIONS):
         name = _called(target)
     if check:
@@ -123,17 +111,16 @@ def _archive(target: Path, data: bytes, files: Mapping[str, bytes], name: str | 
 
 
 def _called(target: Path) -> str:
-    """Return the name of a module that none of its files names. Raises ConfigError where it cannot be one."""
+    """Return the name of a module from its folder or file. Raises ConfigError if it is not a module name."""
     name = target.resolve().name if target.is_dir() else target.stem
-    if name in _USUAL or read_or_none(name_of_module, name) is None:
-        raise ConfigError(
-            [Mistake(f"{show(name)} is not taken for the name of a module; give one", None, None, "--name")]
-        )
+    if name in _ENTRY_NAMES or read_or_none(name_of_module, name) is None:
+        text = f"{show(name)} cannot be the name of the module; give one"
+        raise ConfigError([Mistake(text, None, None, "--name")])
     return name
 
 
 def _checked(files: Mapping[str, bytes], name: str | None) -> ModuleSpec:
-    """Return the module as a runner will read it: from files of their own. Raises ConfigError, OSError."""
+    """Return the module as a runner reads it, from a folder with only these files. Raises ConfigError, OSError."""
     described = module_from_archive(files, name)
     with tempfile.TemporaryDirectory(prefix="operato-push-") as folder:
         write_files(files, Path(folder))
@@ -141,19 +128,21 @@ def _checked(files: Mapping[str, bytes], name: str | None) -> ModuleSpec:
 
 
 def _described(file: Path, name: str | None, *, check: bool) -> Sent:
-    """Return the module whose fields a file has, its code among them. Raises ConfigError, Wrong."""
+    """Return the request for a file with the fields and code of a module. Raises ConfigError, Wrong."""
     document = parse_yaml(read_text(file))
     if not isinstance(document.value, dict):
-        raise Wrong(f"holds {show(document.value)} where the fields of a module are expected")
+        raise Wrong(f"has {show(document.value)} instead of the fields of a module")
     fields = as_written(document, (), document.value)
     described, wrongs = Description(fields, document, str(file)), list(document.wrongs)
     if "modules" in fields:
-        wrongs.append(Wrong("has several; a file that is sent has the fields of one module at the top", ("modules",)))
+        wrongs.append(
+            Wrong("has several modules; push a file that has the fields of one module at the top level", ("modules",))
+        )
     elif fields.get("path") is not None or (file.name in DESCRIPTIONS and fields.get("code") is None):
-        text = f"the code is in files; send their folder: operato-runner modules push {file.parent}"
+        text = f"the code is in other files; push their folder: operato-runner modules push {file.parent}"
         wrongs.append(Wrong(text, ("path",) if "path" in fields else ()))
     if name is not None and fields.setdefault("name", name) != name:
-        wrongs.append(Wrong(f"{show(fields['name'])} is not the name that it is sent as, {show(name)}", ("name",)))
+        wrongs.append(Wrong(f"{show(fields['name'])} differs from --name {show(name)}", ("name",)))
     if wrongs:
         raise described.mistakes(wrongs)
     fields.setdefault("name", file.stem)
@@ -162,24 +151,24 @@ def _described(file: Path, name: str | None, *, check: bool) -> Sent:
         if wrongs:
             raise described.mistakes(wrongs)
     try:
-        said = name_of_module(fields["name"])
+        name = name_of_module(fields["name"])
     except Wrong as wrong:
         raise described.mistakes([wrong.under(("name",))]) from None
     try:
         body = msgspec.json.encode(fields)
     except UnicodeEncodeError:
-        raise Wrong("holds half characters, which no text may have") from None
-    return Sent("PUT", f"/modules/{segment(said)}", "application/json", body, said)
+        raise Wrong("has half of a character (a lone surrogate)") from None
+    return Sent("PUT", f"/modules/{segment(name)}", "application/json", body, name)
 
 
 def _resolved(fields: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], list[Wrong]]:
-    """Return the fields with the lines of the files that they name, and what is wrong with them.
+    """Return the fields with the contents of the files that they name, and the mistakes in them.
 
-    Nothing is sent that is as it is without being said: a runner of another release may not know the field.
+    Fields with their default value are not sent unless the file has them: another release may not know them.
     """
     spec, wrongs = read_spec(fields, base=folder, allow_path=True, trusted=False)
     if spec is None:
         return {}, wrongs
-    usual = spec_to_mapping(ModuleSpec(spec.name, spec.env))
-    said = spec_to_mapping(spec)
-    return {name: value for name, value in said.items() if name in fields or usual.get(name) != value}, []
+    defaults = spec_to_mapping(ModuleSpec(spec.name, spec.env))
+    read = spec_to_mapping(spec)
+    return {name: value for name, value in read.items() if name in fields or defaults.get(name) != value}, []

@@ -1,4 +1,4 @@
-"""TLS of the doors: certificate, key and the authority of clients -> `ssl.SSLContext`, or what is wrong with them."""
+"""TLS of REST and gRPC: an `ssl.SSLContext` from certificate, key and client CA, or the mistakes in them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from config.settings import ServerSettings
 
 
 def server_context(settings: ServerSettings, protocols: Sequence[str]) -> ssl.SSLContext | None:
-    """Return the context of a door that speaks `protocols` (ALPN), None when no certificate is configured. Blocks.
+    """Return the context for a server of `protocols` (ALPN), None if no certificate is configured. Blocks.
 
-    TLS 1.2 and later. With `tls_client_ca_file` a client must show a certificate of that authority. Raises ConfigError
-    for a file that cannot be read or is not what it should be, and for a key that does not fit the certificate.
+    TLS 1.2 and later. With `tls_client_ca_file` clients must present a certificate of that CA. Raises ConfigError for
+    an unreadable or invalid file, and for a key that does not match the certificate.
     """
     certificate, key = settings.tls_certificate_file, settings.tls_key_file
     if certificate is None or key is None:
@@ -25,12 +25,12 @@ def server_context(settings: ServerSettings, protocols: Sequence[str]) -> ssl.SS
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(list(protocols))
     try:
-        # The password is not asked for: a server that starts by itself has nobody to ask.
+        # OpenSSL would ask for a password on the terminal, and a server often has none.
         context.load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as problem:
         if problem.reason == "KEY_VALUES_MISMATCH":
             raise _mistake("tls_key_file", f"{key} is not the key of {certificate}") from None
-        text = f"{certificate} and {key} are no certificate and unencrypted key in PEM format ({problem.reason})"
+        text = f"{certificate} and {key} are not a certificate and its unencrypted key in PEM format ({problem.reason})"
         raise _mistake("tls_certificate_file", text) from None
     authority = settings.tls_client_ca_file
     if authority is not None:

@@ -1,0 +1,49 @@
+"""One call without a server, for the command `run`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import trio
+from attrs import evolve
+
+from actors.system import open_system
+from config.load import Loaded
+from protocol.events import decode_all, text_of
+from runner.api import Service
+from runner.auth import Principal
+from runner.serve.server import surroundings
+from runner.status import CODES
+
+
+def run_once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -> int:
+    """Run one module without a server: result to standard output, printed text to standard error.
+
+    Returns 0, or the exit code of the error kind. Raises RunnerError for a call that never began.
+    """
+    return trio.run(_once, loaded, name, data, timeout)
+
+
+async def _once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -> int:
+    caller = Principal("command-line", frozenset({"admin"}), ())
+    # A server may have the history of the data directory open, and this one call needs no record.
+    records = tempfile.mkdtemp(prefix="operato-run-")
+    settings = evolve(loaded.settings, executor=evolve(loaded.settings.executor, spares=0))
+    wanted = [evolve(m, workers=evolve(m.workers, min=0)) for m in loaded.modules.modules if m.name == name]
+    try:
+        modules = wanted or loaded.modules.modules
+        async with open_system(settings, surroundings(), modules, records=Path(records)) as system:
+            service = Service(system.registry, system.executors, system.history, system.runs, settings)
+            execution = await service.execute(caller, name, data, timeout=timeout)
+    finally:
+        shutil.rmtree(records, ignore_errors=True)
+    sys.stderr.write(text_of(decode_all(execution.events), None))
+    failure = execution.failure
+    if failure is None:
+        sys.stdout.write((execution.result or b"null").decode() + "\n")
+        return 0
+    sys.stderr.write(f"{failure.traceback or ''}error: {failure.kind}: {failure.message}\n")
+    return CODES[failure.kind].exit

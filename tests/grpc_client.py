@@ -17,11 +17,19 @@ import trio
 from hyperframe.frame import GoAwayFrame
 
 from protocol.rpc.operato.runner import v1
-from runner.grpc.call import GrpcLimits, Method
+from runner.grpc import GrpcLimits, serve
+from runner.grpc.call import Method
 from runner.grpc.codec import decode, encode
-from runner.grpc.server import serve
 
 PATIENCE = 10
+LIMITS = {
+    "max_message_bytes": 16 << 20,
+    "max_connections": 1000,
+    "max_calls": 1000,
+    "message_seconds": 60.0,
+    "send_seconds": 30.0,
+    "graceful_seconds": 0.1,
+}
 """Seconds after which a test has hung."""
 
 
@@ -231,7 +239,7 @@ async def open_door(
                     methods,
                     host="127.0.0.1",
                     port=0,
-                    limits=GrpcLimits(**{"graceful_seconds": 0.1, **limits}),
+                    limits=GrpcLimits(**{**LIMITS, **limits}),
                     draining=draining,
                     closed=closed,
                     tls=tls,

@@ -1,1 +1,11 @@
-"""The face of the room."""
+"""The gRPC door: HTTP/2 transport, strict codec, and the verbs of ExecutorService and ModuleService.
+
+The transport (`server`, `connection`, `call`) knows no verbs; the verbs (`executions`, `modules`, `messages`) know no
+library of gRPC. Importing the room takes 0.3 s, so that `runner.serve` does it only when the door is opened.
+"""
+
+from runner.grpc.call import GrpcLimits
+from runner.grpc.executions import make_methods
+from runner.grpc.server import serve
+
+__all__ = ["GrpcLimits", "make_methods", "serve"]

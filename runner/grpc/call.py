@@ -1,4 +1,4 @@
-"""One RPC: its limits, its messages, its status. Trio only; bytes go by h2, waiting by the `Transport` it is given."""
+"""One RPC: its limits, messages and status. Trio only: h2 makes the bytes, and a `Transport` does the waiting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runner.grpc.codec import MalformedError, decode, encode
 from runner.status import CODES
 
 MAX_STATUS_BYTES = 1000
-"""Of a status message; it may take three times as many on the wire, and clients take 8 KiB of trailers."""
+"""The limit of a status message; on the wire it may take three times as many, and clients accept 8 KiB of trailers."""
 _HEAD = [(":status", "200"), ("content-type", "application/grpc+proto"), ("grpc-accept-encoding", "identity")]
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -33,7 +33,7 @@ log = structlog.get_logger("grpc")
 
 
 class GrpcStatus(IntEnum):
-    """The statuses of gRPC by number."""
+    """The status codes of gRPC."""
 
     OK = 0
     CANCELLED = 1
@@ -55,7 +55,7 @@ class GrpcStatus(IntEnum):
 
 
 class GrpcError(Exception):
-    """A status that no `ErrorKind` stands for."""
+    """A status without an `ErrorKind`."""
 
     def __init__(self, status: GrpcStatus, message: str) -> None:
         super().__init__(message)
@@ -63,52 +63,52 @@ class GrpcError(Exception):
 
 
 class GoneError(Exception):
-    """Nobody is there who would read an answer."""
+    """The client is gone, so an answer would not be read."""
 
 
 class SlowReaderError(Exception):
-    """The client takes nothing of what it is sent."""
+    """The client does not read the data sent to it."""
 
 
 @frozen(kw_only=True)
 class GrpcLimits:
-    """What a client may take of the server, and how long."""
+    """How much of the server a client may use, and for how long. Those without a default are settings of the user."""
 
-    max_message_bytes: int = 16 << 20
+    max_message_bytes: int
     """A larger message is answered RESOURCE_EXHAUSTED before it is read."""
-    max_connections: int = 1000
-    """A connection above this number is closed."""
-    max_calls: int = 1000
-    """Over all connections; one more is answered RESOURCE_EXHAUSTED. Health and reflection do not count."""
-    message_seconds: float = 60.0
+    max_connections: int
+    """Connections above this number are closed."""
+    max_calls: int
+    """Over all connections; more are answered RESOURCE_EXHAUSTED. Health and reflection do not count."""
+    message_seconds: float
     """For a first message to arrive, and for a later one from its first byte to its last."""
-    send_seconds: float = 30.0
-    """A client that takes nothing of a message for so long is cut off."""
+    send_seconds: float
+    """A client that accepts no byte of a message for this long is cut off."""
     graceful_seconds: float = 2.0
-    """For calls to end by themselves once the door is closing."""
+    """For running calls to end while the door closes."""
     ping_seconds: float = 30.0
-    """After so long a client is asked whether it is there, time and again."""
+    """The time between two pings, which check that a client is alive."""
     pong_seconds: float = 10.0
-    """A client that does not answer in this time is cut off, and its calls are cancelled."""
+    """A client that does not answer a ping in this time is cut off, and its calls are cancelled."""
 
 
 @frozen
 class Method:
     """One method of a service.
 
-    The handler answers with one message, or sends messages and returns None. What it raises is the status of the call:
-    a RunnerError by the table of `status`, a GrpcError its own, anything else INTERNAL.
+    The handler returns the one answer, or sends messages and returns None. An exception becomes the status of the call:
+    a RunnerError by the table in `runner.status`, a GrpcError its own status, anything else INTERNAL.
     """
 
     handler: Callable[[Call], Awaitable[Any | None]]
     request: Any
-    """The class of the messages that come in."""
+    """The class of the messages that it receives."""
     work: bool = True
-    """Counts as a call: limited in number, and waited for at the end."""
+    """Counts as a call: limited in number, and waited for at shutdown."""
 
 
 class Transport(Protocol):
-    """What a call needs of its connection and stream."""
+    """The parts of a connection and a stream that a call uses."""
 
     http: H2Connection
     stream_id: int
@@ -118,29 +118,29 @@ class Transport(Protocol):
         """Whether the buffer of the connection has room."""
 
     def has(self, size: int) -> bool:
-        """Whether `read` would return so many bytes without a wait; False also when that is not known."""
+        """Return whether `read` can return `size` bytes without a wait; False also when that is unknown."""
 
     async def read(self, size: int) -> bytes:
-        """Return `size` bytes that the client sent, b"" at its end; AssertionError when it ended before."""
+        """Return `size` bytes from the client, b"" at its end. Raises AssertionError for an end before `size` bytes."""
 
     async def wait_writable(self) -> None:
-        """Wait until the buffer of the connection has room or the client takes more."""
+        """Wait until the buffer of the connection has room, or the client opens its window."""
 
     def flush(self) -> None:
         """Send what h2 has ready. Raises GoneError."""
 
     def replied(self) -> None:
-        """Note an answer that did not wait; a client that leaves too many unread is cut off."""
+        """Count an answer that was sent without a wait; a client that leaves too many unread is cut off."""
 
 
 class Call:
-    """One RPC as its handler sees it. Cancelled when the client cancels, leaves, or its deadline passes."""
+    """One RPC as its handler sees it. Cancelled when the client cancels or disconnects, or its deadline passes."""
 
     def __init__(self, transport: Transport, method: Method, metadata: Mapping[str, str], limits: GrpcLimits) -> None:
         self.metadata = metadata
-        """What came with the call, names in lower case; of a name that is there twice the last one."""
+        """The metadata of the request, names in lower case; of a repeated name the last value."""
         self.initial_metadata: list[tuple[str, str]] = []
-        """What goes out ahead of the first message, names in lower case."""
+        """Metadata to send before the first message, names in lower case."""
         self.method = method
         self._transport = transport
         self._limits = limits
@@ -149,8 +149,8 @@ class Call:
         self._reading: trio.CancelScope | None = None
         self._first = True
         self._stopped = False
-        self._begun = False  # the head of the answer was sent
-        self._torn = False  # a message was sent in part
+        self._begun = False  # the head of the answer is sent
+        self._torn = False  # a message is sent in part
 
     # For handlers
 
@@ -164,7 +164,7 @@ class Call:
     async def receive(self) -> Any | None:
         """Return the next message, None when the client has ended its side.
 
-        Raises RunnerError: `too_large`, `bad_input`, `shutdown` when the runner goes down meanwhile; GrpcError
+        Raises RunnerError: `too_large`, `bad_input`, or `shutdown` when the runner stops meanwhile. Raises GrpcError
         UNIMPLEMENTED for a compressed message.
         """
         head = await self._read(5, self._limits.message_seconds if self._first else math.inf)
@@ -186,13 +186,13 @@ class Call:
             raise error(ErrorKind.BAD_INPUT, f"the message is malformed: {problem}") from None
 
     async def send(self, *messages: Any) -> None:
-        """Send messages; waits while the client does not read, `send_seconds` at most without progress."""
+        """Send messages; waits while the client does not read, but at most `send_seconds` without progress."""
         for message in messages:
             await self._write(encode(message))
         self._transport.flush()
         await trio.lowlevel.checkpoint()
 
-    # For grpclib's reflection, which has names of its own for the two
+    # Names that grpclib's reflection uses
 
     recv_message = receive
     send_message = send
@@ -209,7 +209,7 @@ class Call:
     # For the door
 
     def begin(self, *, known: bool, full: bool, draining: bool) -> None:
-        """Look at the head of the call. Raises RunnerError or GrpcError for one that is not to be run."""
+        """Check the head of the call, and start its deadline. Raises RunnerError or GrpcError for one to refuse."""
         fields = self.metadata
         if fields.get(":method") != "POST" or not fields.get("content-type", "").startswith("application/grpc"):
             raise GrpcError(GrpcStatus.INVALID_ARGUMENT, "gRPC is POST with content-type application/grpc")
@@ -221,7 +221,7 @@ class Call:
                 raise error(ErrorKind.BAD_INPUT, "the deadline is not valid", field="grpc-timeout")
             seconds = int(found[1]) * _UNITS[found[2]]
             if not seconds:
-                raise GrpcError(GrpcStatus.DEADLINE_EXCEEDED, "the deadline had passed")
+                raise GrpcError(GrpcStatus.DEADLINE_EXCEEDED, "the deadline has passed")
             self._scope.deadline = trio.current_time() + seconds
         if self.method.work and draining:
             raise RunnerError(shutting_down())
@@ -236,7 +236,7 @@ class Call:
                 if answer is not None:
                     await self._write(encode(answer))
                 self._end(GrpcStatus.OK, [])
-            except Exception as problem:  # noqa: BLE001 - `refuse` logs what is a bug
+            except Exception as problem:  # noqa: BLE001  (`refuse` logs bugs)
                 self.refuse(problem)
             except BaseExceptionGroup as group:
                 cancelled, rest = group.split(trio.Cancelled)
@@ -251,20 +251,20 @@ class Call:
                 self.refuse(GrpcError(GrpcStatus.DEADLINE_EXCEEDED, "the deadline passed"))
 
     def cancel(self, why: Failure | None = None) -> None:
-        """End the call: `why` is what the client is told, None when it is gone."""
+        """End the call with the status of `why`; without it, the client is gone."""
         self._why = why
         self._scope.cancel()
 
     def stop_receiving(self) -> None:
-        """Let the call end with what it has received, since the runner goes down."""
+        """Refuse further messages, because the runner stops; the call can end with those it has received."""
         if self.method.work:
             self._stopped = True
             if self._reading is not None:
                 self._reading.cancel()
 
     def refuse(self, problem: BaseException) -> None:
-        """End the call with the status of an exception; does not wait, and does not raise."""
-        found = _telling(problem)
+        """End the call with the status of an exception. Does not wait, and does not raise."""
+        found = _decisive(problem)
         if isinstance(found, GoneError | H2Error | ConnectionError):
             self._reset(ErrorCodes.CANCEL)
         elif isinstance(found, SlowReaderError):
@@ -283,13 +283,13 @@ class Call:
     async def _read(self, size: int, seconds: float) -> bytes:
         if self._stopped:
             raise RunnerError(shutting_down())
-        if self._transport.has(size):  # nearly always, and a cancel scope costs as much as all of this
+        if self._transport.has(size):  # nearly always, and a cancel scope costs as much as the rest of this
             return await self._transport.read(size)
         self._reading = trio.CancelScope(deadline=trio.current_time() + seconds)
         try:
             with self._reading:
                 return await self._transport.read(size)
-        except AssertionError:  # what grpclib raises
+        except AssertionError:  # as grpclib raises it
             raise error(ErrorKind.BAD_INPUT, "the message is cut off") from None
         finally:
             self._reading = None
@@ -298,7 +298,7 @@ class Call:
         raise error(ErrorKind.BAD_INPUT, f"the message did not arrive in {seconds:g} s")
 
     async def _write(self, data: bytes) -> None:
-        """Give a message to h2, in parts as far as the client takes it. What is whole may wait for the next flush."""
+        """Pass a message to h2, in parts as the client's window allows. Its last part may wait for the next flush."""
         transport, stream = self._transport, self._transport.stream_id
         http = transport.http
         if not self._begun:
@@ -321,10 +321,10 @@ class Call:
                 with trio.move_on_after(self._limits.send_seconds) as scope:
                     await transport.wait_writable()
                 if scope.cancelled_caught:
-                    raise SlowReaderError(f"nothing was taken for {self._limits.send_seconds:g} s")
+                    raise SlowReaderError(f"the client read nothing for {self._limits.send_seconds:g} s")
 
     def _end(self, status: GrpcStatus, details: list[tuple[str, str]]) -> None:
-        """Send the status, which does not wait. After a torn message there is nothing to be said but a reset."""
+        """Send the status without a wait. After a part of a message, only a reset can follow."""
         if self._torn:
             self._reset(ErrorCodes.CANCEL)
             return
@@ -335,14 +335,14 @@ class Call:
                 transport.stream_id, [*head, ("grpc-status", str(int(status))), *details], end_stream=True
             )
             if status is not GrpcStatus.OK:
-                self._reset(ErrorCodes.NO_ERROR)  # the client may send what it likes, nobody reads it
+                self._reset(ErrorCodes.NO_ERROR)  # the client may send more, and it is not read
             transport.flush()
             transport.replied()
         except (H2Error, GoneError):
             pass  # the client is gone, or has cancelled
 
     def _reset(self, code: ErrorCodes) -> None:
-        """End the stream, where it is open on any side, and send what is ready."""
+        """End the stream, if a side of it is open, and send the bytes that are ready."""
         transport = self._transport
         with suppress(H2Error, GoneError):
             stream = transport.http.streams.get(transport.stream_id)
@@ -352,8 +352,8 @@ class Call:
             transport.flush()
 
 
-def _telling(problem: BaseException) -> BaseException:
-    """Return the exception of a group that says most: a bug before what was raised on purpose."""
+def _decisive(problem: BaseException) -> BaseException:
+    """Return the exception of a group that decides the status: a bug before an intended one."""
     found = list(leaves(problem))
     known = (RunnerError, GrpcError, GoneError, SlowReaderError, H2Error)
     return next((leaf for leaf in found if not isinstance(leaf, known)), found[0])
@@ -365,7 +365,7 @@ def _message(text: str) -> list[tuple[str, str]]:
 
 
 def _details(failure: Failure) -> list[tuple[str, str]]:
-    """Return the trailing metadata that says of a failure what its status does not."""
+    """Return the trailing metadata with the parts of a failure that its status does not carry."""
     details = [("operato-kind", failure.kind.value)]
     if failure.field is not None:
         details.append(("operato-field", quote(failure.field, safe=_PRINTABLE)))

@@ -1,4 +1,4 @@
-"""The verbs of the gRPC services: read the request, call the service, render. Trio throughout; no gRPC library."""
+"""The verbs of ExecutorService over gRPC: read the request, call the service, render. No gRPC library."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class _Executions:
             request.module_name,
             request.input_json.encode(),
             version=request.version or None,
-            # With a key the execution is not this call's own: it goes on when the call has timed out.
+            # With a key the execution belongs to all calls with that key: it continues when this call has timed out.
             timeout=_timeout(call, request.timeout) if _key(call) is None else request.timeout or None,
             key=_key(call),
         )
@@ -106,7 +106,7 @@ class _Executions:
         )
         call.initial_metadata.append(("operato-execution-id", name))
         try:
-            # Who may run it may see what became of it.
+            # Permission to run the module includes reading this execution.
             await self._send_events(call, evolve(who, scopes=who.scopes | {Scope.EXECUTIONS_READ}), name, follower)
         finally:
             self.service.abandon(name)
@@ -117,7 +117,7 @@ class _Executions:
             request.module_name,
             request.input_json.encode(),
             version=request.version or None,
-            timeout=request.timeout or None,  # the deadline is that of this call
+            timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),
         )
         return make(v1.SubmitResponse, execution=execution_message(execution))
@@ -152,7 +152,7 @@ class _Executions:
         await self._send_events(call, who, request.id, follower)
 
     async def _send_events(self, call: Call, who: Principal, name: str, follower: Follower) -> None:
-        """Send events as fast as the client takes them; the log keeps what it is behind, or says what it dropped."""
+        """Send events as fast as the client reads them; the log keeps the others, or counts those it drops."""
         while (events := await follower.next()) is not None:
             ended = isinstance(events[-1], ResultEvent | ErrorEvent)
             execution = await self.service.get(who, name) if ended else None
@@ -191,7 +191,7 @@ async def _next_input(call: Call) -> Input | None:
 
 
 def _member(message: Any, name: str) -> Any | None:
-    """Return a member of a oneof, None when it is not the one that is set."""
+    """Return a member of a oneof, None when another member is set."""
     return getattr(message, name, None)
 
 
@@ -200,7 +200,7 @@ def _key(call: Call) -> str | None:
 
 
 def _timeout(call: Call, field: float) -> float | None:
-    """Return the smaller one of the field `timeout` (0 is none) and the client's deadline, in seconds."""
+    """Return the smaller of the field `timeout` (0: no timeout) and the client's deadline, in seconds."""
     remaining = call.remaining
     if not field:
         return remaining

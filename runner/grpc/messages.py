@@ -1,7 +1,4 @@
-"""The runner's values as gRPC messages and back: pure, and the same words as in `render`.
-
-Imports the generated messages, as `grpc_service` does; neither of the two knows a library of gRPC or asyncio.
-"""
+"""The runner's values as gRPC messages and back: pure, with the words that REST uses."""
 
 from __future__ import annotations
 
@@ -112,7 +109,7 @@ def response_message(execution: Execution) -> v1.ExecuteResponse:
 
 
 def record_message(execution: Execution) -> v1.GetExecutionResponse:
-    """Return all that is known of an execution."""
+    """Return the whole record of an execution."""
     stdout, stderr = _printed(execution)
     return make(
         v1.GetExecutionResponse,
@@ -125,7 +122,7 @@ def record_message(execution: Execution) -> v1.GetExecutionResponse:
 
 
 def event_message(event: Event, execution: Execution | None = None) -> v1.ExecutionEvent:
-    """Return an event; the last one comes with its `execution`."""
+    """Return an event; the last one carries its `execution`."""
     return make(
         v1.ExecutionEvent,
         seq=event.seq,
@@ -135,8 +132,8 @@ def event_message(event: Event, execution: Execution | None = None) -> v1.Execut
     )
 
 
-def _event_member(event: Event) -> dict[str, Any]:  # noqa: PLR0911 - one for each
-    """Return the member of the oneof that an event is, by its name."""
+def _event_member(event: Event) -> dict[str, Any]:  # noqa: PLR0911  (one for each type of event)
+    """Return the member of the oneof for an event, by its name."""
     match event:
         case StatusEvent():
             status = _STATUSES[event.status]
@@ -212,17 +209,17 @@ def stats_message(stats: ModuleStats) -> v1.GetModuleStatsResponse:
 
 
 def environment_kind(number: int) -> Kind | None:
-    """Return the kind of environment that a request names, None for none. Raises RunnerError `bad_input`."""
+    """Return the kind of environment that a request names, None without one. Raises RunnerError `bad_input`."""
     return _named(_ENVIRONMENTS, number, "env")
 
 
 def execution_status(number: int) -> Status | None:
-    """Return the state that a request names, None for none. Raises RunnerError `bad_input`."""
+    """Return the status that a request names, None without one. Raises RunnerError `bad_input`."""
     return _named(_STATUSES, number, "status")
 
 
 def error_kind(number: int) -> ErrorKind | None:
-    """Return the kind of error that a request names, None for none. Raises RunnerError `bad_input`."""
+    """Return the kind of error that a request names, None without one. Raises RunnerError `bad_input`."""
     return _named(_KINDS, number, "kind")
 
 
@@ -232,20 +229,19 @@ def _named(known: Mapping[E, int], number: int, field: str) -> E | None:
     for value, its in known.items():
         if its == number:
             return value
-    raise error(ErrorKind.BAD_INPUT, f"{field} {int(number)} is none of {', '.join(known)}", field=field)
+    raise error(ErrorKind.BAD_INPUT, f"{field} {int(number)} is not one of {', '.join(known)}", field=field)
 
 
 def page_limit(limit: int) -> int:
-    """Return how many entries a page has. Raises RunnerError `bad_input`."""
+    """Return the number of items on a page. Raises RunnerError `bad_input`."""
     if not 0 <= limit <= MAX_PAGE:
-        raise error(
-            ErrorKind.BAD_INPUT, f"limit is 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}, not {limit}", field="limit"
-        )
+        text = f"limit must be from 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}, not {limit}"
+        raise error(ErrorKind.BAD_INPUT, text, field="limit")
     return limit or DEFAULT_PAGE
 
 
 def milliseconds(seconds: float | None) -> int:
-    """Return a time in seconds since the epoch as messages have it; 0 for None."""
+    """Return a time in seconds since the epoch as messages carry it; 0 for None."""
     return 0 if seconds is None else round(seconds * 1000)
 
 
@@ -255,7 +251,7 @@ def seconds(milliseconds: int) -> float | None:
 
 
 def _printed(execution: Execution) -> tuple[str, str]:
-    """Return what the last attempt printed on both streams."""
+    """Return the output of the last attempt: stdout and stderr."""
     kept = decode_all(execution.events)
     return text_of(kept, Stream.STDOUT), text_of(kept, Stream.STDERR)
 

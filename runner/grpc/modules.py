@@ -1,4 +1,4 @@
-"""The verbs of ModuleService over gRPC: messages to calls of the service and back."""
+"""The verbs of ModuleService over gRPC: read the request, call the service, render."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ModuleVerbs:
     service: Service
 
     def verbs(self) -> dict[str, tuple[Callable[[Call, Principal, Any], Awaitable[Any]], type[Any]]]:
-        """Return each verb and the message that it takes, by the name of its method."""
+        """Return each verb and the class of its request, by the name of its method."""
         return {
             "ListModules": (self.list, v1.ListModulesRequest),
             "GetModule": (self.get, v1.GetModuleRequest),
@@ -56,12 +56,12 @@ class ModuleVerbs:
         return make(v1.ListModulesResponse, modules=[module_message(m) for m in found], cursor=cursor or "")
 
     async def get(self, _call: Call, who: Principal, request: v1.GetModuleRequest) -> v1.GetModuleResponse:
-        """Tell about one module."""
+        """Return one module."""
         module = self.service.module(who, "modules:read", request.module_name, request.version or None)
         return make(v1.GetModuleResponse, module=module_message(module))
 
     async def stats(self, _call: Call, who: Principal, request: v1.GetModuleStatsRequest) -> v1.GetModuleStatsResponse:
-        """Tell how its executions ended."""
+        """Return how the executions of a module ended."""
         since, until = seconds(request.since), seconds(request.until)
         return stats_message(await self.service.stats(who, request.module_name, since=since, until=until))
 
@@ -98,7 +98,7 @@ class ModuleVerbs:
         return _added(await self.service.management.register(who, data, how=how, condition=condition))
 
     async def patch(self, _call: Call, who: Principal, request: v1.PatchModuleRequest) -> v1.RegisterModuleResponse:
-        """Register the active version with some fields changed."""
+        """Register a version: the active one with some fields changed."""
         data = parse_description(request.patch_json.encode(), "patch_json")
         how = Publishing(activate=not request.inactive, prepare=request.prepare)
         condition = Condition(revision=request.revision or None)
@@ -108,7 +108,7 @@ class ModuleVerbs:
     async def activate(
         self, _call: Call, who: Principal, request: v1.ActivateModuleRequest
     ) -> v1.ActivateModuleResponse:
-        """Make a version the active one."""
+        """Activate a version."""
         registered, module = await self.service.management.activate(
             who,
             request.module_name,

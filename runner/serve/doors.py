@@ -100,9 +100,7 @@ def _rest_door(
 def _grpc_door(
     service: Service, verifier: Verifier, server: ServerSettings, draining: trio.Event, closed: trio.Event
 ) -> Callable[..., Awaitable[None]]:
-    from runner.grpc import server as grpc_server  # noqa: PLC0415
-    from runner.grpc.call import GrpcLimits  # noqa: PLC0415
-    from runner.grpc.executions import make_methods  # noqa: PLC0415
+    from runner.grpc import GrpcLimits, make_methods, serve  # noqa: PLC0415
 
     limits = GrpcLimits(
         max_message_bytes=server.max_frame_bytes,
@@ -113,7 +111,7 @@ def _grpc_door(
         graceful_seconds=_GRACEFUL_SECONDS,
     )
     return partial(
-        grpc_server.serve,
+        serve,
         make_methods(service, verifier),
         host=server.host,
         port=server.grpc_port,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import signal
 import ssl
@@ -725,6 +726,21 @@ def test_without_grpc_nothing_of_it_is_imported(tmp_path: Path) -> None:
         assert "google/_upb" not in maps
         assert server.execute("hello", {"name": "x"}).status_code == 200
         assert server.stop() == 0
+
+
+def test_without_rest_the_web_framework_is_not_imported(tmp_path: Path) -> None:
+    """Importing it takes a quarter of a second."""
+    program = (
+        "import sys\nfrom runner.cli import main\ntry:\n    main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with running(tmp_path, MODULES, "--no-rest", program=(sys.executable, "-c", program), environ=environ) as server:
+        assert server.ready["rest"] == []
+        assert server.stop() == 0
+    imported = set((tmp_path / "log").read_text().split())
+
+    assert {"runner.serve", "runner.grpc"} <= imported
+    assert not {"quart", "quart_trio", "werkzeug", "jinja2", "runner.rest"} & imported
 
 
 def test_a_port_that_is_taken_is_one_line(server: Server, tmp_path: Path) -> None:

@@ -25,13 +25,13 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame
 from config.settings import ServerSettings
 from protocol.errors import ErrorKind, error
 from protocol.rpc.operato.runner import v1
-from runner.grpc import server as grpc_server
-from runner.grpc.call import Call, GrpcLimits, GrpcStatus, Method
-from runner.grpc.http2 import MAX_CLOSED_STREAMS, MAX_HEADER_BYTES, STREAM_WINDOW
-from runner.grpc.server import MAX_RESETS, MERGED_BYTES, serve
+from runner.grpc import GrpcLimits, serve
+from runner.grpc import connection as grpc_connection
+from runner.grpc.call import Call, GrpcStatus, Method
+from runner.grpc.connection import MAX_CLOSED_STREAMS, MAX_HEADER_BYTES, MAX_RESETS, MERGED_BYTES, STREAM_WINDOW
 from runner.serve.tls import server_context
 from tests.certificates import Authority, Signed
-from tests.grpc_client import PATIENCE, Client, OpenDoor, framed, open_door
+from tests.grpc_client import LIMITS, PATIENCE, Client, OpenDoor, framed, open_door
 from tests.support import open_fds, wait_until
 
 QUICK = 0.2
@@ -780,7 +780,7 @@ async def test_cancelling_the_door_cuts_all_off_at_once() -> None:
 async def test_a_port_that_is_taken_is_an_error_of_the_system(door: OpenDoor) -> None:
     never = trio.Event()
     with pytest.raises(OSError, match="in use"):
-        await serve({}, host="127.0.0.1", port=door.port, limits=GrpcLimits(), draining=never, closed=never)
+        await serve({}, host="127.0.0.1", port=door.port, limits=GrpcLimits(**LIMITS), draining=never, closed=never)
 
 
 # Health and reflection
@@ -873,7 +873,7 @@ async def test_clients_show_a_certificate_where_it_is_asked_for(tmp_path: Path) 
 
 
 async def test_a_handshake_that_does_not_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_server, "HANDSHAKE_SECONDS", QUICK)
+    monkeypatch.setattr(grpc_connection, "HANDSHAKE_SECONDS", QUICK)
     context = server_tls(Authority(tmp_path).sign("server"))
     async with open_door(METHODS, tls=context) as door, await door.raw() as silent:
         with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):

@@ -153,11 +153,11 @@ def test_web_libraries_are_known_at_the_doors_only():
     rpc = ("grpclib", "betterproto", "trio_asyncio")
 
     assert {file for file in importers(*web) if not file.startswith("runner/")} == set()
-    assert importers(*rpc) <= {"runner/grpc/server.py"}
+    assert importers(*rpc) <= {"runner/grpc/connection.py", "runner/grpc/standard.py"}
 
 
 def test_asyncio_is_known_where_user_code_needs_it_only():
-    allowed = {"environments/local/inprocess.py", "environments/conda/child.py", "runner/grpc/server.py", *GUESTS}
+    allowed = {"environments/local/inprocess.py", "environments/conda/child.py", "runner/grpc/connection.py", *GUESTS}
 
     assert importers("asyncio") <= allowed
 

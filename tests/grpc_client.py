@@ -1,4 +1,4 @@
-"""A gRPC client of bare HTTP/2 frames, for what no real client would do, and the door that it calls."""
+"""A gRPC client of bare HTTP/2 frames, for requests that no real client makes, and the door that it calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runner.grpc import GrpcLimits, serve
 from runner.grpc.call import Method
 from runner.grpc.codec import decode, encode
 
-PATIENCE = 10
+PATIENCE = 30
 LIMITS = {
     "max_message_bytes": 16 << 20,
     "max_connections": 1000,
@@ -30,12 +30,12 @@ LIMITS = {
     "send_seconds": 30.0,
     "graceful_seconds": 0.1,
 }
-"""Seconds after which a test has hung."""
+"""Seconds after which a test counts as hung."""
 
 
 @attrs.define
 class Answer:
-    """What came on one stream."""
+    """The answer received on one stream."""
 
     head: dict[str, str] = attrs.field(factory=dict)
     trailers: dict[str, str] = attrs.field(factory=dict)
@@ -51,7 +51,7 @@ class Answer:
 
     @property
     def said(self) -> dict[str, str]:
-        """Trailers, also where they came with the head."""
+        """The trailers, even if they came with the head."""
         return {**self.head, **self.trailers}
 
     @property
@@ -69,7 +69,7 @@ class Answer:
 
 
 class _Http2(h2.connection.H2Connection):
-    """h2, which takes the first GOAWAY for the end of the connection; RFC 9113 lets calls that run go on."""
+    """h2 ends the connection at the first GOAWAY; RFC 9113 lets running calls continue, as this class does."""
 
     def __init__(self, goaways: list[GoAwayFrame], config: h2.config.H2Configuration) -> None:
         super().__init__(config)
@@ -86,7 +86,7 @@ class Client:
     goaways: list[GoAwayFrame] = attrs.field(factory=list)
     closed: bool = False
     reads: bool = True
-    """Whether data that comes is acknowledged, so that more may come."""
+    """Whether received data is acknowledged, so that the server may send more."""
 
     @classmethod
     async def connect(cls, port: int, tls: ssl.SSLContext | None = None, *, window: int = 65_535) -> Client:
@@ -114,7 +114,7 @@ class Client:
         end: bool = True,
         flush: bool = True,
     ) -> int:
-        """Begin a call, with these messages; return its stream."""
+        """Begin a call with these messages; return its stream."""
         number = self.http.get_next_available_stream_id()
         fields = {
             ":method": "POST",
@@ -135,7 +135,7 @@ class Client:
         return number
 
     async def more(self) -> None:
-        """Take what comes next."""
+        """Receive the next data."""
         data = await self.stream.receive_some(65_536)
         if not data:
             self.closed = True
@@ -192,7 +192,7 @@ class Client:
 
 
 def framed(message: Any) -> bytes:
-    """Return a message as it is sent; bytes are taken as they are."""
+    """Return the bytes of a message on the wire; bytes stay as they are."""
     if isinstance(message, bytes):
         return message
     data = encode(message)
@@ -201,7 +201,7 @@ def framed(message: Any) -> bytes:
 
 @attrs.define
 class OpenDoor:
-    """A door that is open, and its clients."""
+    """An open door and its clients."""
 
     port: int
     draining: trio.Event
@@ -217,7 +217,7 @@ class OpenDoor:
         return client
 
     async def raw(self) -> trio.SocketStream:
-        """Return a socket on which nothing has been said."""
+        """Return a socket on which nothing is sent yet."""
         return await trio.open_tcp_stream("127.0.0.1", self.port)
 
 
@@ -229,7 +229,7 @@ async def open_door(
     client_tls: ssl.SSLContext | None = None,
     **limits: Any,
 ) -> AsyncIterator[OpenDoor]:
-    """Open a door over these methods on a free port of loopback; close it at the end."""
+    """Open a door for these methods on a free port of loopback; close it at the end."""
     draining, closed, ended = trio.Event(), trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
 
@@ -270,7 +270,7 @@ async def open_door(
 
 
 def unread_socket(port: int) -> socket.socket:
-    """Return a connected socket whose buffer is small, so that what is not read is felt soon."""
+    """Return a connected socket with a small buffer, which unread data soon fills."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""Helpers for the tests that speak to the HTTP server: raw clients, websockets, and a server on a free port."""
+"""Helpers for tests of the HTTP server: raw clients, websockets, and a server on a free port."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from runner.http import HttpLimits, serve
 
-PATIENCE = 10
-"""Seconds after which a test has hung."""
+PATIENCE = 30
+"""Seconds after which a test counts as hung."""
 QUICK = 0.2
-"""Seconds for a time limit that a test waits out."""
+"""Seconds for a time limit that a test waits for."""
 NEVER = 3600
-"""Seconds for a time limit that must not be what ends the test."""
+"""Seconds for a time limit that must not end the test."""
 LIMITS = {
     **dict.fromkeys(("keep_alive_seconds", "header_seconds", "body_seconds", "send_seconds"), NEVER),
     "graceful_seconds": QUICK,
@@ -36,7 +36,7 @@ def limits(**given: Any) -> HttpLimits:
 
 @attrs.define
 class Server:
-    """A running server, as a client of it sees it."""
+    """A running server, as its clients see it."""
 
     port: int
     shutdown: trio.Event
@@ -50,7 +50,7 @@ class Server:
         return client
 
     async def websocket(self, nursery: trio.Nursery, path: str = "/ws") -> WebSocketConnection:
-        # On a stream of ours, because trio-websocket leaves its own open when the server closes first.
+        # On our own stream, because trio-websocket leaves its stream open when the server closes first.
         client = await self.connect()
         return await wrap_client_stream(nursery, client.stream, "127.0.0.1", path, message_queue_size=1000)
 
@@ -63,7 +63,7 @@ class Server:
 
 @attrs.define
 class Client:
-    """A raw socket that knows where a response ends."""
+    """A raw socket that finds the end of a response."""
 
     stream: trio.SocketStream
     buffer: bytes = b""
@@ -93,7 +93,7 @@ class Client:
         return int(first.split()[1]), headers, body
 
     async def rest(self) -> bytes:
-        """Everything up to the end of file (or the reset)."""
+        """Return everything up to the end of file or the reset."""
         try:
             while True:
                 await self.more()
@@ -107,7 +107,7 @@ class Client:
 
 @asynccontextmanager
 async def serving(app: Any, *, tls: ssl.SSLContext | None = None, **given: Any) -> AsyncIterator[Server]:
-    """Serve `app`; nothing but the time limits given can end a connection, and all ends within PATIENCE."""
+    """Serve `app`; only the given time limits can end a connection, and the whole ends within PATIENCE."""
     shutdown, ended = trio.Event(), trio.Event()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:

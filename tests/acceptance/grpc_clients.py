@@ -1,4 +1,4 @@
-"""Acceptance: clients that need an asyncio of their own, as programs.
+"""Acceptance: clients that need an asyncio loop of their own, as programs.
 
 `python grpc_clients.py aio|betterproto|health PORT TOKEN` prints one line of JSON. They are not run in pytest, where
 trio-asyncio changes asyncio, and where the messages of health and reflection are those of grpclib.
@@ -78,7 +78,7 @@ async def with_betterproto(port: int, token: str) -> dict[str, Any]:
 
 
 async def with_health(port: int, _token: str) -> dict[str, Any]:
-    """Ask for health and describe the services, with grpcio's own packages for both and without a token."""
+    """Check health and describe the services, with grpcio's own packages for both and without a token."""
     import grpc  # noqa: PLC0415
     from google.protobuf.descriptor_pool import DescriptorPool  # noqa: PLC0415
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415

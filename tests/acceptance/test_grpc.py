@@ -1,4 +1,4 @@
-"""Acceptance: the real server over gRPC, called by real clients with stubs that grpcio-tools makes from the .proto."""
+"""Acceptance: the real server over gRPC, called by real clients with stubs that grpcio-tools makes of the .proto."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ PATIENCE = 30
 
 @pytest.fixture(scope="module")
 def stubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
-    """Make the messages and stubs as a user does."""
+    """Generate messages and stubs as a user does."""
     folder = tmp_path_factory.mktemp("stubs")
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(ROOT / "protocol"), "executor.proto"]
     subprocess.run([*command, f"--python_out={folder}", f"--grpc_python_out={folder}"], check=True)
@@ -90,14 +90,14 @@ def stubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]
 
 
 class Client:
-    """Calls with a token, at most `PATIENCE` seconds each."""
+    """Calls with a token, each limited to `PATIENCE` seconds."""
 
     def __init__(self, server: Server, stubs: tuple[Any, Any], *options: tuple[str, Any]) -> None:
         self.pb, made = stubs
         self.channel = grpc.insecure_channel(f"127.0.0.1:{server.ready['grpc'][0][1]}", options=options)
         self.metadata = (("authorization", f"Bearer {server.token}"),)
         self.executor, self.modules = made.ExecutorServiceStub(self.channel), made.ModuleServiceStub(self.channel)
-        # Not by grpc_health, which cannot be imported beside grpclib: both bring the same messages.
+        # Without grpc_health, which cannot be imported beside grpclib: both define the same messages.
         self.watch_health = self.channel.unary_stream(
             "/grpc.health.v1.Health/Watch",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -160,7 +160,7 @@ def test_execute_answers_with_the_whole_execution(client: Client) -> None:
     assert abs(execution.finished_at / 1000 - time.time()) < 60
 
 
-def test_an_execution_that_began_and_failed_is_an_answer(client: Client) -> None:
+def test_an_execution_that_failed_is_an_answer(client: Client) -> None:
     answer = client.execute("hello", {})
 
     error = answer.execution.error
@@ -188,7 +188,7 @@ def test_the_timeout_of_the_request_ends_the_handler(client: Client, server: Ser
         ("elsewhere", {}, grpc.StatusCode.UNAVAILABLE, "unavailable", "env"),
     ],
 )
-def test_what_never_began_is_a_status(
+def test_a_refused_execution_is_a_status(
     client: Client, name: str, fields: dict[str, Any], status: Any, kind: str, field: str
 ) -> None:
     request = client.request(name, {}, **fields)
@@ -207,7 +207,7 @@ def test_input_that_is_not_json(client: Client) -> None:
 
 
 @pytest.mark.parametrize("token", [None, "Bearer nonsense", "Basic abc"])
-def test_tokens_are_needed(client: Client, token: str | None) -> None:
+def test_a_token_is_required(client: Client, token: str | None) -> None:
     metadata = () if token is None else (("authorization", token),)
     problem = refused(lambda: client.executor.Execute(client.request("hello", {}), metadata=metadata))
 
@@ -215,7 +215,7 @@ def test_tokens_are_needed(client: Client, token: str | None) -> None:
     assert trailers(problem)["operato-kind"] == "unauthenticated"
 
 
-def test_scopes_and_modules_of_the_token_hold(server: Server, stubs: tuple[Any, Any]) -> None:
+def test_scopes_and_modules_of_the_token_apply(server: Server, stubs: tuple[Any, Any]) -> None:
     command = [sys.executable, str(ROOT / "main.py"), "token", "--subject", "narrow", "--config", "modules.yaml"]
     scopes = ["--scope", "executions:run", "--module", "hel*"]
     token = subprocess.run([*command, *scopes], cwd=server.home, check=True, capture_output=True, text=True).stdout
@@ -259,7 +259,7 @@ def test_compressed_messages_are_refused_with_the_right_status(client: Client) -
 
 
 def pids(home: Path) -> list[str]:
-    """Return the processes that work below a folder."""
+    """Return the processes with a working directory below a folder."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
@@ -281,9 +281,7 @@ def ended_kind(server: Server, identity: str | None = None) -> str | None:
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline", "close", "stream cancel", "stream deadline"])
-def test_a_client_that_leaves_ends_its_execution(
-    server: Server, stubs: tuple[Any, Any], tmp_path: Path, how: str
-) -> None:
+def test_a_disconnect_ends_the_execution(server: Server, stubs: tuple[Any, Any], tmp_path: Path, how: str) -> None:
     client = Client(server, stubs)
     mark = tmp_path / "begun"
     request = client.request("slow", str(mark))
@@ -310,7 +308,7 @@ def test_a_client_that_leaves_ends_its_execution(
     client.channel.close()
 
 
-def test_an_execution_with_a_key_goes_on_for_the_client_that_asks_again(server: Server, client: Client) -> None:
+def test_an_execution_with_a_key_continues_for_a_client_that_calls_again(server: Server, client: Client) -> None:
     metadata = (*client.metadata, ("idempotency-key", "again"))
     request = client.request("hello", {"name": "x"})
     first, second = (client.executor.Execute(request, metadata=metadata, timeout=PATIENCE) for _ in range(2))
@@ -323,7 +321,7 @@ def test_an_execution_with_a_key_goes_on_for_the_client_that_asks_again(server: 
 # Streams
 
 
-def test_a_stream_tells_what_happens_while_it_happens(client: Client) -> None:
+def test_a_stream_sends_events_as_they_happen(client: Client) -> None:
     events = list(client.executor.ExecuteStream(client.request("chatty", 3), metadata=client.metadata))
     kinds = [event.WhichOneof("event") for event in events]
 
@@ -352,11 +350,11 @@ def test_a_stream_that_fails_ends_with_the_error(client: Client) -> None:
     assert events[-1].execution.error.type == "KeyError"
 
 
-def test_a_slow_reader_does_not_hold_the_execution_up_and_is_told_what_it_missed(
+def test_a_slow_reader_does_not_delay_the_execution_and_learns_of_dropped_events(
     server: Server, stubs: tuple[Any, Any]
 ) -> None:
     client = Client(server, stubs, ("grpc.http2.lookahead_bytes", 1024))
-    lines = 200_000  # of a hundred bytes: many times what is kept
+    lines = 200_000  # of a hundred bytes: many times the kept output
     with client.channel:
         call = client.executor.ExecuteStream(client.request("chatty", lines), metadata=client.metadata)
         identity = dict(call.initial_metadata())["operato-execution-id"]
@@ -368,7 +366,7 @@ def test_a_slow_reader_does_not_hold_the_execution_up_and_is_told_what_it_missed
     missed = sum(event.dropped.bytes for event in events if event.WhichOneof("event") == "dropped")
     read = sum(len(event.output.text) for event in events if event.WhichOneof("event") == "output")
     printed = sum(len(f"{n} {'x' * 100}\n") for n in range(lines))
-    assert read < printed <= read + missed  # a gap that was read in part counts whole
+    assert read < printed <= read + missed  # a partly read gap counts as a whole
     assert kinds[-1] == "result"
 
 
@@ -408,7 +406,7 @@ def test_submit_get_list_watch_cancel(server: Server, client: Client, tmp_path: 
     assert submitted.id in [execution.id for execution in listed.executions]
 
 
-def test_watching_begins_where_it_is_told(client: Client) -> None:
+def test_watching_begins_at_the_requested_event(client: Client) -> None:
     done = client.execute("chatty", 3).execution
     request = client.pb.WatchExecutionRequest(id=done.id)
     everything = list(client.executor.WatchExecution(request, metadata=client.metadata))
@@ -419,7 +417,7 @@ def test_watching_begins_where_it_is_told(client: Client) -> None:
     assert rest[0].execution.id == done.id
 
 
-def test_a_watcher_that_leaves_does_not_end_the_execution(server: Server, client: Client, tmp_path: Path) -> None:
+def test_a_disconnected_watcher_does_not_end_the_execution(server: Server, client: Client, tmp_path: Path) -> None:
     mark = tmp_path / "begun"
     submitted = client.executor.Submit(client.request("slow", str(mark)), metadata=client.metadata).execution
     request = client.pb.WatchExecutionRequest(id=submitted.id)
@@ -435,7 +433,7 @@ def test_a_watcher_that_leaves_does_not_end_the_execution(server: Server, client
 
 
 @pytest.mark.parametrize("verb", ["GetExecution", "CancelExecution", "WatchExecution"])
-def test_executions_that_are_not_there(client: Client, verb: str) -> None:
+def test_unknown_executions(client: Client, verb: str) -> None:
     request = getattr(client.pb, f"{verb}Request")(id="01a20c8c-9cc5-7c7e-b28a-f7942321828e")
 
     def call() -> None:
@@ -465,7 +463,7 @@ def test_lists_can_be_paged(client: Client) -> None:
 @pytest.mark.parametrize(
     ("fields", "field"), [({"limit": -1}, "limit"), ({"limit": 501}, "limit"), ({"cursor": "?"}, "cursor")]
 )
-def test_lists_refuse_what_makes_no_sense(client: Client, fields: dict[str, Any], field: str) -> None:
+def test_lists_refuse_invalid_filters(client: Client, fields: dict[str, Any], field: str) -> None:
     request = client.pb.ListExecutionsRequest(**fields)
     problem = refused(lambda: client.executor.ListExecutions(request, metadata=client.metadata))
 
@@ -485,7 +483,7 @@ def test_a_batch_answers_every_input_by_its_id(client: Client) -> None:
     assert answers["fails"].response.execution.error.type == "KeyError"
 
 
-def test_a_batch_runs_as_many_at_a_time_as_it_may(client: Client) -> None:
+def test_a_batch_runs_in_parallel_up_to_its_limit(client: Client) -> None:
     answers = client.batch({"module_name": "brief", "parallelism": 2}, {str(n): "0.02" for n in range(20)})
     spans = [(a.response.execution.created_at, a.response.execution.finished_at) for a in answers]
 
@@ -500,7 +498,7 @@ def test_a_batch_runs_as_many_at_a_time_as_it_may(client: Client) -> None:
         ({"module_name": "hello"}, {"x" * 257: "{}"}, grpc.StatusCode.INVALID_ARGUMENT, "input.id"),
     ],
 )
-def test_batches_that_are_not_valid(
+def test_invalid_batches(
     client: Client, start: dict[str, Any], inputs: dict[str, str], status: Any, field: str
 ) -> None:
     problem = refused(lambda: client.batch(start, inputs))
@@ -664,7 +662,7 @@ def test_the_examples_of_the_documentation(server: Server, stubs: tuple[Any, Any
 # The end of the server
 
 
-def test_sigterm_lets_calls_end_and_tells_the_others(tmp_path: Path, stubs: tuple[Any, Any]) -> None:
+def test_sigterm_lets_calls_end_and_refuses_others(tmp_path: Path, stubs: tuple[Any, Any]) -> None:
     with running(tmp_path, MODULES, "--drain-timeout", "20") as server:
         client, watcher = Client(server, stubs), Client(server, stubs)
         with client.channel, watcher.channel:
@@ -684,7 +682,7 @@ def test_sigterm_lets_calls_end_and_tells_the_others(tmp_path: Path, stubs: tupl
             assert server.stop(None) == 0
 
 
-def test_sigterm_cuts_off_what_does_not_end(tmp_path: Path, stubs: tuple[Any, Any]) -> None:
+def test_sigterm_cancels_calls_that_do_not_end(tmp_path: Path, stubs: tuple[Any, Any]) -> None:
     with running(tmp_path, MODULES) as server:
         client = Client(server, stubs)
         with client.channel:
@@ -698,7 +696,7 @@ def test_sigterm_cuts_off_what_does_not_end(tmp_path: Path, stubs: tuple[Any, An
             wait_for(lambda: pids(tmp_path) == [])
 
 
-def test_both_doors_by_tls(tmp_path: Path, stubs: tuple[Any, Any]) -> None:
+def test_both_doors_with_tls(tmp_path: Path, stubs: tuple[Any, Any]) -> None:
     authority = Authority(tmp_path)
     signed = authority.sign("server")
     options = ["--tls-certificate-file", str(signed.certificate), "--tls-key-file", str(signed.key)]
@@ -718,7 +716,7 @@ def test_both_doors_by_tls(tmp_path: Path, stubs: tuple[Any, Any]) -> None:
         assert server.stop() == 0
 
 
-def test_without_grpc_nothing_of_it_is_imported(tmp_path: Path) -> None:
+def test_without_grpc_its_libraries_are_not_imported(tmp_path: Path) -> None:
     with running(tmp_path, MODULES, "--no-grpc") as server:
         maps = Path(f"/proc/{server.process.pid}/maps").read_text()
 
@@ -743,7 +741,7 @@ def test_without_rest_the_web_framework_is_not_imported(tmp_path: Path) -> None:
     assert not {"quart", "quart_trio", "werkzeug", "jinja2", "runner.rest"} & imported
 
 
-def test_a_port_that_is_taken_is_one_line(server: Server, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(server: Server, tmp_path: Path) -> None:
     (tmp_path / "modules.yaml").write_text(MODULES)
     port = str(server.ready["grpc"][0][1])
     command = [sys.executable, str(ROOT / "main.py"), "--config", "modules.yaml", "--rest-port", "0"]

@@ -1,7 +1,7 @@
-"""Contract: what the gRPC server owes every client and handler, over real sockets; each known trap is held by a test.
+"""Contract: the promises of the gRPC server to clients and handlers, over real sockets.
 
-The traps of grpclib and h2 on trio-asyncio are named in the test that holds them. Handlers are plain functions here;
-what the verbs do is in `tests/acceptance/test_grpc.py`.
+Each known trap of grpclib and h2 on trio-asyncio has a test, which names it. Handlers are plain functions here; the
+verbs are tested in `tests/acceptance/test_grpc.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.grpc_client import LIMITS, PATIENCE, Client, OpenDoor, framed, open_d
 from tests.support import open_fds, wait_until
 
 QUICK = 0.2
-"""Seconds for a time limit that a test waits out."""
+"""Seconds for a time limit that a test waits for."""
 REQUEST = v1.ExecuteRequest(module_name="m", input_json="1")
 ECHO, HANG, STREAM = "/test.Test/Echo", "/test.Test/Hang", "/test.Test/Stream"
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
@@ -48,7 +48,7 @@ async def door() -> AsyncIterator[OpenDoor]:
 
 
 class Hanging:
-    """A handler that hangs, and what became of its calls."""
+    """A handler that hangs and counts its calls."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -76,7 +76,7 @@ async def echo(call: Call) -> Any:
 
 
 async def stream(call: Call) -> None:
-    """Send back each message as it comes, twice."""
+    """Send back each message at once, twice."""
     while (request := await call.receive()) is not None:
         for _ in range(2):
             await call.send(v1.ExecuteResponse(result_json=request.input_json))
@@ -133,7 +133,7 @@ async def test_a_stream_goes_both_ways(door: OpenDoor) -> None:
     assert (answer.status, len(answer.messages)) == (0, 4)
 
 
-async def test_what_a_handler_raises_is_the_status(door: OpenDoor) -> None:
+async def test_an_exception_of_the_handler_becomes_the_status(door: OpenDoor) -> None:
     client = await door.connect()
 
     refused = await client.call("/test.Test/Refuse", REQUEST)
@@ -170,7 +170,7 @@ async def test_a_bug_is_internal_and_logged(door: OpenDoor) -> None:
         ({"x": "", "X-Upper": "1", "": "nameless"}, GrpcStatus.OK),
     ],
 )
-async def test_odd_heads_are_answered_and_the_connection_lives(door: OpenDoor, metadata: Any, status: int) -> None:
+async def test_odd_heads_are_answered_and_the_connection_continues(door: OpenDoor, metadata: Any, status: int) -> None:
     """A header byte that is not ASCII ends a grpclib server, and with trio-asyncio the program."""
     client = await door.connect()
 
@@ -191,7 +191,7 @@ async def test_odd_heads_are_answered_and_the_connection_lives(door: OpenDoor, m
         (b"\0\x7f\xff\xff\xff", GrpcStatus.RESOURCE_EXHAUSTED, "max_frame"),
     ],
 )
-async def test_messages_that_are_none(data: bytes, status: int, word: str) -> None:
+async def test_malformed_messages(data: bytes, status: int, word: str) -> None:
     async def needs(call: Call) -> Any:
         request = await call.receive()
         if request is None:
@@ -208,7 +208,7 @@ async def test_messages_that_are_none(data: bytes, status: int, word: str) -> No
         assert (await client.call(ECHO, REQUEST)).status == 0
 
 
-async def test_a_message_may_have_the_limit_and_no_byte_more() -> None:
+async def test_a_message_may_be_as_large_as_the_limit() -> None:
     async with open_door(METHODS, max_message_bytes=100_000) as door:
         client = await door.connect(window=1 << 20)
         fits = v1.ExecuteRequest(input_json="x" * (100_000 - 4))
@@ -223,7 +223,7 @@ async def test_a_message_may_have_the_limit_and_no_byte_more() -> None:
 
 
 async def send_all(client: Client, number: int, data: bytes, *, end: bool = True) -> None:
-    """Send as the windows allow, until the server has ended the call."""
+    """Send as much as the windows allow, until the server has ended the call."""
     rest = data
     with trio.fail_after(PATIENCE):
         while rest and not client.answers[number].ended:
@@ -236,7 +236,7 @@ async def send_all(client: Client, number: int, data: bytes, *, end: bool = True
             await client.flush()
 
 
-async def test_a_first_message_that_does_not_come_is_not_waited_for_long() -> None:
+async def test_the_wait_for_the_first_message_is_limited() -> None:
     async with open_door(METHODS, message_seconds=QUICK) as door:
         client = await door.connect()
 
@@ -262,7 +262,7 @@ async def test_the_deadline_of_the_client_cancels_the_handler() -> None:
 
 
 @pytest.mark.parametrize("how", ["reset", "goaway", "close", "abort"])
-async def test_a_client_that_leaves_cancels_its_calls(how: str) -> None:
+async def test_a_disconnect_cancels_the_calls_of_the_client(how: str) -> None:
     hanging = Hanging()
     async with open_door({HANG: hanging.method, **METHODS}) as door:
         client, other = await door.connect(), await door.connect()
@@ -279,7 +279,7 @@ async def test_a_client_that_leaves_cancels_its_calls(how: str) -> None:
             case "close":
                 await client.aclose()
             case "abort":
-                client.stream.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER: a reset instead of an end
+                client.stream.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER: a reset instead of an end of file
                 await client.aclose()
 
         await wait_until(lambda: hanging.cancelled == 3, "the calls are cancelled")
@@ -288,7 +288,7 @@ async def test_a_client_that_leaves_cancels_its_calls(how: str) -> None:
             assert (await client.call(ECHO, REQUEST)).status == 0
 
 
-async def test_an_end_that_is_shielded_is_waited_for_and_the_next_call_is_not() -> None:
+async def test_a_handler_that_shields_its_end_delays_no_other_call() -> None:
     ended, go_on = trio.Event(), trio.Event()
 
     async def slow_to_end(call: Call) -> Any:
@@ -327,7 +327,7 @@ async def test_calls_are_limited_and_health_is_not() -> None:
 
 
 async def test_one_connection_may_have_more_than_a_hundred_calls() -> None:
-    """With the default of h2 the 101st call of a channel waits in the client without a word."""
+    """With the default of h2 the 101st call of a channel waits in the client silently."""
     hanging = Hanging()
     async with open_door({HANG: hanging.method}) as door:
         client = await door.connect()
@@ -362,7 +362,7 @@ async def test_connections_are_limited() -> None:
 # Slow readers
 
 
-async def test_a_reader_that_stops_stops_the_handler_and_no_more() -> None:
+async def test_a_client_that_stops_reading_stops_only_its_handler() -> None:
     sent = 0
 
     async def flood(call: Call) -> None:
@@ -391,7 +391,7 @@ async def test_a_reader_that_stops_stops_the_handler_and_no_more() -> None:
         assert (answer.status, len(answer.messages)) == (0, 1000)
 
 
-async def test_a_reader_that_takes_nothing_is_cut_off_in_time() -> None:
+async def test_a_client_that_does_not_read_is_cut_off_in_time() -> None:
     async def large(call: Call) -> Any:
         return v1.ExecuteResponse(result_json="x" * 1_000_000)
 
@@ -406,8 +406,8 @@ async def test_a_reader_that_takes_nothing_is_cut_off_in_time() -> None:
         assert answer.received == 65_535
 
 
-async def test_a_reader_that_is_slow_but_reads_gets_all() -> None:
-    """The limit is for progress, not for the whole."""
+async def test_a_slow_reader_receives_everything() -> None:
+    """The limit applies to progress, not to the whole message."""
     size = 20 * 16_384
 
     async def large(call: Call) -> Any:
@@ -470,7 +470,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
     ],
     ids=lambda data: data[33:50].hex() or "preface",
 )
-async def test_garbage_ends_its_connection_and_nothing_else(door: OpenDoor, data: bytes) -> None:
+async def test_garbage_ends_only_its_connection(door: OpenDoor, data: bytes) -> None:
     good = await door.connect()
     bad = await door.raw()
     with suppress(trio.BrokenResourceError):
@@ -494,7 +494,7 @@ async def test_heads_are_limited(door: OpenDoor) -> None:
 
 
 async def test_a_flood_of_resets_is_cut_and_others_are_served(door: OpenDoor) -> None:
-    """Rapid reset, CVE-2023-44487: 20,000 of them held the loop for 4.7 seconds."""
+    """Rapid reset, CVE-2023-44487: 20,000 of them blocked the loop for 4.7 seconds."""
     client, other = await door.connect(), await door.connect()
     await client.call(ECHO, REQUEST)
     with structlog.testing.capture_logs() as logs, suppress(trio.BrokenResourceError):
@@ -545,15 +545,15 @@ async def test_refusals_that_are_not_read_are_limited_too(door: OpenDoor) -> Non
 
 
 def unknown_call(number: int) -> bytes:
-    """Return a HEADERS frame for a method that is not there, with a long name, so that the answer is long too."""
+    """Return a HEADERS frame for an unknown method with a long name, which makes the answer long too."""
     path = (b"%d" % number).rjust(900, b"x")
     size = encode_integer(len(path), 7)
     block = b"\x83\x86\x14" + size + path + b"\x1f\x10" + b"\x10application/grpc"
     return len(block).to_bytes(3, "big") + b"\x01\x05" + number.to_bytes(4, "big") + block
 
 
-async def test_data_in_single_bytes_is_put_together() -> None:
-    """Each frame that waits would cost two hundred bytes for one."""
+async def test_data_in_single_bytes_is_merged() -> None:
+    """Each waiting frame of one byte would cost two hundred."""
     begun, go_on = trio.Event(), trio.Event()
     held: list[int] = []
 
@@ -574,7 +574,7 @@ async def test_data_in_single_bytes_is_put_together() -> None:
             client.http.send_data(number, data[position : position + 1])
         client.http.send_data(number, b"", end_stream=True)
         await client.flush()
-        await client.call(CHECK, HealthCheckRequest())  # what was before it has arrived
+        await client.call(CHECK, HealthCheckRequest())  # so everything sent before it has arrived
         go_on.set()
 
         answer = await client.ended(number)
@@ -583,8 +583,8 @@ async def test_data_in_single_bytes_is_put_together() -> None:
         assert held[0] <= 20_000 // MERGED_BYTES + 3
 
 
-async def test_an_empty_frame_is_no_end(door: OpenDoor) -> None:
-    """Grpclib takes it for one and says `Received less data than expected`."""
+async def test_an_empty_frame_does_not_end_the_stream(door: OpenDoor) -> None:
+    """In grpclib it counts as the end, which raises `Received less data than expected`."""
     client = await door.connect()
     number = await client.send(ECHO, end=False)
     data = framed(REQUEST)
@@ -649,7 +649,7 @@ async def test_ended_calls_are_forgotten(door: OpenDoor) -> None:
 # Keep-alive
 
 
-async def test_a_client_that_answers_no_ping_is_cut_off_and_its_calls_are_cancelled() -> None:
+async def test_a_client_that_does_not_answer_pings_is_cut_off_and_its_calls_are_cancelled() -> None:
     hanging = Hanging()
     async with open_door({HANG: hanging.method, **METHODS}, ping_seconds=QUICK, pong_seconds=QUICK) as door:
         silent = await door.connect()
@@ -666,8 +666,8 @@ async def test_a_client_that_answers_no_ping_is_cut_off_and_its_calls_are_cancel
         assert hanging.cancelled == 1
 
 
-async def test_a_client_with_a_full_buffer_that_answers_no_ping_is_cut_off() -> None:
-    """A transport that is closed waits for its buffer to empty, which it never does: the call would go on for ever."""
+async def test_a_client_with_a_full_buffer_that_does_not_answer_pings_is_cut_off() -> None:
+    """A closed transport waits until its buffer is empty, which never happens: the call would run for ever."""
     cancelled = trio.Event()
 
     async def flood(call: Call) -> None:
@@ -689,7 +689,7 @@ async def test_a_client_with_a_full_buffer_that_answers_no_ping_is_cut_off() -> 
 # The end of the door
 
 
-async def test_draining_lets_calls_end_and_takes_no_new_ones() -> None:
+async def test_draining_lets_calls_end_and_accepts_no_new_ones() -> None:
     hanging = Hanging()
     async with open_door({HANG: hanging.method, **METHODS}) as door:
         client = await door.connect()
@@ -721,7 +721,7 @@ async def test_draining_lets_calls_end_and_takes_no_new_ones() -> None:
         await door.ended.wait()
 
 
-async def test_new_calls_are_refused_while_draining_on_connections_that_are_open(door: OpenDoor) -> None:
+async def test_new_calls_on_open_connections_are_refused_while_draining(door: OpenDoor) -> None:
     client = await door.connect()
     await client.call(ECHO, REQUEST)
     number = await client.send(ECHO, end=False, flush=False)  # on its way while the server begins to drain
@@ -734,7 +734,7 @@ async def test_new_calls_are_refused_while_draining_on_connections_that_are_open
     assert (answer.status, answer.said["operato-kind"]) == (GrpcStatus.UNAVAILABLE, "shutdown")
 
 
-async def test_what_does_not_end_is_cut_off_and_told() -> None:
+async def test_a_call_that_does_not_end_is_cancelled_and_answered() -> None:
     hanging = Hanging()
     async with open_door({HANG: hanging.method}) as door:
         client = await door.connect()
@@ -750,7 +750,7 @@ async def test_what_does_not_end_is_cut_off_and_told() -> None:
             await door.ended.wait()
 
 
-async def test_clients_that_stay_do_not_hold_the_end_up() -> None:
+async def test_clients_that_stay_connected_do_not_delay_the_end() -> None:
     """From Python 3.12 on `wait_closed` of an asyncio server waits for its clients."""
     async with open_door(METHODS) as door:
         idle, silent = await door.connect(), await door.raw()
@@ -762,7 +762,7 @@ async def test_clients_that_stay_do_not_hold_the_end_up() -> None:
         await silent.aclose()
 
 
-async def test_cancelling_the_door_cuts_all_off_at_once() -> None:
+async def test_cancelling_the_door_cuts_all_clients_off_at_once() -> None:
     hanging = Hanging()
     async with open_door({HANG: hanging.method}) as door:
         client = await door.connect()
@@ -777,7 +777,7 @@ async def test_cancelling_the_door_cuts_all_off_at_once() -> None:
         assert hanging.cancelled == 1
 
 
-async def test_a_port_that_is_taken_is_an_error_of_the_system(door: OpenDoor) -> None:
+async def test_a_port_in_use_is_an_os_error(door: OpenDoor) -> None:
     never = trio.Event()
     with pytest.raises(OSError, match="in use"):
         await serve({}, host="127.0.0.1", port=door.port, limits=GrpcLimits(**LIMITS), draining=never, closed=never)
@@ -860,7 +860,7 @@ async def test_calls_over_tls(tmp_path: Path) -> None:
         assert (await client.call(ECHO, REQUEST)).status == 0
 
 
-async def test_clients_show_a_certificate_where_it_is_asked_for(tmp_path: Path) -> None:
+async def test_clients_must_show_a_certificate_if_required(tmp_path: Path) -> None:
     authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
     context = server_tls(authority.sign("server"), authority)
     known = client_context(authority, authority.sign("client"))
@@ -872,7 +872,7 @@ async def test_clients_show_a_certificate_where_it_is_asked_for(tmp_path: Path) 
                 await (await door.connect()).call(ECHO, REQUEST)
 
 
-async def test_a_handshake_that_does_not_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_handshake_that_does_not_end_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_connection, "HANDSHAKE_SECONDS", QUICK)
     context = server_tls(Authority(tmp_path).sign("server"))
     async with open_door(METHODS, tls=context) as door, await door.raw() as silent:
@@ -880,12 +880,12 @@ async def test_a_handshake_that_does_not_end_is_not_waited_for(tmp_path: Path, m
             assert await silent.receive_some(100) == b""
 
 
-# Nothing stays
+# Nothing is left behind
 
 
 @asynccontextmanager
 async def unchanged(clients: int = 0) -> AsyncIterator[None]:
-    """Check that as many tasks and descriptors are there afterwards as before."""
+    """Check that the numbers of tasks and descriptors are the same afterwards as before."""
     before, fds = trio.lowlevel.current_statistics().tasks_living, len(open_fds())
     yield
     await wait_until(
@@ -916,8 +916,8 @@ async def test_two_thousand_calls_of_all_kinds_leave_nothing() -> None:
         assert (await warm.call(ECHO, REQUEST)).status == 0
 
 
-def test_frames_are_what_the_tests_take_them_for() -> None:
-    """The bytes above are written by hand; a frame that hyperframe does not read as meant would test nothing."""
+def test_the_frames_in_these_tests_are_valid() -> None:
+    """The bytes above are written by hand; a frame that hyperframe reads differently would test nothing."""
     frame, size = Frame.parse_frame_header(memoryview(PREFACE[24:33]))
     assert (type(frame).__name__, size) == ("SettingsFrame", 0)
     assert isinstance(Frame.parse_frame_header(memoryview(b"\0\0\x05\0\0\0\0\0\x01"))[0], DataFrame)

@@ -1,4 +1,4 @@
-"""Contract: what is committed under `protocol/rpc` is what `make proto` makes of the .proto."""
+"""Contract: the committed files under `protocol/rpc` equal the output of `make proto`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Contract: what the HTTP server owes every client and handler, over real sockets; each known trap is held by a test.
+"""Contract: the promises of the HTTP server to clients and handlers, over real sockets.
 
-The traps of stock hypercorn on Trio are named in the test that holds them (hypercorn #225, #329).
+Each known trap of stock hypercorn on Trio has a test, which names it (hypercorn #225, #329).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ UPGRADE = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
 HUGE = b"x" * 32 * 1024 * 1024
-"""More than the sockets of both sides take."""
+"""More than the sockets of both sides hold."""
 
 
 def plain(handler: Callable[[Any, Any, Any], Any]) -> Front:
-    """Return the application that is this handler, and nothing else."""
+    """Return an application that consists of this handler."""
 
     async def nothing(scope: Any, receive: Any, send: Any) -> None:
         raise NotImplementedError
@@ -61,7 +61,7 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Held:
-    """A handler that starts and never ends by itself."""
+    """A handler that ends only by cancellation."""
 
     def __init__(self) -> None:
         self.started = trio.Event()
@@ -121,7 +121,7 @@ async def test_pipelined_requests_are_answered_in_order_and_do_not_share_context
         assert seen == [None] * 20
 
 
-async def test_more_pipelined_requests_than_buffers_take_are_all_answered() -> None:
+async def test_more_pipelined_requests_than_buffers_hold_are_all_answered() -> None:
     body = b"x" * 60_000
     async with serving(plain(echo)) as server, trio.open_nursery() as nursery:
         client = await server.connect()
@@ -130,7 +130,7 @@ async def test_more_pipelined_requests_than_buffers_take_are_all_answered() -> N
             assert (await client.response())[2] == body
 
 
-async def test_chunked_request_body_also_when_it_comes_byte_by_byte() -> None:
+async def test_chunked_request_body_even_when_it_arrives_byte_by_byte() -> None:
     raw = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
     async with serving(plain(echo)) as server:
         assert (await server.ask(raw))[2] == b"abcdefg"
@@ -149,7 +149,7 @@ async def test_large_bodies_pass_both_ways() -> None:
         assert (await client.response())[2] == body
 
 
-async def test_a_stream_sends_its_head_at_once_and_each_event_as_it_comes() -> None:
+async def test_a_stream_sends_its_head_at_once_and_each_event_without_delay() -> None:
     step = trio.Event()
 
     async def events() -> AsyncIterator[bytes]:
@@ -197,7 +197,7 @@ async def test_connection_close_is_followed_by_the_end_of_file(behind: str, how:
         client = await server.connect()
         body = b'{"name": "you"}'
         await client.send(post(body, "/hello", b"Content-Type: application/json\r\n").replace(b"HTTP/1.1", how))
-        with trio.fail_after(0.9):  # less than the client is given to close its side
+        with trio.fail_after(0.9):  # less than the time for the client to close its side
             answer = await client.rest()
         assert answer.startswith(b"HTTP/1.1 200")
         assert b"you" in answer
@@ -249,11 +249,11 @@ async def test_a_handler_that_reads_no_body_answers_whatever_its_length() -> Non
         assert (status, headers[b"connection"]) == (401, b"close")
 
 
-async def test_a_streamed_body_has_no_limit_of_size_or_time_but_the_handlers_own() -> None:
+async def test_a_streamed_body_has_only_the_limits_of_its_handler() -> None:
     size, held = 3 * UNREAD_BYTES, trio.Event()
 
     async def count(scope: Any, receive: Any, send: Any) -> None:
-        await held.wait()  # by now the reader has stopped to read
+        await held.wait()  # the server has stopped reading by now
         stream_body(scope)
         total, more = 0, True
         while more:
@@ -311,7 +311,7 @@ async def test_read_body_raises_an_error_with_the_reason() -> None:
 
 
 async def test_a_handler_need_not_read_the_body() -> None:
-    """Stock hypercorn: once its queue of pieces is full, the handler's own last message waits for ever for room."""
+    """Stock hypercorn: once its queue of pieces is full, the handler's last message waits for room for ever."""
     uploaded = trio.Event()
 
     async def handler(scope: Any, receive: Any, send: Any) -> None:
@@ -329,7 +329,7 @@ async def test_a_handler_need_not_read_the_body() -> None:
             assert await client.rest() == b""
 
 
-async def test_an_error_of_the_handler_is_500_and_logged_and_cuts_a_response_that_has_begun() -> None:
+async def test_an_error_of_the_handler_is_logged_and_answered_500_or_cuts_off_its_response() -> None:
     async def handler(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/half":
             await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -424,7 +424,7 @@ async def test_bad_frames_end_only_their_websocket(frames: bytes) -> None:
 # Time limits
 
 
-async def test_an_idle_connection_is_closed_without_a_word() -> None:
+async def test_an_idle_connection_is_closed_silently() -> None:
     async with serving(plain(echo), keep_alive_seconds=QUICK) as server:
         client = await server.connect()
         assert await client.rest() == b""
@@ -443,7 +443,7 @@ async def test_an_idle_connection_is_closed_without_a_word() -> None:
         (post(b"1234")[:-1], "body_seconds"),
     ],
 )
-async def test_a_request_that_does_not_come_to_its_end_is_408(raw: bytes, limit: str) -> None:
+async def test_an_incomplete_request_is_answered_408(raw: bytes, limit: str) -> None:
     handler = Held()
     async with serving(plain(handler), **{limit: QUICK}) as server:
         client = await server.connect()
@@ -475,7 +475,7 @@ async def test_a_slow_head_is_not_kept_alive_by_single_bytes() -> None:
 
 
 @pytest.mark.parametrize("end", ["shutdown", "cancel", "send_seconds"])
-async def test_a_client_that_does_not_read_holds_up_nothing(end: str) -> None:
+async def test_a_client_that_does_not_read_blocks_nothing(end: str) -> None:
     """Stock hypercorn sends in a shielded scope without a limit: shutdown waits for ever."""
     ended = trio.Event()
     started = trio.Event()
@@ -516,16 +516,16 @@ async def test_a_slow_reader_that_makes_progress_is_served_to_the_end() -> None:
         begun = trio.current_time()
         while got < len(HUGE):
             got += len(await client.stream.receive_some(1 << 20))
-            if trio.current_time() - begun < 1.5:  # longer in all than a send may stand still
+            if trio.current_time() - begun < 1.5:  # longer than a send may make no progress
                 await trio.sleep(0.05)
 
 
-# The client goes away
+# The client disconnects
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
 @pytest.mark.parametrize("what", ["plain", "with a body", "with a pipelined request", "sse", "websocket"])
-async def test_a_client_that_goes_away_cancels_the_handler_at_once(how: str, what: str) -> None:
+async def test_a_disconnect_cancels_the_handler_at_once(how: str, what: str) -> None:
     held = Held()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -558,7 +558,7 @@ async def test_a_client_that_goes_away_cancels_the_handler_at_once(how: str, wha
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_a_client_that_goes_away_behind_a_full_buffer_is_noticed(how: str) -> None:
+async def test_a_disconnect_behind_a_full_buffer_is_noticed(how: str) -> None:
     held = Held()
     async with serving(plain(held)) as server:
         client = await server.connect()
@@ -594,8 +594,8 @@ async def test_work_after_the_last_message_is_not_cancelled() -> None:
         await done.wait()
 
 
-async def test_a_loop_that_sends_lets_others_run_and_ends_with_its_client() -> None:
-    """Stock hypercorn: sending on a closed websocket neither raises nor checkpoints; the whole program hung."""
+async def test_a_loop_of_sends_lets_other_tasks_run_and_ends_with_its_client() -> None:
+    """Stock hypercorn: sending on a closed websocket neither raises nor checkpoints, so the whole program hangs."""
     ended = trio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -622,7 +622,7 @@ async def test_a_loop_that_sends_lets_others_run_and_ends_with_its_client() -> N
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_push_only_websocket_of_quart_ends_with_its_client_without_reading(how: str) -> None:
-    """Stock hypercorn with quart-trio 0.12: twenty unread messages, and the disconnect is never seen."""
+    """Stock hypercorn with quart-trio 0.12: after twenty unread messages, a disconnect is not noticed."""
     held = Held()
     app = QuartTrio(__name__)
 
@@ -644,7 +644,7 @@ async def test_a_push_only_websocket_of_quart_ends_with_its_client_without_readi
         await held.cancelled.wait()
 
 
-# How many
+# Limits on the number
 
 
 async def test_a_client_over_the_limit_is_503_until_another_leaves() -> None:
@@ -662,7 +662,7 @@ async def test_a_client_over_the_limit_is_503_until_another_leaves() -> None:
         await second.rest()
         await second.stream.aclose()
         while (await server.ask(post(b"1")))[0] == 503:
-            pass  # its place is free when the server has seen it close
+            pass  # its place is free once the server has noticed the close
         await first.send(post(b"1"))
         assert (await first.response())[0] == 200
 
@@ -754,7 +754,7 @@ async def test_shutdown_closes_open_websockets_as_going_away() -> None:
 # Start and end
 
 
-async def test_shutdown_closes_the_idle_and_lets_the_rest_finish() -> None:
+async def test_shutdown_closes_idle_connections_and_lets_requests_finish() -> None:
     started, go_on = trio.Event(), trio.Event()
 
     async def handler(scope: Any, receive: Any, send: Any) -> None:
@@ -784,7 +784,7 @@ async def test_shutdown_closes_the_idle_and_lets_the_rest_finish() -> None:
 
 
 @pytest.mark.parametrize("behind", ["plain", "quart"])
-async def test_what_does_not_finish_in_time_is_cancelled_and_answered_503(behind: str) -> None:
+async def test_a_request_that_does_not_finish_in_time_is_cancelled_and_answered_503(behind: str) -> None:
     held = Held()
     app = QuartTrio(__name__)
     app.get("/")(held.__call__)
@@ -847,7 +847,7 @@ def test_limits_must_make_sense() -> None:
         limits(send_seconds=0)
 
 
-def test_a_module_may_be_called_as_the_end_of_a_route_is():
+def test_a_module_may_have_the_suffix_of_a_route_as_its_name():
     async def nothing(scope, receive, send):
         pass
 

@@ -1,4 +1,4 @@
-"""Contract: the HTTP server by TLS, where a connection writes through `TlsWire` instead of to its socket."""
+"""Contract: the HTTP server with TLS, where a connection writes through `TlsWire` instead of to its socket."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from runner.serve.tls import server_context
 from tests.certificates import Authority
 from tests.http_support import QUICK, Client, Server, serving
 
-PATIENCE = 10
+PATIENCE = 30
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 HUGE = bytes(range(256)) * 64 * 1024
-"""More than the sockets of both sides take."""
+"""More than the sockets of both sides hold."""
 
 
 class Tls:
-    """The contexts of both sides."""
+    """The TLS contexts of both sides."""
 
     def __init__(self, folder: Path, *, asks: bool = False) -> None:
         self.authority = Authority(folder)
@@ -41,7 +41,7 @@ class Tls:
         self.client = ssl.create_default_context(cafile=self.authority.file)
 
     async def connect(self, server: Server, *, strict: bool = False) -> Client:
-        """Return a client by TLS; a `strict` one takes an end of file without a word for a break."""
+        """Return a client with TLS; a `strict` one rejects an end of file without a close alert."""
         inner = await trio.open_tcp_stream("127.0.0.1", server.port)
         tls: Any = trio.SSLStream(inner, self.client, server_hostname="localhost", https_compatible=not strict)
         await tls.do_handshake()
@@ -69,7 +69,7 @@ def post(body: bytes) -> bytes:
     return b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-async def test_requests_on_a_connection_that_is_kept(tls: Tls) -> None:
+async def test_requests_on_one_connection(tls: Tls) -> None:
     async with serving(plain(echo), tls=tls.server) as server:
         client = await tls.connect(server)
         await client.send(GET + post(b"two") + GET)
@@ -91,7 +91,7 @@ async def test_large_bodies_both_ways(tls: Tls) -> None:
         await trio.aclose_forcefully(client.stream)
 
 
-async def test_the_end_is_said_in_tls_too(tls: Tls) -> None:
+async def test_the_end_is_announced_by_a_close_alert(tls: Tls) -> None:
     async with serving(plain(echo), tls=tls.server) as server:
         client = await tls.connect(server, strict=True)
         await client.send(b"GET / HTTP/1.0\r\n\r\n")
@@ -119,7 +119,7 @@ async def held(tls: Tls, send_huge: bool, **limits: Any) -> AsyncIterator[tuple[
         yield server, started, cancelled
 
 
-async def test_a_client_that_leaves_cancels_its_handler(tls: Tls) -> None:
+async def test_a_disconnect_cancels_the_handler(tls: Tls) -> None:
     async with held(tls, False) as (server, started, cancelled):
         client = await tls.connect(server)
         await client.send(GET)
@@ -157,7 +157,7 @@ async def test_websockets(tls: Tls) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", GET, b"\x16\x03\x01\x00\x05hello", b"\0" * 5000])
-async def test_what_is_no_tls_ends_its_connection_and_nothing_else(tls: Tls, data: bytes) -> None:
+async def test_bytes_other_than_tls_end_only_their_connection(tls: Tls, data: bytes) -> None:
     async with serving(plain(echo), tls=tls.server) as server:
         bad = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with bad:
@@ -172,17 +172,17 @@ async def test_what_is_no_tls_ends_its_connection_and_nothing_else(tls: Tls, dat
         await trio.aclose_forcefully(good.stream)
 
 
-async def test_a_handshake_that_does_not_end_is_not_waited_for(tls: Tls) -> None:
+async def test_a_handshake_that_does_not_end_is_cut_off(tls: Tls) -> None:
     async with serving(plain(echo), tls=tls.server, header_seconds=QUICK) as server:
         silent = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with silent:
             assert await silent.receive_some(1) == b""
 
 
-async def test_clients_show_a_certificate_where_it_is_asked_for(tmp_path: Path) -> None:
+async def test_clients_must_show_a_certificate_if_required(tmp_path: Path) -> None:
     tls = Tls(tmp_path, asks=True)
     async with serving(plain(echo), tls=tls.server) as server:
-        stranger = await tls.connect(server)  # in TLS 1.3 a client hears of its refusal when it reads
+        stranger = await tls.connect(server)  # in TLS 1.3 a client learns of its refusal when it reads
         await stranger.send(GET)
         with pytest.raises((trio.BrokenResourceError, EOFError)):
             await stranger.response()
@@ -195,7 +195,7 @@ async def test_clients_show_a_certificate_where_it_is_asked_for(tmp_path: Path) 
         await trio.aclose_forcefully(known.stream)
 
 
-async def test_the_end_of_the_server_lets_an_answer_out(tls: Tls) -> None:
+async def test_shutdown_lets_an_answer_leave(tls: Tls) -> None:
     go_on, started = trio.Event(), trio.Event()
 
     async def handler(scope: Any, receive: Any, send: Any) -> None:
@@ -217,8 +217,8 @@ async def test_the_end_of_the_server_lets_an_answer_out(tls: Tls) -> None:
             await trio.aclose_forcefully(each.stream)
 
 
-async def test_a_wire_that_has_no_room_loses_nothing(tls: Tls) -> None:
-    """Sending stops where the kernel does, in the middle of a record, and goes on from there."""
+async def test_a_wire_without_room_loses_nothing(tls: Tls) -> None:
+    """Sending stops where the kernel does, in the middle of a record, and continues there."""
     near, far = trio.socket.socketpair()
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     assert tls.server is not None

@@ -29,7 +29,7 @@ for file in FILES:
     POOL.Add(file)
 NAMES = [message.name for message in FILES[0].message_type]
 LABELS = {1: "double", 3: "int64", 5: "int32", 8: "bool", 9: "string", 11: "message", 12: "bytes", 14: "enum"}
-"""The types of fields that the API keeps to, as descriptors number them."""
+"""The types of fields in the API, by their numbers in descriptors."""
 
 
 def google_class(name: str) -> Any:
@@ -37,9 +37,9 @@ def google_class(name: str) -> Any:
 
 
 def values(field: Any) -> st.SearchStrategy[Any]:
-    """Return what a field may be, as google's messages take it."""
+    """Return a strategy for the values of a field, in the form of google's messages."""
     kinds: dict[str, Callable[[], st.SearchStrategy[Any]]] = {
-        # A zero with a sign is sent by google and is nothing here: no field of the API has a use for one.
+        # A negative zero is sent by google and omitted here: no field of the API needs one.
         "double": lambda: st.floats(allow_nan=False).filter(lambda x: x != 0 or math.copysign(1, x) > 0),
         "int64": lambda: st.integers(-(2**63), 2**63 - 1),
         "int32": lambda: st.integers(-(2**31), 2**31 - 1),
@@ -54,7 +54,7 @@ def values(field: Any) -> st.SearchStrategy[Any]:
 
 
 def messages(name: str) -> st.SearchStrategy[Any]:
-    """Return google's messages of one class, with any of their fields set."""
+    """Return a strategy for google's messages of one class, with any of their fields set."""
     descriptor = POOL.FindMessageTypeByName(f"operato.runner.v1.{name}")
     cls = google_class(name)
     optional = {field.name: values(field) for field in descriptor.fields}
@@ -68,7 +68,7 @@ def any_message(draw: st.DrawFn) -> tuple[Any, Any]:
 
 
 @given(any_message())
-def test_what_google_writes_is_read_and_written_the_same(pair: tuple[Any, Any]) -> None:
+def test_messages_of_google_are_read_and_written_the_same(pair: tuple[Any, Any]) -> None:
     cls, google = pair
     data = google.SerializeToString()
     message = decode(cls, data)
@@ -79,7 +79,7 @@ def test_what_google_writes_is_read_and_written_the_same(pair: tuple[Any, Any]) 
 
 
 @given(any_message())
-def test_a_message_that_is_cut_off_is_malformed_or_another_one(pair: tuple[Any, Any]) -> None:
+def test_a_message_that_is_cut_off_is_malformed_or_another_message(pair: tuple[Any, Any]) -> None:
     cls, google = pair
     data = google.SerializeToString()
     for end in range(len(data)):
@@ -99,7 +99,7 @@ def test_a_message_that_is_cut_off_is_malformed_or_another_one(pair: tuple[Any, 
 @example("ExecuteRequest", b"\xb1\x80\x80\x80\x10" + bytes(8))
 @example("ExecuteRequest", b"\xb1\x80\x80\x80\x80\x00" + bytes(8))
 @example("ExecuteRequest", b"\xb1\x80\x80\x80\x00" + bytes(8))
-def test_garbage_is_what_google_says_it_is(name: str, data: bytes) -> None:
+def test_garbage_is_read_as_google_reads_it(name: str, data: bytes) -> None:
     cls = google_class(name)
     try:
         theirs: Any = cls.FromString(data)
@@ -108,14 +108,14 @@ def test_garbage_is_what_google_says_it_is(name: str, data: bytes) -> None:
     try:
         ours: Any = decode(getattr(v1, name), data)
     except MalformedError:
-        return  # stricter in wire types that proto3 does not have, and in what unknown fields may be
+        return  # stricter about wire types that proto3 does not use, and about unknown fields
     assert theirs is not None
     if not repeats(data):
         assert cls.FromString(encode(ours)).ListFields() == without_unknown(theirs).ListFields()
 
 
 def repeats(data: bytes) -> bool:
-    """Whether a field may be there twice; messages in it are merged by google, here the last one counts."""
+    """Whether a field occurs twice: google merges messages in it, here the last one counts."""
     return len(data) > 1 and any(data.count(byte) > 1 for byte in set(data))
 
 
@@ -136,25 +136,25 @@ def without_unknown(message: Any) -> Any:
         (b"\x02\x00", "number 0"),
     ],
 )
-def test_malformed_messages_say_why(data: bytes, why: str) -> None:
+def test_malformed_messages_raise_the_reason(data: bytes, why: str) -> None:
     with pytest.raises(MalformedError, match=why):
         decode(v1.ExecuteRequest, data)
 
 
-def test_fields_of_another_wire_type_and_unknown_ones_are_left_out() -> None:
-    """Betterproto takes the number for the text."""
+def test_fields_of_another_wire_type_and_unknown_fields_are_ignored() -> None:
+    """In betterproto the number becomes the text."""
     message = decode(v1.ExecuteRequest, b"\x08\x05" + b"\x12\x011" + b"\xf8\x07\x01" + b"\xfa\x07\x02ab")
 
     assert (message.module_name, message.input_json) == ("", "1")
 
 
-def test_of_a_oneof_the_last_one_counts() -> None:
+def test_the_last_member_of_a_oneof_counts() -> None:
     both = bytes(v1.ExecuteBatchRequest(start=v1.BatchStart())) + bytes(v1.ExecuteBatchRequest(input=v1.BatchInput()))
 
     assert betterproto.which_one_of(decode(v1.ExecuteBatchRequest, both), "message")[0] == "input"
 
 
-def test_a_made_message_is_one_like_any_other() -> None:
+def test_a_made_message_equals_a_constructed_one() -> None:
     made = make(v1.ProgressEvent, done=0.0, text="x")
 
     assert made == v1.ProgressEvent(done=0.0, text="x")
@@ -178,7 +178,7 @@ def fields() -> list[tuple[str, Any]]:
 
 
 def test_fields_have_plain_types_only() -> None:
-    """Others are read or written wrongly by betterproto: Timestamp, Duration, Struct, maps."""
+    """Timestamp, Duration, Struct and maps are read or written wrongly by betterproto."""
     assert {field.type for _, field in fields()} <= LABELS.keys()
     assert all(field.type_name.startswith(".operato.runner.v1.") for _, field in fields() if field.type_name)
 
@@ -201,7 +201,7 @@ def test_everything_has_a_comment() -> None:
     assert bare == []
 
 
-def test_the_names_that_clients_have_stay() -> None:
+def test_the_names_that_clients_use_stay() -> None:
     names = {f"{name}.{field.name}": (field.number, LABELS[field.type]) for name, field in fields()}
 
     assert names["ExecuteRequest.module_name"] == (1, "string")

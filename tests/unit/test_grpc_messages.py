@@ -62,7 +62,7 @@ EXECUTION = Execution(
 
 
 def sent(message: Any) -> Any:
-    """Return a message as the other side has it."""
+    """Return a message as the other side reads it."""
     return decode(type(message), encode(message))
 
 
@@ -74,7 +74,7 @@ def test_the_words_are_the_same_on_both_sides(ours: Any, theirs: Any) -> None:
     assert [member.name for member in theirs] == ["UNSPECIFIED", *(member.name for member in ours)]
 
 
-def test_a_record_says_what_rest_says() -> None:
+def test_a_record_has_the_values_of_rest() -> None:
     message = sent(record_message(EXECUTION))
     rest = json.loads(record_json(EXECUTION))
     execution, error = message.execution, message.execution.error
@@ -100,7 +100,7 @@ def test_a_record_says_what_rest_says() -> None:
     assert attempt.killed == shown["killed"]
 
 
-def test_what_is_not_there_is_absent() -> None:
+def test_missing_values_are_absent() -> None:
     bare = Execution("x", ModuleRef("m", "1"), Kind.INLINE, Status.QUEUED, 1.0)
     message = sent(execution_message(bare))
 
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_absent() -> None:
     assert (message.started_at, message.finished_at, message.duration) == (0, 0, 0.0)
 
 
-def test_who_waits_says_why() -> None:
+def test_a_waiting_execution_has_its_reason() -> None:
     waiting = sent(execution_message(evolve(EXECUTION, waiting=Waiting("3 workers busy", 1764000000.5)))).waiting
 
     assert (waiting.reason, waiting.since) == ("3 workers busy", 1764000000500)
@@ -153,7 +153,7 @@ def test_events(event: events.Event, name: str, fields: dict[str, Any]) -> None:
     assert sent(event_message(event, EXECUTION)).execution.id == EXECUTION.id
 
 
-def test_what_a_request_names() -> None:
+def test_values_named_in_a_request() -> None:
     assert environment_kind(0) is None
     assert environment_kind(v1.EnvironmentKind.VENV) is Kind.VENV
     assert execution_status(v1.ExecutionStatus.FAILED) is Status.FAILED
@@ -171,5 +171,5 @@ def test_pages_have_limits() -> None:
             page_limit(limit)
 
 
-def test_when_to_come_back() -> None:
+def test_retry_after() -> None:
     assert sent(failure_message(FAILURE)).retry_after == 2.5

@@ -1,6 +1,6 @@
-"""Ask / answer / refuse: how other tasks talk to an actor whose state changes must wait for the disk.
+"""Ask, answer, refuse: how other tasks talk to an actor whose state changes must wait for the disk.
 
-One rule holds it together: whoever asks is answered, refused, or cancelled; nobody waits for an actor that is gone.
+One rule: every question is answered, refused or cancelled, so that no task waits for an actor that is gone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ A = TypeVar("A")
 
 
 class ActorGone(RunnerError):  # noqa: N818 - it says what happened, as trio's own `EndOfChannel` does
-    """The actor that was asked ended before it answered, or is not running."""
+    """The actor ended before it answered, or is not running."""
 
     def __init__(self, name: str) -> None:
         super().__init__(Failure(ErrorKind.UNAVAILABLE, f"the {name} is not running", retry_after=1.0))
@@ -28,18 +28,18 @@ class Question(Generic[A]):
 
 
 class Letter(Generic[A]):
-    """One question on its way, and the place where its answer arrives. Only `Mailbox` makes these."""
+    """One question on its way, with its answer once it arrives. Only `Mailbox` makes letters."""
 
     def __init__(self, question: Question[A]) -> None:
         self.question = question
         self.withdrawn = False
-        """The asker was cancelled: an answer would reach nobody, so the work may be left undone."""
+        """The asker was cancelled: an answer would reach no task, so the work need not be done."""
         self._settled = trio.Event()
         self._answer: A
         self._refusal: Exception | None = None
 
     def answer(self, value: A) -> None:
-        """Give the asker `value`. Never blocks; the first of `answer` and `refuse` counts."""
+        """Return `value` to the asker. Never blocks; the first of `answer` and `refuse` counts."""
         if not self._settled.is_set():
             self._answer = value
             self._settled.set()
@@ -64,7 +64,7 @@ class Letter(Generic[A]):
 
 @frozen
 class MailboxStatistics:
-    """`waiting` letters are not taken yet (at most `capacity`), `blocked` askers wait for room to post theirs."""
+    """`waiting` letters, at most `capacity`, are not yet taken; `blocked` askers wait for room to post theirs."""
 
     capacity: int
     waiting: int
@@ -89,9 +89,9 @@ class Mailbox:
     async def ask(self, question: Question[A]) -> A:
         """Post `question`, waiting while the mailbox is full, and return the actor's answer.
 
-        Raises `ActorGone` when the actor ends first or is not running, and whatever the actor refuses with.
-        Cancellation withdraws the question: one that nobody took yet is never handled, one in hand is finished
-        and its answer is thrown away.
+        Raises `ActorGone` when the actor ends first or is not running, and the error with which the actor refuses.
+        Cancellation withdraws the question: if the actor has not taken it, it is never handled; if it has, the work
+        is finished and the answer is discarded.
         """
         letter = Letter(question)
         try:
@@ -101,11 +101,11 @@ class Mailbox:
         return await letter.wait()
 
     async def serve(self, handle: Callable[[Any], Awaitable[Any]]) -> None:
-        """Answer questions one after the other with what `handle(question)` returns; only cancellation ends it.
+        """Answer questions one after the other with the result of `handle(question)`; only cancellation ends it.
 
-        A `RunnerError` of `handle` refuses that question. Any other exception is a bug of the actor: it goes on to
-        the supervisor. However this ends, every asker is refused with `ActorGone` and the mailbox is closed; serving
-        again (after a restart) opens it again.
+        A `RunnerError` of `handle` refuses that question. Any other exception is a bug of the actor and reaches its
+        supervisor. At every end, all askers are refused with `ActorGone` and the mailbox is closed; serving again
+        (after a restart) opens it again.
         """
         if not self._open:
             self._reopen()
@@ -124,10 +124,10 @@ class Mailbox:
             self.close()
 
     def close(self) -> None:
-        """Refuse every letter that waits, and all later ones, with `ActorGone`. Never blocks; closing again is fine."""
+        """Refuse all waiting and later letters with `ActorGone`. Never blocks; closing again is allowed."""
         self._open = False
-        # In this order: closing a channel throws its letters away, and their askers would wait for ever. Taking
-        # one lets a blocked sender in, hence until it is empty.
+        # Letters first: closing a channel discards its letters, and their askers would wait for ever. Taking a letter
+        # admits a blocked sender, hence the loop until the channel is empty.
         while True:
             try:
                 letter = self._receive.receive_nowait()
@@ -138,7 +138,7 @@ class Mailbox:
         self._send.close()
 
     def statistics(self) -> MailboxStatistics:
-        """Return what waits now."""
+        """Return the counters."""
         if not self._open:
             return MailboxStatistics(self._capacity, 0, 0, open=False)
         channel = self._receive.statistics()

@@ -67,8 +67,8 @@ class Builds:
         lines = pool.log_build()
         self.running += 1
         try:
-            tell = partial(_tell, pool)
-            prepared = await build(self.environment.prepare, pool.module.spec, self._places, lines, tell)
+            report = partial(_report, pool)
+            prepared = await build(self.environment.prepare, pool.module.spec, self._places, lines, report)
         except (RunnerError, OSError):
             self.failed += 1
             raise
@@ -79,8 +79,8 @@ class Builds:
         return prepared
 
 
-def _tell(pool: Pool, activity: str) -> None:
-    pool.say(activity, trio.current_time())
+def _report(pool: Pool, activity: str) -> None:
+    pool.report(activity, trio.current_time())
 
 
 def _failure_of(problem: BaseException) -> Failure:
@@ -99,15 +99,15 @@ async def build(
     spec: ModuleSpec,
     places: trio.CapacityLimiter,
     lines: BuildLog,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> T:
-    """Return the result of `make` for a module; its lines go to `lines`, its steps to `tell`.
+    """Return the result of `make` for a module; its lines go to `lines`, its steps to `report`.
 
     Raises RunnerError, `environment_failed` with the last lines when `build_timeout` has passed, and OSError.
     """
-    tell("preparing environment")
+    report("preparing environment")
     with trio.move_on_after(spec.build_timeout) as scope:
-        return await make(spec, _Watch(spec.name, lines, scope, places, tell))
+        return await make(spec, _Watch(spec.name, lines, scope, places, report))
     text = f"the environment was not built within build_timeout ({spec.build_timeout:g} s)"
     raise error(ErrorKind.ENVIRONMENT_FAILED, "\n".join([text, *lines.last(_FAILURE_LINES)]), field="build_timeout")
 
@@ -120,7 +120,7 @@ class _Watch:
     lines: BuildLog
     scope: trio.CancelScope
     places: trio.CapacityLimiter
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
 
     def __call__(self, line: str) -> None:
         log.debug("build", module=self.module, line=line)
@@ -129,8 +129,8 @@ class _Watch:
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         began = trio.current_time()
-        self.tell("waiting for other builds")
+        self.report("waiting for other builds")
         async with self.places:
             self.scope.deadline += trio.current_time() - began
-            self.tell("building environment")
+            self.report("building environment")
             yield

@@ -138,7 +138,7 @@ class Executor:
             self._scheduler.join(pool, waiter)
             if not waiter.woken.is_set():
                 if not pool.starting:
-                    waiter.tell(pool.reason(began))
+                    waiter.report(pool.reason(began))
                 await self._wait(pool, waiter, math.inf if patient else pool.module.spec.queue_timeout)
         except BaseException:
             self._scheduler.leave(pool, waiter)

@@ -110,13 +110,13 @@ class Fleet:
         """
         spec = pool.module.spec
         began = trio.current_time()
-        pool.say("starting worker", began)
+        pool.report("starting worker", began)
         secrets = await look_up(spec, self.secrets)
         worker = self.spares.take(prepared.key) or self._launch(prepared)
         try:
             await self._limit(worker, Limits(spec.memory, spec.cpus, spec.processes))
             started = trio.current_time()
-            pool.say("importing module", started)
+            pool.report("importing module", started)
             ready = await worker.start(pool.module, secrets, EventLog(limit=spec.output, keep=0))
         except BaseException:
             await worker.end()

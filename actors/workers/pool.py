@@ -44,9 +44,9 @@ class Phases:
 
 @define(eq=False)
 class Waiter:
-    """One caller without a worker. `tell` is called with the reason why it waits, each time the reason changes."""
+    """One caller without a worker. `report` is called with the reason why it waits, each time the reason changes."""
 
-    tell: Callable[[str], None] = field(default=lambda _reason: None)
+    report: Callable[[str], None] = field(default=lambda _reason: None)
     scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """The scope of the wait."""
     woken: trio.Event = field(factory=trio.Event, init=False)
@@ -112,11 +112,11 @@ class Pool:
         """Whether it has neither workers nor waiting callers."""
         return not self.own and not self.waiters
 
-    def say(self, activity: str, now: float) -> None:
+    def report(self, activity: str, now: float) -> None:
         """Set the step of the start in progress; the callers that it is for get it as their waiting reason."""
         self.activity, self.activity_since = activity, now
         for waiter in islice(self.waiters, self.starting):
-            waiter.tell(activity)
+            waiter.report(activity)
 
     def keeps(self, worker: Worker, *, now: float, max_age: float) -> bool:
         """Return whether a released worker may serve another call."""

@@ -51,7 +51,7 @@ def next_step(
     evictable: bool,
     paused: bool,
 ) -> Step:
-    """Return what a caller of a module gets.
+    """Return the step for the oldest waiting caller of a module.
 
     `own` counts the module's workers (starting ones included), `waiting` its callers without a worker, `total` the
     workers of the kind. `room` is the most workers that the kind may have, `evictable` whether another module has an

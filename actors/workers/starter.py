@@ -77,7 +77,7 @@ class Starter:
         """Start a worker in a task of its own, and hand it to the oldest caller of its module; a failure likewise."""
         if self.fleet.nursery is not None:
             pool.starting += 1
-            pool.say("starting worker", trio.current_time())
+            pool.report("starting worker", trio.current_time())
             self.fleet.nursery.start_soon(self._start, pool, name=f"start {pool.module.ref}")
 
     async def _start(self, pool: Pool) -> None:
@@ -160,7 +160,7 @@ class Starter:
             self.fleet.environment.keep(keys | self.fleet.environment_keys())
 
     def _usable(self) -> None:
-        """Resume what waited for the kind to be usable."""
+        """Resume builds and callers that waited for the kind to be usable."""
         pools = self.scheduler.pools.values()
         for pool in pools:
             if pool.last_failure is not None and pool.last_failure.kind is ErrorKind.UNAVAILABLE:

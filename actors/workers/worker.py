@@ -87,7 +87,7 @@ class Worker:
             log.debug("output outside of an execution", worker=self.guest.name, stream=stream, bytes=len(data))
 
     def _drain(self) -> None:
-        """Read the output up to now: what came before the answer belongs to this execution."""
+        """Read the output up to now: output before the answer belongs to this execution."""
         self.guest.drain(self._printed)
         if self.masked is not None:
             self.masked.flush()

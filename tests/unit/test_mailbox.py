@@ -1,4 +1,4 @@
-"""Unit: the mailbox answers, refuses and forgets; nobody waits for an actor that is gone."""
+"""Unit: the mailbox answers, refuses and forgets; no task waits for an actor that is gone."""
 
 import pytest
 import trio

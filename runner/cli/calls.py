@@ -91,17 +91,17 @@ def executions() -> None:
 
 
 @executions.command("list")
-@click.option("--module", default=None, metavar="NAME", help="of this module")
-@click.option("--version", default=None, metavar="VERSION", help="of this version")
+@click.option("--module", default=None, metavar="NAME", help="only of this module")
+@click.option("--version", default=None, metavar="VERSION", help="only of this version")
 @click.option("--status", default=None, metavar="STATUS", help="queued, running, succeeded, failed or cancelled")
 @click.option(
-    "--error", default=None, metavar="KIND", help="failed with this error kind, such as timeout or handler_error"
+    "--error", default=None, metavar="KIND", help="only failures of this kind, such as timeout or handler_error"
 )
-@click.option("--caller", default=None, metavar="SUBJECT", help="called by this subject of a token")
+@click.option("--caller", default=None, metavar="SUBJECT", help="only of this caller (the subject of its token)")
 @click.option(
-    "--since", default=None, metavar="WHEN", help="accepted at this time or later: 2026-01-31T09:30:00Z, or 2h"
+    "--since", default=None, metavar="WHEN", help="accepted since then: 2026-01-31T09:30:00Z, or 2h for two hours ago"
 )
-@click.option("--until", default=None, metavar="WHEN", help="accepted before this time; 2h means two hours ago")
+@click.option("--until", default=None, metavar="WHEN", help="accepted before then")
 @list_options(50)
 @connection_options()
 def list_(
@@ -137,7 +137,7 @@ def show(identity: str, as_json: bool, **options: Any) -> int:
 
 
 @executions.command("cancel")
-@click.argument("identities", metavar="ID", nargs=-1, required=True)
+@click.argument("identities", metavar="ID...", nargs=-1, required=True)
 @connection_options()
 def cancel(identities: tuple[str, ...], **options: Any) -> int:
     """Cancel executions and wait until their processes have ended.

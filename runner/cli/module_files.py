@@ -47,7 +47,7 @@ def make_starter(name: str, kind: Kind, folder: Path) -> list[str]:
         raise ConfigError([Mistake(wrong.message, None, None, "NAME", wrong.allowed)]) from None
     there = [file for file in files if (folder / file).exists() or (folder / file).is_symlink()]
     if there:
-        text = f"{', '.join(there)} already there; nothing was written: choose another folder with --folder"
+        text = f"would overwrite {', '.join(there)}; nothing was written: choose another folder with --folder"
         raise ConfigError([Mistake(text, str(folder), None, "")])
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():

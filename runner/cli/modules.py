@@ -104,9 +104,11 @@ def _match(revision: str | None) -> str | None:
 
 
 @modules.command("list")
-@click.option("--env", multiple=True, type=_KINDS, help="of this kind of environment; repeatable")
-@click.option("--tag", multiple=True, metavar="TAG", help="with this tag; repeatable, a module must have all of them")
-@click.option("-q", "text", default=None, metavar="TEXT", help="with this text in the name or description")
+@click.option("--env", multiple=True, type=_KINDS, help="only of this kind of environment; repeatable")
+@click.option(
+    "--tag", multiple=True, metavar="TAG", help="only with this tag; repeatable, a module must have all of them"
+)
+@click.option("-q", "text", default=None, metavar="TEXT", help="only with this text in the name or description")
 @list_options(500)
 @connection_options()
 def list_(

@@ -100,7 +100,7 @@ def test_init_overwrites_nothing(run, tmp_path):
     code, out, err = run("modules", "init", "m")
 
     assert (code, out) == (2, "")
-    assert err == "error: m: module.yaml already there; nothing was written: choose another folder with --folder\n"
+    assert err == "error: m: would overwrite module.yaml; nothing was written: choose another folder with --folder\n"
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["module.yaml"]
     assert (tmp_path / "m" / "module.yaml").read_text() == "mine"
 

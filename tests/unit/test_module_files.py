@@ -51,7 +51,7 @@ def test_a_starter_of_each_kind_can_be_pushed(tmp_path, kind):
 
 def test_a_starter_overwrites_nothing(tmp_path):
     (tmp_path / "module.yaml").symlink_to("nowhere")
-    with pytest.raises(ConfigError, match=r"module\.yaml already there"):
+    with pytest.raises(ConfigError, match=r"would overwrite module\.yaml"):
         make_starter("m", Kind.INLINE, tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == ["module.yaml"]

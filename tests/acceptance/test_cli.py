@@ -296,7 +296,7 @@ START = {
     "ready file": (["--ready-file", "none/ready"], 74, "`ready_file` "),
     "range": (["--rest-port", "65536"], 2, "--rest-port: 65536 is out of range; it must be from 0 to 65535"),
     "config is empty": (["--config", ""], 2, "--config: is empty"),
-    "config is absent": (["--config", "none.yaml"], 2, "none.yaml: there is no such file"),
+    "config is absent": (["--config", "none.yaml"], 2, "none.yaml: does not exist"),
 }
 
 

@@ -159,7 +159,7 @@ async def test_a_generator_ends_at_its_next_item(inside):
 
     failure = await inside.refused(code, str(flag), concurrency=1, seconds=0.3)
 
-    assert "its thread goes on" in failure.message
+    assert "its thread continues" in failure.message
     flag.touch()
     await wait_until((inside.path / "go.closed").exists, "the generator was not closed")
     assert await inside(code, concurrency=1) == ["free"]

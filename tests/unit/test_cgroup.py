@@ -293,7 +293,7 @@ def test_the_message_of_a_watcher_names_the_field():
     hold = keeper.apply(os.getppid(), Limits(processes=0))
 
     assert hold.watched()
-    assert hold.exceeded() == "the execution started more than 0 processes; its limit is `processes`"
+    assert hold.exceeded() == "the execution started more than 0 processes; the limit is the field `processes`"
 
 
 def test_a_user_owns_what_was_delegated_to_it(tmp_path, monkeypatch):

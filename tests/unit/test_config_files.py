@@ -79,7 +79,7 @@ def test_the_pip_part_may_stand_in_the_module(written):
         ("dependencies: [{pip: x}]", "a mapping is not"),
         ("dependencies: [numpy, {pip: ['--index-url http://x']}]", "--index-url is not allowed"),
         ("dependencies: ['--file x']", "without a leading '-'"),
-        ("dependencies: [numpy]\nchannels: [defaults]", "terms of its own"),
+        ("dependencies: [numpy]\nchannels: [defaults]", "its own terms of use"),
         ("dependencies: [numpy", "environment.yml"),
     ],
 )
@@ -95,7 +95,7 @@ def test_an_environment_file_that_is_not_there(tmp_path):
     (tmp_path / "modules.yaml").write_text(
         "modules: [{name: m, env: conda, code: 'def handler(input): pass', dependencies: nothing.yml}]"
     )
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="does not exist"):
         load_modules(tmp_path / "modules.yaml")
 
 

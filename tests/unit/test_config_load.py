@@ -375,7 +375,7 @@ def test_no_modules_file_has_a_remedy(tmp_path):
 
 
 def test_a_modules_file_that_was_named_must_be_there():
-    with pytest.raises(ConfigError, match=r"^gone.yaml: there is no such file$"):
+    with pytest.raises(ConfigError, match=r"^gone.yaml: does not exist$"):
         load_settings({"config": "gone.yaml"}, {})
 
 

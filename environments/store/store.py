@@ -1,8 +1,8 @@
 """Content-addressed environment directories: built once for each key, in a temporary directory that is then renamed.
 
-Layout under the root: `KEY/` (never modified after the rename; `KEY/operato.json` is its manifest), `.locks/KEY` (locked
-while building, across processes), `.locks/KEY.use` (locked while in use), `.logs/KEY.log` (the installer's output),
-`.tmp/` (builds as `KEY.PID`, removals as `old.KEY.PID`).
+Layout under the root: `KEY/` (never modified after the rename; `KEY/operato.json` is its manifest), `.locks/KEY`
+(locked while building, across processes), `.locks/KEY.use` (locked while in use), `.logs/KEY.log` (the output of the
+installer), `.tmp/` (builds as `KEY.PID`, removals as `old.KEY.PID`).
 """
 
 from __future__ import annotations

@@ -252,7 +252,7 @@ def test_all_missing_secrets_are_reported_at_the_start(run):
     done = run(*SERVE, file=SECRETS, environ={"OPERATO_SECRET_OTHER": "x"})
 
     missing = (
-        "TOKEN: OPERATO_SECRET_TOKEN is not set in the runner's environment; set it, or take TOKEN out of `secrets`"
+        "TOKEN: OPERATO_SECRET_TOKEN is not set in the runner's environment; set it, or remove TOKEN from `secrets`"
     )
     assert done.returncode == 2
     assert errors(done) == [f"error: bad_input: {name}.secrets.{missing}" for name in "ab"]

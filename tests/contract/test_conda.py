@@ -259,7 +259,7 @@ async def test_listed_rebuilt_and_removed_when_nobody_uses_it(tmp_path, how, pip
         (found,) = await environment.stored()
         assert (found.key, found.kind, found.in_use) == (key, "conda", True)
         assert await environment.remove(key) is False
-        with pytest.raises(RunnerError, match="is used by process"):
+        with pytest.raises(RunnerError, match="is in use by process"):
             await environment.rebuild(module.spec, Watch())
 
         await rig.publish_all([])

@@ -192,7 +192,7 @@ async def test_one_that_is_used_when_its_rebuild_is_done_stays(store):
         await store.uses.hold("k", print)
         await build(to)
 
-    with pytest.raises(RunnerError, match="is used by process"):
+    with pytest.raises(RunnerError, match="is in use by process"):
         await store.replace("k", {}, slow, Watch())
     assert (store.path("k") / "mark").exists()
     assert environments_in(store.root) == ["k"]

@@ -92,7 +92,7 @@ WRONG = {
         "7: m.secrets.B.file: is empty",
     ],
     f"secrets: [{', '.join(f'A{n}' for n in range(MAX_SECRETS + 1))}]": [
-        f"5: m.secrets: are {MAX_SECRETS + 1}; a module has at most {MAX_SECRETS}"
+        f"5: m.secrets: has {MAX_SECRETS + 1} secrets; a module has at most {MAX_SECRETS}"
     ],
 }
 

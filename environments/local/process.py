@@ -22,7 +22,7 @@ import structlog
 import trio
 
 from environments import proc
-from environments.local.local import ProcessGuest
+from environments.local.guest import ProcessGuest
 
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 10.0

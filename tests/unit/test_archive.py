@@ -1,4 +1,4 @@
-"""Unit: zip archives: good ones are read, bad ones refused with a reason, and nothing else comes of any bytes."""
+"""Unit: zip archives: good ones are read, bad ones are refused with a reason, and no bytes do anything else."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ def test_sizes_are_bounded_alone_and_together():
 
 
 def sized(data: bytes, size: int) -> bytes:
-    """Return the archive with another uncompressed size said of its first entry, in both places."""
+    """Return the archive with another uncompressed size for its first entry, in both places."""
     lying = bytearray(data)
     struct.pack_into("<L", lying, lying.index(b"PK\x03\x04") + 22, size)
     struct.pack_into("<L", lying, lying.index(b"PK\x01\x02") + 24, size)

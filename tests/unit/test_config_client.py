@@ -1,4 +1,4 @@
-"""Unit: where a running server is, who calls and whom to trust: options before variables, mistakes with the remedy."""
+"""Unit: settings of clients: address, token and certificates; options before variables, mistakes with the remedy."""
 
 from __future__ import annotations
 

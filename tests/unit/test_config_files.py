@@ -1,4 +1,4 @@
-"""Unit: files that a module names: an `environment.yml`, the pip part of dependencies, and what is wrong with them."""
+"""Unit: files that a module names: an `environment.yml`, the pip part of dependencies, and their mistakes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from config.modules.spec import spec_from_mapping, spec_to_mapping
 from tests.modules_file import load_modules
 
 ENVIRONMENT = """
-name: whatever
-prefix: /home/somebody/envs/whatever
+name: anything
+prefix: /home/somebody/envs/anything
 channels: [nodefaults, conda-forge, https://host/channel]
 dependencies:
   - python=3.12

@@ -1,4 +1,4 @@
-"""Unit: the modules file, its mistakes with their lines, and modules that come as JSON."""
+"""Unit: the modules file, its mistakes with their lines, and modules from JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mistakes(folder: Path, text: str | bytes) -> list[str]:
 
 
 def check(folder: Path, text: str | bytes, *expected: str) -> None:
-    """Expect these mistakes and no other; what ends in `...` is compared up to there."""
+    """Expect exactly these mistakes; text that ends in `...` is compared up to there."""
     found = mistakes(folder, text)
     cut = [
         line[: len(want) - 3] + "..." if want.endswith("...") else line
@@ -839,7 +839,7 @@ def test_what_is_neither_a_duration_nor_a_size(value):
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=0))
 def test_every_duration_can_be_told(seconds):
-    """What is out of range is told to its author."""
+    """Values out of range are reported to the author."""
     assert units.format_duration(seconds)
 
 
@@ -873,7 +873,7 @@ def test_the_requirements_files_that_a_file_names_are_told(tmp_path):
     )
 
     assert file.files == (tmp_path / "all.txt", tmp_path / "more.txt", tmp_path / "absent.txt")
-    assert len(wrongs) == 1, "they are told although one of them is wrong"
+    assert len(wrongs) == 1, "they are returned although one of them is wrong"
 
 
 def read_modules_in(folder: Path, text: str) -> tuple[ModulesFile, tuple[Mistake, ...]]:

@@ -1,4 +1,4 @@
-"""Unit: secrets of modules: what may be written, by whom, and what becomes of each place where a value may be."""
+"""Unit: secrets of modules: their forms, the trust that each source needs, and reading their values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.modules_file import load_modules
 
 @pytest.fixture
 def written(tmp_path):
-    """Return a function that reads the file of one module `m`, whose `secrets` stand in line 5 on."""
+    """Return a function that reads the file of one module `m`, with its `secrets` from line 5 on."""
 
     def read(text):
         file = tmp_path / "modules.yaml"
@@ -37,7 +37,7 @@ def api(written, **how):
     return spec_from_mapping(data, **{"base": None, "allow_path": False, **how})
 
 
-# -- what is written -------------------------------------------------------------------------------------------------
+# -- forms -------------------------------------------------------------------------------------------------------------
 
 
 def test_names_stand_for_variables_of_the_runner(written):
@@ -114,7 +114,7 @@ def test_a_module_comes_back_from_its_mapping(written, tmp_path):
     assert spec_from_mapping(data, base=None, allow_path=True, trusted=True) == module
 
 
-# -- who may -----------------------------------------------------------------------------------------------------------
+# -- trust -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("allow_path", [False, True])

@@ -1,4 +1,4 @@
-"""Unit: failures are a closed set of values that every door shows alike."""
+"""Unit: failures are a closed set of values, the same in every answer."""
 
 from __future__ import annotations
 

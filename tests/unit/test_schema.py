@@ -1,4 +1,4 @@
-"""Unit: what an `input_schema` may be, where its mistakes are, and that nothing is ever fetched for one."""
+"""Unit: the rules for an `input_schema`, the places of its mistakes, and that nothing is ever fetched."""
 
 from __future__ import annotations
 

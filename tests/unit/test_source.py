@@ -1,4 +1,4 @@
-"""Unit: what is told of a module's source without running it, held against what the guest does with the same source."""
+"""Unit: the static check of a module's source, compared with the guest on the same source."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def guest_refuses(text: str, handler: str = "handler") -> str:
             begun = init()
             if inspect.iscoroutine(begun):
                 begun.close()
-    except Exception as problem:  # noqa: BLE001  (whatever the module does)
+    except Exception as problem:  # noqa: BLE001  (any exception of the module)
         return f"{type(problem).__name__}: {problem}"
     finally:
         del sys.modules[main.__name__]

@@ -1,4 +1,4 @@
-"""Unit: modules that come as files, what their `module.yaml` may say, and the starters."""
+"""Unit: uploaded modules, their `module.yaml`, and the starters."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_a_starter_is_a_module_whose_code_passes(tmp_path, kind, name):
 
 @pytest.mark.parametrize("kind", Kind)
 def test_every_field_that_a_starter_shows_may_be_used(tmp_path, kind):
-    """What is commented out is right as well, all of it together."""
+    """The commented-out fields are valid too, all of them together."""
     text = starter("m", kind)["module.yaml"].decode()
     opened = re.sub(r"^# ([a-z_]+: )", r"\1", text, flags=re.MULTILINE)
     opened = (

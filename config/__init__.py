@@ -1,1 +1,1 @@
-"""Settings and module definitions, from the command line, the environment and YAML."""
+"""Settings and module definitions: read from the command line, environment variables and YAML, with every mistake."""

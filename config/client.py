@@ -1,4 +1,4 @@
-"""What the commands that speak to a running server are told: where it is, who calls, and whom to trust."""
+"""Settings of the commands that call a running server: its address, the token, and TLS certificates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VARIABLES = {
     "cert": "OPERATO_CERT",
     "cert_key": "OPERATO_CERT_KEY",
 }
-"""By option."""
+"""The environment variable of each option."""
 
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _PORTS = {"http": 80, "https": 443}
@@ -34,7 +34,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 @frozen
 class Address:
-    """Where a runner is, as a URL says it."""
+    """The address of a runner, from its URL."""
 
     scheme: str
     """`http` or `https`."""
@@ -42,16 +42,16 @@ class Address:
     """A name, or an address without brackets."""
     port: int
     prefix: str = ""
-    """What stands before every path where a proxy serves more than the runner: `/runner`."""
+    """The path of the runner behind a proxy: `/runner`."""
 
     @property
     def secure(self) -> bool:
-        """Whether TLS is spoken."""
+        """Whether the connection uses TLS."""
         return self.scheme == "https"
 
     @property
     def authority(self) -> str:
-        """Host and port, as the header `Host` has them."""
+        """Host and port, as in the header `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -71,9 +71,9 @@ class ClientSettings:
     address: Address
     token: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
-    """PEM; who signed the server's certificate, instead of those that this machine trusts."""
+    """PEM file of the CA that signed the server's certificate, instead of the CAs that this machine trusts."""
     cert_file: Path | None = None
-    """PEM; the certificate that is shown to a server that asks for one, and its key unless `key_file` has it."""
+    """PEM file of the client certificate, with its key unless `key_file` has it."""
     key_file: Path | None = None
 
 
@@ -86,9 +86,9 @@ def is_loopback(host: str) -> bool:
 
 
 def read_client_settings(options: Mapping[str, str | None], environ: Mapping[str, str]) -> ClientSettings:
-    """Return the settings: `options`, by the names of `VARIABLES`, come before the variables of `environ`.
+    """Return the settings: `options`, named as in `VARIABLES`, take precedence over variables of `environ`.
 
-    A variable that is empty is one that is not set. Raises ConfigError with all mistakes; none of them shows the token.
+    An empty variable counts as unset. Raises ConfigError with all mistakes; none of them shows the token.
     """
     mistakes: list[Mistake] = []
 
@@ -107,14 +107,16 @@ def read_client_settings(options: Mapping[str, str | None], environ: Mapping[str
         address, read("token", _token), read("ca", _path), read("cert", _path), read("cert_key", _path)
     )
     if settings.key_file is not None and settings.cert_file is None and not mistakes:
-        mistakes.append(Mistake("needs the certificate: --cert or OPERATO_CERT", None, None, "--cert-key", "--cert"))
+        mistakes.append(
+            Mistake("needs the certificate too: --cert or OPERATO_CERT", None, None, "--cert-key", "--cert")
+        )
     if mistakes:
         raise ConfigError(mistakes)
     return settings
 
 
 def read_address(value: str) -> Address:
-    """Return what a URL says. Raises Wrong."""
+    """Return the address in a URL. Raises Wrong."""
     given = units.filled(value).strip()
     try:
         parts = urlsplit(given)
@@ -124,9 +126,9 @@ def read_address(value: str) -> Address:
     scheme = _SCHEMES.get(parts.scheme)
     visible = given.isascii() and given.isprintable() and " " not in given
     if scheme is None or not parts.hostname or not visible:
-        raise Wrong(f"{value!r:.80} is not a URL of a runner; write {_FORM}", allowed=_FORM)
+        raise Wrong(f"{value!r:.80} is not the URL of a runner; write {_FORM}", allowed=_FORM)
     if parts.username is not None or parts.password is not None:
-        raise Wrong("holds a user; who calls is said by the token", allowed=_FORM)
+        raise Wrong("has a user name or password; use a token instead", allowed=_FORM)
     if parts.query or parts.fragment:
         raise Wrong(f"{value!r:.80} has a query or a fragment; write {_FORM}", allowed=_FORM)
     return Address(scheme, parts.hostname, _PORTS[scheme] if port is None else port, parts.path.rstrip("/"))
@@ -137,9 +139,9 @@ def _path(value: str) -> Path:
 
 
 def _token(value: str) -> str:
-    """Return a token, without the line end of the file it was in. Raises Wrong, which does not show it."""
+    """Return a token without surrounding white space. Raises Wrong, which does not show it."""
     token = value.strip()
     if not _TOKEN.fullmatch(token):
-        allowed = "what `operato-runner token` prints"
-        raise Wrong(f"is not a token; it is {allowed}", allowed=allowed)
+        allowed = "the output of `operato-runner token`"
+        raise Wrong(f"is not a token; use {allowed}", allowed=allowed)
     return token

@@ -1,4 +1,4 @@
-"""The files that a module may name where a value could stand: its code, its requirements, its `environment.yml`."""
+"""Files that a module names in place of a value: its code, its requirements, its `environment.yml`."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _Resolve: TypeAlias = Callable[[Path, str, Path | None, MutableMapping[str, Any]
 
 _ENVIRONMENT = ("channels", "dependencies", "variables")
 _PASSED_OVER = ("name", "prefix")
-"""Keys of an `environment.yml` that say where it would be on somebody's disk."""
+"""Keys of an `environment.yml` that are ignored: its place on another machine."""
 _DEFAULTS = (
-    "is Anaconda's own channel, which has terms of its own: name conda-forge, or where it is yours to use"
+    "is Anaconda's own channel, which has its own terms of use: write conda-forge, or with a licence for it"
     " https://repo.anaconda.com/pkgs/main"
 )
 
 
 def locate(name: str, base: Path | None, *, trusted: bool) -> Path:
-    """Return the file that a module names. Raises `Wrong` when that is nowhere, or where it may not look."""
+    """Return the file that a module names. Raises `Wrong` if it is outside of `base` and the module is not trusted."""
     if base is None and not Path(units.filled(name)).is_absolute():
         raise Wrong(f"{show(name)} is not an absolute path", allowed="an absolute path")
     return requirements.within(base or Path("/"), units.filled(name), None if trusted else base)
 
 
 def channels(value: Any) -> tuple[str, ...]:
-    """Read conda channels: names and URLs. `nodefaults` says what is so anyway."""
+    """Read conda channels: names and URLs. `nodefaults` is dropped: there are no default channels."""
     found: tuple[str, ...] = units.items(_channel)(value)
     return tuple(name for name in found if name != "nodefaults")
 
 
 def spread_pip(data: MutableMapping[str, Any]) -> None:
-    """Move the `pip:` part of `dependencies` to `requirements`, as a module has them."""
+    """Move the `pip:` part of `dependencies` to `requirements`."""
     dependencies = data.get("dependencies")
     if not isinstance(dependencies, list):
         return
@@ -59,7 +59,7 @@ def _channel(value: Any) -> str:
 
 
 def _path(file: Path, shown: str, _root: Path | None, _data: object) -> tuple[str, list[Wrong]]:
-    """Check that `path` is there and may be code; what is in it is looked at afterwards."""
+    """Check that `path` is a folder or a Python file; its content is checked later."""
     allowed = f"a .py file, or a folder with {' or '.join(ENTRIES)}"
     try:
         if file.is_dir() or (file.is_file() and file.suffix == ".py"):
@@ -81,7 +81,7 @@ def _requirements(file: Path, shown: str, root: Path | None, _data: object) -> t
 def _environment(
     file: Path, shown: str, _root: Path | None, data: MutableMapping[str, Any]
 ) -> tuple[list[Any], list[Wrong]]:
-    """Read the `environment.yml` that `dependencies` names; what the module says itself comes first."""
+    """Read the `environment.yml` that `dependencies` names; the module's own fields override it."""
     allowed = "a list, or the name of an environment.yml"
     try:
         text = read_text(file)
@@ -92,7 +92,7 @@ def _environment(
         raise Wrong(f"{shown}: {wrong.message}", allowed=allowed) from None
     found = document.value
     if not isinstance(found, dict):
-        raise Wrong(f"{shown}: holds {show(found)} where a mapping is expected", allowed=allowed)
+        raise Wrong(f"{shown}: contains {show(found)} where a mapping is expected", allowed=allowed)
     wrongs = [Wrong(f"{shown}: {wrong.message}") for wrong in document.wrongs]
     names = ", ".join(_ENVIRONMENT)
     wrongs += [
@@ -116,4 +116,4 @@ FILES: Mapping[str, tuple[_Resolve, Any]] = {
     "requirements": (_requirements, []),
     "dependencies": (_environment, []),
 }
-"""How the file that a field names is read, and what stands for it when it cannot be."""
+"""By field: the reader of the file that it names, and the value to use if the file cannot be read."""

@@ -1,8 +1,8 @@
 """Settings from the command line, the environment, the modules file and defaults, in this order of precedence.
 
-This is the only reader of `os.environ`; everything else is handed what it needs. People write each setting under one
-flat name: `--rest-port`, `OPERATO_REST_PORT`, `rest_port` in the section `runner:` of the modules file. The names come
-from the classes of `config.settings`: `_seconds` and `_bytes` are left out, as durations and sizes carry their unit.
+Only this module reads `os.environ`; it passes values on to everything else. Each setting has one flat name:
+`--rest-port`, `OPERATO_REST_PORT`, `rest_port` in the section `runner:` of the modules file. The names come from the
+classes of `config.settings`, without `_seconds` and `_bytes`, since durations and sizes are written with their unit.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ VARIABLE_PREFIX = "OPERATO_"
 HIDDEN = "***"
 
 _PREFIXES = {"auth": "jwt_", "docker": "docker_", "history": "history_", "log": "log_"}
-"""What flat names of these sections begin with; those of the other sections are unique without."""
+"""Prefixes of flat names by section; names of the other sections are unique without one."""
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^/\s]*@")
 
 
 @frozen
 class Setting:
-    """One setting: the flat `name` that people write, and its place in `Settings`."""
+    """One setting: its flat `name`, and its place in `Settings`."""
 
     name: str
     section: str
@@ -60,7 +60,7 @@ class Setting:
 
 @frozen
 class Loaded:
-    """The settings of one runner, and where each came from."""
+    """The settings of one runner, and the source of each."""
 
     settings: Settings
     sources: Mapping[str, str]
@@ -70,7 +70,7 @@ class Loaded:
 
 @frozen
 class _Given:
-    """One value that somebody gave. `where` is how they wrote the name, `base` the folder of relative paths."""
+    """One given value. `where` is the name as it was written, `base` the folder of relative paths."""
 
     setting: Setting
     value: Any
@@ -87,9 +87,9 @@ class _Given:
 def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Loaded:
     """Return the settings of this run and the modules file that they name.
 
-    `options` are flat names of the command line, None for what was not given; besides the settings there is `config`,
-    the modules file. Relative paths are relative to the current folder, in the file to the folder of the file; all
-    come out absolute. Raises `ConfigError` with all mistakes of settings and modules.
+    `options` has the flat names of the command line and `config`, the modules file; None means not given. Relative
+    paths are relative to the current folder, those in the file to the file's folder; all are made absolute. Raises
+    `ConfigError` with all mistakes of settings and modules.
     """
     environ = os.environ if environ is None else environ
     mistakes: list[Mistake] = []
@@ -119,21 +119,21 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None 
 
 
 def load_client_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> ClientSettings:
-    """Return how a running server is reached: the options of the command line come before the environment.
+    """Return the settings of a client: options of the command line take precedence over the environment.
 
-    Raises `ConfigError` with all mistakes, names of variables that nothing knows included.
+    Raises `ConfigError` with all mistakes, unknown `OPERATO_` variables included.
     """
     environ = os.environ if environ is None else environ
     mistakes: list[Mistake] = []
     for _ in _from_environment(environ, mistakes):
-        pass  # the runner's own settings are of no account here, and are not read
+        pass  # this only checks names; a client does not use the runner's settings
     if mistakes:
         raise ConfigError(mistakes)
     return read_client_settings(options, environ)
 
 
 def _unpaired(values: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Say which settings are there without those that they need."""
+    """Yield settings that are given without a setting that they need."""
     certificate, key = "server.tls_certificate_file", "server.tls_key_file"
     for name, other in ((certificate, key), (key, certificate), ("server.tls_client_ca_file", certificate)):
         if values[name] is not None and values[other] is None:
@@ -142,13 +142,13 @@ def _unpaired(values: Mapping[str, Any]) -> Iterator[Mistake]:
 
 
 def _twice(values: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Say what was given in two ways of which one has to go."""
+    """Yield settings that exclude each other."""
     if values["auth.secret"] is not None and values["auth.secret_file"] is not None:
         yield Mistake("give `jwt_secret` or `jwt_secret_file`, not both", None, None, "jwt_secret_file")
 
 
 def describe(loaded: Loaded) -> list[tuple[str, str, str]]:
-    """Return flat name, value as people write it, and source of each setting; secrets and passwords as `***`."""
+    """Return flat name, value as it is written, and source of each setting; secrets and passwords as `***`."""
     rows = [("config", str(loaded.settings.config), loaded.sources["config"])]
     for setting in SETTINGS.values():
         value = getattr(getattr(loaded.settings, setting.section), setting.attribute.name)
@@ -162,7 +162,7 @@ def secret_values(wanted: Mapping[str, Secret], environ: Mapping[str, str] | Non
 
 
 def missing_secrets(wanted: Mapping[str, Secret]) -> tuple[Mistake, ...]:
-    """Return a mistake for each secret whose value is not to be had here."""
+    """Return a mistake for each secret without a value on this machine."""
     try:
         secret_values(wanted)
     except ConfigError as problem:
@@ -171,7 +171,7 @@ def missing_secrets(wanted: Mapping[str, Secret]) -> tuple[Mistake, ...]:
 
 
 def base_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return all that user code is given of the runner's own environment: PATH and LANG."""
+    """Return the variables that user code inherits from the runner: only PATH and LANG."""
     environ = os.environ if environ is None else environ
     return {
         "PATH": environ.get("PATH") or "/usr/local/bin:/usr/bin:/bin",
@@ -180,7 +180,7 @@ def base_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]
 
 
 def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what an installer is given of the runner's environment: where to look, what to trust, what to cache."""
+    """Return the variables that installers inherit: search path, proxies, certificates, indexes and caches."""
     environ = os.environ if environ is None else environ
     names = {"PATH", "HOME", "LANG", "TMPDIR", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NETRC"}
     kept = ("UV_", "XDG_", "SSL_CERT_", "PIP_", "CONDA_", "MAMBA_", "RATTLER_", "DOCKER_")
@@ -188,14 +188,14 @@ def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str,
 
 
 def shown_default(setting: Setting) -> str | None:
-    """Return the default as people write it, or None where there is none."""
+    """Return the default as it is written, or None if there is no default."""
     default: Any = setting.attribute.default
     value = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
     return None if value is None else _shown(setting, value)
 
 
 def form_of(setting: Setting) -> str:
-    """Return what a setting takes, as one word: DURATION, SIZE, NUMBER, PATH or TEXT; empty for truths."""
+    """Return the form of a value as one word: DURATION, SIZE, NUMBER, PATH or TEXT; empty for a flag."""
     name, kind = setting.attribute.name, _kind(setting)
     if name.endswith("_seconds"):
         return "DURATION"
@@ -205,14 +205,14 @@ def form_of(setting: Setting) -> str:
 
 
 def default_of(setting: Setting) -> Any:
-    """Return the value of a setting that nobody gave; paths are made absolute."""
+    """Return the default value of a setting; paths are made absolute."""
     default: Any = setting.attribute.default
     value = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
     return Path.cwd() / value if isinstance(value, Path) else value
 
 
 def _config_path(options: Mapping[str, Any], environ: Mapping[str, str], mistakes: list[Mistake]) -> tuple[Path, str]:
-    """Return the modules file and who named it."""
+    """Return the modules file and the source of its name."""
     default: Any = attrs.fields(Settings).config.default
     variable = VARIABLE_PREFIX + "CONFIG"
     for value, where, source in (
@@ -229,7 +229,7 @@ def _config_path(options: Mapping[str, Any], environ: Mapping[str, str], mistake
 
 
 def _missing(config: Path, source: str) -> tuple[Mistake, ...]:
-    """Say what to do when there is no modules file where nobody said where it is."""
+    """Return a mistake with the remedy if the default modules file does not exist."""
     if source != "default" or config.exists():
         return ()
     remedy = f"there is no {config} in {Path.cwd()}; name the file with --config or OPERATO_CONFIG"
@@ -274,7 +274,7 @@ def _from_options(options: Mapping[str, Any], mistakes: list[Mistake]) -> Iterat
 
 
 def _typed(setting: Setting, value: Any) -> Any:
-    """Return what the text of a command line or variable says, where it says something; a file has types itself."""
+    """Convert text of a command line or variable to the setting's type if possible; values of a file have types."""
     if not isinstance(value, str):
         return value
     kind = _kind(setting)
@@ -288,7 +288,7 @@ def _typed(setting: Setting, value: Any) -> Any:
 
 
 def _read(given: _Given) -> Any:
-    """Return the value that the settings take. Raises `Wrong`, without the value where it is a secret."""
+    """Return the setting's value. Raises `Wrong`, which does not show secrets."""
     setting, value = given.setting, given.value
     if value is None and _optional(setting):
         return None
@@ -327,7 +327,7 @@ def _renderer(setting: Setting) -> Callable[[Any], str]:
 
 
 def _limits(setting: Setting) -> tuple[Range | None, tuple[str, ...]]:
-    """Return the range and the choices that the validators of a setting allow, in a form that has words."""
+    """Return the range and the choices that the validators of a setting allow."""
     validator: Any = setting.attribute.validator
     bounds: dict[str, float] = {}
     options: tuple[str, ...] = ()
@@ -372,7 +372,7 @@ def _table() -> dict[str, Setting]:
     for section, kind in _SECTIONS.items():
         for leaf in attrs.fields(attrs.resolve_types(kind)):
             short = leaf.name.removesuffix("_seconds").removesuffix("_bytes")
-            # `max` alone would not say what of.
+            # `max` alone would be ambiguous.
             name = _PREFIXES.get(section, "") + (leaf.name if short == "max" else short)
             table[name] = Setting(name, section, leaf)
     return table
@@ -382,4 +382,4 @@ _SECTIONS: Mapping[str, Any] = {
     section.name: section.type for section in attrs.fields(attrs.resolve_types(Settings)) if section.name != "config"
 }
 SETTINGS: Mapping[str, Setting] = _table()
-"""Every setting by its flat name; a test holds the names unique."""
+"""Every setting by its flat name; a test checks that the names are unique."""

@@ -1,7 +1,7 @@
-"""What is wrong with what somebody wrote, and where: mistakes, and YAML that knows the line of each value.
+"""Mistakes in configuration with their place, and YAML that knows the line of each value.
 
-A reader raises or collects `Wrong` with the place of the value inside what it was given; whoever knows the file turns
-it into a `Mistake`. All mistakes of one reading leave together in one `ConfigError`.
+A reader raises or collects `Wrong` with the place of the value inside its input; the code that knows the file turns it
+into a `Mistake`. All mistakes of one reading are raised together in one `ConfigError`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Where: TypeAlias = tuple[str | int, ...]
 MAX_BYTES = 16 * 1024 * 1024
 """Size of one file."""
 MAX_REPEATED = 100_000
-"""Values that the aliases of one file may repeat; aliases of aliases grow without end."""
+"""Values that aliases may repeat in one file; aliases of aliases grow exponentially."""
 MAX_DEPTH = 64
-"""Levels of nesting of one file; an alias to its own parent has no last level."""
+"""Levels of nesting in one file; an alias to its own parent is infinitely deep."""
 
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
@@ -38,15 +38,15 @@ _PARSED_TAGS = frozenset(_TAG + name for name in ("int", "float", "bool", "null"
 
 @frozen
 class Mistake:
-    """One thing to correct. `field` is a path as people read it, `hello-world.timeout` or `modules[0].name`."""
+    """One mistake to correct. `field` is a readable path: `hello-world.timeout` or `modules[0].name`."""
 
     message: str
     file: str | None
     line: int | None
-    """Counted from 1; None when there is no file or the mistake has no line."""
+    """Counted from 1; None if there is no file or no line."""
     field: str
     allowed: str = ""
-    """What would have been right, alone; the message says it too."""
+    """The allowed values alone; the message contains them too."""
 
     def __str__(self) -> str:
         place = self.file if self.file is None or self.line is None else f"{self.file}:{self.line}"
@@ -54,18 +54,18 @@ class Mistake:
 
 
 class ConfigError(Exception):
-    """Carries all mistakes of one reading, in the order in which they stand in the file."""
+    """All mistakes of one reading, in the order of the file."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = tuple(mistakes)
         super().__init__("\n".join(map(str, self.mistakes)))
 
 
-class Wrong(ValueError):  # noqa: N818 - said about a value, it is not yet an error
-    """One value is not right; `where` is its place inside what the raiser was given.
+class Wrong(ValueError):  # noqa: N818 - it describes a value; ConfigError is the error
+    """One value is wrong; `where` is its place inside the input of the reader that raises this.
 
-    `file` and `line` override the place when the mistake is in another file than the value; `offset` counts lines
-    from the first line of a text that spans several.
+    `file` and `line` override the place if the mistake is in another file than the value; `offset` counts lines from
+    the first line of a multi-line text.
     """
 
     def __init__(
@@ -87,20 +87,20 @@ class Wrong(ValueError):  # noqa: N818 - said about a value, it is not yet an er
         self.offset = offset
 
     def under(self, where: Where) -> Wrong:
-        """Return the same, seen from the value that holds this one at `where`."""
+        """Return the same mistake with its place as seen from the value that contains this one at `where`."""
         return Wrong(
             self.message, where + self.where, allowed=self.allowed, file=self.file, line=self.line, offset=self.offset
         )
 
 
 def did_you_mean(word: object, options: Iterable[str]) -> str:
-    """Return `; did you mean 'warm'?`, or nothing when no option is near."""
+    """Return `; did you mean 'warm'?`, or nothing if no option is similar."""
     near = difflib.get_close_matches(str(word).lower(), list(options), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def read_or_none(read: Callable[[Any], T], value: Any) -> T | None:
-    """Return what `read` makes of the value, or None where that is wrong."""
+    """Return the value as `read` returns it, or None if it is wrong."""
     try:
         return read(value)
     except Wrong:
@@ -108,14 +108,14 @@ def read_or_none(read: Callable[[Any], T], value: Any) -> T | None:
 
 
 def dotted(where: Where) -> str:
-    """Return a place as people read it: `modules[0].retry.on[1]`."""
+    """Return a readable place: `modules[0].retry.on[1]`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).removeprefix(".")
 
 
 def structure_hook(
     converter: Converter, kind: type, readers: Mapping[str, Callable[[Any], Any]]
 ) -> Callable[[Any, Any], Any]:
-    """Return how cattrs makes a `kind` from a mapping whose fields are read by `readers`; `unfold` takes its errors."""
+    """Return a cattrs hook that makes a `kind` from a mapping, with a reader for each field; see `unfold`."""
 
     def hook(read: Callable[[Any], Any]) -> Any:
         return override(struct_hook=lambda value, _kind: read(value))
@@ -134,7 +134,7 @@ def structure_hook(
 
 
 def unfold(error: BaseException, where: Where = ()) -> Iterator[Wrong]:
-    """Yield what is wrong from the groups that cattrs raises, each with its place; raise what is a bug."""
+    """Yield the mistakes in the exception groups of cattrs, each with its place; raise exceptions that are bugs."""
     notes = (note for note in getattr(error, "__notes__", ()) if isinstance(note, AttributeValidationNote))
     where += tuple(note.name for note in notes)
     if isinstance(error, ExceptionGroup):
@@ -154,31 +154,31 @@ def unfold(error: BaseException, where: Where = ()) -> Iterator[Wrong]:
 
 @frozen
 class Document:
-    """One YAML file as plain values, with the lines (from 1) that its values stand in."""
+    """One YAML file as plain values, with the line of each value, counted from 1."""
 
     value: Any
     lines: Mapping[Where, int] = field(factory=dict)
     texts: Mapping[Where, str] = field(factory=dict)
-    """What YAML takes for a number, a truth or a date, as it was written: `3.10`, `yes`."""
+    """Values that YAML parses as numbers, booleans or dates, as they were written: `3.10`, `yes`."""
     blocks: Mapping[Where, int] = field(factory=dict)
     """The first line of the content of each literal block (`|`)."""
     wrongs: tuple[Wrong, ...] = ()
 
     def written(self, where: Where, value: Any) -> Any:
-        """Give text back what YAML took for a number: `python: 3.10` is not 3.1, `DEBUG: yes` is not True.
+        """Return the written text of a number or boolean: `python: 3.10` is not 3.1, `DEBUG: yes` is not True.
 
-        What is no finite number or truth stays as it is.
+        Other values, NaN and infinities included, are returned unchanged.
         """
         finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
         return self.texts.get(where, value) if finite else value
 
     def mistake(self, wrong: Wrong, file: str, labels: Mapping[Where, Where]) -> Mistake:
-        """Say where in the file something is wrong; `labels` are better names for places two steps from the root."""
+        """Return the mistake with file and line; `labels` are readable names for places two steps from the root."""
         place = labels.get(wrong.where[:2], wrong.where[:2]) + wrong.where[2:]
         return Mistake(wrong.message, wrong.file or file, self.line(wrong), dotted(place), wrong.allowed)
 
     def line(self, wrong: Wrong) -> int | None:
-        """Return the line to look at; for a value that is missing, that of the nearest one around it."""
+        """Return the line of the value; for a missing value, that of the nearest value around it."""
         if wrong.line is not None or wrong.file is not None:
             return wrong.line
         if wrong.offset is not None and wrong.where in self.blocks:
@@ -188,21 +188,21 @@ class Document:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file. Raises `Wrong` when there is none."""
+    """Return the text of a UTF-8 file. Raises `Wrong` if it cannot be read."""
     if "\0" in str(path):
-        raise Wrong("is not the name of a file: it holds a null character")
+        raise Wrong("is not a file name: it contains a null character")
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise Wrong("is not a regular file; devices and pipes cannot be read again when they change")
+            raise Wrong("is not a regular file; devices and pipes cannot be reloaded")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise Wrong("there is no such file") from None
+        raise Wrong("does not exist") from None
     except OSError as error:
         raise Wrong(f"cannot be read: {error.strerror or error}") from None
     if len(content) > MAX_BYTES:
-        raise Wrong(f"is over {MAX_BYTES} bytes; keep code in files of its own and name them with `path`")
+        raise Wrong(f"is over {MAX_BYTES} bytes; keep code in separate files and name them with `path`")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -211,9 +211,9 @@ def read_text(path: Path) -> str:
 
 
 def parse_yaml(text: str) -> Document:
-    """Return the only document of `text`, with the mistakes that do not hinder reading on.
+    """Return the only document of `text`, with its mistakes as far as reading can continue.
 
-    Raises `Wrong` when nothing can be made of it.
+    Raises `Wrong` if the text is not one YAML document.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -222,7 +222,7 @@ def parse_yaml(text: str) -> Document:
         finally:
             loader.dispose()
         if root is None:
-            raise Wrong("is empty; a file that serves nothing yet says `modules: []`")
+            raise Wrong("is empty; write `modules: []` for a file without modules")
         reader = _Reader()
         value = reader.read(root, ())
     except yaml.MarkedYAMLError as error:
@@ -241,7 +241,7 @@ def parse_yaml(text: str) -> Document:
 
 
 class _Reader:
-    """Turns YAML nodes into dicts with text keys, lists and scalars, and notes where each was."""
+    """Turns YAML nodes into dicts with text keys, lists and scalars, and records the line of each."""
 
     def __init__(self) -> None:
         self.lines: dict[Where, int] = {}
@@ -253,10 +253,10 @@ class _Reader:
         self._repeated = 0
 
     def read(self, node: yaml.Node, where: Where) -> Any:
-        """Return the value of `node`, which stands at `where`. Raises `Wrong` when a limit is passed."""
+        """Return the value of `node` at `where`. Raises `Wrong` if a limit is exceeded."""
         self._spend(node)
         if len(where) > MAX_DEPTH:
-            raise Wrong(f"is nested more than {MAX_DEPTH} levels deep, or holds itself", line=_line(node))
+            raise Wrong(f"is nested more than {MAX_DEPTH} levels deep, or contains itself", line=_line(node))
         self.lines.setdefault(where, _line(node))
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             value: dict[str, Any] = {}
@@ -276,7 +276,7 @@ class _Reader:
             return
         self._repeated += 1
         if self._repeated > MAX_REPEATED:
-            raise Wrong(f"repeats more than {MAX_REPEATED} values by its aliases", line=_line(node))
+            raise Wrong(f"repeats more than {MAX_REPEATED} values through aliases", line=_line(node))
 
     def _scalar(self, node: yaml.ScalarNode, where: Where) -> Any:
         if node.style == "|":
@@ -296,10 +296,10 @@ class _Reader:
         return value
 
     def _unknown(self, node: yaml.Node, where: Where) -> None:
-        self.wrongs.append(Wrong(f"the YAML tag {node.tag!r} is not known here; leave it out", where, line=_line(node)))
+        self.wrongs.append(Wrong(f"the YAML tag {node.tag!r} is not supported; remove it", where, line=_line(node)))
 
     def _entries(self, node: yaml.MappingNode, where: Where) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        """Return the entries of a mapping by the text of their keys: its own before those it merges in (`<<`)."""
+        """Return the entries of a mapping by the text of their keys; its own override merged ones (`<<`)."""
         own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key, value in node.value:
@@ -324,7 +324,7 @@ class _Reader:
             if isinstance(source, yaml.MappingNode):
                 yield source
             else:
-                self.wrongs.append(Wrong("`<<` takes mappings only", where, line=_line(source)))
+                self.wrongs.append(Wrong("`<<` accepts only mappings", where, line=_line(source)))
 
 
 def _line(node: yaml.Node) -> int:

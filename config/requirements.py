@@ -1,4 +1,4 @@
-"""Requirement lines, and the files that hold them."""
+"""Requirement lines and requirements files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _REQUIREMENT = re.compile(
 
 
 def requirement(value: Any) -> str:
-    """Read one requirement line. Only its form is checked; the installer knows the rest."""
-    # Runs of blanks are one, as the expression may look at each blank in several ways.
+    """Read one requirement line. Only its form is checked; the installer checks the rest."""
+    # Runs of blanks become one: the expression would try each blank in several ways.
     line = " ".join(units.text(value).split())
     if line.startswith("-"):
         option = re.split(r"[\s=]", line)[0]
@@ -40,9 +40,9 @@ def requirement(value: Any) -> str:
 
 
 def read_requirements(path: Path, *, root: Path | None, inner: bool = False) -> _Requirements:
-    """Return the lines of a requirements file and of the files it includes (`-r`, one level), and what is wrong.
+    """Return the lines of a requirements file and of the files that it includes (`-r`, one level), and the mistakes.
 
-    Files outside of `root` are refused unless it is None. Raises `Wrong` when the file itself cannot be read.
+    With `root`, files outside of it are refused. Raises `Wrong` if the file itself cannot be read.
     """
     lines: list[str] = []
     wrongs: list[Wrong] = []
@@ -50,7 +50,7 @@ def read_requirements(path: Path, *, root: Path | None, inner: bool = False) -> 
         try:
             if include := _INCLUDE.fullmatch(line):
                 if inner:
-                    raise Wrong("an included file cannot include another one; only one level is followed")  # noqa: TRY301
+                    raise Wrong("an included file cannot include another one; includes have one level")  # noqa: TRY301
                 more_lines, more_wrongs = _include(path, include[1], root)
                 lines += more_lines
                 wrongs += more_wrongs
@@ -62,7 +62,7 @@ def read_requirements(path: Path, *, root: Path | None, inner: bool = False) -> 
 
 
 def requirements_files(path: Path) -> Iterator[Path]:
-    """Yield a requirements file and those that it includes, whether they can be read or not."""
+    """Yield a requirements file and the files that it includes, readable or not."""
     yield path
     try:
         for _, line in _logical_lines(read_text(path)):
@@ -83,7 +83,7 @@ def _include(path: Path, name: str, root: Path | None) -> _Requirements:
 
 
 def within(base: Path, name: str, root: Path | None) -> Path:
-    """Return `name` relative to `base`. Raises `Wrong` when that is outside of `root`, links followed."""
+    """Return `name` relative to `base`. Raises `Wrong` if that is outside of `root` after resolving links."""
     path = base / name
     if root is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise Wrong(f"{units.show(name)} is outside of the folder of the module", allowed="a path inside the folder")
@@ -91,16 +91,16 @@ def within(base: Path, name: str, root: Path | None) -> Path:
 
 
 def _logical_lines(content: str) -> Iterator[tuple[int, str]]:
-    """Yield what a requirements file says with the line it begins in: joined where they say so, comments left out."""
-    held, begun = "", 0
+    """Yield the logical lines with their first line number: continuations joined, comments removed."""
+    joined, begun = "", 0
     for at, line in enumerate(content.splitlines(), start=1):
-        begun = begun if held else at
+        begun = begun if joined else at
         if line.endswith("\\"):
-            held += line[:-1] + " "
+            joined += line[:-1] + " "
             continue
-        said = re.sub(r"(^|\s)#.*$", "", held + line).strip()
-        held = ""
-        if said:
-            yield begun, said
-    if held.strip():
-        yield begun, held.strip()
+        text = re.sub(r"(^|\s)#.*$", "", joined + line).strip()
+        joined = ""
+        if text:
+            yield begun, text
+    if joined.strip():
+        yield begun, joined.strip()

@@ -1,8 +1,7 @@
-"""Secrets of modules: where each value comes from, and reading it. No value is kept here.
+"""Secrets of modules: the source of each value, and reading it. Values are never stored.
 
-A module names variables; the value of each is that of a variable of the runner's own environment, or the content of a
-file. What is written is read into `Secret`s with the other fields; the values are looked up by `values` when they are
-needed, and again for each worker.
+A module names variables; the value of each comes from a variable of the runner's own environment, or from a file. The
+sources are read with the module's other fields; `values` reads the values when they are needed, for each worker again.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MAX_SECRETS = 100
 
 @frozen
 class Secret:
-    """Where the value of one secret is: exactly one of `env` and `file` is given."""
+    """The source of one secret: either `env` or `file`."""
 
     env: str | None = None
     """A variable of the runner's own environment."""
@@ -38,20 +37,20 @@ class Secret:
 
     @property
     def place(self) -> str:
-        """Where it is, as people are told."""
+        """The source, for messages."""
         return str(self.env or self.file)
 
     def mapping(self) -> dict[str, str]:
-        """Return it as it is written in a modules file."""
+        """Return the source as it is written in a modules file."""
         return {"env": self.env} if self.env is not None else {"file": str(self.file)}
 
 
 LookUp: TypeAlias = Callable[[Mapping[str, Secret]], Mapping[str, str]]
-"""Returns the values by the names of the secrets. Raises `ConfigError` that names all that cannot be had."""
+"""Returns the values by the names of the secrets. Raises `ConfigError` with every missing one."""
 
 
 def read(value: Any) -> dict[str, Secret]:
-    """Read a list of names, whose values are in `OPERATO_SECRET_<NAME>`, or a mapping of names to sources."""
+    """Read a list of names, with values in `OPERATO_SECRET_<NAME>`, or a mapping of names to sources."""
     if isinstance(value, Mapping):
         found = units.all_of(value.items(), _source, check_key=units.variable_name)
     elif isinstance(value, (list, tuple)) or value is None:
@@ -60,15 +59,15 @@ def read(value: Any) -> dict[str, Secret]:
         text = f"{show(value)} is neither a list of names nor a mapping of names to {_SOURCE}"
         raise Wrong(text, allowed="a list or a mapping")
     if len(found) > MAX_SECRETS:
-        raise Wrong(f"are {len(found)}; a module has at most {MAX_SECRETS}", allowed=f"at most {MAX_SECRETS}")
+        raise Wrong(f"has {len(found)} secrets; a module has at most {MAX_SECRETS}", allowed=f"at most {MAX_SECRETS}")
     return found
 
 
 def rules(data: Mapping[str, Any], *, trusted: bool, files: bool) -> Iterator[Wrong]:
-    """Check secrets, as they were written, against who wrote them and against `variables`.
+    """Check the written secrets against the trust in their author and against `variables`.
 
-    The runner's own environment has what signs tokens, and its files: what is not `trusted` gets what the operator has
-    named for modules, and without `files` nothing of the file system.
+    The runner's own variables and files include the key that signs tokens: a module that is not `trusted` gets only the
+    variables that the operator named for modules, and without `files` no files.
     """
     written, variables = data.get("secrets"), data.get("variables")
     named: Iterable[tuple[str | int, Any]] = ()
@@ -78,18 +77,18 @@ def rules(data: Mapping[str, Any], *, trusted: bool, files: bool) -> Iterator[Wr
         named = enumerate(written)
     for place, name in named:
         if isinstance(name, str) and isinstance(variables, Mapping) and name in variables:
-            yield Wrong(f"{name} is given in `variables` as well", ("secrets", place))
+            yield Wrong(f"{name} is given in `variables` too", ("secrets", place))
     for name, source in _sources(written):
         if "file" in source and not (trusted and files):
             yield Wrong("files are only for the operator's modules file", ("secrets", name, "file"))
         variable = source.get("env")
         if isinstance(variable, str) and not trusted and not variable.startswith(SECRET_PREFIX):
-            text = f"{show(variable)} is not for modules; outside of the operator's modules file, only {_OPEN} are"
+            text = f"{show(variable)} is not allowed: outside of the operator's modules file, modules get only {_OPEN}"
             yield Wrong(text, ("secrets", name, "env"), allowed=_OPEN)
 
 
 def located(written: Any, base: Path | None) -> tuple[Any, list[Wrong]]:
-    """Return secrets, as they were written, with absolute files: relative ones are relative to `base`."""
+    """Return the written secrets with absolute files; relative ones are relative to `base`."""
     wrongs: list[Wrong] = []
     found: dict[str, Any] = {}
     for name, source in _sources(written):
@@ -103,17 +102,17 @@ def located(written: Any, base: Path | None) -> tuple[Any, list[Wrong]]:
 
 
 def named_files(written: Any, base: Path) -> Iterator[Path]:
-    """Yield the files that secrets, as they were written, name. A folder is none, and is not walked through."""
+    """Yield the files that the written secrets name, without folders, which must not be watched."""
     for _, source in _sources(written):
         name = read_or_none(units.filled, source.get("file"))
-        if name is not None and not os.path.isdir(base / name):  # noqa: PTH112  (no error where one may not look)
+        if name is not None and not os.path.isdir(base / name):  # noqa: PTH112  (no error without permission)
             yield base / name
 
 
 def values(wanted: Mapping[str, Secret], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the values by name. Blocks. Raises `ConfigError`: a mistake, with the secret's name, for each one missing.
+    """Return the values by name. Blocks. Raises `ConfigError` with one mistake for each missing secret, by its name.
 
-    Whatever is said of a value says nothing of what is in it.
+    No message shows a part of a value.
     """
     found: dict[str, str] = {}
     mistakes = []
@@ -121,7 +120,7 @@ def values(wanted: Mapping[str, Secret], environ: Mapping[str, str]) -> dict[str
         try:
             found[name] = _variable(secret.env, environ) if secret.env is not None else _content(secret.file)
         except Wrong as wrong:
-            text = f"{secret.place} {wrong.message}, or take {name} out of `secrets`"
+            text = f"{secret.place} {wrong.message}, or remove {name} from `secrets`"
             mistakes.append(Mistake(text, None, None, name))
     if mistakes:
         raise ConfigError(mistakes)
@@ -129,7 +128,7 @@ def values(wanted: Mapping[str, Secret], environ: Mapping[str, str]) -> dict[str
 
 
 def _sources(written: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the entries of the form with sources that are mappings."""
+    """Yield the entries whose sources are mappings."""
     if isinstance(written, Mapping):
         yield from ((name, source) for name, source in written.items() if isinstance(source, Mapping))
 
@@ -161,10 +160,10 @@ def _content(path: Path | None) -> str:
         # Opening a pipe would wait for its other end.
         with open(path or "", "rb", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Wrong("is not a regular file; name one")
+                raise Wrong("is not a regular file; name a regular file")
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise Wrong("does not exist; bring it there") from None
+        raise Wrong("does not exist; create it") from None
     except IsADirectoryError:
         raise Wrong("is a folder; name a file") from None
     except OSError as problem:
@@ -179,13 +178,13 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _checked(value: str) -> str:
-    """Return a value that a variable can have. Bytes that are no text are half characters in `value`."""
+    """Return the value if a variable can have it. Bytes that are not UTF-8 are lone surrogates in `value`."""
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Wrong("is not UTF-8 text; write it as text, such as base64") from None
+        raise Wrong("is not UTF-8 text; encode it, for example as base64") from None
     if "\0" in value:
-        raise Wrong("holds a null character; write it as text, such as base64")
+        raise Wrong("contains a null character; encode it, for example as base64")
     return value
 
 

@@ -1,7 +1,7 @@
-"""What people write, read into values: text, numbers, durations, sizes.
+"""Readers of values: text, numbers, durations, sizes, lists, names.
 
-Every reader takes one value as YAML or JSON gave it, returns what the program works with, and raises `Wrong` (or an
-`ExceptionGroup` of them, each with its place) that says what would have been right.
+Every reader takes one value from YAML or JSON and returns the program's value. It raises `Wrong`, or an
+`ExceptionGroup` of them each with its place, with the allowed values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIZES = {"": 1, "b": 1} | {
     for power, prefix in enumerate("kmgt", start=1)
     for suffix, base in (("", 1000), ("b", 1000), ("i", 1024), ("ib", 1024))
 }
-"""Bytes in each unit of size, written small: `k` and `kb` are 1000, `ki` and `kib` are 1024."""
+"""Bytes in each unit of size, in lower case: `k` and `kb` are 1000, `ki` and `kib` are 1024."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _LONG = 18
@@ -37,7 +37,7 @@ _QUANTITY = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)", re.ASCII)
 
 
 def show(value: object) -> str:
-    """Return a value as its author would recognise it, cut to 60 characters."""
+    """Return a value for a message, recognisable to its author, cut to 60 characters."""
     match value:
         case None:
             return "nothing"
@@ -49,22 +49,22 @@ def show(value: object) -> str:
             return "a list"
     try:
         shown = repr(value)
-    except ValueError:  # Python writes no whole number of more than 4300 digits
+    except ValueError:  # Python formats no integer of more than 4300 digits
         return "a very large number"
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def text(value: Any) -> str:
-    """Read text that a process can be given: no null characters, no half characters."""
+    """Read text that can be passed to a process: no null characters, no lone surrogates."""
     if not isinstance(value, str):
         hint = "; write it in quotes" if isinstance(value, (int, float)) else ""
         raise Wrong(f"{show(value)} is not text{hint}", allowed="text")
     if "\0" in value:
-        raise Wrong("holds a null character", allowed="text without null characters")
+        raise Wrong("contains a null character", allowed="text without null characters")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Wrong("holds half of a character (a lone surrogate)", allowed="text") from None
+        raise Wrong("contains half of a character (a lone surrogate)", allowed="text") from None
     return value
 
 
@@ -76,7 +76,7 @@ def filled(value: Any) -> str:
 
 
 def flag(value: Any) -> bool:
-    """Read a truth value."""
+    """Read a boolean."""
     if not isinstance(value, bool):
         raise Wrong(f"{show(value)} is neither true nor false", allowed="true, false")
     return value
@@ -121,9 +121,9 @@ def size(value: Any) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """Return `5m`, `1.5s`: what `duration` reads back as the same number."""
+    """Return `5m`, `1.5s`: text that `duration` reads as the same number."""
     exact = Decimal(repr(float(seconds)))
-    if exact.adjusted() > _LONG:  # nobody wrote it in units, and Decimal cannot divide it exactly
+    if exact.adjusted() > _LONG:  # Decimal cannot divide it exactly
         return f"{seconds:g} seconds"
     for name in ("d", "h", "m", "s", "ms"):
         if exact and exact % DURATIONS[name] == 0:
@@ -132,21 +132,21 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(amount: int) -> str:
-    """Return `16MiB`, `1500B`: what `size` reads back as the same number."""
+    """Return `16MiB`, `1500B`: text that `size` reads as the same number."""
     units = (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
     return next((f"{amount // unit}{name}" for name, unit in units if amount and amount % unit == 0), f"{amount}B")
 
 
 @frozen
 class Range:
-    """Numbers that are allowed; `above` instead of `low` leaves the bound itself out."""
+    """Allowed numbers; `above` instead of `low` excludes the bound itself."""
 
     low: float | None = None
     high: float | None = None
     above: float | None = None
 
     def check(self, value: float, render: Callable[[Any], str] = str) -> None:
-        """Raise `Wrong` unless `value` is inside; `render` writes the bounds in the unit of the field."""
+        """Raise `Wrong` unless `value` is in the range; `render` formats the bounds in the unit of the field."""
         low, high, above = self.low, self.high, self.above
         inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
         if inside:
@@ -197,7 +197,7 @@ def one_of(kind: type[E]) -> Callable[[Any], E]:
 
 
 def choose(value: Any, names: Sequence[str]) -> str:
-    """Read one of some words."""
+    """Read one word of a list."""
     allowed = ", ".join(names)
     if isinstance(value, str) and value in names:
         return value
@@ -208,7 +208,7 @@ def choose(value: Any, names: Sequence[str]) -> str:
 
 
 def matching(pattern: str, allowed: str) -> Callable[[Any], str]:
-    """Return a reader of text of one form, which `allowed` puts in words."""
+    """Return a reader of text that matches a pattern, which `allowed` describes."""
     compiled = re.compile(pattern)
 
     def read(value: Any) -> str:
@@ -220,12 +220,12 @@ def matching(pattern: str, allowed: str) -> Callable[[Any], str]:
 
 
 def optional(read: Callable[[Any], T]) -> Callable[[Any], T | None]:
-    """Return a reader that also takes nothing."""
+    """Return a reader that also accepts None."""
     return lambda value: None if value is None else read(value)
 
 
 def items(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
-    """Return a reader of lists, which tells every wrong item; nothing is the empty list."""
+    """Return a reader of lists, which reports every wrong item; None is the empty list."""
 
     def read_all(value: Any) -> tuple[T, ...]:
         if not isinstance(value, (list, tuple)) and value is not None:
@@ -236,7 +236,7 @@ def items(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
 
 
 def all_of(entries: Any, read: Callable[[Any], T], check_key: Callable[[Any], Any] | None = None) -> dict[Any, T]:
-    """Read every entry (key and value); raise all that is wrong together, each under its key."""
+    """Read every entry (key and value); raise all mistakes together, each under its key."""
     result: dict[Any, T] = {}
     wrongs: list[Wrong] = []
     for key, value in entries:
@@ -252,19 +252,19 @@ def all_of(entries: Any, read: Callable[[Any], T], check_key: Callable[[Any], An
 
 
 def variables(value: Any) -> dict[str, str]:
-    """Read environment variables: names to text, numbers or truths; nothing is none of them."""
+    """Read environment variables: a mapping of names to text, numbers or booleans; None is the empty mapping."""
     if value is not None and not isinstance(value, Mapping):
         raise Wrong(f"{show(value)} is not a mapping of names to values", allowed="a mapping")
     return all_of((value or {}).items(), _variable, check_key=variable_name)
 
 
 def variable_name(name: Any) -> str:
-    """Read the name of a variable of user code; the runner keeps `OPERATO_*` for itself."""
+    """Read the name of a variable for user code; names with `OPERATO_` are reserved for the runner."""
     if not VARIABLE.fullmatch(text(name)):
         allowed = "letters, digits and _, not beginning with a digit"
         raise Wrong(f"{show(name)} is not the name of a variable: {allowed}", allowed=allowed)
     if name.upper().startswith("OPERATO_"):
-        raise Wrong(f"{name} belongs to the runner: names that begin with OPERATO_ are not for modules")
+        raise Wrong(f"{name} is reserved: variables of modules cannot begin with OPERATO_")
     return str(name)
 
 
@@ -274,12 +274,12 @@ def _variable(value: Any) -> str:
     if isinstance(value, (int, float)) and _finite(value):
         return str(value)
     if not isinstance(value, str):
-        raise Wrong(f"{show(value)} is not text, a number or a truth", allowed="text, a number, true, false")
+        raise Wrong(f"{show(value)} is not text, a number or a boolean", allowed="text, a number, true, false")
     return text(value)
 
 
 def _finite(value: float) -> bool:
-    """Say whether a number can be a float at all; very large whole numbers cannot."""
+    """Return whether a number is a finite float; very large integers are not."""
     try:
         return math.isfinite(value)
     except OverflowError:

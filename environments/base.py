@@ -1,4 +1,4 @@
-"""The seam between those who decide and those who run: what every kind of environment offers."""
+"""The interface of every kind of environment, used by the executors."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from protocol.errors import Failure
 from protocol.model import Kind, Stream
 
 Printed: TypeAlias = Callable[[Stream, bytes], None]
-"""Takes what user code has printed, in order for each stream; empty at the end of one."""
+"""Takes output of user code, in order for each stream; empty at the end of a stream."""
 
 
 class ChannelClosedError(Exception):
-    """The guest's end of the channel is closed: it has ended, or user code closed its descriptors."""
+    """The guest's end of the channel is closed: the guest has ended, or user code closed its descriptors."""
 
     def __init__(self, *, unread: bool = False) -> None:
         super().__init__("the channel is closed")
         self.unread = unread
-        """What was sent last was not read before that, so nothing can have come of it."""
+        """The last frame was not read, so it had no effect."""
 
 
 class Guest(Protocol):
-    """One started guest program, whatever it runs in: a process of this machine, or a container.
+    """One started guest program: a process of this machine, or a container.
 
-    What it holds belongs to it until `close`. One task may receive and one may send at a time.
+    It keeps its resources until `close`. One task may receive and one may send at a time.
     """
 
     @property
     def name(self) -> str:
-        """What logs call it: a process id, or the short name of a container."""
+        """Its name in logs: a process id, or the short name of a container."""
 
     @property
     def exit_code(self) -> int | None:
@@ -43,22 +43,22 @@ class Guest(Protocol):
 
     @property
     def fault(self) -> Failure | None:
-        """Why it is gone or never came, where that is nobody's code: the engine went away. None otherwise."""
+        """Why it ended or never started, if user code is not the reason: the engine went away. None otherwise."""
 
     async def confine(self, limits: Limits, keeper: LimitKeeper) -> Hold | None:
-        """Wait until the guest has started and is under its limits; return what tells whether one was passed.
+        """Wait until the guest has started and is under its limits; return a `Hold` that checks them.
 
-        Raises RunnerError and OSError; the guest is to be ended then, as it is when this is cancelled.
+        Raises RunnerError and OSError. The caller must end the guest then, and when this is cancelled.
         """
 
     async def bring(self, root: Path, entry: Path) -> tuple[str, str]:
-        """Bring a module's code to where the guest sees it; return both paths as the guest knows them.
+        """Make a module's code visible to the guest; return both paths as the guest sees them.
 
         Raises ChannelClosedError.
         """
 
     async def send(self, frame: bytes) -> None:
-        """Write one frame whole. Cancelled in between, the channel is out of step and the guest must be killed.
+        """Write one whole frame. Cancelled, a frame may be cut off, and the guest must be killed.
 
         Raises ChannelClosedError.
         """
@@ -67,25 +67,25 @@ class Guest(Protocol):
         """Wait for bytes of frames; never returns empty. Raises ChannelClosedError and FrameTooLargeError."""
 
     async def tend(self, printed: Printed) -> None:
-        """Hand on what user code prints, for the guest's whole life; returns when it has ended."""
+        """Pass output on for the guest's whole life; return when the guest has ended."""
 
     def drain(self, printed: Printed) -> None:
-        """Hand on what was printed and is not yet handed on, without waiting."""
+        """Pass the remaining output on without waiting."""
 
     def loaded(self, *, children: bool) -> None:
-        """Note that the module is imported: the processes that its import left (`children`) belong to the guest."""
+        """Note that the module is imported; if its import left processes (`children`), they belong to the guest."""
 
     async def end_children(self) -> tuple[str, ...]:
-        """Kill what an execution left below a guest that lives on; return `pid name` of each when all are gone.
+        """Kill the processes that an execution left below the guest, which lives on; return `pid name` of each.
 
         Not cancellable.
         """
 
     async def stop(self, execution: str) -> None:
-        """Ask for a soft stop of an execution. Does nothing when the guest is gone."""
+        """Request a soft stop of an execution. Does nothing if the guest is gone."""
 
     async def end(self) -> tuple[str, ...]:
-        """Kill the guest with everything below it; return `pid name` of what user code had started.
+        """Kill the guest with everything below it; return `pid name` of each process that user code had started.
 
         Returns when all are gone. Not cancellable: an execution has ended only when its processes are gone.
         """
@@ -94,23 +94,23 @@ class Guest(Protocol):
         """Wait until the guest itself has ended; return its exit code."""
 
     def close(self) -> None:
-        """Give back what the guest held. It must have ended; called again this does nothing."""
+        """Release the guest's resources. It must have ended; a second call does nothing."""
 
 
 @frozen
 class Availability:
-    """Whether a kind can be used on this machine, and why not, with the remedy."""
+    """Whether a kind can be used on this machine; if not, the reason with the remedy."""
 
     available: bool
     reason: str = ""
     detail: Mapping[str, str] = field(factory=dict)
     limits: Mapping[str, str] = field(factory=dict)
-    """How each limit is held, where that is not this machine's doing."""
+    """How each limit is enforced, if not by this machine."""
 
 
 @frozen
 class Prepared:
-    """An environment that is ready to start guests. `key` is the same for all modules that share it."""
+    """An environment that is ready to start guests. Modules that share it have the same `key`."""
 
     key: str
     argv: tuple[str, ...]
@@ -119,13 +119,13 @@ class Prepared:
 
 
 class BuildWatch(Protocol):
-    """Hears what a build does, and lets it begin."""
+    """Receives the lines of a build, and limits how many builds run."""
 
     def __call__(self, line: str) -> None:
-        """Take a line of what the installer says."""
+        """Take a line of the installer's output."""
 
     def place(self) -> AbstractAsyncContextManager[None]:
-        """Hold one of the places in which something is built; waits while all are taken."""
+        """Occupy one of the places for builds; waits while all are occupied."""
 
 
 class Environment(Protocol):
@@ -136,44 +136,44 @@ class Environment(Protocol):
         """Which kind this is."""
 
     async def probe(self) -> Availability:
-        """Return whether this machine has what the kind needs."""
+        """Return whether this machine has everything that the kind needs."""
 
     async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
-        """Return the environment of a module, building it when it does not exist; `say` gets the installer's lines.
+        """Return the environment of a module, built if it does not exist; `say` gets the installer's lines.
 
-        Whoever builds holds `say.place()` meanwhile. Concurrent calls for one key share one build.
-        Cancelled, nothing half-built is left.
+        A build occupies `say.place()`. Concurrent calls for one key share one build.
+        Cancelled, no partial environment is left.
         Raises RunnerError: `environment_failed` with the installer's last lines, `unavailable`.
         """
 
     async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
-        """Resolve what the module needs and does not pin, once; `prepare` takes the same. Raises as `prepare`."""
+        """Resolve and record the versions that the module does not pin; `prepare` uses them. Raises as `prepare`."""
 
     def launch(self, prepared: Prepared) -> Guest:
-        """Start a guest that waits for its `hello`. Synchronous and quick: what takes time is done in `tend`.
+        """Start a guest that waits for its `hello`. Synchronous and quick: slow steps run in `tend`.
 
         Raises OSError and RunnerError.
         """
 
     def keep(self, keys: Collection[str]) -> None:
-        """Go on using the environments of these keys and no others; called while none is prepared. Never blocks.
+        """Stop using all environments but those of these keys; called while no `prepare` runs. Never blocks.
 
-        What `prepare` has returned is used until then: nobody removes it.
+        An environment counts as used from `prepare` until then, and is not removed meanwhile.
         """
 
 
 @frozen
 class Known:
-    """The environment that a module would have, found out without building it."""
+    """The environment that a module would have, determined without building it."""
 
     key: str | None
     why: str = ""
-    """Why there is no key: nothing is locked yet, or there is nothing to build."""
+    """Why there is no key: requirements are not locked yet, or nothing has to be built."""
 
 
 @frozen
 class Stored:
-    """An environment that is kept. Times are seconds since the epoch, `users` process ids as far as they are seen."""
+    """A built environment. Times are seconds since the epoch; `users` are the process ids that the kernel shows."""
 
     key: str
     kind: str
@@ -189,22 +189,22 @@ class Stored:
 
 
 class Managed(Environment, Protocol):
-    """A kind whose environments are kept, so that they can be listed, removed and built again."""
+    """A kind with built environments, which can be listed, removed and rebuilt."""
 
     async def known(self, spec: ModuleSpec) -> Known:
         """Return the key of a module's environment, without building, locking or pulling. Raises RunnerError."""
 
     async def stored(self) -> list[Stored]:
-        """Return what is kept, by key. Raises RunnerError `unavailable` when it cannot be asked for."""
+        """Return the built environments, by key. Raises RunnerError `unavailable` if they cannot be listed."""
 
     async def tidy(self) -> int:
-        """Remove what builds and removals that were killed have left; return how many there were."""
+        """Remove the remains of killed builds and removals; return how many there were."""
 
     async def remove(self, key: str) -> bool:
-        """Remove what is kept unless somebody uses it; return whether it was removed. Not cancellable."""
+        """Remove an environment unless it is in use; return whether it was removed. Not cancellable."""
 
     async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
-        """Build a module's environment anew and put it in place of the one that is there.
+        """Build a module's environment again and replace the existing one.
 
-        Raises RunnerError `conflict` that says who uses it, and what `prepare` raises; nothing has changed then.
+        Raises RunnerError `conflict`, with its users, if it is in use, and as `prepare`; nothing has changed then.
         """

@@ -1,4 +1,4 @@
-"""What /proc says of processes: children, names, memory. Reads only; every process may be gone at any moment."""
+"""Processes as /proc shows them: children, names, memory. Any process may be gone at any moment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def children(pid: int) -> list[int]:
-    """Return the direct children of a process, zombies included; empty when it is gone."""
+    """Return the direct children of a process, zombies included; empty if it is gone."""
     found: list[int] = []
     try:
         threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208  (names, not paths)
@@ -56,7 +56,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[bytes] | None:
-    """Return the fields of /proc/PID/stat from the state on, or None when the process is gone."""
+    """Return the fields of /proc/PID/stat from the state on, or None if the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  (read after every sweep)
             return file.read().rpartition(b")")[2].split()
@@ -71,13 +71,13 @@ def alive(pid: int) -> bool:
 
 
 def session(pid: int) -> int:
-    """Return the session of a process, or 0 when it is gone."""
+    """Return the session of a process, or 0 if it is gone."""
     fields = _stat(pid)
     return int(fields[3]) if fields else 0
 
 
 def name(pid: int) -> str:
-    """Return the command name of a process, or `?` when it is gone."""
+    """Return the command name of a process, or `?` if it is gone."""
     try:
         return (_PROC / str(pid) / "comm").read_text(errors="replace").strip()
     except OSError:
@@ -85,7 +85,7 @@ def name(pid: int) -> str:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the private resident memory of a process in bytes (what is shared with others is not counted)."""
+    """Return the private resident memory of a process in bytes, without memory shared with others."""
     try:
         fields = (_PROC / str(pid) / "statm").read_bytes().split()
     except OSError:

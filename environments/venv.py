@@ -1,4 +1,4 @@
-"""The `venv` kind: virtual environments built by uv, locked when published, shared by content."""
+"""The `venv` kind: virtual environments built by uv, locked at publication, shared by equal content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = structlog.get_logger("venv")
 
 
 def python_candidates(version: str | None, search: Sequence[Path]) -> list[Path]:
-    """Return interpreters on this machine that may be `version` (`3.12`, `3.12.1`; None is the runner's own)."""
+    """Return interpreters on this machine that may have `version` (`3.12`, `3.12.1`; None means the runner's own)."""
     if version is None:
         return [Path(sys.executable)]
     short = ".".join(version.split(".")[:2])
@@ -39,7 +39,7 @@ def python_candidates(version: str | None, search: Sequence[Path]) -> list[Path]
 
 @frozen
 class _Plan:
-    """What a module's environment is made of."""
+    """The content of a module's environment."""
 
     key: str
     python: str
@@ -55,7 +55,7 @@ class _Plan:
 
 @define
 class VenvEnvironment(BuiltEnvironment[_Plan]):
-    """Builds and launches virtual environments. `installer_environ` is what uv sees (proxy, index, cache settings)."""
+    """Builds and starts virtual environments. uv gets `installer_environ` (proxy, index and cache settings)."""
 
     launcher: Launcher
     store: Store
@@ -68,13 +68,13 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
     _locking: dict[str, trio.Lock] = field(factory=dict, init=False)
 
     async def probe(self) -> Availability:
-        """Return whether uv is here."""
+        """Return whether uv is installed."""
         if self._uv is None:
             return Availability(available=False, reason="uv is not installed; `pip install uv` or put it on PATH")
         return Availability(available=True, detail={"uv": self._uv, "store": str(self.store.root)})
 
     async def known(self, spec: ModuleSpec) -> Known:
-        """Return the key of a module's environment, as far as its requirements are locked."""
+        """Return the key of a module's environment if its requirements are locked."""
         python, version = await self._python(spec.python)
         path = self._lock_path(spec.requirements, version)
         if path is not None and not path.exists():
@@ -94,14 +94,14 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
         return Prepared(plan.key, self.launcher.argv(str(path / "bin" / "python")), environ, seconds)
 
     async def find(self, version: str | None) -> str | None:
-        """Return the path of an interpreter on this machine, or None where there is none of that version."""
+        """Return the path of an interpreter on this machine, or None if that version is missing."""
         try:
             return (await self._python(version))[0]
         except RunnerError:
             return None
 
     async def _python(self, version: str | None) -> tuple[str, str]:
-        """Return path and full version of the interpreter; the answer is kept."""
+        """Return path and full version of the interpreter; cached."""
         if version not in self._pythons:
             search = [Path(p) for p in self.installer_environ.get("PATH", "").split(":") if p]
             found = []
@@ -121,15 +121,15 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
                 if actual:
                     found.append(actual)
             else:
-                others = ", ".join(sorted(set(found))) or "none that comes close"
+                others = ", ".join(sorted(set(found))) or "no similar version"
                 text = (
-                    f"Python {version} was not found on this machine (found: {others}); install it or change `python`"
+                    f"Python {version} was not found on this machine (found: {others}); install it, or change `python`"
                 )
                 raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
         return self._pythons[version]
 
     def _lock_path(self, requirements: Sequence[str], version: str) -> Path | None:
-        """Return where the lock of requirements is or will be; None when there is nothing to lock."""
+        """Return the lock file of requirements, existing or not; None without requirements."""
         if not requirements:
             return None
         content = "\n".join([version, platform_tag(), *requirements])
@@ -138,7 +138,7 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
     async def _lock(
         self, requirements: Sequence[str], python: str, version: str, say: Callable[[str], None]
     ) -> Path | None:
-        """Return the file of the requirements with every version fixed; resolved once, then it stays."""
+        """Return the lock file of requirements, created once with fixed versions."""
         path = self._lock_path(requirements, version)
         if path is None:
             return None

@@ -1,1 +1,1 @@
-"""What is said: nouns, failures, frames, messages, and the guest program. Pure: no I/O."""
+"""The shared vocabulary: nouns, failures, events, frames, messages, and the guest programs. Pure: no I/O."""

@@ -1,7 +1,7 @@
-"""What can go wrong, as values: a closed set of kinds, the `Failure` that travels, and its exception.
+"""Failures as values: a closed set of kinds, `Failure`, and the exception that carries one.
 
-A `Failure` is the same over every door. `RunnerError` carries one up a call stack; anything else that is
-raised is a bug of the runner and ends at the door as `internal`.
+A `Failure` is the same over REST, websocket, gRPC and CLI. `RunnerError` carries one up a call stack; any other
+exception is a bug of the runner and becomes `internal` in the answer.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ PROBLEM: Final = "application/problem+json"
 
 
 class ErrorKind(StrEnum):
-    """The closed set of failures; each says by its comment who must act."""
+    """The closed set of failures; each comment names who must act."""
 
     BAD_INPUT = "bad_input"
     """The caller: the request or the module definition is not valid."""
     NOT_FOUND = "not_found"
-    """The caller: nothing has that name."""
+    """The caller: the name does not exist."""
     CONFLICT = "conflict"
-    """The caller: the state of the thing does not allow it."""
+    """The caller: the current state does not allow the request."""
     UNAUTHENTICATED = "unauthenticated"
-    """The caller: no valid token was shown."""
+    """The caller: the request has no valid token."""
     FORBIDDEN = "forbidden"
-    """The operator: the token does not carry the scope or the module."""
+    """The operator: the token lacks the scope or the module."""
     TOO_LARGE = "too_large"
-    """The caller: a body, frame or message is over its limit."""
+    """The caller: a body, frame or message exceeds its limit."""
     OVERLOADED = "overloaded"
-    """The caller, later: the waiting room is full or the wait took too long."""
+    """The caller, later: the queue is full, or the wait took too long."""
     UNAVAILABLE = "unavailable"
-    """The operator: this machine cannot do it (no docker, no conda, disk full)."""
+    """The operator: this machine lacks something (docker, conda, disk space)."""
     ENVIRONMENT_FAILED = "environment_failed"
     """The author: the environment could not be built; the installer's last lines are in the message."""
     LOAD_FAILED = "load_failed"
-    """The author: the module could not be imported, or has no such handler."""
+    """The author: the module could not be imported, or lacks the handler."""
     HANDLER_ERROR = "handler_error"
-    """The author: the handler raised."""
+    """The author: the handler raised an exception."""
     BAD_OUTPUT = "bad_output"
-    """The author: the handler returned what JSON cannot say."""
+    """The author: the handler returned a value that JSON cannot represent."""
     TIMEOUT = "timeout"
     """The author or the caller: the handler did not end in time."""
     CANCELLED = "cancelled"
-    """Nobody: the caller went away or asked for the end."""
+    """No action: the caller went away, or cancelled."""
     OUT_OF_MEMORY = "out_of_memory"
-    """The author: the processes of the execution passed the memory limit."""
+    """The author: the processes of the execution exceeded the memory limit."""
     OUTPUT_LIMIT = "output_limit"
-    """The author: the handler printed more than its limit allows."""
+    """The author: the handler exceeded its output limit."""
     WORKER_CRASHED = "worker_crashed"
     """The author: the worker's process ended during the call."""
     LOST = "lost"
-    """Nobody: the runner ended while this was running."""
+    """No action: the runner ended during the execution."""
     SHUTDOWN = "shutdown"
-    """The caller, later: the runner is going down."""
+    """The caller, later: the runner is shutting down."""
     INTERNAL = "internal"
-    """Us: a bug of the runner; its log has the details under the execution id."""
+    """The developers: a bug of the runner; its log has the details under the execution id."""
 
 
 RETRYABLE = frozenset(
@@ -71,15 +71,15 @@ RETRYABLE = frozenset(
         ErrorKind.SHUTDOWN,
     }
 )
-"""Kinds for which the same call may end differently when it is made again."""
+"""Kinds after which an identical call may succeed."""
 
 
 @frozen
 class Failure:
-    """One failure, as every door shows it.
+    """One failure, the same in every answer.
 
-    `type` and `traceback` speak of the user's exception and are None elsewhere. `field` is the path of the value
-    at fault (`$.rows[3].price`, `timeout`), `retry_after` the seconds after which trying again makes sense.
+    `type` and `traceback` describe the user's exception, else they are None. `field` is the path of the wrong value
+    (`$.rows[3].price`, `timeout`), `retry_after` the seconds after which a retry makes sense.
     """
 
     kind: ErrorKind
@@ -91,12 +91,12 @@ class Failure:
 
     @property
     def retryable(self) -> bool:
-        """Whether the same call may succeed when it is made again unchanged."""
+        """Whether an identical call may succeed."""
         return self.kind in RETRYABLE
 
 
 class RunnerError(Exception):
-    """Carries a `Failure` up the call stack to whoever answers the caller."""
+    """Carries a `Failure` up the call stack to the code that answers the caller."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.kind}: {failure.message}")

@@ -1,12 +1,12 @@
-r"""What happens in one execution, as numbered events: the same JSON over websocket, server-sent events and gRPC.
+r"""The numbered events of one execution: the same JSON over websocket, server-sent events and gRPC.
 
     {"type": "status", "seq": 0, "at": 1764000000.1, "status": "running", "attempt": 1, "reason": ""}
     {"type": "output", "seq": 1, "at": 1764000000.2, "stream": "stdout", "text": "hello\n"}
     {"type": "result", "seq": 2, "at": 1764000000.3, "status": "succeeded", "result": 42, "exit_code": 0, ...}
 
-`seq` counts the events of one execution from 0, over all its attempts; `at` is in seconds since the epoch. A reader
-that asks from N on gets every event from N, in order, once; what was not kept is one `dropped` that says how much.
-The last event is a `result` or an `error`. History keeps the events as they were sent, so that a replay is the same.
+`seq` counts the events of one execution from 0, over all its attempts; `at` is in seconds since the epoch. Reading from
+N yields every event from N once and in order; a `dropped` event stands for events that were not kept, and counts them.
+The last event is a `result` or an `error`. History stores the events as they were sent, so that a replay is identical.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from protocol.model import Execution, Status, Stream
 
 
 class StatusEvent(msgspec.Struct, frozen=True, tag="status"):
-    """The execution has another state, or waits for another reason."""
+    """The execution changed its state, or the reason why it waits."""
 
     seq: int
     at: float
@@ -32,7 +32,7 @@ class StatusEvent(msgspec.Struct, frozen=True, tag="status"):
 
 
 class OutputEvent(msgspec.Struct, frozen=True, tag="output"):
-    """A piece of what user code printed."""
+    """A piece of output of user code."""
 
     seq: int
     at: float
@@ -49,7 +49,7 @@ class ItemEvent(msgspec.Struct, frozen=True, tag="item"):
 
 
 class ProgressEvent(msgspec.Struct, frozen=True, tag="progress"):
-    """How far the handler says it is, in a unit of its choice."""
+    """Progress as the handler reports it, in a unit of its choice."""
 
     seq: int
     at: float
@@ -59,13 +59,13 @@ class ProgressEvent(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class DroppedEvent(msgspec.Struct, frozen=True, tag="dropped"):
-    """Events that were not kept stand here; `seq` is the number of the last of them."""
+    """Stands for events that were not kept; `seq` is the number of the last one."""
 
     seq: int
     at: float
     events: int
     bytes: int
-    """Of output and items, as printed or sent."""
+    """Bytes of dropped output and items."""
 
 
 class ResultEvent(msgspec.Struct, frozen=True, tag="result"):
@@ -94,7 +94,7 @@ class ErrorEvent(msgspec.Struct, frozen=True, tag="error"):
 
 Event = StatusEvent | OutputEvent | ItemEvent | ProgressEvent | DroppedEvent | ResultEvent | ErrorEvent
 KeptEvent = StatusEvent | OutputEvent | ItemEvent | ProgressEvent | DroppedEvent
-"""What history keeps: the last event is made from the execution itself."""
+"""The stored events: the last one is made from the execution itself."""
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[tuple[KeptEvent, ...]] = msgspec.json.Decoder(tuple[KeptEvent, ...])
@@ -111,7 +111,7 @@ def encode_all(events: Sequence[KeptEvent]) -> bytes:
 
 
 def decode_all(data: bytes) -> tuple[KeptEvent, ...]:
-    """Return the events of such an array. Raises msgspec.DecodeError."""
+    """Return the events of a JSON array. Raises msgspec.DecodeError."""
     return _decoder.decode(data)
 
 
@@ -150,13 +150,13 @@ def last_event(execution: Execution) -> ResultEvent | ErrorEvent:
 
 
 def last_begin(events: Iterable[KeptEvent]) -> float | None:
-    """Return when the last attempt began to run, in seconds since the epoch, where that is known."""
+    """Return when the last attempt began to run, in seconds since the epoch, or None if unknown."""
     begins = [event.at for event in events if isinstance(event, StatusEvent) and event.status is Status.RUNNING]
     return begins[-1] if begins else None
 
 
 def text_of(events: Iterable[KeptEvent], stream: Stream | None) -> str:
-    """Return what the last attempt printed on a stream (None is both, in order), as far as it was kept."""
+    """Return the kept output of the last attempt on a stream; None means both streams, in order."""
     texts: list[str] = []
     for event in events:
         if isinstance(event, OutputEvent):

@@ -6,7 +6,7 @@ HEADER_BYTES = 4
 
 
 class FrameTooLargeError(ValueError):
-    """A frame says that it is longer than the limit; nothing after it on the channel can be trusted."""
+    """A frame states a length over the limit; the rest of the channel cannot be trusted."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(f"a frame of {size} bytes is over the limit of {limit}")
@@ -20,7 +20,7 @@ def encode(payload: bytes) -> bytes:
 
 
 class FrameDecoder:
-    """Cuts a stream of bytes into payloads. Holds at most one incomplete frame of `max_bytes`."""
+    """Splits a stream of bytes into payloads. Buffers at most one incomplete frame of `max_bytes`."""
 
     __slots__ = ("_buffer", "_max_bytes", "_wanted")
 
@@ -31,13 +31,13 @@ class FrameDecoder:
 
     @property
     def idle(self) -> bool:
-        """Whether no part of a frame is held."""
+        """Whether no part of a frame is buffered."""
         return not self._buffer and self._wanted < 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take received bytes; return the payloads that are complete now, in order.
+        """Take received bytes; return the complete payloads, in order.
 
-        Raises FrameTooLargeError as soon as a length over the limit has been read; the decoder is unusable then.
+        Raises FrameTooLargeError at a length over the limit; the decoder is unusable then.
         """
         buffer = self._buffer
         buffer += data

@@ -17,7 +17,7 @@ try:
     import ctypes
 
     _LIBC = ctypes.CDLL(None, use_errno=True)
-except (ImportError, OSError):  # a Python built without ctypes still works, without the extras
+except (ImportError, OSError):  # a Python without ctypes works too, without subreaper and flush of C streams
     _LIBC = None
 
 PROTOCOL_VERSION = 1
@@ -32,15 +32,15 @@ _HERE = __file__
 
 
 class Stop(BaseException):
-    """Raised inside the handler when the host asks for a soft stop."""
+    """Raised inside the handler by a soft stop of the host."""
 
 
 class LoadError(Exception):
-    """The module has no handler that could be called; the message says what is wanted."""
+    """The module has no callable handler; the message has the remedy."""
 
 
 class Channel:
-    """Frames over one blocking descriptor. Any thread may send; processes that user code forked may not."""
+    """Frames over one blocking descriptor. Any thread may send; processes forked by user code may not."""
 
     def __init__(self, fd):
         self.fd = fd
@@ -50,18 +50,18 @@ class Channel:
         self.adopt()
 
     def adopt(self):
-        """Make this process the one that may send; called in a fork, where another thread may have held the lock."""
+        """Let this process send; called in a fork, where another thread may have owned the lock."""
         self._owner = os.getpid()
         self._lock = _thread.allocate_lock()
 
     def speak_for(self, execution):
-        """Let only this execution, or None, say how far it is: a thread may do so when its execution was answered."""
+        """Let only this execution, or None, report progress: threads may outlive the answer of their execution."""
         if os.getpid() == self._owner:
             with self._lock:
                 self._execution = execution
 
     def receive(self):
-        """Return the next message as a dict, or None when the host is gone."""
+        """Return the next message as a dict, or None if the host is gone."""
         while len(self._buffer) < HEADER_BYTES:
             if not self._more(1 << 16):
                 return None
@@ -74,7 +74,7 @@ class Channel:
         try:
             return json.loads(payload)
         except (ValueError, RecursionError) as problem:
-            # Good JSON that this Python does not read: a number of 5,000 digits. `input` is the last field.
+            # Valid JSON that this Python cannot read: a number of 5,000 digits. `input` is the last field.
             message = json.loads(payload.partition(b',"input":')[0] + b"}")
             message["unreadable"] = str(problem)
             return message
@@ -88,9 +88,9 @@ class Channel:
         return bool(data)
 
     def send(self, payload, execution=None):
-        """Write one frame whole; one of an `execution` only while that may speak.
+        """Write one whole frame; a frame of an `execution` only while `speak_for` allows it.
 
-        The host being gone, or user code having closed the channel, ends the process.
+        If the host is gone, or user code closed the channel, the process ends.
         """
         if os.getpid() != self._owner:
             return
@@ -103,19 +103,19 @@ class Channel:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def say(self, message):
-        """Send a message that is a plain dict."""
+        """Send a dict as a message."""
         self.send(json.dumps(message).encode())
 
 
 def write_all(fd, data):
-    """Write everything, however often it takes."""
+    """Write everything, in as many calls as needed."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
 class Context:
-    """What a handler may ask about the execution that it is part of: its second parameter."""
+    """The second parameter of a handler: information about its execution."""
 
     def __init__(self, channel, message):
         self._channel = channel
@@ -125,11 +125,11 @@ class Context:
 
     @property
     def remaining(self):
-        """Seconds until the execution is ended by the runner."""
+        """Seconds until the runner ends the execution."""
         return max(0.0, self.deadline - time.time())
 
     def progress(self, done=None, total=None, text=""):
-        """Tell those who watch how far this is; nobody, when the execution has ended."""
+        """Report progress to the watchers of the execution; do nothing after its answer."""
         done = None if done is None else float(done)
         total = None if total is None else float(total)
         message = {
@@ -143,7 +143,7 @@ class Context:
 
 
 class BadOutput(Exception):
-    """The handler's value cannot be said in JSON; `path` is where."""
+    """JSON cannot represent the handler's value; `path` is the place."""
 
     def __init__(self, path, reason):
         Exception.__init__(self, reason)
@@ -151,7 +151,7 @@ class BadOutput(Exception):
 
 
 def encode_value(value, limit=1 << 30, root="$"):
-    """Return strict JSON as at most `limit` bytes. Raises BadOutput with the path, from `root`, of what is wrong."""
+    """Return strict JSON as at most `limit` bytes. Raises BadOutput with the path, from `root`, of the wrong value."""
     try:
         data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         if len(data) > limit:
@@ -167,7 +167,7 @@ def encode_value(value, limit=1 << 30, root="$"):
 
 
 def nesting(data):
-    """Return how deep a JSON text is nested: its brackets outside of strings, counted without a loop in Python."""
+    """Return the nesting of a JSON text: brackets outside of strings, counted without a loop in Python."""
     from array import array
     from itertools import accumulate
 
@@ -179,7 +179,7 @@ def nesting(data):
 
 
 def find_unsayable(value):
-    """Return path and reason of the first value that JSON has no form for."""
+    """Return path and reason of the first value that JSON cannot represent."""
     stack = [("$", value, ())]
     while stack:
         path, node, above = stack.pop()
@@ -188,7 +188,7 @@ def find_unsayable(value):
                 json.dumps(node, ensure_ascii=False).encode()
             except UnicodeEncodeError:
                 return path, "text with a lone surrogate cannot be sent as UTF-8"
-            except ValueError as problem:  # a number of more digits than this Python writes
+            except ValueError as problem:  # an integer of more digits than this Python formats
                 return path, str(problem)
         elif isinstance(node, float):
             if node != node or node in (float("inf"), float("-inf")):
@@ -216,11 +216,11 @@ def find_unsayable(value):
 
 
 def describe(problem):
-    """Return type, message and traceback (the user's frames only) of an exception, whatever it does."""
+    """Return type, message and traceback (only the user's frames) of an exception, even if its methods raise."""
     try:
         message = str(problem)
     except BaseException as broken:  # user code may raise in __str__
-        message = "<its message could not be made: %s>" % type(broken).__name__
+        message = "<no message: __str__ raised %s>" % type(broken).__name__
     if isinstance(problem, SystemExit):
         message = "the handler called sys.exit(%s)" % message
     try:
@@ -230,7 +230,7 @@ def describe(problem):
         while frames is not None and is_between(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next
         text = "".join(traceback.format_exception(type(problem), problem, frames))
-    except BaseException:  # the same again, and the stack may be used up
+    except BaseException:  # user code may raise here too, and the stack may be exhausted
         text = ""
     if len(text) > MAX_TRACEBACK:
         text = text[: MAX_TRACEBACK // 2] + "\n...\n" + text[-MAX_TRACEBACK // 2 :]
@@ -238,18 +238,18 @@ def describe(problem):
 
 
 def is_between(filename):
-    """Return whether a file's code stands between the worker's and the handler's: this file's own, or asyncio's."""
+    """Return whether a file's frames lie between worker and handler: those of this file or of asyncio."""
     asyncio = sys.modules.get("asyncio")
     return filename == _HERE or (asyncio is not None and filename.startswith(os.path.dirname(asyncio.__file__)))
 
 
 def clean(text):
-    """Return text that can be encoded."""
+    """Return text that UTF-8 can encode."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def failed(limit, **fields):
-    """Return a message about a failure as JSON. What explains it is cut where the limit of a frame is very low."""
+    """Return a message about a failure as JSON, shortened if it exceeds a very low limit of frames."""
     data = json.dumps(fields)
     if len(data) > limit:
         data = json.dumps(dict(fields, message=fields["message"][:MAX_PATH], traceback=""))
@@ -304,7 +304,7 @@ class Module:
         return found
 
     def call(self, value, context, item):
-        """Run the handler; return its value. A generator's items go to `item` as they come and are collected."""
+        """Run the handler; return its value. Items of a generator are passed to `item` as they come, and collected."""
         result = self.handler(value, context) if self.with_context else self.handler(value)
         if hasattr(result, "__await__"):
             result = self.wait(result)
@@ -319,7 +319,7 @@ class Module:
         return result
 
     def wait(self, awaitable):
-        """Return what an awaitable comes to, on this worker's own asyncio loop; anything else comes back as it is."""
+        """Run an awaitable on this worker's asyncio loop and return its result; return any other value unchanged."""
         if not hasattr(awaitable, "__await__"):
             return awaitable
         import asyncio
@@ -368,7 +368,7 @@ async def collect(generator, item):
 
 
 def wants_context(handler):
-    """Return whether the handler has a second parameter to be filled. Raises LoadError when it takes no input."""
+    """Return whether the handler takes a context. Raises LoadError if it takes no input."""
     code = getattr(handler, "__code__", None)
     if code is not None and not hasattr(handler, "__wrapped__"):
         bound = 1 if isinstance(handler, types.MethodType) else 0
@@ -418,19 +418,19 @@ class Guest:
             self.module.interrupt()
 
     def load(self, hello):
-        """Import the module and say so. Returns False when it cannot be imported."""
+        """Import the module and report the result. Return False if it cannot be imported."""
         began = time.perf_counter()
         self.channel.max_bytes = hello["max_frame_bytes"]
         os.environ.update(hello["variables"])
         if hello["protocol"] != PROTOCOL_VERSION:
-            failure = "LoadError", "this worker speaks protocol %d, not %r" % (PROTOCOL_VERSION, hello["protocol"]), ""
+            failure = "LoadError", "this worker has protocol %d, not %r" % (PROTOCOL_VERSION, hello["protocol"]), ""
         else:
             failure = None
             try:
                 self.module = Module(hello)
             except LoadError as problem:
                 failure = "LoadError", clean(str(problem)[:MAX_TEXT]), ""
-            except BaseException as problem:  # whatever the module does when imported is data
+            except BaseException as problem:  # any exception of the import is data
                 failure = describe(problem)
         flush()
         if os.getpid() != self.pid:
@@ -444,7 +444,7 @@ class Guest:
             import gc
 
             gc.collect()
-            gc.freeze()  # what is never collected is never copied by a fork
+            gc.freeze()  # the collector would write to these objects and so copy their pages in every fork
         self.channel.say(
             {
                 "type": "ready",
@@ -458,7 +458,7 @@ class Guest:
         return True
 
     def children(self):
-        """Return whether processes started by user code are left; those that ended are reaped."""
+        """Return whether processes started by user code are left; reap the ended ones."""
         try:
             while True:
                 info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -498,7 +498,7 @@ class Guest:
         except MemoryError as problem:
             kind, text, trace = describe(problem)
             answer = {"kind": "out_of_memory", "message": text or "MemoryError", "error_type": kind, "traceback": trace}
-        except BaseException as problem:  # sys.exit and KeyboardInterrupt are the handler's failures too
+        except BaseException as problem:  # sys.exit and KeyboardInterrupt are failures of the handler too
             kind, text, trace = describe(problem)
             answer = {"kind": "handler_error", "message": text, "error_type": kind, "traceback": trace}
         else:
@@ -508,7 +508,7 @@ class Guest:
             return text.encode() + data + b"}"
         finally:
             flush()
-            if os.getpid() != self.pid:  # a fork made by the handler came back here: it has no right to answer
+            if os.getpid() != self.pid:  # a fork by the handler returned here: it must not answer
                 os._exit(0)
         answer.update(type="error", id=identity, seconds=time.perf_counter() - began, peak_memory=peak_memory())
         return failed(self.channel.max_bytes, **answer)[1:]
@@ -518,7 +518,7 @@ class Guest:
         reader, writer = os.pipe()
         try:
             pid = os.fork()
-        except OSError as problem:  # the limit of processes, or no memory
+        except OSError as problem:  # over the limit of processes, or out of memory
             os.close(reader)
             os.close(writer)
             return self.error(message, "worker_crashed", "the process for the call cannot be started: %s" % problem)
@@ -530,7 +530,7 @@ class Guest:
                 payload = self.run(message)
                 write_all(writer, len(payload).to_bytes(8, "big") + payload)
                 os._exit(0)
-            finally:  # user code closed the pipe, or a signal came at the last moment: this copy must not go on
+            finally:  # user code closed the pipe, or a late signal: this copy must not continue
                 os.kill(os.getpid(), signal.SIGKILL)
         os.close(writer)
         payload = read_answer(reader, pid)
@@ -548,11 +548,11 @@ class Guest:
         return self.error(message, "worker_crashed", text)
 
     def error(self, message, kind, text):
-        """Return the answer to an execution whose handler did not run to its end, as `run` does."""
+        """Return a failure of an execution without a result of the handler, in the form of `run`."""
         return json.dumps({"type": "error", "id": message["id"], "kind": kind, "message": text})[1:].encode()
 
     def serve(self, forked):
-        """Answer frames until the host says shutdown or is gone."""
+        """Answer frames until `shutdown`, or until the host is gone."""
         run = self.run_forked if forked else self.run
         channel = self.channel
         forget_peak()
@@ -562,12 +562,12 @@ class Guest:
                 os.killpg(0, signal.SIGKILL)
             kind = message["type"]
             if kind == "execute":
-                self.children()  # what the runner killed after the last call must not count in this one
+                self.children()  # processes that the runner killed after the last call must not count in this one
                 problem = message.get("unreadable")
                 answer = run(message) if problem is None else self.error(message, "bad_input", problem)
                 head = b'{"children":true,' if self.children() else b'{"children":false,'
                 channel.send(head + answer)
-                forget_peak()  # behind the answer, where nobody waits for it
+                forget_peak()  # after the answer, so that it delays nothing
             elif kind == "ping":
                 channel.say({"type": "pong"})
             elif kind == "shutdown":
@@ -575,7 +575,7 @@ class Guest:
 
 
 def read_answer(reader, pid):
-    """Return what a forked child wrote (8 bytes of length, then as many), or None when it ended before that."""
+    """Return the answer of a forked child (8 bytes of length, then as many bytes), or None if it ended before."""
     import select
 
     os.set_blocking(reader, False)
@@ -599,7 +599,7 @@ def read_answer(reader, pid):
                 if not part:
                     return None
             except BlockingIOError:
-                if ended:  # a grandchild may hold the pipe open: the child's end decides
+                if ended:  # a grandchild may keep the pipe open: the child's end decides
                     return None
                 poller.poll(None if watch is not None else 10)
                 ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -609,19 +609,19 @@ def read_answer(reader, pid):
 
 
 def forget_peak():
-    """Let the kernel count the peak of this process's memory anew."""
+    """Reset the kernel's record of this process's peak memory."""
     try:
         fd = os.open("/proc/self/clear_refs", os.O_WRONLY)
         try:
             os.write(fd, b"5")
         finally:
             os.close(fd)
-    except OSError:  # not Linux, or not allowed: the peak is that of the whole life
+    except OSError:  # not Linux, or not allowed: the peak covers the whole life
         pass
 
 
 def peak_memory():
-    """Return the bytes of resident memory that this process had at most since `forget_peak`, or None."""
+    """Return the peak of resident memory in bytes since `forget_peak`, or None."""
     try:
         fd = os.open("/proc/self/status", os.O_RDONLY)
         try:
@@ -634,7 +634,7 @@ def peak_memory():
 
 
 def flush():
-    """Push what Python and C still hold for descriptors 1 and 2, so that it is counted for this execution."""
+    """Flush the buffers of Python and C for descriptors 1 and 2, so that output counts for this execution."""
     for stream in (sys.stdout, sys.stderr, sys.__stdout__):
         try:
             stream.flush()
@@ -645,7 +645,7 @@ def flush():
 
 
 def arm_lifeline(fd):
-    """Let the kernel kill the whole group when the host's end of the pipe closes, even while C code spins."""
+    """Make the kernel kill the whole group when the host's end of the pipe closes, even while C code spins."""
     import fcntl
 
     group = os.getpgrp()
@@ -661,7 +661,7 @@ def arm_lifeline(fd):
 
 
 def main():
-    """Run the worker; returns when the host says shutdown."""
+    """Run the worker; return after `shutdown`."""
     frames, lifeline = int(sys.argv[1]), int(sys.argv[2])
     arm_lifeline(lifeline)
     os.set_inheritable(frames, False)

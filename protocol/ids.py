@@ -10,7 +10,7 @@ _last = 0
 
 def execution_id() -> str:
     """Return an id that sorts after every id made before it in this process."""
-    global _last  # noqa: PLW0603  (the clock may stand still or go back; ids may not)
+    global _last  # noqa: PLW0603  (the clock may stand still or go back; ids must not)
     # 48 bits of milliseconds and 12 bits below them, as RFC 9562 section 6.2 method 3 allows.
     ticks = time.time_ns() * 4096 // 1_000_000
     _last = ticks = max(ticks, _last + 1)

@@ -10,16 +10,16 @@ import msgspec
 
 PROTOCOL_VERSION = 1
 MAX_DEPTH = 500
-"""How deep a value may be nested: the same on every Python, and well below where any of them gives up."""
+"""Levels of nesting of a value: the same on every Python, and well below the limits of all of them."""
 Bytes: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A number of bytes that a record can hold: user code can write to the channel what it likes."""
+"""A number of bytes that fits a record: user code can write anything to the channel."""
 
 
 class Hello(msgspec.Struct, tag="hello"):
-    """Host: which module this worker serves. The first message, once."""
+    """Host: the module to serve. The first message, once."""
 
     entry: str
-    """Absolute path of the file that has the handler."""
+    """Absolute path of the file with the handler."""
     root: str
     """Folder put first on `sys.path`."""
     handler: str
@@ -47,15 +47,15 @@ class Cancel(msgspec.Struct, tag="cancel"):
 
 
 class File(msgspec.Struct, tag="file"):
-    """Host, to a relay, before `hello`: a piece of a file of the module, to be added to what came before it."""
+    """Host, to a relay, before `hello`: a piece of a file of the module, appended to the previous pieces."""
 
     path: str
     data: bytes
-    """Base64 on the way."""
+    """Base64 in JSON."""
 
 
 class Kill(msgspec.Struct, tag="kill"):
-    """Host, to a relay: kill the worker and all that it started, say `ended`, and end."""
+    """Host, to a relay: kill the worker and everything that it started, answer `ended`, and end."""
 
 
 class Ping(msgspec.Struct, tag="ping"):
@@ -63,7 +63,7 @@ class Ping(msgspec.Struct, tag="ping"):
 
 
 class Shutdown(msgspec.Struct, tag="shutdown"):
-    """Host: end in order; exit handlers run."""
+    """Host: end orderly; exit handlers run."""
 
 
 class Ready(msgspec.Struct, tag="ready"):
@@ -92,7 +92,7 @@ class Item(msgspec.Struct, tag="item"):
 
 
 class Progress(msgspec.Struct, tag="progress"):
-    """Guest: how far the handler says it is."""
+    """Guest: progress as the handler reports it."""
 
     id: str
     done: float | None = None
@@ -101,19 +101,19 @@ class Progress(msgspec.Struct, tag="progress"):
 
 
 class Result(msgspec.Struct, tag="result"):
-    """Guest: the handler returned. `children`: the execution left processes behind; a relay has `killed` them."""
+    """Guest: the handler returned. `children`: the execution left processes; a relay has `killed` them."""
 
     id: str
     seconds: float
     value: msgspec.Raw
     children: bool = False
     peak_memory: Bytes | None = None
-    """Bytes of resident memory that the process had at most during the call."""
+    """The peak of the process's resident memory during the call, in bytes."""
     killed: tuple[str, ...] = ()
 
 
 class Error(msgspec.Struct, tag="error"):
-    """Guest: the handler did not return a value that JSON can say."""
+    """Guest: the handler did not return a value that JSON can represent."""
 
     id: str
     kind: str
@@ -128,7 +128,7 @@ class Error(msgspec.Struct, tag="error"):
 
 
 class Output(msgspec.Struct, tag="output"):
-    """Relay: what user code printed, where a relay and not the host drains the streams."""
+    """Relay: output of user code, if a relay reads the streams instead of the host."""
 
     id: str
     stream: str
@@ -137,13 +137,13 @@ class Output(msgspec.Struct, tag="output"):
 
 
 class Limit(msgspec.Struct, tag="limit"):
-    """Relay: the kernel has killed something for passing this limit since the execution began."""
+    """Relay: the kernel killed a process over this limit since the execution began."""
 
     what: str = "memory"
 
 
 class Ended(msgspec.Struct, tag="ended"):
-    """Relay, the last message: the worker's exit code, negative for a signal, and what was killed after it."""
+    """Relay, the last message: the worker's exit code, negative for a signal, and the killed processes."""
 
     exit_code: int
     killed: tuple[str, ...] = ()
@@ -161,7 +161,7 @@ _decoder: msgspec.json.Decoder[GuestMessage] = msgspec.json.Decoder(GuestMessage
 
 
 class ProtocolError(ValueError):
-    """The guest said something that is not a message of the table; the worker cannot be trusted any more."""
+    """The guest sent something that is not a message; the worker cannot be trusted."""
 
 
 def encode(message: HostMessage) -> bytes:
@@ -170,7 +170,7 @@ def encode(message: HostMessage) -> bytes:
 
 
 def decode(payload: bytes) -> GuestMessage:
-    """Return the guest's message. Raises ProtocolError when it is none."""
+    """Return the guest's message. Raises ProtocolError if the payload is not one."""
     try:
         _check_utf8(payload)
         return _decoder.decode(payload)
@@ -179,13 +179,13 @@ def decode(payload: bytes) -> GuestMessage:
 
 
 class InvalidJsonError(ValueError):
-    """The bytes are not one strict JSON value; the message says where."""
+    """The bytes are not one strict JSON value; the message has the place."""
 
 
 def check_json(data: bytes) -> msgspec.Raw:
-    """Return `data` as a value that may stand inside a message, without building Python objects from it.
+    """Return `data` as a value for a message, without building Python objects from it.
 
-    Raises InvalidJsonError when it is not exactly one JSON value in UTF-8, or is nested more than MAX_DEPTH levels.
+    Raises InvalidJsonError unless it is exactly one JSON value in UTF-8, nested at most MAX_DEPTH levels.
     """
     try:
         _check_utf8(data)
@@ -202,14 +202,14 @@ def check_json(data: bytes) -> msgspec.Raw:
 
 
 def nesting(data: bytes) -> int:
-    """Return how deep a JSON text is nested: its brackets outside of strings, counted without a loop in Python."""
+    """Return the nesting of a JSON text: brackets outside of strings, counted without a loop in Python."""
     return _depth(_brackets(data))
 
 
 def _too_deep(data: bytes) -> bool:
-    """Return whether a JSON text is nested more than MAX_DEPTH levels; what is wide and shallow is seen at once."""
+    """Return whether a JSON text is nested more than MAX_DEPTH levels; fast for wide and shallow texts."""
     left = brackets = _brackets(data)
-    for _ in range(_PEELS):  # each takes off the innermost level, or two
+    for _ in range(_PEELS):  # each removes the innermost level, or two
         left = left.replace(b"{}", b"").replace(b"[]", b"")
         if not left:
             return False
@@ -220,8 +220,8 @@ def _brackets(data: bytes) -> bytes:
     """Return the brackets of a JSON text that are outside of its strings."""
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # A string without brackets is two quotes by now. Where these are the end of one and the begin of the next string,
-    # taking them away makes one string of both, and nothing was between them.
+    # A string without brackets is two quotes now. If these end one string and begin the next, removing them joins the
+    # two strings, and there were no brackets between them.
     marks = data.translate(None, _NOT_MARKS).replace(b'""', b"")
     return b"".join(marks.split(b'"')[::2])
 
@@ -231,7 +231,7 @@ def _depth(brackets: bytes) -> int:
 
 
 def _check_utf8(data: bytes) -> None:
-    """Raise UnicodeDecodeError where there is one; the skipping decoder does not look at the bytes inside strings."""
+    """Raise UnicodeDecodeError for invalid UTF-8; the skipping decoder ignores the bytes inside strings."""
     if not data.isascii():
         data.decode()
 

@@ -1,4 +1,4 @@
-"""The nouns: what runs, where it runs, and what became of it. Immutable values without behaviour of their own."""
+"""The nouns: kinds, executions, attempts and timings. Immutable values without behaviour."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
 
 class Isolation(StrEnum):
-    """How far one call is kept from the next one of the same module."""
+    """The isolation between calls of one module."""
 
     WARM = "warm"
     """The worker is kept and the module stays imported; the default."""
@@ -42,7 +42,7 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the execution has ended."""
         return self not in (Status.QUEUED, Status.RUNNING)
 
 
@@ -77,7 +77,7 @@ class Timings:
 
 @frozen
 class Attempt:
-    """One try of an execution that was followed by another one. Times are seconds since the epoch."""
+    """One failed attempt that was followed by another one. Times are seconds since the epoch."""
 
     number: int
     """Counts from 1."""
@@ -93,7 +93,7 @@ class Attempt:
 
 @frozen
 class Waiting:
-    """Why an execution does not run yet, and since when it is so (seconds since the epoch)."""
+    """Why an execution does not run yet, and since when, in seconds since the epoch."""
 
     reason: str
     since: float

@@ -1,4 +1,4 @@
-"""A conda channel for the tests, made of the running interpreter and a few packages of a few lines: no network."""
+"""A conda channel for the tests, made of the running interpreter and a few tiny packages: no network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BLOCK = 1 << 17
 
 @attrs.frozen
 class File:
-    """One file of a package; `link` instead of `data` is a symbolic one, `prefix` says that it holds PLACEHOLDER."""
+    """One file of a package; `link` instead of `data` is a symbolic one, `prefix`: it contains PLACEHOLDER."""
 
     data: bytes = b""
     mode: int = 0o644
@@ -73,7 +73,7 @@ def _python() -> dict[str, File]:
         files[f"lib/{library.name}"] = File(library.read_bytes(), 0o755)
     for name, path in interpreter.modules():
         files[f"lib/python{VERSION}/{name}"] = File(path.read_bytes())
-    # Where the interpreter of a distribution looks elsewhere, it is told of the usual place.
+    # The interpreter of a distribution may search another place; this adds the usual one.
     here = "import site\nsite.addsitedir(__file__.rpartition('/')[0] + '/site-packages')\n"
     files[f"lib/python{VERSION}/sitecustomize.py"] = File(here.encode())
     files[f"lib/python{VERSION}/site-packages/README.txt"] = File(b"packages go here\n")

@@ -1,4 +1,4 @@
-"""A container engine for the tests: whether one answers, and a base image made of the running interpreter."""
+"""A container engine for the tests: its availability, and a base image made of the running interpreter."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def missing() -> str:
     try:
         with client() as api:
             api.ping()
-    except Exception as problem:  # noqa: BLE001  (whatever it is, it is the reason)
+    except Exception as problem:  # noqa: BLE001  (any exception is the reason)
         return f"no container engine answers: {problem}"
     return ""
 

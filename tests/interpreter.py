@@ -1,4 +1,4 @@
-"""The running interpreter as files that can be put elsewhere: what the test image and the test channel are made of."""
+"""The running interpreter as relocatable files, for the test image and the test channel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def stdlib() -> Path:
 
 
 def library() -> Path | None:
-    """Return libpython where the interpreter is linked to one that came with it."""
+    """Return the libpython that came with the interpreter, if it is linked to one."""
     for path in libraries(program()):
         if "libpython" in path and not path.startswith(("/lib", "/usr/lib")):
             return Path(path)
@@ -33,7 +33,7 @@ def library() -> Path | None:
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """Yield the standard library, without what no handler needs, by its name below `lib/pythonX.Y`."""
+    """Yield the files of the standard library that handlers need, by their names below `lib/pythonX.Y`."""
     root = stdlib()
     for folder, names, files in os.walk(root):
         names[:] = sorted(name for name in names if name not in _LEFT_OUT and not name.startswith("config-"))
@@ -59,7 +59,7 @@ def libraries(path: str | Path) -> set[str]:
 
 
 def relocated(data: bytes) -> bytes:
-    """Return a program that looks for libpython beside itself, where it looked in one directory only."""
+    """Return a program that searches libpython beside itself instead of in one fixed directory."""
     wanted = b"$ORIGIN/../lib\0"
     for folder in {sysconfig.get_config_var("LIBDIR") or "", f"{sys.base_prefix}/lib"}:
         old = folder.encode() + b"\0"

@@ -20,6 +20,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """Give a port of loopback that refuses connections: it is bound, but without a listener."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
 @attrs.define(eq=False)
 class Proxy:
     """Passes connections on to a unix socket, as long as it is asked to."""
@@ -95,7 +103,7 @@ async def unix_proxy(path: Path, target: str) -> AsyncIterator[Proxy]:
 
 @asynccontextmanager
 async def tcp_proxy(target: str, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Yield the port of a proxy on loopback, with TLS when there is a context."""
+    """Yield the port of a proxy on loopback, with TLS if a context is given."""
     ports = []
 
     async def listen() -> list[trio.abc.Listener]:
@@ -152,7 +160,7 @@ async def _answer(
 
 @contextmanager
 def certificates(folder: Path) -> Iterator[ssl.SSLContext]:
-    """Write what a client of an engine has in DOCKER_CERT_PATH; yield the context of the server."""
+    """Write the files of DOCKER_CERT_PATH for a client; yield the context of the server."""
     folder.mkdir()
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "engine of the tests")])

@@ -1,7 +1,7 @@
-"""Zip archives of a module's files: read from bytes that anybody may have made, and made the same from the same files.
+"""Zip archives of a module's files: untrusted ones are unpacked safely, and equal files give equal archives.
 
-Whatever an archive says of itself is checked before it is acted on, and what comes out of it is bounded by what it
-says. Everything that is wrong is a `Wrong` that names the entry and the limit.
+All claims of an archive (names, sizes, offsets) are checked before they are used, and output never exceeds the claimed
+sizes. Every mistake is a `Wrong` that names the entry and the limit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UTF8 = 0x800
 _SMALL = 4 * 1024 * 1024
-"""Contents up to this size may be as repetitive as they like."""
+"""Contents up to this size may have any compression ratio."""
 _READ = 64 * 1024
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _FINDER = ("__MACOSX", "Thumbs.db", "desktop.ini")
@@ -38,23 +38,23 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class TooLargeError(Wrong):
-    """More than a limit allows; the archive may be right otherwise."""
+    """The archive exceeds a limit; it may be valid otherwise."""
 
 
 @frozen
 class ArchiveLimits:
-    """What an archive may hold. Sizes are bytes."""
+    """The limits of an archive. Sizes are bytes."""
 
     entries: int = 2000
-    """Entries at most, folders and what is left out included."""
+    """The maximum number of entries, including folders and files that are left out."""
     total: int = 64 * 1024 * 1024
-    """All contents together."""
+    """The size of all contents together."""
     single: int = 64 * 1024 * 1024
-    """Content of one entry."""
+    """The size of one content."""
     ratio: int = 100
-    """Contents together to what they are compressed to, once they are over 4 MiB."""
+    """The ratio of all contents to their compressed size, for contents over 4 MiB."""
     name: int = 240
-    """Bytes of a name, its folders included."""
+    """Bytes of a name, including its folders."""
     depth: int = 16
     """Folders above a file."""
 
@@ -63,10 +63,10 @@ LIMITS = ArchiveLimits()
 
 
 def unpack(data: bytes, limits: ArchiveLimits = LIMITS) -> dict[str, bytes]:
-    """Return the files of a zip archive by their names (relative, `/` between folders), without what is left out.
+    """Return the code files of a zip archive by their names (relative, with `/` between folders).
 
-    An archive of one folder is read as that folder. The caller bounds the size of `data`; memory beside it is bounded
-    by `limits.total`. Raises `TooLargeError` for what is over a limit, and `Wrong` for everything else.
+    An archive of one folder is read as that folder. The caller limits the size of `data`; further memory is limited by
+    `limits.total`. Raises `TooLargeError` if a limit is exceeded, else `Wrong`.
     """
     start = _directory(data, limits)
     try:
@@ -85,7 +85,7 @@ def unpack(data: bytes, limits: ArchiveLimits = LIMITS) -> dict[str, bytes]:
 
 
 def pack(files: Mapping[str, bytes], limits: ArchiveLimits = LIMITS) -> bytes:
-    """Return a zip archive of the files: the same bytes for the same files, whatever their order.
+    """Return a zip archive of the files: equal files in any order give equal bytes.
 
     Raises `Wrong` for names and sizes that `unpack` would refuse.
     """
@@ -97,7 +97,7 @@ def pack(files: Mapping[str, bytes], limits: ArchiveLimits = LIMITS) -> bytes:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name, content in sorted(files.items()):
             if check_name(name, limits) != name:
-                raise Wrong(f"{_shown(name)}: is not written as {check_name(name, limits)!r}")
+                raise Wrong(f"{_shown(name)}: must be written as {check_name(name, limits)!r}")
             info = zipfile.ZipInfo(name, _EPOCH)
             info.create_system = 3
             info.external_attr = (stat.S_IFREG | 0o644) << 16
@@ -106,22 +106,19 @@ def pack(files: Mapping[str, bytes], limits: ArchiveLimits = LIMITS) -> bytes:
 
 
 def pack_folder(path: Path, limits: ArchiveLimits = LIMITS) -> bytes:
-    """Return a zip archive of the code below a folder, or of one file, as `pack`.
-
-    Raises `Wrong` also when something cannot be read.
-    """
+    """Return a zip archive of the code below a folder, or of one file. Raises as `pack` and `read_folder`."""
     return pack(read_folder(path, limits), limits)
 
 
 def read_folder(path: Path, limits: ArchiveLimits = LIMITS) -> dict[str, bytes]:
-    """Return the code below a folder, or the one file that `path` is. Raises `Wrong`, as `pack_folder`."""
+    """Return the code files below a folder, or the one file `path`. Raises `Wrong` if one cannot be read."""
     files: dict[str, bytes] = {}
     total = 0
     try:
         for file in code_files(path):
             name = file.name if file == path else file.relative_to(path).as_posix()
             if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for its other end
-                raise Wrong(f"{_shown(name)}: is not a regular file; take it out")
+                raise Wrong(f"{_shown(name)}: is not a regular file; remove it")
             with file.open("rb") as opened:
                 files[name] = opened.read(limits.single + 1)
             if len(files[name]) > limits.single:
@@ -138,7 +135,7 @@ def read_folder(path: Path, limits: ArchiveLimits = LIMITS) -> dict[str, bytes]:
 
 
 def write_files(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write files, as `unpack` returns them, below an empty folder. Raises OSError."""
+    """Write files as returned by `unpack` below an empty folder. Raises OSError."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,10 +143,10 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def check_name(name: str, limits: ArchiveLimits = LIMITS) -> str:
-    """Return the name of a file as it is used: relative, composed Unicode. Raises `Wrong`."""
+    """Return the normalised name of a file: relative, in composed Unicode. Raises `Wrong`."""
     shown = _shown(name)
     if "\\" in name:
-        raise Wrong(f"{shown}: has a backslash in its name; folders are parted by `/`")
+        raise Wrong(f"{shown}: has a backslash in its name; separate folders by `/`")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         raise Wrong(f"{shown}: has control characters in its name")
     if name.startswith("/") or _DRIVE.match(name):
@@ -159,9 +156,9 @@ def check_name(name: str, limits: ArchiveLimits = LIMITS) -> str:
     name = unicodedata.normalize("NFC", name)
     parts = name.split("/")
     if ".." in parts:
-        raise Wrong(f"{shown}: leads out of the folder of the module")
+        raise Wrong(f"{shown}: is outside of the folder of the module")
     if any(part in ("", ".") for part in parts):
-        raise Wrong(f"{shown}: is not the name of a file")
+        raise Wrong(f"{shown}: is not a file name")
     if len(name.encode()) > limits.name:
         raise TooLargeError(f"{shown}: has a name of more than {limits.name} bytes")
     if len(parts) > limits.depth + 1:
@@ -170,9 +167,9 @@ def check_name(name: str, limits: ArchiveLimits = LIMITS) -> str:
 
 
 def _directory(data: bytes, limits: ArchiveLimits) -> int:
-    """Return where the directory of an archive begins. Raises `Wrong` unless it is bounded and ends the archive."""
+    """Return the offset of the central directory. Raises `Wrong` unless it is within limits and ends the archive."""
     if not data:
-        raise Wrong("there is no archive: nothing was sent")
+        raise Wrong("the archive is empty: nothing was sent")
     at = data.rfind(_END_MARK, max(0, len(data) - _END.size - 0xFFFF))
     if at < 0 or len(data) - at < _END.size:
         what = "is cut off, or " if data.startswith(_LOCAL_MARK) else ""
@@ -180,11 +177,11 @@ def _directory(data: bytes, limits: ArchiveLimits) -> int:
     numbers: tuple[int, ...] = _END.unpack_from(data, at)[1:]
     disk, first, here, entries, size, offset, comment = numbers
     if 0xFFFF in (here, entries) or 0xFFFFFFFF in (size, offset) or data.startswith(_LARGE_MARK, at - 20):
-        raise TooLargeError(f"the archive is of the kind for large ones (zip64); the limit is {limits.entries} entries")
+        raise TooLargeError(f"the archive uses the zip64 format for large ones; the limit is {limits.entries} entries")
     if disk or first or here != entries:
-        raise Wrong("the archive is a part of several; send it whole")
+        raise Wrong("the archive is one part of a split archive; send it as one file")
     if at + _END.size + comment != len(data) or size + offset != at:
-        raise Wrong("the archive is damaged, or not alone: its parts do not add up to its size")
+        raise Wrong("the archive is damaged, or has other data around it: its parts do not add up to its size")
     marks = data.count(_ENTRY_MARK, offset, at)
     if max(entries, marks) > limits.entries:
         raise TooLargeError(f"the archive has {max(entries, marks)} entries; the limit is {limits.entries}")
@@ -192,12 +189,12 @@ def _directory(data: bytes, limits: ArchiveLimits) -> int:
 
 
 def _entries(archive: zipfile.ZipFile, data: bytes, start: int, limits: ArchiveLimits) -> dict[str, zipfile.ZipInfo]:
-    """Return the entries that are files of a module, by name. Raises `Wrong` for what no entry may be."""
+    """Return the entries that are code files, by name. Raises `Wrong` for every other kind of entry."""
     found: dict[str, zipfile.ZipInfo] = {}
     seen: set[str] = set()
     infos = archive.infolist()
     for info in infos:
-        name = check_name(_said_name(info).removesuffix("/"), limits)
+        name = check_name(_full_name(info).removesuffix("/"), limits)
         if name in seen:
             raise Wrong(f"{_shown(name)}: is in the archive twice")
         seen.add(name)
@@ -210,37 +207,37 @@ def _entries(archive: zipfile.ZipFile, data: bytes, start: int, limits: ArchiveL
     return found
 
 
-def _said_name(info: zipfile.ZipInfo) -> str:
-    """Return the name of an entry as its maker wrote it: the library cuts it at a null character."""
+def _full_name(info: zipfile.ZipInfo) -> str:
+    """Return the whole name of an entry: the library cuts names at a null character."""
     name = info.orig_filename
     if info.flag_bits & _UTF8 or name.isascii():
         return name
     try:
-        return name.encode("cp437").decode()  # many programs write UTF-8 and do not say so
+        return name.encode("cp437").decode()  # many programs write UTF-8 without the flag
     except UnicodeError:
-        raise Wrong(f"{_shown(name)}: has a name that is not UTF-8; make the archive with another program") from None
+        raise Wrong(f"{_shown(name)}: has a name that is not UTF-8; create the archive with another program") from None
 
 
 def _check_kind(info: zipfile.ZipInfo, name: str) -> None:
     shown, kind = _shown(name), stat.S_IFMT(info.external_attr >> 16)
     if kind == stat.S_IFLNK:
-        raise Wrong(f"{shown}: is a symbolic link; put the file itself there")
+        raise Wrong(f"{shown}: is a symbolic link; add the file itself")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise Wrong(f"{shown}: is not a regular file; take it out")
+        raise Wrong(f"{shown}: is not a regular file; remove it")
     if info.flag_bits & _ENCRYPTED:
         raise Wrong(f"{shown}: is encrypted")
     if info.compress_type not in _METHODS:
         known = " and ".join(_METHODS.values())
-        raise Wrong(f"{shown}: is compressed by method {info.compress_type}; {known} entries are read")
+        raise Wrong(f"{shown}: is compressed by method {info.compress_type}; only {known} entries are supported")
 
 
 def _check_overlap(infos: Iterable[zipfile.ZipInfo], data: bytes, start: int) -> None:
-    """Check that each entry has bytes of its own, in front of the directory."""
+    """Check that entries do not overlap, and lie before the central directory."""
     free = start
     for info in sorted(infos, key=lambda info: info.header_offset, reverse=True):
         at, shown = info.header_offset, _shown(info.orig_filename)
         if not 0 <= at <= free - _LOCAL_BYTES or not data.startswith(_LOCAL_MARK, at):
-            raise Wrong(f"{shown}: is not where the archive says it is, or overlaps another entry")
+            raise Wrong(f"{shown}: is not at the offset that the archive states, or overlaps another entry")
         names = sum(struct.unpack_from("<2H", data, at + 26))
         if at + _LOCAL_BYTES + names + info.compress_size > free:
             raise Wrong(f"{shown}: overlaps another entry")
@@ -248,17 +245,17 @@ def _check_overlap(infos: Iterable[zipfile.ZipInfo], data: bytes, start: int) ->
 
 
 def _check_sizes(entries: Mapping[str, zipfile.ZipInfo], limits: ArchiveLimits) -> None:
-    """Check what entries say of their sizes; `_content` holds them to it."""
+    """Check the sizes that entries state; `_content` enforces them."""
     for name, info in entries.items():
         if info.file_size > limits.single:
             raise TooLargeError(f"{_shown(name)}: is over {format_size(limits.single)}; keep data out of the code")
         if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
-            raise Wrong(f"{_shown(name)}: is stored, but says two sizes")
+            raise Wrong(f"{_shown(name)}: is stored, but states two sizes")
     total = sum(info.file_size for info in entries.values())
     _check_total(total, limits)
     packed = sum(info.compress_size for info in entries.values())
     if total > max(_SMALL, limits.ratio * packed):
-        raise TooLargeError(f"the files are over {limits.ratio} times of what they are compressed to")
+        raise TooLargeError(f"the files are over {limits.ratio} times their compressed size")
 
 
 def _check_total(total: int, limits: ArchiveLimits) -> None:
@@ -267,12 +264,12 @@ def _check_total(total: int, limits: ArchiveLimits) -> None:
 
 
 def _check_tree(names: Iterable[str]) -> None:
-    """Check that no name is a file as well as a folder."""
+    """Check that no name is both a file and a folder."""
     files = set(names)
     for name in files:
         above = next((folder for folder in _above(name) if folder in files), None)
         if above is not None:
-            raise Wrong(f"{_shown(above)}: is a file, and a folder as well")
+            raise Wrong(f"{_shown(above)}: is both a file and a folder")
 
 
 def _above(name: str) -> Iterator[str]:
@@ -281,7 +278,7 @@ def _above(name: str) -> Iterator[str]:
 
 
 def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bytes:
-    """Return what an entry holds, which is as long as it says: the library reads no further, and checks the sum."""
+    """Return the content of an entry, at most as long as it states: the library stops there and checks the CRC."""
     content = bytearray()
     try:
         with archive.open(info) as file:
@@ -290,7 +287,7 @@ def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> byte
     except (zipfile.BadZipFile, zlib.error, EOFError) as problem:
         raise Wrong(f"{_shown(name)}: is damaged: {problem!s:.200}") from None
     if len(content) != info.file_size:
-        raise Wrong(f"{_shown(name)}: is damaged: it has {len(content)} bytes and says {info.file_size}")
+        raise Wrong(f"{_shown(name)}: is damaged: it has {len(content)} bytes and states {info.file_size}")
     return bytes(content)
 
 
@@ -299,7 +296,7 @@ def _is_left_out(name: str) -> bool:
 
 
 def _unwrapped(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return the files of the one folder that all are in, or all as they are."""
+    """Return the files without their common top folder, if they have one."""
     tops = {name.partition("/")[0] for name in files}
     if len(tops) == 1 and all("/" in name for name in files):
         return {name.partition("/")[2]: content for name, content in files.items()}

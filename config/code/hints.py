@@ -1,8 +1,7 @@
 """A JSON Schema of a handler's input, from the type hint of its first parameter, without running anything.
 
-The guest hands over the JSON as Python reads it: only hints about what JSON becomes say anything about the input. What
-is not certain (a name that is not plainly `typing`'s or Python's own, a class, a decorator) says nothing, at its place
-or at all.
+The guest passes the JSON on as Python reads it: only hints for the types of JSON are used. Uncertain hints (a name that
+is not clearly from `typing` or built in, a class, a decorator) are ignored, in part or as a whole.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from config.code.source import Names, quiet
 Schema: TypeAlias = dict[str, Any]
 
 _MAX_BYTES = 128 * 1024
-"""Source of which hints are read: reading takes time in which nothing else is done."""
+"""The largest source whose hints are read: parsing blocks the event loop."""
 MAX_DEPTH = 16
-"""Levels of hints within hints, names that stand for others included."""
+"""Levels of nested hints, aliases included."""
 MAX_PARTS = 500
-"""Hints within one; a larger one says nothing."""
+"""Parts of one hint; a larger one is ignored."""
 _MAX_CHOICES = 200
 _MAX_TEXT = 200
 _TYPING = ("typing", "typing_extensions")
@@ -47,7 +46,7 @@ _OWN = frozenset(
         "Union",
     }
 )
-"""What is known of those modules."""
+"""The names of these modules that are understood."""
 _PLAIN: Mapping[str, Schema] = {
     "bool": {"type": "boolean"},
     "int": {"type": "integer"},
@@ -57,17 +56,17 @@ _PLAIN: Mapping[str, Schema] = {
     "dict": {"type": "object"},
 }
 _SAME = {"List": "list", "Dict": "dict", "Mapping": "dict", "MutableMapping": "dict", "Text": "str"}
-"""Names of `typing` and `collections.abc` for what JSON becomes; a string is a `Sequence` too, so that is not here."""
+"""Names of `typing` and `collections.abc` for the types of JSON; without `Sequence`, which a string is too."""
 
 
 class _TooMuchError(Exception):
-    """The hint is larger than is worth while."""
+    """The hint is too large."""
 
 
 def input_schema(source: bytes, handler: str) -> Schema | None:
-    """Return what the hint of the handler's first parameter says of the input, or None when it says nothing."""
+    """Return the schema in the hint of the handler's first parameter, or None if it has none or accepts everything."""
     begun = re.compile(rb"def\s+%b\s*\([^:,=)]+:" % re.escape(handler.encode()))
-    if len(source) > _MAX_BYTES or not begun.search(source):  # most have no hint, and need not be read for that
+    if len(source) > _MAX_BYTES or not begun.search(source):  # most handlers have no hint: skip the parsing
         return None
     try:
         with quiet():
@@ -96,15 +95,15 @@ def _of_parameter(arguments: ast.arguments, hints: _Hints) -> Schema | None:
 
 @define
 class _Hints:
-    """Reads hints with the names of one file."""
+    """Reads the hints of one file."""
 
     names: Names
     parts: int = 0
     within: list[str] = field(factory=list)
-    """The classes and aliases that are being read: one that is in itself says nothing there."""
+    """The classes and aliases being read: a recursive use of one is ignored."""
 
     def schema(self, node: ast.expr, depth: int) -> Schema:  # noqa: PLR0911  (one for each form)
-        """Return what a hint says: the empty schema when that is nothing. Raises `_TooMuchError`."""
+        """Return the schema of a hint, empty if the hint accepts everything. Raises `_TooMuchError`."""
         self._count()
         if depth > MAX_DEPTH:
             return {}
@@ -127,7 +126,7 @@ class _Hints:
             raise _TooMuchError
 
     def canonical(self, node: ast.expr) -> str:
-        """Return which of Python's or `typing`'s own names an expression is; empty for all others."""
+        """Return the name of an expression that is built in or from `typing`; empty for all others."""
         if isinstance(node, ast.Name):
             if node.id in self.names.loose or self.names.open:
                 return ""
@@ -142,7 +141,7 @@ class _Hints:
         return ""
 
     def _module(self, node: ast.expr) -> str:
-        """Return the name of the module of hints that an expression is; empty for all others."""
+        """Return the name of an expression that is a module of hints; empty for all others."""
         if isinstance(node, ast.Attribute):
             return "collections.abc" if node.attr == "abc" and self._module(node.value) == "collections" else ""
         if not isinstance(node, ast.Name) or node.id in self.names.loose or self.names.open:
@@ -189,7 +188,7 @@ class _Hints:
         return {}
 
     def _typed_dict(self, node: ast.ClassDef, depth: int) -> Schema:
-        """Return the schema of a `TypedDict` of the file; the empty one for every other class."""
+        """Return the schema of a `TypedDict` of the file; empty for other classes."""
         if not self._is_typed_dict(node, 0):
             return {}
         properties: dict[str, Schema] = {}
@@ -202,19 +201,19 @@ class _Hints:
                 if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
                     return {"type": "object"}
                 name = item.target.id
-                if name.startswith("__"):  # Python gives it another name
+                if name.startswith("__"):  # Python mangles the name
                     continue
                 hint, wanted = self._key(item.annotation, total)
                 properties[name] = self.schema(hint, depth + 1)
                 required.pop(name, None)
                 if wanted:
                     required[name] = None
-        said = {name: schema for name, schema in properties.items() if schema}
+        known = {name: schema for name, schema in properties.items() if schema}
         result: Schema = {"type": "object"}
-        return result | ({"properties": said} if said else {}) | ({"required": list(required)} if required else {})
+        return result | ({"properties": known} if known else {}) | ({"required": list(required)} if required else {})
 
     def _key(self, hint: ast.expr, total: bool | None) -> tuple[ast.expr, bool]:
-        """Return the hint of a key, and whether the key must be there."""
+        """Return the hint of a key, and whether the key is required."""
         wanted = total is True
         for _ in range(MAX_DEPTH):
             if isinstance(hint, ast.Constant) and isinstance(hint.value, str):
@@ -246,7 +245,7 @@ class _Hints:
         return self.names.only(base.id) if isinstance(base, ast.Name) else None
 
     def _lineage(self, node: ast.ClassDef) -> Iterator[ast.ClassDef]:
-        """Yield the classes of a `TypedDict` from the first one on, each as often as it is inherited from."""
+        """Yield the classes of a `TypedDict`, bases first; a class is repeated if it is inherited several times."""
         self._count()
         for base in node.bases:
             parent = self._class(base)
@@ -256,11 +255,11 @@ class _Hints:
 
 
 _KEYS: tuple[Schema, ...] = ({}, {"type": "string"})
-"""What the keys of a JSON object may be hinted as; another hint is about a value that is made later."""
+"""Schemas of keys that fit JSON objects; other hints describe values made from JSON later."""
 
 
 def _parsed(text: str) -> ast.expr:
-    """Return the hint that stands in quotes; one that says nothing for what is no expression."""
+    """Return a quoted hint as an expression; `...`, which is ignored, if it is not one."""
     try:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError):
@@ -268,7 +267,7 @@ def _parsed(text: str) -> ast.expr:
 
 
 def _total(node: ast.ClassDef) -> bool | None:
-    """Return whether all keys of a class must be there; None when that is not said plainly."""
+    """Return whether all keys of a class are required; None if `total` is not a literal."""
     values = [keyword.value for keyword in node.keywords]
     if not values:
         return True
@@ -280,7 +279,7 @@ def _known(module: str, name: str) -> str:
 
 
 def _imported(site: ast.AST, name: str) -> str:
-    """Return the own name of what an import binds to `name`, where it comes from a module of hints."""
+    """Return the original name of an import that binds `name`, if it is from a module of hints."""
     if isinstance(site, ast.ImportFrom) and site.level == 0:
         made = {each.asname or each.name: each.name for each in site.names}
         return _known(site.module or "", made.get(name, ""))
@@ -288,7 +287,7 @@ def _imported(site: ast.AST, name: str) -> str:
 
 
 def _imported_module(site: ast.AST, name: str) -> str:
-    """Return the module that an import binds to `name`, where it is one of hints or holds one."""
+    """Return the module that an import binds to `name`, if it is a module of hints or the parent of one."""
     modules = (*_MODULES, "collections")
     found = ""
     if isinstance(site, ast.Import):
@@ -304,7 +303,7 @@ def _imported_module(site: ast.AST, name: str) -> str:
 
 
 def _any_of(schemas: list[Schema]) -> Schema:
-    """Return the schema of what fits one of some; one of them that says nothing lets everything pass."""
+    """Return the union of schemas; empty if one of them is empty, which accepts everything."""
     if not all(schemas):
         return {}
     found: list[Schema] = []
@@ -318,9 +317,9 @@ def _literal(parts: list[ast.expr]) -> Schema:
     values: list[Any] = []
     for part in parts[:_MAX_CHOICES]:
         match part:
-            case ast.Constant(value=str() | bool() | int() | None) if _sayable(part.value):
+            case ast.Constant(value=str() | bool() | int() | None) if _is_json(part.value):
                 value = part.value
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(number))) if _sayable(number):
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(number))) if _is_json(number):
                 value = -number
             case _:
                 return {}
@@ -329,8 +328,8 @@ def _literal(parts: list[ast.expr]) -> Schema:
     return {"enum": values} if len(parts) <= _MAX_CHOICES else {}
 
 
-def _sayable(value: object) -> bool:
-    """Return whether a value can be in a schema that is kept and sent as JSON."""
+def _is_json(value: object) -> bool:
+    """Return whether a value can be part of a schema, which is stored and sent as JSON."""
     if isinstance(value, str):
         return len(value) <= _MAX_TEXT and not any("\ud800" <= character <= "\udfff" for character in value)
     return not isinstance(value, int) or abs(value) < 2**63

@@ -1,9 +1,9 @@
-"""What is wrong with a module's source, told without running it: it compiles, and its handler can be called.
+"""Static check of a module's source: it compiles, and its handler can be called.
 
-Standard library only and Python 3.8 and later, since it is a program as well: another interpreter, which knows its own
+Standard library only, Python 3.8 and later, since it is also a program: another interpreter, which knows its own
 grammar best, runs it as `python -I -S source.py FILE HANDLER NAME` and prints the findings as JSON. An empty HANDLER
-checks all but the handler. Nothing is told that the guest (`protocol/guest.py`) might run all the same: whatever cannot
-be seen in the text, such as a name that is made while the module is imported, passes.
+leaves the handler unchecked. Source that the guest (`protocol/guest.py`) could run is never refused: names created at
+run time are accepted.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_BYTES = 2 * 1024 * 1024
-"""Source that is longer is not looked at."""
+"""Longer source is not checked."""
 _MAX_SHOWN = 80
 _MAX_NAMES = 10
 _OLDEST_GRAMMAR = (3, 9)
-"""What `feature_version` can be asked about; it is wrong about `with (open(name)):` in 3.8."""
+"""The oldest grammar to check by `feature_version`; for 3.8 it wrongly refuses `with (open(name)):`."""
 _REFLECTIVE = frozenset(
     "globals locals vars exec eval setattr modules __dict__ f_globals __import__ import_module".split()  # noqa: SIM905
 )
-"""Names by which a module can make names that are not in its text."""
+"""Names with which a module can create names that are not in its text."""
 _LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.JoinedStr, ast.ListComp, ast.DictComp)
 _CLOSED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-"""What has names of its own; a walrus in it is found apart."""
+"""Nodes with a scope of their own; a walrus in them is found by `_look`."""
 _WARNINGS = threading.Lock()
-"""The filters of warnings are the process's own."""
+"""Guards the warning filters, which belong to the whole process."""
 
 
 class Finding(NamedTuple):
-    """One mistake: in the `code`, at `line` (from 1) where it has one, or in the name of the `handler`."""
+    """One mistake: in the `code`, at `line` (from 1) if known, or in the name of the `handler`."""
 
     about: str
     message: str
@@ -48,17 +48,17 @@ class Finding(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What was found. `certain` is false where only an interpreter of the target version could tell."""
+    """The findings. `certain` is false if only an interpreter of the target version can decide."""
 
     findings: list[Finding]
     certain: bool = True
 
 
 def check(source: bytes, handler: str, target: tuple[int, int] | None, name: str, largest: int = MAX_BYTES) -> Verdict:
-    """Return what is wrong with the source of a module that will be imported by Python `target`.
+    """Return the mistakes in the source of a module that Python `target` will import.
 
-    `handler` may be empty; `target` is None where it is not known. `name` is what messages call the source. Of more
-    than `largest` bytes nothing is said.
+    `handler` may be empty; `target` is None if unknown. Messages call the source `name`. Source of more than `largest`
+    bytes is not checked.
     """
     if len(source) > largest:
         return Verdict([], certain=False)
@@ -71,17 +71,17 @@ def check(source: bytes, handler: str, target: tuple[int, int] | None, name: str
         with quiet():
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        # It compiled: what is wide enough cannot be made a tree of objects.
+        # It compiled, but is too large for a tree of objects.
         return Verdict([])
     return Verdict(list(_named(tree, handler, name)))
 
 
 def _compiled(source: bytes, target: tuple[int, int] | None, name: str) -> tuple[Finding | None, bool]:
-    """Return why the source does not compile, and whether this interpreter can say so for the target."""
+    """Return why the source does not compile, and whether this interpreter can decide that for the target."""
     running = sys.version_info[:2]
     problem = _compile(source, target)
     if isinstance(problem, (RecursionError, MemoryError)):
-        # How deep is too deep depends on how deep the caller is: a thread begins anew, as a guest does.
+        # The recursion limit includes the caller's depth: a thread has a fresh stack, as a guest has.
         again: list[Exception | None] = []
         thread = threading.Thread(target=lambda: again.append(_compile(source, target)))
         thread.start()
@@ -90,7 +90,7 @@ def _compiled(source: bytes, target: tuple[int, int] | None, name: str) -> tuple
     if problem is None:
         return None, True
     if isinstance(problem, SyntaxError):
-        # No later Python reads another layout; everything else may be grammar that this one does not know.
+        # Indentation rules do not change; any other error may be grammar that this Python does not know.
         judged = target is not None and target <= running
         return (
             (_not_compiled(problem, name), True) if judged or isinstance(problem, IndentationError) else (None, False)
@@ -101,7 +101,7 @@ def _compiled(source: bytes, target: tuple[int, int] | None, name: str) -> tuple
 
 
 def _compile(source: bytes, target: tuple[int, int] | None) -> Exception | None:
-    """Return what compiling raises, in the grammar of this interpreter and, as far as it knows it, of the target."""
+    """Return the error of compiling with this interpreter's grammar and, if it knows it, the target's; else None."""
     try:
         with quiet():
             compile(source, "code", "exec", dont_inherit=True)
@@ -113,7 +113,7 @@ def _compile(source: bytes, target: tuple[int, int] | None) -> Exception | None:
 
 
 class quiet:  # noqa: N801  (it reads as a function)
-    """Keep what compiling warns of from anybody's eyes."""
+    """Suppress the warnings of compiling."""
 
     def __enter__(self) -> None:
         _WARNINGS.acquire()
@@ -138,15 +138,15 @@ def _not_compiled(error: SyntaxError, name: str) -> Finding:
 
 
 class Names:
-    """The names that a module has once it is imported, as far as its text says."""
+    """The names that a module has after its import, as far as its text shows."""
 
     def __init__(self, tree: ast.Module) -> None:
         self.sites: dict[str, list[ast.AST]] = {}
-        """Where each name is bound at top level, `if`, `try`, `with` and loops included."""
+        """The nodes that bind each name at top level, including those in `if`, `try`, `with` and loops."""
         self.loose: set[str] = set()
-        """Names that may be bound or changed by what runs later, or in the midst of an expression."""
+        """Names that later code, or a part of an expression, may bind or change."""
         self.open = False
-        """There may be any other name."""
+        """Whether the module may have any other name."""
         for node in ast.walk(tree):
             self._look(node)
         self._top_level(tree)
@@ -180,7 +180,7 @@ class Names:
                 todo += ast.iter_child_nodes(node)
 
     def functions(self) -> list[str]:
-        """Return the functions that somebody may have meant, in the order of the file."""
+        """Return the public functions, in the order of the file."""
         lines = {
             name: node.lineno
             for name, nodes in self.sites.items()
@@ -190,13 +190,13 @@ class Names:
         return sorted(lines, key=lambda name: lines[name])
 
     def only(self, name: str) -> ast.AST | None:
-        """Return the one thing that a name is bound to, or None where it may be another one when it is called."""
+        """Return the only node that binds a name, or None if it may be bound to something else at run time."""
         sites = self.sites.get(name, [])
         return sites[0] if len(sites) == 1 and name not in self.loose and not self.open else None
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a node binds by itself, without those that are nodes below it."""
+    """Yield the names that a node binds itself, without those of nodes below it."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield node.name
     elif isinstance(node, ast.Assign):
@@ -210,7 +210,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
 
 
 def _named(tree: ast.Module, handler: str, name: str) -> Iterator[Finding]:
-    """Check that handler and `init` can be called as the guest calls them."""
+    """Check that handler and `init` can be called the way the guest calls them."""
     names = Names(tree)
     known = handler in names.sites or handler in names.loose or names.open or hasattr(types.ModuleType, handler)
     if handler and not known:
@@ -226,7 +226,7 @@ def _named(tree: ast.Module, handler: str, name: str) -> Iterator[Finding]:
         needed = _needed(init) + _needed_by_name(init)
         if needed:
             text = f"`init` is called without arguments, but needs {_listed(needed)}"
-            remedy = f"give a default, or another name to the function (line {init.lineno} of {name})"
+            remedy = f"add defaults, or rename the function (line {init.lineno} of {name})"
             yield Finding("code", f"{text}; {remedy}", init.lineno)
 
 
@@ -243,11 +243,11 @@ def _missing(handler: str, functions: list[str], name: str) -> Finding:
 
 
 def _callable(function: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[Finding]:
-    """Check that a function takes an input, or an input and a context, by position."""
+    """Check that a function accepts an input, or an input and a context, by position."""
     wanted = f"def {function.name}(input):"
     needed, named = _needed(function), _needed_by_name(function)
     if named:
-        text = f"is called with input, or input and context, but needs {_listed(named)} by name; give a default"
+        text = f"is called with input, or input and context, but needs {_listed(named)} by name; add defaults"
     elif not (_positional(function.args) or function.args.vararg):
         text = f"takes no parameter; write `{wanted}`"
     elif len(needed) > 2:
@@ -262,7 +262,7 @@ def _positional(arguments: ast.arguments) -> list[ast.arg]:
 
 
 def _needed(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
-    """Return the parameters by position that have no default."""
+    """Return the positional parameters without a default."""
     given = _positional(function.args)
     return [argument.arg for argument in given[: len(given) - len(function.args.defaults)]]
 
@@ -281,7 +281,7 @@ def _cut(text: str) -> str:
 
 
 def main() -> None:
-    """Check the file and the handler that the command line names; print the findings as one line of JSON."""
+    """Check file and handler from the command line; print the findings as one line of JSON."""
     with Path(sys.argv[1]).open("rb") as file:
         source = file.read(MAX_BYTES + 1)
     verdict = check(source, sys.argv[2], sys.version_info[:2], sys.argv[3])

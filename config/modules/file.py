@@ -21,19 +21,19 @@ class ModulesFile:
 
     modules: tuple[ModuleSpec, ...]
     runner: Mapping[str, Any]
-    """As written; `config.load` reads it."""
+    """The section as written; `config.load` reads it."""
     path: Path
     """Absolute."""
     lines: Mapping[str, int] = field(factory=dict)
     """The line of each entry of `runner`."""
     files: tuple[Path, ...] = ()
-    """What else it names, whether that is there or not: code, requirements files, and those that they include."""
+    """Files named in it, existing or not: code, secrets, requirements files and the files that they include."""
     read_at: float = field(default=0.0, eq=False)
     """Seconds since the epoch when reading began."""
 
 
 def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
-    """Return what can be read of the modules file, and its mistakes by line; the modules at fault are left out."""
+    """Return the modules file without its wrong modules, and all mistakes by line."""
     absolute, began = Path.cwd() / path, time.time()
     try:
         document = parse_yaml(read_text(path))
@@ -68,7 +68,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
 def _sections(root: Any) -> Iterator[Wrong]:
     """Check the top level of the file."""
     if not isinstance(root, dict):
-        yield Wrong(f"holds {show(root)} where a mapping with `modules:` is expected", allowed=", ".join(_SECTIONS))
+        yield Wrong(f"contains {show(root)} where a mapping with `modules:` is expected", allowed=", ".join(_SECTIONS))
         return
     for name, value in root.items():
         if name not in _SECTIONS:
@@ -80,7 +80,7 @@ def _sections(root: Any) -> Iterator[Wrong]:
 
 
 def _entries(document: Document, wrongs: list[Wrong]) -> Iterator[tuple[Where, dict[str, Any]]]:
-    """Yield where each module is and what it says, its name included; what is no module goes to `wrongs`."""
+    """Yield place and fields of each module, its name included; other values become mistakes in `wrongs`."""
     modules: Any = document.value.get("modules") if isinstance(document.value, dict) else None
     named = isinstance(modules, dict)
     for key, written in modules.items() if named else enumerate(modules) if isinstance(modules, list) else ():
@@ -106,4 +106,4 @@ def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
 
 
 _SECTIONS: Mapping[str, tuple[type, ...]] = {"modules": (dict, list, type(None)), "runner": (dict, type(None))}
-"""The top level of the file; a section whose lines are all commented out reads as None."""
+"""The sections of the file with their types; a section with only comments is None."""

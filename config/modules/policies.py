@@ -1,4 +1,4 @@
-"""How often a module is tried again, and how many workers of it are kept: values, readers and rules."""
+"""Retries, and the number of workers kept: values, readers and rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Backoff:
 
 @frozen
 class RetryPolicy:
-    """How often a failed execution is tried, after which failures."""
+    """How often an execution is tried, and after which failures."""
 
     attempts: int = 1
     backoff: Backoff = field(factory=Backoff)
@@ -40,18 +40,18 @@ class RetryPolicy:
 
 @frozen
 class WorkersPolicy:
-    """How many workers are kept, and for how many calls."""
+    """How many workers are kept, and for how long."""
 
     min: int = 0
     """Workers kept ready even when idle."""
     idle: float | None = None
-    """Seconds without a call after which a worker is retired; None takes the runner's `idle_seconds`."""
+    """Idle seconds after which a worker is retired; None means the runner's `idle_seconds`."""
     max_calls: int = 0
-    """Calls after which a worker is replaced; 0 for no limit."""
+    """Calls after which a worker is replaced; 0 means no limit."""
 
 
 def orders(data: Mapping[str, Any]) -> Iterator[Wrong]:
-    """Check which number must not be larger than which other one."""
+    """Check numbers that must not be larger than another one."""
     workers, retry = data.get("workers"), data.get("retry")
     backoff = retry.get("backoff") if isinstance(retry, Mapping) else None
     least = read_or_none(units.whole, workers.get("min")) if isinstance(workers, Mapping) else None
@@ -74,4 +74,4 @@ READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
     RetryPolicy: {"attempts": units.count(1, 100), "on": units.items(units.one_of(ErrorKind))},
     WorkersPolicy: {"min": units.count(0), "idle": units.optional(TIMEOUT), "max_calls": units.count(0)},
 }
-"""How each field is read."""
+"""The reader of each field."""

@@ -44,11 +44,11 @@ class ModuleSpec:
     handler: str = "handler"
     """Function to call; `file:function` picks a file of a folder (`jobs/report:run`)."""
     version: str | None = None
-    """None means: derived from the content."""
+    """None means that it is derived from the content."""
     tags: tuple[str, ...] = ()
     description: str = ""
     requirements: tuple[str, ...] = ()
-    """Requirement lines; a file name in the YAML file is read when loaded."""
+    """Requirement lines; a file name in the YAML file is replaced by its lines."""
     python: str | None = None
     isolation: Isolation = Isolation.WARM
     timeout: float = 60.0
@@ -61,21 +61,21 @@ class ModuleSpec:
     output: int = 16 * 1024 * 1024
     """Bytes that one execution may print before it is ended with `output_limit`."""
     concurrency: int = 4
-    """Workers of this module at most."""
+    """The maximum number of workers of this module."""
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
     variables: Mapping[str, str] = field(factory=dict)
     secrets: Mapping[str, Secret] = field(factory=dict)
-    """Variables by name, and where the value of each is looked up for every worker."""
+    """Variables by name, with the source from which each worker gets the value."""
     network: bool | None = None
-    """docker only; None means the kind's default (docker: closed; the others cannot close it)."""
+    """docker only; None means the default, which is closed. Other kinds cannot close the network."""
     image: str | None = None
     user: str | None = None
     """docker only, operator's file only: the user in the container, `UID`, `UID:GID` or a name of its image."""
     writable: bool | None = None
-    """docker only, operator's file only: whether what is in the image can be written over, until the container ends."""
+    """docker only, operator's file only: whether the image's files are writable; changes end with the container."""
     dependencies: tuple[str, ...] = ()
-    """Conda packages; a file name in the YAML file is an `environment.yml`, read when loaded."""
+    """Conda packages; a file name in the YAML file is an `environment.yml`, replaced by its packages."""
     channels: tuple[str, ...] = ()
     input_schema: Mapping[str, Any] | None = None
 
@@ -85,10 +85,9 @@ def spec_from_mapping(
 ) -> ModuleSpec:
     """Return the module that `data` describes with the fields of the file. Raises `ConfigError`, without lines.
 
-    With `allow_path` false, `path` and files of requirements are refused. Relative ones are relative to `base`, and
-    what is not `trusted` (not the operator's own) must stay inside of it, cannot ask for `isolation: none`, and has no
-    secrets but those in `OPERATO_SECRET_*`.
-    With `checked` the code was looked at before, and is not again.
+    Without `allow_path`, `path` and requirements files are refused. Relative paths are relative to `base`. Only a
+    `trusted` module (the operator's own) may have paths outside of `base`, `isolation: none`, and secrets other than
+    `OPERATO_SECRET_*`. With `checked`, the code is not checked again.
     """
     spec, wrongs = read_spec(data, base=base, allow_path=allow_path, trusted=trusted, checked=checked)
     if spec is None:
@@ -97,16 +96,16 @@ def spec_from_mapping(
 
 
 def spec_to_mapping(spec: ModuleSpec) -> dict[str, Any]:
-    """Return the module as JSON values, which `spec_from_mapping` reads back as the same module.
+    """Return the module as JSON values, which `spec_from_mapping` reads as the same module.
 
-    Seconds and bytes are numbers; fields that are None are left out.
+    Seconds and bytes are numbers; fields that are None are omitted.
     """
     data: dict[str, Any] = _CONVERTER.unstructure(spec)
     return {name: value for name, value in data.items() if value is not None}
 
 
 def as_written(document: Document, where: Where, module: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a document says of a module at `where`, with text given back what YAML took for a number."""
+    """Return a module of a document, with the written text of values that YAML parsed as numbers or booleans."""
     data = dict(module)
     for name in {"version", "python"} & data.keys():
         data[name] = document.written((*where, name), data[name])
@@ -119,7 +118,7 @@ def as_written(document: Document, where: Where, module: Mapping[str, Any]) -> d
 def read_spec(
     data: Any, *, base: Path | None, allow_path: bool, trusted: bool, checked: bool = False
 ) -> tuple[ModuleSpec | None, list[Wrong]]:
-    """Return the module, or None and everything that is wrong with it."""
+    """Return the module and no mistakes, or None and all mistakes."""
     if not isinstance(data, Mapping):
         return None, [Wrong(f"{show(data)} is not a module; a module is a mapping", allowed="a mapping")]
     files = allow_path and trusted
@@ -152,7 +151,7 @@ def read_spec(
 
 
 def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
-    """Check what fields say about each other, on what was written, so that nothing else need be right."""
+    """Check the rules between fields on the raw values, so that other mistakes do not hide them."""
     given = {name for name, value in data.items() if value is not None and value not in ([], {}, "")}
     yield from _kind_rules(data, given, trusted=trusted)
     handler = data.get("handler")
@@ -162,10 +161,10 @@ def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
 
 
 def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> Iterator[Wrong]:
-    """Check what the kind of environment needs and what it does not have."""
+    """Check the fields that the kind of environment needs, and those that it does not have."""
     env = read_or_none(units.one_of(Kind), data.get("env"))
     if {"code", "path"} <= given:
-        yield Wrong("`code` is given as well; a module has one of the two", ("path",), allowed="code or path")
+        yield Wrong("`code` is given too; a module has either", ("path",), allowed="code or path")
     elif not {"code", "path"} & given and not (env is Kind.DOCKER and "image" in given):
         yield Wrong("has no code; give `code` or `path`", allowed="code or path")
     for name, kinds in _ONLY.items() if env is not None else ():
@@ -190,30 +189,30 @@ _ONLY: Mapping[str, tuple[Kind, ...]] = {
     "user": (Kind.DOCKER,),
     "writable": (Kind.DOCKER,),
 }
-"""Fields that only some kinds of environment have; the first kind is the one to advise."""
+"""Fields that only some kinds of environment have; messages suggest the first kind."""
 
 
 _OPERATORS = ("user", "writable")
-"""Fields that move walls of the machine, which only the operator's own file may do."""
+"""Fields that weaken isolation, for the operator's own file only."""
 
 _FORM = units.matching(
     r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
     "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
 )
 RESERVED = ("execute", "stream", "upload", "template")
-"""What no module is called: parts of routes, as in `/modules/execute/{name}`."""
+"""Names that are parts of routes, as in `/modules/execute/{name}`, and refused for modules."""
 
 
 def name_of_module(value: Any) -> str:
     """Read the name of a module."""
     name: str = _FORM(value)
     if name in RESERVED:
-        raise Wrong(f"{show(name)} is a part of routes; take another name", allowed="another name")
+        raise Wrong(f"{show(name)} is reserved for routes; choose another name", allowed="another name")
     return name
 
 
 def _json_schema(value: Any) -> Mapping[str, Any]:
-    """Read a JSON Schema that refers to nothing outside of itself."""
+    """Read a JSON Schema without references to other documents."""
     schema = _json_mapping(value)
     from config.schema import problems  # noqa: PLC0415  (50 ms to import, and few modules have a schema)
 
@@ -224,7 +223,7 @@ def _json_schema(value: Any) -> Mapping[str, Any]:
 
 
 def _json_mapping(value: Any) -> Mapping[str, Any]:
-    """Read a mapping of JSON values, without NaN and infinities at any depth."""
+    """Read a mapping of JSON values; NaN and infinities are refused at any depth."""
     if not isinstance(value, Mapping):
         raise Wrong(f"{show(value)} is not a mapping", allowed="a mapping")
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
@@ -235,7 +234,7 @@ def _json_mapping(value: Any) -> Mapping[str, Any]:
         elif isinstance(inner, (list, tuple)):
             waiting += [((*where, index), item) for index, item in enumerate(inner)]
         elif isinstance(inner, float) and not math.isfinite(inner):
-            raise Wrong(f"{show(inner)} cannot be said in JSON", where)
+            raise Wrong(f"{show(inner)} is not a JSON number", where)
     return value
 
 
@@ -280,7 +279,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "input_schema": units.optional(_json_schema),
     },
 }
-"""How each field is read; fields that are not here are classes that are."""
+"""The reader of each field; fields that are missing here are of classes in this table."""
 
 
 def _converter() -> Converter:

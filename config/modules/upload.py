@@ -1,4 +1,4 @@
-"""A module that comes as files: what its `module.yaml` says, and what the files say where it says nothing."""
+"""A module uploaded as files: its fields from `module.yaml`, completed from the other files."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _WITH_REQUIREMENTS = (Kind.VENV, Kind.CONDA, Kind.DOCKER)
 
 @frozen
 class Description:
-    """What is known of a module before its code is looked at."""
+    """The fields of a module before its code is checked."""
 
     fields: Mapping[str, Any]
-    """As the modules file has them; files are relative to the module's folder. `read_module` makes a module of it."""
+    """As in the modules file, with files relative to the module's folder. `read_module` makes a module of them."""
     document: Document
     file: str | None
-    """The file that says it, or None where the files themselves say all."""
+    """The name of the description, or None if it has no description."""
 
     def mistakes(self, wrongs: Iterable[Wrong], folder: Path | None = None) -> ConfigError:
-        """Return what is wrong with the fields, each with file, relative to `folder`, line and field."""
+        """Return the mistakes in the fields, each with file (relative to `folder`), line and field."""
         found = [self.document.mistake(wrong, self.file or "", {}) for wrong in wrongs]
         found.sort(key=lambda each: (each.file != (self.file or ""), each.file or "", each.line or 0))
         return ConfigError(
@@ -43,33 +43,33 @@ class Description:
 def module_from_archive(
     files: Mapping[str, bytes], name: str | None = None, given: Mapping[str, Any] = MappingProxyType({})
 ) -> Description:
-    """Return what the files of a module, by their relative names, say of it.
+    """Return the description of a module from its files, which have relative names.
 
-    `module.yaml` has the fields of one module, without `code`; its `name` may come from the caller instead, and the
-    fields that are `given` beside the archive go before its own. What it does not say is taken from the files:
-    `requirements.txt` and `environment.yml` where the kind of environment has such, `env` by which of them is there,
-    and the only `.py` file where none has a usual name.
+    `module.yaml` has the fields of one module, without `code`; its `name` may come from the caller instead, and fields
+    `given` with the archive override its own. Missing fields are taken from the files: `requirements` and
+    `dependencies` from `requirements.txt` and `environment.yml` if the kind of environment has such, `env` from the
+    existence of these files, and the handler's file if the only `.py` file has another name than `ENTRIES`.
 
-    Raises `ConfigError` when the description cannot be read; `read_module` tells what is wrong with its fields.
+    Raises `ConfigError` if the description cannot be read; `read_module` reports mistakes in its fields.
     """
     described = [each for each in DESCRIPTIONS if each in files]
     if len(described) > 1:
         raise ConfigError(
-            [Mistake(f"is given twice, as {' and '.join(described)}; take one out", described[0], None, "")]
+            [Mistake(f"is given twice, as {' and '.join(described)}; remove one", described[0], None, "")]
         )
     file = described[0] if described else None
     document = Document({}) if file is None else _document(files[file], file)
     wrongs = [*document.wrongs]
     fields = as_written(document, (), document.value) | dict(given)
     if "modules" in fields:
-        wrongs.append(Wrong("has one module: write its fields at the top, without `modules:`", ("modules",)))
+        wrongs.append(Wrong("describes one module: write its fields at the top, without `modules:`", ("modules",)))
         fields.pop("modules")
     if fields.get("code") is not None:
-        wrongs.append(Wrong("the code of a module with files is in the files; leave `code` out", ("code",)))
+        wrongs.append(Wrong("the code of an uploaded module is in its files; remove `code`", ("code",)))
     if name is not None and fields.setdefault("name", name) != name:
-        wrongs.append(Wrong(f"{show(fields['name'])} is not the name that it is sent as, {show(name)}", ("name",)))
+        wrongs.append(Wrong(f"{show(fields['name'])} differs from the name it was sent with, {show(name)}", ("name",)))
     if "name" not in fields:
-        wrongs.append(Wrong("is missing; give it in module.yaml, or with the archive", ("name",)))
+        wrongs.append(Wrong("is missing; write it in module.yaml, or send it with the archive", ("name",)))
     found = Description(_completed(fields, files), document, file)
     if wrongs:
         raise found.mistakes(wrongs)
@@ -77,9 +77,9 @@ def module_from_archive(
 
 
 def read_module(description: Description, folder: Path) -> ModuleSpec:
-    """Return the module whose files are in `folder`, which nothing in it may leave.
+    """Return the module with files in `folder`; paths outside of it are refused.
 
-    Raises `ConfigError` with all that is wrong: each with its file, relative to the folder, line and field.
+    Raises `ConfigError` with all mistakes, each with file (relative to the folder), line and field.
     """
     spec, wrongs = read_spec(description.fields, base=folder, allow_path=True, trusted=False)
     if spec is None:
@@ -93,7 +93,7 @@ def _document(data: bytes, file: str) -> Document:
             raise Wrong(f"is over {_MAX_BYTES} bytes")  # noqa: TRY301
         document = parse_yaml(data.decode("utf-8-sig"))
         if not isinstance(document.value, dict):
-            raise Wrong(f"holds {show(document.value)} where the fields of a module are expected")  # noqa: TRY301
+            raise Wrong(f"contains {show(document.value)} where the fields of a module are expected")  # noqa: TRY301
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
         raise ConfigError([Mistake(f"is not UTF-8 text: {problem.reason}", file, line, "")]) from None
@@ -103,7 +103,7 @@ def _document(data: bytes, file: str) -> Document:
 
 
 def _completed(said: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return the fields with what the files say where they say nothing."""
+    """Return the fields, with missing ones taken from the files."""
     fields = {"path": "."} | dict(said)
     if "env" not in fields:
         fields["env"] = str(Kind.CONDA if CONDA in files else Kind.VENV if REQUIREMENTS in files else Kind.INLINE)

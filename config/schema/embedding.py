@@ -1,7 +1,4 @@
-"""An `input_schema` as a part of a larger document: what it refers to is found from there.
-
-Imported where a module has a schema only, as `config.schema` is.
-"""
+"""An `input_schema` as a part of a larger document, with its references rewritten."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ _ALIKE: Final = (
     "http://json-schema.org/draft-07/schema",
     "https://json-schema.org/draft/2019-09/schema",
 )
-"""Earlier versions, which mean the same where nothing of `_DIFFERENT` is used."""
+"""Earlier versions, with the same meaning if no keyword of `_DIFFERENT` is used."""
 _DIFFERENT: Final = frozenset(
     {
         "$anchor",
@@ -45,16 +42,16 @@ _DIFFERENT: Final = frozenset(
     }
 )
 _NAMES: Final = ("$id", "$schema", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary")
-"""What a schema is called by, which is not needed where references are places."""
+"""Names and anchors of a schema, not needed if references are paths."""
 _OTHERS: Final = ("discriminator", "externalDocs", "xml")
-"""Keywords of OpenAPI that say nothing in JSON Schema, and must be right where OpenAPI reads them."""
+"""Keywords without meaning in JSON Schema that OpenAPI would interpret."""
 
 
 def embedded(schema: Mapping[str, Any], base: str) -> dict[str, Any] | None:
-    """Return the schema as it means the same at `base`, the place (`#/...`) in a document of JSON Schema 2020-12.
+    """Return the schema with the same meaning at `base`, a place (`#/...`) in a document of JSON Schema 2020-12.
 
-    None where it cannot: it is of another version and uses what has changed, or refers to what is not within it.
-    `config.schema.problems` finds nothing in the schema.
+    None if that is impossible: it uses changed keywords of another version, or references outside of it. The schema has
+    no `problems`.
     """
     latest = schema.get("$schema", LATEST).rstrip("#") == LATEST
     if not latest and schema["$schema"].rstrip("#") not in _ALIKE:
@@ -66,7 +63,7 @@ def embedded(schema: Mapping[str, Any], base: str) -> dict[str, Any] | None:
         copy.look(schema, (), named=False)
         if any(count > 1 for count in copy.dynamic.values()):
             return None
-        # The root is the one object that is not the same in the resource.
+        # Only the root is another object in the resource.
         copy.places[id(resource.contents)] = ()
         made = copy.make(schema, jsonschema_specifications.REGISTRY.resolver_with_root(resource), named=False)
     except (_NotAlikeError, RecursionError):
@@ -75,7 +72,7 @@ def embedded(schema: Mapping[str, Any], base: str) -> dict[str, Any] | None:
 
 
 class _NotAlikeError(Exception):
-    """The schema would mean something else."""
+    """The schema would have another meaning."""
 
 
 @frozen
@@ -83,12 +80,12 @@ class _Copy:
     base: str
     latest: bool
     places: dict[int, Where] = field(factory=dict)
-    """Where each part is, by identity."""
+    """The place of each part, by identity."""
     dynamic: Counter[str] = field(factory=Counter)
-    """How often each dynamic anchor is set: what is set once is an anchor like any other."""
+    """How often each dynamic anchor is set; one that is set once works like a plain anchor."""
 
     def look(self, node: Any, where: Where, *, named: bool) -> None:
-        """Note where everything is. Raises _NotAlikeError for what means something else."""
+        """Record the place of every part. Raises _NotAlikeError if a part would have another meaning."""
         self.places.setdefault(id(node), where)
         if isinstance(node, Mapping):
             if not named:
@@ -109,13 +106,13 @@ class _Copy:
             raise _NotAlikeError
         if self.latest:
             return
-        # Before 2019, what stands beside a reference counts for nothing.
+        # Before 2019, keywords beside a reference are ignored.
         beside = "$ref" in node and node.keys() - {"$ref", "$comment"}
         if node.keys() & _DIFFERENT or isinstance(node.get("items"), list) or beside:
             raise _NotAlikeError
 
     def make(self, node: Any, resolver: Resolver, *, named: bool) -> Any:
-        """Return the part as it is in the document."""
+        """Return a part for the document."""
         if isinstance(node, list):
             return [self.make(value, resolver, named=False) for value in node]
         if not isinstance(node, Mapping):

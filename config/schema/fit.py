@@ -1,6 +1,6 @@
-"""Whether JSON fits a schema, found fast: for schemas of the plain words that hints come to, read as types of msgspec.
+"""A fast check of JSON by a simple schema, such as those from hints, read as types of msgspec.
 
-A yes is a yes. A no may be one of details, such as a name that is there twice: the validator of schemas decides those.
+Accepted JSON is valid. Rejected JSON may still be valid, for example with a repeated name: the validator decides.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ _PLAIN: Mapping[str, Any] = {"null": None, "boolean": bool, "integer": int, "num
 
 
 class _OtherError(Exception):
-    """The schema has words that are not read here."""
+    """The schema has keywords that are not supported here."""
 
 
 def decoder(schema: Mapping[str, Any]) -> msgspec.json.Decoder[Any] | None:
-    """Return what reads only JSON that fits the schema, or None where the schema says more than types can."""
+    """Return a decoder that accepts only JSON that fits the schema, or None if types cannot express the schema."""
     try:
         return msgspec.json.Decoder(_type(schema))
-    except (_OtherError, TypeError, RecursionError):  # TypeError: one of several types of object cannot be told
+    except (_OtherError, TypeError, RecursionError):  # TypeError: msgspec cannot distinguish two object types
         return None
 
 
 def told(problem: msgspec.MsgspecError) -> tuple[str, str]:
-    """Return the path of the value that does not fit, and why it does not."""
+    """Return the path of the value that does not fit, and the reason."""
     message, _, path = str(problem).rpartition(" - at `")
     return (path.removesuffix("`"), message) if message else ("$", str(problem))
 
@@ -40,7 +40,7 @@ def _type(schema: Any) -> Any:
     if words == {"enum"}:
         return _choice(schema["enum"])
     if words == {"anyOf"} and isinstance(schema["anyOf"], list) and schema["anyOf"]:
-        return Union[tuple(map(_type, schema["anyOf"]))]  # noqa: UP007  (made while it runs)
+        return Union[tuple(map(_type, schema["anyOf"]))]  # noqa: UP007  (built at run time)
     kind = schema.get("type")
     read = _SHAPES.get(kind) if isinstance(kind, str) else None
     if read is not None:

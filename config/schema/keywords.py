@@ -1,7 +1,6 @@
-"""The keywords of JSON Schema where the library has no bound: patterns by RE2, and a count of the steps of a check.
+"""Keywords of JSON Schema with bounded time: patterns in RE2, and a limit on the steps of one check.
 
-Python's `re` may take years for thirty characters; RE2 takes time in proportion to the text.
-Imported with `config.schema`.
+Python's `re` may take years for thirty characters; RE2 takes linear time.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ Found: TypeAlias = Iterator[ValidationError]
 Keyword: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 
 MAX_STEPS: Final = 200_000
-"""Keywords that are applied in one check, about; a second or two."""
+"""Keywords applied in one check, roughly one or two seconds."""
 _MAX_MEMORY: Final = 1 << 20
 _PER_STEP: Final = 2000
-"""Characters, times the instructions of a pattern, that count as one step."""
+"""Characters times instructions of a pattern that count as one step."""
 _UNICODE: Final = re.compile(r"(\\\\)|\\u([0-9A-Fa-f]{4})")
-"""An escape of ECMA 262 that RE2 writes otherwise; a backslash that is escaped begins none."""
+"""A `\\u` escape of ECMA 262, which RE2 writes as `\\x`; an escaped backslash does not begin one."""
 _HUGE: Final = re.compile(r"(?<!\\)\{(?:\d{5,}|\d{1,9},\d{5,})")
-"""A number of repetitions that RE2 takes for text."""
+"""A number of repetitions that RE2 reads as text."""
 _left: ContextVar[int] = ContextVar("steps that are left", default=MAX_STEPS)
 
 
 class TooManyStepsError(Exception):
-    """The check was ended: it took more than MAX_STEPS."""
+    """The check took more than MAX_STEPS."""
 
 
 class PatternError(ValueError):
-    """RE2 cannot read the pattern; the text says why."""
+    """RE2 cannot read the pattern; the message has the reason."""
 
 
 @contextmanager
 def counted() -> Iterator[None]:
-    """Begin to count anew; the check within raises TooManyStepsError after MAX_STEPS."""
+    """Count the steps of one check, which raises TooManyStepsError after MAX_STEPS."""
     token = _left.set(MAX_STEPS)
     try:
         yield
@@ -54,7 +53,7 @@ def counted() -> Iterator[None]:
 
 @lru_cache(maxsize=1024)
 def compiled(pattern: str) -> Any:
-    """Return the pattern for bytes of UTF-8. Raises PatternError for what has no linear time, or is no pattern."""
+    """Return the pattern for UTF-8 bytes. Raises PatternError if it is invalid, or needs more than linear time."""
     if _HUGE.search(pattern):
         raise PatternError("invalid repetition size")
     options = re2.Options()
@@ -64,15 +63,15 @@ def compiled(pattern: str) -> Any:
     try:
         return re2.compile(escaped.encode(), options)
     except UnicodeEncodeError:
-        raise PatternError("it holds half of a character") from None
+        raise PatternError("it contains half of a character") from None
     except re2.error as problem:
-        said = problem.args[0]
-        raise PatternError(said.decode(errors="replace") if isinstance(said, bytes) else str(said)) from None
+        reason = problem.args[0]
+        raise PatternError(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)) from None
 
 
 @lru_cache(maxsize=16)
 def bounded(kind: type[Validator]) -> type[Validator]:
-    """Return a version of JSON Schema with these keywords, every one of which is counted."""
+    """Return a version of JSON Schema with these keywords; every keyword counts as a step."""
     own: dict[str, Keyword] = {
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
@@ -88,9 +87,9 @@ def bounded(kind: type[Validator]) -> type[Validator]:
 
 
 def _evolve(checker: Any, **changes: Any) -> Any:
-    """Take the library's place: a part that names its version of JSON Schema would come to the plain keywords."""
-    nobody: Any = None
-    plain = validator_for(changes.setdefault("schema", checker.schema), default=nobody)
+    """Replace the library's method, which gives a part with a `$schema` of its own the unbounded keywords."""
+    no_default: Any = None
+    plain = validator_for(changes.setdefault("schema", checker.schema), default=no_default)
     kind: Any = type(checker) if plain is None else bounded(plain)
     rest = {each.alias: getattr(checker, each.name) for each in fields(kind) if each.init}
     return kind(**{**rest, **changes})
@@ -133,7 +132,7 @@ def _pattern_properties(checker: Any, patterns: Mapping[str, Any], instance: Any
 
 
 def _named(instance: Mapping[str, Any], schema: Mapping[str, Any]) -> set[str]:
-    """Return the names that `properties` and `patternProperties` beside each other speak of."""
+    """Return the names that `properties` or `patternProperties` of the schema cover."""
     patterns = schema.get("patternProperties", {})
     _spend(len(instance) * (1 + len(patterns)) // 8)
     known = schema.get("properties", {})
@@ -175,7 +174,7 @@ def _unevaluated_properties(checker: Any, inner: Any, instance: Any, schema: Map
 
 
 def _evaluated(checker: Any, instance: Mapping[str, Any], schema: Any) -> set[str]:
-    """Return the names that the schema, which the instance fits, speaks of at any place."""
+    """Return the names that any part of a schema covers, for an instance that fits it."""
     _spend(1)
     if not isinstance(schema, Mapping):
         return set()
@@ -193,7 +192,7 @@ def _evaluated(checker: Any, instance: Mapping[str, Any], schema: Any) -> set[st
 
 
 def _applied(checker: Any, instance: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the subschemas for the same value that it fits."""
+    """Yield the inner schemas for the same value that it fits."""
 
     def fits(inner: Any) -> bool:
         return next(checker.descend(instance, inner), None) is None
@@ -216,7 +215,7 @@ def _unique_items(checker: Any, wanted: Any, instance: Any, _schema: Any) -> Fou
 
 
 def _key(value: Any) -> Any:
-    """Return what is equal for equal JSON: true is not 1, and 1 is 1.0."""
+    """Return a key that is equal for equal JSON: true differs from 1, and 1 equals 1.0."""
     if isinstance(value, dict):
         return "{}", frozenset((name, _key(inner)) for name, inner in value.items())
     if isinstance(value, list):

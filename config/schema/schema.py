@@ -1,7 +1,4 @@
-"""`input_schema`: what a JSON Schema must be before a module may have it, and the validator that nothing leaves.
-
-Imported where a module has a schema only: the library costs a tenth of a second.
-"""
+"""`input_schema`: the rules for a module's JSON Schema, and its validator, which never fetches anything."""
 
 from __future__ import annotations
 
@@ -22,34 +19,34 @@ from config.schema.keywords import PatternError, bounded, compiled, counted
 
 Resolver: TypeAlias = Any
 _Part: TypeAlias = tuple[Any, Where, bool]
-"""A value in a schema, its place, and whether it is a mapping of names to schemas."""
+"""A value in a schema, its place, and whether it is a mapping from names to schemas."""
 
 REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 DATA = ("const", "enum", "default", "examples")
-"""Keywords whose values are data: what looks like a reference in them is none."""
+"""Keywords whose values are data: references in them have no meaning."""
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
-"""Keywords whose values are schemas by names, which may be called like keywords."""
+"""Keywords whose values map names to schemas; the names may look like keywords."""
 LATEST = "https://json-schema.org/draft/2020-12/schema"
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _IN_PLACE = ("allOf", "anyOf", "oneOf", "if", "then", "else", "not", "extends", "disallow")
-"""Keywords whose schemas are for the same value, not for a part of it."""
+"""Keywords whose schemas apply to the same value, not to a part of it."""
 _DEPENDENT = ("dependentSchemas", "dependencies")
-"""The same by names."""
+"""The same, as mappings from names."""
 _MAX_WRONGS = 10
 _MAX_VALUES = 10_000
 _MAX_APPLIED = 10_000
 
 
 def validator(schema: Mapping[str, Any]) -> Validator:
-    """Return the validator of a schema that `problems` finds nothing in. It never fetches what a schema refers to."""
+    """Return the validator of a schema without `problems`. It never fetches references."""
     kind = bounded(validator_for(schema, default=Draft202012Validator))
     return kind(schema, registry=jsonschema_specifications.REGISTRY)
 
 
 def mismatch(checked: Validator, value: Any) -> tuple[str, str] | None:
-    """Return the path of the first value that does not fit, `$.rows[3]`, and why; None when all does.
+    """Return the path of the first invalid value, `$.rows[3]`, and the reason; None if the value is valid.
 
-    Raises TooManyStepsError for what takes too long, RecursionError for what is nested too deeply.
+    Raises TooManyStepsError if the check takes too long, RecursionError if the value is nested too deeply.
     """
     with counted():
         first = next(iter(checked.iter_errors(value)), None)
@@ -60,7 +57,7 @@ def mismatch(checked: Validator, value: Any) -> tuple[str, str] | None:
 
 
 def problems(schema: Mapping[str, Any]) -> Iterator[Wrong]:
-    """Yield what is wrong with a schema, each with its place in it; at most ten."""
+    """Yield at most ten mistakes in a schema, each with its place."""
     root = dict(schema)
     try:
         found = list(_size(root)) or list(islice(_structure(root), _MAX_WRONGS))
@@ -71,7 +68,7 @@ def problems(schema: Mapping[str, Any]) -> Iterator[Wrong]:
 
 
 def _size(schema: Mapping[str, Any]) -> Iterator[Wrong]:
-    """Count every value, so that what follows takes a bounded time."""
+    """Limit the number of values, so that the other checks take a bounded time."""
     todo: list[Any] = [schema]
     count = 0
     while todo:
@@ -79,18 +76,18 @@ def _size(schema: Mapping[str, Any]) -> Iterator[Wrong]:
         inner = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
         count += len(inner)
         if count > _MAX_VALUES:
-            yield Wrong(f"holds more than {_MAX_VALUES} values; write less of it, or check the rest in the handler")
+            yield Wrong(f"has more than {_MAX_VALUES} values; shorten it, or check the rest in the handler")
             return
         todo += inner
 
 
 def _structure(schema: Mapping[str, Any]) -> Iterator[Wrong]:
-    """Check against the schema of schemas."""
+    """Check the schema against its metaschema."""
     named = schema.get("$schema", LATEST)
-    nobody: Any = None
-    kind = validator_for({"$schema": named}, default=nobody) if isinstance(named, str) else nobody
+    no_default: Any = None
+    kind = validator_for({"$schema": named}, default=no_default) if isinstance(named, str) else no_default
     if kind is None:
-        yield Wrong(f"{named!r} is not a known version of JSON Schema; leave it out, or use {LATEST}", ("$schema",))
+        yield Wrong(f"{named!r} is not a known version of JSON Schema; remove it, or use {LATEST}", ("$schema",))
         return
     seen = set()
     for each in kind(_flat(named), registry=jsonschema_specifications.REGISTRY).iter_errors(schema):
@@ -98,14 +95,14 @@ def _structure(schema: Mapping[str, Any]) -> Iterator[Wrong]:
         where: Where = tuple(leaf.absolute_path)
         if (where, leaf.message) not in seen:
             seen.add((where, leaf.message))
-            yield Wrong(_said(leaf, where), where)
+            yield Wrong(_message(leaf, where), where)
 
 
 @lru_cache(maxsize=16)
 def _flat(version: str) -> Mapping[str, Any]:
-    """Return the schema of schemas with its parts in one: as they come, most of the time goes to finding them."""
-    nobody: Any = None
-    whole: Mapping[str, Any] = validator_for({"$schema": version}, default=nobody).META_SCHEMA
+    """Return the metaschema with its parts merged: resolving the parts would take most of the time."""
+    no_default: Any = None
+    whole: Mapping[str, Any] = validator_for({"$schema": version}, default=no_default).META_SCHEMA
     if "allOf" not in whole:
         return whole
     resolver = jsonschema_specifications.REGISTRY.resolver(whole["$id"])
@@ -120,12 +117,12 @@ def _plain(node: Any) -> Any:
         return [_plain(inner) for inner in node]
     if not isinstance(node, Mapping):
         return node
-    if isinstance(node.get("$dynamicRef", node.get("$recursiveRef")), str):  # and no description of that keyword
+    if isinstance(node.get("$dynamicRef", node.get("$recursiveRef")), str):  # not the definition of that keyword
         return {"$ref": "#"}
     return {key: _plain(inner) for key, inner in node.items()}
 
 
-def _said(leaf: ValidationError, where: Where) -> str:
+def _message(leaf: ValidationError, where: Where) -> str:
     if leaf.validator == "anyOf" and where[-1:] == ("type",):
         hint = did_you_mean(leaf.instance, _TYPES) if isinstance(leaf.instance, str) else ""
         return f"{leaf.instance!r:.60} is not a type of JSON: {', '.join(_TYPES)}{hint}"
@@ -150,12 +147,12 @@ def _pattern(text: str, where: Where) -> Iterator[Wrong]:
     try:
         compiled(text)
     except PatternError as problem:
-        said = "is not a regular expression of RE2, which has no look-around and no back-references"
-        yield Wrong(f"{text!r:.60} {said}: {problem!s:.100}", where)
+        reason = "is not a regular expression of RE2, which has no look-around and no back-references"
+        yield Wrong(f"{text!r:.60} {reason}: {problem!s:.100}", where)
 
 
 def _references(schema: Mapping[str, Any]) -> Iterator[Wrong]:
-    """Follow every reference; those that leave the schema are refused, so that nothing is ever fetched."""
+    """Follow every reference and refuse those that leave the schema, so that nothing is ever fetched."""
     specification = referencing.jsonschema.DRAFT202012
     resource = referencing.Resource.from_contents(schema, default_specification=specification)
     resolver = jsonschema_specifications.REGISTRY.resolver_with_root(resource)
@@ -182,7 +179,7 @@ def _references(schema: Mapping[str, Any]) -> Iterator[Wrong]:
                     wrongs += 1
                     yield Wrong(_unresolved(target), (*where, name), allowed="a reference within the schema")
                 else:
-                    # What is pointed at is a schema, wherever it stands.
+                    # The target of a reference is a schema, even among data.
                     todo.append(((found.contents, (*where, name), False), found.resolver))
                     applied[id(node)].append(found.contents)
                     targets.append((found.contents, (*where, name)))
@@ -192,7 +189,7 @@ def _references(schema: Mapping[str, Any]) -> Iterator[Wrong]:
 
 
 def _targets(schema: Mapping[str, Any], targets: list[tuple[Any, Where]]) -> Iterator[Wrong]:
-    """Check what is pointed at and is no part that was checked as a schema, such as data."""
+    """Check targets of references that were not checked as a part of the schema, such as data."""
     checked: set[int] = set()
     todo: list[_Part] = [(schema, (), False)]
     while todo:
@@ -205,14 +202,14 @@ def _targets(schema: Mapping[str, Any], targets: list[tuple[Any, Where]]) -> Ite
             continue
         checked.add(id(target))
         if not isinstance(target, Mapping):
-            yield Wrong("points to what is not a schema", where)
+            yield Wrong("points to a value that is not a schema", where)
             continue
         for wrong in islice((*_structure(target), *_patterns(target)), _MAX_WRONGS):
             yield wrong.under(where)
 
 
 def _in_place(node: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the schemas in a schema that are applied to the same value."""
+    """Yield the inner schemas that apply to the same value."""
     for key in _IN_PLACE:
         value = node.get(key)
         yield from value if isinstance(value, list) else (value,)
@@ -222,7 +219,7 @@ def _in_place(node: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _expansion(applied: Mapping[int, list[Any]]) -> Iterator[Wrong]:
-    """Count how many schemas one value may meet, each as often as it is met; one that meets itself has no end."""
+    """Count the schemas that apply to one value, repetitions included; a schema that applies to itself is endless."""
     costs: dict[int, int] = {}
     open_: set[int] = set()
 
@@ -239,24 +236,24 @@ def _expansion(applied: Mapping[int, list[Any]]) -> Iterator[Wrong]:
     try:
         largest = max(map(cost, applied))
     except _LoopError:
-        yield Wrong("refers to itself without end")
+        yield Wrong("refers to itself endlessly")
         return
     if largest > _MAX_APPLIED:
-        yield Wrong(f"is too large when its references are followed: one value meets over {_MAX_APPLIED} schemas")
+        yield Wrong(f"is too large with its references: over {_MAX_APPLIED} schemas apply to one value")
 
 
 class _LoopError(Exception):
-    """A schema is applied to the value that it is applied to already."""
+    """A schema applies to the same value again."""
 
 
 def _unresolved(target: str) -> str:
     if target.startswith("#"):
         return f"{target!r:.80} points to nothing in this schema"
-    return f"{target!r:.80} is outside of this schema; nothing is fetched: copy it to `$defs` and write '#/$defs/NAME'"
+    return f"{target!r:.80} is outside of this schema and is never fetched; copy it to `$defs` and write '#/$defs/NAME'"
 
 
 def _parts(node: Any, where: Where, *, named: bool) -> Iterator[_Part]:
-    """Yield the parts of a schema that are schemas or hold some; `named`: `node` is a mapping of names to schemas."""
+    """Yield the parts of a schema that are or contain schemas; `named`: `node` maps names to schemas."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             if named or key not in DATA:

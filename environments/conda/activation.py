@@ -1,4 +1,4 @@
-"""What activating a conda environment would set, captured once, so that its Python can be started directly."""
+"""The variables of an activated conda environment, captured once, so that its Python can be started directly."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _OF_SHELL = {"OPERATO_DUMP", "SHLVL", "PWD", "OLDPWD", "_"}
 
 
 async def activated(prefix: Path, base: Mapping[str, str], table: ProcessTable) -> dict[str, str]:
-    """Return `base` as activating `prefix` makes it: PATH, CONDA_*, the variables and scripts of its packages.
+    """Return `base` with `prefix` activated: PATH, CONDA_*, and the variables and scripts of its packages.
 
-    Raises RunnerError `environment_failed` when a script fails. Cancelled, the shell is killed.
+    Raises RunnerError `environment_failed` if a script fails. Cancelled, the shell is killed.
     """
     environ = {
         **base,
@@ -46,7 +46,7 @@ async def activated(prefix: Path, base: Mapping[str, str], table: ProcessTable) 
 
 
 def _variables(prefix: Path) -> dict[str, str]:
-    """Return the variables that packages and the environment itself declare."""
+    """Return the variables declared by packages and by the environment itself."""
     found: dict[str, object] = {}
     for path in sorted((prefix / "etc" / "conda" / "env_vars.d").glob("*.json")):
         found.update(_read(path))

@@ -1,8 +1,8 @@
-"""Solves and installs conda environments: a program of its own, under the runner's Python, started by `conda.py`.
+"""Solves and installs conda environments: a separate program under the runner's Python, started by `conda.py`.
 
-A process of its own because killing it is the only way to stop an install, and because the library can crash while an
-interpreter that used it ends: this one leaves by `os._exit`. The request is one JSON object in argv, each line of
-standard output is a JSON object; the last one is `done` or `error`.
+It is a process because an install can only be stopped by a kill, and because the library can crash while an interpreter
+exits: this one ends by `os._exit`. The request is one JSON object in argv. Each line of standard output is a JSON
+object; the last one is `done` or `error`.
 """
 
 import asyncio
@@ -20,52 +20,52 @@ _ENVIRONMENT = "default"
 _EVERY_SECONDS = 1.0
 
 
-def tell(**fields: Any) -> None:
-    """Say one thing to the runner."""
+def send(**fields: Any) -> None:
+    """Send one message to the runner."""
     sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 
 class Reporter:
-    """Hears of the install, on threads of the library; what it raises there is lost."""
+    """Reports the progress of an install, called in threads of the library, which drop its exceptions."""
 
     def __init__(self) -> None:
         self.names: dict[int, str] = {}
         self.sizes: dict[int, tuple[int, int]] = {}
         self.total = self.linked = 0
-        self.told = 0.0
+        self.reported = 0.0
 
     def on_transaction_start(self, total: int) -> None:
-        """Note how much there is to do."""
+        """Record the number of operations."""
         self.total = total
 
     def on_populate_cache_start(self, operation: int, name: str) -> int:
-        """Note what is to be fetched; the answer is its number."""
+        """Record the name of a package; return its number."""
         self.names[operation] = name
         return operation
 
     def on_download_start(self, entry: int) -> int:
-        """Return the number again."""
+        """Return the same number."""
         return entry
 
     def on_download_progress(self, entry: int, done: int, total: int | None) -> None:
-        """Say what has come, once a second."""
+        """Report downloaded bytes, once a second."""
         self.sizes[entry] = (done, total or 0)
-        if time.monotonic() - self.told >= _EVERY_SECONDS:
-            self.told = time.monotonic()
+        if time.monotonic() - self.reported >= _EVERY_SECONDS:
+            self.reported = time.monotonic()
             done, all_of_it = (sum(pair[at] for pair in list(self.sizes.values())) for at in (0, 1))
-            tell(event="download", name=self.names.get(entry, "?"), done=done, total=all_of_it)
+            send(event="download", name=self.names.get(entry, "?"), done=done, total=all_of_it)
 
     def on_link_start(self, operation: int, name: str) -> int:
-        """Say which package is installed now."""
+        """Report the package that is being installed."""
         self.linked += 1
-        tell(event="link", name=name, at=self.linked, total=self.total)
+        send(event="link", name=name, at=self.linked, total=self.total)
         return operation
 
 
 async def lock(request: dict[str, Any]) -> None:
-    """Solve, and write a lock file of what was found."""
-    from rattler import (  # noqa: PLC0415  (its place is known only now)
+    """Solve, and write the result to a lock file."""
+    from rattler import (  # noqa: PLC0415  (the request has its path)
         ChannelPriority,
         Gateway,
         LockFile,
@@ -80,7 +80,7 @@ async def lock(request: dict[str, Any]) -> None:
 
     source = SourceConfig(cache_action="force-cache-only") if request["offline"] else SourceConfig()
     records = await solve(
-        request["channels"],  # by place: its name has changed between versions
+        request["channels"],  # positional: its name differs between versions
         [MatchSpec(spec, strict=False) for spec in request["specs"]],
         gateway=Gateway(cache_dir=Path(request["cache"]) / "repodata", default_config=source),
         virtual_packages=VirtualPackage.detect(VirtualPackageOverrides.from_env()),
@@ -92,7 +92,7 @@ async def lock(request: dict[str, Any]) -> None:
     for record in records:
         file.add_conda_package(_ENVIRONMENT, platform, record)
     file.to_path(Path(request["lock"]))
-    tell(event="solved", packages=[[str(r.name.normalized), str(r.version), str(r.url), _sha256(r)] for r in records])
+    send(event="solved", packages=[[str(r.name.normalized), str(r.version), str(r.url), _sha256(r)] for r in records])
 
 
 def _sha256(record: Any) -> str:
@@ -100,35 +100,35 @@ def _sha256(record: Any) -> str:
 
 
 async def install(request: dict[str, Any]) -> None:
-    """Install what a lock file names into `stage`, as it is to be when it is at `prefix`."""
+    """Install the packages of a lock file into `stage`, for its final path `prefix`."""
     from rattler import Config, LockFile  # noqa: PLC0415
     from rattler import install as install_records  # noqa: PLC0415
 
     environment = LockFile.from_path(Path(request["lock"])).environment(_ENVIRONMENT)
     assert environment is not None  # noqa: S101  (`lock` wrote it)
     (records,) = environment.conda_repodata_records().values()
-    # Copies: through a hard link user code could change the cache, and with it every later environment.
+    # Copies: through hard links user code could change the cache, and so every later environment.
     await install_records(
         records,
         request["stage"],
         alternative_target_prefix=request["prefix"],
         cache_dir=Path(request["cache"]) / "pkgs",
         show_progress=False,
-        reporter=cast("InstallerReporter", Reporter()),  # it has the methods that are of use here
+        reporter=cast("InstallerReporter", Reporter()),  # it has the methods that are called here
         config=Config.from_toml("allow-hard-links = false"),
     )
 
 
 def main() -> None:
-    """Do what the request says."""
+    """Execute the request."""
     request = json.loads(sys.argv[1])
     sys.path.insert(0, request["library"])
     code = 0
     try:
         asyncio.run({"lock": lock, "install": install}[request["do"]](request))
-        tell(event="done")
-    except Exception as problem:  # noqa: BLE001  (the library raises many kinds; all are told)
-        tell(event="error", type=type(problem).__name__, message=str(problem))
+        send(event="done")
+    except Exception as problem:  # noqa: BLE001  (the library raises many kinds; all are reported)
+        send(event="error", type=type(problem).__name__, message=str(problem))
         code = 1
     sys.stdout.flush()
     os._exit(code)

@@ -36,7 +36,7 @@ log = structlog.get_logger("conda")
 
 @frozen
 class Client:
-    """What solves and installs: the library in `library`, or the program `exe`."""
+    """The solver and installer: the library at `library`, or the program `exe`."""
 
     name: str
     library: str = ""
@@ -45,7 +45,7 @@ class Client:
 
 @frozen
 class Locked:
-    """What is to be installed. `lines` are all that makes it what it is; `path` is the lock file of the library."""
+    """The packages to install. `lines` identify the content; `path` is the library's lock file."""
 
     lines: tuple[str, ...]
     python: str
@@ -54,7 +54,7 @@ class Locked:
 
 @frozen
 class _Plan:
-    """What a module's environment is made of."""
+    """The content of a module's environment."""
 
     client: Client
     specs: tuple[str, ...]
@@ -69,7 +69,7 @@ class _Plan:
 
     @property
     def in_place(self) -> bool:
-        """What pip and the tools write has the directory's name in it."""
+        """Whether pip or a tool writes the directory's path into files."""
         return bool(self.requirements or self.client.exe)
 
     @property
@@ -84,7 +84,7 @@ class _Plan:
 
 
 def find_client(exe: Path | None, environ: Mapping[str, str]) -> Client | None:
-    """Return the client: the one that was set, the library, or the first program that is installed."""
+    """Return the client: the configured one, else the library, else the first installed program."""
     if exe is None and (library := _library()) is not None:
         return library
     named = [str(exe)] if exe else [environ.get("MAMBA_EXE"), "micromamba", "mamba", environ.get("CONDA_EXE"), "conda"]
@@ -113,7 +113,7 @@ def subdir() -> str:
 
 @define
 class CondaEnvironment(BuiltEnvironment[_Plan]):
-    """Locks, builds and launches conda environments. `installer_environ` is what installers see."""
+    """Locks, builds and starts conda environments. Installers get `installer_environ`."""
 
     launcher: Launcher
     store: Store
@@ -127,7 +127,7 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
     _activated: dict[str, Mapping[str, str]] = field(factory=dict, init=False)
 
     async def probe(self) -> Availability:
-        """Return whether something is here that builds conda environments."""
+        """Return whether a conda client is installed."""
         self._client = find_client(self.exe, self.installer_environ)
         if self._client is None:
             where = f"{self.exe} cannot be run" if self.exe else "no conda client is installed"
@@ -135,7 +135,7 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
         return Availability(available=True, detail={"client": self._client.name, "store": str(self.store.root)})
 
     async def known(self, spec: ModuleSpec) -> Known:
-        """Return the key of a module's environment, as far as its packages are locked."""
+        """Return the key of a module's environment if its packages are locked."""
         client = await self._usable()
         specs, channels = _specs(spec), spec.channels or DEFAULT_CHANNELS
         if not client.exe and not self._lock_path(specs, channels).with_suffix(".json").exists():
@@ -162,7 +162,7 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
         return Prepared(plan.key, argv, self._activated[plan.key], seconds)
 
     def _lock_path(self, specs: Sequence[str], channels: Sequence[str]) -> Path:
-        """Return where the lock of packages is or will be; beside it, as `.json`, is what the runner reads."""
+        """Return the lock file of packages, existing or not; the runner reads the `.json` beside it."""
         content = json.dumps([subdir(), list(channels), list(specs)])
         return self.lock_dir / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.conda.lock"
 
@@ -174,7 +174,7 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
         python: str | None,
         say: Callable[[str], None],
     ) -> Locked:
-        """Return what the specs come to: solved once by the library, then read. A tool solves when it installs."""
+        """Return the locked packages: solved once by the library, then read. A tool solves during the installation."""
         if client.exe:
             return Locked((Path(client.exe).name, *channels, *specs), python or "3")
         path = self._lock_path(specs, channels)
@@ -236,7 +236,7 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
     async def _child(
         self, client: Client, request: Mapping[str, object], say: Callable[[str], None], done: str
     ) -> list[list[str]]:
-        """Run the child program, and return what it solved. It has succeeded when it says so, whatever comes then."""
+        """Run the child program; return the solved packages. Its message `done` decides, not its exit code."""
         cache = str(self.store.root / ".cache")
         request = {**request, "cache": cache, "library": client.library, "offline": self.offline}
         heard = _Heard(say)
@@ -252,7 +252,7 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
 
 
 class _Heard:
-    """What the child program has said."""
+    """Reads the messages of the child program."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.done = False
@@ -265,7 +265,7 @@ class _Heard:
         try:
             message = json.loads(line)
             event = message["event"]
-        except (ValueError, KeyError, TypeError):  # a crash speaks otherwise
+        except (ValueError, KeyError, TypeError):  # a crash does not print JSON
             if line.strip():
                 self.tail(line)
             return
@@ -285,7 +285,7 @@ class _Heard:
 
 
 def _specs(spec: ModuleSpec) -> list[str]:
-    """Return the module's packages, and a Python where none is among them."""
+    """Return the module's packages, with a Python if it is missing."""
     specs = list(spec.dependencies)
     named = any(_name(line) == "python" for line in specs)
     if spec.python:
@@ -296,11 +296,11 @@ def _specs(spec: ModuleSpec) -> list[str]:
 
 
 def _name(line: str) -> str:
-    """Return the package that a spec names: `conda-forge::numpy>=2` is numpy."""
+    """Return the package name of a spec: numpy for `conda-forge::numpy>=2`."""
     rest = line.rpartition("::")[2].strip()
     return rest[: next((at for at, character in enumerate(rest) if character in " =<>!~[|"), len(rest))].lower()
 
 
 def _url(channel: str) -> str:
-    """Return the URL of a channel, as lock files have it."""
+    """Return the URL of a channel for lock files."""
     return channel if "://" in channel else f"https://conda.anaconda.org/{channel}"

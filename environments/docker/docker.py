@@ -1,4 +1,4 @@
-"""The `docker` kind: containers with closed walls, of any image that has a Python, on whatever speaks Docker's API."""
+"""The `docker` kind: isolated containers of any image with Python, on any engine with Docker's API."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
 
 INSTANCE, BOOT = "operato.instance", "operato.boot"
-"""Labels of every container: whose data directory it belongs to, and which run of that runner made it."""
+"""Labels of every container: its data directory, and the run of the runner that made it."""
 _START = READ_FRAME + (
     "import json, sys, types\n"
     "for name, text in json.loads(sent).items():\n"
@@ -39,14 +39,14 @@ _START = READ_FRAME + (
     f"sys.modules['relay'].main({BASE!r})\n"
 )
 _OWN_PROCESSES = 2
-"""The relay and the worker, which are not the author's."""
+"""The relay and the worker, which are not counted for the author."""
 
 log = structlog.get_logger("docker")
 
 
 @frozen
 class Walls:
-    """What one container may use and reach. Everything that a module does not open is closed."""
+    """Limits and access of one container. Everything that the module does not open is closed."""
 
     memory_bytes: int
     cpus: float
@@ -91,7 +91,7 @@ class Walls:
 
 @frozen
 class PreparedImage(Prepared):
-    """An image with the walls that its containers get."""
+    """An image with the walls of its containers."""
 
     image: str = ""
     workdir: str = "/"
@@ -100,7 +100,7 @@ class PreparedImage(Prepared):
 
 @define(eq=False)
 class DockerEnvironment:
-    """Prepares images and launches containers. `store` keeps what is known of images, and logs of their builds."""
+    """Prepares images and starts containers. `store` has descriptions and build logs of images."""
 
     settings: DockerSettings
     store: Store
@@ -108,7 +108,7 @@ class DockerEnvironment:
     data_dir: Path
     max_frame_bytes: int
     sweeps: bool = True
-    """Whether containers of the data directory that are not its own are left by dead runners, and removed."""
+    """Whether to remove containers of the data directory that this runner does not know, left by dead runners."""
     kind: Kind = field(default=Kind.DOCKER, init=False)
     boot: str = field(factory=lambda: secrets.token_hex(6), init=False)
     _engine: Engine | None = field(default=None, init=False)
@@ -116,33 +116,33 @@ class DockerEnvironment:
     _program: bytes = field(init=False)
     _guests: dict[str, ContainerGuest] = field(factory=dict, init=False)
     _built: dict[str, str] = field(factory=dict, init=False)
-    """The keys of environments whose images were built here, and the keys of those."""
+    """By key of the environment: the store's key of its built image."""
     _count: Any = field(factory=lambda: count(1), init=False)
 
     def __attrs_post_init__(self) -> None:
         self._program = _program()
 
     async def probe(self) -> Availability:
-        """Return whether an engine answers. One that has come is swept: what dead runners left there is removed."""
+        """Return whether an engine answers; remove the containers that dead runners left on it."""
         try:
             engine = self._engine or Engine(Address.read(self.settings.host, self.installer_environ))
-            said = await engine.ping()
+            info = await engine.ping()
             self._engine = engine
             swept = await self._sweep(engine) if self.sweeps else 0
         except EngineError as problem:
             return Availability(available=False, reason=problem.failure.message)
-        if said.get("OSType", "linux") != "linux":
-            reason = f"{engine.address.shown} runs {said['OSType']} containers; workers need linux"
+        if info.get("OSType", "linux") != "linux":
+            reason = f"{engine.address.shown} runs {info['OSType']} containers; workers need linux"
             return Availability(available=False, reason=reason)
-        detail = {"engine": str(said.get("ServerVersion", "?")), "host": engine.address.shown, "api": engine.version}
+        detail = {"engine": str(info.get("ServerVersion", "?")), "host": engine.address.shown, "api": engine.version}
         known = (("memory", "MemoryLimit"), ("cpus", "CpuCfsQuota"), ("processes", "PidsLimit"))
-        limits = {limit: "engine" if said.get(name, True) else "none" for limit, name in known}
+        limits = {limit: "engine" if info.get(name, True) else "none" for limit, name in known}
         if swept:
             log.info("containers of dead runners were removed", count=swept)
         return Availability(available=True, detail=detail, limits=limits)
 
     async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
-        """Return the module's image, pulled and built where it is not there, with its walls."""
+        """Return the module's image, pulled and built if it is missing, with its walls."""
         name = self._base_of(spec)
         image = await self._made().get(name, spec.requirements, say)
         if spec.python and not f"{image.version}.".startswith(f"{spec.python}."):
@@ -151,12 +151,12 @@ class DockerEnvironment:
         return self._prepared(spec, image)
 
     async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
-        """Build the image of requirements: what they come to is found out inside of it. Without any, do nothing."""
+        """Build the image of requirements, since only a build resolves them; do nothing without requirements."""
         if spec.requirements:
             await self.prepare(spec, say)
 
     async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
-        """Build the image of the module's requirements anew. Raises RunnerError `bad_input` where there are none."""
+        """Build the image of the module's requirements again. Raises RunnerError `bad_input` without requirements."""
         if not spec.requirements:
             text = f"{spec.name} uses the image {self._base_of(spec)} as it is; there is nothing to build"
             raise error(ErrorKind.BAD_INPUT, text, field="requirements")
@@ -164,23 +164,23 @@ class DockerEnvironment:
         return self._prepared(spec, image)
 
     async def known(self, spec: ModuleSpec) -> Known:
-        """Return the key of the image that was or will be built for the module's requirements."""
+        """Return the key of the image for the module's requirements."""
         return await self._made().known(self._base_of(spec), spec.requirements)
 
     async def stored(self) -> list[Stored]:
-        """Return the images that were built for modules of this data directory."""
+        """Return the images built for modules of this data directory."""
         return await self._made().stored()
 
     async def remove(self, key: str) -> bool:
-        """Remove an image unless a process serves it or a container uses it."""
+        """Remove an image unless a process or a container uses it."""
         return await self._made().remove(key)
 
     async def tidy(self) -> int:
-        """Remove what builds and removals that were killed have left."""
+        """Remove the remains of killed builds and removals."""
         return await self.store.tidy()
 
     def keep(self, keys: Collection[str]) -> None:
-        """Use no others than these any more."""
+        """Stop using all environments but these."""
         self._built = {key: image for key, image in self._built.items() if key in keys}
         self.store.uses.keep(set(self._built.values()))
 
@@ -188,7 +188,7 @@ class DockerEnvironment:
         return spec.image or self.settings.base_image.replace("{python}", spec.python or "3.12")
 
     def _made(self) -> Images:
-        """Return the images of the engine. Raises RunnerError `unavailable` when none has answered."""
+        """Return the images of the engine. Raises RunnerError `unavailable` if no engine has answered."""
         engine = self._ready()
         if self._images is None:
             programs = Programs(engine, self._labels(), self._name)
@@ -212,7 +212,7 @@ class DockerEnvironment:
         )
 
     def launch(self, prepared: Prepared) -> Guest:
-        """Return a guest whose container is made when it is tended. Raises RunnerError `unavailable`."""
+        """Return a guest; `tend` creates its container. Raises RunnerError `unavailable`."""
         engine = self._ready()
         if not isinstance(prepared, PreparedImage):
             raise TypeError(f"{prepared.key} is not of this kind")
@@ -257,7 +257,7 @@ class DockerEnvironment:
 
     @property
     def instance(self) -> str:
-        """What the data directory is called in labels; made once, so that the next runner knows what is its own."""
+        """The id of the data directory in labels, created once, so that the next runner recognises its containers."""
         path = self.data_dir / "instance"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +267,7 @@ class DockerEnvironment:
         return path.read_text().strip()
 
     async def _sweep(self, engine: Engine) -> int:
-        """Remove the containers of this data directory that no living guest owns; return how many."""
+        """Remove the containers of this data directory without a living guest; return how many."""
         label = f"{INSTANCE}={self.instance}"
         found = await engine.call(lambda api: api.containers(all=True, filters={"label": label}))
         mine = (self._images.programs.busy if self._images else set()) | {
@@ -287,11 +287,13 @@ class DockerEnvironment:
         except EngineAwayError:
             raise
         except RunnerError as problem:
-            log.warning("an orphan could not be removed", container=container[:12], why=problem.failure.message)
+            log.warning(
+                "an orphaned container could not be removed", container=container[:12], why=problem.failure.message
+            )
 
 
 def _program() -> bytes:
-    """Return what a container's Python reads first: the guest program and the relay, as one frame."""
+    """Return the first frame for a container's Python: the sources of guest and relay."""
     texts = {name: files("protocol").joinpath(f"{name}.py").read_text("utf-8") for name in ("guest", "relay")}
     data = json.dumps(texts).encode()
     return len(data).to_bytes(4, "big") + data

@@ -1,6 +1,7 @@
 """The container engine: its SDK in threads, and streams attached to containers on the event loop.
 
-Works with whatever speaks Docker's API: dockerd, podman's service. The SDK is imported here only, at the first call.
+It works with every engine that has Docker's API: dockerd, podman's service. Only this module imports the SDK, at the
+first call.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ Api: TypeAlias = Any
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 CALL_SECONDS = 60.0
-"""How long the engine may think about one request, and how long a stream may say nothing while it is attached."""
+"""Time limit for one request, and for attaching a stream."""
 PROBE_SECONDS = 3.0
 _LIBRARY_VERSION = "1.44"
-"""The newest version of the API that is asked for; every engine that is still kept up speaks it or an older one."""
+"""The newest requested version of the API; every maintained engine supports it or an older one."""
 _THREADS = 16
 _MAX_HEAD = 64 * 1024
 _READ_BYTES = 256 * 1024
@@ -38,14 +39,14 @@ _STREAMS = {1: Stream.STDOUT, 2: Stream.STDERR}
 
 
 class EngineError(RunnerError):
-    """The engine refused: `unavailable`, with its own words."""
+    """The engine refused a request: `unavailable`, with its message."""
 
     def __init__(self, message: str) -> None:
         super().__init__(Failure(ErrorKind.UNAVAILABLE, message, field="env"))
 
 
 class EngineAwayError(EngineError):
-    """The engine does not answer; the message says where it was looked for, and the remedy."""
+    """The engine does not answer; the message has its address and the remedy."""
 
 
 class NotThereError(EngineError):
@@ -53,12 +54,12 @@ class NotThereError(EngineError):
 
 
 class StreamBrokenError(Exception):
-    """The attached stream has ended, in order or not."""
+    """The attached stream has ended, orderly or not."""
 
 
 @frozen
 class Address:
-    """Where the engine is. `base_url` and `tls` are for the SDK, `context` is for streams of our own."""
+    """The address of the engine. `base_url` and `certificates` are for the SDK, `context` is for attached streams."""
 
     shown: str
     path: str | None
@@ -70,14 +71,16 @@ class Address:
 
     @classmethod
     def read(cls, url: str | None, environ: Mapping[str, str]) -> Address:
-        """Return the address that a setting or `DOCKER_HOST` names. Raises EngineError when it cannot be used."""
+        """Return the address in a setting or `DOCKER_HOST`. Raises EngineError if it cannot be used."""
         shown = url or environ.get("DOCKER_HOST") or DEFAULT_HOST
         parts = urlsplit(shown if "://" in shown else f"tcp://{shown}")
         if parts.scheme == "unix":
             return cls(shown, parts.path, base_url=f"unix://{parts.path}")
         if parts.scheme not in ("tcp", "http", "https"):
             allowed = "unix://PATH or tcp://HOST:PORT"
-            raise EngineError(f"{shown}: {parts.scheme}:// is not spoken; set docker_host or DOCKER_HOST to {allowed}")
+            raise EngineError(
+                f"{shown}: {parts.scheme}:// is not supported; set docker_host or DOCKER_HOST to {allowed}"
+            )
         secure = parts.scheme == "https" or bool(environ.get("DOCKER_TLS_VERIFY"))
         try:
             host, port = parts.hostname or "localhost", parts.port or (2376 if secure else 2375)
@@ -89,7 +92,7 @@ class Address:
         return cls(shown, None, host, port, f"{scheme}://{host}:{port}", folder if secure else None, context)
 
     def knock(self) -> None:
-        """Raise OSError when nobody listens at a unix socket: there the library would leak its own socket."""
+        """Raise OSError if a unix socket has no listener: the library would leak its own socket."""
         if self.path is not None:
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(PROBE_SECONDS)
@@ -97,7 +100,7 @@ class Address:
 
 
 def _context(folder: Path) -> ssl.SSLContext:
-    """Return what the files of `DOCKER_CERT_PATH` say: whom to trust, and who we are."""
+    """Return the TLS context from the files in `DOCKER_CERT_PATH`: CA and client certificate."""
     ca, own, key = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
     context = ssl.create_default_context(cafile=str(ca) if ca.exists() else None)
     if own.exists():
@@ -106,9 +109,9 @@ def _context(folder: Path) -> ssl.SSLContext:
 
 
 class Demultiplexer:
-    """Cuts what an engine sends for a container without terminal: 1 byte stream, 3 empty, 4 size, then the data.
+    """Splits an engine's stream for a container without terminal: 1 byte stream, 3 zero bytes, 4 bytes size, the data.
 
-    Data is handed on as it comes; nothing is held but an incomplete header.
+    Data is passed on as it comes; only an incomplete header is buffered.
     """
 
     def __init__(self) -> None:
@@ -117,7 +120,7 @@ class Demultiplexer:
         self._stream: Stream | None = None
 
     def feed(self, data: bytes) -> list[tuple[Stream, bytes]]:
-        """Return the pieces in `data`, in order. Raises StreamBrokenError when it is not such a stream."""
+        """Return the pieces in `data`, in order. Raises StreamBrokenError if it is not such a stream."""
         pieces = []
         at = 0
         while at < len(data):
@@ -148,7 +151,7 @@ class Attached:
     _early: bytes = field(default=b"", init=False)
 
     async def upgrade(self, path: str) -> None:
-        """Turn the connection into the raw stream of a container. Raises EngineError with the engine's words."""
+        """Turn the connection into the raw stream of a container. Raises EngineError with the engine's message."""
         lines = (f"POST {path} HTTP/1.1", "Host: docker", "Connection: Upgrade", "Upgrade: tcp", "Content-Length: 0")
         await self._stream.send_all("".join(f"{line}\r\n" for line in (*lines, "")).encode())
         head = b""
@@ -159,8 +162,8 @@ class Attached:
                 raise EngineError(f"the engine did not attach: {head[:200]!r}")
         head, _, self._early = head.partition(b"\r\n\r\n")
         status = head.split(b" ", 2)[1:2]
-        if status not in ([b"101"], [b"200"]):  # 200 is an old way to say 101
-            raise EngineError(f"the engine did not attach: {_said(head, self._early)}")
+        if status not in ([b"101"], [b"200"]):  # old engines answer 200
+            raise EngineError(f"the engine did not attach: {_refusal(head, self._early)}")
 
     async def send(self, data: bytes) -> None:
         """Write to standard input. Raises StreamBrokenError."""
@@ -170,23 +173,15 @@ class Attached:
             raise StreamBrokenError(str(problem)) from problem
 
     async def receive(self) -> list[tuple[Stream, bytes]]:
-        """Return what came on both outputs, maybe nothing. Raises StreamBrokenError at the end."""
+        """Return received pieces of both outputs, maybe none. Raises StreamBrokenError at the end."""
         data, self._early = self._early, b""
         try:
             data = data or bytes(await self._stream.receive_some(_READ_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
             raise StreamBrokenError(str(problem)) from problem
         if not data:
-            raise StreamBrokenError("the engine has closed the stream")
+            raise StreamBrokenError("the engine closed the stream")
         return self._demultiplexer.feed(data)
-
-    async def end_input(self) -> None:
-        """Close standard input, where the transport can (TLS cannot). Raises StreamBrokenError."""
-        if isinstance(self._stream, trio.SocketStream):
-            try:
-                await self._stream.send_eof()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
-                raise StreamBrokenError(str(problem)) from problem
 
     def close(self) -> None:
         """Close the connection at once."""
@@ -197,23 +192,23 @@ class Attached:
 
 @define(eq=False)
 class Engine:
-    """One engine. Each call has an SDK client of its own: one costs 0.1 ms, and none is shared between threads."""
+    """One engine. Each call has its own SDK client, which costs 0.1 ms, so that threads do not share one."""
 
     address: Address
     version: str = _LIBRARY_VERSION
-    """Of the API; `ping` finds the one that both sides speak."""
+    """The API version; `ping` negotiates it."""
     _threads: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(_THREADS), init=False)
 
     async def ping(self) -> Mapping[str, Any]:
-        """Return what the engine says of itself. Raises EngineAwayError."""
-        spoken = await self.call(lambda api: api.version(api_version=False)["ApiVersion"], seconds=PROBE_SECONDS)
-        self.version = min(str(spoken), _LIBRARY_VERSION, key=_numbers)
+        """Negotiate the API version; return the engine's information. Raises EngineAwayError."""
+        supported = await self.call(lambda api: api.version(api_version=False)["ApiVersion"], seconds=PROBE_SECONDS)
+        self.version = min(str(supported), _LIBRARY_VERSION, key=_numbers)
         return await self.call(lambda api: dict(api.info()), seconds=PROBE_SECONDS)
 
     async def call(self, what: Callable[[Api], T], *, seconds: float = CALL_SECONDS, abandon: bool = False) -> T:
-        """Return what the SDK returns. Raises EngineAwayError, NotThereError and EngineError.
+        """Return the result of `what`. Raises EngineAwayError, NotThereError and EngineError.
 
-        Cancelled, the request is waited for (at most `seconds` of silence), or with `abandon` left to its thread.
+        Cancelled, it waits for the request (at most `seconds` of silence), or with `abandon` leaves it to its thread.
         """
         return await trio.to_thread.run_sync(
             self._call, what, seconds, abandon_on_cancel=abandon, limiter=None if abandon else self._threads
@@ -221,8 +216,8 @@ class Engine:
 
     def _call(self, what: Callable[[Api], T], seconds: float) -> T:
         try:
-            import docker  # noqa: PLC0415  (an extra; it takes a tenth of a second)
-            import requests  # noqa: PLC0415  (what the SDK speaks with)
+            import docker  # noqa: PLC0415  (it takes 0.1 s)
+            import requests  # noqa: PLC0415  (the SDK's HTTP library)
             from docker.errors import APIError, DockerException, NotFound  # noqa: PLC0415
         except ImportError as problem:
             raise EngineAwayError(f"the docker library is not installed ({problem}); `pip install docker`") from problem
@@ -231,25 +226,25 @@ class Engine:
             self.address.knock()
             tls = docker.tls.TLSConfig(**_tls_arguments(folder)) if folder else False
             with docker.APIClient(self.address.base_url, self.version, timeout=math.ceil(seconds), tls=tls) as api:
-                # The address says whom to trust; REQUESTS_CA_BUNDLE and proxies are not meant for an engine.
+                # The address has the CA; REQUESTS_CA_BUNDLE and proxies are not meant for an engine.
                 api.trust_env = False
                 return what(api)
         except NotFound as problem:
-            raise NotThereError(_words(problem)) from problem
+            raise NotThereError(_engine_message(problem)) from problem
         except APIError as problem:
-            raise EngineError(_words(problem)) from problem
+            raise EngineError(_engine_message(problem)) from problem
         except (OSError, requests.RequestException, DockerException) as problem:
             raise EngineAwayError(self._away(problem)) from problem
 
     def _away(self, problem: BaseException) -> str:
         reason = _innermost(problem)
-        remedy = "start it, or set docker_host or DOCKER_HOST to where one listens"
+        remedy = "start one, or set docker_host or DOCKER_HOST to its address"
         if isinstance(reason, PermissionError):
-            remedy = "let this user use it (group docker), or set DOCKER_HOST to one that it may use"
+            remedy = "give this user access (group docker), or set DOCKER_HOST to an accessible engine"
         return f"no container engine answers at {self.address.shown} ({reason}); {remedy}"
 
     async def attach(self, container: str) -> Attached:
-        """Return the streams of a created container, which is started afterwards. Raises as `call` does."""
+        """Return the streams of a created container, before its start. Raises as `call` does."""
         path = f"/v{self.version}/containers/{container}/attach?stream=1&stdin=1&stdout=1&stderr=1"
         stream: trio.abc.Stream | None = None
         attached: Attached | None = None
@@ -265,7 +260,7 @@ class Engine:
                     raise EngineAwayError(self._away(problem)) from problem
                 raise
             return attached
-        raise EngineAwayError(f"the engine at {self.address.shown} does not attach within {CALL_SECONDS:g} s")
+        raise EngineAwayError(f"the engine at {self.address.shown} did not attach within {CALL_SECONDS:g} s")
 
     async def _connect(self) -> trio.abc.Stream:
         at = self.address
@@ -278,8 +273,8 @@ class Engine:
         return stream
 
 
-def _said(head: bytes, body: bytes) -> str:
-    """Return the message in a refusal, or its first line where there is none."""
+def _refusal(head: bytes, body: bytes) -> str:
+    """Return the message in a refusal, or its status line if it has no message."""
     try:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
@@ -300,13 +295,13 @@ def _tls_arguments(folder: Path) -> dict[str, Any]:
     return arguments
 
 
-def _words(problem: Any) -> str:
-    """Return what the engine itself said."""
+def _engine_message(problem: Any) -> str:
+    """Return the engine's own message."""
     return str(problem.explanation or problem)
 
 
 def _innermost(problem: BaseException) -> BaseException:
-    """Return the cause at the bottom of the library's wrappers: what the operating system said."""
+    """Return the innermost cause in the library's wrappers: the error of the operating system."""
     seen: BaseException = problem
     while True:
         inner = seen.__cause__ or seen.__context__ or next((a for a in seen.args if isinstance(a, BaseException)), None)

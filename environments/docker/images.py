@@ -1,4 +1,4 @@
-"""Images: pulled when they are not there, built from a base image and requirements, asked for their Python."""
+"""Images: pulled if missing, asked for their Python, and built from a base image and requirements."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from protocol.model import Stream
 
 REPOSITORY = "operato-runner"
 _LAYOUT = 1
-"""Raised when images built by an older runner must not be used any more."""
+"""Incremented to reject images built by older runners."""
 _PULL_SECONDS = 60.0
-"""How long a registry may say nothing."""
+"""How long a registry may be silent."""
 _COMMIT_SECONDS = 600.0
 _PYTHONS = ("python3", "python")
 _ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
@@ -53,16 +53,16 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 @frozen
 class Image:
-    """An image that can run the guest program. `id` names its content."""
+    """An image that can run the guest program. `id` identifies its content."""
 
     id: str
     python: str
-    """The name of the program."""
+    """The name of the interpreter."""
     version: str
     workdir: str
     built_seconds: float = 0.0
     key: str = ""
-    """Its key in the store, where it was built for requirements."""
+    """Its key in the store, if it was built for requirements."""
 
 
 @define
@@ -76,10 +76,10 @@ class Images:
     _pulling: dict[str, trio.Lock] = field(factory=dict, init=False)
 
     async def get(self, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
-        """Return an image, pulled and built where it is not there; `say` gets the lines of both.
+        """Return an image, pulled and built if it is missing; `say` gets the lines of both.
 
-        Raises RunnerError: `environment_failed` with the last words of whoever failed, `unavailable`.
-        Cancelled, no container is left; the engine may go on with a layer that it has begun to pull.
+        Raises RunnerError: `environment_failed` with the last lines of engine or pip, `unavailable`.
+        Cancelled, no container is left; the engine may continue to pull a layer.
         """
         began = time.perf_counter()
         found = await self._pull(name, say)
@@ -89,7 +89,7 @@ class Images:
         return evolve(image, built_seconds=time.perf_counter() - began)
 
     async def _pull(self, name: str, say: Callable[[str], None]) -> Mapping[str, Any]:
-        """Return what the engine knows of an image; pull it once when that is nothing."""
+        """Return the engine's description of an image; pull it if it is missing."""
         async with self._pulling.setdefault(name, trio.Lock()):
             for again in (True, False):
                 try:
@@ -111,7 +111,7 @@ class Images:
         return await self.programs.engine.call(lambda api: dict(api.inspect_image(image)))
 
     async def _ask(self, identity: str, name: str) -> Image:
-        """Return the image with what its Python says of itself. Raises `environment_failed` when there is none."""
+        """Return the image with the version of its Python. Raises `environment_failed` if it has no usable Python."""
         note = self.store.root / ".known" / identity.rpartition(":")[2]
         if note.exists():
             return Image(identity, **json.loads(note.read_text()))
@@ -127,7 +127,7 @@ class Images:
                 continue
             if code == 0 and version.count(".") == 2:
                 if [int(part) for part in version.split(".")[:2]] < [3, 8]:
-                    why = f"its Python is {version}, and 3.8 is the oldest that runs a worker"
+                    why = f"its Python is {version}; a worker needs 3.8 or later"
                     break
                 image = Image(identity, python, version, found.get("Config", {}).get("WorkingDir") or "/")
                 self._note(note, image)
@@ -138,14 +138,14 @@ class Images:
 
     @staticmethod
     def _note(path: Path, image: Image) -> None:
-        """Keep what was found out: it holds for the content of an image, wherever and whenever it is."""
+        """Record the result: it depends only on the content of the image."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps({"python": image.python, "version": image.version, "workdir": image.workdir}))
         temporary.rename(path)
 
     async def _built(self, base: Image, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
-        """Return the image with the requirements installed; built once for each content."""
+        """Return the image with the requirements installed, built once for each content."""
         key = image_key(base.id, requirements)
         tag = f"{REPOSITORY}:{key}"
         await self.store.uses.hold(key, say)
@@ -160,9 +160,9 @@ class Images:
         return evolve(base, id=found["Id"], key=key)
 
     async def rebuild(self, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
-        """Build the image of requirements anew; the tag moves to it, and what had it goes unless a container uses it.
+        """Build the image of requirements again; the tag moves to it, and the old one is removed unless it is in use.
 
-        Raises RunnerError `conflict` when the image is used, and what `get` raises; nothing has changed then.
+        Raises RunnerError `conflict` if a process uses the image, and as `get`; nothing has changed then.
         """
         base = await self._ask((await self._pull(name, say))["Id"], name)
         key = image_key(base.id, requirements)
@@ -178,7 +178,7 @@ class Images:
         return evolve(base, id=found["Id"], key=key)
 
     async def known(self, name: str, requirements: Sequence[str]) -> Known:
-        """Return the key of the image of requirements, as far as the image that it is built from is there."""
+        """Return the key of the image of requirements if its base image is pulled."""
         if not requirements:
             return Known(None, f"it uses the image {name} as it is")
         found = await self._found(name)
@@ -187,13 +187,13 @@ class Images:
         return Known(image_key(found["Id"], requirements))
 
     async def stored(self) -> list[Stored]:
-        """Return the images that were built for the modules of this data directory, by key."""
+        """Return the images built for modules of this data directory, by key."""
         images = await self.programs.engine.call(lambda api: list(api.images(name=REPOSITORY)))
         found = []
         for image in images:
             for tag in image.get("RepoTags") or ():
                 key = tag.rpartition(":")[2]
-                if self.store.path(key).is_dir():  # others were built from another data directory
+                if self.store.path(key).is_dir():  # others belong to another data directory
                     stored = self.store.describe(key, int(image.get("Size") or 0))
                     built = float(image.get("Created") or 0)
                     used = max(stored.used_at, built)
@@ -201,7 +201,7 @@ class Images:
         return sorted(found, key=lambda stored: stored.key)
 
     async def remove(self, key: str) -> bool:
-        """Remove an image that was built here, unless a process serves it or a container uses it."""
+        """Remove a built image unless a process or a container uses it."""
         tag = f"{REPOSITORY}:{key}"
         with self.store.uses.alone(key) as alone:
             if not alone:
@@ -212,7 +212,7 @@ class Images:
                 raise
             except NotThereError:
                 pass
-            except EngineError:  # it says which container uses it
+            except EngineError:  # a container uses it
                 return False
         return await self.store.remove(key)
 
@@ -258,7 +258,7 @@ class Images:
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
     def _pip_environ(self) -> dict[str, str]:
-        """Return where pip inside a container finds packages. It goes in on standard input, and into no layer."""
+        """Return the index variables of pip in a container. They are sent on standard input, and are in no layer."""
         given = {name.upper(): value for name, value in self.installer_environ.items()}
         environ = {name: given[name] for name in (*_FOR_PIP, *_PROXIES) if name in given}
         index = given.get("UV_DEFAULT_INDEX") or given.get("UV_INDEX_URL")
@@ -269,7 +269,7 @@ class Images:
 
 
 def image_key(base: str, requirements: Sequence[str]) -> str:
-    """Return the tag of what requirements make of an image: equal content has an equal tag."""
+    """Return the tag of an image with requirements installed: equal content has an equal tag."""
     content = json.dumps([_LAYOUT, base, [line.strip() for line in requirements]])
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 

@@ -1,4 +1,4 @@
-"""What an engine says while it pulls and builds, as lines."""
+"""The progress of pulls and builds, as lines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MAX_TEXT = 1 << 20
 
 
 class Lines:
-    """Cuts bytes into lines."""
+    """Splits bytes into lines."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
-        """Say the lines that are whole now."""
+        """Pass the complete lines on."""
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[-MAX_TEXT:]
         for line in lines:
@@ -31,15 +31,15 @@ class Lines:
 
 @define
 class Progress:
-    """Follows the pull of an image, in a thread; says at most one line a second of what is on its way."""
+    """Follows the pull of an image, in a thread; reports downloads at most once a second."""
 
     name: str
     say: Callable[[str], None]
     _layers: dict[str, tuple[int, int]] = field(factory=dict, init=False)
-    _said: float = field(default=0.0, init=False)
+    _reported: float = field(default=0.0, init=False)
 
     def follow(self, api: Api) -> None:
-        """Pull the image. Raises EngineError with what the engine says went wrong."""
+        """Pull the image. Raises EngineError with the engine's message."""
         for event in api.pull(self.name, stream=True, decode=True):
             if "error" in event:
                 raise EngineError(str(event["error"]))
@@ -50,13 +50,13 @@ class Progress:
         if layer and event.get("status") == "Downloading":
             self._layers[layer] = (int(detail.get("current") or 0), int(detail.get("total") or 0))
             now = time.monotonic()
-            if now - self._said < 1.0:
+            if now - self._reported < 1.0:
                 return
-            self._said = now
+            self._reported = now
             done, total = (sum(pair[at] for pair in self._layers.values()) / 1e6 for at in (0, 1))
-            self._tell(f"pulling {self.name}: {done:.1f} of {total:.1f} MB")
+            self._send(f"pulling {self.name}: {done:.1f} of {total:.1f} MB")
         elif not detail:
-            self._tell(" ".join(str(event[key]) for key in ("id", "status") if event.get(key)))
+            self._send(" ".join(str(event[key]) for key in ("id", "status") if event.get(key)))
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         trio.from_thread.run_sync(self.say, line)

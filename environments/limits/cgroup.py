@@ -1,15 +1,15 @@
-"""Control groups of version 2: making room for groups of workers in a group that was delegated to the runner.
+"""Control groups of version 2: preparing a group that was delegated to the runner for groups of workers.
 
-A group that has processes may not give controllers to groups below it (the rule of no internal processes). So the
-runner moves itself into a leaf of its own first:
+A group with processes cannot enable controllers for groups below it (the rule of no internal processes). So the runner
+first moves itself into a leaf of its own:
 
     DELEGATED/                      the group in which the runner was started
         operato-4711-runner/        the runner, and workers without limits
         operato-4711-1/             a worker
 
-The kernel's root group is never touched, nor a group that somebody else looks after: one counts as delegated when the
-service manager has marked it (`Delegate=yes`), when it belongs to the user that the runner runs as, or when it is the
-root of a control group namespace (a container with a writable cgroup2).
+The kernel's root group and groups managed by others are never changed. A group counts as delegated if the service
+manager marked it (`Delegate=yes`), if it belongs to the runner's user, or if it is the root of a control group
+namespace (a container with a writable cgroup2).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Files:
         return path.exists()
 
     def read(self, path: Path) -> str:
-        """Return what a control file says."""
+        """Return the text of a control file."""
         return path.read_text()
 
     def write(self, path: Path, text: str) -> None:
@@ -46,7 +46,7 @@ class Files:
         path.write_text(text)
 
     def make(self, group: Path) -> None:
-        """Make a group; one that exists is fine."""
+        """Create a group unless it exists."""
         group.mkdir(exist_ok=True)
 
     def remove(self, group: Path) -> None:
@@ -58,7 +58,7 @@ class Files:
         return [path for path in group.iterdir() if path.is_dir()]
 
     def delegated(self, group: Path) -> bool:
-        """Return whether a group was given to this process by whoever manages groups."""
+        """Return whether the manager of control groups gave this group to this process."""
         if os.geteuid() != 0:
             return group.stat().st_uid == os.geteuid()
         for mark in _MARKS:
@@ -70,7 +70,7 @@ class Files:
 
 @define(eq=False)
 class Delegation:
-    """A group of version 2 in which this process may make groups with `controllers`. `close` puts all back."""
+    """A group of version 2 in which this process may create groups with `controllers`. `close` undoes everything."""
 
     group: Path
     controllers: frozenset[str]
@@ -81,9 +81,9 @@ class Delegation:
 
     @classmethod
     def open(cls, mount: Path, own: str, name: str, pid: int, files: Files | None = None) -> Delegation | None:
-        """Return what the group `own` (a path below `mount`) offers; None when it may not be used, or offers nothing.
+        """Return the delegation of the group `own`, a path below `mount`; None if not delegated or without controllers.
 
-        `name` begins the names of all groups that are made. Whatever fails is undone.
+        All created groups have `name` as prefix. A failed step is undone.
         """
         files = files or Files()
         group = mount / own.lstrip("/")
@@ -101,7 +101,7 @@ class Delegation:
         return opened if offered else None
 
     def _enable(self, wanted: list[str], name: str) -> None:
-        """Give the controllers to groups below. Raises OSError; everything is as before then."""
+        """Enable the controllers for groups below. Raises OSError; everything is undone then."""
         given = self._files.read(self.group / "cgroup.subtree_control").split()
         missing = [controller for controller in wanted if controller not in given]
         try:
@@ -125,7 +125,7 @@ class Delegation:
         self._files.write(self._leaf / "cgroup.procs", str(self._pid))
 
     def close(self) -> None:
-        """Take the controllers back, return to the group and remove the leaf, as far as that is possible."""
+        """Disable the controllers, move back into the group and remove the leaf, as far as possible."""
         steps: list[Callable[[], None]] = []
         if self._enabled:
             taken = " ".join(f"-{controller}" for controller in self._enabled)
@@ -136,21 +136,21 @@ class Delegation:
         for step in steps:
             try:
                 step()
-            except OSError as problem:  # a worker that the kernel does not let go; the group's owner removes the rest
+            except OSError as problem:  # an unkillable worker; the group's owner removes the rest
                 log.debug("a control group is left", group=str(self.group), why=str(problem))
         self._enabled, self._leaf = [], None
 
 
 def _may_use(files: Files, group: Path, own: str) -> bool:
-    """Return whether a group is one for us to arrange."""
-    # The kernel's own root has no type; the root of a namespace is a group like any other.
+    """Return whether the runner may change a group."""
+    # Only the kernel's root group has no `cgroup.type`; the root of a namespace has one.
     if not files.exists(group / "cgroup.type") or files.read(group / "cgroup.type").strip() != "domain":
         return False
     return own.strip("/") == "" or files.delegated(group)
 
 
 def _remove_left_over(files: Files, group: Path) -> None:
-    """Remove the groups of runners that were killed. Those with processes stay."""
+    """Remove empty groups of killed runners."""
     for path in files.below(group):
         found = _OURS.fullmatch(path.name)
         if found and not Path("/proc", found["pid"]).exists():

@@ -1,16 +1,15 @@
-"""Memory, CPU and process limits of a worker, enforced from outside its interpreter, by what this machine has.
+"""Memory, CPU and process limits of a worker, enforced from outside its interpreter.
 
-Control groups where one may be written (version 2 where a group was delegated, or version 1), else the runner watches
-the tree: resident memory and the number of processes are sampled, and CPUs are given by affinity.
+Writable control groups are used (a delegated group of version 2, or version 1). Without them the runner watches the
+tree: it samples resident memory and the number of processes, and limits CPUs by affinity.
 
-Passing `processes` looks different on either way, because the kernel refuses and a watcher can only end:
+The two ways enforce `processes` differently, because the kernel refuses a fork while a watcher can only kill:
 
-- In a control group the fork (or the thread: the kernel counts both) that would be one too many fails inside the
-  handler with EAGAIN. Python raises BlockingIOError, or RuntimeError for a thread. The handler may go on; what it does
-  not catch is its `handler_error`. With `isolation: fork`, and no room for the fork of the call itself, it is
-  `worker_crashed`.
-- Watched, all processes below the worker are counted every 0.1 s, threads are not. When there are more, the worker and
-  its tree are killed: `worker_crashed`, whose message names the field.
+- In a control group, a fork (or thread: the kernel counts both) over the limit fails inside the handler with EAGAIN.
+  Python raises BlockingIOError, or RuntimeError for a thread. The handler may continue; an uncaught exception is a
+  `handler_error`. With `isolation: fork`, if the fork of the call itself is refused, it is `worker_crashed`.
+- Watched, all processes below the worker are counted every 0.1 s, threads are not. Over the limit, the worker and its
+  tree are killed: `worker_crashed`, with the field in the message.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ WATCH_SECONDS = 0.1
 
 @frozen
 class Limits:
-    """What one worker and everything that it starts may use together; None is without a limit."""
+    """Limits for a worker with all processes that it starts; None means no limit."""
 
     memory_bytes: int | None = None
     cpus: float | None = None
@@ -45,7 +44,7 @@ class Limits:
 
 @frozen
 class Enforcement:
-    """How each limit is held on this machine: `cgroup-v2`, `cgroup-v1`, `watched`, `affinity` or `none`."""
+    """How this machine enforces each limit: `cgroup-v2`, `cgroup-v1`, `watched`, `affinity` or `none`."""
 
     memory: str
     cpus: str
@@ -53,20 +52,20 @@ class Enforcement:
 
 
 class Hold(Protocol):
-    """The limits of one worker in force."""
+    """The enforced limits of one worker."""
 
     def exceeded(self) -> str | None:
-        """Return which limit was passed, as a sentence for the author, or None. Cheap enough to be polled."""
+        """Return which limit was exceeded, as a sentence for the author, or None. Cheap enough for polling."""
 
     def watched(self) -> bool:
-        """Return whether somebody has to poll `exceeded` and end the worker."""
+        """Return whether the caller must poll `exceeded` and end the worker."""
 
     def release(self) -> None:
-        """Give back what was taken; the processes have ended."""
+        """Release the resources; the processes have ended."""
 
 
 def _own_groups() -> dict[str, str]:
-    """Return controller -> path of the group this process is in; the key of version 2 is the empty string."""
+    """Return controller -> path of this process's group; version 2 has the empty string as key."""
     found = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -77,7 +76,7 @@ def _own_groups() -> dict[str, str]:
 
 
 def _mounts() -> dict[str, Path]:
-    """Return controller -> mount point of its version 1 hierarchy, and version 2 under the empty string."""
+    """Return controller -> mount point of its version 1 hierarchy; version 2 has the empty string as key."""
     found = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mounts").read_text().splitlines():
@@ -91,10 +90,10 @@ def _mounts() -> dict[str, Path]:
 
 
 class LimitKeeper:
-    """Knows what this machine can enforce, and puts workers under their limits. `enforcement` is what doctor shows.
+    """Probes what this machine can enforce (`enforcement`), and puts workers under their limits.
 
-    Where a control group of version 2 was delegated, making this moves the process into a leaf of it; `close` moves it
-    back. `groups` and `mounts` are those of this process: controller to path, version 2 under the empty string.
+    With a delegated control group of version 2, creating a keeper moves this process into a leaf of the group; `close`
+    moves it back. `groups` and `mounts` default to those of this process, as `_own_groups` and `_mounts` return them.
     """
 
     def __init__(
@@ -121,7 +120,7 @@ class LimitKeeper:
         )
 
     def close(self) -> None:
-        """Put back what was arranged for control groups; the workers have ended."""
+        """Undo the changes to control groups; the workers have ended."""
         if self._delegation is not None:
             self._delegation.close()
 
@@ -134,7 +133,7 @@ class LimitKeeper:
         return self._delegation is not None and controller in self._delegation.controllers
 
     def _probe(self, groups: Mapping[str, str], mounts: Mapping[str, Path]) -> dict[str, Path]:
-        """Return controller -> group in which this process may make groups that have that controller."""
+        """Return controller -> group in which this process may create groups with that controller."""
         usable: dict[str, Path] = {}
         for controller in CONTROLLERS:
             if self._delegation is not None and self._by_delegation(controller):
@@ -157,9 +156,9 @@ class LimitKeeper:
         return True
 
     def apply(self, pid: int, limits: Limits) -> Hold:
-        """Put a process, and what it will start, under limits. May block for milliseconds: call it in a thread.
+        """Put a process, and all that it will start, under limits. May block for milliseconds: call it in a thread.
 
-        Raises OSError when a group that the probe found usable cannot be made.
+        Raises OSError if a group cannot be created although the probe succeeded.
         """
         self._count += 1
         groups: dict[Path, None] = {}
@@ -214,7 +213,7 @@ class LimitKeeper:
         group = self._group(groups, "pids", name)
         if group is None:
             return False
-        # The kernel counts threads too; the worker's own process is not the author's.
+        # The worker's own process is not counted for the author.
         (group / "pids.max").write_text(str(count + 1))
         return True
 
@@ -238,7 +237,7 @@ def memory_exceeded(limit: int) -> str:
 
 
 def _write_if_there(path: Path, text: str) -> None:
-    """Write a control file that not every kernel has."""
+    """Write a control file if this kernel has it."""
     with contextlib.suppress(OSError):
         if path.exists():
             path.write_text(text)
@@ -261,7 +260,9 @@ class _Held:
         if memory is not None and (self._group_killed() or (self.watch_memory and self._resident() > memory)):
             return memory_exceeded(memory)
         if self.watch_processes and len(proc.descendants(self.pid)) > (self.limits.processes or 0):
-            return f"the execution started more than {self.limits.processes} processes; its limit is `processes`"
+            return (
+                f"the execution started more than {self.limits.processes} processes; the limit is the field `processes`"
+            )
         return None
 
     def _group_killed(self) -> bool:

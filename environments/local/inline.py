@@ -1,4 +1,4 @@
-"""The `inline` kind: isolated workers of the runner's own interpreter, with its standard library and nothing else."""
+"""The `inline` kind: workers of the runner's own interpreter with only its standard library. Also starts guests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from protocol.model import Kind
 
 @define
 class Launcher:
-    """Starts the guest program under any interpreter. `environ` is all that user code inherits."""
+    """Starts the guest program under any interpreter. User code inherits only `environ`."""
 
     table: ProcessTable
     guest_dir: Path
@@ -28,7 +28,7 @@ class Launcher:
 
     @classmethod
     def install(cls, table: ProcessTable, data_dir: Path, environ: Mapping[str, str]) -> Launcher:
-        """Put the guest program where interpreters can keep its bytecode: under the data directory, by content."""
+        """Copy the guest program to the data directory, by content, so that interpreters can cache its bytecode."""
         source = files("protocol").joinpath("guest.py").read_bytes()
         folder = data_dir.absolute() / "guest" / hashlib.sha256(source).hexdigest()[:16]
         target = folder / "guest.py"
@@ -42,7 +42,7 @@ class Launcher:
     def argv(self, python: str, *flags: str) -> tuple[str, ...]:
         """Return the command that starts a guest, without the descriptors.
 
-        `-I` keeps PYTHON* variables and the working directory out of it.
+        `-I` ignores PYTHON* variables and the working directory.
         """
         boot = f"import sys;sys.path.insert(0,{str(self.guest_dir)!r});import guest;del sys.path[0];guest.main()"
         return (python, "-I", *flags, "-X", "utf8", "-c", boot)
@@ -54,25 +54,25 @@ class Launcher:
 
 @define
 class InlineEnvironment:
-    """The runner's own interpreter. Without site-packages, so that a module sees the same however the runner came."""
+    """The runner's own interpreter, without site-packages, so that modules do not depend on how it was installed."""
 
     launcher: Launcher
     kind: Kind = field(default=Kind.INLINE, init=False)
 
     async def probe(self) -> Availability:
-        """Return that it is there: it is what runs this."""
+        """Return that it is available: it runs this code."""
         return Availability(available=True, detail={"python": sys.version.split()[0], "executable": sys.executable})
 
     async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:  # noqa: ARG002
-        """Return the one environment of this kind; there is nothing to build."""
+        """Return the only environment of this kind, which is never built."""
         return Prepared("inline", self.launcher.argv(sys.executable, "-S"), self.launcher.environ)
 
     async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
-        """Do nothing: there is nothing to resolve."""
+        """Do nothing: inline modules have no requirements."""
 
     def launch(self, prepared: Prepared) -> Guest:
         """Start a guest that waits for its `hello`."""
         return self.launcher.launch(prepared)
 
     def keep(self, keys: Collection[str]) -> None:
-        """Do nothing: there is nothing that could be removed."""
+        """Do nothing: nothing is built or removed."""

@@ -1,9 +1,9 @@
-"""`isolation: none`: a handler in the runner's own process, for the operator's file only. No wall, no kill, no capture.
+"""`isolation: none`: handlers in the runner's own process, for the operator's file only; unisolated and never killed.
 
-A handler runs in a thread; what it awaits runs on an asyncio loop that all calls of the module share, in one more
-thread. On a timeout, or when the caller goes away, an `async` handler is cancelled and a generator is closed at its
-next item. Any other one cannot be ended: its thread goes on, and holds one of the module's `concurrency` places until
-it returns. What it prints goes where the runner prints.
+A handler runs in a thread; its coroutines run on one asyncio loop for all calls of the module, in another thread. On a
+timeout, or when the caller goes away, an `async` handler is cancelled and a generator is closed at its next item. Any
+other handler cannot be ended: its thread continues, and occupies one of the module's `concurrency` places until it
+returns. Its output is not captured: it appears in the runner's own output.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError
 
 MAX_MODULES = 256
-"""Loaded modules; the one that was called longest ago is forgotten for another."""
+"""Loaded modules; beyond that, the least recently called one is unloaded."""
 _MAX_TEXT = 4096
 _MAX_TRACEBACK = 65536
 _BETWEEN = (__file__, str(Path(asyncio.__file__).parent))
-"""Files between the runner's frames and those of the handler."""
+"""Files whose frames are between those of the runner and those of the handler."""
 
 OnEvent: TypeAlias = Callable[[messages.Item | messages.Progress], None]
 
@@ -44,16 +44,16 @@ log = structlog.get_logger("inprocess")
 
 
 class LoadError(Exception):
-    """The module has no handler that could be called; the message says what is wanted."""
+    """The module has no callable handler; the message has the remedy."""
 
 
 class _StoppedError(BaseException):
-    """The caller has its answer: what a generator would still yield is for nobody."""
+    """The caller has its answer: further items of a generator are not needed."""
 
 
 @define(eq=False)
 class _Call:
-    """One call, seen from its thread and from the caller's task."""
+    """One call, shared by its thread and the caller's task."""
 
     execution_id: str
     attempt: int
@@ -69,13 +69,13 @@ class _Call:
         self.deadline = time.time() + self.seconds
 
     def stop(self) -> None:
-        """Cancel what is awaited; a generator ends at its next item."""
+        """Cancel the running coroutine; a generator ends at its next item."""
         self.stopped = True
         if self.awaited is not None:
             self.awaited.cancel()
 
     def say(self, message: messages.Item | messages.Progress) -> None:
-        """Tell the caller's task; returns when it has heard, so that nothing piles up."""
+        """Pass a message to the caller's task; return when it is handled, so that messages do not queue up."""
         if self.on_event is None or self.stopped:
             return
         try:
@@ -92,7 +92,7 @@ class _Call:
 
 
 class Context:
-    """What a handler may ask about the execution that it is part of: its second parameter."""
+    """The second parameter of a handler: information about its execution."""
 
     def __init__(self, call: _Call) -> None:
         self._call = call
@@ -102,19 +102,50 @@ class Context:
 
     @property
     def remaining(self) -> float:
-        """Seconds until the caller is answered that time is up."""
+        """Seconds until the timeout."""
         return max(0.0, self.deadline - time.time())
 
     def progress(self, done: float | None = None, total: float | None = None, text: str = "") -> None:
-        """Tell those who watch how far this is."""
+        """Report progress to the watchers of the execution."""
         done = None if done is None else float(done)
         total = None if total is None else float(total)
         self._call.say(messages.Progress(self.execution_id, done, total, _clean(str(text)[:_MAX_TEXT])))
 
 
 @define(eq=False)
+class _Loop:
+    """An asyncio loop for a thread of its own. It survives `sys.exit` in a task, and ends only by `close`."""
+
+    # Created directly: the policy may be that of a library that runs asyncio on the Trio loop.
+    loop: asyncio.AbstractEventLoop = field(factory=asyncio.SelectorEventLoop, init=False)
+    _closing: bool = field(default=False, init=False)
+
+    def run(self) -> None:
+        """Run the loop until `close`; then cancel its tasks and close it."""
+        asyncio.set_event_loop(self.loop)
+        while not self._closing:  # a task that exits in the iteration of the stop would undo the stop
+            self._survive(self.loop.run_forever)
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self._survive(lambda: self.loop.run_until_complete(self.loop.shutdown_asyncgens()))
+        self.loop.close()
+
+    @staticmethod
+    def _survive(run: Callable[[], object]) -> None:
+        try:
+            run()
+        except BaseException:  # (asyncio lets SystemExit and KeyboardInterrupt of a task out)
+            log.warning("a task of an in-process module tried to exit", exc_info=True)
+
+    def close(self) -> None:
+        """End the loop; may be called in any thread."""
+        self._closing = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+
+@define(eq=False)
 class _Module:
-    """One loaded module. `load` and `run` are called in threads, any number at a time."""
+    """One module, loaded at its first call. `run` is called in threads, any number at a time."""
 
     name: str
     entry: Path
@@ -125,7 +156,7 @@ class _Module:
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
     _failure: Failure | None = field(default=None, init=False)
     _failed_at: float = field(default=0.0, init=False)
-    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False)
+    _loop: _Loop | None = field(default=None, init=False)
     _loop_lock: threading.Lock = field(factory=threading.Lock, init=False)
 
     def run(self, call: _Call, data: bytes, max_bytes: int | None) -> bytes:
@@ -133,25 +164,25 @@ class _Module:
         handler = self._loaded(call)
         try:
             value = json.loads(data)
-        except (ValueError, RecursionError) as problem:  # good JSON that this Python does not read
+        except (ValueError, RecursionError) as problem:  # valid JSON that this Python cannot read
             raise RunnerError(Failure(ErrorKind.BAD_INPUT, str(problem), field="$")) from None
         try:
             result = handler(value, Context(call)) if self._with_context else handler(value)
             return encode_value(self._collected(result, call, max_bytes), limit=max_bytes)
         except UnsayableError as problem:
             raise RunnerError(Failure(ErrorKind.BAD_OUTPUT, str(problem), field=problem.path)) from None
-        except BaseException as problem:  # noqa: BLE001  (sys.exit is the handler's failure too)
+        except BaseException as problem:  # noqa: BLE001  (sys.exit is a failure of the handler too)
             kind = ErrorKind.OUT_OF_MEMORY if isinstance(problem, MemoryError) else ErrorKind.HANDLER_ERROR
             raise RunnerError(_failure(kind, problem)) from None
 
     def close(self) -> None:
-        """End the loop of the module and forget its code."""
+        """End the module's loop and unload its code."""
         sys.modules.pop(self.name, None)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.close()
 
     def _loaded(self, call: _Call) -> Callable[..., Any]:
-        """Return the handler; of several first calls one loads, and the others get its handler or its failure."""
+        """Return the handler; one of several first calls loads it, and the others share the handler or the failure."""
         with self._lock:
             if self._handler is None:
                 if self._failure is not None and call.arrived < self._failed_at:
@@ -159,7 +190,7 @@ class _Module:
                 try:
                     handler = self._import(call)
                     self._with_context, self._handler = _wants_context(handler), handler
-                except BaseException as problem:  # noqa: BLE001  (whatever the module does when imported is data)
+                except BaseException as problem:  # noqa: BLE001  (any exception of the import is data)
                     self._failure, self._failed_at = _failure(ErrorKind.LOAD_FAILED, problem), time.monotonic()
                     raise RunnerError(self._failure) from None
             return self._handler
@@ -185,7 +216,7 @@ class _Module:
         return found  # type: ignore[no-any-return]
 
     def _collected(self, result: Any, call: _Call, max_bytes: int | None) -> Any:
-        """Return the value of a handler; the items of a generator are told as they come and collected."""
+        """Return the value of a handler; items of a generator are sent as they come, and collected."""
         if inspect.isawaitable(result):
             result = self._wait(result, call)
         collected: list[Any] = []
@@ -210,7 +241,7 @@ class _Module:
         return collected
 
     def _wait(self, awaitable: Awaitable[Any], call: _Call) -> Any:
-        """Return what an awaitable comes to on the module's loop; raise what it raises."""
+        """Run an awaitable on the module's loop; return its result or raise its exception."""
         call.awaited = asyncio.run_coroutine_threadsafe(_outcome(awaitable), self._running_loop())
         if call.stopped:  # between the handler's return and now
             call.awaited.cancel()
@@ -227,15 +258,14 @@ class _Module:
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._loop_lock:
             if self._loop is None:
-                # Made by hand: the policy may be that of a library which runs asyncio on the Trio loop.
-                self._loop = asyncio.SelectorEventLoop()
-                threading.Thread(target=_run_loop, args=(self._loop,), name=f"loop {self.name}", daemon=True).start()
-            return self._loop
+                self._loop = _Loop()
+                threading.Thread(target=self._loop.run, name=f"loop {self.name}", daemon=True).start()
+            return self._loop.loop
 
 
 @define(eq=False)
 class InProcess:
-    """The loaded modules, by digest. `close` ends their loops; handlers that still run are left."""
+    """The loaded modules, by digest. `close` ends their loops; handlers that still run continue."""
 
     _modules: OrderedDict[str, _Module] = field(factory=OrderedDict, init=False)
 
@@ -257,7 +287,7 @@ class InProcess:
 
         `on_event` is called in this task's loop with items and progress. Raises RunnerError: `load_failed`,
         `handler_error`, `out_of_memory`, `bad_input`, `bad_output` or `timeout`. Cancelled, the handler is stopped as
-        far as that can be done, and its thread is left.
+        far as possible, and its thread is abandoned.
         """
         module = self._module(digest, entry, function, concurrency)
         call = _Call(execution_id, attempt, seconds, on_event)
@@ -269,12 +299,12 @@ class InProcess:
             awaiting = call.awaited is not None
         finally:
             call.stop()
-        left = "its task was cancelled" if awaiting else "its thread goes on (isolation: none)"
+        left = "its task was cancelled" if awaiting else "its thread continues (isolation: none)"
         text = f"the handler did not end within {seconds:g} s; {left}"
         raise RunnerError(Failure(ErrorKind.TIMEOUT, text, field="timeout"))
 
     def close(self) -> None:
-        """Forget all modules."""
+        """Unload all modules."""
         while self._modules:
             self._modules.popitem()[1].close()
 
@@ -292,26 +322,11 @@ class InProcess:
         return found
 
 
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Run a loop until it is stopped; `sys.exit` in a task of user code does not end it for the others."""
-    asyncio.set_event_loop(loop)
-    while True:
-        try:
-            loop.run_forever()
-            break
-        except BaseException:  # (asyncio lets SystemExit and KeyboardInterrupt of a task out)
-            log.warning("a task of an in-process module tried to exit", exc_info=True)
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
-
-
 async def _outcome(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-    """Return what comes of an awaitable. As a value, since some exceptions would end the loop."""
+    """Return result and exception of an awaitable: some exceptions would end the loop if raised."""
     try:
         return await awaitable, None
-    except BaseException as problem:  # noqa: BLE001  (raised again in the thread of the call)
+    except BaseException as problem:  # noqa: BLE001  (raised in the thread of the call)
         return None, problem
 
 
@@ -324,10 +339,10 @@ async def _drain(generator: AsyncIterator[Any], item: Callable[[Any], None]) -> 
 
 
 def _wants_context(handler: Callable[..., Any]) -> bool:
-    """Return whether the handler has a second parameter to be filled: one without default, or named `context`."""
+    """Return whether the handler takes a context: its second parameter has no default, or is named `context`."""
     try:
         signature = inspect.signature(handler)
-    except (TypeError, ValueError):  # builtins do not always say
+    except (TypeError, ValueError):  # some builtins have no signature
         return False
     named = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     for arguments in ((None, None), (None,)):
@@ -348,11 +363,11 @@ def _wants_context(handler: Callable[..., Any]) -> bool:
 
 
 def _failure(kind: ErrorKind, problem: BaseException) -> Failure:
-    """Return an exception of user code as data, whatever it does when it is looked at."""
+    """Return an exception of user code as a failure, even if its `__str__` raises."""
     try:
         message = str(problem)
     except BaseException as broken:  # noqa: BLE001  (user code may raise in __str__)
-        message = f"<its message could not be made: {type(broken).__name__}>"
+        message = f"<no message: __str__ raised {type(broken).__name__}>"
     if isinstance(problem, SystemExit):
         message = f"the handler called sys.exit({message})"
     try:
@@ -364,7 +379,7 @@ def _failure(kind: ErrorKind, problem: BaseException) -> Failure:
             if isinstance(problem, LoadError)
             else "".join(traceback.format_exception(type(problem), problem, frames))
         )
-    except BaseException:  # noqa: BLE001  (the same again)
+    except BaseException:  # noqa: BLE001  (user code may raise here too)
         text = ""
     if len(text) > _MAX_TRACEBACK:
         text = text[: _MAX_TRACEBACK // 2] + "\n...\n" + text[-_MAX_TRACEBACK // 2 :]

@@ -1,8 +1,8 @@
-"""Processes that run user code: how one is started, spoken to, and ended with proof. The only importer of subprocess.
+"""Processes that run user code: started, and ended with proof. The only importer of subprocess.
 
-Every guest leads its own session and is the subreaper of whatever its user code starts, so that the whole tree,
-double forks and setsid children included, is found below it. The runner is the subreaper above: what a dead guest
-leaves behind becomes a child of the runner that the runner did not start, and is ended by the sweep.
+Every guest leads its own session and is the subreaper of the processes that its user code starts: the whole tree,
+double forks and setsid children included, stays below it. The runner is the subreaper above: processes of a dead guest
+become children of the runner that it did not start, and the sweep kills them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import structlog
 import trio
 
 from environments import proc
-from environments.local.local import ProcessGuest
+from environments.local.guest import ProcessGuest
 
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 10.0
@@ -31,7 +31,7 @@ log = structlog.get_logger("process")
 
 
 class ProcessTable:
-    """All processes that this runner started, and the way to be sure that nothing else is left of them."""
+    """All processes that this runner started; ending one also ends everything that it left."""
 
     def __init__(self, work_dir: Path) -> None:
         self._work_dir = work_dir
@@ -42,8 +42,8 @@ class ProcessTable:
     def spawn(self, argv: Sequence[str], environ: Mapping[str, str]) -> ProcessGuest:
         """Start a guest. Synchronous on purpose: Popen on the main thread takes 0.4 ms.
 
-        `argv` gets the numbers of the frame and lifeline descriptors appended. The guest has a directory of its own
-        as HOME, TMPDIR and working directory. Raises OSError when it cannot be started; nothing is left open then.
+        The numbers of the frame and lifeline descriptors are appended to `argv`. The guest has a directory of its own
+        as HOME, TMPDIR and working directory. Raises OSError if it cannot be started; nothing is left open then.
         """
         self._count += 1
         workdir = self._work_dir / f"{os.getpid()}-{self._count}"
@@ -86,26 +86,26 @@ class ProcessTable:
         return started
 
     async def end(self, guest: ProcessGuest) -> tuple[str, ...]:
-        """Kill a guest and its whole tree; return `pid name` of what user code had started.
+        """Kill a guest and its whole tree; return `pid name` of each process that user code had started.
 
         Returns when all are gone. Not cancellable: an execution has ended only when its processes are gone.
         """
         with trio.CancelScope(shield=True):
-            # Stopped first, so that nothing is forked between looking and killing.
+            # Stopped first, so that it cannot fork between the search and the kill.
             guest.signal_nowait(signal.SIGSTOP)
             killed = await self._kill(lambda: proc.descendants(guest.pid) if guest.exit_code is None else ())
             guest.signal_group_nowait(signal.SIGKILL)
             with trio.move_on_after(_KILL_SECONDS) as late:
                 await guest.wait_ended()
             if late.cancelled_caught:
-                log.error("a worker does not end although it was killed", pid=guest.pid)
+                log.error("a killed worker does not end", pid=guest.pid)
             else:
                 self._known.discard(guest.pid)
             killed += await self.sweep()
         return killed
 
     async def end_children(self, guest: ProcessGuest, keep: frozenset[int]) -> tuple[str, ...]:
-        """Kill what an execution left below a guest that lives on, except `keep` and what is below those.
+        """Kill the processes that an execution left below a guest, except `keep` and everything below them.
 
         Returns `pid name` of each when all are gone. Not cancellable.
         """
@@ -121,9 +121,9 @@ class ProcessTable:
         return killed
 
     async def sweep(self) -> tuple[str, ...]:
-        """Kill every child of the runner that it did not start: what dead guests left. Return `pid name` of each."""
+        """Kill every child of the runner that it did not start, left by dead guests. Return `pid name` of each."""
         me = os.getpid()
-        # Guests lead sessions of their own; what shares the runner's was started in its process, by a trusted handler.
+        # Guests lead their own sessions; processes in the runner's session come from trusted in-process handlers.
         session = os.getsid(0)
 
         def orphans() -> list[int]:
@@ -137,7 +137,7 @@ class ProcessTable:
         return killed
 
     async def _kill(self, find: Callable[[], Iterable[int]]) -> tuple[str, ...]:
-        """Kill what `find` returns, again until it finds nothing alive."""
+        """Kill what `find` returns, again until nothing that it finds is alive."""
         killed: dict[int, str] = {}
         deadline = trio.current_time() + _KILL_SECONDS
         me = os.getpid()
@@ -150,7 +150,7 @@ class ProcessTable:
             if not living:
                 return tuple(f"{pid} {name}" for pid, name in killed.items())
             if trio.current_time() > deadline:
-                log.error("processes do not end although they were killed", pids=living)
+                log.error("killed processes do not end", pids=living)
                 return tuple(f"{pid} {name}" for pid, name in killed.items())
             for pid in living:
                 killed.setdefault(pid, proc.name(pid))
@@ -168,7 +168,7 @@ class ProcessTable:
     ) -> int:
         """Run a tool (an installer) to its end; return the exit code. `on_line` gets each line of its output.
 
-        Cancelled, the tool's process group is killed before Cancelled goes on.
+        Cancelled, the tool's process group is killed before Cancelled propagates.
         """
         popen = subprocess.Popen(
             argv,
@@ -212,12 +212,12 @@ class ProcessTable:
             popen.stdout.close()
 
     def statistics(self) -> int:
-        """Return the number of processes started and not yet ended."""
+        """Return the number of processes that were started and have not ended."""
         return len(self._known)
 
 
 def _become_subreaper() -> bool:
-    """Make orphans of dead guests children of this process. Returns whether the system allows it."""
+    """Make orphans of dead guests children of this process; return whether the system allows it."""
     if not sys.platform.startswith("linux"):
         return False
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
@@ -234,7 +234,7 @@ def _reap(pid: int) -> None:
 
 
 async def _wait_gone(pid: int) -> None:
-    """Wait until a killed process is at least a zombie; bounded, since a process in the kernel can take its time."""
+    """Wait until a killed process is at least a zombie; for a second at most, since a kernel call may delay its end."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:

@@ -1,4 +1,4 @@
-"""Values of in-process handlers as strict JSON: what the guest program does for all the others."""
+"""Values of in-process handlers as strict JSON, as the guest program writes them for all others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_PATH = 200
 
 
 class UnsayableError(ValueError):
-    """A value has no form in JSON; `path` is where: `$.rows[3].price`."""
+    """A value that JSON cannot represent; `path` is its place: `$.rows[3].price`."""
 
     def __init__(self, path: str, reason: str) -> None:
         self.path = path if len(path) <= _MAX_PATH else path[:_MAX_PATH] + "..."
@@ -32,7 +32,7 @@ def encode_value(value: object, *, limit: int | None = None, root: str = "$") ->
 
 
 def _find(value: object, root: str) -> tuple[str, str] | None:
-    """Return path and reason of the first value that JSON has no form for."""
+    """Return path and reason of the first value that JSON cannot represent."""
     stack: list[tuple[str, object, tuple[int, ...]]] = [(root, value, ())]
     while stack:
         path, node, above = stack.pop()
@@ -71,7 +71,7 @@ def _leaf(value: object) -> str | None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return "text with a lone surrogate cannot be sent as UTF-8"
-    except ValueError as problem:  # a number of more digits than this Python writes
+    except ValueError as problem:  # an integer of more digits than this Python formats
         return str(problem)
     return None
 

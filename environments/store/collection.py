@@ -1,4 +1,4 @@
-"""Which environments are to be removed. Pure: what is there, what modules use, and the rules decide."""
+"""Which environments to remove: a pure function of the existing ones, the used ones and the rules."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from environments.base import Stored
 
 @frozen
 class Rules:
-    """An environment that no module uses goes when one of these says so.
+    """An unused environment is removed by one of these rules.
 
-    `older_than_seconds`: its last use is longer ago. `keep_bytes`: all environments together take more; those whose use
-    is longest ago go until they do not.
+    `older_than_seconds`: its last use is longer ago. `keep_bytes`: while all environments together are larger, the
+    least recently used one is removed.
     """
 
     older_than_seconds: float | None = None
@@ -23,7 +23,7 @@ class Rules:
 
 @frozen
 class Verdict:
-    """What is to become of one environment, and why."""
+    """Whether to remove one environment, and why."""
 
     stored: Stored
     remove: bool
@@ -33,9 +33,9 @@ class Verdict:
 def judge(
     stored: Iterable[Stored], *, used: Collection[str], unknown: Collection[str], rules: Rules, now: float
 ) -> list[Verdict]:
-    """Return a verdict for each environment, the one whose use is longest ago first.
+    """Return a verdict for each environment, least recently used first.
 
-    `used` are the keys that modules have, `unknown` the kinds of which that cannot be told; of those all stay.
+    `used` has the keys of modules; of the kinds in `unknown`, whose keys cannot be determined, all stay.
     """
     ordered = sorted(stored, key=lambda one: (one.used_at, one.key))
     total = sum(one.size_bytes for one in ordered)
@@ -45,11 +45,11 @@ def judge(
         if not why:
             age = now - one.used_at
             if rules.older_than_seconds is not None and age > rules.older_than_seconds:
-                why, remove = "no module uses it, and its last use is too long ago", True
+                why, remove = "unused, and its last use is too long ago", True
             elif rules.keep_bytes is not None and total > rules.keep_bytes:
-                why, remove = "no module uses it, and all together take too much space", True
+                why, remove = "unused, and all environments together take too much space", True
             else:
-                why = "no module uses it; it is neither old nor in the way yet"
+                why = "unused, but within the limits of age and space"
         if remove:
             total -= one.size_bytes
         verdicts.append(Verdict(one, remove, why))
@@ -57,11 +57,11 @@ def judge(
 
 
 def _reason(one: Stored, used: Collection[str], unknown: Collection[str]) -> str:
-    """Return why an environment stays in any case, or nothing."""
+    """Return why an environment stays under any rule; empty if the rules decide."""
     if one.in_use:
         return "a process uses it"
     if one.key in used:
         return "a module of the file uses it"
     if one.kind in unknown:
-        return f"it cannot be told which {one.kind} environments the modules of the file use"
+        return f"the {one.kind} environments of the file's modules cannot be determined"
     return ""

@@ -1,8 +1,8 @@
-"""Content-addressed environment directories: built in a temporary one, renamed when whole, one build for each key.
+"""Content-addressed environment directories: built once for each key, in a temporary directory that is then renamed.
 
-Layout under the root: `KEY/` (never modified after the rename; `KEY/operato.json` says what is in it),
-`.locks/KEY` (held while building, across processes), `.locks/KEY.use` (held while it is used), `.logs/KEY.log` (the
-installer's own words), `.tmp/` (what is being built, as `KEY.PID`, and what is being removed, as `old.KEY.PID`).
+Layout under the root: `KEY/` (never modified after the rename; `KEY/operato.json` is its manifest), `.locks/KEY`
+(locked while building, across processes), `.locks/KEY.use` (locked while in use), `.logs/KEY.log` (the output of the
+installer), `.tmp/` (builds as `KEY.PID`, removals as `old.KEY.PID`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from protocol.errors import ErrorKind, error
 
 _LOCK_POLL_SECONDS = 0.05
 _BLOCK_BYTES = 512
-"""What `st_blocks` counts."""
+"""The unit of `st_blocks`."""
 MANIFEST = "operato.json"
 
 
 @define
 class Store:
-    """The directories of one kind. `get` is single flight within the process and across processes."""
+    """The directories of one kind. Concurrent builds of one key are one build, also across processes."""
 
     root: Path
     builds: int = 0
@@ -43,15 +43,15 @@ class Store:
         self.uses = Uses(self.root / ".locks")
 
     def path(self, key: str) -> Path:
-        """Return where the environment of `key` is or will be."""
+        """Return the directory of `key`, existing or not."""
         return self.root / key
 
     def ready(self, key: str) -> bool:
-        """Return whether the environment exists whole."""
+        """Return whether the environment is complete."""
         return (self.root / key / MANIFEST).is_file()
 
     def log_path(self, key: str) -> Path:
-        """Return where the build log of `key` is kept; failed builds leave theirs too."""
+        """Return the build log of `key`; failed builds leave one too."""
         return self.root / ".logs" / f"{key}.log"
 
     @contextlib.contextmanager
@@ -68,7 +68,7 @@ class Store:
             yield keep
 
     def manifest(self, key: str) -> dict[str, Any]:
-        """Return what went into an environment, or nothing when that was not written down."""
+        """Return the manifest of an environment, empty if it cannot be read."""
         try:
             found = json.loads((self.path(key) / MANIFEST).read_text())
         except (OSError, ValueError):
@@ -86,11 +86,11 @@ class Store:
         *,
         in_place: bool = False,
     ) -> Path:
-        """Return the directory of `key`, which is used from now on (see `Uses.keep`).
+        """Return the directory of `key`, which is in use from now on (see `Uses.keep`).
 
-        When it does not exist, `build(temporary directory)` makes it. `in_place`: it is built where it will be, for
-        installers that write down where they are; it counts as soon as it has a manifest, which comes last. Cancelled
-        or failed, what was made is removed. Raises what `build` raises, and OSError.
+        If it does not exist, `build(temporary directory)` creates it. `in_place`: it is built in its final directory,
+        for installers that write its path into files; it is complete with its manifest, which is written last.
+        Cancelled or failed, the partial build is removed. Raises the exceptions of `build`, and OSError.
         """
         target = self.path(key)
         await self.uses.hold(key, say)
@@ -113,10 +113,10 @@ class Store:
         *,
         in_place: bool = False,
     ) -> Path:
-        """Build an environment anew beside the one that is there, and put it in its place; parameters as `get`.
+        """Build an environment again beside the existing one, and replace it; parameters as `get`.
 
-        Raises RunnerError `conflict` when it is used, then nothing has changed, and what `get` raises. Cancelled or
-        failed, the one that was there stays. Built `in_place`, whoever wants to use it meanwhile waits.
+        Raises RunnerError `conflict` if it is in use, and as `get`; nothing has changed then. Cancelled or failed, the
+        existing one stays. During a build `in_place`, other users wait.
         """
         target = self.path(key)
         async with self.lock(key, say), say.place():
@@ -142,18 +142,18 @@ class Store:
 
     @contextlib.contextmanager
     def alone(self, key: str) -> Iterator[None]:
-        """Be the only one who has to do with an environment. Raises RunnerError `conflict` that says who uses it."""
+        """Have exclusive access to an environment. Raises RunnerError `conflict`, with its users, if it is in use."""
         with self.uses.alone(key) as alone:
             if not alone:
                 pids = self.uses.holders(key)
-                who = f"process {', '.join(map(str, pids))}" if pids else "a process that cannot be seen from here"
-                text = f"{key} is used by {who}; stop what uses it, then try again"
+                user = f"process {', '.join(map(str, pids))}" if pids else "a process outside of this namespace"
+                text = f"{key} is in use by {user}; end that use, then try again"
                 raise error(ErrorKind.CONFLICT, text, field="key")
             yield
 
     @contextlib.asynccontextmanager
     async def lock(self, key: str, say: Callable[[str], None]) -> AsyncIterator[None]:
-        """Be the only one who builds `key`, in this process and among all that share the directory."""
+        """Be the only builder of `key`, among all processes that share the directory."""
         lock = self._locks.setdefault(key, trio.Lock())
         if lock.locked():
             say("this environment is being built for another module")
@@ -166,13 +166,13 @@ class Store:
     async def _build(
         self, key: str, manifest: Mapping[str, Any], build: Callable[[Path], Awaitable[None]], where: Path | None
     ) -> None:
-        """Build in `where`, or in the temporary directory of the key, up to the manifest."""
+        """Build in `where`, or in the temporary directory of the key; write the manifest last."""
         target, temporary = self.path(key), self._temporary(key)
         folder = where or temporary
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        for left in temporary.parent.glob(f"{key}.*"):  # of runners that were killed: the lock is held
+        for left in temporary.parent.glob(f"{key}.*"):  # of killed runners, since this one has the lock
             shutil.rmtree(left, ignore_errors=True)
-        if not self.ready(key):  # a directory without manifest is no environment
+        if not self.ready(key):  # a directory without manifest is incomplete
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(target)
         self.builds += 1
@@ -189,26 +189,26 @@ class Store:
 
     @contextlib.asynccontextmanager
     async def _process_lock(self, key: str, say: Callable[[str], None]) -> AsyncIterator[None]:
-        """Hold the file lock of a key. Polled, because a blocking flock in a thread cannot be cancelled."""
+        """Take the file lock of a key. Polled, because a blocking flock in a thread cannot be cancelled."""
         path = self.root / ".locks" / key
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
-            told = False
+            announced = False
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if not told:
+                    if not announced:
                         say("another process is building this environment")
-                        told = True
+                        announced = True
                     await trio.sleep(_LOCK_POLL_SECONDS)
             yield
 
-    # What is there
+    # Listing and removing
 
     async def stored(self) -> list[Stored]:
-        """Return the environments that are there, by key."""
+        """Return the complete environments, by key."""
         return await trio.to_thread.run_sync(self._stored)
 
     def _stored(self) -> list[Stored]:
@@ -216,7 +216,7 @@ class Store:
         return [self.describe(key, _size(self.path(key))) for key in sorted(keys)]
 
     def describe(self, key: str, size: int) -> Stored:
-        """Return what is known of an environment that takes `size` bytes."""
+        """Return the description of an environment of `size` bytes."""
         manifest = self.manifest(key)
         kind, _, rest = key.partition("-py")
         built = float(manifest.get("built_at") or 0.0)
@@ -237,9 +237,9 @@ class Store:
         )
 
     async def remove(self, key: str) -> bool:
-        """Remove an environment unless somebody uses it; return whether it was removed.
+        """Remove an environment unless it is in use; return whether it was removed.
 
-        It is renamed first, so that there is no half environment at any moment. Not cancellable. Raises OSError.
+        It is renamed first, so that a partial environment never exists. Not cancellable. Raises OSError.
         """
         with self.uses.alone(key) as alone:
             if not alone:
@@ -250,7 +250,7 @@ class Store:
         return True
 
     async def tidy(self) -> int:
-        """Remove what builds and removals that were killed have left; return how many directories."""
+        """Remove the directories of killed builds and removals; return how many there were."""
         count = 0
         for path in sorted((self.root / ".tmp").glob("*")):
             key = path.name.removeprefix("old.").rpartition(".")[0]
@@ -258,14 +258,14 @@ class Store:
             with (self.root / ".locks" / key).open("a") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:  # somebody is at it
+                except BlockingIOError:  # the build or removal still runs
                     continue
                 await _remove_tree(path)
                 count += 1
         return count
 
     def _set_aside(self, key: str) -> Path | None:
-        """Rename an environment out of the way; return where it is now, None when there was none."""
+        """Rename an environment out of the way; return its new path, or None if it did not exist."""
         old = self.root / ".tmp" / f"old.{key}.{os.getpid()}"
         old.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -282,7 +282,7 @@ async def _remove_tree(path: Path | None) -> None:
 
 
 def _size(root: Path) -> int:
-    """Return the bytes that a folder takes on the disk; a file with several names in it counts once."""
+    """Return the bytes of a folder on disk; a file with several hard links counts once."""
     seen: set[tuple[int, int]] = set()
     total = 0
     for folder, names, files in os.walk(root):

@@ -1,9 +1,8 @@
-"""Who uses an environment: a shared file lock for each key keeps it from being removed, and says when it was used last.
+"""Uses of environments: a shared file lock for each key prevents its removal; the file's time is the last use.
 
-`KEY.use` is locked shared by every process that has workers of the environment or serves a module of it; whoever
-removes or replaces the environment locks it exclusively, and leaves it alone when that cannot be had at once. The
-kernel gives a lock back when its process ends, however it does. The files stay: one that was removed while somebody
-waits for its lock could be locked twice.
+Every process with workers or modules of an environment has a shared lock on `KEY.use`. Removing or replacing the
+environment takes an exclusive lock, or is refused at once. The kernel releases a lock when its process ends in any way.
+The files are never deleted: a deleted file that another process waits for could be locked twice.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from attrs import define, field
 
 _POLL_SECONDS = 0.05
 _TOUCH_SECONDS = 60.0
-"""The time of the last use is written down this often at most."""
+"""The shortest interval between records of the last use."""
 
 
 @define
 class Uses:
-    """The uses of the environments of one store. `folder` is where the lock files are."""
+    """The uses of environments of one store. `folder` has the lock files."""
 
     folder: Path
     _held: dict[str, IO[str]] = field(factory=dict, init=False)
@@ -42,15 +41,15 @@ class Uses:
         return self.folder / f"{key}.use"
 
     async def hold(self, key: str, say: Callable[[str], None]) -> None:
-        """Use an environment from now on; waits while another process removes or replaces it. Raises OSError.
+        """Use an environment from now on; wait while another process removes or replaces it. Raises OSError.
 
-        Polled, because a blocking flock in a thread cannot be cancelled. Cancelled, it is not used.
+        Polled, because a blocking flock in a thread cannot be cancelled. Cancelled, the environment is not in use.
         """
-        told = False
+        announced = False
         while not self._try_hold(key):
-            if not told:
+            if not announced:
                 say("another process is removing or replacing this environment")
-                told = True
+                announced = True
             await trio.sleep(_POLL_SECONDS)
 
     def _try_hold(self, key: str) -> bool:
@@ -67,7 +66,7 @@ class Uses:
         return True
 
     def keep(self, keys: Collection[str]) -> None:
-        """Use no others than these any more. Never blocks."""
+        """Stop using all environments but these. Never blocks."""
         for key in [key for key in self._held if key not in keys]:
             self._touched.pop(key, None)
             self.touch(key)
@@ -75,7 +74,7 @@ class Uses:
             self._held.pop(key).close()
 
     def touch(self, key: str) -> None:
-        """Note that an environment is used now; written down once a minute at most."""
+        """Record that an environment is used now, at most once a minute."""
         now = time.monotonic()
         if now - self._touched.get(key, -_TOUCH_SECONDS) >= _TOUCH_SECONDS:
             self._touched[key] = now
@@ -83,7 +82,7 @@ class Uses:
                 os.utime(self.path(key))
 
     def last(self, key: str) -> float | None:
-        """Return when the environment was used last, in seconds since the epoch; None when that is not known."""
+        """Return the time of the last use in seconds since the epoch, or None if unknown."""
         try:
             return self.path(key).stat().st_mtime
         except OSError:
@@ -91,13 +90,13 @@ class Uses:
 
     @contextlib.contextmanager
     def alone(self, key: str) -> Iterator[bool]:
-        """Be the only one who has to do with an environment; gives whether that could be had. Never waits.
+        """Try to have exclusive access to an environment; give whether it succeeded. Never waits.
 
-        Those who come meanwhile wait in `hold`. Raises OSError.
+        New users wait in `hold` meanwhile. Raises OSError.
         """
         before = self.last(key)
         with self._open(key) as file:
-            if before is None:  # the file is made by looking, which is no use
+            if before is None:  # opening created the file, which is not a use
                 os.utime(file.fileno(), (0, 0))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,7 +106,7 @@ class Uses:
                 yield True
 
     def holders(self, key: str) -> tuple[int, ...]:
-        """Return the processes that use an environment, as far as the kernel lets them be seen (`/proc/locks`)."""
+        """Return the processes that use an environment, as far as `/proc/locks` shows them."""
         try:
             number = self.path(key).stat().st_ino
             lines = Path("/proc/locks").read_text().splitlines()

@@ -252,7 +252,7 @@ def test_all_missing_secrets_are_reported_at_the_start(run):
     done = run(*SERVE, file=SECRETS, environ={"OPERATO_SECRET_OTHER": "x"})
 
     missing = (
-        "TOKEN: OPERATO_SECRET_TOKEN is not set in the runner's environment; set it, or take TOKEN out of `secrets`"
+        "TOKEN: OPERATO_SECRET_TOKEN is not set in the runner's environment; set it, or remove TOKEN from `secrets`"
     )
     assert done.returncode == 2
     assert errors(done) == [f"error: bad_input: {name}.secrets.{missing}" for name in "ab"]
@@ -296,7 +296,7 @@ START = {
     "ready file": (["--ready-file", "none/ready"], 74, "`ready_file` "),
     "range": (["--rest-port", "65536"], 2, "--rest-port: 65536 is out of range; it must be from 0 to 65535"),
     "config is empty": (["--config", ""], 2, "--config: is empty"),
-    "config is absent": (["--config", "none.yaml"], 2, "none.yaml: there is no such file"),
+    "config is absent": (["--config", "none.yaml"], 2, "none.yaml: does not exist"),
 }
 
 

@@ -156,7 +156,7 @@ REFUSED = {
     "long host": (["executions", "list", "--url", "http://" + "a" * 100], 9, "no runner answers at http://aaaa"),
     "long host, called": (["logs", "-f", "x", "--url", "http://" + "a" * 100], 9, "no runner answers at http://aaaa"),
     "no TLS": (["call", "echo", "--url", "https://127.0.0.1:{port}"], 9, "error: unavailable: TLS with https://127"),
-    "no URL": (["logs", "x", "--url", "127.0.0.1"], 2, "error: --url: '127.0.0.1' is not a URL of a runner"),
+    "no URL": (["logs", "x", "--url", "127.0.0.1"], 2, "error: --url: '127.0.0.1' is not the URL of a runner"),
 }
 
 

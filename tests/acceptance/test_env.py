@@ -133,7 +133,7 @@ def test_why_shows_the_contents(run, tmp_path):
         assert "--hash" not in shown
         assert str(tmp_path / "venvs" / ".logs" / f"{key}.log") in shown
         assert "it stays: a module of the file uses it" in shown
-    assert "no module uses it; it is neither old nor in the way yet" in run("env", "why", key, file=NONE).stdout
+    assert "unused, but within the limits of age and space" in run("env", "why", key, file=NONE).stdout
     nothing = run("env", "why", "nothing")
     assert (nothing.returncode, nothing.stdout) == (3, "")
 
@@ -205,7 +205,7 @@ def test_environments_in_use_by_a_server_stay(run, tmp_path):
         assert "a process uses it" in gc.stdout
         rebuild = run("env", "rebuild", "plain")
         assert rebuild.returncode == 4
-        assert f"{key} is used by process {server.process.pid}" in rebuild.stderr
+        assert f"{key} is in use by process {server.process.pid}" in rebuild.stderr
         assert "(modules that use it: plain)" in rebuild.stderr
         assert server.execute("plain", None).json()["result"] == 1
 

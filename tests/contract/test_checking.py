@@ -1,4 +1,4 @@
-"""Contract: a module's source is checked under the interpreter that will import it, where that is on this machine."""
+"""Contract: a module's source is checked under the interpreter that will import it, if this machine has it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from environments.store.store import Store
 from environments.venv import VenvEnvironment
 from protocol.model import Kind
 from tests.contract.test_guest_pythons import PYTHONS
+from tests.support import PATIENCE
 
 RUNNING = "{}.{}".format(*sys.version_info)
 OTHERS = sorted(set(PYTHONS) - {RUNNING}, key=lambda name: int(name.split(".")[1]))
@@ -102,7 +103,7 @@ async def test_one_that_is_not_there_decides_nothing(table, tmp_path):
 
 async def test_one_that_takes_too_long_is_ended(table, tmp_path, monkeypatch):
     monkeypatch.setattr(checking, "SECONDS", 0.2)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         slow = script(tmp_path, "sleep 1000")
         assert await check_under(table, slow, Source(b"", "f"), {"PATH": os.defpath}) == ([], False)
 

@@ -1,4 +1,4 @@
-"""Contract: conda environments: solved once, installed whole or not at all, activated, and shared by content."""
+"""Contract: conda environments: solved once, installed completely or not at all, activated, shared by content."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from environments.conda.conda import Client, find_client
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
 from tests.contract.test_environments import environments_in, make_wheel
-from tests.proxies import file_server
-from tests.support import Watch, gone, open_rig
+from tests.proxies import file_server, refusing_port
+from tests.support import PATIENCE, Watch, gone, open_rig
 
 GREET = "import greet\ndef handler(input): return greet.hi(input)"
 
@@ -135,11 +135,12 @@ async def test_what_cannot_be_solved_is_said_in_the_words_of_the_solver(conda, h
 
 
 async def test_a_channel_that_is_not_there(conda):
-    nowhere = ("http://127.0.0.1:9/channel",)
-    failure = (await conda.run(GREET, env=Kind.CONDA, channels=nowhere, dependencies=("greet",))).failure
+    with refusing_port() as port:
+        nowhere = (f"http://127.0.0.1:{port}/channel",)
+        failure = (await conda.run(GREET, env=Kind.CONDA, channels=nowhere, dependencies=("greet",))).failure
 
     assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
-    assert "127.0.0.1:9" in failure.message
+    assert f"127.0.0.1:{port}" in failure.message
 
 
 async def test_a_package_that_was_changed_is_refused(conda, how, channel, tmp_path):
@@ -164,7 +165,7 @@ async def test_an_environment_without_a_python_for_workers(conda, how):
 
 
 async def test_a_built_environment_is_used_by_the_next_runner_without_its_channel(tmp_path, channel):
-    """The lock says what is wanted, and it is there."""
+    """The lock names the package, and the cache has it."""
     copy = tmp_path / "copy"
     os.symlink(channel.removeprefix("file://"), copy)
     for expected in (1, 0):
@@ -227,7 +228,7 @@ async def test_a_build_that_ends_early_leaves_nothing(conda, slow, end):
             conda.executors[Kind.CONDA]._fleet.nursery.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
-    await conda.wait_until(lambda: gone(installer), "the installer goes on")
+    await conda.wait_until(lambda: gone(installer), "the installer still runs")
     await conda.wait_until(lambda: not list(conda.condas.glob(".tmp/*")), "something half-built is left")
     if end == "kill":
         assert results[0].kind is ErrorKind.ENVIRONMENT_FAILED
@@ -248,7 +249,7 @@ cp -R MADE "$2" && rm "$2/operato.json"
 
 @pytest.mark.parametrize("pip", [False, True])
 async def test_listed_rebuilt_and_removed_when_nobody_uses_it(tmp_path, how, pip):
-    """With a `pip:` part it is built where it is, as what pip writes has its name in it."""
+    """With a `pip:` part it is built in place, since pip writes its path into files."""
     requirements = (make_wheel(tmp_path),) if pip else ()
     async with open_rig(tmp_path / "rig", condas=tmp_path / "condas") as rig:
         module = await rig.publish(GREET, dependencies=("greet",), requirements=requirements, **how)
@@ -259,7 +260,7 @@ async def test_listed_rebuilt_and_removed_when_nobody_uses_it(tmp_path, how, pip
         (found,) = await environment.stored()
         assert (found.key, found.kind, found.in_use) == (key, "conda", True)
         assert await environment.remove(key) is False
-        with pytest.raises(RunnerError, match="is used by process"):
+        with pytest.raises(RunnerError, match="is in use by process"):
             await environment.rebuild(module.spec, Watch())
 
         await rig.publish_all([])
@@ -286,7 +287,7 @@ async def test_a_key_is_not_known_before_anything_is_locked(conda, how):
 
 
 async def test_an_installed_tool_makes_the_environment(tmp_path, channel):
-    """No conda program can be installed from the registries of this project: what it is asked for is what is tested."""
+    """No conda program can be installed from the registries of this project: the test checks its arguments."""
     async with open_rig(tmp_path / "first") as rig:
         await rig.run(GREET, "a", env=Kind.CONDA, channels=(channel,), dependencies=("greet=1.0",))
         (made,) = environments_in(rig.path / "condas")
@@ -317,7 +318,7 @@ async def test_a_machine_without_any_client(conda, how, monkeypatch):
 
     monkeypatch.undo()
     module = conda.registry.snapshot.get("m")
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         while (ran := await conda.call(module, "a")).outcome.failure is not None and ran.kind is ErrorKind.UNAVAILABLE:
             await trio.sleep(0.1)
     assert ran.kind is ErrorKind.LOAD_FAILED, "greet is not among its dependencies"

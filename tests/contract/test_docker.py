@@ -1,4 +1,4 @@
-"""Contract: what containers owe: closed walls, images pulled and built once, engines that go and come back."""
+"""Contract: containers: isolation by default, images pulled and built once, engines that go away and return."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from environments.docker.docker import INSTANCE
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
 from tests import engines
-from tests.proxies import certificates, file_server, tcp_proxy, unix_proxy
+from tests.proxies import certificates, file_server, refusing_port, tcp_proxy, unix_proxy
 from tests.support import PATIENCE, Watch, open_rig, wait_until
 
 pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.timeout(300)]
@@ -197,10 +197,11 @@ async def test_another_python_than_the_module_wants(rig):
 
 
 async def test_an_image_that_is_nowhere(rig):
-    failure = (await rig.run("", image="127.0.0.1:9/no/such:image", **DOCKER)).failure
+    with refusing_port() as port:
+        failure = (await rig.run("", image=f"127.0.0.1:{port}/no/such:image", **DOCKER)).failure
 
     assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
-    assert "127.0.0.1:9/no/such:image could not be pulled" in failure.message
+    assert f"127.0.0.1:{port}/no/such:image could not be pulled" in failure.message
 
 
 class Index:
@@ -231,7 +232,7 @@ def built_images():
 
 @pytest.fixture
 def unbuilt():
-    """Remove what a test builds."""
+    """Remove the images that a test builds."""
     before = built_images()
     yield before
     with engines.client() as api:
@@ -318,7 +319,7 @@ async def test_what_cannot_be_installed_is_said_in_the_words_of_pip(rig, monkeyp
 
 
 async def test_a_build_that_is_cut_off_leaves_nothing(tmp_path, monkeypatch, unbuilt):
-    """The index answers for ever; the rig checks what is left."""
+    """The index never finishes its answer; the rig checks for remains."""
     async with file_server(lambda _path: bytes(10_000_000), pause=0.05) as port:
         monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
         async with open_rig(tmp_path / "rig") as rig:
@@ -421,7 +422,7 @@ async def proxied(tmp_path, images):
         async with open_rig(tmp_path / "rig", docker=settings, images=images) as rig:
             rig.proxy = proxy
             yield rig
-            await proxy.open()  # what is left behind a cut way is removed before the rig looks
+            await proxy.open()  # the remains behind the cut proxy are removed before the rig checks
 
 
 async def succeeds(rig, module, value):
@@ -545,7 +546,7 @@ async def test_a_certificate_of_somebody_else(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seconds", [0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.4, 0.6])
 async def test_a_start_that_is_cut_off_anywhere_leaves_nothing(tmp_path, images, seconds):
-    """The rig checks what is left when it closes."""
+    """The rig checks for remains when it closes."""
     async with open_rig(tmp_path / "rig", images=images) as rig:
         module = await rig.publish(ECHO, isolation=Isolation.FRESH, **DOCKER)
         with trio.move_on_after(seconds):

@@ -1,4 +1,4 @@
-"""Contract: the guest program under every Python of this machine from 3.8 up, spoken to with frames only."""
+"""Contract: the guest program under every Python of this machine from 3.8 on, by frames only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 30
 
 
 def find_pythons() -> dict[str, str]:
-    """Return version -> path of one interpreter of each minor version; what does not run (a shim) is left out."""
+    """Return version -> path of one interpreter of each minor version; shims that do not run are left out."""
     candidates = [str(path) for path in sorted((Path.home() / ".pyenv" / "versions").glob("*/bin/python3"))]
     candidates += [found for minor in range(8, 16) if (found := shutil.which(f"python3.{minor}"))]
     candidates += [found for name in ("python3", "python") if (found := shutil.which(name))]
@@ -77,7 +77,7 @@ class Host:
         return self.hear()
 
     def close(self) -> tuple[str, str]:
-        """Return what was printed."""
+        """Return the output."""
         out, err = self.process.communicate(timeout=PATIENCE)
         return out.decode(), err.decode()
 

@@ -1,4 +1,4 @@
-"""Contract: handlers in the runner's own process: loaded once, stopped as far as a thread can be, bounded."""
+"""Contract: handlers in the runner's own process: loaded once, stopped as far as possible, limited."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from textwrap import dedent
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from environments.local import inprocess
 from environments.local.inprocess import InProcess
@@ -42,6 +43,19 @@ class Inside:
             await self(*args, **fields)
         return caught.value.failure
 
+    async def expired(self, clock, begun, *args, **fields):
+        """Return the failure of a call whose time is up as soon as its handler has begun."""
+        failures = []
+
+        async def call():
+            failures.append(await self.refused(*args, **fields))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await wait_until(begun.exists, "the handler did not begin")
+            clock.jump(PATIENCE)
+        return failures[0]
+
 
 def threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("loop inprocess_")]
@@ -57,6 +71,12 @@ async def inside(tmp_path):
     for thread in running:
         await trio.to_thread.run_sync(thread.join, PATIENCE)
         assert not thread.is_alive()
+
+
+@pytest.fixture
+def clock():
+    """Return the event loop's clock, which runs as usual and can be set forward."""
+    return trio.testing.MockClock(rate=1.0)
 
 
 COUNTS = """
@@ -101,10 +121,10 @@ async def test_a_load_that_fails_is_told_to_all_who_waited_for_it_and_tried_agai
 async def test_context_as_it_was_called(inside):
     code = "def handler(input, context): return [context.execution_id, context.attempt, context.remaining]"
 
-    identity, attempt, remaining = await inside(code, execution_id="e7", attempt=3, seconds=20)
+    identity, attempt, remaining = await inside(code, execution_id="e7", attempt=3, seconds=1000)
 
     assert (identity, attempt) == ("e7", 3)
-    assert 10 < remaining <= 20
+    assert 500 < remaining <= 1000
 
 
 async def test_calls_without_listener_and_identity_work(inside):
@@ -120,19 +140,20 @@ async def test_a_listener_that_fails_does_not_fail_the_handler(inside):
     assert await inside("def handler(input):\n    yield 1\n    yield 2", on_event=broken) == [1, 2]
 
 
-async def test_an_async_handler_is_cancelled_at_its_timeout_and_gives_its_place_back(inside):
+async def test_an_async_handler_is_cancelled_at_its_timeout_and_gives_its_place_back(inside, clock):
     code = """
     import asyncio, pathlib
     async def handler(input):
         if input is None: return "free"
         try:
+            pathlib.Path(input + ".begun").touch()
             await asyncio.sleep(1000)
         finally:
             pathlib.Path(input).touch()
     """
     flag = inside.path / "cleaned up"
 
-    failure = await inside.refused(code, str(flag), concurrency=1, seconds=0.3)
+    failure = await inside.expired(clock, inside.path / "cleaned up.begun", code, str(flag), concurrency=1)
 
     assert (failure.kind, failure.field) == (ErrorKind.TIMEOUT, "timeout")
     assert "its task was cancelled" in failure.message
@@ -140,7 +161,7 @@ async def test_an_async_handler_is_cancelled_at_its_timeout_and_gives_its_place_
     assert await inside(code, concurrency=1) == "free"
 
 
-async def test_a_generator_ends_at_its_next_item(inside):
+async def test_a_generator_ends_at_its_next_item(inside, clock):
     code = WAIT_FOR + dedent("""
     import pathlib
     def handler(input):
@@ -149,6 +170,7 @@ async def test_a_generator_ends_at_its_next_item(inside):
             return
         try:
             yield 1
+            pathlib.Path(input + ".begun").touch()
             wait_for(input)
             yield 2
             while True: yield 3
@@ -157,18 +179,24 @@ async def test_a_generator_ends_at_its_next_item(inside):
     """)
     flag = inside.path / "go"
 
-    failure = await inside.refused(code, str(flag), concurrency=1, seconds=0.3)
+    failure = await inside.expired(clock, inside.path / "go.begun", code, str(flag), concurrency=1)
 
-    assert "its thread goes on" in failure.message
+    assert "its thread continues" in failure.message
     flag.touch()
     await wait_until((inside.path / "go.closed").exists, "the generator was not closed")
     assert await inside(code, concurrency=1) == ["free"]
 
 
-async def test_a_thread_that_goes_on_keeps_its_place(inside):
-    code = WAIT_FOR + "def handler(input):\n    if input: wait_for(input)\n    return 'done'\n"
+async def test_a_thread_that_goes_on_keeps_its_place(inside, clock):
+    code = WAIT_FOR + dedent("""
+    def handler(input):
+        if input:
+            open(input + ".begun", "w").close()
+            wait_for(input)
+        return "done"
+    """)
     flag = inside.path / "go"
-    await inside.refused(code, str(flag), concurrency=1, seconds=0.2)
+    await inside.expired(clock, inside.path / "go.begun", code, str(flag), concurrency=1)
 
     failure = await inside.refused(code, concurrency=1, seconds=0.2)
     assert failure.kind is ErrorKind.TIMEOUT
@@ -228,8 +256,31 @@ async def test_a_task_that_exits_does_not_end_the_loop_of_the_others(inside, how
             task.exception()
         return "fine"
     """
-    assert await inside(code, 1) == "fine"
+    with capture_logs() as logs:
+        assert await inside(code, 1) == "fine"
     assert await inside(code, 0) == "fine"
+    assert [entry["event"] for entry in logs] == ["a task of an in-process module tried to exit"]
+
+
+def test_a_loop_ends_although_a_task_exits_in_the_iteration_of_the_stop():
+    """Asyncio forgets the stop when an exception leaves the loop."""
+
+    def leave():
+        raise SystemExit
+
+    made, gate = inprocess._Loop(), threading.Event()
+    thread = threading.Thread(target=made.run, daemon=True)
+    thread.start()
+    made.loop.call_soon_threadsafe(gate.wait)
+    with capture_logs() as logs:
+        made.close()
+        made.loop.call_soon_threadsafe(leave)
+        gate.set()
+        thread.join(PATIENCE)
+
+    assert not thread.is_alive()
+    assert made.loop.is_closed()
+    assert len(logs) == 1
 
 
 async def test_a_result_has_a_limit(inside):
@@ -297,7 +348,7 @@ async def test_the_number_of_modules_is_bounded_and_those_that_run_are_kept(insi
 
 
 def test_beside_a_library_that_runs_asyncio_on_the_trio_loop(tmp_path):
-    """Importing it changes what asyncio takes for the loop of a thread, for the whole process."""
+    """Importing it changes the event loop policy of asyncio for the whole process."""
     if importlib.util.find_spec("trio_asyncio") is None:
         pytest.skip("trio-asyncio is not installed")
     (tmp_path / "m.py").write_text(

@@ -1,4 +1,4 @@
-"""Contract: the relay under every Python of this machine from 3.8 up, as the first process of its own namespace."""
+"""Contract: the relay under every Python of this machine from 3.8 on, as the first process of its own namespace."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ async def test_a_file_that_is_written_or_replaced(served):
 
 async def test_a_file_that_is_missing_for_a_while(served):
     (served.home / "modules.yaml").unlink()
-    await served.wait_logged("not reloaded", "there is no such file")
+    await served.wait_logged("not reloaded", "does not exist")
     assert served.code() == "handler = x1"
     served.write(TWO)
     await served.wait(lambda: served.code() == "handler = x2")

@@ -1,4 +1,4 @@
-"""Unit: what an environment's own files say about its variables, and which package a spec names."""
+"""Unit: variables from an environment's own files, and the package name of a spec."""
 
 from __future__ import annotations
 

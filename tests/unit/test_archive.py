@@ -1,4 +1,4 @@
-"""Unit: zip archives: good ones are read, bad ones refused with a reason, and nothing else comes of any bytes."""
+"""Unit: zip archives: good ones are read, bad ones are refused with a reason, and no bytes do anything else."""
 
 from __future__ import annotations
 
@@ -152,17 +152,17 @@ def test_the_limit_is_that_of_the_registry():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("../x.py", "'../x.py': leads out of the folder of the module"),
-        ("a/../../x.py", "'a/../../x.py': leads out of the folder of the module"),
+        ("../x.py", "'../x.py': is outside of the folder of the module"),
+        ("a/../../x.py", "'a/../../x.py': is outside of the folder of the module"),
         ("/etc/passwd", "'/etc/passwd': is an absolute path; names are relative to the folder of the module"),
         ("C:/x.py", "'C:/x.py': is an absolute path; names are relative to the folder of the module"),
         ("c:x.py", "'c:x.py': is an absolute path; names are relative to the folder of the module"),
-        ("a\\x.py", "'a\\\\x.py': has a backslash in its name; folders are parted by `/`"),
+        ("a\\x.py", "'a\\\\x.py': has a backslash in its name; separate folders by `/`"),
         ("a\nb.py", "'a\\nb.py': has control characters in its name"),
         ("a\x7fb.py", "'a\\x7fb.py': has control characters in its name"),
-        ("a//x.py", "'a//x.py': is not the name of a file"),
-        ("a/./x.py", "'a/./x.py': is not the name of a file"),
-        ("./", "'.': is not the name of a file"),
+        ("a//x.py", "'a//x.py': is not a file name"),
+        ("a/./x.py", "'a/./x.py': is not a file name"),
+        ("./", "'.': is not a file name"),
     ],
 )
 def test_names_stay_in_the_folder(name, message):
@@ -185,12 +185,12 @@ def test_names_are_bounded():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (info("link", stat.S_IFLNK | 0o777), "'link': is a symbolic link; put the file itself there"),
-        (info("pipe", stat.S_IFIFO), "'pipe': is not a regular file; take it out"),
-        (info("device", stat.S_IFBLK), "'device': is not a regular file; take it out"),
+        (info("link", stat.S_IFLNK | 0o777), "'link': is a symbolic link; add the file itself"),
+        (info("pipe", stat.S_IFIFO), "'pipe': is not a regular file; remove it"),
+        (info("device", stat.S_IFBLK), "'device': is not a regular file; remove it"),
         (
             info("x.py", compress_type=zipfile.ZIP_BZIP2),
-            "'x.py': is compressed by method 12; stored and deflated entries are read",
+            "'x.py': is compressed by method 12; only stored and deflated entries are supported",
         ),
     ],
 )
@@ -210,23 +210,26 @@ def test_a_name_is_there_once():
     refused(made(("x.py", b"1"), ("x.py", b"2")), "'x.py': is in the archive twice")
     refused(made(("x.py", b"1"), ("./x.py", b"2")), "'x.py': is in the archive twice")
     refused(made(("é", b""), (unicodedata.normalize("NFD", "é"), b"")), "'é': is in the archive twice")
-    refused(made(("a", b""), ("a/b/c.py", b"")), "'a': is a file, and a folder as well")
+    refused(made(("a", b""), ("a/b/c.py", b"")), "'a': is both a file and a folder")
     assert unpack(made(("a.py", b""), ("A.py", b""))) == {"a.py": b"", "A.py": b""}
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "there is no archive: nothing was sent"),
+        (b"", "the archive is empty: nothing was sent"),
         (b"hello", "the archive is not a zip file"),
         (b"PK\x03\x04", "the archive is cut off, or is not a zip file"),
         (made(*FILES.items())[:-30], "the archive is cut off, or is not a zip file"),
         (made(), "the archive has no files"),
         (made(("a/", b""), ("__MACOSX/x", b"")), "the archive has no files"),
-        (made(*FILES.items()) + b"more", "the archive is damaged, or not alone: its parts do not add up to its size"),
+        (
+            made(*FILES.items()) + b"more",
+            "the archive is damaged, or has other data around it: its parts do not add up to its size",
+        ),
         (
             b"#!/bin/sh\n" + made(*FILES.items()),
-            "the archive is damaged, or not alone: its parts do not add up to its size",
+            "the archive is damaged, or has other data around it: its parts do not add up to its size",
         ),
     ],
 )
@@ -246,7 +249,7 @@ def test_archives_of_the_large_kind_are_refused():
     struct.pack_into("<H", data, end + 8, 0xFFFF)
 
     refused(
-        bytes(data), "the archive is of the kind for large ones (zip64); the limit is 2000 entries", kind=TooLargeError
+        bytes(data), "the archive uses the zip64 format for large ones; the limit is 2000 entries", kind=TooLargeError
     )
 
 
@@ -256,7 +259,7 @@ def test_a_hidden_directory_of_the_large_kind_is_refused():
 
     refused(
         made((entry, b"")),
-        "the archive is of the kind for large ones (zip64); the limit is 2000 entries",
+        "the archive uses the zip64 format for large ones; the limit is 2000 entries",
         kind=TooLargeError,
     )
 
@@ -278,7 +281,7 @@ def test_a_bomb_is_refused_in_little_memory():
     data = made(("zeros.bin", bytes(60 * MIB)))
     tracemalloc.start()
     try:
-        refused(data, "the files are over 100 times of what they are compressed to", kind=TooLargeError)
+        refused(data, "the files are over 100 times their compressed size", kind=TooLargeError)
         assert tracemalloc.get_traced_memory()[1] < MIB
     finally:
         tracemalloc.stop()
@@ -297,7 +300,7 @@ def test_sizes_are_bounded_alone_and_together():
 
 
 def sized(data: bytes, size: int) -> bytes:
-    """Return the archive with another uncompressed size said of its first entry, in both places."""
+    """Return the archive with another uncompressed size for its first entry, in both places."""
     lying = bytearray(data)
     struct.pack_into("<L", lying, lying.index(b"PK\x03\x04") + 22, size)
     struct.pack_into("<L", lying, lying.index(b"PK\x01\x02") + 24, size)
@@ -315,9 +318,9 @@ def test_a_header_that_says_less_brings_no_more():
 
 
 def test_a_header_that_says_more_is_found_out():
-    refused(sized(made(("x.py", b"x" * 50), ("y", b"")), 60), "'x.py': is damaged: it has 50 bytes and says 60")
+    refused(sized(made(("x.py", b"x" * 50), ("y", b"")), 60), "'x.py': is damaged: it has 50 bytes and states 60")
     stored = made(("x.py", b"x" * 50), ("y", b""), method=zipfile.ZIP_STORED)
-    refused(sized(stored, 60), "'x.py': is stored, but says two sizes")
+    refused(sized(stored, 60), "'x.py': is stored, but states two sizes")
 
 
 def test_entries_do_not_share_bytes():
@@ -336,7 +339,7 @@ def test_entries_do_not_share_bytes():
                     },
                 )
             )
-    refused(target.getvalue(), "'b0.bin': is not where the archive says it is, or overlaps another entry")
+    refused(target.getvalue(), "'b0.bin': is not at the offset that the archive states, or overlaps another entry")
 
     data = made(("a.py", b"1" * 100), ("b.py", b"2"), method=zipfile.ZIP_STORED)
     lying = bytearray(data)
@@ -439,9 +442,9 @@ def test_what_cannot_be_packed_is_told(folder, tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"../x": b""}, "leads out of the folder"),
-        ({"./x": b""}, "'./x': is not written as 'x'"),
-        ({"a": b"", "a/b": b""}, "is a file, and a folder as well"),
+        ({"../x": b""}, "is outside of the folder"),
+        ({"./x": b""}, "'./x': must be written as 'x'"),
+        ({"a": b"", "a/b": b""}, "is both a file and a folder"),
         ({"a": b"12", "b": b"34"}, "over 3B together"),
         ({"a": b"", "b": b"", "c": b""}, "there are 3 files; the limit is 2"),
     ],

@@ -1,4 +1,4 @@
-"""Unit: what the runner does to control groups of version 2, against a kernel that keeps their rules in a folder."""
+"""Unit: control groups of version 2, against a simulated kernel that enforces their rules in a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT_FILES = {
 
 
 class Kernel(Files):
-    """Control groups in a folder: moves processes, hands down controllers, and refuses what the kernel refuses."""
+    """Control groups in a folder: moves processes, delegates controllers, and refuses what the kernel refuses."""
 
     def __init__(self, mount, *, delegated=()):
         self.mount = mount
@@ -101,7 +101,7 @@ class Kernel(Files):
         return group.relative_to(self.mount).as_posix() in self.marked
 
     def tree(self):
-        """Return everything that there is, to be compared."""
+        """Return the whole state, for comparison."""
         return {
             str(path.relative_to(self.mount)): sorted(path.read_text().split()) for path in self.mount.rglob("cgroup.*")
         }
@@ -293,7 +293,7 @@ def test_the_message_of_a_watcher_names_the_field():
     hold = keeper.apply(os.getppid(), Limits(processes=0))
 
     assert hold.watched()
-    assert hold.exceeded() == "the execution started more than 0 processes; its limit is `processes`"
+    assert hold.exceeded() == "the execution started more than 0 processes; the limit is the field `processes`"
 
 
 def test_a_user_owns_what_was_delegated_to_it(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Unit: which environments are removed: by use, age and total size, and never one that may be needed."""
+"""Unit: which environments are removed: by use, age and total size, and never a needed one."""
 
 from __future__ import annotations
 

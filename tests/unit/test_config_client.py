@@ -1,4 +1,4 @@
-"""Unit: where a running server is, who calls and whom to trust: options before variables, mistakes with the remedy."""
+"""Unit: settings of clients: address, token and certificates; options before variables, mistakes with the remedy."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def test_what_a_url_says(text):
     ("text", "says"),
     [
         ("", "is empty"),
-        ("127.0.0.1:8000", "is not a URL of a runner; write http://HOST:PORT"),
-        ("localhost:8000", "is not a URL of a runner; write http://HOST:PORT"),
-        ("ftp://host", "is not a URL of a runner"),
-        ("http://", "is not a URL of a runner"),
+        ("127.0.0.1:8000", "is not the URL of a runner; write http://HOST:PORT"),
+        ("localhost:8000", "is not the URL of a runner; write http://HOST:PORT"),
+        ("ftp://host", "is not the URL of a runner"),
+        ("http://", "is not the URL of a runner"),
         ("http://host:99999", "is not a URL: Port out of range"),
         ("http://[::1", "is not a URL: "),
-        ("http://hôst", "is not a URL of a runner"),
-        ("http://host/a b", "is not a URL of a runner"),
-        ("http://me:secret@host", "holds a user"),
+        ("http://hôst", "is not the URL of a runner"),
+        ("http://host/a b", "is not the URL of a runner"),
+        ("http://me:secret@host", "has a user name or password"),
         ("http://host/?a=1", "has a query or a fragment"),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_certificate_comes_with_its_key_or_before_it(tmp_path, monkeypatch):
     assert (of_variables.cert_file, of_variables.key_file) == (tmp_path / "mine.pem", tmp_path / "mine.key")
     assert (of_options.cert_file, of_options.key_file) == (Path("/both.pem"), None)
     assert [str(mistake) for mistake in caught.value.mistakes] == [
-        "--cert-key: needs the certificate: --cert or OPERATO_CERT"
+        "--cert-key: needs the certificate too: --cert or OPERATO_CERT"
     ]
 
 
@@ -105,7 +105,7 @@ def test_mistakes_are_told_together_and_show_no_token():
 
     fields = {mistake.field: mistake.message for mistake in caught.value.mistakes}
     assert set(fields) == {"--url", "OPERATO_TOKEN", "OPERATO_CA"}
-    assert fields["OPERATO_TOKEN"] == "is not a token; it is what `operato-runner token` prints"
+    assert fields["OPERATO_TOKEN"] == "is not a token; use the output of `operato-runner token`"
 
 
 def test_a_variable_that_nothing_knows_is_a_mistake_here_too():

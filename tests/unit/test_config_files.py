@@ -1,4 +1,4 @@
-"""Unit: files that a module names: an `environment.yml`, the pip part of dependencies, and what is wrong with them."""
+"""Unit: files that a module names: an `environment.yml`, the pip part of dependencies, and their mistakes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from config.modules.spec import spec_from_mapping, spec_to_mapping
 from tests.modules_file import load_modules
 
 ENVIRONMENT = """
-name: whatever
-prefix: /home/somebody/envs/whatever
+name: anything
+prefix: /home/somebody/envs/anything
 channels: [nodefaults, conda-forge, https://host/channel]
 dependencies:
   - python=3.12
@@ -79,7 +79,7 @@ def test_the_pip_part_may_stand_in_the_module(written):
         ("dependencies: [{pip: x}]", "a mapping is not"),
         ("dependencies: [numpy, {pip: ['--index-url http://x']}]", "--index-url is not allowed"),
         ("dependencies: ['--file x']", "without a leading '-'"),
-        ("dependencies: [numpy]\nchannels: [defaults]", "terms of its own"),
+        ("dependencies: [numpy]\nchannels: [defaults]", "its own terms of use"),
         ("dependencies: [numpy", "environment.yml"),
     ],
 )
@@ -95,7 +95,7 @@ def test_an_environment_file_that_is_not_there(tmp_path):
     (tmp_path / "modules.yaml").write_text(
         "modules: [{name: m, env: conda, code: 'def handler(input): pass', dependencies: nothing.yml}]"
     )
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="does not exist"):
         load_modules(tmp_path / "modules.yaml")
 
 

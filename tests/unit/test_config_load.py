@@ -1,4 +1,4 @@
-"""Unit: settings by precedence with their sources, and what of the environment goes where."""
+"""Unit: settings by precedence with their sources, and the variables for user code and installers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def loaded(runner: str = "", options: dict | None = None, environ: dict | None =
 
 
 def check(*expected: str, runner: str = "", options: dict | None = None, environ: dict | None = None) -> None:
-    """Expect these mistakes, told at once; what ends in `...` is compared up to there."""
+    """Expect exactly these mistakes; text that ends in `...` is compared up to there."""
     with pytest.raises(ConfigError) as caught:
         loaded(runner, options, environ)
     found = [str(mistake) for mistake in caught.value.mistakes]
@@ -375,7 +375,7 @@ def test_no_modules_file_has_a_remedy(tmp_path):
 
 
 def test_a_modules_file_that_was_named_must_be_there():
-    with pytest.raises(ConfigError, match=r"^gone.yaml: there is no such file$"):
+    with pytest.raises(ConfigError, match=r"^gone.yaml: does not exist$"):
         load_settings({"config": "gone.yaml"}, {})
 
 

@@ -1,4 +1,4 @@
-"""Unit: the modules file, its mistakes with their lines, and modules that come as JSON."""
+"""Unit: the modules file, its mistakes with their lines, and modules from JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mistakes(folder: Path, text: str | bytes) -> list[str]:
 
 
 def check(folder: Path, text: str | bytes, *expected: str) -> None:
-    """Expect these mistakes and no other; what ends in `...` is compared up to there."""
+    """Expect exactly these mistakes; text that ends in `...` is compared up to there."""
     found = mistakes(folder, text)
     cut = [
         line[: len(want) - 3] + "..." if want.endswith("...") else line
@@ -211,10 +211,10 @@ def test_code_that_only_warns_compiles(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "modules.yaml: is empty; a file that serves nothing yet says `modules: []`"),
+        ("", "modules.yaml: is empty; write `modules: []` for a file without modules"),
         ("# only this\n", "modules.yaml: is empty; ..."),
-        ("- a\n", "modules.yaml:1: holds a list where a mapping with `modules:` is expected"),
-        ("modules", "modules.yaml:1: holds 'modules' where a mapping with `modules:` is expected"),
+        ("- a\n", "modules.yaml:1: contains a list where a mapping with `modules:` is expected"),
+        ("modules", "modules.yaml:1: contains 'modules' where a mapping with `modules:` is expected"),
         (b"a: b\nc: \xff\n", "modules.yaml:2: is not UTF-8 text: invalid start byte at byte 8"),
         ("a: [1,\nb: }\n", "modules.yaml:2: is not valid YAML: while parsing a flow node: expected ..."),
         (
@@ -228,7 +228,7 @@ def test_code_that_only_warns_compiles(tmp_path):
             "modules: " + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
             "modules.yaml:1: is nested more than 64 levels deep, ...",
         ),
-        ("modules: &a [*a]", "modules.yaml:1: is nested more than 64 levels deep, or holds itself"),
+        ("modules: &a [*a]", "modules.yaml:1: is nested more than 64 levels deep, or contains itself"),
         ("modules: &a {<<: *a}", "modules.yaml: is nested too deeply"),
         (
             "module: []",
@@ -239,7 +239,7 @@ def test_code_that_only_warns_compiles(tmp_path):
         ("modules: []\nmodules: []", "modules.yaml:2: modules: is given twice, first in line 1"),
         ("modules: !!python/name:os.system", "modules.yaml:1: modules: the YAML tag ..."),
         ("modules: []\n? [a]\n: 1", "modules.yaml:2: a key must be text"),
-        ("modules: {<<: 1}", "modules.yaml:1: modules: `<<` takes mappings only"),
+        ("modules: {<<: 1}", "modules.yaml:1: modules: `<<` accepts only mappings"),
         ("modules: []\nrunner: {conda_exe: !!int x}", "modules.yaml:2: runner.conda_exe: 'x' cannot be read as int"),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_missing_file_is_a_mistake(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_modules(file)
 
-    assert caught.value.mistakes == (Mistake("there is no such file", str(file), None, ""),)
+    assert caught.value.mistakes == (Mistake("does not exist", str(file), None, ""),)
 
 
 def test_a_folder_is_a_mistake(tmp_path):
@@ -265,14 +265,14 @@ def test_aliases_of_aliases_end_at_the_limit(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
 
-    check(tmp_path, "\n".join(lines), "modules.yaml:1: repeats more than 100000 values by its aliases")
+    check(tmp_path, "\n".join(lines), "modules.yaml:1: repeats more than 100000 values through aliases")
 
 
 def test_merges_of_merges_end_at_the_limit(tmp_path):
     lines = ["a0: &a0 {k: 1}"]
     lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 9)]
 
-    check(tmp_path, "\n".join(lines), "modules.yaml:1: repeats more than 100000 values by its aliases")
+    check(tmp_path, "\n".join(lines), "modules.yaml:1: repeats more than 100000 values through aliases")
 
 
 # Fields.
@@ -401,7 +401,7 @@ CASES: list[tuple[str, ...]] = [
     ("tags: a", "tags: 'a' is not a list"),
     ("tags: [a, ' ', 3]", "tags[1]: is empty", "tags[2]: 3 is not text; write it in quotes"),
     ("description: 3", "description: 3 is not text; write it in quotes"),
-    ('description: "\\0"', "description: holds a null character"),
+    ('description: "\\0"', "description: contains a null character"),
     ("handler: a-b", "handler: 'a-b' is not the name of a function, or `file:function` for a file of a folder"),
     ("handler: /etc/x:f", "handler: names a file, but ...", "handler: '/etc/x:f' is not ..."),
     ("handler: ../x:f", "handler: names a file, but ...", "handler: '../x:f' is not ..."),
@@ -411,12 +411,12 @@ CASES: list[tuple[str, ...]] = [
     ("python: '>=3.11'", "python: '>=3.11' is not a Python version such as 3.12 or 3.12.4"),
     ("variables: [a]", "variables: a list is not a mapping of names to values"),
     ("variables: {1a: x}", "variables.1a: '1a' is not the name of a variable: ..."),
-    ("variables: {OPERATO_X: x}", "variables.OPERATO_X: OPERATO_X belongs to the runner: ..."),
+    ("variables: {OPERATO_X: x}", "variables.OPERATO_X: OPERATO_X is reserved: ..."),
     ("variables: {A: [], B: .nan}", "variables.A: a list is not text, ...", "variables.B: nan is not text, ..."),
     ("secrets: [A-B]", "secrets[0]: 'A-B' is not the name of a variable: ..."),
-    ("secrets: [A], variables: {A: b}", "secrets[0]: A is given in `variables` as well"),
+    ("secrets: [A], variables: {A: b}", "secrets[0]: A is given in `variables` too"),
     ("input_schema: []", "input_schema: a list is not a mapping"),
-    ("input_schema: {a: [1, .nan]}", "input_schema.a[1]: nan cannot be said in JSON"),
+    ("input_schema: {a: [1, .nan]}", "input_schema.a[1]: nan is not a JSON number"),
     ("requirements: [a b]", "requirements[0]: 'a b' is not a requirement such as ..."),
     ("requirements: [-e .]", "requirements[0]: the option -e is not allowed; allowed are ..."),
     (
@@ -424,7 +424,7 @@ CASES: list[tuple[str, ...]] = [
         "requirements[0]: the option --index-url is not allowed: package indexes are set in the operator's ...",
     ),
     ('requirements: ["a\\n-e ."]', "requirements[0]: 'a\\n-e .' is not a requirement ..."),
-    ("path: x.py", "path: `code` is given as well; a module has one of the two", "path: 'x.py' does not exist"),
+    ("path: x.py", "path: `code` is given too; a module has either", "path: 'x.py' does not exist"),
     ("isolation: none", "isolation: none is not for env: venv; it is only for inline"),
     ("dependencies: [a]", "dependencies: is not for env: venv, only for conda; use env: conda"),
     ("channels: [a]", "channels: is not for env: venv, only for conda; use env: conda"),
@@ -469,14 +469,14 @@ def test_a_field_is_wrong(tmp_path, case):
             "m.dependencies[0]: '-x' is not text without a leading '-'",
         ),
         ("{env: inline, code: 3}", "m.code: 3 is not text; write it in quotes"),
-        ('{env: inline, code: "a\\0b"}', "m.code: holds a null character"),
+        ('{env: inline, code: "a\\0b"}', "m.code: contains a null character"),
         ("{env: inline, path: ''}", "m: has no code; give `code` or `path`"),
         ("{env: inline, path: notes.txt}", "m.path: 'notes.txt' is not a .py file"),
         (
             "{env: inline, path: empty}",
             "m.handler: none of main.py, __init__.py, handler.py is in the folder; name it as `handler: file:function`",
         ),
-        ('{env: inline, path: "a\\0b"}', "m.path: holds a null character"),
+        ('{env: inline, path: "a\\0b"}', "m.path: contains a null character"),
         (f"{{env: inline, path: {'x' * 300}}}", "m.path: ..."),
     ],
 )
@@ -595,7 +595,7 @@ def test_mistakes_of_requirements_files_name_their_file_and_line(tmp_path):
             "in the operator's uv configuration"
         ),
         "all.txt:3: m.requirements: a requirements file cannot include itself",
-        "all.txt:5: m.requirements: none.txt: there is no such file",
+        "all.txt:5: m.requirements: none.txt: does not exist",
         "all.txt:6: m.requirements: 'git+https://x' is not a requirement such as requests, numpy>=2,<3 or name @ https://host/file.whl",
         "all.txt:7: m.requirements: the option -c is not allowed",
         "more.txt:2: m.requirements: an included file cannot include another one",
@@ -610,7 +610,7 @@ def test_a_requirements_file_must_be_there_and_be_text(tmp_path):
         tmp_path,
         "modules:\n  a: {env: venv, code: handler = print, requirements: none.txt}\n"
         "  b: {env: venv, code: handler = print, requirements: bad.txt}\n",
-        "modules.yaml:2: a.requirements: none.txt: there is no such file",
+        "modules.yaml:2: a.requirements: none.txt: does not exist",
         "modules.yaml:3: b.requirements: bad.txt: is not UTF-8 text: invalid start byte at byte 0",
     )
 
@@ -675,7 +675,7 @@ def test_json_mistakes_are_told_at_once_without_lines():
         {"code": "x = (", "timeout": "soon", "tag": [], "variables": {"A": True, "B": None}},
         "code: does not compile: '(' was never closed (line 1 of the code, column 5: `x = (`)",
         f"timeout: 'soon' {DURATION}",
-        "variables.B: nothing is not text, a number or a truth",
+        "variables.B: nothing is not text, a number or a boolean",
         "tag: unknown field; did you mean 'tags'?",
     )
 
@@ -694,7 +694,7 @@ def test_json_that_is_no_mapping(data):
 
 
 def test_json_may_hold_half_characters():
-    refused({"code": "x = '\ud800'"}, "code: holds half of a character (a lone surrogate)")
+    refused({"code": "x = '\ud800'"}, "code: contains half of a character (a lone surrogate)")
 
 
 def test_json_cannot_name_files(tmp_path):
@@ -839,7 +839,7 @@ def test_what_is_neither_a_duration_nor_a_size(value):
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=0))
 def test_every_duration_can_be_told(seconds):
-    """What is out of range is told to its author."""
+    """Values out of range are reported to the author."""
     assert units.format_duration(seconds)
 
 
@@ -873,7 +873,7 @@ def test_the_requirements_files_that_a_file_names_are_told(tmp_path):
     )
 
     assert file.files == (tmp_path / "all.txt", tmp_path / "more.txt", tmp_path / "absent.txt")
-    assert len(wrongs) == 1, "they are told although one of them is wrong"
+    assert len(wrongs) == 1, "they are returned although one of them is wrong"
 
 
 def read_modules_in(folder: Path, text: str) -> tuple[ModulesFile, tuple[Mistake, ...]]:
@@ -886,9 +886,9 @@ def read_modules_in(folder: Path, text: str) -> tuple[ModulesFile, tuple[Mistake
     [
         (lambda path: path.mkdir(), "cannot be read: Is a directory"),
         (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
-        (os.mkfifo, "is not a regular file; devices and pipes cannot be read again"),
-        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file; devices and pipes cannot be read again"),
-        (lambda path: path.write_bytes(b""), "is empty; a file that serves nothing yet says `modules: []`"),
+        (os.mkfifo, "is not a regular file; devices and pipes cannot be reloaded"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file; devices and pipes cannot be reloaded"),
+        (lambda path: path.write_bytes(b""), "is empty; write `modules: []` for a file without modules"),
         (lambda path: path.write_bytes(b"\x7fELF\x02\x01\x01\0\xff"), "is not UTF-8 text"),
         (lambda path: path.write_bytes(b"# x\n" * 5_000_000), "is over 16777216 bytes"),
     ],

@@ -1,4 +1,4 @@
-"""Unit: secrets of modules: what may be written, by whom, and what becomes of each place where a value may be."""
+"""Unit: secrets of modules: their forms, the trust that each source needs, and reading their values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.modules_file import load_modules
 
 @pytest.fixture
 def written(tmp_path):
-    """Return a function that reads the file of one module `m`, whose `secrets` stand in line 5 on."""
+    """Return a function that reads the file of one module `m`, with its `secrets` from line 5 on."""
 
     def read(text):
         file = tmp_path / "modules.yaml"
@@ -37,7 +37,7 @@ def api(written, **how):
     return spec_from_mapping(data, **{"base": None, "allow_path": False, **how})
 
 
-# -- what is written -------------------------------------------------------------------------------------------------
+# -- forms -------------------------------------------------------------------------------------------------------------
 
 
 def test_names_stand_for_variables_of_the_runner(written):
@@ -73,8 +73,8 @@ def test_files_are_named_as_what_is_to_be_watched_folders_are_not(written, tmp_p
 WRONG = {
     "secrets: 3": ["5: m.secrets: 3 is neither a list of names nor a mapping of names to {env: VARIABLE} or ..."],
     "secrets: [A-B]": ["5: m.secrets[0]: 'A-B' is not the name of a variable: ..."],
-    "secrets:\n      - A\n      - OPERATO_B": ["7: m.secrets[1]: OPERATO_B belongs to the runner: ..."],
-    "secrets:\n      OPERATO_A: {env: A}": ["6: m.secrets.OPERATO_A: OPERATO_A belongs to the runner: ..."],
+    "secrets:\n      - A\n      - OPERATO_B": ["7: m.secrets[1]: OPERATO_B is reserved: ..."],
+    "secrets:\n      OPERATO_A: {env: A}": ["6: m.secrets.OPERATO_A: OPERATO_A is reserved: ..."],
     "secrets:\n      A: TOKEN": ["6: m.secrets.A: 'TOKEN' is not a source; write {env: VARIABLE} or {file: PATH}"],
     "secrets:\n      A:": ["6: m.secrets.A: nothing is not a source; ..."],
     "secrets:\n      A: {}": ["6: m.secrets.A: has no source; write {env: VARIABLE} or {file: PATH}"],
@@ -84,15 +84,15 @@ WRONG = {
     "secrets:\n      A:\n        env: 3": ["7: m.secrets.A.env: 3 is not text; write it in quotes"],
     "secrets:\n      A:\n        file: ''": ["7: m.secrets.A.file: is empty"],
     "secrets:\n      A:\n        file: [x]": ["7: m.secrets.A.file: a list is not text"],
-    'secrets:\n      A:\n        file: "a\\0"': ["7: m.secrets.A.file: holds a null character"],
-    "secrets: [A]\n    variables: {A: b}": ["5: m.secrets[0]: A is given in `variables` as well"],
-    "secrets:\n      A: {env: B}\n    variables: {A: b}": ["6: m.secrets.A: A is given in `variables` as well"],
+    'secrets:\n      A:\n        file: "a\\0"': ["7: m.secrets.A.file: contains a null character"],
+    "secrets: [A]\n    variables: {A: b}": ["5: m.secrets[0]: A is given in `variables` too"],
+    "secrets:\n      A: {env: B}\n    variables: {A: b}": ["6: m.secrets.A: A is given in `variables` too"],
     "secrets:\n      A: {env: 1}\n      B: {file: ''}": [
         "6: m.secrets.A.env: 1 is not text; write it in quotes",
         "7: m.secrets.B.file: is empty",
     ],
     f"secrets: [{', '.join(f'A{n}' for n in range(MAX_SECRETS + 1))}]": [
-        f"5: m.secrets: are {MAX_SECRETS + 1}; a module has at most {MAX_SECRETS}"
+        f"5: m.secrets: has {MAX_SECRETS + 1} secrets; a module has at most {MAX_SECRETS}"
     ],
 }
 
@@ -114,7 +114,7 @@ def test_a_module_comes_back_from_its_mapping(written, tmp_path):
     assert spec_from_mapping(data, base=None, allow_path=True, trusted=True) == module
 
 
-# -- who may -----------------------------------------------------------------------------------------------------------
+# -- trust -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("allow_path", [False, True])
@@ -123,11 +123,14 @@ def test_others_than_the_operator_have_what_the_operator_named_for_modules(allow
 
     assert api(["A"], **how).secrets == {"A": Secret(env="OPERATO_SECRET_A")}
     assert api({"A": {"env": "OPERATO_SECRET_X"}}, **how).secrets == {"A": Secret(env="OPERATO_SECRET_X")}
-    only = "is not for modules; outside of the operator's modules file, only variables that begin with OPERATO_SECRET_"
+    only = (
+        "is not allowed: outside of the operator's modules file, modules get only variables that begin with"
+        " OPERATO_SECRET_"
+    )
     for variable in ("OPERATO_JWT_SECRET", "PATH", "operato_secret_x", "AWS_SECRET_ACCESS_KEY"):
         with pytest.raises(ConfigError) as caught:
             api({"A": {"env": variable}}, **how)
-        assert [str(mistake) for mistake in caught.value.mistakes] == [f"secrets.A.env: '{variable}' {only} are"]
+        assert [str(mistake) for mistake in caught.value.mistakes] == [f"secrets.A.env: '{variable}' {only}"]
     for path in ("data/jwt-secret", "/etc/passwd", ""):
         with pytest.raises(ConfigError, match=r"secrets\.A\.file: files are only for the operator's modules file"):
             api({"A": {"file": path}}, **how)
@@ -201,17 +204,17 @@ def test_everything_that_cannot_be_had_is_told_without_what_is_in_it(tmp_path):
 
     why = {
         "large": "is over 65536 bytes; name a smaller file",
-        "null": "holds a null character; write it as text, such as base64",
-        "latin": "is not UTF-8 text; write it as text, such as base64",
-        "gone": "does not exist; bring it there",
+        "null": "contains a null character; encode it, for example as base64",
+        "latin": "is not UTF-8 text; encode it, for example as base64",
+        "gone": "does not exist; create it",
         "folder": "is a folder; name a file",
         "loop": "cannot be read (Too many levels of symbolic links); make it readable",
-        "pipe": "is not a regular file; name one",
+        "pipe": "is not a regular file; name a regular file",
         "socket": "cannot be read (No such device or address); make it readable",
     }
     assert [str(mistake) for mistake in caught.value.mistakes] == [
-        *(f"{name}: {tmp_path}/{name} {text}, or take {name} out of `secrets`" for name, text in why.items()),
-        "A: OPERATO_SECRET_A is not set in the runner's environment; set it, or take A out of `secrets`",
-        "C: OPERATO_SECRET_C is not UTF-8 text; write it as text, such as base64, or take C out of `secrets`",
+        *(f"{name}: {tmp_path}/{name} {text}, or remove {name} from `secrets`" for name, text in why.items()),
+        "A: OPERATO_SECRET_A is not set in the runner's environment; set it, or remove A from `secrets`",
+        "C: OPERATO_SECRET_C is not UTF-8 text; encode it, for example as base64, or remove C from `secrets`",
     ]
     assert "hunter2" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Unit: a schema as a part of a larger document means what it meant alone."""
+"""Unit: a schema as a part of a larger document keeps its meaning."""
 
 from __future__ import annotations
 

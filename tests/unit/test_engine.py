@@ -1,4 +1,4 @@
-"""Unit: where an engine is, what the library's errors come to, and the stream of a container without terminal."""
+"""Unit: the address of an engine, the library's errors, and the stream of a container without terminal."""
 
 from __future__ import annotations
 

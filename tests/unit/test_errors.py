@@ -1,4 +1,4 @@
-"""Unit: failures are a closed set of values that every door shows alike."""
+"""Unit: failures are a closed set of values, the same in every answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from protocol import errors
 from protocol.errors import RETRYABLE, ErrorKind, Failure, RunnerError, error
 
-ACTORS = ("The caller", "The operator", "The author", "Nobody", "Us")
+ACTORS = ("The caller", "The operator", "The author", "No action", "The developers")
 PROMISED = """
 bad_input not_found conflict unauthenticated forbidden too_large overloaded unavailable environment_failed load_failed
 handler_error bad_output timeout cancelled out_of_memory output_limit worker_crashed lost shutdown internal

@@ -1,4 +1,4 @@
-"""Unit: frames, cut anywhere, come out whole; a length over the limit is refused before its payload."""
+"""Unit: frames split anywhere are joined; a length over the limit is refused before its payload."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_any_split_of_any_payloads_comes_out_the_same(case):
 @same_each_time
 @given(cut_streams())
 def test_a_payload_comes_out_as_soon_as_its_last_byte_is_there(case):
-    """And the decoder is idle exactly where one frame has ended and the next one has not begun."""
+    """The decoder is idle exactly between two frames."""
     payloads, pieces = case
     ends = {0: 0}
     for payload in payloads:

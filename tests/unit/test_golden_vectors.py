@@ -1,4 +1,4 @@
-"""Unit: the example frames of protocol/SPEC.md, said and read exactly so by the host's code and by the guest's."""
+"""Unit: host and guest write and read exactly the example frames of protocol/SPEC.md."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONVERSATIONS = {
 
 
 def read_vectors():
-    """Return name -> (who says it, the whole frame, its JSON) of every block marked `vector`."""
+    """Return name -> (sender, whole frame, its JSON) of every block marked `vector`."""
     found = {}
     for who, name, body in re.findall(
         r"^```vector (\w+) ([^\n]+)\n(.*?)^```$", SPEC.read_text(), re.DOTALL | re.MULTILINE
@@ -92,7 +92,7 @@ def test_the_host_says_it(name):
 
 @said_by("guest", "relay")
 def test_the_host_reads_it(name):
-    """Every field that was said arrives with its value; a field that was not has its default."""
+    """Every sent field arrives with its value; a missing one has its default."""
     _, frame, text = VECTORS[name]
     (payload,) = frames.FrameDecoder(1 << 20).feed(frame)
 
@@ -133,7 +133,7 @@ def test_the_conversations_use_every_vector_of_the_guest():
 
 
 def converse(monkeypatch, source, host):
-    """Return all bytes that the guest says to these frames. Its clock, pid and version are those of the vectors."""
+    """Return all bytes that the guest answers to these frames, with clock, pid and version of the vectors."""
     clock = iter(range(1, 100))
     stub(monkeypatch, os, environ={}, getpid=lambda: PID, waitid=no_children, killpg=None, _exit=None)
     stub(monkeypatch, sys, path=[], modules={}, version_info=(3, 11, 7))
@@ -154,7 +154,7 @@ def converse(monkeypatch, source, host):
 
 
 def stub(monkeypatch, module, **instead):
-    """Let the guest see another value for some names of a module, and nobody else."""
+    """Replace some names of a module for the guest only."""
     monkeypatch.setattr(guest, module.__name__, types.SimpleNamespace(**{**vars(module), **instead}))
 
 

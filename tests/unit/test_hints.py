@@ -1,4 +1,4 @@
-"""Unit: what type hints say of an input, held against what Python makes of the same hints, and the fast look at it."""
+"""Unit: schemas from type hints, compared with what Python makes of the same hints, and the fast check by them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STR, INT, NUMBER, BOOL = {"type": "string"}, {"type": "integer"}, {"type": "numb
 
 
 def schema(text: str) -> dict[str, Any] | None:
-    """Return what is read from a whole file."""
+    """Return the schema from a whole file."""
     found = input_schema(dedent(text).encode(), "handler")
     assert found is None or list(problems(found)) == []
     return found
@@ -271,7 +271,7 @@ def written(hint: tuple, classes: list[str]) -> str:
 
 
 def fits(value: Any, hint: tuple) -> bool:  # noqa: C901, PLR0911  (one for each form)
-    """Return whether a value of JSON is what a hint says, as those who check types have it."""
+    """Return whether a value of JSON fits a hint, as type checkers decide."""
     form, *inner = hint
     match form:
         case "Any":

@@ -1,4 +1,4 @@
-"""Unit: execution ids are UUIDs of version 7, and each sorts after all before it, whatever the clock does."""
+"""Unit: execution ids are UUIDs of version 7; each sorts after all earlier ones, even if the clock goes back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MILLISECOND = 1_000_000
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Let the test say what the time is, in nanoseconds since the epoch; nothing was made before."""
+    """Let the test set the time in nanoseconds since the epoch; no id exists before."""
 
     class Clock:
         now = 1_700_000_000_123 * MILLISECOND

@@ -1,4 +1,4 @@
-"""Unit: the key of an environment depends on all that goes into it and on nothing else."""
+"""Unit: the key of an environment depends on its whole content and on nothing else."""
 
 from __future__ import annotations
 

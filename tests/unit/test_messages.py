@@ -1,4 +1,4 @@
-"""Unit: what is a message of the guest and what is not, and which bytes are one strict JSON value."""
+"""Unit: messages of the guest, and bytes that are exactly one strict JSON value."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_values_up_to_the_greatest_nesting_are_read(depth):
 
 
 def test_input_is_the_last_field_of_execute():
-    """The guest counts on it where its Python does not read the input."""
+    """The guest relies on it if its Python cannot read the input."""
     payload = messages.encode(messages.Execute("x", 2, 1.5, msgspec.Raw(b'{ "a": 1 }')))
 
     assert payload == b'{"type":"execute","id":"x","attempt":2,"deadline":1.5,"input":{ "a": 1 }}'
@@ -311,7 +311,7 @@ def test_wide_values_are_not_deep():
 
 
 def test_numbers_beyond_a_double_are_json_and_pass():
-    """They are `inf` to a Python handler, as SPEC.md says."""
+    """A Python handler gets `inf`, as SPEC.md states."""
     assert math.isinf(json.loads(bytes(check_json(b"1e999"))))
 
 

@@ -112,7 +112,7 @@ def test_all_mistakes_in_an_archive_are_reported_at_once(write):
 def test_a_given_name_must_equal_that_of_the_fields(write):
     folder = {"m/handler.py": ONE, "m/module.yaml": "name: m\n"}
 
-    assert "m/module.yaml:1: name: 'm' is not the name" in refused(write, folder, "m", name="n").message
+    assert "m/module.yaml:1: name: 'm' differs from the name" in refused(write, folder, "m", name="n").message
     alone = {"m.yaml": "name: m\nenv: inline\ncode: handler = abs\n"}
     assert "m.yaml:1: name: 'm' differs from --name 'n'" in refused(write, alone, "m.yaml", name="n").message
 

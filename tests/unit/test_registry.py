@@ -323,8 +323,8 @@ async def test_all_missing_secrets_are_told_with_their_modules(registry):
 
     assert (failure.kind, failure.field) == (ErrorKind.BAD_INPUT, "secrets")
     assert failure.message.splitlines() == [
-        "a.secrets.A: OPERATO_SECRET_A is not set in the runner's environment; set it, or take A out of `secrets`",
-        "b.secrets.B: OPERATO_SECRET_B is not set in the runner's environment; set it, or take B out of `secrets`",
+        "a.secrets.A: OPERATO_SECRET_A is not set in the runner's environment; set it, or remove A from `secrets`",
+        "b.secrets.B: OPERATO_SECRET_B is not set in the runner's environment; set it, or remove B from `secrets`",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Unit: what an `input_schema` may be, where its mistakes are, and that nothing is ever fetched for one."""
+"""Unit: the rules for an `input_schema`, the places of its mistakes, and that nothing is ever fetched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from config.schema.schema import mismatch, problems, validator
 from tests.modules_file import load_modules
 
 ROOT = Path(__file__).parents[2]
-OUTSIDE = "is outside of this schema; nothing is fetched"
+OUTSIDE = "is outside of this schema and is never fetched"
 
 STEPS = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(60)}
 DOUBLING = {"$defs": {**STEPS, "a60": {"type": "null"}}, "$ref": "#/$defs/a0"}
@@ -53,8 +53,8 @@ WRONG = {
         ("definitions", "a", "$ref"),
         OUTSIDE,
     ),
-    "itself": ({"$ref": "#"}, (), "without end"),
-    "itself, below": ({"allOf": [{"$ref": "#/allOf/0"}]}, (), "without end"),
+    "itself": ({"$ref": "#"}, (), "endlessly"),
+    "itself, below": ({"allOf": [{"$ref": "#/allOf/0"}]}, (), "endlessly"),
     "data that is pointed at": ({"const": {"type": "x"}, "$ref": "#/const"}, ("$ref", "type"), "not a type of JSON"),
     "a pattern in data that is pointed at": (
         {"const": {"pattern": "(?=a)"}, "$ref": "#/const"},
@@ -64,12 +64,12 @@ WRONG = {
     "no schema that is pointed at": ({"required": ["a"], "$ref": "#/required"}, ("$ref",), "not a schema"),
     "look-ahead": ({"pattern": "(?=a)b"}, ("pattern",), "no look-around and no back-references"),
     "back-reference": ({"items": {"pattern": r"(a)\1"}}, ("items", "pattern"), "no back-references"),
-    "references that double": (DOUBLING, (), "is too large when its references are followed"),
-    "many names": ({"required": [f"p{n}" for n in range(10_001)]}, (), "holds more than 10000 values"),
+    "references that double": (DOUBLING, (), "is too large with its references"),
+    "many names": ({"required": [f"p{n}" for n in range(10_001)]}, (), "has more than 10000 values"),
     "itself by another": (
         {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"not": {"$ref": "#/$defs/a"}}}},
         (),
-        "without end",
+        "endlessly",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Unit: what is told of a module's source without running it, held against what the guest does with the same source."""
+"""Unit: the static check of a module's source, compared with the guest on the same source."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def guest_refuses(text: str, handler: str = "handler") -> str:
             begun = init()
             if inspect.iscoroutine(begun):
                 begun.close()
-    except Exception as problem:  # noqa: BLE001  (whatever the module does)
+    except Exception as problem:  # noqa: BLE001  (any exception of the module)
         return f"{type(problem).__name__}: {problem}"
     finally:
         del sys.modules[main.__name__]
@@ -124,11 +124,11 @@ FAILS = {
     "def handler(a, /, b, c, *, d=1): ...": "the handler needs 3 parameters (a, b, c), but is called with input, or"
     " input and context (line 1 of the code)",
     "\n\ndef handler(a, *, key): ...": "the handler is called with input, or input and context, but needs key by name;"
-    " give a default (line 3 of the code)",
-    "def handler(input): ...\ndef init(settings): ...": "`init` is called without arguments, but needs settings; give a"
-    " default, or another name to the function (line 2 of the code)",
-    "def handler(input): ...\ndef init(*, a, b=1): ...": "`init` is called without arguments, but needs a; give a"
-    " default, or another name to the function (line 2 of the code)",
+    " add defaults (line 3 of the code)",
+    "def handler(input): ...\ndef init(settings): ...": "`init` is called without arguments, but needs settings; add"
+    " defaults, or rename the function (line 2 of the code)",
+    "def handler(input): ...\ndef init(*, a, b=1): ...": "`init` is called without arguments, but needs a; add"
+    " defaults, or rename the function (line 2 of the code)",
 }
 
 

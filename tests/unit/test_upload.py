@@ -1,4 +1,4 @@
-"""Unit: modules that come as files, what their `module.yaml` may say, and the starters."""
+"""Unit: uploaded modules, their `module.yaml`, and the starters."""
 
 from __future__ import annotations
 
@@ -103,36 +103,36 @@ def test_the_name_may_be_given_in_both_places(tmp_path):
 @pytest.mark.parametrize(
     ("files", "name", "expected"),
     [
-        ({"handler.py": CODE}, None, ["name: is missing; give it in module.yaml, or with the archive"]),
+        ({"handler.py": CODE}, None, ["name: is missing; write it in module.yaml, or send it with the archive"]),
         (
             {"handler.py": CODE, "module.yaml": "env: inline"},
             None,
-            ["module.yaml:1: name: is missing; give it in module.yaml, or with the archive"],
+            ["module.yaml:1: name: is missing; write it in module.yaml, or send it with the archive"],
         ),
         (
             {"handler.py": CODE, "module.yaml": "env: inline\nname: a"},
             "b",
-            ["module.yaml:2: name: 'a' is not the name that it is sent as, 'b'"],
+            ["module.yaml:2: name: 'a' differs from the name it was sent with, 'b'"],
         ),
         (
             {"handler.py": CODE, "module.yaml": "env: inline\ncode: x"},
             "m",
-            ["module.yaml:2: code: the code of a module with files is in the files; leave `code` out"],
+            ["module.yaml:2: code: the code of an uploaded module is in its files; remove `code`"],
         ),
         (
             {"handler.py": CODE, "module.yaml": "modules:\n- {name: m}"},
             "m",
-            ["module.yaml:1: modules: has one module: write its fields at the top, without `modules:`"],
+            ["module.yaml:1: modules: describes one module: write its fields at the top, without `modules:`"],
         ),
         (
             {"handler.py": CODE, "module.yaml": "", "module.yml": ""},
             "m",
-            ["module.yaml: is given twice, as module.yaml and module.yml; take one out"],
+            ["module.yaml: is given twice, as module.yaml and module.yml; remove one"],
         ),
         (
             {"handler.py": CODE, "module.yaml": "[1]"},
             "m",
-            ["module.yaml: holds a list where the fields of a module are expected"],
+            ["module.yaml: contains a list where the fields of a module are expected"],
         ),
         (
             {"handler.py": CODE, "module.yaml": "a: [1"},
@@ -233,7 +233,7 @@ def test_a_starter_is_a_module_whose_code_passes(tmp_path, kind, name):
 
 @pytest.mark.parametrize("kind", Kind)
 def test_every_field_that_a_starter_shows_may_be_used(tmp_path, kind):
-    """What is commented out is right as well, all of it together."""
+    """The commented-out fields are valid too, all of them together."""
     text = starter("m", kind)["module.yaml"].decode()
     opened = re.sub(r"^# ([a-z_]+: )", r"\1", text, flags=re.MULTILINE)
     opened = (

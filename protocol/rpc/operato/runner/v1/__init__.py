@@ -29,10 +29,10 @@ class ExecutionStatus(betterproto.Enum):
     """The states of an execution; the last three are final."""
 
     UNSPECIFIED = 0
-    """Not said."""
+    """Not given."""
 
     QUEUED = 1
-    """Recorded, waits."""
+    """Recorded and waiting."""
 
     RUNNING = 2
     """Has a worker."""
@@ -44,14 +44,14 @@ class ExecutionStatus(betterproto.Enum):
     """Ended with an error."""
 
     CANCELLED = 5
-    """Ended because somebody asked for it."""
+    """Cancelled."""
 
 
 class EnvironmentKind(betterproto.Enum):
     """The kinds of environment."""
 
     UNSPECIFIED = 0
-    """Not said."""
+    """Not given."""
 
     INLINE = 1
     """The runner's own Python, standard library only."""
@@ -67,10 +67,10 @@ class EnvironmentKind(betterproto.Enum):
 
 
 class OutputStream(betterproto.Enum):
-    """Where user code prints."""
+    """The output streams of user code."""
 
     UNSPECIFIED = 0
-    """Not said."""
+    """Not given."""
 
     STDOUT = 1
     """Standard output."""
@@ -80,34 +80,38 @@ class OutputStream(betterproto.Enum):
 
 
 class ErrorKind(betterproto.Enum):
-    """The closed set of failures, the same over every door."""
+    """
+    The closed set of failures, the same in REST, websocket, gRPC and CLI.
+    """
 
     UNSPECIFIED = 0
-    """Not said."""
+    """Not given."""
 
     BAD_INPUT = 1
     """The caller acts: the request is not valid."""
 
     NOT_FOUND = 2
-    """The caller acts: nothing has that name."""
+    """The caller acts: the name does not exist."""
 
     CONFLICT = 3
-    """The caller acts: the state of the thing does not allow it."""
+    """The caller acts: the current state does not allow the request."""
 
     UNAUTHENTICATED = 4
-    """The caller acts: no valid token was shown."""
+    """The caller acts: the request has no valid token."""
 
     FORBIDDEN = 5
-    """The operator acts: the token does not carry the scope or the module."""
+    """The operator acts: the token lacks the scope or the module."""
 
     TOO_LARGE = 6
-    """The caller acts: a message is over `max_frame`."""
+    """The caller acts: a message exceeds `max_frame`."""
 
     OVERLOADED = 7
     """The caller acts, later: no worker in time."""
 
     UNAVAILABLE = 8
-    """The operator acts: this machine cannot do it."""
+    """
+    The operator acts: this machine lacks something, such as docker or disk space.
+    """
 
     ENVIRONMENT_FAILED = 9
     """The author acts: the environment could not be built."""
@@ -116,39 +120,41 @@ class ErrorKind(betterproto.Enum):
     """The author acts: the module could not be imported."""
 
     HANDLER_ERROR = 11
-    """The author acts: the handler raised."""
+    """The author acts: the handler raised an exception."""
 
     BAD_OUTPUT = 12
-    """The author acts: the handler returned what JSON cannot say."""
+    """
+    The author acts: the handler returned a value that JSON cannot represent.
+    """
 
     TIMEOUT = 13
     """The author or the caller acts: the handler did not end in time."""
 
     CANCELLED = 14
-    """Nobody acts: the caller went away or asked for the end."""
+    """No action: the caller went away, or cancelled."""
 
     OUT_OF_MEMORY = 15
-    """The author acts: the execution passed its memory limit."""
+    """The author acts: the execution exceeded its memory limit."""
 
     OUTPUT_LIMIT = 16
-    """The author acts: the handler printed more than it may."""
+    """The author acts: the handler exceeded its output limit."""
 
     WORKER_CRASHED = 17
     """The author acts: the worker's process ended during the call."""
 
     LOST = 18
-    """Nobody acts: the runner ended while it ran."""
+    """No action: the runner ended during the execution."""
 
     SHUTDOWN = 19
-    """The caller acts, later: the runner is going down."""
+    """The caller acts, later: the runner is shutting down."""
 
     INTERNAL = 20
-    """The runner's makers act: a bug; its log says more."""
+    """The developers act: a bug; the runner's log has the details."""
 
 
 @dataclass(eq=False, repr=False)
 class ExecuteRequest(betterproto.Message):
-    """What to run."""
+    """A module and its input."""
 
     module_name: str = betterproto.string_field(1)
     """The name of the module."""
@@ -157,33 +163,29 @@ class ExecuteRequest(betterproto.Message):
     """The input of the handler, one JSON value; empty is null."""
 
     version: str = betterproto.string_field(3)
-    """The version of the module; empty is the active one."""
+    """The version of the module; empty means the active one."""
 
     timeout: float = betterproto.double_field(4)
     """
-    Seconds that each attempt may take; can only shorten the module's own limit, as the deadline of the call does.
+    Time limit of each attempt in seconds; it can only shorten the module's own limit, as the deadline of the call can.
     """
 
 
 @dataclass(eq=False, repr=False)
 class ExecuteResponse(betterproto.Message):
-    """One execution that has ended."""
+    """An ended execution."""
 
     result_json: str = betterproto.string_field(1)
-    """What the handler returned, as JSON; empty unless it succeeded."""
+    """The result of the handler, as JSON; empty unless it succeeded."""
 
     execution: "Execution" = betterproto.message_field(2)
-    """What became of it."""
+    """The execution."""
 
     stdout: str = betterproto.string_field(3)
-    """
-    What the last attempt printed to standard output, as far as it was kept.
-    """
+    """The kept standard output of the last attempt."""
 
     stderr: str = betterproto.string_field(4)
-    """
-    What the last attempt printed to standard error, as far as it was kept.
-    """
+    """The kept standard error of the last attempt."""
 
 
 @dataclass(eq=False, repr=False)
@@ -191,7 +193,7 @@ class SubmitResponse(betterproto.Message):
     """An execution that was recorded and will run."""
 
     execution: "Execution" = betterproto.message_field(1)
-    """Its state of the moment, with the id to ask for."""
+    """Its current state, with the id for later requests."""
 
 
 @dataclass(eq=False, repr=False)
@@ -207,22 +209,22 @@ class ExecuteBatchRequest(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class BatchStart(betterproto.Message):
-    """What a batch runs."""
+    """The module of a batch."""
 
     module_name: str = betterproto.string_field(1)
     """The name of the module."""
 
     version: str = betterproto.string_field(2)
-    """The version of the module; empty is the active one."""
+    """The version of the module; empty means the active one."""
 
     timeout: float = betterproto.double_field(3)
     """
-    Seconds that each attempt may take; can only shorten the module's own limit.
+    Time limit of each attempt in seconds; it can only shorten the module's own limit.
     """
 
     parallelism: int = betterproto.int32_field(4)
     """
-    How many inputs may run at a time, 1 to 256; 0 is the module's `concurrency`.
+    How many inputs may run at the same time, 1 to 256; 0 means the module's `concurrency`.
     """
 
 
@@ -232,7 +234,7 @@ class BatchInput(betterproto.Message):
 
     id: str = betterproto.string_field(1)
     """
-    Chosen by the client and given back with the answer, at most 256 characters. It need not be unique.
+    An id of the client's choice, repeated in the answer; at most 256 characters, need not be unique.
     """
 
     input_json: str = betterproto.string_field(2)
@@ -247,15 +249,15 @@ class ExecuteBatchResponse(betterproto.Message):
     """The id of the input."""
 
     response: "ExecuteResponse" = betterproto.message_field(2, group="outcome")
-    """The execution, which began and has ended."""
+    """The ended execution."""
 
     refused: "Error" = betterproto.message_field(3, group="outcome")
-    """Why it never began. The rest of the batch goes on."""
+    """Why it never began. The rest of the batch continues."""
 
 
 @dataclass(eq=False, repr=False)
 class GetExecutionRequest(betterproto.Message):
-    """Which execution."""
+    """The execution to return."""
 
     id: str = betterproto.string_field(1)
     """Its id, a UUID."""
@@ -266,28 +268,24 @@ class GetExecutionResponse(betterproto.Message):
     """One execution with its payloads."""
 
     execution: "Execution" = betterproto.message_field(1)
-    """What became of it so far."""
+    """The execution."""
 
     input_json: str = betterproto.string_field(2)
     """The input of the handler, as JSON."""
 
     result_json: str = betterproto.string_field(3)
-    """What the handler returned, as JSON; empty unless it succeeded."""
+    """The result of the handler, as JSON; empty unless it succeeded."""
 
     stdout: str = betterproto.string_field(4)
-    """
-    What the last attempt printed to standard output, as far as it was kept.
-    """
+    """The kept standard output of the last attempt."""
 
     stderr: str = betterproto.string_field(5)
-    """
-    What the last attempt printed to standard error, as far as it was kept.
-    """
+    """The kept standard error of the last attempt."""
 
 
 @dataclass(eq=False, repr=False)
 class ListExecutionsRequest(betterproto.Message):
-    """Which executions; all conditions that are there must hold."""
+    """A filter of executions: all given conditions must hold."""
 
     module_name: str = betterproto.string_field(1)
     """The name of the module."""
@@ -299,7 +297,7 @@ class ListExecutionsRequest(betterproto.Message):
     """The state."""
 
     kind: "ErrorKind" = betterproto.enum_field(4)
-    """What went wrong."""
+    """The kind of error."""
 
     subject: str = betterproto.string_field(5)
     """The subject of the caller's token."""
@@ -311,10 +309,10 @@ class ListExecutionsRequest(betterproto.Message):
     """Accepted before this time, in milliseconds since the epoch."""
 
     limit: int = betterproto.int32_field(8)
-    """How many at most, 1 to 500; 0 is 50."""
+    """The maximum number, 1 to 500; 0 means 50."""
 
     cursor: str = betterproto.string_field(9)
-    """Where the page before this one ended: its `cursor`."""
+    """The `cursor` of the previous page."""
 
 
 @dataclass(eq=False, repr=False)
@@ -322,15 +320,15 @@ class ListExecutionsResponse(betterproto.Message):
     """One page of executions."""
 
     executions: List["Execution"] = betterproto.message_field(1)
-    """The executions, the newest first."""
+    """The executions, newest first."""
 
     cursor: str = betterproto.string_field(2)
-    """For the next page; empty when there is none."""
+    """The position of the next page; empty on the last page."""
 
 
 @dataclass(eq=False, repr=False)
 class CancelExecutionRequest(betterproto.Message):
-    """Which execution to end."""
+    """The execution to cancel."""
 
     id: str = betterproto.string_field(1)
     """Its id, a UUID."""
@@ -338,15 +336,15 @@ class CancelExecutionRequest(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class CancelExecutionResponse(betterproto.Message):
-    """The execution after it was ended."""
+    """The cancelled execution."""
 
     execution: "Execution" = betterproto.message_field(1)
-    """What became of it."""
+    """The execution."""
 
 
 @dataclass(eq=False, repr=False)
 class WatchExecutionRequest(betterproto.Message):
-    """Which execution to follow, and from where."""
+    """The execution to follow, and the first event."""
 
     id: str = betterproto.string_field(1)
     """Its id, a UUID."""
@@ -357,7 +355,7 @@ class WatchExecutionRequest(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class ExecutionEvent(betterproto.Message):
-    """Something that happened in an execution."""
+    """An event of an execution."""
 
     seq: int = betterproto.int64_field(1)
     """The number of the event, counted from 0 over all attempts."""
@@ -366,16 +364,16 @@ class ExecutionEvent(betterproto.Message):
     """When it happened, in milliseconds since the epoch."""
 
     status: "StatusEvent" = betterproto.message_field(3, group="event")
-    """It has another state, or waits for another reason."""
+    """The state, or the reason for waiting, changed."""
 
     output: "OutputEvent" = betterproto.message_field(4, group="event")
-    """User code printed something."""
+    """User code printed output."""
 
     item: "ItemEvent" = betterproto.message_field(5, group="event")
     """A handler that is a generator yielded an item."""
 
     progress: "ProgressEvent" = betterproto.message_field(6, group="event")
-    """The handler said how far it is."""
+    """The handler reported progress."""
 
     dropped: "DroppedEvent" = betterproto.message_field(7, group="event")
     """Events before this one were not kept."""
@@ -387,12 +385,12 @@ class ExecutionEvent(betterproto.Message):
     """The end: it failed or was cancelled."""
 
     execution: "Execution" = betterproto.message_field(10)
-    """What became of it; with the last event only."""
+    """The execution; only with the last event."""
 
 
 @dataclass(eq=False, repr=False)
 class StatusEvent(betterproto.Message):
-    """Another state."""
+    """A change of state."""
 
     status: "ExecutionStatus" = betterproto.enum_field(1)
     """The state."""
@@ -409,10 +407,10 @@ class OutputEvent(betterproto.Message):
     """A piece of output."""
 
     stream: "OutputStream" = betterproto.enum_field(1)
-    """Where it was printed."""
+    """The output stream."""
 
     text: str = betterproto.string_field(2)
-    """What was printed; bytes that are not UTF-8 are replaced."""
+    """The text; bytes that are not UTF-8 are replaced."""
 
 
 @dataclass(eq=False, repr=False)
@@ -431,23 +429,21 @@ class ProgressEvent(betterproto.Message):
     """How much is done."""
 
     total: Optional[float] = betterproto.double_field(2, optional=True)
-    """How much there is in all."""
+    """The total."""
 
     text: str = betterproto.string_field(3)
-    """What the handler says about it."""
+    """A message of the handler."""
 
 
 @dataclass(eq=False, repr=False)
 class DroppedEvent(betterproto.Message):
-    """
-    A gap; the number of the event is that of the last one that is missing.
-    """
+    """A gap; its event number is that of the last missing event."""
 
     events: int = betterproto.int64_field(1)
     """How many events are missing."""
 
     bytes: int = betterproto.int64_field(2)
-    """Bytes of output and items that are missing."""
+    """Bytes of missing output and items."""
 
 
 @dataclass(eq=False, repr=False)
@@ -455,7 +451,7 @@ class ResultEvent(betterproto.Message):
     """Success."""
 
     result_json: str = betterproto.string_field(1)
-    """What the handler returned, as JSON."""
+    """The result of the handler, as JSON."""
 
 
 @dataclass(eq=False, repr=False)
@@ -463,7 +459,7 @@ class Execution(betterproto.Message):
     """One call of one module version, without its payloads."""
 
     id: str = betterproto.string_field(1)
-    """A UUID that rises with time."""
+    """A UUID that increases with time."""
 
     module_name: str = betterproto.string_field(2)
     """The name of the module."""
@@ -478,13 +474,13 @@ class Execution(betterproto.Message):
     """The state."""
 
     error: "Error" = betterproto.message_field(6)
-    """What went wrong; absent unless it failed or was cancelled."""
+    """The error; absent unless it failed or was cancelled."""
 
     exit_code: Optional[int] = betterproto.int32_field(7, optional=True)
     """0 on success; absent until the end."""
 
     attempts: int = betterproto.int32_field(8)
-    """How many attempts were begun."""
+    """The number of attempts."""
 
     duration: float = betterproto.double_field(9)
     """Seconds from acceptance to the end; 0 until the end."""
@@ -507,34 +503,30 @@ class Execution(betterproto.Message):
     """When it ended, in milliseconds since the epoch."""
 
     subject: str = betterproto.string_field(15)
-    """The subject of the token with which it was called."""
+    """The subject of the caller's token."""
 
     asynchronous: bool = betterproto.bool_field(16)
     """
-    Whether it was submitted: nobody waits for its answer, and it runs also after a restart of the runner.
+    Whether it was submitted: no caller waits for it, and it runs even after a restart of the runner.
     """
 
     timeout: float = betterproto.double_field(17)
     """
-    Seconds that the caller allowed for each attempt; 0 where nothing was said.
+    The caller's time limit for each attempt in seconds; 0 means not given.
     """
 
     idempotency_key: str = betterproto.string_field(18)
     """The caller's idempotency key."""
 
     failed_attempts: List["Attempt"] = betterproto.message_field(19)
-    """
-    The attempts before the last one, whose end is that of the execution.
-    """
+    """The attempts before the last one."""
 
     killed: List[str] = betterproto.string_field(20)
-    """
-    The processes of the last attempt that were ended by force, as `pid name`.
-    """
+    """The processes of the last attempt that were killed, as `pid name`."""
 
     peak_memory: Optional[int] = betterproto.int64_field(21, optional=True)
     """
-    Bytes of resident memory that the process of the handler had at most; absent where it was not measured.
+    The peak of resident memory of the handler's process in bytes; absent if not measured.
     """
 
     waiting: "Waiting" = betterproto.message_field(22)
@@ -543,7 +535,7 @@ class Execution(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class Attempt(betterproto.Message):
-    """An attempt that failed and was followed by another one."""
+    """A failed attempt that was followed by another one."""
 
     number: int = betterproto.int32_field(1)
     """Counted from 1."""
@@ -558,13 +550,13 @@ class Attempt(betterproto.Message):
     """Seconds in the handler."""
 
     error: "Error" = betterproto.message_field(5)
-    """What went wrong."""
+    """The error."""
 
     exit_code: Optional[int] = betterproto.int32_field(6, optional=True)
-    """Absent where there was none."""
+    """The exit code; absent if unknown."""
 
     killed: List[str] = betterproto.string_field(7)
-    """The processes that were ended by force, as `pid name`."""
+    """The processes that were killed, as `pid name`."""
 
 
 @dataclass(eq=False, repr=False)
@@ -600,13 +592,13 @@ class Timings(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class Error(betterproto.Message):
-    """What went wrong."""
+    """An error."""
 
     kind: "ErrorKind" = betterproto.enum_field(1)
-    """Which of the closed set of kinds."""
+    """The kind of error."""
 
     message: str = betterproto.string_field(2)
-    """What is wrong, for people."""
+    """A message for people."""
 
     type: str = betterproto.string_field(3)
     """The class of the handler's exception, `KeyError`."""
@@ -615,23 +607,21 @@ class Error(betterproto.Message):
     """The frames of user code."""
 
     field: str = betterproto.string_field(5)
-    """The value at fault: `timeout`, `$.rows[3].price`."""
+    """The path of the wrong value: `timeout`, `$.rows[3].price`."""
 
     retryable: bool = betterproto.bool_field(6)
-    """Whether the same call may succeed when it is made again unchanged."""
+    """Whether an identical call may succeed."""
 
     retry_after: float = betterproto.double_field(7)
-    """
-    Seconds after which it makes sense to try again; 0 where nobody knows.
-    """
+    """Seconds after which a retry makes sense; 0 if unknown."""
 
 
 @dataclass(eq=False, repr=False)
 class ListModulesRequest(betterproto.Message):
-    """Which modules; all conditions that are there must hold."""
+    """A filter of modules: all given conditions must hold."""
 
     envs: List["EnvironmentKind"] = betterproto.enum_field(1)
-    """The kinds of environment, any of them; none is all."""
+    """The kinds of environment, any of them; an empty list means all."""
 
     tags: List[str] = betterproto.string_field(2)
     """Tags that the module must have, all of them."""
@@ -640,10 +630,10 @@ class ListModulesRequest(betterproto.Message):
     """Text in the name or the description."""
 
     limit: int = betterproto.int32_field(4)
-    """How many at most, 1 to 500; 0 is 50."""
+    """The maximum number, 1 to 500; 0 means 50."""
 
     cursor: str = betterproto.string_field(5)
-    """Where the page before this one ended: its `cursor`."""
+    """The `cursor` of the previous page."""
 
 
 @dataclass(eq=False, repr=False)
@@ -654,18 +644,18 @@ class ListModulesResponse(betterproto.Message):
     """The modules, by name."""
 
     cursor: str = betterproto.string_field(2)
-    """For the next page; empty when there is none."""
+    """The position of the next page; empty on the last page."""
 
 
 @dataclass(eq=False, repr=False)
 class GetModuleRequest(betterproto.Message):
-    """Which module."""
+    """The module to return."""
 
     module_name: str = betterproto.string_field(1)
     """Its name."""
 
     version: str = betterproto.string_field(2)
-    """Its version; empty is the active one."""
+    """Its version; empty means the active one."""
 
 
 @dataclass(eq=False, repr=False)
@@ -692,102 +682,100 @@ class Module(betterproto.Message):
     """The kind of environment."""
 
     description: str = betterproto.string_field(4)
-    """What it is for."""
+    """Its description."""
 
     tags: List[str] = betterproto.string_field(5)
-    """What it is found by."""
+    """Its tags."""
 
     digest: str = betterproto.string_field(6)
-    """The hash of all that makes this version."""
+    """The hash of the content of this version."""
 
     published_at: int = betterproto.int64_field(7)
     """When it was published, in milliseconds since the epoch."""
 
     spec_json: str = betterproto.string_field(8)
-    """All of its fields, as the JSON that REST answers with."""
+    """All of its fields, as the JSON of REST."""
 
     published_by: str = betterproto.string_field(9)
     """
-    The subject of who registered it; empty for a module of the operator's file.
+    The subject of the token that registered it; empty for a module of the operator's file.
     """
 
 
 @dataclass(eq=False, repr=False)
 class RegisterModuleRequest(betterproto.Message):
-    """What to register."""
+    """The module to register."""
 
     module_json: str = betterproto.string_field(1)
     """
-    The module as the modules file describes one, as JSON: {"name": ..., "env": ..., "code": ...}. With `archive` its
-     fields go before those of the archive's module.yaml, and it may be empty.
+    The module with the fields of the modules file, as JSON: {"name": ..., "env": ..., "code": ...}. With `archive`,
+     its fields override those of the archive's module.yaml, and it may be empty.
     """
 
     inactive: bool = betterproto.bool_field(2)
-    """
-    False makes it the active version; true leaves that to ActivateModule.
-    """
+    """False activates the version; true leaves that to ActivateModule."""
 
     prepare: bool = betterproto.bool_field(3)
-    """Build its environment and import it before it is made active."""
+    """Build its environment and import it before the activation."""
 
     create: bool = betterproto.bool_field(4)
-    """Refuse (ALREADY_EXISTS) when there is a module of that name."""
+    """Refuse (ALREADY_EXISTS) if a module of that name exists."""
 
     revision: int = betterproto.int64_field(5)
     """
-    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 is no condition.
+    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 means no condition.
     """
 
     archive: bytes = betterproto.bytes_field(6)
     """
-    A zip file with the module's files; empty when its code is in `module_json`.
+    A zip file with the module's files; empty if its code is in `module_json`.
     """
 
 
 @dataclass(eq=False, repr=False)
 class RegisterModuleResponse(betterproto.Message):
-    """What became of a registration."""
+    """A registered version."""
 
     module: "Module" = betterproto.message_field(1)
     """The version."""
 
     created: bool = betterproto.bool_field(2)
-    """Whether it was not there before."""
+    """Whether it is new."""
 
     active: bool = betterproto.bool_field(3)
-    """Whether it is the active one."""
+    """Whether it is active."""
 
     revision: int = betterproto.int64_field(4)
-    """The revision of the module, which rises with each change."""
+    """The revision of the module, which increases with each change."""
 
 
 @dataclass(eq=False, repr=False)
 class PatchModuleRequest(betterproto.Message):
-    """What to change."""
+    """The fields to change."""
 
     module_name: str = betterproto.string_field(1)
     """The name of the module."""
 
     patch_json: str = betterproto.string_field(2)
     """
-    The fields to be changed, as a JSON Merge Patch (RFC 7396): null takes a field away.
+    The fields to change, as a JSON Merge Patch (RFC 7396): null removes a field.
     """
 
     inactive: bool = betterproto.bool_field(3)
-    """False makes it the active version."""
+    """False activates the version."""
 
     prepare: bool = betterproto.bool_field(4)
-    """Build its environment and import it before it is made active."""
+    """Build its environment and import it before the activation."""
 
     revision: int = betterproto.int64_field(5)
     """
-    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 is no condition.
+    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 means no condition.
     """
 
 
 @dataclass(eq=False, repr=False)
 class ActivateModuleRequest(betterproto.Message):
-    """Which version to make active."""
+    """The version to activate."""
 
     module_name: str = betterproto.string_field(1)
     """The name of the module."""
@@ -796,17 +784,17 @@ class ActivateModuleRequest(betterproto.Message):
     """The version."""
 
     prepare: bool = betterproto.bool_field(3)
-    """Build its environment and import it before it is made active."""
+    """Build its environment and import it before the activation."""
 
     revision: int = betterproto.int64_field(4)
     """
-    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 is no condition.
+    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 means no condition.
     """
 
 
 @dataclass(eq=False, repr=False)
 class ActivateModuleResponse(betterproto.Message):
-    """The version that is active now."""
+    """The activated version."""
 
     module: "Module" = betterproto.message_field(1)
     """The version."""
@@ -817,33 +805,35 @@ class ActivateModuleResponse(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class DeleteModuleRequest(betterproto.Message):
-    """What to delete."""
+    """The module or version to delete."""
 
     module_name: str = betterproto.string_field(1)
     """The name of the module."""
 
     version: str = betterproto.string_field(2)
-    """One version, which must not be active; empty is the whole module."""
+    """One version, which must be inactive; empty means the whole module."""
 
     force: bool = betterproto.bool_field(3)
-    """Delete it also while it runs; what runs and waits is cancelled."""
+    """
+    Delete it even if it is in use; its running and waiting executions are cancelled.
+    """
 
     revision: int = betterproto.int64_field(4)
     """
-    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 is no condition.
+    Refuse (ALREADY_EXISTS, field `if-match`) unless the module is at this revision; 0 means no condition.
     """
 
 
 @dataclass(eq=False, repr=False)
 class DeleteModuleResponse(betterproto.Message):
-    """It is gone."""
+    """The module or version is deleted."""
 
     pass
 
 
 @dataclass(eq=False, repr=False)
 class ListModuleVersionsRequest(betterproto.Message):
-    """Whose versions."""
+    """The module whose versions to list."""
 
     module_name: str = betterproto.string_field(1)
     """The name of the module."""
@@ -854,10 +844,10 @@ class ListModuleVersionsResponse(betterproto.Message):
     """The versions of a module."""
 
     versions: List["Module"] = betterproto.message_field(1)
-    """They, newest first."""
+    """The versions, newest first."""
 
     active: str = betterproto.string_field(2)
-    """The active one; empty when none is."""
+    """The active version; empty if no version is active."""
 
     revision: int = betterproto.int64_field(3)
     """The revision of the module; 0 for one of the operator's file."""
@@ -865,18 +855,18 @@ class ListModuleVersionsResponse(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class GetModuleStatsRequest(betterproto.Message):
-    """Which executions to count."""
+    """The executions to count."""
 
     module_name: str = betterproto.string_field(1)
     """The name of the module."""
 
     since: int = betterproto.int64_field(2)
     """
-    From this time on, in milliseconds since the epoch; 0 is as far back as is known.
+    From this time on, in milliseconds since the epoch; 0 means the whole history.
     """
 
     until: int = betterproto.int64_field(3)
-    """Before this time, in milliseconds since the epoch; 0 is now."""
+    """Before this time, in milliseconds since the epoch; 0 means now."""
 
 
 @dataclass(eq=False, repr=False)
@@ -888,14 +878,14 @@ class GetModuleStatsResponse(betterproto.Message):
 
     since: int = betterproto.int64_field(2)
     """
-    The window that was counted, which is widened to whole spans; in milliseconds since the epoch.
+    The beginning of the counted window, widened to whole spans; in milliseconds since the epoch.
     """
 
     until: int = betterproto.int64_field(3)
     """The end of the window, in milliseconds since the epoch."""
 
     total: int = betterproto.int64_field(4)
-    """All executions that ended in it."""
+    """The number of executions that ended in the window."""
 
     succeeded: int = betterproto.int64_field(5)
     """How many of them succeeded."""
@@ -907,15 +897,15 @@ class GetModuleStatsResponse(betterproto.Message):
     """How many were cancelled."""
 
     errors: List["ErrorCount"] = betterproto.message_field(8)
-    """How many there were of each kind of error."""
+    """The number of errors of each kind."""
 
     success_rate: Optional[float] = betterproto.double_field(9, optional=True)
     """
-    Succeeded among succeeded and failed, 0 to 1; absent when there were none.
+    The share of succeeded among succeeded and failed, 0 to 1; absent if both are 0.
     """
 
     runs: int = betterproto.int64_field(10)
-    """Executions whose handler was reached; the durations are of them."""
+    """Executions whose handler ran; the durations refer to them."""
 
     mean: Optional[float] = betterproto.double_field(11, optional=True)
     """Seconds in the handler: the mean."""
@@ -932,13 +922,13 @@ class GetModuleStatsResponse(betterproto.Message):
 
 @dataclass(eq=False, repr=False)
 class ErrorCount(betterproto.Message):
-    """How often something went wrong."""
+    """The number of errors of one kind."""
 
     kind: "ErrorKind" = betterproto.enum_field(1)
-    """What."""
+    """The kind."""
 
     count: int = betterproto.int64_field(2)
-    """How often."""
+    """The number."""
 
 
 @dataclass(eq=False, repr=False)
@@ -961,18 +951,16 @@ class Environment(betterproto.Message):
     """One kind of environment on this machine."""
 
     kind: "EnvironmentKind" = betterproto.enum_field(1)
-    """Which kind."""
+    """The kind."""
 
     available: bool = betterproto.bool_field(2)
-    """Whether it can be used here."""
+    """Whether it is available here."""
 
     reason: str = betterproto.string_field(3)
-    """Why it cannot be used."""
+    """Why it is not available."""
 
     details_json: str = betterproto.string_field(4)
-    """
-    How limits are held, and statistics, as the JSON that REST answers with.
-    """
+    """How limits are enforced, and statistics, as the JSON of REST."""
 
 
 class ExecutorServiceStub(betterproto.ServiceStub):

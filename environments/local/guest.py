@@ -22,11 +22,11 @@ from protocol.model import Stream
 _RECEIVE_BYTES = 256 * 1024
 _READ_BYTES = 65536
 _DRAINED_READS = 1 + (1 << 20) // _READ_BYTES
-"""As many as the largest pipe holds: whoever goes on printing is not followed."""
+"""Enough for the largest pipe; code that continues to print is not followed."""
 
 
 class Child(Protocol):
-    """What is used of the object that `subprocess` has for a process."""
+    """The used part of `subprocess.Popen`."""
 
     @property
     def pid(self) -> int:
@@ -35,21 +35,21 @@ class Child(Protocol):
     returncode: int
 
     def poll(self) -> int | None:
-        """Return the exit code, or None while it runs; reaps it."""
+        """Return the exit code, or None while it runs. Reaps it."""
 
 
 class Table(Protocol):
-    """Who started the process, and knows how to end it with proof."""
+    """The table that started the process and can end it with proof."""
 
     async def end(self, guest: ProcessGuest) -> tuple[str, ...]:
         """Kill a guest and its whole tree."""
 
     async def end_children(self, guest: ProcessGuest, keep: frozenset[int]) -> tuple[str, ...]:
-        """Kill what is below a guest, except `keep`."""
+        """Kill everything below a guest, except `keep`."""
 
 
 class ProcessGuest:
-    """A guest that is a process of this machine: a socketpair for frames, two pipes for what user code prints."""
+    """A guest that is a process of this machine: a socketpair for frames, two pipes for output."""
 
     fault: Failure | None = None
 
@@ -80,11 +80,11 @@ class ProcessGuest:
         return str(self.pid)
 
     async def confine(self, limits: Limits, keeper: LimitKeeper) -> Hold | None:
-        """Put the guest under limits; without any this is nothing. Raises OSError."""
+        """Put the guest under limits; return None if there are no limits. Raises OSError."""
         return await trio.to_thread.run_sync(keeper.apply, self.pid, limits) if limits else None
 
     async def bring(self, root: Path, entry: Path) -> tuple[str, str]:
-        """Return the paths: the guest sees the same files."""
+        """Return the same paths: the guest sees the same files."""
         return str(root), str(entry)
 
     async def tend(self, printed: Printed) -> None:
@@ -109,7 +109,7 @@ class ProcessGuest:
             printed(stream, data)
 
     def drain(self, printed: Printed) -> None:
-        """Read what is in the pipes now."""
+        """Read all output that is in the pipes now."""
         if self.closed:
             return
         for fd, stream in zip(self.outputs, Stream, strict=True):
@@ -123,14 +123,14 @@ class ProcessGuest:
                 printed(stream, data)
 
     def loaded(self, *, children: bool) -> None:
-        """Note the processes that the import left."""
+        """Record the processes that the import left."""
         self._keep = frozenset(proc.descendants(self.pid)) if children else frozenset()
 
     async def end_children(self) -> tuple[str, ...]:
-        """Kill what an execution left; see `ProcessTable.end_children`."""
+        """Kill the processes that an execution left; see `ProcessTable.end_children`."""
         return await self._table.end_children(self, self._keep)
 
-    async def stop(self, execution: str) -> None:  # noqa: ARG002  (a process runs one)
+    async def stop(self, execution: str) -> None:  # noqa: ARG002  (a process runs one execution)
         """Send SIGTERM to the group."""
         self.signal_group_nowait(signal.SIGTERM)
 
@@ -139,7 +139,7 @@ class ProcessGuest:
         return await self._table.end(self)
 
     async def send(self, frame: bytes) -> None:
-        """Write one frame whole. Cancelled in between, the channel is out of step and the guest must be killed.
+        """Write one whole frame. Cancelled, a frame may be cut off, and the guest must be killed.
 
         Raises ChannelClosedError.
         """
@@ -163,14 +163,14 @@ class ProcessGuest:
         try:
             data = self._channel.recv(_RECEIVE_BYTES)
         except OSError as problem:
-            # A Unix socket that is closed with bytes in it resets its peer (unix_release_sock in the kernel).
+            # A Unix socket closed with unread bytes resets its peer (unix_release_sock in the kernel).
             raise ChannelClosedError(unread=isinstance(problem, ConnectionResetError)) from problem
         if not data:
             raise ChannelClosedError
         return data
 
     def limit_nowait(self, *, open_files: int = 4096) -> None:
-        """Set the limits that every guest has: no core files, a bounded number of descriptors."""
+        """Set the limits of every guest: no core files, a limited number of descriptors."""
         with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
             resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
             hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[1]
@@ -180,7 +180,7 @@ class ProcessGuest:
     async def wait_ended(self) -> int:
         """Wait until the guest itself has ended; return its exit code, negative for a signal. Reaps it."""
         if self._popen.poll() is None:
-            # Trio lets one task wait for a descriptor; the one who tends and the one who kills both wait here.
+            # Trio lets one task wait for a descriptor, but both `tend` and `end` wait here.
             pidfd = os.dup(self._pidfd)
             try:
                 while self._popen.poll() is None:
@@ -195,14 +195,14 @@ class ProcessGuest:
         return self._popen.poll()
 
     def signal_nowait(self, number: int) -> None:
-        """Send a signal to the guest itself; does nothing when it has ended."""
+        """Send a signal to the guest itself; do nothing if it has ended."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self._pidfd, number)
 
     def signal_group_nowait(self, number: int) -> None:
-        """Send a signal to the guest's group; does nothing when the guest has ended, for its number may be another's.
+        """Send a signal to the guest's group; do nothing if the guest has ended, since its id may be reused.
 
-        SIGTERM asks for a soft stop.
+        SIGTERM requests a soft stop.
         """
         if self.exit_code is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -392,6 +392,7 @@ def test_a_checkout_serves_by_the_commands_of_the_readme(made: Made, checkout: P
     environ = {
         "HOME": str(tmp_path),
         "PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin",
+        "PIP_NO_COMPILE": "1",
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(made.wheels),
         **{f"OPERATO_{name}_PORT": "0" for name in ("REST", "GRPC")},

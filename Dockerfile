@@ -44,8 +44,8 @@ COPY modules.yaml /app/modules.yaml
 COPY modules /app/modules
 
 # On all addresses, since the loopback address of a container is not reachable. Without a configured key the runner
-# creates a secret in the volume /data and prints a token for a day; DECISIONS.md says why ("The secret that is made, in
-# a container").
+# creates a secret in the volume /data and prints a token for a day; DECISIONS.md says why ("The generated secret, in a
+# container").
 ENV PATH=/opt/operato/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/data \
     LANG=C.UTF-8 \

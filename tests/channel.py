@@ -73,7 +73,7 @@ def _python() -> dict[str, File]:
         files[f"lib/{library.name}"] = File(library.read_bytes(), 0o755)
     for name, path in interpreter.modules():
         files[f"lib/python{VERSION}/{name}"] = File(path.read_bytes())
-    # Where the interpreter of a distribution looks elsewhere, it is told of the usual place.
+    # For an interpreter of a distribution that searches other places: add the usual one.
     here = "import site\nsite.addsitedir(__file__.rpartition('/')[0] + '/site-packages')\n"
     files[f"lib/python{VERSION}/sitecustomize.py"] = File(here.encode())
     files[f"lib/python{VERSION}/site-packages/README.txt"] = File(b"packages go here\n")

@@ -1,18 +1,18 @@
-# Written for the classic builder too: no mounts, no heredocs. docker, BuildKit, podman and kaniko all build it.
+# Without mounts and heredocs, so that the classic builder, BuildKit, podman and kaniko all build it.
 #
 #   docker build -t operato/runner:latest .
 #
 # Without a package index: fill packaging/wheelhouse first (see docs/deploying.md, "Container") and add
-# `--build-arg PIP_NO_INDEX=1`. No system packages are installed, so that any image that has Python, pip and sh is a
-# base.
+# `--build-arg PIP_NO_INDEX=1`. No system packages are installed, so that every image with Python, pip and sh can be
+# the base.
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 
-# -- build: the runner and what it needs, each file by its hash, in a virtual environment that moves on as a whole
+# -- build: a virtual environment with the runner and its dependencies, verified by hash and copied as a whole
 FROM ${BASE_IMAGE} AS build
 ARG PIP_NO_INDEX=
 ENV PIP_NO_INDEX=${PIP_NO_INDEX} PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_CACHE_DIR=1
 WORKDIR /build
-# What is asked for least often comes first: a change of the code does not install the libraries again.
+# Dependencies come first, so that a change of the code does not install them again.
 COPY packaging/image.lock packaging/build.lock packaging/wheelhous[e] wheels/
 RUN python3 -m venv --without-pip /opt/operato \
     && python3 -m venv --without-pip tools \
@@ -28,13 +28,13 @@ COPY protocol source/protocol
 COPY packaging/commit_hook.py source/packaging/
 ARG COMMIT=unknown
 RUN echo "${COMMIT}" > source/runner/commit.txt
-# `--no-deps`: all that it needs is there, and nothing comes in that has no hash.
+# `--no-deps`: all dependencies are installed, and nothing without a hash is added.
 RUN python3 -m pip --python tools/bin/python wheel -q --no-build-isolation --no-deps -w built ./source \
     && python3 -m pip --python /opt/operato/bin/python install -q --no-deps --no-index --find-links built operato-runner
 
 # -- the image
 FROM ${BASE_IMAGE}
-# A name for the number, and folders that belong to it: a volume that is made from the image begins with their owner.
+# A name for the user ID, and folders that it owns: a volume created from the image gets the same owner.
 RUN python3 -c "import os; \
     open('/etc/passwd', 'a').write('operato:x:10001:10001:Operato Runner:/data:/sbin/nologin\n'); \
     open('/etc/group', 'a').write('operato:x:10001:\n'); \
@@ -43,8 +43,9 @@ COPY --from=build /opt/operato /opt/operato
 COPY modules.yaml /app/modules.yaml
 COPY modules /app/modules
 
-# Beyond loopback, since the loopback of a container can be reached by nobody. Where no key for tokens is configured the
-# secret is made in the volume /data, and a token for a day is printed; see "The secret that is made, in a container" in DECISIONS.md.
+# On all addresses, since the loopback address of a container is not reachable. Without a configured key the runner
+# creates a secret in the volume /data and prints a token for a day; DECISIONS.md says why ("The generated secret, in a
+# container").
 ENV PATH=/opt/operato/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/data \
     LANG=C.UTF-8 \
@@ -58,13 +59,13 @@ ENV PATH=/opt/operato/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
     OPERATO_CONDA_PATH=/environments/condas \
     OPERATO_READY_FILE=/tmp/operato-ready.json
 WORKDIR /app
-# By number, so that Kubernetes can see that it is not root.
+# As a number, so that Kubernetes can verify that it is not root.
 USER 10001:10001
 VOLUME ["/data", "/environments"]
 EXPOSE 8000 50051
 STOPSIGNAL SIGTERM
-# The runner is process 1. It needs no init beside it: it forwards nothing, hears SIGTERM itself, is the subreaper of
-# its workers anyway, and reaps what they leave. A test proves it.
+# The runner is process 1. It needs no init: it handles SIGTERM itself, and as the subreaper of its workers it reaps
+# their orphans too. A test proves it.
 ENTRYPOINT ["/opt/operato/bin/operato-runner"]
 CMD ["serve"]
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \

@@ -1,4 +1,4 @@
-"""A hook of hatchling: bakes the commit into wheel and sdist, so that both can say what they were made of."""
+"""A hook of hatchling: writes the commit into wheel and sdist, so that both can report it."""
 
 import shutil
 import subprocess
@@ -11,14 +11,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class CommitHook(BuildHookInterface[Any]):
-    """Adds `runner/commit.txt`. In an unpacked sdist it is there already; an editable install runs from source."""
+    """Adds `runner/commit.txt`. An unpacked sdist has it already; an editable install runs from source."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Write the file where only this build sees it."""
+        """Write the file to a folder of this build."""
         self._folder = tempfile.mkdtemp(prefix="operato-commit-")
         sys.path.insert(0, self.root)
         try:
-            from runner.version import BAKED, commit_of  # noqa: PLC0415  (the tree that is built, not an installed one)
+            from runner.version import BAKED, commit_of  # noqa: PLC0415  (of the tree being built)
         finally:
             sys.path.remove(self.root)
         file = Path(self.root, "runner", BAKED)
@@ -34,7 +34,7 @@ class CommitHook(BuildHookInterface[Any]):
         shutil.rmtree(self._folder)
 
     def _differs(self) -> bool:
-        """Whether what is built is not what was committed; False where git is not there to say."""
+        """Return whether the built files differ from the commit; False without git."""
         paths = [path.strip("/") for path in self.metadata.hatch.build_targets["sdist"]["include"]]
         paths += ["pyproject.toml", "requirements.txt", "Dockerfile", "packaging"]
         try:

@@ -1,11 +1,11 @@
-"""Makes what is handed to others: wheel, sdist, two executables of one file, and their checksums.
+"""Makes the release: wheel, sdist, two one-file executables, and their checksums.
 
     python packaging/make_dist.py [--out dist] [--wheels build/wheels]
 
-The same commit gives the same bytes, wherever it is checked out: times are that of the commit, entries are sorted,
-modes are those of a plain umask. (Compressed bytes also depend on the zlib of the Python that runs this.)
+Every checkout of a commit gives the same bytes: times are the commit's, entries are sorted, modes are those of umask
+022. (Compressed bytes also depend on the zlib of the Python that runs this.)
 
-Both executables hold what the lock says for each Python that the project supports, for the machine's architecture.
+Both executables contain the locked packages for each supported Python, for the machine's architecture.
 """
 
 from __future__ import annotations
@@ -37,20 +37,22 @@ PYTHONS = ((3, 11), (3, 12), (3, 13))
 MACHINE = platform.machine()
 _GLIBC = [f"manylinux_2_{minor}_{MACHINE}" for minor in range(28, 4, -1)]
 PLATFORMS = [*_GLIBC, *(f"{name}_{MACHINE}" for name in ("manylinux2014", "manylinux2010", "manylinux1"))]
-"""What runs where the C library is glibc 2.28 or later."""
+"""Platform tags of systems with glibc 2.28 or later."""
 SHEBANG = "/usr/bin/env python3"
 ENTRY = "runner.cli:main"
 NOT_FETCHED = 75
-"""Exit code where the packages of the lock could not be had: try again with a network."""
+"""Exit code when the locked packages cannot be downloaded: try again with a network."""
 PEX_PIP = ROOT / "packaging" / "pip.lock"
-"""The pip that pex works with: its own is too old for a builder of Python 3.12, and it would fetch one unasked."""
+"""The pip for pex: its own is too old to build for Python 3.12, and it would download another one."""
 
 
 def main() -> None:
     """Make everything."""
     parser = argparse.ArgumentParser(description="Make wheel, sdist, executables and checksums.")
-    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="where to  [dist]")
-    parser.add_argument("--wheels", type=Path, default=ROOT / "build" / "wheels", help="what was fetched is kept here")
+    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="output folder  [dist]")
+    parser.add_argument(
+        "--wheels", type=Path, default=ROOT / "build" / "wheels", help="downloaded wheels  [build/wheels]"
+    )
     given = parser.parse_args()
     os.umask(0o022)
     os.environ["SOURCE_DATE_EPOCH"] = _epoch()
@@ -64,7 +66,7 @@ def main() -> None:
         work = Path(name)
         locks = [locked(python, work) for python in PYTHONS]
         fetch(locks, wheels)
-        with ThreadPoolExecutor() as pool:  # both are mostly other processes
+        with ThreadPoolExecutor() as pool:  # both mostly wait for child processes
             shiv = pool.submit(make_shiv, wheel, locks, wheels, work, out / "operato-runner.pyz")
             pex = pool.submit(make_pex, wheel, wheels, work, out / "operato-runner.pex")
         shiv.result()
@@ -74,7 +76,7 @@ def main() -> None:
 
 
 def run(argv: Sequence[object], *, exit_code: int = 1) -> None:
-    """Run a tool; when it fails, print what it said and end with `exit_code`."""
+    """Run a tool; when it fails, print its output and exit with `exit_code`."""
     words = [str(word) for word in argv]
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
@@ -100,14 +102,14 @@ def _epoch() -> str:
     try:
         return subprocess.check_output(["git", "log", "-1", "--format=%ct"], cwd=ROOT, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
-        sys.exit("error: this is no git checkout that can be asked for its commit's time; set SOURCE_DATE_EPOCH")
+        sys.exit("error: git cannot tell the time of the commit here; set SOURCE_DATE_EPOCH")
 
 
-# -- what the lock says, fetched -------------------------------------------------------------------------------------
+# -- the locked packages ---------------------------------------------------------------------------------------------
 
 
 def environment(python: tuple[int, int]) -> dict[str, str]:
-    """Return the values that the markers of requirements are decided by."""
+    """Return the variables of environment markers."""
     version = "{}.{}".format(*python)
     marks = {name: str(value) for name, value in default_environment().items()}
     full = {"python_version": version, "python_full_version": f"{version}.0", "implementation_version": f"{version}.0"}
@@ -123,7 +125,7 @@ def entries() -> Iterator[tuple[str, str]]:
 
 
 def locked(python: tuple[int, int], work: Path) -> Path:
-    """Write the part of the lock that is for one Python; pip and uv take markers for the Python they run on."""
+    """Write the part of the lock for one Python, as pip and uv evaluate markers for their own."""
     path = work / "{}.{}.lock".format(*python)
     environ = environment(python)
     with path.open("w") as file:
@@ -135,10 +137,10 @@ def locked(python: tuple[int, int], work: Path) -> Path:
 
 
 def fetch(locks: Sequence[Path], wheels: Path) -> None:
-    """Have in `wheels` exactly what the locks name; nothing is asked for when it is there from before."""
+    """Download exactly the locked packages to `wheels`, unless they are there."""
     wanted = "".join(sha256(path) + "\n" for path in (*locks, PEX_PIP)) + f"{MACHINE}\n"
-    told = wheels / "complete"
-    if told.exists() and told.read_text() == wanted:
+    complete = wheels / "complete"
+    if complete.exists() and complete.read_text() == wanted:
         return
     shutil.rmtree(wheels, ignore_errors=True)
     wheels.mkdir(parents=True)
@@ -149,14 +151,14 @@ def fetch(locks: Sequence[Path], wheels: Path) -> None:
         tags += [f"--python-version={major}.{minor}", "--implementation=cp"]
         run([*pip, "-r", lock, "-d", wheels, *tags], exit_code=NOT_FETCHED)
     run([*pip, "-r", PEX_PIP, "-d", wheels], exit_code=NOT_FETCHED)
-    told.write_text(wanted)
+    complete.write_text(wanted)
 
 
 # -- shiv ------------------------------------------------------------------------------------------------------------
 
 
 def make_shiv(wheel: Path, locks: Sequence[Path], wheels: Path, work: Path, to: Path) -> None:
-    """Make the zipapp: one site-packages, with a folder in it for each interpreter, which the preamble chooses."""
+    """Make the zipapp: one site-packages with a folder for each interpreter; the preamble chooses."""
     trees = [install(wheel, python, lock, wheels, work) for python, lock in zip(PYTHONS, locks, strict=True)]
     site = work / "site-packages"
     gather(trees, site)
@@ -167,7 +169,7 @@ def make_shiv(wheel: Path, locks: Sequence[Path], wheels: Path, work: Path, to: 
 
 
 def install(wheel: Path, python: tuple[int, int], lock: Path, wheels: Path, work: Path) -> Path:
-    """Install for one Python, which need not be here; return the folder."""
+    """Install for one Python, which need not be installed here; return the folder."""
     version = "{}.{}".format(*python)
     tree = work / f"tree-{version}"
     uv = [sys.executable, "-m", "uv", "pip", "install", "-q", "--no-config", "--no-deps", "--target", tree]
@@ -178,9 +180,9 @@ def install(wheel: Path, python: tuple[int, int], lock: Path, wheels: Path, work
 
 
 def gather(trees: Sequence[Path], site: Path) -> None:
-    """Lay the trees of all Pythons together: what is the same in all once, the rest in a folder of its interpreter.
+    """Merge the trees of all Pythons: equal distributions once, others in a folder of their interpreter.
 
-    A distribution is moved as a whole, so that its metadata is true of its files.
+    A distribution is moved as a whole, so that its metadata matches its files.
     """
     contents = [{found.name: files(found, tree) for found in distributions(path=[str(tree)])} for tree in trees]
     for (major, minor), tree, content in zip(PYTHONS, trees, contents, strict=True):
@@ -195,14 +197,14 @@ def gather(trees: Sequence[Path], site: Path) -> None:
 
 
 def files(found: Distribution, tree: Path) -> dict[str, str]:
-    """Return the files of a distribution with their checksums, without scripts (but uv, which is a program).
+    """Return the files of a distribution with their checksums, without scripts (except uv, which is a program).
 
-    Nor what tells about the place of the installation rather than about what is installed. RECORD is made true of that.
+    Files that describe the place of the installation are left out as well. RECORD is rewritten to match.
     """
     names = []
     for name in map(str, found.files or ()):
-        told = name.endswith((".dist-info/direct_url.json", ".dist-info/uv_cache.json", ".dist-info/REQUESTED"))
-        if not told and (not name.startswith("bin/") or found.name == "uv") and (tree / name).is_file():
+        private = name.endswith((".dist-info/direct_url.json", ".dist-info/uv_cache.json", ".dist-info/REQUESTED"))
+        if not private and (not name.startswith("bin/") or found.name == "uv") and (tree / name).is_file():
             names.append(name)
     (record,) = (tree / name for name in names if name.endswith(".dist-info/RECORD"))
     with record.open(newline="") as file:
@@ -213,7 +215,7 @@ def files(found: Distribution, tree: Path) -> dict[str, str]:
 
 
 def rewrite(raw: Path, to: Path) -> None:
-    """Write a zipapp again with sorted entries, one time and plain modes; shiv takes some as they lie on the disk."""
+    """Write a zipapp again with sorted entries, one time and plain modes; shiv takes some from the disk."""
     moment = time.gmtime(int(os.environ["SOURCE_DATE_EPOCH"]))[:6]
     with zipfile.ZipFile(raw) as source, to.open("wb") as file:
         file.write(f"#!{SHEBANG}\n".encode())
@@ -231,7 +233,7 @@ def rewrite(raw: Path, to: Path) -> None:
 
 
 def make_pex(wheel: Path, wheels: Path, work: Path, to: Path) -> None:
-    """Make the pex: the wheels of all Pythons in one file, which makes a virtual environment of its own when run."""
+    """Make the pex: the wheels of all Pythons in one file, which creates its own virtual environment when run."""
     listing = work / "all.txt"
     lines = [f"{requirement} {hashes}\n" for requirement, hashes in entries()]
     listing.write_text("".join([*lines, f"operato-runner=={release(wheel)} --hash=sha256:{sha256(wheel)}\n"]))
@@ -255,7 +257,7 @@ def make_pex(wheel: Path, wheels: Path, work: Path, to: Path) -> None:
 
 
 def complete_platform(python: tuple[int, int], work: Path) -> Path:
-    """Write what pex wants to know of an interpreter that need not be here."""
+    """Describe an interpreter for pex, which need not be installed here."""
     cpython = f"cp{python[0]}{python[1]}"
     tags = [str(tag) for tag in cpython_tags(python, platforms=PLATFORMS)]
     tags += [str(tag) for tag in compatible_tags(python, cpython, PLATFORMS)]

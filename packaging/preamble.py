@@ -1,6 +1,6 @@
-"""Run by shiv before the program: puts what is for this interpreter on the path, or says that there is nothing.
+"""Run by shiv before the program: adds the libraries for this interpreter to the path, or explains that there are none.
 
-`site_packages` and `archive` are shiv's. Any Python 3.6 or later gets here.
+shiv defines `site_packages` and `archive`. This file runs under Python 3.6 or later.
 """
 
 import sys

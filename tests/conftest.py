@@ -1,4 +1,4 @@
-"""Fixtures of all tests: executors, how a handler is called, and the check that a test leaves nothing behind."""
+"""Fixtures of all tests: a time limit, environments built once, and the check that a test leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _WITH_ENGINE = ("test_dist.py", "test_docker.py", "test_image.py")
 
 
 class OneEngine(LoadScopeScheduling):
-    """Gives a whole file to one process, and to one as well all that needs a container engine.
+    """Gives all tests of a file to one process, and all tests that need a container engine to one as well.
 
-    Images of the tests have one name on the machine, and the fixtures of a file may be dear.
+    Images of the tests have one name on the machine, and fixtures of a file may be expensive.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -42,20 +42,20 @@ class OneEngine(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneEngine:
-    """Say which process runs which tests, where there are more than one."""
+    """Distribute the tests to several processes."""
     return OneEngine(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def sigint_of_children() -> None:
-    """Let children begin with the default disposition of SIGINT: `nohup make test &` starts this process without."""
+    """Start children with the default disposition of SIGINT, which `nohup make test &` ignores."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a contract test that leaves a process or descriptors behind. Those of a unit test have neither."""
+    """Fail a contract test that leaves processes or descriptors behind. Unit tests have none."""
     if "contract" not in request.path.parts:
         yield
         return
@@ -79,19 +79,19 @@ def venvs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where what is known of images is kept for all tests."""
+    """Return the directory for records of images of all tests."""
     return tmp_path_factory.mktemp("images")
 
 
 @pytest.fixture(scope="session")
 def condas(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where conda environments are kept for all tests."""
+    """Return the directory for conda environments of all tests."""
     return tmp_path_factory.mktemp("condas")
 
 
 @pytest.fixture(scope="session")
 def channel(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the URL of a conda channel. Without a client tests are skipped, and in CI they fail."""
+    """Return the URL of a conda channel. Without a client the tests are skipped, and fail in CI."""
     if find_client(None, {}) is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("py-rattler is not installed (the extra `conda`)")
     return make_channel(tmp_path_factory.mktemp("channel"))
@@ -99,14 +99,14 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Have a container engine with the base image of the tests. Without one tests are skipped, and in CI they fail."""
+    """Provide an engine with the base image of the tests. Without one the tests are skipped, and fail in CI."""
     reason = engines.missing()
     if reason:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     if "PYTEST_XDIST_WORKER" in os.environ:
         taken = tmp_path_factory.getbasetemp().parent / "engine"
         other = int(taken.read_text()) if taken.exists() else 0
-        assert not proc.alive(other), "two processes run tests of the engine; the conftest says which belong to one"
+        assert not proc.alive(other), "two processes run tests of the engine; see OneEngine"
         taken.write_text(str(os.getpid()))
     engines.make_base_image()
     yield

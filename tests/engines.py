@@ -21,7 +21,7 @@ from tests.interpreter import VERSION, program
 
 IMAGE = "operato-test-python"
 _WHEELS_LOAD = ("libc", "libdl", "libgcc_s", "libm", "libpthread", "libresolv", "librt", "libstdc++", "libutil", "libz")
-"""What a wheel may expect of its system, and any image with Python has."""
+"""Libraries that wheels may expect, and that every image with Python has."""
 TOOLS = ("sh", "echo", "true", "yes", "sleep", "setsid")
 
 

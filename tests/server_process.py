@@ -1,4 +1,4 @@
-"""Helpers for the acceptance tests: the real server as a process, and the commands that speak to it."""
+"""Helpers for the acceptance tests: the real server as a process, and the commands that call it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Server:
         return self.client.post(f"/modules/execute/{name}", json=value, headers=headers)
 
     def stop(self, number: int | None = signal.SIGTERM) -> int:
-        """End the server by a signal (None: it was told already); return its exit code."""
+        """End the server by a signal (None: it is ending already); return its exit code."""
         if number is not None:
             self.process.send_signal(number)
         code = self.process.wait(60)

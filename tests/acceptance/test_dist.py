@@ -1,4 +1,4 @@
-"""Acceptance: what `make dist` makes, as somebody has it who was handed one file: it runs, and is the same again."""
+"""Acceptance: the files of `make dist`: each runs on its own, and is reproducible; and a checkout runs from source."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ modules:
 
 
 class Made:
-    """What was built, and the wheels that it was built from."""
+    """The built files, and the wheels they were built from."""
 
     def __init__(self, out: Path, wheels: Path) -> None:
         self.out, self.wheels = out, wheels
@@ -55,20 +55,20 @@ class Made:
 
 
 def make(source: Path, out: Path, wheels: Path, **how: Any) -> None:
-    """Build as `make dist` does. Without a network that is a skip, and in CI a failure."""
+    """Build as `make dist` does. Without a network the tests are skipped, and fail in CI."""
     command = [sys.executable, "packaging/make_dist.py", "--out", str(out), "--wheels", str(wheels)]
     done = subprocess.run(
         command, cwd=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **how
     )
     if done.returncode == NOT_FETCHED:
-        reason = f"the packages of requirements.txt cannot be fetched here: {done.stdout.strip().splitlines()[-1]}"
+        reason = f"the packages of requirements.txt cannot be downloaded here: {done.stdout.strip().splitlines()[-1]}"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    """Build once; packages that `make dist` has fetched before are taken."""
+    """Build once, with the packages that `make dist` downloaded before."""
     folder = tmp_path_factory.mktemp("dist")
     kept = ROOT / "build" / "wheels"
     wheels = kept if (kept / "complete").exists() else folder / "wheels"
@@ -78,7 +78,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
 
 
 class Program:
-    """An executable in the hands of somebody with an empty home and no variables."""
+    """An executable with an empty home and no variables."""
 
     def __init__(self, file: Path, folder: Path) -> None:
         self.folder, self.home = folder, folder / "home"
@@ -117,12 +117,12 @@ def test_version_from_an_empty_home(handed: Program, made: Made) -> None:
 
     assert told.startswith(f"operato-runner {release()} ({(commit() or '')[:7]}")
     assert handed.run("--version") == told
-    assert list(handed.folder.iterdir()) == [handed.home], "something was left beside the home"
+    assert list(handed.folder.iterdir()) == [handed.home], "files were left beside the home"
 
 
 @cache
 def pythons() -> dict[str, Path]:
-    """Return the interpreters of this machine by version, as far as the project supports or just does not."""
+    """Return the interpreters of this machine by version: supported ones, and the versions just beyond."""
     found = {}
     for minor in range(10, 15):
         for path in python_candidates(f"3.{minor}", [Path(part) for part in os.environ["PATH"].split(":")]):
@@ -147,7 +147,7 @@ def test_every_supported_python_runs_it(handed: Program) -> None:
         assert json.loads(told) == name, "inline is the interpreter that runs the file"
 
 
-def test_another_python_is_refused_with_what_would_do(handed: Program) -> None:
+def test_another_python_is_refused_with_a_remedy(handed: Program) -> None:
     others = [path for name, path in pythons().items() if name in ("3.10", "3.14")]
     if handed.argv[-1].endswith(".pex"):
         pytest.skip("a pex looks for another Python by itself")
@@ -218,7 +218,7 @@ modules:
 @pytest.fixture(scope="module")
 def server(handed: Program) -> Iterator[Server]:
     text = MODULES.replace("REQUIREMENT", make_wheel(handed.folder))
-    handed.run("--version")  # its first start unpacks it, which may take longer than a server is waited for
+    handed.run("--version")  # the first start unpacks it, which takes longer than the start of a server may
     with running(handed.folder, text, program=handed.argv, environ=handed.environ) as started:
         yield started
         assert started.stop() == 0
@@ -242,7 +242,7 @@ def test_the_page_and_its_document_are_inside(server: Server) -> None:
 async def test_websocket(server: Server) -> None:
     headers = [("authorization", f"Bearer {server.token}")]
     with trio.fail_after(PATIENCE):
-        # On a stream of ours, because trio-websocket leaves its own open when the server closes first.
+        # On a stream of the test: trio-websocket leaves its own open when the server closes first.
         stream = await trio.open_tcp_stream("127.0.0.1", server.ready["rest"][0][1])
         async with stream, trio.open_nursery() as nursery:
             path = "/modules/stream/hello"
@@ -271,7 +271,7 @@ def test_grpc_with_a_real_client(server: Server, tmp_path: Path) -> None:
             assert "ExecuteStream" in answer["methods"], "reflection has the descriptors"
 
 
-def test_a_module_sees_nothing_of_how_the_runner_came(server: Server) -> None:
+def test_a_module_does_not_see_how_the_runner_is_packaged(server: Server) -> None:
     seen, variables = server.execute("sees", ["json", "trio", "uv", "runner", "shiv", "pex"]).json()["result"]
 
     assert seen == ["json"]
@@ -285,7 +285,7 @@ def test_venv(server: Server, module: str, result: object) -> None:
     assert (answer["status"], answer["result"]) == ("succeeded", result), answer["error"]
 
 
-def test_the_log_says_the_version(server: Server) -> None:
+def test_the_log_has_the_version(server: Server) -> None:
     assert f"version={release()} (" in (server.home / "log").read_text().replace("'", "")
 
 
@@ -308,7 +308,7 @@ def test_docker(handed: Program, engine: None) -> None:
 
 @pytest.fixture(scope="module")
 def installed(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Install the wheel with its dependencies as anybody would, but without an index; return the environment."""
+    """Install the wheel with its dependencies, without an index; return the environment."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder / "venv")
     (folder / "lock").write_text("".join(f"{line}\n" for line in versions()))
@@ -338,7 +338,7 @@ def test_the_installed_wheel(installed: Path, tmp_path: Path) -> None:
     assert told[0].startswith(f"operato-runner {release()} ({(commit() or '')[:7]}")
 
 
-def test_what_is_in_the_wheel(made: Made) -> None:
+def test_the_contents_of_the_wheel(made: Made) -> None:
     with zipfile.ZipFile(made.wheel) as wheel:
         names = set(wheel.namelist())
 
@@ -385,13 +385,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_a_checkout_serves_by_the_commands_of_the_readme(made: Made, checkout: Path, tmp_path: Path) -> None:
-    """Only the ports, the data directory and the source of the packages differ, by variables."""
+    """Variables change the ports, the data directory and the source of the packages only."""
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "python").symlink_to(program())
     environ = {
         "HOME": str(tmp_path),
         "PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin",
+        "PIP_NO_COMPILE": "1",
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(made.wheels),
         **{f"OPERATO_{name}_PORT": "0" for name in ("REST", "GRPC")},
@@ -415,7 +416,7 @@ def test_a_checkout_serves_by_the_commands_of_the_readme(made: Made, checkout: P
     assert code == 0, log.read_text()
 
 
-# -- the same again ----------------------------------------------------------------------------------------------------
+# -- reproducibility ---------------------------------------------------------------------------------------------------
 
 
 def test_the_checksums_are_right(made: Made) -> None:
@@ -435,7 +436,7 @@ def test_another_checkout_makes_the_same_bytes(made: Made, checkout: Path, tmp_p
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_in_it_tells_where_or_when_it_was_built(made: Made, kind: str) -> None:
+def test_no_file_contains_the_place_or_time_of_the_build(made: Made, kind: str) -> None:
     with zipfile.ZipFile(made.executable(kind)) as file:
         entries = file.infolist()
         places = [str(place).encode() for place in (ROOT, made.out.parent, Path(sys.prefix))]

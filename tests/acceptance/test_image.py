@@ -1,4 +1,4 @@
-"""Acceptance: the container image, built for real and used as the README says: doors, key, process 1, end."""
+"""Acceptance: the container image, built and used as documented: doors, key, process 1, shutdown."""
 
 from __future__ import annotations
 
@@ -63,24 +63,24 @@ modules:
 
 
 def make_context(folder: Path) -> Path:
-    """Return a build context: the work tree, and the wheels that an index would give."""
+    """Return a build context: the work tree, and the wheels that an index would serve."""
     context = folder / "context"
     shutil.copytree(ROOT, context, ignore=LEFT_OUT)
     shutil.copy(ROOT / ".dockerignore", context)
     (context / "data").mkdir()
-    (context / "data" / "jwt-secret").write_text("it is of no image")
+    (context / "data" / "jwt-secret").write_text("it belongs to no image")
     locks = [option for name in ("image", "build") for option in ("-r", str(ROOT / "packaging" / f"{name}.lock"))]
     wheelhouse = str(context / "packaging" / "wheelhouse")
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", "-d", wheelhouse, *locks]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the wheels cannot be had: {done.stderr[-500:]}")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the wheels cannot be downloaded: {done.stderr[-500:]}")
     return context
 
 
 @pytest.fixture(scope="module")
 def image(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Build the image, over a base that is nothing but Python, without any network."""
+    """Build the image on a base with only Python, without a network."""
     context = make_context(tmp_path_factory.mktemp("image"))
     base, name = engines.make_base_image_for_wheels(), f"{engines.IMAGE}:runner"
     with engines.client() as api:
@@ -106,13 +106,13 @@ def image(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 def bridged() -> bool:
-    """Return whether the engine has a network of its own for containers."""
+    """Return whether the engine has a bridge network for containers."""
     with engines.client() as api:
         return any(network["Name"] == "bridge" for network in api.networks())
 
 
 class Container:
-    """A runner in a container with walls as closed as they can be; its doors are reached from this machine."""
+    """A runner in a container with every restriction; its doors are reachable from this machine."""
 
     def __init__(self, image: str, modules: Path, environ: dict[str, str], binds: list[str]) -> None:
         self.binds = [f"{modules}:/app/modules.yaml:ro", *binds]
@@ -140,7 +140,7 @@ class Container:
             api.start(self.id)
 
     def run(self, *argv: str) -> tuple[int, str]:
-        """Run a program beside the runner; return its exit code and what it said."""
+        """Run a program beside the runner; return its exit code and output."""
         with engines.client() as api:
             made = api.exec_create(self.id, list(argv))["Id"]
             said = api.exec_start(made).decode()
@@ -178,7 +178,7 @@ class Container:
 
     @contextmanager
     def client(self) -> Iterator[httpx.Client]:
-        """Lend a client with a token that the image itself has signed."""
+        """Lend a client with a token signed by the image itself."""
         status, token = self.run("operato-runner", "token", "--subject", "test", "--scope", "admin")
         assert status == 0, token
         headers = {"authorization": f"Bearer {token.strip()}"}
@@ -186,7 +186,7 @@ class Container:
             yield client
 
     def stop(self) -> int:
-        """Send what an engine sends to end a container; return the exit code."""
+        """Stop the container as an engine does; return the exit code."""
         with engines.client() as api:
             api.stop(self.id, timeout=PATIENCE)
         return int(self.state()["ExitCode"])
@@ -209,7 +209,7 @@ def start(image: str, tmp_path: Path) -> Iterator[Any]:
             api.remove_container(container.id, force=True, v=True)
 
 
-def test_what_the_image_says_of_itself(image):
+def test_the_metadata_of_the_image(image):
     with engines.client() as api:
         found = api.inspect_image(image)["Config"]
 
@@ -222,13 +222,13 @@ def test_what_the_image_says_of_itself(image):
     assert not [line for line in found["Env"] if line.startswith(("OPERATO_JWT_SECRET", "PIP_"))]
 
 
-def test_a_container_serves_with_what_the_readme_says(start):
+def test_a_container_serves_by_the_documented_command(start):
     container = start()
     container.wait_healthy()
 
     printed = re.search(r"Authorization: Bearer ([\w.-]+)'", container.log())
-    assert printed, "nobody was told a token"
-    assert "http://127.0.0.1:" in container.log(), "0.0.0.0 is no address to be called"
+    assert printed, "no token was printed"
+    assert "http://127.0.0.1:" in container.log(), "0.0.0.0 is no address for clients"
     url = f"http://{container.address('rest')}/modules/execute/hello"
     answer = httpx.post(url, json={"name": "Ada"}, headers={"authorization": f"Bearer {printed[1]}"})
     assert answer.status_code == 200, answer.text
@@ -273,12 +273,12 @@ if os.fork() == 0:
 """
 
 
-def test_the_runner_is_process_1_and_reaps_what_is_left_to_it(start):
-    """Nothing is beside it that would: orphans come to process 1, and only that can take them out of the table."""
+def test_the_runner_is_process_1_and_reaps_orphans(start):
+    """Orphans are given to process 1, and only process 1 can reap them."""
     container = start()
     container.wait_healthy()
     assert "operato-runner serve" in json.loads(container.python(LOOK))["1"][2]
-    container.python(LEAVE)  # not of a worker: an orphan of something that an operator ran
+    container.python(LEAVE)  # an orphan of a command of the operator, not of a worker
 
     with container.client() as client:
         for _ in range(3):
@@ -293,7 +293,7 @@ def test_the_runner_is_process_1_and_reaps_what_is_left_to_it(start):
     wait_for(lambda: not left())
 
 
-def test_sigterm_lets_work_end_and_the_exit_code_says_so(start):
+def test_sigterm_drains_and_exits_with_0(start):
     container = start()
     container.wait_healthy()
     answers = []
@@ -311,7 +311,7 @@ def test_sigterm_lets_work_end_and_the_exit_code_says_so(start):
 
 @pytest.fixture
 def volume() -> Iterator[str]:
-    """Name a volume; those who ask for it before `start` have it removed behind its containers."""
+    """Name a volume; request it before `start`, so that it is removed after its containers."""
     name = f"operato-test-{uuid.uuid4().hex}"
     yield name
     with engines.client() as api:
@@ -349,7 +349,7 @@ def test_a_secret_from_a_file_is_the_key_and_no_token_is_printed(start, tmp_path
     assert "jwt-secret" not in container.python("import os; print(os.listdir('/data'))")
 
 
-def test_without_any_key_it_does_not_listen(start):
+def test_without_a_key_it_does_not_listen(start):
     container = start({"OPERATO_JWT_OWN_SECRET": "false", "OPERATO_HOST": "0.0.0.0"})
     wait_for(container.ended, PATIENCE)
 
@@ -357,7 +357,7 @@ def test_without_any_key_it_does_not_listen(start):
     assert "no key for tokens is configured; configure `jwt_secret`, `jwt_secret_file`" in container.log()
 
 
-def test_what_a_pod_of_the_chart_is_given_serves(start, tmp_path):
+def test_variables_and_files_of_a_pod_of_the_chart_serve(start, tmp_path):
     rendered = Rendered({"auth": KEYS})
     mounts = {mount["name"]: mount["mountPath"] for mount in rendered.container["volumeMounts"]}
     folders = {"modules": rendered.one("ConfigMap")["data"], "keys": {"jwt-secret": SECRET}}
@@ -380,8 +380,8 @@ def test_what_a_pod_of_the_chart_is_given_serves(start, tmp_path):
     assert container.run(*pause) == (0, "")
 
 
-def test_a_service_beside_it_in_kubernetes_would_confuse_it(start):
-    """Why the chart has `enableServiceLinks: false`: a variable of that prefix that is no setting is a mistake."""
+def test_a_variable_of_a_kubernetes_service_is_an_error(start):
+    """The reason for `enableServiceLinks: false` in the chart: unknown variables with the prefix are errors."""
     container = start({"OPERATO_RUNNER_SERVICE_HOST": "10.0.0.1"})
     wait_for(container.ended, PATIENCE)
 

@@ -1,4 +1,4 @@
-"""Unit: the Helm chart, rendered by the real engine: objects that Kubernetes takes, and values that are refused."""
+"""Unit: the Helm chart, rendered by the real engine: valid objects, and refused values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_there_is_a_set_for_each_stage():
     assert set(SETS) == {"dev", "staging", "prod"}
 
 
-def test_the_command_of_the_readme_makes_objects_of_the_name_of_the_release():
+def test_the_documented_command_names_objects_after_the_release():
     """`helm install operato-runner packaging/operato-runner -f values.yaml`."""
     rendered = Rendered(SETS["dev"], name="operato-runner")
 
@@ -67,11 +67,11 @@ def test_the_command_of_the_readme_makes_objects_of_the_name_of_the_release():
     assert rendered.one("StatefulSet")["metadata"]["name"] == "operato-runner"
 
 
-# -- what is rendered ------------------------------------------------------------------------------------------------
+# -- objects --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_engine_has_nothing_to_say_against_it(case):
+def test_the_linter_accepts_it(case):
     report = lint(CHART, CASES[case], strict=True)
 
     assert report["errors"] == []
@@ -80,7 +80,7 @@ def test_the_engine_has_nothing_to_say_against_it(case):
 
 @pytest.mark.parametrize("version", ["1.27", "1.32", "1.37"])
 @pytest.mark.parametrize("case", CASES)
-def test_kubernetes_takes_it(case, version):
+def test_the_objects_are_valid(case, version):
     rendered = Rendered(CASES[case])
 
     for found in rendered.objects:
@@ -89,7 +89,7 @@ def test_kubernetes_takes_it(case, version):
 
 
 def test_the_validator_finds_a_wrong_field():
-    """Or the test above could not fail."""
+    """Otherwise the test above could not fail."""
     found = Rendered(KEY).one("StatefulSet")
     found["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
 
@@ -97,7 +97,7 @@ def test_the_validator_finds_a_wrong_field():
         kubernetes_validate.validate(found, "1.37", strict=True)
 
 
-def test_everything_is_made_when_it_is_wanted():
+def test_all_objects_are_rendered_when_enabled():
     kinds = {found["kind"] for found in Rendered(EVERYTHING).objects}
 
     assert kinds == {
@@ -117,7 +117,7 @@ def test_the_versions_are_those_of_the_project():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_runner_understands_its_variables(case, tmp_path):
+def test_the_runner_accepts_its_variables(case, tmp_path):
     rendered = Rendered(CASES[case])
     file = tmp_path / "modules.yaml"
     for name, text in rendered.one("ConfigMap")["data"].items():
@@ -141,7 +141,7 @@ def test_the_runner_understands_its_variables(case, tmp_path):
 
 
 def test_settings_of_the_schema_are_those_of_the_runner():
-    """But those that the chart sets by itself."""
+    """Except for those that the chart sets."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     own = {name.removeprefix("OPERATO_").lower() for name in Rendered(EVERYTHING).environ if name in VARIABLES}
     own -= set(EVERYTHING["settings"])
@@ -183,7 +183,7 @@ def checksum(values):
     return Rendered(values).pod["metadata"].get("annotations", {}).get("checksum/modules")
 
 
-def test_a_change_of_modules_rolls_the_runner():
+def test_a_change_of_modules_restarts_the_runner():
     first = checksum(KEY)
     text = yaml.safe_load((CHART / "values.yaml").read_text())["modules"]["inline"]
 
@@ -196,7 +196,7 @@ def test_a_change_of_modules_rolls_the_runner():
     assert checksum(merged(KEY, {"settings": {"max_workers": 3}})) == first
 
 
-def test_modules_may_be_read_again_without_a_roll():
+def test_modules_can_be_reloaded_without_a_restart():
     values = merged(KEY, {"modules": {"rollOnChange": False}})
 
     assert checksum(values) is None
@@ -204,7 +204,7 @@ def test_modules_may_be_read_again_without_a_roll():
     assert "subPath" not in mounts[0], "a file that is mounted by its path never changes"
 
 
-def test_a_change_of_the_secret_rolls_the_runner():
+def test_a_change_of_the_secret_restarts_the_runner():
     def rendered(secret):
         return Rendered({"auth": {"jwtSecret": secret}}).pod["metadata"]["annotations"]["checksum/keys"]
 
@@ -215,7 +215,7 @@ def test_a_change_of_the_secret_rolls_the_runner():
 # -- secrets ---------------------------------------------------------------------------------------------------------
 
 
-def test_secrets_are_in_the_secret_and_nowhere_else():
+def test_secrets_are_only_in_the_secret():
     rendered = Rendered(EVERYTHING)
     secret = rendered.one("Secret")
 
@@ -229,7 +229,7 @@ def test_secrets_are_in_the_secret_and_nowhere_else():
     assert password["valueFrom"]["secretKeyRef"] == {"name": "database", "key": "password"}
 
 
-def test_a_secret_of_theirs_is_mounted_as_a_file():
+def test_an_existing_secret_is_mounted_as_a_file():
     values = {"auth": {"existingSecret": "keys", "secretKey": "hs", "publicKeyKey": "pem"}}
     rendered = Rendered(values)
 
@@ -247,7 +247,7 @@ def test_a_secret_of_theirs_is_mounted_as_a_file():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_pod_may_do_little(case):
+def test_the_pod_has_few_rights(case):
     pod, container = Rendered(CASES[case]).pod["spec"], Rendered(CASES[case]).container
 
     assert pod["automountServiceAccountToken"] is False
@@ -263,7 +263,7 @@ def test_the_pod_may_do_little(case):
     assert "OPERATO_JWT_SECRET" not in {each["name"] for each in container["env"]}
 
 
-def test_a_policy_lets_in_who_is_named_and_out_to_what_is_named():
+def test_the_network_policy_allows_the_named_peers_only():
     spec = Rendered(EVERYTHING).one("NetworkPolicy")["spec"]
 
     assert spec["ingress"] == [{"ports": [{"port": "rest"}, {"port": "grpc"}], "from": [{"podSelector": {}}]}]
@@ -292,7 +292,7 @@ GRPC = {"grpc": {"port": 50051}}
 TLS = {"existingSecret": "certificate"}
 
 
-def test_probes_ask_what_can_be_asked():
+def test_probes_fit_doors_and_tls():
     assert probes() == [GRPC, http("/healthz"), http("/readyz")]
     assert probes(grpc={"enabled": False}) == [http("/healthz"), http("/healthz"), http("/readyz")]
     assert probes(rest={"enabled": False}) == [GRPC] * 3
@@ -302,7 +302,7 @@ def test_probes_ask_what_can_be_asked():
     assert probes(tls={**TLS, "clientCa": True}) == [PROGRAM] * 3, "the kubelet has no client certificate"
 
 
-def test_the_program_that_probes_is_that_of_the_image():
+def test_probe_and_image_use_the_same_program():
     dockerfile = (ROOT / "Dockerfile").read_text()
     command = json.loads(re.search(r"HEALTHCHECK .*\n\s+CMD (\[.*\])", dockerfile)[1])
 
@@ -313,7 +313,7 @@ def test_the_program_that_probes_is_that_of_the_image():
         assert path in dockerfile
 
 
-def test_names_of_ports_meet():
+def test_names_of_ports_match():
     rendered = Rendered(EVERYTHING)
     ports = {port["name"]: port["containerPort"] for port in rendered.container["ports"]}
 
@@ -334,25 +334,25 @@ def test_names_of_ports_meet():
     assert (monitor["endpoints"][0]["port"], monitor["endpoints"][0]["path"]) == ("rest", "/metrics")
 
 
-def test_an_autoscaler_decides_alone():
+def test_an_autoscaler_replaces_replicas():
     spec = Rendered(EVERYTHING).one("StatefulSet")["spec"]
 
     assert "replicas" not in spec
     assert Rendered(KEY).one("StatefulSet")["spec"]["replicas"] == 1
 
 
-def test_a_single_runner_does_not_hold_up_the_drain_of_its_node():
+def test_a_single_runner_does_not_block_the_drain_of_its_node():
     assert Rendered(KEY).one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
 
 
-def test_names_fit_whatever_the_release_is_called():
+def test_names_fit_for_every_name_of_a_release():
     rendered = Rendered(merged(EVERYTHING, {"nameOverride": "n" * 63}), name="r" * 53)
 
     assert all(len(found["metadata"]["name"]) <= 63 for found in rendered.objects)
     assert Rendered(KEY, name="operato-runner").one("StatefulSet")["metadata"]["name"] == "operato-runner"
 
 
-def test_the_notes_say_how_to_come_in():
+def test_the_notes_show_how_to_get_a_token():
     assert "exec jobs-operato-runner-0 -- operato-runner token" in Rendered(KEY).notes
     assert "WARNING: auth.ownSecret" in Rendered(SETS["dev"]).notes
     assert "WARNING: persistence.data" in Rendered(SETS["dev"]).notes
@@ -413,7 +413,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_values_that_do_not_work_are_refused_with_a_word(case):
+def test_invalid_values_are_refused_with_a_reason(case):
     values, word = REFUSED[case]
 
     with pytest.raises(HelmError) as caught:
@@ -422,7 +422,7 @@ def test_values_that_do_not_work_are_refused_with_a_word(case):
     assert word in str(caught.value), str(caught.value)
 
 
-def test_what_is_refused_is_told_without_the_secret():
+def test_a_refusal_does_not_show_the_secret():
     with pytest.raises(HelmError) as caught:
         Rendered(merged(KEY, {"auth": {"jwtSecret": SECRET}}))
 

@@ -1,4 +1,4 @@
-"""Unit: the rules of the house that no other tool holds: who may import what, sizes, ranks, versions, documents."""
+"""Unit: the rules of the house that no other tool checks: imports, sizes, faces of rooms, ranks, versions, locks."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in SO
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
 LONGER_MODULES = {"protocol/guest.py": 700}
-"""The guest is one file."""
+"""The guest must be one file."""
 GUESTS = {"protocol/guest.py", "protocol/relay.py"}
-"""Programs of their own, which run where user code runs."""
+"""Separate programs, which run where user code runs."""
 LONGER_FUNCTIONS: dict[str, int] = {}
 MAX_CLASS_LINES = 250
 MAX_METHODS = 20
 LONGER_CLASSES: dict[str, tuple[int, int]] = {
     "actors/history/history.py:History": (337, 29),
-    "actors/registry/registry.py:Registry": (260, 24),
+    "actors/registry/registry.py:Registry": (259, 24),
     "protocol/relay.py:Relay": (251, 18),
 }
 """Lines and methods of classes above the caps."""
 MAX_FILES = 10
-FULLER_ROOMS: dict[str, int] = {"runner": 11, "runner/client": 11, "runner/rest": 11, "actors/history": 13}
+FULLER_ROOMS: dict[str, int] = {"runner/rest": 11, "actors/history": 11}
 """Files of rooms above the cap."""
 ROOMS = sorted(path.parent for path in SOURCES if path.name == "__init__.py" and path.parent.parent != ROOT)
 """Packages within the folders. Their `__init__.py` is their face: the only module that others may import."""
@@ -63,12 +63,12 @@ def importers(*libraries):
     return {file for file, tree in TREES.items() if {name.partition(".")[0] for name in imported(tree)} & {*libraries}}
 
 
-def test_there_is_something_to_hold():
+def test_there_is_something_to_check():
     assert len(SOURCES) > 30
     assert {file.partition("/")[0] for file in TREES} == set(PACKAGES)
 
 
-# -- who may import what ---------------------------------------------------------------------------------------------
+# -- imports ---------------------------------------------------------------------------------------------------------
 
 
 def test_imports_go_one_way(capsys, monkeypatch):
@@ -123,7 +123,7 @@ def test_there_are_no_circles(graph):
 
 @pending
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(ROOT)))
-def test_the_face_of_a_room_says_what_it_is_for_and_what_it_lends(room):
+def test_a_face_has_a_docstring_and_its_names(room):
     face = TREES[str((room / "__init__.py").relative_to(ROOT))]
     said = ast.get_docstring(face) or ""
     exported = [
@@ -133,13 +133,13 @@ def test_the_face_of_a_room_says_what_it_is_for_and_what_it_lends(room):
     ]
 
     assert said
-    assert said != "The face of the room.", "that is true of each"
+    assert said != "The face of the room.", "it does not say what the room is for"
     assert exported
     assert exported[0]
 
 
 def test_the_folder_packaging_is_no_package():
-    """It would hide the library of that name, which pip and pytest import."""
+    """A package would hide the library of that name, which pip and pytest import."""
     assert [path for path in ROOT.glob("packaging/**/__init__.py")] == []  # noqa: C416  (it reads better)
 
 
@@ -147,7 +147,7 @@ def test_one_module_starts_processes():
     assert importers("subprocess") == {"environments/local/process.py"}
 
 
-def test_web_libraries_are_known_at_the_doors_only():
+def test_only_the_doors_import_web_libraries():
     web = ("quart", "quart_trio", "hypercorn", "h11", "h2", "wsproto", "trio_websocket", "httpx")
     rpc = ("grpclib", "betterproto", "trio_asyncio")
 
@@ -155,7 +155,7 @@ def test_web_libraries_are_known_at_the_doors_only():
     assert importers(*rpc) <= {"runner/grpc/connection.py", "runner/grpc/standard.py"}
 
 
-def test_asyncio_is_known_where_user_code_needs_it_only():
+def test_asyncio_is_imported_only_where_user_code_needs_it():
     allowed = {"environments/local/inprocess.py", "environments/conda/child.py", "runner/grpc/connection.py", *GUESTS}
 
     assert importers("asyncio") <= allowed
@@ -268,7 +268,7 @@ def test_the_version_is_the_newest_of_the_changelog():
 
 
 def test_locks_name_packages_and_no_hosts():
-    """A machine with another index installs from them as it is set up to."""
+    """A machine with another index installs from that one."""
     locks = sorted(ROOT.glob("requirements*.txt"))
 
     assert [path.name for path in locks] == ["requirements-dev.txt", "requirements.txt"]

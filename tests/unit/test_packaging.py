@@ -1,4 +1,4 @@
-"""Unit: what runs the runner elsewhere: image, compose and service; that they say what the runner understands."""
+"""Unit: image, compose files and systemd service: their variables, paths and limits match the runner."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VARIABLES = {setting.variable for setting in SETTINGS.values()} | {"OPERATO_CONF
 
 
 def lines_of(file):
-    """Return the lines of a Dockerfile or unit without comments; those that go on are one."""
+    """Return the lines of a Dockerfile or unit without comments; continued lines are joined."""
     text = "\n".join(line for line in file.read_text().splitlines() if not line.lstrip().startswith("#"))
     return [line for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
 
@@ -33,8 +33,8 @@ def pins(lock):
     return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / lock).read_text(), re.MULTILINE))
 
 
-def test_the_image_has_what_was_tested():
-    """The versions of `make run`, and what `env: conda` needs."""
+def test_the_image_has_the_tested_versions():
+    """Those of `make run`, and the library for `env: conda`."""
     image = pins("packaging/image.lock")
 
     assert pins("requirements.txt").items() <= image.items()
@@ -52,7 +52,7 @@ def test_locks_name_packages_and_no_hosts(lock):
     assert text.count("--hash=sha256:") >= text.count("==") - text.count(" == '")
 
 
-def test_variables_of_the_image_are_settings_and_it_downloads_nothing_by_other_means():
+def test_the_image_sets_known_variables_and_downloads_verified_packages_only():
     lines = lines_of(ROOT / "Dockerfile")
     names = set(re.findall(r"\b(OPERATO_\w+)=", "\n".join(lines)))
 
@@ -64,7 +64,7 @@ def test_variables_of_the_image_are_settings_and_it_downloads_nothing_by_other_m
             assert line.count(" install ") == line.count("--require-hashes") + line.count("--no-index")
 
 
-def test_what_is_copied_is_let_into_the_context():
+def test_the_build_context_has_exactly_the_copied_files():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     copied = set()
@@ -95,7 +95,7 @@ def test_no_file_mounts_the_socket_of_root(file):
     assert {name for name in service["environment"] if name.startswith("OPERATO_")} <= VARIABLES
 
 
-def test_the_service_of_compose_is_closed_and_is_given_its_time():
+def test_the_compose_service_is_locked_down_and_has_time_to_drain():
     service = COMPOSE["compose"]["services"]["runner"]
 
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
@@ -125,7 +125,7 @@ def unit():
     return found
 
 
-def test_the_runner_understands_the_variables_of_the_service(tmp_path):
+def test_the_runner_accepts_the_variables_of_the_service(tmp_path):
     given = dict(value.split("=", 1) for value in unit()["Environment"])
     (tmp_path / "modules.yaml").write_text("modules: []")
     settings = load_settings({"config": tmp_path / "modules.yaml"}, given).settings
@@ -138,22 +138,22 @@ def test_the_runner_understands_the_variables_of_the_service(tmp_path):
     assert str(settings.server.ready_file.parent) == f"/run/{unit()['RuntimeDirectory'][0]}"
 
 
-def test_the_service_leaves_the_runner_what_it_needs():
+def test_the_service_does_not_restrict_what_the_runner_needs():
     found = unit()
 
     assert set(found["Delegate"][0].split()) == set(CONTROLLERS)
     assert "ProtectControlGroups" not in found, "the delegated group would be read-only"
     assert "MemoryDenyWriteExecute" not in found
-    assert found["OOMPolicy"] == ["continue"], "a worker that is killed for its memory would end the service"
-    assert found["KillMode"] == ["mixed"], "workers would be told to end before their calls have"
+    assert found["OOMPolicy"] == ["continue"], "a worker killed for its memory would end the service"
+    assert found["KillMode"] == ["mixed"], "workers would get SIGTERM before their calls end"
     assert int(found["TimeoutStopSec"][0]) > ServerSettings().drain_timeout_seconds
     assert found["CapabilityBoundingSet"] == [""]
     assert found["User"] == [line.split()[1] for line in lines_of(PACKAGING / "operato-runner.sysusers.conf")]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
-def test_systemd_understands_the_service(tmp_path):
-    """A name or value that it does not know is a line of `verify`, and is ignored when the service starts."""
+def test_systemd_accepts_the_service(tmp_path):
+    """`verify` prints unknown names and values; systemd ignores them at the start."""
     text = UNIT.read_text()
     (command,) = re.findall(r"^ExecStart=(\S+)", text, re.MULTILINE)
     assert command == "/opt/operato-runner/bin/operato-runner"

@@ -48,7 +48,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (printf "%s-modules" (include "operato-runner.fullname" .)) .Values.modules.existingConfigMap -}}
 {{- end -}}
 
-{{/* The Secret with keys: of theirs, or the one that the chart makes; empty where there is none. */}}
+{{/* The Secret with keys: the user's, or the chart's own; empty without keys. */}}
 {{- define "operato-runner.keysSecret" -}}
 {{- if .Values.auth.existingSecret -}}
 {{- .Values.auth.existingSecret -}}

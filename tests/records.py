@@ -100,7 +100,7 @@ async def all_lost(history):
 async def stored(history):
     """Wait until all that is recorded is in the database."""
     while history._pending.due or len(history._pending) or len(history._pending.segments):
-        await history._commits.wait_settled()
+        await history._committer.wait_settled()
 
 
 def rows(folder, sql="select * from executions order by id"):

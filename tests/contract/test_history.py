@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from actors import sqlite
-from actors.history import history as history_module
-from actors.history import journal
-from actors.history.commits import HistoryStatistics
+from actors.history import committer, journal
+from actors.history.committer import HistoryStatistics
 from actors.history.history import History
 from actors.history.journal import Entry, Journal
 from actors.history.queries import Query
@@ -192,7 +191,7 @@ async def test_cancelling_each_call_while_it_waits_leaves_nothing_behind(tmp_pat
                     nursery.start_soon(history.submit, make(Status.QUEUED))
                     nursery.start_soon(history.list, Query())
                 while history.statistics().last_error is None:
-                    await history._commits.wait_settled()
+                    await history._committer.wait_settled()
                 nursery.cancel_scope.cancel()
             other.execute("rollback")
         await stored(history)
@@ -293,7 +292,7 @@ async def test_a_queued_execution_that_begins_at_once_is_not_lost_with_its_segme
         await history.submit(queued)
         history.begin(evolve(queued, status=Status.RUNNING))
         while history.statistics().committed == 0:
-            await history._commits.wait_settled()
+            await history._committer.wait_settled()
         copy = crashed(tmp_path / "a", tmp_path / "b")
     async with running(copy) as history:
         assert [execution.id for execution in await all_lost(history)] == [queued.id]
@@ -483,7 +482,7 @@ async def main():
         assert segments(folder)[0].stat().st_size == size, "the part is cut off"
         await finish(make(input=LARGE))
         while history.statistics().last_error is None:
-            await history._commits.wait_settled()
+            await history._committer.wait_settled()
         limit(resource.RLIM_INFINITY)
         await finish(make())
         await stored(history)
@@ -516,7 +515,7 @@ async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypa
                 other.execute("begin exclusive")
                 await history.finish(first)
                 for _ in range(3):
-                    await history._commits.wait_settled()
+                    await history._committer.wait_settled()
                     await history.finish(second)
                 assert "locked" in history.statistics().last_error
                 assert history.statistics().pending == 2
@@ -533,7 +532,7 @@ async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypa
 
 async def test_a_stop_with_a_locked_database_is_bounded_and_the_journal_keeps_the_rest(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.02)
-    monkeypatch.setattr(history_module, "FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr(committer, "FLUSH_SECONDS", 0.1)
     execution = make()
     async with running(tmp_path) as history:
         with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
@@ -561,10 +560,10 @@ async def test_finish_waits_for_room_when_the_database_is_slow(tmp_path, monkeyp
 
             nursery.start_soon(third)
             while history.statistics().last_error is None:
-                await history._commits.wait_settled()
+                await history._committer.wait_settled()
             assert not over.is_set()
             assert history.statistics().pending == 3
-            monkeypatch.setattr(history_module, "WAIT_SECONDS", 0.01)
+            monkeypatch.setattr(committer, "WAIT_SECONDS", 0.01)
             with pytest.raises(RunnerError, match="the history cannot be written: database is locked"):
                 await history.submit(make(Status.QUEUED))
             assert history.statistics().pending == 3

@@ -78,7 +78,7 @@ async def test_what_cannot_be_deleted_is_not_looked_for_again_and_again(tmp_path
         for _ in range(1010):
             await history.submit(make(Status.QUEUED))
         await stored(history)
-        await until(lambda: history._pace._in_vain)
+        await until(lambda: history._committer._pace._in_vain)
         before = len(looks)
         for _ in range(5):
             await history.submit(make(Status.QUEUED))
@@ -92,7 +92,7 @@ async def test_old_rollups_go_with_their_executions(tmp_path):
     async with running(tmp_path, retention_seconds=10 * day, clock=lambda: NOW - 20 * day) as history:
         await history.finish(make(at=NOW - 20 * day))
     async with running(tmp_path, retention_seconds=10 * day, clock=lambda: NOW - 17 * day) as history:
-        await until(lambda: history._pace.at > 0 and history._pace._in_vain)
+        await until(lambda: history._committer._pace.at > 0 and history._committer._pace._in_vain)
         assert {row[0] for row in rows(tmp_path, "select width from rollups")} == {3600, day}
         assert (await history.stats("greet", since=NOW - 21 * day, until=NOW)).total == 1
     async with running(tmp_path, retention_seconds=10 * day) as history:

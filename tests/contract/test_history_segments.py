@@ -121,7 +121,7 @@ async def test_with_a_database_that_is_behind_the_oldest_segments_are_dropped(tm
             assert history.statistics().segments == 5
             assert history.statistics().segments_dropped == 15
             while history.statistics().last_error is None:
-                await history._commits.wait_settled()
+                await history._committer.wait_settled()
         await stored(history)
         assert texts(await history.get(execution.id)) == ["15", "16", "17", "18", "19"]
         assert history.statistics().segments == 0
@@ -213,7 +213,7 @@ async def say(history, execution):
         await trio.lowlevel.checkpoint()
         if seq % 50 == 49:
             while history.statistics().segments:
-                await history._commits.wait_settled()
+                await history._committer.wait_settled()
             os.write(1, f"{{seq}}\\n".encode())
 
 async def main():

@@ -437,8 +437,11 @@ async def test_collect_removes_what_no_module_uses(registry):
     assert kept_code(registry) == [registry.snapshot.get("b").root.name]
 
 
-async def test_collect_before_anything_was_published(registry):
+async def test_collect_before_anything_was_published_makes_and_removes_nothing(registry):
     await registry.collect()
+
+    assert registry.snapshot == RegistrySnapshot()
+    assert not registry.publisher.code_dir.exists()
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

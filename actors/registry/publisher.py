@@ -9,18 +9,23 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
+import structlog
 from attrs import define, evolve, field
 
 from actors.registry import code_store
-from actors.registry.catalog import StoredVersion
-from actors.registry.snapshot import Published
+from actors.registry.catalog import StoredModule, StoredVersion
+from actors.registry.snapshot import Published, Registered
+from actors.sqlite import TROUBLE
 from config.mistakes import ConfigError
 from config.modules import ModuleSpec, spec_from_mapping, spec_to_mapping
 from config.secrets import LookUp
-from protocol.errors import ErrorKind, error
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import ModuleRef
+
+log = structlog.get_logger("registry")
 
 
 @define
@@ -110,6 +115,28 @@ class Publisher:
             for path in self.code_dir.absolute().iterdir():
                 if path not in besides:
                     shutil.rmtree(path, ignore_errors=True)
+
+    def restore_all(
+        self, kept: Iterable[StoredModule], files: Callable[[str, str], Mapping[str, bytes]]
+    ) -> dict[str, Registered]:
+        """Return the modules as they were registered, by name; versions that cannot be served are left out and logged.
+
+        `files` has the code of a version.
+        """
+        found = {}
+        for module in kept:
+            versions = {}
+            for each in module.versions:
+                try:
+                    versions[each.version] = self.restore(each, partial(files, each.module, each.version))
+                except (ConfigError, RunnerError, KeyError, *TROUBLE) as problem:
+                    why = str(problem) or type(problem).__name__
+                    log.warning("a version is not served", module=module.name, version=each.version, why=why)
+            active = module.active if module.active in versions else None
+            found[module.name] = Registered(
+                module.name, versions, active, module.revision, module.updated_at, module.updated_by
+            )
+        return found
 
     def restore(self, stored: StoredVersion, files: Callable[[], Mapping[str, bytes]]) -> Published:
         """Return a version as it was registered; `files` has its code, where that is not unpacked any more.

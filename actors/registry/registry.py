@@ -18,11 +18,10 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from actors.mailbox import Mailbox, MailboxStatistics, Question
-from actors.registry.catalog import Action, Catalog, Change, ChangesQuery, Note, StoredModule
+from actors.registry.catalog import Action, Catalog, Change, ChangesQuery, Note
 from actors.registry.publisher import Publisher, stored
-from actors.registry.snapshot import Changes, Published, Registered, RegistrySnapshot
+from actors.registry.snapshot import Changes, Condition, Published, Registered, RegistrySnapshot
 from actors.sqlite import TROUBLE, reason_of
-from config.mistakes import ConfigError
 from config.modules import ModuleSpec
 from config.settings import RegistrySettings
 from protocol.errors import ErrorKind, RunnerError, error
@@ -34,36 +33,6 @@ _WAITING = 16
 T = TypeVar("T")
 
 log = structlog.get_logger("registry")
-
-
-@frozen
-class Condition:
-    """What must be so for a change to be made: a module that is at `revision`, or `absent`, or `present`.
-
-    Revision 0 is none that a registered module ever has: its caller read another module, or one of the file.
-    `first`: it is the first version of a module, by what the verb means and not by a condition of its caller.
-    """
-
-    revision: int | None = None
-    absent: bool = False
-    present: bool = False
-    first: bool = False
-
-    def check(self, name: str, current: Registered | None) -> None:
-        """Raise RunnerError `conflict` with the field `if-match` or `if-none-match` when it is not so."""
-        if self.first and current is not None:
-            text = f"there is a module {name!r} already; PUT makes another version of it"
-            raise error(ErrorKind.CONFLICT, text, field="name")
-        if self.absent and current is not None:
-            raise error(ErrorKind.CONFLICT, f"there is a module {name!r} already", field="if-none-match")
-        if self.present and current is None:
-            raise error(ErrorKind.CONFLICT, f"there is no module {name!r}", field="if-match")
-        found = None if current is None else current.revision
-        if self.revision is not None and self.revision != found:
-            at = "is gone" if found is None else f"is at revision {found} now"
-            asked = f"at {self.revision}" if self.revision else "as it was read"
-            text = f"module {name!r} {at}, not {asked}; look at it again, and repeat what still applies"
-            raise error(ErrorKind.CONFLICT, text, field="if-match")
 
 
 @frozen
@@ -135,7 +104,9 @@ class Registry:
         """Change the snapshot, one change after the other, until cancelled. What was registered is there first."""
         if self.catalog is not None and self._file is None:
             kept = await self._in_catalog(self.catalog.load)
-            self._registered = await trio.to_thread.run_sync(self._restored, self.catalog, kept)
+            self._registered = await trio.to_thread.run_sync(self.publisher.restore_all, kept, self.catalog.files)
+            # Known by name from now on, and served with the first `publish`: the file goes first.
+            self.snapshot = RegistrySnapshot(registered=self._registered)
         task_status.started()
         await self._mailbox.serve(self._handle)
 
@@ -181,23 +152,11 @@ class Registry:
             if name in self._registered:
                 log.warning("the file has a module of this name; the registered one is not served", module=name)
         if before is not None and changes and self.catalog is not None:
-            await self._note(self.catalog, changes)
+            try:
+                await self._in_catalog(self.catalog.note, FILE, _notes_of(changes, self._file))
+            except RunnerError as problem:  # the file is served, whether that can be noted or not
+                log.warning("a reload is not in the audit log", why=str(problem))
         return self.snapshot
-
-    async def _note(self, catalog: Catalog, changes: Changes) -> None:
-        notes = [
-            Note(action, name, self._file[name].ref.version if self._file and name in self._file else None)
-            for action, names in (
-                (Action.FILE_ADD, changes.added),
-                (Action.FILE_CHANGE, changes.changed),
-                (Action.FILE_REMOVE, changes.removed),
-            )
-            for name in names
-        ]
-        try:
-            await self._in_catalog(catalog.note, FILE, notes)
-        except RunnerError as problem:  # what the file says is so, whether it can be noted or not
-            log.warning("a reload is not in the audit log", why=str(problem))
 
     # What is registered
 
@@ -243,7 +202,7 @@ class Registry:
 
     async def _register(self, question: _Register) -> Added:
         catalog, module, name = self._known_catalog(), question.module, question.module.spec.name
-        known = self.changeable(name, question.condition)
+        known = self.snapshot.changeable(name, question.condition)
         version = module.ref.version
         if known is not None and (there := known.versions.get(version)) is not None:
             if there.content_digest != module.content_digest:
@@ -267,7 +226,7 @@ class Registry:
         return Added(module, after, created=True)
 
     async def _activate(self, question: _Activate) -> Registered:
-        catalog, known = self._known_catalog(), self.registered(question.name, question.condition)
+        catalog, known = self._known_catalog(), self.snapshot.get_registered(question.name, question.condition)
         self.snapshot.get(question.name, question.version)
         if known.active == question.version:
             return known
@@ -282,7 +241,7 @@ class Registry:
 
     async def _remove(self, question: _Remove) -> None:
         catalog, name, version = self._known_catalog(), question.name, question.version
-        known = self.registered(name, question.condition)
+        known = self.snapshot.get_registered(name, question.condition)
         if version is None:
             detail = {"versions": list(known.versions), "active": known.active}
             await self._in_catalog(catalog.remove, name, question.subject, detail)
@@ -297,25 +256,6 @@ class Registry:
             versions = {each: module for each, module in known.versions.items() if each != version}
             self._replace(evolve(known, versions=versions, revision=revision))
         log.info("deleted", module=name, version=version, by=question.subject)
-
-    def changeable(self, name: str, condition: Condition) -> Registered | None:
-        """Return a registered module as it may be changed now, None when there is none.
-
-        Raises RunnerError `conflict` when the file has the name or the condition does not hold.
-        """
-        if self._file is not None and name in self._file:
-            text = f"module {name!r} belongs to the operator's file; change it there, or take another name"
-            raise error(ErrorKind.CONFLICT, text, field="name")
-        known = self._registered.get(name)
-        condition.check(name, known)
-        return known
-
-    def registered(self, name: str, condition: Condition, sees: Callable[[str], bool] = lambda _: True) -> Registered:
-        """Return a registered module that must be there, as `changeable`. Raises RunnerError `not_found` besides."""
-        known = self.changeable(name, condition)
-        if known is None:
-            raise self.snapshot.unknown(name, sees)
-        return known
 
     def _known_catalog(self) -> Catalog:
         if self.catalog is None:
@@ -344,27 +284,21 @@ class Registry:
         self.snapshot = RegistrySnapshot({**active, **(self._file or {})}, self._registered)
         self.follow(self.snapshot)
 
-    def _restored(self, catalog: Catalog, kept: Iterable[StoredModule]) -> dict[str, Registered]:
-        """Return what was registered, without what cannot be served any more. Blocks."""
-        found = {}
-        for module in kept:
-            versions = {}
-            for each in module.versions:
-                try:
-                    files = partial(catalog.files, each.module, each.version)
-                    versions[each.version] = self.publisher.restore(each, files)
-                except (ConfigError, RunnerError, KeyError, *TROUBLE) as problem:
-                    why = str(problem) or type(problem).__name__
-                    log.warning("a version is not served", module=module.name, version=each.version, why=why)
-            active = module.active if module.active in versions else None
-            found[module.name] = Registered(
-                module.name, versions, active, module.revision, module.updated_at, module.updated_by
-            )
-        return found
-
     async def collect(self, besides: Iterable[Path] = ()) -> None:
         """Remove code that no version has, and that is not `besides`: folders in which something runs."""
         async with self._keeping:
             used = {*besides, *self._staged, *(module.root for module in self.snapshot.everything())}
             used |= {version.root for module in self._registered.values() for version in module.versions.values()}
             await trio.to_thread.run_sync(self.publisher.remove_code, used)
+
+
+def _notes_of(changes: Changes, file: Mapping[str, Published]) -> list[Note]:
+    return [
+        Note(action, name, file[name].ref.version if name in file else None)
+        for action, names in (
+            (Action.FILE_ADD, changes.added),
+            (Action.FILE_CHANGE, changes.changed),
+            (Action.FILE_REMOVE, changes.removed),
+        )
+        for name in names
+    ]

@@ -60,6 +60,36 @@ class Registered:
 
 
 @frozen
+class Condition:
+    """What must be so for a change to be made: a module that is at `revision`, or `absent`, or `present`.
+
+    Revision 0 is none that a registered module ever has: its caller read another module, or one of the file.
+    `first`: it is the first version of a module, by what the verb means and not by a condition of its caller.
+    """
+
+    revision: int | None = None
+    absent: bool = False
+    present: bool = False
+    first: bool = False
+
+    def check(self, name: str, current: Registered | None) -> None:
+        """Raise RunnerError `conflict` with the field `if-match` or `if-none-match` when it is not so."""
+        if self.first and current is not None:
+            text = f"there is a module {name!r} already; PUT makes another version of it"
+            raise error(ErrorKind.CONFLICT, text, field="name")
+        if self.absent and current is not None:
+            raise error(ErrorKind.CONFLICT, f"there is a module {name!r} already", field="if-none-match")
+        if self.present and current is None:
+            raise error(ErrorKind.CONFLICT, f"there is no module {name!r}", field="if-match")
+        found = None if current is None else current.revision
+        if self.revision is not None and self.revision != found:
+            at = "is gone" if found is None else f"is at revision {found} now"
+            asked = f"at {self.revision}" if self.revision else "as it was read"
+            text = f"module {name!r} {at}, not {asked}; look at it again, and repeat what still applies"
+            raise error(ErrorKind.CONFLICT, text, field="if-match")
+
+
+@frozen
 class Changes:
     """What is different between two snapshots: names of modules, sorted."""
 
@@ -109,6 +139,28 @@ class RegistrySnapshot:
         """Return a module of the API, unless the operator's file has one of that name."""
         active = self.modules.get(name)
         return None if active is not None and active.trusted else self.registered.get(name)
+
+    def changeable(self, name: str, condition: Condition) -> Registered | None:
+        """Return a registered module as it may be changed now, None when there is none.
+
+        Raises RunnerError `conflict` when the operator's file has the name or the condition does not hold.
+        """
+        active = self.modules.get(name)
+        if active is not None and active.trusted:
+            text = f"module {name!r} belongs to the operator's file; change it there, or take another name"
+            raise error(ErrorKind.CONFLICT, text, field="name")
+        known = self.registered.get(name)
+        condition.check(name, known)
+        return known
+
+    def get_registered(
+        self, name: str, condition: Condition, sees: Callable[[str], bool] = lambda _: True
+    ) -> Registered:
+        """Return a registered module that must exist, as `changeable`. Raises RunnerError `not_found` besides."""
+        known = self.changeable(name, condition)
+        if known is None:
+            raise self.unknown(name, sees)
+        return known
 
     def unknown(self, name: str, sees: Callable[[str], bool] = lambda _: True) -> Exception:
         """Return the error that says that there is no such module, with the names alike."""

@@ -126,18 +126,18 @@ class Committer:
         return len(self.pending) <= self._settings.max_pending
 
     async def catch_up(self) -> None:
-        """Wait, at most a second, until the database holds what is recorded by now; not while it takes nothing."""
+        """Wait, at most a second, until everything recorded so far is in the database; at once while it fails."""
         waiting = self.pending.begun or self.pending.done
         if (waiting or self.pending.taken) and self.counted.last_error is None:
             self._take_all = True
             self._hurry.set()
-            # A commit that is on its way does not hold what came after its start.
+            # A running commit does not contain rows that came after its start.
             await self._wait_stored(self._started + (1 if waiting else 0), LIST_WAIT_SECONDS)
 
     # The loop
 
     async def work(self, archive: Archive) -> None:
-        """Commit what is due and delete what is too old or too much, until `close`."""
+        """Commit due rows, and delete executions that are too old or too many, until `close`."""
         self._pace.at = trio.current_time()
         failures = 0
         while not self._closing.is_set():
@@ -211,7 +211,7 @@ class Committer:
         )
 
     async def _retain(self, archive: Archive, rows: int) -> None:
-        """Delete a chunk of what is too old or too much, and as many more as keep up with the `rows` just stored."""
+        """Delete one chunk of old executions, and as many more as keep up with the `rows` just stored."""
         pace = self._pace
         over = retention.over_limits(self._settings, archive.rows, archive.size)
         chunks = pace.chunks(trio.current_time(), rows, over=over)

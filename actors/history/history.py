@@ -1,9 +1,9 @@
-"""History: what ran, what runs and what became of it.
+"""`History`, the actor that records executions and answers questions about them.
 
-Record-keeping is on the path of every call, so `finish` writes one journal record (the page cache survives the death
-of the process) and returns; the row follows into the database with the next group commit, in a thread, by the only
-write connection. Journal segments are deleted when the commit that covers them is done. Events of what still runs
-follow by the same commits, without the journal.
+Every call waits for its record, so `finish` writes one journal record (the page cache survives the death of the
+process) and returns; the row is stored by the next group commit, in a thread, over the only write connection. A commit
+deletes the journal segments that it covers. Events of running executions are stored by the same commits, without the
+journal.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class History:
-    """The actor. All methods are called on the event loop and, but for those that say so, while `run` runs."""
+    """The actor. Call all methods on the event loop; call them while `run` runs unless they say otherwise."""
 
     def __init__(self, settings: HistorySettings, data_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
         """Keep the record in `data_dir`; `clock` is the time of day, for retention and for lost executions."""
@@ -62,10 +62,10 @@ class History:
     def append(self, name: str, events: bytes, first_seq: int, forget: tuple[int, int] | None = None) -> None:
         """Add events of the running execution with the id `name`: a JSON array, the first with number `first_seq`.
 
-        Never blocks nor raises, at any time. They are stored with the next group commit, best effort: when the runner
-        dies after that, they are what is known. `forget` is a half-open range of numbers: what was added before and
-        lies in it as a whole is not kept any longer. With `max_pending` pieces behind the oldest are dropped, and
-        counted. Nothing is done for an execution that has ended.
+        Never blocks nor raises, also while `run` does not run. The next group commit stores them, best effort: they
+        are the known events if the runner dies later. `forget` is a half-open range of event numbers: pieces added
+        before that lie in it as a whole are deleted. While `max_pending` pieces wait, the oldest are dropped and
+        counted. An execution that has ended ignores further events.
         """
         self._pending.append(Segment(name, first_seq, events), forget)
         self._committer.wake()
@@ -73,29 +73,29 @@ class History:
     async def finish(self, execution: Execution) -> None:
         """Record the end of `execution`; when this returns the record survives `kill -9` (`disk`: power loss too).
 
-        Its `events` are all that are kept, in the place of what was added by `append`. Does not checkpoint on its
-        usual way; with `max_pending` rows behind it waits for the database, at most 30 seconds. Raises `RunnerError`
-        (`unavailable`) when it cannot be recorded: then the result must not be acknowledged. Cancellation is noticed
-        only in the waits: the execution is in the journal by then.
+        Its `events` replace those added by `append`. Usually does not checkpoint; while `max_pending` rows wait, it
+        waits for the database, at most 30 seconds. Raises `RunnerError` (`unavailable`) when the end cannot be
+        recorded: then the result must not be acknowledged. Only the waits can be cancelled: by then the execution is
+        in the journal.
         """
         archive, entry = self._opened(), self._entry(execution)
         try:
             await self._append(archive, entry)
         except RunnerError:
             if len(self._pending) < self._settings.max_pending:
-                # The caller is told that it is not safe; it may still reach the database.
+                # The caller gets an error, as the record is not safe; it may still reach the database.
                 self._committer.put(entry)
             raise
         self._committer.put(entry)
-        # Without `disk` it is safe by now, so this only slows down the callers of a slow database.
+        # Without `disk` the record is safe by now: this only slows callers down when the database is slow.
         await (self._committer.wait_for_disk() if self.waits_for_disk else self._committer.wait_for_room())
 
     async def submit(self, execution: Execution) -> None:
-        """Record an accepted `execution` that is queued, or runs under an idempotency key, as safe as by `finish`.
+        """Record an accepted `execution` that is queued, or runs under an idempotency key, as safely as `finish`.
 
         Raises `RunnerError` (`unavailable`) when it cannot be recorded, or when there is no room within 30 seconds.
-        Nothing is kept then, nor after cancellation, unless durability is `disk` and it was the commit that took too
-        long or was cancelled: then the caller ends the execution by `finish`.
+        Then, and after cancellation, nothing is recorded, with one exception: with durability `disk` the wait for the
+        commit may time out or be cancelled after the record was made; the caller then ends the execution by `finish`.
         """
         archive = self._opened()
         if not await self._committer.wait_for_room():
@@ -132,8 +132,8 @@ class History:
     async def get(self, name: str) -> Execution | None:
         """Return the whole execution with this id in its latest state, or None.
 
-        The events of one that runs are those that came by `append`. Raises `RunnerError` (`unavailable`) when the
-        database cannot be read. Cancellation waits for the read's end.
+        A running execution has the events added by `append`. Raises `RunnerError` (`unavailable`) when the database
+        cannot be read. Cancellation waits for the end of the read.
         """
         await trio.lowlevel.checkpoint()
         known = self._pending.find(name)
@@ -149,10 +149,10 @@ class History:
         return evolve(latest, events=joined(waiting) if stored is None else stored.events)
 
     async def find_keyed(self, subject: str, module: str, key: str, since: float) -> Execution | None:
-        """Return a caller's newest call of `module` with this idempotency key since then, whole; None without one.
+        """Return a caller's newest execution of `module` with this idempotency key, whole, or None.
 
-        `since` is compared with `created_at`, in seconds since the epoch. Raises `RunnerError` as `get`. It reserves
-        nothing: two calls that both find None must be kept apart by who asks.
+        Only executions created at or after `since` (seconds since the epoch) count. Raises `RunnerError` as `get`.
+        Nothing is reserved: when two calls with one key both get None, the caller of this method must serialize them.
         """
         wanted = (subject, module, key)
         waiting = self._pending.find_keyed(wanted)
@@ -161,25 +161,25 @@ class History:
         if not found:
             return None
         newest = max(found, key=lambda execution: (execution.created_at, execution.id))
-        # In memory it may be further on.
+        # The copy in memory may have a later state.
         return await self.get(newest.id) or newest
 
     async def list(self, query: Query) -> Page:
         """Return one page of executions, newest first, without input, result, traceback, events, failed attempts.
 
-        What was recorded before the call is in it, unless the database cannot be written now. A page may hold fewer
-        than `limit`, or none at all, and have a `next_cursor`: then there is more to look through. Raises
+        Executions recorded before the call are included, unless the database cannot be written now. A page with fewer
+        than `limit` executions, or none, may have a `next_cursor`: then the search continues there. Raises
         `RunnerError`: `bad_input` for limit and cursor, `unavailable` as `get`.
         """
         await self._committer.catch_up()
         return await self._read(lambda link: queries.page(link, query))
 
     async def stats(self, module: str, *, since: float | None = None, until: float | None = None) -> ModuleStats:
-        """Return how the executions of `module` ended that ended in `since` <= time < `until`; None for no bound.
+        """Return statistics of the executions of `module` that ended in `since` <= time < `until`; None is no bound.
 
         Durations are within 2 %. The window is widened to whole spans of 5 minutes, of an hour where it is more than
-        2 days ago, and of a day after 60 days; the answer says what it was. Executions that were deleted because
-        there were too many count as well. Raises `RunnerError`: `bad_input` for a bound that is not a number,
+        2 days ago, and of a day after 60 days; the answer has the widened bounds. Executions that were deleted because
+        there were too many are counted too. Raises `RunnerError`: `bad_input` for a bound that is not a number,
         `unavailable` as `get`.
         """
         for name, bound in (("since", since), ("until", until)):
@@ -191,11 +191,11 @@ class History:
         return rollups.summary(module, over, total)
 
     def left(self) -> Past:
-        """Return the ids of what the last runner left, oldest first: what was queued, and what it lost.
+        """Return the ids of the executions that the last runner left queued, and of those that it lost, oldest first.
 
-        Those that were running failed as `lost` when the history was opened, with the events that were stored. One that
-        is tried again numbers its events from `events_count`, which is 1,000,000 above the next multiple of 1,000,000
-        over the highest stored number: a reader may have seen more than was stored, and no number may come twice.
+        Running executions were failed as `lost` when the history was opened; they keep their stored events. A retry
+        numbers its events from `events_count`, which is 1,000,000 above the next multiple of 1,000,000 over the highest
+        stored number: a reader may have seen events that were never stored, and no number may come twice.
         """
         return self._opened().past
 

@@ -1,4 +1,4 @@
-"""What history remembers and the database does not have yet. Memory only, without waits."""
+"""Records that are not in the database yet. Memory only; nothing here waits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Key = tuple[str, str, str]
 
 @frozen
 class Batch:
-    """What one transaction stores: at most one entry of each execution, then segments, then what is forgotten."""
+    """The content of one transaction: at most one entry of each execution, segments, deletions of segments."""
 
     entries: tuple[Entry, ...] = ()
     segments: tuple[Segment, ...] = ()
@@ -34,9 +34,10 @@ class Batch:
 
 
 class Pending:
-    """What is not in the database yet. Each dict holds at most one, and a newer, state of an execution than the next.
+    """Records that are not in the database yet. Each dict holds at most one state of an execution.
 
-    `begun` runs and is known in memory only; `done` is recorded; `taken` is on its way into the database.
+    `begun`: runs, known in memory only; `done`: recorded; `taken`: in the running commit. States in an earlier one of
+    these are newer than those in a later one.
     """
 
     def __init__(self, most_segments: int) -> None:
@@ -47,7 +48,7 @@ class Pending:
         self._keyed: dict[Key, set[str]] = {}
 
     def __len__(self) -> int:
-        """Return how many rows the database lacks, without those in `begun`."""
+        """Return the number of rows that the database lacks, without those in `begun`."""
         return len(self.done) + len(self.taken)
 
     @property
@@ -56,13 +57,13 @@ class Pending:
         return bool(self.begun or self.done or self.segments.due)
 
     def find(self, name: str) -> Execution | None:
-        """Return the newest state of the execution with the id `name`, or None when it is not here."""
+        """Return the newest pending state of the execution with the id `name`, or None."""
         begun = self.begun.get(name)
         entry = begun[1] if begun else self.done.get(name) or self.taken.get(name)
         return None if entry is None else entry.execution
 
     def find_keyed(self, key: Key) -> Execution | None:
-        """Return the newest execution with this key, or None when none is here."""
+        """Return the newest pending execution with this key, or None."""
         found = [execution for name in self._keyed.get(key, ()) if (execution := self.find(name)) is not None]
         return max(found, key=lambda execution: (execution.created_at, execution.id), default=None)
 
@@ -71,8 +72,7 @@ class Pending:
         name = entry.execution.id
         self.begun.pop(name, None)
         if name in self.done:
-            # It was queued, and recorded so. It must stay in the next commit: the journal segment with it is
-            # deleted after that one.
+            # It is recorded as queued. It must stay in the next commit, which deletes the journal segment that has it.
             self.done[name] = entry
         else:
             self.begun[name] = (now, entry)
@@ -87,7 +87,7 @@ class Pending:
             self.segments.discard(entry.execution.id)
 
     def append(self, segment: Segment, seqs: tuple[int, int] | None) -> None:
-        """Add events of a running execution and forget others; nothing is done for one that has ended."""
+        """Add events of a running execution and forget others; ignored when it has ended."""
         known = self.find(segment.name)
         if known is None or not known.status.final:
             self.segments.add(segment)
@@ -95,23 +95,23 @@ class Pending:
                 self.segments.forget(segment.name, seqs)
 
     def take(self, before: float) -> Batch:
-        """Take what is done, and what was begun before `before`; call `settle` when that is stored or not."""
+        """Take everything done, and executions begun before `before`, for a commit; `settle` must follow."""
         self.taken, self.done = self.done, {}
         for name, (at, entry) in tuple(self.begun.items()):
             if at > before:
-                break  # they are in the order of their begin
+                break  # ordered by the begin
             self.taken[name] = entry
             del self.begun[name]
         segments, forgotten = self.segments.take()
         for segment in segments:
-            # No segment is in the database without its execution.
+            # Segments are stored with or after their execution, never before it.
             begun = self.begun.pop(segment.name, None)
             if begun is not None:
                 self.taken[segment.name] = begun[1]
         return Batch(tuple(self.taken.values()), segments, forgotten)
 
     def settle(self, *, stored: bool) -> None:
-        """End a take; what was not stored is pending again, except for what is newer by now."""
+        """End a take; without success the taken states are pending again, unless newer ones came meanwhile."""
         taken, self.taken = self.taken, {}
         if stored:
             for name, entry in taken.items():
@@ -135,7 +135,7 @@ class Pending:
 
 
 def key_of(execution: Execution) -> Key | None:
-    """Return what an idempotent call is known by, None for one without a key."""
+    """Return the identity of an idempotent call, None without a key."""
     if execution.idempotency_key is None:
         return None
     return execution.subject, execution.module.name, execution.idempotency_key

@@ -1,7 +1,7 @@
-"""The events of running executions in pieces: on their way into the database, and put together again.
+"""Events of running executions in segments: waiting for the database, and joined again.
 
-A segment is a JSON array of events as `protocol.events` has them. It is stored best effort: an execution that ends
-brings all its events with it, so a segment counts only where the runner died before that.
+A segment is a JSON array of events (`protocol.events`). It is stored best effort: the record of an ended execution has
+all of its events, so segments matter only if the runner dies before that end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from attrs import frozen
 
 NOTHING: Final = b"[]"
 MAX_BYTES: Final = 32 * 1024 * 1024
-"""More segments than this are not held for a database that is behind."""
+"""The limit of segments in memory while the database is behind."""
 
 Seqs = tuple[int, int]
 """A half-open range of event numbers."""
@@ -30,7 +30,7 @@ _elements: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 @frozen
 class Segment:
-    """Events of the execution with the id `name`, of which the first has the number `first_seq`."""
+    """Events of the execution with the id `name`; the first has the number `first_seq`."""
 
     name: str
     first_seq: int
@@ -39,7 +39,7 @@ class Segment:
 
 @frozen
 class Forgotten:
-    """The segments of `name` that lie in `seqs` as a whole are no longer kept."""
+    """A deletion: the segments of `name` that lie in `seqs` as a whole."""
 
     name: str
     seqs: Seqs
@@ -52,7 +52,7 @@ def seqs_of(events: bytes) -> Seqs | None:
 
 
 def joined(arrays: Iterable[bytes]) -> bytes:
-    """Return one array with the events of all arrays, by number and each once. Raises `msgspec.MsgspecError`."""
+    """Return one array with the events of all arrays, each once, ordered by number. Raises `msgspec.MsgspecError`."""
     some = list(arrays)
     if len(some) == 1:
         return some[0]
@@ -70,14 +70,14 @@ def joined(arrays: Iterable[bytes]) -> bytes:
 
 
 class Waiting:
-    """Segments that the database does not have yet, at most `most` of them and `MAX_BYTES`; the oldest are dropped.
+    """Segments that are not in the database yet, at most `most` and `MAX_BYTES`; the oldest are dropped.
 
-    Taken ones are on their way into the database.
+    Taken segments are in the running commit.
     """
 
     def __init__(self, most: int) -> None:
         self.dropped = 0
-        """Segments that there was no room for."""
+        """Segments dropped for want of room."""
         self._most = most
         self._bytes = 0
         self._number = 0
@@ -88,7 +88,7 @@ class Waiting:
         self._taken_forgotten: dict[str, Seqs] = {}
 
     def __len__(self) -> int:
-        """Return how many segments wait."""
+        """Return the number of waiting segments."""
         return len(self._fresh) + len(self._taken)
 
     @property
@@ -105,26 +105,26 @@ class Waiting:
         self._bound()
 
     def forget(self, name: str, seqs: Seqs) -> None:
-        """Ask for the end of what lies in `seqs`; ranges of one execution that touch are one."""
+        """Ask for the deletion of the segments in `seqs`; touching ranges of one execution become one."""
         start, end = self._forgotten.get(name, seqs)
         if seqs[0] > end or seqs[1] < start:
-            # What was asked for before is still in the database: it goes with the execution's end.
+            # The earlier range stays in the database until the end of the execution.
             start, end = seqs
         self._forgotten[name] = (min(start, seqs[0]), max(end, seqs[1]))
 
     def find(self, name: str) -> tuple[bytes, ...]:
-        """Return the events of an execution that wait, oldest first."""
+        """Return the waiting events of an execution, oldest first."""
         return tuple(segment.events for segment in self._by_name.get(name, {}).values())
 
     def discard(self, name: str) -> None:
-        """Drop all of an execution that has ended."""
+        """Drop everything of an execution that has ended."""
         for number in tuple(self._by_name.get(name, ())):
             self._remove(number)
         self._forgotten.pop(name, None)
         self._taken_forgotten.pop(name, None)
 
     def take(self) -> tuple[tuple[Segment, ...], tuple[Forgotten, ...]]:
-        """Take everything, oldest first; call `settle` when it is stored or not."""
+        """Take everything, oldest first, for a commit; `settle` must follow."""
         self._taken, self._fresh = self._fresh, {}
         self._taken_forgotten, self._forgotten = self._forgotten, {}
         forgotten = tuple(Forgotten(name, seqs) for name, seqs in self._taken_forgotten.items())

@@ -37,7 +37,7 @@ SEED = 20_261_124
 
 
 class Load:
-    """Callers that submit as fast as they are answered, and remember what was accepted."""
+    """Callers that submit as fast as the answers come, and remember accepted executions."""
 
     def __init__(self, server: Server, calls: Path, seed: int) -> None:
         self.accepted: dict[str, str] = {}

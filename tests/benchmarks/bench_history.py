@@ -145,13 +145,13 @@ async def lists(history: History) -> None:
         "newest 500": Query(limit=500),
         "module": Query(module=common),
         "module, rare": Query(module=rare),
-        "module, unknown": Query(module="nobody"),
+        "module, unknown": Query(module="unknown"),
         "status": Query(status=failed),
         "status, none": Query(status=Status.QUEUED),
         "kind": Query(kind=ErrorKind.OUT_OF_MEMORY),
         "kind, none": Query(kind=ErrorKind.LOST),
         "subject": Query(subject="caller-0"),
-        "subject, unknown": Query(subject="nobody"),
+        "subject, unknown": Query(subject="unknown"),
         "version": Query(version="1.1"),
         "version, none": Query(version="9"),
         "module + status": Query(module=common, status=failed),
@@ -162,7 +162,7 @@ async def lists(history: History) -> None:
         "module + subject + kind, none": Query(module=common, subject="caller-0", kind=ErrorKind.LOST),
         "status + version, none": Query(status=Status.SUCCEEDED, version="9"),
         "globs": Query(modules=globs),
-        "globs, none": Query(modules=("nobody-*", "x[a-z]*")),
+        "globs, none": Query(modules=("unknown-*", "x[a-z]*")),
         "globs + status + subject": Query(modules=globs, status=failed, subject="caller-5"),
         "a day in the middle": Query(since=middle, until=middle + 86400),
         "a day in the middle, version, none": Query(since=middle, until=middle + 86400, version="9"),
@@ -183,7 +183,7 @@ async def look_ups(history: History) -> None:
     since = BEGIN
     key = found.idempotency_key or ""
     await measure("find_keyed", lambda: history.find_keyed(found.subject, found.module.name, key, since))
-    await measure("find_keyed, none", lambda: history.find_keyed(found.subject, found.module.name, "nobody", since))
+    await measure("find_keyed, none", lambda: history.find_keyed(found.subject, found.module.name, "unknown", since))
     module = "team-0.module-0"
     total = lambda stats: f" ({stats.total} ends)"  # noqa: E731
     await measure("stats, everything", lambda: history.stats(module), total)

@@ -52,7 +52,7 @@ async def test_every_field_comes_back_from_memory_and_from_the_database(tmp_path
         await stored(history)
         assert await history.get(execution.id) == execution
         assert (await history.list(Query())).items == (bare(execution),)
-        assert await history.get("nobody") is None
+        assert await history.get("unknown") is None
 
     async with running(tmp_path) as history:
         assert await history.get(execution.id) == execution
@@ -645,7 +645,7 @@ async def filled(tmp_path):
         yield history, made
 
 
-@pytest.mark.parametrize("module", [None, "m0", "nobody"])
+@pytest.mark.parametrize("module", [None, "m0", "unknown"])
 @pytest.mark.parametrize("status", [None, Status.FAILED, Status.RUNNING])
 @pytest.mark.parametrize("times", [(None, None), (10.0, 30.0)])
 async def test_pages_hold_what_was_asked_newest_first(filled, module, status, times):

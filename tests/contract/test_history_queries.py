@@ -1,4 +1,4 @@
-"""Contract: what is asked of history: every filter, a bounded look at the rows, keys, statistics."""
+"""Contract: questions to the history: every filter, a bounded number of rows read, keys, statistics."""
 
 import itertools
 import re
@@ -75,7 +75,7 @@ def fits(execution, query):
 FILTERS = [
     dict(given)
     for given in itertools.product(
-        [("module", None), ("module", "m1"), ("module", "nobody")],
+        [("module", None), ("module", "m1"), ("module", "unknown")],
         [("version", None), ("version", "1")],
         [("status", None), ("status", Status.SUCCEEDED), ("status", Status.FAILED)],
         [("kind", None), ("kind", ErrorKind.TIMEOUT)],
@@ -103,8 +103,8 @@ async def test_a_search_for_what_is_not_there_goes_on_page_by_page(filled, monke
     assert await all_pages(history, Query(version="9")) == ([], [0] * (len(made) // 10 + 1))
     # The index of a filter is followed, so only its rows are looked at.
     assert await all_pages(history, Query(module="m1", version="9")) == ([], [0] * 5)
-    assert await all_pages(history, Query(module="nobody", version="9")) == ([], [0])
-    assert await all_pages(history, Query(module="nobody")) == ([], [0])
+    assert await all_pages(history, Query(module="unknown", version="9")) == ([], [0])
+    assert await all_pages(history, Query(module="unknown")) == ([], [0])
 
 
 async def test_of_two_indexes_the_more_selective_one_is_followed(filled, monkeypatch):
@@ -254,7 +254,7 @@ async def test_the_newest_call_with_a_key_is_found_in_memory_and_in_the_database
             assert await history.find_keyed("kim", "greet", "k", NOW) == newer
             assert await history.find_keyed("kim", "greet", "k", newer.created_at) == newer
             assert await history.find_keyed("kim", "greet", "k", NOW + 15) is None
-            assert await history.find_keyed("kim", "greet", "nobody", NOW) is None
+            assert await history.find_keyed("kim", "greet", "unknown", NOW) is None
             await stored(history)
         # The later one is in the database, the earlier one is written again.
         await history.finish(evolve(older, attempts=2))
@@ -298,7 +298,7 @@ async def test_the_statistics_of_a_module(tmp_path):
         assert stats.since <= NOW - 3000 < stats.since + 300
         assert stats.until - 300 < NOW <= stats.until
         assert (await history.stats("greet")).total == 104
-        assert (await history.stats("nobody")).total == 0
+        assert (await history.stats("unknown")).total == 0
 
 
 async def test_each_execution_is_counted_once(tmp_path):

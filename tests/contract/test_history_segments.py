@@ -145,13 +145,13 @@ async def test_events_that_are_none_cost_nothing_but_themselves(tmp_path):
 async def test_append_never_raises(tmp_path):
     async with running(tmp_path) as history:
         pass
-    history.append("nobody", printed("a"), 0)
+    history.append("unknown", printed("a"), 0)
     assert history.statistics().segments == 1
 
 
 async def test_a_segment_of_nobody_is_not_stored(tmp_path):
     async with running(tmp_path) as history:
-        history.append("nobody", printed("a"), 0)
+        history.append("unknown", printed("a"), 0)
         await stored(history)
         assert rows(tmp_path, "select * from events") == []
 

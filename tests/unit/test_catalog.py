@@ -1,4 +1,4 @@
-"""Unit: what is registered is kept in one file: every change whole, with its entry in the audit log."""
+"""Unit: the catalog stores every change of registered modules whole, with its entry in the audit log."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_versions_that_are_pruned_or_deleted_take_their_code_along(catalog):
 def test_what_cannot_be_done_whole_is_not_done(catalog):
     catalog.register(version(), FILES, "v1", ())
     before = catalog.load(), actions(catalog)
-    with pytest.raises(TypeError):  # behind what was written of it
+    with pytest.raises(TypeError):  # ends the iterator after the first note was written
         catalog.register(version("v2"), {"main.py": object()}, "v2", ("v1",))
     assert (catalog.load(), actions(catalog)) == before
 

@@ -1,4 +1,4 @@
-"""Unit: what is published is kept by its content, whole or not at all, and read from a snapshot that never changes."""
+"""Unit: published code is stored by its content, whole or not at all, and read from an immutable snapshot."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def folder(tmp_path):
 
 
 async def refused(registry, *specs):
-    """Publish what must be refused; return the failure. Everybody still sees the same modules then."""
+    """Publish what must be refused; return the failure. The snapshot stays the same object."""
     before = registry.snapshot
     with pytest.raises(RunnerError) as caught:
         await registry.publish(specs)
@@ -212,7 +212,7 @@ async def test_files_cannot_be_told_apart_by_their_bounds_only(registry, folder)
 
 
 async def test_the_code_is_a_copy(registry, folder):
-    """What is edited later runs when it is published again, and not before."""
+    """Later edits run after the next publish, not before."""
     source = folder({"main.py": CODE, "data/words.txt": "a b"})
     module = (await registry.publish([spec(path=source)])).get("greet")
     (source / "main.py").write_text("broken(")

@@ -65,7 +65,7 @@ COLUMNS = [
 
 
 def some_rows(rollups: dict[Span, Rollup]) -> Iterator[tuple[Any, ...]]:
-    """Make the rows, as 200 modules and 1000 callers would, few of them most: 5 % fail, 10 % have a key."""
+    """Make the rows of 200 modules and 1000 callers, a few of which make most: 5 % fail, 10 % have a key."""
     chance = random.Random(7)
     modules = [f"team-{n % 10}.module-{n}" for n in range(200)]
     callers = [f"caller-{n}" for n in range(1000)]
@@ -135,7 +135,7 @@ async def measure(what: str, work: Callable[[], Awaitable[Any]], say: Callable[[
 
 
 async def lists(history: History) -> None:
-    """Print the times of lists, one for each filter and for what combinations are hard."""
+    """Print the times of lists, for each filter and for hard combinations."""
     common, rare = "team-0.module-0", "team-9.module-199"
     globs = ("team-3.*", "team-4.*")
     failed, timeout = Status.FAILED, ErrorKind.TIMEOUT
@@ -176,7 +176,7 @@ async def lists(history: History) -> None:
 
 
 async def look_ups(history: History) -> None:
-    """Print the times of what finds one execution, and of statistics."""
+    """Print the times of finding one execution, and of statistics."""
     keyed = (await history.list(Query(until=BEGIN + DAYS * 43200, limit=500))).items
     found = next(item for item in keyed if item.idempotency_key)
     await measure("get", lambda: history.get(found.id))
@@ -192,7 +192,7 @@ async def look_ups(history: History) -> None:
 
 
 async def ends(history: History, callers: int, times: int) -> float:
-    """Return how many executions a second are begun and recorded as ended by so many callers."""
+    """Return the executions per second that so many callers begin and record as ended."""
 
     async def call(caller: int) -> None:
         for number in range(times // callers):

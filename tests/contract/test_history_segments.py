@@ -1,4 +1,4 @@
-"""Contract: what a running execution said so far survives the runner, and no number is given twice."""
+"""Contract: stored events of a running execution survive the runner, and no event number comes twice."""
 
 import signal
 import subprocess
@@ -78,7 +78,7 @@ async def test_the_end_that_comes_while_a_segment_is_being_stored_wins(tmp_path)
         assert rows(tmp_path, "select count(*) from events") == [(1,)]
 
 
-async def test_what_left_the_window_is_forgotten_by_whole_segments(tmp_path):
+async def test_forgotten_events_are_deleted_by_whole_segments(tmp_path):
     execution = make(Status.RUNNING)
     async with running(tmp_path) as history:
         history.begin(execution)
@@ -127,7 +127,7 @@ async def test_with_a_database_that_is_behind_the_oldest_segments_are_dropped(tm
         assert history.statistics().segments == 0
 
 
-async def test_events_that_are_none_cost_nothing_but_themselves(tmp_path):
+async def test_invalid_events_are_dropped_alone(tmp_path):
     execution, other = make(Status.RUNNING), make(Status.RUNNING)
     async with running(tmp_path) as history:
         with capture_logs() as logs:
@@ -149,7 +149,7 @@ async def test_append_never_raises(tmp_path):
     assert history.statistics().segments == 1
 
 
-async def test_a_segment_of_nobody_is_not_stored(tmp_path):
+async def test_a_segment_of_an_unknown_execution_is_not_stored(tmp_path):
     async with running(tmp_path) as history:
         history.append("unknown", printed("a"), 0)
         await stored(history)
@@ -168,7 +168,7 @@ async def test_a_segment_of_nobody_is_not_stored(tmp_path):
         ((0, LOST_SEQS), 3 * LOST_SEQS),
     ],
 )
-async def test_a_lost_execution_keeps_its_events_and_gives_no_number_again(tmp_path, seqs, count):
+async def test_a_lost_execution_keeps_its_events_and_reuses_no_number(tmp_path, seqs, count):
     execution = make(Status.RUNNING)
     async with running(tmp_path / "a") as history:
         history.begin(execution)
@@ -181,7 +181,7 @@ async def test_a_lost_execution_keeps_its_events_and_gives_no_number_again(tmp_p
         assert (lost.status, lost.failure.kind) == (Status.FAILED, ErrorKind.LOST)
         assert lost.events_count == count
         assert texts(lost) == [str(seq) for seq in seqs]
-        # Tried again, and lost again before anything was stored.
+        # Retried, and lost again before anything was stored.
         history.begin(evolve(lost, status=Status.RUNNING, failure=None, finished_at=None))
         assert texts(await history.get(execution.id)) == texts(lost)
         await stored(history)

@@ -1,4 +1,4 @@
-"""Unit: pieces of events: joined by number and each once, and bounded while they wait."""
+"""Unit: segments of events: joined by number without doubles, and bounded while they wait."""
 
 import msgspec
 import pytest

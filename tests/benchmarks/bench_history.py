@@ -61,6 +61,7 @@ COLUMNS = [
     "run_seconds",
     "idempotency_key",
     "events_count",
+    "asynchronous",
 ]
 
 
@@ -85,7 +86,7 @@ def some_rows(rollups: dict[Span, Rollup]) -> Iterator[tuple[Any, ...]]:
         yield (
             *(name, number, module, f"1.{number % 3}", "venv", status.value, caller, at, at, at + seconds),
             *(kind and kind.value, failure, 0 if kind is None else 1, 1, 0, 0.001, 0.0, 0.0, 0.0, seconds),
-            *(f"key-{number}" if number % 10 == 0 else None, 2),
+            *(f"key-{number}" if number % 10 == 0 else None, 2, 0),
         )
 
 

@@ -99,7 +99,7 @@ async def all_lost(history):
 
 async def stored(history):
     """Wait until everything recorded is in the database."""
-    while history._pending.due or len(history._pending) or len(history._pending.segments):
+    while history._pending.due or len(history._pending) or len(history._pending.pieces):
         await history._committer.wait_settled()
 
 

@@ -38,9 +38,9 @@ class HistoryStatistics:
 
     pending: int = 0
     running: int = 0
-    segments: int = 0
+    pieces: int = 0
     """Pieces of events that wait for the database."""
-    segments_dropped: int = 0
+    pieces_dropped: int = 0
     """Pieces of events for which there was no room, or that could not be stored."""
     journal_bytes: int = 0
     rows: int = 0
@@ -195,7 +195,7 @@ class Committer:
         stored = await archive.commit(batch, again=again)
         for name, why in stored.refused.items():
             log.error("an execution cannot be stored and is dropped", execution=name, reason=why)
-        for name, why in stored.refused_segments.items():
+        for name, why in stored.refused_pieces.items():
             log.error("events cannot be stored and are dropped", execution=name, reason=why)
         if again:
             log.info("the history is stored again", rows=len(batch.entries))
@@ -205,7 +205,7 @@ class Committer:
             committed=counted.committed + len(batch.entries) - len(stored.refused),
             commits=counted.commits + 1,
             rejected=counted.rejected + len(stored.refused),
-            segments_dropped=counted.segments_dropped + len(stored.refused_segments),
+            pieces_dropped=counted.pieces_dropped + len(stored.refused_pieces),
             last_commit_seconds=trio.current_time() - begun,
             last_error=None,
         )

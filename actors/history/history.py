@@ -22,9 +22,9 @@ from actors.history import queries, rollups
 from actors.history.archive import Archive, Past
 from actors.history.committer import Committer, HistoryStatistics, unavailable
 from actors.history.journal import Entry
+from actors.history.pieces import NOTHING, Piece, joined
 from actors.history.queries import Page, Query
 from actors.history.rollups import ModuleStats
-from actors.history.segments import NOTHING, Segment, joined
 from actors.sqlite import TROUBLE, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, RunnerError, error
@@ -67,7 +67,7 @@ class History:
         before that lie in it as a whole are deleted. While `max_pending` pieces wait, the oldest are dropped and
         counted. An execution that has ended ignores further events.
         """
-        self._pending.append(Segment(name, first_seq, events), forget)
+        self._pending.append(Piece(name, first_seq, events), forget)
         self._committer.wake()
 
     async def finish(self, execution: Execution) -> None:
@@ -139,7 +139,7 @@ class History:
         known = self._pending.find(name)
         if known is not None and known.status.final:
             return known
-        waiting = self._pending.segments.find(name)
+        waiting = self._pending.pieces.find(name)
         if known is not None and known.events != NOTHING:
             waiting = (known.events, *waiting)
         stored = await self._read(lambda link: queries.fetch(link, name, waiting))
@@ -213,8 +213,8 @@ class History:
             counted,
             pending=len(pending),
             running=len(pending.begun),
-            segments=len(pending.segments),
-            segments_dropped=counted.segments_dropped + pending.segments.dropped,
+            pieces=len(pending.pieces),
+            pieces_dropped=counted.pieces_dropped + pending.pieces.dropped,
             journal_bytes=0 if archive is None else archive.journal.size,
             rows=0 if archive is None else archive.rows,
             database_bytes=0 if archive is None else archive.size,

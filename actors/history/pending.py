@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from actors.history.journal import Entry
-from actors.history.segments import Forgotten, Segment, Waiting
+from actors.history.pieces import Forgotten, Piece, Waiting
 from protocol.model import Execution
 
 Key = tuple[str, str, str]
@@ -14,21 +14,21 @@ Key = tuple[str, str, str]
 
 @frozen
 class Batch:
-    """The content of one transaction: at most one entry of each execution, segments, deletions of segments."""
+    """The content of one transaction: at most one entry of each execution, pieces, deletions of pieces."""
 
     entries: tuple[Entry, ...] = ()
-    segments: tuple[Segment, ...] = ()
+    pieces: tuple[Piece, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything to store."""
-        return bool(self.entries or self.segments or self.forgotten)
+        return bool(self.entries or self.pieces or self.forgotten)
 
     def parts(self) -> list[Batch]:
         """Return one batch for each thing in this one, in their order."""
         return [
             *(Batch(entries=(entry,)) for entry in self.entries),
-            *(Batch(segments=(segment,)) for segment in self.segments),
+            *(Batch(pieces=(piece,)) for piece in self.pieces),
             *(Batch(forgotten=(gone,)) for gone in self.forgotten),
         ]
 
@@ -40,11 +40,11 @@ class Pending:
     these are newer than those in a later one.
     """
 
-    def __init__(self, most_segments: int) -> None:
+    def __init__(self, most_pieces: int) -> None:
         self.begun: dict[str, tuple[float, Entry]] = {}
         self.done: dict[str, Entry] = {}
         self.taken: dict[str, Entry] = {}
-        self.segments = Waiting(most_segments)
+        self.pieces = Waiting(most_pieces)
         self._keyed: dict[Key, set[str]] = {}
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Pending:
     @property
     def due(self) -> bool:
         """Whether there is something to take."""
-        return bool(self.begun or self.done or self.segments.due)
+        return bool(self.begun or self.done or self.pieces.due)
 
     def find(self, name: str) -> Execution | None:
         """Return the newest pending state of the execution with the id `name`, or None."""
@@ -84,15 +84,15 @@ class Pending:
         self.done[entry.execution.id] = entry
         self._remember_key(entry.execution)
         if entry.execution.status.final:
-            self.segments.discard(entry.execution.id)
+            self.pieces.discard(entry.execution.id)
 
-    def append(self, segment: Segment, seqs: tuple[int, int] | None) -> None:
+    def append(self, piece: Piece, seqs: tuple[int, int] | None) -> None:
         """Add events of a running execution and forget others; ignored when it has ended."""
-        known = self.find(segment.name)
+        known = self.find(piece.name)
         if known is None or not known.status.final:
-            self.segments.add(segment)
+            self.pieces.add(piece)
             if seqs is not None:
-                self.segments.forget(segment.name, seqs)
+                self.pieces.forget(piece.name, seqs)
 
     def take(self, before: float) -> Batch:
         """Take everything done, and executions begun before `before`, for a commit; `settle` must follow."""
@@ -102,13 +102,13 @@ class Pending:
                 break  # ordered by the begin
             self.taken[name] = entry
             del self.begun[name]
-        segments, forgotten = self.segments.take()
-        for segment in segments:
-            # Segments are stored with or after their execution, never before it.
-            begun = self.begun.pop(segment.name, None)
+        pieces, forgotten = self.pieces.take()
+        for piece in pieces:
+            # Pieces are stored with or after their execution, never before it.
+            begun = self.begun.pop(piece.name, None)
             if begun is not None:
-                self.taken[segment.name] = begun[1]
-        return Batch(tuple(self.taken.values()), segments, forgotten)
+                self.taken[piece.name] = begun[1]
+        return Batch(tuple(self.taken.values()), pieces, forgotten)
 
     def settle(self, *, stored: bool) -> None:
         """End a take; without success the taken states are pending again, unless newer ones came meanwhile."""
@@ -118,7 +118,7 @@ class Pending:
                 self._forget_key(name, entry.execution)
         else:
             self.done = {**taken, **self.done}
-        self.segments.settle(stored=stored)
+        self.pieces.settle(stored=stored)
 
     def _remember_key(self, execution: Execution) -> None:
         key = key_of(execution)

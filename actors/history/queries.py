@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from attrs import evolve, frozen
 
 from actors.history.pending import Key
+from actors.history.pieces import joined
 from actors.history.rollups import Part, Rollup
-from actors.history.segments import joined
 from actors.history.tables import PHASES, PLAIN, events, executions, payloads, rollups
 from actors.sqlite import matching, module_matches
 from protocol.errors import ErrorKind, Failure, error

@@ -16,8 +16,8 @@ from sqlalchemy.dialects import sqlite
 
 from actors.history.journal import Entry, cleaned
 from actors.history.pending import Batch
+from actors.history.pieces import NOTHING, Piece, seqs_of
 from actors.history.rollups import Changes, Ended, Rollup, Span, ended_of
-from actors.history.segments import NOTHING, Segment, seqs_of
 from actors.history.tables import (
     PHASES,
     PLAIN,
@@ -54,7 +54,7 @@ class Stored:
 
     refused: dict[str, str] = field(factory=dict)
     """Reasons by id of executions that the database refuses in every form; they are left out."""
-    refused_segments: dict[str, str] = field(factory=dict)
+    refused_pieces: dict[str, str] = field(factory=dict)
     rows: int = 0
     """Executions in the database now."""
 
@@ -102,7 +102,7 @@ def _store(connection: sa.Connection, batch: Batch) -> Stored:
         for part in parts:
             one = _store(connection, part)
             stored.refused |= one.refused
-            stored.refused_segments |= one.refused_segments
+            stored.refused_pieces |= one.refused_pieces
         return stored
     return Stored()
 
@@ -115,13 +115,13 @@ def _store_cleaned(connection: sa.Connection, batch: Batch, why: str) -> Stored:
         if again != entry:
             return _store(connection, Batch((again,)))
         return Stored(refused={entry.execution.id: why})
-    return Stored(refused_segments={segment.name: why for segment in batch.segments})
+    return Stored(refused_pieces={piece.name: why for piece in batch.pieces})
 
 
 def _write(connection: sa.Connection, batch: Batch) -> None:
     """Write a batch inside of a transaction."""
     entries = {entry.execution.id: entry.execution for entry in batch.entries}
-    known = _known(connection, {*entries, *(segment.name for segment in batch.segments)})
+    known = _known(connection, {*entries, *(piece.name for piece in batch.pieces)})
     if entries:
         _upsert(connection, executions, [_execution_row(entry) for entry in batch.entries])
         _upsert(connection, payloads, [_payload_row(execution) for execution in entries.values()])
@@ -140,9 +140,9 @@ def _write(connection: sa.Connection, batch: Batch) -> None:
     statuses |= {name: execution.status for name, execution in entries.items()}
     # The record of an ended execution has all of its events.
     running = {name for name, status in statuses.items() if not status.final}
-    _write_segments(connection, [segment for segment in batch.segments if segment.name in running])
+    _write_pieces(connection, [piece for piece in batch.pieces if piece.name in running])
     for gone in batch.forgotten:
-        connection.execute(_FORGET_SEGMENTS, {"name": gone.name, "start": gone.seqs[0], "end": gone.seqs[1]})
+        connection.execute(_FORGET_PIECES, {"name": gone.name, "start": gone.seqs[0], "end": gone.seqs[1]})
 
 
 def _known(connection: sa.Connection, names: Iterable[str]) -> dict[str, Ended]:
@@ -162,7 +162,7 @@ def _parts(things: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _write_events(connection: sa.Connection, entries: Mapping[str, Execution], known: Mapping[str, Ended]) -> None:
-    """Replace the segments of ended executions by all of their events; add the events of the others."""
+    """Replace the pieces of ended executions by all of their events; add the events of the others."""
     ended = {name: execution for name, execution in entries.items() if execution.status.final}
     again = [{"name": name} for name in ended if name in known]
     if again:
@@ -175,15 +175,15 @@ def _write_events(connection: sa.Connection, entries: Mapping[str, Execution], k
     _upsert(connection, events, rows)
     for name, execution in entries.items():
         if name not in ended and (seqs := seqs_of(execution.events)) is not None:
-            connection.execute(_FORGET_SEGMENTS, {"name": name, "start": seqs[0], "end": seqs[1]})
-            _write_segments(connection, [Segment(name, seqs[0], execution.events)])
+            connection.execute(_FORGET_PIECES, {"name": name, "start": seqs[0], "end": seqs[1]})
+            _write_pieces(connection, [Piece(name, seqs[0], execution.events)])
 
 
-def _write_segments(connection: sa.Connection, segments: Sequence[Segment]) -> None:
+def _write_pieces(connection: sa.Connection, pieces: Sequence[Piece]) -> None:
     rows = [
-        {"id": segment.name, "first_seq": segment.first_seq, "last_seq": seqs[1] - 1, "events": segment.events}
-        for segment in segments
-        if (seqs := seqs_of(segment.events)) is not None
+        {"id": piece.name, "first_seq": piece.first_seq, "last_seq": seqs[1] - 1, "events": piece.events}
+        for piece in pieces
+        if (seqs := seqs_of(piece.events)) is not None
     ]
     _upsert(connection, events, rows)
 
@@ -230,7 +230,7 @@ def newer(connection: sa.Connection, entries: Iterable[Entry]) -> tuple[Entry, .
 def mark_lost(connection: sa.Connection, now: float, revision: int) -> tuple[str, ...]:
     """Fail all running executions as `lost` at `now`; return their ids, oldest first.
 
-    Their segments stay. A reader may have seen events that were never stored, and no number may come twice: so
+    Their pieces stay. A reader may have seen events that were never stored, and no number may come twice: so
     `events_count`, from which a retry numbers its events, is `LOST_SEQS` above the next multiple of `LOST_SEQS` over
     the highest known number.
     """
@@ -296,7 +296,7 @@ _ROLLUPS: Final = sa.select(rollups.c.module, rollups.c.counts).where(
     rollups.c.start == sa.bindparam("start"),
 )
 _FORGET_ALL: Final = sa.delete(events).where(events.c.id == sa.bindparam("name"))
-_FORGET_SEGMENTS: Final = sa.delete(events).where(
+_FORGET_PIECES: Final = sa.delete(events).where(
     events.c.id == sa.bindparam("name"),
     events.c.first_seq >= sa.bindparam("start"),
     events.c.first_seq < sa.bindparam("end"),

@@ -1,7 +1,7 @@
-"""Events of running executions in segments: waiting for the database, and joined again.
+"""Events of running executions in pieces: waiting for the database, and joined again.
 
-A segment is a JSON array of events (`protocol.events`). It is stored best effort: the record of an ended execution has
-all of its events, so segments matter only if the runner dies before that end.
+A piece is a JSON array of events (`protocol.events`). It is stored best effort: the record of an ended execution has
+all of its events, so pieces matter only if the runner dies before that end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from attrs import frozen
 
 NOTHING: Final = b"[]"
 MAX_BYTES: Final = 32 * 1024 * 1024
-"""The limit of segments in memory while the database is behind."""
+"""The limit of pieces in memory while the database is behind."""
 
 Seqs = tuple[int, int]
 """A half-open range of event numbers."""
@@ -29,7 +29,7 @@ _elements: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 @frozen
-class Segment:
+class Piece:
     """Events of the execution with the id `name`; the first has the number `first_seq`."""
 
     name: str
@@ -39,7 +39,7 @@ class Segment:
 
 @frozen
 class Forgotten:
-    """A deletion: the segments of `name` that lie in `seqs` as a whole."""
+    """A deletion: the pieces of `name` that lie in `seqs` as a whole."""
 
     name: str
     seqs: Seqs
@@ -70,25 +70,25 @@ def joined(arrays: Iterable[bytes]) -> bytes:
 
 
 class Waiting:
-    """Segments that are not in the database yet, at most `most` and `MAX_BYTES`; the oldest are dropped.
+    """Pieces that are not in the database yet, at most `most` and `MAX_BYTES`; the oldest are dropped.
 
-    Taken segments are in the running commit.
+    Taken pieces are in the running commit.
     """
 
     def __init__(self, most: int) -> None:
         self.dropped = 0
-        """Segments dropped for want of room."""
+        """Pieces dropped for want of room."""
         self._most = most
         self._bytes = 0
         self._number = 0
-        self._fresh: dict[int, Segment] = {}
-        self._taken: dict[int, Segment] = {}
-        self._by_name: dict[str, dict[int, Segment]] = {}
+        self._fresh: dict[int, Piece] = {}
+        self._taken: dict[int, Piece] = {}
+        self._by_name: dict[str, dict[int, Piece]] = {}
         self._forgotten: dict[str, Seqs] = {}
         self._taken_forgotten: dict[str, Seqs] = {}
 
     def __len__(self) -> int:
-        """Return the number of waiting segments."""
+        """Return the number of waiting pieces."""
         return len(self._fresh) + len(self._taken)
 
     @property
@@ -96,16 +96,16 @@ class Waiting:
         """Whether there is something to take."""
         return bool(self._fresh or self._forgotten)
 
-    def add(self, segment: Segment) -> None:
-        """Add a segment, the newest of its execution."""
+    def add(self, piece: Piece) -> None:
+        """Add a piece, the newest of its execution."""
         self._number += 1
-        self._fresh[self._number] = segment
-        self._by_name.setdefault(segment.name, {})[self._number] = segment
-        self._bytes += len(segment.events)
+        self._fresh[self._number] = piece
+        self._by_name.setdefault(piece.name, {})[self._number] = piece
+        self._bytes += len(piece.events)
         self._bound()
 
     def forget(self, name: str, seqs: Seqs) -> None:
-        """Ask for the deletion of the segments in `seqs`; touching ranges of one execution become one."""
+        """Ask for the deletion of the pieces in `seqs`; touching ranges of one execution become one."""
         start, end = self._forgotten.get(name, seqs)
         if seqs[0] > end or seqs[1] < start:
             # The earlier range stays in the database until the end of the execution.
@@ -114,7 +114,7 @@ class Waiting:
 
     def find(self, name: str) -> tuple[bytes, ...]:
         """Return the waiting events of an execution, oldest first."""
-        return tuple(segment.events for segment in self._by_name.get(name, {}).values())
+        return tuple(piece.events for piece in self._by_name.get(name, {}).values())
 
     def discard(self, name: str) -> None:
         """Drop everything of an execution that has ended."""
@@ -123,7 +123,7 @@ class Waiting:
         self._forgotten.pop(name, None)
         self._taken_forgotten.pop(name, None)
 
-    def take(self) -> tuple[tuple[Segment, ...], tuple[Forgotten, ...]]:
+    def take(self) -> tuple[tuple[Piece, ...], tuple[Forgotten, ...]]:
         """Take everything, oldest first, for a commit; `settle` must follow."""
         self._taken, self._fresh = self._fresh, {}
         self._taken_forgotten, self._forgotten = self._forgotten, {}
@@ -149,9 +149,9 @@ class Waiting:
             self.dropped += 1
 
     def _remove(self, number: int) -> None:
-        segment = self._fresh.pop(number, None) or self._taken.pop(number)
-        self._bytes -= len(segment.events)
-        of_name = self._by_name[segment.name]
+        piece = self._fresh.pop(number, None) or self._taken.pop(number)
+        self._bytes -= len(piece.events)
+        of_name = self._by_name[piece.name]
         del of_name[number]
         if not of_name:
-            del self._by_name[segment.name]
+            del self._by_name[piece.name]

@@ -112,7 +112,6 @@ def test_no_file_imports_the_face_of_its_own_room(graph):
     assert not found, "\n".join(sorted(found))
 
 
-@pending
 def test_there_are_no_circles(graph):
     """Between rooms or files of any folder; `python -m tests.rooms` prints them with the numbers of each folder."""
     assert {folder.name: folder.circles for folder in folders(graph) if folder.circles} == {}

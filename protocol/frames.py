@@ -29,11 +29,6 @@ class FrameDecoder:
         self._max_bytes = max_bytes
         self._wanted = -1
 
-    @property
-    def idle(self) -> bool:
-        """Whether no part of a frame is buffered."""
-        return not self._buffer and self._wanted < 0
-
     def feed(self, data: bytes) -> list[bytes]:
         """Take received bytes; return the complete payloads, in order.
 

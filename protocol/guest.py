@@ -161,7 +161,7 @@ def encode_value(value, limit=1 << 30, root="$"):
         reason = "nested too deeply"
     except (TypeError, ValueError, RecursionError) as problem:
         reason = str(problem)
-    path, found = find_unsayable(value)
+    path, found = find_not_json(value)
     path = root + path[1:MAX_PATH] + "..." * (len(path) > MAX_PATH)
     raise BadOutput(clean(path), clean((found or reason)[:MAX_TEXT]))
 
@@ -178,7 +178,7 @@ def nesting(data):
     return max(accumulate(array("b", outside.translate(bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")))), default=0)
 
 
-def find_unsayable(value):
+def find_not_json(value):
     """Return path and reason of the first value that JSON cannot represent."""
     stack = [("$", value, ())]
     while stack:
@@ -203,7 +203,7 @@ def find_unsayable(value):
                 for key in node:
                     if not (key is None or isinstance(key, (str, int, float, bool))):
                         return path, "a key is of type %s; JSON keys are strings" % type(key).__name__
-                    wrong = find_unsayable(key)[1]
+                    wrong = find_not_json(key)[1]
                     if wrong:
                         return path, "a key: %s" % wrong
                 pairs = [("%s.%.80s" % (path, key), item, inside) for key, item in node.items()]

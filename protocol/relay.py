@@ -58,8 +58,7 @@ class Relay:
         self.home = os.path.join(base, "home")
         self.limit = 1 << 30
         self.from_host, self.from_worker = Buffer(), Buffer()
-        self.execution = self.unwritten = ""
-        self.loading = True
+        self.execution, self.unwritten, self.loading = "", "", True
         self.keep = frozenset()
         self.kills = out_of_memory_kills()
         self.worker, self.poller, self.actions = None, select.poll(), {}

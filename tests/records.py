@@ -23,7 +23,7 @@ LARGE = b'"' + b"x" * INLINE_BYTES + b'"'
 
 
 def make(status=Status.SUCCEEDED, *, at=NOW, module="greet", **fields):
-    """Return a small execution with an id in the order of making."""
+    """Return a small execution; ids rise with every call."""
     at += next(NUMBERS) / 1_000_000  # apart, and yet at that time
     name = f"{int(at * 1000):012x}-{next(NUMBERS):08d}"
     end = {"finished_at": at + 0.5, "exit_code": 0, "result": b"1"} if status.final else {}
@@ -46,7 +46,7 @@ def printed(*texts, first=0):
 
 
 def full():
-    """Return an execution in which every field says something."""
+    """Return an execution without an empty field."""
     failure = Failure(ErrorKind.OUT_OF_MEMORY, "too much", "MemoryError", "Traceback: ...", "$.rows[3]", 1.5)
     return make(
         Status.FAILED,
@@ -71,7 +71,7 @@ def full():
 
 
 def bare(execution):
-    """Return what a list shows of the execution."""
+    """Return the execution as a list has it."""
     failure = None if execution.failure is None else evolve(execution.failure, traceback=None)
     return evolve(execution, input=b"null", result=None, events=b"[]", failed_attempts=(), killed=(), failure=failure)
 
@@ -88,19 +88,19 @@ async def running(folder, *, clock=lambda: NOW, **settings):
 
 
 async def unfinished(history):
-    """Return what was queued when the history was opened."""
+    """Return the executions that were queued when the history was opened."""
     return tuple([await history.get(name) for name in history.left().queued])
 
 
 async def all_lost(history):
-    """Return what was running when the last runner ended."""
+    """Return the executions that ran when the last runner ended."""
     return tuple([await history.get(name) for name in history.left().lost])
 
 
 async def stored(history):
-    """Wait until all that is recorded is in the database."""
-    while history._pending.due or len(history._pending) or len(history._pending.segments):
-        await history._commits.wait_settled()
+    """Wait until everything recorded is in the database."""
+    while history._pending.due or len(history._pending) or len(history._pending.pieces):
+        await history._committer.wait_settled()
 
 
 def rows(folder, sql="select * from executions order by id"):
@@ -113,7 +113,7 @@ def segments(folder):
 
 
 def crashed(folder, to):
-    """Return a copy of the files as they are now, as the death of the process would leave them."""
+    """Return a copy of the files as a crash at this moment would leave them."""
     return shutil.copytree(folder, to)
 
 

@@ -1,8 +1,14 @@
-"""The face of the room."""
+"""The record of executions: what ran, what runs and how it ended, safe before an answer and there after a crash.
 
+`History` is the actor. `Query` and `Page` are lists, `ModuleStats` counts, `LOST` the failure of executions that ran
+when the runner died. The files of the room follow a record on its way: journal, pending, committer, archive, storage;
+queries and rollups read, retention deletes.
+"""
+
+from actors.history.committer import HistoryStatistics
 from actors.history.history import History
 from actors.history.queries import Page, Query
 from actors.history.rollups import ModuleStats
 from actors.history.storage import LOST
 
-__all__ = ["LOST", "History", "ModuleStats", "Page", "Query"]
+__all__ = ["LOST", "History", "HistoryStatistics", "ModuleStats", "Page", "Query"]

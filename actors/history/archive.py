@@ -1,4 +1,4 @@
-"""What is open on the disk while history runs: the lock, the journal and the database. Work is done in threads."""
+"""The open files of a running history: lock, journal and database. Disk work runs in threads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 log: Any = structlog.get_logger(__name__)
 
 INLINE_BYTES: Final = 256 * 1024
-"""Larger records are encoded and written in a thread, so that they do not hold up the loop."""
+"""Larger records are encoded and written in a thread, so that they do not block the event loop."""
 READERS: Final = 4
 _MEASURE_SECONDS: Final = 1.0
 _WAL_BYTES: Final = 64 * 1024 * 1024
@@ -40,7 +40,7 @@ _WAL_BYTES: Final = 64 * 1024 * 1024
 
 @frozen
 class Past:
-    """Ids of what the last runner left, oldest first."""
+    """Ids of the executions that the last runner left unfinished, oldest first."""
 
     queued: tuple[str, ...]
     lost: tuple[str, ...]
@@ -48,11 +48,11 @@ class Past:
 
 @define
 class Archive:
-    """An open record. Its methods are called on the event loop; what they raise is in `TROUBLE`."""
+    """The open files. Methods are called on the event loop; they raise `TROUBLE`."""
 
     past: Past
     revision: int
-    """Higher than all that are stored."""
+    """Above every stored revision."""
     rows: int
     size: int
     """Bytes of the database that hold something."""
@@ -61,7 +61,7 @@ class Archive:
     _database: Database
     _closer: ExitStack
     _measured: float = -math.inf
-    # Threads of its own: whoever fills Trio's common ones does not hold up the record.
+    # Threads of its own: work that fills Trio's common thread limit must not delay the record.
     _readers: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(READERS))
     _appenders: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(4))
     _writers: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1))
@@ -70,7 +70,7 @@ class Archive:
     async def open(cls, settings: HistorySettings, data_dir: Path, now: float, past: Past | None) -> Archive:
         """Open everything and bring the database up to the journal; `past` is known when the actor is restarted.
 
-        Raises `RunnerError` (`unavailable`). Not to be cancelled: what was opened must be known in order to be closed.
+        Raises `RunnerError` (`unavailable`). Shielded from cancellation: files that were opened must be closed.
         """
         with trio.CancelScope(shield=True):
             opened = await trio.to_thread.run_sync(_open, settings, data_dir, now, past)
@@ -81,18 +81,18 @@ class Archive:
         if _weight(entry.execution) <= INLINE_BYTES:
             self.journal.append(entry)
             return
-        # A file of its own: a failed write in a thread cannot damage what the loop appends meanwhile.
+        # A segment of its own: a failed write in a thread cannot damage records that the loop appends meanwhile.
         path = self.journal.next_path()
         with trio.CancelScope(shield=True):
             size = await trio.to_thread.run_sync(write_segment, path, entry, limiter=self._appenders)
         self.journal.adopt(path, size)
 
     async def commit(self, batch: Batch, *, again: bool) -> Stored:
-        """Store a batch and delete the journal that it covers. `again`: the attempt before failed."""
+        """Store a batch and delete the journal segments that it covers. `again`: the last attempt failed."""
         segments = self.journal.rotate()
         measure = trio.current_time() > self._measured + _MEASURE_SECONDS
         work = partial(_commit, self._database, batch, segments, again=again, measure=measure)
-        # Shielded: a commit that was begun is accounted for. It is bounded by SQLite's own waits.
+        # Shielded: the outcome of a started commit must be known. SQLite's busy timeout bounds it.
         with trio.CancelScope(shield=True):
             stored, size = await trio.to_thread.run_sync(work, limiter=self._writers)
         if size is not None:
@@ -102,7 +102,7 @@ class Archive:
         return stored
 
     async def retain(self, now: float, chunk: int) -> Kept:
-        """Delete one chunk of what is too old or too much."""
+        """Delete one chunk of executions that are too old or too many."""
         work = partial(self._database.write, lambda link: retention.retain(link, self._settings, now, chunk))
         with trio.CancelScope(shield=True):
             kept = await trio.to_thread.run_sync(work, limiter=self._writers)
@@ -110,7 +110,7 @@ class Archive:
         return kept
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Return what `work` finds. Cancellation waits for its end."""
+        """Return the result of `work` on a connection that cannot write. Cancellation waits for its end."""
         return await trio.to_thread.run_sync(self._database.read, work, limiter=self._readers)
 
     async def aclose(self) -> None:
@@ -126,8 +126,8 @@ def _weight(execution: Execution) -> int:
 class Database:
     """A SQLite file. Every method blocks; those that write are called one at a time, in any thread.
 
-    One writer that owns all checkpoints is what keeps SQLite before 3.51.3 clear of its WAL-reset bug. What cannot be
-    done raises `sqlalchemy.exc.SQLAlchemyError` or `OSError`.
+    A single writer owns all checkpoints: this avoids the WAL-reset bug of SQLite before 3.51.3. Methods raise
+    `sqlalchemy.exc.SQLAlchemyError` and `OSError`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -144,14 +144,14 @@ class Database:
         return open_writer(self._path, before=["auto_vacuum=incremental"], after=after)
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Return what `work` does with the write connection."""
+        """Return the result of `work` on the write connection."""
         with self._writer.connect() as link:
             return work(link)
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Return what `work` finds, at one moment, with one of `READERS` connections that cannot write."""
+        """Return the result of `work` on one of `READERS` read-only connections, in one snapshot of the database."""
         with self._reader.connect() as link:
-            # The driver begins no transaction for reading: the statements would each see another state.
+            # The driver begins no transaction for reading: each statement would see another state.
             link.exec_driver_sql("begin")
             return work(link)
 
@@ -160,12 +160,12 @@ class Database:
         return self.write(lambda link: storage.prepare(link, self._path))
 
     def renew(self) -> None:
-        """Replace the write connection: whatever was wrong with it, or with the file, a new one does not have it."""
+        """Replace the write connection, so that a fault of the old one, or of a replaced file, does not persist."""
         self._writer.dispose()
         self.prepare()
 
     def close(self) -> None:
-        """Close all connections, the writer last: its end empties the write-ahead log."""
+        """Close all connections, the writer last: closing it empties the write-ahead log."""
         self._reader.dispose()
         self._writer.dispose()
 
@@ -182,11 +182,11 @@ def database_path(url: str | None, data_dir: Path) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the directory of `path` for this process, by a lock on that file which the kernel drops with the process.
+    """Lock the directory of `path` for this process, by a file lock that the kernel releases when the process ends.
 
     Raises `RunnerError` (`unavailable`), naming the process that holds it, or `OSError`.
     """
-    # The file stays: deleting it would let two processes lock two files of the same name.
+    # Keep the file: after deleting it, two processes could lock two files of the same name.
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -231,7 +231,7 @@ def _measure(connection: sa.Connection) -> tuple[int, int]:
 
 
 def _replay(database: Database, journal: Journal) -> int:
-    """Store what the segments hold and the database does not, and return the highest revision in them."""
+    """Store the records that only the segments have, and return the highest revision in them."""
 
     def store(entries: tuple[Entry, ...]) -> dict[str, str]:
         return database.write(lambda link: storage.store(link, Batch(storage.newer(link, entries)))).refused
@@ -249,12 +249,12 @@ def _replay(database: Database, journal: Journal) -> int:
 def _commit(
     database: Database, batch: Batch, segments: tuple[Path, ...], *, again: bool, measure: bool
 ) -> tuple[Stored, int | None]:
-    """Commit, then delete the journal segments that this covers; return also the size of the database, if wanted."""
+    """Commit, then delete the journal segments that this covers; return the database size too if `measure`."""
     if again:
         database.renew()
     stored = database.write(lambda link: storage.store(link, batch))
     for path in segments:
-        # One that stays is replayed at the next start, which changes nothing.
+        # A segment that cannot be deleted is replayed at the next start, which changes nothing.
         with suppress(OSError):
             path.unlink()
     return stored, database.write(retention.size_of) if measure else None

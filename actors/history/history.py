@@ -1,9 +1,9 @@
-"""History: what ran, what runs and what became of it.
+"""`History`, the actor that records executions and answers questions about them.
 
-Record-keeping is on the path of every call, so `finish` writes one journal record (the page cache survives the death
-of the process) and returns; the row follows into the database with the next group commit, in a thread, by the only
-write connection. Journal segments are deleted when the commit that covers them is done. Events of what still runs
-follow by the same commits, without the journal.
+Every call waits for its record, so `finish` writes one journal record (the page cache survives the death of the
+process) and returns; the row is stored by the next group commit, in a thread, over the only write connection. A commit
+deletes the journal segments that it covers. Events of running executions are stored by the same commits, without the
+journal.
 """
 
 from __future__ import annotations
@@ -12,41 +12,29 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
-import structlog
 import trio
 from attrs import evolve
 
-from actors.history import queries, retention, rollups
+from actors.history import queries, rollups
 from actors.history.archive import Archive, Past
-from actors.history.commits import Commits, HistoryStatistics
+from actors.history.committer import Committer, HistoryStatistics, unavailable
 from actors.history.journal import Entry
-from actors.history.pending import Batch, Pending
+from actors.history.pieces import NOTHING, Piece, joined
 from actors.history.queries import Page, Query
-from actors.history.retention import Pace
 from actors.history.rollups import ModuleStats
-from actors.history.segments import NOTHING, Segment, joined
 from actors.sqlite import TROUBLE, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Execution
 
 T = TypeVar("T")
-log: Any = structlog.get_logger(__name__)
-
-GROUP_SECONDS: Final = 0.025
-"""A commit gathers rows for this long, and a running execution must be this old to be written: 50 ms together."""
-WAIT_SECONDS: Final = 30.0
-"""How long `finish` and `submit` wait for room or for the disk."""
-FLUSH_SECONDS: Final = 10.0
-LIST_WAIT_SECONDS: Final = 1.0
-_BACKOFF: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class History:
-    """The actor. All methods are called on the event loop and, but for those that say so, while `run` runs."""
+    """The actor. Call all methods on the event loop; call them while `run` runs unless they say otherwise."""
 
     def __init__(self, settings: HistorySettings, data_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
         """Keep the record in `data_dir`; `clock` is the time of day, for retention and for lost executions."""
@@ -55,14 +43,10 @@ class History:
         self._clock = clock
         self._archive: Archive | None = None
         self._past: Past | None = None
-        self._pending = Pending(settings.max_pending)
+        self._committer = Committer(settings, clock)
+        self._pending = self._committer.pending
         self._revision = 0
-        self._closing = trio.Event()
         self._closed: trio.Event | None = None
-        self._wake = trio.Event()  # there is something to store
-        self._take_all = False
-        self._commits = Commits()
-        self._pace = Pace()
 
     # Recording
 
@@ -73,83 +57,66 @@ class History:
         """
         self._opened()
         self._pending.begin(trio.current_time(), self._entry(execution))
-        self._wake.set()
+        self._committer.wake()
 
     def append(self, name: str, events: bytes, first_seq: int, forget: tuple[int, int] | None = None) -> None:
         """Add events of the running execution with the id `name`: a JSON array, the first with number `first_seq`.
 
-        Never blocks nor raises, at any time. They are stored with the next group commit, best effort: when the runner
-        dies after that, they are what is known. `forget` is a half-open range of numbers: what was added before and
-        lies in it as a whole is not kept any longer. With `max_pending` pieces behind the oldest are dropped, and
-        counted. Nothing is done for an execution that has ended.
+        Never blocks nor raises, also while `run` does not run. The next group commit stores them, best effort: they
+        are the known events if the runner dies later. `forget` is a half-open range of event numbers: pieces added
+        before that lie in it as a whole are deleted. While `max_pending` pieces wait, the oldest are dropped and
+        counted. An execution that has ended ignores further events.
         """
-        self._pending.append(Segment(name, first_seq, events), forget)
-        self._wake.set()
+        self._pending.append(Piece(name, first_seq, events), forget)
+        self._committer.wake()
 
     async def finish(self, execution: Execution) -> None:
         """Record the end of `execution`; when this returns the record survives `kill -9` (`disk`: power loss too).
 
-        Its `events` are all that are kept, in the place of what was added by `append`. Does not checkpoint on its
-        usual way; with `max_pending` rows behind it waits for the database, at most 30 seconds. Raises `RunnerError`
-        (`unavailable`) when it cannot be recorded: then the result must not be acknowledged. Cancellation is noticed
-        only in the waits: the execution is in the journal by then.
+        Its `events` replace those added by `append`. Usually does not checkpoint; while `max_pending` rows wait, it
+        waits for the database, at most 30 seconds. Raises `RunnerError` (`unavailable`) when the end cannot be
+        recorded: then the result must not be acknowledged. Only the waits can be cancelled: by then the execution is
+        in the journal.
         """
         archive, entry = self._opened(), self._entry(execution)
         try:
             await self._append(archive, entry)
         except RunnerError:
             if len(self._pending) < self._settings.max_pending:
-                # The caller is told that it is not safe; it may still reach the database.
-                self._put(entry)
+                # The caller gets an error, as the record is not safe; it may still reach the database.
+                self._committer.put(entry)
             raise
-        self._put(entry)
-        # Without `disk` it is safe by now, so this only slows down the callers of a slow database.
-        await (self._wait_for_disk() if self._settings.durability == "disk" else self._wait_for_room())
+        self._committer.put(entry)
+        # Without `disk` the record is safe by now: this only slows callers down when the database is slow.
+        await (self._committer.wait_for_disk() if self.waits_for_disk else self._committer.wait_for_room())
 
     async def submit(self, execution: Execution) -> None:
-        """Record an accepted `execution` that is queued, or runs under an idempotency key, as safe as by `finish`.
+        """Record an accepted `execution` that is queued, or runs under an idempotency key, as safely as `finish`.
 
         Raises `RunnerError` (`unavailable`) when it cannot be recorded, or when there is no room within 30 seconds.
-        Nothing is kept then, nor after cancellation, unless durability is `disk` and it was the commit that took too
-        long or was cancelled: then the caller ends the execution by `finish`.
+        Then, and after cancellation, nothing is recorded, with one exception: with durability `disk` the wait for the
+        commit may time out or be cancelled after the record was made; the caller then ends the execution by `finish`.
         """
         archive = self._opened()
-        if not await self._wait_for_room():
-            raise self._unwritable(f"{len(self._pending)} rows wait for the database")
+        if not await self._committer.wait_for_room():
+            reason = f"{len(self._pending)} rows wait for the database"
+            raise unavailable("written", self._committer.counted.last_error or reason)
         entry = self._entry(execution)
         await self._append(archive, entry)
-        self._put(entry)
-        if self._settings.durability == "disk":
-            await self._wait_for_disk()
+        self._committer.put(entry)
+        if self.waits_for_disk:
+            await self._committer.wait_for_disk()
 
     async def _append(self, archive: Archive, entry: Entry) -> None:
         try:
             await archive.append(entry)
         except OSError as problem:
-            raise _unavailable("written", reason_of(problem)) from problem
+            raise unavailable("written", reason_of(problem)) from problem
 
     @property
     def waits_for_disk(self) -> bool:
-        """Whether a record that was refused may have been made all the same: it is written before it is safe."""
+        """Whether a refused record may exist all the same: with `disk` it is written before it is safe."""
         return self._settings.durability == "disk"
-
-    def _put(self, entry: Entry) -> None:
-        self._pending.put(entry)
-        self._wake.set()
-
-    async def _wait_for_disk(self) -> None:
-        self._commits.hurry()
-        if not await self._commits.wait_stored(self._commits.started + 1, WAIT_SECONDS):
-            raise self._unwritable(f"the database took more than {WAIT_SECONDS:g} seconds")
-
-    async def _wait_for_room(self) -> bool:
-        if len(self._pending) <= self._settings.max_pending:
-            return True
-        with trio.move_on_after(WAIT_SECONDS):
-            while len(self._pending) > self._settings.max_pending:
-                self._commits.hurry()
-                await self._commits.wait_settled()
-        return len(self._pending) <= self._settings.max_pending
 
     def _entry(self, execution: Execution) -> Entry:
         self._revision += 1
@@ -160,22 +127,19 @@ class History:
             raise error(ErrorKind.UNAVAILABLE, "the history is not open", retry_after=1.0)
         return self._archive
 
-    def _unwritable(self, reason: str) -> RunnerError:
-        return _unavailable("written", self._commits.counted.last_error or reason)
-
     # Asking
 
     async def get(self, name: str) -> Execution | None:
         """Return the whole execution with this id in its latest state, or None.
 
-        The events of one that runs are those that came by `append`. Raises `RunnerError` (`unavailable`) when the
-        database cannot be read. Cancellation waits for the read's end.
+        A running execution has the events added by `append`. Raises `RunnerError` (`unavailable`) when the database
+        cannot be read. Cancellation waits for the end of the read.
         """
         await trio.lowlevel.checkpoint()
         known = self._pending.find(name)
         if known is not None and known.status.final:
             return known
-        waiting = self._pending.segments.find(name)
+        waiting = self._pending.pieces.find(name)
         if known is not None and known.events != NOTHING:
             waiting = (known.events, *waiting)
         stored = await self._read(lambda link: queries.fetch(link, name, waiting))
@@ -185,10 +149,10 @@ class History:
         return evolve(latest, events=joined(waiting) if stored is None else stored.events)
 
     async def find_keyed(self, subject: str, module: str, key: str, since: float) -> Execution | None:
-        """Return a caller's newest call of `module` with this idempotency key since then, whole; None without one.
+        """Return a caller's newest execution of `module` with this idempotency key, whole, or None.
 
-        `since` is compared with `created_at`, in seconds since the epoch. Raises `RunnerError` as `get`. It reserves
-        nothing: two calls that both find None must be kept apart by who asks.
+        Only executions created at or after `since` (seconds since the epoch) count. Raises `RunnerError` as `get`.
+        Nothing is reserved: when two calls with one key both get None, the caller of this method must serialize them.
         """
         wanted = (subject, module, key)
         waiting = self._pending.find_keyed(wanted)
@@ -197,50 +161,41 @@ class History:
         if not found:
             return None
         newest = max(found, key=lambda execution: (execution.created_at, execution.id))
-        # In memory it may be further on.
+        # The copy in memory may have a later state.
         return await self.get(newest.id) or newest
 
     async def list(self, query: Query) -> Page:
         """Return one page of executions, newest first, without input, result, traceback, events, failed attempts.
 
-        What was recorded before the call is in it, unless the database cannot be written now. A page may hold fewer
-        than `limit`, or none at all, and have a `next_cursor`: then there is more to look through. Raises
+        Executions recorded before the call are included, unless the database cannot be written now. A page with fewer
+        than `limit` executions, or none, may have a `next_cursor`: then the search continues there. Raises
         `RunnerError`: `bad_input` for limit and cursor, `unavailable` as `get`.
         """
-        await self._catch_up()
+        await self._committer.catch_up()
         return await self._read(lambda link: queries.page(link, query))
 
     async def stats(self, module: str, *, since: float | None = None, until: float | None = None) -> ModuleStats:
-        """Return how the executions of `module` ended that ended in `since` <= time < `until`; None for no bound.
+        """Return statistics of the executions of `module` that ended in `since` <= time < `until`; None is no bound.
 
         Durations are within 2 %. The window is widened to whole spans of 5 minutes, of an hour where it is more than
-        2 days ago, and of a day after 60 days; the answer says what it was. Executions that were deleted because
-        there were too many count as well. Raises `RunnerError`: `bad_input` for a bound that is not a number,
+        2 days ago, and of a day after 60 days; the answer has the widened bounds. Executions that were deleted because
+        there were too many are counted too. Raises `RunnerError`: `bad_input` for a bound that is not a number,
         `unavailable` as `get`.
         """
         for name, bound in (("since", since), ("until", until)):
             if bound is not None and math.isnan(bound):
                 raise error(ErrorKind.BAD_INPUT, f"{name} must be a number of seconds since the epoch", field=name)
-        await self._catch_up()
+        await self._committer.catch_up()
         over = rollups.window(since, until, self._clock(), self._settings.retention_seconds)
         total = await self._read(lambda link: queries.total(link, module, over.parts))
         return rollups.summary(module, over, total)
 
-    async def _catch_up(self) -> None:
-        """Have the database hold what is recorded by now, if it takes anything; waits a second at most."""
-        waiting = self._pending.begun or self._pending.done
-        if (waiting or self._pending.taken) and self._commits.counted.last_error is None:
-            self._take_all = True
-            self._commits.hurry()
-            # A commit that is on its way does not hold what came after its start.
-            await self._commits.wait_stored(self._commits.started + (1 if waiting else 0), LIST_WAIT_SECONDS)
-
     def left(self) -> Past:
-        """Return the ids of what the last runner left, oldest first: what was queued, and what it lost.
+        """Return the ids of the executions that the last runner left queued, and of those that it lost, oldest first.
 
-        Those that were running failed as `lost` when the history was opened, with the events that were stored. One that
-        is tried again numbers its events from `events_count`, which is 1,000,000 above the next multiple of 1,000,000
-        over the highest stored number: a reader may have seen more than was stored, and no number may come twice.
+        Running executions were failed as `lost` when the history was opened; they keep their stored events. A retry
+        numbers its events from `events_count`, which is 1,000,000 above the next multiple of 1,000,000 over the highest
+        stored number: a reader may have seen events that were never stored, and no number may come twice.
         """
         return self._opened().past
 
@@ -249,17 +204,17 @@ class History:
         try:
             return await archive.read(work)
         except TROUBLE as problem:
-            raise _unavailable("read", reason_of(problem)) from problem
+            raise unavailable("read", reason_of(problem)) from problem
 
     def statistics(self) -> HistoryStatistics:
         """Return the counters; cheap, at any time."""
-        archive, pending, counted = self._archive, self._pending, self._commits.counted
+        archive, pending, counted = self._archive, self._pending, self._committer.counted
         return evolve(
             counted,
             pending=len(pending),
             running=len(pending.begun),
-            segments=len(pending.segments),
-            segments_dropped=counted.segments_dropped + pending.segments.dropped,
+            pieces=len(pending.pieces),
+            pieces_dropped=counted.pieces_dropped + pending.pieces.dropped,
             journal_bytes=0 if archive is None else archive.journal.size,
             rows=0 if archive is None else archive.rows,
             database_bytes=0 if archive is None else archive.size,
@@ -270,9 +225,9 @@ class History:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open, replay the journal, report started, and commit until `aclose` or cancellation.
 
-        Both ends store all that is pending first, for at most about 10 seconds; what is not stored by then stays in
-        the journal for the next start. Raises `RunnerError` (`unavailable`) when the data directory is in use or
-        cannot be used, or when the database was made by a newer runner. May run again after it ended.
+        Both ends store all that is pending first, for at most about 10 seconds; the journal keeps the rest for the next
+        start. Raises `RunnerError` (`unavailable`) when the data directory is in use or cannot be used, or when the
+        database has another schema. May run again after it ended.
         """
         self._closed = trio.Event()
         try:
@@ -280,109 +235,31 @@ class History:
             self._archive, self._past = opened, opened.past
             # After a restart in the same process the memory may be ahead of the disk.
             self._revision = max(self._revision, opened.revision)
-            self._pace.at = trio.current_time()
             task_status.started()
-            await self._work()
+            await self._committer.work(opened)
         finally:
-            try:
-                with trio.CancelScope(shield=True):
-                    await self._shut()
-            finally:
-                self._closed.set()
+            with trio.CancelScope(shield=True):
+                await self._shut()
 
     async def aclose(self) -> None:
         """Stop `run`, if it runs, and wait until all is stored and closed; bounded as `run` says.
 
         Cancellation leaves the closing to `run`.
         """
-        self._closing.set()
-        self._wake.set()
-        self._commits.hurry()
+        self._committer.close()
         if self._closed is not None:
             await self._closed.wait()
-
-    async def _work(self) -> None:
-        failures = 0
-        while not self._closing.is_set():
-            if failures:
-                # Nobody's hurry shortens this.
-                with trio.move_on_after(_BACKOFF[min(failures, len(_BACKOFF)) - 1]):
-                    await self._closing.wait()
-            else:
-                await self._wait_until_due()
-            before = self._commits.counted.committed
-            failures = 0 if await self._commit() else failures + 1
-            if not failures:
-                await self._retain(self._commits.counted.committed - before)
-
-    async def _wait_until_due(self) -> None:
-        if not self._pending.due:
-            self._wake = trio.Event()
-            with trio.move_on_at(self._pace.at):
-                await self._wake.wait()
-        with trio.move_on_after(GROUP_SECONDS):
-            await self._commits.wait_hurry()
-
-    async def _commit(self, *, everything: bool = False) -> bool:
-        """Store what is due; return whether the database took it."""
-        ripe = trio.current_time() - (0 if everything or self._take_all else GROUP_SECONDS)
-        self._take_all = False
-        number, stored, batch = self._commits.begin(), False, self._pending.take(ripe)
-        try:
-            if batch:
-                await self._store(batch)
-            stored = True
-        except TROUBLE as problem:
-            if self._commits.counted.last_error is None:
-                log.warning("the history cannot be stored: journal and memory keep it", reason=reason_of(problem))
-            self._commits.counted = evolve(self._commits.counted, last_error=reason_of(problem))
-        finally:
-            self._pending.settle(stored=stored)
-            self._commits.end(number, stored=stored)
-        return stored
-
-    async def _store(self, batch: Batch) -> None:
-        begun, again = trio.current_time(), self._commits.counted.last_error is not None
-        stored = await self._opened().commit(batch, again=again)
-        for name, why in stored.refused.items():
-            log.error("an execution cannot be stored and is dropped", execution=name, reason=why)
-        for name, why in stored.refused_segments.items():
-            log.error("events cannot be stored and are dropped", execution=name, reason=why)
-        if again:
-            log.info("the history is stored again", rows=len(batch.entries))
-        self._commits.count(batch, stored, trio.current_time() - begun)
-
-    async def _retain(self, rows: int) -> None:
-        """Delete a chunk of what is too old or too much, and as many more as keep up with the `rows` just stored."""
-        archive, pace = self._opened(), self._pace
-        over = retention.over_limits(self._settings, archive.rows, archive.size)
-        chunks = pace.chunks(trio.current_time(), rows, over=over)
-        while chunks > 0 and not self._closing.is_set():
-            begun = trio.current_time()
-            try:
-                kept = await archive.retain(self._clock(), pace.size)
-            except TROUBLE as problem:
-                log.warning("old executions cannot be deleted", reason=reason_of(problem))
-                kept = retention.Kept(0, more=False, rows=archive.rows, size=archive.size)
-            counted = self._commits.counted
-            self._commits.counted = evolve(counted, deleted=counted.deleted + kept.deleted)
-            pace.note(kept, begun, trio.current_time())
-            chunks = chunks - 1 if kept.more else 0
 
     async def _shut(self) -> None:
         """Store the rest, for a bounded time, and close."""
         archive = self._archive
-        if archive is None:
-            return
         try:
-            with trio.move_on_after(FLUSH_SECONDS):
-                while self._pending.due:
-                    if not await self._commit(everything=True):
-                        await trio.sleep(_BACKOFF[0])
+            if archive is not None:
+                try:
+                    await self._committer.flush(archive)
+                finally:
+                    self._archive = None
+                    await archive.aclose()
         finally:
-            self._archive = None
-            await archive.aclose()
-
-
-def _unavailable(verb: str, reason: str) -> RunnerError:
-    return error(ErrorKind.UNAVAILABLE, f"the history cannot be {verb}: {reason}", retry_after=1.0)
+            if self._closed is not None:
+                self._closed.set()

@@ -1,8 +1,8 @@
-"""The journal of history: what a result's record is written to before the result is answered.
+"""The journal of history: the record of an execution is written here before its result is answered.
 
 A segment is `MAGIC`, four random bytes (its salt), then records: salt, length, checksum, body. The body is one
-revision and one execution as msgpack. A record is found again behind a damaged one by the salt; it is random so
-that nothing a caller sends can look like a record. Reading and writing of bytes is pure; `Journal` has the files.
+revision and one execution as msgpack. The salt marks the next record behind a damaged one; it is random, so that no
+input of a caller can look like a record. Encoding and decoding are pure; `Journal` has the files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _decoder = msgspec.msgpack.Decoder(tuple[int, Execution])
 
 @frozen
 class Entry:
-    """One state of one execution; of two with the same id the one with the higher revision counts."""
+    """One state of one execution; of two states the one with the higher revision counts."""
 
     revision: int
     execution: Execution
@@ -42,7 +42,7 @@ class Entry:
 
 @frozen
 class Damage:
-    """Bytes `start` to `end` of a segment that are no record."""
+    """Bytes `start` to `end` of a segment that cannot be read as records."""
 
     start: int
     end: int
@@ -51,7 +51,7 @@ class Damage:
 
 @frozen
 class Segment:
-    """What was read: the records in their order, what was skipped, and the bytes of a torn last record."""
+    """The content of a segment: its records in order, the damaged ranges, and the bytes of a torn last record."""
 
     entries: tuple[Entry, ...]
     damage: tuple[Damage, ...] = ()
@@ -76,7 +76,7 @@ def encode(entry: Entry, salt: bytes) -> bytes:
 
 
 def cleaned(entry: Entry) -> Entry:
-    """Return the entry with what UTF-8 cannot say in its texts (lone surrogates, from workers) replaced by `?`."""
+    """Return the entry with lone surrogates in its texts (from workers; UTF-8 has none) replaced by `?`."""
     fields = _clean(msgspec.to_builtins(entry.execution, builtin_types=(bytes,)))
     return Entry(entry.revision, msgspec.convert(fields, Execution, builtin_types=(bytes,)))
 
@@ -98,7 +98,7 @@ def _checksum(salt: bytes, body: bytes | memoryview) -> int:
 
 
 def decode(data: bytes) -> Segment:
-    """Read a whole segment. Never raises: what cannot be read is in the `damage` or `torn_bytes` of the answer."""
+    """Read a whole segment. Never raises: unreadable bytes are in the `damage` or `torn_bytes` of the result."""
     if len(data) < _START_BYTES:
         return Segment((), torn_bytes=len(data))
     if not data.startswith(MAGIC):
@@ -125,7 +125,7 @@ def decode(data: bytes) -> Segment:
 
 
 def _record_end(data: bytes, at: int, salt: bytes) -> int | None:
-    """Return where the record that begins at `at` ends, or None when there is no whole one."""
+    """Return the end of the record that begins at `at`, or None without a whole record there."""
     if at + _HEAD.size > len(data):
         return None
     found, length, checksum = _HEAD.unpack_from(data, at)
@@ -144,7 +144,7 @@ def _find_record(data: bytes, at: int, salt: bytes) -> int | None:
 
 
 def _is_torn(data: bytes, at: int, salt: bytes) -> bool:
-    """Whether the rest is a record that a dying process had not written to its end."""
+    """Whether the rest is a record that a process did not finish writing before it died."""
     head = data[at : at + _HEAD.size]
     if len(head) < _HEAD.size:
         return salt.startswith(head[:_SALT_BYTES])
@@ -154,7 +154,7 @@ def _is_torn(data: bytes, at: int, salt: bytes) -> bool:
 def write_segment(path: Path, entry: Entry) -> int:
     """Write a segment that holds only `entry` and return its size; for large records, in any thread.
 
-    Raises `OSError`; nothing is left behind then.
+    Raises `OSError` and leaves no file then.
     """
     salt = os.urandom(_SALT_BYTES)
     data = start_segment(salt) + encode(entry, salt)
@@ -175,7 +175,7 @@ def _create(path: Path) -> int:
 
 def _write_all(fd: int, data: bytes) -> None:
     written = os.write(fd, data)
-    # A short write is a full disk: the next call says so by its OSError.
+    # A short write means a full disk: the next call raises the OSError.
     while written < len(data):
         written += os.write(fd, data[written:])
 
@@ -184,7 +184,7 @@ class Journal:
     """The segment files of one folder. Not thread-safe: used by the thread of the event loop only."""
 
     def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
-        """Open `folder`, made when missing; segments that are in it are left alone for the replay."""
+        """Open `folder`, made when missing; existing segments are left for the replay."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._segment_bytes = segment_bytes
@@ -195,18 +195,18 @@ class Journal:
         self._number = max((int(path.stem) for path in self.left_behind()), default=0)
 
     def left_behind(self) -> tuple[Path, ...]:
-        """Return the segments that are in the folder, oldest first."""
+        """Return the segments in the folder, oldest first."""
         return tuple(sorted(path for path in self._folder.glob("*.journal") if path.stem.isdecimal()))
 
     @property
     def size(self) -> int:
-        """Bytes in the segments written and not forgotten since this was opened."""
+        """Bytes of the segments that were written here and not deleted yet."""
         return sum(self._sizes.values())
 
     def append(self, entry: Entry) -> None:
         """Write one record; when this returns it survives the death of the process.
 
-        Raises `OSError` when it could not be written whole; then it is not in the journal.
+        Raises `OSError` when it cannot be written whole; then it is not in the journal.
         """
         if self._fd < 0 or self._sizes[self._path] >= self._segment_bytes:
             self._open_next()
@@ -234,14 +234,14 @@ class Journal:
         self._sizes[path] = _START_BYTES
 
     def _undo(self, size: int) -> None:
-        """Cut off what a failed write left; the segment is given up when that fails too (replay copes with it)."""
+        """Cut off the rest of a failed write; when that fails too, give up the segment (replay copes with it)."""
         try:
             os.ftruncate(self._fd, size)
         except OSError:
             self._close_fd()
 
     def next_path(self) -> Path:
-        """Return a new segment's path, for `write_segment`; call `adopt` when it is written."""
+        """Return the path of a new segment, for `write_segment`; call `adopt` when it is written."""
         self._number += 1
         return self._folder / f"{self._number:012d}.journal"
 
@@ -250,19 +250,19 @@ class Journal:
         self._sizes[path] = size
 
     def rotate(self) -> tuple[Path, ...]:
-        """End the current segment and return all that there are; later records go to a new one."""
+        """End the current segment and return all segments; later records go to a new one."""
         self._close_fd()
         return tuple(self._sizes)
 
     def forget(self, paths: tuple[Path, ...]) -> None:
-        """No longer count these segments, which were deleted."""
+        """Stop counting these segments, which were deleted."""
         for path in paths:
             self._sizes.pop(path, None)
 
     def replay(self, store: Callable[[tuple[Entry, ...]], Mapping[str, str]]) -> Iterator[tuple[Path, Segment]]:
-        """Give every segment left behind to `store`, delete it, and yield what was read; `store` returns refusals.
+        """Pass each leftover segment to `store`, which returns refusals by id; delete it and yield its content.
 
-        A segment with damage, or with executions that are refused, is kept for the operator as `*.damaged`.
+        A segment with damage, or with refused executions, is kept for the operator as `*.damaged`.
         """
         for path in self.left_behind():
             segment = decode(path.read_bytes())

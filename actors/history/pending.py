@@ -1,11 +1,11 @@
-"""What history remembers and the database does not have yet. Memory only, without waits."""
+"""Records that are not in the database yet. Memory only; nothing here waits."""
 
 from __future__ import annotations
 
 from attrs import frozen
 
 from actors.history.journal import Entry
-from actors.history.segments import Forgotten, Segment, Waiting
+from actors.history.pieces import Forgotten, Piece, Waiting
 from protocol.model import Execution
 
 Key = tuple[str, str, str]
@@ -14,55 +14,56 @@ Key = tuple[str, str, str]
 
 @frozen
 class Batch:
-    """What one transaction stores: at most one entry of each execution, then segments, then what is forgotten."""
+    """The content of one transaction: at most one entry of each execution, pieces, deletions of pieces."""
 
     entries: tuple[Entry, ...] = ()
-    segments: tuple[Segment, ...] = ()
+    pieces: tuple[Piece, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything to store."""
-        return bool(self.entries or self.segments or self.forgotten)
+        return bool(self.entries or self.pieces or self.forgotten)
 
     def parts(self) -> list[Batch]:
         """Return one batch for each thing in this one, in their order."""
         return [
             *(Batch(entries=(entry,)) for entry in self.entries),
-            *(Batch(segments=(segment,)) for segment in self.segments),
+            *(Batch(pieces=(piece,)) for piece in self.pieces),
             *(Batch(forgotten=(gone,)) for gone in self.forgotten),
         ]
 
 
 class Pending:
-    """What is not in the database yet. Each dict holds at most one, and a newer, state of an execution than the next.
+    """Records that are not in the database yet. Each dict holds at most one state of an execution.
 
-    `begun` runs and is known in memory only; `done` is recorded; `taken` is on its way into the database.
+    `begun`: runs, known in memory only; `done`: recorded; `taken`: in the running commit. States in an earlier one of
+    these are newer than those in a later one.
     """
 
-    def __init__(self, most_segments: int) -> None:
+    def __init__(self, most_pieces: int) -> None:
         self.begun: dict[str, tuple[float, Entry]] = {}
         self.done: dict[str, Entry] = {}
         self.taken: dict[str, Entry] = {}
-        self.segments = Waiting(most_segments)
+        self.pieces = Waiting(most_pieces)
         self._keyed: dict[Key, set[str]] = {}
 
     def __len__(self) -> int:
-        """Return how many rows the database lacks, without those in `begun`."""
+        """Return the number of rows that the database lacks, without those in `begun`."""
         return len(self.done) + len(self.taken)
 
     @property
     def due(self) -> bool:
         """Whether there is something to take."""
-        return bool(self.begun or self.done or self.segments.due)
+        return bool(self.begun or self.done or self.pieces.due)
 
     def find(self, name: str) -> Execution | None:
-        """Return the newest state of the execution with the id `name`, or None when it is not here."""
+        """Return the newest pending state of the execution with the id `name`, or None."""
         begun = self.begun.get(name)
         entry = begun[1] if begun else self.done.get(name) or self.taken.get(name)
         return None if entry is None else entry.execution
 
     def find_keyed(self, key: Key) -> Execution | None:
-        """Return the newest execution with this key, or None when none is here."""
+        """Return the newest pending execution with this key, or None."""
         found = [execution for name in self._keyed.get(key, ()) if (execution := self.find(name)) is not None]
         return max(found, key=lambda execution: (execution.created_at, execution.id), default=None)
 
@@ -71,8 +72,7 @@ class Pending:
         name = entry.execution.id
         self.begun.pop(name, None)
         if name in self.done:
-            # It was queued, and recorded so. It must stay in the next commit: the journal segment with it is
-            # deleted after that one.
+            # It is recorded as queued. It must stay in the next commit, which deletes the journal segment that has it.
             self.done[name] = entry
         else:
             self.begun[name] = (now, entry)
@@ -84,41 +84,41 @@ class Pending:
         self.done[entry.execution.id] = entry
         self._remember_key(entry.execution)
         if entry.execution.status.final:
-            self.segments.discard(entry.execution.id)
+            self.pieces.discard(entry.execution.id)
 
-    def append(self, segment: Segment, seqs: tuple[int, int] | None) -> None:
-        """Add events of a running execution and forget others; nothing is done for one that has ended."""
-        known = self.find(segment.name)
+    def append(self, piece: Piece, seqs: tuple[int, int] | None) -> None:
+        """Add events of a running execution and forget others; ignored when it has ended."""
+        known = self.find(piece.name)
         if known is None or not known.status.final:
-            self.segments.add(segment)
+            self.pieces.add(piece)
             if seqs is not None:
-                self.segments.forget(segment.name, seqs)
+                self.pieces.forget(piece.name, seqs)
 
     def take(self, before: float) -> Batch:
-        """Take what is done, and what was begun before `before`; call `settle` when that is stored or not."""
+        """Take everything done, and executions begun before `before`, for a commit; `settle` must follow."""
         self.taken, self.done = self.done, {}
         for name, (at, entry) in tuple(self.begun.items()):
             if at > before:
-                break  # they are in the order of their begin
+                break  # ordered by the begin
             self.taken[name] = entry
             del self.begun[name]
-        segments, forgotten = self.segments.take()
-        for segment in segments:
-            # No segment is in the database without its execution.
-            begun = self.begun.pop(segment.name, None)
+        pieces, forgotten = self.pieces.take()
+        for piece in pieces:
+            # Pieces are stored with or after their execution, never before it.
+            begun = self.begun.pop(piece.name, None)
             if begun is not None:
-                self.taken[segment.name] = begun[1]
-        return Batch(tuple(self.taken.values()), segments, forgotten)
+                self.taken[piece.name] = begun[1]
+        return Batch(tuple(self.taken.values()), pieces, forgotten)
 
     def settle(self, *, stored: bool) -> None:
-        """End a take; what was not stored is pending again, except for what is newer by now."""
+        """End a take; without success the taken states are pending again, unless newer ones came meanwhile."""
         taken, self.taken = self.taken, {}
         if stored:
             for name, entry in taken.items():
                 self._forget_key(name, entry.execution)
         else:
             self.done = {**taken, **self.done}
-        self.segments.settle(stored=stored)
+        self.pieces.settle(stored=stored)
 
     def _remember_key(self, execution: Execution) -> None:
         key = key_of(execution)
@@ -135,7 +135,7 @@ class Pending:
 
 
 def key_of(execution: Execution) -> Key | None:
-    """Return what an idempotent call is known by, None for one without a key."""
+    """Return the identity of an idempotent call, None without a key."""
     if execution.idempotency_key is None:
         return None
     return execution.subject, execution.module.name, execution.idempotency_key

@@ -1,8 +1,7 @@
-"""Reading the record: statements, and rows to model. Synchronous; run in threads, on connections that cannot write.
+"""Reading the record: statements, and rows to model. Synchronous; run in threads, on read-only connections.
 
-A list never looks at more than `LOOKED_AT` rows that may not fit, however many there are: it follows one index in the
-order of time, the most selective one for what was asked, and checks the other filters on its rows. When that many rows
-did not fill a page, the page ends there, with a cursor.
+The work for one page is bounded: it follows the most selective index in the order of time and checks the other filters
+on at most `LOOKED_AT` rows. When these do not fill the page, the page ends there, with a cursor.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import sqlalchemy as sa
 from attrs import evolve, frozen
 
 from actors.history.pending import Key
+from actors.history.pieces import joined
 from actors.history.rollups import Part, Rollup
-from actors.history.segments import joined
 from actors.history.tables import PHASES, PLAIN, events, executions, payloads, rollups
 from actors.sqlite import matching, module_matches
 from protocol.errors import ErrorKind, Failure, error
@@ -27,7 +26,7 @@ from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Timings
 from protocol.pages import DEFAULT_PAGE, MAX_PAGE
 
 LOOKED_AT: Final = 5_000
-"""Rows of an index that one page looks through: some ten milliseconds."""
+"""Rows of an index that one page reads at most: some ten milliseconds."""
 
 Place = tuple[float, str]
 """Time of creation and id, in the order of which executions are listed."""
@@ -38,7 +37,7 @@ _killed_decoder = msgspec.json.Decoder(tuple[str, ...])
 _rollup_decoder = msgspec.msgpack.Decoder(Rollup)
 _place_decoder: Final[msgspec.json.Decoder[Place]] = msgspec.json.Decoder(Place)
 
-# By which index a list may be led, the better ones first; the caller's is tried besides.
+# Indexes that a list may follow, the most selective first; the index of callers is tried as well.
 _LEADS: Final[tuple[tuple[str, ...], ...]] = (
     ("module", "failure_kind"),
     ("failure_kind",),
@@ -50,10 +49,10 @@ _LEADS: Final[tuple[tuple[str, ...], ...]] = (
 
 @frozen
 class Query:
-    """What to list, newest first; what is None is not asked for.
+    """The filters of a list, newest first; None is no filter.
 
-    `since <= created_at < until` in seconds since the epoch. `modules` are globs that the caller is confined to, ()
-    for no limits. `limit` is 1 to 500. `cursor` is the `next_cursor` of the page before, with the same filters.
+    `since <= created_at < until` in seconds since the epoch. `modules` are the globs of the caller's token, () for
+    all. `limit` is 1 to 500. `cursor` is the `next_cursor` of the last page, with the same filters.
     """
 
     module: str | None = None
@@ -72,8 +71,8 @@ class Query:
 class Page:
     """Executions without input, result, traceback, events and failed attempts.
 
-    `next_cursor` is None on the last page, and only there: a page may hold fewer than `limit`, or none at all, and
-    have a cursor. Then few of the rows looked at fit, and the search goes on with the next page.
+    `next_cursor` is None on the last page only. A page with fewer than `limit` executions, or none, may have a cursor:
+    then few of the rows read matched, and the next page continues the search.
     """
 
     items: tuple[Execution, ...]
@@ -93,7 +92,7 @@ def page(connection: sa.Connection, query: Query) -> Page:
     lead, floor = _best_lead(connection, filters, query.since, before, globs=bool(globs))
     wanted = sa.select(executions).where(*_led(lead, filters, query.since if floor is None else floor, before))
     for name in filters.keys() - set(lead):
-        # Wrapped so that no other index is taken.
+        # Wrapped so that SQLite takes no other index.
         wanted = wanted.where(sa.func.coalesce(executions.c[name], "") == filters[name])
     if globs:
         wanted = wanted.where(matching(executions.c.module, globs))
@@ -101,7 +100,7 @@ def page(connection: sa.Connection, query: Query) -> Page:
     items = tuple(_execution(row) for row in rows[: query.limit])
     if len(rows) > query.limit:
         return Page(items, _cursor(items[-1].created_at, items[-1].id))
-    # No id is below "": the next page begins before the time of the last row that was looked at.
+    # No id is below "": the next page begins before the time of the last row that was read.
     return Page(items, None if floor is None else _cursor(floor, ""))
 
 
@@ -120,9 +119,9 @@ def _filters(query: Query) -> dict[str, str]:
 def _best_lead(
     connection: sa.Connection, filters: Mapping[str, str], since: float | None, before: Place | None, *, globs: bool
 ) -> tuple[tuple[str, ...], float | None]:
-    """Return the columns of the index to follow, and the time down to which; None for all of it.
+    """Return the columns of the index to follow, and the time at which to stop; None for its end.
 
-    Of several, the one of which `LOOKED_AT` rows reach back furthest: it has the fewest that do not fit.
+    Of several indexes, the one whose `LOOKED_AT` newest rows reach back furthest has the fewest rows that do not match.
     """
     leads = [lead for lead in _LEADS if filters.keys() >= set(lead)][:1]
     if "subject" in filters:
@@ -137,7 +136,7 @@ def _best_lead(
 
 
 def _floor(connection: sa.Connection, conditions: Iterable[sa.ColumnElement[bool]]) -> float | None:
-    """Return the time of the last of the `LOOKED_AT` newest rows, or None when there are not so many."""
+    """Return the time of the last of the `LOOKED_AT` newest rows, or None when there are fewer."""
     some = _newest_first(sa.select(executions.c.created_at).where(*conditions)).limit(LOOKED_AT).subquery()
     row = connection.execute(sa.select(sa.func.count(), sa.func.min(some.c.created_at)).select_from(some)).one()
     return row[1] if row[0] == LOOKED_AT else None
@@ -146,7 +145,7 @@ def _floor(connection: sa.Connection, conditions: Iterable[sa.ColumnElement[bool
 def _led(
     lead: tuple[str, ...], filters: Mapping[str, str], since: float | None, before: Place | None
 ) -> list[sa.ColumnElement[bool]]:
-    """Return conditions that one index serves: its first columns, then one bound at each end."""
+    """Return conditions for one index: its first columns, then one bound at each end."""
     columns = executions.c
     conditions = [columns[name] == filters[name] for name in lead]
     if since is not None:
@@ -163,7 +162,7 @@ def _newest_first(wanted: sa.Select[Any]) -> sa.Select[Any]:
 
 
 def _upper_bound(query: Query) -> Place | None:
-    """Return before what the page begins: one bound, as an index can be entered by one only."""
+    """Return the place before which the page begins: a single bound, as an index is entered at one place."""
     bounds = [] if query.until is None else [(query.until, "")]
     if query.cursor is not None:
         bounds.append(_read_cursor(query.cursor))
@@ -183,7 +182,7 @@ def _read_cursor(cursor: str) -> Place:
 
 
 def fetch(connection: sa.Connection, name: str, waiting: Iterable[bytes] = ()) -> Execution | None:
-    """Return the whole execution with the id `name`, or None. `waiting` are events of it that are not stored yet."""
+    """Return the whole execution with the id `name`, or None; `waiting` are its events that are not stored yet."""
     joint = executions.outerjoin(payloads, executions.c.id == payloads.c.id)
     wanted = sa.select(executions, *(column for column in payloads.c if column.name != "id")).select_from(joint)
     row = connection.execute(wanted.where(executions.c.id == name)).mappings().first()
@@ -195,7 +194,7 @@ def fetch(connection: sa.Connection, name: str, waiting: Iterable[bytes] = ()) -
 
 
 def find_keyed(connection: sa.Connection, key: Key, since: float) -> Execution | None:
-    """Return the newest execution with this key, whole, that was created at or after `since`; None without one."""
+    """Return the newest execution with this key that was created at or after `since`, whole, or None."""
     subject, module, idempotency_key = key
     columns = executions.c
     wanted = sa.select(columns.id).where(

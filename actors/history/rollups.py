@@ -1,8 +1,8 @@
-"""How the executions of a module ended, added up over spans of time. Pure.
+"""Counts of how the executions of a module ended, by spans of time. Pure.
 
-Every execution is counted in one span of each level of `LEVELS`, by the time of its end. Run durations are kept as
-histograms whose bins grow by `GROWTH`: those of any spans can be added, and a percentile is at most 2 % from the
-duration that it stands for. A window is put together from whole spans, as few as possible.
+Every execution is counted in one span of each level of `LEVELS`, by the time of its end. Run durations are histograms
+whose bins grow by `GROWTH`: histograms of any spans can be added, and a percentile is within 2 % of the true duration.
+A window consists of whole spans, as few as possible.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LEVELS: Final = (Level(300, 2 * _DAY), Level(_HOUR, 60 * _DAY), Level(_DAY, None
 
 @frozen
 class Ended:
-    """An end that is counted. `seconds` is the time in the handler, 0 for an execution that never got there."""
+    """One end to count. `seconds` is the time in the handler, 0 if the handler was never reached."""
 
     module: str
     at: float
@@ -51,7 +51,7 @@ class Ended:
 
 @frozen
 class Span:
-    """The row in which an end is counted."""
+    """The row of a count."""
 
     module: str
     width: int
@@ -69,7 +69,7 @@ class Part:
 
 @frozen
 class Window:
-    """What an answer is about: `since` <= time of the end < `until`, and the spans that make it up."""
+    """The window of an answer: `since` <= time of the end < `until`, and the spans that make it up."""
 
     since: float
     until: float
@@ -78,9 +78,9 @@ class Window:
 
 @frozen
 class ModuleStats:
-    """How the executions of one module ended in a window. Durations are seconds in the handler, over all attempts.
+    """Statistics of one module in a window of time. Durations are seconds in the handler, over all attempts.
 
-    `since` and `until` are what was really counted: the window that was asked for, widened to whole spans.
+    `since` and `until` bound the spans that were counted: the requested window, widened to whole spans.
     """
 
     module: str
@@ -88,12 +88,12 @@ class ModuleStats:
     until: float
     total: int = 0
     statuses: Mapping[Status, int] = field(factory=dict)
-    """Only the final states that there were."""
+    """Final states with at least one execution."""
     kinds: Mapping[ErrorKind, int] = field(factory=dict)
     success_rate: float | None = None
-    """Succeeded among succeeded and failed (who cancels says nothing of the module); None when there were none."""
+    """Succeeded among succeeded and failed (a cancel says nothing about the module); None without any."""
     runs: int = 0
-    """Executions whose handler was reached, which the durations are of."""
+    """Executions that reached the handler; the durations are theirs."""
     mean: float | None = None
     p50: float | None = None
     p95: float | None = None
@@ -101,7 +101,7 @@ class ModuleStats:
 
 
 class Rollup(msgspec.Struct):
-    """Counts that can be added and taken away again."""
+    """Counts that can be added and subtracted."""
 
     statuses: dict[Status, int] = msgspec.field(default_factory=dict)
     kinds: dict[ErrorKind, int] = msgspec.field(default_factory=dict)
@@ -109,7 +109,7 @@ class Rollup(msgspec.Struct):
     bins: dict[int, int] = msgspec.field(default_factory=dict)
 
     def count(self, ended: Ended, times: int) -> None:
-        """Count an end `times` times; -1 takes it away again."""
+        """Count an end `times` times; -1 subtracts it."""
         _add(self.statuses, ended.status, times)
         if ended.kind is not None:
             _add(self.kinds, ended.kind, times)
@@ -119,7 +119,7 @@ class Rollup(msgspec.Struct):
             self.seconds = self.seconds + times * ended.seconds if self.bins else 0.0
 
     def merge(self, other: Rollup) -> None:
-        """Add all counts of another one."""
+        """Add the counts of another rollup."""
         for status, times in other.statuses.items():
             _add(self.statuses, status, times)
         for kind, times in other.kinds.items():
@@ -134,7 +134,7 @@ class Rollup(msgspec.Struct):
         return not self.statuses
 
     def percentile(self, share: float) -> float | None:
-        """Return a duration in seconds that `share` (above 0, at most 1) of all do not exceed, within 2 %."""
+        """Return the duration in seconds that a `share` (above 0, at most 1) of all does not exceed, within 2 %."""
         rank, seen = math.ceil(share * sum(self.bins.values())), 0
         for number in sorted(self.bins):
             seen += self.bins[number]
@@ -157,24 +157,24 @@ def bin_of(seconds: float) -> int:
 
 
 def middle_of(number: int) -> float:
-    """Return the duration that a bin stands for: the one from which both of its ends are equally far in percent."""
+    """Return the duration that represents a bin: both ends of the bin are equally far from it in percent."""
     return 2 * GROWTH**number / (GROWTH + 1)
 
 
 def ended_of(execution: Execution) -> Ended:
-    """Return what is counted of an execution that has ended."""
+    """Return the end of an execution, to be counted."""
     at = execution.created_at if execution.finished_at is None else execution.finished_at
     kind = None if execution.failure is None else execution.failure.kind
     return Ended(execution.module.name, at, execution.status, kind, execution.timings.run)
 
 
 def spans_of(ended: Ended) -> Iterable[Span]:
-    """Return where an end is counted: one span of each level."""
+    """Return the spans that count an end: one of each level."""
     return [Span(ended.module, level.width, int(ended.at // level.width) * level.width) for level in LEVELS]
 
 
 class Changes:
-    """What one transaction adds to the rollups, by row."""
+    """The changes of one transaction to the rollups, by row."""
 
     def __init__(self) -> None:
         self.rollups: dict[Span, tuple[list[Ended], list[Ended]]] = {}
@@ -185,7 +185,7 @@ class Changes:
             self.rollups.setdefault(span, ([], []))[0].append(ended)
 
     def remove(self, ended: Ended) -> None:
-        """Count an end no longer."""
+        """Subtract an end that was counted before."""
         for span in spans_of(ended):
             self.rollups.setdefault(span, ([], []))[1].append(ended)
 
@@ -200,20 +200,20 @@ class Changes:
 
 
 def expired(now: float, retention: float) -> list[tuple[int, int]]:
-    """Return for each level its width and the start before which its spans are no longer kept."""
+    """Return for each level its width and the start before which its spans are deleted."""
     limits = []
     for number, level in enumerate(LEVELS):
         kept = retention if level.kept is None else min(level.kept, retention)
-        # A finer level ends where a span of the next one begins, so that a window can go on from one to the other.
+        # A finer level ends at the start of a span of the next one, so that a window can continue there.
         step = LEVELS[min(number + 1, len(LEVELS) - 1)].width
         limits.append((level.width, math.floor((now - kept) / step) * step))
     return limits
 
 
 def window(since: float | None, until: float | None, now: float, retention: float) -> Window:
-    """Return what is counted for `since` <= end < `until`, both widened to the finest spans that are kept there.
+    """Return the spans for `since` <= end < `until`, both bounds widened to the finest spans kept there.
 
-    None and what lies outside of what is kept mean all that there is.
+    None, or a bound outside of the kept time, means the edge of the kept time.
     """
     limits = expired(now, retention)
     oldest, newest = limits[-1][1], math.floor(now / LEVELS[0].width + 1) * LEVELS[0].width
@@ -232,7 +232,7 @@ def window(since: float | None, until: float | None, now: float, retention: floa
 
 
 def _edge(time: float, limits: list[tuple[int, int]], *, up: bool) -> int:
-    """Return the edge of a span of the finest level that is kept at `time`."""
+    """Return the edge of a span of the finest level kept at `time`."""
     width = next(w for w, limit in limits if time >= limit)
     return (math.ceil if up else math.floor)(time / width) * width
 

@@ -1,4 +1,4 @@
-"""Writing the record: model to rows. Synchronous; its owner runs it in a thread, one call at a time."""
+"""Writing the record: model to rows. Synchronous; runs in a thread, one call at a time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sqlalchemy.dialects import sqlite
 
 from actors.history.journal import Entry, cleaned
 from actors.history.pending import Batch
+from actors.history.pieces import NOTHING, Piece, seqs_of
 from actors.history.rollups import Changes, Ended, Rollup, Span, ended_of
-from actors.history.segments import NOTHING, Segment, seqs_of
 from actors.history.tables import (
     PHASES,
     PLAIN,
@@ -41,7 +41,7 @@ LOST_SEQS: Final = 1_000_000
 _MANY: Final = 500
 """Keys in one statement."""
 _CACHE: Final = "rollups"
-"""Where the write connection has the rollups that it wrote last: as they are stored, unless a transaction failed."""
+"""The key under which the write connection caches the rollups that it wrote last; dropped when a transaction fails."""
 _CACHED: Final = 1000
 
 _rollup_encoder = msgspec.msgpack.Encoder()
@@ -50,11 +50,11 @@ _rollup_decoder = msgspec.msgpack.Decoder(Rollup)
 
 @define
 class Stored:
-    """What became of a batch."""
+    """The outcome of a batch."""
 
     refused: dict[str, str] = field(factory=dict)
-    """Why by id, for executions that cannot be stored whatever is tried; they are left out."""
-    refused_segments: dict[str, str] = field(factory=dict)
+    """Reasons by id of executions that the database refuses in every form; they are left out."""
+    refused_pieces: dict[str, str] = field(factory=dict)
     rows: int = 0
     """Executions in the database now."""
 
@@ -76,7 +76,7 @@ def prepare(connection: sa.Connection, path: Path) -> int:
 
 
 def store(connection: sa.Connection, batch: Batch) -> Stored:
-    """Write all of a batch in one transaction, each entry over what its execution had before.
+    """Write a batch in one transaction; an entry replaces the earlier state of its execution.
 
     Raises `sqlalchemy.exc.OperationalError` when the database cannot write now; nothing is stored then.
     """
@@ -102,33 +102,33 @@ def _store(connection: sa.Connection, batch: Batch) -> Stored:
         for part in parts:
             one = _store(connection, part)
             stored.refused |= one.refused
-            stored.refused_segments |= one.refused_segments
+            stored.refused_pieces |= one.refused_pieces
         return stored
     return Stored()
 
 
 def _store_cleaned(connection: sa.Connection, batch: Batch, why: str) -> Stored:
-    """Store the one thing of a batch that was refused, if there is a form of it that is taken."""
+    """Store the only part of a batch, which was refused, in a cleaned form if there is one."""
     if batch.entries:
         (entry,) = batch.entries
         again = cleaned(entry)
         if again != entry:
             return _store(connection, Batch((again,)))
         return Stored(refused={entry.execution.id: why})
-    return Stored(refused_segments={segment.name: why for segment in batch.segments})
+    return Stored(refused_pieces={piece.name: why for piece in batch.pieces})
 
 
 def _write(connection: sa.Connection, batch: Batch) -> None:
-    """Write everything, inside of a transaction."""
+    """Write a batch inside of a transaction."""
     entries = {entry.execution.id: entry.execution for entry in batch.entries}
-    known = _known(connection, {*entries, *(segment.name for segment in batch.segments)})
+    known = _known(connection, {*entries, *(piece.name for piece in batch.pieces)})
     if entries:
         _upsert(connection, executions, [_execution_row(entry) for entry in batch.entries])
         _upsert(connection, payloads, [_payload_row(execution) for execution in entries.values()])
         _write_events(connection, entries, known)
         changes = Changes()
         for name, execution in entries.items():
-            # Each is counted once: one that was lost and ends again is not counted as lost any more.
+            # Each execution is counted once: a lost one that ends after a retry is no longer counted as lost.
             if name in known and known[name].status.final:
                 changes.remove(known[name])
             if execution.status.final:
@@ -138,15 +138,15 @@ def _write(connection: sa.Connection, batch: Batch) -> None:
         connection.execute(_RAISE_REVISION, {"highest": max(entry.revision for entry in batch.entries)})
     statuses = {name: ended.status for name, ended in known.items()}
     statuses |= {name: execution.status for name, execution in entries.items()}
-    # One that has ended has brought all its events with it.
+    # The record of an ended execution has all of its events.
     running = {name for name, status in statuses.items() if not status.final}
-    _write_segments(connection, [segment for segment in batch.segments if segment.name in running])
+    _write_pieces(connection, [piece for piece in batch.pieces if piece.name in running])
     for gone in batch.forgotten:
-        connection.execute(_FORGET_SEGMENTS, {"name": gone.name, "start": gone.seqs[0], "end": gone.seqs[1]})
+        connection.execute(_FORGET_PIECES, {"name": gone.name, "start": gone.seqs[0], "end": gone.seqs[1]})
 
 
 def _known(connection: sa.Connection, names: Iterable[str]) -> dict[str, Ended]:
-    """Return what the database has of each, as it is counted when its status is final."""
+    """Return the stored states of executions by id, in the form in which ends are counted."""
     found = {}
     for some in _parts(names):
         for row in connection.execute(_KNOWN, {"names": some}):
@@ -162,7 +162,7 @@ def _parts(things: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _write_events(connection: sa.Connection, entries: Mapping[str, Execution], known: Mapping[str, Ended]) -> None:
-    """Put the events of each that has ended in the place of its segments, and those of the others beside them."""
+    """Replace the pieces of ended executions by all of their events; add the events of the others."""
     ended = {name: execution for name, execution in entries.items() if execution.status.final}
     again = [{"name": name} for name in ended if name in known]
     if again:
@@ -175,24 +175,24 @@ def _write_events(connection: sa.Connection, entries: Mapping[str, Execution], k
     _upsert(connection, events, rows)
     for name, execution in entries.items():
         if name not in ended and (seqs := seqs_of(execution.events)) is not None:
-            connection.execute(_FORGET_SEGMENTS, {"name": name, "start": seqs[0], "end": seqs[1]})
-            _write_segments(connection, [Segment(name, seqs[0], execution.events)])
+            connection.execute(_FORGET_PIECES, {"name": name, "start": seqs[0], "end": seqs[1]})
+            _write_pieces(connection, [Piece(name, seqs[0], execution.events)])
 
 
-def _write_segments(connection: sa.Connection, segments: Sequence[Segment]) -> None:
+def _write_pieces(connection: sa.Connection, pieces: Sequence[Piece]) -> None:
     rows = [
-        {"id": segment.name, "first_seq": segment.first_seq, "last_seq": seqs[1] - 1, "events": segment.events}
-        for segment in segments
-        if (seqs := seqs_of(segment.events)) is not None
+        {"id": piece.name, "first_seq": piece.first_seq, "last_seq": seqs[1] - 1, "events": piece.events}
+        for piece in pieces
+        if (seqs := seqs_of(piece.events)) is not None
     ]
     _upsert(connection, events, rows)
 
 
 def _count(connection: sa.Connection, changes: Changes) -> None:
-    """Add to the rollups."""
+    """Add the changes to the rollups."""
     cache = connection.info.setdefault(_CACHE, {})
     missing = [span for span in changes.rollups if span not in cache]
-    # By time, as SQLite reads the whole table for a list of keys with more than one column.
+    # Grouped by time: for a list of keys of several columns SQLite would scan the whole table.
     for (width, start), spans in itertools.groupby(sorted(missing, key=_time_of), key=_time_of):
         for some in _parts(spans):
             keys = {"modules": [span.module for span in some], "width": width, "start": start}
@@ -213,7 +213,7 @@ def _time_of(span: Span) -> tuple[int, int]:
 
 
 def newer(connection: sa.Connection, entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """Return the latest entry of each execution, without those that the database has in that state or a later one."""
+    """Return the latest entry of each execution that is newer than its stored state."""
     latest: dict[str, Entry] = {}
     for entry in entries:
         known = latest.get(entry.execution.id)
@@ -228,11 +228,11 @@ def newer(connection: sa.Connection, entries: Iterable[Entry]) -> tuple[Entry, .
 
 
 def mark_lost(connection: sa.Connection, now: float, revision: int) -> tuple[str, ...]:
-    """End all running executions as failed with kind `lost` at `now`; return their ids, oldest first.
+    """Fail all running executions as `lost` at `now`; return their ids, oldest first.
 
-    Their segments stay. A reader may have seen events that were never stored, and no number may come twice; so
-    `events_count`, from which an execution that is tried again goes on, is `LOST_SEQS` above the next multiple of
-    `LOST_SEQS` over the highest number that is known.
+    Their pieces stay. A reader may have seen events that were never stored, and no number may come twice: so
+    `events_count`, from which a retry numbers its events, is `LOST_SEQS` above the next multiple of `LOST_SEQS` over
+    the highest known number.
     """
     columns, changes = executions.c, Changes()
     highest = sa.select(sa.func.max(events.c.last_seq)).where(events.c.id == columns.id).scalar_subquery()
@@ -263,7 +263,7 @@ def _failure_text(failure: Failure) -> str:
 
 
 def _upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows, each over the one that has its key."""
+    """Insert rows; a row replaces the one with its key."""
     if rows:
         sql, order = _upsert_sql(table, connection.dialect)
         connection.exec_driver_sql(sql, list(map(itemgetter(*order), rows)))
@@ -273,7 +273,7 @@ def _upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str,
 def _upsert_sql(table: sa.Table, dialect: sa.Dialect) -> tuple[str, tuple[str, ...]]:
     """Return the text and the order of its parameters.
 
-    These statements would be compiled again each time otherwise: half of the time of a small commit.
+    SQLAlchemy would compile these statements each time: half of the time of a small commit.
     """
     insert = sqlite.insert(table)
     keys = [column.name for column in table.primary_key]
@@ -296,7 +296,7 @@ _ROLLUPS: Final = sa.select(rollups.c.module, rollups.c.counts).where(
     rollups.c.start == sa.bindparam("start"),
 )
 _FORGET_ALL: Final = sa.delete(events).where(events.c.id == sa.bindparam("name"))
-_FORGET_SEGMENTS: Final = sa.delete(events).where(
+_FORGET_PIECES: Final = sa.delete(events).where(
     events.c.id == sa.bindparam("name"),
     events.c.first_seq >= sa.bindparam("start"),
     events.c.first_seq < sa.bindparam("end"),

@@ -1,7 +1,6 @@
 """The tables of history, in one SQLite file.
 
-The metadata of an execution, its payloads and its events are in tables of their own: a cold scan over metadata does
-not read the others.
+Metadata, payloads and events of executions are in separate tables: a cold scan of metadata does not read the others.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ meta = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
-"""`schema`, the highest `revision` ever stored, and how many `rows` there are, so that nobody counts them."""
+"""`schema`, the highest `revision` ever stored, and the number of `rows`, which would be slow to count."""
 
 _PLAIN: Final = tuple(_plain())
 PLAIN: Final = tuple(column.name for column in _PLAIN)
@@ -67,9 +66,9 @@ executions = sa.Table(
     sa.Index("executions_by_status", "status", "created_at", "id"),
     sa.Index("executions_by_module_status", "module", "status", "created_at", "id"),
     sa.Index("executions_by_subject", "subject", "created_at", "id"),
-    sqlite_with_rowid=False,  # the ids rise, so the rows are appended, and no second index on the id is needed
+    sqlite_with_rowid=False,  # ids rise, so rows are appended; and the id needs no second index
 )
-# Those of few rows: a success does not pay for the first two, a call without a key not for the third.
+# Partial indexes: a success is not in the first two, a call without a key not in the third.
 for _name, _columns in (("kind", ("failure_kind",)), ("module_kind", ("module", "failure_kind"))):
     _some = executions.c.failure_kind.is_not(None)
     sa.Index(
@@ -101,7 +100,7 @@ events = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("first_seq", sa.BigInteger, primary_key=True),
     sa.Column("last_seq", sa.BigInteger, nullable=False),
-    sa.Column("events", sa.LargeBinary, nullable=False),  # a JSON array; one row for an execution that has ended
+    sa.Column("events", sa.LargeBinary, nullable=False),  # a JSON array; a single row once the execution has ended
 )
 
 rollups = sa.Table(
@@ -121,10 +120,10 @@ _ADD_ROWS: Final = sa.update(meta).where(meta.c.name == "rows").values(value=met
 
 
 def count_rows(connection: sa.Connection) -> int:
-    """Return how many executions there are."""
+    """Return the number of executions."""
     return int(connection.execute(_ROWS).scalar_one())
 
 
 def add_rows(connection: sa.Connection, more: int) -> None:
-    """Note that there are `more` executions than before, in the transaction that wrote or deleted (below 0) them."""
+    """Add `more` (negative after deleting) to the number of executions, in the transaction that changed them."""
     connection.execute(_ADD_ROWS, {"more": more})

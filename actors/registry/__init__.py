@@ -1,9 +1,13 @@
-"""The face of the room."""
+"""Modules and their versions: those of the operator's file, and those registered over the API.
+
+`Registry` is the actor that changes them. Others read its `RegistrySnapshot`, an immutable value, without waiting.
+`Publisher` keeps code by its content; `Catalog` is the SQLite file of registered versions and the audit log.
+"""
 
 from actors.registry.catalog import FILE_NAME, Action, Catalog, Change, ChangesQuery
 from actors.registry.publisher import Publisher
-from actors.registry.registry import Added, Condition, Registry
-from actors.registry.snapshot import Published, Registered, RegistrySnapshot, may_run_in_process
+from actors.registry.registry import Added, Registry
+from actors.registry.snapshot import Condition, Published, Registered, RegistrySnapshot, may_run_in_process
 
 __all__ = [
     "FILE_NAME",

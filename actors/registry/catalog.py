@@ -1,7 +1,7 @@
-"""What is registered over the API, on the disk: modules, versions, their code, and the audit log. In one SQLite file.
+"""The SQLite file of registered modules: versions, their code, and the audit log.
 
-Every change is one transaction that leaves one entry or more in the audit log; the number of the first is the
-module's revision from then on. Everything here blocks and is called by one thread at a time.
+Every change is one transaction that adds one entry or more to the audit log; the number of the first becomes the
+module's revision. Everything here blocks and is called by one thread at a time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from protocol.pages import DEFAULT_PAGE
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "modules.db"
-"""Where it is in a data directory."""
+"""Its name in the data directory."""
 MAX_CHANGES: Final = 100_000
-"""Entries of the audit log that are kept; the oldest go first."""
+"""Entries that the audit log keeps; the oldest are deleted first."""
 _SLACK: Final = 1000
-"""Entries over the limit before the oldest are removed, so that not each change does it."""
+"""Changes between two deletions of old entries, so that not every change pays for one."""
 
 metadata = sa.MetaData()
 
@@ -54,7 +54,7 @@ _versions = sa.Table(
     metadata,
     sa.Column("module", sa.Text, primary_key=True),
     sa.Column("version", sa.Text, primary_key=True),
-    sa.Column("number", sa.BigInteger, nullable=False),  # the order in which they came
+    sa.Column("number", sa.BigInteger, nullable=False),  # the order of registration
     sa.Column("spec", sa.LargeBinary, nullable=False),  # JSON, without the path of the code
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("entry", sa.Text, nullable=False),
@@ -82,12 +82,12 @@ _changes = sa.Table(
     sa.Column("detail", sa.LargeBinary, nullable=False),  # JSON
     sa.Index("changes_by_module", "module", "id"),
     sa.Index("changes_by_subject", "subject", "id"),
-    sqlite_autoincrement=True,  # a number is never given again
+    sqlite_autoincrement=True,  # a number is never reused
 )
 
 
 class Action(StrEnum):
-    """What was done to a module."""
+    """The kinds of change."""
 
     REGISTER = "register"
     ACTIVATE = "activate"
@@ -102,7 +102,7 @@ class Action(StrEnum):
 
 @frozen
 class StoredVersion:
-    """One version as it is kept. `spec` is the module without its path, `folder` where its code is unpacked."""
+    """One stored version. `spec` is the module without its path, `folder` the name of its code folder."""
 
     module: str
     version: str
@@ -117,7 +117,7 @@ class StoredVersion:
 
 @frozen
 class StoredModule:
-    """One module as it is kept; its versions oldest first."""
+    """One stored module; its versions oldest first."""
 
     name: str
     active: str | None
@@ -142,7 +142,7 @@ class Change:
 
 @frozen
 class Note:
-    """What is to be written into the audit log."""
+    """An entry to add to the audit log."""
 
     action: Action
     module: str
@@ -152,7 +152,7 @@ class Note:
 
 @frozen
 class ChangesQuery:
-    """Which entries are asked for: newest first, those before the id `before`.
+    """The filters of the audit log: newest first, entries before the id `before`; None is no filter.
 
     `modules` are globs of module names, () for all. Times are seconds since the epoch.
     """
@@ -169,7 +169,7 @@ class ChangesQuery:
 
 @define
 class Catalog:
-    """An open catalog. Methods raise `sqlalchemy.exc.SQLAlchemyError` and OSError; nothing has changed then."""
+    """An open catalog. Methods raise `sqlalchemy.exc.SQLAlchemyError` and OSError, and change nothing then."""
 
     _engine: sa.Engine
 
@@ -223,7 +223,7 @@ class Catalog:
             return [StoredModule(**row._asdict(), versions=tuple(found.get(row.name, ()))) for row in rows]
 
     def files(self, module: str, version: str) -> dict[str, bytes]:
-        """Return the code of a version by relative name. Raises KeyError when it is not there."""
+        """Return the code of a version by relative name. Raises KeyError when it is missing."""
         where = (_code.c.module == module, _code.c.version == version)
         with self._engine.connect() as link:
             data = link.execute(sa.select(_code.c.files).where(*where)).scalar()
@@ -259,7 +259,7 @@ class Catalog:
     # Changing
 
     def note(self, subject: str, notes: Iterable[Note]) -> None:
-        """Write into the audit log what was done elsewhere."""
+        """Add entries to the audit log for changes made elsewhere."""
         with self._transaction() as link:
             for each in notes:
                 _noted(link, subject, each)
@@ -267,9 +267,9 @@ class Catalog:
     def register(
         self, version: StoredVersion, files: Mapping[str, bytes], active: str | None, pruned: Iterable[str]
     ) -> int:
-        """Add a version, serve `active` (None: as before), delete the versions `pruned`; return the module's revision.
+        """Add a version, activate `active` (None: as before), delete the versions `pruned`; return the revision.
 
-        One that is there and could not be read goes.
+        A stored version of that name, which could not be restored, is replaced.
         """
         name, subject = version.module, version.created_by
         with self._transaction() as link:
@@ -299,7 +299,7 @@ class Catalog:
         return revision
 
     def activate(self, name: str, version: str, subject: str, before: str | None) -> int:
-        """Serve another version; return the revision of the module."""
+        """Activate another version; return the revision of the module."""
         with self._transaction() as link:
             revision = _noted(link, subject, Note(Action.ACTIVATE, name, version, {"before": before}))
             _touch(link, name, version, revision, subject)
@@ -338,7 +338,7 @@ def _noted(link: sa.Connection, subject: str, note: Note) -> int:
 
 
 def _touch(link: sa.Connection, name: str, active: str | None, revision: int, subject: str) -> None:
-    """Note a change of a module; `active` is what it serves from now on, None what it served before."""
+    """Record a change of a module; `active` is its active version from now on, None as before."""
     values: dict[str, Any] = {"revision": revision, "updated_at": time.time(), "updated_by": subject}
     if active is not None:
         values["active"] = active

@@ -1,4 +1,4 @@
-"""The code of a module: read with bounds, hashed, and kept in a directory of its content that nothing changes."""
+"""The code of a module: read with bounds, hashed, and stored in an immutable folder named by its content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_CODE_BYTES = 64 * 1024 * 1024
 def read_code(spec: ModuleSpec) -> Iterable[tuple[str, bytes]]:
     """Yield relative name and content of every file of a module.
 
-    Raises RunnerError when the code is not there (any more), is too large or is no file, and OSError.
+    Raises RunnerError when the code does not exist (any more), is too large or is not a regular file, and OSError.
     """
     if spec.code is not None:
         yield f"{spec.name}.py", spec.code.encode()
@@ -45,16 +45,16 @@ def read_code(spec: ModuleSpec) -> Iterable[tuple[str, bytes]]:
 
 
 def _read_file(spec: ModuleSpec, path: Path) -> bytes:
-    """Return the content of a file of a module, at most a little more than is allowed."""
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+    """Return the content of a file of a module, at most one byte more than allowed."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block until its other end opens
         raise error(ErrorKind.BAD_INPUT, f"{spec.name}: {path} is not a regular file; take it out", field="path")
     with path.open("rb") as file:
         return file.read(MAX_CODE_BYTES + 1)
 
 
 def entry_in(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str) -> tuple[Path, bool]:
-    """Return the file that has the handler, and whether it makes its folder a package."""
-    if spec.code is None and spec.path is None:  # what is in the image, relative to its working directory
+    """Return the file with the handler, and whether it makes its folder a package."""
+    if spec.code is None and spec.path is None:  # inside of the image, relative to its working directory
         return Path(f"{file or 'main'}.py"), False
     single = len(files) == 1 and (spec.code is not None or (spec.path is not None and spec.path.is_file()))
     try:
@@ -65,23 +65,23 @@ def entry_in(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str
 
 
 def input_schema(spec: ModuleSpec, entry: Path, function: str) -> Mapping[str, Any] | None:
-    """Return what the input of a module must be, by its own word or the hint of its handler; None when it may be all.
+    """Return the JSON Schema of a module's input, given or derived from the type hint; None accepts everything.
 
     Raises OSError when its code cannot be read.
     """
     if spec.input_schema is not None:
         return spec.input_schema or None
-    if spec.code is None and spec.path is None:  # it is in the image
+    if spec.code is None and spec.path is None:  # the code is in the image
         return None
     with entry.open("rb") as file:
         return hinted_schema(file.read(MAX_BYTES + 1), function)
 
 
 def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
-    """Return the hash of all that the author wrote."""
+    """Return the hash of everything that the author wrote."""
     content = hashlib.sha256()
     described = {k: v for k, v in spec_to_mapping(spec).items() if k not in ("code", "path")}
-    described["secrets"] = list(spec.secrets)  # where their values are is the machine's matter, as with `path`
+    described["secrets"] = list(spec.secrets)  # the place of their values belongs to the machine, as `path` does
     content.update(json.dumps(described, sort_keys=True, default=str).encode())
     for name, data in sorted(files.items()):
         content.update(_framed(name, data))
@@ -89,12 +89,12 @@ def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
 
 
 def _framed(name: str, data: bytes) -> bytes:
-    """Return a file such that no two different ones look alike in a row."""
+    """Return name and content with their lengths, so that no two sequences of files give the same bytes."""
     return os.fsencode(name) + f"\0{len(data)}\0".encode() + data
 
 
 def folder_of(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
-    """Return the name of the directory in which these files are kept."""
+    """Return the name of the folder for these files."""
     content = hashlib.sha256()
     for name, data in sorted(files.items()):
         content.update(_framed(name, data))
@@ -102,7 +102,7 @@ def folder_of(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
 
 
 def keep(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files to a directory, whole or not at all; one that is there is left as it is. Raises OSError."""
+    """Write the files to a folder, whole or not at all; an existing folder is left as it is. Raises OSError."""
     if target.is_dir():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

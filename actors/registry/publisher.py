@@ -1,4 +1,4 @@
-"""From what was written to what is served: code kept by its content, identities, secrets. All of it blocks."""
+"""From module definitions to versions ready to be served: stored code, digests, secrets. Everything here blocks."""
 
 from __future__ import annotations
 
@@ -9,31 +9,36 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
+import structlog
 from attrs import define, evolve, field
 
 from actors.registry import code_store
-from actors.registry.catalog import StoredVersion
-from actors.registry.snapshot import Published
+from actors.registry.catalog import StoredModule, StoredVersion
+from actors.registry.snapshot import Published, Registered
+from actors.sqlite import TROUBLE
 from config.mistakes import ConfigError
 from config.modules import ModuleSpec, spec_from_mapping, spec_to_mapping
 from config.secrets import LookUp
-from protocol.errors import ErrorKind, error
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import ModuleRef
+
+log = structlog.get_logger("registry")
 
 
 @define
 class Publisher:
-    """Makes versions that can be served. `secrets` looks up the values of names, and raises ConfigError."""
+    """Makes versions that can be served. `secrets` looks up values by name and raises ConfigError."""
 
     code_dir: Path
     secrets: LookUp
     _key: bytes = field(factory=lambda: secrets.token_bytes(32), init=False, repr=False)
-    """What keeps identities from being computed outside of this process."""
+    """The key of digests with secrets: without it they cannot be computed outside of this process."""
 
     def publish_all(self, specs: Iterable[ModuleSpec], before: Mapping[str, Published]) -> list[Published]:
-        """Return the modules of the operator's file; those that are as `before` are the same objects.
+        """Return the modules of the operator's file; unchanged ones are the same objects as in `before`.
 
         Raises RunnerError `bad_input` naming the module, the field and the remedy, and OSError.
         """
@@ -88,9 +93,9 @@ class Publisher:
         return hmac.new(self._key, json.dumps([content_digest, looked_up]).encode(), hashlib.sha256).hexdigest()
 
     def stage(self, spec: ModuleSpec, subject: str) -> tuple[Published, Mapping[str, bytes]]:
-        """Return a version that could be registered by `subject`, and its code by relative name.
+        """Return a version ready to be registered by `subject`, and its code by relative name.
 
-        Raises RunnerError: `bad_input` naming field and remedy, `too_large`, `unavailable` when it cannot be kept.
+        Raises RunnerError: `bad_input` naming field and remedy, `too_large`, `unavailable` when it cannot be stored.
         """
         files = self._read(spec)
         try:
@@ -100,21 +105,43 @@ class Publisher:
             text = "\n".join(f"secrets.{mistake}" for mistake in problem.mistakes)
             raise error(ErrorKind.BAD_INPUT, text, field="secrets") from None
         except OSError as problem:
-            raise error(ErrorKind.UNAVAILABLE, f"code cannot be kept: {problem}", field="data_dir") from problem
+            raise error(ErrorKind.UNAVAILABLE, f"code cannot be stored: {problem}", field="data_dir") from problem
         inside = spec if spec.path is None else evolve(spec, path=made.root)
         return evolve(made, spec=inside, published_by=subject), files
 
     def remove_code(self, besides: Collection[Path]) -> None:
-        """Remove all code but these folders."""
+        """Remove all code folders but these."""
         if self.code_dir.is_dir():
             for path in self.code_dir.absolute().iterdir():
                 if path not in besides:
                     shutil.rmtree(path, ignore_errors=True)
 
-    def restore(self, stored: StoredVersion, files: Callable[[], Mapping[str, bytes]]) -> Published:
-        """Return a version as it was registered; `files` has its code, where that is not unpacked any more.
+    def restore_all(
+        self, kept: Iterable[StoredModule], files: Callable[[str, str], Mapping[str, bytes]]
+    ) -> dict[str, Registered]:
+        """Return the modules as they were registered, by name; versions that cannot be served are left out and logged.
 
-        Raises ConfigError and RunnerError where it cannot be served by this runner, and OSError.
+        `files` has the code of a version.
+        """
+        found = {}
+        for module in kept:
+            versions = {}
+            for each in module.versions:
+                try:
+                    versions[each.version] = self.restore(each, partial(files, each.module, each.version))
+                except (ConfigError, RunnerError, KeyError, *TROUBLE) as problem:
+                    why = str(problem) or type(problem).__name__
+                    log.warning("a version is not served", module=module.name, version=each.version, why=why)
+            active = module.active if module.active in versions else None
+            found[module.name] = Registered(
+                module.name, versions, active, module.revision, module.updated_at, module.updated_by
+            )
+        return found
+
+    def restore(self, stored: StoredVersion, files: Callable[[], Mapping[str, bytes]]) -> Published:
+        """Return a version as it was registered; `files` returns its code, if its folder is gone.
+
+        Raises ConfigError and RunnerError when this runner cannot serve it, and OSError.
         """
         root = self.code_dir.absolute() / stored.folder
         if not root.is_dir():
@@ -123,7 +150,7 @@ class Publisher:
         spec = spec if spec.path is None else evolve(spec, path=root)
         try:
             secret = self.secrets(spec.secrets)
-        except ConfigError:  # its workers say so when they start; until then it is there to be looked at
+        except ConfigError:  # workers report it at their start; until then the module can be read
             secret = {}
         entry = Path(stored.entry) if spec.code is None and spec.path is None else root / stored.entry
         function = spec.handler.rpartition(":")[2]
@@ -143,7 +170,7 @@ class Publisher:
 
 
 def stored(module: Published) -> StoredVersion:
-    """Return a staged version as it is kept."""
+    """Return a staged version in the form of the catalog."""
     data = spec_to_mapping(module.spec)
     if "path" in data:
         data["path"] = "."

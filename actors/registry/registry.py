@@ -1,7 +1,7 @@
-"""Modules, versions and the active one of each; publishes an immutable snapshot that everybody reads without asking.
+"""`Registry`, the actor that owns modules and versions and publishes them as an immutable snapshot.
 
-Modules come from two sides: the operator's file, published whole each time that it is read, and the API, whose
-modules are kept in the catalog version by version. Where both have a name, the file goes first.
+Modules have two sources: the operator's file, published as a whole each time it is read, and the API, whose modules are
+stored in the catalog version by version. When both have a name, the file wins.
 """
 
 from __future__ import annotations
@@ -18,62 +18,31 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from actors.mailbox import Mailbox, MailboxStatistics, Question
-from actors.registry.catalog import Action, Catalog, Change, ChangesQuery, Note, StoredModule
+from actors.registry.catalog import Action, Catalog, Change, ChangesQuery, Note
 from actors.registry.publisher import Publisher, stored
-from actors.registry.snapshot import Changes, Published, Registered, RegistrySnapshot
+from actors.registry.snapshot import Changes, Condition, Published, Registered, RegistrySnapshot
 from actors.sqlite import TROUBLE, reason_of
-from config.mistakes import ConfigError
 from config.modules import ModuleSpec
 from config.settings import RegistrySettings
 from protocol.errors import ErrorKind, RunnerError, error
 
 FILE = "operator's file"
-"""Who changed what the operator's file says, in the audit log."""
+"""The subject of changes by the operator's file, in the audit log."""
 _WAITING = 16
-"""Changes that may wait for their turn."""
+"""Changes that may wait in the queue."""
 T = TypeVar("T")
 
 log = structlog.get_logger("registry")
 
 
 @frozen
-class Condition:
-    """What must be so for a change to be made: a module that is at `revision`, or `absent`, or `present`.
-
-    Revision 0 is none that a registered module ever has: its caller read another module, or one of the file.
-    `first`: it is the first version of a module, by what the verb means and not by a condition of its caller.
-    """
-
-    revision: int | None = None
-    absent: bool = False
-    present: bool = False
-    first: bool = False
-
-    def check(self, name: str, current: Registered | None) -> None:
-        """Raise RunnerError `conflict` with the field `if-match` or `if-none-match` when it is not so."""
-        if self.first and current is not None:
-            text = f"there is a module {name!r} already; PUT makes another version of it"
-            raise error(ErrorKind.CONFLICT, text, field="name")
-        if self.absent and current is not None:
-            raise error(ErrorKind.CONFLICT, f"there is a module {name!r} already", field="if-none-match")
-        if self.present and current is None:
-            raise error(ErrorKind.CONFLICT, f"there is no module {name!r}", field="if-match")
-        found = None if current is None else current.revision
-        if self.revision is not None and self.revision != found:
-            at = "is gone" if found is None else f"is at revision {found} now"
-            asked = f"at {self.revision}" if self.revision else "as it was read"
-            text = f"module {name!r} {at}, not {asked}; look at it again, and repeat what still applies"
-            raise error(ErrorKind.CONFLICT, text, field="if-match")
-
-
-@frozen
 class Added:
-    """What became of a registration."""
+    """The outcome of a registration."""
 
     module: Published
     registered: Registered
     created: bool
-    """It is a version that was not there before."""
+    """Whether the version did not exist before."""
 
 
 @frozen
@@ -110,9 +79,9 @@ class _Remove(Question[None]):
 
 @define
 class Registry:
-    """The actor that owns the snapshot. Everybody reads `snapshot` without asking; changes are asked for.
+    """The actor that owns the snapshot. Reading `snapshot` needs no wait; changes are questions to the actor.
 
-    `follow` is told each snapshot before the one who asked for it is answered. Without a `catalog` nothing can be
+    `follow` gets each snapshot before the question that made it is answered. Without a `catalog` nothing can be
     registered.
     """
 
@@ -122,20 +91,22 @@ class Registry:
     follow: Callable[[RegistrySnapshot], None] = field(default=lambda _snapshot: None)
     snapshot: RegistrySnapshot = field(factory=RegistrySnapshot, init=False)
     _file: Mapping[str, Published] | None = field(default=None, init=False)
-    """What the operator's file says; None before it was published."""
+    """Modules of the operator's file; None before the first `publish`."""
     _registered: Mapping[str, Registered] = field(factory=dict, init=False)
     _mailbox: Mailbox = field(factory=lambda: Mailbox("registry", _WAITING), init=False)
     _staged: Counter[Path] = field(factory=Counter, init=False)
-    """Folders of code of which it is not decided yet whether a version has them."""
+    """Code folders of staged versions, which may become versions or not; counted."""
     _keeping: trio.Lock = field(factory=trio.Lock, init=False)
-    """Held while folders are made, or removed."""
+    """Held while code folders are made or removed."""
     _catalog_turn: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Change the snapshot, one change after the other, until cancelled. What was registered is there first."""
+        """Restore the registered modules, then make one change after the other until cancelled."""
         if self.catalog is not None and self._file is None:
             kept = await self._in_catalog(self.catalog.load)
-            self._registered = await trio.to_thread.run_sync(self._restored, self.catalog, kept)
+            self._registered = await trio.to_thread.run_sync(self.publisher.restore_all, kept, self.catalog.files)
+            # Known by name from now on, and served with the first `publish`: the file goes first.
+            self.snapshot = RegistrySnapshot(registered=self._registered)
         task_status.started()
         await self._mailbox.serve(self._handle)
 
@@ -158,12 +129,12 @@ class Registry:
         """Make `specs` the modules of the operator's file. Unchanged ones keep their identity and their workers.
 
         Raises RunnerError: `bad_input` naming the module, the field and the remedy, `unavailable` when the code cannot
-        be kept or the registry does not run; the snapshot is unchanged then. Cancelled, it may be changed all the same.
+        be stored or the registry does not run; the snapshot is unchanged then. A cancelled call may still take effect.
         """
         return await self._mailbox.ask(_Publish(tuple(specs)))
 
     def statistics(self) -> MailboxStatistics:
-        """Return what waits for this actor."""
+        """Return the state of the actor's queue."""
         return self._mailbox.statistics()
 
     async def _publish_all(self, question: _Publish) -> RegistrySnapshot:
@@ -172,40 +143,28 @@ class Registry:
             try:
                 after = await trio.to_thread.run_sync(self.publisher.publish_all, question.specs, before or {})
             except OSError as problem:
-                raise error(ErrorKind.UNAVAILABLE, f"code cannot be kept: {problem}", field="data_dir") from problem
+                raise error(ErrorKind.UNAVAILABLE, f"code cannot be stored: {problem}", field="data_dir") from problem
             self._file = {module.spec.name: module for module in after}
             self._show()
         changes = RegistrySnapshot(self._file).since(RegistrySnapshot(before or {}))
-        log.debug("modules published", **changes.told(), total=len(after))
+        log.debug("modules published", **changes.summary(), total=len(after))
         for name in sorted(changes.added):
             if name in self._registered:
                 log.warning("the file has a module of this name; the registered one is not served", module=name)
         if before is not None and changes and self.catalog is not None:
-            await self._note(self.catalog, changes)
+            try:
+                await self._in_catalog(self.catalog.note, FILE, _notes_of(changes, self._file))
+            except RunnerError as problem:  # the file is served, whether that can be noted or not
+                log.warning("a reload is not in the audit log", why=str(problem))
         return self.snapshot
-
-    async def _note(self, catalog: Catalog, changes: Changes) -> None:
-        notes = [
-            Note(action, name, self._file[name].ref.version if self._file and name in self._file else None)
-            for action, names in (
-                (Action.FILE_ADD, changes.added),
-                (Action.FILE_CHANGE, changes.changed),
-                (Action.FILE_REMOVE, changes.removed),
-            )
-            for name in names
-        ]
-        try:
-            await self._in_catalog(catalog.note, FILE, notes)
-        except RunnerError as problem:  # what the file says is so, whether it can be noted or not
-            log.warning("a reload is not in the audit log", why=str(problem))
 
     # What is registered
 
     async def stage(self, spec: ModuleSpec, subject: str) -> tuple[Published, Mapping[str, bytes]]:
-        """Return a version that could be registered, and its code; nothing is served or recorded yet.
+        """Return a version ready to be registered, and its code; nothing is served or recorded yet.
 
-        The code is kept until `release`, and longer when a version has it then.
-        Raises RunnerError: `bad_input` naming field and remedy, `too_large`, `unavailable` when it cannot be kept.
+        The code folder stays until `release`, and longer if a version uses it by then.
+        Raises RunnerError: `bad_input` naming field and remedy, `too_large`, `unavailable` when it cannot be stored.
         """
         async with self._keeping:
             module, files = await trio.to_thread.run_sync(self.publisher.stage, spec, subject)
@@ -213,7 +172,7 @@ class Registry:
         return module, files
 
     def release(self, module: Published) -> None:
-        """Say that what becomes of a staged version is decided."""
+        """End the staging of a version, registered or not."""
         self._staged[module.root] -= 1
         if not self._staged[module.root]:
             del self._staged[module.root]
@@ -221,20 +180,20 @@ class Registry:
     async def register(
         self, module: Published, files: Mapping[str, bytes], *, activate: bool, condition: Condition
     ) -> Added:
-        """Keep a staged version, and with `activate` let calls get it. What is there with this content stays.
+        """Register a staged version; `activate` makes it the active one. An equal version is found, not made again.
 
         Raises RunnerError: `conflict` (the file has the name; the version has other content; the condition does not
         hold), `overloaded` when there are too many modules, `unavailable` when it cannot be recorded.
-        Cancelled, it may be registered all the same.
+        A cancelled call may still take effect.
         """
         return await self._mailbox.ask(_Register(module, files, activate, condition))
 
     async def activate(self, name: str, version: str, *, subject: str, condition: Condition) -> Registered:
-        """Let calls get this version from now on. Raises RunnerError as `register`, and `not_found`."""
+        """Activate this version. Raises RunnerError as `register`, and `not_found`."""
         return await self._mailbox.ask(_Activate(name, version, subject, condition))
 
     async def remove(self, name: str, version: str | None, *, subject: str, condition: Condition) -> None:
-        """Delete a version that is not active, or the module with all of them. Raises RunnerError as `activate`."""
+        """Delete a version that is not active, or the module with all versions. Raises RunnerError as `activate`."""
         await self._mailbox.ask(_Remove(name, version, subject, condition))
 
     async def changes(self, query: ChangesQuery) -> list[Change]:
@@ -243,11 +202,11 @@ class Registry:
 
     async def _register(self, question: _Register) -> Added:
         catalog, module, name = self._known_catalog(), question.module, question.module.spec.name
-        known = self.changeable(name, question.condition)
+        known = self.snapshot.changeable(name, question.condition)
         version = module.ref.version
         if known is not None and (there := known.versions.get(version)) is not None:
             if there.content_digest != module.content_digest:
-                text = f"version {version!r} of module {name!r} has other content, and versions do not change"
+                text = f"version {version!r} of module {name!r} exists with other content, and versions do not change"
                 raise error(ErrorKind.CONFLICT, f"{text}; give it another `version`, or none", field="version")
             if question.activate and known.active != version:
                 known = await self._make_active(catalog, known, version, str(module.published_by))
@@ -267,7 +226,7 @@ class Registry:
         return Added(module, after, created=True)
 
     async def _activate(self, question: _Activate) -> Registered:
-        catalog, known = self._known_catalog(), self.registered(question.name, question.condition)
+        catalog, known = self._known_catalog(), self.snapshot.get_registered(question.name, question.condition)
         self.snapshot.get(question.name, question.version)
         if known.active == question.version:
             return known
@@ -282,7 +241,7 @@ class Registry:
 
     async def _remove(self, question: _Remove) -> None:
         catalog, name, version = self._known_catalog(), question.name, question.version
-        known = self.registered(name, question.condition)
+        known = self.snapshot.get_registered(name, question.condition)
         if version is None:
             detail = {"versions": list(known.versions), "active": known.active}
             await self._in_catalog(catalog.remove, name, question.subject, detail)
@@ -298,32 +257,13 @@ class Registry:
             self._replace(evolve(known, versions=versions, revision=revision))
         log.info("deleted", module=name, version=version, by=question.subject)
 
-    def changeable(self, name: str, condition: Condition) -> Registered | None:
-        """Return a registered module as it may be changed now, None when there is none.
-
-        Raises RunnerError `conflict` when the file has the name or the condition does not hold.
-        """
-        if self._file is not None and name in self._file:
-            text = f"module {name!r} belongs to the operator's file; change it there, or take another name"
-            raise error(ErrorKind.CONFLICT, text, field="name")
-        known = self._registered.get(name)
-        condition.check(name, known)
-        return known
-
-    def registered(self, name: str, condition: Condition, sees: Callable[[str], bool] = lambda _: True) -> Registered:
-        """Return a registered module that must be there, as `changeable`. Raises RunnerError `not_found` besides."""
-        known = self.changeable(name, condition)
-        if known is None:
-            raise self.snapshot.unknown(name, sees)
-        return known
-
     def _known_catalog(self) -> Catalog:
         if self.catalog is None:
-            raise error(ErrorKind.UNAVAILABLE, "this runner serves its file only; nothing can be registered")
+            raise error(ErrorKind.UNAVAILABLE, "this runner serves only its modules file; nothing can be registered")
         return self.catalog
 
     async def _in_catalog(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do it in a thread, one at a time. Raises RunnerError `unavailable`. Cancellation waits for its end."""
+        """Run catalog work in a thread, one at a time, also when cancelled. Raises RunnerError `unavailable`."""
         try:
             return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._catalog_turn)
         except TROUBLE as problem:
@@ -335,7 +275,7 @@ class Registry:
         self._show()
 
     def _show(self) -> None:
-        """Publish what there is now."""
+        """Publish the modules as they are now."""
         active = {
             name: module.versions[module.active]
             for name, module in self._registered.items()
@@ -344,27 +284,21 @@ class Registry:
         self.snapshot = RegistrySnapshot({**active, **(self._file or {})}, self._registered)
         self.follow(self.snapshot)
 
-    def _restored(self, catalog: Catalog, kept: Iterable[StoredModule]) -> dict[str, Registered]:
-        """Return what was registered, without what cannot be served any more. Blocks."""
-        found = {}
-        for module in kept:
-            versions = {}
-            for each in module.versions:
-                try:
-                    files = partial(catalog.files, each.module, each.version)
-                    versions[each.version] = self.publisher.restore(each, files)
-                except (ConfigError, RunnerError, KeyError, *TROUBLE) as problem:
-                    why = str(problem) or type(problem).__name__
-                    log.warning("a version is not served", module=module.name, version=each.version, why=why)
-            active = module.active if module.active in versions else None
-            found[module.name] = Registered(
-                module.name, versions, active, module.revision, module.updated_at, module.updated_by
-            )
-        return found
-
     async def collect(self, besides: Iterable[Path] = ()) -> None:
-        """Remove code that no version has, and that is not `besides`: folders in which something runs."""
+        """Remove code folders that no version uses, except those in `besides`, in which something runs."""
         async with self._keeping:
             used = {*besides, *self._staged, *(module.root for module in self.snapshot.everything())}
             used |= {version.root for module in self._registered.values() for version in module.versions.values()}
             await trio.to_thread.run_sync(self.publisher.remove_code, used)
+
+
+def _notes_of(changes: Changes, file: Mapping[str, Published]) -> list[Note]:
+    return [
+        Note(action, name, file[name].ref.version if name in file else None)
+        for action, names in (
+            (Action.FILE_ADD, changes.added),
+            (Action.FILE_CHANGE, changes.changed),
+            (Action.FILE_REMOVE, changes.removed),
+        )
+        for name in names
+    ]

@@ -1,4 +1,4 @@
-"""All modules at one moment, as values that never change: what the registry publishes and everybody else reads."""
+"""All modules at one moment, as immutable values: published by the registry, read by all others."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from config.modules import ModuleSpec
 from protocol.errors import ErrorKind, error
 from protocol.model import Isolation, Kind, ModuleRef
 
-_TOLD_NAMES = 20
-_TOLD_VERSIONS = 10
+_SHOWN_NAMES = 20
+_SHOWN_VERSIONS = 10
 
 
 @frozen
 class Published:
-    """One version of a module, with its code where nothing changes it any more.
+    """One version of a module, with its code in a folder that never changes.
 
-    `digest` is the identity of everything that a worker is made of, the values of secrets included, which are not
-    kept: two equal ones run the same thing. It means nothing outside of this process. `content_digest` is what is
-    shown, and what the version is derived from: it says nothing about secrets, as a short one could be guessed from a
-    plain hash.
+    `digest` identifies everything that goes into a worker, including the values of secrets (which are not stored here):
+    equal digests run the same. It is meaningless outside of this process. `content_digest` is shown, and the version
+    derives from it: it does not depend on secrets, as a short secret could be guessed from a plain hash.
     """
 
     ref: ModuleRef
@@ -36,32 +35,62 @@ class Published:
     function: str
     package: bool
     published_at: float
-    """Seconds since the epoch; of a registered version, when it was registered."""
+    """Seconds since the epoch; for a registered version, the time of its registration."""
     input_schema: Mapping[str, Any] | None = None
-    """What its input must be: as the module says, else by the hint of its handler; None lets everything pass."""
+    """JSON Schema of the input: given by the module, else derived from the type hint; None accepts everything."""
     trusted: bool = False
-    """It comes from the operator's own file."""
+    """Whether it comes from the operator's own file."""
     published_by: str | None = None
-    """Who registered it; None for one of the operator's file."""
+    """The subject that registered it; None for the operator's file."""
 
 
 @frozen
 class Registered:
-    """A module that was registered over the API: its versions, oldest first, and which of them is served."""
+    """A module that was registered over the API: its versions, oldest first, and the active one."""
 
     name: str
     versions: Mapping[str, Published]
     active: str | None
-    """The version that calls get which name none; None when nobody has made one active."""
+    """The version used by calls that name none; None when no version is active."""
     revision: int
-    """Rises with each change of the module, and is never given again, also not to a later module of this name."""
+    """Rises with each change of the module and is never reused, not even for a later module of this name."""
     updated_at: float
     updated_by: str
 
 
 @frozen
+class Condition:
+    """The precondition of a change: the module is at `revision`, or `absent`, or `present`.
+
+    No registered module ever has revision 0: its caller read another module, or one of the file. `first`: the change
+    makes a new module, because of its verb and not of a condition of the caller.
+    """
+
+    revision: int | None = None
+    absent: bool = False
+    present: bool = False
+    first: bool = False
+
+    def check(self, name: str, current: Registered | None) -> None:
+        """Raise RunnerError `conflict` with the field `if-match` or `if-none-match` unless the condition holds."""
+        if self.first and current is not None:
+            text = f"module {name!r} exists already; PUT makes another version of it"
+            raise error(ErrorKind.CONFLICT, text, field="name")
+        if self.absent and current is not None:
+            raise error(ErrorKind.CONFLICT, f"module {name!r} exists already", field="if-none-match")
+        if self.present and current is None:
+            raise error(ErrorKind.CONFLICT, f"there is no module {name!r}", field="if-match")
+        found = None if current is None else current.revision
+        if self.revision is not None and self.revision != found:
+            at = "is gone" if found is None else f"is at revision {found} now"
+            asked = f"at {self.revision}" if self.revision else "as it was read"
+            text = f"module {name!r} {at}, not {asked}; look at it again, and repeat what still applies"
+            raise error(ErrorKind.CONFLICT, text, field="if-match")
+
+
+@frozen
 class Changes:
-    """What is different between two snapshots: names of modules, sorted."""
+    """The difference between two snapshots: names of modules, sorted."""
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
@@ -70,8 +99,8 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
 
-    def told(self) -> dict[str, list[str]]:
-        """Return what there is to tell, for a line of the log."""
+    def summary(self) -> dict[str, list[str]]:
+        """Return the changes for a line of the log; long lists are shortened."""
         return {kind: _shortened(names) for kind, names in asdict(self).items() if names}
 
 
@@ -79,17 +108,17 @@ class Changes:
 class RegistrySnapshot:
     """All modules at one moment, by name. Reading it needs no lock and no await.
 
-    `modules` has the version of each that is served. `registered` has those of the API with all their versions, also
-    where the operator's file has a module of that name, which goes before them.
+    `modules` has the served version of each module. `registered` has the modules of the API with all versions, even if
+    the operator's file has a module of that name; the file wins.
     """
 
     modules: Mapping[str, Published] = field(factory=dict)
     registered: Mapping[str, Registered] = field(factory=dict)
 
     def get(self, name: str, version: str | None = None, sees: Callable[[str], bool] = lambda _: True) -> Published:
-        """Return the active version, or the one asked for; `sees` says which names the caller may be told.
+        """Return the active version, or the named one; `sees` tells which names may appear in errors.
 
-        Raises RunnerError `not_found` with the names alike, `conflict` when no version is active.
+        Raises RunnerError `not_found` with similar names, `conflict` when no version is active.
         """
         active, registered = self.modules.get(name), self.registered_only(name)
         if active is None and registered is None:
@@ -97,7 +126,7 @@ class RegistrySnapshot:
         if version is None or (active is not None and version == active.ref.version):
             if active is not None:
                 return active
-            text = f"no version of module {name!r} is active; activate one of {_versions(registered)}"
+            text = f"module {name!r} has no active version; activate one of {_versions(registered)}"
             raise error(ErrorKind.CONFLICT, text, field="version")
         if registered is not None and version in registered.versions:
             return registered.versions[version]
@@ -106,18 +135,40 @@ class RegistrySnapshot:
         raise error(ErrorKind.NOT_FOUND, text, field="version")
 
     def registered_only(self, name: str) -> Registered | None:
-        """Return a module of the API, unless the operator's file has one of that name."""
+        """Return a module of the API, None if the operator's file has one of that name."""
         active = self.modules.get(name)
         return None if active is not None and active.trusted else self.registered.get(name)
 
+    def changeable(self, name: str, condition: Condition) -> Registered | None:
+        """Return the registered module to change, None when it does not exist yet.
+
+        Raises RunnerError `conflict` when the operator's file has the name or the condition does not hold.
+        """
+        active = self.modules.get(name)
+        if active is not None and active.trusted:
+            text = f"module {name!r} belongs to the operator's file; change it there, or take another name"
+            raise error(ErrorKind.CONFLICT, text, field="name")
+        known = self.registered.get(name)
+        condition.check(name, known)
+        return known
+
+    def get_registered(
+        self, name: str, condition: Condition, sees: Callable[[str], bool] = lambda _: True
+    ) -> Registered:
+        """Return a registered module that must exist, as `changeable`. Raises RunnerError `not_found` besides."""
+        known = self.changeable(name, condition)
+        if known is None:
+            raise self.unknown(name, sees)
+        return known
+
     def unknown(self, name: str, sees: Callable[[str], bool] = lambda _: True) -> Exception:
-        """Return the error that says that there is no such module, with the names alike."""
+        """Return the error for an unknown module, with similar names."""
         close = difflib.get_close_matches(name, filter(sees, [*self.modules, *self.registered]), n=3)
         hint = f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
         return error(ErrorKind.NOT_FOUND, f"there is no module {name!r}{hint}", field="name")
 
     def since(self, before: RegistrySnapshot) -> Changes:
-        """Return what has changed from `before` to this among the versions that are served."""
+        """Return the changes of the served versions from `before` to this snapshot."""
         old, new = before.modules, self.modules
         return Changes(
             added=tuple(sorted(new.keys() - old.keys())),
@@ -126,9 +177,9 @@ class RegistrySnapshot:
         )
 
     def find(self, *, envs: Iterable[Kind] = (), tags: Iterable[str] = (), text: str | None = None) -> list[Published]:
-        """Return the modules of any of the kinds and with all of the tags, by name.
+        """Return the modules of any of these kinds and with all of these tags, by name.
 
-        `text` is looked for in name and description. What is empty is no condition.
+        `text` is searched in name and description. An empty filter matches everything.
         """
         kinds, needed, wanted = set(envs), set(tags), text.lower() if text else ""
         return [
@@ -140,7 +191,7 @@ class RegistrySnapshot:
         ]
 
     def everything(self) -> Iterator[Published]:
-        """Yield every version that a call can get."""
+        """Yield every version that a call can name."""
         yield from self.modules.values()
         for name in self.registered:
             if (registered := self.registered_only(name)) is not None:
@@ -149,15 +200,15 @@ class RegistrySnapshot:
 
 def _versions(registered: Registered | None) -> str:
     names = list(registered.versions) if registered is not None else []
-    shown = ", ".join(names[-_TOLD_VERSIONS:])
-    return f"{shown} and {len(names) - _TOLD_VERSIONS} older ones" if len(names) > _TOLD_VERSIONS else shown or "none"
+    shown = ", ".join(names[-_SHOWN_VERSIONS:])
+    return f"{shown} and {len(names) - _SHOWN_VERSIONS} older ones" if len(names) > _SHOWN_VERSIONS else shown or "none"
 
 
 def _shortened(names: tuple[str, ...]) -> list[str]:
-    more = len(names) - _TOLD_NAMES
-    return [*names[:_TOLD_NAMES], *([f"and {more} more"] if more > 0 else [])]
+    more = len(names) - _SHOWN_NAMES
+    return [*names[:_SHOWN_NAMES], *([f"and {more} more"] if more > 0 else [])]
 
 
 def may_run_in_process(module: Published) -> bool:
-    """Return whether a module may run in the runner's own process: inline, asked for, and from the operator's file."""
+    """Return whether a module may run in the runner's process: inline, `isolation: none`, of the operator's file."""
     return module.trusted and module.spec.env is Kind.INLINE and module.spec.isolation is Isolation.NONE

@@ -105,11 +105,6 @@ def pack(files: Mapping[str, bytes], limits: ArchiveLimits = LIMITS) -> bytes:
     return target.getvalue()
 
 
-def pack_folder(path: Path, limits: ArchiveLimits = LIMITS) -> bytes:
-    """Return a zip archive of the code below a folder, or of one file. Raises as `pack` and `read_folder`."""
-    return pack(read_folder(path, limits), limits)
-
-
 def read_folder(path: Path, limits: ArchiveLimits = LIMITS) -> dict[str, bytes]:
     """Return the code files below a folder, or the one file `path`. Raises `Wrong` if one cannot be read."""
     files: dict[str, bytes] = {}

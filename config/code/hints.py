@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from attrs import define, field
-
 from config.code.source import Names, quiet
 
 Schema: TypeAlias = dict[str, Any]
@@ -93,14 +91,14 @@ def _of_parameter(arguments: ast.arguments, hints: _Hints) -> Schema | None:
     return schema or None
 
 
-@define
 class _Hints:
     """Reads the hints of one file."""
 
-    names: Names
-    parts: int = 0
-    within: list[str] = field(factory=list)
-    """The classes and aliases being read: a recursive use of one is ignored."""
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.parts = 0
+        self.within: list[str] = []
+        """The classes and aliases being read: a recursive use of one is ignored."""
 
     def schema(self, node: ast.expr, depth: int) -> Schema:  # noqa: PLR0911  (one for each form)
         """Return the schema of a hint, empty if the hint accepts everything. Raises `_TooMuchError`."""

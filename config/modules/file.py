@@ -54,7 +54,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
         files += _named_files(data, absolute.parent)
         spec, found = read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
         unread = {wrong.where for wrong in document.wrongs}
-        wrongs += [told for wrong in found if (told := wrong.under(where)).where not in unread]
+        wrongs += [placed for wrong in found if (placed := wrong.under(where)).where not in unread]
         if spec is not None:
             specs.setdefault(spec.name, spec)
     mistakes = [document.mistake(wrong, str(path), labels) for wrong in wrongs]

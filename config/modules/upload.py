@@ -102,9 +102,9 @@ def _document(data: bytes, file: str) -> Document:
     return document
 
 
-def _completed(said: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+def _completed(written: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
     """Return the fields, with missing ones taken from the files."""
-    fields = {"path": "."} | dict(said)
+    fields = {"path": "."} | dict(written)
     if "env" not in fields:
         fields["env"] = str(Kind.CONDA if CONDA in files else Kind.VENV if REQUIREMENTS in files else Kind.INLINE)
     if fields.get("requirements") is None and REQUIREMENTS in files and fields["env"] in _WITH_REQUIREMENTS:

@@ -27,7 +27,7 @@ import structlog
 import trio
 from attrs import define, field
 
-from environments.local.values import UnsayableError, encode_value
+from environments.local.values import NotJsonError, encode_value
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError
 
@@ -169,7 +169,7 @@ class _Module:
         try:
             result = handler(value, Context(call)) if self._with_context else handler(value)
             return encode_value(self._collected(result, call, max_bytes), limit=max_bytes)
-        except UnsayableError as problem:
+        except NotJsonError as problem:
             raise RunnerError(Failure(ErrorKind.BAD_OUTPUT, str(problem), field=problem.path)) from None
         except BaseException as problem:  # noqa: BLE001  (sys.exit is a failure of the handler too)
             kind = ErrorKind.OUT_OF_MEMORY if isinstance(problem, MemoryError) else ErrorKind.HANDLER_ERROR

@@ -9,7 +9,7 @@ MAX_DEPTH = 500
 _MAX_PATH = 200
 
 
-class UnsayableError(ValueError):
+class NotJsonError(ValueError):
     """A value that JSON cannot represent; `path` is its place: `$.rows[3].price`."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -18,16 +18,16 @@ class UnsayableError(ValueError):
 
 
 def encode_value(value: object, *, limit: int | None = None, root: str = "$") -> bytes:
-    """Return strict JSON as at most `limit` bytes. Raises UnsayableError with the path, from `root`."""
+    """Return strict JSON as at most `limit` bytes. Raises NotJsonError with the path, from `root`."""
     try:
         data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as problem:
         path, reason = _find(value, root) or (root, str(problem))
-        raise UnsayableError(_clean(path), _clean(reason)) from None
+        raise NotJsonError(_clean(path), _clean(reason)) from None
     if limit is not None and len(data) > limit:
-        raise UnsayableError(root, f"{len(data)} bytes of JSON; the limit is {limit}")
+        raise NotJsonError(root, f"{len(data)} bytes of JSON; the limit is {limit}")
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and (found := _find(value, root)):
-        raise UnsayableError(*found)
+        raise NotJsonError(*found)
     return data
 
 

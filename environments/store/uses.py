@@ -31,11 +31,6 @@ class Uses:
     _held: dict[str, IO[str]] = field(factory=dict, init=False)
     _touched: dict[str, float] = field(factory=dict, init=False)
 
-    @property
-    def held(self) -> frozenset[str]:
-        """The keys that this process uses."""
-        return frozenset(self._held)
-
     def path(self, key: str) -> Path:
         """Return the lock file of a key; its modification time is that of the last use."""
         return self.folder / f"{key}.use"

@@ -70,7 +70,7 @@ class Management:
         name = data.get("name")
         if isinstance(name, str):
             require_module(principal, name)
-            self.registry.changeable(name, condition)  # before anything is built; the registry decides again
+            self.registry.snapshot.changeable(name, condition)  # before anything is built; the registry decides again
         return await self._publish(principal, _spec(data, None), how, condition)
 
     async def upload(
@@ -94,7 +94,7 @@ class Management:
             description = await trio.to_thread.run_sync(work)
             said = str(description.fields["name"])
             require_module(principal, said)
-            self.registry.changeable(said, condition)
+            self.registry.snapshot.changeable(said, condition)
             spec = await trio.to_thread.run_sync(_read, description, Path(folder))
             return await self._publish(principal, spec, how, condition)
 
@@ -107,7 +107,7 @@ class Management:
         """
         require(principal, "modules:write")
         require_module(principal, name)
-        self.registry.changeable(name, condition)
+        self.registry.snapshot.changeable(name, condition)
         module = self.registry.snapshot.get(name, None, principal.may_use)
         if changes.get("name", name) != name:
             raise error(ErrorKind.BAD_INPUT, "a module keeps its name; register another one", field="name")
@@ -168,7 +168,7 @@ class Management:
         """
         require(principal, "modules:write")
         require_module(principal, name)
-        self.registry.registered(name, condition, principal.may_use)
+        self.registry.snapshot.get_registered(name, condition, principal.may_use)
         at_work = self.runs.live_executions(name, version)
         if at_work and not force:
             several = len(at_work) > 1

@@ -6,8 +6,8 @@ timers, scopes and small writes.
 
 Rules:
 
-1. The state of a connection is one `State`. Only `_enter` changes it, along `TRANSITIONS`.
-2. One task reads. Its cancel scope is the only timer of the connection: each state sets the deadline.
+1. The state of a connection is one `State`, which changes by `step` along `TRANSITIONS`.
+2. One task reads. Its cancel scope is the only timer of the connection: `_set_deadline` follows the state.
 3. A request is one more task under one cancel scope, which the reader cancels when the client is gone.
 4. Parsing is synchronous, and so is writing what the kernel accepts at once. So no cancellation can fall between a
    response, the end of its exchange and the half-close that follows it.
@@ -99,6 +99,13 @@ ENDING = (State.LINGERING, State.CLOSED)
 """States in which no request is parsed or begun."""
 
 
+def step(state: State, following: State) -> State:
+    """Return `following`. Raises RuntimeError when it does not follow `state`, which is a bug."""
+    if following not in TRANSITIONS[state]:
+        raise RuntimeError(f"a connection does not go from {state.name} to {following.name}")
+    return following
+
+
 class Connection:
     """Serves one client until either side closes. No error of a client or handler leaves `run`."""
 
@@ -110,32 +117,29 @@ class Connection:
         stream: trio.SocketStream,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        limits = config.limits
         self.app = app
         self.config = config
         self.lifespan_state = lifespan_state
         self.wire: Wire = PlainWire(stream.socket) if tls is None else TlsWire(stream.socket, tls)
-        self.sender = Sender(self.wire, limits.send_seconds, self.lost)
-        self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_head_bytes)
+        self.sender = Sender(self.wire, config.limits.send_seconds, self.lost)
+        self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=config.limits.max_head_bytes)
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
         self.draining = False
         self.state = State.OPENING
         self._socket = stream.socket
-        self._reading = trio.CancelScope(deadline=trio.current_time() + limits.header_seconds)
+        self._reading = trio.CancelScope(deadline=trio.current_time() + config.limits.header_seconds)
         self._read_bytes = READ_BYTES
         self._exchange: Exchange | None = None
         self._websocket: Websocket | None = None
         self._ahead = 0  # bytes that arrived after the request that is being answered
         self._taken: trio.Event | None = None
         self._variables = contextvars.copy_context()
-        self._nursery: trio.Nursery
 
     async def run(self) -> None:
         """Serve the connection to its end. Raises only `trio.Cancelled`, which cuts the client off."""
         try:
-            self.client = self._socket.getpeername()[:2]
-            self.server = self._socket.getsockname()[:2]
+            self.client, self.server = self._socket.getpeername()[:2], self._socket.getsockname()[:2]
         except OSError:
             return  # the client has reset the connection already
         try:
@@ -154,12 +158,9 @@ class Connection:
         if self.state in (State.OPENING, State.IDLE, State.HEAD):
             self.lost()
 
-    def _enter(self, state: State) -> None:
-        """Change the state, and with it the deadline for reading."""
-        if state not in TRANSITIONS[self.state]:
-            raise RuntimeError(f"a connection does not go from {self.state.name} to {state.name}")
-        self.state = state
-        limit = TIME_LIMITS.get(state)
+    def _set_deadline(self) -> None:
+        """Limit reading by the state just entered."""
+        limit = TIME_LIMITS.get(self.state)
         self._reading.deadline = inf if limit is None else trio.current_time() + getattr(self.config.limits, limit)
 
     # Reading
@@ -173,7 +174,8 @@ class Connection:
                 log.info("TLS handshake failed", client=self.client, why=str(problem))
                 return
             if self.state is State.OPENING:
-                self._enter(State.IDLE)
+                self.state = step(self.state, State.IDLE)
+                self._set_deadline()
             while True:
                 try:
                     data = await self.wire.receive(self._read_bytes)
@@ -204,6 +206,7 @@ class Connection:
 
     def _parse(self) -> None:
         """Parse the bytes received so far, up to the end of one request."""
+        before = self.state
         while self.state not in ENDING:
             try:
                 event = self.http.next_event()
@@ -213,17 +216,18 @@ class Connection:
             if isinstance(event, h11.Request):
                 self._begin(event)
                 if self.state is State.WEBSOCKET:
-                    return
+                    break
             elif isinstance(event, h11.Data) and self._exchange is not None:
                 self._exchange.feed(bytes(event.data))
-            elif isinstance(event, h11.EndOfMessage) and self._exchange is not None:
-                self._exchange.end_body()
-                self._enter(State.ANSWERING)
-                return
             else:
-                if self.state is State.IDLE:
-                    self._enter(State.HEAD)
-                return
+                if isinstance(event, h11.EndOfMessage) and self._exchange is not None:
+                    self._exchange.end_body()
+                    self.state = step(self.state, State.ANSWERING)
+                elif self.state is State.IDLE:
+                    self.state = step(self.state, State.HEAD)
+                break
+        if self.state is not before:  # often twice, and setting a deadline is costly
+            self._set_deadline()
 
     def _begin(self, request: h11.Request) -> None:
         """Start the task for a request, or refuse it."""
@@ -241,12 +245,12 @@ class Connection:
         elif websocket:
             self._read_bytes = READ_BYTES_SMALL
             self._websocket = Websocket(self, request, headers)
-            self._enter(State.WEBSOCKET)
+            self.state = step(self.state, State.WEBSOCKET)
             self.start(self._websocket.run)
         else:
             self._read_bytes = READ_BYTES_SMALL if chunked else READ_BYTES
             self._exchange = exchange = Exchange(self, request, headers, int(length or 0))
-            self._enter(State.BODY)
+            self.state = step(self.state, State.BODY)
             self.start(self._serve, exchange)
 
     def _is_full(self) -> bool:
@@ -306,9 +310,11 @@ class Connection:
             return
         self.http.start_next_cycle()
         self._ahead = 0
-        self._enter(State.IDLE)
+        self.state = step(self.state, State.IDLE)
         if self.http.trailing_data[0]:
             self._parse()
+        else:
+            self._set_deadline()
 
     # Closing
 
@@ -330,7 +336,8 @@ class Connection:
         """Send our end of file, and give the client a moment to read what precedes it."""
         if self.state in ENDING:
             return
-        self._enter(State.LINGERING)
+        self.state = step(self.state, State.LINGERING)
+        self._set_deadline()
         self.taken()
         try:
             self.wire.end()
@@ -341,7 +348,7 @@ class Connection:
         """Cut the client off: cancel reading, sending and the handler."""
         if self.state is State.CLOSED:
             return
-        self._enter(State.CLOSED)
+        self.state = step(self.state, State.CLOSED)
         if self._exchange is not None:
             self._exchange.cancel()
         if self._websocket is not None:

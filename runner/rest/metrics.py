@@ -142,7 +142,7 @@ class RunnerCollector(Collector):
             ("writable", "Whether the database takes what is recorded: 1 or 0.", found.last_error is None),
             ("pending_rows", "Recorded executions that the database does not have yet.", found.pending),
             ("unwritten_executions", "Executions that run and are known in memory only.", found.running),
-            ("pending_segments", "Pieces of events that wait for the database.", found.segments),
+            ("pending_segments", "Pieces of events that wait for the database.", found.pieces),
             ("journal_bytes", "Size of the journal.", found.journal_bytes),
             ("database_bytes", "Size of the database.", found.database_bytes),
             ("rows", "Executions in the database.", found.rows),
@@ -153,7 +153,7 @@ class RunnerCollector(Collector):
             ("committed_rows", "Rows that were written.", found.committed),
             ("rejected_rows", "Rows that the database would never take.", found.rejected),
             ("deleted_executions", "Executions that were too old or too many.", found.deleted),
-            ("dropped_segments", "Pieces of events that were dropped.", found.segments_dropped),
+            ("dropped_segments", "Pieces of events that were dropped.", found.pieces_dropped),
         )
         for name, text, value in gauges:
             yield _gauge(f"operato_history_{name}", text, [({}, value)])

@@ -100,7 +100,7 @@ class Reloader:
             log.warning("not reloaded, the modules are unchanged", file=str(published.path), why=why)
             return published
         changes = self.system.registry.snapshot.since(before)
-        log.info("reloaded" if changes else "reloaded, no changes", file=str(published.path), **changes.told())
+        log.info("reloaded" if changes else "reloaded, no changes", file=str(published.path), **changes.summary())
         if self.modules.runner != published.runner:
             log.warning("the section `runner:` is read only at the start; restart the runner to apply its changes")
         return self.modules

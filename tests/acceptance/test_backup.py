@@ -102,7 +102,7 @@ def test_a_directory_with_records_is_refused(tmp_path, name):
     (tmp_path / "journal").mkdir()
     (tmp_path / name).write_bytes(b"mine")
 
-    with pytest.raises(RefusedError, match="restore into a folder without a record"):
+    with pytest.raises(RefusedError, match="restore into a directory without records"):
         restore(tmp_path, archive(**{"history.db": b"theirs"}))
     assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"mine"]
 

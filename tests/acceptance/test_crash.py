@@ -1,4 +1,4 @@
-"""Acceptance: the server is killed at random moments under load; what it accepted reaches an end, none runs twice."""
+"""Acceptance: kills of the server at random moments under load: every accepted execution ends, none runs twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SEED = 20_261_124
 
 
 class Load:
-    """Callers that submit as fast as they are answered, and remember what was accepted."""
+    """Callers that submit as fast as the answers come, and remember accepted executions."""
 
     def __init__(self, server: Server, calls: Path, seed: int) -> None:
         self.accepted: dict[str, str] = {}
@@ -78,7 +78,7 @@ def test_kill_9_at_random_moments(tmp_path: Path) -> None:
     for number in range(ROUNDS):
         with running(tmp_path, MODULES) as server:
             load = Load(server, calls, SEED + 100 * number)
-            time.sleep(chance.uniform(0.02, 0.6))  # the moment is the point, not a wait for something
+            time.sleep(chance.uniform(0.02, 0.6))  # a random moment, not a wait for an event
             server.stop(signal.SIGKILL)
             load.stop()
         accepted |= load.accepted
@@ -110,13 +110,13 @@ def test_kill_9_at_random_moments(tmp_path: Path) -> None:
 
 
 def unended(server: Server) -> int:
-    """Return how many executions have not ended."""
+    """Return the number of executions that have not ended."""
     found = [server.client.get("/executions", params={"status": status}).json() for status in ("queued", "running")]
     return sum(len(page["items"]) + (page["cursor"] is not None) for page in found)
 
 
 def test_what_was_said_is_kept_when_the_runner_is_killed(tmp_path: Path) -> None:
-    """Output reaches the disk while the execution runs, about a second behind."""
+    """Output is stored while the execution runs, about a second late."""
     calls = tmp_path / "calls"
     calls.mkdir()
     with running(tmp_path, MODULES) as server:

@@ -61,11 +61,12 @@ COLUMNS = [
     "run_seconds",
     "idempotency_key",
     "events_count",
+    "asynchronous",
 ]
 
 
 def some_rows(rollups: dict[Span, Rollup]) -> Iterator[tuple[Any, ...]]:
-    """Make the rows, as 200 modules and 1000 callers would, few of them most: 5 % fail, 10 % have a key."""
+    """Make the rows of 200 modules and 1000 callers, a few of which make most: 5 % fail, 10 % have a key."""
     chance = random.Random(7)
     modules = [f"team-{n % 10}.module-{n}" for n in range(200)]
     callers = [f"caller-{n}" for n in range(1000)]
@@ -85,7 +86,7 @@ def some_rows(rollups: dict[Span, Rollup]) -> Iterator[tuple[Any, ...]]:
         yield (
             *(name, number, module, f"1.{number % 3}", "venv", status.value, caller, at, at, at + seconds),
             *(kind and kind.value, failure, 0 if kind is None else 1, 1, 0, 0.001, 0.0, 0.0, 0.0, seconds),
-            *(f"key-{number}" if number % 10 == 0 else None, 2),
+            *(f"key-{number}" if number % 10 == 0 else None, 2, 0),
         )
 
 
@@ -135,7 +136,7 @@ async def measure(what: str, work: Callable[[], Awaitable[Any]], say: Callable[[
 
 
 async def lists(history: History) -> None:
-    """Print the times of lists, one for each filter and for what combinations are hard."""
+    """Print the times of lists, for each filter and for hard combinations."""
     common, rare = "team-0.module-0", "team-9.module-199"
     globs = ("team-3.*", "team-4.*")
     failed, timeout = Status.FAILED, ErrorKind.TIMEOUT
@@ -145,13 +146,13 @@ async def lists(history: History) -> None:
         "newest 500": Query(limit=500),
         "module": Query(module=common),
         "module, rare": Query(module=rare),
-        "module, unknown": Query(module="nobody"),
+        "module, unknown": Query(module="unknown"),
         "status": Query(status=failed),
         "status, none": Query(status=Status.QUEUED),
         "kind": Query(kind=ErrorKind.OUT_OF_MEMORY),
         "kind, none": Query(kind=ErrorKind.LOST),
         "subject": Query(subject="caller-0"),
-        "subject, unknown": Query(subject="nobody"),
+        "subject, unknown": Query(subject="unknown"),
         "version": Query(version="1.1"),
         "version, none": Query(version="9"),
         "module + status": Query(module=common, status=failed),
@@ -162,7 +163,7 @@ async def lists(history: History) -> None:
         "module + subject + kind, none": Query(module=common, subject="caller-0", kind=ErrorKind.LOST),
         "status + version, none": Query(status=Status.SUCCEEDED, version="9"),
         "globs": Query(modules=globs),
-        "globs, none": Query(modules=("nobody-*", "x[a-z]*")),
+        "globs, none": Query(modules=("unknown-*", "x[a-z]*")),
         "globs + status + subject": Query(modules=globs, status=failed, subject="caller-5"),
         "a day in the middle": Query(since=middle, until=middle + 86400),
         "a day in the middle, version, none": Query(since=middle, until=middle + 86400, version="9"),
@@ -176,14 +177,14 @@ async def lists(history: History) -> None:
 
 
 async def look_ups(history: History) -> None:
-    """Print the times of what finds one execution, and of statistics."""
+    """Print the times of finding one execution, and of statistics."""
     keyed = (await history.list(Query(until=BEGIN + DAYS * 43200, limit=500))).items
     found = next(item for item in keyed if item.idempotency_key)
     await measure("get", lambda: history.get(found.id))
     since = BEGIN
     key = found.idempotency_key or ""
     await measure("find_keyed", lambda: history.find_keyed(found.subject, found.module.name, key, since))
-    await measure("find_keyed, none", lambda: history.find_keyed(found.subject, found.module.name, "nobody", since))
+    await measure("find_keyed, none", lambda: history.find_keyed(found.subject, found.module.name, "unknown", since))
     module = "team-0.module-0"
     total = lambda stats: f" ({stats.total} ends)"  # noqa: E731
     await measure("stats, everything", lambda: history.stats(module), total)
@@ -192,7 +193,7 @@ async def look_ups(history: History) -> None:
 
 
 async def ends(history: History, callers: int, times: int) -> float:
-    """Return how many executions a second are begun and recorded as ended by so many callers."""
+    """Return the executions per second that so many callers begin and record as ended."""
 
     async def call(caller: int) -> None:
         for number in range(times // callers):

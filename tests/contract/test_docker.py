@@ -443,7 +443,7 @@ async def test_an_engine_that_is_started_after_the_runner(tmp_path, images):
             ran = await rig.call(module, 1)
             assert (ran.kind, ran.failure.field) == (ErrorKind.UNAVAILABLE, "env")
             assert f"unix://{path}" in ran.failure.message
-            assert "start it" in ran.failure.message
+            assert "start one" in ran.failure.message
             await proxy.open()
 
             assert await succeeds(rig, module, 2) == 2
@@ -454,7 +454,7 @@ async def test_an_address_that_cannot_be_spoken_to(tmp_path):
         failure = (await rig.run(ECHO, **DOCKER)).failure
 
     assert failure.kind is ErrorKind.UNAVAILABLE
-    assert "ssh:// is not spoken" in failure.message
+    assert "ssh:// is not supported" in failure.message
     assert "unix://PATH" in failure.message
 
 

@@ -191,7 +191,7 @@ async def test_progress_from_threads_beside_large_items(run_any):
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 async def test_items_are_told_as_they_come(rig, how, flag, kind):
-    """The handler goes on only after its first item has arrived."""
+    """The handler continues only after its first item has arrived."""
     code = WAIT_FOR + f"{kind} handler(input):\n    yield 'first'\n    wait_for(input)\n    yield 'second'\n"
 
     ran = await rig.run(code, flag.path, call={"on_event": lambda _event: flag.touch()}, **how)

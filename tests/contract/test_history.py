@@ -1,4 +1,4 @@
-"""Contract: what history promises, on real files: nothing acknowledged is lost, nothing grows without end."""
+"""Contract: the promises of the history on real files: no acknowledged record is lost, nothing grows without bound."""
 
 import json
 import os
@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from actors import sqlite
-from actors.history import history as history_module
-from actors.history import journal
-from actors.history.commits import HistoryStatistics
+from actors.history import committer, journal
+from actors.history.committer import HistoryStatistics
 from actors.history.history import History
 from actors.history.journal import Entry, Journal
 from actors.history.queries import Query
@@ -53,13 +52,13 @@ async def test_every_field_comes_back_from_memory_and_from_the_database(tmp_path
         await stored(history)
         assert await history.get(execution.id) == execution
         assert (await history.list(Query())).items == (bare(execution),)
-        assert await history.get("nobody") is None
+        assert await history.get("unknown") is None
 
     async with running(tmp_path) as history:
         assert await history.get(execution.id) == execution
 
 
-async def test_text_that_utf8_cannot_say_is_recorded_with_question_marks(tmp_path):
+async def test_lone_surrogates_are_recorded_as_question_marks(tmp_path):
     finished = make(failure=Failure(ErrorKind.HANDLER_ERROR, "m\udfff", traceback="t\ud800"))
     begun = make(Status.RUNNING, subject="s\ud800")
     async with running(tmp_path) as history:
@@ -72,7 +71,7 @@ async def test_text_that_utf8_cannot_say_is_recorded_with_question_marks(tmp_pat
         assert history.statistics().rejected == 0
 
 
-async def test_a_row_that_the_database_never_takes_does_not_hold_up_the_others(tmp_path):
+async def test_a_row_that_the_database_refuses_does_not_delay_the_others(tmp_path):
     good, bad = make(), make(Status.RUNNING, exit_code=2**70)
     async with running(tmp_path) as history:
         with capture_logs() as logs:
@@ -192,7 +191,7 @@ async def test_cancelling_each_call_while_it_waits_leaves_nothing_behind(tmp_pat
                     nursery.start_soon(history.submit, make(Status.QUEUED))
                     nursery.start_soon(history.list, Query())
                 while history.statistics().last_error is None:
-                    await history._commits.wait_settled()
+                    await history._committer.wait_settled()
                 nursery.cancel_scope.cancel()
             other.execute("rollback")
         await stored(history)
@@ -253,7 +252,7 @@ async def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, lines):
         for name in said["finished"]:
             assert (await history.get(name)).status is Status.SUCCEEDED
         assert said["queued"] <= {execution.id for execution in await unfinished(history)}
-        # One that was begun a moment before the end may be unknown; none of those that are known still runs.
+        # An execution begun just before the kill may be unknown; known ones do not run any more.
         assert (await history.list(Query(status=Status.RUNNING))).items == ()
         lost = await all_lost(history)
         assert {execution.id for execution in lost} & said["finished"] == set()
@@ -262,7 +261,7 @@ async def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, lines):
     assert len(said["finished"]) >= lines / 2
 
 
-async def test_what_was_left_is_found_by_the_next_runner(tmp_path):
+async def test_the_next_runner_finds_unfinished_executions(tmp_path):
     done, large, queued, begun = make(), make(input=LARGE), make(Status.QUEUED, input=b"[1]"), make(Status.RUNNING)
     async with running(tmp_path / "a") as history:
         history.begin(begun)
@@ -278,7 +277,7 @@ async def test_what_was_left_is_found_by_the_next_runner(tmp_path):
         (lost,) = await all_lost(history)
         assert (lost.id, lost.status, lost.failure.kind) == (begun.id, Status.FAILED, ErrorKind.LOST)
         assert lost.finished_at == 1_800_000_000.0
-        # A lost one may be tried again under its id.
+        # A lost execution may be retried under its id.
         history.begin(begun)
         again = evolve(begun, status=Status.SUCCEEDED, result=b"2", attempts=2)
         await history.finish(again)
@@ -293,7 +292,7 @@ async def test_a_queued_execution_that_begins_at_once_is_not_lost_with_its_segme
         await history.submit(queued)
         history.begin(evolve(queued, status=Status.RUNNING))
         while history.statistics().committed == 0:
-            await history._commits.wait_settled()
+            await history._committer.wait_settled()
         copy = crashed(tmp_path / "a", tmp_path / "b")
     async with running(copy) as history:
         assert [execution.id for execution in await all_lost(history)] == [queued.id]
@@ -396,7 +395,7 @@ def test_a_file_without_the_first_bytes_of_a_segment_is_damaged_as_a_whole():
     assert journal.decode(b"OPJ9" + SALT + record(make())).damage[0].reason == "not a journal segment"
 
 
-def test_what_callers_send_cannot_be_taken_for_a_record(tmp_path):
+def test_inputs_of_callers_cannot_look_like_records(tmp_path):
     forged = make(result=journal.start_segment(SALT) + record(make()) * 3)
     log = Journal(tmp_path)
     log.append(Entry(1, make()))
@@ -424,13 +423,13 @@ def test_segments_rotate_by_size(tmp_path):
     assert Journal(tmp_path).next_path() > log.left_behind()[-1]
 
 
-# A disk that does not take it
+# A full or broken disk
 
 
 async def test_a_result_that_cannot_be_recorded_is_refused(tmp_path):
     async with running(tmp_path) as history:
         await history.finish(make())
-        # The file descriptor of the segment, taken away under it.
+        # The file descriptor of the segment is closed behind its back.
         os.close(history._archive.journal._fd)
         refused, queued = make(), make(Status.QUEUED)
         with pytest.raises(RunnerError, match="the history cannot be written") as caught:
@@ -483,7 +482,7 @@ async def main():
         assert segments(folder)[0].stat().st_size == size, "the part is cut off"
         await finish(make(input=LARGE))
         while history.statistics().last_error is None:
-            await history._commits.wait_settled()
+            await history._committer.wait_settled()
         limit(resource.RLIM_INFINITY)
         await finish(make())
         await stored(history)
@@ -507,7 +506,7 @@ async def test_a_full_disk_refuses_results_and_recovers(tmp_path):
     assert {name for name, recorded in said if recorded} <= stored_ids
 
 
-async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypatch):
+async def test_a_locked_database_delays_rows_and_is_logged_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.02)
     first, second = make(), make()
     with capture_logs() as logs:
@@ -516,7 +515,7 @@ async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypa
                 other.execute("begin exclusive")
                 await history.finish(first)
                 for _ in range(3):
-                    await history._commits.wait_settled()
+                    await history._committer.wait_settled()
                     await history.finish(second)
                 assert "locked" in history.statistics().last_error
                 assert history.statistics().pending == 2
@@ -533,7 +532,7 @@ async def test_a_locked_database_delays_rows_and_says_so_once(tmp_path, monkeypa
 
 async def test_a_stop_with_a_locked_database_is_bounded_and_the_journal_keeps_the_rest(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.02)
-    monkeypatch.setattr(history_module, "FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr(committer, "FLUSH_SECONDS", 0.1)
     execution = make()
     async with running(tmp_path) as history:
         with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
@@ -561,10 +560,10 @@ async def test_finish_waits_for_room_when_the_database_is_slow(tmp_path, monkeyp
 
             nursery.start_soon(third)
             while history.statistics().last_error is None:
-                await history._commits.wait_settled()
+                await history._committer.wait_settled()
             assert not over.is_set()
             assert history.statistics().pending == 3
-            monkeypatch.setattr(history_module, "WAIT_SECONDS", 0.01)
+            monkeypatch.setattr(committer, "WAIT_SECONDS", 0.01)
             with pytest.raises(RunnerError, match="the history cannot be written: database is locked"):
                 await history.submit(make(Status.QUEUED))
             assert history.statistics().pending == 3
@@ -572,7 +571,7 @@ async def test_finish_waits_for_room_when_the_database_is_slow(tmp_path, monkeyp
         await over.wait()
 
 
-# One at a time, and one version
+# One runner at a time, and one schema
 
 
 async def test_a_second_runner_on_the_same_data_is_refused_by_name(tmp_path):
@@ -620,7 +619,7 @@ async def test_the_database_can_be_elsewhere_and_nothing_is_readable_for_others(
         assert [oct(path.stat().st_mode & 0o77) for path in files] == ["0o0"] * len(files)
 
 
-async def test_a_data_directory_that_cannot_be_used_is_said(tmp_path):
+async def test_an_unusable_data_directory_is_reported(tmp_path):
     tmp_path.joinpath("file").write_text("")
     history = History(HistorySettings(), tmp_path / "file" / "data")
     with pytest.raises(RunnerError, match="cannot be opened: Not a directory"):
@@ -628,7 +627,7 @@ async def test_a_data_directory_that_cannot_be_used_is_said(tmp_path):
     await history.aclose()
 
 
-# Asking
+# Lists
 
 
 @pytest.fixture
@@ -646,10 +645,10 @@ async def filled(tmp_path):
         yield history, made
 
 
-@pytest.mark.parametrize("module", [None, "m0", "nobody"])
+@pytest.mark.parametrize("module", [None, "m0", "unknown"])
 @pytest.mark.parametrize("status", [None, Status.FAILED, Status.RUNNING])
 @pytest.mark.parametrize("times", [(None, None), (10.0, 30.0)])
-async def test_pages_hold_what_was_asked_newest_first(filled, module, status, times):
+async def test_pages_hold_the_matching_executions_newest_first(filled, module, status, times):
     history, made = filled
     since, until = (None if at is None else NOW + at for at in times)
     wanted = [
@@ -670,7 +669,7 @@ async def test_pages_hold_what_was_asked_newest_first(filled, module, status, ti
     assert got == wanted
 
 
-async def test_paging_goes_on_where_it_was_while_new_ones_arrive(filled):
+async def test_paging_continues_at_its_place_while_new_executions_arrive(filled):
     history, made = filled
     first = await history.list(Query(limit=10))
     await history.finish(make(at=1_800_000_000.0))

@@ -1,4 +1,4 @@
-"""Contract: what is asked of history: every filter, a bounded look at the rows, keys, statistics."""
+"""Contract: questions to the history: every filter, a bounded number of rows read, keys, statistics."""
 
 import itertools
 import re
@@ -25,7 +25,7 @@ def failed(kind=ErrorKind.TIMEOUT, **fields):
 
 
 def sample():
-    """Return executions of which every filter holds for some."""
+    """Return executions such that every filter matches some of them."""
     made = []
     for number in range(120):
         fields = {"at": NOW + number, "module": f"m{number % 3}", "subject": f"s{number % 5}"}
@@ -46,7 +46,7 @@ async def filled(tmp_path):
 
 
 async def all_pages(history, query, most=1000):
-    """Return all items, and of every page how many it had."""
+    """Return all items, and the number of items on each page."""
     items, sizes = [], []
     while len(sizes) < most:
         page = await history.list(query)
@@ -75,7 +75,7 @@ def fits(execution, query):
 FILTERS = [
     dict(given)
     for given in itertools.product(
-        [("module", None), ("module", "m1"), ("module", "nobody")],
+        [("module", None), ("module", "m1"), ("module", "unknown")],
         [("version", None), ("version", "1")],
         [("status", None), ("status", Status.SUCCEEDED), ("status", Status.FAILED)],
         [("kind", None), ("kind", ErrorKind.TIMEOUT)],
@@ -101,10 +101,10 @@ async def test_a_search_for_what_is_not_there_goes_on_page_by_page(filled, monke
     history, made = filled
 
     assert await all_pages(history, Query(version="9")) == ([], [0] * (len(made) // 10 + 1))
-    # The index of a filter is followed, so only its rows are looked at.
+    # The index of the filter is followed, so only its rows are read.
     assert await all_pages(history, Query(module="m1", version="9")) == ([], [0] * 5)
-    assert await all_pages(history, Query(module="nobody", version="9")) == ([], [0])
-    assert await all_pages(history, Query(module="nobody")) == ([], [0])
+    assert await all_pages(history, Query(module="unknown", version="9")) == ([], [0])
+    assert await all_pages(history, Query(module="unknown")) == ([], [0])
 
 
 async def test_of_two_indexes_the_more_selective_one_is_followed(filled, monkeypatch):
@@ -159,7 +159,7 @@ TABLE = re.compile(r"(?:FROM|INTO|UPDATE|JOIN) (executions|payloads|events|rollu
 
 @contextmanager
 def statements():
-    """Collect everything that is sent to a database."""
+    """Collect all statements sent to a database."""
     seen = {}
 
     def note(_connection, _cursor, sql, parameters, _context, _many):
@@ -182,7 +182,7 @@ async def test_no_statement_reads_a_whole_table_or_sorts(tmp_path):
         copy = crashed(tmp_path / "a", tmp_path / "b")
     async with running(copy) as history:
         with statements() as seen:
-            # Opened again, so that replay and the marking of the lost are seen as well.
+            # Opened again, so that the statements of replay and of lost executions are collected too.
             await history.finish(old)
             await history.submit(keyed)
             again = crashed(copy, tmp_path / "c")
@@ -254,9 +254,9 @@ async def test_the_newest_call_with_a_key_is_found_in_memory_and_in_the_database
             assert await history.find_keyed("kim", "greet", "k", NOW) == newer
             assert await history.find_keyed("kim", "greet", "k", newer.created_at) == newer
             assert await history.find_keyed("kim", "greet", "k", NOW + 15) is None
-            assert await history.find_keyed("kim", "greet", "nobody", NOW) is None
+            assert await history.find_keyed("kim", "greet", "unknown", NOW) is None
             await stored(history)
-        # The later one is in the database, the earlier one is written again.
+        # The later execution is in the database; the earlier one is written again.
         await history.finish(evolve(older, attempts=2))
         assert await history.find_keyed("kim", "greet", "k", NOW) == newer
         begun = evolve(newer, status=Status.RUNNING)
@@ -298,7 +298,7 @@ async def test_the_statistics_of_a_module(tmp_path):
         assert stats.since <= NOW - 3000 < stats.since + 300
         assert stats.until - 300 < NOW <= stats.until
         assert (await history.stats("greet")).total == 104
-        assert (await history.stats("nobody")).total == 0
+        assert (await history.stats("unknown")).total == 0
 
 
 async def test_each_execution_is_counted_once(tmp_path):
@@ -324,7 +324,7 @@ async def test_each_execution_is_counted_once(tmp_path):
                 {ErrorKind.LOST: 1},
             )
     async with running(before) as history:
-        # Tried again, it is counted by its last end.
+        # After a retry it is counted by its last end.
         history.begin(begun)
         await history.list(Query())
         assert (await history.stats("greet")).statuses == {Status.SUCCEEDED: 1}

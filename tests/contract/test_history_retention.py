@@ -1,4 +1,4 @@
-"""Contract: the record stays within its limits by age, rows and bytes, and what still runs is never deleted."""
+"""Contract: the record stays within its limits of age, rows and bytes; running executions are never deleted."""
 
 import pytest
 from attrs import evolve
@@ -24,7 +24,7 @@ async def test_old_executions_are_deleted_and_their_room_is_given_back(tmp_path)
         for execution in old + kept:
             await history.finish(execution)
     before = (tmp_path / "history.db").stat().st_size
-    # Longer ago for those that run and are queued too, which are taken up as such.
+    # Running and queued executions may be older than the limit; they stay.
     async with running(tmp_path, retention_seconds=500) as history:
         await until(lambda: history.statistics().deleted == len(old))
         assert {item.id for item in (await history.list(Query())).items} == {execution.id for execution in kept}
@@ -46,7 +46,7 @@ async def test_of_too_many_rows_the_oldest_that_have_ended_are_deleted(tmp_path)
         assert history.statistics().deleted == 303
         left = {row[0] for row in rows(tmp_path, "select id from executions")}
         assert left == {execution.id for execution in [*waiting, *made[303:]]}
-        # The statistics have them all.
+        # Statistics still count all of them.
         assert (await history.stats("greet")).total == 1300
         for _ in range(50):
             await history.finish(make())
@@ -70,7 +70,7 @@ async def test_of_too_many_bytes_the_oldest_are_deleted(tmp_path):
         assert history.statistics().deleted == len(made) - len(left)
 
 
-async def test_what_cannot_be_deleted_is_not_looked_for_again_and_again(tmp_path, monkeypatch):
+async def test_a_search_without_deletions_is_not_repeated_at_every_commit(tmp_path, monkeypatch):
     looks = []
     retain = retention.retain
     monkeypatch.setattr(retention, "retain", lambda *given: looks.append(given) or retain(*given))
@@ -78,7 +78,7 @@ async def test_what_cannot_be_deleted_is_not_looked_for_again_and_again(tmp_path
         for _ in range(1010):
             await history.submit(make(Status.QUEUED))
         await stored(history)
-        await until(lambda: history._pace._in_vain)
+        await until(lambda: history._committer._pace._in_vain)
         before = len(looks)
         for _ in range(5):
             await history.submit(make(Status.QUEUED))
@@ -92,7 +92,7 @@ async def test_old_rollups_go_with_their_executions(tmp_path):
     async with running(tmp_path, retention_seconds=10 * day, clock=lambda: NOW - 20 * day) as history:
         await history.finish(make(at=NOW - 20 * day))
     async with running(tmp_path, retention_seconds=10 * day, clock=lambda: NOW - 17 * day) as history:
-        await until(lambda: history._pace.at > 0 and history._pace._in_vain)
+        await until(lambda: history._committer._pace.at > 0 and history._committer._pace._in_vain)
         assert {row[0] for row in rows(tmp_path, "select width from rollups")} == {3600, day}
         assert (await history.stats("greet", since=NOW - 21 * day, until=NOW)).total == 1
     async with running(tmp_path, retention_seconds=10 * day) as history:
@@ -103,7 +103,7 @@ async def test_old_rollups_go_with_their_executions(tmp_path):
 # How much and when
 
 
-def test_the_pace_follows_what_is_stored_and_gives_way_when_it_is_slow():
+def test_the_pace_follows_new_rows_and_slows_down_when_deletions_are_slow():
     pace, more = Pace(), Kept(CHUNK, more=True, rows=0, size=0)
     assert pace.chunks(0.0, 0, over=False) == 1
     assert pace.chunks(0.0, 5 * CHUNK, over=False) == 6
@@ -125,5 +125,5 @@ def test_the_pace_follows_what_is_stored_and_gives_way_when_it_is_slow():
 
 
 @pytest.mark.parametrize(("rows_", "size", "over"), [(1000, MIB, False), (1001, MIB, True), (1000, MIB + 1, True)])
-def test_what_is_too_much(rows_, size, over):
+def test_limits_of_rows_and_bytes(rows_, size, over):
     assert retention.over_limits(HistorySettings(max_rows=1000, max_bytes=MIB), rows_, size) is over

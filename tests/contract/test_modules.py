@@ -82,7 +82,7 @@ async def test_a_version_can_wait_for_its_activation(site):
     assert await refused(site, "POST", "/modules/execute/lone") == (
         409,
         "version",
-        f"no version of module 'lone' is active; activate one of {waiting['version']}",
+        f"module 'lone' has no active version; activate one of {waiting['version']}",
     )
 
 

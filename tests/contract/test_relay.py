@@ -196,10 +196,11 @@ def test_the_end_of_input_is_the_end_of_all(host):
     assert relay.process.wait(PATIENCE) == 0
 
 
-def test_output_that_belongs_to_nobody(host):
+def test_output_outside_of_executions(host, tmp_path):
     relay = host()
-    code = """
-import os, threading
+    answered = tmp_path / "answered"
+    code = f"""
+import os, threading, time
 print("importing")
 again = threading.Event()
 def later():
@@ -210,7 +211,10 @@ done = threading.Event()
 threading.Thread(target=later, daemon=True).start()
 def handler(x):
     if x: again.set(); done.wait()
-    else: threading.Timer(0.01, lambda: os.write(1, b"later")).start()
+    else: threading.Thread(target=after_the_answer, daemon=True).start()
+def after_the_answer():
+    while not os.path.exists({str(answered)!r}): time.sleep(0.002)
+    os.write(1, b"later")
 """
     first = relay.load(code)
     assert (first.id, first.text) == ("", "importing\n")
@@ -218,6 +222,7 @@ def handler(x):
     printed, _, _ = relay.call(1)
     assert printed["stdout"] == "stray"
     relay.call(0)
+    answered.touch()
     stray = relay.hear()
     assert (stray.id, stray.text) == ("", "later")
 

@@ -334,7 +334,7 @@ async def test_a_reload_logs_the_added_changed_and_removed_modules(home, lines):
 
         served.write("runner: {grace: 5s}\n" + inline(d="code: handler = x"))
         served.reloader.bell.ring()
-        await served.wait_logged("the section `runner:` is read at the start only")
+        await served.wait_logged("the section `runner:` is read only at the start")
 
 
 async def test_a_bell_that_rings_early_is_heard(home, lines):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from config.code.archive import pack_folder, unpack, write_files
+from config.code.archive import read_folder, write_files
 from config.modules.template import starter
 from config.modules.upload import module_from_archive, read_module
 from protocol.model import Kind
@@ -14,7 +14,7 @@ from tests.support import open_rig
 @pytest.mark.parametrize("kind", [Kind.INLINE, Kind.VENV])
 async def test_the_starter_runs(tmp_path, kind):
     write_files(starter("greeter", kind), tmp_path / "greeter")
-    files = unpack(pack_folder(tmp_path / "greeter"))
+    files = read_folder(tmp_path / "greeter")
     described = module_from_archive(files)
     (tmp_path / "sent").mkdir()
     write_files(files, tmp_path / "sent")

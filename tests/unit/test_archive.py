@@ -23,7 +23,6 @@ from config.code.archive import (
     TooLargeError,
     check_name,
     pack,
-    pack_folder,
     read_folder,
     unpack,
     write_files,
@@ -413,30 +412,30 @@ def folder(tmp_path):
 
 def test_a_folder_is_packed_without_what_is_left_out(folder):
     assert read_folder(folder) == FILES
-    assert unpack(pack_folder(folder)) == FILES
+    assert unpack(pack(read_folder(folder))) == FILES
     os.utime(folder / "handler.py", (1, 1))
-    assert pack_folder(folder) == pack(FILES)
+    assert pack(read_folder(folder)) == pack(FILES)
 
 
 def test_a_file_is_packed_alone(folder):
-    assert unpack(pack_folder(folder / "handler.py")) == {"handler.py": FILES["handler.py"]}
+    assert read_folder(folder / "handler.py") == {"handler.py": FILES["handler.py"]}
 
 
 def test_what_cannot_be_packed_is_told(folder, tmp_path):
     with pytest.raises(Wrong, match="cannot be read: No such file or directory"):
-        pack_folder(tmp_path / "none")
+        read_folder(tmp_path / "none")
     with pytest.raises(TooLargeError, match=r"'data/names\.txt': is over 50B"):
-        pack_folder(folder, ArchiveLimits(single=50))
+        read_folder(folder, ArchiveLimits(single=50))
     with pytest.raises(TooLargeError, match="the files are over 210B together"):
-        pack_folder(folder, ArchiveLimits(total=210))
+        read_folder(folder, ArchiveLimits(total=210))
     with pytest.raises(TooLargeError, match="there are more than 2 files"):
-        pack_folder(folder, ArchiveLimits(entries=2))
+        read_folder(folder, ArchiveLimits(entries=2))
     os.mkfifo(folder / "pipe")
     with pytest.raises(Wrong, match="'pipe': is not a regular file"):
-        pack_folder(folder)
+        read_folder(folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(Wrong, match="there are no files"):
-        pack_folder(tmp_path / "empty")
+        read_folder(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Unit: what is registered is kept in one file: every change whole, with its entry in the audit log."""
+"""Unit: the catalog stores every change of registered modules whole, with its entry in the audit log."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_what_was_registered_is_there_when_it_is_opened_again(catalog, path):
     again.close()
 
 
-def test_a_revision_is_never_given_again(catalog):
+def test_a_revision_is_never_reused(catalog):
     before = catalog.register(version(), FILES, "v1", ())
     catalog.remove("m", "ann", {})
     assert catalog.load() == []
@@ -88,15 +88,15 @@ def test_versions_that_are_pruned_or_deleted_take_their_code_along(catalog):
     ]
 
 
-def test_what_cannot_be_done_whole_is_not_done(catalog):
+def test_a_change_that_fails_halfway_changes_nothing(catalog):
     catalog.register(version(), FILES, "v1", ())
     before = catalog.load(), actions(catalog)
-    with pytest.raises(TypeError):  # behind what was written of it
+    with pytest.raises(TypeError):  # after a part of it was written
         catalog.register(version("v2"), {"main.py": object()}, "v2", ("v1",))
     assert (catalog.load(), actions(catalog)) == before
 
 
-def test_the_audit_log_is_asked_newest_first_by_every_condition(catalog):
+def test_the_audit_log_is_listed_newest_first_by_every_filter(catalog):
     catalog.register(version(module="a"), {}, "v1", ())
     catalog.register(version(module="b", created_by="bob"), {}, None, ())
     catalog.activate("b", "v1", "bob", None)
@@ -131,7 +131,7 @@ def test_a_catalog_of_a_later_runner_is_left_alone(catalog, path):
     assert f"{path} has schema 99, and this runner reads schema 1 only" in caught.value.failure.message
 
 
-def test_a_file_that_is_no_catalog_is_told_with_its_path(path):
+def test_a_file_that_is_not_a_catalog_is_reported_with_its_path(path):
     path.write_bytes(b"no database at all, but long enough to be looked at" * 100)
     with pytest.raises(RunnerError) as caught:
         Catalog.open(path)

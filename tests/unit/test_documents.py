@@ -43,7 +43,7 @@ def quoted(text):
     return re.findall(r"`([^`]+)`", text)
 
 
-# -- what is named is there --------------------------------------------------------------------------------------------
+# -- named things exist ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=names(DOCUMENTS))
@@ -155,7 +155,7 @@ def test_classes_and_methods_that_are_named_exist(path):
     assert unknown == []
 
 
-# -- what is there is named --------------------------------------------------------------------------------------------
+# -- existing things are documented ------------------------------------------------------------------------------------
 
 
 def settings_rows():

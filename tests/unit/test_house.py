@@ -34,9 +34,6 @@ LONGER_FUNCTIONS: dict[str, int] = {}
 MAX_CLASS_LINES = 250
 MAX_METHODS = 20
 LONGER_CLASSES: dict[str, tuple[int, int]] = {
-    "actors/history/history.py:History": (337, 29),
-    "actors/registry/registry.py:Registry": (259, 24),
-    "protocol/relay.py:Relay": (251, 18),
 }
 """Lines and methods of classes above the caps."""
 MAX_FILES = 10
@@ -115,7 +112,6 @@ def test_no_file_imports_the_face_of_its_own_room(graph):
     assert not found, "\n".join(sorted(found))
 
 
-@pending
 def test_there_are_no_circles(graph):
     """Between rooms or files of any folder; `python -m tests.rooms` prints them with the numbers of each folder."""
     assert {folder.name: folder.circles for folder in folders(graph) if folder.circles} == {}

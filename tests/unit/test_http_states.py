@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.http.connection import ENDING, TIME_LIMITS, TRANSITIONS, State
+from runner.http.connection import ENDING, TIME_LIMITS, TRANSITIONS, State, step
 from tests.http_support import limits
 
 
@@ -37,6 +37,12 @@ def test_a_request_has_an_answer_before_the_next_one() -> None:
     before = {state for state in State if State.IDLE in TRANSITIONS[state]}
 
     assert before == {State.OPENING, State.ANSWERING}
+
+
+def test_a_step_past_the_table_is_an_error() -> None:
+    assert step(State.OPENING, State.IDLE) is State.IDLE
+    with pytest.raises(RuntimeError, match="from CLOSED to IDLE"):
+        step(State.CLOSED, State.IDLE)
 
 
 def test_time_limits_are_limits() -> None:

@@ -49,7 +49,7 @@ def test_the_page_begins_at_the_earlier_of_both_bounds(until, cursor, bound):
 
 
 @given(st.text("ab*?[]!-", max_size=6), st.lists(st.text("ab*?[]!-^", max_size=6), max_size=3))
-def test_globs_mean_what_they_mean_in_tokens(module, globs):
+def test_globs_match_as_in_tokens(module, globs):
     wanted = any(fnmatchcase(module, glob) for glob in globs)
 
     assert sqlite.module_matches(module, globs) is wanted

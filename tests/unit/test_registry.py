@@ -1,4 +1,4 @@
-"""Unit: what is published is kept by its content, whole or not at all, and read from a snapshot that never changes."""
+"""Unit: published code is stored by its content, whole or not at all, and read from an immutable snapshot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CODE = "def handler(input):\n    return input\n"
 
 
 def spec(name="greet", **fields):
-    """Return a module; its secrets are given by their names."""
+    """Return a module; `secrets` are names."""
     if "secrets" in fields:
         fields["secrets"] = read_secrets(fields["secrets"])
     if not {"path", "image"} & fields.keys():
@@ -62,7 +62,7 @@ def folder(tmp_path):
 
 
 async def refused(registry, *specs):
-    """Publish what must be refused; return the failure. Everybody still sees the same modules then."""
+    """Publish what must be refused; return the failure. The snapshot stays the same object."""
     before = registry.snapshot
     with pytest.raises(RunnerError) as caught:
         await registry.publish(specs)
@@ -104,8 +104,8 @@ async def test_a_version_that_was_given_is_the_version(registry):
     assert registry.snapshot.get("greet").ref.version == "2024-06"
 
 
-async def test_what_is_unchanged_keeps_its_identity(registry):
-    """Workers are kept by it."""
+async def test_unchanged_modules_keep_their_identity(registry):
+    """Workers are reused as long as the identity is equal."""
     first = (await registry.publish([spec("a"), spec("b")])).modules
     second = (await registry.publish([spec("a"), spec("b", timeout=5.0), spec("c")])).modules
 
@@ -114,7 +114,7 @@ async def test_what_is_unchanged_keeps_its_identity(registry):
     assert list(second) == ["a", "b", "c"]
 
 
-async def test_what_has_changed_from_one_snapshot_to_the_next(registry):
+async def test_changes_from_one_snapshot_to_the_next(registry):
     first = await registry.publish([spec("a"), spec("b"), spec("c")])
     second = await registry.publish([spec("b", timeout=5.0), spec("c"), spec("d")])
 
@@ -122,7 +122,7 @@ async def test_what_has_changed_from_one_snapshot_to_the_next(registry):
     assert not second.since(second)
 
 
-async def test_a_snapshot_that_somebody_holds_does_not_change(registry):
+async def test_an_older_snapshot_does_not_change(registry):
     held = await registry.publish([spec("a")])
     await registry.publish([])
 
@@ -168,7 +168,7 @@ async def test_another_value_of_a_secret_makes_another_identity_and_shows_nothin
 
 
 async def test_another_place_of_a_secret_makes_another_identity_of_the_same_version(registry, tmp_path):
-    """Where it is looked up at the start of a worker is part of what the worker is, and no part of the code."""
+    """The place of a secret belongs to the identity of a worker, not to its code."""
     registry.publisher.secrets = lambda names: dict.fromkeys(names, "the same value")
     named = (await registry.publish([spec(secrets=("TOKEN",))])).get("greet")
     same = (await registry.publish([spec(secrets={"TOKEN": {"env": "OPERATO_SECRET_TOKEN"}})])).get("greet")
@@ -181,7 +181,7 @@ async def test_another_place_of_a_secret_makes_another_identity_of_the_same_vers
     assert file.spec.secrets == {"TOKEN": Secret(file=tmp_path / "token")}
 
 
-async def test_an_identity_cannot_be_computed_by_who_knows_the_module_and_guesses_the_secret(tmp_path, nursery):
+async def test_an_identity_cannot_be_computed_from_the_module_and_a_guessed_secret(tmp_path, nursery):
     made = [Registry(Publisher(tmp_path / "code", lambda names: dict.fromkeys(names, "1234"))) for _ in range(2)]
     same = [await running(nursery, registry) for registry in made]
     one, two = [(await registry.publish([spec(secrets=("TOKEN",))])).get("greet") for registry in same]
@@ -212,7 +212,7 @@ async def test_files_cannot_be_told_apart_by_their_bounds_only(registry, folder)
 
 
 async def test_the_code_is_a_copy(registry, folder):
-    """What is edited later runs when it is published again, and not before."""
+    """Later edits run after the next publish, not before."""
     source = folder({"main.py": CODE, "data/words.txt": "a b"})
     module = (await registry.publish([spec(path=source)])).get("greet")
     (source / "main.py").write_text("broken(")
@@ -294,7 +294,7 @@ async def test_a_file_of_any_name(registry, folder):
     assert module.entry.name == "count_words.py"
 
 
-async def test_no_such_file_names_those_that_were_looked_for(registry, folder):
+async def test_a_missing_file_is_reported_with_the_searched_names(registry, folder):
     root = folder({"x.py": CODE, "y.py": ""})
 
     failure = await refused(registry, spec(path=root))
@@ -315,7 +315,7 @@ async def test_one_bad_module_changes_nothing(registry, folder):
     assert failure.message.startswith("b: ")
 
 
-async def test_all_missing_secrets_are_told_with_their_modules(registry):
+async def test_all_missing_secrets_are_reported_with_their_modules(registry):
     await registry.publish([spec("a")])
     registry.publisher.secrets = partial(secret_values, environ={"OPERATO_SECRET_C": "x"})
 
@@ -437,14 +437,17 @@ async def test_collect_removes_what_no_module_uses(registry):
     assert kept_code(registry) == [registry.snapshot.get("b").root.name]
 
 
-async def test_collect_before_anything_was_published(registry):
+async def test_collect_before_anything_was_published_makes_and_removes_nothing(registry):
     await registry.collect()
+
+    assert registry.snapshot == RegistrySnapshot()
+    assert not registry.publisher.code_dir.exists()
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_name_that_is_not_there_is_answered_with_those_alike(registry):
+async def test_an_unknown_name_is_answered_with_similar_names(registry):
     await registry.publish([spec("greeter"), spec("count")])
 
     for name, message in (
@@ -457,7 +460,7 @@ async def test_a_name_that_is_not_there_is_answered_with_those_alike(registry):
         assert (failure.kind, failure.field, failure.message) == (ErrorKind.NOT_FOUND, "name", message)
 
 
-async def test_a_version_that_is_not_there(registry):
+async def test_an_unknown_version(registry):
     await registry.publish([spec(version="2")])
 
     assert registry.snapshot.get("greet", "2").ref.version == "2"

@@ -1,4 +1,4 @@
-"""Unit: how ends are counted: percentiles within 2 %, and windows made of whole spans."""
+"""Unit: counts of ends: percentiles within 2 %, and windows of whole spans."""
 
 import math
 
@@ -157,7 +157,7 @@ def test_an_end_is_in_the_span_of_each_level_that_a_window_round_it_has(at):
         assert any(part == Part(span.width, span.start, span.start + span.width) for span in spans_of(end(at=at)))
 
 
-# The answer
+# Statistics
 
 
 def test_the_summary_says_what_was_counted():

@@ -1,4 +1,4 @@
-"""Contract: what a running execution said so far survives the runner, and no number is given twice."""
+"""Contract: stored events of a running execution survive the runner, and no event number comes twice."""
 
 import signal
 import subprocess
@@ -37,7 +37,7 @@ async def test_a_running_execution_has_the_events_that_came_so_far(tmp_path):
         assert (await history.get(execution.id)).status is Status.RUNNING
 
 
-async def test_the_end_takes_the_place_of_all_segments(tmp_path):
+async def test_the_end_takes_the_place_of_all_pieces(tmp_path):
     execution = make(Status.RUNNING)
     ended = evolve(execution, status=Status.SUCCEEDED, result=b"1", events=printed("all"), events_count=9)
     silent = evolve(execution, id="0-silent", status=Status.SUCCEEDED)
@@ -58,27 +58,27 @@ async def test_the_end_takes_the_place_of_all_segments(tmp_path):
         assert await history.get(execution.id) == ended
         assert await history.get(silent.id) == silent
         assert rows(tmp_path, "select id, first_seq from events") == [(execution.id, 0)]
-        assert history.statistics().segments == 0
+        assert history.statistics().pieces == 0
 
 
-async def test_the_end_that_comes_while_a_segment_is_being_stored_wins(tmp_path):
+async def test_the_end_that_comes_while_a_piece_is_being_stored_wins(tmp_path):
     execution = make(Status.RUNNING)
     ended = evolve(execution, status=Status.SUCCEEDED, events=printed("all"))
     async with running(tmp_path) as history:
         with locked_out(tmp_path):
             history.begin(execution)
             history.append(execution.id, printed("a"), 0)
-            while not history._pending.segments._taken:
+            while not history._pending.pieces._taken:
                 await trio.lowlevel.checkpoint()
             assert texts(await history.get(execution.id)) == ["a"]
             await history.finish(ended)
-            assert history.statistics().segments == 0
+            assert history.statistics().pieces == 0
         await stored(history)
         assert await history.get(execution.id) == ended
         assert rows(tmp_path, "select count(*) from events") == [(1,)]
 
 
-async def test_what_left_the_window_is_forgotten_by_whole_segments(tmp_path):
+async def test_forgotten_events_are_deleted_by_whole_pieces(tmp_path):
     execution = make(Status.RUNNING)
     async with running(tmp_path) as history:
         history.begin(execution)
@@ -110,7 +110,7 @@ async def test_a_submitted_execution_keeps_the_events_that_it_came_with(tmp_path
         assert texts(await history.get(queued.id)) == ["waits", "runs"]
 
 
-async def test_with_a_database_that_is_behind_the_oldest_segments_are_dropped(tmp_path, monkeypatch):
+async def test_with_a_database_that_is_behind_the_oldest_pieces_are_dropped(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.02)
     execution = make(Status.RUNNING)
     async with running(tmp_path, max_pending=5) as history:
@@ -118,16 +118,16 @@ async def test_with_a_database_that_is_behind_the_oldest_segments_are_dropped(tm
             history.begin(execution)
             for first in range(20):
                 history.append(execution.id, printed(str(first), first=first), first)
-            assert history.statistics().segments == 5
-            assert history.statistics().segments_dropped == 15
+            assert history.statistics().pieces == 5
+            assert history.statistics().pieces_dropped == 15
             while history.statistics().last_error is None:
-                await history._commits.wait_settled()
+                await history._committer.wait_settled()
         await stored(history)
         assert texts(await history.get(execution.id)) == ["15", "16", "17", "18", "19"]
-        assert history.statistics().segments == 0
+        assert history.statistics().pieces == 0
 
 
-async def test_events_that_are_none_cost_nothing_but_themselves(tmp_path):
+async def test_invalid_events_are_dropped_alone(tmp_path):
     execution, other = make(Status.RUNNING), make(Status.RUNNING)
     async with running(tmp_path) as history:
         with capture_logs() as logs:
@@ -137,7 +137,7 @@ async def test_events_that_are_none_cost_nothing_but_themselves(tmp_path):
             history.append(execution.id, printed("good"), 0)
             await stored(history)
         assert [entry["execution"] for entry in logs if entry["log_level"] == "error"] == [other.id]
-        assert history.statistics().segments_dropped == 1
+        assert history.statistics().pieces_dropped == 1
         assert texts(await history.get(execution.id)) == ["good"]
         assert await history.get(other.id) == other
 
@@ -145,13 +145,13 @@ async def test_events_that_are_none_cost_nothing_but_themselves(tmp_path):
 async def test_append_never_raises(tmp_path):
     async with running(tmp_path) as history:
         pass
-    history.append("nobody", printed("a"), 0)
-    assert history.statistics().segments == 1
+    history.append("unknown", printed("a"), 0)
+    assert history.statistics().pieces == 1
 
 
-async def test_a_segment_of_nobody_is_not_stored(tmp_path):
+async def test_a_piece_of_an_unknown_execution_is_not_stored(tmp_path):
     async with running(tmp_path) as history:
-        history.append("nobody", printed("a"), 0)
+        history.append("unknown", printed("a"), 0)
         await stored(history)
         assert rows(tmp_path, "select * from events") == []
 
@@ -168,7 +168,7 @@ async def test_a_segment_of_nobody_is_not_stored(tmp_path):
         ((0, LOST_SEQS), 3 * LOST_SEQS),
     ],
 )
-async def test_a_lost_execution_keeps_its_events_and_gives_no_number_again(tmp_path, seqs, count):
+async def test_a_lost_execution_keeps_its_events_and_reuses_no_number(tmp_path, seqs, count):
     execution = make(Status.RUNNING)
     async with running(tmp_path / "a") as history:
         history.begin(execution)
@@ -181,7 +181,7 @@ async def test_a_lost_execution_keeps_its_events_and_gives_no_number_again(tmp_p
         assert (lost.status, lost.failure.kind) == (Status.FAILED, ErrorKind.LOST)
         assert lost.events_count == count
         assert texts(lost) == [str(seq) for seq in seqs]
-        # Tried again, and lost again before anything was stored.
+        # Retried, and lost again before anything was stored.
         history.begin(evolve(lost, status=Status.RUNNING, failure=None, finished_at=None))
         assert texts(await history.get(execution.id)) == texts(lost)
         await stored(history)
@@ -212,8 +212,8 @@ async def say(history, execution):
         history.append(execution.id, printed(str(seq), first=seq), seq)
         await trio.lowlevel.checkpoint()
         if seq % 50 == 49:
-            while history.statistics().segments:
-                await history._commits.wait_settled()
+            while history.statistics().pieces:
+                await history._committer.wait_settled()
             os.write(1, f"{{seq}}\\n".encode())
 
 async def main():

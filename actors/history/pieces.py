@@ -1,7 +1,7 @@
-"""The events of running executions in pieces: on their way into the database, and put together again.
+"""Events of running executions in pieces: waiting for the database, and joined again.
 
-A segment is a JSON array of events as `protocol.events` has them. It is stored best effort: an execution that ends
-brings all its events with it, so a segment counts only where the runner died before that.
+A piece is a JSON array of events (`protocol.events`). It is stored best effort: the record of an ended execution has
+all of its events, so pieces matter only if the runner dies before that end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from attrs import frozen
 
 NOTHING: Final = b"[]"
 MAX_BYTES: Final = 32 * 1024 * 1024
-"""More segments than this are not held for a database that is behind."""
+"""The limit of pieces in memory while the database is behind."""
 
 Seqs = tuple[int, int]
 """A half-open range of event numbers."""
@@ -29,8 +29,8 @@ _elements: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 @frozen
-class Segment:
-    """Events of the execution with the id `name`, of which the first has the number `first_seq`."""
+class Piece:
+    """Events of the execution with the id `name`; the first has the number `first_seq`."""
 
     name: str
     first_seq: int
@@ -39,7 +39,7 @@ class Segment:
 
 @frozen
 class Forgotten:
-    """The segments of `name` that lie in `seqs` as a whole are no longer kept."""
+    """A deletion: the pieces of `name` that lie in `seqs` as a whole."""
 
     name: str
     seqs: Seqs
@@ -52,7 +52,7 @@ def seqs_of(events: bytes) -> Seqs | None:
 
 
 def joined(arrays: Iterable[bytes]) -> bytes:
-    """Return one array with the events of all arrays, by number and each once. Raises `msgspec.MsgspecError`."""
+    """Return one array with the events of all arrays, each once, ordered by number. Raises `msgspec.MsgspecError`."""
     some = list(arrays)
     if len(some) == 1:
         return some[0]
@@ -70,25 +70,25 @@ def joined(arrays: Iterable[bytes]) -> bytes:
 
 
 class Waiting:
-    """Segments that the database does not have yet, at most `most` of them and `MAX_BYTES`; the oldest are dropped.
+    """Pieces that are not in the database yet, at most `most` and `MAX_BYTES`; the oldest are dropped.
 
-    Taken ones are on their way into the database.
+    Taken pieces are in the running commit.
     """
 
     def __init__(self, most: int) -> None:
         self.dropped = 0
-        """Segments that there was no room for."""
+        """Pieces dropped for want of room."""
         self._most = most
         self._bytes = 0
         self._number = 0
-        self._fresh: dict[int, Segment] = {}
-        self._taken: dict[int, Segment] = {}
-        self._by_name: dict[str, dict[int, Segment]] = {}
+        self._fresh: dict[int, Piece] = {}
+        self._taken: dict[int, Piece] = {}
+        self._by_name: dict[str, dict[int, Piece]] = {}
         self._forgotten: dict[str, Seqs] = {}
         self._taken_forgotten: dict[str, Seqs] = {}
 
     def __len__(self) -> int:
-        """Return how many segments wait."""
+        """Return the number of waiting pieces."""
         return len(self._fresh) + len(self._taken)
 
     @property
@@ -96,35 +96,35 @@ class Waiting:
         """Whether there is something to take."""
         return bool(self._fresh or self._forgotten)
 
-    def add(self, segment: Segment) -> None:
-        """Add a segment, the newest of its execution."""
+    def add(self, piece: Piece) -> None:
+        """Add a piece, the newest of its execution."""
         self._number += 1
-        self._fresh[self._number] = segment
-        self._by_name.setdefault(segment.name, {})[self._number] = segment
-        self._bytes += len(segment.events)
+        self._fresh[self._number] = piece
+        self._by_name.setdefault(piece.name, {})[self._number] = piece
+        self._bytes += len(piece.events)
         self._bound()
 
     def forget(self, name: str, seqs: Seqs) -> None:
-        """Ask for the end of what lies in `seqs`; ranges of one execution that touch are one."""
+        """Ask for the deletion of the pieces in `seqs`; touching ranges of one execution become one."""
         start, end = self._forgotten.get(name, seqs)
         if seqs[0] > end or seqs[1] < start:
-            # What was asked for before is still in the database: it goes with the execution's end.
+            # The earlier range stays in the database until the end of the execution.
             start, end = seqs
         self._forgotten[name] = (min(start, seqs[0]), max(end, seqs[1]))
 
     def find(self, name: str) -> tuple[bytes, ...]:
-        """Return the events of an execution that wait, oldest first."""
-        return tuple(segment.events for segment in self._by_name.get(name, {}).values())
+        """Return the waiting events of an execution, oldest first."""
+        return tuple(piece.events for piece in self._by_name.get(name, {}).values())
 
     def discard(self, name: str) -> None:
-        """Drop all of an execution that has ended."""
+        """Drop everything of an execution that has ended."""
         for number in tuple(self._by_name.get(name, ())):
             self._remove(number)
         self._forgotten.pop(name, None)
         self._taken_forgotten.pop(name, None)
 
-    def take(self) -> tuple[tuple[Segment, ...], tuple[Forgotten, ...]]:
-        """Take everything, oldest first; call `settle` when it is stored or not."""
+    def take(self) -> tuple[tuple[Piece, ...], tuple[Forgotten, ...]]:
+        """Take everything, oldest first, for a commit; `settle` must follow."""
         self._taken, self._fresh = self._fresh, {}
         self._taken_forgotten, self._forgotten = self._forgotten, {}
         forgotten = tuple(Forgotten(name, seqs) for name, seqs in self._taken_forgotten.items())
@@ -149,9 +149,9 @@ class Waiting:
             self.dropped += 1
 
     def _remove(self, number: int) -> None:
-        segment = self._fresh.pop(number, None) or self._taken.pop(number)
-        self._bytes -= len(segment.events)
-        of_name = self._by_name[segment.name]
+        piece = self._fresh.pop(number, None) or self._taken.pop(number)
+        self._bytes -= len(piece.events)
+        of_name = self._by_name[piece.name]
         del of_name[number]
         if not of_name:
-            del self._by_name[segment.name]
+            del self._by_name[piece.name]

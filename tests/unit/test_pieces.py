@@ -1,14 +1,14 @@
-"""Unit: pieces of events: joined by number and each once, and bounded while they wait."""
+"""Unit: pieces of events: joined by number without doubles, and bounded while they wait."""
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.history import segments
+from actors.history import pieces
 from actors.history.journal import Entry
 from actors.history.pending import Batch, Pending
-from actors.history.segments import Forgotten, Segment, Waiting, joined, seqs_of
+from actors.history.pieces import Forgotten, Piece, Waiting, joined, seqs_of
 from protocol.model import Execution, Kind, ModuleRef, Status
 
 
@@ -52,40 +52,40 @@ def test_one_piece_is_not_touched_and_white_space_does_not_matter():
     assert numbers(joined([b' [ {"seq": 1} ]\n', b"[]", b'\t[{"seq":0}] '])) == [0, 1]
 
 
-def segment(first, name="a", events=None):
-    return Segment(name, first, array(first, first + 1) if events is None else events)
+def piece(first, name="a", events=None):
+    return Piece(name, first, array(first, first + 1) if events is None else events)
 
 
 def test_with_too_many_the_oldest_are_dropped_and_counted():
     waiting = Waiting(3)
     for first in range(5):
-        waiting.add(segment(first, "ab"[first % 2]))
+        waiting.add(piece(first, "ab"[first % 2]))
     taken, _ = waiting.take()
     assert [one.first_seq for one in taken] == [2, 3, 4]
     assert (len(waiting), waiting.dropped) == (3, 2)
-    waiting.add(segment(5))
+    waiting.add(piece(5))
     assert (len(waiting), waiting.dropped) == (3, 3)
 
 
 def test_with_too_many_bytes_the_oldest_are_dropped(monkeypatch):
-    monkeypatch.setattr(segments, "MAX_BYTES", 100)
+    monkeypatch.setattr(pieces, "MAX_BYTES", 100)
     waiting = Waiting(1000)
     for first in range(4):
-        waiting.add(segment(first, events=b"x" * 40))
+        waiting.add(piece(first, events=b"x" * 40))
     assert [one.first_seq for one in waiting.take()[0]] == [2, 3]
     waiting.settle(stored=True)
-    waiting.add(segment(9, events=b"x" * 101))
+    waiting.add(piece(9, events=b"x" * 101))
     assert (len(waiting), waiting.dropped) == (0, 3)
-    waiting.add(segment(10, events=b"x" * 100))
+    waiting.add(piece(10, events=b"x" * 100))
     assert len(waiting) == 1
 
 
 def test_what_was_not_stored_waits_again_in_front():
     waiting = Waiting(10)
-    waiting.add(segment(0))
+    waiting.add(piece(0))
     waiting.forget("a", (0, 1))
     waiting.take()
-    waiting.add(segment(1))
+    waiting.add(piece(1))
     waiting.forget("a", (1, 2))
     assert waiting.find("a") == (array(0, 1), array(1, 2))
     waiting.settle(stored=False)
@@ -98,15 +98,15 @@ def test_what_was_not_stored_waits_again_in_front():
 
 def test_an_execution_that_has_ended_leaves_nothing_also_of_what_was_taken():
     waiting = Waiting(10)
-    waiting.add(segment(0))
+    waiting.add(piece(0))
     waiting.forget("a", (0, 1))
     waiting.take()
-    waiting.add(segment(1))
+    waiting.add(piece(1))
     waiting.forget("a", (0, 1))
-    waiting.add(segment(0, "b"))
+    waiting.add(piece(0, "b"))
     waiting.discard("a")
     waiting.settle(stored=False)
-    assert waiting.take() == ((segment(0, "b"),), ())
+    assert waiting.take() == ((piece(0, "b"),), ())
 
 
 def test_ranges_that_touch_are_forgotten_as_one():
@@ -128,19 +128,19 @@ def entry(name, status=Status.RUNNING, revision=1, key=None, at=0.0):
     return Entry(revision, Execution(name, module, Kind.INLINE, status, at, subject="kim", idempotency_key=key))
 
 
-def test_a_segment_takes_its_execution_along():
+def test_a_piece_takes_its_execution_along():
     pending = Pending(10)
     pending.begin(100.0, entry("a"))
     pending.begin(100.0, entry("b"))
-    pending.append(segment(0, "b"), None)
-    assert pending.take(before=50.0) == Batch((entry("b"),), (segment(0, "b"),))
+    pending.append(piece(0, "b"), None)
+    assert pending.take(before=50.0) == Batch((entry("b"),), (piece(0, "b"),))
 
 
 def test_nothing_is_added_to_what_has_ended():
     pending = Pending(10)
-    pending.append(segment(0), None)
+    pending.append(piece(0), None)
     pending.put(entry("a", Status.SUCCEEDED))
-    pending.append(segment(1), (0, 1))
+    pending.append(piece(1), (0, 1))
     assert pending.take(before=0.0) == Batch((entry("a", Status.SUCCEEDED),))
 
 

@@ -43,7 +43,7 @@ from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.events import ItemEvent, OutputEvent, ProgressEvent
 from protocol.model import Kind, Status, Stream
 from runner.api.service import Service
-from runner.auth.tokens import Principal
+from runner.auth.principal import Principal
 from tests import engines
 
 PATIENCE = 30

@@ -1,4 +1,4 @@
-"""Secrets in files: the runner's own, made once in the data directory for its owner only, and one that was given."""
+"""Secrets in files: the runner's own, made once in the data directory with mode 0600, or one that a setting names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MAX_SECRET_BYTES = 4096
 
 
 def with_secret(settings: AuthSettings) -> AuthSettings:
-    """Return the settings with what `secret_file` says as `secret`; without such a file, as they are. Blocks.
+    """Return the settings with the content of `secret_file` as `secret`; without such a file, unchanged. Blocks.
 
-    Space around the secret is no part of it. Who may read the file is the business of whoever put it there: mounted
-    secrets belong to root and are read by a group. Raises ConfigError for a file that cannot be read or has no secret.
+    White space around the secret is removed. The mode of the file is not checked: mounted secrets belong to root and
+    are readable by a group. Raises ConfigError if the file cannot be read or has no secret.
     """
     path = settings.secret_file
     if path is None:
@@ -45,10 +45,10 @@ def _mistake(message: str) -> ConfigError:
 
 
 def load_or_make_secret(data_dir: Path) -> tuple[str, bool]:
-    """Return the secret in `data_dir`'s file `jwt-secret`, and whether it was made now. Blocks.
+    """Return the secret in the file `jwt-secret` of `data_dir`, and whether this call made it. Blocks.
 
-    Of several processes that make it at once, one does and all return the same. Raises `RunnerError`
-    (`unavailable`) when others may read the file, when it is no secret, or when it cannot be read or made.
+    When several processes make it at once, one succeeds and all return the same. Raises `RunnerError` (`unavailable`)
+    if others may read the file, if it holds no secret, or if it cannot be read or made.
     """
     path = data_dir / "jwt-secret"
     try:
@@ -61,9 +61,9 @@ def load_or_make_secret(data_dir: Path) -> tuple[str, bool]:
 
 
 def find_secret(data_dir: Path) -> tuple[str, int] | None:
-    """Return the secret of a data directory and the id of the user who owns it, or None where there is none. Blocks.
+    """Return the secret of a data directory and the ID of its owner, or None if there is no secret. Blocks.
 
-    Nothing is made. Raises `RunnerError` (`unavailable`) as `load_or_make_secret`, and OSError.
+    Makes nothing. Raises `RunnerError` (`unavailable`) as `load_or_make_secret`, and OSError.
     """
     path = data_dir / "jwt-secret"
     try:
@@ -80,7 +80,7 @@ def _make_secret(path: Path) -> bool:
             file.write(secrets.token_urlsafe(48) + "\n")
             file.flush()
             os.fsync(fd)
-        # A link is whole at once and, unlike a rename, never replaces the one of another process.
+        # A link appears with its content and, unlike a rename, never replaces the file of another process.
         os.link(temporary, path)
     except FileExistsError:
         return False

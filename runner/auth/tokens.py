@@ -1,7 +1,7 @@
-"""Who calls: token -> `Principal`, and tokens of our own.
+"""JSON Web Tokens: verified into a `Principal`, and signed by the runner's own secret.
 
-Keys are passed in. Every key fixes by its type the algorithms it may be used with, so a token cannot choose how it is
-verified: a public key is never an HMAC secret, and `none` is nobody's algorithm.
+Keys are passed in. The type of a key fixes the algorithms that it may verify, so a token cannot choose how it is
+verified: a public key is never an HMAC secret, and no key has the algorithm `none`.
 """
 
 from __future__ import annotations
@@ -11,31 +11,19 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from enum import StrEnum
-from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import jwt
-from attrs import frozen
 
 from config.settings import AuthSettings
 from protocol.errors import ErrorKind, error
-from runner.auth.keys import Key, KeySet, hmac_key, pem_key, refused
+from runner.auth.keys import Key, hmac_key, pem_key, refused
+from runner.auth.principal import SCOPES, Principal
+
+if TYPE_CHECKING:
+    from runner.auth.jwks import KeySet
 
 
-class Scope(StrEnum):
-    """What a token may allow."""
-
-    MODULES_READ = "modules:read"
-    MODULES_WRITE = "modules:write"
-    EXECUTIONS_RUN = "executions:run"
-    EXECUTIONS_READ = "executions:read"
-    METRICS_READ = "metrics:read"
-    ADMIN = "admin"
-    """Every scope."""
-
-
-SCOPES: Final = frozenset(scope.value for scope in Scope)
 MAX_TOKEN_CHARACTERS: Final = 16 * 1024
 CACHED_TOKENS: Final = 1024
 _MAX_GLOBS: Final = 1000
@@ -43,27 +31,10 @@ _LATEST: Final = 253402300800.0  # the year 10000
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+) *", re.IGNORECASE)
 
 
-@frozen
-class Principal:
-    """Who calls and what the token allows. `modules` are globs of module names; () is all of them, also for admins."""
-
-    subject: str
-    scopes: frozenset[str]
-    modules: tuple[str, ...] = ()
-
-    def allows(self, scope: str) -> bool:
-        """Whether the token carries `scope`; `admin` carries all."""
-        return scope in self.scopes or Scope.ADMIN in self.scopes
-
-    def may_use(self, module_name: str) -> bool:
-        """Whether the token is for this module."""
-        return not self.modules or any(fnmatchcase(module_name, glob) for glob in self.modules)
-
-
 class Verifier:
-    """Verifies tokens by a secret, a public key or a JWKS URL; what was verified is remembered, within bounds.
+    """Verifies tokens by a secret, a public key or a JWKS URL, and caches a bounded number of them.
 
-    `clock` tells the time of day in seconds since the epoch.
+    `clock` returns the time of day in seconds since the epoch.
     """
 
     def __init__(
@@ -76,7 +47,7 @@ class Verifier:
     ) -> None:
         """Take `settings`' secret or `secret`, the PEM text `public_key`, and `settings.jwks_url`; at least one.
 
-        Raises `RunnerError` (`bad_input`) for a key that cannot be used, and for two sources of public keys.
+        Raises `RunnerError` (`bad_input`) if a key cannot be used, or public keys come from two sources.
         """
         self._settings = settings
         self._clock = clock
@@ -89,7 +60,7 @@ class Verifier:
             raise error(
                 ErrorKind.BAD_INPUT, "give `jwt_public_key_file` or `jwt_jwks_url`, not both", field="jwt_jwks_url"
             )
-        self._key_set = None if settings.jwks_url is None else KeySet(settings.jwks_url, clock)
+        self._key_set = None if settings.jwks_url is None else _key_set(settings.jwks_url, clock)
         if not self._keys and self._key_set is None:
             raise error(
                 ErrorKind.BAD_INPUT,
@@ -110,18 +81,15 @@ class Verifier:
 
     @property
     def local(self) -> bool:
-        """Whether `verify_nowait` can verify every token, since no key must be fetched."""
+        """Whether `verify_nowait` can verify every token, because no key is ever fetched."""
         return self._key_set is None
 
     async def verify(self, token: str) -> Principal:
-        """Return who shows `token`; fetches keys from the JWKS URL when needed, for at most about 5 seconds.
+        """Return the owner of `token`; fetches keys from the JWKS URL when needed, for at most about 5 seconds.
 
         Raises `RunnerError`: `unauthenticated` with a reason for the caller, `unavailable` when the keys cannot be
-        fetched. Cancellation leaves a fetch that was begun to end in its thread, unheard.
+        fetched. On cancellation a fetch ends in its thread, and its result is dropped.
         """
-        import trio  # noqa: PLC0415  (0.05 s, which a command that signs a token saves)
-
-        await trio.lowlevel.checkpoint_if_cancelled()
         known = self._remembered(token)
         if known is not None:
             return known
@@ -132,7 +100,7 @@ class Verifier:
         return self._check(token, header, key)
 
     def verify_nowait(self, token: str) -> Principal:
-        """Return who shows `token`, by the keys at hand only: what `verify` does where `local` is true."""
+        """Return the owner of `token`, without fetching keys: the same as `verify` if `local` is true."""
         known = self._remembered(token)
         if known is not None:
             return known
@@ -183,8 +151,14 @@ class Verifier:
         return expires
 
 
+def _key_set(url: str, clock: Callable[[], float]) -> KeySet:
+    from runner.auth.jwks import KeySet  # noqa: PLC0415  (Trio; `operato-runner token` needs none)
+
+    return KeySet(url, clock)
+
+
 def _why(problem: jwt.PyJWTError) -> str:
-    """Return a reason that tells the caller what to mend, and nothing about what is expected here."""
+    """Return a reason that helps the caller, and reveals nothing about the settings of the verifier."""
     match problem:
         case jwt.InvalidSignatureError() | jwt.InvalidKeyError():
             return "its signature does not match"
@@ -225,7 +199,7 @@ def _strings(value: object, name: str) -> tuple[str, ...]:
 def _scopes(claim: object) -> frozenset[str]:
     if claim is None:
         return frozenset()
-    # Scopes of other services may be in the same token, and have no say here.
+    # The token may have scopes of other services too; they count for nothing here.
     return SCOPES & frozenset(claim.split() if isinstance(claim, str) else _strings(claim, "scope"))
 
 
@@ -233,7 +207,7 @@ def _globs(claim: object) -> tuple[str, ...]:
     if claim is None:
         return ()
     globs = _strings(claim, "modules")
-    # An empty list would have to mean all modules, which its author hardly wants.
+    # `()` allows all modules, which the author of an empty list does not mean.
     if not 1 <= len(globs) <= _MAX_GLOBS:
         raise refused(f"the claim `modules` must have 1 to {_MAX_GLOBS} items")
     return globs
@@ -249,9 +223,9 @@ def sign(
     audience: str | None = None,
     modules: Iterable[str] = (),
 ) -> str:
-    """Return an HS256 token that is good from now for `expires_seconds`; no `modules` means all.
+    """Return an HS256 token that is valid from now for `expires_seconds`; without `modules` it allows all.
 
-    Raises `RunnerError` (`bad_input`) for a short secret, no subject, an unknown scope or a time out of range.
+    Raises `RunnerError` (`bad_input`) for a short secret, an empty subject, an unknown scope or a time out of range.
     """
     key, modules = hmac_key(secret).key, list(modules)
     unknown = sorted(set(scopes) - SCOPES)
@@ -273,15 +247,24 @@ def sign(
 
 
 def _is_text(given: str) -> bool:
-    """Return whether it has no bytes of a command line that are no characters."""
+    """Return whether a text has no bytes that the command line could not decode."""
     return all(not "\ud800" <= character <= "\udfff" for character in given)
 
 
 def bearer(header: str | None) -> str:
     """Return the token of an `Authorization` header's value. Raises `RunnerError` (`unauthenticated`)."""
     if not header:
-        raise error(ErrorKind.UNAUTHENTICATED, "no token was shown: send `Authorization: Bearer TOKEN`")
+        raise error(ErrorKind.UNAUTHENTICATED, "the request has no token: send `Authorization: Bearer TOKEN`")
     found = _BEARER.fullmatch(header)
     if found is None:
-        raise error(ErrorKind.UNAUTHENTICATED, "the authorization is not of the form `Bearer TOKEN`")
+        raise error(ErrorKind.UNAUTHENTICATED, "the authorization must have the form `Bearer TOKEN`")
     return found[1]
+
+
+async def authenticate(verifier: Verifier, header: str | None) -> Principal:
+    """Return the caller by its header `Bearer TOKEN`. No checkpoint unless a key must be fetched.
+
+    Raises RunnerError `unauthenticated`, or `unavailable` when keys cannot be fetched.
+    """
+    token = bearer(header)
+    return verifier.verify_nowait(token) if verifier.local else await verifier.verify(token)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from config.settings import Settings
 from environments import proc
 from runner.api.service import Service
-from runner.auth.tokens import Principal
+from runner.auth.principal import Principal
 from tests.benchmarks.bench_workers import call, opened
 from tests.benchmarks.real_server import real_doors
 from tests.benchmarks.report import Report

@@ -464,7 +464,7 @@ async def test_another_input_under_a_key_is_a_conflict(service):
 
 
 async def test_a_key_belongs_to_a_caller_and_a_module(service, tmp_path):
-    from runner.auth.tokens import Principal  # noqa: PLC0415
+    from runner.auth.principal import Principal  # noqa: PLC0415
 
     first = await service.execute(ANYBODY, "echo", b"1", key="k")
     other = await service.execute(Principal("kim", frozenset({"admin"})), "echo", b"2", key="k")
@@ -514,7 +514,7 @@ async def test_an_invalid_key(service, key):
 
 
 async def test_scopes_and_modules_of_the_token(service):
-    from runner.auth.tokens import Principal  # noqa: PLC0415
+    from runner.auth.principal import Principal  # noqa: PLC0415
 
     done = await service.execute(ANYBODY, "echo", b"1")
     other = await service.execute(ANYBODY, "held", b'"/"')
@@ -674,7 +674,7 @@ async def test_an_execution_put_off_between_attempts_records_each_attempt_once(t
 
 
 async def test_without_permission_to_read_a_cancel_shows_neither_input_nor_result(service):
-    from runner.auth.tokens import Principal  # noqa: PLC0415
+    from runner.auth.principal import Principal  # noqa: PLC0415
 
     done = await service.execute(ANYBODY, "echo", b'"secret"')
     shown = await service.cancel(Principal("a", frozenset({"executions:run"})), done.id)

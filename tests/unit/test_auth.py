@@ -9,7 +9,8 @@ import pytest
 from config.settings import AuthSettings
 from protocol.errors import ErrorKind, RunnerError
 from runner.auth import tokens as auth
-from runner.auth.tokens import Principal, Verifier, bearer, sign
+from runner.auth.principal import Principal
+from runner.auth.tokens import Verifier, bearer, sign
 from tests.tokens import GOOD, PRIVATE, RSA, RSA_OTHER, SECRET, Clock, claims, part, pem, token
 
 

@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from config.settings import AuthSettings
 from protocol.errors import ErrorKind, RunnerError
-from runner.auth import keys as keys_module
+from runner.auth import jwks
 from runner.auth.tokens import Verifier
 from tests.tokens import PRIVATE, RSA, RSA_OTHER, SECRET, Clock, part, pem, token
 
@@ -204,7 +204,7 @@ async def test_no_server_at_all():
 
 
 async def test_a_hung_server_costs_a_bounded_time_and_cancellation_less(keys, monkeypatch):
-    monkeypatch.setattr(keys_module, "_FETCH_SECONDS", 0.2)
+    monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.2)
     keys.gate.clear()
     keys.keys = [jwk("rsa", "a")]
     clock = Clock()

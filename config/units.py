@@ -32,7 +32,7 @@ SIZES = {"": 1, "b": 1} | {
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _LONG = 18
-"""Durations of more digits than this are not told in units."""
+"""Digits of a 64-bit number; a longer duration is not written in units."""
 _QUANTITY = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)", re.ASCII)
 
 
@@ -94,6 +94,11 @@ def number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value):
         raise Wrong(f"{show(value)} is not a number", allowed="a number")
     return float(value)
+
+
+def decimal(text: str) -> int | None:
+    """Return the number that ASCII digits write, 18 at most, as a 64-bit counter holds it; None for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONG else None
 
 
 def duration(value: Any) -> float:

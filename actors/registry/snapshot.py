@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from attrs import asdict, field, frozen
 
 from config.modules import ModuleSpec
+from config.schema import InputCheck
 from protocol.errors import ErrorKind, error
 from protocol.model import Isolation, Kind, ModuleRef
 
@@ -42,6 +44,11 @@ class Published:
     """Whether it comes from the operator's own file."""
     published_by: str | None = None
     """The subject that registered it; None for the operator's file."""
+
+    @cached_property
+    def inputs(self) -> InputCheck | None:
+        """The check of its inputs, made at the first call; None: every input passes."""
+        return None if self.input_schema is None else InputCheck(self.input_schema)
 
 
 @frozen

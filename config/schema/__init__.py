@@ -5,7 +5,7 @@ schema.
 """
 
 from config.schema.embedding import embedded
-from config.schema.keywords import MAX_STEPS, TooManyStepsError
-from config.schema.schema import mismatch, problems, validator
+from config.schema.inputs import InputCheck
+from config.schema.schema import problems
 
-__all__ = ["MAX_STEPS", "TooManyStepsError", "embedded", "mismatch", "problems", "validator"]
+__all__ = ["InputCheck", "embedded", "problems"]

@@ -1,27 +1,25 @@
-"""A batch: many inputs of one module, so many at a time, each answered when it ends. All doors use it; no transport."""
+"""A batch: many inputs of one module, a number of them at a time, each answered when it ends. Without transport."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import structlog
 import trio
 from attrs import frozen
 
 from actors.registry import Published
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution
+from runner.api.internal import failure_of
 from runner.api.service import Service
-from runner.auth import Principal
-
-log = structlog.get_logger("batch")
+from runner.auth import Principal, Scope
 
 MAX_PARALLELISM = 256
 
 
 @frozen
 class Input:
-    """One input of a batch, under the name that its answer has; `refusal` says why it cannot be run at all."""
+    """One input of a batch, and the name of its answer; `refusal`: why the input cannot be run at all."""
 
     name: str
     data: bytes = b""
@@ -29,16 +27,16 @@ class Input:
 
 
 Take = Callable[[], Awaitable[Input | None]]
-"""Returns the next input, None behind the last; never called twice at a time. A RunnerError of it ends the batch."""
+"""Returns the next input, None after the last; never called concurrently. A RunnerError ends the batch."""
 Answer = Callable[[Input, Execution | Failure], Awaitable[None]]
-"""Sends what became of an input: its execution, or why it never began; never called twice at a time."""
+"""Sends the execution of an input, or why it never began; never called concurrently."""
 
 
 class Batch:
-    """A batch that may run: so many tasks as inputs run at a time, each takes the next input when it is free.
+    """A batch that may run: one task for each input that runs at a time, which takes the next input when it is free.
 
-    Nothing is taken ahead, and a task that cannot get rid of its answer takes nothing: the client's reading sets the
-    pace. An input that does not begin is answered, and the batch goes on.
+    No input is taken ahead, and a task that waits to send its answer takes none: the client's reading sets the pace.
+    An input that does not begin is answered too, and the batch continues.
     """
 
     def __init__(
@@ -51,7 +49,7 @@ class Batch:
         parallelism: int | None = None,
         field: str = "parallelism",
     ) -> None:
-        """`parallelism` None is the module's `concurrency`; `field` is what the door calls it.
+        """Take a batch; `parallelism` None is the module's `concurrency`, `field` the door's name for it.
 
         Raises RunnerError `forbidden`, `not_found` or `bad_input`.
         """
@@ -59,7 +57,7 @@ class Batch:
         self._principal = principal
         self._name = name
         self._version = version
-        self._module: Published = service.module(principal, "executions:run", name, version)
+        self._module: Published = service.module(principal, Scope.EXECUTIONS_RUN, name, version)
         if parallelism is not None and not 1 <= parallelism <= MAX_PARALLELISM:
             text = f"{field} is 1 to {MAX_PARALLELISM} inputs at a time, not {parallelism}"
             raise error(ErrorKind.BAD_INPUT, text, field=field)
@@ -69,13 +67,13 @@ class Batch:
         self._over = False
         self._problem: RunnerError | None = None
         self.unanswered = 0
-        """Inputs that were taken and are not answered yet."""
+        """The number of inputs that were taken and are not answered yet."""
 
     async def run(self, take: Take, answer: Answer, timeout: Callable[[], float | None]) -> None:
-        """Run inputs until there are no more; `timeout` says how many seconds one that begins now may run.
+        """Run inputs until there are no more; `timeout` returns the time limit of an input that begins now, in seconds.
 
-        When `take` raises RunnerError, or the runner shuts down, no more are taken, what runs is let end and answered,
-        and then it is raised. Cancelled, what runs is ended and recorded as `cancelled`.
+        When `take` raises RunnerError, or the runner shuts down, no more inputs are taken; those that run end and are
+        answered, and then the error is raised. On cancellation those that run are ended and recorded as `cancelled`.
         """
         async with trio.open_nursery() as nursery:
             for _ in range(self._parallelism):
@@ -107,18 +105,15 @@ class Batch:
             return given
 
     async def _run(self, data: bytes, timeout: Callable[[], float | None]) -> Execution | Failure:
-        """Run one input. It is tried again while the waiting room is full, for the module's `queue_timeout` in all."""
+        """Run one input. While the waiting room is full it is tried again, for the module's `queue_timeout` in all."""
         patience = trio.current_time() + self._module.spec.queue_timeout
         while True:
             try:
                 return await self._service.execute(
                     self._principal, self._name, data, version=self._version, timeout=timeout()
                 )
-            except RunnerError as problem:
-                failure = problem.failure
-            except Exception:
-                log.exception("an input of a batch failed inside the runner", module=self._name)
-                return Failure(ErrorKind.INTERNAL, "the runner failed; its log says why")
+            except Exception as problem:  # noqa: BLE001  (one input must not end the others)
+                failure = failure_of(problem, "an input of a batch failed inside the runner", module=self._name)
             pause = failure.retry_after or 1.0
             if failure.kind is not ErrorKind.OVERLOADED or trio.current_time() + pause > patience:
                 return failure

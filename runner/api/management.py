@@ -23,7 +23,7 @@ from environments.checking import check_module
 from environments.venv import VenvEnvironment
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
-from runner.auth import Principal, require, require_module
+from runner.auth import Principal, Scope, require, require_module
 
 ANY = Condition()
 """No condition."""
@@ -31,10 +31,10 @@ ANY = Condition()
 
 @frozen
 class Publishing:
-    """How a version is made one that calls get.
+    """How a version is published.
 
-    With `activate` calls that name no version get it. With `prepare` its environment is built and a worker has
-    imported it before that, so that the first call is warm.
+    With `activate` it is the version used by calls that name none. With `prepare` its environment is built and a
+    worker has imported it before that, so that the first call is warm.
     """
 
     activate: bool = True
@@ -43,13 +43,13 @@ class Publishing:
 
 @define(eq=False)
 class Management:
-    """Changes what the registry serves over the API."""
+    """Changes the modules of the registry."""
 
     registry: Registry
     executors: Mapping[Kind, Executor]
     runs: Runs
     work: Path
-    """A folder for a moment; what a runner that was killed leaves there goes at the next start."""
+    """A folder for temporary files; the next start removes those of a killed runner."""
 
     async def register(
         self,
@@ -59,14 +59,14 @@ class Management:
         how: Publishing,
         condition: Condition,
     ) -> Added:
-        """Check a module as the modules file describes one, and make it a version of the module of its name.
+        """Check a module in the form of the modules file, and register it as a version of the module of its name.
 
-        What is registered with the same content already is found again. Raises RunnerError: `bad_input` with
-        all that is wrong with it, `conflict` (the operator's file has the name; the version is there with other
-        content; `condition` does not hold), `environment_failed`, `load_failed`, and `unavailable`; nothing has
-        changed then. Cancelled, it may have been registered.
+        If the same content is registered already, that version is returned. Raises RunnerError: `bad_input` with all
+        mistakes, `conflict` (the operator's file has the name; the version exists with other content; `condition` is
+        not met), `environment_failed`, `load_failed`, and `unavailable`; then nothing has changed. On cancellation it
+        may have been registered.
         """
-        require(principal, "modules:write")
+        require(principal, Scope.MODULES_WRITE)
         name = data.get("name")
         if isinstance(name, str):
             require_module(principal, name)
@@ -85,16 +85,16 @@ class Management:
     ) -> Added:
         """Register the module whose files are in a zip archive, as `register` does.
 
-        `name` stands for one that its `module.yaml` does not give, and `fields` go before those in there. Raises
-        RunnerError as `register`, and `bad_input` or `too_large` for what is no archive that is read.
+        `name` is used if its `module.yaml` has none, and `fields` override those in there. Raises RunnerError as
+        `register`, and `bad_input` or `too_large` for an archive that cannot be read.
         """
-        require(principal, "modules:write")
+        require(principal, Scope.MODULES_WRITE)
         with tempfile.TemporaryDirectory(prefix="upload-", dir=self.work) as folder:
             work = partial(_unpacked, data, Path(folder), name, fields)
             description = await trio.to_thread.run_sync(work)
-            said = str(description.fields["name"])
-            require_module(principal, said)
-            self.registry.snapshot.changeable(said, condition)
+            found = str(description.fields["name"])
+            require_module(principal, found)
+            self.registry.snapshot.changeable(found, condition)
             spec = await trio.to_thread.run_sync(_read, description, Path(folder))
             return await self._publish(principal, spec, how, condition)
 
@@ -103,14 +103,14 @@ class Management:
     ) -> Added:
         """Register the active version with some fields changed, by the rules of JSON Merge Patch (RFC 7396).
 
-        Its code goes along. A `version` that the changes do not name is derived. Raises RunnerError as `register`.
+        Its code is kept. Without `version` in the changes a version is derived. Raises RunnerError as `register`.
         """
-        require(principal, "modules:write")
+        require(principal, Scope.MODULES_WRITE)
         require_module(principal, name)
         self.registry.snapshot.changeable(name, condition)
         module = self.registry.snapshot.get(name, None, principal.may_use)
         if changes.get("name", name) != name:
-            raise error(ErrorKind.BAD_INPUT, "a module keeps its name; register another one", field="name")
+            raise error(ErrorKind.BAD_INPUT, "a module keeps its name; register another module instead", field="name")
         data = {field: value for field, value in spec_to_mapping(module.spec).items() if field != "version"}
         has_files = data.pop("path", None) is not None and "code" not in changes
         data |= {"path": "."} if has_files else {}
@@ -130,19 +130,20 @@ class Management:
                 return await self.registry.register(module, files, activate=how.activate, condition=condition)
         finally:
             self.registry.release(module)
-            with trio.CancelScope(shield=True):  # what was refused, or has gone for it, leaves nothing
+            with trio.CancelScope(shield=True):  # a refused or replaced version leaves no files
                 await self._collect()
 
     async def _collect(self) -> None:
-        """Remove the code of versions that are gone, but not from under executions."""
+        """Remove the code of versions that no longer exist, except those that executions still use."""
         await self.registry.collect(live.module.root for live in self.runs.live_executions())
 
     async def activate(
         self, principal: Principal, name: str, version: str, *, prepare: bool, condition: Condition
     ) -> tuple[Registered, Published]:
-        """Let calls get a version that is there, and return it; with `prepare` after its environment was built.
+        """Activate a version that exists, and return it; with `prepare` after its environment was built.
 
-        Raises RunnerError: `not_found`, `conflict`, and with `prepare` what came of that; nothing has changed then.
+        Raises RunnerError: `not_found`, `conflict`, and with `prepare` the failure of the build; then nothing has
+        changed.
         """
         module = self._known(principal, name, version)
         if not prepare:
@@ -163,17 +164,17 @@ class Management:
     ) -> None:
         """Delete a module, or a version that is not active. Its executions stay in the history.
 
-        Raises RunnerError: `not_found`, `conflict` also while it runs or is queued, unless `force`: then it is no
-        module any more, and what runs and waits is cancelled and has ended when this returns.
+        Raises RunnerError: `not_found`, `conflict`, also while executions of it run or wait. With `force` these are
+        cancelled instead, and have ended when this returns.
         """
-        require(principal, "modules:write")
+        require(principal, Scope.MODULES_WRITE)
         require_module(principal, name)
         self.registry.snapshot.get_registered(name, condition, principal.may_use)
         at_work = self.runs.live_executions(name, version)
         if at_work and not force:
             several = len(at_work) > 1
-            those = f"{len(at_work)} executions run or wait" if several else "an execution of it runs or waits"
-            text = f"{those}; let that end, or delete with `force`"
+            those = f"{len(at_work)} executions of it run or wait" if several else "an execution of it runs or waits"
+            text = f"{those}; wait for the end, or delete with `force`"
             raise error(ErrorKind.CONFLICT, text, field="force", retry_after=1)
         await self.registry.remove(name, version, subject=principal.subject, condition=condition)
         async with trio.open_nursery() as nursery:
@@ -182,15 +183,15 @@ class Management:
         await self._collect()
 
     async def _cancel(self, live: Live, why: str) -> None:
-        with suppress(RunnerError):  # it never began, or its end cannot be recorded: the log says so
+        with suppress(RunnerError):  # it never began, or its end cannot be recorded, which is logged
             await self.runs.cancel(live, why)
 
     def versions(self, principal: Principal, name: str) -> tuple[list[Published], Registered | None]:
-        """Return the versions that calls can get, newest first, and what is known of the module where it is registered.
+        """Return the versions of a module, newest first, and its registration; None for one of the operator's file.
 
         Raises RunnerError `forbidden` or `not_found`.
         """
-        require(principal, "modules:read")
+        require(principal, Scope.MODULES_READ)
         require_module(principal, name)
         snapshot = self.registry.snapshot
         registered = snapshot.registered_only(name)
@@ -199,12 +200,12 @@ class Management:
         return [snapshot.get(name, None, principal.may_use)], None
 
     async def changes(self, principal: Principal, query: ChangesQuery) -> list[Change]:
-        """Return who changed what and when, newest first. Raises RunnerError `forbidden` or `unavailable`."""
-        require(principal, "admin")
+        """Return the changes of modules, newest first. Raises RunnerError `forbidden` or `unavailable`."""
+        require(principal, Scope.ADMIN)
         return await self.registry.changes(query)
 
     def _known(self, principal: Principal, name: str, version: str | None) -> Published:
-        require(principal, "modules:write")
+        require(principal, Scope.MODULES_WRITE)
         require_module(principal, name)
         return self.registry.snapshot.get(name, version, principal.may_use)
 
@@ -235,7 +236,7 @@ def _bad(problem: ConfigError) -> RunnerError:
 
 
 def _unpacked(data: bytes, folder: Path, name: str | None, fields: Mapping[str, Any]) -> Description:
-    """Put the files of an archive into a folder, and return what they say. Blocks. Raises RunnerError."""
+    """Write the files of an archive into a folder, and return their description. Blocks. Raises RunnerError."""
     try:
         files = unpack(data)
         write_files(files, folder)
@@ -257,7 +258,7 @@ def _read(description: Description, folder: Path) -> ModuleSpec:
 
 
 def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `target` with the changes of a JSON Merge Patch (RFC 7396): null takes a field away."""
+    """Return `target` with the changes of a JSON Merge Patch (RFC 7396): null removes a field."""
     found = dict(target)
     for name, value in patch.items():
         if value is None:

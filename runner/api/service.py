@@ -1,11 +1,10 @@
-"""One function for each verb, without transport types: what every door calls. Each checks scope and modules first."""
+"""One method for each verb, without transport types: what every door calls. Each checks scope and modules first."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -16,22 +15,18 @@ from actors.executions import Idempotency, Live, Runs
 from actors.history import History, ModuleStats, Page, Query
 from actors.registry import Published, Registry
 from actors.workers import BuildLog, Executor
-from config.schema import MAX_STEPS, TooManyStepsError, fit, mismatch, validator
 from config.settings import Settings
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.management import Management
-from runner.auth import Principal, require, require_module
-
-_LARGE_BYTES = 256 * 1024
-"""Input from which on the fast look at it is the only one: the other one would hold everybody up for seconds."""
+from runner.auth import Principal, Scope, require, require_module
 
 
 @define(eq=False)
 class Service:
-    """The runner as its doors see it."""
+    """The runner, as its doors see it."""
 
     registry: Registry
     executors: Mapping[Kind, Executor]
@@ -49,8 +44,8 @@ class Service:
 
     # Modules and environments
 
-    def module(self, principal: Principal, scope: str, name: str, version: str | None = None) -> Published:
-        """Return a module that the principal may use under `scope`.
+    def module(self, principal: Principal, scope: Scope, name: str, version: str | None = None) -> Published:
+        """Return a module that the principal may use with `scope`.
 
         Raises RunnerError `forbidden` or `not_found`.
         """
@@ -69,7 +64,7 @@ class Service:
         cursor: str,
     ) -> tuple[list[Published], str | None]:
         """Return the modules after `cursor` (a name) that match and that the principal may use, and the next cursor."""
-        require(principal, "modules:read")
+        require(principal, Scope.MODULES_READ)
         found = [
             m
             for m in self.registry.snapshot.find(envs=envs, tags=tags, text=text)
@@ -78,8 +73,8 @@ class Service:
         return found[:limit], found[limit - 1].spec.name if len(found) > limit else None
 
     def environments(self, principal: Principal) -> list[dict[str, Any]]:
-        """Return each kind of environment: whether it can be used here, how limits are held, and its statistics."""
-        require(principal, "modules:read")
+        """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
+        require(principal, Scope.MODULES_READ)
         return [
             {
                 "env": kind.value,
@@ -93,12 +88,12 @@ class Service:
         ]
 
     def prepare(self, principal: Principal, name: str, version: str | None = None) -> tuple[Published, BuildLog]:
-        """Build a module's environment where it is missing; return the module, and the build to be followed.
+        """Build a module's environment if it is missing; return the module and the build to follow.
 
-        Callers share a build; it goes on when none of them follows it any more. Raises RunnerError `forbidden`,
-        `not_found`, `unavailable`, `shutdown`, and for a moment what the last build failed with.
+        Callers share a build, which continues without followers too. Raises RunnerError `forbidden`, `not_found`,
+        `unavailable`, `shutdown`, and for a moment after a failed build its failure.
         """
-        module = self.module(principal, "modules:write", name, version)
+        module = self.module(principal, Scope.MODULES_WRITE, name, version)
         return module, self.executors[module.spec.env].prepare(module)
 
     # Executions that begin
@@ -113,11 +108,11 @@ class Service:
         timeout: float | None = None,
         key: str | None = None,
     ) -> Execution:
-        """Run a module and return the whole execution, recorded; a failure of user code is in it, not raised.
+        """Run a module and return the whole recorded execution; a failure of user code is in it, not raised.
 
-        `timeout` in seconds can only shorten the module's own. Raises RunnerError for what never began. Cancelled,
-        the execution is ended and recorded as `cancelled` before Cancelled goes on; one with an idempotency `key`
-        goes on, for the caller who repeats it.
+        `timeout` in seconds can only shorten the module's own. Raises RunnerError if no execution begins. When the
+        caller is cancelled, the execution is ended and recorded as `cancelled` before Cancelled propagates; an
+        execution with an idempotency `key` continues, for a caller that repeats the call.
         """
         module, execution, raw = self._new(principal, name, data, version, timeout)
         if key is None:
@@ -140,9 +135,10 @@ class Service:
         timeout: float | None = None,
         key: str | None = None,
     ) -> Execution:
-        """Accept an execution that runs when it is its turn, also after a restart, and return it as it is then.
+        """Accept an execution that runs when its turn comes, even after a restart, and return its present state.
 
-        Parameters as `execute`. Raises RunnerError for what was not accepted. Cancelled, it may have been.
+        The parameters are those of `execute`. Raises RunnerError if it is not accepted. When the caller is cancelled,
+        it may have been accepted.
         """
         module, execution, raw = self._new(principal, name, data, version, timeout)
         execution = evolve(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
@@ -156,15 +152,15 @@ class Service:
     def begin(
         self, principal: Principal, name: str, data: bytes, *, version: str | None = None, timeout: float | None = None
     ) -> tuple[str, Follower]:
-        """Begin an execution and return its id, and its events from the first on; whoever follows may `abandon` it.
+        """Begin an execution and return its ID, and its events from the first on; the follower may `abandon` it.
 
-        Parameters and errors as `execute`, but for those that come after the begin: they are the last event.
+        Parameters and errors are those of `execute`, except that errors after the begin are the last event.
         """
         module, execution, raw = self._new(principal, name, data, version, timeout)
         return execution.id, Follower(self.runs.start(module, execution, raw).log)
 
     def abandon(self, name: str, why: str = "the caller went away") -> None:
-        """End an execution whose only reader has gone away, or asks for it. Never blocks."""
+        """End an execution whose only reader has gone or asks for it. Never blocks."""
         live = self.runs.find(name)
         if live is not None:
             live.cancel(Failure(ErrorKind.CANCELLED, why))
@@ -173,7 +169,7 @@ class Service:
         self, principal: Principal, name: str, data: bytes, version: str | None, timeout: float | None
     ) -> tuple[Published, Execution, msgspec.Raw]:
         """Return an execution that may begin. Raises RunnerError."""
-        module = self.module(principal, "executions:run", name, version)
+        module = self.module(principal, Scope.EXECUTIONS_RUN, name, version)
         raw = _checked_input(module, data)
         if self.runs.stopping:
             raise RunnerError(shutting_down())
@@ -191,11 +187,11 @@ class Service:
         )
         return module, execution, raw
 
-    # Executions that are there
+    # Executions that exist
 
     async def get(self, principal: Principal, name: str) -> Execution:
-        """Return one execution in its latest state. Raises RunnerError `forbidden` or `not_found`."""
-        require(principal, "executions:read")
+        """Return the latest state of an execution. Raises RunnerError `forbidden` or `not_found`."""
+        require(principal, Scope.EXECUTIONS_READ)
         live = self.runs.find(name)
         execution = await self.history.get(name) if live is None else self.runs.snapshot(live)
         if execution is None:
@@ -204,8 +200,8 @@ class Service:
         return execution
 
     async def list(self, principal: Principal, query: Query) -> Page:
-        """Return a page of executions, newest first, without payloads and events; those alive say why they wait."""
-        require(principal, "executions:read")
+        """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
+        require(principal, Scope.EXECUTIONS_READ)
         page = await self.history.list(evolve(query, modules=principal.modules))
         return evolve(page, items=tuple(map(self._with_waiting, page.items)))
 
@@ -214,11 +210,11 @@ class Service:
         return execution if live is None else evolve(execution, waiting=self.runs.waiting(live))
 
     async def stats(self, principal: Principal, name: str, *, since: float | None, until: float | None) -> ModuleStats:
-        """Return what became of a module's executions in a window of time; also of one that is not served any more.
+        """Return the counts of a module's executions that ended in a window of time, also of a deleted module.
 
-        Raises RunnerError `forbidden`, or `not_found` when no module has the name and none of its executions is known.
+        Raises RunnerError `forbidden`, or `not_found` when neither a module nor an execution has the name.
         """
-        require(principal, "executions:read")
+        require(principal, Scope.EXECUTIONS_READ)
         require_module(principal, name)
         found = await self.history.stats(name, since=since, until=until)
         snapshot = self.registry.snapshot
@@ -227,13 +223,13 @@ class Service:
         return found
 
     async def cancel(self, principal: Principal, name: str) -> Execution:
-        """End an execution in whatever state it is; return it when its end is recorded. Again, it changes nothing.
+        """End an execution in any state, and return it when its end is recorded. A second call changes nothing.
 
-        Who may not read executions is not shown what it was given, printed and returned.
+        Without the scope `executions:read`, input, output and result are omitted.
 
         Raises RunnerError `forbidden`, `not_found`, or `unavailable` when the end cannot be recorded.
         """
-        require(principal, "executions:run")
+        require(principal, Scope.EXECUTIONS_RUN)
         live = self.runs.find(name)
         if live is not None:
             require_module(principal, live.execution.module.name)
@@ -245,11 +241,11 @@ class Service:
         return _shown(principal, execution)
 
     async def follow(self, principal: Principal, name: str, start: int = 0) -> Follower:
-        """Return the events of an execution from number `start` on, what was and what comes.
+        """Return the events of an execution: past ones from number `start`, then live ones.
 
         Raises RunnerError `forbidden`, `not_found`, or `bad_input` for a negative number.
         """
-        require(principal, "executions:read")
+        require(principal, Scope.EXECUTIONS_READ)
         if start < 0:
             raise error(ErrorKind.BAD_INPUT, f"the first event is number 0, not {start}", field="from")
         return Follower(await self._log(principal, name), start)
@@ -263,7 +259,7 @@ class Service:
 
 
 def _shown(principal: Principal, execution: Execution) -> Execution:
-    if principal.allows("executions:read"):
+    if principal.allows(Scope.EXECUTIONS_READ):
         return execution
     return evolve(execution, input=b"null", result=None, events=b"[]")
 
@@ -273,48 +269,11 @@ def _as_dict(value: Any) -> dict[str, Any]:
 
 
 def _checked_input(module: Published, data: bytes) -> msgspec.Raw:
-    """Return the input as a value that can be sent on; an empty body is null. Raises RunnerError `bad_input`."""
+    """Return the input, checked; an empty body is null. Raises RunnerError `bad_input`."""
     try:
         raw = messages.check_json(data or b"null")
     except messages.InvalidJsonError as problem:
         raise error(ErrorKind.BAD_INPUT, f"the input is not JSON: {problem}", field="$") from None
-    if module.input_schema is not None:
-        _check_schema(msgspec.json.encode(module.input_schema), bytes(raw))
+    if module.inputs is not None and (failure := module.inputs.check(bytes(raw))) is not None:
+        raise RunnerError(failure)
     return raw
-
-
-@lru_cache(maxsize=256)
-def _validator(schema: bytes) -> Any:
-    return validator(msgspec.json.decode(schema))
-
-
-@lru_cache(maxsize=256)
-def _decoder(schema: bytes) -> msgspec.json.Decoder[Any] | None:
-    return fit.decoder(msgspec.json.decode(schema))
-
-
-def _check_schema(schema: bytes, data: bytes) -> None:
-    fast = _decoder(schema)
-    told = ("$", f"the input takes more than {MAX_STEPS} steps to check by its schema; send less at once")
-    if fast is not None:
-        try:
-            fast.decode(data)
-        except msgspec.MsgspecError as problem:
-            told = path, why = fit.told(problem)
-            if len(data) > _LARGE_BYTES:
-                raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path) from None
-        else:
-            return
-    try:
-        found = mismatch(_validator(schema), msgspec.json.decode(data))
-    except msgspec.DecodeError as refused:  # a number of a size that handlers may take, and no schema can look at
-        raise error(ErrorKind.BAD_INPUT, f"the input cannot be checked by its schema: {refused}", field="$") from None
-    except TooManyStepsError:
-        path, why = told
-        raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path) from None
-    except RecursionError:
-        text = "the input is nested too deeply to be checked by its schema"
-        raise error(ErrorKind.BAD_INPUT, text, field="$") from None
-    if found is not None:
-        path, why = found
-        raise error(ErrorKind.BAD_INPUT, f"{path}: {why}", field=path)

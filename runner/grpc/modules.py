@@ -10,7 +10,7 @@ from attrs import frozen
 from actors.registry import Added, Condition
 from protocol.rpc.operato.runner import v1
 from runner.api import Publishing, Service, parse_description
-from runner.auth import Principal
+from runner.auth import Principal, Scope
 from runner.grpc.call import Call
 from runner.grpc.codec import make
 from runner.grpc.messages import (
@@ -57,7 +57,7 @@ class ModuleVerbs:
 
     async def get(self, _call: Call, who: Principal, request: v1.GetModuleRequest) -> v1.GetModuleResponse:
         """Return one module."""
-        module = self.service.module(who, "modules:read", request.module_name, request.version or None)
+        module = self.service.module(who, Scope.MODULES_READ, request.module_name, request.version or None)
         return make(v1.GetModuleResponse, module=module_message(module))
 
     async def stats(self, _call: Call, who: Principal, request: v1.GetModuleStatsRequest) -> v1.GetModuleStatsResponse:

@@ -1,4 +1,4 @@
-"""The face of the room."""
+"""REST: routes, parameters and answers over HTTP and websockets, and the OpenAPI document of them."""
 
 from runner.rest.app import make_app
 

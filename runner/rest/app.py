@@ -1,182 +1,159 @@
-"""The REST door: parse, call the service, render. Execute is served as plain ASGI ahead of quart, the rest by quart."""
+"""The REST application: the endpoints on the runner itself, and all endpoints on their routes.
+
+Executing, preparing, streams and websockets are served as plain ASGI, ahead of quart; quart serves the rest.
+"""
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, unquote
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
 
-import structlog
-from attrs import frozen
+import msgspec
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
-from protocol.model import Execution
+from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
 from runner.api import Service
-from runner.auth import Principal, Verifier, authenticate
-from runner.http import (
-    WEBSOCKET,
-    BodyError,
-    BodyTooLargeError,
-    Front,
-    Handler,
-    Message,
-    Receive,
-    Route,
-    Send,
-    read_body,
-    respond,
-)
-from runner.rest.batch import BatchExecution
-from runner.rest.documents import add_document_routes
-from runner.rest.executions import add_execution_routes
-from runner.rest.metrics import add_metrics_route
-from runner.rest.modules import add_module_routes
-from runner.rest.openapi import PROBLEM, Operation, module_operations, operations
-from runner.rest.preparation import Preparation
-from runner.rest.render import accepted_json, execution_json, execution_status, failure_headers, problem_json
-from runner.rest.streams import EventStream, ExecutionSocket, ModuleSocket, not_found
-from runner.rest.web import arguments, framework_problem, json_answer, problem_answer, seconds_of, serves
-from runner.status import CODES
+from runner.auth import Verifier
+from runner.http import WEBSOCKET, BodyTooLargeError, Front, Message, Receive, Route, Send
+from runner.rest import batch, executions, metrics, modules, streams
+from runner.rest.endpoint import Answer, Dispatcher, Endpoint, Request, json_answer, problem, serves, transmit
+from runner.rest.openapi import OPERATIONS, PROBLEM, Documents, Problem, page, served
+from runner.rest.openapi import operations as table
+from runner.version import release
 
-log = structlog.get_logger("rest")
+_AHEAD: Final = (*batch.ENDPOINTS, executions.execute, modules.prepare, *streams.ENDPOINTS)
+"""Served ahead of quart, in this order: the path of `execute` begins like that of a batch."""
+_BEHIND: Final = tuple(
+    each for each in (*executions.ENDPOINTS, *modules.ENDPOINTS, *metrics.ENDPOINTS) if each not in _AHEAD
+)
 
 
 def make_app(service: Service, verifier: Verifier) -> Front:
     """Return the ASGI application of all REST routes."""
-    routes = [
-        _route(operations.BATCH, BatchExecution(service, verifier)),
-        _route(operations.EXECUTE, _Execute(service, verifier)),
-        _route(module_operations.PREPARE, Preparation(service, verifier)),
-        _route(operations.FOLLOW, EventStream(service, verifier)),
-        _route(operations.FOLLOW_SOCKET, ExecutionSocket(service, verifier)),
-        _route(operations.RUN_SOCKET, ModuleSocket(service, verifier)),
-        Route(WEBSOCKET, "", not_found),
-    ]
-    return Front(_slow_routes(service, verifier), routes)
+    dispatcher = Dispatcher(service, verifier)
+    routes = [*map(dispatcher.route, _AHEAD), Route(WEBSOCKET, "", _no_websocket)]
+    return Front(_behind(dispatcher), routes)
 
 
-def _route(operation: Operation, handler: Handler) -> Route:
-    return Route(operation.method, operation.prefix, handler, operation.suffix)
-
-
-@frozen
-class _Execute:
-    """`POST /modules/execute/{name}`: the hot path."""
-
-    service: Service
-    verifier: Verifier
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        try:
-            header = timeout = key = None
-            wait = True
-            for name, value in scope["headers"]:
-                if name == b"authorization":
-                    header = value.decode("latin-1")
-                elif name == b"x-timeout":
-                    timeout = seconds_of("X-Timeout", value.decode("latin-1"))
-                elif name == b"idempotency-key":
-                    key = value.decode("latin-1")
-                elif name == b"prefer":
-                    wait = wait and not _asynchronously(value)
-            principal = await authenticate(self.verifier, header)
-            name = unquote(scope["path"][len(operations.EXECUTE.prefix) :])
-            version = _version(scope["query_string"])
-            data = await read_body(scope, receive, self.service.settings.server.max_frame_bytes)
-            run = self.service.execute if wait else self.service.submit
-            execution = await run(principal, name, data, version=version, timeout=timeout, key=key)
-        except RunnerError as problem:
-            await _refuse(send, problem.failure)
-        except BodyError as problem:
-            kind = ErrorKind.TOO_LARGE if isinstance(problem, BodyTooLargeError) else ErrorKind.BAD_INPUT
-            hint = "; the limit is `max_frame`" if kind is ErrorKind.TOO_LARGE else ""
-            await _refuse(send, Failure(kind, f"{problem}{hint}", field="$"))
-        except Exception:
-            log.exception("a request failed inside the runner", path=scope["path"])
-            await _refuse(send, Failure(ErrorKind.INTERNAL, "the runner failed; its log says why"))
-        else:
-            await _answer(send, execution, wait=wait)
-
-
-async def _answer(send: Send, execution: Execution, *, wait: bool) -> None:
-    headers = [(b"x-execution-id", execution.id.encode())]
-    if not wait:
-        headers += [(b"location", b"/executions/" + execution.id.encode()), (b"preference-applied", b"respond-async")]
-    if not execution.status.final:
-        await respond(send, 202, accepted_json(execution), headers)
-        return
-    if not wait:  # the same idempotency key has led to one that has ended: that it is found is a success
-        await respond(send, 200, execution_json(execution), headers)
-        return
-    if execution.failure is not None:
-        headers += failure_headers(execution.failure)
-    await respond(send, execution_status(execution), execution_json(execution), headers)
-
-
-async def _refuse(send: Send, failure: Failure) -> None:
-    await respond(send, CODES[failure.kind].http, problem_json(failure), failure_headers(failure), PROBLEM.encode())
-
-
-def _asynchronously(prefer: bytes) -> bool:
-    """Return whether a `Prefer` header (RFC 7240) asks for an answer that does not wait."""
-    preferences = prefer.decode("latin-1").lower().split(",")
-    return any(part.partition(";")[0].strip() == "respond-async" for part in preferences)
-
-
-def _version(query: bytes) -> str | None:
-    if not query:
-        return None
-    values = parse_qs(query.decode("latin-1"), keep_blank_values=True)
-    if unknown := sorted(set(values) - {*operations.EXECUTE.query}):
-        raise error(ErrorKind.BAD_INPUT, f"unknown parameter {unknown[0]!r}; allowed: version", field=unknown[0])
-    return values["version"][-1] if "version" in values else None
-
-
-def _slow_routes(service: Service, verifier: Verifier) -> QuartTrio:
-    """Return the quart application of everything but execute."""
+def _behind(dispatcher: Dispatcher) -> QuartTrio:
+    """Return the quart application."""
+    settings = dispatcher.service.settings.server
     app = QuartTrio("runner.rest", static_folder=None)
-    app.url_map.merge_slashes = False  # a redirect would lead to whatever `Host` the request names
-    app.config["MAX_CONTENT_LENGTH"] = service.settings.server.max_frame_bytes
-    app.config["BODY_TIMEOUT"] = None  # the connection holds `body_timeout`
-
-    async def principal() -> Principal:
-        return await authenticate(verifier, request.headers.get("authorization"))
-
-    @app.errorhandler(RunnerError)
-    async def refused(problem: RunnerError) -> Response:
-        return problem_answer(problem.failure)
-
-    @app.errorhandler(HTTPException)
-    async def http_problem(problem: HTTPException) -> Response:
-        return framework_problem(problem, request)
-
-    @app.errorhandler(Exception)
-    async def broken(problem: Exception) -> Response:
-        log.error("a request failed inside the runner", path=request.path, exc_info=problem)
-        return problem_answer(Failure(ErrorKind.INTERNAL, "the runner failed; its log says why"))
-
-    @serves(app, operations.ENVIRONMENTS)
-    async def environments() -> Response:
-        who = await principal()
-        arguments(operations.ENVIRONMENTS)
-        return json_answer({"items": service.environments(who)})
-
-    _add_health(app, service)
-    add_metrics_route(app, service, principal)
-    add_module_routes(app, service, principal)
-    add_execution_routes(app, service, principal)
-    add_document_routes(app, service, verifier)
+    app.url_map.merge_slashes = False  # a redirect would lead to the `Host` that the request names
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_frame_bytes
+    app.config["BODY_TIMEOUT"] = None  # the connection enforces `body_timeout`
+    operations = {operation.name: operation for operation in served(settings)}
+    for endpoint in (*_BEHIND, *_server_endpoints(dispatcher.service)):
+        operation = operations.get(endpoint.operation.name)
+        if operation is not None:
+            view = _view(dispatcher, Endpoint(operation, endpoint.function))
+            app.add_url_rule(operation.rule, operation.name, view, methods=[operation.method])
+    for operation in OPERATIONS:
+        if operation.method == WEBSOCKET:
+            app.add_url_rule(operation.rule, operation.name, _upgrade_required, methods=["GET"])
+    app.register_error_handler(HTTPException, _framework_problem)
     return app
 
 
-def _add_health(app: QuartTrio, service: Service) -> None:
-    @serves(app, operations.HEALTH)
-    async def healthz() -> Response:
-        return json_answer({"status": "ok"})
+def _view(dispatcher: Dispatcher, endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:
+    """Return an endpoint as a view of quart."""
 
-    @serves(app, operations.READINESS)
-    async def readyz() -> Response:
-        if service.runs.stopping:
-            return problem_answer(shutting_down())
-        return json_answer({"status": "ready", "modules": len(service.registry.snapshot.modules)})
+    async def view(**names: str) -> Response:
+        scope: Message = dict(request.scope)
+        answer = await dispatcher.serve(endpoint, names, scope, _no_receive, _read_body)
+        if not isinstance(answer, Answer):
+            raise TypeError(f"quart does not serve streams: {endpoint.operation.path}")
+        return _response(answer)
+
+    return view
+
+
+async def _read_body() -> bytes:
+    try:
+        body = await request.get_data(as_text=False)
+    except RequestEntityTooLarge:
+        limit = request.max_content_length
+        raise BodyTooLargeError(f"the body is over {limit} bytes") from None
+    return body if isinstance(body, bytes) else body.encode()
+
+
+async def _no_receive() -> Message:
+    raise RuntimeError("quart reads the body")
+
+
+def _response(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status, content_type=None if answer.status == 204 else answer.content_type)
+    for name, value in answer.headers:
+        response.headers[name.decode()] = value.decode()
+    return response
+
+
+async def _upgrade_required(**_names: str) -> Response:
+    upgrade = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
+    return _response(
+        _status_problem(426, f"{request.path} is a websocket; open it with a websocket handshake", upgrade)
+    )
+
+
+async def _framework_problem(found: HTTPException) -> Response:
+    """Return what quart refuses (unknown path, wrong method) in the form of every problem."""
+    status = found.code or 500
+    allowed = sorted(getattr(found, "valid_methods", None) or ())
+    details = {
+        404: f"there is no {request.path}; /docs lists all paths",
+        405: f"{request.method} is not possible at {request.path}; allowed: {', '.join(allowed)}",
+    }
+    headers = tuple((b"allow", value.encode()) for name, value in found.get_headers() if name.lower() == "allow")
+    return _response(_status_problem(status, details.get(status) or found.description or found.name, headers))
+
+
+def _status_problem(status: int, detail: str, headers: tuple[tuple[bytes, bytes], ...]) -> Answer:
+    """Return a problem that has a status of HTTP and no kind."""
+    body: Problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return Answer(msgspec.json.encode(body), status, PROBLEM, headers)
+
+
+async def _no_websocket(scope: Message, receive: Receive, send: Send) -> None:
+    """Refuse the handshake of a websocket at a path that has none."""
+    paths = " and ".join(each.path for each in OPERATIONS if each.method == WEBSOCKET)
+    text = f"there is no websocket at {scope['path']}; there are {paths}"
+    await transmit(problem(Failure(ErrorKind.NOT_FOUND, text)), scope, receive, send)
+
+
+def _server_endpoints(service: Service) -> tuple[Endpoint, ...]:
+    documents = Documents(service.registry, release(), served(service.settings.server))
+
+    @serves(table.DOCUMENT)
+    async def document(request: Request) -> Answer:
+        headers = ((b"cache-control", b"no-cache"), (b"vary", b"authorization"))
+        return Answer(documents.get(request.caller), headers=headers)
+
+    return _environments, _health, _readiness, document, _docs
+
+
+@serves(table.ENVIRONMENTS)
+async def _environments(request: Request) -> Answer:
+    return json_answer({"items": request.service.environments(request.principal)})
+
+
+@serves(table.HEALTH)
+async def _health(request: Request) -> Answer:
+    del request
+    return json_answer({"status": "ok"})
+
+
+@serves(table.READINESS)
+async def _readiness(request: Request) -> Answer:
+    if request.service.runs.stopping:
+        raise RunnerError(shutting_down())
+    return json_answer({"status": "ready", "modules": len(request.service.registry.snapshot.modules)})
+
+
+@serves(table.DOCS)
+async def _docs(request: Request) -> Answer:
+    del request
+    html, headers = page()
+    return Answer(html, content_type="text/html; charset=utf-8", headers=headers)

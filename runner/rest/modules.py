@@ -1,226 +1,287 @@
-"""The REST routes of modules: look, register, change, delete, versions, audit; parse, call the service, render."""
+"""The endpoints of modules: list, register, change, delete, activate, prepare, audit."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
-from quart import Response, request
-from quart_trio import QuartTrio
+import msgspec
+import trio
 
-from actors.registry import Action, Added, ChangesQuery, Condition, Published, Registered
+from actors.registry import Added, ChangesQuery, Condition, Published, Registered
+from actors.workers import BuildLog
 from config.code import pack
 from config.mistakes import Wrong
 from config.modules import starter
-from protocol.errors import ErrorKind, error
-from protocol.model import Kind
-from runner.api import Publishing, Service, module_fields, parse_description
-from runner.auth import Principal, require
-from runner.rest.openapi import module_operations as operations
-from runner.rest.render import change_json, versions_json
-from runner.rest.web import arguments, flag, json_answer, moment, one_of, page_limit, serves
+from config.units import decimal
+from protocol.errors import ErrorKind, RunnerError, error
+from runner.api import Publishing, failure_of, module_fields, parse_description
+from runner.auth import Scope
+from runner.rest.endpoint import Answer, Request, Stream, Write, json_answer, serves
+from runner.rest.openapi import EVENTS, modules, shapes
+from runner.rest.render import change_json, problem_json, versions_json
+from runner.rest.streams import KEEP_ALIVE_SECONDS, STILL_HERE
+
+_LOG_LINES: Final = 20
+"""The last lines of a build that its answer holds."""
+
+# Lists and details
 
 
-def add_module_routes(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
-    """Add the routes to `app`; `principal` says who makes the request at hand."""
-    _add_reading(app, service, principal)
-    _add_versions(app, service, principal)
-
-    @serves(app, operations.REGISTER)
-    async def register() -> Response:
-        who = await principal()
-        data, how = await _described(arguments(operations.REGISTER))
-        added = await service.management.register(who, data, how=how, condition=Condition(first=True))
-        return _added(added)
-
-    @serves(app, operations.UPLOAD)
-    async def upload() -> Response:
-        who = await principal()
-        args = arguments(operations.UPLOAD)
-        if (request.mimetype or "") not in operations.UPLOAD.body:
-            text = "the body is the zip file itself: curl --data-binary @module.zip -H 'Content-Type: application/zip'"
-            raise error(ErrorKind.BAD_INPUT, text, field="content-type")
-        body = await request.get_data(as_text=False)
-        how = _publishing(args, {})
-        data = body if isinstance(body, bytes) else body.encode()
-        name, condition = args.get("name"), _condition()
-        return _added(await service.management.upload(who, data, name=name, how=how, condition=condition))
-
-    @serves(app, operations.PUT)
-    async def put(name: str) -> Response:
-        who = await principal()
-        data, how = await _described(arguments(operations.PUT))
-        if data.setdefault("name", name) != name:
-            raise error(ErrorKind.BAD_INPUT, f"the route names {name!r}, the body {data['name']!r:.80}", field="name")
-        return _added(await service.management.register(who, data, how=how, condition=_condition()))
-
-    @serves(app, operations.PATCH)
-    async def patch(name: str) -> Response:
-        who = await principal()
-        data, how = await _described(arguments(operations.PATCH))
-        return _added(await service.management.patch(who, name, data, how=how, condition=_condition()))
-
-    @serves(app, operations.DELETE)
-    async def remove(name: str) -> Response:
-        who = await principal()
-        force = flag("force", arguments(operations.DELETE).get("force"))
-        await service.management.remove(who, name, force=bool(force), condition=_condition())
-        return Response(b"", 204, content_type=None)
+@serves(modules.LIST)
+async def list_modules(request: Request) -> Answer:
+    """List modules."""
+    found, cursor = request.service.modules(
+        request.principal,
+        envs=request["env"],
+        tags=request["tag"],
+        text=request["q"],
+        limit=request["limit"],
+        cursor=request["cursor"] or "",
+    )
+    return json_answer({"items": [module_fields(module) for module in found], "cursor": cursor})
 
 
-def _add_reading(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
-    @serves(app, operations.LIST)
-    async def modules() -> Response:
-        who = await principal()
-        args = arguments(operations.LIST)
-        found, cursor = service.modules(
-            who,
-            envs=[kind for value in _several("env") if (kind := one_of(Kind, "env", value)) is not None],
-            tags=_several("tag"),
-            text=args.get("q"),
-            limit=page_limit(args.get("limit")),
-            cursor=args.get("cursor", ""),
-        )
-        return json_answer({"items": [module_fields(m) for m in found], "cursor": cursor})
-
-    @serves(app, operations.TEMPLATE)
-    async def template() -> Response:
-        require(await principal(), "modules:read")
-        args = arguments(operations.TEMPLATE)
-        kind = one_of(Kind, "env", args.get("env")) or Kind.INLINE
-        try:
-            data = pack(starter(args.get("name", "my-module"), kind))
-        except Wrong as wrong:
-            raise error(ErrorKind.BAD_INPUT, str(wrong), field="name") from None
-        answer = Response(data, content_type="application/zip")
-        answer.headers["content-disposition"] = 'attachment; filename="module.zip"'
-        return answer
-
-    @serves(app, operations.SHOW)
-    async def module(name: str) -> Response:
-        who = await principal()
-        version = arguments(operations.SHOW).get("version")
-        found = service.module(who, "modules:read", name, version)
-        answer = json_answer(module_fields(found))
-        answer.headers["etag"] = _tag([found], service.registry.snapshot.registered_only(name))
-        return answer
-
-    @serves(app, operations.AUDIT)
-    async def audit() -> Response:
-        who = await principal()
-        args = arguments(operations.AUDIT)
-        limit = page_limit(args.get("limit"))
-        query = ChangesQuery(
-            module=args.get("module"),
-            subject=args.get("subject"),
-            action=one_of(Action, "action", args.get("action")),
-            since=moment("since", args.get("since")),
-            until=moment("until", args.get("until")),
-            before=_number("cursor", args.get("cursor")),
-            modules=who.modules,
-            limit=limit + 1,
-        )
-        found = await service.management.changes(who, query)
-        cursor = str(found[limit - 1].id) if len(found) > limit else None
-        return json_answer({"items": [change_json(each) for each in found[:limit]], "cursor": cursor})
+@serves(modules.SHOW)
+async def show(request: Request) -> Answer:
+    """Show a module."""
+    name = request["name"]
+    found = request.service.module(request.principal, Scope.MODULES_READ, name, request["version"])
+    registered = request.service.registry.snapshot.registered_only(name)
+    return json_answer(module_fields(found), headers=(_etag([found], registered),))
 
 
-def _add_versions(app: QuartTrio, service: Service, principal: Callable[[], Awaitable[Principal]]) -> None:
-    @serves(app, operations.VERSIONS)
-    async def versions(name: str) -> Response:
-        who = await principal()
-        arguments(operations.VERSIONS)
-        found, registered = service.management.versions(who, name)
-        answer = json_answer(versions_json(name, found, registered))
-        answer.headers["etag"] = _tag(found, registered)
-        return answer
-
-    @serves(app, operations.SHOW_VERSION)
-    async def version_of(name: str, version: str) -> Response:
-        who = await principal()
-        arguments(operations.SHOW_VERSION)
-        return json_answer(module_fields(service.module(who, "modules:read", name, version)))
-
-    @serves(app, operations.DELETE_VERSION)
-    async def remove_version(name: str, version: str) -> Response:
-        who = await principal()
-        force = flag("force", arguments(operations.DELETE_VERSION).get("force"))
-        await service.management.remove(who, name, version, force=bool(force), condition=_condition())
-        return Response(b"", 204, content_type=None)
-
-    @serves(app, operations.ACTIVATE)
-    async def activate(name: str, version: str) -> Response:
-        who = await principal()
-        prepare = flag("prepare", arguments(operations.ACTIVATE).get("prepare"))
-        registered, module = await service.management.activate(
-            who, name, version, prepare=bool(prepare), condition=_condition()
-        )
-        answer = json_answer(module_fields(module) | {"active": registered.active == version})
-        answer.headers["etag"] = f'"{registered.revision}"'
-        return answer
+@serves(modules.VERSIONS)
+async def versions(request: Request) -> Answer:
+    """List the versions of a module."""
+    found, registered = request.service.management.versions(request.principal, request["name"])
+    return json_answer(versions_json(request["name"], found, registered), headers=(_etag(found, registered),))
 
 
-async def _described(args: Mapping[str, str]) -> tuple[dict[str, Any], Publishing]:
-    """Return the module that the body describes, and how it is published: as the query says, else the body."""
-    body = await request.get_data(as_text=False)
-    data = parse_description(body if isinstance(body, bytes) else body.encode())
-    return data, _publishing(args, data)
+@serves(modules.SHOW_VERSION)
+async def show_version(request: Request) -> Answer:
+    """Show a version of a module."""
+    found = request.service.module(request.principal, Scope.MODULES_READ, request["name"], request["version"])
+    return json_answer(module_fields(found))
 
 
-def _publishing(args: Mapping[str, str], data: dict[str, Any]) -> Publishing:
-    """Return how a version is published: as the query says, else the body, from which that is taken out."""
+@serves(modules.TEMPLATE)
+async def template(request: Request) -> Answer:
+    """Return a module to start from."""
+    try:
+        data = pack(starter(request["name"], request["env"]))
+    except Wrong as wrong:
+        raise error(ErrorKind.BAD_INPUT, str(wrong), field="name") from None
+    attached = (b"content-disposition", b'attachment; filename="module.zip"')
+    return Answer(data, content_type="application/zip", headers=(attached,))
+
+
+@serves(modules.AUDIT)
+async def audit(request: Request) -> Answer:
+    """List the changes of modules."""
+    limit = request["limit"]
+    query = ChangesQuery(
+        module=request["module"],
+        subject=request["subject"],
+        action=request["action"],
+        since=request["since"],
+        until=request["until"],
+        before=request["cursor"],
+        modules=request.principal.modules,
+        limit=limit + 1,
+    )
+    found = await request.service.management.changes(request.principal, query)
+    cursor = str(found[limit - 1].id) if len(found) > limit else None
+    return json_answer({"items": [change_json(each) for each in found[:limit]], "cursor": cursor})
+
+
+# Changes
+
+
+@serves(modules.REGISTER)
+async def register(request: Request) -> Answer:
+    """Register a new module."""
+    data = parse_description(await request.body())
+    how, condition = _publishing(request, data), Condition(first=True)
+    return _added(await request.service.management.register(request.principal, data, how=how, condition=condition))
+
+
+@serves(modules.UPLOAD)
+async def upload(request: Request) -> Answer:
+    """Register a module from an archive."""
+    kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
+    if kind not in modules.ARCHIVES:
+        text = "the body is the zip file itself: curl --data-binary @module.zip -H 'Content-Type: application/zip'"
+        raise error(ErrorKind.BAD_INPUT, text, field="content-type")
+    added = await request.service.management.upload(
+        request.principal,
+        await request.body(),
+        name=request["name"],
+        how=_publishing(request, {}),
+        condition=_condition(request),
+    )
+    return _added(added)
+
+
+@serves(modules.PUT)
+async def put(request: Request) -> Answer:
+    """Register a module or a version of it."""
+    name, data = request["name"], parse_description(await request.body())
+    how, condition = _publishing(request, data), _condition(request)
+    if data.setdefault("name", name) != name:
+        raise error(ErrorKind.BAD_INPUT, f"the path names {name!r}, the body {data['name']!r:.80}", field="name")
+    return _added(await request.service.management.register(request.principal, data, how=how, condition=condition))
+
+
+@serves(modules.PATCH)
+async def patch(request: Request) -> Answer:
+    """Register the active version with some fields changed."""
+    name, data = request["name"], parse_description(await request.body())
+    how, condition = _publishing(request, data), _condition(request)
+    return _added(await request.service.management.patch(request.principal, name, data, how=how, condition=condition))
+
+
+@serves(modules.DELETE)
+async def delete(request: Request) -> Answer:
+    """Delete a module."""
+    return await _delete(request, None)
+
+
+@serves(modules.DELETE_VERSION)
+async def delete_version(request: Request) -> Answer:
+    """Delete a version of a module."""
+    return await _delete(request, request["version"])
+
+
+async def _delete(request: Request, version: str | None) -> Answer:
+    name, force, condition = request["name"], request["force"], _condition(request)
+    await request.service.management.remove(request.principal, name, version, force=force, condition=condition)
+    return Answer(status=204)
+
+
+@serves(modules.ACTIVATE)
+async def activate(request: Request) -> Answer:
+    """Activate a version."""
+    name, version, condition = request["name"], request["version"], _condition(request)
+    registered, module = await request.service.management.activate(
+        request.principal, name, version, prepare=request["prepare"], condition=condition
+    )
+    body = module_fields(module) | {"active": registered.active == version}
+    return json_answer(body, headers=(_etag([module], registered),))
+
+
+def _publishing(request: Request, data: dict[str, Any]) -> Publishing:
+    """Return how a version is published: by the query, else by the body, whose fields about it are removed."""
     how = {}
     for name, default in (("activate", True), ("prepare", False)):
-        given = flag(name, args.get(name))
         written = data.pop(name, None)
         if not isinstance(written, bool | None):
-            raise error(ErrorKind.BAD_INPUT, f"{name} is true or false, not {written!r:.80}", field=name)
-        how[name] = next((value for value in (given, written) if value is not None), default)
+            raise error(ErrorKind.BAD_INPUT, f"{name} must be true or false, not {written!r:.80}", field=name)
+        how[name] = next((value for value in (request[name], written) if value is not None), default)
     return Publishing(**how)
 
 
-def _condition() -> Condition:
-    """Return what `If-Match` and `If-None-Match` ask for. Raises RunnerError `bad_input`."""
-    match, none = request.headers.get("if-match"), request.headers.get("if-none-match")
+def _condition(request: Request) -> Condition:
+    """Return the condition of `If-Match` and `If-None-Match`. Raises RunnerError `bad_input`."""
+    match, none = request["If-Match"], request["If-None-Match"]
     if none is not None and none.strip() != "*":
-        raise error(
-            ErrorKind.BAD_INPUT, "if-none-match can only be *: there must be no such module", field="if-none-match"
-        )
+        text = "if-none-match can only be *: no such module may exist"
+        raise error(ErrorKind.BAD_INPUT, text, field="if-none-match")
     if match is None or match.strip() == "*":
         return Condition(absent=none is not None, present=match is not None)
-    found = operations.ENTITY_TAG.fullmatch(match.strip())
+    found = modules.ENTITY_TAG.fullmatch(match.strip())
     if found is None:
-        text = f"if-match is the etag of the module as it was read, in quotes, or *, not {match!r:.80}"
+        text = f"if-match must be the etag of the module as you read it, in quotes, or *, not {match!r:.80}"
         raise error(ErrorKind.BAD_INPUT, text, field="if-match")
-    tag = found[1] or found[2]
-    return Condition(revision=int(tag) if tag.isdigit() and len(tag) <= 18 else 0, absent=none is not None)
+    return Condition(revision=decimal(found[1] or found[2]) or 0, absent=none is not None)
 
 
-def _several(name: str) -> list[str]:
-    values = request.args.getlist(name)
-    if len(values) > operations.MAX_VALUES:
-        raise error(ErrorKind.BAD_INPUT, f"{name} may be given {operations.MAX_VALUES} times at most", field=name)
-    return values
+def _etag(found: Sequence[Published], registered: Registered | None) -> tuple[bytes, bytes]:
+    """Return the ETag of a module: the revision of a registered one, the digest of one of the operator's file."""
+    tag = found[0].content_digest[:16] if registered is None else registered.revision
+    return b"etag", f'"{tag}"'.encode()
 
 
-def _number(name: str, value: str | None) -> int | None:
-    if value is None or value == "":
-        return None
-    if not value.isascii() or not value.isdigit() or len(value) > 18:
-        raise error(ErrorKind.BAD_INPUT, f"{name} {value!r:.80} is not one that was given", field=name)
-    return int(value)
-
-
-def _tag(versions: Sequence[Published], registered: Registered | None) -> str:
-    """Return the entity tag of a module: the revision of a registered one, else what its only version consists of."""
-    return f'"{versions[0].content_digest[:16]}"' if registered is None else f'"{registered.revision}"'
-
-
-def _added(added: Added) -> Response:
-    """Return a registration: 201 for a version that was not there before."""
+def _added(added: Added) -> Answer:
+    """Return a registration: 201 for a version that was added."""
     name, version = added.module.ref.name, added.module.ref.version
     body = module_fields(added.module) | {"active": added.registered.active == version}
-    answer = json_answer(body, 201 if added.created else 200)
-    answer.headers["location"] = f"/modules/{name}/versions/{version}"
-    answer.headers["etag"] = f'"{added.registered.revision}"'
-    return answer
+    location = (b"location", f"/modules/{name}/versions/{version}".encode())
+    return json_answer(body, 201 if added.created else 200, (location, _etag([added.module], added.registered)))
+
+
+# Environments
+
+
+@serves(modules.PREPARE)
+async def prepare(request: Request) -> Answer | Stream:
+    """Build the environment of a module now.
+
+    Concurrent requests follow the same build. A client that disconnects ends only its own waiting: the build continues,
+    because the next call of the module needs it.
+    """
+    await request.body()  # it has no meaning
+    module, build = request.service.prepare(request.principal, request["name"], request["version"])
+    if EVENTS in (request["Accept"] or ""):
+        return Stream(lambda write: _send_build(write, module, build))
+    await build.wait_ended()
+    if build.failure is not None:
+        raise RunnerError(build.failure)
+    return json_answer(_ready(module, build))
+
+
+async def _send_build(write: Write, module: Published, build: BuildLog) -> None:
+    """Send the lines of a build as they come.
+
+    The events: `line` with `number` and `text`, `dropped` with the number of `lines` that a slow reader missed, and
+    last `ready` or `error` with the body of the answer without events.
+    """
+    await write(b"")
+    number, more = 0, True
+    while more:
+        with trio.move_on_after(KEEP_ALIVE_SECONDS):
+            await build.wait(number)
+        found = build.read(number)
+        number, more = found.next, not build.ended
+        body = [_event("dropped", msgspec.json.encode({"lines": found.dropped}))] if found.dropped else []
+        for at, line in enumerate(found.lines, found.first):
+            body.append(_event("line", msgspec.json.encode({"number": at, "text": line})))
+        if build.failure is not None:
+            failure = failure_of(RunnerError(build.failure), "a build failed inside the runner", module=module.ref.name)
+            body.append(_event("error", problem_json(failure)))
+        elif not more:
+            body.append(_event("ready", msgspec.json.encode(_ready(module, build))))
+        await write(b"".join(body) or STILL_HERE)
+
+
+def _event(name: str, data: bytes) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), data)
+
+
+def _ready(module: Published, build: BuildLog) -> shapes.Preparation:
+    prepared = build.prepared
+    return {
+        "module": module.ref.name,
+        "version": module.ref.version,
+        "key": None if prepared is None else prepared.key,
+        "built_seconds": 0.0 if prepared is None else round(prepared.built_seconds, 3),
+        "log": build.last(_LOG_LINES),
+    }
+
+
+ENDPOINTS: Final = (
+    list_modules,
+    show,
+    versions,
+    show_version,
+    template,
+    audit,
+    register,
+    upload,
+    put,
+    patch,
+    delete,
+    delete_version,
+    activate,
+    prepare,
+)

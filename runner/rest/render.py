@@ -1,4 +1,4 @@
-"""Executions, modules and failures as the JSON that REST and websocket answer with."""
+"""The JSON of executions, modules and failures in answers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from actors.registry import Change, Published, Registered
 from protocol import views
 from protocol.errors import ErrorKind, Failure
 from protocol.model import Execution
+from runner.api import InternalFailure
 from runner.rest.openapi import shapes
 from runner.status import CODES
 
@@ -35,7 +36,7 @@ def accepted_json(execution: Execution) -> bytes:
 
 
 def stats_json(stats: ModuleStats) -> bytes:
-    """Return how the executions of a module ended."""
+    """Return the counts of a module's executions."""
     shown: shapes.Stats = {
         "module": stats.module,
         "since": round(stats.since, 3),
@@ -56,18 +57,18 @@ def stats_json(stats: ModuleStats) -> bytes:
 
 
 def execution_line(execution: Execution, index: int) -> bytes:
-    """Return the whole execution as one line of a batch: `index` is the number of its input."""
+    """Return the whole execution as the line of a batch for input `index`."""
     return _line({"index": index, **views.answered(execution)})
 
 
 def problem_line(failure: Failure, index: int | None = None) -> bytes:
-    """Return, as one line of a batch, why input `index` never began; without it, what ended the batch."""
+    """Return one line of a batch: why input `index` never began; without `index`, why the batch ended early."""
     problem = _problem_fields(failure) | ({} if failure.retry_after is None else {"retry_after": failure.retry_after})
     return _line(({} if index is None else {"index": index}) | {"problem": problem})
 
 
 def _line(fields: dict[str, Any]) -> bytes:
-    # A result passes through as its worker wrote it; strings have no line ends in JSON, what is between values may.
+    # A result passes through as its worker wrote it: line ends between its values are possible, in its strings not.
     return _encoder.encode(fields).replace(b"\n", b" ") + b"\n"
 
 
@@ -77,13 +78,13 @@ def execution_status(execution: Execution) -> int:
 
 
 def problem_status(failure: Failure) -> int:
-    """Return the HTTP status of what never began; 412 where it is a condition of the request that does not hold."""
+    """Return the HTTP status of a problem; 412 where a condition of the request is not met."""
     unmet = failure.kind is ErrorKind.CONFLICT and failure.field in ("if-match", "if-none-match")
     return 412 if unmet else CODES[failure.kind].http
 
 
 def problem_json(failure: Failure) -> bytes:
-    """Return an RFC 9457 problem for what never began."""
+    """Return an RFC 9457 problem: why no execution began."""
     return _encoder.encode(_problem_fields(failure))
 
 
@@ -96,22 +97,25 @@ def _problem_fields(failure: Failure) -> dict[str, Any]:
         "kind": failure.kind,
         "field": failure.field,
         "traceback": failure.traceback,
+        "request_id": failure.request_id if isinstance(failure, InternalFailure) else None,
     }
     return {name: value for name, value in body.items() if value is not None}
 
 
 def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
-    """Return the headers that go with a failure: when to come back, and how to show who one is."""
+    """Return the headers of a failure: when to try again, how to authenticate, what to search in the log."""
     headers = []
     if failure.retry_after is not None or failure.kind is ErrorKind.OVERLOADED:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(failure.retry_after or 1))))
     if failure.kind is ErrorKind.UNAUTHENTICATED:
         headers.append((b"www-authenticate", b'Bearer realm="operato-runner"'))
+    if isinstance(failure, InternalFailure):
+        headers.append((b"x-request-id", failure.request_id.encode()))
     return headers
 
 
 def versions_json(name: str, versions: Iterable[Published], registered: Registered | None) -> shapes.Versions:
-    """Return the versions of a module, newest first, and which one is active."""
+    """Return the versions of a module, newest first, and the active one."""
     active = next(iter(versions)).ref.version if registered is None else registered.active
     return {
         "module": name,

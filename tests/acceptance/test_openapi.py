@@ -22,10 +22,12 @@ from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
 from protocol.errors import ErrorKind
-from runner.auth.tokens import Scope, sign
+from runner.auth.principal import Scope
+from runner.auth.tokens import sign
 from runner.http import WEBSOCKET
+from runner.rest.openapi.executions import EXECUTE
 from runner.rest.openapi.operation import Operation
-from runner.rest.openapi.operations import EXECUTE, OPERATIONS
+from runner.rest.openapi.operations import OPERATIONS
 from runner.status import CODES
 from tests.server_process import Server, running
 

@@ -287,7 +287,7 @@ async def test_no_more_versions_are_kept_than_is_allowed_and_never_less_than_the
         ({"env": "inline", "path": "/etc"}, "path", "only for the operator's modules file"),
         ({**ONE, "input_schema": {"type": "nothing"}}, "input_schema.type", "nothing"),
         ({**ONE, "prepare": "yes"}, "prepare", "true or false"),
-        ({**ONE, "name": "other"}, "name", "the route names"),
+        ({**ONE, "name": "other"}, "name", "the path names"),
         ({"env": "inline", "code": "def handle(input): pass"}, "handler", "handle"),
         ([1], "$", "does not describe a module"),
         (b"{", "$", "not JSON"),

@@ -7,7 +7,8 @@ import json
 from attrs import evolve
 
 from config.settings import AuthSettings
-from runner.auth.tokens import Principal, Scope, Verifier
+from runner.auth.principal import Principal, Scope
+from runner.auth.tokens import Verifier
 from runner.http import WEBSOCKET
 from runner.rest.app import make_app
 from runner.rest.openapi.document import Documents

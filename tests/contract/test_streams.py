@@ -515,4 +515,4 @@ async def test_the_first_print_is_seen_at_once(site, tmp_path):
     ],
 )
 def test_what_a_client_says_on_its_websocket_never_raises(text, is_cancel):
-    assert streams._is_cancel({"type": "websocket.receive", "text": text}) is is_cancel
+    assert streams._is_cancel(text.encode()) is is_cancel

@@ -11,14 +11,16 @@ import msgspec
 from attrs import define, field, frozen
 
 from actors.registry import Published, Registry, RegistrySnapshot
+from config.schema import embedded
 from protocol import events, views
 from protocol.errors import ErrorKind
 from runner.auth import Principal, Scope
 from runner.http import WEBSOCKET
 from runner.rest.openapi import shapes
-from runner.rest.openapi.operation import EVENTS, JSON, PROBLEM, Answer, Header, Operation, Parameter
-from runner.rest.openapi.operations import EXECUTE, EXECUTION_ID, OPERATIONS
-from runner.rest.openapi.parameters import MODULE
+from runner.rest.openapi.executions import EXECUTE, EXECUTION_ID
+from runner.rest.openapi.operation import EVENTS, JSON, PROBLEM, Header, Operation, Response
+from runner.rest.openapi.operations import OPERATIONS
+from runner.rest.openapi.parameters import MODULE, Parameter
 from runner.status import CODES
 
 _MAX_DOCUMENTS: Final = 8
@@ -168,17 +170,7 @@ def call_of(module: Published) -> Call:
     name, spec = module.ref.name, module.spec
     schema, required, more = {}, False, ""
     if module.input_schema is not None:
-        from config.schema import (  # noqa: PLC0415
-            TooManyStepsError,
-            embedded,
-            mismatch,
-            validator,
-        )
-
-        try:
-            required = mismatch(validator(module.input_schema), None) is not None
-        except (TooManyStepsError, RecursionError):
-            required = True
+        required = module.inputs is not None and module.inputs.check(b"null") is not None
         found = embedded(module.input_schema, f"{_SCHEMAS}{_input(name)}")
         if found is None:
             more = f"Its input has a schema that cannot be shown here: see `GET /modules/{name}`."
@@ -232,11 +224,11 @@ def _responses(operation: Operation, refer: Mapping[Any, Any]) -> dict[str, Any]
         if JSON in content:
             headers.append(EXECUTION_ID)
         words = ", ".join(f"`{kind.value}`" for kind in kinds[status])
-        responses[str(status)] = _response(Answer(status, f"{words}.", content, tuple(headers)), refer)
+        responses[str(status)] = _response(Response(status, f"{words}.", content, tuple(headers)), refer)
     return responses
 
 
-def _response(answer: Answer, refer: Mapping[Any, Any]) -> dict[str, Any]:
+def _response(answer: Response, refer: Mapping[Any, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {"description": answer.text}
     if answer.headers:
         shown["headers"] = {h.name: {"description": h.text, "schema": h.schema} for h in answer.headers}

@@ -1,49 +1,73 @@
-"""The operations on modules: look, register, change, delete, versions, environments, audit."""
+"""The operations on modules: list, register, change, delete, activate, prepare, audit."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
+from attrs import evolve
+
 from actors.registry import Action
+from config.units import decimal
 from protocol.errors import ErrorKind
 from protocol.model import Kind
 from runner.auth import Scope
 from runner.rest.openapi import shapes
-from runner.rest.openapi.operation import EVENTS, JSON, Answer, Header, Operation, Parameter, choice, path_name, text
+from runner.rest.openapi.operation import EVENTS, JSON, PROBLEM, Header, Operation, Response
 from runner.rest.openapi.parameters import (
     CURSOR,
-    ETAG,
     IF_MATCH,
     IF_NONE_MATCH,
     LIMIT,
     MODULE,
     SINCE,
-    UNMET,
     UNTIL,
     VERSION,
+    Parameter,
+    Value,
+    choice,
+    flag,
+    path_name,
+    text,
 )
 
 MAX_VALUES: Final = 20
 """How often a filter may be given."""
-_NO: Final = {"type": "string", "enum": ["true", "false"], "default": "false"}
-_KINDS: Final = {"type": "array", "items": choice(Kind), "maxItems": MAX_VALUES}
-
 ARCHIVES: Final = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
 """Content types of an upload."""
 ENTITY_TAG: Final = re.compile(r'"([!#-~]{1,64})"|([0-9]{1,18})')
-"""One strong tag (RFC 9110, 8.8.3), or a revision as it is."""
-NAME_PATTERN: Final = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
+"""One strong tag (RFC 9110, 8.8.3), or a bare revision."""
+_NAME_PATTERN: Final = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 
-PLACE = path_name("version", "A version of the module.")
-ACTIVATED = Parameter(
-    "activate", "Whether calls get it that name no version; else the body says so.", {**_NO, "default": "true"}
+_PLACE: Final = path_name("version", "A version of the module.")
+# Without a default for the reader: the body may hold the same field.
+_ACTIVATED: Final = Parameter(
+    "activate",
+    "Whether the version becomes active. Default: the field `activate` of the body, else true.",
+    evolve(flag(default=True), default=None),
 )
-PREPARED = Parameter("prepare", "Whether its environment is built and the module imported first.", _NO)
-FORCE = Parameter("force", "Whether what runs and waits is cancelled; else it is a `conflict`.", _NO)
+_PREPARED: Final = Parameter(
+    "prepare",
+    "Whether the environment is built and the module imported before the version is registered.",
+    evolve(flag(default=False), default=None),
+)
+_WARMED: Final = Parameter(
+    "prepare",
+    "Whether the environment is built and the module imported before the version becomes active.",
+    flag(default=False),
+)
+_FORCE: Final = Parameter(
+    "force",
+    "Whether running and waiting executions are cancelled; otherwise they make it a `conflict`.",
+    flag(default=False),
+)
 
-_ATTACHED = Header("Content-Disposition", "A name for the file.")
-_LOCATION = Header("Location", "Where the version is.")
+_ETAG: Final = Header("ETag", "The state of the module, for `If-Match`.")
+_UNMET: Final = Response(
+    412, "`conflict`: the module does not meet the condition of the request.", {PROBLEM: shapes.Problem}
+)
+_ATTACHED: Final = Header("Content-Disposition", "A name for the file.")
+_LOCATION: Final = Header("Location", "The path of the version.")
 _PUBLISHING: Final = (
     ErrorKind.NOT_FOUND,
     ErrorKind.CONFLICT,
@@ -57,180 +81,179 @@ _PUBLISHING: Final = (
     ErrorKind.SHUTDOWN,
 )
 _CHANGED: Final = (
-    Answer(200, "The content is registered already.", {JSON: shapes.RegisteredModule}, (ETAG, _LOCATION)),
-    Answer(201, "It is a version of the module.", {JSON: shapes.RegisteredModule}, (ETAG, _LOCATION)),
-    UNMET,
+    Response(200, "This content is registered already.", {JSON: shapes.RegisteredModule}, (_ETAG, _LOCATION)),
+    Response(201, "A version was added.", {JSON: shapes.RegisteredModule}, (_ETAG, _LOCATION)),
+    _UNMET,
 )
-_BODY_TEXT: Final = "A module as the modules file describes one, with its code; without files."
+_BODY_TEXT: Final = "A module in the form of the modules file, with its code and without files."
 
-LIST = Operation(
+LIST: Final = Operation(
     "GET",
     "/modules",
     "listModules",
     "List modules by name",
-    (Answer(200, "A page.", {JSON: shapes.ModulePage}),),
+    (Response(200, "A page.", {JSON: shapes.ModulePage}),),
     Scope.MODULES_READ,
     parameters=(
-        Parameter(
-            "env", "Of these kinds of environment.", {"type": "array", "items": choice(Kind), "maxItems": MAX_VALUES}
-        ),
-        Parameter("tag", "With all of these tags.", {"type": "array", "items": text(), "maxItems": MAX_VALUES}),
-        Parameter("q", "With this text in name or description.", text()),
+        Parameter("env", "Modules in these kinds of environment.", choice(Kind), most=MAX_VALUES),
+        Parameter("tag", "Modules with all of these tags.", text(), most=MAX_VALUES),
+        Parameter("q", "Modules with this text in name or description.", text()),
         LIMIT,
         CURSOR,
     ),
     tag="modules",
 )
-REGISTER = Operation(
+REGISTER: Final = Operation(
     "POST",
     "/modules",
     "registerModule",
-    "Register a module that is not there yet",
+    "Register a new module",
     _CHANGED,
     Scope.MODULES_WRITE,
-    parameters=(ACTIVATED, PREPARED),
+    parameters=(_ACTIVATED, _PREPARED),
     body={JSON: shapes.DescribedModule},
     body_text=_BODY_TEXT,
     body_required=True,
     refused=_PUBLISHING,
     tag="modules",
 )
-UPLOAD = Operation(
+UPLOAD: Final = Operation(
     "POST",
     "/modules/upload",
     "uploadModule",
-    "Register a module whose files are in a zip archive",
+    "Register a module from a zip archive",
     _CHANGED,
     Scope.MODULES_WRITE,
     parameters=(
-        Parameter("name", "The name, where the `module.yaml` in the archive has none.", text()),
-        ACTIVATED,
-        PREPARED,
+        Parameter("name", "The name of the module, if the `module.yaml` in the archive has none.", text()),
+        _ACTIVATED,
+        _PREPARED,
         IF_MATCH,
         IF_NONE_MATCH,
     ),
     body={kind: {} for kind in ARCHIVES},
-    body_text="The archive, as `GET /modules/template` gives one.",
+    body_text="An archive like that of `GET /modules/template`.",
     body_required=True,
     refused=_PUBLISHING,
     tag="modules",
 )
-TEMPLATE = Operation(
+TEMPLATE: Final = Operation(
     "GET",
     "/modules/template",
     "getTemplate",
-    "Get a module to begin with, as a zip archive",
-    (Answer(200, "An archive that can be uploaded.", {"application/zip": {}}, (_ATTACHED,)),),
+    "Get a module to start from, as a zip archive",
+    (Response(200, "An archive that can be uploaded.", {"application/zip": {}}, (_ATTACHED,)),),
     Scope.MODULES_READ,
     parameters=(
-        Parameter("name", "What it is called.", {**text(NAME_PATTERN), "default": "my-module"}),
-        Parameter("env", "Its kind of environment.", {**choice(Kind), "default": Kind.INLINE.value}),
+        Parameter("name", "The name of the module.", text(_NAME_PATTERN, "my-module")),
+        Parameter("env", "Its kind of environment.", choice(Kind, Kind.INLINE)),
     ),
     tag="modules",
 )
-SHOW = Operation(
+SHOW: Final = Operation(
     "GET",
     "/modules/{name}",
     "getModule",
     "Show a module",
-    (Answer(200, "Without its code, paths and values of variables.", {JSON: shapes.Module}, (ETAG,)),),
+    (Response(200, "Without its code, its paths and the values of its variables.", {JSON: shapes.Module}, (_ETAG,)),),
     Scope.MODULES_READ,
     parameters=(MODULE, VERSION),
     refused=(ErrorKind.NOT_FOUND, ErrorKind.CONFLICT),
     tag="modules",
 )
-PUT = Operation(
+PUT: Final = Operation(
     "PUT",
     "/modules/{name}",
     "putModule",
     "Register a module, or a version of it",
     _CHANGED,
     Scope.MODULES_WRITE,
-    parameters=(MODULE, ACTIVATED, PREPARED, IF_MATCH, IF_NONE_MATCH),
+    parameters=(MODULE, _ACTIVATED, _PREPARED, IF_MATCH, IF_NONE_MATCH),
     body={JSON: shapes.DescribedModule},
-    body_text=f"{_BODY_TEXT} The name may be left out.",
+    body_text=f"{_BODY_TEXT} The name may be omitted.",
     body_required=True,
     refused=_PUBLISHING,
     tag="modules",
 )
-PATCH = Operation(
+PATCH: Final = Operation(
     "PATCH",
     "/modules/{name}",
     "patchModule",
     "Register the active version with some fields changed",
     _CHANGED,
     Scope.MODULES_WRITE,
-    parameters=(MODULE, ACTIVATED, PREPARED, IF_MATCH, IF_NONE_MATCH),
+    parameters=(MODULE, _ACTIVATED, _PREPARED, IF_MATCH, IF_NONE_MATCH),
     body={JSON: {"type": "object"}},
-    body_text="The fields that change (JSON Merge Patch, RFC 7396): null takes one away.",
+    body_text="The fields that change (JSON Merge Patch, RFC 7396): null removes a field.",
     body_required=True,
     refused=_PUBLISHING,
     tag="modules",
 )
-DELETE = Operation(
+DELETE: Final = Operation(
     "DELETE",
     "/modules/{name}",
     "deleteModule",
     "Delete a module with all its versions",
-    (Answer(204, "It is gone; its executions stay on record."), UNMET),
+    (Response(204, "The module is deleted; its executions stay in the history."), _UNMET),
     Scope.MODULES_WRITE,
-    parameters=(MODULE, FORCE, IF_MATCH, IF_NONE_MATCH),
+    parameters=(MODULE, _FORCE, IF_MATCH, IF_NONE_MATCH),
     refused=(ErrorKind.NOT_FOUND, ErrorKind.CONFLICT, ErrorKind.SHUTDOWN),
     tag="modules",
 )
-VERSIONS = Operation(
+VERSIONS: Final = Operation(
     "GET",
     "/modules/{name}/versions",
     "listVersions",
     "List the versions of a module, newest first",
-    (Answer(200, "All of them.", {JSON: shapes.Versions}, (ETAG,)),),
+    (Response(200, "All of them.", {JSON: shapes.Versions}, (_ETAG,)),),
     Scope.MODULES_READ,
     parameters=(MODULE,),
     refused=(ErrorKind.NOT_FOUND,),
     tag="modules",
 )
-SHOW_VERSION = Operation(
+SHOW_VERSION: Final = Operation(
     "GET",
     "/modules/{name}/versions/{version}",
     "getVersion",
     "Show a version of a module",
-    (Answer(200, "As a module is shown.", {JSON: shapes.Module}),),
+    (Response(200, "In the form of `GET /modules/{name}`.", {JSON: shapes.Module}),),
     Scope.MODULES_READ,
-    parameters=(MODULE, PLACE),
+    parameters=(MODULE, _PLACE),
     refused=(ErrorKind.NOT_FOUND,),
     tag="modules",
 )
-DELETE_VERSION = Operation(
+DELETE_VERSION: Final = Operation(
     "DELETE",
     "/modules/{name}/versions/{version}",
     "deleteVersion",
     "Delete a version that is not active",
-    (Answer(204, "It is gone."), UNMET),
+    (Response(204, "The version is deleted."), _UNMET),
     Scope.MODULES_WRITE,
-    parameters=(MODULE, PLACE, FORCE, IF_MATCH, IF_NONE_MATCH),
+    parameters=(MODULE, _PLACE, _FORCE, IF_MATCH, IF_NONE_MATCH),
     refused=(ErrorKind.NOT_FOUND, ErrorKind.CONFLICT, ErrorKind.SHUTDOWN),
     tag="modules",
 )
-ACTIVATE = Operation(
+ACTIVATE: Final = Operation(
     "POST",
     "/modules/{name}/versions/{version}/activate",
     "activateVersion",
-    "Let calls get this version",
-    (Answer(200, "It is active.", {JSON: shapes.RegisteredModule}, (ETAG,)), UNMET),
+    "Activate this version",
+    (Response(200, "It is active.", {JSON: shapes.RegisteredModule}, (_ETAG,)), _UNMET),
     Scope.MODULES_WRITE,
-    parameters=(MODULE, PLACE, PREPARED, IF_MATCH, IF_NONE_MATCH),
+    parameters=(MODULE, _PLACE, _WARMED, IF_MATCH, IF_NONE_MATCH),
     refused=_PUBLISHING,
     tag="modules",
 )
-PREPARE = Operation(
+PREPARE: Final = Operation(
     "POST",
     "/modules/{name}/prepare",
     "prepareModule",
-    "Build the environment of a module, or wait for its build",
+    "Build the environment of a module",
     (
-        Answer(
+        Response(
             200,
-            "It is ready. As events: `line` with `number` and `text`, `dropped` with `lines`, then `ready` or `error`.",
+            "The environment is ready. Events: `line` with `number` and `text`, `dropped` with the number of "
+            "missed `lines`, then `ready` or `error`.",
             {JSON: shapes.Preparation, EVENTS: {}},
         ),
     ),
@@ -238,7 +261,7 @@ PREPARE = Operation(
     parameters=(
         MODULE,
         VERSION,
-        Parameter("Accept", "`text/event-stream` for the lines of the build as they come.", text(), "header"),
+        Parameter("Accept", "`text/event-stream`: the lines of the build as events.", text(), "header"),
     ),
     refused=(
         ErrorKind.NOT_FOUND,
@@ -250,21 +273,49 @@ PREPARE = Operation(
     ),
     tag="modules",
 )
-AUDIT = Operation(
+
+
+def _number(given: str) -> int | None:
+    found = decimal(given)
+    if found is None and given:
+        raise ValueError(given)
+    return found
+
+
+AUDIT: Final = Operation(
     "GET",
     "/audit",
     "listChanges",
-    "List what was done to modules, newest first",
-    (Answer(200, "A page.", {JSON: shapes.Audit}),),
+    "List the changes of modules, newest first",
+    (Response(200, "A page.", {JSON: shapes.Audit}),),
     Scope.ADMIN,
     parameters=(
-        Parameter("module", "To this module.", text()),
-        Parameter("subject", "By this caller.", text()),
-        Parameter("action", "Of this kind.", choice(Action)),
+        Parameter("module", "Changes of this module.", text()),
+        Parameter("subject", "Changes by this caller.", text()),
+        Parameter("action", "Changes of this kind.", choice(Action)),
         SINCE,
         UNTIL,
         LIMIT,
-        Parameter("cursor", "The `cursor` of the page before.", text("^([0-9]{1,18})?$")),
+        Parameter(
+            "cursor", CURSOR.text, Value(text("^([0-9]{1,18})?$").schema, _number, "the `cursor` of the previous page")
+        ),
     ),
     tag="modules",
+)
+
+MODULES: Final = (
+    LIST,
+    REGISTER,
+    UPLOAD,
+    TEMPLATE,
+    SHOW,
+    PUT,
+    PATCH,
+    DELETE,
+    VERSIONS,
+    SHOW_VERSION,
+    DELETE_VERSION,
+    ACTIVATE,
+    PREPARE,
+    AUDIT,
 )

@@ -1,15 +1,15 @@
-"""`Operation`: what one route of the REST door takes, needs and answers; `operations.py` has all of them."""
+"""`Operation`: the method, path, parameters, scope and answers of one route; `operations.py` has all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from attrs import field, frozen
 
 from protocol.errors import ErrorKind
 from runner.auth import Scope
+from runner.rest.openapi.parameters import Parameter
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -25,22 +25,7 @@ NEVER_BEGAN: Final = frozenset(
 )
 """Kinds that no execution ends with."""
 ENDED: Final = tuple(kind for kind in ErrorKind if kind not in NEVER_BEGAN)
-"""Kinds that one may end with."""
-
-
-@frozen
-class Parameter:
-    """One parameter of an operation; `schema` is JSON Schema of its value."""
-
-    name: str
-    text: str
-    schema: Mapping[str, Any]
-    place: Literal["query", "path", "header"] = "query"
-
-
-def path_name(name: str, text: str) -> Parameter:
-    """Return the name in a path."""
-    return Parameter(name, text, {"type": "string", "minLength": 1}, "path")
+"""Kinds that an execution may end with."""
 
 
 @frozen
@@ -53,8 +38,8 @@ class Header:
 
 
 @frozen
-class Answer:
-    """An answer that is no refusal. `content` has for each content type a Python type or a JSON Schema."""
+class Response:
+    """One answer other than a refusal. `content` maps each content type to a Python type or a JSON Schema."""
 
     status: int
     text: str
@@ -62,47 +47,61 @@ class Answer:
     headers: tuple[Header, ...] = ()
 
 
-@frozen
+@frozen(eq=False)
 class Operation:
-    """One route: what it takes, what it needs, and everything that it answers with."""
+    """One route: its parameters, the scope it needs, and all of its answers."""
 
     method: str
     path: str
     """With names in braces."""
     name: str
     summary: str
-    answers: tuple[Answer, ...]
+    answers: tuple[Response, ...]
     scope: Scope | None = None
-    """What the token needs to allow; None where none is needed."""
+    """The scope that the token must allow; None: no token is needed."""
     token: bool = field()
-    """Whether a token is looked at."""
+    """Whether a token that is sent is verified."""
     parameters: tuple[Parameter, ...] = ()
     body: Mapping[str, Any] = field(factory=dict)
-    """As the content of an answer; empty: there is none."""
+    """The content of the request, in the form of `Response.content`; empty: no body."""
     body_text: str = ""
     body_required: bool = False
     refused: Collection[ErrorKind] = ()
-    """Kinds of refusal, as problems, besides those of every operation."""
+    """Kinds of refusal, answered as problems, besides those that every operation has."""
     ended: Collection[ErrorKind] = ()
-    """Kinds that are answered with the execution that ended so."""
+    """Kinds that are answered with the execution that ended with them."""
     text: str = ""
     tag: str = "executions"
-    query: tuple[str, ...] = field(init=False)
-    """The names of the query parameters that it takes."""
+    any_query: bool = False
+    """Whether the query is ignored, instead of checked: probes may add one."""
+    query: Mapping[str, Parameter] = field(init=False)
+    """Its query parameters by name."""
+    headers: Mapping[bytes, Parameter] = field(init=False)
+    """Its header parameters by the name of the header in lower case."""
+    defaults: Mapping[str, Any] = field(init=False)
+    """The values of all query and header parameters that a request does not give."""
     prefix: str = field(init=False)
-    """The path before its name."""
+    """The path before its first name."""
     suffix: str = field(init=False)
-    """The path behind it."""
+    """The path after its last name."""
     rule: str = field(init=False)
-    """The path as quart writes it."""
+    """The path in the notation of quart."""
 
     @token.default
-    def _needed(self) -> bool:
+    def _token(self) -> bool:
         return self.scope is not None
 
     @query.default
-    def _query(self) -> tuple[str, ...]:
-        return tuple(parameter.name for parameter in self.parameters if parameter.place == "query")
+    def _query(self) -> dict[str, Parameter]:
+        return {each.name: each for each in self.parameters if each.place == "query"}
+
+    @headers.default
+    def _headers(self) -> dict[bytes, Parameter]:
+        return {each.name.lower().encode(): each for each in self.parameters if each.place == "header"}
+
+    @defaults.default
+    def _defaults(self) -> dict[str, Any]:
+        return {each.name: each.default for each in self.parameters if each.place != "path"}
 
     @prefix.default
     def _prefix(self) -> str:
@@ -125,19 +124,3 @@ class Operation:
         if self.scope is not None:
             kinds.add(ErrorKind.FORBIDDEN)
         return tuple(kind for kind in ErrorKind if kind in kinds)
-
-
-def text(pattern: str | None = None) -> dict[str, Any]:
-    """Return the schema of a string."""
-    return {"type": "string"} if pattern is None else {"type": "string", "pattern": pattern}
-
-
-def choice(kind: type[StrEnum]) -> dict[str, Any]:
-    """Return the schema of one word of a closed set."""
-    return {"type": "string", "enum": [word.value for word in kind]}
-
-
-def number(low: int, high: int | None = None, default: int | None = None) -> dict[str, Any]:
-    """Return the schema of a whole number."""
-    bounds = {"minimum": low, "maximum": high, "default": default}
-    return {"type": "integer", **{name: value for name, value in bounds.items() if value is not None}}

@@ -1,4 +1,4 @@
-"""The page that shows the OpenAPI document: one file that asks this server only, and is told so by its policy."""
+"""The page that shows the OpenAPI document: one file, allowed by its policy to ask this server only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from importlib.resources import files
 
 
 @lru_cache(maxsize=1)
-def page() -> tuple[bytes, dict[str, str]]:
-    """Return the page, and the headers that it is sent with."""
+def page() -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
+    """Return the page and the headers of its answer."""
     html = files("runner.rest.openapi").joinpath("docs.html").read_bytes()
     policy = {
         "default-src": "'none'",
@@ -22,15 +22,16 @@ def page() -> tuple[bytes, dict[str, str]]:
         "form-action": "'none'",
         "frame-ancestors": "'none'",
     }
-    return html, {
-        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
-        "cache-control": "no-cache",
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-    }
+    rules = "; ".join(f"{name} {value}" for name, value in policy.items())
+    return html, (
+        (b"content-security-policy", rules.encode()),
+        (b"cache-control", b"no-cache"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"x-content-type-options", b"nosniff"),
+    )
 
 
 def _hash(html: bytes, tag: bytes) -> str:
-    """Return by what a browser knows that the one script or style of the page is the one that was meant."""
+    """Return the hash by which the policy allows the only script or style of the page."""
     found = re.findall(b"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(found[0]).digest()).decode()}'"

@@ -195,5 +195,8 @@ class Problem(TypedDict):
     detail: str
     kind: NotRequired[ErrorKind]
     retry_after: NotRequired[Annotated[float, Meta(description="Seconds; in lines, which have no headers.")]]
-    traceback: NotRequired[Annotated[str, Meta(description="Of the import that failed.")]]
+    traceback: NotRequired[Annotated[str, Meta(description="The traceback of the import that failed.")]]
     field: NotRequired[Annotated[str, Meta(description="The parameter, header or path of the value at fault.")]]
+    request_id: NotRequired[
+        Annotated[str, Meta(description="Of an `internal` problem: search the runner's log for it.")]
+    ]

@@ -1,0 +1,266 @@
+"""The operations on executions: run, submit, list, show, follow, cancel, count."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol import views
+from protocol.errors import ErrorKind
+from protocol.events import Event
+from protocol.model import Status, Stream
+from runner.api import MAX_PARALLELISM
+from runner.auth import Scope
+from runner.http import WEBSOCKET
+from runner.rest.openapi import shapes
+from runner.rest.openapi.operation import ENDED, EVENTS, JSON, PROBLEM, Header, Operation, Response
+from runner.rest.openapi.parameters import (
+    CURSOR,
+    EXECUTION,
+    FROM,
+    KEY,
+    LAST_EVENT,
+    LIMIT,
+    MODULE,
+    PREFER,
+    SECONDS,
+    SINCE,
+    SPAN,
+    TIMEOUT,
+    UNTIL,
+    VERSION,
+    Parameter,
+    choice,
+    text,
+    whole,
+    word,
+)
+
+LINES: Final = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines")
+"""Content types of JSON lines."""
+EXECUTION_ID: Final = Header("X-Execution-Id", "The ID of the execution.")
+_LOCATION: Final = Header("Location", "The path of the execution.")
+_TEXT: Final = {"type": "string"}
+
+_WHOLE: Final = {JSON: views.Execution}
+_RECORD: Final = {JSON: views.RecordedExecution}
+_ACCEPTED: Final = Response(
+    202,
+    "The execution was accepted, and runs when its turn comes.",
+    {JSON: views.ListedExecution},
+    (_LOCATION, EXECUTION_ID),
+)
+_BEGINNING: Final = (
+    ErrorKind.NOT_FOUND,
+    ErrorKind.CONFLICT,
+    ErrorKind.TOO_LARGE,
+    ErrorKind.OVERLOADED,
+    ErrorKind.SHUTDOWN,
+)
+_EVENTS_TEXT: Final = (
+    "Events are numbered. The stream replays past events from the number asked for, then continues live; each event "
+    "comes once, in order."
+)
+_SOCKET: Final = (
+    Response(101, "The websocket is open."),
+    Response(426, "The request is not a websocket handshake.", {PROBLEM: shapes.Problem}),
+)
+_SOCKET_TEXT: Final = (
+    "A websocket with text messages of JSON. After the last message it is closed with code 1000. Browsers send their "
+    "token as the subprotocol `operato.bearer.TOKEN`. "
+)
+
+EXECUTE: Final = Operation(
+    "POST",
+    "/modules/execute/{name}",
+    "execute",
+    "Run a module and wait for the end",
+    (
+        Response(
+            200,
+            "The execution succeeded. With `Prefer: respond-async` and a known key: it has ended.",
+            _WHOLE,
+            (EXECUTION_ID,),
+        ),
+        _ACCEPTED,
+    ),
+    Scope.EXECUTIONS_RUN,
+    parameters=(MODULE, VERSION, TIMEOUT, KEY, PREFER),
+    body={JSON: {}},
+    body_text="The input of the handler; an empty body is null.",
+    refused=_BEGINNING,
+    ended=ENDED,
+    text="A client that disconnects cancels its call, unless the call has a key.",
+)
+BATCH: Final = Operation(
+    "POST",
+    "/modules/execute/{name}/batch",
+    "executeBatch",
+    "Run a module on many inputs",
+    (Response(200, "One line for each input, in the order in which they end.", {LINES[0]: _TEXT}),),
+    Scope.EXECUTIONS_RUN,
+    parameters=(
+        MODULE,
+        VERSION,
+        Parameter(
+            "parallel",
+            "How many inputs run at a time. Default: the `concurrency` of the module.",
+            whole(1, MAX_PARALLELISM),
+        ),
+        TIMEOUT,
+    ),
+    body={JSON: {"type": "array"}, **dict.fromkeys(LINES, _TEXT)},
+    body_text="An array, or JSON lines, which run while they arrive: read the answer while you send.",
+    refused=(ErrorKind.NOT_FOUND, ErrorKind.TOO_LARGE, ErrorKind.OVERLOADED, ErrorKind.SHUTDOWN),
+    text="A line holds the `index` of its input, counted from 0, and the `Execution`, or a `problem` if it never "
+    "began. A line without `index` is the last one, and holds the problem that ended the batch early.",
+)
+RUN_SOCKET: Final = Operation(
+    WEBSOCKET,
+    "/modules/stream/{name}",
+    "stream",
+    "Run a module and follow it",
+    _SOCKET,
+    Scope.EXECUTIONS_RUN,
+    parameters=(MODULE, VERSION, Parameter("timeout", "Time limit of the handler in seconds.", SECONDS)),
+    refused=(ErrorKind.NOT_FOUND,),
+    text=_SOCKET_TEXT
+    + 'Send the input as the first message. The answer is `{"type": "execution", "id": ...}`, then every `Event`. '
+    '`{"type": "cancel"}` or a disconnect ends the execution. If it never began, the message is '
+    '`{"type": "error", "error": ...}`, and the close code is that of its kind.',
+)
+SUBMIT: Final = Operation(
+    "POST",
+    "/executions",
+    "submit",
+    "Accept an execution that runs when its turn comes",
+    (
+        Response(200, "The key is known, and its execution has ended.", _RECORD, (_LOCATION, EXECUTION_ID)),
+        _ACCEPTED,
+    ),
+    Scope.EXECUTIONS_RUN,
+    parameters=(TIMEOUT, KEY),
+    body={JSON: shapes.Order},
+    body_required=True,
+    refused=_BEGINNING,
+    text="Accepted executions are recorded and run even after a restart.",
+)
+LIST: Final = Operation(
+    "GET",
+    "/executions",
+    "listExecutions",
+    "List executions, newest first",
+    (Response(200, "A page, without payloads.", {JSON: shapes.ExecutionPage}),),
+    Scope.EXECUTIONS_READ,
+    parameters=(
+        Parameter("module", "Executions of this module.", text()),
+        Parameter("version", "Executions of this version.", text()),
+        Parameter("status", "Executions in this state.", choice(Status)),
+        Parameter("error", "Executions that ended with this kind of error.", choice(ErrorKind)),
+        Parameter("subject", "Executions of this caller.", text()),
+        SINCE,
+        UNTIL,
+        LIMIT,
+        CURSOR,
+    ),
+)
+GET: Final = Operation(
+    "GET",
+    "/executions/{id}",
+    "getExecution",
+    "Show an execution",
+    (Response(200, "Its latest state.", _RECORD),),
+    Scope.EXECUTIONS_READ,
+    parameters=(EXECUTION,),
+    refused=(ErrorKind.NOT_FOUND,),
+)
+OUTPUT: Final = Operation(
+    "GET",
+    "/executions/{id}/output",
+    "getOutput",
+    "Show the output of an execution",
+    (
+        Response(
+            200,
+            "The text of the last attempt, or the output of all attempts with one event on each line.",
+            {"text/plain": _TEXT, "application/jsonl": _TEXT},
+        ),
+    ),
+    Scope.EXECUTIONS_READ,
+    parameters=(
+        EXECUTION,
+        Parameter("stream", "One stream. Default: both, in order.", choice(Stream)),
+        Parameter("format", "Text, or JSON lines.", word("text", "jsonl", default="text")),
+    ),
+    refused=(ErrorKind.NOT_FOUND,),
+)
+FOLLOW: Final = Operation(
+    "GET",
+    "/executions/{id}/events",
+    "followEvents",
+    "Follow an execution by server-sent events",
+    (
+        Response(200, "Each `data` is an `Event`, with its `seq` as `id` and its `type` as `event`.", {EVENTS: Event}),
+        Response(204, "The client has read the last event already."),
+    ),
+    Scope.EXECUTIONS_READ,
+    parameters=(EXECUTION, FROM, LAST_EVENT),
+    refused=(ErrorKind.NOT_FOUND,),
+    text=_EVENTS_TEXT,
+)
+FOLLOW_SOCKET: Final = Operation(
+    WEBSOCKET,
+    "/executions/{id}/stream",
+    "followStream",
+    "Follow an execution by websocket",
+    _SOCKET,
+    Scope.EXECUTIONS_READ,
+    parameters=(EXECUTION, FROM),
+    refused=(ErrorKind.NOT_FOUND,),
+    text=f"{_SOCKET_TEXT}Each message is one `Event`. {_EVENTS_TEXT}",
+)
+CANCEL: Final = Operation(
+    "POST",
+    "/executions/{id}/cancel",
+    "cancelExecution",
+    "Cancel an execution",
+    (Response(200, "It has ended. An execution that had ended before is unchanged.", _RECORD),),
+    Scope.EXECUTIONS_RUN,
+    parameters=(EXECUTION,),
+    refused=(ErrorKind.NOT_FOUND,),
+    text="Without the scope `executions:read`, input, output and result are omitted.",
+)
+STATS: Final = Operation(
+    "GET",
+    "/modules/{name}/stats",
+    "getStats",
+    "Count the executions of a module by their end",
+    (
+        Response(
+            200,
+            "The executions that ended in the window. The window is widened to whole spans.",
+            {JSON: shapes.Stats},
+        ),
+    ),
+    Scope.EXECUTIONS_READ,
+    parameters=(
+        MODULE,
+        SINCE,
+        UNTIL,
+        Parameter("window", "Instead of `since`: the length of time before `until`, or before now.", SPAN),
+    ),
+    refused=(ErrorKind.NOT_FOUND,),
+)
+
+EXECUTIONS: Final = (
+    EXECUTE,
+    BATCH,
+    RUN_SOCKET,
+    SUBMIT,
+    LIST,
+    GET,
+    OUTPUT,
+    FOLLOW,
+    FOLLOW_SOCKET,
+    CANCEL,
+    STATS,
+)

@@ -6,7 +6,7 @@ Accepted JSON is valid. Rejected JSON may still be valid, for example with a rep
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Required, TypedDict, Union
+from typing import Any, Literal, Required, TypedDict, Union, get_args, get_origin
 
 import msgspec
 
@@ -40,7 +40,7 @@ def _type(schema: Any) -> Any:
     if words == {"enum"}:
         return _choice(schema["enum"])
     if words == {"anyOf"} and isinstance(schema["anyOf"], list) and schema["anyOf"]:
-        return Union[tuple(map(_type, schema["anyOf"]))]  # noqa: UP007  (built at run time)
+        return _union(schema["anyOf"])
     kind = schema.get("type")
     read = _SHAPES.get(kind) if isinstance(kind, str) else None
     if read is not None:
@@ -48,6 +48,15 @@ def _type(schema: Any) -> Any:
     if words == {"type"} and isinstance(kind, str) and kind in _PLAIN:
         return _PLAIN[kind]
     raise _OtherError
+
+
+def _union(schemas: list[Any]) -> Any:
+    made: Any = Union[tuple(map(_type, schemas))]  # noqa: UP007  (built at run time)
+    parts = get_args(made)
+    whole = any(type(value) is int for part in parts if get_origin(part) is Literal for value in get_args(part))
+    if whole and float in parts:  # msgspec refuses 0 for `float | Literal[1]`
+        raise _OtherError
+    return made
 
 
 def _choice(values: Any) -> Any:

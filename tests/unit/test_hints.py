@@ -367,6 +367,7 @@ def test_what_the_fast_look_lets_pass_fits_the_schema(words, texts):
         {"type": "object", "additionalProperties": False},
         {"type": "object", "properties": {}, "additionalProperties": {}},
         {"type": ["object", "null"]},
+        {"anyOf": [{"type": "number"}, {"enum": ["a", 1]}]},
         {"type": "string", "maxLength": 3},
         {"type": "array", "items": True},
         {"type": "array", "minItems": 1},

@@ -1,4 +1,4 @@
-"""The inputs of a batch as they come over HTTP: JSON lines of any number, or one array. Bytes in, inputs out."""
+"""The inputs of a batch in a body: any number of JSON lines, or one array. Bytes in, inputs out; no transport."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from runner.api import Input
 _SPACE = b" \t\r\n"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _IN_ARRAY = re.compile(rb'(?:[^][{},"]++|' + _STRING + rb")*+([][{},])")
-"""Up to what may end an element: of an array that is known to be valid JSON."""
+"""Up to the next comma or bracket in an array, which is valid JSON."""
 _IN_ELEMENT = re.compile(rb'(?:[^][{}"]++|' + _STRING + rb")*+([][{}])")
 """Up to the next bracket inside an element."""
 _STEPS = 2000
-"""Brackets that are gone through without letting others run."""
+"""The number of brackets after which other tasks may run."""
 
 
 class Lines:
-    """One input in each line; blank lines are none. A line is held, and what came behind it, never the whole body."""
+    """One input on each line; blank lines are skipped. At most one line and one piece of the body are in memory."""
 
     def __init__(self, more: Callable[[], Awaitable[bytes | None]], limit: int) -> None:
-        """`more` returns the next bytes, None at the end. A line of more than `limit` bytes is refused, not kept."""
+        """Take `more`, which returns the next bytes, None at the end. A line of more than `limit` bytes is refused."""
         self._more = more
         self._limit = limit
         self._buffer = bytearray()
@@ -35,7 +35,7 @@ class Lines:
         self._count = 0
 
     async def next(self) -> Input | None:
-        """Return the next input, None behind the last one. Raises what `more` raises; cancelled, nothing is lost."""
+        """Return the next input, None after the last. Raises the errors of `more`; a cancellation loses nothing."""
         while True:
             end = self._buffer.find(b"\n", self._searched)
             if end >= 0:
@@ -63,7 +63,7 @@ class Lines:
             self._buffer += data
 
     def _cut(self, end: int, mark: int) -> Input | None:
-        """Take a line of `end` bytes, and the mark behind it, off the buffer; return its input where it has one."""
+        """Cut a line of `end` bytes and the mark after it off the buffer; return its input, None for a blank line."""
         too_long, self._too_long = self._too_long or end > self._limit, False
         line = b"" if too_long else bytes(self._buffer[:end]).strip(_SPACE)
         del self._buffer[: end + mark]
@@ -79,10 +79,10 @@ class Lines:
 
 
 class Array:
-    """The elements of one JSON array, found one after the other: no object is made of any, whatever their number."""
+    """The elements of one JSON array, found one after the other and never decoded, so that any number is cheap."""
 
     def __init__(self, body: bytes) -> None:
-        """`body` is one JSON array, else RunnerError `bad_input` is raised."""
+        """Take a body. Raises RunnerError `bad_input` if it is not one JSON array."""
         try:
             messages.check_json(body)
         except messages.InvalidJsonError as problem:
@@ -90,12 +90,12 @@ class Array:
         self._body = body
         self._at = len(body) - len(body.lstrip(_SPACE)) + 1
         if body[self._at - 1 : self._at] != b"[":
-            text = "the body is not an array of inputs; for JSON lines say `Content-Type: application/x-ndjson`"
+            text = "the body is not an array of inputs; JSON lines need `Content-Type: application/x-ndjson`"
             raise error(ErrorKind.BAD_INPUT, text, field="$")
         self._count = 0
 
     async def next(self) -> Input | None:
-        """Return the next input, None behind the last one. Cancelled, nothing is lost."""
+        """Return the next input, None after the last. A cancellation loses nothing."""
         at, depth, steps = self._at, 0, 0
         while True:
             found = (_IN_ELEMENT if depth else _IN_ARRAY).match(self._body, at)
@@ -114,6 +114,6 @@ class Array:
         element = self._body[self._at : at - 1].strip(_SPACE)
         self._at = at if mark == b"," else len(self._body)
         if not element:
-            return None  # of an empty array
+            return None  # the array is empty
         self._count += 1
         return Input(str(self._count - 1), element)

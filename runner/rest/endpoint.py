@@ -64,7 +64,7 @@ class Request:
     @property
     def principal(self) -> Principal:
         """The caller, where the operation needs a token."""
-        assert self.caller is not None  # noqa: S101  (the dispatcher lets nobody else in)
+        assert self.caller is not None  # noqa: S101  (the dispatcher authenticates first)
         return self.caller
 
     def header(self, name: str) -> str | None:

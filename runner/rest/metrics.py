@@ -106,11 +106,11 @@ class RunnerCollector(Collector):
         )
 
     def _ends(self) -> Iterator[Metric]:
-        tally, who = self._service.runs.tally, self._principal
+        tally, principal = self._service.runs.tally, self._principal
         ended = [
             ({"module": module, "status": status.value, "kind": "" if kind is None else kind.value}, number)
             for (module, status, kind), number in tally.ended.items()
-            if who is None or who.may_use(module)
+            if principal is None or principal.may_use(module)
         ]
         yield _counter("operato_executions_ended", "Recorded executions that have ended.", ended)
         refused = [({"kind": kind.value}, number) for kind, number in tally.refused.items()]

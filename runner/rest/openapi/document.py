@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the REST door: the table of operations, and each module that the reader may use."""
+"""The OpenAPI 3.1 document: the table of operations, and a path for each module that the reader may use."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ from runner.rest.openapi.parameters import MODULE, Parameter
 from runner.status import CODES
 
 _MAX_DOCUMENTS: Final = 8
-"""So many readers of different modules are served without making a document."""
+"""Readers with different modules whose documents are cached."""
 _SCHEMAS: Final = "#/components/schemas/"
 _RESPONSES: Final = "#/components/responses/"
 _TAGS: Final = {
-    "calls": "The modules that this token may call, each with its own input.",
-    "executions": "Calls, whether somebody waits for them or not.",
-    "modules": "What can be called.",
+    "calls": "The modules that this token may call, each with the schema of its input.",
+    "executions": "Calls, synchronous and asynchronous.",
+    "modules": "The functions that can be called.",
     "server": "The runner itself.",
 }
 _ABOUT: Final = (
-    "Runs Python functions. A call that began is answered with its execution, also when it failed, under the status of "
-    "its kind of failure; what never began is a problem (RFC 9457). HTTP itself refuses likewise: 408, 413, 431, and "
-    "503 where there are too many connections. Tokens are JSON Web Tokens; the scopes are named at each operation."
+    "Runs Python functions. The answer to a call that began is its execution, also after a failure, with the status of "
+    "the kind of error. The answer to a request that began no execution is a problem (RFC 9457). The server itself "
+    "refuses requests in the same form: 408, 413, 431, and 503 for too many connections. Tokens are JSON Web Tokens; "
+    "each operation names its scope."
 )
-_SHOWN: Final = "A JSON Web Token with `sub`, `exp` and `scope`; the claim `modules` limits it to some of them."
+_SHOWN: Final = (
+    "A JSON Web Token with `sub`, `exp` and `scope`. The claim `modules` limits it to modules with matching names."
+)
 _HEADERS: Final = {
-    401: Header("WWW-Authenticate", "How a token is shown."),
-    429: Header("Retry-After", "Seconds after which trying again makes sense.", {"type": "integer"}),
-    503: Header("Retry-After", "Seconds after which trying again makes sense.", {"type": "integer"}),
+    401: Header("WWW-Authenticate", "The scheme of authentication."),
+    429: Header("Retry-After", "Seconds to wait before the next attempt.", {"type": "integer"}),
+    503: Header("Retry-After", "Seconds to wait before the next attempt.", {"type": "integer"}),
 }
 
 
@@ -57,7 +60,7 @@ class Call:
 
 @define(eq=False)
 class Documents:
-    """The documents of all readers, made when they are asked for and remembered until the modules change."""
+    """The documents of all readers, made at the first request and cached until the modules change."""
 
     registry: Registry
     version: str
@@ -65,10 +68,10 @@ class Documents:
     _snapshot: RegistrySnapshot | None = field(default=None, init=False)
     _made: OrderedDict[tuple[str, ...] | None, bytes] = field(factory=OrderedDict, init=False)
     _calls: dict[str, Call] = field(factory=dict, init=False)
-    """By the digest of the module: what has not changed is not made again."""
+    """By the digest of the module: an unchanged module is not described again."""
 
     def get(self, reader: Principal | None) -> bytes:
-        """Return the document for a reader: with the modules that it may run and read, without it with none."""
+        """Return the document for a reader, with the modules that it may run and read; for None without modules."""
         snapshot = self.registry.snapshot
         if snapshot is not self._snapshot:
             self._snapshot = snapshot
@@ -93,7 +96,7 @@ class Documents:
 
 
 def document(calls: Iterable[Call], version: str, operations: Iterable[Operation] = OPERATIONS) -> dict[str, Any]:
-    """Return the document as JSON values: the generic routes, and a path for each of these modules."""
+    """Return the document as JSON values: the operations, and a path for each of these calls."""
     schemas, refer = _schemas()
     inputs: dict[str, Any] = {}
     paths: dict[str, Any] = {}
@@ -120,22 +123,22 @@ def document(calls: Iterable[Call], version: str, operations: Iterable[Operation
 
 @lru_cache(maxsize=1)
 def _schemas() -> tuple[Mapping[str, Any], Mapping[Any, Any]]:
-    """Return the schemas of all types by name, and how each type in the table is referred to."""
+    """Return the schemas of all types by name, and the reference to each type in the table."""
     answers = [answer.content for operation in OPERATIONS for answer in operation.answers]
     contents = [content for shown in (*answers, *(op.body for op in OPERATIONS)) for content in shown.values()]
     types = dict.fromkeys([*(content for content in contents if not isinstance(content, dict)), shapes.Problem])
     shown, found = msgspec.json.schema_components(list(types), ref_template=f"{_SCHEMAS}{{name}}")
     refer = dict(zip(types, shown, strict=True))
     schemas = {name: _in_order(schema, name) for name, schema in sorted(found.items())}
-    # These are JSON already where they are rendered.
+    # msgspec sees only raw JSON here.
     schemas["ErrorEvent"]["properties"]["error"] = {"$ref": f"{_SCHEMAS}Error"}
-    schemas["Event"] = {"description": "What happens in an execution.", **refer[events.Event]}
+    schemas["Event"] = {"description": "One event of an execution.", **refer[events.Event]}
     refer[events.Event] = {"$ref": f"{_SCHEMAS}Event"}
     return schemas, refer
 
 
 def _in_order(schema: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a schema with the properties in the order in which the type has them."""
+    """Return a schema with its properties in the order of the type."""
     order = getattr((vars(views) | vars(shapes)).get(name), "__annotations__", {})
     properties = schema.get("properties", {})
     if order.keys() != properties.keys():
@@ -161,19 +164,19 @@ def _operation(operation: Operation, refer: Mapping[Any, Any]) -> dict[str, Any]
 
 
 def _input(name: str) -> str:
-    """Return what the schema of a module's input is called."""
+    """Return the name of the schema of a module's input."""
     return f"input.{name}"
 
 
 def call_of(module: Published) -> Call:
-    """Return what a document shows of one module."""
+    """Return the description of one module."""
     name, spec = module.ref.name, module.spec
     schema, required, more = {}, False, ""
     if module.input_schema is not None:
         required = module.inputs is not None and module.inputs.check(b"null") is not None
         found = embedded(module.input_schema, f"{_SCHEMAS}{_input(name)}")
         if found is None:
-            more = f"Its input has a schema that cannot be shown here: see `GET /modules/{name}`."
+            more = f"The schema of its input cannot be shown here; see `GET /modules/{name}`."
         schema = found or {}
     text = "\n\n".join(part for part in (spec.description, more) if part)
     operation = {
@@ -203,12 +206,12 @@ def _security(operation: Operation) -> list[dict[str, list[str]]]:
 
 @lru_cache(maxsize=1)
 def _execute_responses() -> dict[str, Any]:
-    """Return the answers of all calls by reference, as they are the same for every module."""
+    """Return references to the answers of a call, which are the same for every module."""
     return {status: {"$ref": f"{_RESPONSES}execute.{status}"} for status in _responses(EXECUTE, _schemas()[1])}
 
 
 def _responses(operation: Operation, refer: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return all answers by status: those of the table, executions that ended badly, and refusals."""
+    """Return all answers by status: those of the table, executions that failed, and refusals."""
     responses = {str(answer.status): _response(answer, refer) for answer in operation.answers}
     kinds: dict[int, dict[ErrorKind, None]] = {}
     contents: dict[int, dict[str, Any]] = {}
@@ -246,7 +249,7 @@ def _content(content: Mapping[str, Any], refer: Mapping[Any, Any]) -> dict[str, 
 
 
 def _event(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of one server-sent event: of a stream 3.1 can say nothing else."""
+    """Return the schema of one server-sent event; OpenAPI 3.1 cannot describe a stream of them."""
     text = {"type": "string"}
-    told = {"id": text, "event": text, "data": {**text, "contentMediaType": JSON, "contentSchema": data}}
-    return {"type": "object", "properties": told, "required": ["event", "data"]}
+    fields = {"id": text, "event": text, "data": {**text, "contentMediaType": JSON, "contentSchema": data}}
+    return {"type": "object", "properties": fields, "required": ["event", "data"]}

@@ -1,6 +1,6 @@
-"""What the REST door says and is told, as types: `render.py` fills them, the schemas of the document are made of them.
+"""The types of the JSON in requests and answers: `render.py` fills them, and the document takes its schemas from them.
 
-Executions: see `protocol.views`. Every key is always there unless it is `NotRequired`. Times are seconds since 1970,
+Executions are in `protocol.views`. Every key is present unless it is `NotRequired`. Times are seconds since 1970,
 durations seconds, sizes bytes.
 """
 
@@ -23,14 +23,14 @@ from runner.api import NOT_SHOWN
 
 
 class ExecutionPage(TypedDict):
-    """A page of executions, newest first; it may be short or empty and have a cursor."""
+    """A page of executions, newest first. A page with a cursor may be short or empty."""
 
     items: list[ListedExecution]
-    cursor: Annotated[str | None, Meta(description="For the next page; null when there is no more.")]
+    cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
 
 
 class Durations(TypedDict):
-    """Seconds in the handler, of the executions that reached it; null when there were none."""
+    """Seconds in the handler, of the executions that reached it; null if there were none."""
 
     runs: int
     mean: float | None
@@ -40,7 +40,7 @@ class Durations(TypedDict):
 
 
 class Stats(TypedDict):
-    """How the executions of a module ended in a window of time."""
+    """The executions of a module that ended in a window of time."""
 
     module: str
     since: Moment
@@ -48,7 +48,7 @@ class Stats(TypedDict):
     total: int
     statuses: Mapping[Status, int]
     errors: Mapping[ErrorKind, int]
-    success_rate: Annotated[float | None, Meta(description="Succeeded among succeeded and failed.")]
+    success_rate: Annotated[float | None, Meta(description="Succeeded, divided by succeeded and failed.")]
     duration: Durations
 
 
@@ -58,8 +58,8 @@ class Preparation(TypedDict):
     module: str
     version: str
     key: str | None
-    built_seconds: Annotated[float, Meta(description="0 where it was there already.")]
-    log: Annotated[tuple[str, ...], Meta(description="The installer's last lines.")]
+    built_seconds: Annotated[float, Meta(description="0 if it was built before.")]
+    log: Annotated[tuple[str, ...], Meta(description="The last lines of the installer.")]
 
 
 class Environment(TypedDict):
@@ -67,9 +67,9 @@ class Environment(TypedDict):
 
     env: Kind
     available: bool
-    reason: Annotated[str | None, Meta(description="Why it cannot be used, and what to do.")]
+    reason: Annotated[str | None, Meta(description="Why it cannot be used, and the remedy.")]
     detail: Mapping[str, str]
-    limits: Annotated[Mapping[str, str], Meta(description="How each limit is held.")]
+    limits: Annotated[Mapping[str, str], Meta(description="How each limit is enforced.")]
     statistics: ExecutorStatistics
 
 
@@ -80,7 +80,7 @@ class Environments(TypedDict):
 
 
 def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
-    """Return what is shown of a module: the fields of its specification, those without a value left out."""
+    """Return the type of a module in answers: the fields of its specification, without those that have no value."""
     shown: list[tuple[str, Any] | tuple[str, Any, Any]] = [("name", str), ("version", str), ("env", Kind)]
     for field_name, kind in get_type_hints(ModuleSpec).items():
         if field_name not in NOT_SHOWN:
@@ -88,7 +88,7 @@ def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
             nullable = NoneType in get_args(kind)
             shown.append((field_name, Union[(*filled, UnsetType)], UNSET) if nullable else (field_name, kind))
     names = Annotated[list[str], Meta(description="Names, without values.")]
-    by = Annotated[str | None, Meta(description="Null where it is of the modules file.")]
+    by = Annotated[str | None, Meta(description="Null for a module of the modules file.")]
     source = Literal["file", "api"]
     shown += [("variables", names), ("secrets", names), ("digest", str), ("published_at", Moment)]
     shown += [("published_by", by), ("source", source), *more]
@@ -98,22 +98,22 @@ def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
 Module: Final = _module("Module", "A module, without its code.")
 RegisteredModule: Final = _module(
     "RegisteredModule",
-    "A version as it was registered.",
-    ("active", Annotated[bool, Meta(description="Calls get it.")]),
+    "A version after its registration.",
+    ("active", Annotated[bool, Meta(description="Whether it is the version used by calls that name none.")]),
 )
 
 
 def _described() -> type[Struct]:
-    """Return what a body may say of a module: durations and sizes also as text, all but `env` optional."""
+    """Return the type of a module in a body: durations and sizes also as text, all fields but `env` optional."""
     written: dict[Any, Any] = {float: float | str, int: int | str, Path: str}
     written[get_type_hints(ModuleSpec)["secrets"]] = list[str] | Mapping[str, Mapping[str, str]]
-    told: list[tuple[str, Any, Any]] = []
+    fields: list[tuple[str, Any, Any]] = []
     for name, kind in get_type_hints(ModuleSpec).items():
         parts = get_args(kind) if NoneType in get_args(kind) else (kind,)
-        told.append((name, Union[(*(written.get(part, part) for part in parts), None, UnsetType)], UNSET))
-    told += [(name, bool | UnsetType, UNSET) for name in ("activate", "prepare")]
-    text = "A module as the modules file describes one."
-    return defstruct("DescribedModule", told, namespace={"__doc__": text}, kw_only=True, forbid_unknown_fields=True)
+        fields.append((name, Union[(*(written.get(part, part) for part in parts), None, UnsetType)], UNSET))
+    fields += [(name, bool | UnsetType, UNSET) for name in ("activate", "prepare")]
+    text = "A module in the form of the modules file."
+    return defstruct("DescribedModule", fields, namespace={"__doc__": text}, kw_only=True, forbid_unknown_fields=True)
 
 
 DescribedModule: Final = _described()
@@ -133,12 +133,12 @@ class Versions(TypedDict):
     """The versions of a module, newest first."""
 
     module: str
-    active: Annotated[str | None, Meta(description="The one that calls get which name none.")]
+    active: Annotated[str | None, Meta(description="The version used by calls that name none.")]
     items: list[Version]
 
 
 class Change(TypedDict):
-    """What was done to a module."""
+    """One change of a module."""
 
     id: int
     at: Moment
@@ -153,7 +153,7 @@ class Audit(TypedDict):
     """A page of changes, newest first."""
 
     items: list[Change]
-    cursor: Annotated[str | None, Meta(description="For the next page; null when there is no more.")]
+    cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
 
 
 class ModulePage(TypedDict):
@@ -168,9 +168,11 @@ class Order(Struct, forbid_unknown_fields=True):
 
     module: str
     input: Raw = field(default_factory=lambda: Raw(b"null"))
-    """What the handler is given."""
+    """The input of the handler."""
     version: str | None = None
-    timeout: Annotated[float | None, Meta(description="Seconds for each attempt; can only shorten.")] = None
+    timeout: Annotated[
+        float | None, Meta(description="Time limit of each attempt in seconds; it can only shorten the module's own.")
+    ] = None
 
 
 class Healthy(TypedDict):
@@ -180,21 +182,21 @@ class Healthy(TypedDict):
 
 
 class Ready(TypedDict):
-    """New work is accepted."""
+    """The runner accepts work."""
 
     status: Literal["ready"]
     modules: int
 
 
 class Problem(TypedDict):
-    """A problem by RFC 9457: what never began."""
+    """A problem (RFC 9457): the answer to a request that began no execution."""
 
     type: str
     title: str
     status: int
     detail: str
     kind: NotRequired[ErrorKind]
-    retry_after: NotRequired[Annotated[float, Meta(description="Seconds; in lines, which have no headers.")]]
+    retry_after: NotRequired[Annotated[float, Meta(description="Seconds; only in JSON lines, which have no headers.")]]
     traceback: NotRequired[Annotated[str, Meta(description="The traceback of the import that failed.")]]
     field: NotRequired[Annotated[str, Meta(description="The parameter, header or path of the value at fault.")]]
     request_id: NotRequired[

@@ -22,7 +22,8 @@ from attrs import evolve, field, frozen
 
 from config.client import Address, ClientSettings
 from config.mistakes import ConfigError, Mistake
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from config.units import decimal
+from protocol.errors import PROBLEM, ErrorKind, Failure, RunnerError, error
 from runner.client.local_token import Credentials
 from runner.client.socket import Socket, open_socket
 from runner.client.trouble import NO_HOST, lost, no_answer, not_a_runner, unreachable
@@ -36,7 +37,6 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 """Time limit of answers that do not wait for a handler."""
-_PROBLEM = "application/problem+json"
 _KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
@@ -141,7 +141,7 @@ class Client:
     def _headers(self) -> dict[str, str]:
         token = self._credentials.token()
         # No compression: the bound on answers counts the received bytes.
-        headers = {"accept": "application/json, application/problem+json, */*;q=0.5", "accept-encoding": "identity"}
+        headers = {"accept": f"application/json, {PROBLEM}, */*;q=0.5", "accept-encoding": "identity"}
         return headers if token is None else {**headers, "authorization": f"Bearer {token}"}
 
     async def _content(self, response: httpx.Response) -> bytes:
@@ -164,7 +164,7 @@ class Client:
     def _check(self, answer: Answer) -> None:
         """Raise RunnerError for a problem document, a redirect and an answer of another server."""
         kind = answer.headers.get("content-type", "").partition(";")[0].strip()
-        if kind == _PROBLEM or 300 <= answer.status < 400 or (answer.status >= 400 and kind != "application/json"):
+        if kind == PROBLEM or 300 <= answer.status < 400 or (answer.status >= 400 and kind != "application/json"):
             raise RunnerError(self._refusal(answer.status, answer.headers, answer.body))
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
@@ -178,14 +178,13 @@ class Client:
 def failure_of(address: Address, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     """Return the failure of a refused request from its problem document, else from its status."""
     content_type = headers.get("content-type", "").partition(";")[0].strip()
-    if content_type == _PROBLEM:
+    if content_type == PROBLEM:
         try:
             problem = msgspec.json.decode(body, type=_Problem)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             problem = _Problem()
         message = printable(problem.detail or problem.title) or f"{address} answered {status}"
-        after = headers.get("retry-after", "")
-        seconds = float(after) if after.isascii() and after.isdigit() and len(after) < 9 else None
+        seconds = decimal(headers.get("retry-after", ""))
         place = None if problem.field is None else printable(problem.field)
         return Failure(_kind(problem.kind, status), message, field=place, retry_after=seconds)
     location = printable(headers.get("location", ""))

@@ -14,13 +14,13 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
+from protocol.errors import PROBLEM, ErrorKind, Failure, RunnerError, shutting_down
 from runner.api import Service
 from runner.auth import Verifier
 from runner.http import WEBSOCKET, BodyTooLargeError, Front, Message, Receive, Route, Send
 from runner.rest import batch, executions, metrics, modules, streams
 from runner.rest.endpoint import Answer, Dispatcher, Endpoint, Request, json_answer, problem, serves, transmit
-from runner.rest.openapi import OPERATIONS, PROBLEM, Documents, Problem, page, served
+from runner.rest.openapi import OPERATIONS, Documents, Problem, page, served
 from runner.rest.openapi import operations as table
 from runner.version import release
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import msgspec
 from attrs import define, frozen
 
-from protocol.errors import ErrorKind, Failure, error
+from protocol.errors import PROBLEM, ErrorKind, Failure, error
 from protocol.events import failure_fields
 from runner.api import Service, failure_of
 from runner.auth import Principal, Verifier, authenticate, require
@@ -30,7 +30,7 @@ from runner.http import (
     respond,
     stream_body,
 )
-from runner.rest.openapi import EVENTS, JSON, PROBLEM, Operation
+from runner.rest.openapi import EVENTS, JSON, Operation
 from runner.rest.render import failure_headers, problem_json, problem_status
 from runner.status import CODES
 

@@ -13,12 +13,12 @@ from attrs import define, field, frozen
 from actors.registry import Published, Registry, RegistrySnapshot
 from config.schema import embedded
 from protocol import events, views
-from protocol.errors import ErrorKind
+from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Principal, Scope
 from runner.http import WEBSOCKET
 from runner.rest.openapi import shapes
 from runner.rest.openapi.executions import EXECUTE, EXECUTION_ID
-from runner.rest.openapi.operation import EVENTS, JSON, PROBLEM, Header, Operation, Response
+from runner.rest.openapi.operation import EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.operations import OPERATIONS
 from runner.rest.openapi.parameters import MODULE, Parameter
 from runner.status import CODES

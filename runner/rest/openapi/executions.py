@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from protocol import views
-from protocol.errors import ErrorKind
+from protocol.errors import PROBLEM, ErrorKind
 from protocol.events import Event
 from protocol.model import Status, Stream
 from runner.api import MAX_PARALLELISM
 from runner.auth import Scope
 from runner.http import WEBSOCKET
 from runner.rest.openapi import shapes
-from runner.rest.openapi.operation import ENDED, EVENTS, JSON, PROBLEM, Header, Operation, Response
+from runner.rest.openapi.operation import ENDED, EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import (
     CURSOR,
     EXECUTION,

@@ -9,11 +9,11 @@ from attrs import evolve
 
 from actors.registry import Action
 from config.units import decimal
-from protocol.errors import ErrorKind
+from protocol.errors import PROBLEM, ErrorKind
 from protocol.model import Kind
 from runner.auth import Scope
 from runner.rest.openapi import shapes
-from runner.rest.openapi.operation import EVENTS, JSON, PROBLEM, Header, Operation, Response
+from runner.rest.openapi.operation import EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import (
     CURSOR,
     IF_MATCH,

@@ -12,7 +12,6 @@ from runner.auth import Scope
 from runner.rest.openapi.parameters import Parameter
 
 JSON: Final = "application/json"
-PROBLEM: Final = "application/problem+json"
 EVENTS: Final = "text/event-stream"
 NEVER_BEGAN: Final = frozenset(
     {

@@ -1,4 +1,4 @@
-"""Acceptance: the real server answers as its OpenAPI document says, whatever it is asked; the document is valid."""
+"""Acceptance: the real server answers any request as its OpenAPI document describes, and the document is valid."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ SOCKET = {
     "sec-websocket-version": "13",
 }
 OPAQUE = {"cursor", "window"}
-"""Parameters of which not every value of the right form is one: JSON Schema cannot say which."""
+"""Parameters whose valid values JSON Schema cannot describe."""
 JSONS = ("application/json", "application/problem+json")
 DESCRIBE = {
     *("POST /modules", "POST /modules/upload", "PUT /modules/{name}", "PATCH /modules/{name}"),
     "POST /modules/execute/{name}/batch",
 }
-"""Operations whose body is a module, an archive or JSON in lines: what is one is said by more than a schema."""
+"""Operations whose body is a module, an archive or JSON lines, which a schema cannot describe fully."""
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_a_module_has_its_own_path(spec: dict[str, Any]) -> None:
     assert not old["requestBody"]["required"]
 
 
-def test_the_page_asks_nobody_else(server: Server) -> None:
+def test_the_page_loads_nothing_from_other_servers(server: Server) -> None:
     page = httpx.get(f"{server.client.base_url}/docs", trust_env=False)
     policy = page.headers["content-security-policy"]
 
@@ -180,11 +180,11 @@ def test_the_page_asks_nobody_else(server: Server) -> None:
     assert not [word for word in ("http://", "https://", "src=", " style=", "innerHTML", "eval(") if word in page.text]
 
 
-# -- what is served is what is said ------------------------------------------------------------------------------------
+# -- answers are as described ------------------------------------------------------------------------------------------
 
 
 def test_scopes_are_those_of_the_table(server: Server, ended: str) -> None:
-    """With every other scope it is forbidden, with this one it is not; without a token it is refused."""
+    """Every other scope is not enough, this one is; without a token the answer is 401."""
     scopes = set(Scope) - {Scope.ADMIN}
     for operation in OPERATIONS:
         url = f"{server.client.base_url}{operation.path}".replace("{name}", "echo").replace("{id}", ended)
@@ -215,14 +215,14 @@ def ask_once(operation: Operation, url: str, shown: dict[str, str]) -> httpx.Res
 
 
 def test_real_answers_are_as_they_are_described(server: Server, spec: dict[str, Any], ended: str) -> None:
-    """Schemas are closed for this, so that a field that is not described is seen as well."""
+    """The schemas are closed for this test, so that it notices a field without a description."""
     check = Conformity(server, spec)
 
     check("POST /modules/execute/greet", 200, json={"name": "you"})
     check("POST /modules/execute/{name}", 200, name="old", json=1)
     check("POST /modules/execute/{name}", 500, name="fails", json={})
     check("POST /modules/execute/{name}", 202, name="echo", headers={"prefer": "respond-async"})
-    check("POST /modules/execute/{name}", 404, name="nobody")
+    check("POST /modules/execute/{name}", 404, name="unknown")
     check("POST /modules/execute/greet", 400, json={"name": 1})
     lines = check("POST /modules/execute/{name}/batch", 200, "echo", json=[1, 2]).text.splitlines()
     assert {json.loads(line).pop("index") for line in lines} == {0, 1}
@@ -321,7 +321,7 @@ def without(value: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def closed(node: Any) -> Any:
-    """Return a schema, or the whole document, in which objects have the properties that are named and no others."""
+    """Return a schema, or the whole document, whose objects allow no properties but the named ones."""
     if isinstance(node, list):
         return [closed(part) for part in node]
     if not isinstance(node, dict):
@@ -332,11 +332,11 @@ def closed(node: Any) -> Any:
     return made
 
 
-# -- whatever is asked -------------------------------------------------------------------------------------------------
+# -- any request -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("label", "how"), CASES)
-def test_what_is_generated_is_answered_as_described(
+def test_generated_requests_are_answered_as_described(
     server: Server, spec: dict[str, Any], ended: str, registered: str, label: str, how: str
 ) -> None:
     (method, path), mode = label.split(), MODES[how]
@@ -404,7 +404,7 @@ def check_case(server: Server, case: schemathesis.Case, mode: GenerationMode) ->
         ("GET", "/modules/stream/echo", None, 426),
     ],
 )
-def test_values_at_the_edge_have_answers_of_their_own(
+def test_extreme_values_have_answers_of_their_own(
     server: Server, method: str, path: str, body: str | None, status: int
 ) -> None:
     key = {"idempotency-key": path} if "echo" in path else {}
@@ -452,7 +452,7 @@ HEADERS = [
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=[operation.name for operation in OPERATIONS])
 def test_no_bytes_are_answered_with_500(server: Server, ended: str, operation: Operation) -> None:
-    """What no well-behaved client would send: paths, queries and headers are put together from what goes wrong."""
+    """Paths, queries and headers are put together from parts that go wrong in servers."""
     chance = random.Random(operation.name)
     for _ in range(40):
         raw = nonsense(chance, operation, server.token, ended)

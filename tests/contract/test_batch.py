@@ -39,7 +39,7 @@ MODULES = (ECHO, PICKY, HELD, WIDE, SLEEPS, CHILD)
 
 
 class Batch:
-    """A batch as its client sees it: the inputs go out as they are said, the lines come in one by one."""
+    """The client of a batch: inputs are sent one by one, lines are read one by one."""
 
     def __init__(self, client):
         self.client = client
@@ -86,7 +86,7 @@ class Batch:
 
 @asynccontextmanager
 async def batch(site, name, query="", *, kind=LINES, body=None, **headers):
-    """Begin a batch: with `body` as a whole, else in chunks."""
+    """Begin a batch: with a whole `body`, else in chunks."""
     client = await site.server.connect()
     async with client.stream:
         path = f"/modules/execute/{name}/batch{query}"
@@ -130,7 +130,7 @@ async def test_every_element_of_an_array_is_answered_like_a_call(site):
 
 @pytest.mark.parametrize("kind", [LINES, "application/jsonl", "Application/X-JSONLines"])
 @pytest.mark.parametrize("whole", [True, False])
-async def test_every_line_is_answered_and_blank_ones_are_none(site, kind, whole):
+async def test_every_line_but_a_blank_one_is_answered(site, kind, whole):
     text = b'{"n": 0}\r\n\n  \n[1]\n"two"'
     async with batch(site, "echo", kind=kind, body=text if whole else None) as it:
         if not whole:
@@ -143,12 +143,12 @@ async def test_every_line_is_answered_and_blank_ones_are_none(site, kind, whole)
 
 
 @pytest.mark.parametrize(("kind", "body"), [(LINES, b""), (LINES, b"\n\n"), ("application/json", b" [ ] ")])
-async def test_a_batch_of_nothing_is_answered_by_nothing(site, kind, body):
+async def test_an_empty_batch_has_an_empty_answer(site, kind, body):
     async with batch(site, "echo", kind=kind, body=body) as it:
         assert (await it.rest(), it.status) == ([], 200)
 
 
-async def test_what_cannot_be_run_is_told_by_its_index_and_the_batch_goes_on(site):
+async def test_an_input_that_cannot_be_run_is_one_line_and_the_batch_continues(site):
     limited(site, max_frame_bytes=1024)
     bad = ["{", "1 2", "NaN", '"text"', '"\udcff"', "1" * 1025, "1"]
     async with batch(site, "picky") as it:
@@ -169,7 +169,7 @@ async def test_failures_of_the_handler_are_lines_too(site):
     assert (line["index"], line["status"], line["error"]["kind"]) == (0, "failed", "timeout")
 
 
-async def test_the_answer_to_one_input_comes_before_the_next_one_is_said(site):
+async def test_an_answer_arrives_before_the_next_input_is_sent(site):
     async with batch(site, "echo") as it:
         for number in range(3):
             await it.inputs(number)
@@ -180,14 +180,14 @@ async def test_the_answer_to_one_input_comes_before_the_next_one_is_said(site):
     assert it.head[b"connection"] == b"close"
 
 
-async def test_a_connection_serves_on_behind_a_batch_that_came_as_a_whole(site):
+async def test_a_connection_stays_usable_after_a_whole_batch(site):
     async with batch(site, "echo", body=b"1\n2\n") as it:
         assert len(await it.rest()) == 2
         await it.client.send(site.head("GET", "/healthz"))
         assert (await it.client.response())[0] == 200
 
 
-async def test_as_many_run_at_a_time_as_may(site, tmp_path):
+async def test_the_number_of_inputs_that_run_at_a_time_is_limited(site, tmp_path):
     flags = [tmp_path / f"flag {n}" for n in range(4)]
     async with batch(site, "held", "?parallel=2") as it:
         await it.inputs(*map(str, flags))
@@ -203,7 +203,7 @@ async def test_as_many_run_at_a_time_as_may(site, tmp_path):
         assert sorted(line["index"] for line in await it.rest()) == [0, 2, 3]
 
 
-async def test_a_body_may_be_larger_than_any_frame(tmp_path):
+async def test_a_body_may_be_larger_than_max_frame(tmp_path):
     values = [f"{n:0>100}" for n in range(100)]
     body = b"".join(json.dumps(value).encode() + b"\n" for value in values)
     async with open_site(tmp_path, MODULES, limits={"max_body_bytes": 1024}) as site:
@@ -222,21 +222,21 @@ async def test_a_body_may_be_larger_than_any_frame(tmp_path):
         assert (status, json.loads(problem)["kind"]) == (413, "too_large")
 
 
-async def test_a_client_that_expects_to_be_told_to_go_on_is_told(site):
+async def test_a_client_that_expects_100_continue_gets_it(site):
     async with batch(site, "echo", Expect="100-continue") as it:
         assert b"100" in await it.client.until(b"\r\n\r\n")
         await it.inputs(5)
         assert (await it.line())["result"] == 5
 
 
-async def test_an_input_is_patient_while_the_waiting_room_is_full(tmp_path):
+async def test_an_input_waits_while_the_waiting_room_is_full(tmp_path):
     one = attrs.evolve(ECHO, concurrency=1)
     array = {"kind": "application/json", "body": b"[1, 2, 3]"}
     async with open_site(tmp_path, (one,), max_waiting=1) as site, batch(site, "echo", "?parallel=3", **array) as it:
         assert sorted(line["result"] for line in await it.rest()) == [1, 2, 3]
 
 
-async def test_an_input_is_not_patient_beyond_the_queue_timeout(tmp_path):
+async def test_an_input_waits_for_the_queue_timeout_at_most(tmp_path):
     held, flag = attrs.evolve(HELD, concurrency=1, queue_timeout=QUICK), str(tmp_path / "flag")
     async with open_site(tmp_path, (held,), max_waiting=1) as site, batch(site, "held", "?parallel=2") as it:
         await it.inputs(flag, flag)
@@ -265,13 +265,13 @@ async def test_an_input_is_not_patient_beyond_the_queue_timeout(tmp_path):
         ("echo", "", "application/json", b"[1, 2", 400, "$"),
     ],
 )
-async def test_what_is_no_batch_is_a_usual_problem(site, name, query, kind, body, status, field):
+async def test_a_wrong_batch_is_a_usual_problem(site, name, query, kind, body, status, field):
     answer, _, problem = await site.ask("POST", f"/modules/execute/{name}/batch{query}", body, Content_Type=kind)
 
     assert (answer, json.loads(problem).get("field")) == (status, field), problem
 
 
-async def test_a_batch_has_a_time_limit_that_is_one_and_no_key(site):
+async def test_a_batch_may_have_a_time_limit_and_no_key(site):
     for headers, field in (({"X_Timeout": "soon"}, "X-Timeout"), ({"Idempotency_Key": "k"}, "Idempotency-Key")):
         status, _, problem = await site.ask("POST", "/modules/execute/echo/batch", b"1", Content_Type=LINES, **headers)
         assert (status, json.loads(problem)["field"]) == (400, field)
@@ -290,7 +290,7 @@ async def test_a_batch_needs_the_scope_and_the_module(site):
 # -- ends ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_that_leaves_ends_what_runs(site, tmp_path):
+async def test_a_disconnect_ends_running_inputs(site, tmp_path):
     pid = tmp_path / "pid"
     async with batch(site, "child", "?parallel=1") as it:
         await it.inputs(str(pid), str(pid))
@@ -339,7 +339,7 @@ async def test_a_slow_reader_loses_nothing_once_it_reads(site):
     assert {len(line["result"]) for line in lines.values()} == {size}
 
 
-async def test_a_runner_that_shuts_down_answers_what_runs_and_says_why_it_takes_no_more(site, tmp_path):
+async def test_a_stopping_runner_answers_running_inputs_and_ends_the_batch(site, tmp_path):
     flag = tmp_path / "flag"
     async with batch(site, "held", "?parallel=2") as it:
         await it.inputs(str(flag))
@@ -353,7 +353,7 @@ async def test_a_runner_that_shuts_down_answers_what_runs_and_says_why_it_takes_
     assert last["problem"]["kind"] == "shutdown"
 
 
-async def test_a_silent_client_is_told_so_but_not_while_it_waits_for_an_answer(tmp_path):
+async def test_a_silent_client_is_cut_off_but_not_while_it_waits_for_an_answer(tmp_path):
     async with open_site(tmp_path, MODULES, limits={"body_seconds": QUICK}) as site:
         limited(site, body_timeout_seconds=QUICK)
         async with batch(site, "sleeps", "?parallel=2") as it:
@@ -367,7 +367,7 @@ async def test_a_silent_client_is_told_so_but_not_while_it_waits_for_an_answer(t
     assert (last["problem"]["kind"], "body_timeout" in last["problem"]["detail"]) == ("bad_input", True)
 
 
-async def test_a_bug_of_ours_costs_its_input_and_no_more(site, monkeypatch):
+async def test_a_bug_of_the_runner_costs_one_input(site, monkeypatch):
     async def broken(*_args, **_options):
         raise RuntimeError("a bug")
 

@@ -28,7 +28,7 @@ OWN = inline("own", ROWS, input_schema={"type": "object", "maxProperties": 1})
 NODE = {"properties": {"a": {"$ref": "#"}}}
 DOUBLING = inline("doubling", ROWS, input_schema={"allOf": [NODE, NODE]})
 BROKEN = inline("broken", "def handler(input: int): ...\nraise SystemExit")
-"""Its worker cannot start, so whoever is told about the input was told before."""
+"""Its worker cannot start, so a refusal of the input comes from the check before it."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def site(tmp_path):
 
 
 async def ask(site, name, body):
-    """Return status, field and the words for people."""
+    """Return status, field and message."""
     status, _, answer = await site.ask("POST", f"/modules/execute/{name}", body)
     told = json.loads(answer)
     return status, told.get("field"), told.get("detail", told.get("result"))
@@ -47,7 +47,7 @@ async def ask(site, name, body):
 @pytest.mark.parametrize(
     ("body", "rows"), [([], 0), (None, 0), (b"", 0), ([{"price": 1}, {"price": 1.5, "note": "x"}], 2)]
 )
-async def test_what_the_hint_allows_is_run(site, body, rows):
+async def test_an_input_that_fits_the_hint_is_run(site, body, rows):
     assert await ask(site, "hinted", body) == (200, None, rows)
 
 
@@ -91,12 +91,12 @@ async def test_an_empty_schema_turns_the_hint_off(site):
     assert site.service.registry.snapshot.get("off").input_schema is None
 
 
-async def test_a_hint_is_no_part_of_what_the_author_wrote(site):
+async def test_a_hint_is_not_part_of_the_specification(site):
     module = site.service.registry.snapshot.get("hinted")
 
     assert module.input_schema is not None
     assert "input_schema" not in spec_to_mapping(module.spec)
-    assert module_fields(module)["input_schema"] == module.input_schema, "who calls it sees what it takes"
+    assert module_fields(module)["input_schema"] == module.input_schema, "callers see the schema of its input"
     assert module.content_digest == content_digest(HINTED, {"hinted.py": ROWS.encode()})
 
 

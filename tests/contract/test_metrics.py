@@ -65,7 +65,7 @@ async def scrape(at, **headers):
     return Scrape(body.decode())
 
 
-async def test_the_numbers_are_those_of_what_was_run(tmp_path):
+async def test_the_numbers_count_the_executions(tmp_path):
     flag = tmp_path / "flag"
     async with site(tmp_path, max_queued=1) as at:
         before = await scrape(at)
@@ -103,7 +103,7 @@ async def test_the_numbers_are_those_of_what_was_run(tmp_path):
     assert now("operato_execution_phase_seconds_bucket", env="inline", phase="run", le="+Inf") == 5
 
 
-async def test_the_process_and_its_release_are_told(tmp_path):
+async def test_the_process_and_its_release_have_metrics(tmp_path):
     async with site(tmp_path) as at:
         found = await scrape(at)
 
@@ -114,7 +114,7 @@ async def test_the_process_and_its_release_are_told(tmp_path):
     assert abs(found("process_start_time_seconds") - time.time()) < 86400
 
 
-async def test_the_names_are_those_of_the_documents_and_of_the_conventions(tmp_path):
+async def test_the_names_follow_the_documents_and_the_conventions(tmp_path):
     async with site(tmp_path, "open") as at:
         await at.json("POST", "/modules/execute/echo", 1)
         await at.ask("POST", "/executions", {"module": "held", "input": "/"})
@@ -132,7 +132,7 @@ async def test_the_names_are_those_of_the_documents_and_of_the_conventions(tmp_p
     assert set(re.findall(r"operato_[a-z_]+(?![a-z_-])", page)) == own
 
 
-async def test_a_scraper_that_asks_for_open_metrics_has_them(tmp_path):
+async def test_a_scraper_may_ask_for_open_metrics(tmp_path):
     async with site(tmp_path, "open") as at:
         await at.json("POST", "/modules/execute/echo", 1)
         accept = "application/openmetrics-text; version=1.0.0"
@@ -153,14 +153,14 @@ async def test_a_scraper_that_asks_for_open_metrics_has_them(tmp_path):
         ("off", f"Bearer {token('admin')}", 404),
     ],
 )
-async def test_who_may_read_is_a_setting(tmp_path, setting, authorization, status):
+async def test_a_setting_opens_closes_or_protects_the_metrics(tmp_path, setting, authorization, status):
     async with site(tmp_path, setting) as at:
         assert (await at.ask("GET", "/metrics", Authorization=authorization))[0] == status
         if status == 200:
             assert (await at.ask("GET", "/metrics?x=1", Authorization=authorization))[0] == 400
 
 
-async def test_a_token_for_some_modules_is_told_of_those(tmp_path):
+async def test_a_token_for_some_modules_sees_those(tmp_path):
     async with site(tmp_path) as at:
         await at.json("POST", "/modules/execute/echo", 1)
         await at.ask("POST", "/modules/execute/fails", 1)

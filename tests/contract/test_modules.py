@@ -1,4 +1,4 @@
-"""Contract: modules that are registered over HTTP: versions, rollback, conditions, deletion, and what is refused."""
+"""Contract: modules registered over HTTP: versions, rollback, conditions, deletion, and refusals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def versions(site, name):
     return await site.json("GET", f"/modules/{name}/versions")
 
 
-async def test_what_is_registered_is_called_and_the_last_version_is_active(site):
+async def test_a_registered_module_can_be_called_and_its_last_version_is_active(site):
     status, head, answer = await site.ask("POST", "/modules", {"name": "m", **ONE})
     assert (status, head[b"location"]) == (201, b"/modules/m/versions/" + json.loads(answer)["version"].encode())
     assert await call(site, "m") == 1
@@ -110,7 +110,7 @@ async def test_a_patch_changes_some_fields_and_keeps_the_code(site):
     assert (await refused(site, "PATCH", "/modules/nothing", {"timeout": 5}))[0] == 404
 
 
-async def test_who_changes_what_somebody_else_has_changed_is_told(site):
+async def test_a_change_of_an_outdated_state_is_refused(site):
     first = await put(site, "m", ONE)
     second = await put(site, "m", TWO, If_Match=first["etag"])
     status, field, detail = await refused(site, "PUT", "/modules/m", ONE, If_Match=first["etag"])
@@ -130,7 +130,7 @@ async def test_who_changes_what_somebody_else_has_changed_is_told(site):
     assert (await site.ask("PUT", "/modules/m", ONE, If_Match="*"))[0] == 200
 
 
-async def test_of_many_who_change_the_same_state_one_does(site):
+async def test_of_many_changes_of_the_same_state_one_succeeds(site):
     first = await put(site, "m", ONE)
     statuses = []
 
@@ -145,7 +145,7 @@ async def test_of_many_who_change_the_same_state_one_does(site):
     assert len((await versions(site, "m"))["items"]) == 2
 
 
-async def test_statistics_outlive_a_module_and_a_name_that_nothing_has_has_none(site):
+async def test_statistics_outlive_a_module_and_an_unknown_name_has_none(site):
     await put(site, "m", ONE)
     assert (await site.json("GET", "/modules/m/stats"))["total"] == 0
     await call(site, "m")
@@ -156,7 +156,7 @@ async def test_statistics_outlive_a_module_and_a_name_that_nothing_has_has_none(
     assert "did you mean filed?" in detail
 
 
-async def test_what_the_file_has_belongs_to_the_file(site):
+async def test_modules_of_the_file_cannot_be_changed_over_the_api(site):
     for method, path, body in (
         ("PUT", "/modules/filed", ONE),
         ("POST", "/modules", {"name": "filed", **ONE}),
@@ -174,7 +174,7 @@ async def test_what_the_file_has_belongs_to_the_file(site):
     assert (await site.json("GET", "/modules/filed"))["source"] == "file"
 
 
-async def test_a_module_of_the_file_goes_before_a_registered_one_and_gives_way_again(site):
+async def test_a_module_of_the_file_overrides_a_registered_one_while_it_is_there(site):
     await put(site, "m", ONE)
     registry = site.service.registry
     await registry.publish([FILED, inline("m", "def handler(input): return 'filed'")])
@@ -187,7 +187,7 @@ async def test_a_module_of_the_file_goes_before_a_registered_one_and_gives_way_a
     assert entries[0]["subject"] == "operator's file"
 
 
-async def test_what_is_registered_survives_a_restart(tmp_path):
+async def test_registered_modules_survive_a_restart(tmp_path):
     async with open_site(tmp_path, (FILED,)) as site:
         first = await put(site, "m", ONE)
         second = await put(site, "m", TWO)
@@ -204,7 +204,7 @@ async def test_what_is_registered_survives_a_restart(tmp_path):
         }
 
 
-async def test_code_that_was_lost_on_the_disk_comes_back_from_the_catalog(tmp_path):
+async def test_code_lost_on_the_disk_is_restored_from_the_catalog(tmp_path):
     async with open_site(tmp_path, ()) as site:
         await put(site, "m", ONE)
         (folder,) = (tmp_path / "data" / "code").iterdir()
@@ -214,7 +214,7 @@ async def test_code_that_was_lost_on_the_disk_comes_back_from_the_catalog(tmp_pa
         assert await call(site, "m") == 1
 
 
-async def test_a_module_that_runs_is_deleted_only_by_force_and_its_history_stays(site):
+async def test_a_running_module_is_deleted_only_by_force_and_its_history_stays(site):
     await put(site, "m", HANGS)
     accepted = await site.json("POST", "/executions", {"module": "m"})
     path = f"/executions/{accepted['id']}"
@@ -235,7 +235,7 @@ async def test_a_module_that_runs_is_deleted_only_by_force_and_its_history_stays
     assert (await refused(site, "DELETE", "/modules/m"))[0] == 404
 
 
-async def test_what_runs_ends_on_its_version_and_calls_that_follow_get_the_next(site):
+async def test_a_running_call_ends_on_its_version_and_later_calls_use_the_next(site):
     code = "import os, time\ndef handler(input):\n    open(input[0], 'w').close()\n"
     code += "    while not os.path.exists(input[1]): time.sleep(0.01)\n    return 'one'"
     await put(site, "m", {"env": "inline", "code": code})
@@ -254,7 +254,7 @@ async def test_what_runs_ends_on_its_version_and_calls_that_follow_get_the_next(
     assert answers == ["one"]
 
 
-async def test_only_a_version_that_is_not_active_can_be_deleted_alone(site):
+async def test_only_an_inactive_version_can_be_deleted_alone(site):
     first = await put(site, "m", ONE)
     second = await put(site, "m", TWO)
     status, field, _ = await refused(site, "DELETE", f"/modules/m/versions/{second['version']}")
@@ -264,7 +264,7 @@ async def test_only_a_version_that_is_not_active_can_be_deleted_alone(site):
     assert len((await versions(site, "m"))["items"]) == 1
 
 
-async def test_no_more_versions_are_kept_than_is_allowed_and_never_less_than_the_active_one(site):
+async def test_old_versions_above_the_limit_are_removed_but_never_the_active_one(site):
     object.__setattr__(site.service.registry.settings, "max_versions", 3)
     made = [await put(site, "m", {"env": "inline", "code": f"def handler(input): return {n}"}) for n in range(3)]
     await site.json("POST", f"/modules/m/versions/{made[0]['version']}/activate")
@@ -293,7 +293,7 @@ async def test_no_more_versions_are_kept_than_is_allowed_and_never_less_than_the
         (b"{", "$", "not JSON"),
     ],
 )
-async def test_what_is_wrong_is_refused_with_its_field_and_changes_nothing(site, body, field, words):
+async def test_a_wrong_module_is_refused_with_its_field_and_changes_nothing(site, body, field, words):
     status, told, detail = await refused(site, "PUT", "/modules/m", body)
     assert (status, told or None) == (400, field)
     assert words in detail
@@ -312,7 +312,7 @@ async def test_with_prepare_a_module_that_cannot_be_imported_is_refused_and_a_go
     assert (timings["start"], timings["import"]) == (0.0, 0.0)
 
 
-async def test_requirements_that_cannot_be_met_are_refused_before_anything_is_registered(site):
+async def test_impossible_requirements_are_refused_before_anything_is_registered(site):
     body = {
         "env": "venv",
         "code": ONE["code"],
@@ -363,7 +363,7 @@ async def test_modules_are_found_by_several_kinds_and_tags(site):
     assert (await refused(site, "GET", "/modules?env=nothing"))[1] == "env"
 
 
-async def test_who_did_what_is_told_page_by_page(site):
+async def test_the_audit_log_has_pages(site):
     first = await put(site, "m", ONE)
     await put(site, "m", TWO)
     await site.json("POST", f"/modules/m/versions/{first['version']}/activate")
@@ -376,7 +376,7 @@ async def test_who_did_what_is_told_page_by_page(site):
     assert (await refused(site, "GET", "/audit?cursor=-1"))[1] == "cursor"
 
 
-async def test_a_version_that_cannot_be_served_any_more_does_not_keep_the_runner_from_starting(tmp_path):
+async def test_a_version_that_cannot_be_served_does_not_stop_the_runner_from_starting(tmp_path):
     async with open_site(tmp_path, ()) as site:
         await put(site, "m", ONE)
         await put(site, "n", TWO)
@@ -393,7 +393,7 @@ async def test_a_version_that_cannot_be_served_any_more_does_not_keep_the_runner
 ZIP = {"Content_Type": "application/zip"}
 
 
-async def test_a_starter_that_was_fetched_is_uploaded_and_called(site):
+async def test_a_template_can_be_uploaded_and_called(site):
     status, head, starter = await site.ask("GET", "/modules/template?name=started&env=inline")
     assert (status, head[b"content-type"]) == (200, b"application/zip")
     status, head, answer = await site.ask("POST", "/modules/upload?prepare=true", starter, **ZIP)
@@ -402,7 +402,7 @@ async def test_a_starter_that_was_fetched_is_uploaded_and_called(site):
     assert (await site.ask("POST", "/modules/execute/started", {"name": "you"}))[0] == 200
 
 
-async def test_what_is_uploaded_has_its_files_also_after_a_restart_and_a_patch(tmp_path):
+async def test_an_uploaded_module_keeps_its_files_after_a_restart_and_a_patch(tmp_path):
     code = b"import pathlib\ndef handler(input): return pathlib.Path(__file__).with_name('data.txt').read_text()\n"
     archive = pack({"handler.py": code, "data.txt": b"said", "module.yaml": b"tags: [x]\ndescription: d\n"})
     async with open_site(tmp_path, ()) as site:
@@ -445,7 +445,7 @@ async def test_what_is_uploaded_has_its_files_also_after_a_restart_and_a_patch(t
         ),
     ],
 )
-async def test_an_archive_that_is_no_module_is_refused_with_the_place(site, files, query, status, field, words):
+async def test_an_archive_without_a_module_is_refused_with_the_place(site, files, query, status, field, words):
     data = files if isinstance(files, bytes) else pack(files)
     told = await refused(site, "POST", f"/modules/upload{query}", data, **ZIP)
     assert told[:2] == (status, field), told
@@ -453,7 +453,7 @@ async def test_an_archive_that_is_no_module_is_refused_with_the_place(site, file
     assert (await site.ask("GET", "/modules/m"))[0] == 404
 
 
-async def test_an_upload_must_be_the_zip_itself_and_the_name_one_of_the_callers(site):
+async def test_an_upload_is_the_zip_itself_and_its_name_is_allowed_by_the_token(site):
     status, field, detail = await refused(site, "POST", "/modules/upload", b"--x", Content_Type="multipart/form-data")
     assert (status, field) == (400, "content-type")
     assert "--data-binary" in detail
@@ -471,8 +471,8 @@ async def test_source_is_checked_under_the_python_that_will_run_it(site):
     assert (status, field, "line 1" in detail) == (400, "code", True)
 
 
-async def test_large_source_is_checked_beside_the_runner(site):
-    """Compiling takes up to the square of the size, in which nothing else is done; it has a process and a time."""
+async def test_large_source_is_checked_in_another_process(site):
+    """Compiling takes up to the square of the size, so it has a process of its own and a time limit."""
     filler = "".join(f"x{number} = [{number}]\n" for number in range(2000))
     good = filler + ONE["code"]
     assert await call(site, (await put(site, "m", {"env": "inline", "code": good}))["name"]) == 1
@@ -482,7 +482,7 @@ async def test_large_source_is_checked_beside_the_runner(site):
     assert (told[:2], "line 2001" in told[2]) == ((400, "code"), True)
 
 
-async def test_what_is_refused_or_deleted_leaves_no_code(site):
+async def test_refused_and_deleted_versions_leave_no_code(site):
     def kept():
         return sorted(path.name.rpartition("-")[0] for path in (site.service.registry.publisher.code_dir).iterdir())
 
@@ -501,7 +501,7 @@ async def test_what_is_refused_or_deleted_leaves_no_code(site):
     assert kept() == ["filed"]
 
 
-async def test_a_load_that_failed_is_no_reason_against_the_same_without_prepare(site):
+async def test_a_failed_load_does_not_prevent_the_same_without_prepare(site):
     raises = {"env": "inline", "code": "raise ValueError(1)\ndef handler(input): return 1"}
     assert (await refused(site, "PUT", "/modules/m?prepare=true", raises))[0] == 424
     assert (await put(site, "m", raises))["status"] == 201
@@ -515,7 +515,7 @@ async def test_numbers_out_of_every_range_are_bad_input(site, number):
     assert (await refused(site, "POST", "/modules/upload?name=m", hex_number, **ZIP))[0] == 400
 
 
-def test_fields_of_a_module_are_merged_as_the_rfc_says():
+def test_fields_of_a_module_are_merged_by_rfc_7396():
     assert merged({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": None, "e": {"f": None}}, "g": 4}) == {
         "a": 1,
         "b": {"d": 3, "e": {}},

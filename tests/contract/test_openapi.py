@@ -1,4 +1,4 @@
-"""Contract: the table of operations is what is served, and the document follows the modules and who reads it."""
+"""Contract: the routes are those of the table of operations; the document follows the modules and its reader."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ async def test_readers_of_many_different_modules_do_not_fill_the_memory(tmp_path
         kept = documents.get(EVERYBODY)
         for number in range(50):
             documents.get(evolve(EVERYBODY, modules=(f"m{number}",)))
-            assert documents.get(EVERYBODY) is kept, "what is asked for stays"
+            assert documents.get(EVERYBODY) is kept, "a document in use stays"
 
         assert len(documents._made) <= 8
 
 
-async def test_a_module_that_has_not_changed_is_not_looked_at_again(tmp_path):
-    """A document is made on the loop that serves everybody."""
+async def test_an_unchanged_module_is_not_described_again(tmp_path):
+    """A document is made on the one event loop."""
     async with open_service(tmp_path, [ECHO, OTHER]) as service:
         documents = Documents(service.registry, "1")
         documents.get(EVERYBODY)

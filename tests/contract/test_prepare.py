@@ -1,4 +1,4 @@
-"""Contract: environments built on demand over HTTP: one build for all who ask, lines live, one end for everybody."""
+"""Contract: environments built on demand over HTTP: one build for all callers, live lines, one end for all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAITS = "another process is building this environment"
 
 @contextmanager
 def held(path):
-    """Hold the build of `KEY` up, as another process that builds it does."""
+    """Delay the build of `KEY`, like another process that builds it."""
     locks = path / "venvs" / ".locks"
     locks.mkdir(parents=True)
     with (locks / KEY).open("a") as file:
@@ -55,7 +55,7 @@ async def stream(site, name, heard):
                 heard.append((fields["event"], json.loads(fields["data"])))
 
 
-async def test_all_who_ask_share_one_build_and_its_lines(tmp_path):
+async def test_all_callers_share_one_build_and_its_lines(tmp_path):
     answers, heard = [], []
 
     async def ask(site):
@@ -90,7 +90,7 @@ async def test_modules_with_the_same_environment_share_its_build(tmp_path):
         assert store_of(site).builds == 1
 
 
-async def test_one_that_is_there_is_answered_at_once(tmp_path):
+async def test_a_built_environment_is_answered_at_once(tmp_path):
     async with open_site(tmp_path, (PLAIN,)) as site:
         first = await site.json("POST", "/modules/plain/prepare")
         assert await site.json("POST", "/modules/plain/prepare") == first
@@ -103,7 +103,7 @@ async def test_one_that_is_there_is_answered_at_once(tmp_path):
         assert store_of(site).builds == 0
 
 
-async def test_a_client_that_goes_away_ends_its_own_waiting_only(tmp_path):
+async def test_a_disconnect_ends_only_the_wait_of_its_client(tmp_path):
     with held(tmp_path) as let_go, trio.fail_after(PATIENCE):
         async with open_site(tmp_path, (PLAIN,)) as site:
             client = await site.server.connect()
@@ -135,7 +135,7 @@ async def test_a_failure_is_a_problem_and_the_last_event(tmp_path):
         assert int(headers[b"retry-after"]) >= 1
 
 
-async def test_a_failure_that_comes_while_it_is_followed(tmp_path):
+async def test_a_failure_while_a_client_follows(tmp_path):
     failing = ModuleSpec(name="slow", env=Kind.VENV, code=CODE, build_timeout=0.3)
     heard = []
     with held(tmp_path), trio.fail_after(PATIENCE):
@@ -145,10 +145,10 @@ async def test_a_failure_that_comes_while_it_is_followed(tmp_path):
     name, problem = heard[-1]
     assert name == "error"
     assert (problem["kind"], problem["field"], problem["status"]) == ("environment_failed", "build_timeout", 424)
-    assert WAITS in problem["detail"], "the last lines are told"
+    assert WAITS in problem["detail"], "the last lines are in the message"
 
 
-async def test_those_who_follow_are_told_when_the_runner_stops(tmp_path):
+async def test_followers_learn_that_the_runner_stops(tmp_path):
     with held(tmp_path), trio.fail_after(PATIENCE):
         async with open_site(tmp_path, (PLAIN,)) as site:
             build = site.service.prepare(ANYBODY, "plain")[1]
@@ -169,13 +169,13 @@ async def test_a_kind_that_builds_nothing(tmp_path):
     ("path", "scope", "status"),
     [
         ("/modules/plain/prepare", "modules:read", 403),
-        ("/modules/nobody/prepare", "modules:write", 404),
+        ("/modules/unknown/prepare", "modules:write", 404),
         ("/modules/inline/prepare?version=9", "modules:write", 404),
         ("/modules/inline/prepare?colour=red", "modules:write", 400),
         ("/modules/inline/prepare", "modules:write", 200),
     ],
 )
-async def test_who_may_prepare_what(tmp_path, path, scope, status):
+async def test_prepare_needs_its_scope_and_a_module(tmp_path, path, scope, status):
     async with open_site(tmp_path, (INLINE,)) as site:
         site.token = sign(SECRET, subject="kim", scopes=[scope], expires_seconds=60)
         assert (await site.ask("POST", path))[0] == status

@@ -1,4 +1,4 @@
-"""Contract: executions over HTTP: accepting, looking, cancelling, and their events over websocket and SSE."""
+"""Contract: executions over HTTP: submit, show, list, cancel, and their events over websocket and SSE."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PARENT = inline(
 
 @attrs.define
 class Site:
-    """A server with a whole runner behind it."""
+    """A server with a whole runner."""
 
     service: object
     server: Server
@@ -147,7 +147,7 @@ async def site(tmp_path):
 # -- accepting, looking, cancelling ----------------------------------------------------------------------------------
 
 
-async def test_a_call_that_does_not_wait_is_accepted_and_found(site):
+async def test_an_asynchronous_call_is_accepted_and_found(site):
     status, headers, body = await site.ask("POST", "/modules/execute/echo", {"a": 1}, Prefer="respond-async; wait=10")
     accepted = json.loads(body)
 
@@ -166,7 +166,7 @@ async def test_a_call_that_does_not_wait_is_accepted_and_found(site):
     assert found["asynchronous"] is True
 
 
-async def test_an_order_of_an_execution(site):
+async def test_submit(site):
     order = {"module": "echo", "input": [1, None], "timeout": 5}
     status, headers, body = await site.ask("POST", "/executions", order, Idempotency_Key="k1")
     again, _, same = await site.ask("POST", "/executions", order, Idempotency_Key="k1")
@@ -265,7 +265,7 @@ async def test_cancel_over_rest(site):
 # -- server-sent events ----------------------------------------------------------------------------------------------
 
 
-async def test_events_while_it_runs_and_again_from_where_one_was(site, tmp_path):
+async def test_events_are_followed_live_and_resumed(site, tmp_path):
     flag = tmp_path / "go"
     accepted = await site.json("POST", "/executions", {"module": "talks", "input": {"lines": 2, "flag": str(flag)}})
     path = f"/executions/{accepted['id']}/events"
@@ -284,7 +284,7 @@ async def test_events_while_it_runs_and_again_from_where_one_was(site, tmp_path)
     assert from_two == seen[2:]
 
 
-async def test_a_browser_that_has_read_the_end_is_told_to_stop(site):
+async def test_a_browser_that_has_read_the_end_gets_204(site):
     done = await site.json("POST", "/modules/execute/echo", 1)
     path = f"/executions/{done['id']}/events"
     last = [event async for event in site.events(path)][-1]
@@ -341,20 +341,20 @@ async def test_a_call_over_a_websocket_ends_with_its_caller(site, how):
             event = json.loads(await socket.get_message())
         child = int(event["text"].split()[1])
         if how == "cancel":
-            await socket.send_message("not json")  # is of no account
+            await socket.send_message("not json")  # is ignored
             await socket.send_message('{"type": "cancel"}')
             last = (await messages_of(socket))[-1]
             assert (last["type"], last["status"]) == ("error", "cancelled")
         elif how == "close":
             await socket.aclose()
-    await wait_until(lambda: site.service.runs.find(name) is None, "it goes on")
+    await wait_until(lambda: site.service.runs.find(name) is None, "it still runs")
     found = await site.json("GET", f"/executions/{name}")
 
     assert found["status"] == "cancelled"
     assert gone(child)
 
 
-async def test_bad_input_over_a_websocket_is_said_and_closes(site):
+async def test_bad_input_over_a_websocket_is_sent_and_closes(site):
     async with site.socket("/modules/stream/echo") as socket:
         await socket.send_message("{")
         [message] = await messages_of(socket)
@@ -377,7 +377,7 @@ async def test_bad_input_over_a_websocket_is_said_and_closes(site):
         ("/modules/stream/echo", [], 401),
     ],
 )
-async def test_a_websocket_that_is_not_to_be_is_an_http_problem(site, path, headers, status):
+async def test_a_refused_websocket_is_an_http_problem(site, path, headers, status):
     options = {} if headers is None else {"extra_headers": headers}
     with pytest.raises(Exception) as caught:  # noqa: PT011  (a group with the rejection in it)
         async with site.socket(path, **options):
@@ -427,8 +427,8 @@ async def test_hundreds_of_readers_each_see_everything(tmp_path):
         assert seen[-1]["result"] == "done"
 
 
-async def test_a_reader_that_stops_reading_slows_nothing_and_is_told_what_it_missed(tmp_path):
-    """It is told so when it goes on reading; the execution has ended long before."""
+async def test_a_reader_that_stops_slows_nothing_and_learns_how_much_it_missed(tmp_path):
+    """It learns it when it continues to read; the execution has ended long before."""
     lines = 5_000
     async with open_site(tmp_path, kept_output_bytes=100_000) as site:
         accepted = await site.json("POST", "/executions", {"module": "talks", "input": {"lines": lines, "width": 1000}})
@@ -489,8 +489,8 @@ async def test_a_silent_peer_is_pinged_and_one_that_does_not_answer_is_cut_off(s
         assert (await messages_of(alive))[-1]["result"] == "done", "it answers pings and was cut off"
 
 
-async def test_the_first_print_is_seen_at_once(site, tmp_path):
-    """At rest: the time between two events of one process on one clock, so the machine may be slow."""
+async def test_the_first_print_arrives_at_once(site, tmp_path):
+    """Measured between two events of one process on one clock, so the machine may be slow."""
     flag = tmp_path / "go"
     code = WAIT_FOR + "import time\ndef handler(input):\n    wait_for(input)\n    print(time.time(), flush=True)\n"
     await site.service.registry.publish([inline("clock", code)])
@@ -514,5 +514,5 @@ async def test_the_first_print_is_seen_at_once(site, tmp_path):
         ("nothing", False),
     ],
 )
-def test_what_a_client_says_on_its_websocket_never_raises(text, is_cancel):
+def test_no_message_on_a_websocket_raises(text, is_cancel):
     assert streams._is_cancel(text.encode()) is is_cancel

@@ -1,4 +1,4 @@
-"""Unit: who a token says calls, for every kind of key, good and bad; and tokens of our own."""
+"""Unit: tokens are verified by every kind of key, bad ones are refused, and our own are signed."""
 
 import hashlib
 import hmac
@@ -55,7 +55,7 @@ def test_modules_are_globs():
 # Tokens
 
 
-async def test_a_good_token_says_who_calls():
+async def test_a_valid_token_names_its_caller():
     shown = token(scope="executions:run modules:read openid", modules=["a*", "b"])
     who = Principal("kim", frozenset({"executions:run", "modules:read"}), ("a*", "b"))
 
@@ -177,7 +177,7 @@ def test_issuer_and_audience():
     "shown",
     ["", ".", "..", "a.b.c", "é.é.é", "\ud800", "x" * 20_000, token()[:-3], token() + "A", token().replace(".", "!")],
 )
-def test_what_is_no_token(shown):
+def test_a_malformed_token_is_refused(shown):
     refusal(verifier(), shown)
 
 
@@ -191,7 +191,7 @@ def test_a_changed_payload_is_noticed():
 # The memory of verified tokens
 
 
-def test_a_remembered_token_expires():
+def test_a_cached_token_expires():
     clock = Clock()
     check = Verifier(AuthSettings(), secret=SECRET, clock=clock)
     shown = token(exp=clock.now + 100)
@@ -203,7 +203,7 @@ def test_a_remembered_token_expires():
     assert len(check._cache) == 0
 
 
-def test_the_memory_is_bounded_and_keeps_what_is_used(monkeypatch):
+def test_the_cache_is_bounded_and_keeps_used_tokens(monkeypatch):
     monkeypatch.setattr(auth, "CACHED_TOKENS", 3)
     check = verifier()
     often = token(sub="often")
@@ -214,7 +214,7 @@ def test_the_memory_is_bounded_and_keeps_what_is_used(monkeypatch):
     assert len(check._cache) == 3
 
 
-def test_bad_tokens_are_not_remembered():
+def test_bad_tokens_are_not_cached():
     check = verifier()
     for shown in (token(exp=1), token(key="t" * 32), "x"):
         refusal(check, shown)
@@ -224,7 +224,7 @@ def test_bad_tokens_are_not_remembered():
 # Signing
 
 
-def test_what_is_signed_is_verified():
+def test_a_signed_token_is_verified():
     shown = sign(
         SECRET, subject="kim", scopes=["admin"], expires_seconds=60, issuer="us", audience="runner", modules=["a*"]
     )
@@ -245,7 +245,7 @@ def test_what_is_signed_is_verified():
         ({"secret": "short"}, "jwt_secret"),
     ],
 )
-def test_what_cannot_be_signed(changed, field):
+def test_wrong_claims_are_not_signed(changed, field):
     given = {"secret": SECRET, "subject": "kim", "scopes": ["admin"], "expires_seconds": 60, **changed}
     with pytest.raises(RunnerError) as caught:
         sign(given.pop("secret"), **given)
@@ -260,7 +260,7 @@ def test_bearer(header):
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Basic abc", "Bearer a b", "a.b.c", "Bearer é", "Bearer a\n"]
 )
-def test_what_is_no_bearer(header):
+def test_a_malformed_authorization_is_refused(header):
     with pytest.raises(RunnerError) as caught:
         bearer(header)
     assert caught.value.failure.kind is ErrorKind.UNAUTHENTICATED

@@ -1,4 +1,4 @@
-"""Unit: the inputs of a batch as they are cut out of bytes, whatever the pieces in which they come."""
+"""Unit: the inputs of a batch are cut out of bytes that come in any pieces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -36,7 +36,7 @@ def read(source, then=None):
 
 
 def lines(*pieces, limit=100):
-    """Return the inputs of a body that comes in these pieces."""
+    """Return the inputs of a body in these pieces."""
     rest = list(pieces)
 
     async def more():
@@ -45,6 +45,7 @@ def lines(*pieces, limit=100):
     return read(Lines(more, limit))
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES), st.integers(0, 3), st.sampled_from([",", " ,\n ", "\t,"]))
 def test_an_array_is_cut_into_its_elements(values, indent, between):
     spread = json.dumps(values, indent=indent or None, ensure_ascii=bool(indent % 2))
@@ -57,14 +58,14 @@ def test_an_array_is_cut_into_its_elements(values, indent, between):
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"1", b"[1", b"[1,]", b"[NaN]", b"[1] [2]", b'["\xff"]', b"[" * 600])
-def test_what_is_no_array_is_refused_as_a_whole(body):
+def test_a_body_without_an_array_is_refused_as_a_whole(body):
     with pytest.raises(RunnerError) as caught:
         Array(body)
 
     assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "$")
 
 
-def test_an_array_of_brackets_lets_others_run():
+def test_an_array_of_brackets_lets_other_tasks_run():
     async def run():
         turns = 0
 
@@ -83,6 +84,7 @@ def test_an_array_of_brackets_lets_others_run():
     assert trio.run(run) > 10
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES), st.lists(st.integers(0, 400)), st.sampled_from(["\n", "\r\n", "\n \n\n"]))
 def test_lines_are_the_same_in_any_pieces(values, cuts, end):
     body = end.join(json.dumps(value) for value in values).encode()
@@ -130,7 +132,7 @@ def test_a_line_that_is_too_long_is_not_kept():
     assert max(seen) <= 150
 
 
-def test_an_answer_is_one_line_whatever_a_worker_writes():
+def test_an_answer_is_one_line_for_any_json_of_a_worker():
     module = ModuleRef("m", "1")
     ended = Execution("e", module, Kind.INLINE, Status.SUCCEEDED, 1.0, result=b'{"a":\n [1,\n2]}')
     line = execution_line(ended, 7)
@@ -139,7 +141,7 @@ def test_an_answer_is_one_line_whatever_a_worker_writes():
     assert (json.loads(line)["index"], json.loads(line)["result"]) == (7, {"a": [1, 2]})
 
 
-def test_problems_say_when_to_come_again():
+def test_problems_hold_the_time_to_wait():
     failure = Failure(ErrorKind.OVERLOADED, "full", retry_after=2.5)
 
     assert json.loads(problem_line(failure, 0)) == {

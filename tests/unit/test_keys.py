@@ -22,7 +22,7 @@ from tests.tokens import PRIVATE, RSA, RSA_OTHER, SECRET, Clock, part, pem, toke
 
 
 @pytest.mark.parametrize("secret", ["", "x" * 31, "é" * 15, pem(RSA).decode()])
-def test_secrets_that_are_no_secrets(secret):
+def test_unusable_secrets_are_refused(secret):
     with pytest.raises(RunnerError) as caught:
         Verifier(AuthSettings(secret=secret))
     assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "jwt_secret")
@@ -71,7 +71,7 @@ def jwk(kind, name, **changed):
 
 
 class KeyServer:
-    """A JWKS server on a loopback port: `keys` are served; `gate` holds answers back, `status` spoils them."""
+    """A JWKS server on a loopback port: it serves `keys`; `gate` delays answers, `status` spoils them."""
 
     def __init__(self):
         self.keys, self.fetches, self.status = [], 0, 200
@@ -172,7 +172,7 @@ async def test_rotation(keys):
     assert "not known" in await refused(check, old)
 
 
-async def test_a_key_that_was_withdrawn_is_forgotten_after_five_minutes(keys):
+async def test_a_withdrawn_key_is_forgotten_after_five_minutes(keys):
     clock = Clock()
     keys.keys = [jwk("rsa", "a")]
     check = remote(keys, clock)
@@ -184,7 +184,7 @@ async def test_a_key_that_was_withdrawn_is_forgotten_after_five_minutes(keys):
 
 
 @pytest.mark.parametrize("spoil", [{"status": 500}, {"keys": []}, {"keys": 5}, {"keys": [{}]}, {"status": 302}])
-async def test_a_server_that_fails_is_not_asked_by_every_caller(keys, spoil):
+async def test_a_failing_server_is_not_asked_by_every_caller(keys, spoil):
     clock = Clock()
     for name, value in spoil.items():
         setattr(keys, name, value)

@@ -1,4 +1,4 @@
-"""Unit: the runner's own secret is made once and refused when others may read it; one from a file; which one counts."""
+"""Unit: the runner's own secret is made once and is private; a secret from a file; which of them is used."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_a_secret_that_others_may_read_is_refused(tmp_path, mode):
 
 
 @pytest.mark.parametrize("content", [b"", b"short\n", b"\xff" * 40])
-def test_a_file_that_is_no_secret_is_refused(tmp_path, content):
+def test_a_file_without_a_usable_secret_is_refused(tmp_path, content):
     path = tmp_path / "jwt-secret"
     path.write_bytes(content)
     path.chmod(0o600)
@@ -75,7 +75,7 @@ def test_a_file_that_is_no_secret_is_refused(tmp_path, content):
         load_or_make_secret(tmp_path)
 
 
-def test_links_and_things_that_are_no_files_are_refused(tmp_path):
+def test_links_and_special_files_are_refused(tmp_path):
     load_or_make_secret(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "jwt-secret").symlink_to(tmp_path / "a" / "jwt-secret")
@@ -110,7 +110,7 @@ def test_a_secret_file_is_the_secret_without_the_space_around_it(tmp_path):
         (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_a_file_without_a_secret_is_told_without_its_content(tmp_path, content, word):
+def test_the_error_about_a_secret_file_does_not_show_its_content(tmp_path, content, word):
     file = tmp_path / "secret"
     if content is not None:
         file.write_bytes(content)
@@ -131,7 +131,7 @@ def settings(tmp_path, host="0.0.0.0", **auth):
     return Settings(server=server, store=store, auth=AuthSettings(**auth))
 
 
-async def test_the_secret_that_is_made_serves_beyond_loopback_only_when_that_is_allowed(tmp_path):
+async def test_the_own_secret_serves_beyond_loopback_only_if_a_setting_allows_it(tmp_path):
     with pytest.raises(ConfigError, match="`jwt_own_secret`"):
         await make_verifier(settings(tmp_path))
     assert not (tmp_path / "data").exists()
@@ -141,8 +141,8 @@ async def test_the_secret_that_is_made_serves_beyond_loopback_only_when_that_is_
     assert secret == (tmp_path / "data" / "jwt-secret").read_text().strip()
 
 
-async def test_a_key_that_is_configured_goes_before_the_secret_that_is_made(tmp_path):
-    """The image allows the latter always; whoever brings a key must not have another one beside it."""
+async def test_a_configured_key_replaces_the_own_secret(tmp_path):
+    """The image always allows its own secret; beside a configured key it must not count."""
     file = tmp_path / "secret"
     file.write_text("s" * 32)
     given = settings(tmp_path, own_secret=True, secret_file=file)

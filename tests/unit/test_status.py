@@ -33,7 +33,7 @@ def test_every_kind_has_codes_and_nothing_else_has():
 
 
 @pytest.mark.parametrize("kind", ErrorKind)
-def test_the_codes_are_ones_that_the_doors_can_say(kind):
+def test_the_codes_are_valid_at_the_doors(kind):
     codes = CODES[kind]
 
     assert 400 <= codes.http <= 599
@@ -48,8 +48,8 @@ def test_a_script_can_tell_every_kind_by_the_exit_code():
     assert [code for code, times in Counter(codes.exit for codes in CODES.values()).items() if times > 1] == []
 
 
-def test_exit_codes_that_scripts_know():
-    """1 is the handler's own failure, 2 a wrong call as for the options, 124 is timeout(1), 130 Ctrl-C, 137 a kill."""
+def test_exit_codes_are_the_usual_ones():
+    """1 is a failure of the handler, 2 wrong usage, 124 is timeout(1), 130 Ctrl-C, 137 a kill."""
     known = {
         ErrorKind.HANDLER_ERROR: 1,
         ErrorKind.BAD_INPUT: 2,
@@ -74,8 +74,8 @@ def test_a_close_code_in_the_range_of_applications_repeats_the_http_status():
     }
 
 
-def test_what_is_the_callers_fault_is_a_400_and_what_is_not_is_a_500():
-    """499 and 424 stand in the 400s, as everybody has them."""
+def test_faults_of_the_caller_are_4xx_and_all_others_5xx():
+    """499 and 424 are usual for these kinds, and are 4xx too."""
     others = {ErrorKind.CANCELLED, ErrorKind.ENVIRONMENT_FAILED, ErrorKind.LOAD_FAILED}
     callers = {kind for kind, codes in CODES.items() if codes.http < 500} - others
 
@@ -90,15 +90,15 @@ def test_what_is_the_callers_fault_is_a_400_and_what_is_not_is_a_500():
     }
 
 
-def test_what_clients_retry_by_themselves_is_retryable():
-    """429 and 503, UNAVAILABLE, 1012 and 1013 are taken by libraries as an invitation."""
+def test_codes_that_libraries_retry_mean_retryable_kinds():
+    """Libraries retry after 429, 503, UNAVAILABLE, 1012 and 1013."""
     for kind, codes in CODES.items():
         if codes.http in {429, 503} or codes.grpc == "UNAVAILABLE" or codes.websocket in {1012, 1013}:
             assert kind in RETRYABLE, kind
 
 
 @pytest.mark.parametrize(("after", "said"), [(0.2, b"1"), (2.0, b"2"), (2.4, b"3")])
-def test_who_comes_back_when_told_does_not_come_too_early(after, said):
+def test_retry_after_is_never_too_early(after, said):
     failure = Failure(ErrorKind.UNAVAILABLE, "not yet", retry_after=after)
 
     assert failure_headers(failure) == [(b"retry-after", said)]

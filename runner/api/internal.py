@@ -19,7 +19,7 @@ class InternalFailure(Failure):
     request_id: str = ""
 
 
-def failure_of(problem: Exception, event: str, **where: str) -> Failure:
+def failure_of(problem: BaseException, event: str, **where: str) -> Failure:
     """Return the failure for an exception that ends at a door. Logs one of kind `internal`, as `event`."""
     if isinstance(problem, RunnerError) and problem.failure.kind is not ErrorKind.INTERNAL:
         return problem.failure

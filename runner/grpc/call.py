@@ -10,7 +10,6 @@ from enum import IntEnum
 from typing import Any, Protocol, Self
 from urllib.parse import quote
 
-import structlog
 import trio
 from attrs import frozen
 from h2.connection import H2Connection
@@ -18,6 +17,7 @@ from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
+from runner.api import failure_of
 from runner.groups import leaves
 from runner.grpc.codec import MalformedError, decode, encode
 from runner.status import CODES
@@ -28,8 +28,6 @@ _HEAD = [(":status", "200"), ("content-type", "application/grpc+proto"), ("grpc-
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if code != 0x25)
-
-log = structlog.get_logger("grpc")
 
 
 class GrpcStatus(IntEnum):
@@ -271,12 +269,9 @@ class Call:
             self._reset(ErrorCodes.ENHANCE_YOUR_CALM)
         elif isinstance(found, GrpcError):
             self._end(found.status, _message(str(found)))
-        elif isinstance(found, RunnerError):
-            failure = found.failure
-            self._end(GrpcStatus[CODES[failure.kind].grpc], [*_message(failure.message), *_details(failure)])
         else:
-            log.error("a call failed inside the runner", method=self.metadata.get(":path"), exc_info=problem)
-            self._end(GrpcStatus.INTERNAL, _message("the runner failed; its log says why"))
+            failure = failure_of(found, "a call failed inside the runner", method=self.metadata.get(":path", ""))
+            self._end(GrpcStatus[CODES[failure.kind].grpc], [*_message(failure.message), *_details(failure)])
 
     # Bytes
 

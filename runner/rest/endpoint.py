@@ -7,7 +7,7 @@ an answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -19,7 +19,6 @@ from protocol.events import failure_fields
 from runner.api import Service, failure_of
 from runner.auth import Principal, Verifier, authenticate, require
 from runner.http import (
-    WEBSOCKET,
     BodyError,
     BodyTooLargeError,
     Message,
@@ -207,54 +206,51 @@ class Dispatcher:
     async def serve(
         self,
         endpoint: Endpoint,
-        names: Mapping[str, str],
+        names: dict[str, str],
         scope: Message,
         receive: Receive,
         read: Read | None = None,
     ) -> Outcome:
         """Return what an endpoint answers to a request; `names` are those in its path. Raises no Exception."""
         try:
-            operation = endpoint.operation
-            fields = _fields(scope)
-            caller = await self._caller(operation, scope, fields)
+            operation, caller = endpoint.operation, None
+            fields = _fields(scope["headers"])
+            if operation.token:
+                shown = _credentials(scope, fields)
+                if operation.scope is not None:
+                    caller = await authenticate(self.verifier, shown)
+                    require(caller, operation.scope)
+                elif shown is not None:
+                    caller = await authenticate(self.verifier, shown)
             values = _parameters(operation, names, scope["query_string"], fields)
             return await endpoint.function(Request(self.service, values, caller, scope, receive, fields, read))
         except Exception as found:  # noqa: BLE001  (the error edge)
             return problem(failure_of(found, _BROKEN, path=scope["path"]))
 
-    async def _caller(self, operation: Operation, scope: Message, fields: Mapping[bytes, bytes]) -> Principal | None:
-        """Return the caller. Raises RunnerError `unauthenticated`, `forbidden`, or `unavailable`."""
-        if not operation.token:
-            return None
-        subprotocol = _subprotocol(scope) if operation.method == WEBSOCKET else None
-        shown = fields.get(b"authorization")
-        if subprotocol is not None:  # the way of browsers, which cannot send the header
-            header = f"Bearer {subprotocol.removeprefix(_SUBPROTOCOL)}"
-        elif shown is not None:
-            header = shown.decode("latin-1")
-        elif operation.scope is None:
-            return None
-        else:
-            header = None
-        principal = await authenticate(self.verifier, header)
-        if operation.scope is not None:
-            require(principal, operation.scope)
-        return principal
+
+def _credentials(scope: Message, fields: Mapping[bytes, bytes]) -> str | None:
+    """Return the authorization of a request: its header or, for browsers, the subprotocol of a websocket."""
+    if scope["type"] == "websocket" and (subprotocol := _subprotocol(scope)) is not None:
+        return f"Bearer {subprotocol.removeprefix(_SUBPROTOCOL)}"
+    shown = fields.get(b"authorization")
+    return None if shown is None else shown.decode("latin-1")
 
 
-def _fields(scope: Message) -> dict[bytes, bytes]:
+def _fields(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Return the headers by name. Repeated ones are joined, so that no value is silently ignored."""
-    fields: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        fields[name] = b"%b, %b" % (fields[name], value) if name in fields else value
+    fields = dict(headers)
+    if len(fields) < len(headers):
+        fields = {}
+        for name, value in headers:
+            fields[name] = b"%b, %b" % (fields[name], value) if name in fields else value
     return fields
 
 
 def _parameters(
-    operation: Operation, names: Mapping[str, str], query: bytes, fields: Mapping[bytes, bytes]
+    operation: Operation, names: dict[str, str], query: bytes, fields: Mapping[bytes, bytes]
 ) -> dict[str, Any]:
     """Return the values of all parameters. Raises RunnerError `bad_input`, which names the parameter at fault."""
-    values = {**operation.defaults, **names}
+    values = operation.defaults | names
     for field, parameter in operation.headers.items():
         if field in fields:
             values[parameter.name] = parameter.read([fields[field].decode("latin-1")])

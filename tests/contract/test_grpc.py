@@ -152,9 +152,11 @@ async def test_a_bug_is_internal_and_logged(door: OpenDoor) -> None:
     with structlog.testing.capture_logs() as logs:
         answer = await client.call("/test.Test/Fail", REQUEST)
 
+    [entry] = [entry for entry in logs if entry["log_level"] == "error"]
     assert answer.status == GrpcStatus.INTERNAL
     assert "ZeroDivisionError" not in str(answer.said)
-    assert [entry["method"] for entry in logs if entry["log_level"] == "error"] == ["/test.Test/Fail"]
+    assert entry["method"] == "/test.Test/Fail"
+    assert entry["request_id"] in answer.said["grpc-message"]
 
 
 @pytest.mark.parametrize(

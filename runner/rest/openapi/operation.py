@@ -77,7 +77,7 @@ class Operation:
     """Its query parameters by name."""
     headers: Mapping[bytes, Parameter] = field(init=False)
     """Its header parameters by the name of the header in lower case."""
-    defaults: Mapping[str, Any] = field(init=False)
+    defaults: dict[str, Any] = field(init=False)
     """The values of all query and header parameters that a request does not give."""
     prefix: str = field(init=False)
     """The path before its first name."""

@@ -20,8 +20,7 @@ from runner.auth import Verifier
 from runner.http import WEBSOCKET, BodyTooLargeError, Front, Message, Receive, Route, Send
 from runner.rest import batch, executions, metrics, modules, streams
 from runner.rest.endpoint import Answer, Dispatcher, Endpoint, Request, json_answer, problem, serves, transmit
-from runner.rest.openapi import OPERATIONS, Documents, Problem, page, served
-from runner.rest.openapi import operations as table
+from runner.rest.openapi import OPERATIONS, Documents, Problem, docs_page, served
 from runner.version import release
 
 _AHEAD: Final = (*batch.ENDPOINTS, executions.execute, modules.prepare, *streams.ENDPOINTS)
@@ -126,7 +125,7 @@ async def _no_websocket(scope: Message, receive: Receive, send: Send) -> None:
 def _server_endpoints(service: Service) -> tuple[Endpoint, ...]:
     documents = Documents(service.registry, release(), served(service.settings.server))
 
-    @serves(table.DOCUMENT)
+    @serves("getDocument")
     async def document(request: Request) -> Answer:
         headers = ((b"cache-control", b"no-cache"), (b"vary", b"authorization"))
         return Answer(documents.get(request.caller), headers=headers)
@@ -134,26 +133,26 @@ def _server_endpoints(service: Service) -> tuple[Endpoint, ...]:
     return _environments, _health, _readiness, document, _docs
 
 
-@serves(table.ENVIRONMENTS)
+@serves("listEnvironments")
 async def _environments(request: Request) -> Answer:
     return json_answer({"items": request.service.environments(request.principal)})
 
 
-@serves(table.HEALTH)
+@serves("getHealth")
 async def _health(request: Request) -> Answer:
     del request
     return json_answer({"status": "ok"})
 
 
-@serves(table.READINESS)
+@serves("getReadiness")
 async def _readiness(request: Request) -> Answer:
     if request.service.runs.stopping:
         raise RunnerError(shutting_down())
     return json_answer({"status": "ready", "modules": len(request.service.registry.snapshot.modules)})
 
 
-@serves(table.DOCS)
+@serves("getDocs")
 async def _docs(request: Request) -> Answer:
     del request
-    html, headers = page()
+    html, headers = docs_page()
     return Answer(html, content_type="text/html; charset=utf-8", headers=headers)

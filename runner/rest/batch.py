@@ -21,11 +21,11 @@ from protocol.model import Execution
 from runner.api import Batch, Input, Service
 from runner.rest.batch_inputs import Array, Lines
 from runner.rest.endpoint import Request, Stream, Write, serves
-from runner.rest.openapi import JSON, executions
+from runner.rest.openapi import JSON, LINES
 from runner.rest.render import execution_line, problem_line
 
 
-@serves(executions.BATCH)
+@serves("executeBatch")
 async def batch(request: Request) -> Stream:
     """Run a module on many inputs. Cancelled when the client disconnects: what runs is ended."""
     if request.header("idempotency-key") is not None:
@@ -65,7 +65,7 @@ async def batch(request: Request) -> Stream:
         if problem is not None:
             raise problem
 
-    return Stream(run, executions.LINES[0], problem_line)
+    return Stream(run, LINES[0], problem_line)
 
 
 async def _inputs(request: Request, body: _Body) -> Lines | Array:
@@ -75,8 +75,8 @@ async def _inputs(request: Request, body: _Body) -> Lines | Array:
     kind = given.partition(";")[0].strip().lower()
     if kind in ("", JSON):
         return Array(await request.body())
-    if kind not in executions.LINES:
-        types = " or ".join(executions.LINES)
+    if kind not in LINES:
+        types = " or ".join(LINES)
         text = f"the body of a batch is an array (application/json) or JSON lines ({types}), not {given!r:.80}"
         raise error(ErrorKind.BAD_INPUT, text, field="Content-Type")
     declared = request.header("content-length")

@@ -29,11 +29,12 @@ from runner.http import (
     respond,
     stream_body,
 )
-from runner.rest.openapi import EVENTS, JSON, Operation
+from runner.rest.openapi import EVENTS, JSON, OPERATIONS, Operation
 from runner.rest.render import failure_headers, problem_json, problem_status
 from runner.status import CODES
 
 _SUBPROTOCOL: Final = "operato.bearer."
+_BY_NAME: Final = {operation.name: operation for operation in OPERATIONS}
 _BROKEN: Final = "a request failed inside the runner"
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -168,9 +169,9 @@ class Endpoint:
     function: Callable[[Request], Awaitable[Outcome]]
 
 
-def serves(operation: Operation) -> Callable[[Callable[[Request], Awaitable[Outcome]]], Endpoint]:
-    """Return the decorator that makes an endpoint of a function."""
-    return lambda function: Endpoint(operation, function)
+def serves(name: str) -> Callable[[Callable[[Request], Awaitable[Outcome]]], Endpoint]:
+    """Return the decorator that makes a function the endpoint of the operation with this name in the table."""
+    return lambda function: Endpoint(_BY_NAME[name], function)
 
 
 def json_answer(value: Any, status: int = 200, headers: Headers = ()) -> Answer:

@@ -15,7 +15,7 @@ from protocol.errors import ErrorKind, RunnerError, error
 from protocol.events import DroppedEvent, KeptEvent, OutputEvent, decode_all, encode, text_of
 from protocol.model import Execution, Stream
 from runner.rest.endpoint import Answer, Request, json_answer, serves
-from runner.rest.openapi import Order, executions
+from runner.rest.openapi import Order
 from runner.rest.render import (
     accepted_json,
     execution_json,
@@ -28,7 +28,7 @@ from runner.rest.render import (
 _orders: Final = msgspec.json.Decoder(Order)
 
 
-@serves(executions.EXECUTE)
+@serves("execute")
 async def execute(request: Request) -> Answer:
     """Run a module: the hot path."""
     data = await request.body()
@@ -51,7 +51,7 @@ async def execute(request: Request) -> Answer:
     return json_answer(execution_json(execution), execution_status(execution), tuple(headers))
 
 
-@serves(executions.SUBMIT)
+@serves("submit")
 async def submit(request: Request) -> Answer:
     """Accept an execution."""
     order = _order(await request.body())
@@ -89,7 +89,7 @@ def _order(data: bytes) -> Order:
         raise error(ErrorKind.BAD_INPUT, f"the body is not an order: {problem}; it has {fields}", field="$") from None
 
 
-@serves(executions.LIST)
+@serves("listExecutions")
 async def list_executions(request: Request) -> Answer:
     """List executions."""
     query = Query(
@@ -107,13 +107,13 @@ async def list_executions(request: Request) -> Answer:
     return json_answer({"items": [views.listed(item) for item in page.items], "cursor": page.next_cursor})
 
 
-@serves(executions.GET)
+@serves("getExecution")
 async def show(request: Request) -> Answer:
     """Show an execution."""
     return json_answer(record_json(await request.service.get(request.principal, request["id"])))
 
 
-@serves(executions.OUTPUT)
+@serves("getOutput")
 async def output(request: Request) -> Answer:
     """Show the output of an execution."""
     kept = decode_all((await request.service.get(request.principal, request["id"])).events)
@@ -131,13 +131,13 @@ def _lines(kept: tuple[KeptEvent, ...], stream: Stream | None) -> Iterator[bytes
             yield encode(event) + b"\n"
 
 
-@serves(executions.CANCEL)
+@serves("cancelExecution")
 async def cancel(request: Request) -> Answer:
     """Cancel an execution."""
     return json_answer(record_json(await request.service.cancel(request.principal, request["id"])))
 
 
-@serves(executions.STATS)
+@serves("getStats")
 async def stats(request: Request) -> Answer:
     """Count the executions of a module by their end."""
     since, until, window = request["since"], request["until"], request["window"]

@@ -21,13 +21,12 @@ from protocol.model import Kind
 from runner.api import Service
 from runner.auth import Principal
 from runner.rest.endpoint import Answer, Request, serves
-from runner.rest.openapi import operations
 from runner.version import release
 
 _BOUNDS = [*(str(bound) for bound in BUCKETS), "+Inf"]
 
 
-@serves(operations.METRICS)
+@serves("getMetrics")
 async def metrics(request: Request) -> Answer:
     """Show the metrics: to a caller with a token those of its modules, to everybody all where they are open."""
     registry = CollectorRegistry(auto_describe=False)

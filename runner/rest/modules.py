@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,17 +19,19 @@ from protocol.errors import ErrorKind, RunnerError, error
 from runner.api import Publishing, failure_of, module_fields, parse_description
 from runner.auth import Scope
 from runner.rest.endpoint import Answer, Request, Stream, Write, json_answer, serves
-from runner.rest.openapi import EVENTS, modules, shapes
+from runner.rest.openapi import ARCHIVES, EVENTS, Preparation
 from runner.rest.render import change_json, problem_json, versions_json
 from runner.rest.streams import KEEP_ALIVE_SECONDS, STILL_HERE
 
 _LOG_LINES: Final = 20
 """The last lines of a build that its answer holds."""
+_ENTITY_TAG: Final = re.compile(r'"([!#-~]{1,64})"|([0-9]{1,18})')
+"""One strong tag (RFC 9110, 8.8.3), or a bare revision."""
 
 # Lists and details
 
 
-@serves(modules.LIST)
+@serves("listModules")
 async def list_modules(request: Request) -> Answer:
     """List modules."""
     found, cursor = request.service.modules(
@@ -42,7 +45,7 @@ async def list_modules(request: Request) -> Answer:
     return json_answer({"items": [module_fields(module) for module in found], "cursor": cursor})
 
 
-@serves(modules.SHOW)
+@serves("getModule")
 async def show(request: Request) -> Answer:
     """Show a module."""
     name = request["name"]
@@ -51,21 +54,21 @@ async def show(request: Request) -> Answer:
     return json_answer(module_fields(found), headers=(_etag([found], registered),))
 
 
-@serves(modules.VERSIONS)
+@serves("listVersions")
 async def versions(request: Request) -> Answer:
     """List the versions of a module."""
     found, registered = request.service.management.versions(request.principal, request["name"])
     return json_answer(versions_json(request["name"], found, registered), headers=(_etag(found, registered),))
 
 
-@serves(modules.SHOW_VERSION)
+@serves("getVersion")
 async def show_version(request: Request) -> Answer:
     """Show a version of a module."""
     found = request.service.module(request.principal, Scope.MODULES_READ, request["name"], request["version"])
     return json_answer(module_fields(found))
 
 
-@serves(modules.TEMPLATE)
+@serves("getTemplate")
 async def template(request: Request) -> Answer:
     """Return a module to start from."""
     try:
@@ -76,7 +79,7 @@ async def template(request: Request) -> Answer:
     return Answer(data, content_type="application/zip", headers=(attached,))
 
 
-@serves(modules.AUDIT)
+@serves("listChanges")
 async def audit(request: Request) -> Answer:
     """List the changes of modules."""
     limit = request["limit"]
@@ -98,7 +101,7 @@ async def audit(request: Request) -> Answer:
 # Changes
 
 
-@serves(modules.REGISTER)
+@serves("registerModule")
 async def register(request: Request) -> Answer:
     """Register a new module."""
     data = parse_description(await request.body())
@@ -106,11 +109,11 @@ async def register(request: Request) -> Answer:
     return _added(await request.service.management.register(request.principal, data, how=how, condition=condition))
 
 
-@serves(modules.UPLOAD)
+@serves("uploadModule")
 async def upload(request: Request) -> Answer:
     """Register a module from an archive."""
     kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
-    if kind not in modules.ARCHIVES:
+    if kind not in ARCHIVES:
         text = "the body is the zip file itself: curl --data-binary @module.zip -H 'Content-Type: application/zip'"
         raise error(ErrorKind.BAD_INPUT, text, field="content-type")
     added = await request.service.management.upload(
@@ -123,7 +126,7 @@ async def upload(request: Request) -> Answer:
     return _added(added)
 
 
-@serves(modules.PUT)
+@serves("putModule")
 async def put(request: Request) -> Answer:
     """Register a module or a version of it."""
     name, data = request["name"], parse_description(await request.body())
@@ -133,7 +136,7 @@ async def put(request: Request) -> Answer:
     return _added(await request.service.management.register(request.principal, data, how=how, condition=condition))
 
 
-@serves(modules.PATCH)
+@serves("patchModule")
 async def patch(request: Request) -> Answer:
     """Register the active version with some fields changed."""
     name, data = request["name"], parse_description(await request.body())
@@ -141,13 +144,13 @@ async def patch(request: Request) -> Answer:
     return _added(await request.service.management.patch(request.principal, name, data, how=how, condition=condition))
 
 
-@serves(modules.DELETE)
+@serves("deleteModule")
 async def delete(request: Request) -> Answer:
     """Delete a module."""
     return await _delete(request, None)
 
 
-@serves(modules.DELETE_VERSION)
+@serves("deleteVersion")
 async def delete_version(request: Request) -> Answer:
     """Delete a version of a module."""
     return await _delete(request, request["version"])
@@ -159,7 +162,7 @@ async def _delete(request: Request, version: str | None) -> Answer:
     return Answer(status=204)
 
 
-@serves(modules.ACTIVATE)
+@serves("activateVersion")
 async def activate(request: Request) -> Answer:
     """Activate a version."""
     name, version, condition = request["name"], request["version"], _condition(request)
@@ -189,7 +192,7 @@ def _condition(request: Request) -> Condition:
         raise error(ErrorKind.BAD_INPUT, text, field="if-none-match")
     if match is None or match.strip() == "*":
         return Condition(absent=none is not None, present=match is not None)
-    found = modules.ENTITY_TAG.fullmatch(match.strip())
+    found = _ENTITY_TAG.fullmatch(match.strip())
     if found is None:
         text = f"if-match must be the etag of the module as you read it, in quotes, or *, not {match!r:.80}"
         raise error(ErrorKind.BAD_INPUT, text, field="if-match")
@@ -213,7 +216,7 @@ def _added(added: Added) -> Answer:
 # Environments
 
 
-@serves(modules.PREPARE)
+@serves("prepareModule")
 async def prepare(request: Request) -> Answer | Stream:
     """Build the environment of a module now.
 
@@ -258,7 +261,7 @@ def _event(name: str, data: bytes) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), data)
 
 
-def _ready(module: Published, build: BuildLog) -> shapes.Preparation:
+def _ready(module: Published, build: BuildLog) -> Preparation:
     prepared = build.prepared
     return {
         "module": module.ref.name,

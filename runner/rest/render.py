@@ -14,7 +14,8 @@ from protocol import views
 from protocol.errors import ErrorKind, Failure
 from protocol.model import Execution
 from runner.api import InternalFailure
-from runner.rest.openapi import shapes
+from runner.rest.openapi import Change as ShownChange
+from runner.rest.openapi import Stats, Versions
 from runner.status import CODES
 
 _encoder = msgspec.json.Encoder()
@@ -37,7 +38,7 @@ def accepted_json(execution: Execution) -> bytes:
 
 def stats_json(stats: ModuleStats) -> bytes:
     """Return the counts of a module's executions."""
-    shown: shapes.Stats = {
+    shown: Stats = {
         "module": stats.module,
         "since": round(stats.since, 3),
         "until": round(stats.until, 3),
@@ -114,7 +115,7 @@ def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def versions_json(name: str, versions: Iterable[Published], registered: Registered | None) -> shapes.Versions:
+def versions_json(name: str, versions: Iterable[Published], registered: Registered | None) -> Versions:
     """Return the versions of a module, newest first, and the active one."""
     active = next(iter(versions)).ref.version if registered is None else registered.active
     return {
@@ -133,7 +134,7 @@ def versions_json(name: str, versions: Iterable[Published], registered: Register
     }
 
 
-def change_json(change: Change) -> shapes.Change:
+def change_json(change: Change) -> ShownChange:
     """Return one entry of the audit log."""
     return {
         "id": change.id,

@@ -16,7 +16,6 @@ from protocol.errors import ErrorKind, error, shutting_down
 from protocol.events import Event, encode
 from runner.auth import Scope
 from runner.rest.endpoint import Answer, Close, Peer, Request, Socket, Stream, Write, serves
-from runner.rest.openapi import executions
 
 KEEP_ALIVE_SECONDS = 15.0
 """A silent stream sends a comment this often: proxies close a connection that is silent for a minute."""
@@ -25,7 +24,7 @@ _INPUT_SECONDS = 60.0
 """The time that a client has for sending the input after it opened a websocket."""
 
 
-@serves(executions.FOLLOW)
+@serves("followEvents")
 async def follow(request: Request) -> Answer | Stream:
     """Follow an execution by server-sent events, from `Last-Event-ID` or `from`."""
     last = request["Last-Event-ID"]
@@ -55,7 +54,7 @@ def _type(event: Event) -> str:
     return str(type(event).__struct_config__.tag)
 
 
-@serves(executions.FOLLOW_SOCKET)
+@serves("followStream")
 async def follow_socket(request: Request) -> Socket:
     """Follow an execution by websocket: one text message for each event."""
     follower = await request.service.follow(request.principal, request["id"], request["from"])
@@ -70,7 +69,7 @@ async def follow_socket(request: Request) -> Socket:
     return Socket(run)
 
 
-@serves(executions.RUN_SOCKET)
+@serves("stream")
 async def run_socket(request: Request) -> Socket:
     """Run a module on the first message, and send its events; `{"type": "cancel"}` or a disconnect ends it."""
     service, principal = request.service, request.principal

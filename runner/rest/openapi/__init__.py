@@ -1,9 +1,27 @@
-"""The table of REST operations, and the OpenAPI document and page that are made from it."""
+"""The table of REST operations, the types of their JSON, and the OpenAPI document and page that are made from both."""
 
 from runner.rest.openapi.document import Documents
+from runner.rest.openapi.executions import LINES
+from runner.rest.openapi.modules import ARCHIVES
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
-from runner.rest.openapi.page import page
-from runner.rest.openapi.shapes import Order, Problem
+from runner.rest.openapi.page import docs_page
+from runner.rest.openapi.shapes import Change, Order, Preparation, Problem, Stats, Versions
 
-__all__ = ["EVENTS", "JSON", "OPERATIONS", "Documents", "Operation", "Order", "Problem", "page", "served"]
+__all__ = [
+    "ARCHIVES",
+    "EVENTS",
+    "JSON",
+    "LINES",
+    "OPERATIONS",
+    "Change",
+    "Documents",
+    "Operation",
+    "Order",
+    "Preparation",
+    "Problem",
+    "Stats",
+    "Versions",
+    "docs_page",
+    "served",
+]

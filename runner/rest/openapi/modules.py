@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from attrs import evolve
@@ -35,8 +34,6 @@ MAX_VALUES: Final = 20
 """How often a filter may be given."""
 ARCHIVES: Final = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
 """Content types of an upload."""
-ENTITY_TAG: Final = re.compile(r'"([!#-~]{1,64})"|([0-9]{1,18})')
-"""One strong tag (RFC 9110, 8.8.3), or a bare revision."""
 _NAME_PATTERN: Final = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 
 _PLACE: Final = path_name("version", "A version of the module.")

@@ -1,6 +1,6 @@
 """The table of all REST operations: the routes, their parameters and the OpenAPI document are made from it.
 
-A new route is one `Operation` here, or in `executions.py` or `modules.py`, and one endpoint function.
+A new route is one `Operation` here, or in `executions.py` or `modules.py`, and one function that `serves` its name.
 """
 
 from __future__ import annotations

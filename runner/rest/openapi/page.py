@@ -10,7 +10,7 @@ from importlib.resources import files
 
 
 @lru_cache(maxsize=1)
-def page() -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
+def docs_page() -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
     """Return the page and the headers of its answer."""
     html = files("runner.rest.openapi").joinpath("docs.html").read_bytes()
     policy = {

@@ -435,7 +435,7 @@ async def test_what_is_uploaded_has_its_files_also_after_a_restart_and_a_patch(t
             "module.yaml:2",
         ),
         ({"handler.py": b"def handler(input): pass"}, "?name=filed", 409, "name", "operator's file"),
-        ({"handler.py": b"def handler(input): pass"}, "?name=template", 400, "name", "a part of routes"),
+        ({"handler.py": b"def handler(input): pass"}, "?name=template", 400, "name", "reserved for routes"),
         (
             {"handler.py": b"def handler(input): pass", "module.yaml": b"isolation: none"},
             "?name=m",

@@ -127,7 +127,9 @@ class _Loop:
             self._survive(self.loop.run_forever)
         for task in asyncio.all_tasks(self.loop):
             task.cancel()
-        self._survive(lambda: self.loop.run_until_complete(self.loop.shutdown_asyncgens()))
+        ending = self.loop.create_task(self.loop.shutdown_asyncgens())
+        while not ending.done():
+            self._survive(lambda: self.loop.run_until_complete(ending))
         self.loop.close()
 
     @staticmethod

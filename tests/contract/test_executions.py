@@ -473,7 +473,7 @@ ODD = {
     "no message": (
         "class Mute(Exception):\n        def __str__(self): raise RuntimeError\n    raise Mute",
         "handler_error",
-        "could not be made",
+        "no message: __str__ raised",
     ),
     "a group": ("import asyncio\n    raise asyncio.CancelledError('mine')", "handler_error", "mine"),
     "a cause": ("try: 1 / 0\n    except Exception as e: raise KeyError('outer') from e", "handler_error", "outer"),

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BUILDER := hatchling>=1.25,<2
 PARALLEL := -n auto --maxprocesses 4
 PURE := archive config_client config_files config_load config_modules config_secrets embedding errors events frames \
-	golden_vectors hints ids messages module_files schema secret source upload
+	golden_vectors hints ids messages module_files schema secret source upload views
 UPGRADE ?= --upgrade
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url

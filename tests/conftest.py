@@ -22,9 +22,9 @@ pytest_plugins = ["tests.time_limit"]
 
 _FD_SLACK = 2
 """Descriptors that libraries open once and keep."""
-
-
 _WITH_ENGINE = ("test_dist.py", "test_docker.py", "test_image.py")
+_LONGEST_FIRST = ("engine", "tests/acceptance/", "tests/contract/")
+"""Starts of the names of scopes."""
 
 
 class OneEngine(LoadScopeScheduling):
@@ -38,6 +38,12 @@ class OneEngine(LoadScopeScheduling):
         kind = test.partition("[")[2]
         engine = file.endswith(_WITH_ENGINE) or ("docker" in kind or "engine" in kind)
         return "engine" if engine and "/unit/" not in file else file
+
+    def _assign_work_unit(self, node: Any) -> None:
+        """Begin with the longest scopes, so that short ones fill the gap at the end."""
+        longest = min(self.workqueue, key=lambda scope: [not scope.startswith(start) for start in _LONGEST_FIRST])
+        self.workqueue.move_to_end(longest, last=False)
+        super()._assign_work_unit(node)
 
 
 @pytest.hookimpl(optionalhook=True)

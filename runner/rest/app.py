@@ -6,10 +6,8 @@ Executing, preparing, streams and websockets are served as plain ASGI, ahead of 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Final
 
-import msgspec
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -17,10 +15,10 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from protocol.errors import PROBLEM, ErrorKind, Failure, RunnerError, shutting_down
 from runner.api import Service
 from runner.auth import Verifier
-from runner.http import WEBSOCKET, BodyTooLargeError, Front, Message, Receive, Route, Send
+from runner.http import WEBSOCKET, BodyTooLargeError, Front, Message, Receive, Route, Send, problem_body
 from runner.rest import batch, executions, metrics, modules, streams
 from runner.rest.endpoint import Answer, Dispatcher, Endpoint, Request, json_answer, problem, serves, transmit
-from runner.rest.openapi import OPERATIONS, Documents, Problem, docs_page, served
+from runner.rest.openapi import OPERATIONS, Documents, docs_page, served
 from runner.version import release
 
 _AHEAD: Final = (*batch.ENDPOINTS, executions.execute, modules.prepare, *streams.ENDPOINTS)
@@ -111,8 +109,7 @@ async def _framework_problem(found: HTTPException) -> Response:
 
 def _status_problem(status: int, detail: str, headers: tuple[tuple[bytes, bytes], ...]) -> Answer:
     """Return a problem that has a status of HTTP and no kind."""
-    body: Problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    return Answer(msgspec.json.encode(body), status, PROBLEM, headers)
+    return Answer(problem_body(status, detail), status, PROBLEM, headers)
 
 
 async def _no_websocket(scope: Message, receive: Receive, send: Send) -> None:

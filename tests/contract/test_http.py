@@ -20,7 +20,6 @@ from trio_websocket import ConnectionClosed
 from runner.http import (
     BodyError,
     BodyTooLargeError,
-    ClientGoneError,
     Front,
     Route,
     read_body,
@@ -28,6 +27,7 @@ from runner.http import (
     serve,
     stream_body,
 )
+from runner.http.asgi import ClientGoneError
 from runner.http.connection import UNREAD_BYTES
 from tests.http_support import NEVER, QUICK, Client, limits, serving
 

@@ -17,7 +17,7 @@ from runner.api import Service
 from runner.auth import Verifier
 from runner.http import WEBSOCKET, BodyTooLargeError, Front, Message, Receive, Route, Send, problem_body
 from runner.rest import batch, executions, metrics, modules, streams
-from runner.rest.endpoint import Answer, Dispatcher, Endpoint, Request, json_answer, problem, serves, transmit
+from runner.rest.endpoint import Answer, Endpoint, Endpoints, Request, json_answer, problem, serves, transmit
 from runner.rest.openapi import OPERATIONS, Documents, docs_page, served
 from runner.version import release
 
@@ -30,23 +30,23 @@ _BEHIND: Final = tuple(
 
 def make_app(service: Service, verifier: Verifier) -> Front:
     """Return the ASGI application of all REST routes."""
-    dispatcher = Dispatcher(service, verifier)
-    routes = [*map(dispatcher.route, _AHEAD), Route(WEBSOCKET, "", _no_websocket)]
-    return Front(_behind(dispatcher), routes)
+    endpoints = Endpoints(service, verifier)
+    routes = [*map(endpoints.route, _AHEAD), Route(WEBSOCKET, "", _no_websocket)]
+    return Front(_behind(endpoints), routes)
 
 
-def _behind(dispatcher: Dispatcher) -> QuartTrio:
+def _behind(endpoints: Endpoints) -> QuartTrio:
     """Return the quart application."""
-    settings = dispatcher.service.settings.server
+    settings = endpoints.service.settings.server
     app = QuartTrio("runner.rest", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect would lead to the `Host` that the request names
     app.config["MAX_CONTENT_LENGTH"] = settings.max_frame_bytes
     app.config["BODY_TIMEOUT"] = None  # the connection enforces `body_timeout`
     operations = {operation.name: operation for operation in served(settings)}
-    for endpoint in (*_BEHIND, *_server_endpoints(dispatcher.service)):
+    for endpoint in (*_BEHIND, *_server_endpoints(endpoints.service)):
         operation = operations.get(endpoint.operation.name)
         if operation is not None:
-            view = _view(dispatcher, Endpoint(operation, endpoint.function))
+            view = _view(endpoints, Endpoint(operation, endpoint.function))
             app.add_url_rule(operation.rule, operation.name, view, methods=[operation.method])
     for operation in OPERATIONS:
         if operation.method == WEBSOCKET:
@@ -55,12 +55,12 @@ def _behind(dispatcher: Dispatcher) -> QuartTrio:
     return app
 
 
-def _view(dispatcher: Dispatcher, endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:
+def _view(endpoints: Endpoints, endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:
     """Return an endpoint as a view of quart."""
 
     async def view(**names: str) -> Response:
         scope: Message = dict(request.scope)
-        answer = await dispatcher.serve(endpoint, names, scope, _no_receive, _read_body)
+        answer = await endpoints.serve(endpoint, names, scope, _no_receive, _read_body)
         if not isinstance(answer, Answer):
             raise TypeError(f"quart does not serve streams: {endpoint.operation.path}")
         return _response(answer)

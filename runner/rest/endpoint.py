@@ -1,6 +1,6 @@
 """The one shape of a REST endpoint: an async function `(Request) -> Answer | Stream | Socket` for one `Operation`.
 
-`Dispatcher` serves endpoints, on plain ASGI and behind quart. It authenticates the caller, reads the parameters by the
+`Endpoints` serves endpoints, on plain ASGI and behind quart. It authenticates the caller, reads the parameters by the
 table of operations, calls the function and sends what it returns. It is also the one place where an exception becomes
 an answer.
 """
@@ -64,7 +64,7 @@ class Request:
     @property
     def principal(self) -> Principal:
         """The caller, where the operation needs a token."""
-        assert self.caller is not None  # noqa: S101  (the dispatcher authenticates first)
+        assert self.caller is not None  # noqa: S101  (`Endpoints` authenticates first)
         return self.caller
 
     def header(self, name: str) -> str | None:
@@ -185,7 +185,7 @@ def problem(failure: Failure) -> Answer:
 
 
 @frozen
-class Dispatcher:
+class Endpoints:
     """Serves the endpoints of one application."""
 
     service: Service

@@ -695,11 +695,11 @@ async def test_a_wait_for_a_turn_is_time_in_the_queue(service, tmp_path):
 
 async def test_a_record_that_does_not_reach_the_disk_is_not_accepted_later(tmp_path, monkeypatch):
     """With `durability: disk` the record is in the journal when the wait for the disk fails."""
-    from actors.history import history  # noqa: PLC0415
+    from actors.history import committer  # noqa: PLC0415
 
     async with open_service(tmp_path, [ECHO], durability="disk") as service:
         with monkeypatch.context() as patched:
-            patched.setattr(history.History, "_wait_for_disk", _never_reaches)
+            patched.setattr(committer.Committer, "wait_for_disk", _never_reaches)
             with pytest.raises(RunnerError) as caught:
                 await service.submit(ANYBODY, "echo", b"1")
         assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
@@ -708,7 +708,7 @@ async def test_a_record_that_does_not_reach_the_disk_is_not_accepted_later(tmp_p
     assert (item.status, item.attempts) == (Status.CANCELLED, 0)
 
 
-async def _never_reaches(_history):
+async def _never_reaches(_committer):
     raise RunnerError(Failure(ErrorKind.UNAVAILABLE, "the database took more than 30 seconds"))
 
 

@@ -73,9 +73,6 @@ def test_imports_go_one_way(capsys, monkeypatch):
     assert lint_imports(str(ROOT / "pyproject.toml"), no_cache=True, no_logo=True) == 0, capsys.readouterr().out
 
 
-pending = pytest.mark.skip(reason="rooms are being cut; enabled by reverting the commit that adds this")
-
-
 @pytest.fixture(scope="module")
 def graph():
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +80,6 @@ def graph():
         return grimp.build_graph(*PACKAGES, cache_dir=None)
 
 
-@pending
 def test_the_inside_of_a_room_is_private(graph):
     """From outside only its face is imported, so that its files can be changed, split and renamed freely."""
     rooms = [room.relative_to(ROOT).as_posix().replace("/", ".") for room in ROOMS]
@@ -116,7 +112,6 @@ def test_there_are_no_circles(graph):
     assert {folder.name: folder.circles for folder in folders(graph) if folder.circles} == {}
 
 
-@pending
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(ROOT)))
 def test_a_face_has_a_docstring_and_its_names(room):
     face = TREES[str((room / "__init__.py").relative_to(ROOT))]

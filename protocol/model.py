@@ -104,7 +104,8 @@ class Execution:
     """One call of one module version, as history keeps it and every door shows it.
 
     `input` and `result` are JSON as bytes and are never parsed on the way. Times are seconds since the epoch;
-    `finished_at` and `exit_code` are None until the state is final; `exit_code` also where nobody saw the end (`lost`).
+    `finished_at` and `exit_code` are None until the state is final; `exit_code` stays None when the end is unknown
+    (`lost`).
     """
 
     id: str
@@ -116,23 +117,23 @@ class Execution:
     subject: str = ""
     """Who called: the subject of the token."""
     asynchronous: bool = False
-    """Nobody waits for its answer; it runs also after a restart of the runner."""
+    """No caller waits for its answer; it runs even after a restart of the runner."""
     timeout: float | None = None
-    """Seconds that the caller allows for each attempt, where that is less than the module's."""
+    """Seconds that the caller allows for each attempt, if less than the module's."""
     idempotency_key: str | None = None
     result: bytes | None = None
     failure: Failure | None = None
     events: bytes = b"[]"
     """The kept events as a JSON array (`protocol.events`), without the last one."""
     events_count: int = 0
-    """Events that there were, which is the `seq` of the last one, `result` or `error`."""
+    """The number of all events, which is the `seq` of the last one, `result` or `error`."""
     output_dropped: int = 0
     """Bytes of output and items that were not kept because the limit for kept output was reached."""
     exit_code: int | None = None
     attempts: int = 0
-    """How many were made: with a worker, or in vain because there is none to be had."""
+    """The number of attempts, those without an available worker included."""
     failed_attempts: tuple[Attempt, ...] = ()
-    """Those before the last one, whose end is that of the execution."""
+    """The attempts before the last one, whose end is the end of the execution."""
     timings: Timings = field(factory=Timings)
     killed: tuple[str, ...] = ()
     """The processes of the last attempt that were ended by force, as `pid name`."""

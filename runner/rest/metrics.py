@@ -1,6 +1,7 @@
 """`GET /metrics`: the counters of the actors, in the text formats of Prometheus. They are read at each scrape.
 
-The README lists the names. The values of a label are a closed set; of modules, `Tally` counts a bounded number.
+`docs/operating.md` lists the names. The values of a label are a closed set; of modules, `Tally` counts a bounded
+number.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ lint: $(VENV)/.dev ## style, types, walls between rooms, and the documentation
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict -q -d build/site
 
-fix: $(VENV)/.dev ## format, and mend what can be mended
+fix: $(VENV)/.dev ## format, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

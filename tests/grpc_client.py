@@ -21,7 +21,7 @@ from runner.grpc import GrpcLimits, serve
 from runner.grpc.call import Method
 from runner.grpc.codec import decode, encode
 
-PATIENCE = 30
+PATIENCE = 60
 LIMITS = {
     "max_message_bytes": 16 << 20,
     "max_connections": 1000,

@@ -24,6 +24,7 @@ from config.settings import Settings
 from environments.base import Managed
 from environments.conda import CondaEnvironment
 from environments.docker import DockerEnvironment
+from environments.installer import trusting
 from environments.limits import LimitKeeper
 from environments.local import InlineEnvironment, Launcher, ProcessTable
 from environments.store import Store
@@ -220,11 +221,22 @@ def _managed(settings: Settings, launcher: Launcher, around: Surroundings, *, sw
         Store(store.conda_path.absolute()),
         Store(data / "images"),
     )
-    locks, environ, largest = data / "locks", around.installer, settings.server.max_frame_bytes
+    locks, largest = data / "locks", settings.server.max_frame_bytes
+    environ = trusting(around.installer, store.build_ca)
     return {
         Kind.VENV: VenvEnvironment(launcher, venvs, locks, environ, store.offline),
         Kind.CONDA: CondaEnvironment(launcher, condas, locks, environ, store.offline, store.conda_exe),
-        Kind.DOCKER: DockerEnvironment(settings.docker, images, environ, data, largest, sweeps),
+        Kind.DOCKER: DockerEnvironment(
+            settings.docker,
+            images,
+            environ,
+            launcher.table,
+            data,
+            largest,
+            sweeps=sweeps,
+            offline=store.offline,
+            build_ca=store.build_ca,
+        ),
     }
 
 

@@ -35,6 +35,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "docker_processes": "limit of processes in a container, unless its module sets one",
     "docker_scratch": "size of /tmp, and of the directory with code and HOME, in a container",
     "offline": "build environments only from the installer's cache",
+    "build_ca": "PEM file of the CAs that builds trust, also in containers; default: those of the machine or image",
     "jwt_secret": "HS256 secret of at least 32 bytes; a variable or file is safer than an option",
     "jwt_secret_file": "file with the HS256 secret, instead of `jwt_secret`",
     "jwt_own_secret": "allow the runner's own secret (in the data directory) beyond loopback, too",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from config import requirements, units
 from config.code import ENTRIES
-from config.mistakes import Wrong, parse_yaml, read_text
+from config.mistakes import ABSENT, Wrong, parse_yaml, read_text
+from config.requirements import Origin
 from config.units import show
 
-_Resolve: TypeAlias = Callable[[Path, str, Path | None, MutableMapping[str, Any]], tuple[Any, list[Wrong]]]
+_Resolve: TypeAlias = Callable[[Path, str, Origin, MutableMapping[str, Any]], tuple[Any, list[Wrong]]]
 
 _ENVIRONMENT = ("channels", "dependencies", "variables")
+_GIVEN = "a list, a text of lines, or the name of a requirements file"
 _PASSED_OVER = ("name", "prefix")
 """Keys of an `environment.yml` that are ignored: its place on another machine."""
 _DEFAULTS = (
@@ -49,6 +51,48 @@ def spread_pip(data: MutableMapping[str, Any]) -> None:
         data["requirements"] = [*(own or []), *(line for part in parts for line in part)]
 
 
+def requirements_given(data: MutableMapping[str, Any], origin: Origin, *, allow_path: bool) -> list[Wrong]:
+    """Replace requirements and constraints, given as list, text or file, by lines; return the mistakes."""
+    wrongs: list[Wrong] = []
+    for name in ("constraints", "requirements"):  # in this order: requirements may have more constraints (`-c`)
+        if isinstance(value := data.get(name), str):
+            data[name] = []
+            found: list[Wrong] = []
+            try:
+                data[name], found = _listed(data, name, _text_or_file(value, origin, allow_path=allow_path), origin)
+            except Wrong as wrong:
+                hint = f"; give {_GIVEN}" if wrong.message == ABSENT else ""
+                shown = "" if wrong.allowed else f"{value:.80}: "
+                found = [Wrong(f"{shown}{wrong.message}{hint}", allowed=wrong.allowed or _GIVEN)]
+            wrongs += [wrong.under((name,)) for wrong in found]
+    spread_pip(data)
+    for name in ("constraints", "requirements"):
+        if isinstance(value := data.get(name), (list, tuple)):
+            data[name], found = _listed(data, name, list(value), origin)
+            wrongs += [wrong.under((name,)) for wrong in found]
+    return wrongs
+
+
+def _listed(
+    data: MutableMapping[str, Any], name: str, value: list[Any] | str | Path, origin: Origin
+) -> tuple[list[str], list[Wrong]]:
+    """Return the lines of one field and the mistakes; its constraints go to the field for them."""
+    (lines, limits), wrongs = requirements.read_lines(value, origin)
+    if name == "constraints":
+        return lines + limits, wrongs
+    if limits and isinstance(own := data.get("constraints"), (list, type(None))):
+        data["constraints"] = [*(own or []), *limits]
+    return lines, wrongs
+
+
+def _text_or_file(value: str, origin: Origin, *, allow_path: bool) -> str | Path:
+    if requirements.is_text(value):
+        return value
+    if not allow_path:
+        raise Wrong(f"{show(value)}: files are only for the operator's modules file; give {_GIVEN}", allowed=_GIVEN)
+    return locate(value, origin.folder, trusted=origin.trusted)
+
+
 def _channel(value: Any) -> str:
     name = units.filled(value).strip()
     if name == "defaults":
@@ -58,7 +102,7 @@ def _channel(value: Any) -> str:
     return name
 
 
-def _path(file: Path, shown: str, _root: Path | None, _data: object) -> tuple[str, list[Wrong]]:
+def _path(file: Path, shown: str, _origin: Origin, _data: object) -> tuple[str, list[Wrong]]:
     """Check that `path` is a folder or a Python file; its content is checked later."""
     allowed = f"a .py file, or a folder with {' or '.join(ENTRIES)}"
     try:
@@ -70,16 +114,8 @@ def _path(file: Path, shown: str, _root: Path | None, _data: object) -> tuple[st
     raise Wrong(f"{show(shown)} {problem}", allowed=allowed)
 
 
-def _requirements(file: Path, shown: str, root: Path | None, _data: object) -> tuple[list[str], list[Wrong]]:
-    """Read the file that `requirements` names."""
-    try:
-        return requirements.read_requirements(file, root=root)
-    except Wrong as wrong:
-        raise Wrong(f"{shown:.80}: {wrong.message}", allowed="a list, or the name of a requirements file") from None
-
-
 def _environment(
-    file: Path, shown: str, _root: Path | None, data: MutableMapping[str, Any]
+    file: Path, shown: str, origin: Origin, data: MutableMapping[str, Any]
 ) -> tuple[list[Any], list[Wrong]]:
     """Read the `environment.yml` that `dependencies` names; the module's own fields override it."""
     allowed = "a list, or the name of an environment.yml"
@@ -103,6 +139,8 @@ def _environment(
     dependencies = found.get("dependencies")
     if not isinstance(dependencies, list):
         wrongs.append(Wrong(f"{shown}: dependencies: {show(dependencies)} is not a list", allowed="a list"))
+    else:
+        wrongs += [Wrong(f"{shown}: {wrong.message}") for wrong in _pip_read(dependencies, file, origin, data)]
     data["channels"] = data.get("channels") or found.get("channels")
     if isinstance(variables := found.get("variables"), dict):
         written = {name: document.written(("variables", name), value) for name, value in variables.items()}
@@ -111,9 +149,17 @@ def _environment(
     return dependencies if isinstance(dependencies, list) else [], wrongs
 
 
+def _pip_read(dependencies: list[Any], file: Path, origin: Origin, data: MutableMapping[str, Any]) -> Iterator[Wrong]:
+    """Read the `pip:` part, whose files are relative to the file; yield the mistakes."""
+    inside = Origin(file.parent, trusted=origin.trusted, named=origin.named)
+    for item in dependencies:
+        if isinstance(item, dict) and isinstance(item.get("pip"), list):
+            item["pip"], wrongs = _listed(data, "requirements", item["pip"], inside)
+            yield from wrongs
+
+
 FILES: Mapping[str, tuple[_Resolve, Any]] = {
     "path": (_path, None),
-    "requirements": (_requirements, []),
     "dependencies": (_environment, []),
 }
 """By field: the reader of the file that it names, and the value to use if the file cannot be read."""

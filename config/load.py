@@ -111,7 +111,7 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None 
             sources[given.setting.dotted] = given.source
         except Wrong as wrong:
             mistakes.append(given.mistake(wrong))
-    mistakes += [*_unpaired(values), *_twice(values)]
+    mistakes += [*_unpaired(values), *_twice(values), *_unread(values)]
     if mistakes:
         shown = str(config)
         raise ConfigError(sorted(mistakes, key=lambda m: (m.file is None, m.file != shown, m.file or "", m.line or 0)))
@@ -145,6 +145,20 @@ def _twice(values: Mapping[str, Any]) -> Iterator[Mistake]:
     """Yield settings that exclude each other."""
     if values["auth.secret"] is not None and values["auth.secret_file"] is not None:
         yield Mistake("give `jwt_secret` or `jwt_secret_file`, not both", None, None, "jwt_secret_file")
+
+
+def _unread(values: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Yield a `build_ca` that installers could not read; some would use other CAs then."""
+    path = values["store.build_ca"]
+    if path is None:
+        return
+    import ssl  # noqa: PLC0415  (10 ms to import, and few runners have the setting)
+
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as problem:
+        why = "has no certificate in PEM form" if isinstance(problem, ssl.SSLError) else f"{problem.strerror}"
+        yield Mistake(f"{path}: {why}", None, None, "build_ca", "a PEM file with certificates of CAs")
 
 
 def describe(loaded: Loaded) -> list[tuple[str, str, str]]:

@@ -24,6 +24,8 @@ T = TypeVar("T")
 Where: TypeAlias = tuple[str | int, ...]
 """The place of a value: keys and positions from the root, `("modules", 0, "timeout")`."""
 
+ABSENT = "does not exist"
+"""The message about a file that is not there."""
 MAX_BYTES = 16 * 1024 * 1024
 """Size of one file."""
 MAX_REPEATED = 100_000
@@ -198,7 +200,7 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise Wrong("does not exist") from None
+        raise Wrong(ABSENT) from None
     except OSError as error:
         raise Wrong(f"cannot be read: {error.strerror or error}") from None
     if len(content) > MAX_BYTES:

@@ -54,6 +54,8 @@ class StoreSettings:
     """An installed micromamba, mamba or conda to use instead of the library."""
     offline: bool = False
     """Never contact a package index: build from the installer's cache only."""
+    build_ca: Path | None = None
+    """PEM; the CAs that installers trust, also in containers that build, instead of those of the machine."""
 
 
 @frozen

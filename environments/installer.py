@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from environments.local import ProcessTable
 from protocol.errors import ErrorKind, error
 
 _LAST_LINES = 20
+CA_VARIABLES = (
+    "SSL_CERT_FILE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "CONDA_SSL_VERIFY",
+    "MAMBA_SSL_VERIFY",
+)
+"""Installers and git read the file of the CAs that they trust from these."""
 
 
 class Tail:
@@ -64,6 +74,38 @@ def find_uv() -> str | None:
         return os.fspath(find_uv_bin())
     except (ImportError, FileNotFoundError):
         return shutil.which("uv")
+
+
+async def write_lock(
+    path: Path, requirements: Sequence[str], constraints: Sequence[str], run: Callable[[list[str]], Awaitable[None]]
+) -> None:
+    """Let uv resolve requirements into the file `path`. `run` gets the arguments of uv; raises as it does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source, limits, target = (path.with_suffix(f".{os.getpid()}.{end}") for end in ("in", "limits", "tmp"))
+    try:
+        source.write_text("\n".join(requirements) + "\n")
+        limits.write_text("\n".join(constraints) + "\n")
+        options = ["--no-header", "--no-annotate", "--no-emit-index-url", "-q"]
+        await run(["pip", "compile", *options, "-c", str(limits), "-o", str(target), str(source)])
+        target.rename(path)
+    finally:
+        for file in (source, limits, target):
+            file.unlink(missing_ok=True)
+
+
+def trusting(environ: Mapping[str, str], ca: Path | None) -> Mapping[str, str]:
+    """Return the variables of installers; with `ca` they, and git below them, trust only the CAs of that file."""
+    if ca is None:
+        return environ
+    return {k: v for k, v in environ.items() if k != "SSL_CERT_DIR"} | dict.fromkeys(CA_VARIABLES, str(ca))
+
+
+def read_ca(ca: Path) -> str:
+    """Return the text of a file of CAs. Raises RunnerError `environment_failed` if it cannot be read."""
+    try:
+        return ca.read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(ErrorKind.ENVIRONMENT_FAILED, f"`build_ca` {ca} cannot be read: {problem}") from problem
 
 
 async def run_uv(

@@ -15,7 +15,8 @@ from attrs import define, field, frozen
 from config.modules import ModuleSpec
 from environments.base import Availability, Known, Prepared
 from environments.built import BuiltEnvironment
-from environments.installer import find_uv, run_uv
+from environments.commits import is_git
+from environments.installer import find_uv, run_uv, write_lock
 from environments.local import Launcher
 from environments.store import Store, environment_key, platform_tag
 from protocol.errors import ErrorKind, RunnerError, error
@@ -76,7 +77,7 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
     async def known(self, spec: ModuleSpec) -> Known:
         """Return the key of a module's environment if its requirements are locked."""
         python, version = await self._python(spec.python)
-        path = self._lock_path(spec.requirements, version)
+        path = self._lock_path(spec, version)
         if path is not None and not path.exists():
             return Known(None, "its requirements are not locked yet")
         return Known(_plan(python, version, path).key)
@@ -85,7 +86,7 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
         if self._uv is None:
             raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)
         python, version = await self._python(spec.python)
-        return _plan(python, version, await self._lock(spec.requirements, python, version, say))
+        return _plan(python, version, await self._lock(spec, python, version, say))
 
     async def _prepared(self, plan: _Plan, path: Path, seconds: float) -> Prepared:
         environ = dict(self.launcher.environ)
@@ -128,37 +129,28 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
                 raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
         return self._pythons[version]
 
-    def _lock_path(self, requirements: Sequence[str], version: str) -> Path | None:
-        """Return the lock file of requirements, existing or not; None without requirements."""
-        if not requirements:
+    def _lock_path(self, spec: ModuleSpec, version: str) -> Path | None:
+        """Return the lock file of a module's requirements, existing or not; None without requirements."""
+        if not spec.requirements:
             return None
-        content = "\n".join([version, platform_tag(), *requirements])
+        limits = [f"-c {line}" for line in spec.constraints]
+        content = "\n".join([version, platform_tag(), *spec.requirements, *limits])
         return self.lock_dir / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.txt"
 
-    async def _lock(
-        self, requirements: Sequence[str], python: str, version: str, say: Callable[[str], None]
-    ) -> Path | None:
-        """Return the lock file of requirements, created once with fixed versions."""
-        path = self._lock_path(requirements, version)
+    async def _lock(self, spec: ModuleSpec, python: str, version: str, say: Callable[[str], None]) -> Path | None:
+        """Return the lock file of a module's requirements, created once with fixed versions and commits."""
+        path = self._lock_path(spec, version)
         if path is None:
             return None
-        name = path.stem
-        async with self._locking.setdefault(name, trio.Lock()):
+
+        async def run(arguments: list[str]) -> None:
+            options = ["--generate-hashes", "--python", python]
+            await self._run([*arguments, *options], say, "the requirements could not be locked")
+
+        async with self._locking.setdefault(path.stem, trio.Lock()):
             if not path.exists():
-                self.lock_dir.mkdir(parents=True, exist_ok=True)
-                source = self.lock_dir / f"{name}.{os.getpid()}.in"
-                target = self.lock_dir / f"{name}.{os.getpid()}.tmp"
-                source.write_text("\n".join(requirements) + "\n")
                 say("locking requirements")
-                options = ["--no-header", "--no-annotate", "--no-emit-index-url", "--generate-hashes", "-q"]
-                files = ["-o", str(target), str(source)]
-                failed = "the requirements could not be locked"
-                try:
-                    await self._run(["pip", "compile", *options, "--python", python, *files], say, failed)
-                    target.rename(path)
-                finally:
-                    source.unlink(missing_ok=True)
-                    target.unlink(missing_ok=True)
+                await write_lock(path, spec.requirements, spec.constraints, run)
         return path
 
     async def _build(self, to: Path, plan: _Plan, say: Callable[[str], None]) -> None:
@@ -168,7 +160,9 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
         if plan.locked:
             listing = to / "requirements.lock"
             listing.write_text("\n".join(plan.locked) + "\n")
-            options = ["--require-hashes", "--no-deps", "--compile-bytecode", "--strict"]
+            # A commit is its own hash, and uv has no other for it; the lock gives all other lines theirs.
+            hashes = "--verify-hashes" if any(map(is_git, plan.locked)) else "--require-hashes"
+            options = [hashes, "--no-deps", "--compile-bytecode", "--strict"]
             interpreter = ["--python", str(to / "bin" / "python")]
             failed = "the requirements could not be installed"
             await self._run(["pip", "install", *options, *interpreter, "-r", str(listing)], say, failed)

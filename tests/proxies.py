@@ -119,11 +119,19 @@ async def tcp_proxy(target: str, context: ssl.SSLContext | None = None) -> Async
 
 @asynccontextmanager
 async def file_server(
-    files: Callable[[str], bytes | None], *, pause: float = 0.0, heads: Mapping[str, str] | None = None
+    files: Callable[[str], bytes | None],
+    *,
+    pause: float = 0.0,
+    heads: Mapping[str, str] | None = None,
+    context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
-    """Yield the port of an HTTP server on loopback; `pause` is the seconds between pieces of 4 KiB."""
+    """Yield the port of an HTTP server on loopback, with TLS if a context is given.
 
-    async def serve(stream: trio.SocketStream) -> None:
+    `pause` is the seconds between pieces of 4 KiB.
+    """
+
+    async def serve(raw: trio.SocketStream) -> None:
+        stream = trio.SSLStream(raw, context, server_side=True, https_compatible=True) if context else raw
         try:
             async with stream:
                 await _answer(stream, files, pause, heads or {})
@@ -137,7 +145,7 @@ async def file_server(
 
 
 async def _answer(
-    stream: trio.SocketStream, files: Callable[[str], bytes | None], pause: float, heads: Mapping[str, str]
+    stream: trio.abc.Stream, files: Callable[[str], bytes | None], pause: float, heads: Mapping[str, str]
 ) -> None:
     head = b""
     while b"\r\n\r\n" not in head:

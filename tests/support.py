@@ -300,7 +300,7 @@ async def open_rig(
             launcher, Store(condas or path / "condas"), path / "locks", environ, offline, conda_exe
         ),
         Kind.DOCKER: lambda: DockerEnvironment(
-            docker or engines.settings(), Store(images or path / "images"), environ, path, max_frame_bytes
+            docker or engines.settings(), Store(images or path / "images"), environ, table, path, max_frame_bytes
         ),
     }
     executors = {Kind.INLINE: make(inline(InlineEnvironment(launcher))), Kind.VENV: make(venv)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from config import requirements, secrets
+from config import secrets
 from config.mistakes import Document, Mistake, Where, Wrong, did_you_mean, parse_yaml, read_or_none, read_text
 from config.modules.spec import ModuleSpec, as_written, name_of_module, read_spec
 from config.units import show
@@ -52,7 +52,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
                 wrongs.append(Wrong(f"the name is given twice, first in line {names[name]}", (*where, "name")))
             names.setdefault(name, document.line(Wrong("", (*where, "name"))))
         files += _named_files(data, absolute.parent)
-        spec, found = read_spec(data, base=absolute.parent, allow_path=True, trusted=True)
+        spec, found = read_spec(data, base=absolute.parent, allow_path=True, trusted=True, named=files)
         unread = {wrong.where for wrong in document.wrongs}
         wrongs += [placed for wrong in found if (placed := wrong.under(where)).where not in unread]
         if spec is not None:
@@ -94,12 +94,10 @@ def _entries(document: Document, wrongs: list[Wrong]) -> Iterator[tuple[Where, d
 
 
 def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
-    """Yield the files that a module names."""
-    path, listed = data.get("path"), data.get("requirements")
+    """Yield the files that a module names, but for requirements files."""
+    path = data.get("path")
     if isinstance(path, str) and path:
         yield base / path
-    if isinstance(listed, str) and listed:
-        yield from requirements.requirements_files(base / listed)
     if isinstance(dependencies := data.get("dependencies"), str) and dependencies:
         yield base / dependencies
     yield from secrets.named_files(data.get("secrets"), base)

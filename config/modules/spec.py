@@ -10,9 +10,9 @@ from typing import Any
 from attrs import field, frozen
 from cattrs import Converter
 
-from config import requirements, secrets, units
+from config import secrets, units
 from config.code import read_handler, source_wrongs
-from config.files import FILES, channels, locate, spread_pip
+from config.files import FILES, channels, locate, requirements_given
 from config.mistakes import (
     ConfigError,
     Document,
@@ -26,6 +26,7 @@ from config.mistakes import (
 )
 from config.modules import policies
 from config.modules.policies import RetryPolicy, WorkersPolicy
+from config.requirements import Origin
 from config.secrets import Secret
 from config.units import Range, show
 from protocol.model import Isolation, Kind
@@ -48,7 +49,9 @@ class ModuleSpec:
     tags: tuple[str, ...] = ()
     description: str = ""
     requirements: tuple[str, ...] = ()
-    """Requirement lines; a file name in the YAML file is replaced by its lines."""
+    """Requirement lines for the installer; a text or a file is replaced by its lines, `-r` by those of its file."""
+    constraints: tuple[str, ...] = ()
+    """Lines of the same form that limit versions and install nothing; `-c FILE` in `requirements` adds its lines."""
     python: str | None = None
     isolation: Isolation = Isolation.WARM
     timeout: float = 60.0
@@ -86,8 +89,8 @@ def spec_from_mapping(
     """Return the module that `data` describes with the fields of the file. Raises `ConfigError`, without lines.
 
     Without `allow_path`, `path` and requirements files are refused. Relative paths are relative to `base`. Only a
-    `trusted` module (the operator's own) may have paths outside of `base`, `isolation: none`, and secrets other than
-    `OPERATO_SECRET_*`. With `checked`, the code is not checked again.
+    `trusted` module (the operator's own) may have paths outside of `base`, requirements on this machine, `isolation:
+    none`, and secrets other than `OPERATO_SECRET_*`. With `checked`, code and requirements are not checked again.
     """
     spec, wrongs = read_spec(data, base=base, allow_path=allow_path, trusted=trusted, checked=checked)
     if spec is None:
@@ -116,14 +119,22 @@ def as_written(document: Document, where: Where, module: Mapping[str, Any]) -> d
 
 
 def read_spec(
-    data: Any, *, base: Path | None, allow_path: bool, trusted: bool, checked: bool = False
+    data: Any,
+    *,
+    base: Path | None,
+    allow_path: bool,
+    trusted: bool,
+    checked: bool = False,
+    named: list[Path] | None = None,
 ) -> tuple[ModuleSpec | None, list[Wrong]]:
-    """Return the module and no mistakes, or None and all mistakes."""
+    """Return the module and no mistakes, or None and all mistakes. `named` collects its requirements files."""
     if not isinstance(data, Mapping):
         return None, [Wrong(f"{show(data)} is not a module; a module is a mapping", allowed="a mapping")]
     files = allow_path and trusted
     wrongs = [*_rules(data, trusted=trusted), *secrets.rules(data, trusted=trusted, files=files)]
     data = {"env": None} | dict(data)
+    named = [] if named is None else named
+    origin = Origin(base if allow_path else None, trusted=trusted or checked, named=named)
     if files and "secrets" in data:
         data["secrets"], found = secrets.located(data["secrets"], base)
         wrongs += [wrong.under(("secrets",)) for wrong in found]
@@ -137,11 +148,11 @@ def read_spec(
                 wrongs.append(Wrong(f"{show(value)}: files are only for the operator's modules file", (name,)))
                 continue
             file = locate(value, base, trusted=trusted)
-            data[name], found = resolve(file, value, None if trusted else base, data)
+            data[name], found = resolve(file, value, origin, data)
             wrongs += [wrong.under((name,)) for wrong in found]
         except Wrong as wrong:
             wrongs.append(wrong.under((name,)))
-    spread_pip(data)
+    wrongs += requirements_given(data, origin, allow_path=allow_path)
     wrongs += () if checked else source_wrongs(data, None if trusted else base, trusted=trusted)
     try:
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
@@ -180,7 +191,7 @@ def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> I
 
 
 _ONLY: Mapping[str, tuple[Kind, ...]] = {
-    "requirements": (Kind.VENV, Kind.DOCKER, Kind.CONDA),
+    **dict.fromkeys(("requirements", "constraints"), (Kind.VENV, Kind.DOCKER, Kind.CONDA)),
     "python": (Kind.VENV, Kind.CONDA, Kind.DOCKER),
     "dependencies": (Kind.CONDA,),
     "channels": (Kind.CONDA,),
@@ -255,7 +266,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         ),
         "tags": units.items(units.filled),
         "description": units.text,
-        "requirements": units.items(requirements.requirement),
+        **dict.fromkeys(("requirements", "constraints"), units.items(units.text)),
         "python": units.optional(units.matching(r"3(\.[0-9]{1,3}){1,2}", "a Python version such as 3.12 or 3.12.4")),
         "isolation": units.one_of(Isolation),
         **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), policies.TIMEOUT),

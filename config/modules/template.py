@@ -53,6 +53,7 @@ _ENVIRONMENTS: Mapping[Kind, str] = {
     Kind.VENV: """
 # The packages it needs, locked once; or a list: ["requests>=2,<3"].
 requirements: requirements.txt
+# constraints: ["urllib3<3"]  # versions of packages that the requirements bring along
 # python: "3.12"              # another Python on the runner's machine
 """,
     Kind.CONDA: """

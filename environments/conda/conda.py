@@ -21,6 +21,7 @@ from attrs import define, field, frozen
 from config.modules import ModuleSpec
 from environments.base import Availability, Known, Prepared
 from environments.built import BuiltEnvironment
+from environments.commits import Commits
 from environments.conda.activation import activated
 from environments.installer import Tail, find_uv, run_installer, run_uv
 from environments.local import Launcher
@@ -60,11 +61,13 @@ class _Plan:
     specs: tuple[str, ...]
     channels: tuple[str, ...]
     requirements: tuple[str, ...]
+    constraints: tuple[str, ...]
     locked: Locked
 
     @property
     def key(self) -> str:
         content = [*self.locked.lines, *(f"pip {line}" for line in self.requirements)]
+        content += [f"pip -c {line}" for line in self.constraints]
         return environment_key(Kind.CONDA, content, self.locked.python)
 
     @property
@@ -125,6 +128,10 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
     _client: Client | None = field(default=None, init=False)
     _locking: dict[str, trio.Lock] = field(factory=dict, init=False)
     _activated: dict[str, Mapping[str, str]] = field(factory=dict, init=False)
+    _commits: Commits = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._commits = Commits(self.lock_dir, self.launcher.table, self.installer_environ, self.offline)
 
     async def probe(self) -> Availability:
         """Return whether a conda client is installed."""
@@ -141,7 +148,10 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
         if not client.exe and not self._lock_path(specs, channels).with_suffix(".json").exists():
             return Known(None, "its packages are not locked yet")
         locked = await self._lock(client, specs, channels, spec.python, lambda _: None)
-        return Known(_Plan(client, tuple(specs), channels, spec.requirements, locked).key)
+        requirements = self._commits.known(spec.requirements, locked.python)
+        if requirements is None:
+            return Known(None, "its requirements are not locked yet")
+        return Known(_Plan(client, tuple(specs), channels, requirements, spec.constraints, locked).key)
 
     async def _usable(self) -> Client:
         if self._client is None:
@@ -152,7 +162,8 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
         client = await self._usable()
         specs, channels = _specs(spec), spec.channels or DEFAULT_CHANNELS
         locked = await self._lock(client, specs, channels, spec.python, say)
-        return _Plan(client, tuple(specs), channels, spec.requirements, locked)
+        requirements = await self._commits.fixed(spec.requirements, locked.python, say)
+        return _Plan(client, tuple(specs), channels, requirements, spec.constraints, locked)
 
     async def _prepared(self, plan: _Plan, path: Path, seconds: float) -> Prepared:
         if seconds or plan.key not in self._activated:
@@ -212,9 +223,11 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
         if plan.requirements:
             listing = to / "requirements.txt"
             listing.write_text("\n".join(plan.requirements) + "\n")
+            limits = to / "constraints.txt"
+            limits.write_text("\n".join(plan.constraints) + "\n")
             interpreter = ["--python", str(to / "bin" / "python")]
             options = ["--break-system-packages", "--compile-bytecode", "--strict"]
-            arguments = ["install", *options, *interpreter, "-r", str(listing)]
+            arguments = ["install", *options, *interpreter, "-c", str(limits), "-r", str(listing)]
             await self._pip(arguments, say, "the requirements could not be installed")
             installed: list[str] = []
             await self._pip(["freeze", "-q", *interpreter], installed.append, "installed packages could not be listed")

@@ -20,10 +20,12 @@ from attrs import define, field, frozen
 from config.modules import ModuleSpec
 from config.settings import DockerSettings
 from environments.base import Availability, BuildWatch, Guest, Known, Prepared, Stored
+from environments.commits import Commits
 from environments.docker.container import BASE, Container, ContainerGuest, remove_container
 from environments.docker.engine import Address, Api, Engine, EngineAwayError, EngineError, NotThereError
-from environments.docker.images import Image, Images
+from environments.docker.images import Image, Images, Wanted
 from environments.docker.programs import COMMON, READ_FRAME, Programs
+from environments.local import ProcessTable
 from environments.store import Store
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
@@ -105,10 +107,13 @@ class DockerEnvironment:
     settings: DockerSettings
     store: Store
     installer_environ: Mapping[str, str]
+    table: ProcessTable
     data_dir: Path
     max_frame_bytes: int
     sweeps: bool = True
     """Whether to remove containers of the data directory that this runner does not know, left by dead runners."""
+    offline: bool = False
+    build_ca: Path | None = None
     kind: Kind = field(default=Kind.DOCKER, init=False)
     boot: str = field(factory=lambda: secrets.token_hex(6), init=False)
     _engine: Engine | None = field(default=None, init=False)
@@ -143,10 +148,11 @@ class DockerEnvironment:
 
     async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Return the module's image, pulled and built if it is missing, with its walls."""
-        name = self._base_of(spec)
-        image = await self._made().get(name, spec.requirements, say)
+        wanted = self._wanted(spec)
+        image = await self._made().get(wanted, say)
         if spec.python and not f"{image.version}.".startswith(f"{spec.python}."):
-            text = f"the image {name} has Python {image.version}, the module wants {spec.python}; change one of them"
+            text = f"the image {wanted.name} has Python {image.version}, the module wants {spec.python}"
+            text += "; change one of them"
             raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
         return self._prepared(spec, image)
 
@@ -158,14 +164,14 @@ class DockerEnvironment:
     async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Build the image of the module's requirements again. Raises RunnerError `bad_input` without requirements."""
         if not spec.requirements:
-            text = f"{spec.name} uses the image {self._base_of(spec)} as it is; there is nothing to build"
+            text = f"{spec.name} uses the image {self._wanted(spec).name} as it is; there is nothing to build"
             raise error(ErrorKind.BAD_INPUT, text, field="requirements")
-        image = await self._made().rebuild(self._base_of(spec), spec.requirements, say)
+        image = await self._made().rebuild(self._wanted(spec), say)
         return self._prepared(spec, image)
 
     async def known(self, spec: ModuleSpec) -> Known:
         """Return the key of the image for the module's requirements."""
-        return await self._made().known(self._base_of(spec), spec.requirements)
+        return await self._made().known(self._wanted(spec))
 
     async def stored(self) -> list[Stored]:
         """Return the images built for modules of this data directory."""
@@ -184,15 +190,18 @@ class DockerEnvironment:
         self._built = {key: image for key, image in self._built.items() if key in keys}
         self.store.uses.keep(set(self._built.values()))
 
-    def _base_of(self, spec: ModuleSpec) -> str:
-        return spec.image or self.settings.base_image.replace("{python}", spec.python or "3.12")
+    def _wanted(self, spec: ModuleSpec) -> Wanted:
+        name = spec.image or self.settings.base_image.replace("{python}", spec.python or "3.12")
+        return Wanted(name, spec.requirements, spec.constraints)
 
     def _made(self) -> Images:
         """Return the images of the engine. Raises RunnerError `unavailable` if no engine has answered."""
         engine = self._ready()
         if self._images is None:
             programs = Programs(engine, self._labels(), self._name)
-            self._images = Images(programs, self.store, self.installer_environ, self.settings.build_network)
+            environ, network = self.installer_environ, self.settings.build_network
+            commits = Commits(self.data_dir / "locks", self.table, environ, self.offline)
+            self._images = Images(programs, self.store, environ, network, commits, self.build_ca)
         return self._images
 
     def _prepared(self, spec: ModuleSpec, image: Image) -> PreparedImage:

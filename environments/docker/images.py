@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from environments.base import BuildWatch, Known, Stored
+from environments.commits import Commits
 from environments.docker.engine import Api, EngineAwayError, EngineError, NotThereError
 from environments.docker.programs import READ_FRAME, Programs
 from environments.docker.progress import MAX_TEXT, Lines, Progress
-from environments.installer import Tail
+from environments.installer import CA_VARIABLES, Tail, read_ca
 from environments.store import MANIFEST, Store
 from protocol.errors import ErrorKind, error
 from protocol.model import Stream
@@ -36,17 +37,23 @@ _BUILD = (
     + """
 import json, subprocess, sys, tempfile
 sent = json.loads(sent)
+folder = tempfile.TemporaryDirectory()
+paths = {name: os.path.join(folder.name, name) for name in sent["files"]}
+for name in paths:
+    with open(paths[name], "w") as file:
+        file.write(sent["files"][name])
 environ = dict(os.environ, **sent["environ"])
-file, path = tempfile.mkstemp()
-os.write(file, sent["requirements"].encode())
-os.close(file)
+environ.update((name, paths["ca.pem"]) for name in sent["trust"])
 pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "--no-color"]
-install = ["install", "--no-cache-dir", "--progress-bar", "off", "-r", path]
+install = ["install", "--no-cache-dir", "--progress-bar", "off"]
+install += ["-r", paths["requirements.txt"], "-c", paths["constraints.txt"]]
 code = subprocess.call(pip + install, env=environ, stdin=subprocess.DEVNULL, stdout=2)
-os.unlink(path)
+folder.cleanup()
+environ = dict(os.environ, **sent["environ"])
 sys.exit(code or subprocess.call(pip + ["freeze", "--all"], env=environ, stdin=subprocess.DEVNULL))
 """
 )
+_NO_GIT = "Cannot find command 'git'"
 _FOR_PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_TIMEOUT")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -65,6 +72,21 @@ class Image:
     """Its key in the store, if it was built for requirements."""
 
 
+@frozen
+class Wanted:
+    """What a module wants: an image as it is, or one built of it with requirements."""
+
+    name: str
+    requirements: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+
+    def key(self, base: str) -> str:
+        """Return the tag of the built image over `base`: equal content has an equal tag."""
+        content: list[Any] = [_LAYOUT, base, [line.strip() for line in self.requirements]]
+        content += [list(self.constraints)] if self.constraints else []
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
+
+
 @define
 class Images:
     """The images of one engine: pulled, asked for their Python, and built."""
@@ -73,19 +95,22 @@ class Images:
     store: Store
     installer_environ: Mapping[str, str]
     build_network: str
+    commits: Commits
+    build_ca: Path | None = None
+    """The CAs that pip and git trust in a container; it gets a copy for the time of the build."""
     _pulling: dict[str, trio.Lock] = field(factory=dict, init=False)
 
-    async def get(self, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
+    async def get(self, wanted: Wanted, say: BuildWatch) -> Image:
         """Return an image, pulled and built if it is missing; `say` gets the lines of both.
 
         Raises RunnerError: `environment_failed` with the last lines of engine or pip, `unavailable`.
         Cancelled, no container is left; the engine may continue to pull a layer.
         """
         began = time.perf_counter()
-        found = await self._pull(name, say)
-        image = await self._ask(found["Id"], name)
-        if requirements:
-            image = await self._built(image, name, requirements, say)
+        found = await self._pull(wanted.name, say)
+        image = await self._ask(found["Id"], wanted.name)
+        if wanted.requirements:
+            image = await self._built(image, await self._fixed(wanted, image, say), say)
         return evolve(image, built_seconds=time.perf_counter() - began)
 
     async def _pull(self, name: str, say: Callable[[str], None]) -> Mapping[str, Any]:
@@ -112,9 +137,8 @@ class Images:
 
     async def _ask(self, identity: str, name: str) -> Image:
         """Return the image with the version of its Python. Raises `environment_failed` if it has no usable Python."""
-        note = self.store.root / ".known" / identity.rpartition(":")[2]
-        if note.exists():
-            return Image(identity, **json.loads(note.read_text()))
+        if (noted := self._noted(identity)) is not None:
+            return noted
         found = await self._inspect(identity)
         why = ""
         for python in _PYTHONS:
@@ -130,23 +154,34 @@ class Images:
                     why = f"its Python is {version}; a worker needs 3.8 or later"
                     break
                 image = Image(identity, python, version, found.get("Config", {}).get("WorkingDir") or "/")
-                self._note(note, image)
+                self._note(image)
                 return image
             why = f"{python} ended with exit code {code}: {version[-500:]}"
         text_ = f"the image {name} has no Python that can run a worker ({why}); choose one with python3 on its PATH"
         raise error(ErrorKind.ENVIRONMENT_FAILED, text_, field="image")
 
-    @staticmethod
-    def _note(path: Path, image: Image) -> None:
+    def _noted(self, identity: str) -> Image | None:
+        path = self._path_of_note(identity)
+        return Image(identity, **json.loads(path.read_text())) if path.exists() else None
+
+    def _path_of_note(self, identity: str) -> Path:
+        return self.store.root / ".known" / identity.rpartition(":")[2]
+
+    def _note(self, image: Image) -> None:
         """Record the result: it depends only on the content of the image."""
+        path = self._path_of_note(image.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps({"python": image.python, "version": image.version, "workdir": image.workdir}))
         temporary.rename(path)
 
-    async def _built(self, base: Image, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
+    async def _fixed(self, wanted: Wanted, base: Image, say: BuildWatch) -> Wanted:
+        """Return what is wanted with commits instead of branches and tags."""
+        return evolve(wanted, requirements=await self.commits.fixed(wanted.requirements, base.version, say))
+
+    async def _built(self, base: Image, wanted: Wanted, say: BuildWatch) -> Image:
         """Return the image with the requirements installed, built once for each content."""
-        key = image_key(base.id, requirements)
+        key = wanted.key(base.id)
         tag = f"{REPOSITORY}:{key}"
         await self.store.uses.hold(key, say)
         async with self.store.lock(key, say):
@@ -154,37 +189,42 @@ class Images:
                 found = await self._inspect(tag)
             except NotThereError:
                 async with say.place():
-                    say(f"installing {len(requirements)} requirements into {name}")
-                    await self._build(base, key, name, requirements, say)
+                    say(f"installing {len(wanted.requirements)} requirements into {wanted.name}")
+                    await self._build(base, wanted, say)
                 found = await self._inspect(tag)
         return evolve(base, id=found["Id"], key=key)
 
-    async def rebuild(self, name: str, requirements: Sequence[str], say: BuildWatch) -> Image:
+    async def rebuild(self, wanted: Wanted, say: BuildWatch) -> Image:
         """Build the image of requirements again; the tag moves to it, and the old one is removed unless it is in use.
 
         Raises RunnerError `conflict` if a process uses the image, and as `get`; nothing has changed then.
         """
-        base = await self._ask((await self._pull(name, say))["Id"], name)
-        key = image_key(base.id, requirements)
+        base = await self._ask((await self._pull(wanted.name, say))["Id"], wanted.name)
+        wanted = await self._fixed(wanted, base, say)
+        key = wanted.key(base.id)
         tag = f"{REPOSITORY}:{key}"
         async with self.store.lock(key, say), say.place():
             with self.store.alone(key):
                 old = await self._found(tag)
-                await self._build(base, key, name, requirements, say)
+                await self._build(base, wanted, say)
                 found = await self._inspect(tag)
             if old is not None and old["Id"] != found["Id"]:
                 with contextlib.suppress(EngineError):
                     await self.programs.engine.call(lambda api: api.remove_image(old["Id"]))
         return evolve(base, id=found["Id"], key=key)
 
-    async def known(self, name: str, requirements: Sequence[str]) -> Known:
+    async def known(self, wanted: Wanted) -> Known:
         """Return the key of the image of requirements if its base image is pulled."""
-        if not requirements:
-            return Known(None, f"it uses the image {name} as it is")
-        found = await self._found(name)
+        if not wanted.requirements:
+            return Known(None, f"it uses the image {wanted.name} as it is")
+        found = await self._found(wanted.name)
         if found is None:
-            return Known(None, f"the image {name} is not pulled yet")
-        return Known(image_key(found["Id"], requirements))
+            return Known(None, f"the image {wanted.name} is not pulled yet")
+        noted = self._noted(found["Id"])
+        fixed = self.commits.known(wanted.requirements, noted.version if noted else "")
+        if fixed is None:
+            return Known(None, "the commits of its git requirements are not known yet")
+        return Known(evolve(wanted, requirements=fixed).key(found["Id"]))
 
     async def stored(self) -> list[Stored]:
         """Return the images built for modules of this data directory, by key."""
@@ -222,10 +262,9 @@ class Images:
         except NotThereError:
             return None
 
-    async def _build(
-        self, base: Image, key: str, name: str, requirements: Sequence[str], say: Callable[[str], None]
-    ) -> None:
+    async def _build(self, base: Image, wanted: Wanted, say: Callable[[str], None]) -> None:
         """Install with the image's own pip in a container, and commit the container as an image."""
+        key = wanted.key(base.id)
         self.store.builds += 1
         lock: list[bytes] = []
         with self.store.build_log(key, say) as keep:
@@ -238,7 +277,7 @@ class Images:
                 elif sum(map(len, lock)) < MAX_TEXT:
                     lock.append(data)
 
-            sent = json.dumps({"requirements": "\n".join(requirements) + "\n", "environ": self._pip_environ()}).encode()
+            sent = json.dumps(self._sent(wanted)).encode()
             argv = [base.python, "-I", "-c", _BUILD]
             async with self.programs.container() as container:
                 code = await self.programs.run(
@@ -248,17 +287,26 @@ class Images:
                 if code:
                     text = tail.text(f"pip ended with exit code {code}")
                     text = f"the image could not be built (its pip, in {base.id[:19]}):\n{text}"
+                    text += f"\n{wanted.name} has no git; name an image that has it" if _NO_GIT in text else ""
                     raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="requirements")
                 await self.programs.engine.call(lambda api: _commit(api, container, key), seconds=_COMMIT_SECONDS)
         folder = self.store.path(key)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "requirements.lock").write_bytes(b"".join(lock))
-        manifest: dict[str, Any] = {"kind": "docker", "python": base.version, "image": name, "base": base.id}
-        manifest |= {"requirements": list(requirements), "key": key}
+        manifest: dict[str, Any] = {"kind": "docker", "python": base.version, "image": wanted.name, "base": base.id}
+        manifest |= {"requirements": list(wanted.requirements), "key": key}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
+    def _sent(self, wanted: Wanted) -> dict[str, Any]:
+        """Return what the program in the container gets on standard input: nothing of it is in a layer."""
+        files = {"requirements.txt": wanted.requirements, "constraints.txt": wanted.constraints}
+        texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in files.items()}
+        if self.build_ca is not None:
+            texts["ca.pem"] = read_ca(self.build_ca)
+        return {"files": texts, "environ": self._pip_environ(), "trust": CA_VARIABLES if self.build_ca else ()}
+
     def _pip_environ(self) -> dict[str, str]:
-        """Return the index variables of pip in a container. They are sent on standard input, and are in no layer."""
+        """Return the index variables of pip in a container."""
         given = {name.upper(): value for name, value in self.installer_environ.items()}
         environ = {name: given[name] for name in (*_FOR_PIP, *_PROXIES) if name in given}
         index = given.get("UV_DEFAULT_INDEX") or given.get("UV_INDEX_URL")
@@ -266,12 +314,6 @@ class Images:
             environ.setdefault("PIP_INDEX_URL", index)
         environ |= {name.lower(): environ[name] for name in _PROXIES if name in environ}
         return environ | {"PIP_ROOT_USER_ACTION": "ignore", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
-
-
-def image_key(base: str, requirements: Sequence[str]) -> str:
-    """Return the tag of an image with requirements installed: equal content has an equal tag."""
-    content = json.dumps([_LAYOUT, base, [line.strip() for line in requirements]])
-    return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
 def _commit(api: Api, container: str, key: str) -> None:

@@ -163,6 +163,8 @@ async def _tools(loaded: Loaded, table: ProcessTable, around: Surroundings) -> A
         yield Finding("tools", "uv", missing, text, "`pip install uv`, or put it on PATH")
     else:
         yield Finding("tools", "uv", State.OK, f"{version} ({uv})")
+    if (ca := loaded.settings.store.build_ca) is not None:
+        yield Finding("tools", "build_ca", State.OK, f"builds trust the CAs in {ca}, and no others")
     yield Finding("tools", "python", State.OK, f"{platform.python_version()}, the runner's own")
     versions = await _pythons(table, around)
     for minor in _MINORS:

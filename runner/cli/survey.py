@@ -109,7 +109,7 @@ def read_specs(loaded: Loaded) -> tuple[dict[str, ModuleSpec], dict[str, str]]:
     for version in (version for module in modules for version in module.versions):
         name = f"{version.module}@{version.version}"
         try:
-            named[name] = spec_from_mapping({**version.spec, **_NO_CODE}, base=None, allow_path=False)
+            named[name] = spec_from_mapping({**version.spec, **_NO_CODE}, base=None, allow_path=False, checked=True)
         except ConfigError as problem:
             unread[name] = str(problem)
     return named, unread

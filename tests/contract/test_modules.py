@@ -316,7 +316,7 @@ async def test_impossible_requirements_are_refused_before_anything_is_registered
     body = {
         "env": "venv",
         "code": ONE["code"],
-        "requirements": ["nothing @ file:///nowhere/nothing-1-py3-none-any.whl"],
+        "requirements": ["nothing @ https://127.0.0.1:1/nothing-1-py3-none-any.whl"],
     }
     status, _, detail = await refused(site, "PUT", "/modules/m", body)
     assert (status, "nothing" in detail) == (424, True)

@@ -14,6 +14,7 @@ from config.descriptions import DESCRIPTIONS
 from config.load import SETTINGS, Loaded, base_environment, describe, load_settings, missing_secrets, secret_values
 from config.mistakes import ConfigError, Mistake
 from config.settings import MIB, Settings
+from tests.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +57,18 @@ def test_every_setting_has_one_flat_name_of_its_own():
     assert "config" not in SETTINGS
 
 
+def test_a_build_ca_must_have_certificates(tmp_path):
+    (tmp_path / "modules.yaml").write_text("modules: []\n")
+    (tmp_path / "empty.pem").write_text("nothing\n")
+    authority = Authority(tmp_path)
+    for name, why in (("empty.pem", "has no certificate in PEM form"), ("none.pem", "No such file or directory")):
+        with pytest.raises(ConfigError, match=rf"^build_ca: .*{name}: {why}"):
+            load_settings({"config": str(tmp_path / "modules.yaml"), "build_ca": str(tmp_path / name)}, {})
+
+    loaded = load_settings({"config": str(tmp_path / "modules.yaml"), "build_ca": str(authority.file)}, {})
+    assert loaded.settings.store.build_ca == authority.file
+
+
 def test_the_flat_names():
     assert {name: setting.dotted for name, setting in SETTINGS.items()} == {
         "host": "server.host",
@@ -80,6 +93,7 @@ def test_the_flat_names():
         "conda_path": "store.conda_path",
         "conda_exe": "store.conda_exe",
         "offline": "store.offline",
+        "build_ca": "store.build_ca",
         "docker_host": "docker.host",
         "docker_base_image": "docker.base_image",
         "docker_build_network": "docker.build_network",

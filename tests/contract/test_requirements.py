@@ -1,0 +1,246 @@
+"""Contract: requirements of every kind: git repositories become commits, constraints count, builds trust `build_ca`."""
+
+from __future__ import annotations
+
+import io
+import json
+import ssl
+import subprocess
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from actors.system import Surroundings, open_environments
+from config.load import base_environment, installer_environment, secret_values
+from config.modules import ModuleSpec
+from config.settings import Settings, StoreSettings
+from environments.base import Managed
+from protocol.errors import ErrorKind, RunnerError
+from protocol.model import Kind
+from tests import engines
+from tests.certificates import Authority
+from tests.contract.test_environments import make_wheel
+from tests.proxies import file_server
+from tests.support import Watch, open_rig
+
+CODE = "import tinyx\ndef handler(input): return tinyx.V"
+BACKEND = """
+import zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    name = "tinyx-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(folder + "/" + name, "w") as wheel:
+        wheel.write("tinyx.py")
+        wheel.writestr("tinyx-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: tinyx\\nVersion: 1.0\\n")
+        wheel.writestr("tinyx-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("tinyx-1.0.dist-info/RECORD", "")
+    return name
+"""
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "tinyx"
+version = "1.0"
+"""
+
+
+class Repository:
+    """A git repository with one package, which builds itself without an index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "pyproject.toml").write_text(PROJECT)
+        (folder / "backend.py").write_text(BACKEND)
+        self.git("init", "-q", "-b", "main")
+
+    def commit(self, value: str) -> str:
+        """Write the package with a value; return the commit."""
+        (self.folder / "tinyx.py").write_text(f"V = {value!r}\n")
+        self.git("add", ".")
+        self.git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", value)
+        return self.git("rev-parse", "HEAD").strip()
+
+    @property
+    def requirement(self) -> str:
+        return f"tinyx @ git+file://{self.folder}@main"
+
+    def git(self, *arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=self.folder, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "repository")
+
+
+@pytest.fixture
+async def rig(tmp_path):
+    async with open_rig(tmp_path / "rig") as rig:
+        yield rig
+
+
+@pytest.mark.parametrize("kind", [Kind.VENV, Kind.CONDA])
+async def test_a_git_requirement_is_its_commit_for_as_long_as_it_is_locked(rig, repository, kind, request, tmp_path):
+    how = {"env": kind, "requirements": (repository.requirement, make_wheel(tmp_path)), "build_timeout": 60.0}
+    if kind is Kind.CONDA:
+        how["channels"] = (request.getfixturevalue("channel"),)
+    first = repository.commit("first")
+    ran = await rig.run(CODE, **how)
+    assert ran.value == "first", ran.outcome
+
+    repository.commit("second")
+    environment = rig.executors[kind].environment
+    module = await rig.publish(CODE + "  # again", **how)
+    assert (await rig.call(module)).value == "first"
+    (found,) = await environment.stored()
+    assert first in json.dumps(found.manifest)
+    assert (await environment.known(module.spec)).key == found.key
+    assert environment.store.builds == 1
+
+
+@pytest.mark.parametrize("kind", [Kind.VENV, Kind.CONDA])
+async def test_what_is_no_repository_is_said_before_anything_is_built(rig, tmp_path, kind, request):
+    how = {"env": kind, "requirements": (f"tinyx @ git+file://{tmp_path}/nothing",)}
+    if kind is Kind.CONDA:
+        how["channels"] = (request.getfixturevalue("channel"),)
+    failure = (await rig.run(CODE, **how)).failure
+
+    assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
+    assert "nothing" in failure.message
+    assert rig.executors[kind].environment.store.builds == 0
+
+
+@pytest.mark.parametrize("kind", [Kind.VENV, Kind.CONDA])
+async def test_constraints_count(rig, tmp_path, kind, request):
+    how = {"env": kind, "requirements": (make_wheel(tmp_path),)}
+    if kind is Kind.CONDA:
+        how["channels"] = (request.getfixturevalue("channel"),)
+    code = "import tiny\ndef handler(input): return tiny.answer"
+
+    assert (await rig.run(code, constraints=("tiny==1.0", "other<3"), **how)).value == 42
+    failure = (await rig.run(code, constraints=("tiny>=2",), **how)).failure
+    assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
+    assert "tiny>=2" in failure.message
+
+
+# -- build_ca ----------------------------------------------------------------------------------------------------------
+
+
+def index(module: bytes = b"answer = 42\n"):
+    """Return the pages of a package index with the package tiny."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as wheel:
+        wheel.writestr("tiny.py", module)
+        wheel.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        wheel.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("tiny-1.0.dist-info/RECORD", "")
+    name = "tiny-1.0-py3-none-any.whl"
+    return {"/simple/tiny/": f'<a href="/{name}">{name}</a>'.encode(), f"/{name}": data.getvalue()}.get
+
+
+@pytest.fixture
+def unbuilt_images():
+    """Remove the images that a test builds."""
+
+    def built():
+        with engines.client() as api:
+            return {tag for i in api.images() for tag in i["RepoTags"] or () if tag.startswith("operato-runner:")}
+
+    before = built()
+    yield lambda: built() - before
+    with engines.client() as api:
+        for tag in built() - before:
+            api.remove_image(tag, force=True)
+
+
+@asynccontextmanager
+async def open_kind(folder: Path, kind: Kind, ca: Path | None, **variables: str) -> AsyncIterator[Managed]:
+    """Yield one kind with a `build_ca`, stores of its own, and no index but that of `variables`."""
+    store = StoreSettings(
+        data_dir=folder / "data", venv_path=folder / "venvs", conda_path=folder / "condas", build_ca=ca
+    )
+    docker = {"docker": engines.settings()} if kind is Kind.DOCKER else {}
+    given = {k: v for k, v in installer_environment().items() if not k.startswith(("PIP_", "UV_INDEX", "UV_DEFAULT"))}
+    given |= {"UV_CACHE_DIR": str(folder / "cache"), **variables}
+    around = Surroundings(base_environment(), given, secret_values)
+    async with open_environments(Settings(store=store, **docker), around) as kinds:
+        assert (await kinds[kind].probe()).available
+        yield kinds[kind]
+
+
+async def check_trust(folder: Path, files, make: Callable[[int], ModuleSpec], **variables: str) -> None:
+    """Build a module with what a TLS server on loopback has; only `build_ca` vouches for its certificate."""
+    authority, other = Authority(folder), Authority(folder, "other")
+    signed = authority.sign("server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(signed.certificate, signed.key)
+    async with file_server(files, heads={"/simple/": "text/html"}, context=context) as port:
+        spec = make(port)
+        variables = {name: value.format(port=port) for name, value in variables.items()}
+        for name, ca in (("nobody", None), ("other", other.file)):
+            async with open_kind(folder / name, spec.env, ca, **variables) as kind:
+                with pytest.raises(RunnerError, match=r"(?i)certificate|tls|ssl"):
+                    await kind.prepare(spec, Watch())
+        async with open_kind(folder / "authority", spec.env, authority.file, **variables) as kind:
+            assert (await kind.prepare(spec, Watch())).key
+
+
+def files_of(folder: Path) -> Callable[[str], bytes | None]:
+    def read(path: str) -> bytes | None:
+        file = folder / path.partition("?")[0].removeprefix("/")
+        return file.read_bytes() if file.is_file() else None
+
+    return read
+
+
+async def test_a_venv_trusts_build_ca_and_nothing_else(tmp_path):
+    spec = ModuleSpec("m", Kind.VENV, code=CODE, requirements=("tiny",))
+    await check_trust(tmp_path, index(), lambda _: spec, UV_INDEX_URL="https://127.0.0.1:{port}/simple")
+
+
+async def test_git_trusts_build_ca_and_nothing_else(tmp_path, repository):
+    commit = repository.commit("over TLS")
+    repository.git("update-server-info")
+
+    def make(port):
+        line = f"tinyx @ git+https://127.0.0.1:{port}/.git@{commit}"
+        return ModuleSpec("m", Kind.VENV, code=CODE, requirements=(line,))
+
+    await check_trust(tmp_path, files_of(repository.folder), make)
+
+
+async def test_conda_trusts_build_ca_and_nothing_else(tmp_path, channel):
+    def make(port):
+        channels = (f"https://127.0.0.1:{port}",)
+        return ModuleSpec("m", Kind.CONDA, code=CODE, dependencies=("greet",), channels=channels)
+
+    await check_trust(tmp_path, files_of(Path(channel.removeprefix("file://"))), make)
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.timeout(300)
+async def test_pip_in_a_docker_container_trusts_build_ca_and_nothing_else(tmp_path, unbuilt_images):
+    spec = ModuleSpec("m", Kind.DOCKER, code=CODE, requirements=("tiny",), constraints=("tiny<2",))
+    pages = index(f"answer = 42  # {tmp_path}\n".encode())
+    await check_trust(tmp_path, pages, lambda _: spec, PIP_INDEX_URL="https://127.0.0.1:{port}/simple")
+
+    (tag,) = unbuilt_images()
+    with engines.client() as api:
+        assert "CERTIFICATE" not in json.dumps([api.inspect_image(tag), api.history(tag)])
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.timeout(300)
+async def test_an_image_without_git_is_named(rig, repository, unbuilt_images):
+    repository.commit("first")
+    failure = (await rig.run(CODE, env=Kind.DOCKER, requirements=(repository.requirement,))).failure
+
+    assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
+    assert "has no git; name an image that has it" in failure.message
+    assert not unbuilt_images()

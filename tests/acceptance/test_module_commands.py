@@ -144,7 +144,7 @@ def test_requirements_in_a_file_beside_the_fields_are_sent_with_them(run, tmp_pa
     (tmp_path / "m.yaml").write_text(
         f"env: venv\nrequirements: r.txt\ncode: |\n  {ONE!s}".replace("\n    ret", "\n      ret")
     )
-    (tmp_path / "r.txt").write_text("nothing @ file:///nowhere/nothing-1-py3-none-any.whl\n")
+    (tmp_path / "r.txt").write_text("nothing @ https://127.0.0.1:1/nothing-1-py3-none-any.whl\n")
     code, _, err = run("modules", "push", "m.yaml")
 
     assert code == 10

@@ -239,7 +239,10 @@ async def test_pip_in_a_docker_container_trusts_build_ca_and_nothing_else(tmp_pa
 @pytest.mark.timeout(300)
 async def test_an_image_without_git_is_named(rig, repository, unbuilt_images):
     repository.commit("first")
-    failure = (await rig.run(CODE, env=Kind.DOCKER, requirements=(repository.requirement,))).failure
+    repository.git("update-server-info")
+    async with file_server(files_of(repository.folder)) as port:
+        line = f"tinyx @ git+http://127.0.0.1:{port}/.git@main"
+        failure = (await rig.run(CODE, env=Kind.DOCKER, requirements=(line,))).failure
 
     assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
     assert "has no git; name an image that has it" in failure.message

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from array import array
+from collections.abc import Iterator
 from itertools import accumulate
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -179,7 +181,11 @@ def decode(payload: bytes) -> GuestMessage:
 
 
 class InvalidJsonError(ValueError):
-    """The bytes are not one strict JSON value; the message has the place."""
+    """The bytes are not one strict JSON value; the message has the place, and `path` too if it is known."""
+
+    def __init__(self, why: str, path: str = "$") -> None:
+        super().__init__(why)
+        self.path = path
 
 
 def check_json(data: bytes) -> msgspec.Raw:
@@ -190,15 +196,61 @@ def check_json(data: bytes) -> msgspec.Raw:
     try:
         _check_utf8(data)
         value = msgspec.Raw(_raw_decoder.decode(data))
-    except UnicodeDecodeError as problem:
-        raise InvalidJsonError(f"not UTF-8 at byte {problem.start}") from problem
-    except RecursionError as problem:
-        raise InvalidJsonError("nested too deeply") from problem
-    except msgspec.DecodeError as problem:
-        raise InvalidJsonError(str(problem)) from problem
+    except (UnicodeDecodeError, RecursionError, msgspec.DecodeError) as problem:
+        raise _explained(data, problem) from problem
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
         raise InvalidJsonError("nested too deeply")
     return value
+
+
+def _explained(data: bytes, problem: Exception) -> InvalidJsonError:
+    """Return why the data is not strict JSON, with the path if that can be found."""
+    if data.startswith(_BYTE_ORDER_MARKS):
+        return InvalidJsonError("it begins with a byte order mark; send UTF-8 without one")
+    if isinstance(problem, UnicodeDecodeError):
+        return InvalidJsonError(f"not UTF-8 at byte {problem.start}")
+    if isinstance(problem, RecursionError):
+        return InvalidJsonError("nested too deeply")
+    if len(data) <= _EXPLAINED_BYTES and (found := _only_lenient(data)) is not None:
+        path, why = found
+        return InvalidJsonError(f"{path}: {why}", path)
+    return InvalidJsonError(str(problem))
+
+
+def _only_lenient(data: bytes) -> tuple[str, str] | None:
+    """Return path and reason of the first value that the standard library reads although it is not strict JSON."""
+    try:
+        value = json.loads(data, parse_constant=_Constant)
+    except (ValueError, RecursionError):
+        return None
+    for path, text in _texts(value):
+        if isinstance(text, _Constant):
+            return path, f"{text} is not a JSON number; send null or text instead"
+        try:
+            text.encode()
+        except UnicodeEncodeError as lone:
+            return path, f"a lone surrogate, \\u{ord(text[lone.start]):x}, which is one half of a character"
+    return None
+
+
+class _Constant(str):
+    """A word that is a number for lenient readers: NaN, Infinity or -Infinity."""
+
+    __slots__ = ()
+
+
+def _texts(value: object) -> Iterator[tuple[str, str]]:
+    """Return the path and text of all text in a value; a key has the path of its object."""
+    todo = [("$", value)]
+    while todo:
+        path, node = todo.pop()
+        if isinstance(node, str):
+            yield path, node
+        elif isinstance(node, list):
+            todo += [(f"{path}[{index}]"[:_MAX_PATH], item) for index, item in enumerate(node)][::-1]
+        elif isinstance(node, dict):
+            yield from ((path, key) for key in node)
+            todo += [(f"{path}.{key:.{_MAX_PATH}}"[:_MAX_PATH], item) for key, item in node.items()][::-1]
 
 
 def nesting(data: bytes) -> int:
@@ -239,4 +291,8 @@ def _check_utf8(data: bytes) -> None:
 _NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _PEELS = 8
+_BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_MAX_PATH: Final = 200
+_EXPLAINED_BYTES: Final = 128 * 1024
+"""In larger texts, a fault has the number of its byte: to find its path would hold up the event loop."""
 _raw_decoder = msgspec.json.Decoder(msgspec.Raw)

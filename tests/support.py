@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 import trio
 
 from actors.events import EventLog, Follower
@@ -170,7 +171,7 @@ class Rig:
         """Call a module once, as a door would."""
         phases = Phases()
         log = log or EventLog(limit=module.spec.output, keep=32 * 1024 * 1024, keep_items=64 * 1024 * 1024)
-        raw = messages.check_json(json.dumps(value).encode())
+        raw = value if isinstance(value, msgspec.Raw) else messages.check_json(json.dumps(value).encode())
         seconds = module.spec.timeout if timeout is None else timeout
         pid: int | str = 0
         with trio.fail_after(PATIENCE):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import sys
 import threading
 import time
@@ -27,7 +26,7 @@ import structlog
 import trio
 from attrs import define, field
 
-from environments.local.values import NotJsonError, encode_value
+from environments.local.values import BadValueError, decode_input, encode_value
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError
 
@@ -165,13 +164,13 @@ class _Module:
         """Return the handler's result as JSON. Raises RunnerError."""
         handler = self._loaded(call)
         try:
-            value = json.loads(data)
-        except (ValueError, RecursionError) as problem:  # valid JSON that this Python cannot read
-            raise RunnerError(Failure(ErrorKind.BAD_INPUT, str(problem), field="$")) from None
+            value = decode_input(data)
+        except BadValueError as problem:
+            raise RunnerError(Failure(ErrorKind.BAD_INPUT, str(problem), field=problem.path)) from None
         try:
             result = handler(value, Context(call)) if self._with_context else handler(value)
             return encode_value(self._collected(result, call, max_bytes), limit=max_bytes)
-        except NotJsonError as problem:
+        except BadValueError as problem:
             raise RunnerError(Failure(ErrorKind.BAD_OUTPUT, str(problem), field=problem.path)) from None
         except BaseException as problem:  # noqa: BLE001  (sys.exit is a failure of the handler too)
             kind = ErrorKind.OUT_OF_MEMORY if isinstance(problem, MemoryError) else ErrorKind.HANDLER_ERROR

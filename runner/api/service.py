@@ -273,7 +273,7 @@ def _checked_input(module: Published, data: bytes) -> msgspec.Raw:
     try:
         raw = messages.check_json(data or b"null")
     except messages.InvalidJsonError as problem:
-        raise error(ErrorKind.BAD_INPUT, f"the input is not JSON: {problem}", field="$") from None
+        raise error(ErrorKind.BAD_INPUT, f"the input is not JSON: {problem}", field=problem.path) from None
     if module.inputs is not None and (failure := module.inputs.check(bytes(raw))) is not None:
         raise RunnerError(failure)
     return raw

@@ -39,7 +39,7 @@ class Order:
             check_json(self.data.strip() or b"null")
         except InvalidJsonError as problem:
             text = f"the input is not JSON: {problem}; write text as '\"...\"', with both quotes"
-            raise error(ErrorKind.BAD_INPUT, text, field="$") from None
+            raise error(ErrorKind.BAD_INPUT, text, field=problem.path) from None
         if self.key is not None and not _KEY.fullmatch(self.key):
             text = "an idempotency key has 1 to 255 visible ASCII characters, and spaces between them"
             raise error(ErrorKind.BAD_INPUT, text, field="Idempotency-Key")

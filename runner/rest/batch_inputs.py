@@ -86,7 +86,7 @@ class Array:
         try:
             messages.check_json(body)
         except messages.InvalidJsonError as problem:
-            raise error(ErrorKind.BAD_INPUT, f"the body is not JSON: {problem}", field="$") from None
+            raise error(ErrorKind.BAD_INPUT, f"the body is not JSON: {problem}", field=problem.path) from None
         self._body = body
         self._at = len(body) - len(body.lstrip(_SPACE)) + 1
         if body[self._at - 1 : self._at] != b"[":

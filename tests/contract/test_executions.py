@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -16,9 +17,11 @@ import trio.testing
 from actors.events import EventLog
 from actors.workers.call import Outcome
 from environments.local.inprocess import InProcess
+from protocol import messages
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Isolation, Kind
 from tests.support import PATIENCE, WAIT_FOR, Ran, open_rig
+from tests.values import CONVERTED, REFUSED, SETUP
 from tests.workers import WORKERS, Flag, chosen
 
 SERVED = {name: WORKERS[name] for name in ("inline-warm", "inline-fork", "docker-warm", "docker-fork")}
@@ -70,7 +73,7 @@ class InTheRunner:
             if on_event is not None:
                 on_event(event)
 
-        data = json.dumps(value).encode()
+        data = bytes(value) if isinstance(value, msgspec.Raw) else json.dumps(value).encode()
         arguments = module.digest, module.entry, module.function, module.spec.concurrency, data
         with trio.fail_after(PATIENCE):
             try:
@@ -103,6 +106,18 @@ def run_any(request, rig, in_the_runner):
     if request.param == "in-process":
         return in_the_runner
     return functools.partial(rig.run, **chosen(request))
+
+
+@pytest.fixture(params=[*WORKERS, "in-process"])
+def any_caller(request, rig, in_the_runner):
+    """Return `any_caller(code)`, which publishes a module for this kind of worker and returns `call(input)`."""
+    fields = {"isolation": Isolation.NONE} if request.param == "in-process" else chosen(request)
+    caller = in_the_runner.call if request.param == "in-process" else rig.call
+
+    async def publish(code):
+        return functools.partial(caller, await rig.publish(code, **fields))
+
+    return publish
 
 
 # -- what a handler may be ------------------------------------------------------------------------------------------
@@ -508,8 +523,8 @@ BAD_VALUES = {
     "nan": ("{'rows': [{'price': 1}, {'price': float('nan')}]}", "$.rows[1].price", "nan"),
     "infinity": ("[float('-inf')]", "$[0]", "-inf"),
     "bytes": ("{'a': b'x'}", "$.a", "bytes"),
-    "set": ("[[1], {1, 2}]", "$[1]", "set"),
-    "object": ("{'when': __import__('datetime').datetime.now()}", "$.when", "datetime"),
+    "set": ("[[1], {1, 2j}]", "$[1][", "complex"),
+    "object": ("{'when': __import__('datetime').timedelta(1)}", "$.when", "datetime.timedelta"),
     "function": ("handler", "$", "function"),
     "circular": ("(lambda x: x.append(x) or x)([])", "$[0]", "itself"),
     "deep": ("__import__('functools').reduce(lambda a, _: [a], range(100_000), 0)", "$[0][0]", "deep"),
@@ -530,9 +545,48 @@ async def test_bad_output_names_the_path(run_any, case):
     assert failure.kind is ErrorKind.BAD_OUTPUT
     assert failure.field.startswith(path)
     assert len(failure.field) < 1000
-    if len(path) < 20 and case not in ("deep", "nan below a huge key", "nan below a bad key"):
+    if len(path) < 20 and case not in ("deep", "set", "nan below a huge key", "nan below a bad key"):
         assert failure.field == path
     assert hint in failure.message
+
+
+ROWS = {
+    name: (CONVERTED | REFUSED)[name]
+    for name in (
+        "a dataclass", "a named tuple in a dataclass", "a moment", "enums", "sets", "a path", "keys that become text",
+        "NaN in a dataclass", "bytes", "a duration", "keys 1 and '1'", "a lone surrogate", "itself in a dataclass",
+    )
+}  # fmt: skip
+TABLE = SETUP + "".join(f"def returns_{number}(): return {row[0]}\n" for number, row in enumerate(ROWS.values()))
+HANDLERS = {
+    "result": ("def handler(input): return globals()[f'returns_{input}']()\n", "$"),
+    "item": ("def handler(input):\n    yield globals()[f'returns_{input}']()\n", "$[0]"),
+}
+
+
+@pytest.mark.parametrize("form", HANDLERS)
+async def test_values_are_converted_or_refused_alike_by_every_worker(rig, any_caller, form):
+    """The whole table is a test of the guest; these are what would differ if a worker had a definition of its own."""
+    handler, root = HANDLERS[form]
+    call = await any_caller(TABLE + handler)
+    for number, (name, row) in enumerate(ROWS.items()):
+        ran = await call(number)
+        if len(row) == 2:
+            assert ran.value == ([row[1]] if form == "item" else row[1]), name
+        else:
+            failure = ran.failure
+            assert (failure.kind, failure.field) == (ErrorKind.BAD_OUTPUT, row[1].replace("$", root, 1)), name
+            assert failure.message.startswith(f"{failure.field}: {row[2]}"), name
+
+
+async def test_a_number_beyond_a_double_is_refused_before_the_handler(rig, any_caller):
+    call = await any_caller("def handler(input): return input")
+    for text, path in ((b"[1e400]", "$[0]"), (b'{"a":{"b":-1E+309}}', "$.a.b"), (b"1" * 400 + b".0", "$")):
+        failure = (await call(messages.check_json(text))).failure
+        assert (failure.kind, failure.field) == (ErrorKind.BAD_INPUT, path)
+        assert "is beyond the range of a double" in failure.message
+    large = b'{"n":[1e308,1e-400,0e400,123456789012345678901234567890],"text":"1e400"}'
+    assert (await call(messages.check_json(large))).value == json.loads(large)
 
 
 async def test_keys_that_are_not_text_become_text(run_any):

@@ -33,6 +33,16 @@ CONVERSATIONS = {
         ["execute"],
         ["ready", "error: bad value"],
     ),
+    "equal keys": (
+        b"def handler(value):\n    return {'rows': [{1: 'a', '1': 'b'}]}\n",
+        ["execute"],
+        ["ready", "error: equal keys"],
+    ),
+    "a converted value": (
+        b"import datetime\ndef handler(value):\n    return {datetime.date(2027, 1, 31): {'b'}}\n",
+        ["execute"],
+        ["ready", "result: converted"],
+    ),
     "no import": (b"import no_such_library\n", [], ["load_failed"]),
     "what a worker does not know": (GREETS, ["cancel", "file", "kill", "ping"], ["ready", "pong"]),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import functools
 import itertools
 import json
@@ -20,7 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import frames, guest, messages
-from protocol.guest import BadOutput, LoadError, describe, encode_value, find_not_json, wants_context
+from protocol.guest import BadOutput, LoadError, converted, describe, encode_value, wants_context
+from tests.pythons import PYTHONS
+from tests.values import CONVERTED, REFUSED, SETUP
 
 same_each_time = settings(derandomize=True, deadline=None)
 
@@ -52,43 +55,39 @@ SAYABLE = {
 def test_what_json_can_say(value, data):
     assert encode_value(value) == data
     assert bytes(messages.check_json(data)) == data
-    assert find_not_json(value) == ("$", None)
+    assert converted(value) == json.loads(data)
 
 
-def holding_itself():
-    value = {"a": [1]}
-    value["a"].append(value)
-    return value
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_table_of_values_under_every_python(python):
+    """Every Python converts and refuses the same values, with the same paths and reasons."""
+    path = Path(guest.__file__)
+    code = f"""
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("guest", {str(path)!r})
+guest = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(guest)
+exec(json.loads(sys.argv[1]), globals())
+answers = []
+for source in json.loads(sys.argv[2]):
+    try:
+        answers.append([guest.encode_value(eval(source)).decode(), None])
+    except guest.BadOutput as problem:
+        answers.append([problem.path, str(problem)])
+print(json.dumps(answers))
+"""
+    expected = [*CONVERTED.values(), *REFUSED.values()]
+    sources = json.dumps([row[0] for row in expected])
+    asked = [PYTHONS[python], "-I", "-W", "error", "-c", code, json.dumps(SETUP), sources]
+    answers = json.loads(subprocess.run(asked, check=True, capture_output=True, timeout=60).stdout)
 
-
-UNSAYABLE = {
-    "NaN": (math.nan, "$", "nan is not a JSON number"),
-    "infinity": ({"rows": [{"price": 1}, {"price": math.inf}]}, "$.rows[1].price", "inf is not a JSON number"),
-    "minus infinity": ((0, -math.inf), "$[1]", "-inf is not a JSON number"),
-    "bytes": ({"data": b"x"}, "$.data", "bytes is not JSON; return dict, list, str, int, float, bool or None"),
-    "a set": ([[{1}]], "$[0][0]", "set is not JSON"),
-    "an object": ({"a": object()}, "$.a", "object is not JSON"),
-    "complex": (1j, "$", "complex is not JSON"),
-    "a key that is a tuple": ({"a": {(1, 2): 3}}, "$.a", "a key is of type tuple; JSON keys are strings"),
-    "a key that is bytes": ({b"a": 1}, "$", "a key is of type bytes; JSON keys are strings"),
-    "a key that is NaN": ({"a": {math.nan: 1}}, "$.a", "a key: nan is not a JSON number"),
-    "a key with a lone surrogate": ([{"\ud800": 1}], "$[0]", "a key: text with a lone surrogate"),
-    "a lone surrogate": (["a", "\udc80"], "$[1]", "text with a lone surrogate cannot be sent as UTF-8"),
-    "itself": (holding_itself(), "$.a[1]", "the value contains itself"),
-    "the first of two": ([[1, {2}], b""], "$[0][1]", "set is not JSON"),
-    "behind much": ({"a": list(range(1000)), "b": {"c": b""}}, "$.b.c", "bytes is not JSON"),
-    "a large integer": ({"n": 10**5000}, "$.n", "Exceeds the limit"),
-}
-
-
-@pytest.mark.parametrize(("value", "path", "reason"), UNSAYABLE.values(), ids=UNSAYABLE)
-def test_what_json_cannot_say_is_named_by_its_path(value, path, reason):
-    with pytest.raises(BadOutput) as caught:
-        encode_value(value)
-
-    assert caught.value.path == path
-    assert str(caught.value).startswith(reason)
-    assert caught.value.__cause__ is None
+    for row, (said, reason) in zip(expected, answers, strict=True):
+        if len(row) == 2:
+            assert (reason, json.loads(said, object_pairs_hook=unique)) == (None, row[1]), row
+        else:
+            assert said == row[1], row
+            assert reason is not None, row
+            assert reason.startswith(row[2].replace("NAME", "__main__")), row
 
 
 def deep(levels, *, of=list):
@@ -132,12 +131,12 @@ def test_a_path_begins_where_it_is_told_to():
 
 def test_what_is_said_of_a_bad_value_is_short_and_can_be_sent():
     """A path of lone surrogates or of 2 MB would break the channel itself."""
-    odd = {"k" * 2_000_000: {"\U0001f600" * 100: [{1}] * 100}}
+    odd = {"k" * 2_000_000: {"\U0001f600" * 100: [{1j}] * 100}}
     with pytest.raises(BadOutput) as caught:
         encode_value(odd)
     assert len(caught.value.path) <= guest.MAX_PATH + 3
 
-    huge = type("T" * 100_000, (), {})()
+    huge = type("T" * 100_000, (), {})()  # an object
     with pytest.raises(BadOutput) as caught:
         encode_value(huge)
     assert len(str(caught.value)) == guest.MAX_TEXT
@@ -162,21 +161,116 @@ any_values = st.recursive(
 @same_each_time
 @given(json_values)
 def test_values_come_back_the_same(value):
-    assert json.loads(encode_value(value)) == value
-    assert find_not_json(value) == ("$", None)
+    assert json.loads(encode_value(value)) == converted(value) == value
+
+
+@same_each_time
+@given(json_values)
+def test_a_plain_value_is_written_by_json_alone(value):
+    assert guest.is_plain(value)
+    assert encode_value(value) == json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("source", [row[0] for row in CONVERTED.values()])
+def test_a_value_counts_as_plain_only_if_json_writes_it_alike(source):
+    """At any place, and below any container."""
+    names = {"__name__": "builtins"}  # a module that there is, for the dataclass
+    exec(SETUP, names)
+    value = eval(source, names)
+    for around in (value, [value], {"a": [1, (value,)]}, {1: value}, [{"a": 1}, {"b": value}]):
+        if guest.is_plain(around):
+            assert json.loads(json.dumps(around)) == converted(around)
+        assert json.loads(encode_value(around)) == converted(around)
+
+
+def test_objects_of_attrs_and_pydantic_are_converted():
+    attrs, pydantic = pytest.importorskip("attrs"), pytest.importorskip("pydantic")
+    pair = attrs.make_class("Pair", ["left", "_right"])
+    model = pydantic.create_model("Model", day=(dt.date, ...), price=(float, 1.0))
+    day = dt.date(2027, 1, 31)
+
+    value = pair(1, [pair(day, None), model(day=day)])
+
+    assert converted(value) == {
+        "left": 1,
+        "_right": [{"left": "2027-01-31", "_right": None}, {"day": "2027-01-31", "price": 1.0}],
+    }
+    with pytest.raises(BadOutput) as caught:
+        encode_value([model(day=day, price=math.nan)])
+    assert caught.value.path == "$[0].price"
+
+
+NUMPY = """
+import numpy as np
+def check(value, expected): assert guest.encode_value(value).decode() == expected, (value, expected)
+def refuse(value, text):
+    try: made = guest.encode_value(value)
+    except guest.BadOutput as problem: assert str(problem.path + ": " + str(problem)).startswith(text), problem
+    else: raise AssertionError(made)
+check({"ok": np.float64(1) > 0, np.int64(3): np.float32(0.5), np.str_("k"): np.str_("x")},
+      '{"ok":true,"3":0.5,"k":"x"}')
+check([np.arange(4).reshape(2, 2), np.array(5), np.float64(0.1)], '[[[0,1],[2,3]],5,0.1]')
+check(np.array(["2027-01-31T00:00:00.000000001"], "M8[ns]"), '["2027-01-31T00:00:00.000000001"]')
+check([np.datetime64("2027-01-31"), np.array("2027-01-31", "M8[D]")], '["2027-01-31","2027-01-31"]')
+check(np.array([1, None, "x"], object), '[1,null,"x"]')
+refuse({"a": np.array([1.5, np.nan])}, "$.a[1]: nan is not a JSON number; return None")
+refuse([np.float64("inf")], "$[0]: inf is not a JSON number")
+refuse(np.datetime64("NaT"), "$: NaT of type numpy.datetime64 is not JSON; return None")
+refuse(np.array([5], "m8[ns]"), "$[0]: numpy.timedelta64 is not JSON")
+refuse(np.longdouble(1), "$: numpy.longdouble is not JSON; return float(value)")
+refuse({np.int64(1): 1, "1": 2}, "$: two keys,")
+"""
+
+
+def test_values_of_numpy():
+    """With every Python that has it; the names of its types are all that the guest knows of it."""
+    code = f"import sys; sys.path.insert(0, {str(Path(guest.__file__).parent)!r}); import guest\n" + NUMPY
+    found = [path for path in PYTHONS.values() if run_python(path, "import numpy").returncode == 0]
+    if not found:
+        pytest.skip("no Python here has numpy")
+    for path in found:
+        assert run_python(path, code).stderr == b""
+
+
+def run_python(path, code):
+    return subprocess.run([path, "-W", "error", "-c", code], capture_output=True, check=False, timeout=60)
+
+
+class Frame:
+    """A type that refuses and advises by its methods, as those of pandas and polars do."""
+
+    def to_records(self): ...
+    def __iter__(self): ...
+
+
+def test_a_table_is_refused_with_its_own_method():
+    with pytest.raises(BadOutput) as caught:
+        encode_value({"table": Frame()})
+    name = f"{__name__}.Frame"
+    assert str(caught.value) == f'{name} is not JSON; return value.to_dict("records")'
+    assert caught.value.path == "$.table"
+
+
+def unique(pairs):
+    """Return an object. Fails if a key comes twice."""
+    assert len({key for key, _ in pairs}) == len(pairs)
+    return dict(pairs)
 
 
 @same_each_time
 @given(any_values)
 def test_any_value_is_strict_json_or_has_a_path_and_a_reason(value):
-    if find_not_json(value) == ("$", None):
-        data = encode_value(value)
-        assert bytes(messages.check_json(data)) == data
-    else:
+    try:
+        plain = converted(value)
+    except BadOutput:
         with pytest.raises(BadOutput) as caught:
             encode_value(value)
         assert caught.value.path.startswith("$")
         assert (caught.value.path + str(caught.value)).encode()
+    else:
+        data = encode_value(value)
+        assert bytes(messages.check_json(data)) == data
+        assert json.loads(data, object_pairs_hook=unique) == plain
 
 
 # -- how a handler is called -----------------------------------------------------------------------------------------

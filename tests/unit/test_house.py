@@ -26,7 +26,7 @@ TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in SO
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
-LONGER_MODULES = {"protocol/guest.py": 700}
+LONGER_MODULES = {"protocol/guest.py": 900}
 """The guest must be one file."""
 GUESTS = {"protocol/guest.py", "protocol/relay.py"}
 """Separate programs, which run where user code runs."""
@@ -153,7 +153,7 @@ def test_asyncio_is_imported_only_where_user_code_needs_it():
 
 def test_protocol_is_pure():
     """No event loop, sockets, files, processes, clocks that wait; randomness and the time of day are for ids."""
-    pure = {"__future__", "array", "collections", "enum", "itertools", "typing", "attrs", "msgspec", "protocol"}
+    pure = {"__future__", "array", "collections", "enum", "itertools", "json", "typing", "attrs", "msgspec", "protocol"}
     ids = {"os", "time"}
     found = {}
     for file, tree in TREES.items():

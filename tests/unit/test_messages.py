@@ -128,11 +128,12 @@ def test_one_strict_value_is_taken_as_it_is(data):
 BAD = {
     b"": "truncated",
     b" ": "truncated",
-    b"NaN": "invalid character",
-    b"[NaN]": "invalid character",
-    b"Infinity": "invalid character",
-    b"-Infinity": "invalid character",
-    b'{"a":-Infinity}': "invalid character",
+    b"NaN": r"^\$: NaN is not a JSON number; send null",
+    b"[NaN]": r"^\$\[0\]: NaN is not a JSON number",
+    b"Infinity": r"^\$: Infinity is not",
+    b"-Infinity": r"^\$: -Infinity is not",
+    b'{"a":-Infinity}': r"^\$\.a: -Infinity is not a JSON number",
+    b'{"a":"NaN","b":[0,{"c":NaN}]}': r"^\$\.b\[1\]\.c: NaN is not a JSON number",
     b"[1,]": "trailing comma",
     b'{"a":1,}': "trailing comma",
     b"1 2": "trailing characters",
@@ -143,8 +144,8 @@ BAD = {
     b'"a\xff"': "not UTF-8 at byte 2",
     b'"\xed\xa0\x80"': "not UTF-8 at byte 1",
     b'"\xc3"': "not UTF-8 at byte 1",
-    b"\xef\xbb\xbf1": "invalid character",
-    '"x"'.encode("utf-16"): "not UTF-8 at byte 0",
+    b"\xef\xbb\xbf1": "it begins with a byte order mark; send UTF-8 without one",
+    '"x"'.encode("utf-16"): "byte order mark",
     '"x"'.encode("utf-32-le"): "invalid character",
     b"\xc2\xa01": "invalid character",
     b"\x0c1": "invalid character",
@@ -167,10 +168,13 @@ BAD = {
     b'"\\x41"': "invalid escaped character",
     b'"\\u12"': "JSON is malformed|truncated",
     b'"\\u12g4"': "JSON is malformed|truncated",
-    b'"\\ud800"': "JSON is malformed|truncated",
-    b'"\\ud800\\u0041"': "surrogate",
-    b'"\\udc00 and more"': "surrogate",
-    b'{"\\ud800":1}': "JSON is malformed|truncated",
+    b'"\\ud800"': r"^\$: a lone surrogate, \\ud800, which is one half of a character",
+    b'["\\uD83D"]': r"^\$\[0\]: a lone surrogate, \\ud83d",
+    b'{"text":"cut \\ud83d","n":1}': r"^\$\.text: a lone surrogate",
+    b'"\\ud800\\u0041"': r"^\$: a lone surrogate",
+    b'"\\udc00 and more"': r"^\$: a lone surrogate",
+    b'[1,[{"\\ud800":1}]]': r"^\$\[1\]\[0\]: a lone surrogate",
+    b'["\\ud83d"': "truncated",
     b"{1:2}": "expected",
     b'{"a"}': "expected",
     b'{"a":1 "b":2}': "expected",
@@ -185,8 +189,23 @@ BAD = {
 
 @pytest.mark.parametrize(("data", "why"), BAD.items(), ids=repr)
 def test_anything_else_is_refused_with_the_place(data, why):
-    with pytest.raises(InvalidJsonError, match=why):
+    with pytest.raises(InvalidJsonError, match=why) as caught:
         check_json(data)
+    path, colon, _ = str(caught.value).partition(": ")
+    assert caught.value.path == (path if colon and path.startswith("$") else "$")
+
+
+def test_in_a_large_text_a_fault_has_the_number_of_its_byte():
+    """To find the path would hold up the event loop."""
+    with pytest.raises(InvalidJsonError, match=r"byte 200011") as caught:
+        check_json(b'["' + b" " * 200_000 + b'","\\ud83d and more"]')
+    assert caught.value.path == "$"
+
+
+def test_the_path_of_a_fault_is_short():
+    with pytest.raises(InvalidJsonError) as caught:
+        check_json(b'{"%s":' % (b"k" * 5_000) * 20 + b"[NaN]" + b"}" * 20)
+    assert len(caught.value.path) == 200
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 900, 5_000, 1_000_000])

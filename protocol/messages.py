@@ -293,6 +293,6 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _PEELS = 8
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _MAX_PATH: Final = 200
-_EXPLAINED_BYTES: Final = 128 * 1024
+_EXPLAINED_BYTES: Final = 64 * 1024
 """In larger texts, a fault has the number of its byte: to find its path would hold up the event loop."""
 _raw_decoder = msgspec.json.Decoder(msgspec.Raw)

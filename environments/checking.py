@@ -40,6 +40,7 @@ async def check_under(table: ProcessTable, python: str, source: Source, environ:
         program.write_bytes(files("config.code").joinpath("source.py").read_bytes())
         file.write_bytes(source.text)
         command = [python, "-I", "-S", "-X", "utf8", str(program), str(file), source.function, source.name]
+        command.append("package" if source.package else "")
         status: int | None = None
         try:
             with trio.move_on_after(SECONDS):

@@ -2,7 +2,8 @@
 
 One file, standard library only, Python 3.8 and later. The host starts it as
 `python -I ... -c "import guest; guest.main()" FRAMES_FD LIFELINE_FD`; descriptors 1 and 2 belong to user code.
-Modules that cost time to import (traceback, inspect, asyncio) are imported where they are needed.
+Modules that cost time to import are imported by `standard` where they are needed. User code does not see this file: it
+is not in `sys.modules`, its folder is not on `sys.path`, and its frames are not in tracebacks.
 """
 
 import _thread
@@ -14,6 +15,8 @@ import signal
 import sys
 import time
 import types
+from _frozen_importlib import module_from_spec
+from itertools import accumulate
 
 try:
     import ctypes
@@ -61,6 +64,15 @@ _REMEDIES = (  # for types that have the attribute
     ("__iter__", "return list(value)"),
     ("__class__", "return dict, list, str, int, float, bool or None"),
 )
+_LATER = ("array", "asyncio", "inspect", "select", "traceback")
+_FIRST = frozenset(
+    ["_collections_abc", "_frozen_importlib", "_frozen_importlib_external", "abc", "codecs", "encodings", "genericpath"]
+    + ["io", "os", "posixpath", "site", "stat", "sys", "zipimport"]
+)
+"""Modules that every program has at its start, so that no file hides them."""
+_PATH = []
+_PLACES = ["built-in", "frozen", os.path.join(os.path.dirname(os.__file__), "")]
+_STANDARD = {}
 
 
 class Stop(BaseException):
@@ -69,6 +81,113 @@ class Stop(BaseException):
 
 class LoadError(Exception):
     """The module has no callable handler; the message has the remedy."""
+
+
+def standard(name):
+    """Import a module of the standard library, even if user code changed `sys.path` or replaced modules."""
+    if name not in _STANDARD:
+        theirs = {}
+        if not is_standard(sys.modules.get(name)):
+            present = library_names().intersection(sys.modules) - _FIRST
+            theirs = {each: sys.modules[each] for each in present if not is_standard(sys.modules[each])}
+        for each in theirs:
+            del sys.modules[each]
+        sys.path[:0] = _PATH  # in front, so that threads find all that they found before
+        try:
+            __import__(name)
+            _STANDARD[name] = sys.modules[name]
+            if theirs and name == "asyncio":
+                settle_asyncio()
+        finally:
+            if sys.path[: len(_PATH)] == _PATH:
+                del sys.path[: len(_PATH)]
+            sys.modules.update(theirs)
+    return _STANDARD[name]
+
+
+def settle_asyncio():
+    """Make a loop, for which asyncio imports parts of itself by name."""
+    _STANDARD["asyncio"].new_event_loop().close()
+
+
+def library_names():
+    """Return the top-level names of the standard library."""
+    known = getattr(sys, "stdlib_module_names", None)  # Python 3.10
+    if known is None:
+        known = {file.partition(".")[0] for path in _PATH if os.path.isdir(path) for file in os.listdir(path)}
+    return frozenset(known)
+
+
+def is_standard(module):
+    """Return whether a module comes from where a program finds the standard library."""
+    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    return isinstance(origin, str) and origin.startswith(tuple(_PLACES))
+
+
+def give_way(root):
+    """Let files of the author in `root`, which is first on `sys.path`, hide modules of the standard library.
+
+    User code finds these files then, as under `python main.py`; this program keeps the modules of the library.
+    """
+    names = {file.partition(".")[0] for file in os.listdir(root)}
+    hiding = {name for name in library_names() & names - _FIRST if is_in(find(name), root)}
+    if hiding:
+        for name in _LATER:
+            standard(name)
+        settle_asyncio()
+        for name in list(sys.modules):
+            if name.partition(".")[0] in hiding:
+                del sys.modules[name]
+
+
+def find(name):
+    """Return the spec that an import of a top-level name would use, or None."""
+    return next(filter(None, (finder.find_spec(name, None) for finder in sys.meta_path)), None)
+
+
+def is_in(spec, folder):
+    """Return whether a spec leads to a file or folder below `folder`."""
+    places = () if spec is None else [spec.origin] if spec.has_location else spec.submodule_search_locations or ()
+    return any(place.startswith(os.path.join(folder, "")) for place in places)
+
+
+def import_entry(root, path, package):
+    """Import the file with the handler by its name below `root`. A package finds its own files by plain names too.
+
+    A file without such a name (`a-b.py`) is `__mp_main__` and has no spec, as a script in children of multiprocessing.
+    """
+    _PATH[:] = sys.path
+    _PLACES.extend(os.path.join(path, "") for path in _PATH if path)
+    sys.path.insert(0, root)
+    if os.path.isdir(root):
+        give_way(root)
+    parts = os.path.relpath(path, root).split(os.sep)
+    if package:
+        sys.path.append(os.path.join(root, parts[0]))
+    if parts[-1] == "__init__.py":
+        del parts[-1]
+    else:
+        parts[-1] = parts[-1][:-3] if parts[-1].endswith(".py") else ""
+    spec = find(parts[0]) if all(map(str.isidentifier, parts)) and parts[0] not in sys.modules else None
+    if not is_in(spec, root) or (len(parts) == 1 and spec.origin != path):
+        from importlib import machinery
+
+        module = sys.modules["__main__"] = sys.modules["__mp_main__"] = types.ModuleType("__mp_main__")
+        module.__file__, module.__package__ = path, ""
+        module.__loader__ = machinery.SourceFileLoader("__mp_main__", path)
+    elif len(parts) > 1:
+        name = ".".join(parts)
+        __import__(name)
+        return sys.modules[name]
+    else:
+        module = sys.modules[spec.name] = module_from_spec(spec)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no call waits until bytecode is written
+    try:
+        code = module.__loader__.get_code(module.__name__)
+    finally:
+        sys.dont_write_bytecode = before
+    exec(code, module.__dict__)
+    return sys.modules[module.__name__]
 
 
 class Channel:
@@ -245,9 +364,7 @@ def is_plain(value):
 
 def nesting(data):
     """Return the nesting of a JSON text: brackets outside of strings, counted without a loop in Python."""
-    from array import array
-    from itertools import accumulate
-
+    array = standard("array").array
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     marks = data.translate(None, bytes(set(range(256)) - set(b'[]{}"')))
@@ -409,23 +526,33 @@ def describe(problem):
     if isinstance(problem, SystemExit):
         message = "the handler called sys.exit(%s)" % message
     try:
-        import traceback
-
         frames = problem.__traceback__
         while frames is not None and is_between(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next
-        text = "".join(traceback.format_exception(type(problem), problem, frames))
+        text = "".join(standard("traceback").format_exception(type(problem), problem, frames))
     except BaseException:  # user code may raise here too, and the stack may be exhausted
-        text = ""
+        text = plain_traceback(problem, message)
     if len(text) > MAX_TRACEBACK:
         text = text[: MAX_TRACEBACK // 2] + "\n...\n" + text[-MAX_TRACEBACK // 2 :]
     return clean(type(problem).__qualname__[:MAX_PATH]), clean(message[:MAX_TEXT]), clean(text)
 
 
+def plain_traceback(problem, message):
+    """Return a traceback without source lines, which needs no other module."""
+    lines, frames = ["Traceback (most recent call last):"], problem.__traceback__
+    while frames is not None:
+        code = frames.tb_frame.f_code
+        if code.co_filename != _HERE:
+            lines.append('  File "%s", line %d, in %s' % (code.co_filename, frames.tb_lineno, code.co_name))
+        frames = frames.tb_next
+    return "\n".join(lines + ["%s: %s" % (type(problem).__qualname__, message), ""])
+
+
 def is_between(filename):
-    """Return whether a file's frames lie between worker and handler: those of this file or of asyncio."""
-    asyncio = sys.modules.get("asyncio")
-    return filename == _HERE or (asyncio is not None and filename.startswith(os.path.dirname(asyncio.__file__)))
+    """Return whether a file's frames lie between worker and handler: those of this file, of imports or of asyncio."""
+    asyncio = _STANDARD.get("asyncio")
+    inside = asyncio is not None and filename.startswith(os.path.dirname(asyncio.__file__))
+    return inside or filename == _HERE or filename.startswith("<frozen importlib")
 
 
 def clean(text):
@@ -457,22 +584,12 @@ class Module:
 
     @staticmethod
     def _load(hello):
-        path = hello["entry"]
-        sys.path.insert(0, hello["root"])
-        with open(path, "rb") as file:
-            source = file.read()
-        stem = os.path.basename(os.path.dirname(path) if hello["package"] else path[:-3])
-        name = "".join(c if c.isalnum() else "_" for c in stem)
-        if name in sys.modules or not name.isidentifier():
-            name = "module_" + name
-        module = types.ModuleType(name)
-        module.__file__ = path
-        if hello["package"]:
-            module.__package__ = name
-            module.__path__ = [os.path.dirname(path)]
-        sys.modules[name] = module
-        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
-        return module
+        try:
+            return import_entry(hello["root"], hello["entry"], hello["package"])
+        except ImportError as problem:
+            if problem.msg == "attempted relative import with no known parent package":
+                problem.msg += "; write `import name`, or add an `__init__.py` to the folder to make it a package"
+            raise
 
     def _find(self, hello):
         name = hello["handler"]
@@ -507,8 +624,7 @@ class Module:
         """Run an awaitable on this worker's asyncio loop and return its result; return any other value unchanged."""
         if not hasattr(awaitable, "__await__"):
             return awaitable
-        import asyncio
-
+        asyncio = standard("asyncio")
         if self.loop is None:
             self.loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self.loop)
@@ -567,8 +683,7 @@ def wants_context(handler):
                     "the handler needs %d parameters; it is called with input, or input and context" % plain
                 )
             return len(names) > 1 and (plain > 1 or names[1] == "context")
-    import inspect
-
+    inspect = standard("inspect")
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
@@ -763,8 +878,7 @@ class Guest:
 
 def read_answer(reader, pid):
     """Return the answer of a forked child (8 bytes of length, then as many bytes), or None if it ended before."""
-    import select
-
+    select = standard("select")
     os.set_blocking(reader, False)
     poller = select.poll()
     poller.register(reader, select.POLLIN)
@@ -855,6 +969,9 @@ def main():
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     sys.argv[:] = ["handler"]
+    for name in ("guest", "relay"):
+        sys.modules.pop(name, None)
+        vars(sys.modules["__main__"]).pop(name, None)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     guest = Guest(Channel(frames))

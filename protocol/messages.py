@@ -26,7 +26,7 @@ class Hello(msgspec.Struct, tag="hello"):
     """Folder put first on `sys.path`."""
     handler: str
     package: bool = False
-    """`entry` is the `__init__.py` of a package: relative imports work."""
+    """The folder of `entry` below `root` is a package. It is put last on `sys.path` too."""
     isolation: str = "warm"
     variables: dict[str, str] = {}
     max_frame_bytes: int = 16 * 1024 * 1024

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import keyword
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from attrs import frozen
 
 from config.code import MAX_BYTES, code_files, find_entry
 from config.code import input_schema as hinted_schema
@@ -19,6 +23,8 @@ from config.modules import ModuleSpec, spec_to_mapping
 from protocol.errors import ErrorKind, error
 
 MAX_CODE_BYTES = 64 * 1024 * 1024
+_ENTRY = "main.py"
+"""The stored name of code that is one file."""
 
 
 def read_code(spec: ModuleSpec) -> Iterable[tuple[str, bytes]]:
@@ -52,16 +58,61 @@ def _read_file(spec: ModuleSpec, path: Path) -> bytes:
         return file.read(MAX_CODE_BYTES + 1)
 
 
-def entry_in(spec: ModuleSpec, root: Path, files: Mapping[str, bytes], file: str) -> tuple[Path, bool]:
-    """Return the file with the handler, and whether it makes its folder a package."""
-    if spec.code is None and spec.path is None:  # inside of the image, relative to its working directory
-        return Path(f"{file or 'main'}.py"), False
-    single = len(files) == 1 and (spec.code is not None or (spec.path is not None and spec.path.is_file()))
-    try:
-        name = find_entry(files.__contains__, spec.handler, next(iter(files)) if single else None)
-    except Wrong as wrong:
-        raise error(ErrorKind.BAD_INPUT, f"{spec.name}: {wrong}", field="handler") from None
-    return root / name, name.endswith("__init__.py")
+@frozen
+class Layout:
+    """How the files of a module lie below the folder that workers put on `sys.path`.
+
+    A package is a folder in it. Code of one file has a name that hides no library: that of a module often would.
+    """
+
+    entry: str
+    """The file with the handler."""
+    package: bool = False
+
+    @classmethod
+    def of(cls, spec: ModuleSpec, files: Mapping[str, bytes], folder: str) -> Layout:
+        """Return the layout of a module whose folder has that name. Raises RunnerError `bad_input`."""
+        file = spec.handler.rpartition(":")[0]
+        if spec.code is None and spec.path is None:  # inside of the image, relative to its working directory
+            return cls(f"{file or 'main'}.py")
+        single = len(files) == 1 and (spec.code is not None or (spec.path is not None and spec.path.is_file()))
+        try:
+            name = find_entry(files.__contains__, spec.handler, next(iter(files)) if single else None)
+        except Wrong as wrong:
+            raise error(ErrorKind.BAD_INPUT, f"{spec.name}: {wrong}", field="handler") from None
+        if single and not file:
+            return cls(_ENTRY)
+        return cls(f"{_package(folder)}/{name}", package=True) if "__init__.py" in files else cls(name)
+
+    @classmethod
+    def stored(cls, module: str, entry: str, package: bool, handler: str | None) -> Layout:
+        """Return the layout of a stored version, `handler` being None for code in a field.
+
+        Versions of earlier runners have the names of their author: `__init__.py` and `jobs/__init__.py` were packages.
+        """
+        if handler is None:
+            return cls(_ENTRY)
+        if package and "/" not in entry:
+            return cls(f"{_package(module)}/{entry}", package=True)
+        return cls(entry, package and entry != f"{handler.rpartition(':')[0]}/__init__.py")
+
+    def placed(self, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Return the files by their names in this layout."""
+        if self.package:
+            return {f"{self.folder}/{name}": data for name, data in files.items()}
+        return dict(zip([self.entry], files.values(), strict=True)) if len(files) == 1 else files
+
+    @property
+    def folder(self) -> str:
+        """The folder that the author sees, below the folder on `sys.path`."""
+        return self.entry.partition("/")[0] if self.package else "."
+
+
+def _package(folder: str) -> str:
+    """Return the name of the package that a folder is: an identifier that hides nothing of the standard library."""
+    name = "".join(character if character.isalnum() else "_" for character in folder)
+    free = name.isidentifier() and not keyword.iskeyword(name) and name not in sys.stdlib_module_names
+    return name if free else f"module_{name}"
 
 
 def input_schema(spec: ModuleSpec, entry: Path, function: str) -> Mapping[str, Any] | None:

@@ -17,6 +17,7 @@ from attrs import define, evolve, field
 
 from actors.registry import code_store
 from actors.registry.catalog import StoredModule, StoredVersion
+from actors.registry.code_store import Layout
 from actors.registry.snapshot import Published, Registered
 from actors.sqlite import TROUBLE
 from config.mistakes import ConfigError
@@ -55,10 +56,14 @@ class Publisher:
     def _publish(self, spec: ModuleSpec, secret: Mapping[str, str], known: Published | None) -> Published:
         files = self._read(spec)
         content_digest = code_store.content_digest(spec, files)
-        if known is not None and known.digest == self._identity(content_digest, spec, secret) and known.root.is_dir():
+        layout = Layout.of(spec, files, spec.name if spec.path is None else spec.path.name)
+        if (
+            known is not None
+            and known.digest == self._identity(content_digest, spec, secret, layout)
+            and known.root.is_dir()
+        ):
             return known
-        made = self._made(spec, files, secret, content_digest)
-        return evolve(made, trusted=True)
+        return evolve(self._made(spec, layout.placed(files), secret, content_digest, layout), trusted=True)
 
     def _read(self, spec: ModuleSpec) -> dict[str, bytes]:
         try:
@@ -66,31 +71,40 @@ class Publisher:
         except OSError as problem:
             raise error(ErrorKind.BAD_INPUT, f"{spec.name}: the code cannot be read: {problem}", field="path") from None
 
+    def _root(self, folder: str) -> Path:
+        return self.code_dir.absolute() / folder
+
     def _made(
-        self, spec: ModuleSpec, files: Mapping[str, bytes], secret: Mapping[str, str], content_digest: str
+        self,
+        spec: ModuleSpec,
+        files: Mapping[str, bytes],
+        secret: Mapping[str, str],
+        content_digest: str,
+        layout: Layout,
     ) -> Published:
-        root = self.code_dir.absolute() / code_store.folder_of(spec, files)
+        root = self._root(code_store.folder_of(spec, files))
         code_store.keep(root, files)
-        file, _, function = spec.handler.rpartition(":")
-        entry, package = code_store.entry_in(spec, root, files, file)
+        entry, function = _entry(spec, root, layout), spec.handler.rpartition(":")[2]
         return Published(
             ref=ModuleRef(spec.name, spec.version or content_digest[:12]),
             spec=spec,
-            digest=self._identity(content_digest, spec, secret),
+            digest=self._identity(content_digest, spec, secret, layout),
             content_digest=content_digest,
             root=root,
             entry=entry,
             function=function,
-            package=package,
+            package=layout.package,
             published_at=time.time(),
             input_schema=code_store.input_schema(spec, entry, function),
         )
 
-    def _identity(self, content_digest: str, spec: ModuleSpec, secret: Mapping[str, str]) -> str:
-        if not secret:
+    def _identity(self, content_digest: str, spec: ModuleSpec, secret: Mapping[str, str], layout: Layout) -> str:
+        if not secret and not layout.package:
             return content_digest
         looked_up = [(name, spec.secrets[name].place, value) for name, value in sorted(secret.items())]
-        return hmac.new(self._key, json.dumps([content_digest, looked_up]).encode(), hashlib.sha256).hexdigest()
+        return hmac.new(
+            self._key, json.dumps([content_digest, layout.folder, looked_up]).encode(), hashlib.sha256
+        ).hexdigest()
 
     def stage(self, spec: ModuleSpec, subject: str) -> tuple[Published, Mapping[str, bytes]]:
         """Return a version ready to be registered by `subject`, and its code by relative name.
@@ -98,15 +112,16 @@ class Publisher:
         Raises RunnerError: `bad_input` naming field and remedy, `too_large`, `unavailable` when it cannot be stored.
         """
         files = self._read(spec)
+        layout = Layout.of(spec, files, spec.name)
+        digest = code_store.content_digest(spec, files)
         try:
-            secret = self.secrets(spec.secrets)
-            made = self._made(spec, files, secret, code_store.content_digest(spec, files))
+            made = self._made(spec, layout.placed(files), self.secrets(spec.secrets), digest, layout)
         except ConfigError as problem:
             text = "\n".join(f"secrets.{mistake}" for mistake in problem.mistakes)
             raise error(ErrorKind.BAD_INPUT, text, field="secrets") from None
         except OSError as problem:
             raise error(ErrorKind.UNAVAILABLE, f"code cannot be stored: {problem}", field="data_dir") from problem
-        inside = spec if spec.path is None else evolve(spec, path=made.root)
+        inside = spec if spec.path is None else evolve(spec, path=made.root / layout.folder)
         return evolve(made, spec=inside, published_by=subject), files
 
     def remove_code(self, besides: Collection[Path]) -> None:
@@ -143,30 +158,36 @@ class Publisher:
 
         Raises ConfigError and RunnerError when this runner cannot serve it, and OSError.
         """
-        root = self.code_dir.absolute() / stored.folder
+        handler = None if "code" in stored.spec else str(stored.spec.get("handler", ""))
+        layout = Layout.stored(stored.module, stored.entry, stored.package, handler)
+        root = self._root(stored.folder if layout.entry == stored.entry else f"{stored.folder}-placed")
         if not root.is_dir():
-            code_store.keep(root, files())
+            code_store.keep(root, layout.placed(files()))
         spec = spec_from_mapping(stored.spec, base=root, allow_path=True, checked=True)
-        spec = spec if spec.path is None else evolve(spec, path=root)
+        spec = spec if spec.path is None else evolve(spec, path=root / layout.folder)
         try:
             secret = self.secrets(spec.secrets)
         except ConfigError:  # workers report it at their start; until then the module can be read
             secret = {}
-        entry = Path(stored.entry) if spec.code is None and spec.path is None else root / stored.entry
-        function = spec.handler.rpartition(":")[2]
+        entry, function = _entry(spec, root, layout), spec.handler.rpartition(":")[2]
         return Published(
             ref=ModuleRef(stored.module, stored.version),
             spec=spec,
-            digest=self._identity(stored.digest, spec, secret),
+            digest=self._identity(stored.digest, spec, secret, layout),
             content_digest=stored.digest,
             root=root,
             entry=entry,
             function=function,
-            package=stored.package,
+            package=layout.package,
             published_at=stored.created_at,
             published_by=stored.created_by,
             input_schema=code_store.input_schema(spec, entry, function),
         )
+
+
+def _entry(spec: ModuleSpec, root: Path, layout: Layout) -> Path:
+    """Return the file with the handler: below `root`, or below the working directory of the image that has the code."""
+    return Path(layout.entry) if spec.code is None and spec.path is None else root / layout.entry
 
 
 def stored(module: Published) -> StoredVersion:

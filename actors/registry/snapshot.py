@@ -36,6 +36,7 @@ class Published:
     entry: Path
     function: str
     package: bool
+    """Whether the folder of `entry` below `root` is a package."""
     published_at: float
     """Seconds since the epoch; for a registered version, the time of its registration."""
     input_schema: Mapping[str, Any] | None = None

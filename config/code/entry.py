@@ -44,6 +44,8 @@ class Source:
     """What messages call it."""
     file: str | None = None
     """The file, as mistakes name it; None for the field `code`."""
+    package: bool = False
+    """Whether it can import relatively: it is in a package, or below the folder on `sys.path`."""
 
     def wrongs(self, verdict: Verdict) -> Iterator[Wrong]:
         """Yield the findings as mistakes of the module, with lines of the field or of the file."""
@@ -124,7 +126,9 @@ def source_wrongs(data: Mapping[str, Any], root: Path | None, *, trusted: bool) 
     else:
         return
     largest = MAX_BYTES if trusted else QUICK_BYTES
-    yield from source.wrongs(check(source.text, source.function, target_python(data), source.name, largest))
+    target = target_python(data)
+    verdict = check(source.text, source.function, target, source.name, largest, package=source.package)
+    yield from source.wrongs(verdict)
 
 
 def source_in(path: Path, handler: str, root: Path | None = None) -> Source:
@@ -144,7 +148,8 @@ def source_in(path: Path, handler: str, root: Path | None = None) -> Source:
         raise (wrong if wrong.where else wrong.under(("path",))) from None
     name = entry.relative_to(path if path.is_dir() else path.parent).as_posix()
     file = entry.relative_to(root) if root is not None and entry.is_relative_to(root) else entry
-    return Source(text, handler.rpartition(":")[2], name, str(file))
+    package = "/" in name or (path.is_dir() and _is_code(path, "__init__.py"))
+    return Source(text, handler.rpartition(":")[2], name, str(file), package)
 
 
 def entry_of(path: Path, handler: str) -> Path:

@@ -1,9 +1,9 @@
 """Static check of a module's source: it compiles, and its handler can be called.
 
 Standard library only, Python 3.8 and later, since it is also a program: another interpreter, which knows its own
-grammar best, runs it as `python -I -S source.py FILE HANDLER NAME` and prints the findings as JSON. An empty HANDLER
-leaves the handler unchecked. Source that the guest (`protocol/guest.py`) could run is never refused: names created at
-run time are accepted.
+grammar best, runs it as `python -I -S source.py FILE HANDLER NAME PACKAGE` and prints the findings as JSON. An empty
+HANDLER leaves the handler unchecked; an empty PACKAGE means that relative imports fail. Source that the guest
+(`protocol/guest.py`) could run is never refused: names created at run time are accepted.
 """
 
 from __future__ import annotations
@@ -54,11 +54,19 @@ class Verdict(NamedTuple):
     certain: bool = True
 
 
-def check(source: bytes, handler: str, target: tuple[int, int] | None, name: str, largest: int = MAX_BYTES) -> Verdict:
+def check(
+    source: bytes,
+    handler: str,
+    target: tuple[int, int] | None,
+    name: str,
+    largest: int = MAX_BYTES,
+    *,
+    package: bool = True,
+) -> Verdict:
     """Return the mistakes in the source of a module that Python `target` will import.
 
     `handler` may be empty; `target` is None if unknown. Messages call the source `name`. Source of more than `largest`
-    bytes is not checked.
+    bytes is not checked. Without `package`, relative imports fail.
     """
     if len(source) > largest:
         return Verdict([], certain=False)
@@ -73,7 +81,7 @@ def check(source: bytes, handler: str, target: tuple[int, int] | None, name: str
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         # It compiled, but is too large for a tree of objects.
         return Verdict([])
-    return Verdict(list(_named(tree, handler, name)))
+    return Verdict([*([] if package else _relative(tree, name)), *_named(tree, handler, name)])
 
 
 def _compiled(source: bytes, target: tuple[int, int] | None, name: str) -> tuple[Finding | None, bool]:
@@ -209,6 +217,18 @@ def _bound(node: ast.AST) -> Iterator[str]:
         yield from (name for name in (getattr(node, "name", None), getattr(node, "rest", None)) if name is not None)
 
 
+def _relative(tree: ast.Module, name: str) -> Iterator[Finding]:
+    """Yield the first relative import that every import of the module runs."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and "__package__" in _bound(node):
+            return
+        if isinstance(node, ast.ImportFrom) and node.level:
+            found = node.module or node.names[0].name
+            text = f"a relative import needs a package: write `import {found}`, or add an `__init__.py` to the folder"
+            yield Finding("code", f"{text} (line {node.lineno} of {name})", node.lineno)
+            return
+
+
 def _named(tree: ast.Module, handler: str, name: str) -> Iterator[Finding]:
     """Check that handler and `init` can be called the way the guest calls them."""
     names = Names(tree)
@@ -284,7 +304,7 @@ def main() -> None:
     """Check file and handler from the command line; print the findings as one line of JSON."""
     with Path(sys.argv[1]).open("rb") as file:
         source = file.read(MAX_BYTES + 1)
-    verdict = check(source, sys.argv[2], sys.version_info[:2], sys.argv[3])
+    verdict = check(source, sys.argv[2], sys.version_info[:2], sys.argv[3], package=bool(sys.argv[4]))
     sys.stdout.write(json.dumps([list(finding) for finding in verdict.findings]) + "\n")
 
 

@@ -9,6 +9,7 @@ returns. Its output is not captured: it appears in the runner's own output.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import inspect
 import sys
 import threading
@@ -34,7 +35,7 @@ MAX_MODULES = 256
 """Loaded modules; beyond that, the least recently called one is unloaded."""
 _MAX_TEXT = 4096
 _MAX_TRACEBACK = 65536
-_BETWEEN = (__file__, str(Path(asyncio.__file__).parent))
+_BETWEEN = (__file__, "<frozen importlib", importlib.__file__, str(Path(asyncio.__file__).parent))
 """Files whose frames are between those of the runner and those of the handler."""
 
 OnEvent: TypeAlias = Callable[[messages.Item | messages.Progress], None]
@@ -178,7 +179,8 @@ class _Module:
 
     def close(self) -> None:
         """End the module's loop and unload its code."""
-        sys.modules.pop(self.name, None)
+        for name in [each for each in sys.modules if f"{each}.".startswith(f"{self.name}.")]:
+            del sys.modules[name]
         if self._loop is not None:
             self._loop.close()
 
@@ -197,12 +199,7 @@ class _Module:
             return self._handler
 
     def _import(self, call: _Call) -> Callable[..., Any]:
-        module = types.ModuleType(self.name)
-        module.__file__ = str(self.entry)
-        if self.entry.name == "__init__.py":
-            module.__package__, module.__path__ = self.name, [str(self.entry.parent)]
-        sys.modules[self.name] = module
-        exec(compile(self.entry.read_bytes(), str(self.entry), "exec", dont_inherit=True), module.__dict__)  # noqa: S102
+        module = self._executed()
         found = getattr(module, self.function, None)
         if found is None:
             made = (name for name, value in vars(module).items() if isinstance(value, types.FunctionType))
@@ -215,6 +212,15 @@ class _Module:
             if inspect.isawaitable(begun):
                 self._wait(begun, call)
         return found  # type: ignore[no-any-return]
+
+    def _executed(self) -> types.ModuleType:
+        """Return the module of the entry: a file alone, or a file of the package that its folder is."""
+        package = self.entry.with_name("__init__.py")
+        path, folder = (package, [str(package.parent)]) if package.is_file() else (self.entry, None)
+        spec = importlib.util.spec_from_file_location(self.name, path, submodule_search_locations=folder)
+        module = sys.modules[self.name] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102
+        return module if path == self.entry else importlib.import_module(f"{self.name}.{self.entry.stem}")
 
     def _collected(self, result: Any, call: _Call, max_bytes: int | None) -> Any:
         """Return the value of a handler; items of a generator are sent as they come, and collected."""

@@ -114,7 +114,7 @@ class Management:
         data = {field: value for field, value in spec_to_mapping(module.spec).items() if field != "version"}
         has_files = data.pop("path", None) is not None and "code" not in changes
         data |= {"path": "."} if has_files else {}
-        folder = module.root if has_files else None
+        folder = module.spec.path if has_files else None
         return await self._publish(principal, _spec(merged(data, changes), folder), how, condition)
 
     async def _publish(self, principal: Principal, spec: ModuleSpec, how: Publishing, condition: Condition) -> Added:

@@ -208,7 +208,7 @@ async def test_code_lost_on_the_disk_is_restored_from_the_catalog(tmp_path):
     async with open_site(tmp_path, ()) as site:
         await put(site, "m", ONE)
         (folder,) = (tmp_path / "data" / "code").iterdir()
-        (folder / "m.py").unlink()
+        (folder / "main.py").unlink()
         folder.rmdir()
     async with open_site(tmp_path, ()) as site:
         assert await call(site, "m") == 1

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import socket
 import sys
 import time
+import traceback
 import types
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import msgspec
@@ -146,12 +147,13 @@ def converse(monkeypatch, source, host):
     """Return all bytes that the guest answers to these frames, with clock, pid and version of the vectors."""
     clock = iter(range(1, 100))
     stub(monkeypatch, os, environ={}, getpid=lambda: PID, waitid=no_children, killpg=None, _exit=None)
-    stub(monkeypatch, sys, path=[], modules={}, version_info=(3, 11, 7))
+    modules = {"__main__": types.ModuleType("__main__"), "traceback": traceback}
+    stub(monkeypatch, sys, path=[], modules=modules, version_info=(3, 11, 7))
     stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
     monkeypatch.setattr(guest, "peak_memory", lambda: 12_582_912)
     monkeypatch.setattr(guest, "forget_peak", lambda: None)
     monkeypatch.setattr(guest, "_LIBC", types.SimpleNamespace(fflush=lambda _: 0))
-    monkeypatch.setattr(guest, "open", lambda path, mode: io.BytesIO(source), raising=False)
+    monkeypatch.setattr(SourceFileLoader, "get_code", lambda self, _: compile(source, self.path, "exec"))
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for frame in host:

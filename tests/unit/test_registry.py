@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from actors.registry import code_store as module_under_test
+from actors.registry.code_store import Layout
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Registry
 from actors.registry.snapshot import Changes, RegistrySnapshot, may_run_in_process
@@ -90,7 +91,7 @@ async def test_code_is_published_as_one_file(registry):
 
     module = snapshot.get("greet")
     assert registry.snapshot is snapshot
-    assert module.entry == module.root / "greet.py"
+    assert module.entry == module.root / "main.py"
     assert module.entry.read_text() == CODE
     assert module.root.is_absolute()
     assert (module.function, module.package, module.trusted) == ("main", False, True)
@@ -268,13 +269,14 @@ async def test_an_image_needs_no_code(registry):
 
 ENTRIES = {
     "main": ({"main.py": CODE, "handler.py": ""}, "handler", "main.py", "handler", False),
-    "package": ({"__init__.py": CODE, "x.py": ""}, "handler", "__init__.py", "handler", True),
-    "main before package": ({"main.py": CODE, "__init__.py": ""}, "handler", "main.py", "handler", False),
+    "package": ({"__init__.py": CODE, "x.py": ""}, "handler", "jobs/__init__.py", "handler", True),
+    "main of a package": ({"main.py": CODE, "__init__.py": ""}, "handler", "jobs/main.py", "handler", True),
+    "file of a package": ({"jobs/x.py": CODE, "__init__.py": ""}, "jobs/x:run", "jobs/jobs/x.py", "run", True),
     "handler": ({"handler.py": CODE, "x.py": ""}, "run", "handler.py", "run", False),
     "named file": ({"main.py": "", "report.py": CODE}, "report:run", "report.py", "run", False),
     "named with suffix": ({"report.py": CODE}, "report.py:run", "report.py", "run", False),
     "file of a folder": ({"jobs/report.py": CODE}, "jobs/report:run", "jobs/report.py", "run", False),
-    "named package": ({"jobs/__init__.py": CODE}, "jobs:run", "jobs/__init__.py", "run", True),
+    "named package": ({"jobs/__init__.py": CODE}, "jobs:run", "jobs/__init__.py", "run", False),
 }
 
 
@@ -286,12 +288,50 @@ async def test_the_file_that_has_the_handler(registry, folder, files, handler, e
     assert (module.function, module.package) == (function, package)
 
 
-async def test_a_file_of_any_name(registry, folder):
-    path = folder({"count_words.py": CODE, "other.py": ""}) / "count_words.py"
+@pytest.mark.parametrize("name", ["count_words.py", "email.py", "sum-rows.py"])
+async def test_one_file_has_a_name_that_hides_no_library(registry, folder, name):
+    path = folder({name: CODE, "other.py": ""}) / name
     module = (await registry.publish([spec(path=path)])).get("greet")
 
-    assert tree(module.root) == {"count_words.py": CODE}
-    assert module.entry.name == "count_words.py"
+    assert tree(module.root) == {"main.py": CODE}
+    assert module.entry.name == "main.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    {
+        "pricing": "pricing",
+        "my-app": "my_app",
+        "2nd": "module_2nd",
+        "email": "module_email",
+        "class": "module_class",
+    }.items(),
+)
+async def test_a_package_has_the_name_of_its_folder(registry, folder, name, package):
+    path = folder({"__init__.py": CODE, "rules.py": ""})
+    path = path.rename(path.with_name(name))
+    module = (await registry.publish([spec(path=path)])).get("greet")
+
+    assert tree(module.root) == {f"{package}/__init__.py": CODE, f"{package}/rules.py": ""}
+    again = path.rename(path.with_name("renamed"))
+    assert (await registry.publish([spec(path=again)])).get("greet").entry.parent.name == "renamed"
+
+
+@pytest.mark.parametrize(
+    ("entry", "package", "handler", "name", "placed"),
+    [
+        ("__init__.py", True, "handler", "module_email/__init__.py", {"module_email/__init__.py", "module_email/x.py"}),
+        ("jobs/__init__.py", True, "jobs:run", "jobs/__init__.py", {"jobs/__init__.py", "x.py"}),
+        ("main.py", False, "handler", "main.py", {"main.py", "__init__.py"}),
+        ("email.py", False, None, "main.py", {"main.py"}),
+    ],
+)
+def test_versions_that_earlier_runners_stored_have_a_layout(entry, package, handler, name, placed):
+    layout = Layout.stored("email", entry, package, handler)
+    files = {"email.py": b""} if handler is None else {entry: b"", "__init__.py" if entry == "main.py" else "x.py": b""}
+
+    assert layout.entry == name
+    assert {*layout.placed(files)} == placed
 
 
 async def test_a_missing_file_is_reported_with_the_searched_names(registry, folder):

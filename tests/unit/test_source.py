@@ -263,13 +263,13 @@ def test_what_the_guest_runs_passes_in_any_order(parts):
 @pytest.mark.parametrize("version", sorted(PYTHONS, key=lambda name: int(name.split(".")[1])))
 def test_every_python_runs_it_and_finds_the_same(version, tmp_path):
     file = tmp_path / "handled.py"
-    file.write_text("def handlr(input): ...\ndef init(x): ...\n")
-    command = [PYTHONS[version], "-I", "-S", "-W", "error", source.__file__, str(file), "handler", "main.py"]
+    file.write_text("from . import x\ndef handlr(input): ...\ndef init(x): ...\n")
+    command = [PYTHONS[version], "-I", "-S", "-W", "error", source.__file__, str(file), "handler", "main.py", ""]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
 
-    found = check(file.read_bytes(), "handler", RUNNING, "main.py").findings
+    found = check(file.read_bytes(), "handler", RUNNING, "main.py", package=False).findings
     assert json.loads(done.stdout) == [list(finding) for finding in found]
-    assert len(found) == 2
+    assert len(found) == 3
 
 
 # -- modules ---------------------------------------------------------------------------------------------------------
@@ -389,3 +389,45 @@ def test_a_source_that_cannot_be_read_is_reported(tmp_path):
     with pytest.raises(Wrong, match="cannot be read: Too many levels of symbolic links") as caught:
         entry.source_in(tmp_path / "main.py", "handler")
     assert caught.value.where == ("path",)
+
+
+RELATIVE = {
+    "the first": ("import os\nfrom . import helper\nfrom .other import x\n", "helper", 2),
+    "of a name": ("from .wording import fill\n", "wording", 1),
+    "of a folder above": ("from .. import above\n", "above", 1),
+    "tried": ("try:\n    from . import helper\nexcept ImportError:\n    import helper\n", None, None),
+    "in a function": ("def f():\n    from . import helper\n", None, None),
+    "with a package of its own": ("__package__ = 'x'\nfrom . import helper\n", None, None),
+    "absolute": ("from helper import x\n", None, None),
+}
+
+
+@pytest.mark.parametrize(("text", "name", "line"), RELATIVE.values(), ids=RELATIVE)
+def test_a_relative_import_that_fails_says_what_to_write(text, name, line):
+    source = (text + "def handler(input): return 1\n").encode()
+    found = check(source, "handler", RUNNING, "main.py", package=False).findings
+
+    assert check(source, "handler", RUNNING, "main.py").findings == []
+    assert [(finding.about, finding.line) for finding in found] == ([] if name is None else [("code", line)])
+    if name is not None:
+        remedy = f"write `import {name}`, or add an `__init__.py` to the folder (line {line} of main.py)"
+        assert remedy in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("files", "handler", "package"),
+    [
+        ({"main.py": ""}, "handler", False),
+        ({"main.py": "", "__init__.py": ""}, "handler", True),
+        ({"__init__.py": ""}, "handler", True),
+        ({"jobs/daily.py": ""}, "jobs/daily:run", True),
+    ],
+)
+def test_which_sources_can_import_relatively(tmp_path, files, handler, package):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    assert entry.source_in(tmp_path, handler).package is package
+    assert entry.source_in(tmp_path / next(iter(files)), "handler").package is False

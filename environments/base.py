@@ -75,10 +75,10 @@ class Guest(Protocol):
     def loaded(self, *, children: bool) -> None:
         """Note that the module is imported; if its import left processes (`children`), they belong to the guest."""
 
-    async def end_children(self) -> tuple[str, ...]:
+    async def end_children(self, stays: Collection[int]) -> tuple[str, ...]:
         """Kill the processes that an execution left below the guest, which lives on; return `pid name` of each.
 
-        Not cancellable.
+        `stays` are helpers that belong to the guest. Not cancellable.
         """
 
     async def stop(self, execution: str) -> None:

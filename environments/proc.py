@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 _PROC = Path("/proc")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_HELPER = re.compile(rb"\.(resource_tracker|forkserver) import main")
+"""In the command of a helper of multiprocessing."""
 
 
 def children(pid: int) -> list[int]:
@@ -82,6 +85,19 @@ def name(pid: int) -> str:
         return (_PROC / str(pid) / "comm").read_text(errors="replace").strip()
     except OSError:
         return "?"
+
+
+def helps(pid: int) -> bool:
+    """Return whether a process is a helper of multiprocessing, which ends when those are gone that it serves.
+
+    A resource tracker then removes the shared memory that they left. Any process may claim to be one. A process without
+    a command is in the middle of its exec or of its exit, so it may be one too.
+    """
+    try:
+        command = (_PROC / str(pid) / "cmdline").read_bytes()
+        return not command or _HELPER.search(command) is not None
+    except OSError:
+        return False
 
 
 def resident_bytes(pid: int) -> int:

@@ -73,6 +73,12 @@ _FIRST = frozenset(
 _PATH = []
 _PLACES = ["built-in", "frozen", os.path.join(os.path.dirname(os.__file__), "")]
 _STANDARD = {}
+_HELPERS = (
+    ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
+    ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
+    ("joblib.externals.loky.backend.resource_tracker", "_resource_tracker", "_pid"),
+)
+"""Module, variable and attribute with the process id of each helper that multiprocessing starts once for a program."""
 
 
 class Stop(BaseException):
@@ -237,6 +243,14 @@ class Channel:
             return False
         self._buffer += data
         return bool(data)
+
+    def waiting(self):
+        """Return whether the host has sent something that is not read yet."""
+        import select
+
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        return bool(self._buffer) or any(events & select.POLLIN for _, events in poller.poll(0))
 
     def send(self, payload, execution=None):
         """Write one whole frame; a frame of an `execution` only while `speak_for` allows it.
@@ -710,24 +724,69 @@ class Guest:
         self.module = None
         self.pid = os.getpid()
         self.running = False
+        self.forking = False
+        self.signals = {
+            signal.SIGTERM: (self.on_term, signal.SIG_DFL),
+            signal.SIGINT: (self.on_int, signal.default_int_handler),
+        }
 
-    def on_term(self, _number, _frame):
-        """Soft stop: only a running handler is interrupted."""
-        if self.running:
+    def take_signals(self):
+        """Give user code and its children the signals that a shell gives a program, however the host was started."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for number in set(range(1, signal.NSIG)) - {signal.SIGPIPE, signal.SIGXFSZ}:  # which Python itself ignores
+            if signal.getsignal(number) == signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        for number, (ours, _) in self.signals.items():
+            signal.signal(number, ours)
+        os.register_at_fork(before=self.before_fork, after_in_parent=self.after_fork, after_in_child=self.in_fork)
+
+    def before_fork(self):
+        """Hold signals back: one that reached a fork before `in_fork` would be lost."""
+        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
+
+    def after_fork(self):
+        """Let signals pass again."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+
+    def in_fork(self):
+        """Undo `take_signals` in a process that user code forked, unless user code has handlers of its own."""
+        for number, (ours, default) in self.signals.items():
+            if not self.forking and signal.getsignal(number) == ours:
+                signal.signal(number, default)
+        self.after_fork()
+
+    def on_term(self, number, _frame):
+        """Stop the handler softly if the host has announced it by `cancel`; else end as any program does."""
+        if not self.running:
+            return
+        if not self.channel.waiting():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif self.module is not None:
             self.running = False
             self.module.interrupt()
+
+    def on_int(self, number, frame):
+        """Raise KeyboardInterrupt in user code; between executions nothing is there to interrupt."""
+        if self.running:
+            signal.default_int_handler(number, frame)
 
     def load(self, hello):
         """Import the module and report the result. Return False if it cannot be imported."""
         began = time.perf_counter()
         self.channel.max_bytes = hello["max_frame_bytes"]
         os.environ.update(hello["variables"])
+        apply_variables(os.environ)
         if hello["protocol"] != PROTOCOL_VERSION:
             failure = "LoadError", "this worker has protocol %d, not %r" % (PROTOCOL_VERSION, hello["protocol"]), ""
         else:
             failure = None
             try:
-                self.module = Module(hello)
+                try:
+                    self.running = True
+                    self.module = Module(hello)
+                finally:
+                    self.running = False
             except LoadError as problem:
                 failure = "LoadError", clean(str(problem)[:MAX_TEXT]), ""
             except BaseException as problem:  # any exception of the import is data
@@ -815,16 +874,20 @@ class Guest:
         """Run the handler in a child; return the same as `run`."""
         reader, writer = os.pipe()
         try:
+            self.forking = True
             pid = os.fork()
         except OSError as problem:  # over the limit of processes, or out of memory
             os.close(reader)
             os.close(writer)
             return self.error(message, "worker_crashed", "the process for the call cannot be started: %s" % problem)
+        finally:
+            self.forking = False
         if pid == 0:
             try:
                 os.close(reader)
                 self.pid = os.getpid()
                 self.channel.adopt()
+                reseed()
                 payload = self.run(message)
                 write_all(writer, len(payload).to_bytes(8, "big") + payload)
                 os._exit(0)
@@ -842,6 +905,7 @@ class Guest:
             text = "the process was killed by SIGKILL, or closed the descriptor of its channel"
         else:
             names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
+            names[signal.SIGBUS] = "SIGBUS, as when /dev/shm is full (field `shm`)"
             text = "the process was ended by %s" % names.get(os.WTERMSIG(status), "signal %d" % os.WTERMSIG(status))
         return self.error(message, "worker_crashed", text)
 
@@ -867,13 +931,52 @@ class Guest:
                     answer = self.error(message, "bad_input", "%s: %s" % (field, problem), field)
                 else:
                     answer = run(message)
-                head = b'{"children":true,' if self.children() else b'{"children":false,'
-                channel.send(head + answer)
+                left = b'true,"stays":%s' % json.dumps(helpers()).encode() if self.children() else b"false"
+                channel.send(b'{"children":' + left + b"," + answer)
                 forget_peak()  # after the answer, so that it delays nothing
             elif kind == "ping":
                 channel.say({"type": "pong"})
             elif kind == "shutdown":
                 return
+
+
+def helpers():
+    """Return the process ids of helpers of multiprocessing: they serve later calls too, and end with this process."""
+    found = [getattr(getattr(sys.modules.get(module), name, None), pid, None) for module, name, pid in _HELPERS]
+    return [pid for pid in found if type(pid) is int]
+
+
+def apply_variables(variables):
+    """Do what a starting Python does for variables; the runner refuses those that have no effect later."""
+    if "TZ" in variables:
+        time.tzset()
+    if variables.get("PYTHONPATH"):
+        sys.path[:0] = variables["PYTHONPATH"].split(os.pathsep)
+    if variables.get("PYTHONDONTWRITEBYTECODE"):
+        sys.dont_write_bytecode = True
+    if variables.get("PYTHONUNBUFFERED"):
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through=True)
+    if variables.get("PYTHONFAULTHANDLER"):
+        import faulthandler
+
+        faulthandler.enable()
+    if variables.get("PYTHONWARNINGS"):
+        import warnings
+
+        options = variables["PYTHONWARNINGS"].split(",")
+        sys.warnoptions.extend(options)
+        warnings._processoptions(options)
+
+
+def reseed():
+    """Give a fork random numbers of its own; Python itself does so for the functions of `random`."""
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        try:
+            numpy.seed()
+        except Exception:  # user code has chosen a generator that cannot be seeded
+            pass
 
 
 def read_answer(reader, pid):
@@ -975,8 +1078,7 @@ def main():
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     guest = Guest(Channel(frames))
-    signal.signal(signal.SIGTERM, guest.on_term)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    guest.take_signals()
     hello = guest.channel.receive()
     if hello is None or hello["type"] != "hello":
         return

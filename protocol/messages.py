@@ -43,7 +43,7 @@ class Execute(msgspec.Struct, tag="execute"):
 
 
 class Cancel(msgspec.Struct, tag="cancel"):
-    """Host, to a relay: soft stop of the execution. A local worker gets SIGTERM instead."""
+    """Host: announces the SIGTERM that stops the execution softly. A relay passes it on and sends the SIGTERM."""
 
     id: str
 
@@ -103,12 +103,16 @@ class Progress(msgspec.Struct, tag="progress"):
 
 
 class Result(msgspec.Struct, tag="result"):
-    """Guest: the handler returned. `children`: the execution left processes; a relay has `killed` them."""
+    """Guest: the handler returned. `children`: the execution left processes; a relay has `killed` them.
+
+    `stays`: process ids of helpers, not to be ended.
+    """
 
     id: str
     seconds: float
     value: msgspec.Raw
     children: bool = False
+    stays: tuple[int, ...] = ()
     peak_memory: Bytes | None = None
     """The peak of the process's resident memory during the call, in bytes."""
     killed: tuple[str, ...] = ()
@@ -125,6 +129,7 @@ class Error(msgspec.Struct, tag="error"):
     traceback: str | None = None
     field: str | None = None
     children: bool = False
+    stays: tuple[int, ...] = ()
     peak_memory: Bytes | None = None
     killed: tuple[str, ...] = ()
 

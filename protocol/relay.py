@@ -19,11 +19,13 @@ import guest
 READ_BYTES = 65536
 DRAINED_READS = 1 + (1 << 20) // READ_BYTES
 KILL_SECONDS = 10.0
+HELPER_SECONDS = 2.0
 OPEN_FILES = 4096
 HEAD = re.compile(rb'\{"type":"(\w+)"(?:,"id":"([^"]*)")?')
 """The host writes the type first and the execution second, so that a large input need not be parsed."""
-CHILDREN = b'{"children":true,'
-NO_CHILDREN = b'{"children":false,'
+ANSWER = re.compile(rb'\{"children":(?:false|true,"stays":\[([-\d, ]*)\]),')
+HELPER = re.compile(rb"\.(resource_tracker|forkserver) import main")
+"""In the command of a helper of multiprocessing."""
 OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _PR_SET_DUMPABLE = 4
 
@@ -59,8 +61,7 @@ class Relay:
         self.limit = 1 << 30
         self.from_host, self.from_worker = Buffer(), Buffer()
         self.execution, self.unwritten, self.loading = "", "", True
-        self.keep = frozenset()
-        self.kills = out_of_memory_kills()
+        self.keep, self.kills = frozenset(), out_of_memory_kills()
         self.worker, self.poller, self.actions = None, select.poll(), {}
         self.seq, self.decoders = 0, {}
 
@@ -122,8 +123,6 @@ class Relay:
             kind = head[1] if head else b""
             if kind == b"file":
                 self.on_file(json.loads(payload))
-            elif kind == b"cancel":
-                self.signal(signal.SIGTERM)
             elif kind == b"kill":
                 self.finish()
             else:
@@ -138,6 +137,8 @@ class Relay:
                     guest.write_all(self.channel, frame(payload))
                 except OSError:  # the worker has ended, which SIGCHLD reports
                     pass
+                if kind == b"cancel":
+                    self.signal(signal.SIGTERM)
 
     def on_file(self, message):
         """Append a piece to a file of the module."""
@@ -188,10 +189,10 @@ class Relay:
 
     def on_message(self, payload):
         """Pass a message on after all output. Before an answer, kill the processes that the execution left."""
-        answer = payload.startswith((CHILDREN, NO_CHILDREN))
-        if answer and payload.startswith(CHILDREN):
-            killed = kill(self.left())
-            payload = NO_CHILDREN + b'"killed":%s,' % json.dumps(killed).encode() + payload[len(CHILDREN) :]
+        answer = ANSWER.match(payload)
+        if answer and answer[1] is not None:
+            killed = kill(self.left({int(pid) for pid in answer[1].split(b",") if pid}), HELPER_SECONDS)
+            payload = b'{"children":false,"killed":%s,' % json.dumps(killed).encode() + payload[answer.end() :]
         self.drain()
         if answer or self.loading:
             self.settle()
@@ -284,17 +285,18 @@ class Relay:
             pass
         os._exit(0)
 
-    def left(self):
-        """Return a function that finds the processes of an execution: all but the worker and those of its import."""
+    def left(self, stays):
+        """Return a function that finds the processes of an execution: not the worker, its import's, and `stays`."""
 
         def find():
             parents = {pid: look(pid)[2] for pid in others()}
 
             def kept(pid):
+                known = self.keep | stays
                 while pid in parents and pid != self.worker:
-                    if pid in self.keep:
+                    if pid in known:
                         return True
-                    pid = parents[pid]
+                    pid, known = parents[pid], self.keep - stays
                 return False
 
             return [pid for pid in parents if pid != self.worker and not kept(pid)]
@@ -325,15 +327,21 @@ def become_worker(frames, lifeline, outputs, home, close):
     sys.argv[:] = ["handler", str(frames), str(lifeline)]
 
 
-def kill(find):
-    """Kill what `find` returns, again until nothing that it finds is alive. Return `pid name` of each."""
+def kill(find, patience=0.0):
+    """Kill what `find` returns, again until nothing that it finds is alive. Return `pid name` of each.
+
+    Helpers have `patience` seconds to clean up and end when the others are gone.
+    """
     killed = {}
     deadline = time.monotonic() + KILL_SECONDS
     while True:
         living = {pid: seen for pid, seen in ((pid, look(pid)) for pid in find()) if seen[1] not in (b"Z", b"X")}
         if not living or time.monotonic() > deadline:
             return ["%d %s" % item for item in killed.items()]
+        waits = time.monotonic() < deadline - KILL_SECONDS + patience
         for pid, seen in living.items():
+            if waits and helps(pid):
+                continue
             killed.setdefault(pid, seen[0])
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -367,6 +375,16 @@ def look(pid):
         return head.partition(b"(")[2].decode(errors="replace"), state, int(parent)
     except OSError:
         return "?", b"X", 0
+
+
+def helps(pid):
+    """Return whether a process is a helper of multiprocessing, which ends when those are gone that it serves."""
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as file:
+            command = file.read()
+        return not command or HELPER.search(command) is not None  # without one it is in its exec or its exit
+    except OSError:
+        return False
 
 
 def exit_code(status):

@@ -124,6 +124,8 @@ def crash(guest: Guest, when: str, kind: ErrorKind, cause: Exception | None = No
 
 
 def _signal_name(number: int) -> str:
+    if number == signal.SIGBUS:
+        return "SIGBUS, as when /dev/shm is full (field `shm`),"
     try:
         return signal.Signals(number).name
     except ValueError:  # real-time signals have no name

@@ -203,7 +203,7 @@ class Worker:
     async def _finish(self, answer: messages.Result | messages.Error, log: EventLog) -> Outcome:
         killed = answer.killed
         if answer.children:
-            killed += await self.guest.end_children()
+            killed += await self.guest.end_children(answer.stays)
         self._drain()
         if log.exceeded:
             return printed_too_much(log, killed + await self.end())

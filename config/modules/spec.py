@@ -25,6 +25,7 @@ from config.mistakes import (
     unfold,
 )
 from config.modules import policies
+from config.modules.early import early
 from config.modules.policies import RetryPolicy, WorkersPolicy
 from config.requirements import Origin
 from config.secrets import Secret
@@ -77,6 +78,8 @@ class ModuleSpec:
     """docker only, operator's file only: the user in the container, `UID`, `UID:GID` or a name of its image."""
     writable: bool | None = None
     """docker only, operator's file only: whether the image's files are writable; changes end with the container."""
+    shm: int | None = None
+    """docker only: the size of /dev/shm; None means as much as the memory limit, of which it is a part."""
     dependencies: tuple[str, ...] = ()
     """Conda packages; a file name in the YAML file is an `environment.yml`, replaced by its packages."""
     channels: tuple[str, ...] = ()
@@ -153,7 +156,7 @@ def read_spec(
         except Wrong as wrong:
             wrongs.append(wrong.under((name,)))
     wrongs += requirements_given(data, origin, allow_path=allow_path)
-    wrongs += () if checked else source_wrongs(data, None if trusted else base, trusted=trusted)
+    wrongs += () if checked else [*early(data), *source_wrongs(data, None if trusted else base, trusted=trusted)]
     try:
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through
@@ -199,6 +202,7 @@ _ONLY: Mapping[str, tuple[Kind, ...]] = {
     "network": (Kind.DOCKER,),
     "user": (Kind.DOCKER,),
     "writable": (Kind.DOCKER,),
+    "shm": (Kind.DOCKER,),
 }
 """Fields that only some kinds of environment have; messages suggest the first kind."""
 
@@ -271,6 +275,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "isolation": units.one_of(Isolation),
         **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), policies.TIMEOUT),
         "memory": units.optional(units.bytes_from(16 * 1024 * 1024)),
+        "shm": units.optional(units.bytes_from(64 * 1024)),
         "cpus": units.optional(units.real(Range(above=0, high=4096))),
         "processes": units.optional(units.count(1)),
         "output": units.bytes_from(0),

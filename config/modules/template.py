@@ -69,6 +69,7 @@ requirements: requirements.txt
 # python: "3.12"              # of the base image
 # image: python:3.12-slim     # an image of your own with Python, instead of the base image
 # network: true               # closed by default
+# shm: 64MiB                  # size of /dev/shm; without it as much as the memory limit
 """,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +288,7 @@ class ContainerGuest:
         """Note that output outside of executions is dropped from now on; before, it belongs to the load."""
         self._loaded = True
 
-    async def end_children(self) -> tuple[str, ...]:
+    async def end_children(self, stays: Collection[int]) -> tuple[str, ...]:  # noqa: ARG002
         """Do nothing: the relay ended them before it passed the answer on, and named them in it."""
         return ()
 

@@ -54,18 +54,21 @@ class Walls:
     cpus: float
     processes: int
     scratch_bytes: int
+    shm_bytes: int
     user: str
     network: bool = False
     writable: bool = False
 
     @classmethod
     def of(cls, spec: ModuleSpec, settings: DockerSettings) -> Walls:
-        """Return the walls of a module."""
+        """Return the walls of a module. Shared memory counts as memory, so its limit is the same by default."""
+        memory = spec.memory or settings.memory_bytes
         return cls(
-            memory_bytes=spec.memory or settings.memory_bytes,
+            memory_bytes=memory,
             cpus=spec.cpus or settings.cpus,
             processes=spec.processes or settings.processes,
             scratch_bytes=settings.scratch_bytes,
+            shm_bytes=spec.shm or memory,
             user=spec.user or settings.user,
             network=bool(spec.network),
             writable=bool(spec.writable),
@@ -86,6 +89,7 @@ class Walls:
             "nano_cpus": int(self.cpus * 1e9),
             "pids_limit": self.processes + _OWN_PROCESSES,
             "ipc_mode": "private",
+            "shm_size": self.shm_bytes,
             "init": False,
             **COMMON,
         }

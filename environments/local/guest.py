@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,7 @@ import trio
 from environments import proc
 from environments.base import ChannelClosedError, Printed
 from environments.limits import Hold, LimitKeeper, Limits
+from protocol import frames, messages
 from protocol.errors import Failure
 from protocol.model import Stream
 
@@ -44,8 +46,8 @@ class Table(Protocol):
     async def end(self, guest: ProcessGuest) -> tuple[str, ...]:
         """Kill a guest and its whole tree."""
 
-    async def end_children(self, guest: ProcessGuest, keep: frozenset[int]) -> tuple[str, ...]:
-        """Kill everything below a guest, except `keep`."""
+    async def end_children(self, guest: ProcessGuest, keep: frozenset[int], stays: frozenset[int]) -> tuple[str, ...]:
+        """Kill everything below a guest, except `keep` with everything below, and `stays`."""
 
 
 class ProcessGuest:
@@ -126,12 +128,14 @@ class ProcessGuest:
         """Record the processes that the import left."""
         self._keep = frozenset(proc.descendants(self.pid)) if children else frozenset()
 
-    async def end_children(self) -> tuple[str, ...]:
+    async def end_children(self, stays: Collection[int]) -> tuple[str, ...]:
         """Kill the processes that an execution left; see `ProcessTable.end_children`."""
-        return await self._table.end_children(self, self._keep)
+        return await self._table.end_children(self, self._keep, frozenset(stays))
 
-    async def stop(self, execution: str) -> None:  # noqa: ARG002  (a process runs one execution)
-        """Send SIGTERM to the group."""
+    async def stop(self, execution: str) -> None:
+        """Announce the stop, so that the guest knows its origin, and send SIGTERM to the group."""
+        with contextlib.suppress(OSError):  # a guest that has not read its frame yet cannot be stopped softly
+            self._channel.send(frames.encode(messages.encode(messages.Cancel(execution))))
         self.signal_group_nowait(signal.SIGTERM)
 
     async def end(self) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ from environments.local.guest import ProcessGuest
 
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 10.0
+_HELPER_SECONDS = 2.0
+"""The time that helpers of multiprocessing have to clean up and end when the processes that they serve are gone."""
 
 log = structlog.get_logger("process")
 
@@ -93,8 +95,14 @@ class ProcessTable:
         with trio.CancelScope(shield=True):
             # Stopped first, so that it cannot fork between the search and the kill.
             guest.signal_nowait(signal.SIGSTOP)
-            killed = await self._kill(lambda: proc.descendants(guest.pid) if guest.exit_code is None else ())
-            guest.signal_group_nowait(signal.SIGKILL)
+
+            def below() -> Iterable[int]:
+                """Return the processes below the guest but its helpers, which come to the sweep after its end."""
+                found = proc.descendants(guest.pid) if guest.exit_code is None else ()
+                return [pid for pid in found if not proc.helps(pid)]
+
+            killed = await self._kill(below)
+            guest.signal_nowait(signal.SIGKILL)
             with trio.move_on_after(_KILL_SECONDS) as late:
                 await guest.wait_ended()
             if late.cancelled_caught:
@@ -104,16 +112,16 @@ class ProcessTable:
             killed += await self.sweep()
         return killed
 
-    async def end_children(self, guest: ProcessGuest, keep: frozenset[int]) -> tuple[str, ...]:
-        """Kill the processes that an execution left below a guest, except `keep` and everything below them.
+    async def end_children(self, guest: ProcessGuest, keep: frozenset[int], stays: frozenset[int]) -> tuple[str, ...]:
+        """Kill the processes that an execution left below a guest, except `keep` with everything below, and `stays`.
 
         Returns `pid name` of each when all are gone. Not cancellable.
         """
 
         def left() -> Iterable[int]:
-            kept = set(keep)
-            for pid in keep:
-                kept.update(proc.descendants(pid))
+            kept = keep | stays
+            for pid in keep - stays:
+                kept = kept.union(proc.descendants(pid))
             return [pid for pid in proc.descendants(guest.pid) if pid not in kept]
 
         with trio.CancelScope(shield=True):
@@ -137,8 +145,9 @@ class ProcessTable:
         return killed
 
     async def _kill(self, find: Callable[[], Iterable[int]]) -> tuple[str, ...]:
-        """Kill what `find` returns, again until nothing that it finds is alive."""
+        """Kill what `find` returns, again until nothing that it finds is alive. Helpers may first end by themselves."""
         killed: dict[int, str] = {}
+        patience = trio.current_time() + _HELPER_SECONDS
         deadline = trio.current_time() + _KILL_SECONDS
         me = os.getpid()
         while True:
@@ -152,10 +161,14 @@ class ProcessTable:
             if trio.current_time() > deadline:
                 log.error("killed processes do not end", pids=living)
                 return tuple(f"{pid} {name}" for pid, name in killed.items())
-            for pid in living:
+            doomed = [pid for pid in living if not proc.helps(pid)]
+            if not doomed and trio.current_time() < patience:
+                await trio.sleep(0.002)
+                continue
+            for pid in doomed or living:
                 killed.setdefault(pid, proc.name(pid))
                 _signal(pid, signal.SIGKILL)
-            for pid in living:
+            for pid in doomed or living:
                 await _wait_gone(pid)
 
     async def run(
@@ -221,6 +234,17 @@ def _become_subreaper() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def _default_signals() -> None:
+    """Give a process that an in-process handler forked the signals of a program instead of those of the runner."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_default_signals)
 
 
 def _signal(pid: int, number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -116,6 +117,21 @@ async def test_a_load_that_fails_is_told_to_all_who_waited_for_it_and_tried_agai
     assert (inside.path / "m.loads").read_text() == "x"
     assert await inside(COUNTS + "def handler(input): return 'mended'") == "mended"
     assert (inside.path / "m.loads").read_text() == "xx"
+
+
+async def test_forks_of_a_handler_begin_with_the_signals_of_a_program(inside):
+    code = """
+    import multiprocessing, time
+    def handler(input):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        time.sleep(0.2)
+        child.terminate()
+        child.join(9)
+        return child.exitcode
+    """
+    with trio.open_signal_receiver(signal.SIGTERM):
+        assert await inside(code) == -signal.SIGTERM
 
 
 async def test_context_as_it_was_called(inside):

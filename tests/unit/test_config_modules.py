@@ -412,6 +412,13 @@ CASES: list[tuple[str, ...]] = [
     ("variables: [a]", "variables: a list is not a mapping of names to values"),
     ("variables: {1a: x}", "variables.1a: '1a' is not the name of a variable: ..."),
     ("variables: {OPERATO_X: x}", "variables.OPERATO_X: OPERATO_X is reserved: ..."),
+    (
+        "variables: {PYTHONHASHSEED: 0, PYTHONUTF8: 1, PYTHONPATH: /x, PYTHON_ENV: test, PYTHONOPTIMIZE: ''}",
+        "variables.PYTHONHASHSEED: PYTHONHASHSEED has no effect: Python reads it when it starts, ...",
+    ),
+    ("secrets: [A, PYTHONHOME]", "secrets[1]: PYTHONHOME has no effect: ..."),
+    ("secrets: {PYTHONUTF8: {env: A}}", "secrets.PYTHONUTF8: PYTHONUTF8 has no effect: ..."),
+    ("shm: 1MiB", "shm: is not for env: venv, only for docker; use env: docker"),
     ("variables: {A: [], B: .nan}", "variables.A: a list is not text, ...", "variables.B: nan is not text, ..."),
     ("secrets: [A-B]", "secrets[0]: 'A-B' is not the name of a variable: ..."),
     ("secrets: [A], variables: {A: b}", "secrets[0]: A is given in `variables` too"),

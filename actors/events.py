@@ -153,6 +153,8 @@ class EventLog:
         """Bytes printed by the running attempt."""
         self.exceeded = False
         self.on_limit: Callable[[], None] | None = None
+        self.on_output: Callable[[Stream, bytes], None] | None = None
+        """Called with all output as well."""
         self.next_seq = 0
         self.last: ResultEvent | ErrorEvent | None = None
         """The end of the execution; no event follows it."""
@@ -179,18 +181,24 @@ class EventLog:
     # Writing
 
     def write(self, stream: Stream, data: bytes) -> None:
-        """Add bytes read from a stream. A character that was split between two reads is put together."""
+        """Add bytes read from a stream, and count them."""
         self.printed += len(data)
+        self.add_output(stream, data)
+        if self.on_output is not None:
+            self.on_output(stream, data)
+        if self.printed > self.limit and not self.exceeded:
+            self.exceeded = True
+            if self.on_limit is not None:
+                self.on_limit()
+
+    def add_output(self, stream: Stream, data: bytes) -> None:
+        """Add bytes that do not count. A character that was split between two reads is put together."""
         decoder = self._decoders.get(stream)
         if decoder is None:
             decoder = self._decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(data)
         if text:
             self._grow(stream, text)
-        if self.printed > self.limit and not self.exceeded:
-            self.exceeded = True
-            if self.on_limit is not None:
-                self.on_limit()
 
     def status(self, status: Status, attempt: int = 0, reason: str = "") -> None:
         """Add a change of state or of the waiting reason. RUNNING restarts the count of printed bytes."""

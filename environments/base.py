@@ -119,13 +119,16 @@ class Prepared:
 
 
 class BuildWatch(Protocol):
-    """Receives the lines of a build, and limits how many builds run."""
+    """Receives the lines and steps of a build, and limits how many builds run."""
 
     def __call__(self, line: str) -> None:
         """Take a line of the installer's output."""
 
-    def place(self) -> AbstractAsyncContextManager[None]:
-        """Occupy one of the places for builds; waits while all are occupied."""
+    def building(self) -> None:
+        """Note that the environment is being built or pulled: here, for another module, or by another process."""
+
+    def place(self, key: str) -> AbstractAsyncContextManager[None]:
+        """Occupy one of the places for builds while `key` is built; waits while all are occupied."""
 
 
 class Environment(Protocol):
@@ -141,7 +144,7 @@ class Environment(Protocol):
     async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Return the environment of a module, built if it does not exist; `say` gets the installer's lines.
 
-        A build occupies `say.place()`. Concurrent calls for one key share one build.
+        A build occupies `say.place(key)`. Concurrent calls for one key share one build.
         Cancelled, no partial environment is left.
         Raises RunnerError: `environment_failed` with the installer's last lines, `unavailable`.
         """

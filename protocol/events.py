@@ -156,12 +156,17 @@ def last_begin(events: Iterable[KeptEvent]) -> float | None:
 
 
 def text_of(events: Iterable[KeptEvent], stream: Stream | None) -> str:
-    """Return the kept output of the last attempt on a stream; None means both streams, in order."""
+    """Return the kept output of the last attempt on a stream; None means both streams, in order.
+
+    Output of the import precedes the status RUNNING of its attempt.
+    """
     texts: list[str] = []
+    attempt = 1
     for event in events:
         if isinstance(event, OutputEvent):
             if stream is None or event.stream is stream:
                 texts.append(event.text)
-        elif isinstance(event, StatusEvent) and event.status is Status.RUNNING:
+        elif isinstance(event, StatusEvent) and event.attempt > attempt:
+            attempt = event.attempt
             texts.clear()
     return "".join(texts)

@@ -24,7 +24,7 @@ from actors.registry.snapshot import Published
 from actors.system import Surroundings, open_system
 from actors.workers.call import Call, Outcome
 from actors.workers.executor import Executor
-from actors.workers.pool import Phases
+from actors.workers.pool import Phases, Waiter
 from actors.workers.worker import Worker
 from config.load import base_environment, installer_environment, secret_values
 from config.modules.spec import ModuleSpec
@@ -176,7 +176,8 @@ class Rig:
         pid: int | str = 0
         with trio.fail_after(PATIENCE):
             try:
-                async with self.executors[module.spec.env].lease(module, phases) as worker, _following(log, on_event):
+                lease = self.executors[module.spec.env].lease(module, phases, ask=lambda: Waiter(log=log))
+                async with lease as worker, _following(log, on_event):
                     pid = int(worker.guest.name) if worker.guest.name.isdigit() else worker.guest.name
                     if on_worker is not None:
                         on_worker(worker)
@@ -385,6 +386,9 @@ class Watch:
     def __call__(self, line: str) -> None:
         self.lines.append(line)
 
+    def building(self) -> None:
+        pass
+
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def place(self, _key: str) -> AsyncIterator[None]:
         yield

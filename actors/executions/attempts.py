@@ -17,6 +17,7 @@ from actors.workers import Executor, Masker, Outcome, look_up
 from config.modules import RetryPolicy
 from config.secrets import LookUp
 from environments.local import InProcess
+from environments.remedies import with_remedy
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Isolation, Kind, Status
 
@@ -163,7 +164,8 @@ class Attempts:
                 )
                 outcome = Outcome(result=result)
             except RunnerError as problem:
-                hidden = problem.failure if masker is None else masker.failure(problem.failure)
+                failure = with_remedy(problem.failure, module.spec, module.root, package=module.package)
+                hidden = failure if masker is None else masker.failure(failure)
                 outcome = Outcome(failure=hidden, exit_code=1)
         if live.pause.cancelled_caught:
             outcome = live.stopped()

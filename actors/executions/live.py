@@ -103,7 +103,7 @@ class Live:
 
     def ask(self) -> Waiter:
         """Return a new waiter of this execution for a worker."""
-        self.waiter = Waiter(self.wait_for)
+        self.waiter = Waiter(self.wait_for, self.log)
         return self.waiter
 
     async def sleep(self, seconds: float) -> None:
@@ -170,7 +170,7 @@ class Live:
         """Return the record of its end."""
         self.log.end_output()
         # Only the begin of the one attempt: history rebuilds that event from the record.
-        trivial = self.log.next_seq <= 1
+        trivial = self.log.next_seq == 0 or (self.log.next_seq == 1 and self.began_at > 0)
         return evolve(
             self.execution,
             status=status,
@@ -284,7 +284,7 @@ class LiveExecutions:
     def flush(self) -> None:
         """Store the events since the last flush, so that they survive the death of the runner."""
         for name, live in self.by_id.items():
-            begun = live.execution.status is Status.RUNNING or live.execution.failed_attempts
+            begun = live.recorded or live.execution.failed_attempts
             if begun and live.flushed < live.log.next_seq:
                 fresh = live.log.since(live.flushed)
                 self.history.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())

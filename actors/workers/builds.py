@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -19,6 +19,9 @@ from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_dow
 
 _FAILURE_LINES = 10
 """Last lines of a build that its failure shows."""
+_LOGGED_CHARACTERS = 500
+"""Characters of a failure in the runner's log."""
+_BUILDING = "building environment"
 T = TypeVar("T")
 
 log = structlog.get_logger("builds")
@@ -66,6 +69,7 @@ class Builds:
     async def _build(self, pool: Pool) -> Prepared:
         lines = pool.log_build()
         self.running += 1
+        pool.build_begins(trio.current_time())
         try:
             report = partial(_report, pool)
             prepared = await build(self.environment.prepare, pool.module.spec, self._places, lines, report)
@@ -74,13 +78,14 @@ class Builds:
             raise
         finally:
             self.running -= 1
+            pool.build_ended(trio.current_time())
         self.built += prepared.built_seconds > 0
         lines.end(prepared=prepared)
         return prepared
 
 
 def _report(pool: Pool, activity: str) -> None:
-    pool.report(activity, trio.current_time())
+    pool.report_build(activity, trio.current_time())
 
 
 def _failure_of(problem: BaseException) -> Failure:
@@ -126,11 +131,44 @@ class _Watch:
         log.debug("build", module=self.module, line=line)
         self.lines.add(line)
 
+    def building(self) -> None:
+        self.report(_BUILDING)
+
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def place(self, key: str) -> AsyncIterator[None]:
         began = trio.current_time()
         self.report("waiting for other builds")
         async with self.places:
             self.scope.deadline += trio.current_time() - began
-            self.report("building environment")
+            self.report(_BUILDING)
+            with self._logged(key):
+                yield
+
+    @contextmanager
+    def _logged(self, key: str) -> Iterator[None]:
+        """Log begin and end of a build."""
+        began, result, why = trio.current_time(), "failed", ""
+        log.info("build began", module=self.module, key=key)
+        try:
             yield
+            result = "built"
+        except trio.Cancelled:
+            result = "timed out" if self.scope.cancel_called else "cancelled"
+            raise
+        except RunnerError as problem:
+            why = problem.failure.message[:_LOGGED_CHARACTERS]
+            raise
+        except OSError as problem:
+            why = str(problem)
+            raise
+        finally:
+            seconds = round(trio.current_time() - began, 3)
+            say = log.info if result == "built" else log.warning
+            say(
+                "build ended",
+                module=self.module,
+                key=key,
+                result=result,
+                seconds=seconds,
+                **({"why": why} if why else {}),
+            )

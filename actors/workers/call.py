@@ -88,12 +88,17 @@ def failure_of(answer: messages.Error) -> Failure:
     return Failure(kind, answer.message, answer.error_type, answer.traceback, answer.field)
 
 
+def load_failure(answer: messages.LoadFailed) -> Failure:
+    """Return the failure of an import that a guest reports."""
+    return Failure(ErrorKind.LOAD_FAILED, answer.message, answer.error_type, answer.traceback or None)
+
+
 def import_failure(log: EventLog, timeout: float) -> Failure:
     """Return the failure of an import that was cut off: it printed too much, or passed `start_timeout`."""
     if log.exceeded:
-        text = f"more than {log.limit} bytes were printed while the module was imported"
+        text = f"more than {log.limit} bytes were printed while the module was imported; raise `output` or print less"
         return Failure(ErrorKind.OUTPUT_LIMIT, text, field="output")
-    text = f"the module was not imported within start_timeout ({timeout:g} s)"
+    text = f"the module was not imported within start_timeout ({timeout:g} s); raise it, or do less in the import"
     return Failure(ErrorKind.LOAD_FAILED, text, field="start_timeout")
 
 

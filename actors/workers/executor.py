@@ -137,15 +137,14 @@ class Executor:
         try:
             self._scheduler.join(pool, waiter)
             if not waiter.woken.is_set():
-                if not pool.starting:
-                    waiter.report(pool.reason(began))
+                if not waiter.caused:
+                    waiter.report(pool.building or pool.reason(began))
                 await self._wait(pool, waiter, math.inf if patient else pool.module.spec.queue_timeout)
         except BaseException:
             self._scheduler.leave(pool, waiter)
             raise
-        if waiter.phases is not None:
-            began += phases.add(waiter.phases)
-        phases.queue += max(0.0, trio.current_time() - began)
+        now = trio.current_time()
+        phases.add(now - began, pool.built(began, now), waiter.phases)
         if waiter.failure is not None:
             raise RunnerError(waiter.failure)
         assert waiter.worker is not None  # noqa: S101  (woken without failure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -9,15 +11,18 @@ import trio
 from attrs import define, field
 
 from actors.events import EventLog
-from actors.workers.masking import look_up
-from actors.workers.pool import Phases, Pool
+from actors.workers.masking import MaskedLog, Masker, look_up
+from actors.workers.pool import Phases, Pool, Waiter
 from actors.workers.worker import Worker
 from config.secrets import LookUp
 from config.settings import ExecutorSettings
 from environments.base import Environment, Prepared
 from environments.limits import LimitKeeper, Limits
 from protocol.errors import RunnerError, shutting_down
+from protocol.model import Stream
 
+_LOGGED_BYTES = 4096
+"""The runner's log shows the first and the last so many bytes of each stream of an import."""
 _SPARE_KEYS = 8
 """Recently used environments that have spares."""
 
@@ -83,6 +88,33 @@ class Spares:
 
 
 @define(eq=False)
+class _Imported:
+    """The output of an import: passed on to the caller that caused the start, and its ends kept for the log."""
+
+    cause: Waiter | None
+    _ends: dict[Stream, tuple[bytes, bytes]] = field(factory=dict, init=False)
+    _sizes: Counter[Stream] = field(factory=Counter, init=False)
+
+    def hear(self, stream: Stream, data: bytes) -> None:
+        """Take a piece."""
+        if self.cause is not None:
+            self.cause.hear(stream, data)
+        first, last = self._ends.get(stream, (b"", b""))
+        room = _LOGGED_BYTES - len(first)
+        self._ends[stream] = first + data[:room], (last + data[room:])[-_LOGGED_BYTES:]
+        self._sizes[stream] += len(data)
+
+    def log(self, module: str, worker: str) -> None:
+        """Log it, in one line."""
+        texts = {}
+        for stream, (first, last) in self._ends.items():
+            between = b"" if len(first + last) == self._sizes[stream] else b"\n...\n"
+            texts[stream.value] = (first + between + last).decode(errors="replace")
+        if texts:
+            log.info("the import printed", module=module, worker=worker, bytes=self._sizes.total(), **texts)
+
+
+@define(eq=False)
 class Fleet:
     """Owns all workers of one kind, in `nursery`, which is open while the executor runs."""
 
@@ -102,28 +134,39 @@ class Fleet:
     def __attrs_post_init__(self) -> None:
         self.spares = Spares(self.settings.spares, self.settings.max_age_seconds, self._launch, self.retire)
 
-    async def start(self, pool: Pool, prepared: Prepared, phases: Phases) -> Worker:
+    async def start(self, pool: Pool, prepared: Prepared, phases: Phases, cause: Waiter | None) -> Worker:
         """Return a worker that has imported the module of a pool; `phases` gets the times of start and import.
 
+        What the import prints goes to the runner's log, and to the caller that caused the start.
         Raises RunnerError (`load_failed`, `timeout`, `unavailable`, `shutdown`) and OSError. Cancelled or failed,
         nothing of the worker is left.
         """
         spec = pool.module.spec
         began = trio.current_time()
-        pool.report("starting worker", began)
+        pool.report("starting worker", began, cause)
         secrets = await look_up(spec, self.secrets)
         worker = self.spares.take(prepared.key) or self._launch(prepared)
+        printed, imported = EventLog(limit=spec.output, keep=0), _Imported(cause)
+        printed.on_output = imported.hear
+        started = math.inf
         try:
             await self._limit(worker, Limits(spec.memory, spec.cpus, spec.processes))
             started = trio.current_time()
-            pool.report("importing module", started)
-            ready = await worker.start(pool.module, secrets, EventLog(limit=spec.output, keep=0))
+            pool.report("importing module", started, cause)
+            if (masker := Masker.of(secrets.values())) is not None:
+                worker.masked = MaskedLog(masker)
+                if self.nursery is not None:
+                    self.nursery.start_soon(worker.masked.run, name=f"mask {worker.guest.name}")
+            ready = await worker.start(pool.module, secrets, printed)
         except BaseException:
             await worker.end()
+            if worker.masked is not None:
+                worker.masked.close()
             raise
-        phases.start, phases.load = started - began, trio.current_time() - started
-        if worker.masked is not None and self.nursery is not None:
-            self.nursery.start_soon(worker.masked.run, name=f"mask {worker.guest.name}")
+        finally:
+            now = trio.current_time()
+            phases.start, phases.load = min(started, now) - began, max(0.0, now - started)
+            imported.log(str(pool.module.ref), worker.guest.name)
         load = round(phases.load, 4)
         log.info("worker started", module=str(pool.module.ref), pid=ready.pid, python=ready.python, load=load)
         self.spares.refill(prepared)

@@ -12,11 +12,12 @@ from attrs import define, evolve, field
 
 from actors.workers.build_log import BuildLog
 from protocol.errors import Failure
-from protocol.model import Isolation
+from protocol.model import Isolation, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from actors.events import EventLog
     from actors.registry import Published
     from actors.workers.worker import Worker
     from environments.base import Prepared
@@ -34,12 +35,17 @@ class Phases:
     start: float = 0.0
     load: float = 0.0
 
-    def add(self, other: Phases) -> float:
-        """Add the phases of a start that this caller waited for; return their sum."""
-        self.build += other.build
-        self.start += other.start
-        self.load += other.load
-        return other.build + other.start + other.load
+    def add(self, waited: float, built: float, start: Phases | None) -> None:
+        """Add a wait: `built` of its seconds for a build, and its end for `start`, as far as they overlap."""
+        self.build += built
+        left = waited - built
+        if start is not None:
+            load = min(left, start.load)
+            began = min(left - load, start.start)
+            self.load += load
+            self.start += began
+            left -= load + began
+        self.queue += max(0.0, left)
 
 
 @define(eq=False)
@@ -47,6 +53,10 @@ class Waiter:
     """One caller without a worker. `report` is called with the reason why it waits, each time the reason changes."""
 
     report: Callable[[str], None] = field(default=lambda _reason: None)
+    log: EventLog | None = None
+    """Gets what the module prints while it is imported, if this caller caused the start and while it waits."""
+    caused: bool = field(default=False, init=False)
+    """A start is in progress because of this caller."""
     scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """The scope of the wait."""
     woken: trio.Event = field(factory=trio.Event, init=False)
@@ -60,8 +70,14 @@ class Waiter:
         self, *, worker: Worker | None = None, failure: Failure | None = None, phases: Phases | None = None
     ) -> None:
         """End the wait with a worker or a failure; the caller has left its queue."""
+        self.log = None
         self.worker, self.failure, self.phases = worker, failure, phases
         self.woken.set()
+
+    def hear(self, stream: Stream, data: bytes) -> None:
+        """Take output of the import."""
+        if self.log is not None:
+            self.log.add_output(stream, data)
 
     def give_up(self, why: Failure) -> None:
         """End the wait from another task with the failure `why`, unless a worker has been handed over already."""
@@ -90,6 +106,12 @@ class Pool:
     preparing: trio.Lock = field(factory=trio.Lock)
     build: BuildLog | None = None
     """The log of the last build."""
+    building: str = ""
+    """The step of the build in progress."""
+    built_from: float = 0.0
+    """When the last build began."""
+    built_until: float = 0.0
+    """When it ended; infinity while it runs."""
     activity: str = ""
     """The step of the start in progress, shown as the waiting reason."""
     activity_since: float = 0.0
@@ -112,11 +134,45 @@ class Pool:
         """Whether it has neither workers nor waiting callers."""
         return not self.own and not self.waiters
 
-    def report(self, activity: str, now: float) -> None:
-        """Set the step of the start in progress; the callers that it is for get it as their waiting reason."""
+    def report(self, activity: str, now: float, cause: Waiter | None) -> None:
+        """Set the step of a start in progress; the caller that it is for gets it as its waiting reason.
+
+        A start that no waiting caller caused is for the oldest of those that caused none.
+        """
         self.activity, self.activity_since = activity, now
+        if cause is not None and cause in self.waiters:
+            cause.report(activity)
+            return
         for waiter in islice(self.waiters, self.starting):
-            waiter.report(activity)
+            if not waiter.caused:
+                waiter.report(activity)
+
+    def build_begins(self, now: float) -> None:
+        """Note that a build begins, or a look whether one is needed."""
+        self.built_from, self.built_until = now, math.inf
+
+    def report_build(self, step: str, now: float) -> None:
+        """Set the step of the build in progress; all callers wait for it."""
+        self.building = self.activity = step
+        self.activity_since = now
+        for waiter in self.waiters:
+            waiter.report(step)
+
+    def build_ended(self, now: float) -> None:
+        """Note the end of the build; callers without a start wait for others again."""
+        self.built_until = now
+        self.building = self.activity = ""
+        for waiter in self.waiters:
+            if not waiter.caused:
+                waiter.report(self.reason(now))
+
+    def built(self, since: float, now: float) -> float:
+        """Return the seconds of the last build between two times."""
+        return max(0.0, min(now, self.built_until) - max(since, self.built_from))
+
+    def next_cause(self) -> Waiter | None:
+        """Return the oldest caller for which no start is in progress."""
+        return next((waiter for waiter in self.waiters if not waiter.caused), None)
 
     def keeps(self, worker: Worker, *, now: float, max_age: float) -> bool:
         """Return whether a released worker may serve another call."""
@@ -195,5 +251,10 @@ class Pool:
             return f"{self.activity} (for {now - self.activity_since:.1f} s)"
         if self.busy:
             workers = "its only worker is busy" if len(self.busy) == 1 else f"its {len(self.busy)} workers are busy"
+            return f"{workers}; callers that wait: {len(self.waiters)}"
+        if self.starting:
+            workers = (
+                "a worker is being started" if self.starting == 1 else f"{self.starting} workers are being started"
+            )
             return f"{workers}; callers that wait: {len(self.waiters)}"
         return f"all workers of the kind are busy with other modules; callers that wait: {len(self.waiters)}"

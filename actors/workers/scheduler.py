@@ -137,6 +137,7 @@ class Scheduler:
 
     def leave(self, pool: Pool, waiter: Waiter) -> None:
         """Remove a caller that gave up; a worker that it was handed meanwhile comes back."""
+        waiter.log = None
         if waiter in pool.waiters:
             pool.waiters.remove(waiter)
             self.waiting -= 1
@@ -195,6 +196,11 @@ class Scheduler:
         self.waiting -= 1
         return pool.waiters.popleft()
 
+    def _take(self, pool: Pool, waiter: Waiter) -> Waiter:
+        self.waiting -= 1
+        pool.waiters.remove(waiter)
+        return waiter
+
     # Workers
 
     def release(self, worker: Worker) -> None:
@@ -216,15 +222,20 @@ class Scheduler:
             else:
                 self.pump()
 
-    def started(self, pool: Pool, result: Worker | Failure, phases: Phases) -> None:
-        """Hand a started worker, or why it failed, to the oldest caller of its module."""
+    def started(self, pool: Pool, result: Worker | Failure, phases: Phases, cause: Waiter | None = None) -> None:
+        """Hand a started worker, or why it failed, to the caller that caused the start.
+
+        It has the output of this import. If it waits no more, the oldest caller gets the worker, and the oldest without
+        a start of its own the failure.
+        """
+        waiter = cause if cause in pool.waiters else None
         if isinstance(result, Failure):
-            if pool.waiters:
-                self._next(pool).wake(failure=result, phases=phases)
+            if waiter := waiter or pool.next_cause():
+                self._take(pool, waiter).wake(failure=result, phases=phases)
         else:
             pool.busy.add(result)
-            if pool.waiters:
-                self._next(pool).wake(worker=result, phases=phases)
+            if waiter := waiter or next(iter(pool.waiters), None):
+                self._take(pool, waiter).wake(worker=result, phases=phases)
             else:
                 self.release(result)
         self.pump()

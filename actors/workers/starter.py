@@ -11,7 +11,7 @@ from attrs import define, field
 from actors.workers.build_log import BuildLog
 from actors.workers.builds import Builds
 from actors.workers.fleet import Fleet
-from actors.workers.pool import Phases, Pool
+from actors.workers.pool import Phases, Pool, Waiter
 from actors.workers.scheduler import Scheduler
 from actors.workers.worker import StartError, Worker
 from environments.base import Availability, Environment
@@ -74,17 +74,27 @@ class Starter:
         self.probing = Probing(self.fleet.environment, self._usable)
 
     def start(self, pool: Pool) -> None:
-        """Start a worker in a task of its own, and hand it to the oldest caller of its module; a failure likewise."""
-        if self.fleet.nursery is not None:
-            pool.starting += 1
-            pool.report("starting worker", trio.current_time())
-            self.fleet.nursery.start_soon(self._start, pool, name=f"start {pool.module.ref}")
+        """Start a worker for the oldest caller that has caused no start yet; it gets the worker, or the failure."""
+        self._begin(pool, pool.next_cause())
 
-    async def _start(self, pool: Pool) -> None:
+    def _begin(self, pool: Pool, cause: Waiter | None) -> None:
+        """Start a worker in a task of its own; without `cause` the oldest caller gets it, if there is one."""
+        if self.fleet.nursery is None:
+            return
+        pool.starting += 1
+        if cause is not None:
+            cause.caused = True
+        if pool.prepared is not None:
+            pool.report("starting worker", trio.current_time(), cause)
+        elif cause is not None:
+            cause.report(pool.building or "preparing environment")
+        self.fleet.nursery.start_soon(self._start, pool, cause, name=f"start {pool.module.ref}")
+
+    async def _start(self, pool: Pool, cause: Waiter | None) -> None:
         phases, again = Phases(), False
         result: Worker | Failure
         try:
-            result = await self._started(pool, phases)
+            result = await self._started(pool, phases, cause)
             pool.started()
         except RunnerError as problem:
             result, again = problem.failure, isinstance(problem, StartError)
@@ -95,27 +105,30 @@ class Starter:
             result = Failure(ErrorKind.INTERNAL, "the worker could not be started; the runner's log has the reason")
         finally:
             pool.starting -= 1
-            pool.activity = pool.activity if pool.starting else ""
+            pool.activity = pool.activity if pool.starting else pool.building
         if isinstance(result, Failure):
             log.warning("a worker did not start", module=str(pool.module.ref), kind=result.kind, why=result.message)
-            if again and pool.waiters and pool.waiters[0].starts + 1 < _STARTS and not self.scheduler.closing:
-                pool.waiters[0].starts += 1
-                self.start(pool)
+            if again and self._again(pool, cause):
                 return
             pool.failed(result, trio.current_time())
-        self.scheduler.started(pool, result, phases)
+        self.scheduler.started(pool, result, phases, cause)
         if isinstance(result, Failure) and result.kind is ErrorKind.UNAVAILABLE:
             pool.prepared = None  # its environment may be gone as well
             await self.probing.ask()
 
-    async def _started(self, pool: Pool, phases: Phases) -> Worker:
+    def _again(self, pool: Pool, cause: Waiter | None) -> bool:
+        """Start once more for the caller of a failed start; return whether that was allowed."""
+        if cause is None or cause not in pool.waiters:
+            cause = pool.next_cause()
+        if cause is None or cause.starts + 1 >= _STARTS or self.scheduler.closing:
+            return False
+        cause.starts += 1
+        self._begin(pool, cause)
+        return True
+
+    async def _started(self, pool: Pool, phases: Phases, cause: Waiter | None) -> Worker:
         """Return a worker that has imported the module of a pool. Raises as `Builds.prepared` and `Fleet.start`."""
-        began = trio.current_time()
-        prepared = await self.builds.prepared(pool)
-        built = trio.current_time()
-        worker = await self.fleet.start(pool, prepared, phases)
-        phases.build = built - began
-        return worker
+        return await self.fleet.start(pool, await self.builds.prepared(pool), phases, cause)
 
     def build(self, pool: Pool) -> BuildLog:
         """Build the environment of a pool in a task of its own, or join the build in progress; return its log."""
@@ -140,14 +153,12 @@ class Starter:
             if isinstance(problem, RunnerError):
                 pool.failed(problem.failure, trio.current_time())
             return
-        finally:
-            pool.activity = pool.activity if pool.starting else ""
         self._fill(pool)
 
     def _fill(self, pool: Pool) -> None:
         """Start workers up to the module's `workers.min`, as far as there is room."""
         for _ in range(min(pool.missing(trio.current_time()), self.scheduler.room)):
-            self.start(pool)
+            self._begin(pool, None)
 
     def maintain(self) -> None:
         """Keep `workers.min` and the spares ready, and report the environments in use, so that `gc` keeps them."""

@@ -9,10 +9,19 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.workers.call import Outcome, crash, failure_of, import_failure, limit_failure, printed_too_much
-from actors.workers.masking import MaskedLog, Masker
+from actors.workers.call import (
+    Outcome,
+    crash,
+    failure_of,
+    import_failure,
+    limit_failure,
+    load_failure,
+    printed_too_much,
+)
+from actors.workers.masking import MaskedLog
 from environments.base import ChannelClosedError
 from environments.limits import WATCH_SECONDS
+from environments.remedies import with_remedy
 from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure, RunnerError
 
@@ -53,7 +62,7 @@ class Worker:
     reusable: bool = field(default=True, init=False)
     over_limit: str | None = field(default=None, init=False)
     masked: MaskedLog | None = field(default=None, init=False)
-    """Masks the values of the module's secrets, if it has some."""
+    """Masks the values of the module's secrets, if it has some. Its `run` must run beside the worker."""
     _ending: trio.Lock = field(factory=trio.Lock, init=False)
     _killed: tuple[str, ...] = field(default=(), init=False)
     _log: EventLog | MaskedLog | None = field(default=None, init=False)
@@ -92,7 +101,10 @@ class Worker:
         if self.masked is not None:
             self.masked.flush()
 
-    def _hidden(self, failure: Failure) -> Failure:
+    def _shown(self, failure: Failure) -> Failure:
+        """Return a failure with its remedy, and without the values of secrets."""
+        if (module := self.module) is not None:
+            failure = with_remedy(failure, module.spec, module.root, package=module.package)
         return failure if self.masked is None else self.masked.masker.failure(failure)
 
     async def _receive(self) -> messages.GuestMessage:
@@ -101,15 +113,13 @@ class Worker:
         return messages.decode(self._pending.pop(0))
 
     async def start(self, module: Published, secrets: Mapping[str, str], printed: EventLog) -> messages.Ready:
-        """Load a module, with the values of its secrets.
+        """Load a module, with the values of its secrets; `printed` gets the output of its import and of `init()`.
 
         Raises RunnerError `load_failed` or `timeout`; the worker has ended then. Cancelled, the worker has ended before
         Cancelled is raised.
         """
         self.module = module
-        if (masker := Masker.of(secrets.values())) is not None:
-            self.masked = MaskedLog(masker)
-        self._log = printed
+        self._log = printed if self.masked is None else self.masked.before(printed)
         spec = module.spec
         hello = messages.Hello(
             entry="",
@@ -135,7 +145,7 @@ class Worker:
                 self._log = None
                 return answer
             elif isinstance(answer, messages.LoadFailed):
-                failure = Failure(ErrorKind.LOAD_FAILED, answer.message, answer.error_type, answer.traceback or None)
+                failure = load_failure(answer)
             else:
                 failure = Failure(ErrorKind.LOAD_FAILED, "the worker did not speak the protocol while loading")
         except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError):
@@ -147,8 +157,8 @@ class Worker:
         await self.end()
         self._drain()
         if failure is not None or passed:
-            raise RunnerError(self._hidden(failure or limit_failure(passed or "", ErrorKind.LOAD_FAILED)))
-        raise StartError(self._hidden(crash(self.guest, "while the module was imported", ErrorKind.LOAD_FAILED)))
+            raise RunnerError(self._shown(failure or limit_failure(passed or "", ErrorKind.LOAD_FAILED)))
+        raise StartError(self._shown(crash(self.guest, "while the module was imported", ErrorKind.LOAD_FAILED)))
 
     async def execute(self, call: Call) -> Outcome:
         """Run the handler once. Never raises for anything that user code does.
@@ -215,7 +225,7 @@ class Worker:
             self.reusable = False
         if failure.kind is ErrorKind.WORKER_CRASHED and (passed := self._passed_limit()):
             failure = limit_failure(passed, failure.kind)
-        return Outcome(None, self._hidden(failure), seconds, 1, killed, peak)
+        return Outcome(None, self._shown(failure), seconds, 1, killed, peak)
 
     async def _died(self, cause: Exception) -> Outcome:
         """Return the outcome of a call whose worker has ended, or whose channel is out of step."""
@@ -226,7 +236,7 @@ class Worker:
         if passed:
             failure = limit_failure(passed, kind)
         else:
-            failure = self._hidden(crash(self.guest, "during the call", kind, cause))
+            failure = self._shown(crash(self.guest, "during the call", kind, cause))
         reached = not (isinstance(cause, ChannelClosedError) and cause.unread)
         return Outcome(failure=failure, exit_code=self.guest.exit_code or 1, killed=killed, reached=reached)
 

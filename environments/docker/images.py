@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import structlog
 import trio
 from attrs import define, evolve, field, frozen
 
@@ -23,6 +24,8 @@ from environments.installer import CA_VARIABLES, Tail, read_ca
 from environments.store import MANIFEST, Store
 from protocol.errors import ErrorKind, error
 from protocol.model import Stream
+
+log = structlog.get_logger("images")
 
 REPOSITORY = "operato-runner"
 _LAYOUT = 1
@@ -113,18 +116,23 @@ class Images:
             image = await self._built(image, await self._fixed(wanted, image, say), say)
         return evolve(image, built_seconds=time.perf_counter() - began)
 
-    async def _pull(self, name: str, say: Callable[[str], None]) -> Mapping[str, Any]:
+    async def _pull(self, name: str, say: BuildWatch) -> Mapping[str, Any]:
         """Return the engine's description of an image; pull it if it is missing."""
-        async with self._pulling.setdefault(name, trio.Lock()):
+        lock = self._pulling.setdefault(name, trio.Lock())
+        if lock.locked():
+            say.building()
+        async with lock:
             for again in (True, False):
                 try:
                     return await self._inspect(name)
                 except NotThereError:
                     if not again:
                         raise
+                say.building()
                 say(f"pulling {name}")
                 try:
-                    await self.programs.engine.call(Progress(name, say).follow, seconds=_PULL_SECONDS, abandon=True)
+                    with _logged_pull(name):
+                        await self.programs.engine.call(Progress(name, say).follow, seconds=_PULL_SECONDS, abandon=True)
                 except EngineAwayError:
                     raise
                 except EngineError as problem:
@@ -188,7 +196,7 @@ class Images:
             try:
                 found = await self._inspect(tag)
             except NotThereError:
-                async with say.place():
+                async with say.place(key):
                     say(f"installing {len(wanted.requirements)} requirements into {wanted.name}")
                     await self._build(base, wanted, say)
                 found = await self._inspect(tag)
@@ -203,7 +211,7 @@ class Images:
         wanted = await self._fixed(wanted, base, say)
         key = wanted.key(base.id)
         tag = f"{REPOSITORY}:{key}"
-        async with self.store.lock(key, say), say.place():
+        async with self.store.lock(key, say), say.place(key):
             with self.store.alone(key):
                 old = await self._found(tag)
                 await self._build(base, wanted, say)
@@ -314,6 +322,22 @@ class Images:
             environ.setdefault("PIP_INDEX_URL", index)
         environ |= {name.lower(): environ[name] for name in _PROXIES if name in environ}
         return environ | {"PIP_ROOT_USER_ACTION": "ignore", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
+
+
+@contextlib.contextmanager
+def _logged_pull(name: str) -> Iterator[None]:
+    """Log begin and end of a pull."""
+    began, result = trio.current_time(), "cancelled"
+    log.info("pull began", image=name)
+    try:
+        yield
+        result = "pulled"
+    except EngineError:
+        result = "failed"
+        raise
+    finally:
+        say = log.info if result == "pulled" else log.warning
+        say("pull ended", image=name, result=result, seconds=round(trio.current_time() - began, 3))
 
 
 def _commit(api: Api, container: str, key: str) -> None:

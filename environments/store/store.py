@@ -98,7 +98,7 @@ class Store:
             return target
         async with self.lock(key, say):
             if not self.ready(key):
-                async with say.place():
+                async with say.place(key):
                     await self._build(key, manifest, build, target if in_place else None)
                     if not in_place:
                         self._temporary(key).rename(target)
@@ -119,7 +119,7 @@ class Store:
         existing one stays. During a build `in_place`, other users wait.
         """
         target = self.path(key)
-        async with self.lock(key, say), say.place():
+        async with self.lock(key, say), say.place(key):
             with self.alone(key):
                 if in_place:
                     old = self._set_aside(key)
@@ -152,10 +152,11 @@ class Store:
             yield
 
     @contextlib.asynccontextmanager
-    async def lock(self, key: str, say: Callable[[str], None]) -> AsyncIterator[None]:
+    async def lock(self, key: str, say: BuildWatch) -> AsyncIterator[None]:
         """Be the only builder of `key`, among all processes that share the directory."""
         lock = self._locks.setdefault(key, trio.Lock())
         if lock.locked():
+            say.building()
             say("this environment is being built for another module")
         async with lock, self._process_lock(key, say):
             yield
@@ -188,7 +189,7 @@ class Store:
                 await _remove_tree(folder)
 
     @contextlib.asynccontextmanager
-    async def _process_lock(self, key: str, say: Callable[[str], None]) -> AsyncIterator[None]:
+    async def _process_lock(self, key: str, say: BuildWatch) -> AsyncIterator[None]:
         """Take the file lock of a key. Polled, because a blocking flock in a thread cannot be cancelled."""
         path = self.root / ".locks" / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,6 +201,7 @@ class Store:
                     break
                 except BlockingIOError:
                     if not announced:
+                        say.building()
                         say("another process is building this environment")
                         announced = True
                     await trio.sleep(_LOCK_POLL_SECONDS)

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from protocol.errors import RunnerError
 from protocol.events import DroppedEvent, OutputEvent, ProgressEvent, StatusEvent
-from protocol.model import Status, Stream
+from protocol.model import Stream
 from runner.client.events import End, Message
 from runner.status import INTERRUPTED
 
@@ -33,6 +33,7 @@ class Printer:
 
     live: bool
     apart: bool
+    _attempt: int = field(default=1, init=False)
     _kept: deque[tuple[int, bytes]] = field(factory=deque, init=False)
     _kept_bytes: int = field(default=0, init=False)
     _left_out: int = field(default=0, init=False)
@@ -45,7 +46,8 @@ class Printer:
         elif isinstance(event, DroppedEvent):
             await self._put(2, self._line(dropped_text(event)))
         elif isinstance(event, StatusEvent):
-            if event.status is Status.RUNNING and not event.reason:
+            if event.attempt > self._attempt:
+                self._attempt = event.attempt
                 self._new_attempt()
             if event.reason:
                 await self.note(event.reason)

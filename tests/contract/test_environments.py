@@ -24,7 +24,7 @@ from environments.local.process import ProcessTable
 from environments.store.store import MANIFEST, Store
 from protocol.errors import ErrorKind
 from protocol.model import Kind
-from tests.support import PATIENCE, gone, open_fds, open_rig, wait_until
+from tests.support import PATIENCE, Watch, gone, open_fds, open_rig, wait_until
 
 VERSION = "{}.{}.{}".format(*sys.version_info)
 
@@ -281,7 +281,10 @@ class Quiet:
     def __call__(self, _line):
         pass
 
-    def place(self):
+    def building(self):
+        pass
+
+    def place(self, _key):
         return contextlib.AsyncExitStack()
 
 
@@ -364,7 +367,8 @@ async def test_directories_of_killed_runners_are_removed(store, tmp_path):
 
 
 async def test_a_build_waits_for_the_same_build_of_another_process(store, tmp_path):
-    lines = []
+    watch = Watch()
+    lines = watch.lines
 
     async def build(to):
         to.mkdir()
@@ -373,11 +377,11 @@ async def test_a_build_waits_for_the_same_build_of_another_process(store, tmp_pa
     with (tmp_path / ".locks" / "k").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with trio.move_on_after(0.05) as scope:
-            await store.get("k", {}, build, lines.append)
+            await store.get("k", {}, build, watch)
         assert scope.cancelled_caught
         assert lines == ["another process is building this environment"]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.get, "k", {}, build, lines.append)
+            nursery.start_soon(store.get, "k", {}, build, watch)
             await wait_until(lambda: len(lines) == 2, "no build waits")
             (tmp_path / "k").mkdir()
             (tmp_path / "k" / MANIFEST).write_text("{}")

@@ -208,7 +208,7 @@ async def test_one_that_is_used_when_its_rebuild_is_done_stays(store):
 async def test_what_killed_processes_left_is_tidied(store):
     for name in ("old.k.999999999", "k.999999999", "j.999999999"):
         (store.root / ".tmp" / name).mkdir(parents=True)
-    async with store.lock("j", print):
+    async with store.lock("j", Watch()):
         assert await store.tidy() == 2
     assert [path.name for path in (store.root / ".tmp").iterdir()] == ["j.999999999"], "somebody builds it"
 

@@ -74,10 +74,10 @@ class Kind:
         self.scheduler.join(self.pool(name), waiter)
         return waiter
 
-    def started(self, name, failure=None):
+    def started(self, name, failure=None, cause=None):
         pool = self.pool(name)
         pool.starting -= 1
-        self.scheduler.started(pool, failure or Idle(self.modules[name]), Phases())
+        self.scheduler.started(pool, failure or Idle(self.modules[name]), Phases(), cause)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,29 @@ async def test_a_failure_goes_to_the_oldest_caller_only():
 
     assert first.failure.kind is ErrorKind.LOAD_FAILED
     assert not second.woken.is_set()
+
+
+async def test_a_start_is_for_the_caller_that_caused_it():
+    kind = Kind()
+    first, second = kind.wait("a"), kind.wait("a")
+    kind.started("a", cause=second)
+    kind.started("a", Failure(ErrorKind.LOAD_FAILED, "no"), cause=first)
+
+    assert second.worker is not None
+    assert first.failure.kind is ErrorKind.LOAD_FAILED
+    assert kind.scheduler.waiting == 0
+
+
+async def test_a_start_whose_cause_has_gone():
+    """The oldest caller gets its worker. Its failure is for a caller that has no start of its own."""
+    kind = Kind()
+    gone, first, second = Waiter(), kind.wait("a"), kind.wait("a")
+    first.caused = True
+    kind.started("a", Failure(ErrorKind.LOAD_FAILED, "no"), cause=gone)
+    assert not first.woken.is_set()
+    assert second.failure.kind is ErrorKind.LOAD_FAILED
+    kind.started("a", cause=gone)
+    assert first.worker is not None
 
 
 async def test_a_caller_that_gives_up_leaves_nothing():

@@ -64,8 +64,7 @@ USER 10001:10001
 VOLUME ["/data", "/environments"]
 EXPOSE 8000 50051
 STOPSIGNAL SIGTERM
-# The runner is process 1. It needs no init: it handles SIGTERM itself, and as the subreaper of its workers it reaps
-# their orphans too. A test proves it.
+# The watcher of the runner is process 1. It needs no init: it passes SIGTERM on, and reaps orphans. A test proves it.
 ENTRYPOINT ["/opt/operato/bin/operato-runner"]
 CMD ["serve"]
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \

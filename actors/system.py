@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from environments.base import Managed
 from environments.conda import CondaEnvironment
 from environments.docker import DockerEnvironment
 from environments.installer import trusting
+from environments.leftovers import BACKUPS, held, remove_left
 from environments.limits import LimitKeeper
 from environments.local import InlineEnvironment, Launcher, ProcessTable
 from environments.store import Store
@@ -37,7 +37,7 @@ log = structlog.get_logger("system")
 
 @frozen
 class Surroundings:
-    """The environment variables of the runner, read once by the configuration.
+    """The environment variables of the runner, read once by the configuration, and the process that watches it.
 
     User code inherits `guest` and nothing else, uv inherits `installer`; `secrets` looks up the values of secrets.
     """
@@ -45,6 +45,7 @@ class Surroundings:
     guest: Mapping[str, str]
     installer: Mapping[str, str]
     secrets: LookUp
+    watcher: int | None = None
 
 
 @frozen
@@ -86,10 +87,17 @@ async def open_system(
     the data directory cannot be used, and the errors of `Registry.publish`; and `ActorFailed` in a group when an actor
     failed too often.
     """
+    with _open_launcher(settings, around) as launcher:
+        async with _open_system(settings, around, specs, records, launcher) as system:
+            yield system
+
+
+@asynccontextmanager
+async def _open_system(
+    settings: Settings, around: Surroundings, specs: Iterable[ModuleSpec], records: Path | None, launcher: Launcher
+) -> AsyncIterator[System]:
     data = settings.store.data_dir.absolute()
-    work = data / "work" / str(os.getpid())
-    table, launcher = _open_table(data, work, around)
-    limits = LimitKeeper(f"operato-{os.getpid()}")
+    limits = LimitKeeper(f"operato-{os.getpid()}", watcher=around.watcher)
     make = partial(
         Executor,
         settings=settings.executor,
@@ -122,16 +130,15 @@ async def open_system(
                 if catalog is not None:
                     await registry.collect()
                 async with _open_runs(settings, around, registry, executors, history) as runs:
-                    yield System(registry, executors, history, runs, table)
+                    yield System(registry, executors, history, runs, launcher.table)
         finally:
             with trio.CancelScope(shield=True):
-                await table.sweep()
+                await launcher.table.sweep()
                 await history.aclose()
             if catalog is not None:
                 catalog.close()
             recording.cancel()
             limits.close()
-            shutil.rmtree(work, ignore_errors=True)
             history_nursery.cancel_scope.cancel()
 
 
@@ -182,15 +189,25 @@ async def _open_catalog(data: Path) -> Catalog:
     return await trio.to_thread.run_sync(Catalog.open, data / FILE_NAME)
 
 
-def _open_table(data: Path, work: Path, around: Surroundings) -> tuple[ProcessTable, Launcher]:
-    """Return the process table and the launcher. Raises RunnerError `unavailable` if the data directory is unusable."""
-    try:
-        _remove_left_over(work.parent)
-        work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        table = ProcessTable(work)
-        return table, Launcher.install(table, data, around.guest)
-    except OSError as problem:
-        raise error(ErrorKind.UNAVAILABLE, f"the data directory cannot be used: {problem}", field="data_dir") from None
+@contextmanager
+def _open_launcher(settings: Settings, around: Surroundings) -> Iterator[Launcher]:
+    """Remove what killed runners left, and give the launcher of this one and its process table.
+
+    Raises RunnerError `unavailable` if the data directory is unusable.
+    """
+    data = settings.store.data_dir.absolute()
+    work = data / "work"
+    with ExitStack() as stack:
+        try:
+            killed = {**remove_left(work), **remove_left(data, BACKUPS)}
+            table = ProcessTable(stack.enter_context(held(work / str(os.getpid()))))
+            launcher = Launcher.install(table, data, around.guest)
+        except OSError as problem:
+            message = f"the data directory cannot be used: {problem}"
+            raise error(ErrorKind.UNAVAILABLE, message, field="data_dir") from None
+        if killed:
+            log.warning("killed processes that a dead runner left", pids=list(killed), names=list(killed.values()))
+        yield launcher
 
 
 @asynccontextmanager
@@ -200,18 +217,15 @@ async def open_environments(settings: Settings, around: Surroundings) -> AsyncIt
     A runner with the same data directory is not disturbed. No started process is left on exit. Raises RunnerError
     `unavailable` when the data directory cannot be used.
     """
-    data = settings.store.data_dir.absolute()
-    work = data / "work" / str(os.getpid())
-    table, launcher = _open_table(data, work, around)
-    managed = _managed(settings, launcher, around, sweeps=False)
-    try:
-        yield managed
-    finally:
-        for environment in managed.values():
-            environment.keep(())
-        with trio.CancelScope(shield=True):
-            await table.sweep()
-        shutil.rmtree(work, ignore_errors=True)
+    with _open_launcher(settings, around) as launcher:
+        managed = _managed(settings, launcher, around, sweeps=False)
+        try:
+            yield managed
+        finally:
+            for environment in managed.values():
+                environment.keep(())
+            with trio.CancelScope(shield=True):
+                await launcher.table.sweep()
 
 
 def _managed(settings: Settings, launcher: Launcher, around: Surroundings, *, sweeps: bool) -> dict[Kind, Managed]:
@@ -238,11 +252,3 @@ def _managed(settings: Settings, launcher: Launcher, around: Surroundings, *, sw
             build_ca=store.build_ca,
         ),
     }
-
-
-def _remove_left_over(work: Path) -> None:
-    """Remove the working directories of killed runners; their workers died with them."""
-    if work.is_dir():
-        for folder in work.iterdir():
-            if not Path("/proc", folder.name).exists():
-                shutil.rmtree(folder, ignore_errors=True)

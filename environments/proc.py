@@ -1,12 +1,20 @@
-"""Processes as /proc shows them: children, names, memory. Any process may be gone at any moment."""
+"""Processes as /proc shows them: children, names, memory; and their end. Any process may be gone at any moment.
+
+The watcher of the runner is a bare interpreter with this file: it imports little.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from pathlib import Path
+import signal
+import time
+from collections.abc import Callable, Iterable
 
-_PROC = Path("/proc")
+_PR_SET_CHILD_SUBREAPER = 36
+_KILL_SECONDS = 10.0
+_PAUSE_SECONDS = 0.002
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _HELPER = re.compile(rb"\.(resource_tracker|forkserver) import main")
 """In the command of a helper of multiprocessing."""
@@ -34,7 +42,7 @@ def children(pid: int) -> list[int]:
 def _children_file_exists() -> bool:
     """Return whether this kernel has the `children` file (CONFIG_PROC_CHILDREN)."""
     pid = os.getpid()
-    return (_PROC / str(pid) / "task" / str(pid) / "children").exists()
+    return os.path.exists(f"/proc/{pid}/task/{pid}/children")  # noqa: PTH110  (see above: no pathlib)
 
 
 def _children_by_scan(pid: int) -> list[int]:
@@ -82,7 +90,8 @@ def session(pid: int) -> int:
 def name(pid: int) -> str:
     """Return the command name of a process, or `?` if it is gone."""
     try:
-        return (_PROC / str(pid) / "comm").read_text(errors="replace").strip()
+        with open(f"/proc/{pid}/comm", errors="replace", encoding="utf-8") as file:  # noqa: PTH123
+            return file.read().strip()
     except OSError:
         return "?"
 
@@ -94,16 +103,72 @@ def helps(pid: int) -> bool:
     a command is in the middle of its exec or of its exit, so it may be one too.
     """
     try:
-        command = (_PROC / str(pid) / "cmdline").read_bytes()
-        return not command or _HELPER.search(command) is not None
+        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123  (see `children`)
+            command = file.read()
     except OSError:
         return False
+    return not command or _HELPER.search(command) is not None
 
 
 def resident_bytes(pid: int) -> int:
     """Return the private resident memory of a process in bytes, without memory shared with others."""
     try:
-        fields = (_PROC / str(pid) / "statm").read_bytes().split()
+        with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123
+            fields = file.read().split()
     except OSError:
         return 0
     return (int(fields[1]) - int(fields[2])) * _PAGE_BYTES
+
+
+def started_in(folder: str) -> list[int]:
+    """Return the processes whose working directory or HOME is a folder or below it, as far as they can be seen.
+
+    Without this process and its parent. One with a terminal is the shell of an operator, unless its HOME is there.
+    """
+    ours = (os.getpid(), os.getppid())
+    inside = os.path.realpath(folder)
+    marks = tuple(b"HOME=" + os.fsencode(each) + b"/" for each in {folder, inside})
+    found = []
+    for entry in os.listdir("/proc"):  # noqa: PTH208  (names, not paths)
+        if not entry.isdigit() or (pid := int(entry)) in ours or not alive(pid):
+            continue
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
+                at_home = any(variable.startswith(marks) for variable in file.read().split(b"\0"))
+            where = os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)")  # noqa: PTH115
+            if at_home or (f"{where}/".startswith(f"{inside}/") and not has_terminal(pid)):
+                found.append(pid)
+    return found
+
+
+def has_terminal(pid: int) -> bool:
+    """Return whether a process has a controlling terminal."""
+    fields = _stat(pid)
+    return fields is not None and fields[4] != b"0"
+
+
+def become_subreaper() -> bool:
+    """Make orphans below this process its children, also after `exec`; return whether the system allows it."""
+    import ctypes  # noqa: PLC0415  (the watcher does not need it)
+
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def kill_all(find: Callable[[], Iterable[int]], seconds: float = _KILL_SECONDS) -> dict[int, str]:
+    """Kill what `find` returns, again until nothing that it finds is alive; return the names. Blocks.
+
+    A process that the kernel does not let go is waited for `seconds`.
+    """
+    killed: dict[int, str] = {}
+    deadline = time.monotonic() + seconds
+    while True:
+        found = list(find())
+        # Zombies too: the threads of a process may outlive its first one.
+        for pid in found:
+            if pid not in killed and alive(pid):
+                killed[pid] = name(pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if not any(map(alive, found)) or time.monotonic() > deadline:
+            return killed
+        time.sleep(_PAUSE_SECONDS)

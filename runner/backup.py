@@ -21,10 +21,11 @@ import shutil
 import sqlite3
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+from environments.leftovers import BACKUPS, held
 
 _DATABASE = "history.db"
 _MODULES = "modules.db"
@@ -85,9 +86,8 @@ def save(data_dir: Path, to: BinaryIO) -> None:
 @contextlib.contextmanager
 def _copy_of(database: Path) -> Iterator[Path]:
     """Yield a consistent copy of a database that is written to."""
-    folder = tempfile.mkdtemp(prefix=".backup-", dir=database.parent)
-    try:
-        copy = Path(folder) / database.name
+    with held(database.parent / BACKUPS.replace("*", str(os.getpid()))) as folder:
+        copy = folder / database.name
         # Read only: only the runner may move the log into the database.
         with (
             contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as source,
@@ -95,8 +95,6 @@ def _copy_of(database: Path) -> Iterator[Path]:
         ):
             source.backup(target)
         yield copy
-    finally:
-        shutil.rmtree(folder)
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -58,9 +58,12 @@ class Server:
         return self.client.post(f"/modules/execute/{name}", json=value, headers=headers)
 
     def stop(self, number: int | None = signal.SIGTERM) -> int:
-        """End the server by a signal (None: it is ending already); return its exit code."""
+        """End the server by a signal (None: it is ending already); return its exit code.
+
+        SIGKILL is for the runner itself, not for its watcher.
+        """
         if number is not None:
-            self.process.send_signal(number)
+            os.kill(self.ready["pid"] if number == signal.SIGKILL else self.process.pid, number)
         code = self.process.wait(60)
         self.client.close()
         self.log.close()

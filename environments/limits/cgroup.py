@@ -4,7 +4,7 @@ A group with processes cannot enable controllers for groups below it (the rule o
 first moves itself into a leaf of its own:
 
     DELEGATED/                      the group in which the runner was started
-        operato-4711-runner/        the runner, and workers without limits
+        operato-4711-runner/        the runner, its watcher, and workers without limits
         operato-4711-1/             a worker
 
 The kernel's root group and groups managed by others are never changed. A group counts as delegated if the service
@@ -17,7 +17,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -75,24 +76,28 @@ class Delegation:
     group: Path
     controllers: frozenset[str]
     _files: Files
-    _pid: int
+    _pids: Sequence[int]
     _leaf: Path | None = field(default=None, init=False)
+    _moved: list[str] = field(factory=list, init=False)
     _enabled: list[str] = field(factory=list, init=False)
 
     @classmethod
-    def open(cls, mount: Path, own: str, name: str, pid: int, files: Files | None = None) -> Delegation | None:
+    def open(
+        cls, mount: Path, own: str, name: str, pids: Sequence[int], files: Files | None = None
+    ) -> Delegation | None:
         """Return the delegation of the group `own`, a path below `mount`; None if not delegated or without controllers.
 
-        All created groups have `name` as prefix. A failed step is undone.
+        All created groups have `name` as prefix. `pids` are the processes to move out of the group: this one, and its
+        watcher. A failed step is undone.
         """
         files = files or Files()
         group = mount / own.lstrip("/")
         try:
             if not _may_use(files, group, own):
                 return None
-            _remove_left_over(files, group)
+            remove_left_over(files, group)
             offered = [name for name in CONTROLLERS if name in files.read(group / "cgroup.controllers").split()]
-            opened = cls(group, frozenset(offered), files, pid)
+            opened = cls(group, frozenset(offered), files, pids)
             if offered:
                 opened._enable(offered, name)
         except OSError as problem:
@@ -117,12 +122,15 @@ class Delegation:
             raise
 
     def _leave(self, name: str) -> None:
-        """Move this process out of the group into a leaf below it."""
-        if str(self._pid) not in self._files.read(self.group / "cgroup.procs").split():
+        """Move this process and its watcher out of the group into a leaf below it."""
+        here = self._files.read(self.group / "cgroup.procs").split()
+        self._moved = [pid for pid in map(str, self._pids) if pid in here]
+        if not self._moved:
             return
         self._leaf = self.group / f"{name}-runner"
         self._files.make(self._leaf)
-        self._files.write(self._leaf / "cgroup.procs", str(self._pid))
+        for pid in self._moved:
+            self._files.write(self._leaf / "cgroup.procs", pid)
 
     def close(self) -> None:
         """Disable the controllers, move back into the group and remove the leaf, as far as possible."""
@@ -131,7 +139,7 @@ class Delegation:
             taken = " ".join(f"-{controller}" for controller in self._enabled)
             steps.append(lambda: self._files.write(self.group / "cgroup.subtree_control", taken))
         if (leaf := self._leaf) is not None:
-            steps.append(lambda: self._files.write(self.group / "cgroup.procs", str(self._pid)))
+            steps.extend(partial(self._files.write, self.group / "cgroup.procs", pid) for pid in self._moved)
             steps.append(lambda: self._files.remove(leaf))
         for step in steps:
             try:
@@ -149,8 +157,8 @@ def _may_use(files: Files, group: Path, own: str) -> bool:
     return own.strip("/") == "" or files.delegated(group)
 
 
-def _remove_left_over(files: Files, group: Path) -> None:
-    """Remove empty groups of killed runners."""
+def remove_left_over(files: Files, group: Path) -> None:
+    """Remove empty groups of killed runners, of either version."""
     for path in files.below(group):
         found = _OURS.fullmatch(path.name)
         if found and not Path("/proc", found["pid"]).exists():

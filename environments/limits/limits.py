@@ -24,7 +24,7 @@ from typing import Protocol
 from attrs import frozen
 
 from environments import proc
-from environments.limits.cgroup import CONTROLLERS, Delegation, Files
+from environments.limits.cgroup import CONTROLLERS, Delegation, Files, remove_left_over
 
 _CPU_PERIOD_US = 100_000
 WATCH_SECONDS = 0.1
@@ -92,14 +92,16 @@ def _mounts() -> dict[str, Path]:
 class LimitKeeper:
     """Probes what this machine can enforce (`enforcement`), and puts workers under their limits.
 
-    With a delegated control group of version 2, creating a keeper moves this process into a leaf of the group; `close`
-    moves it back. `groups` and `mounts` default to those of this process, as `_own_groups` and `_mounts` return them.
+    With a delegated control group of version 2, creating a keeper moves this process and its `watcher` into a leaf of
+    the group; `close` moves them back. `groups` and `mounts` default to those of this process, as `_own_groups` and
+    `_mounts` return them.
     """
 
     def __init__(
         self,
         name: str,
         *,
+        watcher: int | None = None,
         groups: Mapping[str, str] | None = None,
         mounts: Mapping[str, Path] | None = None,
         files: Files | None = None,
@@ -110,8 +112,9 @@ class LimitKeeper:
         groups = _own_groups() if groups is None else groups
         mounts = _mounts() if mounts is None else mounts
         self._delegation = None
+        pids = [os.getpid()] if watcher is None else [os.getpid(), watcher]
         if "" in groups and "" in mounts:
-            self._delegation = Delegation.open(mounts[""], groups[""], name, os.getpid(), self._files)
+            self._delegation = Delegation.open(mounts[""], groups[""], name, pids, self._files)
         self._parents = self._probe(groups, mounts)
         self.enforcement = Enforcement(
             memory=self._how("memory", "watched"),
@@ -142,6 +145,8 @@ class LimitKeeper:
                 parent = mounts[controller] / groups.get(controller, "/").lstrip("/")
                 if not parent.is_dir():  # the path is the host's and this is a container
                     parent = mounts[controller]
+                with contextlib.suppress(OSError):
+                    remove_left_over(self._files, parent)
                 if self._can_make(parent):
                     usable[controller] = parent
         return usable

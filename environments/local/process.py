@@ -8,13 +8,11 @@ become children of the runner that it did not start, and the sweep kills them.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +22,6 @@ import trio
 from environments import proc
 from environments.local.guest import ProcessGuest
 
-_PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 10.0
 _HELPER_SECONDS = 2.0
 """The time that helpers of multiprocessing have to clean up and end when the processes that they serve are gone."""
@@ -39,7 +36,7 @@ class ProcessTable:
         self._work_dir = work_dir
         self._known: set[int] = set()
         self._count = 0
-        self.subreaper = _become_subreaper()
+        self.subreaper = proc.become_subreaper()
 
     def spawn(self, argv: Sequence[str], environ: Mapping[str, str]) -> ProcessGuest:
         """Start a guest. Synchronous on purpose: Popen on the main thread takes 0.4 ms.
@@ -227,13 +224,6 @@ class ProcessTable:
     def statistics(self) -> int:
         """Return the number of processes that were started and have not ended."""
         return len(self._known)
-
-
-def _become_subreaper() -> bool:
-    """Make orphans of dead guests children of this process; return whether the system allows it."""
-    if not sys.platform.startswith("linux"):
-        return False
-    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def _default_signals() -> None:

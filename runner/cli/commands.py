@@ -18,6 +18,7 @@ from runner.cli.options import Root, connection_options, duration, json_option, 
 from runner.status import INTERRUPTED
 from runner.terminal import one_line, table
 from runner.version import version_of_this
+from runner.watch import be_watched
 
 _RUN = {"max_frame", "data_dir", "venv_path", "offline", "grace", "kept_output", "log_format", "log_level"}
 """Settings that matter without a server; the others are accepted, and have no effect."""
@@ -84,9 +85,10 @@ def serve(**options: Any) -> int:
     Exit code: 0 if all work had ended, 3 if some was cut off, 2 for a mistake in the configuration.
     """
     loaded = load(options)
+    watcher = be_watched()
     from runner.serve import run_server, surroundings
 
-    return run_server(loaded, surroundings())
+    return run_server(loaded, surroundings(watcher))
 
 
 @cli.command()
@@ -106,14 +108,14 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> int:
     names = [spec.name for spec in loaded.modules.modules]
     if module not in names:
         raise error(ErrorKind.NOT_FOUND, f"there is no module {module!r:.80}{did_you_mean(module, names)}")
-    from runner.serve import run_once
+    from runner.serve import run_once, surroundings
 
     limit = loaded.settings.server.max_frame_bytes
     content = sys.stdin.buffer.read(limit + 1) if data == "-" else os.fsencode(data)
     if len(content) > limit:
         raise error(ErrorKind.TOO_LARGE, f"the input is over {limit} bytes; the limit is `max_frame`", field="$")
     seconds = None if timeout is None else duration(timeout, "--timeout")
-    return run_once(loaded, module, content, seconds)
+    return run_once(loaded, surroundings(be_watched()), module, content, seconds)
 
 
 @cli.command()

@@ -10,24 +10,23 @@ from pathlib import Path
 import trio
 from attrs import evolve
 
-from actors.system import open_system
+from actors.system import Surroundings, open_system
 from config.load import Loaded
 from protocol.events import decode_all, text_of
 from runner.api import Service
 from runner.auth import Principal
-from runner.serve.server import surroundings
 from runner.status import CODES
 
 
-def run_once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -> int:
+def run_once(loaded: Loaded, around: Surroundings, name: str, data: bytes, timeout: float | None) -> int:
     """Run one module without a server: result to standard output, printed text to standard error.
 
     Returns 0, or the exit code of the error kind. Raises RunnerError for a call that never began.
     """
-    return trio.run(_once, loaded, name, data, timeout)
+    return trio.run(_once, loaded, around, name, data, timeout)
 
 
-async def _once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -> int:
+async def _once(loaded: Loaded, around: Surroundings, name: str, data: bytes, timeout: float | None) -> int:
     caller = Principal("command-line", frozenset({"admin"}), ())
     # A server may have the history of the data directory open, and this one call needs no record.
     records = tempfile.mkdtemp(prefix="operato-run-")
@@ -35,7 +34,7 @@ async def _once(loaded: Loaded, name: str, data: bytes, timeout: float | None) -
     wanted = [evolve(m, workers=evolve(m.workers, min=0)) for m in loaded.modules.modules if m.name == name]
     try:
         modules = wanted or loaded.modules.modules
-        async with open_system(settings, surroundings(), modules, records=Path(records)) as system:
+        async with open_system(settings, around, modules, records=Path(records)) as system:
             service = Service(system.registry, system.executors, system.history, system.runs, settings)
             execution = await service.execute(caller, name, data, timeout=timeout)
     finally:

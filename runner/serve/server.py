@@ -27,6 +27,8 @@ from runner.version import version_of_this
 
 EXIT_DRAINED = 0
 EXIT_NOT_DRAINED = 3
+_ECHO_SECONDS = 0.2
+"""A signal to all processes of a service reaches the runner twice: directly, and through the watcher."""
 _EXAMPLE_TOKEN_SECONDS = 86400.0
 
 log = structlog.get_logger("main")
@@ -40,6 +42,8 @@ class _Stop:
     reload: Bell = field(factory=Bell, init=False)
     scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     forced: bool = field(default=False, init=False)
+    _first: tuple[int, float] = field(default=(0, 0.0), init=False)
+    """The signal that began the drain, and when."""
 
     async def listen(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -51,8 +55,9 @@ class _Stop:
                     log.info(
                         "stopping: new work is refused, running work may finish", signal=signal.Signals(number).name
                     )
+                    self._first = number, trio.current_time()
                     self.asked.set()
-                else:
+                elif number != self._first[0] or trio.current_time() > self._first[1] + _ECHO_SECONDS:
                     log.warning("stopping at once", signal=signal.Signals(number).name)
                     self.forced = True
                     self.scope.cancel()
@@ -160,6 +165,6 @@ def _write_whole(file: Path, text: str) -> None:
         raise OSError(problem.errno, f"`ready_file` {file} cannot be written: {problem.strerror}") from None
 
 
-def surroundings() -> Surroundings:
-    """Return the parts of the operating system's environment that user code and installers get."""
-    return Surroundings(base_environment(), installer_environment(), secret_values)
+def surroundings(watcher: int | None = None) -> Surroundings:
+    """Return the parts of the operating system's environment that user code and installers get, and the watcher."""
+    return Surroundings(base_environment(), installer_environment(), secret_values, watcher)

@@ -198,14 +198,14 @@ def test_environments_in_use_by_a_server_stay(run, tmp_path):
         (found,) = listed(run, file=NONE)["environments"]
         key = found["key"]
         assert found["in_use"]
-        assert found["pids"] == [server.process.pid]
+        assert found["pids"] == [server.ready["pid"]]
 
         gc = run("env", "gc", "--keep-bytes", "1", file=NONE)
         assert f"kept      {key}  " in gc.stdout
         assert "a process uses it" in gc.stdout
         rebuild = run("env", "rebuild", "plain")
         assert rebuild.returncode == 4
-        assert f"{key} is in use by process {server.process.pid}" in rebuild.stderr
+        assert f"{key} is in use by process {server.ready['pid']}" in rebuild.stderr
         assert "(modules that use it: plain)" in rebuild.stderr
         assert server.execute("plain", None).json()["result"] == 1
 

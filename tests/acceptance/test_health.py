@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -70,11 +71,11 @@ def test_a_runner_that_has_not_started(tmp_path):
 def test_a_runner_without_rest(tmp_path):
     with running(tmp_path, MODULES, "--no-rest") as server:
         assert ask(tmp_path) == (0, "serving\n")
-        server.process.send_signal(signal.SIGSTOP)
+        os.kill(server.ready["pid"], signal.SIGSTOP)
         ready = tmp_path / "ready.json"
         with pytest.raises(health.NotServingError, match="does not answer: timed out"):
             health.check(ready, 0.2)
-        server.process.send_signal(signal.SIGCONT)
+        os.kill(server.ready["pid"], signal.SIGCONT)
 
 
 @pytest.mark.parametrize("door", ["rest", "grpc"])

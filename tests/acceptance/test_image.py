@@ -273,11 +273,13 @@ if os.fork() == 0:
 """
 
 
-def test_the_runner_is_process_1_and_reaps_orphans(start):
+def test_the_watcher_is_process_1_and_reaps_orphans(start):
     """Orphans are given to process 1, and only process 1 can reap them."""
     container = start()
     container.wait_healthy()
-    assert "operato-runner serve" in json.loads(container.python(LOOK))["1"][2]
+    found = json.loads(container.python(LOOK))
+    assert "runner.watch" in found["1"][2]
+    assert [parent for _, parent, line in found.values() if "operato-runner serve" in line] == ["1"]
     container.python(LEAVE)  # an orphan of a command of the operator, not of a worker
 
     with container.client() as client:

@@ -478,7 +478,7 @@ def begun(path, *pids):
 
 
 async def test_the_death_of_the_runner_ends_its_workers(tmp_path):
-    """Processes that left the group (setsid) are not promised: without the runner, no process looks for them."""
+    """Without a watcher, processes that left the group (setsid) are not promised: no process looks for them."""
     modules = json.dumps({name: BEGUN + code for name, code in BUSY.items()})
     argv = [sys.executable, "-c", RUNNER, str(tmp_path), modules]
     async with trio.open_nursery() as nursery:

@@ -116,7 +116,7 @@ def kernel(tmp_path):
 
 
 def opened(kernel, own="/" + OWN, name="operato-7"):
-    return Delegation.open(kernel.mount, own, name, SELF, kernel)
+    return Delegation.open(kernel.mount, own, name, [SELF], kernel)
 
 
 def test_a_delegated_service_moves_into_a_leaf_and_back(kernel):
@@ -140,7 +140,7 @@ def test_a_delegated_service_moves_into_a_leaf_and_back(kernel):
 def test_the_root_of_a_namespace_is_a_group_like_any_other(kernel):
     container = kernel.add("docker/abc", SELF)
 
-    delegation = Delegation.open(container, "/", "operato-7", SELF, kernel)
+    delegation = Delegation.open(container, "/", "operato-7", [SELF], kernel)
 
     assert delegation.group == container
     assert kernel.procs(container / "operato-7-runner") == [str(SELF)]
@@ -216,6 +216,29 @@ def test_what_killed_runners_left_is_removed(kernel):
 
     left = {path.name for path in kernel.below(service)}
     assert left == {f"operato-{gone}-4", f"operato-{alive}-1", "other", "operato-7-runner"}
+
+
+def test_the_watcher_moves_with_the_runner(kernel):
+    service = kernel.add(OWN, SELF, 4711)
+    before = kernel.tree()
+
+    keeper = LimitKeeper("operato-7", watcher=4711, groups={"": f"/{OWN}"}, mounts={"": kernel.mount}, files=kernel)
+
+    assert keeper.enforcement.memory == "cgroup-v2"
+    assert kernel.procs(service) == []
+    assert kernel.procs(service / "operato-7-runner") == [str(SELF), "4711"]
+    keeper.close()
+    assert kernel.tree() == before
+
+
+def test_groups_of_version_1_that_killed_runners_left_are_removed(tmp_path):
+    gone, alive = 2**22 + 1, os.getppid()
+    for name in (f"operato-{gone}-3", f"operato-{alive}-1", "other"):
+        (tmp_path / name).mkdir()
+
+    LimitKeeper("operato-7", groups={"pids": "/"}, mounts={"pids": tmp_path})
+
+    assert {path.name for path in tmp_path.iterdir()} == {f"operato-{alive}-1", "other"}
 
 
 def test_limits_are_written_and_the_groups_go_again(kernel):

@@ -63,6 +63,9 @@ class Guest(Protocol):
         Raises ChannelClosedError.
         """
 
+    def has_spoken(self) -> bool:
+        """Return, without waiting, whether there is something to receive from a guest that lives."""
+
     async def receive(self) -> bytes:
         """Wait for bytes of frames; never returns empty. Raises ChannelClosedError and FrameTooLargeError."""
 

@@ -2,6 +2,6 @@
 
 from environments.local.inline import InlineEnvironment, Launcher
 from environments.local.inprocess import InProcess
-from environments.local.process import ProcessTable
+from environments.local.process import ProcessTable, hide
 
-__all__ = ["InProcess", "InlineEnvironment", "Launcher", "ProcessTable"]
+__all__ = ["InProcess", "InlineEnvironment", "Launcher", "ProcessTable", "hide"]

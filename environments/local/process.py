@@ -24,6 +24,7 @@ import trio
 from environments import proc
 from environments.local.guest import ProcessGuest
 
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 10.0
 
@@ -221,6 +222,16 @@ def _become_subreaper() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def hide() -> None:
+    """Keep workers, which have the same user, out of this process's memory and descriptors; root reaches them still.
+
+    Where /proc hides what its reader cannot trace (hidepid), other commands of this user would not see the runner any
+    more: not there.
+    """
+    if sys.platform.startswith("linux") and "hidepid=" not in Path("/proc/self/mounts").read_text():
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _signal(pid: int, number: int) -> None:

@@ -26,7 +26,7 @@ TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in SO
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
-LONGER_MODULES = {"protocol/guest.py": 700}
+LONGER_MODULES = {"protocol/guest.py": 900}
 """The guest must be one file."""
 GUESTS = {"protocol/guest.py", "protocol/relay.py"}
 """Separate programs, which run where user code runs."""

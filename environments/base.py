@@ -158,6 +158,12 @@ class Environment(Protocol):
         Raises OSError and RunnerError.
         """
 
+    async def mend(self, prepared: Prepared) -> bool:
+        """Check the files from which a worker did not start, and write damaged ones again.
+
+        Returns whether the environment was damaged: `prepare` builds it again then. Raises OSError.
+        """
+
     def keep(self, keys: Collection[str]) -> None:
         """Stop using all environments but those of these keys; called while no `prepare` runs. Never blocks.
 

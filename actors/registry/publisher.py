@@ -36,6 +36,8 @@ class Publisher:
     secrets: LookUp
     _key: bytes = field(factory=lambda: secrets.token_bytes(32), init=False, repr=False)
     """The key of digests with secrets: without it they cannot be computed outside of this process."""
+    _marks: dict[Path, code_store.Marks] = field(factory=dict, init=False)
+    """The marks of the code folders, as they were when their content was right."""
 
     def publish_all(self, specs: Iterable[ModuleSpec], before: Mapping[str, Published]) -> list[Published]:
         """Return the modules of the operator's file; unchanged ones are the same objects as in `before`.
@@ -55,7 +57,7 @@ class Publisher:
     def _publish(self, spec: ModuleSpec, secret: Mapping[str, str], known: Published | None) -> Published:
         files = self._read(spec)
         content_digest = code_store.content_digest(spec, files)
-        if known is not None and known.digest == self._identity(content_digest, spec, secret) and known.root.is_dir():
+        if known is not None and known.digest == self._identity(content_digest, spec, secret) and self.intact(known):
             return known
         made = self._made(spec, files, secret, content_digest)
         return evolve(made, trusted=True)
@@ -70,7 +72,7 @@ class Publisher:
         self, spec: ModuleSpec, files: Mapping[str, bytes], secret: Mapping[str, str], content_digest: str
     ) -> Published:
         root = self.code_dir.absolute() / code_store.folder_of(spec, files)
-        code_store.keep(root, files)
+        self._marks[root] = code_store.keep(root, files)
         file, _, function = spec.handler.rpartition(":")
         entry, package = code_store.entry_in(spec, root, files, file)
         return Published(
@@ -115,6 +117,33 @@ class Publisher:
             for path in self.code_dir.absolute().iterdir():
                 if path not in besides:
                     shutil.rmtree(path, ignore_errors=True)
+                    self._marks.pop(path, None)
+
+    def intact(self, module: Published) -> bool:
+        """Return whether the stored code of a module is as it was published; it is read only if a mark changed."""
+        marks = self._marks.get(module.root)
+        if marks is not None and code_store.marks_of(module.root, marks) == marks:
+            return True
+        marks = code_store.intact(module.root)
+        if marks is not None:
+            self._marks[module.root] = marks
+        return marks is not None
+
+    def mend(self, module: Published, files: Callable[[], Mapping[str, bytes]] | None) -> None:
+        """Write the stored code of a module again: `files` returns it, or it is read where the author has it.
+
+        Raises RunnerError `unavailable` when the author's code is another one now, or cannot be read, and OSError.
+        """
+        try:
+            found = self._read(module.spec) if files is None else files()
+        except (RunnerError, KeyError) as problem:
+            found, why = {}, str(problem)
+        else:
+            why = "its source has other content now"
+        if module.root.name != code_store.folder_of(module.spec, found):
+            text = f"the stored code of {module.ref} is damaged and cannot be made again: {why}; publish it again"
+            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir")
+        self._marks[module.root] = code_store.keep(module.root, found)
 
     def restore_all(
         self, kept: Iterable[StoredModule], files: Callable[[str, str], Mapping[str, bytes]]
@@ -144,8 +173,8 @@ class Publisher:
         Raises ConfigError and RunnerError when this runner cannot serve it, and OSError.
         """
         root = self.code_dir.absolute() / stored.folder
-        if not root.is_dir():
-            code_store.keep(root, files())
+        marks = code_store.intact(root)
+        self._marks[root] = code_store.keep(root, files()) if marks is None else marks
         spec = spec_from_mapping(stored.spec, base=root, allow_path=True, checked=True)
         spec = spec if spec.path is None else evolve(spec, path=root)
         try:

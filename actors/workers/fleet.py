@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
 from attrs import define, field
 
 from actors.events import EventLog
+from actors.registry import Published
 from actors.workers.masking import look_up
 from actors.workers.pool import Phases, Pool
 from actors.workers.worker import Worker
@@ -91,6 +92,8 @@ class Fleet:
     limits: LimitKeeper
     max_frame_bytes: int
     secrets: LookUp
+    verify: Callable[[Published], Awaitable[None]]
+    """Has the stored code of a module as it was published, or raises RunnerError."""
     on_death: Callable[[Worker], None] = field(default=lambda _worker: None, init=False)
     """Called with each worker that ended."""
     nursery: trio.Nursery | None = field(default=None, init=False)
@@ -112,6 +115,7 @@ class Fleet:
         began = trio.current_time()
         pool.report("starting worker", began)
         secrets = await look_up(spec, self.secrets)
+        await self.verify(pool.module)
         worker = self.spares.take(prepared.key) or self._launch(prepared)
         try:
             await self._limit(worker, Limits(spec.memory, spec.cpus, spec.processes))

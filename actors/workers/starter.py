@@ -98,6 +98,8 @@ class Starter:
             pool.activity = pool.activity if pool.starting else ""
         if isinstance(result, Failure):
             log.warning("a worker did not start", module=str(pool.module.ref), kind=result.kind, why=result.message)
+            if again:
+                await self._mend(pool)
             if again and pool.waiters and pool.waiters[0].starts + 1 < _STARTS and not self.scheduler.closing:
                 pool.waiters[0].starts += 1
                 self.start(pool)
@@ -107,6 +109,17 @@ class Starter:
         if isinstance(result, Failure) and result.kind is ErrorKind.UNAVAILABLE:
             pool.prepared = None  # its environment may be gone as well
             await self.probing.ask()
+
+    async def _mend(self, pool: Pool) -> None:
+        """Have what workers are started from right, so that another start may succeed."""
+        prepared = pool.prepared
+        try:
+            if prepared is not None and await self.fleet.environment.mend(prepared):
+                for other in self.scheduler.pools.values():
+                    if other.prepared is not None and other.prepared.key == prepared.key:
+                        other.prepared = None
+        except OSError as problem:
+            log.warning("what workers are started from cannot be mended", why=str(problem))
 
     async def _started(self, pool: Pool, phases: Phases) -> Worker:
         """Return a worker that has imported the module of a pool. Raises as `Builds.prepared` and `Fleet.start`."""

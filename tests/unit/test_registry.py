@@ -242,6 +242,76 @@ async def test_code_that_was_removed_is_written_again(registry):
     assert again.entry.read_text() == CODE
 
 
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def altered(path):
+    """Change a file, and give it the time and the size that it had."""
+    before = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"input", b"1 if 0", 1)[: before.st_size])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+DAMAGES = {
+    "empty": emptied,
+    "altered": lambda path: path.write_text(CODE.replace("input\n", "666\n")),
+    "altered, its size and time as before": lambda path: (
+        path.rename(f"{path}.old"),
+        shutil.copy2(f"{path}.old", path),
+        altered(path),
+    ),
+    "gone": Path.unlink,
+    "gone with its folder": lambda path: shutil.rmtree(path.parent),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+async def test_damaged_code_is_written_again_before_it_is_used(registry, damage):
+    module = (await registry.publish([spec()])).get("greet")
+    await registry.verify(module)
+    damage(module.entry)
+
+    await registry.verify(module)
+    assert module.entry.read_text() == CODE
+    assert tree(module.root) == {module.entry.name: CODE}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+async def test_damaged_code_is_written_again_by_the_next_runner(tmp_path, nursery, registry, damage):
+    module = (await registry.publish([spec()])).get("greet")
+    damage(module.entry)
+
+    again = await running(nursery, Registry(Publisher(tmp_path / "code", secret_values)))
+    assert (await again.publish([spec()])).get("greet").entry.read_text() == CODE
+    assert tree(module.root) == {module.entry.name: CODE}
+
+
+async def test_damaged_code_whose_source_has_changed_is_named(registry, folder):
+    source = folder({"main.py": CODE})
+    module = (await registry.publish([spec(path=source)])).get("greet")
+    emptied(module.entry)
+    (source / "main.py").write_text("def handler(input): return 2")
+
+    with pytest.raises(RunnerError) as caught:
+        await registry.verify(module)
+    assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+    assert "is damaged" in caught.value.failure.message
+    assert registry.damaged == {str(module.ref)}
+    (source / "main.py").write_text(CODE)
+    await registry.verify(module)
+    assert registry.damaged == set()
+
+
+async def test_code_that_only_looks_changed_is_left_alone(registry):
+    module = (await registry.publish([spec()])).get("greet")
+    os.utime(module.entry)
+    before = module.entry.stat().st_ino
+
+    await registry.verify(module)
+    assert module.entry.stat().st_ino == before
+
+
 async def test_caches_and_repositories_are_left_out(registry, folder):
     files = {
         "main.py": CODE,
@@ -399,7 +469,7 @@ async def test_a_full_disk_leaves_nothing(registry, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(os, "fsync", full)
         assert "No space left" in (await refused(registry, spec())).message
     assert kept_code(registry) == []
     assert registry.snapshot.modules == {}

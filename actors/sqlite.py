@@ -20,7 +20,10 @@ TROUBLE: Final = (OSError, sa.exc.SQLAlchemyError)
 """The exceptions of a disk or database that fails."""
 _BUSY_SECONDS: Final = 5.0
 _MATCHES: Final = "module_matches"
-_DURABLE: Final = ("journal_mode=wal", "synchronous=full")
+WAL: Final = ("journal_mode=wal", "synchronous=full")
+"""Readers and the writer never block each other; the last commits are in a second file, the `-wal`."""
+ONE_FILE: Final = ("journal_mode=delete", "synchronous=extra")
+"""Everything that was committed is in the database file itself; reader and writer block each other."""
 
 _globs_decoder = msgspec.json.Decoder(tuple[str, ...])
 
@@ -31,14 +34,17 @@ def reason_of(problem: Exception) -> str:
     return getattr(original, "strerror", None) or str(original)
 
 
-def open_writer(path: Path, before: Iterable[str] = (), after: Iterable[str] = ()) -> sqlite3.Connection:
+def open_writer(
+    path: Path, before: Iterable[str] = (), after: Iterable[str] = (), durable: Iterable[str] = WAL
+) -> sqlite3.Connection:
     """Open a database for writing, made readable for its owner only when missing. Commits survive a power loss.
 
-    `before` and `after` are pragmas of the caller around those of durability. Raises `OSError` and `sqlite3.Error`.
+    `before` and `after` are pragmas of the caller around those of durability, `durable`. Raises `OSError` and
+    `sqlite3.Error`.
     """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
-    for pragma in (*before, *_DURABLE, *after):
+    for pragma in (*before, *durable, *after):
         connection.execute(f"pragma {pragma}").close()
     _add_functions(connection)
     return connection

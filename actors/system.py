@@ -14,7 +14,7 @@ from attrs import frozen
 
 from actors.executions import Attempts, Runs
 from actors.history import History
-from actors.registry import FILE_NAME, Catalog, Publisher, Registry, RegistrySnapshot
+from actors.registry import FILE_NAME, Catalog, Published, Publisher, Registry, RegistrySnapshot
 from actors.supervise import supervise
 from actors.workers import Executor
 from config.modules import ModuleSpec
@@ -96,6 +96,14 @@ async def open_system(
 async def _open_system(
     settings: Settings, around: Surroundings, specs: Iterable[ModuleSpec], records: Path | None, launcher: Launcher
 ) -> AsyncIterator[System]:
+
+    async def verify(module: Published) -> None:
+        await registry.verify(module)
+
+    def follow(snapshot: RegistrySnapshot) -> None:
+        for executor in executors.values():
+            executor.publish(snapshot)
+
     data = settings.store.data_dir.absolute()
     limits = LimitKeeper(f"operato-{os.getpid()}", watcher=around.watcher)
     make = partial(
@@ -104,15 +112,11 @@ async def _open_system(
         limits=limits,
         max_frame_bytes=settings.server.max_frame_bytes,
         secrets=around.secrets,
+        verify=verify,
     )
     # A server may use the same data directory: then only the server sweeps containers.
     kinds = _managed(settings, launcher, around, sweeps=records is None)
-    executors = {Kind.INLINE: make(InlineEnvironment(launcher))}
-    executors |= {kind: make(environment) for kind, environment in kinds.items()}
-
-    def follow(snapshot: RegistrySnapshot) -> None:
-        for executor in executors.values():
-            executor.publish(snapshot)
+    executors = {Kind.INLINE: make(InlineEnvironment(launcher)), **{kind: make(each) for kind, each in kinds.items()}}
 
     history = History(settings.history, records or data)
     async with trio.open_nursery() as history_nursery:

@@ -63,6 +63,9 @@ class Guest(Protocol):
         Raises ChannelClosedError.
         """
 
+    def has_spoken(self) -> bool:
+        """Return, without waiting, whether there is something to receive from a guest that lives."""
+
     async def receive(self) -> bytes:
         """Wait for bytes of frames; never returns empty. Raises ChannelClosedError and FrameTooLargeError."""
 
@@ -156,6 +159,12 @@ class Environment(Protocol):
         """Start a guest that waits for its `hello`. Synchronous and quick: slow steps run in `tend`.
 
         Raises OSError and RunnerError.
+        """
+
+    async def mend(self, prepared: Prepared) -> bool:
+        """Check the files from which a worker did not start, and write damaged ones again.
+
+        Returns whether the environment was damaged: `prepare` builds it again then. Raises OSError.
         """
 
     def keep(self, keys: Collection[str]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
 
 from config.modules import ModuleSpec
 from environments.base import BuildWatch, Guest, Prepared, Stored
@@ -29,6 +33,11 @@ class Plan(Protocol):
     def in_place(self) -> bool:
         """Whether it is built in its final directory, whose name the installer writes into files."""
 
+
+_UNUSABLE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC, errno.ELOOP})
+"""What the system says of an interpreter that is damaged, and not of a machine that lacks memory or processes."""
+
+log = structlog.get_logger("environments")
 
 P = TypeVar("P", bound=Plan)
 
@@ -82,6 +91,23 @@ class BuiltEnvironment(ABC, Generic[P]):
         """Start a guest that waits for its `hello`."""
         self.store.uses.touch(prepared.key)
         return self.launcher.launch(prepared)
+
+    async def mend(self, prepared: Prepared) -> bool:
+        """Have the guest program right; an environment whose Python does not start is not complete any more."""
+        self.launcher.mend()
+        lines: list[str] = []
+        try:
+            command = [prepared.argv[0], "-I", "-c", "import json, signal"]
+            status = await self.launcher.table.run(command, prepared.environ, on_line=lines.append)
+            if status in (0, -signal.SIGKILL):  # killed: memory was short
+                return False
+        except OSError as problem:
+            if problem.errno not in _UNUSABLE:
+                raise
+            lines.append(str(problem))
+        log.warning("an environment is damaged; it is built again", key=prepared.key, why=lines[-1:])
+        self.store.spoil(prepared.key)
+        return True
 
     async def stored(self) -> list[Stored]:
         """Return the built environments, by key."""

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 10.0
 _PAUSE_SECONDS = 0.002
@@ -123,7 +124,8 @@ def resident_bytes(pid: int) -> int:
 def started_in(folder: str) -> list[int]:
     """Return the processes whose working directory or HOME is a folder or below it, as far as they can be seen.
 
-    Without this process and its parent. One with a terminal is the shell of an operator, unless its HOME is there.
+    Where a guest hides both, its command names the directory, also for its forks. Without this process and its parent.
+    One with a terminal is the shell of an operator, unless its HOME is there.
     """
     ours = (os.getpid(), os.getppid())
     inside = os.path.realpath(folder)
@@ -133,6 +135,11 @@ def started_in(folder: str) -> list[int]:
         if not entry.isdigit() or (pid := int(entry)) in ours or not alive(pid):
             continue
         with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+                last = file.read().rstrip(b"\0").rpartition(b"\0")[2]
+            if (b"HOME=" + last).startswith(marks) and not has_terminal(pid):
+                found.append(pid)
+                continue
             with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
                 at_home = any(variable.startswith(marks) for variable in file.read().split(b"\0"))
             where = os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)")  # noqa: PTH115
@@ -152,6 +159,23 @@ def become_subreaper() -> bool:
     import ctypes  # noqa: PLC0415  (the watcher does not need it)
 
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def hide() -> None:
+    """Keep workers, which have the same user, out of this process's memory and descriptors; root reaches them still.
+
+    Where /proc hides what its reader cannot trace (hidepid), other commands of this user would not see this process any
+    more: not there.
+    """
+    import ctypes  # noqa: PLC0415  (see above)
+
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            hidden = "hidepid=" in file.read()
+    except OSError:
+        hidden = False
+    if not hidden:
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def kill_all(find: Callable[[], Iterable[int]], seconds: float = _KILL_SECONDS) -> dict[int, str]:

@@ -29,6 +29,11 @@ class FrameDecoder:
         self._max_bytes = max_bytes
         self._wanted = -1
 
+    @property
+    def partial(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return self._wanted >= 0 or bool(self._buffer)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Take received bytes; return the complete payloads, in order.
 

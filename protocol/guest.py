@@ -31,6 +31,7 @@ MAX_TEXT = 16 * 1024
 MAX_TRACEBACK = 64 * 1024
 MAX_PATH = 200
 MAX_DEPTH = 500
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
 _HERE = __file__
@@ -721,6 +722,7 @@ class Guest:
 
     def __init__(self, channel):
         self.channel = channel
+        self.peak = open_peak()
         self.module = None
         self.pid = os.getpid()
         self.running = False
@@ -918,7 +920,7 @@ class Guest:
         """Answer frames until `shutdown`, or until the host is gone."""
         run = self.run_forked if forked else self.run
         channel = self.channel
-        forget_peak()
+        forget_peak(self.peak)
         while True:
             message = channel.receive()
             if message is None:
@@ -933,7 +935,7 @@ class Guest:
                     answer = run(message)
                 left = b'true,"stays":%s' % json.dumps(helpers()).encode() if self.children() else b"false"
                 channel.send(b'{"children":' + left + b"," + answer)
-                forget_peak()  # after the answer, so that it delays nothing
+                forget_peak(self.peak)  # after the answer, so that it delays nothing
             elif kind == "ping":
                 channel.say({"type": "pong"})
             elif kind == "shutdown":
@@ -1012,15 +1014,20 @@ def read_answer(reader, pid):
             os.close(watch)
 
 
-def forget_peak():
+def open_peak():
+    """Return a descriptor for `forget_peak`, or None. Opened before `hide`, after which it belongs to root."""
+    try:
+        return os.open("/proc/self/clear_refs", os.O_WRONLY)
+    except OSError:  # not Linux, or not allowed: the peak covers the whole life
+        return None
+
+
+def forget_peak(fd):
     """Reset the kernel's record of this process's peak memory."""
     try:
-        fd = os.open("/proc/self/clear_refs", os.O_WRONLY)
-        try:
+        if fd is not None:
             os.write(fd, b"5")
-        finally:
-            os.close(fd)
-    except OSError:  # not Linux, or not allowed: the peak covers the whole life
+    except OSError:  # user code closed it
         pass
 
 
@@ -1046,6 +1053,20 @@ def flush():
             pass
     if _LIBC is not None:
         _LIBC.fflush(None)
+
+
+def hide():
+    """Keep other processes of this user out of the memory and descriptors of this one; root reaches them still.
+
+    Where /proc hides what its reader cannot trace (hidepid), the host would not see this process any more: not there.
+    """
+    try:
+        with open("/proc/self/mounts") as file:
+            hidden = "hidepid=" in file.read()
+    except OSError:
+        hidden = False
+    if _LIBC is not None and not hidden:
+        _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def arm_lifeline(fd):
@@ -1079,6 +1100,7 @@ def main():
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     guest = Guest(Channel(frames))
     guest.take_signals()
+    hide()
     hello = guest.channel.receive()
     if hello is None or hello["type"] != "hello":
         return

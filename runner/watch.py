@@ -86,6 +86,7 @@ def main() -> None:
 
 def watch(runner: int, others: Collection[int]) -> None:
     """Pass signals on until the runner ends, kill everything below this process except `others`, and end likewise."""
+    proc.hide()  # its variables are those of the runner
     code = None
     while code is None:
         number = signal.sigwait(_WAITED_FOR)

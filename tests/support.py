@@ -288,12 +288,17 @@ async def open_rig(
     if watched:
         limits._parents.clear()
     settings = {"spares": 0, "grace_seconds": GRACE, **settings}
+
+    async def verify(module: Published) -> None:
+        await registry.verify(module)
+
     make = partial(
         Executor,
         settings=ExecutorSettings(**settings),
         limits=limits,
         max_frame_bytes=max_frame_bytes,
         secrets=secrets,
+        verify=verify,
     )
     venv = VenvEnvironment(launcher, Store(venvs or path / "venvs"), path / "locks", installer_environment(), offline)
     environ = installer_environment()

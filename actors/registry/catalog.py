@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ import sqlalchemy as sa
 from attrs import define, frozen
 from sqlalchemy.pool import StaticPool
 
-from actors.sqlite import TROUBLE, begin, check_schema, matching, open_writer, reason_of
+from actors.sqlite import ONE_FILE, TROUBLE, begin, check_schema, matching, open_writer, reason_of
 from protocol.errors import ErrorKind, error
 from protocol.pages import DEFAULT_PAGE
 
@@ -176,7 +177,9 @@ class Catalog:
     @classmethod
     def open(cls, path: Path) -> Catalog:
         """Open or make the file. Raises RunnerError `unavailable`."""
-        opened = cls(sa.create_engine("sqlite://", creator=lambda: open_writer(path), poolclass=StaticPool))
+        # Changes are few and precious: none of them may be lost with a `-wal` file.
+        connect = partial(open_writer, path, durable=ONE_FILE)
+        opened = cls(sa.create_engine("sqlite://", creator=connect, poolclass=StaticPool))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             opened._prepare(path)

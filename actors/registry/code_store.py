@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import keyword
@@ -12,8 +13,9 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import structlog
 from attrs import frozen
 
 from config.code import MAX_BYTES, code_files, find_entry
@@ -21,6 +23,8 @@ from config.code import input_schema as hinted_schema
 from config.mistakes import Wrong
 from config.modules import ModuleSpec, spec_to_mapping
 from protocol.errors import ErrorKind, error
+
+log = structlog.get_logger("registry")
 
 MAX_CODE_BYTES = 64 * 1024 * 1024
 _ENTRY = "main.py"
@@ -144,28 +148,81 @@ def _framed(name: str, data: bytes) -> bytes:
     return os.fsencode(name) + f"\0{len(data)}\0".encode() + data
 
 
-def folder_of(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
-    """Return the name of the folder for these files."""
+def folder_of(module: str, files: Mapping[str, bytes]) -> str:
+    """Return the name of the folder for these files, by their names in the layout of the module."""
+    return f"{module}-{_hash_of(files)}"
+
+
+def _hash_of(files: Mapping[str, bytes]) -> str:
     content = hashlib.sha256()
     for name, data in sorted(files.items()):
         content.update(_framed(name, data))
-    return f"{spec.name}-{content.hexdigest()[:16]}"
+    return content.hexdigest()[:16]
 
 
-def keep(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files to a folder, whole or not at all; an existing folder is left as it is. Raises OSError."""
-    if target.is_dir():
-        return
+Marks: TypeAlias = Mapping[str, tuple[int, int, int]]
+"""Size, time of change and number of each file of a folder, by relative name: equal as long as nothing wrote to it."""
+
+
+def marks_of(target: Path, names: Iterable[str]) -> Marks:
+    """Return the marks of these files; those that are gone have none."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(OSError):
+            status = (target / name).stat()
+            found[name] = (status.st_size, status.st_mtime_ns, status.st_ino)
+    return found
+
+
+def intact(target: Path) -> Marks | None:
+    """Return the marks of the files in a folder, or None if it does not have the content that its name tells."""
+    files: dict[str, bytes] = {}
+    try:
+        for folder, folders, names in os.walk(target):
+            folders[:] = [each for each in folders if each != "__pycache__"]  # Python's own, made by workers
+            for name in names:
+                path = Path(folder, name)
+                files[str(path.relative_to(target))] = path.read_bytes()
+    except OSError:
+        return None
+    right = target.is_dir() and target.name.endswith(f"-{_hash_of(files)}")
+    return marks_of(target, files) if right else None
+
+
+def keep(target: Path, files: Mapping[str, bytes]) -> Marks:
+    """Have a folder with these files, whole or not at all, safe from a loss of power; return its marks.
+
+    A folder with other content is replaced. Raises OSError.
+    """
+    marks = intact(target)
+    if marks is not None:
+        return marks
+    old = None
+    if target.exists():
+        log.warning("stored code is damaged; it is written again", folder=str(target))
+        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=".old-"))
+        target.rename(old / target.name)
+    try:
+        _write(target, files)
+    finally:
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    return marks_of(target, files)
+
+
+def _write(target: Path, files: Mapping[str, bytes]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
     try:
         for name, data in files.items():
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            with path.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
         temporary.chmod(0o755)
         temporary.rename(target)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not target.is_dir():
-            raise
+        raise

@@ -37,6 +37,8 @@ class Publisher:
     secrets: LookUp
     _key: bytes = field(factory=lambda: secrets.token_bytes(32), init=False, repr=False)
     """The key of digests with secrets: without it they cannot be computed outside of this process."""
+    _marks: dict[Path, code_store.Marks] = field(factory=dict, init=False)
+    """The marks of the code folders, as they were when their content was right."""
 
     def publish_all(self, specs: Iterable[ModuleSpec], before: Mapping[str, Published]) -> list[Published]:
         """Return the modules of the operator's file; unchanged ones are the same objects as in `before`.
@@ -57,11 +59,8 @@ class Publisher:
         files = self._read(spec)
         content_digest = code_store.content_digest(spec, files)
         layout = Layout.of(spec, files, spec.name if spec.path is None else spec.path.name)
-        if (
-            known is not None
-            and known.digest == self._identity(content_digest, spec, secret, layout)
-            and known.root.is_dir()
-        ):
+        digest = self._identity(content_digest, spec, secret, layout)
+        if known is not None and known.digest == digest and self.intact(known):
             return known
         return evolve(self._made(spec, layout.placed(files), secret, content_digest, layout), trusted=True)
 
@@ -82,8 +81,8 @@ class Publisher:
         content_digest: str,
         layout: Layout,
     ) -> Published:
-        root = self._root(code_store.folder_of(spec, files))
-        code_store.keep(root, files)
+        root = self._root(code_store.folder_of(spec.name, files))
+        self._marks[root] = code_store.keep(root, files)
         entry, function = _entry(spec, root, layout), spec.handler.rpartition(":")[2]
         return Published(
             ref=ModuleRef(spec.name, spec.version or content_digest[:12]),
@@ -130,6 +129,34 @@ class Publisher:
             for path in self.code_dir.absolute().iterdir():
                 if path not in besides:
                     shutil.rmtree(path, ignore_errors=True)
+                    self._marks.pop(path, None)
+
+    def intact(self, module: Published) -> bool:
+        """Return whether the stored code of a module is as it was published; it is read only if a mark changed."""
+        marks = self._marks.get(module.root)
+        if marks is not None and code_store.marks_of(module.root, marks) == marks:
+            return True
+        marks = code_store.intact(module.root)
+        if marks is not None:
+            self._marks[module.root] = marks
+        return marks is not None
+
+    def mend(self, module: Published, files: Callable[[], Mapping[str, bytes]] | None) -> None:
+        """Write the stored code of a module again: `files` returns it, or it is read where the author has it.
+
+        Raises RunnerError `unavailable` when the author's code is another one now, or cannot be read, and OSError.
+        """
+        try:
+            found = self._read(module.spec) if files is None else files()
+        except (RunnerError, KeyError) as problem:
+            found, why = {}, str(problem)
+        else:
+            why = "its source has other content now"
+        found = Layout(_entry_name(module), module.package).placed(found)
+        if module.root.name != code_store.folder_of(module.spec.name, found):
+            text = f"the stored code of {module.ref} is damaged and cannot be made again: {why}; publish it again"
+            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir")
+        self._marks[module.root] = code_store.keep(module.root, found)
 
     def restore_all(
         self, kept: Iterable[StoredModule], files: Callable[[str, str], Mapping[str, bytes]]
@@ -154,15 +181,21 @@ class Publisher:
         return found
 
     def restore(self, stored: StoredVersion, files: Callable[[], Mapping[str, bytes]]) -> Published:
-        """Return a version as it was registered; `files` returns its code, if its folder is gone.
+        """Return a version as it was registered; `files` returns its code, if its folder is gone or damaged.
 
         Raises ConfigError and RunnerError when this runner cannot serve it, and OSError.
         """
         handler = None if "code" in stored.spec else str(stored.spec.get("handler", ""))
         layout = Layout.stored(stored.module, stored.entry, stored.package, handler)
-        root = self._root(stored.folder if layout.entry == stored.entry else f"{stored.folder}-placed")
-        if not root.is_dir():
-            code_store.keep(root, layout.placed(files()))
+        folder, placed = stored.folder, None
+        if layout.entry != stored.entry:  # an earlier runner had other names
+            placed = layout.placed(files())
+            folder = code_store.folder_of(stored.module, placed)
+        root = self._root(folder)
+        marks = code_store.intact(root)
+        if marks is None:
+            marks = code_store.keep(root, layout.placed(files()) if placed is None else placed)
+        self._marks[root] = marks
         spec = spec_from_mapping(stored.spec, base=root, allow_path=True, checked=True)
         spec = spec if spec.path is None else evolve(spec, path=root / layout.folder)
         try:
@@ -190,18 +223,23 @@ def _entry(spec: ModuleSpec, root: Path, layout: Layout) -> Path:
     return Path(layout.entry) if spec.code is None and spec.path is None else root / layout.entry
 
 
+def _entry_name(module: Published) -> str:
+    """Return the file with the handler, relative to `root`; that of an image as it is."""
+    inside = module.entry.is_relative_to(module.root)
+    return str(module.entry.relative_to(module.root) if inside else module.entry)
+
+
 def stored(module: Published) -> StoredVersion:
     """Return a staged version in the form of the catalog."""
     data = spec_to_mapping(module.spec)
     if "path" in data:
         data["path"] = "."
-    inside = module.entry.is_relative_to(module.root)
     return StoredVersion(
         module=module.spec.name,
         version=module.ref.version,
         spec=data,
         digest=module.content_digest,
-        entry=str(module.entry.relative_to(module.root) if inside else module.entry),
+        entry=_entry_name(module),
         package=module.package,
         folder=module.root.name,
         created_at=module.published_at,

@@ -78,6 +78,21 @@ class _Remove(Question[None]):
 
 
 @define
+class _InTurn:
+    """Runs catalog work in a thread, one at a time, also when cancelled."""
+
+    _turn: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1))
+
+    async def __call__(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of `work`. Raises RunnerError `unavailable`."""
+        try:
+            return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._turn)
+        except TROUBLE as problem:
+            text = f"registered modules cannot be read or written: {reason_of(problem)}"
+            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir", retry_after=5) from problem
+
+
+@define
 class Registry:
     """The actor that owns the snapshot. Reading `snapshot` needs no wait; changes are questions to the actor.
 
@@ -90,6 +105,8 @@ class Registry:
     settings: RegistrySettings = field(factory=RegistrySettings)
     follow: Callable[[RegistrySnapshot], None] = field(default=lambda _snapshot: None)
     snapshot: RegistrySnapshot = field(factory=RegistrySnapshot, init=False)
+    damaged: set[str] = field(factory=set, init=False)
+    """Versions whose stored code is damaged and could not be made again."""
     _file: Mapping[str, Published] | None = field(default=None, init=False)
     """Modules of the operator's file; None before the first `publish`."""
     _registered: Mapping[str, Registered] = field(factory=dict, init=False)
@@ -98,7 +115,7 @@ class Registry:
     """Code folders of staged versions, which may become versions or not; counted."""
     _keeping: trio.Lock = field(factory=trio.Lock, init=False)
     """Held while code folders are made or removed."""
-    _catalog_turn: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
+    _in_catalog: _InTurn = field(factory=_InTurn, init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore the registered modules, then make one change after the other until cancelled."""
@@ -196,6 +213,27 @@ class Registry:
         """Delete a version that is not active, or the module with all versions. Raises RunnerError as `activate`."""
         await self._mailbox.ask(_Remove(name, version, subject, condition))
 
+    async def verify(self, module: Published) -> None:
+        """Have the stored code of a module as it was published; damaged code is made again.
+
+        Raises RunnerError `unavailable` when that is impossible; `damaged` names the module until it works.
+        """
+        if await trio.to_thread.run_sync(self.publisher.intact, module):
+            self.damaged.discard(str(module.ref))
+            return
+        name, version, files = module.spec.name, module.ref.version, None
+        known = self._registered.get(name)
+        if self.catalog is not None and known is not None and known.versions.get(version) is module:
+            files = partial(self.catalog.files, name, version)
+        async with self._keeping:
+            try:
+                await self._in_catalog(self.publisher.mend, module, files)
+            except RunnerError as problem:
+                self.damaged.add(str(module.ref))
+                log.error("stored code is damaged", module=str(module.ref), why=str(problem))  # noqa: TRY400
+                raise
+        self.damaged.discard(str(module.ref))
+
     async def changes(self, query: ChangesQuery) -> list[Change]:
         """Return entries of the audit log, newest first. Raises RunnerError `unavailable`."""
         return await self._in_catalog(self._known_catalog().changes, query)
@@ -261,14 +299,6 @@ class Registry:
         if self.catalog is None:
             raise error(ErrorKind.UNAVAILABLE, "this runner serves only its modules file; nothing can be registered")
         return self.catalog
-
-    async def _in_catalog(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run catalog work in a thread, one at a time, also when cancelled. Raises RunnerError `unavailable`."""
-        try:
-            return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._catalog_turn)
-        except TROUBLE as problem:
-            text = f"registered modules cannot be read or written: {reason_of(problem)}"
-            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir", retry_after=5) from problem
 
     def _replace(self, module: Registered) -> None:
         self._registered = {**self._registered, module.name: module}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
 from attrs import define, field
 
 from actors.events import EventLog
+from actors.registry import Published
 from actors.workers.masking import MaskedLog, Masker, look_up
 from actors.workers.pool import Phases, Pool, Waiter
 from actors.workers.worker import Worker
@@ -123,6 +124,8 @@ class Fleet:
     limits: LimitKeeper
     max_frame_bytes: int
     secrets: LookUp
+    verify: Callable[[Published], Awaitable[None]]
+    """Has the stored code of a module as it was published, or raises RunnerError."""
     on_death: Callable[[Worker], None] = field(default=lambda _worker: None, init=False)
     """Called with each worker that ended."""
     nursery: trio.Nursery | None = field(default=None, init=False)
@@ -145,6 +148,7 @@ class Fleet:
         began = trio.current_time()
         pool.report("starting worker", began, cause)
         secrets = await look_up(spec, self.secrets)
+        await self.verify(pool.module)
         worker = self.spares.take(prepared.key) or self._launch(prepared)
         printed, imported = EventLog(limit=spec.output, keep=0), _Imported(cause)
         printed.on_output = imported.hear

@@ -14,7 +14,7 @@ from actors.workers.fleet import Fleet
 from actors.workers.pool import Phases, Pool, Waiter
 from actors.workers.scheduler import Scheduler
 from actors.workers.worker import StartError, Worker
-from environments.base import Availability, Environment
+from environments.base import Availability, Environment, Prepared
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 
 _PROBE_SECONDS = 2.0
@@ -126,9 +126,24 @@ class Starter:
         self._begin(pool, cause)
         return True
 
+    async def _mend(self, prepared: Prepared) -> None:
+        """Have what workers are started from right, so that another start may succeed."""
+        try:
+            if await self.fleet.environment.mend(prepared):
+                for pool in self.scheduler.pools.values():
+                    if pool.prepared is not None and pool.prepared.key == prepared.key:
+                        pool.prepared = None
+        except OSError as problem:
+            log.warning("what workers are started from cannot be mended", why=str(problem))
+
     async def _started(self, pool: Pool, phases: Phases, cause: Waiter | None) -> Worker:
         """Return a worker that has imported the module of a pool. Raises as `Builds.prepared` and `Fleet.start`."""
-        return await self.fleet.start(pool, await self.builds.prepared(pool), phases, cause)
+        prepared = await self.builds.prepared(pool)
+        try:
+            return await self.fleet.start(pool, prepared, phases, cause)
+        except (StartError, OSError):
+            await self._mend(prepared)  # as a part of this start, so that it counts among the workers of the pool
+            raise
 
     def build(self, pool: Pool) -> BuildLog:
         """Build the environment of a pool in a task of its own, or join the build in progress; return its log."""

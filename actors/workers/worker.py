@@ -42,6 +42,32 @@ class StartError(RunnerError):
     """The worker ended before it was ready, not by anything that its module reported: another start may succeed."""
 
 
+class _UnaskedError(messages.ProtocolError):
+    """The guest said something before it read the call, so the handler was not reached."""
+
+
+class _Channel:
+    """Messages over the frames of a guest. Raises ChannelClosedError, ProtocolError and FrameTooLargeError."""
+
+    def __init__(self, guest: Guest, max_frame_bytes: int) -> None:
+        self._guest = guest
+        # Room for the fields around a value of the greatest size.
+        self._decoder = frames.FrameDecoder(max_frame_bytes + 65536)
+        self._pending: list[bytes] = []
+
+    async def send(self, message: messages.HostMessage) -> None:
+        await self._guest.send(frames.encode(messages.encode(message)))
+
+    async def receive(self) -> messages.GuestMessage:
+        while not self._pending:
+            self._pending = self._decoder.feed(await self._guest.receive())
+        return messages.decode(self._pending.pop(0))
+
+    def has_spoken(self) -> bool:
+        """Return, without waiting, whether there is something to receive, or the beginning of it."""
+        return bool(self._pending) or self._decoder.partial or self._guest.has_spoken()
+
+
 @define(eq=False)
 class Worker:
     """Owns a guest from its launch until nothing of it is left.
@@ -66,12 +92,12 @@ class Worker:
     _ending: trio.Lock = field(factory=trio.Lock, init=False)
     _killed: tuple[str, ...] = field(default=(), init=False)
     _log: EventLog | MaskedLog | None = field(default=None, init=False)
-    _decoder: frames.FrameDecoder = field(init=False)
-    _pending: list[bytes] = field(factory=list, init=False)
+    _channel: _Channel = field(init=False)
+    _answered: str = field(default="", init=False)
+    """The id of the last answer."""
 
     def __attrs_post_init__(self) -> None:
-        # Room for the fields around a value of the greatest size.
-        self._decoder = frames.FrameDecoder(self.max_frame_bytes + 65536)
+        self._channel = _Channel(self.guest, self.max_frame_bytes)
 
     async def tend(self, on_death: Callable[[Worker], None]) -> None:
         """Read the output of user code, and notice the guest's death; returns when it has ended."""
@@ -107,11 +133,6 @@ class Worker:
             failure = with_remedy(failure, module.spec, module.root, package=module.package)
         return failure if self.masked is None else self.masked.masker.failure(failure)
 
-    async def _receive(self) -> messages.GuestMessage:
-        while not self._pending:
-            self._pending = self._decoder.feed(await self.guest.receive())
-        return messages.decode(self._pending.pop(0))
-
     async def start(self, module: Published, secrets: Mapping[str, str], printed: EventLog) -> messages.Ready:
         """Load a module, with the values of its secrets; `printed` gets the output of its import and of `init()`.
 
@@ -135,8 +156,8 @@ class Worker:
             with trio.move_on_after(spec.start_timeout) as scope:
                 printed.on_limit = scope.cancel
                 hello.root, hello.entry = await self.guest.bring(module.root, module.entry)
-                await self.guest.send(frames.encode(messages.encode(hello)))
-                answer = await self._receive()
+                await self._channel.send(hello)
+                answer = await self._channel.receive()
             if scope.cancelled_caught:
                 failure = import_failure(printed, spec.start_timeout)
             elif isinstance(answer, messages.Ready):
@@ -173,12 +194,14 @@ class Worker:
         answer: messages.Result | messages.Error | None = None
         broken: Exception | None = None
         try:
+            if self._channel.has_spoken():
+                # User code sent it after the last answer; this call would take it for its own.
+                return await self._died(_UnaskedError("it sent a message without a request"))
             call.scope.deadline = trio.current_time() + call.timeout
             with call.scope:
                 log.on_limit = call.scope.cancel
-                execute = messages.Execute(call.id, call.attempt, call.timeout, call.input)
                 try:
-                    await self.guest.send(frames.encode(messages.encode(execute)))
+                    await self._channel.send(messages.Execute(call.id, call.attempt, call.timeout, call.input))
                     answer = await self._answer(call, masked)
                 except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError) as problem:
                     broken = problem
@@ -197,9 +220,10 @@ class Worker:
 
     async def _answer(self, call: Call, log: EventLog | MaskedLog) -> messages.Result | messages.Error:
         while True:
-            message = await self._receive()
+            message = await self._channel.receive()
             match message:
                 case messages.Result() | messages.Error() if message.id == call.id:
+                    self._answered = message.id
                     return message
                 case messages.Item() if message.id == call.id:
                     self._drain()  # output printed before the item is logged before it
@@ -207,6 +231,9 @@ class Worker:
                 case messages.Progress() if message.id == call.id:
                     self._drain()
                     log.progress(message.done, message.total, message.text)
+                case messages.Result() | messages.Error() if message.id == self._answered:
+                    # A second answer, so the first was written by user code; the guest has not read this call.
+                    raise _UnaskedError("it answered twice")
                 case _:
                     raise messages.ProtocolError(f"an answer was expected, not {type(message).__name__}")
 
@@ -237,7 +264,7 @@ class Worker:
             failure = limit_failure(passed, kind)
         else:
             failure = self._shown(crash(self.guest, "during the call", kind, cause))
-        reached = not (isinstance(cause, ChannelClosedError) and cause.unread)
+        reached = not (isinstance(cause, _UnaskedError) or (isinstance(cause, ChannelClosedError) and cause.unread))
         return Outcome(failure=failure, exit_code=self.guest.exit_code or 1, killed=killed, reached=reached)
 
     async def _stop(self, execution: str) -> tuple[str, ...]:
@@ -247,7 +274,7 @@ class Worker:
             with trio.move_on_after(self.grace_seconds):
                 try:
                     await self.guest.stop(execution)
-                    while not isinstance(answer := await self._receive(), messages.Result | messages.Error):
+                    while not isinstance(answer := await self._channel.receive(), messages.Result | messages.Error):
                         pass
                     killed = answer.killed
                 except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError):
@@ -279,7 +306,7 @@ class Worker:
             return
         with trio.CancelScope(shield=True):
             with trio.move_on_after(self.grace_seconds), contextlib.suppress(ChannelClosedError):
-                await self.guest.send(frames.encode(messages.encode(messages.Shutdown())))
+                await self._channel.send(messages.Shutdown())
                 await self.guest.wait_ended()
             await self.end()
 

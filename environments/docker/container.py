@@ -119,6 +119,8 @@ class ContainerGuest:
     workdir: str
     memory_bytes: int
     max_frame_bytes: int
+    name: str = field(init=False)
+    """The name of the container."""
     out_of_memory: bool = field(default=False, init=False)
     exit_code: int | None = field(default=None, init=False)
     fault: Failure | None = field(default=None, init=False)
@@ -139,13 +141,9 @@ class ContainerGuest:
     _get: trio.MemoryReceiveChannel[bytes] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.name = self.container.name
         self._decoder = frames.FrameDecoder(self.max_frame_bytes + 65536)
         self._put, self._get = trio.open_memory_channel[bytes](_WAITING_MESSAGES)
-
-    @property
-    def name(self) -> str:
-        """The name of the container."""
-        return self.container.name
 
     async def tend(self, printed: Printed) -> None:
         """Start the container, then read its stream until it has ended. Failures of the engine become `fault`."""
@@ -271,6 +269,11 @@ class ContainerGuest:
         except StreamBrokenError as problem:
             raise ChannelClosedError from problem
         self._cut = False
+
+    def has_spoken(self) -> bool:
+        """Return whether a living worker has sent a frame that was not received."""
+        left = self._get.statistics()
+        return not self._over.is_set() and bool(left.current_buffer_used or left.tasks_waiting_send)
 
     async def receive(self) -> bytes:
         """Wait for a frame of the worker. Raises ChannelClosedError, FrameTooLargeError."""

@@ -152,7 +152,7 @@ class DockerEnvironment:
 
     async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Return the module's image, pulled and built if it is missing, with its walls."""
-        wanted = self._wanted(spec)
+        wanted = _wanted(self.settings, spec)
         image = await self._made().get(wanted, say)
         if spec.python and not f"{image.version}.".startswith(f"{spec.python}."):
             text = f"the image {wanted.name} has Python {image.version}, the module wants {spec.python}"
@@ -168,14 +168,14 @@ class DockerEnvironment:
     async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Build the image of the module's requirements again. Raises RunnerError `bad_input` without requirements."""
         if not spec.requirements:
-            text = f"{spec.name} uses the image {self._wanted(spec).name} as it is; there is nothing to build"
+            text = f"{spec.name} uses the image {_wanted(self.settings, spec).name} as it is; there is nothing to build"
             raise error(ErrorKind.BAD_INPUT, text, field="requirements")
-        image = await self._made().rebuild(self._wanted(spec), say)
+        image = await self._made().rebuild(_wanted(self.settings, spec), say)
         return self._prepared(spec, image)
 
     async def known(self, spec: ModuleSpec) -> Known:
         """Return the key of the image for the module's requirements."""
-        return await self._made().known(self._wanted(spec))
+        return await self._made().known(_wanted(self.settings, spec))
 
     async def stored(self) -> list[Stored]:
         """Return the images built for modules of this data directory."""
@@ -189,14 +189,14 @@ class DockerEnvironment:
         """Remove the remains of killed builds and removals."""
         return await self.store.tidy()
 
+    async def mend(self, prepared: Prepared) -> bool:  # noqa: ARG002
+        """Do nothing: images belong to the engine, and the programs go in with every container."""
+        return False
+
     def keep(self, keys: Collection[str]) -> None:
         """Stop using all environments but these."""
         self._built = {key: image for key, image in self._built.items() if key in keys}
         self.store.uses.keep(set(self._built.values()))
-
-    def _wanted(self, spec: ModuleSpec) -> Wanted:
-        name = spec.image or self.settings.base_image.replace("{python}", spec.python or "3.12")
-        return Wanted(name, spec.requirements, spec.constraints)
 
     def _made(self) -> Images:
         """Return the images of the engine. Raises RunnerError `unavailable` if no engine has answered."""
@@ -303,6 +303,11 @@ class DockerEnvironment:
             log.warning(
                 "an orphaned container could not be removed", container=container[:12], why=problem.failure.message
             )
+
+
+def _wanted(settings: DockerSettings, spec: ModuleSpec) -> Wanted:
+    name = spec.image or settings.base_image.replace("{python}", spec.python or "3.12")
+    return Wanted(name, spec.requirements, spec.constraints)
 
 
 def _program() -> bytes:

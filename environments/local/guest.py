@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -71,6 +72,8 @@ class ProcessGuest:
         self._keep: frozenset[int] = frozenset()
         self._popen = popen
         self._channel = channel
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
         self.outputs = outputs
         self._lifeline = lifeline
         self._pidfd = pidfd
@@ -160,6 +163,10 @@ class ProcessGuest:
                 await trio.lowlevel.wait_writable(self._channel)
         except OSError as problem:
             raise ChannelClosedError(unread=True) from problem
+
+    def has_spoken(self) -> bool:
+        """Return whether there is something to receive from a guest that lives."""
+        return any(event == select.POLLIN for _, event in self._poll.poll(0))  # with POLLHUP at its end
 
     async def receive(self) -> bytes:
         """Wait for bytes of frames; never returns empty. Raises ChannelClosedError."""

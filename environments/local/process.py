@@ -41,8 +41,9 @@ class ProcessTable:
     def spawn(self, argv: Sequence[str], environ: Mapping[str, str]) -> ProcessGuest:
         """Start a guest. Synchronous on purpose: Popen on the main thread takes 0.4 ms.
 
-        The numbers of the frame and lifeline descriptors are appended to `argv`. The guest has a directory of its own
-        as HOME, TMPDIR and working directory. Raises OSError if it cannot be started; nothing is left open then.
+        The numbers of the frame and lifeline descriptors are appended to `argv`, and the directory of the guest, which
+        is its HOME, TMPDIR and working directory: in a command it can be seen where those are hidden.
+        Raises OSError if it cannot be started; nothing is left open then.
         """
         self._count += 1
         workdir = self._work_dir / f"{os.getpid()}-{self._count}"
@@ -61,7 +62,7 @@ class ProcessTable:
             (out_r, out_w), (err_r, err_w), (life_r, life_w) = pipes
             with guest:
                 popen = subprocess.Popen(
-                    [*argv, str(guest.fileno()), str(life_r)],
+                    [*argv, str(guest.fileno()), str(life_r), home],
                     stdin=subprocess.DEVNULL,
                     stdout=out_w,
                     stderr=err_w,

@@ -47,8 +47,12 @@ class Store:
         return self.root / key
 
     def ready(self, key: str) -> bool:
-        """Return whether the environment is complete."""
-        return (self.root / key / MANIFEST).is_file()
+        """Return whether the environment is complete: its manifest, written last, is there and can be read."""
+        return self.manifest(key).get("key") == key
+
+    def spoil(self, key: str) -> None:
+        """Note that an environment is damaged: it is not complete, and the next `get` builds it again."""
+        (self.path(key) / MANIFEST).unlink(missing_ok=True)
 
     def log_path(self, key: str) -> Path:
         """Return the build log of `key`; failed builds leave one too."""

@@ -145,7 +145,9 @@ async def _health(request: Request) -> Answer:
 async def _readiness(request: Request) -> Answer:
     if request.service.runs.stopping:
         raise RunnerError(shutting_down())
-    return json_answer({"status": "ready", "modules": len(request.service.registry.snapshot.modules)})
+    registry = request.service.registry
+    damaged = {"damaged": ["code"]} if registry.damaged else {}  # no names of modules: this route needs no token
+    return json_answer({"status": "ready", "modules": len(registry.snapshot.modules), **damaged})
 
 
 @serves("getDocs")

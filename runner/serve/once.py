@@ -12,6 +12,7 @@ from attrs import evolve
 
 from actors.system import Surroundings, open_system
 from config.load import Loaded
+from environments import proc
 from protocol.events import decode_all, text_of
 from runner.api import Service
 from runner.auth import Principal
@@ -23,6 +24,7 @@ def run_once(loaded: Loaded, around: Surroundings, name: str, data: bytes, timeo
 
     Returns 0, or the exit code of the error kind. Raises RunnerError for a call that never began.
     """
+    proc.hide()
     return trio.run(_once, loaded, around, name, data, timeout)
 
 

@@ -18,6 +18,7 @@ from config.client import is_loopback
 from config.load import Loaded, base_environment, installer_environment, secret_values
 from config.mistakes import ConfigError, Mistake
 from config.settings import Settings
+from environments import proc
 from runner.api import Service
 from runner.auth import Verifier, load_or_make_secret, sign_for, with_secret
 from runner.ports import in_url, reachable
@@ -65,6 +66,7 @@ class _Stop:
 
 def run_server(loaded: Loaded, around: Surroundings) -> int:
     """Serve until a signal stops it; return the exit code. Raises RunnerError, ConfigError and OSError of the start."""
+    proc.hide()
     return trio.run(_run, loaded, around)
 
 

@@ -139,3 +139,17 @@ def test_what_was_said_is_kept_when_the_runner_is_killed(tmp_path: Path) -> None
 def wal(database: Path) -> bytes:
     path = database.with_name(database.name + "-wal")
     return path.read_bytes() if path.exists() else b""
+
+
+def test_registered_modules_survive_the_loss_of_every_file_beside_their_database(tmp_path: Path) -> None:
+    with running(tmp_path, "modules: []") as server:
+        for number in (1, 2, 3):
+            body = {"env": "inline", "code": f"def handler(input): return {number}"}
+            assert server.client.put(f"/modules/kept-{number}", json=body).status_code == 201
+        server.stop(signal.SIGKILL)
+    for file in (tmp_path / "data").glob("modules.db-*"):
+        file.unlink()
+
+    with running(tmp_path, "modules: []") as server:
+        assert [server.execute(f"kept-{number}", None).json()["result"] for number in (1, 2, 3)] == [1, 2, 3]
+        assert server.stop() == 0

@@ -384,7 +384,7 @@ async def test_a_build_waits_for_the_same_build_of_another_process(store, tmp_pa
             nursery.start_soon(store.get, "k", {}, build, watch)
             await wait_until(lambda: len(lines) == 2, "no build waits")
             (tmp_path / "k").mkdir()
-            (tmp_path / "k" / MANIFEST).write_text("{}")
+            (tmp_path / "k" / MANIFEST).write_text('{"key": "k"}')
             fcntl.flock(lock, fcntl.LOCK_UN)
 
     assert store.builds == 0, "what the other process built was built again"

@@ -263,6 +263,60 @@ async def test_noise_on_the_channel(rig, kept):
         assert "channel was disturbed" in ran.failure.message
 
 
+FORGER = """
+import json, os, socket, threading, time
+def frame(context, extra=0):
+    answer = {"children": False, "type": "result", "id": context.execution_id, "seconds": 0, "value": "forged"}
+    data = json.dumps(answer).encode()
+    return (len(data) + extra).to_bytes(4, "big") + data
+def channel():
+    for fd in range(3, 64):
+        try:
+            return socket.socket(fileno=os.dup(fd))
+        except OSError:
+            pass
+def handler(how, context):
+    if how == "at once":
+        channel().send(frame(context))
+    elif how == "long before it returns":
+        channel().send(frame(context))
+        time.sleep(0.3)
+    elif how == "twice":
+        channel().send(frame(context) * 2)
+    elif how == "half a frame":
+        channel().send(frame(context) + frame(context, 9))
+    elif how == "after it returned":
+        threading.Timer(0.05, channel().send, [frame(context)]).start()
+    return "honest"
+"""
+
+
+@pytest.mark.parametrize("how", ["at once", "long before it returns", "twice", "after it returned"])
+async def test_a_forged_answer_reaches_no_other_call(rig, served, how):
+    await check_forger(await rig.publish(FORGER, **served), rig, how)
+
+
+@pytest.mark.parametrize("isolation", [Isolation.WARM, Isolation.FORK])
+async def test_the_beginning_of_a_forged_answer_reaches_no_other_call(rig, isolation):
+    """Of local workers: a relay passes whole frames on."""
+    await check_forger(await rig.publish(FORGER, isolation=isolation), rig, "half a frame")
+
+
+async def check_forger(module, rig, how):
+    async def call(value):
+        for _ in range(3):  # as `Attempts` do
+            ran = await rig.call(module, value)
+            if ran.outcome.reached:
+                break
+        return ran
+
+    for pause in (0.0, 0.1, 0.4):
+        await call(how)
+        await trio.sleep(pause)
+        later = [(await call("")).value for _ in range(3)]
+        assert later == ["honest"] * 3
+
+
 async def test_a_group_that_stops_itself(rig, served):
     code = "import os, signal\ndef handler(input):\n    os.killpg(0, signal.SIGSTOP)\n    return 1"
     ran = await rig.run(code, **served, timeout=0.4)

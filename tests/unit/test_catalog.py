@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sqlite3
 
 import attrs
@@ -48,6 +50,40 @@ def test_what_was_registered_is_there_when_it_is_opened_again(catalog, path):
     assert again.files("m", "v1") == FILES
     assert again.files("m", "v2") == {}
     assert second > first > 0
+    again.close()
+
+
+def test_every_change_is_in_the_database_file_itself(catalog, path, tmp_path):
+    """What stands beside it may be lost: a copy without it has all."""
+
+    def copied():
+        copy = tmp_path / "copy.db"
+        shutil.copy(path, copy)
+        opened = Catalog.open(copy)
+        try:
+            return [(module.name, module.active, len(module.versions)) for module in opened.load()]
+        finally:
+            opened.close()
+
+    catalog.register(version(), FILES, "v1", ())
+    assert copied() == [("m", "v1", 1)]
+    catalog.register(version("v2"), FILES, "v1", ())
+    catalog.activate("m", "v2", "ann", "v1")
+    assert copied() == [("m", "v2", 2)]
+    catalog.remove_version("m", "v1", "ann")
+    assert copied() == [("m", "v2", 1)]
+    assert [each.name for each in path.parent.glob("modules.db*")] == ["modules.db"]
+
+
+def test_a_catalog_with_a_write_ahead_log_is_read_and_needs_none_any_more(catalog, path):
+    catalog.register(version(), FILES, "v1", ())
+    catalog.close()
+    with contextlib.closing(sqlite3.connect(path)) as link:
+        assert link.execute("pragma journal_mode=wal").fetchone() == ("wal",)
+
+    again = Catalog.open(path)
+    assert [module.name for module in again.load()] == ["m"]
+    assert [each.name for each in path.parent.glob("modules.db*")] == ["modules.db"]
     again.close()
 
 

@@ -26,7 +26,7 @@ TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in SO
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
-LONGER_MODULES = {"protocol/guest.py": 1100, "protocol/relay.py": 420}
+LONGER_MODULES = {"protocol/guest.py": 1120, "protocol/relay.py": 420}
 """Guest and relay must be one file each."""
 GUESTS = {"protocol/guest.py", "protocol/relay.py"}
 """Separate programs, which run where user code runs."""

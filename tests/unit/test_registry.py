@@ -13,7 +13,7 @@ import trio
 
 from actors.registry import code_store as module_under_test
 from actors.registry.code_store import Layout
-from actors.registry.publisher import Publisher
+from actors.registry.publisher import Publisher, stored
 from actors.registry.registry import Registry
 from actors.registry.snapshot import Changes, RegistrySnapshot, may_run_in_process
 from config.load import secret_values
@@ -243,6 +243,123 @@ async def test_code_that_was_removed_is_written_again(registry):
     assert again.entry.read_text() == CODE
 
 
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def altered(path):
+    """Change a file, and give it the time and the size that it had."""
+    before = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"input", b"1 if 0", 1)[: before.st_size])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+DAMAGES = {
+    "empty": emptied,
+    "altered": lambda path: path.write_text(CODE.replace("input\n", "666\n")),
+    "altered, its size and time as before": lambda path: (
+        path.rename(f"{path}.old"),
+        shutil.copy2(f"{path}.old", path),
+        altered(path),
+    ),
+    "gone": Path.unlink,
+    "gone with its folder": lambda path: shutil.rmtree(path.parent),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+async def test_damaged_code_is_written_again_before_it_is_used(registry, damage):
+    module = (await registry.publish([spec()])).get("greet")
+    await registry.verify(module)
+    damage(module.entry)
+
+    await registry.verify(module)
+    assert module.entry.read_text() == CODE
+    assert tree(module.root) == {module.entry.name: CODE}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+async def test_damaged_code_is_written_again_by_the_next_runner(tmp_path, nursery, registry, damage):
+    module = (await registry.publish([spec()])).get("greet")
+    damage(module.entry)
+
+    again = await running(nursery, Registry(Publisher(tmp_path / "code", secret_values)))
+    assert (await again.publish([spec()])).get("greet").entry.read_text() == CODE
+    assert tree(module.root) == {module.entry.name: CODE}
+
+
+SOURCES = {
+    "a folder": {"main.py": CODE, "lib/a.py": "A = 1"},
+    "a folder with one file": {"main.py": CODE},
+    "a package": {"__init__.py": "", "main.py": CODE, "lib.py": "A = 1"},
+    "a file": {"greet.py": CODE},
+}
+
+
+@pytest.mark.parametrize("files", SOURCES.values(), ids=SOURCES)
+async def test_damaged_code_is_written_again_in_its_layout(registry, folder, files):
+    source = folder(files)
+    source = source / "greet.py" if "greet.py" in files else source
+    module = (await registry.publish([spec(path=source)])).get("greet")
+    before = tree(module.root)
+    module.entry.unlink()
+
+    await registry.verify(module)
+    assert tree(module.root) == before
+    shutil.rmtree(module.root)
+    again = (await registry.publish([spec(path=source)])).get("greet")
+    assert (again.digest, again.entry, tree(again.root)) == (module.digest, module.entry, before)
+
+
+@pytest.mark.parametrize(("package", "names"), [(False, ("email.py",)), (True, ("__init__.py", "lib.py"))])
+def test_versions_that_earlier_runners_stored_are_mended(tmp_path, folder, package, names):
+    """Their folders have the names of the author; those of this runner have names of their own, by content as all."""
+    publisher = Publisher(tmp_path / "code", secret_values)
+    given = {"path": folder(dict.fromkeys(names, CODE))} if package else {"code": CODE}
+    made, files = publisher.stage(spec("email", handler="__init__:handler" if package else "handler", **given), "ann")
+    earlier = attrs.evolve(
+        stored(made), entry=names[0], package=package, folder=module_under_test.folder_of("email", files)
+    )
+    module_under_test.keep(tmp_path / "code" / earlier.folder, files)
+
+    following = Publisher(tmp_path / "code", secret_values)
+    module = following.restore(earlier, lambda: files)
+    assert (module.root, module.entry, module.package) == (made.root, made.entry, made.package)
+    assert following.intact(module)
+    before = tree(module.root)
+    emptied(module.entry)
+    assert not following.intact(module)
+    following.mend(module, lambda: files)
+    assert tree(module.root) == before
+    emptied(module.entry)
+    assert Publisher(tmp_path / "code", secret_values).restore(earlier, lambda: files).entry.read_text() == CODE
+
+
+async def test_damaged_code_whose_source_has_changed_is_named(registry, folder):
+    source = folder({"main.py": CODE})
+    module = (await registry.publish([spec(path=source)])).get("greet")
+    emptied(module.entry)
+    (source / "main.py").write_text("def handler(input): return 2")
+
+    with pytest.raises(RunnerError) as caught:
+        await registry.verify(module)
+    assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+    assert "is damaged" in caught.value.failure.message
+    assert registry.damaged == {str(module.ref)}
+    (source / "main.py").write_text(CODE)
+    await registry.verify(module)
+    assert registry.damaged == set()
+
+
+async def test_code_that_only_looks_changed_is_left_alone(registry):
+    module = (await registry.publish([spec()])).get("greet")
+    os.utime(module.entry)
+    before = module.entry.stat().st_ino
+
+    await registry.verify(module)
+    assert module.entry.stat().st_ino == before
+
+
 async def test_caches_and_repositories_are_left_out(registry, folder):
     files = {
         "main.py": CODE,
@@ -439,7 +556,7 @@ async def test_a_full_disk_leaves_nothing(registry, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(os, "fsync", full)
         assert "No space left" in (await refused(registry, spec())).message
     assert kept_code(registry) == []
     assert registry.snapshot.modules == {}

@@ -186,6 +186,8 @@ class Ready(TypedDict):
 
     status: Literal["ready"]
     modules: int
+    damaged: NotRequired[list[Literal["code"]]]
+    """Stores with damage on disk that the runner cannot mend; the log has the names."""
 
 
 class Problem(TypedDict):

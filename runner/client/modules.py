@@ -157,9 +157,7 @@ def _with_hint(problem: RunnerError, check: str) -> RunnerError:
     failure = problem.failure
     if failure.kind is ErrorKind.LOST:
         hint = f"the change may have been made: {check}"
-    elif (
-        failure.kind is ErrorKind.TOO_LARGE and failure.field is None
-    ):  # an error about the contents of an archive has one
+    elif failure.kind is ErrorKind.TOO_LARGE and failure.field is None:  # a refusal of HTTP, which has no field
         hint = "the limit is the runner's `max_frame`"
     else:
         return problem

@@ -383,14 +383,15 @@ async def test_a_pull_says_how_far_it_is(rig):
     environment = rig.executors[Kind.DOCKER].environment
     async with file_server(Registry(make_layer(1_500_000)), heads=KINDS, pause=0.006) as port:
         name = f"127.0.0.1:{port}/some/image:1"
-        lines = []
+        watch = Watch()
         try:
             with pytest.raises(RunnerError, match="has no Python"):
-                await environment.prepare(ModuleSpec(name="m", env=Kind.DOCKER, image=name), lines.append)
+                await environment.prepare(ModuleSpec(name="m", env=Kind.DOCKER, image=name), watch)
         finally:
             with engines.client() as api:
                 api.remove_image(name, force=True)
 
+    lines = watch.lines
     assert lines[0] == f"pulling {name}"
     assert any(line.startswith(f"pulling {name}: ") and line.endswith("of 1.5 MB") for line in lines), lines
     assert any("Pull complete" in line for line in lines), lines

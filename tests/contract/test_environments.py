@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -275,20 +274,7 @@ async def test_a_full_disk_leaves_nothing_half_built_and_can_be_mended(tmp_path)
 # -- the store -------------------------------------------------------------------------------------------------------
 
 
-class Quiet:
-    """Ignores the lines of a build; there is always a place."""
-
-    def __call__(self, _line):
-        pass
-
-    def building(self):
-        pass
-
-    def place(self, _key):
-        return contextlib.AsyncExitStack()
-
-
-quiet = Quiet()
+quiet = Watch()
 
 
 async def test_one_build_for_a_key(store, tmp_path):

@@ -193,7 +193,8 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            message = f"the data directory {path.parent} is in use by the runner with pid {holder}"
+            held = f"the data directory {path.parent} is in use by the runner with pid {holder}"
+            message = f"{held}; stop it, or use another --data-dir"
             raise error(ErrorKind.UNAVAILABLE, message) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)

@@ -57,7 +57,8 @@ class Call:
             return Outcome(failure=self.stopped_by, exit_code=130, killed=killed)
         if self.log.exceeded:
             return printed_too_much(self.log, killed)
-        failure = Failure(ErrorKind.TIMEOUT, f"the handler did not end within {self.timeout:g} s", field="timeout")
+        text = f"the handler did not end within its `timeout` of {self.timeout:g} s"
+        failure = Failure(ErrorKind.TIMEOUT, text, field="timeout")
         return Outcome(failure=failure, seconds=self.timeout, exit_code=124, killed=killed)
 
 

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from config.units import format_size
 from environments import proc
 from environments.limits.cgroup import CONTROLLERS, Delegation, Files, remove_left_over
 
@@ -238,7 +239,7 @@ class LimitKeeper:
 
 def memory_exceeded(limit: int) -> str:
     """Return the message for an execution over its memory limit, whichever mechanism enforced it."""
-    return f"the processes of the execution exceeded the memory limit of {limit} bytes"
+    return f"the processes of the execution exceeded the memory limit of {format_size(limit)} (`memory`)"
 
 
 def _write_if_there(path: Path, text: str) -> None:

@@ -307,7 +307,7 @@ class InProcess:
         finally:
             call.stop()
         left = "its task was cancelled" if awaiting else "its thread continues (isolation: none)"
-        text = f"the handler did not end within {seconds:g} s; {left}"
+        text = f"the handler did not end within its `timeout` of {seconds:g} s; {left}"
         raise RunnerError(Failure(ErrorKind.TIMEOUT, text, field="timeout"))
 
     def close(self) -> None:

@@ -257,6 +257,8 @@ def bearer(header: str | None) -> str:
         raise error(ErrorKind.UNAUTHENTICATED, "the request has no token: send `Authorization: Bearer TOKEN`")
     found = _BEARER.fullmatch(header)
     if found is None:
+        if header.strip().lower() == "bearer":
+            raise error(ErrorKind.UNAUTHENTICATED, "the token after `Bearer` is empty; is the variable TOKEN set?")
         raise error(ErrorKind.UNAUTHENTICATED, "the authorization must have the form `Bearer TOKEN`")
     return found[1]
 

@@ -27,6 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 _SYSTEM = 74
 """Exit code for an error of the operating system, as EX_IOERR of sysexits.h."""
+_ELSEWHERE = "; name the server with --url, and where its secret is with OPERATO_DATA_DIR or OPERATO_CONFIG"
 
 
 class Command(click.Command):
@@ -45,7 +46,8 @@ class Command(click.Command):
         ]
         if foreign:
             path = "" if parent is None else parent.command_path.partition(" ")[2]
-            raise click.UsageError(f"`{f'{path} {info_name}'.strip()}` does not take {', '.join(foreign)}", parent)
+            text = f"`{f'{path} {info_name}'.strip()}` does not take {', '.join(foreign)}"
+            raise click.UsageError(text + (_ELSEWHERE if "url" in own else ""), parent)
         return super().make_context(info_name, args, parent=parent, default_map=given, **extra)
 
 

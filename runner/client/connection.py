@@ -171,7 +171,8 @@ class Client:
         """Return the failure of a refused request, with the remedy if it is about the token."""
         failure = failure_of(self.address, status, headers, body)
         if failure.kind is ErrorKind.UNAUTHENTICATED:
-            return evolve(failure, message=f"{failure.message}; {self._credentials.remedy}")
+            given = self._credentials
+            return evolve(failure, message=f"{given.cause or failure.message}; {given.remedy}")
         return failure
 
 

@@ -35,6 +35,8 @@ class Credentials:
     """Returns the token for a connection that begins now."""
     remedy: str
     """What to do if the runner rejects it."""
+    cause: str = ""
+    """Why there is no token."""
 
 
 class _NoTokenError(Exception):
@@ -43,14 +45,18 @@ class _NoTokenError(Exception):
 
 def credentials(settings: ClientSettings, scopes: Sequence[str]) -> Credentials:
     """Return the credentials of a command that needs `scopes`. Blocks. Without a token, the runner decides."""
-    how = f'OPERATO_TOKEN; `operato-runner token --subject NAME --scope "{" ".join(scopes)}"` prints one'
+    command = f'`operato-runner token --subject NAME --scope "{" ".join(scopes)}"`'
+    how = f"OPERATO_TOKEN; {command} prints one in the folder of that runner"
     if settings.token is not None:
         return Credentials(lambda: settings.token, f"set another token in {how}")
     try:
         found = _local(settings.address, scopes)
     except _NoTokenError as reason:
-        return Credentials(lambda: None, f"set {how} ({reason})")
-    remedy = f"the runner at {settings.address} has another secret than the modules file here; set {how}"
+        return Credentials(lambda: None, f"set {how}", f"there is no token: {reason}")
+    remedy = (
+        f"the runner at {settings.address} has another secret than the one found here; run the command in the folder "
+        f"of that runner, or with its OPERATO_DATA_DIR or OPERATO_CONFIG, or set {how}"
+    )
     return Credentials(found, remedy)
 
 

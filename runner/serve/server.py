@@ -140,6 +140,8 @@ def _announce(settings: Settings, doors: Doors, secret: str | None, loaded: Load
     addresses = {name: [list(address) for address in found] for name, found in doors.addresses.items()}
     ready = {"pid": os.getpid(), "tls": tls, **addresses}
     log.info("ready", version=version_of_this(), modules=modules, **ready)
+    if not any(doors.addresses.values()):
+        log.warning("nothing can be called: `rest` and `grpc` are both off")
     if settings.server.ready_file is not None:
         _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
     if secret is None or not doors.addresses["rest"]:

@@ -184,11 +184,14 @@ def test_settings_before_other_commands(run, tmp_path):
     assert "n: " not in run("--config", "mine.yaml", "env", "list").err
 
 
+ELSEWHERE = "; name the server with --url, and where its secret is with OPERATO_DATA_DIR or OPERATO_CONFIG"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "modules.yaml", "modules", "list"], "`modules list` does not take --config"),
-        (["--rest-port", "1", "--no-grpc", "call", "m"], "`call` does not take --rest-port, --no-grpc"),
+        (["--config", "modules.yaml", "modules", "list"], "`modules list` does not take --config" + ELSEWHERE),
+        (["--rest-port", "1", "--no-grpc", "call", "m"], "`call` does not take --rest-port, --no-grpc" + ELSEWHERE),
         (["--data-dir", "d", "modules", "init", "new"], "`modules init` does not take --data-dir"),
         (["--url", "http://127.0.0.1:1", "run", "m"], "`run` does not take --url"),
         (["--cert-key", "x"], "`serve` does not take --cert-key"),
@@ -221,17 +224,21 @@ def test_names_of_options_mean_the_same_before_and_after_a_command():
 
 
 @pytest.mark.parametrize(
-    ("options", "doors"), [([], {"rest", "grpc"}), (["--no-rest"], {"grpc"}), (["--no-grpc"], {"rest"})]
+    ("options", "doors"),
+    [([], {"rest", "grpc"}), (["--no-rest"], {"grpc"}), (["--no-grpc"], {"rest"}), (["--no-rest", "--no-grpc"], set())],
 )
 def test_without_a_command_it_serves(tmp_path, options, doors):
     (tmp_path / "mine.yaml").write_text(ECHO)
     settings = ["--config=mine.yaml", "--rest-port=0", "--grpc-port=0", "--venv-path=./v", "--ready-file=ready"]
     command = [sys.executable, str(ROOT / "main.py"), *settings, *options]
-    server = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, stderr=log)
     try:
         wait_for(lambda: (tmp_path / "ready").exists() or server.poll() is not None)
         ready = json.loads((tmp_path / "ready").read_text())
         assert {name for name in ("rest", "grpc") if ready[name]} == doors
+        warned = "nothing can be called: `rest` and `grpc` are both off" in (tmp_path / "log").read_text()
+        assert warned is not bool(doors)
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0

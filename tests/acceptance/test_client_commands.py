@@ -372,7 +372,7 @@ def test_on_the_machine_of_the_runner_no_token_is_needed(server, tmp_path):
     assert listed["items"][0]["subject"] == "local"
     code, _, err = elsewhere("call", "echo", "1")
     assert code == 5
-    assert err.startswith("error: unauthenticated: the request has no token: ")
+    assert err.startswith("error: unauthenticated: there is no token: ")
     assert 'set OPERATO_TOKEN; `operato-runner token --subject NAME --scope "executions:run executions:read"`' in err
     assert sorted(path.name for path in (server.home / "data").iterdir()) == before
     assert list(tmp_path.iterdir()) == []

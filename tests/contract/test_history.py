@@ -579,6 +579,7 @@ async def test_a_second_runner_on_the_same_data_is_refused_by_name(tmp_path):
         with pytest.raises(RunnerError, match=f"in use by the runner with pid {os.getpid()}") as caught:
             await History(HistorySettings(), tmp_path, clock=lambda: NOW).run()
         assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+        assert caught.value.failure.message.endswith("; stop it, or use another --data-dir")
     async with running(tmp_path):
         pass
 

@@ -131,6 +131,9 @@ async def test_processes_left_by_a_handler_that_dies(rig, case, end, kept):
     left = int(ran.stdout)
 
     assert ran.kind is (ErrorKind.TIMEOUT if "sleep" in end else ErrorKind.WORKER_CRASHED)
+    assert ran.kind is not ErrorKind.TIMEOUT or ran.failure.message.endswith(
+        "did not end within its `timeout` of 0.8 s"
+    )
     assert ran.gone(left), f"{case} outlived its execution"
     if ("sleep" in end) and case in (
         "Popen",
@@ -413,7 +416,7 @@ async def test_memory_limit(limiting, isolation):
 
     ran = await limiting.call(module, True)
     assert ran.kind is ErrorKind.OUT_OF_MEMORY
-    assert "memory limit of 100000000 bytes" in ran.failure.message
+    assert "memory limit of 100000000B (`memory`)" in ran.failure.message
     assert (await limiting.call(module, False)).value == 30_000_000, "what is allowed was refused"
 
 

@@ -264,3 +264,9 @@ def test_a_malformed_authorization_is_refused(header):
     with pytest.raises(RunnerError) as caught:
         bearer(header)
     assert caught.value.failure.kind is ErrorKind.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("header", ["Bearer", "Bearer ", "bearer  "])
+def test_an_empty_token_is_named(header):
+    with pytest.raises(RunnerError, match="the token after `Bearer` is empty"):
+        bearer(header)

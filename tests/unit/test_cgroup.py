@@ -262,7 +262,7 @@ def test_limits_are_written_and_the_groups_go_again(kernel):
     assert not hold.watched()
     assert hold.exceeded() is None
     (group / "memory.events").write_text("oom 1\noom_kill 1\n")
-    assert "memory limit of 100000000 bytes" in hold.exceeded()
+    assert "memory limit of 100000000B (`memory`)" in hold.exceeded()
 
     (group / "cgroup.procs").write_text("")  # it has ended
     hold.release()

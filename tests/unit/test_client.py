@@ -18,7 +18,7 @@ from runner.auth.secret import load_or_make_secret
 from runner.client import executions as client_executions
 from runner.client import local_token
 from runner.client.calls import Order
-from runner.client.connection import failure_of, segment
+from runner.client.connection import Client, failure_of, segment
 from runner.client.events import ANSWER, Begun, decode, end_in, end_of
 from runner.client.local_token import credentials, listens_as
 from runner.client.printing import KEPT_BYTES, Printer, dropped_text, progress_text
@@ -243,6 +243,17 @@ def credentials_for(host="127.0.0.1", token=None):
 def test_a_token_is_signed_on_the_machine_of_the_runner(home):
     assert credentials_for().token().count(".") == 2
     assert "has another secret" in credentials_for().remedy
+    assert "run the command in the folder of that runner, or with its OPERATO_DATA_DIR" in credentials_for().remedy
+
+
+def test_a_mistake_in_the_modules_file_is_the_cause_that_there_is_no_token(home):
+    Path("modules.yaml").write_text("modules:\n  - {name: m, env: inline}\n")
+    given = credentials_for()
+    client = Client(Address("http", "127.0.0.1", 8000), given, None, None)
+
+    message = client._refusal(401, PROBLEM, problem(kind="unauthenticated", detail="no token")).message
+    assert message.startswith("there is no token: no secret of a runner was found here: modules.yaml:2: m")
+    assert "; set OPERATO_TOKEN; `operato-runner token" in message
 
 
 def test_a_given_token_is_used(home):
@@ -253,12 +264,12 @@ def test_no_token_is_signed_if_another_user_listens(home, monkeypatch):
     monkeypatch.setattr(local_token, "_sockets", lambda: table_of(8000, os.geteuid() + 12345))
 
     assert credentials_for().token() is None
-    assert "port 8000 does not belong to a runner of this user" in credentials_for().remedy
+    assert "port 8000 does not belong to a runner of this user" in credentials_for().cause
 
 
 def test_no_token_leaves_the_machine(home):
     assert credentials_for("runner.example").token() is None
-    assert "only for a runner on this machine" in credentials_for("runner.example").remedy
+    assert "only for a runner on this machine" in credentials_for("runner.example").cause
 
 
 def test_no_secret_is_made(home):
@@ -266,7 +277,7 @@ def test_no_secret_is_made(home):
     secret.unlink()
 
     assert credentials_for().token() is None
-    assert f"there is no secret in {home / 'data'}" in credentials_for().remedy
+    assert f"there is no secret in {home / 'data'}" in credentials_for().cause
     assert not secret.exists()
 
 
@@ -274,7 +285,7 @@ def test_a_secret_that_others_may_read_is_not_used(home):
     (home / "data" / "jwt-secret").chmod(0o644)
 
     assert credentials_for().token() is None
-    assert "others may read the secret" in credentials_for().remedy
+    assert "others may read the secret" in credentials_for().cause
 
 
 @pytest.mark.parametrize("file", ["modules: 5", "runner: {jwt_jwks_url: 'https://127.0.0.1/keys'}\nmodules: []"])

@@ -135,6 +135,20 @@ def test_an_example_prints_what_its_page_says(terminal: Terminal, name: str) -> 
         assert same, f"{name}: {command}\nis to print\n{expected}\nand printed\n{printed}"
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("README.md: Websocket", '{"name": "Ada"}'), ("docs/examples.md: Live output on a websocket", '"2"')],
+)
+def test_an_example_on_a_websocket_says_why_a_call_failed(terminal: Terminal, name: str, given: str) -> None:
+    (program,) = [block.text for block in SECTIONS[name][1] if block.language == "python"]
+    assert given in program
+    wrong = '"[1]"' if given == '"2"' else "[1]"
+    (terminal.home / "wrong.py").write_text(terminal.here(program.replace(given, wrong)))
+
+    (printed,) = terminal.type(["python wrong.py\n"])
+    assert "failed: handler_error " in printed
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page_belongs_to_a_heading(page: str) -> None:
     blocks = [block for name, (_, blocks) in SECTIONS.items() if name.startswith(f"{page}: ") for block in blocks]

@@ -659,6 +659,25 @@ def test_the_examples_of_the_documentation(server: Server, stubs: tuple[Any, Any
         assert sorted(out[3:]) == sorted(f'{n} "Hello, {n}"' for n in range(100))
 
 
+def test_the_example_of_the_readme_says_why_a_call_failed(server: Server, stubs: tuple[Any, Any]) -> None:
+    (example,) = re.findall(
+        r"```python\n(import os\n\nimport executor_pb2.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    host, port = server.ready["grpc"][0]
+    program = example.replace("127.0.0.1:50051", f"{host}:{port}").replace('{"name": "Ada"}', "{}")
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(stubs[0].__file__).parent,
+        env={"TOKEN": server.token, "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert ran.stdout == "failed: 'name'\n"
+
+
 # The end of the server
 
 

@@ -95,6 +95,9 @@ class Breaking:
         self.launched += 1
         return self.inner.launch(prepared)
 
+    async def mend(self, prepared):
+        return await self.inner.mend(prepared)
+
     def keep(self, keys):
         self.inner.keep(keys)
 
@@ -505,6 +508,43 @@ async def test_a_worker_that_cannot_be_started(tmp_path):
 
     assert failure.kind is ErrorKind.UNAVAILABLE
     assert "/no/such/python" in failure.message
+
+
+async def test_a_start_that_is_mended_counts_among_the_workers(tmp_path):
+    """A caller that comes meanwhile waits: there is one worker at most."""
+
+    class Damaged(Breaking):
+        damaged = True
+        mending = trio.Event()
+        go_on = trio.Event()
+
+        def launch(self, prepared):
+            self.launched += 1
+            if self.damaged:
+                raise OSError("damaged")
+            return self.inner.launch(prepared)
+
+        async def mend(self, prepared):
+            self.mending.set()
+            await self.go_on.wait()
+            Damaged.damaged = False
+            return await self.inner.mend(prepared)
+
+    async with open_rig(tmp_path / "rig", inline=Damaged) as rig, trio.open_nursery() as nursery:
+        module, pids = await rig.publish(ECHO, concurrency=1), []
+
+        async def call():
+            pids.append((await rig.call(module)).pid)
+
+        nursery.start_soon(call)
+        await Damaged.mending.wait()
+        nursery.start_soon(call)
+        await rig.wait_until(lambda: rig.inline.statistics().waiting == 2, "both wait")
+        Damaged.go_on.set()
+        await rig.wait_until(lambda: len(pids) == 2, "both have an answer")
+
+        assert rig.inline.environment.launched == 2
+    assert len({*pids}) == 1
 
 
 async def test_a_bug_in_an_environment_is_an_internal_error(tmp_path):

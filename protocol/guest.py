@@ -887,6 +887,8 @@ class Guest:
         if pid == 0:
             try:
                 os.close(reader)
+                if self.peak is not None:
+                    os.close(self.peak)
                 self.pid = os.getpid()
                 self.channel.adopt()
                 reseed()
@@ -1085,8 +1087,8 @@ def arm_lifeline(fd):
         pass
 
 
-def main():
-    """Run the worker; return after `shutdown`."""
+def main(alone=False):
+    """Run the worker; return after `shutdown`. In a container it is `alone`: no other worker has its user."""
     frames, lifeline = int(sys.argv[1]), int(sys.argv[2])
     arm_lifeline(lifeline)
     os.set_inheritable(frames, False)
@@ -1100,7 +1102,8 @@ def main():
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     guest = Guest(Channel(frames))
     guest.take_signals()
-    hide()
+    if not alone:
+        hide()
     hello = guest.channel.receive()
     if hello is None or hello["type"] != "hello":
         return

@@ -412,6 +412,6 @@ def main(base):
         sys.exit("the relay has to be the first process of a container")
     relay = Relay(base)
     if relay.start():
-        guest.main()
+        guest.main(alone=True)
         sys.exit(0)
     relay.serve()

@@ -83,7 +83,7 @@ def test_bad_requests_say_what_is_wrong(server: Server, method: str, path: str, 
 def test_a_body_that_is_not_json_is_refused(server: Server) -> None:
     response = server.client.post("/modules/execute/hello", content=b'{"name": NaN}')
 
-    assert (response.status_code, response.json()["field"]) == (400, "$")
+    assert (response.status_code, response.json()["field"]) == (400, "$.name")
 
 
 def test_failures_of_the_handler_are_executions(server: Server) -> None:

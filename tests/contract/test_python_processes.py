@@ -57,7 +57,11 @@ def ignoring():
 
 DISPOSITIONS = """
 import os, signal, subprocess, sys
-STATUS = "print([l.split()[1] for l in open('/proc/self/status') if l[:6] in ('SigIgn', 'SigBlk', 'SigCgt')])"
+# Signals 32 and 33 belong to the C library: no Python can set them, and a machine may ignore them.
+STATUS = (
+    "print(['%016x' % (int(l.split()[1], 16) & ~(3 << 31))"
+    " for l in open('/proc/self/status') if l[:6] in ('SigIgn', 'SigBlk', 'SigCgt')])"
+)
 def handler(input):
     reader, writer = os.pipe()
     if os.fork() == 0:

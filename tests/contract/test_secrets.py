@@ -114,7 +114,7 @@ async def test_errors_tracebacks_and_bad_output(run):
     failed = await run(
         'def handler(input):\n    import os\n    raise type(os.environ["TOKEN"], (ValueError,), {})(dict(os.environ))'
     )
-    unsayable = await run('def handler(input):\n    import os\n    return {os.environ["TOKEN"]: {1}}')
+    unsayable = await run('def handler(input):\n    import os\n    return {os.environ["TOKEN"]: 1j}')
 
     assert (failed.kind, failed.failure.type) == (ErrorKind.HANDLER_ERROR, "***")
     assert "'TOKEN': '***'" in failed.failure.message

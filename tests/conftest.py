@@ -22,7 +22,8 @@ pytest_plugins = ["tests.time_limit"]
 
 _FD_SLACK = 2
 """Descriptors that libraries open once and keep."""
-_WITH_ENGINE = ("test_dist.py", "test_docker.py", "test_image.py")
+_WITH_ENGINE = ("test_docker.py", "test_image.py")
+"""Files whose tests all need the container engine. A test elsewhere has `docker` or `engine` among its parameters."""
 _LONGEST_FIRST = ("engine", "tests/acceptance/", "tests/contract/")
 """Starts of the names of scopes."""
 
@@ -117,6 +118,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     engines.make_base_image()
     yield
     engines.remove_images()
+
+
+@pytest.fixture(params=["engine"])
+def with_engine(engine: None) -> None:
+    """Provide the engine to one test of a file. The parameter is part of the name by which `OneEngine` finds it."""
 
 
 @pytest.fixture

@@ -295,7 +295,8 @@ def test_run_without_a_server(handed: Program) -> None:
     assert json.loads(handed.run("run", "echo", '{"a": [1, 2]}')) == {"a": [1, 2]}
 
 
-def test_docker(handed: Program, engine: None) -> None:
+@pytest.mark.usefixtures("with_engine")
+def test_docker(handed: Program) -> None:
     image = f"{engines.IMAGE}:base"
     text = f'modules: {{boxed: {{env: docker, image: "{image}", code: "def handler(input): return input + 1"}}}}'
     (handed.folder / "modules.yaml").write_text(text)

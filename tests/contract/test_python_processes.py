@@ -121,12 +121,12 @@ async def test_children_end_by_the_signals_that_they_get(rig, how):
 
 async def test_handlers_of_the_author_are_inherited(rig, how):
     code = """
-    import multiprocessing, signal, sys
+    import multiprocessing, signal, sys, time
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
     fork = multiprocessing.get_context("fork")
     def wait(ready):
         ready.send(1)
-        signal.pause()
+        while True: time.sleep(0.01)  # pause() would miss a signal that comes just before it
     def handler(input):
         here, there = fork.Pipe()
         child = fork.Process(target=wait, args=(there,))
@@ -396,7 +396,7 @@ async def test_variables_of_python_work(rig, tmp_path, how):
     assert (ran.stdout, ran.stderr) == ("shown at once", "")
 
 
-async def test_shared_memory_of_a_container(rig, engine):
+async def test_shared_memory_of_a_container(rig, with_engine):
     """As large as the memory limit, or as `shm` says; the failure names the place and the field."""
     code = """
     from multiprocessing import shared_memory

@@ -223,7 +223,7 @@ async def test_conda_trusts_build_ca_and_nothing_else(tmp_path, channel):
     await check_trust(tmp_path, files_of(Path(channel.removeprefix("file://"))), make)
 
 
-@pytest.mark.usefixtures("engine")
+@pytest.mark.usefixtures("with_engine")
 @pytest.mark.timeout(300)
 async def test_pip_in_a_docker_container_trusts_build_ca_and_nothing_else(tmp_path, unbuilt_images):
     spec = ModuleSpec("m", Kind.DOCKER, code=CODE, requirements=("tiny",), constraints=("tiny<2",))
@@ -235,7 +235,7 @@ async def test_pip_in_a_docker_container_trusts_build_ca_and_nothing_else(tmp_pa
         assert "CERTIFICATE" not in json.dumps([api.inspect_image(tag), api.history(tag)])
 
 
-@pytest.mark.usefixtures("engine")
+@pytest.mark.usefixtures("with_engine")
 @pytest.mark.timeout(300)
 async def test_an_image_without_git_is_named(rig, repository, unbuilt_images):
     repository.commit("first")

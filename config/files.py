@@ -125,7 +125,8 @@ def _environment(
             raise Wrong("is empty")  # noqa: TRY301
         document = parse_yaml(text)
     except Wrong as wrong:
-        raise Wrong(f"{shown}: {wrong.message}", allowed=allowed) from None
+        place = shown if wrong.line is None else f"{shown}:{wrong.line}"
+        raise Wrong(f"{place}: {wrong.message}", allowed=allowed) from None
     found = document.value
     if not isinstance(found, dict):
         raise Wrong(f"{shown}: contains {show(found)} where a mapping is expected", allowed=allowed)

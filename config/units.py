@@ -259,7 +259,8 @@ def all_of(entries: Any, read: Callable[[Any], T], check_key: Callable[[Any], An
 def variables(value: Any) -> dict[str, str]:
     """Read environment variables: a mapping of names to text, numbers or booleans; None is the empty mapping."""
     if value is not None and not isinstance(value, Mapping):
-        raise Wrong(f"{show(value)} is not a mapping of names to values", allowed="a mapping")
+        hint = "; write lines `NAME: value` without dashes" if isinstance(value, list) else ""
+        raise Wrong(f"{show(value)} is not a mapping of names to values{hint}", allowed="a mapping")
     return all_of((value or {}).items(), _variable, check_key=variable_name)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 from attrs import field, frozen
 
 from config import secrets
@@ -68,21 +69,34 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
 def _sections(root: Any) -> Iterator[Wrong]:
     """Check the top level of the file."""
     if not isinstance(root, dict):
-        yield Wrong(f"contains {show(root)} where a mapping with `modules:` is expected", allowed=", ".join(_SECTIONS))
+        hint = "; write `modules:` above it" if isinstance(root, list) else ""
+        text = f"contains {show(root)} where a mapping with `modules:` is expected{hint}"
+        yield Wrong(text, allowed=", ".join(_SECTIONS))
         return
     for name, value in root.items():
         if name not in _SECTIONS:
-            hint = did_you_mean(name, _SECTIONS)
+            hint = did_you_mean(name, _SECTIONS) or _place_of(name)
             yield Wrong(f"unknown section; a file has modules and runner{hint}", (name,), allowed=", ".join(_SECTIONS))
         elif not isinstance(value, _SECTIONS[name]):
             allowed = "a mapping of settings" if name == "runner" else "a list of modules or a mapping of their names"
             yield Wrong(f"{show(value)} is not {allowed}", (name,), allowed=allowed)
 
 
+def _place_of(name: str) -> str:
+    """Return where a name of the top level belongs, if it is a field of a module or looks like a setting."""
+    if name in _FIELDS:
+        return "; a field of a module belongs below `modules:` and the module's name"
+    return "; write settings below `runner:`" if name.isidentifier() and "_" in name else ""
+
+
 def _entries(document: Document, wrongs: list[Wrong]) -> Iterator[tuple[Where, dict[str, Any]]]:
     """Yield place and fields of each module, its name included; other values become mistakes in `wrongs`."""
     modules: Any = document.value.get("modules") if isinstance(document.value, dict) else None
     named = isinstance(modules, dict)
+    if named and "code" in modules and isinstance(modules.get("name", ""), str):
+        text = "has the fields of a module directly below it; write `- ` before the first one: a list of modules"
+        wrongs.append(Wrong(text, ("modules",), allowed="a list of modules"))
+        return
     for key, written in modules.items() if named else enumerate(modules) if isinstance(modules, list) else ():
         where = ("modules", key)
         if not isinstance(written, dict):
@@ -103,5 +117,6 @@ def _named_files(data: Mapping[str, Any], base: Path) -> Iterator[Path]:
     yield from secrets.named_files(data.get("secrets"), base)
 
 
+_FIELDS = frozenset(each.name for each in attrs.fields(ModuleSpec))
 _SECTIONS: Mapping[str, tuple[type, ...]] = {"modules": (dict, list, type(None)), "runner": (dict, type(None))}
 """The sections of the file with their types; a section with only comments is None."""

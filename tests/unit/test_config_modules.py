@@ -213,16 +213,19 @@ def test_code_that_only_warns_compiles(tmp_path):
     [
         ("", "modules.yaml: is empty; write `modules: []` for a file without modules"),
         ("# only this\n", "modules.yaml: is empty; ..."),
-        ("- a\n", "modules.yaml:1: contains a list where a mapping with `modules:` is expected"),
+        (
+            "- a\n",
+            "modules.yaml:1: contains a list where a mapping with `modules:` is expected; write ...",
+        ),
         ("modules", "modules.yaml:1: contains 'modules' where a mapping with `modules:` is expected"),
         (b"a: b\nc: \xff\n", "modules.yaml:2: is not UTF-8 text: invalid start byte at byte 8"),
-        ("a: [1,\nb: }\n", "modules.yaml:2: is not valid YAML: while parsing a flow node: expected ..."),
-        (
-            "a:\n\tb: 1\n",
-            "modules.yaml:2: is not valid YAML: while scanning for the next token: found character '\\t' ...",
-        ),
+        ("a: [1,\nb: }\n", "modules.yaml:1: is not valid YAML: the [ in column 4 has no ]; ..."),
+        ("a:\n\tb: 1\n", "modules.yaml:2: is not valid YAML: this line begins with a tab; ..."),
         ("a: 1\nb: \x07\n", "modules.yaml:2: is not valid YAML: the character U+0007 is not allowed (column 4)"),
-        ("modules: []\n---\nmodules: []\n", "modules.yaml:2: is not valid YAML: expected a single document ..."),
+        (
+            "modules: []\n---\nmodules: []\n",
+            "modules.yaml:2: is not valid YAML: this line begins a second document; ...",
+        ),
         ("[" * 5000, "modules.yaml: is nested too deeply"),
         (
             "modules: " + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
@@ -409,7 +412,10 @@ CASES: list[tuple[str, ...]] = [
     ("version: 'a b'", "version: 'a b' is not a version: ..."),
     ("python: 3", "python: '3' is not a Python version such as 3.12 or 3.12.4"),
     ("python: '>=3.11'", "python: '>=3.11' is not a Python version such as 3.12 or 3.12.4"),
-    ("variables: [a]", "variables: a list is not a mapping of names to values"),
+    (
+        "variables: [a]",
+        "variables: a list is not a mapping of names to values; write lines ...",
+    ),
     ("variables: {1a: x}", "variables.1a: '1a' is not the name of a variable: ..."),
     ("variables: {OPERATO_X: x}", "variables.OPERATO_X: OPERATO_X is reserved: ..."),
     (

@@ -89,7 +89,7 @@ def test_a_starter_overwrites_nothing(tmp_path):
         ),
         ({"m/module.yaml": "name: m\nenv: inline\n"}, "m/module.yaml", "operato-runner modules push m"),
         ({"m.yaml": "modules: []\n"}, "m.yaml", "m.yaml:1: modules: has several"),
-        ({"m.yaml": "name: [\n"}, "m.yaml", "m.yaml:2: is not valid YAML"),
+        ({"m.yaml": "name: [\n"}, "m.yaml", "m.yaml:1: is not valid YAML"),
         ({"m.zip": "no zip"}, "m.zip", "m.zip: the archive is not a zip file"),
         ({"m.txt": ""}, "m.txt", "m.txt: is not a folder, a .zip, a .py or a .yaml file"),
         ({}, "gone", "gone: there is no such file or folder"),

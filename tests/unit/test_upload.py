@@ -137,10 +137,7 @@ def test_the_name_may_be_given_in_both_places(tmp_path):
         (
             {"handler.py": CODE, "module.yaml": "a: [1"},
             "m",
-            [
-                "module.yaml:1: is not valid YAML: while parsing a flow sequence: expected ',' or ']', "
-                "but got '<stream end>' (column 6)"
-            ],
+            ["module.yaml:1: is not valid YAML: the [ in column 4 has no ]; add it, or a comma between the entries"],
         ),
         (
             {"handler.py": CODE, "module.yaml": "env: inline\ntimout: 3\nisolation: none\nuser: root"},

@@ -1,28 +1,19 @@
-"""Mistakes in configuration with their place, and YAML that knows the line of each value.
-
-A reader raises or collects `Wrong` with the place of the value inside its input; the code that knows the file turns it
-into a `Mistake`. All mistakes of one reading are raised together in one `ConfigError`.
-"""
+"""Text files and YAML that knows the line of each value."""
 
 from __future__ import annotations
 
-import difflib
 import math
+import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
-import attrs
 import yaml
 from attrs import field, frozen
-from cattrs import Converter
-from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError
-from cattrs.gen import make_dict_structure_fn, override
 
-T = TypeVar("T")
-Where: TypeAlias = tuple[str | int, ...]
-"""The place of a value: keys and positions from the root, `("modules", 0, "timeout")`."""
+from config.mistakes.plain import explain, lost_code
+from config.mistakes.wrong import Mistake, Where, Wrong, dotted
 
 ABSENT = "does not exist"
 """The message about a file that is not there."""
@@ -36,122 +27,10 @@ MAX_DEPTH = 64
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
 _PARSED_TAGS = frozenset(_TAG + name for name in ("int", "float", "bool", "null"))
-
-
-@frozen
-class Mistake:
-    """One mistake to correct. `field` is a readable path: `hello-world.timeout` or `modules[0].name`."""
-
-    message: str
-    file: str | None
-    line: int | None
-    """Counted from 1; None if there is no file or no line."""
-    field: str
-    allowed: str = ""
-    """The allowed values alone; the message contains them too."""
-
-    def __str__(self) -> str:
-        place = self.file if self.file is None or self.line is None else f"{self.file}:{self.line}"
-        return ": ".join(part for part in (place, self.field, self.message) if part)
-
-
-class ConfigError(Exception):
-    """All mistakes of one reading, in the order of the file."""
-
-    def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = tuple(mistakes)
-        super().__init__("\n".join(map(str, self.mistakes)))
-
-
-class Wrong(ValueError):  # noqa: N818 - it describes a value; ConfigError is the error
-    """One value is wrong; `where` is its place inside the input of the reader that raises this.
-
-    `file` and `line` override the place if the mistake is in another file than the value; `offset` counts lines from
-    the first line of a multi-line text.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        where: Where = (),
-        *,
-        allowed: str = "",
-        file: str | None = None,
-        line: int | None = None,
-        offset: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.where = where
-        self.allowed = allowed
-        self.file = file
-        self.line = line
-        self.offset = offset
-
-    def under(self, where: Where) -> Wrong:
-        """Return the same mistake with its place as seen from the value that contains this one at `where`."""
-        return Wrong(
-            self.message, where + self.where, allowed=self.allowed, file=self.file, line=self.line, offset=self.offset
-        )
-
-
-def did_you_mean(word: object, options: Iterable[str]) -> str:
-    """Return `; did you mean 'warm'?`, or nothing if no option is similar."""
-    near = difflib.get_close_matches(str(word).lower(), list(options), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def read_or_none(read: Callable[[Any], T], value: Any) -> T | None:
-    """Return the value as `read` returns it, or None if it is wrong."""
-    try:
-        return read(value)
-    except Wrong:
-        return None
-
-
-def dotted(where: Where) -> str:
-    """Return a readable place: `modules[0].retry.on[1]`."""
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).removeprefix(".")
-
-
-def structure_hook(
-    converter: Converter, kind: type, readers: Mapping[str, Callable[[Any], Any]]
-) -> Callable[[Any, Any], Any]:
-    """Return a cattrs hook that makes a `kind` from a mapping, with a reader for each field; see `unfold`."""
-
-    def hook(read: Callable[[Any], Any]) -> Any:
-        return override(struct_hook=lambda value, _kind: read(value))
-
-    overrides: dict[str, Any] = {name: hook(read) for name, read in readers.items()}
-    structure: Callable[[Any, Any], Any] = make_dict_structure_fn(
-        kind, converter, _cattrs_forbid_extra_keys=True, **overrides
-    )
-
-    def checked(value: Any, _kind: Any) -> Any:
-        if not isinstance(value, Mapping):
-            raise Wrong("is not a mapping", allowed="a mapping")
-        return structure(value, kind)
-
-    return checked
-
-
-def unfold(error: BaseException, where: Where = ()) -> Iterator[Wrong]:
-    """Yield the mistakes in the exception groups of cattrs, each with its place; raise exceptions that are bugs."""
-    notes = (note for note in getattr(error, "__notes__", ()) if isinstance(note, AttributeValidationNote))
-    where += tuple(note.name for note in notes)
-    if isinstance(error, ExceptionGroup):
-        for inner in error.exceptions:
-            yield from unfold(inner, where)
-    elif isinstance(error, ForbiddenExtraKeysError):
-        names = [attribute.name for attribute in attrs.fields(error.cl)]
-        for name in sorted(map(str, error.extra_fields)):
-            yield Wrong(f"unknown field{did_you_mean(name, names)}", (*where, name), allowed=", ".join(names))
-    elif isinstance(error, Wrong):
-        yield error.under(where)
-    elif isinstance(error, KeyError):
-        yield Wrong("is missing", where)
-    else:
-        raise error
+_DECIMAL = re.compile(r"[-+]?[0-9][0-9_]*")
+_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+_CHOICES = frozenset({"enum", "const", "default", "examples"})
+"""Keys of a schema whose values callers send as they are."""
 
 
 @frozen
@@ -227,11 +106,13 @@ def parse_yaml(text: str) -> Document:
             raise Wrong("is empty; write `modules: []` for a file without modules")
         reader = _Reader()
         value = reader.read(root, ())
+        for where, line in reader.empty.items():
+            if lost_code(text, line):
+                name = where[-1]
+                raise Wrong(f"is not valid YAML: indent the lines below `{name}: |` more than `{name}`", line=line)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        why = ": ".join(part for part in (error.context, error.problem) if part)
-        column = "" if mark is None else f" (column {mark.column + 1})"
-        raise Wrong(f"is not valid YAML: {why}{column}", line=None if mark is None else mark.line + 1) from None
+        message, at = explain(text, error)
+        raise Wrong(f"is not valid YAML: {message}", line=at) from None
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         column = error.position - before.rfind("\n")
@@ -249,6 +130,7 @@ class _Reader:
         self.lines: dict[Where, int] = {}
         self.texts: dict[Where, str] = {}
         self.blocks: dict[Where, int] = {}
+        self.empty: dict[Where, int] = {}
         self.wrongs: list[Wrong] = []
         self._scalars = yaml.constructor.SafeConstructor()
         self._met: set[int] = set()
@@ -283,11 +165,13 @@ class _Reader:
     def _scalar(self, node: yaml.ScalarNode, where: Where) -> Any:
         if node.style == "|":
             self.blocks[where] = _line(node) + 1
+            if not node.value.strip():
+                self.empty[where] = _line(node) + 1
         if node.tag in _TEXT_TAGS:
             value: Any = node.value
         elif node.tag in _PARSED_TAGS:
             try:
-                value = self._scalars.construct_object(node)
+                value = self._parsed(node, where)
             except (ValueError, LookupError):
                 self.wrongs.append(Wrong(f"{node.value[:60]!r} cannot be read as {node.tag[len(_TAG) :]}", where))
                 return None
@@ -296,6 +180,20 @@ class _Reader:
         if value is not None and node.tag != _TAG + "str":
             self.texts[where] = node.value
         return value
+
+    def _parsed(self, node: yaml.ScalarNode, where: Where) -> Any:
+        """Return a number, boolean or null. Raises ValueError, LookupError.
+
+        Numbers are those of YAML 1.2: `010` is ten, and `1:30` is text.
+        """
+        if node.tag == _TAG + "int" and _DECIMAL.fullmatch(node.value):
+            return int(node.value.replace("_", ""))
+        if ":" in node.value and node.tag != _TAG + "bool":
+            return node.value
+        if node.tag == _TAG + "bool" and node.value.lower() in _WORDS and _CHOICES & {*where}:
+            text = f"{node.value} means {_WORDS[node.value.lower()]} in YAML; put it in quotes if the text is meant"
+            self.wrongs.append(Wrong(text, where, line=_line(node)))
+        return self._scalars.construct_object(node)
 
     def _unknown(self, node: yaml.Node, where: Where) -> None:
         self.wrongs.append(Wrong(f"the YAML tag {node.tag!r} is not supported; remove it", where, line=_line(node)))

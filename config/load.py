@@ -20,7 +20,7 @@ from attrs import frozen
 from config import secrets, units
 from config.client import VARIABLES, ClientSettings, read_client_settings
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
-from config.modules import ModulesFile, read_modules
+from config.modules import ModulesFile, read_modules, read_runner
 from config.secrets import SECRET_PREFIX, Secret
 from config.settings import Settings
 from config.units import Range
@@ -84,19 +84,21 @@ class _Given:
         return Mistake(wrong.message, self.file, self.line, self.where, wrong.allowed)
 
 
-def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Loaded:
-    """Return the settings of this run and the modules file that they name.
+def load_settings(
+    options: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, modules: bool = True
+) -> Loaded:
+    """Return the settings of this run and the modules file that they name; without `modules`, only its settings.
 
     `options` has the flat names of the command line and `config`, the modules file; None means not given. Relative
     paths are relative to the current folder, those in the file to the file's folder; all are made absolute. Raises
-    `ConfigError` with all mistakes of settings and modules.
+    `ConfigError` with all mistakes of settings and modules; without `modules`, mistakes in modules do not matter.
     """
     environ = os.environ if environ is None else environ
     mistakes: list[Mistake] = []
     config, config_source = _config_path(options, environ, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
-    file, file_mistakes = read_modules(config)
+    file, file_mistakes = read_modules(config) if modules else read_runner(config)
     mistakes += _missing(config, config_source) or file_mistakes
     givens = [
         *_from_file(file, str(config), mistakes),
@@ -173,15 +175,6 @@ def describe(loaded: Loaded) -> list[tuple[str, str, str]]:
 def secret_values(wanted: Mapping[str, Secret], environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the values of secrets by name; see `config.secrets.values`."""
     return secrets.values(wanted, os.environ if environ is None else environ)
-
-
-def missing_secrets(wanted: Mapping[str, Secret]) -> tuple[Mistake, ...]:
-    """Return a mistake for each secret without a value on this machine."""
-    try:
-        secret_values(wanted)
-    except ConfigError as problem:
-        return problem.mistakes
-    return ()
 
 
 def base_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Everything that an author or operator writes about a module is read here, with all mistakes at once.
 """
 
-from config.modules.file import ModulesFile, read_modules
+from config.modules.file import ModulesFile, read_modules, read_runner
 from config.modules.policies import RetryPolicy
 from config.modules.spec import (
     ModuleSpec,
@@ -27,6 +27,7 @@ __all__ = [
     "name_of_module",
     "read_module",
     "read_modules",
+    "read_runner",
     "read_spec",
     "spec_from_mapping",
     "spec_to_mapping",

@@ -66,6 +66,41 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     return ModulesFile(tuple(specs.values()), runner, absolute, lines, tuple(files), began), tuple(mistakes)
 
 
+def read_runner(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
+    """Return the section `runner:` of the modules file, without its modules, and the mistakes in this section.
+
+    Mistakes elsewhere do not matter, even where the file is not valid YAML: then its lines are looked for.
+    """
+    began = time.time()
+    try:
+        document = _readable(read_text(path))
+    except Wrong as wrong:
+        document = Document({}, wrongs=(Wrong(wrong.message, ("runner",), line=wrong.line),))
+    concerned = [wrong for wrong in document.wrongs if wrong.where[:1] == ("runner",)]
+    runner = document.value.get("runner") if isinstance(document.value, dict) else None
+    if not isinstance(runner, _SECTIONS["runner"]):
+        concerned += [wrong for wrong in _sections({"runner": runner}) if not concerned]
+    runner = runner if isinstance(runner, dict) else {}
+    lines = {key: document.lines["runner", key] for key in runner}
+    mistakes = tuple(document.mistake(wrong, str(path), {}) for wrong in concerned)
+    return ModulesFile((), runner, Path.cwd() / path, lines, (), began), mistakes
+
+
+def _readable(text: str) -> Document:
+    """Return the document, or that of the section `runner:` alone if the text is not valid YAML. Raises Wrong."""
+    try:
+        return parse_yaml(text)
+    except Wrong:
+        lines = text.splitlines(keepends=True)
+        starts = [at for at, line in enumerate(lines) if line.startswith("runner:")]
+        if not starts:
+            return Document({})
+        first = starts[0]
+        ends = (at for at in range(first + 1, len(lines)) if lines[at][0] not in " #\t\r\n")
+        # The lines before it are replaced by empty ones, so that numbers of lines stay.
+        return parse_yaml("\n" * first + "".join(lines[first : next(ends, len(lines))]))
+
+
 def _sections(root: Any) -> Iterator[Wrong]:
     """Check the top level of the file."""
     if not isinstance(root, dict):

@@ -121,6 +121,8 @@ class DockerEnvironment:
     kind: Kind = field(default=Kind.DOCKER, init=False)
     boot: str = field(factory=lambda: secrets.token_hex(6), init=False)
     _engine: Engine | None = field(default=None, init=False)
+    _absent: str = field(default="no container engine has been asked yet", init=False)
+    """Why there is no engine."""
     _images: Images | None = field(default=None, init=False)
     _program: bytes = field(init=False)
     _guests: dict[str, ContainerGuest] = field(factory=dict, init=False)
@@ -139,7 +141,8 @@ class DockerEnvironment:
             self._engine = engine
             swept = await self._sweep(engine) if self.sweeps else 0
         except EngineError as problem:
-            return Availability(available=False, reason=problem.failure.message)
+            self._absent = problem.failure.message
+            return Availability(available=False, reason=self._absent)
         if info.get("OSType", "linux") != "linux":
             reason = f"{engine.address.shown} runs {info['OSType']} containers; workers need linux"
             return Availability(available=False, reason=reason)
@@ -259,7 +262,7 @@ class DockerEnvironment:
 
     def _ready(self) -> Engine:
         if self._engine is None:
-            raise error(ErrorKind.UNAVAILABLE, "no container engine has answered yet; see `GET /environments`")
+            raise error(ErrorKind.UNAVAILABLE, self._absent)
         return self._engine
 
     def _name(self) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from config.load import SETTINGS, describe, load_settings, missing_secrets
-from config.mistakes import did_you_mean
+from config.folders import new_data_elsewhere
+from config.load import SETTINGS, describe, load_settings
+from config.mistakes import ConfigError, did_you_mean
 from protocol.errors import ErrorKind, error
 from runner.cli.calls import call, executions, logs
 from runner.cli.environments import env, prepare
@@ -133,15 +134,18 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> int:
 def token(subject: str, scope: str, expires: str, globs: tuple[str, ...], **options: Any) -> int:
     """Print a token for a caller.
 
-    It is signed with `jwt_secret`, or with the runner's own secret in the data directory, which is made if missing.
+    It is signed with `jwt_secret`, or with the runner's own secret in the data directory, which is made if missing. Of
+    the modules file only the section `runner:` is read, so mistakes in modules do not matter.
 
     A runner that verifies tokens with a public key or a JWKS URL cannot sign tokens; sign them with the private key.
     """
     seconds = duration(expires, "--expires")
-    settings = load_settings(options).settings
+    loaded = load_settings(options, modules=False)
+    if warning := new_data_elsewhere(loaded):
+        click.echo(f"warning: {warning}", err=True)
     from runner.auth import issue_token
 
-    click.echo(issue_token(settings, subject, scope.split(), seconds, globs))
+    click.echo(issue_token(loaded.settings, subject, scope.split(), seconds, globs))
     return 0
 
 
@@ -155,19 +159,23 @@ def config() -> None:
 def check(**options: Any) -> int:
     """Print every setting with its source, or all mistakes.
 
-    All mistakes in settings and modules are printed at once, with file, line and field. Nothing is started, built or
-    written.
+    All mistakes in settings and modules are printed at once, with file, line and field: the same that `serve` refuses,
+    secrets without a value included. Nothing is started, built or written.
 
     Exit code: 0 without mistakes, else 2.
     """
     loaded = load_settings(options)
+    import trio
+
+    from runner.serve import start_mistakes, surroundings
+
+    if mistakes := trio.run(start_mistakes, loaded, surroundings()):
+        raise ConfigError(mistakes)
     click.echo(table(describe(loaded)))
     click.echo(f"{len(loaded.modules.modules)} modules:")
     for spec in loaded.modules.modules:
         description = one_line(" ".join(spec.description.split()))
         click.echo(f"  {spec.name}  ({spec.env}, {spec.isolation})  {description}".rstrip())
-        for mistake in missing_secrets(spec.secrets):  # the environment of the server may have them
-            click.echo(f"    secrets.{mistake}")
     return 0
 
 

@@ -16,17 +16,15 @@ import trio
 from attrs import asdict, evolve, frozen
 
 from actors.system import Surroundings, System, open_system
-from config.client import is_loopback
 from config.load import Loaded
 from config.mistakes import ConfigError
 from config.settings import ServerSettings, Settings
 from environments.installer import find_uv
 from environments.local import ProcessTable
 from environments.venv import python_candidates
-from protocol.errors import RunnerError
 from protocol.model import Kind
 from runner.ports import try_port
-from runner.serve import make_verifier, server_context
+from runner.serve import key_mistakes, makes_secret, secret_mistakes, server_context
 from runner.version import version_of_this
 
 _MINORS = range(8, 15)
@@ -257,24 +255,22 @@ def _tls(server: ServerSettings) -> Iterator[Finding]:
 async def _key(settings: Settings) -> Finding:
     """Check the key of tokens as the start does, but make no secret."""
     auth, own = settings.auth, settings.store.data_dir / "jwt-secret"
-    given = {"jwt_secret": auth.secret, "jwt_public_key_file": auth.public_key_file, "jwt_jwks_url": auth.jwks_url}
-    configured = next((name for name, value in given.items() if value), None)
-    if configured is None and is_loopback(settings.server.host) and not os.path.lexists(own):
+    if makes_secret(settings):
         return Finding("secrets", "key for tokens", State.OK, f"not configured; the first start makes {own}")
-    try:
-        await make_verifier(settings)
-    except ConfigError as problem:
-        return Finding("secrets", "key for tokens", State.FAILED, "; ".join(map(str, problem.mistakes)))
-    except RunnerError as problem:
-        return Finding("secrets", "key for tokens", State.FAILED, problem.failure.message)
+    if mistakes := await key_mistakes(settings):
+        return Finding("secrets", "key for tokens", State.FAILED, "; ".join(map(str, mistakes)))
+    given = {
+        "jwt_secret": auth.secret,
+        "jwt_secret_file": auth.secret_file,
+        "jwt_public_key_file": auth.public_key_file,
+        "jwt_jwks_url": auth.jwks_url,
+    }
+    configured = next((name for name, value in given.items() if value), None)
     text = f"`{configured}` is usable" if configured else f"the runner's own secret {own} is usable"
     return Finding("secrets", "key for tokens", State.OK, text)
 
 
 def _secrets(loaded: Loaded, around: Surroundings) -> Iterator[Finding]:
     for spec in loaded.modules.modules:
-        try:
-            around.secrets(spec.secrets)
-        except ConfigError as problem:
-            for mistake in problem.mistakes:
-                yield Finding("secrets", f"{spec.name}.secrets", State.FAILED, str(mistake))
+        for mistake in secret_mistakes(spec, around):
+            yield Finding("secrets", f"{spec.name}.secrets", State.FAILED, str(mistake))

@@ -65,7 +65,7 @@ def _local(address: Address, scopes: Sequence[str]) -> Callable[[], str]:
     if not address.loopback:
         raise _NoTokenError("a token is signed automatically only for a runner on this machine")
     try:
-        settings = load_settings({}).settings
+        settings = load_settings({}, modules=False).settings
     except ConfigError as problem:
         # These commands have no --config.
         why = str(problem.mistakes[0]).replace("--config or OPERATO_CONFIG", "OPERATO_CONFIG")

@@ -1,11 +1,22 @@
 """The server process: signals, actors, doors, drain and exit code; and one call without a server.
 
-`server` runs the only event loop, `doors` opens REST and gRPC, `tls` makes their TLS context, `reload` publishes the
-modules file again, `once` makes the call of the command `run`.
+`server` runs the only event loop, `doors` opens REST and gRPC, `tls` makes their TLS context, `checks` finds mistakes
+before the start, `reload` publishes the modules file again, `once` makes the call of the command `run`.
 """
 
+from runner.serve.checks import key_mistakes, make_verifier, makes_secret, secret_mistakes, start_mistakes
 from runner.serve.once import run_once
-from runner.serve.server import make_verifier, run_server, surroundings
+from runner.serve.server import run_server, surroundings
 from runner.serve.tls import server_context
 
-__all__ = ["make_verifier", "run_once", "run_server", "server_context", "surroundings"]
+__all__ = [
+    "key_mistakes",
+    "make_verifier",
+    "makes_secret",
+    "run_once",
+    "run_server",
+    "secret_mistakes",
+    "server_context",
+    "start_mistakes",
+    "surroundings",
+]

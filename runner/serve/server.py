@@ -13,15 +13,16 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.system import Surroundings, open_system
-from config.client import is_loopback
+from actors.system import Surroundings, System, open_system
+from config.folders import new_data_elsewhere
 from config.load import Loaded, base_environment, installer_environment, secret_values
-from config.mistakes import ConfigError, Mistake
+from config.mistakes import ConfigError
 from config.settings import Settings
 from environments import proc
 from runner.api import Service
-from runner.auth import Verifier, load_or_make_secret, sign_for, with_secret
+from runner.auth import sign_for
 from runner.ports import in_url, reachable
+from runner.serve.checks import make_verifier, makes_secret, start_mistakes
 from runner.serve.doors import Doors, open_doors
 from runner.serve.reload import Bell, Reloader
 from runner.version import version_of_this
@@ -31,6 +32,7 @@ EXIT_NOT_DRAINED = 3
 _ECHO_SECONDS = 0.2
 """A signal to all processes of a service reaches the runner twice: directly, and through the watcher."""
 _EXAMPLE_TOKEN_SECONDS = 86400.0
+_SHOWN_USERS = 20
 
 log = structlog.get_logger("main")
 
@@ -89,7 +91,14 @@ async def _run(loaded: Loaded, around: Surroundings) -> int:
 async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
     """Run system and doors until the first signal; return whether all work ended within `drain_timeout`."""
     settings = loaded.settings
+    if mistakes := await start_mistakes(loaded, around):
+        raise ConfigError(mistakes)
+    if warning := await trio.to_thread.run_sync(new_data_elsewhere, loaded):
+        log.warning(warning)
+    new = makes_secret(settings)
     verifier, secret = await make_verifier(settings)
+    if new:
+        log.info("made a secret for tokens", file=str(settings.store.data_dir / "jwt-secret"))
     async with open_system(settings, around, loaded.modules.modules) as system:
         service = Service(system.registry, system.executors, system.history, system.runs, settings)
         async with trio.open_nursery() as nursery:
@@ -98,6 +107,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             closed = trio.Event()
             doors = await open_doors(nursery, service, verifier, settings, stop.asked, closed)
             _announce(settings, doors, secret, loaded, len(system.registry.snapshot.modules))
+            _warn_of_missing_kinds(system)
             await stop.asked.wait()
             drained = await system.drain(settings.server.drain_timeout_seconds)
             closed.set()
@@ -106,32 +116,16 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
     return drained
 
 
-async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
-    """Return the verifier, and the secret if it is the runner's own (no key is configured). Raises ConfigError."""
-    auth = await trio.to_thread.run_sync(with_secret, settings.auth)
-    if auth.secret or auth.public_key_file or auth.jwks_url:
-        key = None if auth.public_key_file is None else _read_key(auth.public_key_file)
-        return Verifier(auth, public_key=key), None
-    if not auth.own_secret and not is_loopback(settings.server.host):
-        remedy = (
-            "configure `jwt_secret`, `jwt_secret_file`, `jwt_public_key_file` or `jwt_jwks_url`, listen on 127.0.0.1, "
-            "or allow the runner's own secret with `jwt_own_secret`"
-        )
-        text = f"{settings.server.host!r:.80} is not a loopback address, and no key for tokens is configured; {remedy}"
-        raise ConfigError([Mistake(text, None, None, "host")])
-    secret, made = await trio.to_thread.run_sync(load_or_make_secret, settings.store.data_dir)
-    if made:
-        log.info("made a secret for tokens", file=str(settings.store.data_dir / "jwt-secret"))
-    return Verifier(auth, secret=secret), secret
-
-
-def _read_key(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(1024 * 1024)
-    except OSError as problem:
-        text = f"{file} cannot be read: {problem.strerror}"
-        raise ConfigError([Mistake(text, None, None, "jwt_public_key_file")]) from None
+def _warn_of_missing_kinds(system: System) -> None:
+    """Log each kind of environment that modules need and this machine does not have, with these modules."""
+    modules = system.registry.snapshot.modules.values()
+    for kind, executor in system.executors.items():
+        users = sorted(module.spec.name for module in modules if module.spec.env is kind)
+        if users and not executor.availability.available:
+            why = executor.availability.reason
+            more = [f"and {len(users) - _SHOWN_USERS} more"] if users[_SHOWN_USERS:] else []
+            shown = ", ".join(users[:_SHOWN_USERS] + more)
+            log.warning("calls of these modules fail on this machine", env=str(kind), modules=shown, why=why)
 
 
 def _announce(settings: Settings, doors: Doors, secret: str | None, loaded: Loaded, modules: int) -> None:

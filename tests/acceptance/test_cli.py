@@ -262,14 +262,29 @@ def test_all_missing_secrets_are_reported_at_the_start(run):
         "TOKEN: OPERATO_SECRET_TOKEN is not set in the runner's environment; set it, or remove TOKEN from `secrets`"
     )
     assert done.returncode == 2
-    assert errors(done) == [f"error: bad_input: {name}.secrets.{missing}" for name in "ab"]
+    assert errors(done) == [f"error: {name}.secrets.{missing}" for name in "ab"]
 
 
-def test_check_reports_missing_secrets_without_failing(run):
-    done = run("config", "check", file=SECRETS, environ={"OPERATO_SECRET_OTHER": "x"})
+REFUSED = {
+    "secrets": (SECRETS, {}),
+    "a key that is too short": ("runner: {jwt_secret: short}\n", {}),
+    "a file without a secret": ("runner: {jwt_secret_file: /dev/null}\n", {}),
+    "a public key that does not exist": ("runner: {jwt_public_key_file: key.pem}\n", {}),
+    "no key for other machines": ("runner: {host: 0.0.0.0}\n", {}),
+    "no certificate": ("runner: {tls_certificate_file: cert.pem, tls_key_file: key.pem}\n", {}),
+    "several": (SECRETS + "runner: {host: 0.0.0.0, tls_certificate_file: c.pem, tls_key_file: k.pem}\n", {}),
+    "a field": ("modules: {a: {env: inlin, code: 'def handler(i): ...'}}\n", {}),
+    "a variable": ("modules: []\n", {"OPERATO_PORT": "1"}),
+}
 
-    assert done.returncode == 0
-    assert done.out.count("secrets.TOKEN: OPERATO_SECRET_TOKEN is not set") == 2
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_check_refuses_what_serve_refuses(run, case):
+    file, environ = REFUSED[case]
+    checked, served = (run(*args, file=file, environ=environ) for args in (("config", "check"), SERVE))
+
+    assert checked.returncode == served.returncode == 2
+    assert errors(checked) == errors(served) != []
 
 
 START = {

@@ -150,6 +150,6 @@ def test_a_secret_that_is_not_there_ends_the_start_and_is_named(home):
     checked = command(home, "config", "check")
 
     missing = f"{home}/keys/key does not exist; create it, or remove KEY from `secrets`"
-    assert f"error: bad_input: talks.secrets.KEY: {missing}" in said
-    assert f"secrets.KEY: {missing}" in checked
+    assert f"error: talks.secrets.KEY: {missing}" in said
+    assert f"error: talks.secrets.KEY: {missing}" in checked
     assert IN_VARIABLE not in said + checked

@@ -1,0 +1,95 @@
+"""The mistakes that keep a server from starting and show without one: in secrets, TLS files and the key of tokens.
+
+`serve` refuses them, and `config check` and `doctor` report them, by the same functions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+from attrs import evolve
+
+from actors.system import Surroundings
+from config.client import is_loopback
+from config.load import Loaded
+from config.mistakes import ConfigError, Mistake
+from config.modules import ModuleSpec
+from config.settings import Settings
+from protocol.errors import RunnerError
+from runner.auth import Verifier, load_or_make_secret, with_secret
+from runner.serve.tls import server_context
+
+
+async def start_mistakes(loaded: Loaded, around: Surroundings) -> list[Mistake]:
+    """Return all mistakes that `serve` refuses, beyond those that reading the modules file finds. Makes nothing."""
+    settings = loaded.settings
+    found = [mistake for spec in loaded.modules.modules for mistake in secret_mistakes(spec, around)]
+    found += _raised(lambda: server_context(settings.server, ()))
+    return [*found, *await key_mistakes(settings)]
+
+
+def secret_mistakes(spec: ModuleSpec, around: Surroundings) -> list[Mistake]:
+    """Return a mistake for each secret of a module without a value on this machine."""
+    return [
+        evolve(each, field=f"{spec.name}.secrets.{each.field}")
+        for each in _raised(lambda: around.secrets(spec.secrets))
+    ]
+
+
+async def key_mistakes(settings: Settings) -> list[Mistake]:
+    """Return the mistakes in the key of tokens. A secret that the start would make is none."""
+    if makes_secret(settings):
+        return []
+    try:
+        await make_verifier(settings)
+    except ConfigError as problem:
+        return list(problem.mistakes)
+    except RunnerError as problem:
+        return [Mistake(problem.failure.message, None, None, problem.failure.field or "")]
+    return []
+
+
+def makes_secret(settings: Settings) -> bool:
+    """Return whether the start would make a secret: no key is configured, and there is none yet."""
+    auth = settings.auth
+    if auth.secret or auth.secret_file or auth.public_key_file or auth.jwks_url:
+        return False
+    allowed = auth.own_secret or is_loopback(settings.server.host)
+    return allowed and not os.path.lexists(settings.store.data_dir / "jwt-secret")
+
+
+async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
+    """Return the verifier, and the secret if it is the runner's own (no key is configured). Raises ConfigError."""
+    auth = await trio.to_thread.run_sync(with_secret, settings.auth)
+    if auth.secret or auth.public_key_file or auth.jwks_url:
+        key = None if auth.public_key_file is None else _read_key(auth.public_key_file)
+        return Verifier(auth, public_key=key), None
+    if not auth.own_secret and not is_loopback(settings.server.host):
+        remedy = (
+            "configure `jwt_secret`, `jwt_secret_file`, `jwt_public_key_file` or `jwt_jwks_url`, listen on 127.0.0.1, "
+            "or allow the runner's own secret with `jwt_own_secret`"
+        )
+        text = f"{settings.server.host!r:.80} is not a loopback address, and no key for tokens is configured; {remedy}"
+        raise ConfigError([Mistake(text, None, None, "host")])
+    secret, _ = await trio.to_thread.run_sync(load_or_make_secret, settings.store.data_dir)
+    return Verifier(auth, secret=secret), secret
+
+
+def _read_key(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(1024 * 1024)
+    except OSError as problem:
+        text = f"{file} cannot be read: {problem.strerror}"
+        raise ConfigError([Mistake(text, None, None, "jwt_public_key_file")]) from None
+
+
+def _raised(check: Callable[[], object]) -> tuple[Mistake, ...]:
+    try:
+        check()
+    except ConfigError as problem:
+        return problem.mistakes
+    return ()

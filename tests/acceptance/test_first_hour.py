@@ -1,0 +1,143 @@
+"""Acceptance: the first hour of a new user: what the program says by itself, and in the face of mistakes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server_process import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = (sys.executable, str(ROOT / "main.py"))
+ECHO = 'modules: {m: {env: inline, code: "def handler(input): return input"}}\n'
+CONTAINED = """
+  d: {env: docker, requirements: [requests], code: "def handler(input): return input"}
+  e: {env: docker, image: "python:3.12", code: "def handler(input): return input"}
+"""
+
+
+def environment(**extra):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OPERATO_")}
+    return {**clean, "DOCKER_HOST": "unix:///nowhere/docker.sock", **extra}
+
+
+def command(home, *arguments, **extra):
+    """Run a command in a folder; return its exit code, standard output and standard error."""
+    done = subprocess.run(
+        [*PROGRAM, *arguments],
+        cwd=home,
+        env=environment(**extra),
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Return a function that starts a server with a modules file in `tmp_path`."""
+    started = []
+
+    def start(file, *options):
+        (tmp_path / "modules.yaml").write_text(file)
+        started.append(Server(tmp_path, *options, environ=environment()))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.stop()
+
+
+def log(home):
+    return (home / "log").read_text()
+
+
+# -- the start -------------------------------------------------------------------------------------------------------
+
+
+def test_the_start_names_modules_that_cannot_run_here(server, tmp_path):
+    running = server(ECHO.replace("}}\n", "},") + CONTAINED.strip().replace("\n", ",") + "}\n")
+    warnings = [line for line in log(tmp_path).splitlines() if "calls of these modules fail" in line]
+
+    assert len(warnings) == 1
+    assert "docker" in warnings[0]
+    assert re.search(r"modules='?d, e'?", warnings[0])
+    assert "no container engine answers at unix:///nowhere/docker.sock" in warnings[0]
+    assert running.execute("m", 1).status_code == 200
+
+
+def test_prepare_without_an_engine_names_the_cause(tmp_path):
+    (tmp_path / "modules.yaml").write_text("modules:" + CONTAINED)
+    code, _, err = command(tmp_path, "prepare")
+
+    assert code != 0
+    for name in "de":
+        assert f"error: {name}: unavailable: no container engine answers at unix:///nowhere/docker.sock" in err
+    assert "already built" not in err
+
+
+def test_a_new_data_directory_away_from_the_modules_file_is_announced(tmp_path):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    (home / "data").mkdir(parents=True)
+    elsewhere.mkdir()
+    (home / "modules.yaml").write_text(ECHO)
+    config = str(home / "modules.yaml")
+    first = command(elsewhere, "token", "--subject", "me", "--config", config)
+    again = command(elsewhere, "token", "--subject", "me", "--config", config)
+    at_home = command(home, "token", "--subject", "me")
+    given = command(elsewhere, "token", "--subject", "me", "--config", config, "--data-dir", "other")
+
+    assert first[0] == again[0] == at_home[0] == given[0] == 0
+    assert f"warning: the data directory {elsewhere}/data is new" in first[2]
+    assert f"which has a data directory: {home}/data" in first[2]
+    assert again[2] == at_home[2] == given[2] == ""
+
+
+def test_the_start_announces_it_too(server, tmp_path):
+    elsewhere = tmp_path / "sub"
+    elsewhere.mkdir()
+    (elsewhere / "modules.yaml").write_text(ECHO)
+    server(ECHO, "--config", "sub/modules.yaml")
+
+    assert f"the data directory {tmp_path}/data is new" in log(tmp_path)
+
+
+# -- commands while the modules file has a mistake ---------------------------------------------------------------------
+
+BROKEN = {
+    "a field": ECHO.replace("inline", "inlin") + "runner: {jwt_issuer: us}\n",
+    "YAML": "modules:\n  m:\n    env inline\n    code: |\n      x\nrunner:\n  jwt_issuer: us\n",
+    "YAML after the settings": "# first\nrunner:\n\n  jwt_issuer: us\n# a comment\nmodules:\n  - name: [\n",
+    "a secret": "runner: {jwt_issuer: us}\nmodules: {m: {env: inline, code: 'def handler(i): ...', secrets: [A]}}\n",
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_commands_work_while_modules_have_a_mistake(server, tmp_path, case):
+    running = server(ECHO + "runner: {jwt_issuer: us}\n")
+    (tmp_path / "modules.yaml").write_text(BROKEN[case])
+    url = str(running.client.base_url)
+
+    assert command(tmp_path, "call", "m", "5", "--url", url)[:2] == (0, "5\n")
+    assert "m " in command(tmp_path, "modules", "list", "--url", url)[1]
+    code, token, _ = command(tmp_path, "token", "--subject", "me")
+    assert code == 0
+    assert command(tmp_path, "call", "m", "6", "--url", url, OPERATO_TOKEN=token.strip())[:2] == (0, "6\n")
+
+
+def test_a_mistake_in_the_settings_is_told(tmp_path):
+    (tmp_path / "modules.yaml").write_text("modules: [\nrunner:\n  jwt_isuer: us\n")
+    code, _, err = command(tmp_path, "token", "--subject", "me")
+
+    assert code == 2
+    assert err.startswith("error: modules.yaml:3: runner.jwt_isuer: unknown setting; did you mean 'jwt_issuer'?")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,24 +16,12 @@ from environments.built import BuiltEnvironment
 from environments.commits import is_git
 from environments.installer import find_uv, run_uv, write_lock
 from environments.local import Launcher
+from environments.pythons import installed_pythons, python_at, python_candidates, search_path
 from environments.store import Store, environment_key, platform_tag
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
 
 log = structlog.get_logger("venv")
-
-
-def python_candidates(version: str | None, search: Sequence[Path]) -> list[Path]:
-    """Return interpreters on this machine that may have `version` (`3.12`, `3.12.1`; None means the runner's own)."""
-    if version is None:
-        return [Path(sys.executable)]
-    short = ".".join(version.split(".")[:2])
-    names = [f"python{short}", "python3", "python"]
-    folders = [*search, Path("/usr/local/bin"), Path("/usr/bin")]
-    for home in (Path.home() / ".pyenv" / "versions", Path("/opt/python")):
-        if os.access(home, os.R_OK | os.X_OK) and home.is_dir():
-            folders.extend(sorted((p / "bin" for p in home.glob(f"{short}*")), reverse=True))
-    return [folder / name for folder in folders for name in names if os.access(folder / name, os.X_OK)]
 
 
 @frozen
@@ -104,28 +90,16 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
     async def _python(self, version: str | None) -> tuple[str, str]:
         """Return path and full version of the interpreter; cached."""
         if version not in self._pythons:
-            search = [Path(p) for p in self.installer_environ.get("PATH", "").split(":") if p]
-            found = []
-            for candidate in python_candidates(version, search):
-                lines: list[str] = []
-                code = "import sys; print('%d.%d.%d' % sys.version_info[:3], sys._base_executable)"
-                try:
-                    status = await self.launcher.table.run(
-                        [str(candidate), "-I", "-S", "-c", code], self.installer_environ, on_line=lines.append
-                    )
-                except OSError:
-                    continue
-                actual, _, base = lines[0].partition(" ") if status == 0 and lines else ("", "", "")
-                if actual and (version is None or actual == version or actual.startswith(f"{version}.")):
-                    self._pythons[version] = (base or str(candidate), actual)
+            table, environ = self.launcher.table, self.installer_environ
+            for candidate in python_candidates(version, search_path(environ)):
+                python = await python_at(candidate, table, environ)
+                if python is not None and python.fits(version):
+                    self._pythons[version] = (python.path, python.version)
                     break
-                if actual:
-                    found.append(actual)
             else:
-                others = ", ".join(sorted(set(found))) or "no similar version"
-                text = (
-                    f"Python {version} was not found on this machine (found: {others}); install it, or change `python`"
-                )
+                versions = dict.fromkeys(python.version for python in await installed_pythons(table, environ))
+                others = f"it has {', '.join(versions)}" if versions else "it has no Python"
+                text = f"Python {version} was not found on this machine ({others}); install it, or change `python`"
                 raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
         return self._pythons[version]
 

@@ -1,20 +1,76 @@
 """Values as people read them on a terminal: tables, times, sizes, and text without control characters.
 
-The output is the same on a terminal and in a pipe, so scripts may read it too.
+The text is the same on a terminal and in a pipe, so scripts may read it too; a terminal adds colours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TextIO
+
+_STYLES = {
+    **dict.fromkeys(("succeeded", "ok", "active"), "green"),
+    **dict.fromkeys(("failed",), "bold red"),
+    **dict.fromkeys(("cancelled", "note"), "yellow"),
+    **dict.fromkeys(("running", "queued"), "cyan"),
+}
+"""Styles of states, by their word."""
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows as aligned lines; each row has as many cells as the first."""
+    return "".join(f"{''.join(cells).rstrip()}\n" for cells in _aligned(rows))
+
+
+def show_table(rows: Sequence[Sequence[str]], *, heads: bool = True) -> None:
+    """Print rows to standard output, coloured on a terminal; with `heads` the first row is one of titles."""
+    if not sys.stdout.isatty():
+        sys.stdout.write(table(rows))
+        return
+    lines = [[(cell, _STYLES.get(cell.strip(), "")) for cell in cells] for cells in _aligned(rows)]
+    if heads:
+        lines[0] = [(cell, "bold") for cell, _ in lines[0]]
+    _paint(lines, sys.stdout)
+
+
+def show_line(*pieces: tuple[str, str], err: bool = False) -> None:
+    """Print pieces of one line, each with its style of `rich`, which only a terminal shows."""
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        _paint([pieces], stream)
+    else:
+        stream.write("".join(text for text, _ in pieces) + "\n")
+
+
+def style_of(word: str) -> str:
+    """Return the style of a status or state, empty for other words."""
+    return _STYLES.get(word, "")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     shown = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in shown) for at in range(len(shown[0]))]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in shown)
-    return "".join(f"{line.rstrip()}\n" for line in lines)
+    return [
+        [
+            f"{cell:<{width}}" + ("  " if at < len(row) - 1 else "")
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in shown
+    ]
+
+
+def _paint(lines: Iterable[Sequence[tuple[str, str]]], stream: TextIO) -> None:
+    """Print coloured lines. `NO_COLOR` and `TERM=dumb` turn colours off; lines are neither wrapped nor cut."""
+    from rich.console import Console  # noqa: PLC0415  (it takes 0.1 s to import, and only terminals need it)
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    for line in lines:
+        text = Text.assemble(*line)
+        text.rstrip()
+        console.print(text)
 
 
 def one_line(text: str) -> str:

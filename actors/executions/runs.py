@@ -180,6 +180,9 @@ class Runs:
         try:
             await self._run(live, raw)
         except RunnerError as problem:
+            if not live.recorded and not live.began_at:
+                log.info("a call was refused", execution=live.execution.id, why=str(problem))
+                return
             log.warning("an execution has no recorded end", execution=live.execution.id, why=str(problem))
         except Exception:
             log.exception("an execution failed inside the runner", execution=live.execution.id)

@@ -44,6 +44,8 @@ def call(
 ) -> int:
     """Call a module of a running server: NAME, with JSON as input.
 
+    Example: operato-runner call greet '{"name": "Ada"}'
+
     `-` reads the input from standard input; the default is null.
 
     The result goes to standard output as one line of JSON, the output of the handler (both streams) to standard error.
@@ -99,7 +101,10 @@ def executions() -> None:
 )
 @click.option("--caller", default=None, metavar="SUBJECT", help="only of this caller (the subject of its token)")
 @click.option(
-    "--since", default=None, metavar="WHEN", help="accepted since then: 2026-01-31T09:30:00Z, or 2h for two hours ago"
+    "--since",
+    default=None,
+    metavar="WHEN",
+    help="accepted since then: today, yesterday, 2h (two hours ago), 2026-01-31, 2026-01-31T09:30:00Z",
 )
 @click.option("--until", default=None, metavar="WHEN", help="accepted before then")
 @list_options(50)
@@ -121,7 +126,7 @@ def list_(
     from runner.client import list_executions, moment
 
     filters = {"module": module, "version": version, "status": status, "error": error, "subject": caller}
-    filters |= {"since": moment(since), "until": moment(until)}
+    filters |= {"since": moment(since, "--since"), "until": moment(until, "--until")}
     return with_client(options, _RUN, lambda client: list_executions(client, filters, limit, cursor, as_json=as_json))
 
 

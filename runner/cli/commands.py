@@ -26,12 +26,17 @@ _RUN = {"max_frame", "data_dir", "venv_path", "offline", "grace", "kept_output",
 _TOKEN = {"data_dir", "jwt_secret", "jwt_secret_file", "jwt_issuer", "jwt_audience"}
 
 
+PROGRAM = "operato-runner"
+COMPLETE = "_OPERATO_RUNNER_COMPLETE"
+"""The variable by which a shell asks for completions."""
+
+
 def main() -> None:
     """Run the command line."""
     if sys.version_info[:2] < (3, 11) or not sys.platform.startswith("linux"):
         sys.exit("error: operato-runner needs Python 3.11 or later on Linux")
     try:
-        sys.exit(cli.main(prog_name="operato-runner", standalone_mode=False) or 0)
+        sys.exit(cli.main(prog_name=PROGRAM, complete_var=COMPLETE, standalone_mode=False) or 0)
     except click.ClickException as problem:
         problem.show()
         sys.exit(problem.exit_code)
@@ -149,6 +154,26 @@ def token(subject: str, scope: str, expires: str, globs: tuple[str, ...], **opti
     return 0
 
 
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print a script that completes commands and options in a shell.
+
+    For bash, put into ~/.bashrc: eval "$(operato-runner completion bash)"
+
+    For zsh, put into ~/.zshrc: eval "$(operato-runner completion zsh)"
+
+    For fish: operato-runner completion fish > ~/.config/fish/completions/operato-runner.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise click.UsageError(f"there is no completion for {shell}")
+    click.echo(found(cli, {}, PROGRAM, COMPLETE).source())
+    return 0
+
+
 @cli.group()
 def config() -> None:
     """Check the configuration."""
@@ -191,9 +216,12 @@ def doctor(as_json: bool, **options: Any) -> int:
     Exit code: 0 if everything in the modules file can work here, 1 if not, 2 for a mistake in the configuration.
     """
     loaded = load(options, quiet=True)
-    from runner.cli.doctor import document_of, examine, text_of, works
+    from runner.cli.doctor import document_of, examine, print_findings, works
     from runner.serve import surroundings
 
     findings = examine(loaded, surroundings())
-    click.echo(document_of(findings) if as_json else text_of(findings))
+    if as_json:
+        click.echo(document_of(findings))
+    else:
+        print_findings(findings)
     return 0 if works(findings) else 1

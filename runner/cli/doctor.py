@@ -21,14 +21,14 @@ from config.mistakes import ConfigError
 from config.settings import ServerSettings, Settings
 from environments.installer import find_uv
 from environments.local import ProcessTable
-from environments.venv import python_candidates
+from environments.pythons import MINORS, installed_pythons
 from protocol.model import Kind
 from runner.ports import try_port
 from runner.serve import key_mistakes, makes_secret, secret_mistakes, server_context
+from runner.terminal import show_line, style_of
 from runner.version import version_of_this
 
-_MINORS = range(8, 15)
-_TOOL_SECONDS = 20.0
+_TOOL_SECONDS = 5.0
 _LITTLE_SPACE_BYTES = 1024**3
 _DELEGATE = (
     "for enforcement by the kernel let the runner write control groups: run it as a systemd service with "
@@ -79,19 +79,20 @@ def document_of(findings: list[Finding]) -> str:
     return json.dumps(document, indent=1)
 
 
-def text_of(findings: list[Finding]) -> str:
-    """Return the findings as text, grouped by topic."""
+def print_findings(findings: list[Finding]) -> None:
+    """Print the findings, grouped by topic."""
     width = max(len(finding.name) for finding in findings)
-    lines = [f"operato-runner {version_of_this()}"]
+    show_line((f"operato-runner {version_of_this()}", ""))
     topic = ""
     for finding in findings:
         if finding.topic != topic:
             topic = finding.topic
-            lines += ["", topic]
-        lines.append(f"  {finding.state:<6}  {finding.name:<{width}}  {finding.says}")
+            show_line(("", ""))
+            show_line((topic, "bold"))
+        state = (f"  {finding.state:<6}", style_of(finding.state))
+        show_line(state, (f"  {finding.name:<{width}}  {finding.says}", ""))
         if finding.remedy:
-            lines.append(f"          {'':<{width}}  -> {finding.remedy}")
-    return "\n".join(lines)
+            show_line((f"          {'':<{width}}  -> {finding.remedy}", ""))
 
 
 async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
@@ -164,35 +165,16 @@ async def _tools(loaded: Loaded, table: ProcessTable, around: Surroundings) -> A
     if (ca := loaded.settings.store.build_ca) is not None:
         yield Finding("tools", "build_ca", State.OK, f"builds trust the CAs in {ca}, and no others")
     yield Finding("tools", "python", State.OK, f"{platform.python_version()}, the runner's own")
-    versions = await _pythons(table, around)
-    for minor in _MINORS:
-        found = sorted({version for version in versions.values() if version.startswith(f"3.{minor}.")}, reverse=True)
-        name = f"python 3.{minor}"
+    pythons = await installed_pythons(table, around.installer)
+    for minor in MINORS:
+        found = [python for python in pythons if python.fits(f"3.{minor}")]
         if found:
-            place = next(place for place, version in versions.items() if version == found[0])
-            yield Finding("tools", name, State.OK, f"{', '.join(found)} ({place})")
-        else:
-            yield Finding("tools", name, State.NOTE, "not found; no module can use it as `python`")
+            text = ", ".join(f"{python.version} ({python.path})" for python in found)
+            yield Finding("tools", f"python 3.{minor}", State.OK, text)
     for spec in loaded.modules.modules:
-        wanted = spec.python
-        if spec.env is not Kind.VENV or wanted is None:
-            continue
-        if not any(version == wanted or version.startswith(f"{wanted}.") for version in versions.values()):
-            text = f"module {spec.name} needs Python {wanted}, which is not on this machine"
-            yield Finding("tools", f"python {wanted}", State.FAILED, text, "install it, or change `python`")
-
-
-async def _pythons(table: ProcessTable, around: Surroundings) -> dict[str, str]:
-    """Return path -> version of the interpreters for virtual environments; each is started once."""
-    search = [Path(p) for p in around.installer.get("PATH", "").split(":") if p]
-    found: dict[str, str] = {}
-    for minor in _MINORS:
-        for candidate in python_candidates(f"3.{minor}", search):
-            real = os.path.realpath(candidate)
-            if real not in found:
-                code = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
-                found[real] = await _first_line(table, [real, "-I", "-S", "-c", code], around) or ""
-    return {path: version for path, version in found.items() if version}
+        if spec.env is Kind.VENV and spec.python and not any(python.fits(spec.python) for python in pythons):
+            text = f"module {spec.name} needs Python {spec.python}, which is not on this machine"
+            yield Finding("tools", f"python {spec.python}", State.FAILED, text, "install it, or change `python`")
 
 
 async def _first_line(table: ProcessTable, argv: list[str], around: Surroundings) -> str | None:

@@ -12,16 +12,16 @@ from runner.cli.options import Command, Commands, duration, json_option, load, s
 if TYPE_CHECKING:
     from runner.cli.survey import Work
 
-_OTHERS = frozenset(SETTINGS) - {
-    *(name for name in SETTINGS if name.startswith("docker_")),
-    *("data_dir", "venv_path", "conda_path", "conda_exe", "offline", "max_builds", "log_format", "log_level"),
-}
-"""Settings without a meaning for environments: accepted, and not in the help."""
+_STORES = {"data_dir", "venv_path", "conda_path", "docker_host"}
+_BUILDS = _STORES | {"conda_exe", "offline", "build_ca", "docker_base_image", "docker_build_network"}
+# Other settings are accepted too, and not in the help.
+_of_stores = settings_options(besides=frozenset(SETTINGS) - _STORES)
+_of_builds = settings_options(besides=frozenset(SETTINGS) - _BUILDS)
 
 
 @click.command(cls=Command)
 @click.argument("modules", metavar="[MODULES]", nargs=-1)
-@settings_options(besides=_OTHERS)
+@settings_options(besides=frozenset(SETTINGS) - _BUILDS - {"max_builds"})
 def prepare(modules: tuple[str, ...], **options: Any) -> int:
     """Build environments now, without a server.
 
@@ -42,7 +42,7 @@ def env() -> None:
 
 @env.command("list")
 @json_option("a table")
-@settings_options(besides=_OTHERS)
+@_of_stores
 def list_(as_json: bool, **options: Any) -> int:
     """List every environment and the modules that use it.
 
@@ -55,7 +55,7 @@ def list_(as_json: bool, **options: Any) -> int:
 
 @env.command("why")
 @click.argument("wanted", metavar="KEY|MODULE")
-@settings_options(besides=_OTHERS)
+@_of_stores
 def why(wanted: str, **options: Any) -> int:
     """Explain why an environment exists.
 
@@ -72,7 +72,7 @@ def why(wanted: str, **options: Any) -> int:
     "--keep-bytes", default=None, metavar="SIZE", help="also remove the least recently used beyond this total"
 )
 @click.option("--dry-run", is_flag=True, help="only print what would be removed")
-@settings_options(besides=_OTHERS)
+@_of_stores
 def gc(older_than: str, keep_bytes: str | None, dry_run: bool, **options: Any) -> int:
     """Remove environments that no module of the file uses.
 
@@ -89,7 +89,7 @@ def gc(older_than: str, keep_bytes: str | None, dry_run: bool, **options: Any) -
 
 @env.command("rebuild")
 @click.argument("wanted", metavar="KEY|MODULE")
-@settings_options(besides=_OTHERS)
+@_of_builds
 def rebuild(wanted: str, **options: Any) -> int:
     """Build an environment again.
 

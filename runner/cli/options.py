@@ -18,6 +18,7 @@ from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from protocol.errors import RunnerError
 from runner.groups import leaves
 from runner.status import CODES, INTERRUPTED
+from runner.terminal import show_line
 
 if TYPE_CHECKING:
     from runner.client import Client
@@ -37,7 +38,7 @@ class Command(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Return the context with the earlier options as defaults. Raises UsageError for one not of this command."""
-        given: dict[str, Any] = {} if parent is None else parent.find_root().obj
+        given: dict[str, Any] = {} if parent is None else parent.find_root().obj or {}  # None while completing
         own = {parameter.name for parameter in self.params}
         foreign = [
             f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
@@ -208,20 +209,24 @@ def _report(problem: BaseException) -> int:
     """Print an error, one line for each mistake; return the exit code."""
     if isinstance(problem, ConfigError):
         for mistake in problem.mistakes:
-            click.echo(f"error: {mistake}", err=True)
+            _print_error(str(mistake))
         return 2
     if isinstance(problem, RunnerError):
         failure = problem.failure
         if failure.traceback:
             click.echo(failure.traceback.rstrip("\n"), err=True)
         for line in failure.message.splitlines() or [""]:
-            click.echo(f"error: {failure.kind}: {line}", err=True)
+            _print_error(f"{failure.kind}: {line}")
         return CODES[failure.kind].exit
     if isinstance(problem, BrokenPipeError):  # the reader of standard output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _SYSTEM
     if isinstance(problem, OSError):
         where = "" if problem.filename is None else f": {problem.filename}"
-        click.echo(f"error: {problem.strerror or problem}{where}", err=True)
+        _print_error(f"{problem.strerror or problem}{where}")
         return _SYSTEM
     return INTERRUPTED
+
+
+def _print_error(text: str) -> None:
+    show_line(("error:", "bold red"), (f" {text}", ""), err=True)

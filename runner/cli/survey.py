@@ -21,7 +21,7 @@ from environments.base import Known, Managed, Stored
 from environments.store import Rules, Verdict, judge
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
-from runner.terminal import age, size, table
+from runner.terminal import age, show_table, size, table
 
 Work: TypeAlias = Callable[[Loaded, Mapping[Kind, Managed]], Awaitable[int]]
 """The work of a command with the environments of this machine; returns the exit code."""
@@ -123,7 +123,10 @@ def listing(*, as_json: bool) -> Work:
 
     async def work(loaded: Loaded, kinds: Mapping[Kind, Managed]) -> int:
         found = await survey(loaded, kinds)
-        click.echo(json.dumps(_document(found), indent=1) if as_json else _text(found, time.time()))
+        if as_json:
+            click.echo(json.dumps(_document(found), indent=1))
+        else:
+            _print(found, time.time())
         return 0
 
     return work
@@ -155,20 +158,25 @@ def _fields(one: Stored) -> dict[str, Any]:
     }
 
 
-def _text(found: Survey, now: float) -> str:
+def _print(found: Survey, now: float) -> None:
     rows = [("KEY", "ENV", "PYTHON", "SIZE", "AGE", "LAST USE", "MODULES")]
     for one in found.stored:
         used = "in use" if one.in_use else f"{age(now - one.used_at)} ago"
         modules = ", ".join(found.users(one.key)) or "-"
         rows.append((one.key, one.kind, one.python, size(one.size_bytes), age(now - one.built_at), used, modules))
-    lines = [table(rows).rstrip("\n") if found.stored else "there is no environment yet"]
+    if found.stored:
+        show_table(rows)
+    else:
+        click.echo("there is no environment yet")
+    lines = []
     there = {one.key for one in found.stored}
     for name, known in found.known.items():
         if known.key is None:
             lines.append(f"{name}: no key yet: {known.why}")
         elif known.key not in there:
             lines.append(f"{name}: {known.key} is not built yet")
-    return "\n".join([*lines, *found.notes])
+    for line in (*lines, *found.notes):
+        click.echo(line)
 
 
 # -- why ---------------------------------------------------------------------------------------------------------------

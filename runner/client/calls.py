@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import click
 import msgspec
-from attrs import frozen
+from attrs import evolve, frozen
 
 from protocol import views
 from protocol.errors import ErrorKind, RunnerError, error
@@ -18,6 +19,7 @@ from runner.client.events import ANSWER, Begun, End, Message, cut_off, end_in, f
 from runner.client.printing import Interrupts, Printer, interruptible
 from runner.client.trouble import not_a_runner
 
+_EXAMPLE = '{"name": "Ada"}'
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
@@ -38,7 +40,7 @@ class Order:
         try:
             check_json(self.data.strip() or b"null")
         except InvalidJsonError as problem:
-            text = f"the input is not JSON: {problem}; write text as '\"...\"', with both quotes"
+            text = f"the input is not JSON: {problem}; write '{_EXAMPLE}', and text as '\"Ada\"', in both quotes"
             raise error(ErrorKind.BAD_INPUT, text, field=problem.path) from None
         if self.key is not None and not _KEY.fullmatch(self.key):
             text = "an idempotency key has 1 to 255 visible ASCII characters, and spaces between them"
@@ -84,13 +86,24 @@ async def follow_call(client: Client, order: Order, *, live: bool) -> int:
     printer = Printer(live=live, apart=False)
 
     async def work(interrupts: Interrupts) -> int:
-        if order.key is None:
-            end = await _through_socket(client, order, printer, interrupts)
-        else:
-            end = await _with_key(client, order, printer, interrupts)
-        return await printer.end(end)
+        through = _through_socket if order.key is None else _with_key
+        try:
+            return await printer.end(await through(client, order, printer, interrupts))
+        except RunnerError as problem:
+            raise problem if order.data.strip() else _without_input(problem) from None
 
     return await interruptible(work)
+
+
+def _without_input(problem: RunnerError) -> RunnerError:
+    """Return the failure of a call without input, and show an example of one where that may be the reason."""
+    failure = problem.failure
+    hint = f"no input was given, so it was null; an example of one: '{_EXAMPLE}'"
+    if failure.kind is ErrorKind.BAD_INPUT:
+        return RunnerError(evolve(failure, message=f"{failure.message}; {hint}"))
+    if failure.kind is ErrorKind.HANDLER_ERROR and sys.stderr.isatty():
+        click.echo(f"-- {hint}", err=True)
+    return problem
 
 
 async def _through_socket(client: Client, order: Order, printer: Printer, interrupts: Interrupts) -> End:

@@ -5,32 +5,50 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
 import click
 import msgspec
 
+from config.mistakes import ConfigError, Mistake
 from config.units import duration, format_duration
 from protocol import views
 from runner.client.connection import Client, segment
 from runner.client.events import failure_in
 from runner.client.lists import collect, print_json, print_table, read_items
-from runner.terminal import printable, shortened, table, time_of
+from runner.terminal import printable, shortened, show_line, style_of, table, time_of
 
 _SHOWN_CHARACTERS = 2000
 _NULL: Final = msgspec.Raw(b"null")
-_AGO = re.compile(r"[0-9.]+\s*(ms|s|m|h|d)")
-
+_AGO = re.compile(r"[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)")
+_SECONDS = re.compile(r"[0-9]{9,}(\.[0-9]+)?")
+_DAYS = {"today": 0, "yesterday": 1}
 
 _RECORD: Final = views.lenient(views.RecordedExecution)
 _LISTED: Final = views.lenient(views.ListedExecution)
 
 
-def moment(value: str | None) -> str | None:
-    """Return a time for the route: `2h` becomes the time two hours ago, other text is left to the runner."""
-    if value is None or not _AGO.fullmatch(value):
+def moment(value: str | None, option: str) -> str | None:
+    """Return a time for the route, in seconds since 1970. A time without a zone is that of this machine.
+
+    Raises ConfigError that names the forms.
+    """
+    if value is None or _SECONDS.fullmatch(value):
         return value
-    return repr(time.time() - duration(value))
+    if _AGO.fullmatch(value):
+        return repr(time.time() - duration(value))
+    word = value.strip().lower()
+    try:
+        if word in _DAYS:
+            day = datetime.now().astimezone().date() - timedelta(days=_DAYS[word])
+            found = datetime(day.year, day.month, day.day)  # noqa: DTZ001  (the next line gives it the local zone)
+        else:
+            found = datetime.fromisoformat(value.strip())
+        return repr((found if found.tzinfo is not None else found.astimezone()).timestamp())
+    except (ValueError, OverflowError, OSError):
+        text = f"{value!r:.60} is not a time; write today, yesterday, 2h (two hours ago), 2026-01-31 or"
+        raise ConfigError([Mistake(f"{text} 2026-01-31T09:30:00Z", None, None, option)]) from None
 
 
 async def list_executions(
@@ -67,7 +85,13 @@ async def show_execution(client: Client, identity: str, *, as_json: bool) -> int
     if as_json:
         click.echo(answer.body)
         return 0
-    click.echo(text_of(shown), nl=False)
+    status = shown["status"]
+    for line in text_of(shown).splitlines():
+        name, _, value = line.partition(" ")
+        style = style_of(status) if name == "status" else "bold red" if line.startswith("error: ") else ""
+        show_line(
+            (name, style if name == "error:" else ""), (line[len(name) :], style if value.strip() == status else "")
+        )
     return 0
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from protocol.pages import MAX_PAGE
 from runner.client.connection import Client, decode
-from runner.terminal import printable, table
+from runner.terminal import printable, show_table
 
 T = TypeVar("T")
 
@@ -50,6 +50,6 @@ def print_json(items: Sequence[msgspec.Raw], cursor: str | None) -> None:
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], cursor: str | None = None) -> None:
     """Print a list as a table, and the next cursor."""
-    click.echo(table([heads, *rows]), nl=False)
+    show_table([heads, *rows])
     if cursor is not None:
         click.echo(f"there may be more; continue with --cursor {printable(cursor)}", err=True)

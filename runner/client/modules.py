@@ -17,14 +17,26 @@ from runner.client.connection import Answer, Client, segment
 from runner.client.lists import collect, print_json, print_table, read_items
 from runner.client.printing import Interrupts, interruptible
 from runner.status import INTERRUPTED
-from runner.terminal import one_line, printable, shortened, table, time_of
+from runner.terminal import one_line, printable, shortened, size, table, time_of
 
 PUBLISH_SECONDS = 3600.0
 """Time limit of answers that wait for locked requirements, a built environment or the end of executions."""
 _SHOWN_CHARACTERS = 2000
 _DESCRIPTION = 60
 """Characters of a description in a list."""
-_DURATIONS = ("timeout", "queue_timeout", "build_timeout", "start_timeout")
+_DURATIONS = ("timeout", "queue_timeout", "build_timeout", "start_timeout", "idle", "initial", "max")
+_SIZES = ("memory", "output", "shm")
+_FLAT = ("workers", "retry", "backoff", "variables")
+"""Fields with few inner fields, shown in one line."""
+_ABOUT = ("tags", "description")
+_SECTIONS = {
+    "code": ("handler", "python", "requirements", "constraints", "dependencies", "channels", "image", "digest"),
+    "calls": ("isolation", "concurrency", "workers", "retry", "timeout", "queue_timeout"),
+    "starts": ("build_timeout", "start_timeout", "variables", "secrets"),
+    "limits": ("memory", "cpus", "processes", "output", "network", "user", "writable", "shm"),
+    "input": ("input_schema",),
+}
+"""The fields of a module by topic, as `show` prints them; other fields follow."""
 
 
 @frozen
@@ -196,23 +208,39 @@ async def show_module(client: Client, name: str, version: str | None, *, as_json
 
 
 def text_of(fields: Mapping[str, Any], revision: str) -> str:
-    """Return a module as text, without empty fields and with long values cut."""
-    rest = dict(fields)
-    first = {name: rest.pop(name, None) for name in ("name", "version", "env", "source")}
-    at, by = rest.pop("published_at", None), rest.pop("published_by", "")
-    published = f"{time_of(at)} by {by}" if isinstance(at, int | float) else by
-    rows = {**first, "published": published, "revision": revision, **rest}
-    shown = ((name, _value(name, value)) for name, value in rows.items())
-    return table([(name, value) for name, value in shown if value])
+    """Return a module as text in sections, without empty fields; sizes and times as people write them."""
+    rest = {name: value for name, value in fields.items() if value not in (None, "", [], {})}
+    at, by = rest.pop("published_at", None), rest.pop("published_by", None)
+    source = rest.pop("source", "")
+    published = time_of(at) if isinstance(at, int | float) else ""
+    published += f" by {by}" if by else {"file": " from the modules file"}.get(source, f" {source}" if source else "")
+    first = {name: rest.pop(name, "") for name in ("name", "version", "env")}
+    top = {**first, "published": published.strip(), "revision": revision}
+    sections = [_rows(top | {name: rest.pop(name) for name in _ABOUT if name in rest})]
+    for title, names in _SECTIONS.items():
+        rows = _rows({name: rest.pop(name) for name in names if name in rest})
+        sections += [[(f"{title}:", ""), *((f"  {name}", value) for name, value in rows)]] if rows else []
+    others = _rows(rest)
+    return "\n".join(table(rows) for rows in (*sections, others) if rows)
+
+
+def _rows(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, shown) for name, value in fields.items() if (shown := _value(name, value))]
 
 
 def _value(name: str, value: Any) -> str:
+    """Return a value for people: `30s`, `16 MiB`, `a, b`, `min 0, max_calls 0`."""
     if value in (None, "", [], {}):
         return ""
     if name in _DURATIONS and isinstance(value, int | float):
         return format_duration(value)
+    if name in _SIZES and isinstance(value, int):
+        return size(value).replace(".0 ", " ")
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         value = ", ".join(value)
+    elif name in _FLAT and isinstance(value, dict):
+        parts = ((inner, _value(inner, each)) for inner, each in value.items())
+        value = ", ".join(f"{inner} {each}" for inner, each in parts if each)
     text = one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return shortened(text, _SHOWN_CHARACTERS)
 

@@ -40,7 +40,7 @@ def secret_mistakes(spec: ModuleSpec, around: Surroundings) -> list[Mistake]:
 
 
 async def key_mistakes(settings: Settings) -> list[Mistake]:
-    """Return the mistakes in the key of tokens. A secret that the start would make is none."""
+    """Return the mistakes in the key of tokens. A secret that the start would make is no mistake."""
     if makes_secret(settings):
         return []
     try:

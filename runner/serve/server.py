@@ -22,6 +22,7 @@ from environments import proc
 from runner.api import Service
 from runner.auth import sign_for
 from runner.ports import in_url, reachable
+from runner.serve.again import command_line
 from runner.serve.checks import make_verifier, makes_secret, start_mistakes
 from runner.serve.doors import Doors, open_doors
 from runner.serve.reload import Bell, Reloader
@@ -142,13 +143,15 @@ def _announce(settings: Settings, doors: Doors, secret: str | None, loaded: Load
         return
     token = sign_for(settings.auth, secret, "local", ["admin"], _EXAMPLE_TOKEN_SECONDS)
     host, port = doors.addresses["rest"][0]
-    scheme = "https" if tls else "http"
+    url = f"{'https' if tls else 'http'}://{in_url(reachable(host))}:{port}"
     first = next((m.name for m in loaded.modules.modules), "NAME")
     sys.stderr.write(
         "\nTry this call; its token is valid for one day:\n\n"
-        f"  curl -s -X POST {scheme}://{in_url(reachable(host))}:{port}/modules/execute/{first} \\\n"
+        f"  curl -s -X POST {url}/modules/execute/{first} \\\n"
         f"    -H 'Authorization: Bearer {token}' \\\n"
         '    -d \'{"name": "world"}\'\n\n'
+        "Or this one, in another terminal:\n\n"
+        f'  {command_line(loaded, url)} call {first} \'{{"name": "world"}}\'\n\n'
     )
     sys.stderr.flush()
 

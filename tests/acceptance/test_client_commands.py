@@ -31,6 +31,10 @@ modules:
       def handler(input):
           print("no end of line", end="")
           raise KeyError("x")
+  - name: strict
+    env: inline
+    input_schema: {type: object}
+    code: "def handler(input): return input"
   - name: waits
     env: inline
     concurrency: 4
@@ -135,6 +139,16 @@ REFUSED = {
     "no such version": (["call", "echo", "--version", "9"], 3, "error: not_found: "),
     "odd name": (["call", "../echo?x"], 3, "error: not_found: "),
     "not JSON": (["call", "echo", "{bad"], 2, "error: bad_input: the input is not JSON"),
+    "no quotes": (
+        ["call", "echo", "{name: 5}"],
+        2,
+        """; write '{"name": "Ada"}', and text as '"Ada"'""",
+    ),
+    "no input": (
+        ["call", "strict"],
+        2,
+        """; no input was given, so it was null; an example of""",
+    ),
     "no duration": (["call", "echo", "--timeout", "soon"], 2, "error: --timeout: 'soon' is not a duration"),
     "no text": (["call", b"\xff", "--version", b"\xff"], 3, "error: not_found: "),
     "key of spaces": (["call", "echo", "--key", " "], 2, "error: bad_input: an idempotency key has 1 to 255"),
@@ -147,7 +161,7 @@ REFUSED = {
     "nothing to show": (["executions", "show", "none"], 3, "error: not_found: there is no execution 'none'"),
     "nothing to cancel": (["executions", "cancel", "none"], 3, "error: not_found: there is no execution 'none'"),
     "no status": (["executions", "list", "--status", "x"], 2, "error: bad_input: status must be one of queued"),
-    "no time": (["executions", "list", "--since", "x"], 2, "error: bad_input: since must be seconds since 1970"),
+    "no time": (["executions", "list", "--since", "x"], 2, "error: --since: 'x' is not a time; write today, "),
     "no file": (["call", "echo", "--url", "https://localhost:1", "--ca", "x.pem"], 2, "x.pem cannot be used: No such"),
     "no runner": (["call", "echo", "--url", "http://127.0.0.1:1"], 9, "error: unavailable: no runner answers at http"),
     "no host": (["logs", "x", "--url", "http://none.invalid"], 9, "no runner answers at http://none.invalid ("),

@@ -24,7 +24,7 @@ import trio
 from trio_websocket import wrap_client_stream
 
 from environments.installer import find_uv
-from environments.venv import python_candidates
+from environments.pythons import python_candidates
 from runner.version import commit, release
 from tests import engines
 from tests.contract.test_environments import make_wheel

@@ -62,7 +62,7 @@ def log(home):
     return (home / "log").read_text()
 
 
-# -- the start -------------------------------------------------------------------------------------------------------
+# -- the start --------------------------------------------------------------------------------
 
 
 def test_the_start_names_modules_that_cannot_run_here(server, tmp_path):
@@ -141,3 +141,107 @@ def test_a_mistake_in_the_settings_is_told(tmp_path):
 
     assert code == 2
     assert err.startswith("error: modules.yaml:3: runner.jwt_isuer: unknown setting; did you mean 'jwt_issuer'?")
+
+
+# -- the line that the start prints --------------------------------------------------------------------------------
+
+
+def test_the_printed_lines_work_as_pasted_in_any_folder(server, tmp_path):
+    server("modules: {greet: {env: inline, code: \"def handler(input): return input['name']\"}}\n")
+    text = log(tmp_path)
+    curl, own = text.index("  curl -s"), text.index("Or this one, in another terminal:")
+    lines = {"curl": text[curl:own], "own": text[own:].splitlines()[2]}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    printed = {
+        name: subprocess.run(
+            line, shell=True, cwd=elsewhere, env=environment(), capture_output=True, check=True, timeout=60
+        ).stdout
+        for name, line in lines.items()
+    }
+
+    assert b'"result":"world"' in printed["curl"]
+    assert printed["own"] == b'"world"\n'
+    assert list(elsewhere.iterdir()) == []
+
+
+# -- the terminal --------------------------------------------------------------------------------
+
+
+def on_a_terminal(home, *arguments, **extra):
+    """Run a command whose output is a terminal; return what it printed."""
+    leader, follower = os.openpty()
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments], cwd=home, env=environment(**extra), stdin=follower, stdout=follower, stderr=follower
+    )
+    os.close(follower)
+    seen = b""
+    try:
+        while data := os.read(leader, 65536):
+            seen += data
+    except OSError:  # the end of a terminal
+        pass
+    finally:
+        os.close(leader)
+    process.wait(60)
+    return seen.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_has_colours_unless_they_are_off(server, tmp_path):
+    running = server(ECHO)
+    running.execute("m", 1)
+    url = ("--url", str(running.client.base_url))
+    terminal = {"TERM": "xterm-256color", "COLUMNS": "40"}
+    for arguments in (("executions", "list", *url), ("modules", "list", *url), ("doctor", "--rest-port", "0")):
+        coloured = on_a_terminal(tmp_path, *arguments, **terminal)
+        plain = on_a_terminal(tmp_path, *arguments, **terminal, NO_COLOR="1")
+        piped = command(tmp_path, *arguments)[1]
+        without = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", coloured).splitlines()]
+
+        assert "\x1b[3" in coloured or "\x1b[1" in coloured
+        assert re.search(r"\x1b\[[0-9;]*3[0-9]", plain) is None
+        assert "\x1b" not in piped
+        if arguments[0] != "doctor":  # which has numbers that change
+            assert without == [line.rstrip() for line in piped.splitlines()]
+    as_json = on_a_terminal(tmp_path, "executions", "list", "--json", *url, **terminal)
+    assert "\x1b" not in as_json
+
+
+def test_an_error_is_red_on_a_terminal(tmp_path):
+    assert "\x1b[1;31merror:" in on_a_terminal(tmp_path, "config", "check", TERM="xterm")
+    assert "\x1b" not in command(tmp_path, "config", "check")[2]
+
+
+# -- completion and help --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(tmp_path, shell):
+    code, script, _ = command(tmp_path, "completion", shell)
+    words = {"COMP_WORDS": "operato-runner env w", "COMP_CWORD": "w" if shell == "fish" else "2"}
+    found = command(tmp_path, _OPERATO_RUNNER_COMPLETE=f"{shell}_complete", **words)[1]
+
+    assert code == 0
+    assert "_OPERATO_RUNNER_COMPLETE" in script
+    assert "why" in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (("env", "list"), {"data-dir", "venv-path", "conda-path", "docker-host"}),
+        (("env", "why"), {"data-dir", "venv-path", "conda-path", "docker-host"}),
+        (("env", "gc"), {"data-dir", "venv-path", "conda-path", "docker-host"}),
+        (
+            ("env", "rebuild"),
+            {"data-dir", "venv-path", "conda-path", "docker-host", "conda-exe", "offline", "build-ca"}
+            | {"docker-base-image", "docker-build-network"},
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_help_of_env_shows_the_options_that_matter(tmp_path, arguments, shown):
+    text = command(tmp_path, *arguments, "--help")[1]
+    own = {"config", "help", "json", "older-than", "keep-bytes", "dry-run"}
+
+    assert set(re.findall(r"--([a-z][a-z-]+)", text)) - own - {"no-offline"} == shown

@@ -321,7 +321,8 @@ def test_a_module_is_shown_with_its_fields(run, tmp_path):
     )
     (tmp_path / "m.yaml").write_text(text)
     done(run("modules", "push", "m.yaml"))
-    rows = dict(line.split(maxsplit=1) for line in done(run("modules", "show", "m")).splitlines())
+    shown = done(run("modules", "show", "m")).splitlines()
+    rows = dict(line.split(maxsplit=1) for line in shown if line and not line.endswith(":"))
 
     assert {name: rows[name] for name in ("name", "version", "env", "source", "timeout", "tags", "variables")} == {
         "name": "m",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import ssl
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from config.client import Address, ClientSettings
+from config.mistakes import ConfigError
 from protocol.errors import ErrorKind, RunnerError
 from protocol.events import DroppedEvent, OutputEvent, ProgressEvent, StatusEvent
 from protocol.model import Status, Stream
@@ -187,13 +189,39 @@ def test_text_for_gaps_and_progress():
     assert progress_text(ProgressEvent(5, 1.0, text="soon")) == "soon"
 
 
-def test_a_time_span_becomes_a_time_and_other_text_stays(monkeypatch):
+@pytest.mark.parametrize(
+    ("written", "local"),
+    [
+        ("today", "2026-03-02T00:00:00"),
+        ("Yesterday", "2026-03-01T00:00:00"),
+        ("2026-01-31", "2026-01-31T00:00:00"),
+        ("2026-01-31 09:30", "2026-01-31T09:30:00"),
+    ],
+)
+def test_a_day_is_one_of_this_machine(monkeypatch, written, local):
+    class Now(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 3, 2, 17, 30, tzinfo=tz)
+
+    monkeypatch.setattr(client_executions, "datetime", Now)
+
+    assert float(client_executions.moment(written, "--since")) == datetime.fromisoformat(local).timestamp()
+
+
+@pytest.mark.parametrize("written", ["last week", "", "2026-13-01", "1.2.3h", "99999-01-01"])
+def test_another_text_is_refused_with_the_forms(written):
+    with pytest.raises(ConfigError, match=r"--since: .* is not a time; write today, yesterday, 2h \(two hours ago\)"):
+        client_executions.moment(written, "--since")
+
+
+def test_a_time_span_becomes_a_time(monkeypatch):
     monkeypatch.setattr("time.time", lambda: 10_000.0)
 
-    assert float(client_executions.moment("2h")) == 10_000 - 7200
-    assert client_executions.moment("1700000000") == "1700000000"
-    assert client_executions.moment("2026-01-31T09:30:00Z") == "2026-01-31T09:30:00Z"
-    assert client_executions.moment(None) is None
+    assert float(client_executions.moment("2h", "--since")) == 10_000 - 7200
+    assert client_executions.moment("1700000000", "--since") == "1700000000"
+    assert client_executions.moment("2026-01-31T09:30:00Z", "--since") == "1769851800.0"
+    assert client_executions.moment(None, "--since") is None
 
 
 # -- a token signed with the runner's own secret -----------------------------------------------------------------------
@@ -246,13 +274,13 @@ def test_a_token_is_signed_on_the_machine_of_the_runner(home):
     assert "run the command in the folder of that runner, or with its OPERATO_DATA_DIR" in credentials_for().remedy
 
 
-def test_a_mistake_in_the_modules_file_is_the_cause_that_there_is_no_token(home):
-    Path("modules.yaml").write_text("modules:\n  - {name: m, env: inline}\n")
+def test_a_mistake_in_the_settings_is_the_cause_that_there_is_no_token(home):
+    Path("modules.yaml").write_text("runner:\n  jwt_isuer: us\n")
     given = credentials_for()
     client = Client(Address("http", "127.0.0.1", 8000), given, None, None)
 
     message = client._refusal(401, PROBLEM, problem(kind="unauthenticated", detail="no token")).message
-    assert message.startswith("there is no token: no secret of a runner was found here: modules.yaml:2: m")
+    assert message.startswith("there is no token: no secret of a runner was found here: modules.yaml:2: runner.jwt")
     assert "; set OPERATO_TOKEN; `operato-runner token" in message
 
 
@@ -288,7 +316,7 @@ def test_a_secret_that_others_may_read_is_not_used(home):
     assert "others may read the secret" in credentials_for().cause
 
 
-@pytest.mark.parametrize("file", ["modules: 5", "runner: {jwt_jwks_url: 'https://127.0.0.1/keys'}\nmodules: []"])
+@pytest.mark.parametrize("file", ["runner: 5", "runner: {jwt_jwks_url: 'https://127.0.0.1/keys'}\nmodules: []"])
 def test_a_configuration_that_cannot_sign_is_not_an_error(home, file):
     Path("modules.yaml").write_text(file)
 

@@ -86,11 +86,16 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: requirements.txt | $(VENV)/bin/python
+# The program, run from this folder of source: `.venv/bin/operato-runner`.
+$(VENV)/bin/operato-runner: | $(VENV)/bin/python
+	@printf '#!/bin/sh\nexec "%s/python" "%s/main.py" "$$@"\n' "$(abspath $(BIN))" "$(CURDIR)" > $@
+	@chmod +x $@
+
+$(VENV)/.run: requirements.txt | $(VENV)/bin/python $(VENV)/bin/operato-runner
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt | $(VENV)/bin/python
+$(VENV)/.dev: requirements-dev.txt | $(VENV)/bin/python $(VENV)/bin/operato-runner
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@ $(VENV)/.run
 

@@ -53,7 +53,7 @@ async def key_mistakes(settings: Settings) -> list[Mistake]:
 
 
 def makes_secret(settings: Settings) -> bool:
-    """Return whether the start would make a secret: no key is configured, and there is none yet."""
+    """Return whether the start would make a secret: no key is configured, and the data directory has no secret."""
     auth = settings.auth
     if auth.secret or auth.secret_file or auth.public_key_file or auth.jwks_url:
         return False

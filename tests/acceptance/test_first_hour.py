@@ -245,3 +245,64 @@ def test_the_help_of_env_shows_the_options_that_matter(tmp_path, arguments, show
     own = {"config", "help", "json", "older-than", "keep-bytes", "dry-run"}
 
     assert set(re.findall(r"--([a-z][a-z-]+)", text)) - own - {"no-offline"} == shown
+
+
+# -- the page of the routes --------------------------------------------------------------------------------------------
+
+TYPED = """
+modules:
+  strict:
+    env: inline
+    input_schema:
+      type: object
+      required: [name, count]
+      properties: {name: {type: string, minLength: 9}, count: {type: integer, exclusiveMinimum: 3}}
+    code: "def handler(input): return input"
+  hinted:
+    env: inline
+    code: |
+      from typing import Literal, TypedDict
+      class Order(TypedDict):
+          kind: Literal["a", "b"]
+          numbers: list[int]
+      def handler(input: Order): return input
+  free: {env: inline, code: "def handler(input): return input"}
+  odd: {env: inline, input_schema: {type: string, pattern: "^[A-Z]{3}$"}, code: "def handler(input): return input"}
+"""
+
+
+def test_the_example_of_each_module_fits_its_schema(server):
+    running = server(TYPED)
+    paths = running.client.get("/openapi.json").json()["paths"]
+    contents = {
+        name: paths[f"/modules/execute/{name}"]["post"]["requestBody"]["content"]["application/json"]
+        for name in ("strict", "hinted", "free", "odd")
+    }
+
+    for name in ("strict", "hinted"):
+        assert running.execute(name, contents[name]["example"]).status_code == 200
+    assert "example" not in contents["free"]
+    assert "example" not in contents["odd"]
+
+
+# -- the program after `make run` --------------------------------------------------------------------------------------
+
+
+def test_make_puts_the_program_beside_its_python(tmp_path):
+    programs = tmp_path / "venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (programs / "python").chmod(0o755)
+    made = ["make", "-s", f"VENV={tmp_path}/venv", f"{programs}/operato-runner"]
+    subprocess.run(made, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    (tmp_path / "modules.yaml").write_text(ECHO)
+    ran = subprocess.run(
+        [programs / "operato-runner", "run", "m", '{"a": "b c"}'],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert ran.stdout == b'{"a":"b c"}\n'

@@ -11,7 +11,7 @@ import msgspec
 from attrs import define, field, frozen
 
 from actors.registry import Published, Registry, RegistrySnapshot
-from config.schema import embedded
+from config.schema import embedded, examples
 from protocol import events, views
 from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Principal, Scope
@@ -172,12 +172,14 @@ def call_of(module: Published) -> Call:
     """Return the description of one module."""
     name, spec = module.ref.name, module.spec
     schema, required, more = {}, False, ""
+    content: dict[str, Any] = {"schema": {"$ref": f"{_SCHEMAS}{_input(name)}"}}
     if module.input_schema is not None:
         required = module.inputs is not None and module.inputs.check(b"null") is not None
         found = embedded(module.input_schema, f"{_SCHEMAS}{_input(name)}")
         if found is None:
             more = f"The schema of its input cannot be shown here; see `GET /modules/{name}`."
         schema = found or {}
+        content |= _example(module)
     text = "\n\n".join(part for part in (spec.description, more) if part)
     operation = {
         "operationId": f"execute.{name}",
@@ -185,12 +187,21 @@ def call_of(module: Published) -> Call:
         **({"description": text} if text else {}),
         "tags": ["calls"],
         "parameters": [_parameter(parameter) for parameter in EXECUTE.parameters if parameter is not MODULE],
-        "requestBody": {"required": required, "content": {JSON: {"schema": {"$ref": f"{_SCHEMAS}{_input(name)}"}}}},
+        "requestBody": {"required": required, "content": {JSON: content}},
         "responses": _execute_responses(),
         "security": _security(EXECUTE),
         "x-module": {"version": module.ref.version, "env": spec.env.value},
     }
     return Call(name, operation, {"title": f"The input of {name}", **schema})
+
+
+def _example(module: Published) -> dict[str, Any]:
+    """Return an example of the input as the keyword `example`, nothing if none was found that the schema allows."""
+    check, schema = module.inputs, module.input_schema
+    for value in examples(schema) if schema is not None else ():
+        if check is not None and check.check(msgspec.json.encode(value)) is None:
+            return {"example": value}
+    return {}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The remedy for an import that failed: where the missing module can come from, in each kind of environment."""
+"""The remedy for an import or a file that is missing: where it can come from, in each kind of environment."""
 
 from __future__ import annotations
 
@@ -69,15 +69,19 @@ _UNTIL = {
 }
 """Names that left the standard library: the last version of Python that has them."""
 _MISSING = re.compile(r"No module named '([^']+)'(.*)", re.DOTALL)
+_NO_FILE = re.compile(r"\[Errno 2\] No such file or directory: '([^'\\]+)'")
 _LOOKED_AT = 2000
 """Files of a module among which a name is searched."""
 
 
 def with_remedy(failure: Failure, spec: ModuleSpec, root: Path, *, package: bool) -> Failure:
-    """Return a failure with its remedy in the message, if it is a missing import of a module.
+    """Return a failure with its remedy in the message, if it is a missing import, or a file of the module's own.
 
     `root` has the module's files; `package`: its handler is in an `__init__.py`.
     """
+    if failure.type == "FileNotFoundError" and (absent := _NO_FILE.fullmatch(failure.message)) is not None:
+        hint = _data(absent[1], spec, root)
+        return evolve(failure, message=f"{failure.message}\n{hint}") if hint else failure
     found = _MISSING.fullmatch(failure.message) if failure.type == "ModuleNotFoundError" else None
     if found is None:
         return failure
@@ -105,6 +109,23 @@ def _own(name: str, root: Path, *, package: bool, hides: bool) -> str:
         inside = file.relative_to(root)
         if file.name in (f"{top}.py", top) and len(inside.parts) > 1 and (file.suffix == ".py" or file.is_dir()):
             return f"The module has it as `{inside}`: write `from {'.'.join(inside.parts[:-1])} import {top}`."
+    return ""
+
+
+def _data(name: str, spec: ModuleSpec, root: Path) -> str:
+    """Return the remedy for a file that was looked for in the working directory, and is with the code."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        return ""
+    write = f"`Path(__file__).parent / {name!r}`"
+    try:
+        if (root / path).exists():
+            return f"The module has it; the working directory is another folder: write {write}."
+        if spec.path is not None and spec.path.suffix == ".py" and spec.path.with_name(path.parts[0]).exists():
+            beside = f"`{path.parts[0]}` is beside `{spec.path.name}`, but not in the module"
+            return f"{beside}: give the folder as `path`, and write {write}."
+    except (OSError, ValueError):
+        pass  # the name is too long
     return ""
 
 

@@ -92,3 +92,27 @@ def test_other_failures_stay(message, error, tmp_path):
     failure = Failure(ErrorKind.HANDLER_ERROR, message, error)
 
     assert with_remedy(failure, ModuleSpec(name="m", env=Kind.VENV, code=""), tmp_path, package=False) is failure
+
+
+def missing_file(name, root, **fields):
+    spec = ModuleSpec(**{"name": "m", "env": Kind.INLINE, "code": "", **fields})
+    message = f"[Errno 2] No such file or directory: {name!r}"
+    failure = with_remedy(Failure(ErrorKind.HANDLER_ERROR, message, "FileNotFoundError"), spec, root, package=False)
+    assert failure.message.startswith(message)
+    return failure.message.removeprefix(message).strip()
+
+
+def test_a_data_file_of_the_module(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").touch()
+    (tmp_path / "code").mkdir()
+
+    assert missing_file("data/a.txt", tmp_path) == (
+        "The module has it; the working directory is another folder: write `Path(__file__).parent / 'data/a.txt'`."
+    )
+    assert missing_file("data/a.txt", tmp_path / "code", path=tmp_path / "m.py", code=None) == (
+        "`data` is beside `m.py`, but not in the module: give the folder as `path`, and write "
+        "`Path(__file__).parent / 'data/a.txt'`."
+    )
+    for other in ("data/b.txt", "/etc/none", "../data/a.txt", "x" * 5000):
+        assert missing_file(other, tmp_path) == ""

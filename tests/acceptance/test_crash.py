@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.server_process import Server, running, wait_for
 
@@ -18,11 +19,13 @@ modules:
     env: inline
     concurrency: 4
     code: &code |
-      import time
+      import os, time
       def handler(input, context):
           with open(f"{input['calls']}/{context.execution_id}", "a") as file:
               file.write(f"{context.attempt}\\n")
           print("begun", flush=True)
+          while not os.path.exists(input.get("until", "/")):
+              time.sleep(0.01)
           time.sleep(input["seconds"])
           return context.attempt
   - name: again
@@ -31,7 +34,7 @@ modules:
     retry: {attempts: 100, on: [lost]}
     code: *code
 """
-ROUNDS = 12
+ROUNDS = 8
 CALLERS = 4
 SEED = 20_261_124
 
@@ -69,6 +72,7 @@ class Load:
             thread.join()
 
 
+@pytest.mark.timeout(300)  # nine starts
 def test_kill_9_at_random_moments(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     calls.mkdir()
@@ -77,13 +81,16 @@ def test_kill_9_at_random_moments(tmp_path: Path) -> None:
     answered: dict[str, int] = {}
     for number in range(ROUNDS):
         with running(tmp_path, MODULES) as server:
+            if number == 0:
+                accepted |= begin(server, calls, tmp_path / "go")
             load = Load(server, calls, SEED + 100 * number)
+            wait_for(lambda load=load: len(load.accepted) > 10)
             time.sleep(chance.uniform(0.02, 0.6))  # a random moment, not a wait for an event
             server.stop(signal.SIGKILL)
             load.stop()
         accepted |= load.accepted
         answered |= load.answered
-    assert len(accepted) > 10 * ROUNDS, "there was no load"
+    (tmp_path / "go").touch()
 
     with running(tmp_path, MODULES) as server:
         wait_for(lambda: unended(server) == 0, 60)
@@ -107,6 +114,17 @@ def test_kill_9_at_random_moments(tmp_path: Path) -> None:
         assert (found[name]["status"], found[name]["result"]) == ("succeeded", result), "an answer is not in the record"
     assert lost > 0, "nothing was ever cut off"
     assert any(found[name]["attempts"] > 1 for name, module in accepted.items() if module == "again")
+
+
+def begin(server: Server, calls: Path, go: Path) -> dict[str, str]:
+    """Begin a call of each module that runs until `go` exists, so that the first kill cuts it off."""
+    begun = {}
+    for module in ("once", "again"):
+        order = {"module": module, "input": {"calls": str(calls), "seconds": 0, "until": str(go)}}
+        name = server.client.post("/executions", json=order).json()["id"]
+        wait_for((calls / name).exists)
+        begun[name] = module
+    return begun
 
 
 def unended(server: Server) -> int:

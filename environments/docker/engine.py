@@ -216,14 +216,17 @@ class Engine:
 
     def _call(self, what: Callable[[Api], T], seconds: float) -> T:
         try:
-            import docker  # noqa: PLC0415  (it takes 0.1 s)
+            self.address.knock()
+        except OSError as problem:
+            raise EngineAwayError(self._away(problem)) from problem
+        try:
+            import docker  # noqa: PLC0415  (0.2 s and 8 MB, which a machine without an engine does not pay)
             import requests  # noqa: PLC0415  (the SDK's HTTP library)
             from docker.errors import APIError, DockerException, NotFound  # noqa: PLC0415
         except ImportError as problem:
             raise EngineAwayError(f"the docker library is not installed ({problem}); `pip install docker`") from problem
         folder = self.address.certificates
         try:
-            self.address.knock()
             tls = docker.tls.TLSConfig(**_tls_arguments(folder)) if folder else False
             with docker.APIClient(self.address.base_url, self.version, timeout=math.ceil(seconds), tls=tls) as api:
                 # The address has the CA; REQUESTS_CA_BUNDLE and proxies are not meant for an engine.

@@ -11,7 +11,6 @@ import msgspec
 from attrs import define, field, frozen
 
 from actors.registry import Published, Registry, RegistrySnapshot
-from config.schema import embedded
 from protocol import events, views
 from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Principal, Scope
@@ -173,6 +172,8 @@ def call_of(module: Published) -> Call:
     name, spec = module.ref.name, module.spec
     schema, required, more = {}, False, ""
     if module.input_schema is not None:
+        from config.schema import embedded  # noqa: PLC0415  (imported already, for the schema of this module)
+
         required = module.inputs is not None and module.inputs.check(b"null") is not None
         found = embedded(module.input_schema, f"{_SCHEMAS}{_input(name)}")
         if found is None:

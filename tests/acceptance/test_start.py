@@ -60,6 +60,15 @@ def test_a_server_of_inline_modules_imports_nothing_for_other_purposes(served: S
     assert imported(served) & HEAVY == set()
 
 
+@pytest.mark.usefixtures("with_engine")
+def test_an_engine_alone_imports_no_library_for_containers(tmp_path: Path) -> None:
+    with running(tmp_path, MODULES.partition("}\n")[2]) as server:
+        kinds = {item["env"]: item["available"] for item in server.client.get("/environments").json()["items"]}
+        assert kinds["docker"]
+        assert imported(server) & {"docker", "requests", "urllib3"} == set()
+        assert server.stop() == 0
+
+
 def test_quart_is_imported_at_the_first_request_for_it(served: Server) -> None:
     assert [item["name"] for item in served.client.get("/modules").json()["items"]] == ["echo", "imported"]
 

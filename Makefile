@@ -1,6 +1,6 @@
 # `make` or `make run` serves the examples; `make help` lists all targets.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo "$$p" && break; \
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; \
 	done)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -83,7 +83,7 @@ lock: $(VENV)/.dev ## upgrade the versions of all dependencies; UPGRADE= adds an
 	echo '$(BUILDER)' | $(COMPILE) $(UPGRADE) - -o packaging/build.lock
 
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/python" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed; set PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # The program, run from this folder of source: `.venv/bin/operato-runner`.
@@ -101,6 +101,9 @@ $(VENV)/.dev: requirements-dev.txt | $(VENV)/bin/python $(VENV)/bin/operato-runn
 
 clean: ## remove the virtual environment, builds and caches
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# Servers that tests start would compile everything again, each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The theme prints a notice about its successor at each build.
 export NO_MKDOCS_2_WARNING := 1

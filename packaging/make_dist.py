@@ -33,7 +33,7 @@ from packaging.requirements import Requirement
 from packaging.tags import compatible_tags, cpython_tags
 
 ROOT = Path(__file__).parents[1]
-PYTHONS = ((3, 11), (3, 12), (3, 13))
+PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 MACHINE = platform.machine()
 _GLIBC = [f"manylinux_2_{minor}_{MACHINE}" for minor in range(28, 4, -1)]
 PLATFORMS = [*_GLIBC, *(f"{name}_{MACHINE}" for name in ("manylinux2014", "manylinux2010", "manylinux1"))]

@@ -6,10 +6,12 @@ import logging
 import sys
 from typing import Any
 
-import structlog
-from structlog.tracebacks import ExceptionDictTransformer
-
 from config.settings import LogSettings
+from runner import without
+
+with without("rich", "better_exceptions"):  # for tracebacks with the values of variables, which are not logged here
+    import structlog
+    from structlog.tracebacks import ExceptionDictTransformer
 
 
 def configure_logging(settings: LogSettings) -> None:

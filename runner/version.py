@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib.resources import files
 from pathlib import Path
 
 BAKED = "commit.txt"
 """Beside this module in a built distribution, never in the source."""
+_PLACE = Path(__file__).with_name(BAKED)
 
 _SHOWN_CHARACTERS = 7
 _COMMIT = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(-dirty)?")
@@ -36,9 +36,8 @@ def release() -> str:
 
 def commit() -> str | None:
     """Return the full name of the commit, with `-dirty` if files differed from it at the build; None if unknown."""
-    baked = files("runner").joinpath(BAKED)
-    if baked.is_file():
-        return _name(baked.read_text())
+    if _PLACE.is_file():
+        return _name(_PLACE.read_text())
     return commit_of(_source())
 
 

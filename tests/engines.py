@@ -145,6 +145,8 @@ def _add_python(tar: tarfile.TarFile, libraries: set[str]) -> None:
         _add(tar, f"usr/local/lib/python{VERSION}/{name}", path.read_bytes())
         if path.suffix == ".so":
             libraries |= interpreter.libraries(path)
+    for name, data in interpreter.compiled():
+        _add(tar, f"usr/local/lib/python{VERSION}/{name}", data)
     for name, data in interpreter.pip():
         _add(tar, f"usr/local/lib/python{VERSION}/site-packages/{name}", data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -41,6 +42,18 @@ def modules() -> Iterator[tuple[str, Path]]:
             path = Path(folder) / name
             if path.suffix not in _LEFT_OUT_FILES and name != "EXTERNALLY-MANAGED" and path.is_file():
                 yield path.relative_to(root).as_posix(), path
+
+
+def compiled() -> Iterator[tuple[str, bytes]]:
+    """Yield the compiled files beside those of `modules`, made such that they are used whatever their source's time.
+
+    Without them each interpreter with a read-only root compiles everything that it imports.
+    """
+    for name, path in modules():
+        cached = Path(importlib.util.cache_from_source(path))
+        if path.suffix == ".py" and cached.is_file():
+            data = cached.read_bytes()
+            yield str(Path(name).parent / "__pycache__" / cached.name), data[:4] + b"\1\0\0\0" + bytes(8) + data[16:]
 
 
 def pip() -> Iterator[tuple[str, bytes]]:

@@ -129,7 +129,11 @@ def input_schema(spec: ModuleSpec, entry: Path, function: str) -> Mapping[str, A
     if spec.code is None and spec.path is None:  # the code is in the image
         return None
     with entry.open("rb") as file:
-        return hinted_schema(file.read(MAX_BYTES + 1), function)
+        schema = hinted_schema(file.read(MAX_BYTES + 1), function)
+    if schema is not None:
+        # In this thread: the first call would hold up the event loop for 50 ms.
+        import config.schema  # noqa: F401, PLC0415
+    return schema
 
 
 def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:

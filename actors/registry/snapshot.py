@@ -6,14 +6,16 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, field, frozen
 
 from config.modules import ModuleSpec
-from config.schema import InputCheck
 from protocol.errors import ErrorKind, error
 from protocol.model import Isolation, Kind, ModuleRef
+
+if TYPE_CHECKING:
+    from config.schema import InputCheck
 
 _SHOWN_NAMES = 20
 _SHOWN_VERSIONS = 10
@@ -49,7 +51,11 @@ class Published:
     @cached_property
     def inputs(self) -> InputCheck | None:
         """The check of its inputs, made at the first call; None: every input passes."""
-        return None if self.input_schema is None else InputCheck(self.input_schema)
+        if self.input_schema is None:
+            return None
+        from config.schema import InputCheck  # noqa: PLC0415  (see `code_store.input_schema`)
+
+        return InputCheck(self.input_schema)
 
 
 @frozen

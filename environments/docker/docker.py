@@ -285,7 +285,7 @@ class DockerEnvironment:
     async def _sweep(self, engine: Engine) -> int:
         """Remove the containers of this data directory without a living guest; return how many."""
         label = f"{INSTANCE}={self.instance}"
-        found = await engine.call(lambda api: api.containers(all=True, filters={"label": label}))
+        found = await engine.containers(label)
         mine = (self._images.programs.busy if self._images else set()) | {
             name for name, guest in self._guests.items() if guest.exit_code is None
         }

@@ -1,7 +1,7 @@
 """The container engine: its SDK in threads, and streams attached to containers on the event loop.
 
 It works with every engine that has Docker's API: dockerd, podman's service. Only this module imports the SDK, at the
-first call.
+first call; whether an engine answers, and what is left on it, is asked without it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import math
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import trio
 from attrs import define, field, frozen
@@ -33,6 +36,7 @@ _LIBRARY_VERSION = "1.44"
 """The newest requested version of the API; every maintained engine supports it or an older one."""
 _THREADS = 16
 _MAX_HEAD = 64 * 1024
+_MAX_ANSWER = 16 * 1024 * 1024
 _READ_BYTES = 256 * 1024
 _HEADER = 8
 _STREAMS = {1: Stream.STDOUT, 2: Stream.STDERR}
@@ -97,6 +101,27 @@ class Address:
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(PROBE_SECONDS)
                 sock.connect(self.path)
+
+
+class _OverUnix(HTTPConnection):
+    """A connection to a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=PROBE_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _connection(at: Address) -> HTTPConnection:
+    if at.path is not None:
+        return _OverUnix(at.path)
+    if at.context is not None:
+        return HTTPSConnection(at.host, at.port, timeout=PROBE_SECONDS, context=at.context)
+    return HTTPConnection(at.host, at.port, timeout=PROBE_SECONDS)
 
 
 def _context(folder: Path) -> ssl.SSLContext:
@@ -201,9 +226,30 @@ class Engine:
 
     async def ping(self) -> Mapping[str, Any]:
         """Negotiate the API version; return the engine's information. Raises EngineAwayError."""
-        supported = await self.call(lambda api: api.version(api_version=False)["ApiVersion"], seconds=PROBE_SECONDS)
+        supported = (await self._get("/version"))["ApiVersion"]
         self.version = min(str(supported), _LIBRARY_VERSION, key=_numbers)
-        return await self.call(lambda api: dict(api.info()), seconds=PROBE_SECONDS)
+        return dict(await self._get(f"/v{self.version}/info"))
+
+    async def containers(self, label: str) -> list[Mapping[str, Any]]:
+        """Return all containers with a label, those that ended included. Raises as `call` does."""
+        filters = quote(json.dumps({"label": [label]}))
+        return list(await self._get(f"/v{self.version}/containers/json?all=1&filters={filters}"))
+
+    async def _get(self, path: str) -> Any:
+        return await trio.to_thread.run_sync(self._plain_get, path, limiter=self._threads)
+
+    def _plain_get(self, path: str) -> Any:
+        """Return what the engine answers, without the SDK: a runner without containers need not import it."""
+        try:
+            with closing(_connection(self.address)) as connection:
+                connection.request("GET", path, headers={"Connection": "close"})
+                answer = connection.getresponse()
+                found = json.loads(answer.read(_MAX_ANSWER))
+        except (OSError, HTTPException, ValueError) as problem:
+            raise EngineAwayError(self._away(problem)) from problem
+        if answer.status != HTTPStatus.OK:
+            raise EngineError(str(found.get("message", answer.reason)))
+        return found
 
     async def call(self, what: Callable[[Api], T], *, seconds: float = CALL_SECONDS, abandon: bool = False) -> T:
         """Return the result of `what`. Raises EngineAwayError, NotThereError and EngineError.
@@ -216,14 +262,17 @@ class Engine:
 
     def _call(self, what: Callable[[Api], T], seconds: float) -> T:
         try:
-            import docker  # noqa: PLC0415  (it takes 0.1 s)
+            self.address.knock()
+        except OSError as problem:
+            raise EngineAwayError(self._away(problem)) from problem
+        try:
+            import docker  # noqa: PLC0415  (0.2 s and 8 MB, only for containers)
             import requests  # noqa: PLC0415  (the SDK's HTTP library)
             from docker.errors import APIError, DockerException, NotFound  # noqa: PLC0415
         except ImportError as problem:
             raise EngineAwayError(f"the docker library is not installed ({problem}); `pip install docker`") from problem
         folder = self.address.certificates
         try:
-            self.address.knock()
             tls = docker.tls.TLSConfig(**_tls_arguments(folder)) if folder else False
             with docker.APIClient(self.address.base_url, self.version, timeout=math.ceil(seconds), tls=tls) as api:
                 # The address has the CA; REQUESTS_CA_BUNDLE and proxies are not meant for an engine.

@@ -10,7 +10,7 @@ import jwt
 import trio
 
 from protocol.errors import ErrorKind, RunnerError, error
-from runner.auth.keys import Key, algorithms_of, refused
+from runner.auth.keys import Key, algorithms_of, prepare_for_public_keys, refused
 
 _KEY_SET_SECONDS: Final = 300.0
 _FETCH_SECONDS: Final = 5.0
@@ -21,6 +21,7 @@ class KeySet:
     """The keys of one URL, fetched by one thread at a time and used for five minutes."""
 
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        prepare_for_public_keys()
         try:
             # Its own cache is off: the verifier's clock decides here how long a key is used.
             self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_FETCH_SECONDS)

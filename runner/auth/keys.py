@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
+from importlib import import_module, reload
 from typing import Any, Final
 
 from attrs import field, frozen
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from protocol.errors import ErrorKind, RunnerError, error
+from runner import without
+
+with without("cryptography"):  # 8 MB, which shared secrets do not need; this is the first import of `jwt`
+    import jwt
 
 MIN_SECRET_BYTES: Final = 32
 _RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -24,6 +27,16 @@ class Key:
     key: Any = field(repr=False)
     algorithms: tuple[str, ...]
     until: float = math.inf
+
+
+def prepare_for_public_keys() -> None:
+    """Let PyJWT verify with public keys too. To be called before a verifier is made from `jwt`."""
+    if jwt.algorithms.has_crypto:
+        return
+    import_module("cryptography")
+    for name in ("utils", "algorithms", "api_jwk", "api_jws", "api_jwt", "jwk_set_cache", "jwks_client"):
+        reload(sys.modules[f"jwt.{name}"])
+    reload(jwt)
 
 
 def hmac_key(secret: str) -> Key:
@@ -45,6 +58,10 @@ def pem_key(pem: bytes) -> Key:
     if b"PRIVATE KEY-----" in pem:
         message = "`jwt_public_key_file` holds a private key: give the runner the public one only"
         raise error(ErrorKind.BAD_INPUT, message, field="jwt_public_key_file")
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  (8 MB, only for public keys)
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
+
+    prepare_for_public_keys()
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
@@ -60,6 +77,8 @@ def pem_key(pem: bytes) -> Key:
 
 def algorithms_of(key: object) -> tuple[str, ...]:
     """Return the algorithms that a public key may verify; () for a key that is not accepted."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa  # noqa: PLC0415  (as above)
+
     match key:
         case rsa.RSAPublicKey():
             return _RSA if key.key_size >= 2048 else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
@@ -90,6 +91,7 @@ def serve(**options: Any) -> int:
 
     Exit code: 0 if all work had ended, 3 if some was cut off, 2 for a mistake in the configuration.
     """
+    gc.disable()  # until the server is ready; a tenth of the start would be collections that find next to nothing
     loaded = load(options)
     watcher = be_watched()
     from runner.serve import run_server, surroundings

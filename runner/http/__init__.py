@@ -6,6 +6,7 @@ applications that do without a web framework.
 
 from runner.http.asgi import (
     WEBSOCKET,
+    App,
     BodyError,
     BodyTooLargeError,
     Front,
@@ -22,6 +23,7 @@ from runner.http.server import serve
 
 __all__ = [
     "WEBSOCKET",
+    "App",
     "BodyError",
     "BodyTooLargeError",
     "Front",

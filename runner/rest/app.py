@@ -1,21 +1,20 @@
 """The REST application: the endpoints on the runner itself, and all endpoints on their routes.
 
-Executing, preparing, streams and websockets are served as plain ASGI, ahead of quart; quart serves the rest.
+Executing, preparing, streams, websockets, probes and metrics are served as plain ASGI, ahead of quart; quart serves the
+rest, and is imported at the first request for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from typing import Final
 
-from quart import Response, request
-from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+import trio
 
-from protocol.errors import PROBLEM, ErrorKind, Failure, RunnerError, shutting_down
+from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
 from runner.api import Service
 from runner.auth import Verifier
-from runner.http import WEBSOCKET, BodyTooLargeError, Front, Message, Receive, Route, Send, problem_body
+from runner.http import WEBSOCKET, App, Front, Message, Receive, Route, Send
 from runner.rest import batch, executions, metrics, modules, streams
 from runner.rest.endpoint import Answer, Endpoint, Endpoints, Request, json_answer, problem, serves, transmit
 from runner.rest.openapi import OPERATIONS, Documents, docs_page, served
@@ -23,93 +22,67 @@ from runner.version import release
 
 _AHEAD: Final = (*batch.ENDPOINTS, executions.execute, modules.prepare, *streams.ENDPOINTS)
 """Served ahead of quart, in this order: the path of `execute` begins like that of a batch."""
-_BEHIND: Final = tuple(
-    each for each in (*executions.ENDPOINTS, *modules.ENDPOINTS, *metrics.ENDPOINTS) if each not in _AHEAD
-)
+_POLLED: Final = {"getHealth", "getReadiness", "getMetrics"}
 
 
 def make_app(service: Service, verifier: Verifier) -> Front:
     """Return the ASGI application of all REST routes."""
     endpoints = Endpoints(service, verifier)
+    operations = {operation.name: operation for operation in served(service.settings.server)}
+    behind = [
+        Endpoint(operations[each.operation.name], each.function)
+        for each in (*executions.ENDPOINTS, *modules.ENDPOINTS, *metrics.ENDPOINTS, *_server_endpoints(service))
+        if each not in _AHEAD and each.operation.name in operations
+    ]
     routes = [*map(endpoints.route, _AHEAD), Route(WEBSOCKET, "", _no_websocket)]
-    return Front(_behind(endpoints), routes)
+    return Front(_Late(endpoints, behind), routes)
 
 
-def _behind(endpoints: Endpoints) -> QuartTrio:
-    """Return the quart application."""
-    settings = endpoints.service.settings.server
-    app = QuartTrio("runner.rest", static_folder=None)
-    app.url_map.merge_slashes = False  # a redirect would lead to the `Host` that the request names
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_frame_bytes
-    app.config["BODY_TIMEOUT"] = None  # the connection enforces `body_timeout`
-    operations = {operation.name: operation for operation in served(settings)}
-    for endpoint in (*_BEHIND, *_server_endpoints(endpoints.service)):
-        operation = operations.get(endpoint.operation.name)
-        if operation is not None:
-            view = _view(endpoints, Endpoint(operation, endpoint.function))
-            app.add_url_rule(operation.rule, operation.name, view, methods=[operation.method])
-    for operation in OPERATIONS:
-        if operation.method == WEBSOCKET:
-            app.add_url_rule(operation.rule, operation.name, _upgrade_required, methods=["GET"])
-    app.register_error_handler(HTTPException, _framework_problem)
-    return app
+class _Late:
+    """The application behind the routes ahead of quart: it serves polls, and imports quart at the first other request.
+
+    Quart takes 0.15 s to import and 9 MB, which a runner that only executes does not need.
+    """
+
+    def __init__(self, endpoints: Endpoints, served: Sequence[Endpoint]) -> None:
+        self._endpoints = endpoints
+        self._served = served
+        self._polled = {each.operation.path: each for each in served if each.operation.name in _POLLED}
+        self._quart: App | None = None
+        self._lock = trio.Lock()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one scope."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["method"] == "GET" and scope["path"] in self._polled:
+            outcome = await self._endpoints.serve(self._polled[scope["path"]], {}, scope, receive)
+            await transmit(outcome, scope, receive, send)
+        else:
+            app = self._quart or await self._import()
+            await app(scope, receive, send)
+
+    async def _import(self) -> App:
+        """Import quart in a thread, so that other requests are served meanwhile."""
+        async with self._lock:
+            if self._quart is None:
+                self._quart = await trio.to_thread.run_sync(self.make)
+            return self._quart
+
+    def make(self) -> App:
+        """Return the quart application."""
+        from runner.rest.framework import make_quart  # noqa: PLC0415
+
+        return make_quart(self._endpoints, self._served)
 
 
-def _view(endpoints: Endpoints, endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:
-    """Return an endpoint as a view of quart."""
-
-    async def view(**names: str) -> Response:
-        scope: Message = dict(request.scope)
-        answer = await endpoints.serve(endpoint, names, scope, _no_receive, _read_body)
-        if not isinstance(answer, Answer):
-            raise TypeError(f"quart does not serve streams: {endpoint.operation.path}")
-        return _response(answer)
-
-    return view
-
-
-async def _read_body() -> bytes:
-    try:
-        body = await request.get_data(as_text=False)
-    except RequestEntityTooLarge:
-        limit = request.max_content_length
-        raise BodyTooLargeError(f"the body is over {limit} bytes") from None
-    return body if isinstance(body, bytes) else body.encode()
-
-
-async def _no_receive() -> Message:
-    raise RuntimeError("quart reads the body")
-
-
-def _response(answer: Answer) -> Response:
-    response = Response(answer.body, answer.status, content_type=None if answer.status == 204 else answer.content_type)
-    for name, value in answer.headers:
-        response.headers[name.decode()] = value.decode()
-    return response
-
-
-async def _upgrade_required(**_names: str) -> Response:
-    upgrade = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
-    return _response(
-        _status_problem(426, f"{request.path} is a websocket; open it with a websocket handshake", upgrade)
-    )
-
-
-async def _framework_problem(found: HTTPException) -> Response:
-    """Return what quart refuses (unknown path, wrong method) in the form of every problem."""
-    status = found.code or 500
-    allowed = sorted(getattr(found, "valid_methods", None) or ())
-    details = {
-        404: f"there is no {request.path}; /docs lists all paths",
-        405: f"{request.method} is not possible at {request.path}; allowed: {', '.join(allowed)}",
-    }
-    headers = tuple((b"allow", value.encode()) for name, value in found.get_headers() if name.lower() == "allow")
-    return _response(_status_problem(status, details.get(status) or found.description or found.name, headers))
-
-
-def _status_problem(status: int, detail: str, headers: tuple[tuple[bytes, bytes], ...]) -> Answer:
-    """Return a problem that has a status of HTTP and no kind."""
-    return Answer(problem_body(status, detail), status, PROBLEM, headers)
+async def _live(receive: Receive, send: Send) -> None:
+    """Answer the two events in the life of an application that has nothing to start and nothing to end."""
+    while True:
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return
 
 
 async def _no_websocket(scope: Message, receive: Receive, send: Send) -> None:

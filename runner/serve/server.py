@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -107,6 +108,8 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             nursery.start_soon(partial(reloader.run, watching=settings.server.reload))
             closed = trio.Event()
             doors = await open_doors(nursery, service, verifier, settings, stop.asked, closed)
+            gc.freeze()  # a full collection would hold up the loop for 80 ms to look at what stays for good
+            gc.enable()
             _announce(settings, doors, secret, loaded, len(system.registry.snapshot.modules))
             _warn_of_missing_kinds(system)
             await stop.asked.wait()

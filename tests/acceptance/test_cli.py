@@ -103,9 +103,9 @@ def test_version_help_and_token_do_not_import_the_server(tmp_path):
 
 
 def test_the_doors_import_their_libraries_only_if_served(tmp_path):
-    """A server without REST imports no quart, and one without gRPC no grpclib."""
+    """Those of the other door stay out."""
     (tmp_path / "modules.yaml").write_text(ECHO)
-    for option, without, with_ in (("--no-rest", b"quart", b"grpclib"), ("--no-grpc", b"grpclib", b"quart")):
+    for option, without, with_ in (("--no-rest", b"hypercorn", b"grpclib"), ("--no-grpc", b"grpclib", b"hypercorn")):
         command = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *PORTS, option]
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
         seen = b""
@@ -359,7 +359,7 @@ def test_interrupts_while_starting_are_not_errors(tmp_path):
     """Ctrl-C while a command starts ends it, with the exit code of an interrupt or of an orderly end."""
     (tmp_path / "modules.yaml").write_text(ECHO)
     command = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *SERVE]
-    for sign in (b"runner.logs", b"runner.http", b"quart_trio", b"ready "):
+    for sign in (b"runner.logs", b"runner.http", b"runner.rest", b"ready "):
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
         seen = b""
         while sign not in seen and (line := process.stderr.readline()):

@@ -1,6 +1,8 @@
-"""Benchmark: how long the one-file executables take to start, against a plain virtual environment. Ratios in one run.
+"""Benchmark: how long the program takes to start and what it takes while idle, from source and as one file.
 
-They are built for it as `make dist` builds them, which needs the network the first time.
+From source, against an interpreter that does nothing and a bare quart-trio server. The one-file executables, against a
+plain virtual environment; they are built for it as `make dist` builds them, which needs the network the first time.
+Ratios in one run.
 """
 
 from __future__ import annotations
@@ -22,7 +24,36 @@ from tests.interpreter import program
 
 ROOT = Path(__file__).resolve().parents[2]
 COLD, WARM, SERVED = 3, 15, 5
-MODULES = 'modules: {m: {env: inline, code: "def handler(input): return input"}}'
+IDLE = 1.0
+"""Seconds after the start in which spare workers are started."""
+MANY = 2000
+MODULE = '  m{}: {{env: inline, code: "def handler(input): return input"}}\n'
+MODULES = f"modules:\n{MODULE.format(0)}"
+BARE = """
+import json, os
+from functools import partial
+from pathlib import Path
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from quart_trio import QuartTrio
+
+app = QuartTrio(__name__)
+
+@app.post("/")
+async def echo():
+    return {}
+
+async def main():
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve, app, config))
+        Path("ready").write_text(json.dumps({"pid": os.getpid()}))
+
+trio.run(main)
+"""
 
 
 def version(argv: Sequence[str], home: Path) -> float:
@@ -34,23 +65,67 @@ def version(argv: Sequence[str], home: Path) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def served(argv: Sequence[str], home: Path) -> float:
-    """Return the milliseconds from starting a server to its ready file."""
+def serve(argv: Sequence[str], home: Path, modules: str = MODULES) -> tuple[float, int]:
+    """Return the milliseconds from starting a server to its ready file, and its kilobytes when it has been idle."""
+    home.mkdir(exist_ok=True)
+    (home / "modules.yaml").write_text(modules)
+    command = ["serve", "--rest-port", "0", "--grpc-port", "0", "--ready-file", "ready", "--log-level", "error"]
+    return until_ready([*argv, *command], home)
+
+
+def until_ready(command: Sequence[str], home: Path) -> tuple[float, int]:
+    """Return the milliseconds until a command has written its process id to `ready`, and its kilobytes when idle."""
     ready = home / "ready"
     ready.unlink(missing_ok=True)
-    (home / "modules.yaml").write_text(MODULES)
     environ = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
-    command = [*argv, "serve", "--rest-port", "0", "--grpc-port", "0", "--ready-file", "ready", "--log-level", "error"]
     began = time.perf_counter()
     with subprocess.Popen(command, cwd=home, env=environ, stderr=subprocess.DEVNULL) as server:
         while not ready.exists():
             if server.poll() is not None:
-                raise SystemExit(f"{argv} did not start")
+                raise SystemExit(f"{command} did not start")
             time.sleep(0.001)
         taken = (time.perf_counter() - began) * 1000
-        assert json.loads(ready.read_text())["rest"]
+        time.sleep(IDLE)
+        status = Path(f"/proc/{json.loads(ready.read_text())['pid']}/status").read_text()
         server.terminate()
-    return taken
+    return taken, int(status.partition("VmRSS:")[2].split()[0])
+
+
+def served(argv: Sequence[str], home: Path) -> float:
+    """Return the milliseconds from starting a server to its ready file."""
+    return serve(argv, home)[0]
+
+
+def measure_source(report: Report, folder: Path) -> None:
+    """Report the program from source, whose code is compiled already."""
+    main = [sys.executable, str(ROOT / "main.py")]
+    nothing = [sys.executable, "-I", "-S", "-c", "pass"]
+    bare = folder / "bare.py"
+    bare.write_text(BARE)
+    many = "".join(MODULE.format(number) for number in range(MANY))
+    servers = {
+        "bare": lambda: until_ready([sys.executable, str(bare)], folder),
+        "one": lambda: serve(main, folder / "one"),
+        "many": lambda: serve(main, folder / "many", f"modules:\n{many}"),
+    }
+    kilobytes = {}
+
+    def start(name: str, _turn: int) -> float:
+        taken, kilobytes[name] = servers[name]()
+        return taken
+
+    commands = {"nothing": nothing, "version": main}
+    began = least(commands, WARM, lambda name, _: version(commands[name], folder / "source"))
+    ready = least(servers, SERVED, start)
+    against = "of a bare quart-trio server"
+    for name, modules in (("one", "one module"), ("many", f"{MANY} modules")):
+        what, ratio = f"start to ready, {modules}", ready[name] / ready["bare"]
+        report.line(what, f"{ready[name]:.0f} ms, x{ratio:.2f} {against}", ms=ready[name], ratio=ratio)
+        size, ratio = kilobytes[name] / 1024, kilobytes[name] / kilobytes["bare"]
+        report.line(f"idle, {modules}", f"{size:.1f} MiB, x{ratio:.2f} {against}", mib=size, ratio=ratio)
+    ratio = began["version"] / began["nothing"]
+    shown = f"{began['version']:.0f} ms, x{ratio:.1f} of an interpreter that does nothing"
+    report.line("--version from source", shown, ms=began["version"], ratio=ratio)
 
 
 def make_plain(folder: Path, wheels: Path, wheel: Path) -> list[str]:
@@ -73,6 +148,7 @@ def least(names: Iterable[str], rounds: int, measure: Callable[[str, int], float
 
 def main() -> None:
     """Print one line for each measure."""
+    report = Report(__file__)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         out, wheels = folder / "out", ROOT / "build" / "wheels"
@@ -86,7 +162,7 @@ def main() -> None:
         cold = least(programs, COLD, lambda name, turn: version(programs[name], folder / f"{name}-{turn}"))
         warm = least(programs, WARM, lambda name, _: version(programs[name], folder / f"{name}-0"))
         ready = least(programs, SERVED, lambda name, _: served(programs[name], folder / f"{name}-0"))
-    report = Report(__file__)
+        measure_source(report, folder)
     report.line("plain environment, --version", f"{warm['plain']:.0f} ms", ms=warm["plain"])
     report.line("plain environment, serving", f"{ready['plain']:.0f} ms", ms=ready["plain"])
     for kind in files:

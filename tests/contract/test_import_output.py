@@ -193,9 +193,9 @@ async def test_a_cause_that_has_gone(rig, tmp_path, logged):
     assert rig.inline.statistics().started == 1
 
 
+@pytest.mark.parametrize("how", [name for name in WORKERS if not name.endswith("fresh")], indirect=True)
 async def test_a_worker_that_no_execution_caused(rig, how, logged):
-    if how["isolation"] is Isolation.FRESH:
-        pytest.skip("a fresh worker serves one call, so that none is kept ahead")
+    """A fresh worker serves one call, so that none is kept ahead."""
     module = await rig.publish(SAYS, workers=WorkersPolicy(min=1), **how)
     executor = rig.executors[how["env"]]
     await rig.wait_until(lambda: executor.statistics().idle == 1, "no worker is kept")

@@ -70,10 +70,8 @@ async def test_the_name_of_a_module_hides_nothing(rig, how, name):
     assert (await rig.run(NAMED[name], name=name, **how)).value == "text/plain"
 
 
-@pytest.mark.parametrize("isolation", Isolation)
+@pytest.mark.parametrize("isolation", [each for each in Isolation if each is not Isolation.NONE])
 async def test_a_module_named_traceback_has_tracebacks(rig, isolation):
-    if isolation is Isolation.NONE:
-        pytest.skip("it has no worker")
     ran = await rig.run("def handler(input): return 1 / 0", name="traceback", isolation=isolation)
 
     assert ran.kind is ErrorKind.HANDLER_ERROR
@@ -246,13 +244,17 @@ IN_CHILDREN = {
 }
 
 
+WITH_CHILDREN = [
+    (name, kind) for name in KEPT for kind in IN_CHILDREN if kind == "code" or name.startswith(("inline", "docker"))
+]
+"""The worker of other kinds is the same as that of inline, so one case is enough for them."""
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("kind", IN_CHILDREN)
+@pytest.mark.parametrize(("how", "kind"), WITH_CHILDREN, indirect=["how"])
 async def test_children_import_the_entry(rig, how, folder, short, kind, method):
     value = [method, None if how["env"] is Kind.DOCKER else short]
     files, handler = IN_CHILDREN[kind]
-    if kind != "code" and how["env"] not in (Kind.INLINE, Kind.DOCKER):
-        pytest.skip("it has the same worker as inline")
     if files:
         ran = await rig.run("", value, path=folder(files, "sum-rows"), handler=handler, **how)
     else:

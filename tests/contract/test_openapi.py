@@ -31,7 +31,9 @@ async def test_every_route_is_in_the_table_and_every_entry_is_served(tmp_path):
         if route.prefix
     }
     behind = {
-        (method, rule.rule) for rule in front._app.url_map.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}
+        (method, rule.rule)
+        for rule in front._app.make().url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
     }
     sockets = {("GET", op.rule) for op in OPERATIONS if op.method == WEBSOCKET}
     first = [op for op in OPERATIONS if (op.method, op.prefix, op.suffix) in ahead and op.path.count("{") == 1]

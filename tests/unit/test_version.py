@@ -81,14 +81,14 @@ def test_an_unknown_commit_is_none(tmp_path, files):
     [(f"{ONE}\n", " (1111111)"), (f"{ONE}-dirty\n", " (1111111-dirty)"), ("nonsense\n", "")],
 )
 def test_the_baked_commit_takes_precedence(tmp_path, monkeypatch, baked, shown):
-    (tmp_path / version.BAKED).write_text(baked)
-    monkeypatch.setattr(version, "files", lambda _package: tmp_path)
+    (tmp_path / "commit.txt").write_text(baked)
+    monkeypatch.setattr(version, "_PLACE", tmp_path / "commit.txt")
 
     assert version.version_of_this() == version.release() + shown
 
 
 def test_without_a_commit_only_the_release_is_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(version, "files", lambda _package: tmp_path)
+    monkeypatch.setattr(version, "_PLACE", tmp_path / "none")
     monkeypatch.setattr(version, "commit_of", lambda _root: None)
 
     assert version.version_of_this() == version.release()

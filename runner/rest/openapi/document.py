@@ -11,7 +11,6 @@ import msgspec
 from attrs import define, field, frozen
 
 from actors.registry import Published, Registry, RegistrySnapshot
-from config.schema import embedded, examples
 from protocol import events, views
 from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Principal, Scope
@@ -174,6 +173,8 @@ def call_of(module: Published) -> Call:
     schema, required, more = {}, False, ""
     content: dict[str, Any] = {"schema": {"$ref": f"{_SCHEMAS}{_input(name)}"}}
     if module.input_schema is not None:
+        from config.schema import embedded  # noqa: PLC0415  (imported already, for the schema of this module)
+
         required = module.inputs is not None and module.inputs.check(b"null") is not None
         found = embedded(module.input_schema, f"{_SCHEMAS}{_input(name)}")
         if found is None:
@@ -197,6 +198,8 @@ def call_of(module: Published) -> Call:
 
 def _example(module: Published) -> dict[str, Any]:
     """Return an example of the input as the keyword `example`, nothing if none was found that the schema allows."""
+    from config.schema import examples  # noqa: PLC0415  (imported already, for the schema of this module)
+
     check, schema = module.inputs, module.input_schema
     for value in examples(schema) if schema is not None else ():
         if check is not None and check.check(msgspec.json.encode(value)) is None:

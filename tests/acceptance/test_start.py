@@ -1,0 +1,121 @@
+"""Acceptance: what the program imports, on which its time to start and its memory depend."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server_process import ROOT, Server, running
+
+MODULES = """
+runner: {docker_host: "unix:///nowhere/docker.sock"}
+modules:
+  echo: {env: inline, code: "def handler(input): return input"}
+  imported:
+    env: inline
+    isolation: none
+    code: |
+      import sys
+      def handler(input):
+          return sorted(name for name, module in list(sys.modules.items()) if module is not None)
+  hinted: {env: inline, code: "def handler(input: dict[str, int]): return input"}
+"""
+HEAVY = {
+    *("quart", "flask", "werkzeug", "jinja2"),  # routes that manage and list
+    "cryptography",  # public keys
+    *("jsonschema", "referencing", "re2"),  # schemas
+    *("docker", "requests", "urllib3"),  # a container engine
+    *("httpx", "trio_websocket", "rich", "pygments"),  # commands
+    "rattler",
+}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Server]:
+    """Return a server in whose process one module runs, which returns the names of everything imported."""
+    with running(tmp_path, MODULES.replace("hinted: {", "# hinted: {")) as server:
+        yield server
+        assert server.stop() == 0
+
+
+def imported(server: Server) -> set[str]:
+    """Return the names of the libraries that the server has imported."""
+    answer = server.execute("imported", None).json()
+    assert answer["status"] == "succeeded", answer
+    return {name.partition(".")[0] for name in answer["result"]}
+
+
+def test_a_server_of_inline_modules_imports_nothing_for_other_purposes(served: Server) -> None:
+    """Calls, probes and metrics included."""
+    assert served.execute("echo", 5).json()["result"] == 5
+    assert [served.client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics")] == [200] * 3
+
+    assert imported(served) & HEAVY == set()
+
+
+@pytest.mark.usefixtures("with_engine")
+def test_an_engine_alone_imports_no_library_for_containers(tmp_path: Path) -> None:
+    with running(tmp_path, MODULES.partition("}\n")[2]) as server:
+        kinds = {item["env"]: item["available"] for item in server.client.get("/environments").json()["items"]}
+        assert kinds["docker"]
+        assert imported(server) & {"docker", "requests", "urllib3"} == set()
+        assert server.stop() == 0
+
+
+def test_quart_is_imported_at_the_first_request_for_it(served: Server) -> None:
+    assert [item["name"] for item in served.client.get("/modules").json()["items"]] == ["echo", "imported"]
+
+    assert "quart" in imported(served)
+    assert served.client.get("/nowhere").status_code == 404
+
+
+def test_a_hint_imports_the_check_of_schemas_when_it_is_published(tmp_path: Path) -> None:
+    """The first call would hold up the event loop."""
+    with running(tmp_path, MODULES) as server:
+        assert "jsonschema" in imported(server)
+        assert server.execute("hinted", {"a": "b"}).status_code == 400
+        assert server.stop() == 0
+
+
+def test_the_version_is_printed_without_the_command_line() -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    found = {name.partition(".")[0] for name in re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE)}
+    assert done.stdout.startswith("operato-runner ")
+    assert found >= {"runner", "tomllib"}
+    assert found & {"click", "attr", "attrs", "cattrs", "yaml", "config", "protocol", "trio", "msgspec"} == set()
+
+
+KEYS = """
+import json, sys
+from config.settings import AuthSettings
+from runner.auth import Verifier
+secret = Verifier(AuthSettings(), secret="s" * 32)
+seen = ["cryptography" in sys.modules]
+
+import jwt
+from tests.tokens import GOOD, PRIVATE, SECRET, pem, token
+assert secret.verify_nowait(token()).subject == "kim"
+for kind, algorithm in GOOD:
+    public = Verifier(AuthSettings(), public_key=pem(PRIVATE[kind]))
+    assert public.verify_nowait(token(algorithm, PRIVATE[kind])).subject == "kim", algorithm
+key = jwt.algorithms.RSAAlgorithm.to_jwk(PRIVATE["rsa"].public_key(), as_dict=True)
+assert [each.key_type for each in jwt.PyJWKSet.from_dict({"keys": [key | {"kid": "a"}]}).keys] == ["RSA"]
+assert secret.verify_nowait(token(sub="lee")).subject == "lee"
+print(json.dumps([*seen, "cryptography" in sys.modules]))
+"""
+
+
+def test_public_keys_verify_after_a_start_without_their_library() -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    told = subprocess.check_output([sys.executable, "-c", KEYS], env=environ, text=True)
+
+    assert json.loads(told) == [False, True]

@@ -42,7 +42,7 @@ from runner.http.exchange import Exchange, call, log_errors
 from runner.http.limits import ServerConfig
 from runner.http.messages import refusal
 from runner.http.websocket import Websocket
-from runner.http.wire import PlainWire, Sender, TlsWire, Wire
+from runner.wire import PlainWire, Sender, TlsWire, Wire
 
 READ_BYTES = 65_536
 READ_BYTES_SMALL = 8_192

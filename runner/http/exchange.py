@@ -14,7 +14,7 @@ from hypercorn.typing import ConnectionState
 from runner.http.asgi import STREAMED_BODY, App, Receive, Send
 from runner.http.limits import ServerConfig
 from runner.http.messages import Headers, Message
-from runner.http.wire import Sender, Wire
+from runner.wire import Sender, Wire
 
 log = structlog.get_logger("runner.http")
 

@@ -1,6 +1,6 @@
 """The bytes of one connection, plain or encrypted by TLS: a `Wire` transports them, a `Sender` limits sending.
 
-Writing without a checkpoint (see `connection`) rules out `trio.SSLStream`, whose `send_all` waits. TLS itself needs no
+Writing without a checkpoint (see `runner.http.connection`) rules out `trio.SSLStream`, whose `send_all` waits. TLS itself needs no
 wait: an `ssl.SSLObject` turns bytes into bytes, in memory.
 """
 

@@ -15,7 +15,8 @@ KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (soc
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """The machine or the process cannot have one more connection."""
 PAUSE_SECONDS: Final = (0.05, 1.0)
-"""The pause after a connection could not be accepted; it doubles from the first to the second number."""
+"""The pause after a connection could not be accepted; it doubles from the first to the second number, and is the first
+again after two that could."""
 LOG_SECONDS: Final = 60.0
 """A lack of descriptors is logged once in this time."""
 
@@ -39,7 +40,7 @@ async def accept_all(
 ) -> NoReturn:
     """Call `begin`, which owns the stream from then on, for each connection, until cancelled.
 
-    Without descriptors `relieve` is called, which may close a connection, and accepting pauses; this is one line in the
+    Without descriptors accepting pauses, and `relieve` is called, which may close a connection; this is one line in the
     log for a period.
     """
     logged_at = -LOG_SECONDS
@@ -47,6 +48,7 @@ async def accept_all(
     async def accept(listener: trio.SocketListener) -> None:
         nonlocal logged_at
         pause, longest = PAUSE_SECONDS
+        lacking = False
         while True:
             try:
                 stream = await listener.accept()
@@ -56,11 +58,11 @@ async def accept_all(
                 if trio.current_time() - logged_at >= LOG_SECONDS:
                     logged_at = trio.current_time()
                     log.warning("cannot accept connections; raise the limit of open files", why=str(problem))
+                await trio.sleep(pause)  # connections that were just accepted have this time to begin a request
+                pause, lacking = min(2 * pause, longest), True
                 relieve()
-                await trio.sleep(pause)
-                pause = min(2 * pause, longest)
             else:
-                pause = PAUSE_SECONDS[0]
+                pause, lacking = pause if lacking else PAUSE_SECONDS[0], False
                 begin(stream)
 
     async with trio.open_nursery() as nursery:

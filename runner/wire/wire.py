@@ -44,7 +44,7 @@ class Wire(Protocol):
         """Return 1 to `size` bytes, or b"" at the end of file. Cancellation loses nothing."""
 
     def receive_now(self, size: int) -> bytes | None:
-        """Return 1 to `size` bytes that have arrived, b"" at the end of file, None if there are none."""
+        """Return 1 to `size` bytes that have arrived, b"" at the end of file, None if nothing has arrived."""
 
     def send_now(self, data: bytes | memoryview) -> int:
         """Send as much as fits and return how many bytes of `data` were accepted."""
@@ -194,7 +194,7 @@ class TlsWire:
         self._socket.shutdown(trio.socket.SHUT_WR)
 
     def _read_more(self) -> bool | None:
-        """Take more ciphertext from the socket; return False at the end of file, None if there is none now."""
+        """Take more ciphertext from the socket; return False at the end of file, None if nothing has arrived."""
         try:
             data = os.read(self._socket.fileno(), _RECORD_BYTES)
         except BlockingIOError:

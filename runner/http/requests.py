@@ -81,7 +81,7 @@ def check_start(data: bytes, searched: int) -> None:
     """Raise RefusedError if the beginning of a head, of which `searched` bytes were checked, cannot become one."""
     if not _START.match(data):
         raise RefusedError(400, "this is not HTTP")
-    if (lone := LONE.search(data, max(0, searched - 1))) is not None and lone.start() >= searched:
+    if (lone := LONE.search(data, max(0, searched - 1))) is not None:
         raise RefusedError(400, _why_lone(lone[0]))
 
 
@@ -223,7 +223,7 @@ class Incoming:
         if size > self._max_head_bytes:
             raise RefusedError(431, f"the head is over {self._max_head_bytes} bytes")
         if end < 0:
-            if data:
+            if data and data != b"\r":
                 check_start(data, self._searched)
             self._searched = size
             return None
@@ -311,15 +311,17 @@ class Incoming:
         if data.startswith(b"\r\n"):
             size = 2
         else:
-            end = data.find(b"\r\n\r\n")
+            end = data.find(b"\r\n\r\n", max(0, self._searched - 3))
             size = end + 4
             if max(len(data) if end < 0 else size, 0) > self._max_head_bytes:
                 raise RefusedError(431, f"the trailers are over {self._max_head_bytes} bytes")
             if end < 0:
-                if LONE.search(data) is not None:
+                if LONE.search(data, max(0, self._searched - 1)) is not None:
                     raise RefusedError(400, "a line of the trailers does not end in CRLF")
+                self._searched = len(data)
                 return
             if FIELDS.fullmatch(data, 0, size) is None:
                 raise RefusedError(400, "the trailers are not fields of the form `name: value`")
         self._data = data[size:]
+        self._searched = 0
         self.complete = True

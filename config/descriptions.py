@@ -15,6 +15,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "tls_key_file": "PEM file of the certificate's private key, without a password",
     "tls_client_ca_file": "PEM file of CAs; if set, every client must present a certificate signed by one of them",
     "max_frame": "largest request body, input and result",
+    "max_buffered": "memory for all request bodies and messages that are still arriving, at both doors together",
     "max_connections": "concurrent connections for each of REST and gRPC, and concurrent gRPC calls",
     "drain_timeout": "how long running work may continue after the first signal",
     "keep_alive": "idle timeout of a connection",

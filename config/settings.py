@@ -32,6 +32,8 @@ class ServerSettings:
     """PEM; clients must present a certificate signed by one of these CAs."""
     ready_file: Path | None = None
     max_frame_bytes: int = field(default=16 * MIB, validator=[validators.ge(1024), validators.le(1024 * MIB)])
+    max_buffered_bytes: int = field(default=256 * MIB, validator=validators.ge(MIB))
+    """Memory for request bodies and messages that are not complete, of all callers at both doors together."""
     max_connections: int = field(default=1000, validator=validators.gt(0))
     drain_timeout_seconds: float = field(default=30.0, validator=validators.ge(0))
     keep_alive_seconds: float = field(default=75.0, validator=validators.gt(0))

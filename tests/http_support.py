@@ -14,6 +14,7 @@ import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from runner.http import HttpLimits, serve
+from runner.wire import Budget
 
 PATIENCE = 30
 """Seconds after which a test counts as hung."""
@@ -21,8 +22,11 @@ QUICK = 0.2
 """Seconds for a time limit that a test waits for."""
 NEVER = 3600
 """Seconds for a time limit that must not end the test."""
+MAX_BUFFERED = 256 * 1024 * 1024
 LIMITS = {
-    **dict.fromkeys(("keep_alive_seconds", "header_seconds", "body_seconds", "send_seconds"), NEVER),
+    **dict.fromkeys(
+        ("keep_alive_seconds", "first_byte_seconds", "header_seconds", "body_seconds", "send_seconds"), NEVER
+    ),
     "graceful_seconds": QUICK,
     "max_connections": 1000,
     "max_body_bytes": 16 * 1024 * 1024,
@@ -42,6 +46,7 @@ class Server:
     shutdown: trio.Event
     ended: trio.Event
     scope: trio.CancelScope
+    budget: Budget
     clients: list[Client] = attrs.field(factory=list)
 
     async def connect(self) -> Client:
@@ -106,9 +111,11 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(app: Any, *, tls: ssl.SSLContext | None = None, **given: Any) -> AsyncIterator[Server]:
+async def serving(
+    app: Any, *, tls: ssl.SSLContext | None = None, max_buffered: int = MAX_BUFFERED, **given: Any
+) -> AsyncIterator[Server]:
     """Serve `app`; only the given time limits can end a connection, and the whole ends within PATIENCE."""
-    shutdown, ended = trio.Event(), trio.Event()
+    shutdown, ended, budget = trio.Event(), trio.Event(), Budget(max_buffered)
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             scope = trio.CancelScope()
@@ -120,6 +127,7 @@ async def serving(app: Any, *, tls: ssl.SSLContext | None = None, **given: Any) 
                         host="127.0.0.1",
                         port=0,
                         limits=limits(**given),
+                        budget=budget,
                         shutdown=shutdown,
                         tls=tls,
                         task_status=task_status,
@@ -128,7 +136,7 @@ async def serving(app: Any, *, tls: ssl.SSLContext | None = None, **given: Any) 
 
             [(host, port)] = await nursery.start(run)
             assert host == "127.0.0.1"
-            server = Server(port, shutdown, ended, scope)
+            server = Server(port, shutdown, ended, scope, budget)
             try:
                 yield server
             finally:

@@ -22,6 +22,7 @@ from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.management import Management
 from runner.auth import Principal, Scope, require, require_module
+from runner.wire import Budget
 
 
 @define(eq=False)
@@ -33,11 +34,14 @@ class Service:
     history: History
     runs: Runs
     settings: Settings
+    budget: Budget = field(init=False)
+    """The memory that unfinished requests of all doors share."""
     management: Management = field(init=False)
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         work = self.settings.store.data_dir.absolute() / "work" / str(os.getpid())
+        self.budget = Budget(self.settings.server.max_buffered_bytes)
         self.management = Management(self.registry, self.executors, self.runs, work)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)

@@ -17,9 +17,9 @@ from runner.http.asgi import (
     respond,
     stream_body,
 )
-from runner.http.limits import HttpLimits
 from runner.http.messages import Message, problem_body
 from runner.http.server import serve
+from runner.http.states import HttpLimits
 
 __all__ = [
     "WEBSOCKET",

@@ -94,19 +94,20 @@ async def read_body(scope: Message, receive: Receive, limit: int) -> bytes:
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > limit:
             raise BodyTooLargeError(f"the body of {int(value)} bytes is over {limit}")
-    chunks: list[bytes] = []
-    size = 0
+    whole = bytearray()  # pieces may be small and many
     while True:
         message = await receive()
         if message["type"] != "http.request":
             raise ClientGoneError("the client closed before its body was complete")
-        body = message.get("body", b"")
-        size += len(body)
-        if size > limit:
+        body: bytes = message.get("body", b"")
+        if len(whole) + len(body) > limit:
             raise BodyTooLargeError(f"the body is over {limit} bytes")
-        if not message.get("more_body", False):
-            return b"".join((*chunks, body)) if chunks else body
-        chunks.append(body)
+        more = message.get("more_body", False)
+        if not more and not whole:
+            return body
+        whole += body
+        if not more:
+            return bytes(whole)
 
 
 def stream_body(scope: Message) -> None:

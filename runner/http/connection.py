@@ -1,336 +1,296 @@
-"""One HTTP/1.1 or websocket connection: the states it goes through, and the tasks that serve it.
+"""One HTTP/1.1 or websocket connection: the states it goes through, and the task that serves it.
 
-h11 and hypercorn's websocket stream know the protocols. The task structure is ours, because hypercorn's own lets one
-bad client block or end the program (its #225 and #329, and sends without a time limit) and spends half of a request on
-timers, scopes and small writes.
+The task structure is ours, because hypercorn's own lets one bad client block or end the program (its #225 and #329, and
+sends without a time limit) and spends half of a request on timers, scopes and small writes.
 
 Rules:
 
 1. The state of a connection is one `State`, which changes by `step` along `TRANSITIONS`.
-2. One task reads. Its cancel scope is the only timer of the connection: `_set_deadline` follows the state.
-3. A request is one more task under one cancel scope, which the reader cancels when the client is gone.
+2. The poller of the server calls `ready` when bytes have arrived, and `expire` when `deadline`, which follows the
+   state, has passed. Both are synchronous and take a few milliseconds at most.
+3. Handlers run in a task of the connection, one after another, under one cancel scope. It is started by the first
+   request; between requests it is parked. A request that comes while it is busy, with work after its last message,
+   starts another one.
 4. Parsing is synchronous, and so is writing what the kernel accepts at once. So no cancellation can fall between a
    response, the end of its exchange and the half-close that follows it.
 5. A client that closes or resets (a half-close counts) cancels the handler of its unfinished request or websocket at
    once: a plain `trio.Cancelled` at the handler's next checkpoint, without any task, `receive` loop or helper on the
    handler's side. A handler that has sent its last message is left to end by itself.
-6. While a handler leaves more than `UNREAD_BYTES` unread, the socket is not read. Then a disconnect is noticed within
-   `PEER_CHECK_SECONDS`, and a client whose last bytes do not fit into this machine's kernel seems to be waiting.
+6. While a handler leaves more than `UNREAD_BYTES` unread, the socket is not read. The kernel still tells of the end of
+   the client, except that a client whose last bytes do not fit into this machine's kernel seems to be waiting.
 7. Our end of file is sent in the same step as the last byte of a `Connection: close` response. For
    `linger_seconds`, bytes from the client are read and dropped, so that it can read the answer.
+8. A request has context variables of its own, copies of those that the connection began with.
 
 HTTP/2 is not supported: an `Upgrade: h2c` is ignored, as RFC 9110 allows, and its preface is answered 505.
 """
 
 from __future__ import annotations
 
-import contextvars
-import socket
 import ssl
-from collections.abc import Awaitable, Callable
-from enum import IntEnum
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
-import h11
 import structlog
 import trio
-from hypercorn.typing import ConnectionState
 
 from runner.http.asgi import App
-from runner.http.exchange import Exchange, call, log_errors
-from runner.http.limits import ServerConfig
-from runner.http.messages import refusal
+from runner.http.exchange import Exchange, log_errors
+from runner.http.frames import check_handshake
+from runner.http.messages import Headers, refusal
+from runner.http.requests import Head, Incoming, RefusedError
+from runner.http.states import ENDING, IDLE, TIME_LIMITS, HttpLimits, State, step
+from runner.http.tasks import Tasks
 from runner.http.websocket import Websocket
-from runner.http.wire import PlainWire, Sender, TlsWire, Wire
+from runner.wire import GONE, Budget, PlainWire, Poller, Sender, TlsWire, Wire
 
 READ_BYTES = 65_536
 READ_BYTES_SMALL = 8_192
 """For chunked bodies and websockets: a read is parsed without a pause, and there a few bytes can be much work."""
 UNREAD_BYTES = 262_144
-"""While a handler leaves more than this many bytes unread, the socket is not read."""
-PEER_CHECK_SECONDS = 0.5
-"""How often the kernel is asked about the client while a full buffer keeps us from reading its end of file."""
-TCP_ESTABLISHED = 1
+"""While a handler leaves more than this many bytes of its body unread, the socket is not read."""
+AHEAD_BYTES = 65_536
+"""While more than this many bytes of further requests wait for an answer before them, the socket is not read."""
 EARLY = "a websocket client must wait for the handshake before it sends"
+CROWDED = "too many connections"
 
 log = structlog.get_logger("runner.http")
 
 
-class State(IntEnum):
-    """What a connection is doing. An IntEnum, because the hash of other members is computed in Python."""
+class Host(Protocol):
+    """The parts of the server that its connections use."""
 
-    OPENING = 0
-    """The TLS handshake, if any."""
-    IDLE = 1
-    """No byte of a request has arrived."""
-    HEAD = 2
-    """A request head is arriving."""
-    BODY = 3
-    """The handler runs, and the request body is arriving."""
-    ANSWERING = 4
-    """The handler runs, and its request is complete. Bytes that arrive belong to the next one, and are not parsed."""
-    WEBSOCKET = 5
-    """The handshake and the frames of a websocket."""
-    LINGERING = 6
-    """Our end of file is sent. Bytes that arrive are dropped."""
-    CLOSED = 7
-    """Nothing is read or written."""
+    app: App
+    limits: HttpLimits
+    budget: Budget
+    lifespan_state: dict[str, Any]
+    tls: ssl.SSLContext | None
+    poller: Poller
+    nursery: trio.Nursery
+    """Runs the handlers."""
 
+    def waits(self, connection: Connection, *, idle: bool) -> None:
+        """Note that a connection becomes idle, or that it is not any more."""
 
-TRANSITIONS: dict[State, tuple[State, ...]] = {
-    State.OPENING: (State.IDLE, State.CLOSED),
-    State.IDLE: (State.HEAD, State.BODY, State.WEBSOCKET, State.LINGERING, State.CLOSED),
-    State.HEAD: (State.BODY, State.WEBSOCKET, State.LINGERING, State.CLOSED),
-    State.BODY: (State.ANSWERING, State.LINGERING, State.CLOSED),
-    State.ANSWERING: (State.IDLE, State.LINGERING, State.CLOSED),
-    State.WEBSOCKET: (State.LINGERING, State.CLOSED),
-    State.LINGERING: (State.CLOSED,),
-    State.CLOSED: (),
-}
-TIME_LIMITS = {
-    State.IDLE: "keep_alive_seconds",
-    State.HEAD: "header_seconds",
-    State.BODY: "body_seconds",
-    State.LINGERING: "linger_seconds",
-}
-"""The limit of `HttpLimits` for reading in a state; the handshake has `header_seconds`, the others have none."""
-ENDING = (State.LINGERING, State.CLOSED)
-"""States in which no request is parsed or begun."""
-
-
-def step(state: State, following: State) -> State:
-    """Return `following`. Raises RuntimeError when it does not follow `state`, which is a bug."""
-    if following not in TRANSITIONS[state]:
-        raise RuntimeError(f"a connection does not go from {state.name} to {following.name}")
-    return following
+    def left(self, connection: Connection) -> None:
+        """Note that a connection is closed and its handlers have ended."""
 
 
 class Connection:
-    """Serves one client until either side closes. No error of a client or handler leaves `run`."""
+    """Serves one client until either side closes. No error of a client or handler leaves its methods."""
 
-    def __init__(
-        self,
-        app: App,
-        config: ServerConfig,
-        lifespan_state: ConnectionState,
-        stream: trio.SocketStream,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        self.app = app
-        self.config = config
-        self.lifespan_state = lifespan_state
-        self.wire: Wire = PlainWire(stream.socket) if tls is None else TlsWire(stream.socket, tls)
-        self.sender = Sender(self.wire, config.limits.send_seconds, self.lost)
-        self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=config.limits.max_head_bytes)
-        self.client: tuple[str, int] | None = None
-        self.server: tuple[str, int] | None = None
-        self.draining = False
-        self.state = State.OPENING
+    def __init__(self, host: Host, stream: trio.SocketStream, *, reserved: bool = False) -> None:
+        """Begin to serve; a `reserved` connection is for health checks only. Raises OSError if the client has gone."""
+        self.app = host.app
+        self.limits = host.limits
+        self.budget = host.budget
+        self.lifespan_state = host.lifespan_state
+        self.reserved = reserved
+        self.client: tuple[str, int] | None = stream.socket.getpeername()[:2]
+        self.server: tuple[str, int] | None = stream.socket.getsockname()[:2]
+        self.wire: Wire = PlainWire(stream.socket) if host.tls is None else TlsWire(stream.socket, host.tls)
+        self.sender = Sender(self.wire, host.limits.send_seconds, self.lost)
+        self.draining = reserved
+        self.state = State.SILENT if self.wire.opened else State.OPENING
+        self.deadline = inf
+        self._host = host
         self._socket = stream.socket
-        self._reading = trio.CancelScope(deadline=trio.current_time() + config.limits.header_seconds)
+        self._descriptor = stream.socket.fileno()
+        self._incoming = Incoming(host.limits.max_head_bytes)
         self._read_bytes = READ_BYTES
-        self._exchange: Exchange | None = None
-        self._websocket: Websocket | None = None
-        self._ahead = 0  # bytes that arrived after the request that is being answered
-        self._taken: trio.Event | None = None
-        self._variables = contextvars.copy_context()
-
-    async def run(self) -> None:
-        """Serve the connection to its end. Raises only `trio.Cancelled`, which cuts the client off."""
-        try:
-            self.client, self.server = self._socket.getpeername()[:2], self._socket.getsockname()[:2]
-        except OSError:
-            return  # the client has reset the connection already
-        try:
-            async with trio.open_nursery() as self._nursery:
-                await self._read()
-        except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001  (an error ends its connection only)
-            log_errors(problem, "connection failed", client=self.client)
-        finally:
-            self.lost()
-            self._socket.close()
+        self._paused_at: float | None = None
+        self._remaining = inf  # of the time limit, while paused
+        self._serving: Exchange | Websocket | None = None
+        self._tasks = Tasks(host.app, host.nursery, self._leave)
+        host.poller.add(self._descriptor, self)
+        host.waits(self, idle=True)
+        self._set_deadline()
 
     def drain(self, deadline: float) -> None:
         """Accept no more requests: close now when idle, else after the response. `deadline` (Trio time) bounds it."""
         self.draining = True
         self.sender.end_by(deadline)
-        if self.state in (State.OPENING, State.IDLE, State.HEAD):
+        if self.state in IDLE:
             self.lost()
+
+    # For the poller
+
+    def ready(self, events: int) -> bool:
+        """Read what has arrived, and act on it."""
+        try:
+            if self._paused_at is None:
+                return self._advance()
+            if events & GONE:
+                self.lost()
+        except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001  (an error ends its connection only)
+            log_errors(problem, "connection failed", client=self.client)
+            self.lost()
+        return False
+
+    def expire(self) -> None:
+        """Act on the time limit of the state."""
+        if isinstance(self._serving, Websocket) and self.state is State.WEBSOCKET:
+            self.deadline = self._serving.tick()
+            return
+        if self.state in {State.HEAD, State.BODY}:
+            self.refuse(408, "the request did not arrive in time")
+        self.lost()
 
     def _set_deadline(self) -> None:
         """Limit reading by the state just entered."""
         limit = TIME_LIMITS.get(self.state)
-        self._reading.deadline = inf if limit is None else trio.current_time() + getattr(self.config.limits, limit)
+        self.deadline = inf if limit is None else trio.current_time() + getattr(self.limits, limit)
 
     # Reading
 
-    async def _read(self) -> None:
-        """Read until the end of file, an error, or the deadline of the state."""
-        with self._reading:
+    def _advance(self) -> bool:
+        """Read once and parse; return whether there is more to do."""
+        serving = self._serving
+        if isinstance(serving, Websocket) and serving.waiting:
+            serving.parse()
+        else:
             try:
-                await self.wire.open()
-            except (OSError, trio.ClosedResourceError) as problem:
-                log.info("TLS handshake failed", client=self.client, why=str(problem))
-                return
-            if self.state is State.OPENING:
-                self.state = step(self.state, State.IDLE)
-                self._set_deadline()
-            while True:
-                try:
-                    data = await self.wire.receive(self._read_bytes)
-                except (OSError, trio.ClosedResourceError):
-                    break
-                if not data:
-                    break
-                if self.state not in ENDING:
-                    await self._feed(data)
-        if self._reading.cancelled_caught and self.state in (State.HEAD, State.BODY):
-            self.refuse(408, "the request did not arrive in time")
-        self.lost()
+                if self.state is State.OPENING:
+                    if not self.wire.open_now():
+                        return False
+                    self.state = step(self.state, State.SILENT)
+                    self._set_deadline()
+                data = self.wire.receive_now(self._read_bytes)
+            except OSError as problem:
+                data = b""
+                if self.state is State.OPENING:
+                    log.info("TLS handshake failed", client=self.client, why=str(problem))
+            if data is None:
+                return False
+            if not data:
+                self.lost()
+                return False
+            if self.state not in ENDING:
+                self._feed(data)
+        if self._is_full():
+            self._pause()
+            return False
+        return self._has_kept()
 
-    async def _feed(self, data: bytes) -> None:
-        """Process data from the client; waits while a handler leaves too much of it unread."""
-        if self._websocket is None:
-            self.http.receive_data(data)
-            if self.state is State.ANSWERING:
-                self._ahead += len(data)
-            else:
+    def _feed(self, data: bytes) -> None:
+        """Process data from the client."""
+        if not isinstance(self._serving, Websocket):
+            self._incoming.feed(data)
+            if self.state is not State.ANSWERING:
                 self._parse()
-            if self._is_full():
-                await self.wait_taken(self._is_full)
-        elif self._websocket.accepted:
-            await self._websocket.feed(data)
+        elif self._serving.accepted:
+            self._serving.feed(data)
+            self._serving.parse()
         else:
             self.refuse(400, EARLY)
 
     def _parse(self) -> None:
         """Parse the bytes received so far, up to the end of one request."""
-        before = self.state
-        while self.state not in ENDING:
-            try:
-                event = self.http.next_event()
-            except h11.RemoteProtocolError as error:
-                self.refuse(error.error_status_hint, str(error))
-                return
-            if isinstance(event, h11.Request):
-                self._begin(event)
-                if self.state is State.WEBSOCKET:
-                    break
-            elif isinstance(event, h11.Data) and self._exchange is not None:
-                self._exchange.feed(bytes(event.data))
-            else:
-                if isinstance(event, h11.EndOfMessage) and self._exchange is not None:
-                    self._exchange.end_body()
-                    self.state = step(self.state, State.ANSWERING)
-                elif self.state is State.IDLE:
-                    self.state = step(self.state, State.HEAD)
-                break
-        if self.state is not before:  # often twice, and setting a deadline is costly
+        before, exchange = self.state, self._serving
+        try:
+            if before is not State.BODY:
+                head = self._incoming.head()
+                if head is None:
+                    if self._incoming.waiting and before is not State.HEAD:
+                        self.state = step(before, State.HEAD)
+                elif (exchange := self._begin(head)) is not None and not self._incoming.complete:
+                    self._take_body(exchange)
+            elif isinstance(exchange, Exchange):
+                self._take_body(exchange)
+        except RefusedError as problem:
+            self.refuse(problem.status, problem.detail, problem.headers)
+        if self.state is not before and self.state not in {State.WEBSOCKET, *ENDING}:
             self._set_deadline()
 
-    def _begin(self, request: h11.Request) -> None:
-        """Start the task for a request, or refuse it."""
-        headers = list(request.headers)
-        fields = dict(headers)
-        chunked, length = b"transfer-encoding" in fields, fields.get(b"content-length", b"")
-        websocket = request.method == b"GET" and fields.get(b"upgrade", b"").strip().lower() == b"websocket"
-        if request.http_version not in {b"1.1", b"1.0"}:
-            self.refuse(505, "this server supports HTTP/1.1 only")
-        elif chunked and length:
-            # Two lengths are a way to smuggle requests past a proxy; RFC 9112 lets a server refuse.
-            self.refuse(400, "content-length and transfer-encoding exclude each other")
-        elif websocket and (chunked or length.strip(b"0") or self.http.trailing_data[0]):
-            self.refuse(400, EARLY)
-        elif websocket:
+    def _take_body(self, exchange: Exchange) -> None:
+        data = self._incoming.body()
+        if data:
+            exchange.feed(data)
+        if self._incoming.complete and self.state is State.BODY:
+            exchange.end_body()
+            self.state = step(self.state, State.ANSWERING)
+
+    def _begin(self, head: Head) -> Exchange | None:
+        """Serve a request, or raise RefusedError; return its exchange, None for a websocket."""
+        if self.reserved and head.path not in self.limits.reserved_paths:
+            raise RefusedError(503, CROWDED, [(b"retry-after", b"1")])
+        self._host.waits(self, idle=False)
+        if head.upgrading:
+            if head.chunked or head.length or self._incoming.waiting:
+                raise RefusedError(400, EARLY)
+            check_handshake(head)
             self._read_bytes = READ_BYTES_SMALL
-            self._websocket = Websocket(self, request, headers)
-            self.state = step(self.state, State.WEBSOCKET)
-            self.start(self._websocket.run)
-        else:
-            self._read_bytes = READ_BYTES_SMALL if chunked else READ_BYTES
-            self._exchange = exchange = Exchange(self, request, headers, int(length or 0))
-            self.state = step(self.state, State.BODY)
-            self.start(self._serve, exchange)
+            self._serving = Websocket(self, head)
+            self._tasks.serve(self._serving)
+            self.state, self.deadline = step(self.state, State.WEBSOCKET), 0
+            return None
+        self._read_bytes = READ_BYTES_SMALL if head.chunked else READ_BYTES
+        self._serving = exchange = Exchange(self, head)
+        self._tasks.serve(exchange)
+        self.state = step(self.state, State.ANSWERING if exchange.body_complete else State.BODY)
+        return exchange
+
+    # Backpressure
 
     def _is_full(self) -> bool:
-        exchange = self._exchange
-        return exchange is not None and self.state not in ENDING and max(exchange.unread, self._ahead) > UNREAD_BYTES
+        serving = self._serving
+        if self.state in ENDING:
+            return False
+        if isinstance(serving, Websocket):
+            return serving.full
+        ahead = self._incoming.waiting if self.state is State.ANSWERING else 0
+        return ahead > AHEAD_BYTES or (serving is not None and serving.unread > UNREAD_BYTES)
 
-    async def wait_taken(self, is_full: Callable[[], bool]) -> None:
-        """Wait until the handler has read enough, while watching for a client whose end of file is not read."""
-        begun, deadline = trio.current_time(), self._reading.deadline
-        self._reading.deadline = inf  # this wait is not the client's fault
-        while is_full() and self.state not in ENDING:
-            self._taken = trio.Event()
-            with trio.move_on_after(PEER_CHECK_SECONDS):
-                await self._taken.wait()
-            if self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_ESTABLISHED:
-                self.lost()
-        streamed = self._exchange is not None and self._exchange.streamed
-        if self._reading.deadline == inf and not streamed:
-            self._reading.deadline = deadline + trio.current_time() - begun
+    def _pause(self) -> None:
+        """Stop reading; this wait is not the client's fault, so its time limit stops too."""
+        self._paused_at = trio.current_time()
+        self._remaining, self.deadline = self.deadline - self._paused_at, inf
+        self._host.poller.pause(self._descriptor)
 
     def taken(self) -> None:
         """Note that the handler has read something, or that nothing will be read."""
-        if self._taken is not None:
-            self._taken.set()
-            self._taken = None
-
-    def forgive_body(self) -> None:
-        """Lift the time limit of the body."""
-        self._reading.deadline = inf
-
-    # Handlers
-
-    def start(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Start a task that ends with the connection."""
-        # A pipelined request is begun by the task that answered the one before, whose context variables stay its own.
-        self._variables.run(self._nursery.start_soon, function, *args)
-
-    async def _serve(self, exchange: Exchange) -> None:
-        """Run the handler of a request."""
-        try:
-            with exchange.cancel_scope:
-                await call(self.app, exchange.scope, exchange.receive, exchange.send)
-        except BaseException:  # a cancellation from outside, perhaps in a group
-            if not exchange.finished:
-                self.refuse(503, "the server is shutting down" if self.draining else "the request was cancelled")
-            raise
-        if not exchange.finished:
-            self.refuse(500, "the server failed to answer")
-
-    def finish(self, exchange: Exchange) -> None:
-        """End an exchange whose response is complete: accept the next request, or close."""
-        exchange.finish()
-        self._exchange = None
-        self.taken()
-        if self.state is not State.ANSWERING or self.draining or self.http.our_state is not h11.DONE:
-            self.half_close()
+        if self._paused_at is None or self._is_full() or self.state is State.CLOSED:
             return
-        self.http.start_next_cycle()
-        self._ahead = 0
-        self.state = step(self.state, State.IDLE)
-        if self.http.trailing_data[0]:
-            self._parse()
-        else:
-            self._set_deadline()
+        self._paused_at = None
+        self._host.poller.resume(self._descriptor)
+        serving = self._serving
+        if isinstance(serving, Websocket):
+            serving.feed(b"")  # its silence was ours
+            self.deadline = 0
+        elif not (serving is not None and serving.streamed) and self.deadline == inf:
+            self.deadline = trio.current_time() + self._remaining
+        while self._has_kept() and self.ready(0):
+            pass
+
+    def _has_kept(self) -> bool:
+        """Return whether there are bytes that the kernel does not announce, as they have left it."""
+        return self.wire.ready or (isinstance(self._serving, Websocket) and self._serving.waiting)
 
     # Closing
 
-    def refuse(self, status: int, detail: str) -> None:
+    def finish(self, exchange: Exchange) -> None:
+        """End an exchange whose response is complete: accept the next request, or close."""
+        exchange.close()
+        self._serving = None
+        if self.state is not State.ANSWERING or self.draining or exchange.head.closing:
+            self.half_close()
+            return
+        self.state = step(self.state, State.IDLE)
+        self._host.waits(self, idle=True)
+        self._set_deadline()
+        if self._incoming.waiting:
+            self._parse()
+        self.taken()
+
+    def refuse(self, status: int, detail: str, headers: Headers | None = None) -> None:
         """Answer a request with a problem, unless an answer has begun; cancel its handler, and close."""
-        exchange = self._exchange
-        if exchange is not None:
-            answerable, head_only = not exchange.written, exchange.method == "HEAD"
-        else:
-            answerable, head_only = self.http.our_state in {h11.IDLE, h11.SEND_RESPONSE}, False
-        if answerable:
-            self.sender.send_now(refusal(status, detail, head_only=head_only))
+        serving = self._serving
+        if self.state not in ENDING and (serving is None or serving.answerable):
+            head_only = serving is not None and serving.head.method == "HEAD"
+            self.sender.send_now(refusal(status, detail, headers, head_only=head_only))
         self.half_close()
-        for served in (exchange, self._websocket):
-            if served is not None:
-                served.cancel()
+        if serving is not None:
+            serving.cancel()
 
     def half_close(self) -> None:
         """Send our end of file, and give the client a moment to read what precedes it."""
@@ -338,6 +298,8 @@ class Connection:
             return
         self.state = step(self.state, State.LINGERING)
         self._set_deadline()
+        self._tasks.close()
+        self._host.waits(self, idle=True)
         self.taken()
         try:
             self.wire.end()
@@ -349,10 +311,16 @@ class Connection:
         if self.state is State.CLOSED:
             return
         self.state = step(self.state, State.CLOSED)
-        if self._exchange is not None:
-            self._exchange.cancel()
-        if self._websocket is not None:
-            self._websocket.lost()
+        self.deadline = inf
+        if self._serving is not None:
+            self._serving.cancel()
         self.sender.close()
-        self._reading.cancel()
-        self.taken()
+        self._host.waits(self, idle=False)
+        self._host.poller.remove(self._descriptor)
+        self._socket.close()
+        self._tasks.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.state is State.CLOSED and not self._tasks.running:
+            self._host.left(self)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from math import inf
 from typing import Any, Protocol
-from urllib.parse import unquote
 
-import h11
 import structlog
 import trio
-from hypercorn.typing import ConnectionState
 
 from runner.http.asgi import STREAMED_BODY, App, Receive, Send
-from runner.http.limits import ServerConfig
-from runner.http.messages import Headers, Message
-from runner.http.wire import Sender, Wire
+from runner.http.messages import Headers, Message, response_head
+from runner.http.requests import Head
+from runner.http.states import HttpLimits
+from runner.wire import Budget, Sender, Wire
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CLOSE = b"connection: close\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n"
+OVER_BUDGET = "unfinished requests take all the memory of `max_buffered`; try again"
+RETRY: Headers = [(b"retry-after", b"1")]
 
 log = structlog.get_logger("runner.http")
 
@@ -22,27 +26,29 @@ log = structlog.get_logger("runner.http")
 class Peer(Protocol):
     """The parts of a connection that a request uses."""
 
-    config: ServerConfig
-    http: h11.Connection
+    limits: HttpLimits
+    budget: Budget
     wire: Wire
     sender: Sender
     client: tuple[str, int] | None
     server: tuple[str, int] | None
-    lifespan_state: ConnectionState
+    lifespan_state: dict[str, Any]
     draining: bool
     """Whether the connection closes after this response."""
+    deadline: float
+    """The end of the time (Trio time) for what the client sends next."""
 
     def taken(self) -> None:
         """Note that the handler has read something."""
 
-    def forgive_body(self) -> None:
-        """Lift the time limit of the body."""
-
-    def refuse(self, status: int, detail: str) -> None:
+    def refuse(self, status: int, detail: str, headers: Headers | None = None) -> None:
         """Answer with a problem, unless an answer has begun; cancel the handler, and close."""
 
     def finish(self, exchange: Exchange) -> None:
         """End an exchange whose response is complete: accept the next request, or close."""
+
+    def half_close(self) -> None:
+        """Send our end of file, and give the client a moment to read what precedes it."""
 
 
 async def call(app: App, scope: Message, receive: Receive, send: Send) -> None:
@@ -65,40 +71,42 @@ def log_errors(problem: BaseException, event: str, **about: Any) -> None:
 class Exchange:
     """One request and its response."""
 
-    def __init__(self, peer: Peer, request: h11.Request, headers: Headers, declared: int) -> None:
-        """Begin with the head of a request; `declared` is its `content-length`, 0 without one."""
+    def __init__(self, peer: Peer, head: Head) -> None:
+        """Begin with the head of a request."""
         self.peer = peer
-        self.cancel_scope = trio.CancelScope()
-        path, _, query = request.target.partition(b"?")
-        self.method = request.method.decode("ascii").upper()
+        self.head = head
+        self.cancel_scope: trio.CancelScope | None = None
         self.scope: Message = {
             "type": "http",
-            "http_version": request.http_version.decode("ascii"),
+            "http_version": head.version,
             "asgi": {"spec_version": "2.1", "version": "3.0"},
-            "method": self.method,
+            "method": head.method,
             "scheme": "https" if peer.wire.secure else "http",
-            "path": unquote(path.decode("ascii")),
-            "raw_path": path,
-            "query_string": query,
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
             "root_path": "",
-            "headers": headers,
+            "headers": head.headers,
             "client": peer.client,
             "server": peer.server,
             "state": peer.lifespan_state.copy(),
             "extensions": {STREAMED_BODY: self.stream_body},
         }
-        self.declared = declared
-        self.max_bytes: float = peer.config.limits.max_body_bytes
+        self.max_bytes: float = peer.limits.max_body_bytes
         self.received = 0  # bytes of the body
         self.unread = 0  # those of them that the handler has not read
-        self.body_complete = False
+        self.body_complete = not (head.length or head.chunked)
         self.written = False  # a byte of the response may have left
         self.finished = False  # the response is complete, or never will be
-        self._chunks: list[bytes] = []
+        self._body: bytes | bytearray = b""
+        self._held = 0  # bytes taken from the budget
+        self._expecting = not self.body_complete and head.expecting
         self._body_given = False
         self._status = 0
         self._bodiless = False
-        self._held = b""  # a head that waits for its body, to leave in the same write
+        self._chunked = False  # the body of the response is
+        self._left: float = inf  # bytes of it that its declared length leaves
+        self._response = b""  # a head that waits for its body, to leave in the same write
         self._changed: trio.Event | None = None
 
     # For the connection
@@ -106,8 +114,17 @@ class Exchange:
     def feed(self, data: bytes) -> None:
         """Add a piece of the body."""
         self.received += len(data)
+        self._expecting = False
+        if not self.peer.budget.take(len(data)):
+            self.peer.refuse(503, OVER_BUDGET, RETRY)
+            return
+        self._held += len(data)
         self.unread += len(data)
-        self._chunks.append(data)
+        if not self._body:
+            self._body = data
+        else:  # one buffer, because many small pieces would take many times their bytes
+            self._body = bytearray(self._body) if isinstance(self._body, bytes) else self._body
+            self._body += data
         self._wake()
 
     def end_body(self) -> None:
@@ -115,15 +132,33 @@ class Exchange:
         self.body_complete = True
         self._wake()
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Accept nothing more from the handler."""
         self.finished = True
+        self._give(self._held)
         self._wake()
 
     def cancel(self) -> None:
         """Cancel the handler, and accept nothing more from it."""
-        self.finished = True
-        self.cancel_scope.cancel()
+        self.close()
+        if self.cancel_scope is not None:
+            self.cancel_scope.cancel()
+
+    def ended(self) -> None:
+        """Answer in place of a handler that has returned."""
+        if not self.finished:
+            self.peer.refuse(500, "the server failed to answer")
+
+    def interrupted(self) -> None:
+        """Answer in place of a handler that was cancelled from outside of its connection."""
+        if not self.finished:
+            why = "the server is shutting down" if self.peer.draining else "the request was cancelled"
+            self.peer.refuse(503, why)
+
+    @property
+    def answerable(self) -> bool:
+        """Whether no byte of a response can have left."""
+        return not self.written
 
     @property
     def streamed(self) -> bool:
@@ -135,40 +170,45 @@ class Exchange:
             self._changed.set()
             self._changed = None
 
+    def _give(self, size: int) -> None:
+        self._held -= size
+        self.peer.budget.give(size)
+
     # For the handler
 
     def stream_body(self) -> None:
         """Accept a body of any length; the handler decides how long to wait for more of it."""
         self.max_bytes = inf
         if not self.body_complete:
-            self.peer.forgive_body()
+            self.peer.deadline = inf
 
     async def receive(self) -> Message:
         """Return the part of the body that has arrived; after its end, wait for the end of the exchange."""
         if self._is_over():
             return {"type": "http.disconnect"}
-        while not self._chunks and (self._body_given or not self.body_complete):
+        while not self._body and (self._body_given or not self.body_complete):
             if self.finished:
                 return {"type": "http.disconnect"}
-            # Sent as late as this, so that a handler can refuse before the client uploads anything.
-            if self.peer.http.they_are_waiting_for_100_continue:
-                proceed = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-                await self.peer.sender.send(self.peer.http.send(proceed) or b"")
+            if self._expecting:  # as late as this, so that a handler can refuse before the client uploads anything
+                self._expecting = False
+                await self.peer.sender.send(CONTINUE)
+                continue
             if self._changed is None:
                 self._changed = trio.Event()
             await self._changed.wait()
             if self._is_over():
                 return {"type": "http.disconnect"}
-        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks = []
+        body, self._body = bytes(self._body), b""
         self.unread = 0
         self._body_given = self.body_complete
+        if self._body_given or self.streamed:  # before, the handler collects what the budget pays for
+            self._give(self._held)
         self.peer.taken()
-        return {"type": "http.request", "body": body, "more_body": not self.body_complete}
+        return {"type": "http.request", "body": body, "more_body": not self._body_given}
 
     def _is_over(self) -> bool:
         """Return whether the body is over its limit, after refusing it."""
-        if max(self.declared, self.received) <= self.max_bytes:
+        if max(self.head.length, self.received) <= self.max_bytes:
             return False
         if not self.finished:
             self.peer.refuse(413, f"the body is over {self.max_bytes} bytes")
@@ -185,19 +225,23 @@ class Exchange:
         else:
             raise RuntimeError(f"{message['type']} is not expected in this state of the response")
 
-    async def _send_head(self, status: int, headers: Any) -> None:
-        peer = self.peer
-        sent = [(bytes(name), bytes(value).strip()) for name, value in headers]
-        sized = any(name.lower() == b"content-length" for name, _ in sent)
-        sent += peer.config.response_headers("h11")
+    async def _send_head(self, status: int, headers: Headers) -> None:
+        peer, method = self.peer, self.head.method
+        length = next((value for name, value in headers if name.lower() == b"content-length"), None)
+        self._bodiless = method == "HEAD" or status in {204, 304}
+        more = b""
+        if length is not None:
+            self._left = 0 if self._bodiless else int(length)
+        elif not self._bodiless:
+            self._chunked = self.head.version != "1.0"  # else the end of file ends the body, as 1.0 always closes
+            more = CHUNKED if self._chunked else b""
         # While the body is incomplete, the start of the next request is unknown.
-        if peer.draining or not self.body_complete:
-            sent.append((b"connection", b"close"))
-        head = peer.http.send(h11.Response(status_code=status, headers=sent)) or b""
+        if peer.draining or self.head.closing or not self.body_complete:
+            more += CLOSE
+        head = response_head(status, headers, more)
         self._status = status
-        self._bodiless = self.method == "HEAD" or status in {204, 304}
-        if sized or self._bodiless:
-            self._held = head  # the body follows at once
+        if length is not None or self._bodiless:
+            self._response = head  # the body follows at once
         else:
             self.written = True  # a stream: its first event may take long, and the client waits for the head
             await peer.sender.send(head)
@@ -206,11 +250,14 @@ class Exchange:
         peer = self.peer
         if more:
             await trio.lowlevel.checkpoint_if_cancelled()
-        out, self._held = self._held, b""
+        out, self._response = self._response, b""
         if data and not self._bodiless:
-            out += peer.http.send(h11.Data(data=data)) or b""
-        if not more:
-            out += peer.http.send(h11.EndOfMessage()) or b""
+            self._left -= len(data)
+            if self._left < 0:
+                raise RuntimeError("the body of the response is longer than its content-length")
+            out += b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        if not more and self._chunked:
+            out += b"0\r\n\r\n"
         if out:
             self.written = True
             await peer.sender.send(out)
@@ -218,4 +265,6 @@ class Exchange:
             # A loop that sends must let other tasks run, even when the kernel accepts everything at once.
             await trio.lowlevel.cancel_shielded_checkpoint()
         elif not self.finished:
+            if self._left not in (0, inf):
+                raise RuntimeError("the body of the response is shorter than its content-length")
             peer.finish(self)

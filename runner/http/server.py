@@ -1,4 +1,4 @@
-"""The HTTP and websocket server: an accept loop around `Connection`.
+"""The HTTP and websocket server: the clients of one door, their number, and the order of start and end.
 
 Hypercorn's `serve` is not used, because it accepts no other connection class unless its modules are patched. Its ASGI
 lifespan is used, so the `before_serving` and `after_serving` of quart run as usual.
@@ -6,25 +6,21 @@ lifespan is used, so the `before_serving` and `after_serving` of quart run as us
 
 from __future__ import annotations
 
+import logging
 import ssl
 from contextlib import suppress
-from functools import partial
+from typing import Any
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.typing import ConnectionState, LifespanState
-from trio import socket
+from hypercorn.typing import LifespanState
 
 from runner.http.asgi import App
 from runner.http.connection import Connection
-from runner.http.limits import HttpLimits, ServerConfig
-from runner.http.messages import refusal
-
-TURNED_AWAY_AT_ONCE = 64
-"""At most this many clients over `max_connections` are answered 503 at a time; more are closed silently."""
-KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
-"""The kernel notices after two minutes that a client has vanished (seconds, seconds, probes)."""
+from runner.http.states import HttpLimits
+from runner.wire import Budget, Poller, accept_all, listen
 
 
 async def serve(
@@ -33,6 +29,7 @@ async def serve(
     host: str,
     port: int,
     limits: HttpLimits,
+    budget: Budget,
     shutdown: trio.Event,
     tls: ssl.SSLContext | None = None,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
@@ -40,14 +37,11 @@ async def serve(
     """Serve `app` over HTTP/1.1 and websockets on `host` and `port`, encrypted with `tls`, until `shutdown` is set.
 
     Port 0 takes a free one. `task_status.started` is called with the bound (host, port) pairs after `before_serving`
-    has run; clients that connect earlier wait in the kernel.
+    has run; clients that connect earlier wait in the kernel. The bytes of unfinished requests are taken from `budget`.
 
     After `shutdown` no connection is accepted, idle ones are closed, and running requests have `graceful_seconds` to
     end: their responses carry `Connection: close`. Handlers that still run then are cancelled; unanswered requests are
     answered 503, and open websockets close with 1001. Then `after_serving` runs and the function returns.
-
-    A connection over `max_connections` is accepted and answered 503 (with TLS: closed), because a client in the
-    kernel's queue cannot tell a full server from a dead one.
 
     Raises:
       OSError: the address cannot be bound.
@@ -56,88 +50,156 @@ async def serve(
     **Cancellation** cuts all clients off at once and skips `after_serving`.
 
     """
-    config = ServerConfig(limits)
     state: LifespanState = {}
-    lifespan = Lifespan(ASGIWrapper(app), config, state)
-    clients = _Clients(app, config, state, tls)
-    listeners = await _listen(host, port)
+    config = Config()
+    config.errorlog = logging.getLogger("runner.http")
+    lifespan = _Lifespan(ASGIWrapper(app), config, state)
+    listeners = await listen(host, port)
     try:
         async with trio.open_nursery() as lifespan_nursery:
             await lifespan_nursery.start(lifespan.handle_lifespan)
             with suppress(trio.ClosedResourceError, trio.BrokenResourceError):  # the application has no lifespan
                 await lifespan.wait_for_startup()
-            async with trio.open_nursery() as client_nursery:
+            if lifespan.failed:  # its error is about to cancel us
+                await trio.sleep_forever()
+            async with trio.open_nursery() as watching:
+                poller = Poller()
+                watching.start_soon(poller.run)
+                clients = Clients(app, limits, budget, dict(state), tls, poller)
                 try:
-                    async with trio.open_nursery() as accept_nursery:
-                        accept = partial(trio.serve_listeners, clients.serve, listeners, handler_nursery=client_nursery)
-                        await accept_nursery.start(accept)
-                        task_status.started([listener.socket.getsockname()[:2] for listener in listeners])
-                        await shutdown.wait()
-                        accept_nursery.cancel_scope.cancel()
+                    await _serve_until(clients, listeners, shutdown, task_status)
                 finally:
-                    # Sends are shielded, so each connection must learn the deadline, even when we are cancelled.
-                    deadline = trio.current_time() + (limits.graceful_seconds if shutdown.is_set() else 0)
-                    clients.drain(deadline)
-                    client_nursery.cancel_scope.deadline = deadline
+                    clients.cut()
+                watching.cancel_scope.cancel()
             with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
                 await lifespan.wait_for_shutdown()
             lifespan_nursery.cancel_scope.cancel()
     finally:
-        for listener in listeners:
-            listener.socket.close()
+        _close(listeners)
 
 
-class _Clients:
-    """The open connections of one server."""
+class _Lifespan(Lifespan):
+    """Hypercorn's lifespan, which also tells a start that failed from one that is complete."""
 
-    def __init__(self, app: App, config: ServerConfig, state: LifespanState, tls: ssl.SSLContext | None) -> None:
-        self._app = app
-        self._config = config
-        self._state = state
-        self._tls = tls
-        self._open: set[Connection] = set()
-        self._turned_away = 0
-        self._draining = False
+    failed = False
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """Serve or refuse one client."""
-        if self._draining:
-            return
-        if len(self._open) >= self._config.limits.max_connections:
-            if self._turned_away < TURNED_AWAY_AT_ONCE and self._tls is None:
-                self._turned_away += 1
-                try:
-                    await _turn_away(stream, self._config.limits.linger_seconds)
-                finally:
-                    self._turned_away -= 1
-            return
-        connection = Connection(self._app, self._config, ConnectionState(self._state.copy()), stream, self._tls)
-        self._open.add(connection)
+    async def asgi_send(self, message: Any) -> None:
+        """Receive a message of the application."""
+        self.failed = message["type"] == "lifespan.startup.failed"
+        await super().asgi_send(message)
+
+
+async def _serve_until(
+    clients: Clients,
+    listeners: list[trio.SocketListener],
+    shutdown: trio.Event,
+    task_status: trio.TaskStatus[list[tuple[str, int]]],
+) -> None:
+    """Accept connections until `shutdown`, and let them end."""
+    async with trio.open_nursery() as clients.nursery:
         try:
-            await connection.run()
+            async with trio.open_nursery() as accepting:
+                accepting.start_soon(accept_all, listeners, clients.admit, clients.evict)
+                task_status.started([listener.socket.getsockname()[:2] for listener in listeners])
+                await shutdown.wait()
+                accepting.cancel_scope.cancel()
         finally:
-            self._open.discard(connection)
+            _close(listeners)  # or clients would wait in the kernel for a server that has none of them
+            # Sends are shielded, so each connection must learn the deadline, even when we are cancelled.
+            deadline = trio.current_time() + (clients.limits.graceful_seconds if shutdown.is_set() else 0)
+            clients.drain(deadline)
+            clients.nursery.cancel_scope.deadline = deadline
+        await clients.wait_gone()
+
+
+def _close(listeners: list[trio.SocketListener]) -> None:
+    for listener in listeners:
+        listener.socket.close()
+
+
+class Clients:
+    """The open connections of one server.
+
+    A full door stays open: for one connection above `max_connections`, the one that is idle longest is closed. When
+    none is idle, a few more are accepted for health checks, and those of them that ask for something else are refused.
+    """
+
+    nursery: trio.Nursery
+
+    def __init__(
+        self,
+        app: App,
+        limits: HttpLimits,
+        budget: Budget,
+        lifespan_state: dict[str, Any],
+        tls: ssl.SSLContext | None,
+        poller: Poller,
+    ) -> None:
+        self.app = app
+        self.limits = limits
+        self.budget = budget
+        self.lifespan_state = lifespan_state
+        self.tls = tls
+        self.poller = poller
+        self._open: set[Connection] = set()
+        self._reserved: set[Connection] = set()
+        self._idle: dict[Connection, None] = {}  # in the order in which they became idle
+        self._draining = False
+        self._gone = trio.Event()
+
+    def admit(self, stream: trio.SocketStream) -> None:
+        """Serve a client."""
+        if self._draining:
+            stream.socket.close()
+            return
+        full = len(self._open) - len(self._reserved) >= self.limits.max_connections and not self.evict()
+        crowded = full and len(self._reserved) >= self.limits.reserved_connections and not self.evict(reserved=True)
+        if crowded:
+            stream.socket.close()
+            return
+        try:
+            connection = Connection(self, stream, reserved=full)
+        except OSError:  # the client has gone
+            stream.socket.close()
+            return
+        self._open.add(connection)
+        if full:
+            self._reserved.add(connection)
+
+    def evict(self, *, reserved: bool = False) -> bool:
+        """Close the connection that is idle longest; return whether there is one."""
+        for connection in self._idle:
+            if connection.reserved is reserved:
+                connection.lost()
+                return True
+        return False
+
+    def waits(self, connection: Connection, *, idle: bool) -> None:
+        """Note that a connection becomes idle, or that it is not any more."""
+        self._idle.pop(connection, None)
+        if idle:
+            self._idle[connection] = None
+
+    def left(self, connection: Connection) -> None:
+        """Note that a connection is closed and its handlers have ended."""
+        self._open.discard(connection)
+        self._reserved.discard(connection)
+        if self._draining and not self._open:
+            self._gone.set()
 
     def drain(self, deadline: float) -> None:
         """Let each connection end, at `deadline` at the latest."""
         self._draining = True
-        for connection in self._open:
+        for connection in [*self._open]:
             connection.drain(deadline)
+        if not self._open:
+            self._gone.set()
 
+    async def wait_gone(self) -> None:
+        """Wait until all connections are closed."""
+        await self._gone.wait()
 
-async def _listen(host: str, port: int) -> list[trio.SocketListener]:
-    listeners = await trio.open_tcp_listeners(port, host=host)
-    for listener in listeners:
-        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # connections inherit these options
-        for option, value in KEEP_ALIVE:
-            listener.socket.setsockopt(socket.IPPROTO_TCP, option, value)
-    return listeners
-
-
-async def _turn_away(stream: trio.SocketStream, seconds: float) -> None:
-    """Answer 503 and close, after `seconds` for the client to read it."""
-    with suppress(OSError, trio.BrokenResourceError), trio.move_on_after(seconds):
-        await stream.send_all(refusal(503, "too many connections"))
-        await stream.send_eof()
-        while await stream.receive_some():
-            pass
+    def cut(self) -> None:
+        """Close all connections at once."""
+        for connection in [*self._open]:
+            connection.lost()

@@ -1,30 +1,34 @@
-"""One websocket: hypercorn's stream for the protocol, with pings, backpressure and cancellation around it."""
+"""One websocket: wsproto for the frames, with limits, pings and the ASGI side around it.
+
+Frames are parsed in steps of a few milliseconds, and no further ahead of the handler than `UNREAD_MESSAGES`. A message
+over its limit, a broken rule and a flood of frames without content each end with a close frame; nothing that follows
+is parsed.
+"""
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, cast
+from typing import Final, Protocol
 
-import h11
 import trio
-from hypercorn.config import Config
-from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Response, StreamClosed
-from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
-from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
-from wsproto.events import CloseConnection, Ping
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.extensions import PerMessageDeflate
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import LocalProtocolError
 
 from runner.http.asgi import App
-from runner.http.exchange import Peer, call
-from runner.http.messages import Headers, Message
+from runner.http.exchange import Peer
+from runner.http.frames import ClosingError, Frames, agree, listed
+from runner.http.messages import Message, refusal, response_head
+from runner.http.requests import Head
 
-PING_SECONDS = 20.0
-"""A client that is silent for this time is sent a ping; one that is silent for twice the time is cut off."""
-UNREAD_MESSAGES = 16
+PING_SECONDS: Final = 20.0
+"""A client that is silent for this time is sent a ping; one that is silent as long after it is cut off."""
+UNREAD_MESSAGES: Final = 16
 """While a handler leaves this many messages unread, the socket is not read."""
-STREAM_ID = 1
+PARSE_SECONDS: Final = 0.002
+"""After this time, frames that have arrived wait for the next turn of the connection."""
 
 
 class WebsocketPeer(Peer, Protocol):
@@ -32,157 +36,214 @@ class WebsocketPeer(Peer, Protocol):
 
     app: App
 
-    def start(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Start a task that ends with the connection."""
-
-    async def wait_taken(self, is_full: Callable[[], bool]) -> None:
-        """Wait until the handler has read enough, or the client is gone."""
-
-    def half_close(self) -> None:
-        """Send our end of file, and give the client a moment to read what precedes it."""
-
     def lost(self) -> None:
         """Cut the client off."""
 
 
-class Websocket(TaskGroup):
-    """One websocket. For hypercorn's stream it is the task group through which the stream starts its application."""
+class Websocket:
+    """One websocket, from its handshake to its close."""
 
-    def __init__(self, peer: WebsocketPeer, request: h11.Request, headers: Headers) -> None:
-        super().__init__()
-        self.cancel_scope = trio.CancelScope()
+    def __init__(self, peer: WebsocketPeer, head: Head) -> None:
+        """Begin with a handshake that `check_handshake` passes."""
+        self.cancel_scope: trio.CancelScope | None = None
+        self.finished = False
+        """Whether the websocket is closed, or its handshake refused."""
+        self.scope: Message = {
+            "type": "websocket",
+            "asgi": {"spec_version": "2.3", "version": "3.0"},
+            "scheme": "wss" if peer.wire.secure else "ws",
+            "http_version": head.version,
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "root_path": "",
+            "headers": head.headers,
+            "client": peer.client,
+            "server": peer.server,
+            "state": peer.lifespan_state.copy(),
+            "subprotocols": listed(head, b"sec-websocket-protocol"),
+            "extensions": {"websocket.http.response": {}},
+        }
         self._peer = peer
-        self._request = request
-        self._headers = headers
-        self._events: deque[Message] = deque()
-        self._changed = trio.Event()
+        self.head = head
+        self._frames: Frames | None = None
         self._heard_at = trio.current_time()
-        self._watching = trio.CancelScope()
-        self._stream = WSStream(
-            cast("AppWrapper", peer.app),
-            peer.config,
-            WorkerContext(None),
-            self,
-            peer.wire.secure,
-            peer.client,
-            peer.server,
-            self._write,
-            STREAM_ID,
-        )
+        self._pinged_at: float | None = None
+        self._rejection: Message | None = None
+        self._unread: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, 0)])
+        self._changed = trio.Event()
 
     # For the connection
 
     @property
     def accepted(self) -> bool:
         """Whether the handshake is done, so that frames may arrive."""
-        return hasattr(self._stream, "handshake") and self._stream.handshake.accepted
+        return self._frames is not None
 
-    async def run(self) -> None:
-        """Check the handshake and start the application, or refuse it; then watch for a silent client."""
-        begin = Request(
-            stream_id=STREAM_ID,
-            headers=self._headers,
-            http_version=self._request.http_version.decode("ascii"),
-            method="GET",
-            raw_path=self._request.target,
-            state=ConnectionState(self._peer.lifespan_state),
-        )
-        await self._stream.handle(begin)
-        if self._stream.closed:  # the handshake was not valid, and is answered
-            self._peer.half_close()
-            return
-        with self._watching:
-            await self._watch()
+    @property
+    def answerable(self) -> bool:
+        """Whether the handshake is not answered."""
+        return self._frames is None and not self.finished
 
-    async def feed(self, data: bytes) -> None:
-        """Process data from the client; waits while the application leaves too much of it unread."""
-        self._heard_at = trio.current_time()
-        await self._stream.handle(Data(stream_id=STREAM_ID, data=data))
+    @property
+    def full(self) -> bool:
+        """Whether the handler leaves too much unread."""
+        return len(self._unread) >= UNREAD_MESSAGES
+
+    @property
+    def waiting(self) -> bool:
+        """Whether frames have arrived that `parse` can handle now."""
+        return self._frames is not None and self._frames.waiting and not self.finished and not self.full
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes from the client, which are a sign of life."""
+        if self._frames is not None:
+            self._frames.feed(data)
+            self._heard_at = trio.current_time()
+            self._pinged_at = None
+
+    def parse(self) -> None:
+        """Handle frames, for a short time and until enough messages wait."""
+        end = time.perf_counter() + PARSE_SECONDS
+        while self._frames is not None and self.waiting:
+            try:
+                found = self._frames.take()
+            except ClosingError as problem:
+                self._close(problem.code, problem.reason)
+                return
+            if isinstance(found, Ping):
+                self._post(found.response())
+            elif isinstance(found, CloseConnection):
+                self._close(found.code, found.reason)  # with the code of the client
+            elif isinstance(found, str):
+                self._put({"type": "websocket.receive", "bytes": None, "text": found}, len(found.encode()))
+            elif found is not None:
+                self._put({"type": "websocket.receive", "bytes": found, "text": None}, len(found))
+            if time.perf_counter() > end:
+                return
+
+    def tick(self) -> float:
+        """Ping a silent client, or cut it off; return when to look again (Trio time)."""
+        now = trio.current_time()
+        if self._pinged_at is not None:
+            if now - self._pinged_at >= PING_SECONDS:
+                self._peer.lost()
+            return self._pinged_at + PING_SECONDS
+        if now - self._heard_at >= PING_SECONDS:
+            self._pinged_at = now
+            self._post(Ping())
+            return now + PING_SECONDS
+        return self._heard_at + PING_SECONDS
 
     def cancel(self) -> None:
-        """Cancel the handler."""
-        self.cancel_scope.cancel()
+        """Cancel the handler, and accept nothing more from it."""
+        self._finish(1006)
+        if self.cancel_scope is not None:
+            self.cancel_scope.cancel()
 
-    def lost(self) -> None:
-        """Cancel everything, and send nothing more."""
-        self._stream.closed = True
-        self._watching.cancel()
-        self.cancel()
+    def ended(self) -> None:
+        """Close a websocket whose handler has returned."""
+        self._give_up(500, "the server failed to answer", CloseReason.INTERNAL_ERROR)
 
-    async def _watch(self) -> None:
-        """Ping a silent client, and cut off one that does not answer. Every byte counts as a sign of life."""
-        while True:
-            await trio.sleep_until(self._heard_at + PING_SECONDS)
-            silent = trio.current_time() - self._heard_at
-            if silent >= 2 * PING_SECONDS:
-                self._peer.lost()
-            elif silent >= PING_SECONDS:
-                if self._stream.state is ASGIWebsocketState.CONNECTED:
-                    await self._peer.sender.send(self._stream.connection.send(Ping()))
-                await trio.sleep_until(self._heard_at + 2 * PING_SECONDS)
+    def interrupted(self) -> None:
+        """Close a websocket whose handler was cancelled from outside of its connection."""
+        self._give_up(503, "the server is shutting down", CloseReason.GOING_AWAY)
 
-    # For hypercorn's stream
+    def _give_up(self, status: int, detail: str, code: int) -> None:
+        if self.finished:
+            return
+        if self._frames is None:
+            self._peer.refuse(status, detail)
+        else:
+            self._close(code, detail)
 
-    async def spawn_app(
-        self, app: AppWrapper, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
-    ) -> Callable[[Any], Awaitable[None]]:
-        """Start the application and return the function that receives its events."""
-        del app, config
-        self._peer.start(self._run_app, scope, send)
-        return self._put
+    # Closing
 
-    async def _run_app(self, scope: Message, send: Callable[[Any], Awaitable[None]]) -> None:
-        peer, stream = self._peer, self._stream
-
-        async def checked_send(message: Message) -> None:
-            # Hypercorn's send has no checkpoint once the client is gone: a loop of sends would block every other task.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            await send(message)
-            await trio.lowlevel.cancel_shielded_checkpoint()
-
+    def _post(self, event: Event) -> None:
+        """Send a control frame, unless a client that does not read has left no room for it."""
+        sender = self._peer.sender
         try:
-            with self.cancel_scope:
-                await call(peer.app, scope, self._receive, checked_send)
-                await send(None)
-        except BaseException:  # a cancellation from outside, perhaps in a group
-            if stream.state is ASGIWebsocketState.CONNECTED and not stream.closed and not peer.sender.busy:
-                peer.sender.send_now(stream.connection.send(CloseConnection(code=1001, reason="server shutdown")))
-            raise
-        finally:
-            peer.taken()
+            data = b"" if self._frames is None else bytes(self._frames.connection.send(event))
+        except LocalProtocolError:  # it closes already
+            return
+        if data and not sender.busy and 0 < sender.send_now(data) < len(data):
+            self._peer.lost()
 
-    async def _put(self, event: Message) -> None:
-        self._events.append(event)
+    def _close(self, code: int, reason: str | None) -> None:
+        """Send a close frame, and end."""
+        self._post(CloseConnection(code=code, reason=reason))
+        self._finish(code)
+        self._peer.half_close()
+
+    def _finish(self, code: int) -> None:
+        """Accept nothing more from either side; the handler can still read that the client has gone."""
+        if not self.finished:
+            self.finished = True
+            if self._frames is not None:
+                self._frames.close()
+            self._put({"type": "websocket.disconnect", "code": code}, 0)
+
+    # For the handler
+
+    def _put(self, message: Message, size: int) -> None:
+        self._unread.append((message, size))
         self._changed.set()
-        if event["type"] == "websocket.receive":
-            await self._peer.wait_taken(lambda: len(self._events) >= UNREAD_MESSAGES)
 
-    async def _receive(self) -> Message:
-        while not self._events:
+    async def receive(self) -> Message:
+        """Return the next message of the client, or its disconnect."""
+        while not self._unread:
             self._changed = trio.Event()
             await self._changed.wait()
-        event = self._events.popleft()
-        self._peer.taken()
-        return event
+        message, size = self._unread.popleft()
+        if self._frames is not None and not self.finished:
+            self._frames.give(size)
+            self._peer.taken()
+        return message
 
-    async def _write(self, event: Event) -> None:
-        """Send an event of the stream as bytes."""
-        peer, http = self._peer, self._peer.http
-        if isinstance(event, Data):
-            await peer.sender.send(event.data)
-        elif isinstance(event, Response):
-            headers = event.headers + peer.config.response_headers("h11")
-            answer: h11.InformationalResponse | h11.Response
-            if event.status_code < 200:
-                answer = h11.InformationalResponse(status_code=event.status_code, headers=headers)
-            else:
-                headers.append((b"connection", b"close"))
-                answer = h11.Response(status_code=event.status_code, headers=headers)
-            await peer.sender.send(http.send(answer) or b"")
-        elif isinstance(event, Body):
-            await peer.sender.send(http.send(h11.Data(data=event.data)) or b"")
-        elif isinstance(event, EndBody):
-            await peer.sender.send(http.send(h11.EndOfMessage()) or b"")
-        elif isinstance(event, StreamClosed):
-            await self._stream.handle(event)
-            peer.half_close()
+    async def send(self, message: Message) -> None:
+        """Accept or refuse the handshake, send a message, or close."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.finished:
+            pass
+        elif self._frames is None:
+            await self._answer(message)
+        elif message["type"] == "websocket.send":
+            data = message.get("bytes")
+            event = TextMessage(data=message["text"]) if data is None else BytesMessage(data=bytes(data))
+            await self._peer.sender.send(bytes(self._frames.connection.send(event)))
+        elif message["type"] == "websocket.close":
+            self._close(int(message.get("code", 1000)), message.get("reason"))
+        else:
+            raise RuntimeError(f"{message['type']} is not expected from a websocket that is open")
+        # A loop that sends must let other tasks run, even when the kernel accepts everything at once.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _answer(self, message: Message) -> None:
+        """Answer the handshake."""
+        kind = message["type"]
+        if kind == "websocket.accept":
+            limits = self._peer.limits
+            deflate = PerMessageDeflate()
+            headers = agree(self.head, message.get("subprotocol"), deflate)
+            head = response_head(101, [*headers, *message.get("headers", ())])
+            self._frames = Frames(deflate, limits.max_body_bytes, self._peer.budget)
+            await self._peer.sender.send(head)
+        elif kind == "websocket.close":
+            await self._reject(refusal(403, "the websocket was refused"))
+        elif kind == "websocket.http.response.start":
+            self._rejection = {**message, "body": b""}
+        elif kind == "websocket.http.response.body" and self._rejection is not None:
+            start = self._rejection
+            start["body"] += message.get("body", b"")
+            if not message.get("more_body", False):
+                fields = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+                fields.append((b"content-length", b"%d" % len(start["body"])))
+                head = response_head(int(start["status"]), fields, b"connection: close\r\n")
+                await self._reject(head + start["body"])
+        else:
+            raise RuntimeError(f"{kind} is not expected before a websocket is open")
+
+    async def _reject(self, answer: bytes) -> None:
+        self._finish(1006)
+        await self._peer.sender.send(answer)
+        self._peer.half_close()

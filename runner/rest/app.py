@@ -23,6 +23,8 @@ from runner.version import release
 _AHEAD: Final = (*batch.ENDPOINTS, executions.execute, modules.prepare, *streams.ENDPOINTS)
 """Served ahead of quart, in this order: the path of `execute` begins like that of a batch."""
 _POLLED: Final = {"getHealth", "getReadiness", "getMetrics"}
+HEALTH_PATHS: Final = frozenset(each.path for each in OPERATIONS if each.name in {"getHealth", "getReadiness"})
+"""Answered also when the door is full."""
 
 
 def make_app(service: Service, verifier: Verifier) -> Front:

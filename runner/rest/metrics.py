@@ -62,6 +62,8 @@ class RunnerCollector(Collector):
         mailbox = self._service.registry.statistics()
         waiting = mailbox.waiting + mailbox.blocked
         yield _gauge("operato_registry_waiting", "Changes of modules that wait for the registry.", [({}, waiting)])
+        buffered = self._service.budget.taken
+        yield _gauge("operato_buffered_bytes", "Bytes of requests that are not complete.", [({}, buffered)])
         yield from self._executors()
         yield from self._runs()
         yield from self._ends()

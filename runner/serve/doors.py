@@ -76,7 +76,7 @@ def _rest_door(
     service: Service, verifier: Verifier, server: ServerSettings, closed: trio.Event
 ) -> Callable[..., Awaitable[None]]:
     from runner.http import HttpLimits, serve  # noqa: PLC0415
-    from runner.rest import make_app  # noqa: PLC0415
+    from runner.rest import HEALTH_PATHS, make_app  # noqa: PLC0415
 
     limits = HttpLimits(
         keep_alive_seconds=server.keep_alive_seconds,
@@ -85,6 +85,7 @@ def _rest_door(
         graceful_seconds=_GRACEFUL_SECONDS,
         max_connections=server.max_connections,
         max_body_bytes=server.max_frame_bytes,
+        reserved_paths=HEALTH_PATHS,
     )
     return partial(
         serve,
@@ -92,6 +93,7 @@ def _rest_door(
         host=server.host,
         port=server.rest_port,
         limits=limits,
+        budget=service.budget,
         shutdown=closed,
         tls=server_context(server, ["http/1.1"]),
     )

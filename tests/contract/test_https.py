@@ -15,8 +15,8 @@ from trio_websocket import wrap_client_stream
 
 from config.settings import ServerSettings
 from runner.http import Front, Route, read_body, respond
-from runner.http.wire import TlsWire
 from runner.serve.tls import server_context
+from runner.wire import TlsWire
 from tests.certificates import Authority
 from tests.http_support import QUICK, Client, Server, serving
 

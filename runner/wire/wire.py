@@ -1,7 +1,7 @@
 """The bytes of one connection, plain or encrypted by TLS: a `Wire` transports them, a `Sender` limits sending.
 
-Writing without a checkpoint (see `connection`) rules out `trio.SSLStream`, whose `send_all` waits. TLS itself needs no
-wait: an `ssl.SSLObject` turns bytes into bytes, in memory.
+Doors read and write without a checkpoint where the kernel allows it. This rules out `trio.SSLStream`, whose `send_all`
+waits. TLS itself needs no wait: an `ssl.SSLObject` turns bytes into bytes, in memory.
 """
 
 from __future__ import annotations
@@ -23,16 +23,28 @@ class Wire(Protocol):
     """Methods raise OSError, of which SSLError is one, when the connection is broken."""
 
     secure: bool
+    opened: bool
+    """Whether the TLS handshake, if any, is done."""
 
     @property
     def pending(self) -> bool:
         """Whether accepted bytes wait for room in the kernel; `send_now(b"")` sends them."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether there may be bytes to receive that the kernel does not announce, as they have left it."""
+
     async def open(self) -> None:
         """Do the TLS handshake, if any; the caller limits the time."""
 
+    def open_now(self) -> bool:
+        """Continue the TLS handshake, if any, with the bytes that have arrived; return whether it is done."""
+
     async def receive(self, size: int) -> bytes:
         """Return 1 to `size` bytes, or b"" at the end of file. Cancellation loses nothing."""
+
+    def receive_now(self, size: int) -> bytes | None:
+        """Return 1 to `size` bytes that have arrived, b"" at the end of file, None if nothing has arrived."""
 
     def send_now(self, data: bytes | memoryview) -> int:
         """Send as much as fits and return how many bytes of `data` were accepted."""
@@ -48,7 +60,9 @@ class PlainWire:
     """Plain bytes."""
 
     secure = False
+    opened = True
     pending = False
+    ready = False
 
     def __init__(self, socket: trio.socket.SocketType) -> None:
         self._socket = socket
@@ -56,12 +70,23 @@ class PlainWire:
     async def open(self) -> None:
         """Do nothing."""
 
+    def open_now(self) -> bool:
+        """Do nothing."""
+        return True
+
     async def receive(self, size: int) -> bytes:
         """Return bytes from the socket."""
         while True:
             await trio.lowlevel.wait_readable(self._socket)
             with suppress(BlockingIOError):
                 return os.read(self._socket.fileno(), size)
+
+    def receive_now(self, size: int) -> bytes | None:
+        """Return bytes from the socket."""
+        try:
+            return os.read(self._socket.fileno(), size)
+        except BlockingIOError:
+            return None
 
     def send_now(self, data: bytes | memoryview) -> int:
         """Write to the socket."""
@@ -89,43 +114,63 @@ class TlsWire:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._unsent = b""
-        self._opened = False
+        self.opened = False
 
     @property
     def pending(self) -> bool:
         """Whether ciphertext waits for room."""
         return bool(self._unsent)
 
+    @property
+    def ready(self) -> bool:
+        """Whether decrypted bytes, or bytes to decrypt, wait here."""
+        return bool(self._tls.pending() or self._incoming.pending)
+
     async def open(self) -> None:
         """Do the handshake."""
-        while True:
+        while not self.open_now():
+            await self._flush()
+            await trio.lowlevel.wait_readable(self._socket)
+        await self._flush()
+
+    def open_now(self) -> bool:
+        """Continue the handshake."""
+        while not self.opened:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
-                await self._flush()
-                if not await self._read_more():
+                self._flush_now()
+                arrived = self._read_more()
+                if arrived is None:
+                    return False
+                if not arrived:
                     raise OSError("the client disconnected during the handshake") from None
             except ssl.SSLError:
                 self._flush_now()  # the alert with the reason
                 raise
             else:
-                self._opened = True
-                await self._flush()
-                return
+                self.opened = True
+                self._flush_now()
+        return True
 
     async def receive(self, size: int) -> bytes:
         """Return decrypted bytes."""
+        while (data := self.receive_now(size)) is None:
+            await trio.lowlevel.wait_readable(self._socket)
+        return data
+
+    def receive_now(self, size: int) -> bytes | None:
+        """Return decrypted bytes."""
         while True:
             try:
-                data = self._tls.read(size)
+                return self._tls.read(size)
             except ssl.SSLWantReadError:
                 self._flush_now()  # the answer to a key update
-                if not await self._read_more():
-                    return b""
+                arrived = self._read_more()
+                if not arrived:
+                    return None if arrived is None else b""
             except ssl.SSLZeroReturnError:
                 return b""
-            else:
-                return data
 
     def send_now(self, data: bytes | memoryview) -> int:
         """Encrypt and send record by record, as long as the kernel accepts whole records."""
@@ -142,19 +187,20 @@ class TlsWire:
 
     def end(self) -> None:
         """Send the close alert of TLS and our end of file."""
-        if self._opened:
+        if self.opened:
             with suppress(ssl.SSLError):  # raised because the client has not sent its own alert, which it need not
                 self._tls.unwrap()
         self._flush_now()
         self._socket.shutdown(trio.socket.SHUT_WR)
 
-    async def _read_more(self) -> bool:
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            with suppress(BlockingIOError):
-                data = os.read(self._socket.fileno(), _RECORD_BYTES)
-                self._incoming.write(data)
-                return bool(data)
+    def _read_more(self) -> bool | None:
+        """Take more ciphertext from the socket; return False at the end of file, None if nothing has arrived."""
+        try:
+            data = os.read(self._socket.fileno(), _RECORD_BYTES)
+        except BlockingIOError:
+            return None
+        self._incoming.write(data)
+        return bool(data)
 
     async def _flush(self) -> None:
         self._flush_now()

@@ -74,6 +74,7 @@ class Poller:
                         await trio.lowlevel.wait_readable(self._epoll.fileno())
                     await self._turn()
         finally:
+            self._watched.clear()
             self._epoll.close()
 
     async def _turn(self) -> None:

@@ -194,7 +194,7 @@ class TlsWire:
         self._socket.shutdown(trio.socket.SHUT_WR)
 
     def _read_more(self) -> bool | None:
-        """Take more ciphertext from the socket; return False at the end of file, None if there is none now."""
+        """Take more ciphertext from the socket; return False at the end of file, None without any."""
         try:
             data = os.read(self._socket.fileno(), _RECORD_BYTES)
         except BlockingIOError:

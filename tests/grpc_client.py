@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from enum import IntEnum
 from typing import Any
 
 import attrs
@@ -14,13 +15,17 @@ import h2.connection
 import h2.errors
 import h2.events
 import trio
+from grpclib.const import Status
 from hyperframe.frame import GoAwayFrame
 
 from protocol.rpc.operato.runner import v1
 from runner.grpc import GrpcLimits, serve
 from runner.grpc.call import Method
 from runner.grpc.codec import decode, encode
+from runner.wire import Budget
 
+GrpcStatus: Any = IntEnum("GrpcStatus", [(status.name, status.value) for status in Status])
+"""The status codes of gRPC, which compare with the numbers of answers."""
 PATIENCE = 60
 LIMITS = {
     "max_message_bytes": 16 << 20,
@@ -227,6 +232,7 @@ async def open_door(
     *,
     tls: ssl.SSLContext | None = None,
     client_tls: ssl.SSLContext | None = None,
+    budget: Budget | None = None,
     **limits: Any,
 ) -> AsyncIterator[OpenDoor]:
     """Open a door for these methods on a free port of loopback; close it at the end."""
@@ -240,6 +246,7 @@ async def open_door(
                     host="127.0.0.1",
                     port=0,
                     limits=GrpcLimits(**{**LIMITS, **limits}),
+                    budget=Budget(256 << 20) if budget is None else budget,
                     draining=draining,
                     closed=closed,
                     tls=tls,

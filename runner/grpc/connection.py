@@ -1,318 +1,359 @@
-"""The connection of one gRPC client: HTTP/2 by grpclib on an asyncio loop inside Trio, made safe.
+"""The connection of one gRPC client: HTTP/2 by nghttp2, over the wire that HTTP uses too.
 
-The only module that imports asyncio and trio-asyncio. Of grpclib, only the connection is used. Its server runs each
-call as an asyncio task without limits, ends the program on an unknown frame, and accepts messages of any size. Here
+Nothing here waits: the poller of the door calls `ready` when bytes have arrived, handlers call `push` when they have
+queued some, and a call is one task. So an idle connection costs no task, and an answer leaves in one write.
 
-* `_Connection` feeds HTTP/2 events, and ends itself, never the program, when a client breaks the rules;
-* `Call.run` is one Trio task under one cancel scope, which the client's reset, disconnect or deadline cancels;
-* an answer leaves in one write when the client accepts it at once.
-
-The methods of `_Link`, `_Events` and `_Connection` are called by the asyncio loop; everything else is for Trio tasks.
+An error of a client, or in this file, ends this connection only.
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
-from functools import partial
+from collections import deque
+from contextlib import suppress
 from math import inf
 from typing import Any
 
+import ngh2
 import structlog
 import trio
-from grpclib.config import Configuration
-from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol, Stream
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import DataReceived, Event, PingReceived, RemoteSettingsChanged, StreamReset
-from h2.exceptions import H2Error
-from h2.settings import SettingCodes, Settings
-from hyperframe.frame import GoAwayFrame
-from trio_asyncio import aio_as_trio, allow_asyncio, open_loop
+from grpclib.exceptions import GRPCError
+from ngh2 import ErrorCode, NGH2Error, Setting
 
-from protocol.errors import RunnerError
-from runner.grpc.call import Call, GoneError, GrpcError, Method
+from protocol.errors import ErrorKind, RunnerError, error
+from runner.grpc.call import Call, Method
 from runner.grpc.door import Door
+from runner.grpc.stream import Stream
+from runner.wire import FloodError, Floods, Output, PlainWire, TlsWire, Wire
 
-READ_BYTES = 32_768
-"""Read from a connection at once: parsing a read is work during which no other task runs."""
-MERGED_BYTES = 4096
-"""Data that waits is merged up to this size: each byte in a frame of its own would cost two hundred."""
-MAX_RESETS, RESETS_SECONDS = 500, 10.0
-"""More calls cancelled on a connection in this many seconds are a flood (rapid reset), and cut it off."""
-MAX_UNREAD_REPLIES = 1000
-"""Answers to pings, settings and refused calls that a client may leave unread."""
-HANDSHAKE_SECONDS = 10.0
-BACKLOG = 1024
+READ_BYTES, WRITE_BYTES = 32_768, 65_536
+"""Read and written at once."""
+EVENTS = 64
+"""Handled at once; a read can hold two thousand calls."""
+WINDOW_FRAMES_BYTES = 52
+"""The frames by which a client opens its windows after a message or 4 KiB of one; they are allowed in addition."""
+FIRST_SECONDS, HANDSHAKE_SECONDS = 5.0, 10.0
+"""For a client to send its first byte, and to finish the handshake of TLS."""
+LINGER_SECONDS = 2.0
+"""For a client to close after we did."""
 STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 16 << 20
 """Bytes that a client may send ahead of its handlers, per call and in all: stalled calls leave room for others."""
 MAX_HEADER_BYTES = 16_384
-MAX_CLOSED_STREAMS = 1000
-"""Ended calls that h2 remembers for each connection, 130 bytes each; its own limit amounts to 8 MB."""
-H2_CONFIG = H2Configuration(
-    client_side=False,
-    # Bytes that are not ASCII must not raise during parsing; a token with such bytes is refused as any other.
-    header_encoding="latin-1",
-    validate_inbound_headers=False,
-    validate_outbound_headers=False,
-    normalize_inbound_headers=False,
-    normalize_outbound_headers=False,
+"""Of the metadata of a call; clients know this limit, and more is answered RESOURCE_EXHAUSTED."""
+MAX_DECODED_BYTES, MAX_DECODED_FIELDS = 262_144, 2048
+"""Metadata beyond this is not even decoded, which ends the connection: the compression of all calls depends on it."""
+CONFIGURATION = ngh2.Configuration(
+    auto_window_update=False,
+    max_outbound_ack=10_000,
+    max_inbound_header_list_size=MAX_DECODED_BYTES,
+    max_inbound_header_count=MAX_DECODED_FIELDS,
 )
-GOAWAY = GoAwayFrame(0, last_stream_id=2**31 - 1).serialize()
-"""Asks a client to make no more calls on this connection; running calls continue, which h2's own frame would end."""
 
 log = structlog.get_logger("grpc")
 
 
-@asynccontextmanager
-async def open_asyncio() -> AsyncIterator[asyncio.AbstractEventLoop]:
-    """Open the loop in which connections live; an error in one of its callbacks is logged."""
-    async with open_loop() as loop:
-        # The default handler of trio-asyncio raises out of the loop, so that one bad callback would end the program.
-        loop.set_exception_handler(_log_loop_error)
-        yield loop
+class Calls:
+    """The calls of one connection."""
 
+    def __init__(self, link: Connection, door: Door, floods: Floods) -> None:
+        self._link = link
+        self._door = door
+        self._floods = floods
+        self._running: dict[int, Call] = {}
+        self._begun: list[Call] = []
 
-async def accept(
-    loop: asyncio.AbstractEventLoop, door: Door, sockets: Iterable[socket.socket], tls: ssl.SSLContext | None
-) -> Callable[[], None]:
-    """Accept clients; return the function that stops accepting."""
-    options = {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS}
-    create = partial(aio_as_trio(loop.create_server), lambda: _Connection(door), backlog=BACKLOG, **options)
-    servers = [await create(sock=sock) for sock in sockets]
-
-    def close() -> None:
-        for server in servers:
-            server.close()
-
-    return close
-
-
-def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    log.warning("error in the asyncio loop", message=context.get("message"), exc_info=context.get("exception"))
-
-
-class _Http2(H2Connection):
-    MAX_CLOSED_STREAMS = MAX_CLOSED_STREAMS
-    DEFAULT_MAX_HEADER_LIST_SIZE = MAX_HEADER_BYTES
-
-
-def _open_http2(max_streams: int) -> H2Connection:
-    """Return the state of a connection whose client may have `max_streams` calls at a time; its preface is ready."""
-    http = _Http2(config=H2_CONFIG)
-    values = {
-        SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
-        SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
-        SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
-    }
-    http.local_settings = Settings(client=False, initial_values=values)
-    http.initiate_connection()
-    http.increment_flow_control_window(CONNECTION_WINDOW - http.inbound_flow_control_window)
-    return http
-
-
-class _Link(Connection):
-    """grpclib's connection; its `close` cuts the client off."""
-
-    def close(self) -> None:
-        """Cut the client off: one that answers no ping would never accept the data in the buffer."""
-        transport = getattr(self, "_transport", None)
-        super().close()
-        if transport is not None:
-            transport.abort()
-
-
-class _Events(EventsProcessor):
-    """grpclib's events, with limits. Methods raise ConnectionAbortedError for a client that floods."""
-
-    resets = 0
-    since = -inf
-    unread = 0
-
-    def process(self, event: Event) -> None:
-        if type(event) not in getattr(self, "processors", ()):
-            return  # RFC 9113, 5.5: frames of an unknown type are ignored; grpclib raises
-        if isinstance(event, PingReceived | RemoteSettingsChanged):
-            self.replied()
-        super().process(event)
-
-    def replied(self) -> None:
-        """Count an answer that leaves without waiting for room in the buffer."""
-        self.unread = 0 if self.connection.write_ready.is_set() else self.unread + 1
-        if self.unread > MAX_UNREAD_REPLIES:
-            raise ConnectionAbortedError("answers are not read")
-
-    def process_data_received(self, event: DataReceived) -> None:
-        stream = self.streams.get(event.stream_id)
-        waiting = None if stream is None else stream.buffer._unacked._queue  # type: ignore[attr-defined]  # noqa: SLF001
-        if not event.flow_controlled_length:
-            return  # an empty frame is not the end of the stream
-        if waiting and 0 < waiting[-1].data_size < MERGED_BYTES:
-            last = waiting[-1]
-            data = last.data + event.data
-            waiting[-1] = last._replace(
-                data=data, data_size=len(data), ack_size=last.ack_size + event.flow_controlled_length
-            )
-        else:
-            super().process_data_received(event)
-
-    def process_stream_reset(self, event: StreamReset) -> None:
-        super().process_stream_reset(event)
-        now = trio.current_time()
-        if now - self.since > RESETS_SECONDS:
-            self.since, self.resets = now, 0
-        self.resets += 1
-        if self.resets > MAX_RESETS:
-            raise ConnectionAbortedError(f"more than {MAX_RESETS} calls were cancelled in {RESETS_SECONDS:g} s")
-
-
-class _Connection(H2Protocol, AbstractHandler):
-    """One client. Its errors end this connection only."""
-
-    http: H2Connection
-    processor: _Events
-
-    def __init__(self, door: Door) -> None:
-        limits = door.limits
-        config = Configuration(
-            _keepalive_time=limits.ping_seconds,
-            _keepalive_timeout=limits.pong_seconds,
-            _keepalive_permit_without_calls=True,
-            _http2_max_pings_without_data=0,
-            _http2_min_sent_ping_interval_without_data=min(limits.ping_seconds, limits.pong_seconds),
-        )
-        super().__init__(self, config, H2_CONFIG)
-        self.door = door
-        self._calls: dict[Stream, Call] = {}
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        if self.door.draining or len(self.door.connections) >= self.door.limits.max_connections:
-            transport.abort()
-            return
-        self.door.connections.add(self)
-        getattr(transport, "_ssl_protocol", transport).max_size = READ_BYTES
-        self.http = _open_http2(self.door.limits.max_calls)
-        self.connection = _Link(self.http, transport, config=self.config)
-        self.connection.flush()
-        self.connection.initialize()
-        self.processor = _Events(self, self.connection)
-
-    def data_received(self, data: bytes) -> None:
+    def request(self, event: ngh2.RequestReceived, *, blocked: bool) -> None:
+        """Begin a call, or refuse it."""
+        fields: dict[str, str] = {}
+        size = tokens = 0
+        for name, value in event.headers:
+            size += len(name) + len(value) + 32
+            fields[name.decode("latin-1")] = value.decode("latin-1")
+            tokens += name == b"authorization"
+        self._floods.useful(size)
+        door = self._door
+        method = door.methods.get(fields.get(":path", ""))
+        stream = Stream(self._link, event.stream_id, ended=event.end_stream)
+        call = Call(stream, method or _UNKNOWN, fields, door.limits)
         try:
-            super().data_received(data)
+            if size > MAX_HEADER_BYTES:
+                raise error(ErrorKind.TOO_LARGE, f"the metadata of {size} bytes is over {MAX_HEADER_BYTES}")
+            if tokens > 1:
+                raise error(ErrorKind.UNAUTHENTICATED, "the metadata has more than one `authorization`")
+            call.begin(known=method is not None, full=door.full_for(self._link), draining=door.draining)
+        except (RunnerError, GRPCError) as problem:
+            call.refuse(problem)
+            self._floods.refused(blocked=blocked)
+            return
+        self._running[stream.number] = call
+        self._begun.append(call)
+        door.began(self._link, call, first=len(self._running) == 1)
+
+    def data(self, event: ngh2.DataReceived) -> None:
+        """Give data to its call; that of a call that has ended is dropped."""
+        data = event.data
+        call = self._running.get(event.stream_id)
+        if data or event.end_stream:
+            self._floods.useful(len(data) + 9)
+        if call is None or call.stream.closed:
+            if data:
+                self._link.http.acknowledge_received_data(len(data), event.stream_id)
+        elif not call.stream.feed(data, ended=event.end_stream):
+            text = "the unfinished messages of all callers are too large together; the limit is `max_buffered`"
+            call.cancel(error(ErrorKind.OVERLOADED, text, retry_after=1).failure)
+
+    def start(self) -> None:
+        """Start the calls of a read, but not those that the same read cancelled."""
+        begun, self._begun = self._begun, []
+        for call in begun:
+            if call.stream.closed:
+                self._ended(call)
+            else:
+                self._door.nursery.start_soon(self._run, call, name=call.metadata[":path"])
+
+    def trailers(self, number: int) -> None:
+        """Note that the client has ended its side."""
+        if number in self._running:
+            self._running[number].stream.feed(b"", ended=True)
+
+    def close(self, number: int) -> None:
+        """Cancel a call whose stream is closed, unless it has ended."""
+        call = self._running.get(number)
+        if call is not None and not call.stream.closed:
+            call.cancel()
+            call.stream.close()
+
+    def close_all(self) -> None:
+        """Cancel all calls."""
+        for number in list(self._running):
+            self.close(number)
+
+    async def _run(self, call: Call) -> None:
+        try:
+            if not call.stream.closed:
+                await call.run()
+        finally:
+            self._ended(call)
+
+    def _ended(self, call: Call) -> None:
+        """Forget a call."""
+        self._running.pop(call.stream.number, None)
+        call.stream.close()
+        self._door.ended(self._link, call, last=not self._running)
+
+
+class Connection:
+    """One client."""
+
+    def __init__(self, door: Door, stream: trio.SocketStream, tls: ssl.SSLContext | None) -> None:
+        self.http = ngh2.Connection(ngh2.Role.SERVER, CONFIGURATION)
+        self.budget = door.budget
+        self.stalled: set[Stream] = set()
+        self.refused: set[int] = set()
+        self.reserved = False
+        self.deadline = trio.current_time() + (FIRST_SECONDS if tls is None else HANDSHAKE_SECONDS)
+        self._door = door
+        self._socket = stream.socket
+        self._descriptor = stream.socket.fileno()
+        self._wire: Wire = PlainWire(stream.socket) if tls is None else TlsWire(stream.socket, tls)
+        self._output = Output(self._wire, door.nursery, door.limits.send_seconds, self._next_bytes, self._failed)
+        self._floods = Floods()
+        self._calls = Calls(self, door, self._floods)
+        self._events: deque[ngh2.Event] = deque()  # of a read, not yet handled
+        self._sent: list[ngh2.Event] = []  # of the last write
+        self._busy = self._ending = self._closed = False
+        self._heard = self._pinged = -inf
+
+    def open(self) -> None:
+        """Begin to serve the client."""
+        self._door.poller.add(self._descriptor, self)
+        if self._wire.opened:
+            self._greet()
+
+    # For the poller
+
+    def ready(self, _events: int) -> bool:
+        """Serve the bytes that have arrived."""
+        self._busy = True
+        try:
+            if self._serve():
+                self._calls.start()
         except Exception as problem:  # noqa: BLE001  (any error is this client's)
-            self.cut(problem)
+            self._failed(problem)
+        self._busy = False
+        self.push()
+        return not self._closed and (bool(self._events) or self._wire.ready)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self in self.door.connections:
-            self.door.lost(self)
-            super().connection_lost(exc)
+    def expire(self) -> None:
+        """Close the connection of a silent client, or find out whether it is there."""
+        now, limits = trio.current_time(), self._door.limits
+        if self._heard == -inf or self._ending:
+            self.lost()
+        elif self._pinged > self._heard:
+            self._failed(TimeoutError("pings are not answered"))
+        elif now - self._heard < limits.ping_seconds:
+            self.deadline = self._heard + limits.ping_seconds
+        else:
+            self._pinged, self.deadline = now, now + limits.pong_seconds
+            with suppress(NGH2Error):
+                self.http.ping()
+            self.push()
 
-    def cut(self, problem: Exception) -> None:
-        """Cut the client off for breaking the rules."""
-        log.info("client cut off", why=repr(problem), client=self._transport.get_extra_info("peername"))
-        self.abort()
+    # For the door and its calls
 
-    # For the door
+    def push(self) -> None:
+        """Send what is ready; after a read, what all its events have made ready."""
+        if not self._busy:
+            self._output.push()
 
-    def abort(self) -> None:
-        """Cut the client off."""
-        self._transport.abort()
+    def earned(self, size: int) -> None:
+        """Allow the client the frames that follow a message."""
+        self._floods.useful(WINDOW_FRAMES_BYTES * (1 + size // 4096))
 
     def send_goaway(self) -> None:
-        """Ask the client to make its next calls elsewhere."""
-        self._transport.write(GOAWAY)
+        """Ask the client to make its next calls elsewhere; running calls continue."""
+        with suppress(NGH2Error):
+            self.http.send_shutdown_notice()
+        self.push()
 
-    def close_gracefully(self) -> None:
-        """Announce the end, and close after all written data has left."""
-        if not self.connection.is_closing():
-            with suppress(H2Error):
-                self.http.close_connection()
-                self.connection.flush()
-            self._transport.close()
+    def end(self) -> None:
+        """Announce the end, and close after all queued data has left."""
+        if not (self._closed or self._ending):
+            with suppress(NGH2Error):
+                self.http.send_goaway()
+            self._end()
 
-    # For grpclib's events
-
-    def accept(self, stream: Stream, headers: Any, release_stream: Callable[[], None]) -> None:
-        door, fields = self.door, dict(headers)
-        method = door.methods.get(fields.get(":path", ""))
-        call = Call(_Transport(self, stream), method or _UNKNOWN, fields, door.limits)
-        try:
-            call.begin(known=method is not None, full=door.working >= door.limits.max_calls, draining=door.draining)
-        except (RunnerError, GrpcError) as problem:
-            call.refuse(problem)
-            release_stream()
+    def lost(self) -> None:
+        """Close the connection, and cancel its calls."""
+        if self._closed:
             return
-        self._calls[stream] = call
-        door.calls.add(call)
-        door.working += call.method.work
-        door.nursery.start_soon(self._run, call, stream, release_stream, name=fields[":path"])
+        self._closed, self.deadline = True, inf
+        self._door.poller.remove(self._descriptor)
+        self._output.close()
+        self._calls.close_all()
+        self._events.clear()
+        self._socket.close()
+        self._door.lost(self)
 
-    async def _run(self, call: Call, stream: Stream, release_stream: Callable[[], None]) -> None:
+    # From the client
+
+    def _greet(self) -> None:
+        settings = {
+            Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+            Setting.MAX_CONCURRENT_STREAMS: self._door.limits.max_calls,
+            Setting.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
+        }
+        self.http.initiate_connection(settings)
+        self.http.set_local_window_size(CONNECTION_WINDOW)
+        self.deadline = trio.current_time() + FIRST_SECONDS
+        self.push()
+
+    def _serve(self) -> bool:
+        """Handle some events, of a new read if there are none; return whether there may be calls to start."""
+        if not self._wire.opened:
+            if self._wire.open_now():
+                self._greet()
+            return False
+        if not self._events and not self._read():
+            return False
+        for _ in range(EVENTS):
+            if not self._events:
+                self._floods.check(blocked=self._output.blocked)
+                break
+            self._handle(self._events.popleft())
+        return True
+
+    def _read(self) -> bool:
+        """Take bytes that have arrived; return whether there is something to handle."""
         try:
-            await call.run()
-        finally:
-            self._calls.pop(stream, None)
-            self.door.ended(call)
-            with suppress(H2Error):
-                release_stream()
+            data = self._wire.receive_now(READ_BYTES)
+        except OSError:
+            data = b""
+        if not data or self._ending:
+            if data == b"":
+                self.lost()
+            return False
+        now = trio.current_time()
+        if self._heard == -inf:
+            self.deadline = now + self._door.limits.ping_seconds
+        self._heard = now
+        self._floods.arrived(len(data), now)
+        self.http.receive_data(data)
+        self._events.extend(self.http.events())
+        return True
 
-    def cancel(self, stream: Stream) -> None:
-        call = self._calls.get(stream)
-        if call is not None:
-            call.cancel()
+    def _handle(self, event: ngh2.Event) -> None:
+        match event:
+            case ngh2.DataReceived():
+                self._calls.data(event)
+            case ngh2.RequestReceived():
+                self._calls.request(event, blocked=self._output.blocked)
+            case ngh2.StreamClosed():
+                self.refused.discard(event.stream_id)
+                self._calls.close(event.stream_id)
+            case ngh2.StreamReset():
+                self._floods.reset(self._heard)
+            case ngh2.TrailersReceived():
+                self._calls.trailers(event.stream_id)
+            case ngh2.GoAwayReceived():
+                self.lost()
+            case ngh2.ConnectionClosed() if event.error_code and not self._ending:
+                log.info("client cut off", why=event.debug_data.decode("latin-1"), client=self._peer())
+                self._end()
 
-    def close(self) -> None:
-        for call in self._calls.values():
-            call.cancel()
+    # To the client
 
-
-class _Transport:
-    """A stream of a connection, as a call uses it."""
-
-    def __init__(self, connection: _Connection, stream: Stream) -> None:
-        self.http = connection.http
-        self.stream_id = stream.id or 0
-        self._connection = connection
-        self._stream = stream
-
-    @property
-    def writable(self) -> bool:
-        return self._connection.connection.write_ready.is_set()
-
-    def has(self, size: int) -> bool:
-        buffer = self._stream.buffer
-        waiting = buffer._unacked._queue  # type: ignore[attr-defined]  # noqa: SLF001
-        acknowledged: int = buffer._acked_size  # noqa: SLF001
-        return acknowledged >= size or (bool(waiting) and acknowledged + waiting[0].data_size >= size)
-
-    async def read(self, size: int) -> bytes:
-        data: bytes = await allow_asyncio(self._stream.recv_data, size)
-        return data
-
-    async def wait_writable(self) -> None:
-        if self.writable:
-            self._stream.window_updated.clear()
-            await allow_asyncio(self._stream.window_updated.wait)
+    def _next_bytes(self) -> bytes:
+        """Return bytes to send, and handle the events of those that were sent before."""
+        sent, self._sent = self._sent, []
+        if self._events:  # of a read; those of sending come after them
+            self._events.extend(sent)
         else:
-            await allow_asyncio(self._connection.connection.write_ready.wait)
+            for event in sent:
+                self._handle(event)
+        if self._closed:
+            return b""
+        data = self.http.data_to_send(WRITE_BYTES)
+        self._sent = self.http.events()
+        if data:
+            for stream in list(self.stalled):
+                stream.progressed()
+            return data
+        if self.refused:
+            for number in self.refused:
+                self.http.reset_stream(number, ErrorCode.NO_ERROR)
+            self.refused.clear()
+        elif not self._sent:
+            if self._ending:
+                self._output.close()
+                self._wire.end()
+            return b""
+        return self._next_bytes()
 
-    def flush(self) -> None:
-        link = self._connection.connection
-        if link.is_closing():
-            raise GoneError
-        link.flush()
+    def _end(self) -> None:
+        """Close when all is sent, and the client has closed or had time to."""
+        self._ending, self.deadline = True, trio.current_time() + LINGER_SECONDS
+        self.push()
 
-    def replied(self) -> None:
+    def _failed(self, problem: Exception) -> None:
+        """Cut the client off, and tell it if it reads; an error that is not the client's is logged as ours."""
+        if self._closed:
+            return
+        if isinstance(problem, FloodError | NGH2Error | OSError):
+            log.info("client cut off", why=str(problem) or repr(problem), client=self._peer())
+        else:
+            log.error("connection failed", exc_info=problem, client=self._peer())
+        with suppress(NGH2Error, OSError):
+            self.http.terminate_connection(ErrorCode.ENHANCE_YOUR_CALM)
+            self._output.send_last(self.http.data_to_send(WRITE_BYTES))
+        self.lost()
+
+    def _peer(self) -> Any:
         try:
-            self._connection.processor.replied()
-        except ConnectionAbortedError as problem:
-            self._connection.cut(problem)
+            return self._socket.getpeername()[:2]
+        except OSError:
+            return None
 
 
 async def _unknown(_call: Call) -> None:

@@ -1,15 +1,19 @@
-"""What all gRPC connections share: the methods, the running calls, and the end of both."""
+"""What all gRPC connections share: the methods, the running calls, the room for clients, and the end of all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Protocol
 
 import trio
 
 from protocol.errors import shutting_down
 from runner.grpc.call import Call, GrpcLimits, Method
+from runner.wire import Budget, Poller
 
+RESERVE = 16
+"""Connections above `max_connections` that may ask for health, so that a full door does not look like a dead one."""
 LINGER_SECONDS = 2.0
 """At the end: for calls that were cancelled to end, and for buffered data to leave."""
 
@@ -17,45 +21,101 @@ LINGER_SECONDS = 2.0
 class Client(Protocol):
     """One connection, as the door ends it."""
 
+    reserved: bool
+    """Only health is answered."""
+
     def send_goaway(self) -> None:
         """Ask the client to make its next calls elsewhere."""
 
-    def close_gracefully(self) -> None:
+    def end(self) -> None:
         """Announce the end, and close after all written data has left."""
 
-    def abort(self) -> None:
-        """Cut the client off."""
+    def lost(self) -> None:
+        """Close the connection now."""
 
 
 class Door:
     """The methods, the connections and the running calls of a server."""
 
-    def __init__(self, methods: Mapping[str, Method], limits: GrpcLimits, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, methods: Mapping[str, Method], limits: GrpcLimits, nursery: trio.Nursery, poller: Poller, budget: Budget
+    ) -> None:
         self.methods = methods
         self.limits = limits
         self.nursery = nursery
+        self.poller = poller
+        self.budget = budget
         self.connections: set[Client] = set()
         self.calls: set[Call] = set()
         self.working = 0
         self.draining = False
+        self._new: dict[Client, None] = {}
+        self._idle: dict[Client, None] = {}
         self._changed = trio.Event()
 
-    def ended(self, call: Call) -> None:
-        """Forget a call."""
-        self.calls.discard(call)
-        self.working -= call.method.work
+    # Clients
+
+    def admit(self, client: Client) -> bool:
+        """Count a connection; return False when there is no room for it."""
+        if self.draining:
+            return False
+        if len(self.connections) >= self.limits.max_connections and not self.relieve():
+            client.reserved = True
+            if len(self.connections) >= self.limits.max_connections + RESERVE:
+                return False
+        self.connections.add(client)
+        self._new[client] = None
+        return True
+
+    def relieve(self) -> bool:
+        """Close a connection without a call, if there is one: first those that never made one, then the longest idle.
+
+        Its client is asked to connect again, which clients of gRPC do by themselves at the next call.
+        """
+        client = next(chain(self._new, self._idle), None)
+        if client is None:
+            return False
+        client.send_goaway()
+        client.lost()
+        return True
+
+    def full_for(self, client: Client) -> bool:
+        """Return whether a call of this client is one too many."""
+        client.reserved = client.reserved and len(self.connections) > self.limits.max_connections
+        return client.reserved or self.working >= self.limits.max_calls
+
+    def lost(self, client: Client) -> None:
+        """Forget a connection."""
+        self.connections.discard(client)
+        self._new.pop(client, None)
+        self._idle.pop(client, None)
         self._changed.set()
 
-    def lost(self, connection: Client) -> None:
-        """Forget a connection."""
-        self.connections.discard(connection)
+    # Calls
+
+    def began(self, client: Client, call: Call, *, first: bool) -> None:
+        """Count a call, the first that the client has at this time or one more."""
+        self.calls.add(call)
+        self.working += call.method.work
+        if first:
+            self._new.pop(client, None)
+            self._idle.pop(client, None)
+
+    def ended(self, client: Client, call: Call, *, last: bool) -> None:
+        """Forget a call, the last that the client has at this time or not."""
+        self.calls.discard(call)
+        self.working -= call.method.work
+        if last and client in self.connections:
+            self._idle[client] = None
         self._changed.set()
+
+    # The end
 
     def drain(self) -> None:
         """Accept no more calls."""
         self.draining = True
-        for connection in self.connections:
-            connection.send_goaway()
+        for client in list(self.connections):
+            client.send_goaway()
         for call in self.calls:
             call.stop_receiving()
 
@@ -65,14 +125,14 @@ class Door:
         for call in self.calls:
             call.cancel(shutting_down())
         await self._wait(lambda: not self.calls, LINGER_SECONDS)
-        for connection in list(self.connections):
-            connection.close_gracefully()
+        for client in list(self.connections):
+            client.end()
         await self._wait(lambda: not self.connections, LINGER_SECONDS)
 
     def abort(self) -> None:
         """Cut all clients off."""
-        for connection in list(self.connections):
-            connection.abort()
+        for client in list(self.connections):
+            client.lost()
 
     async def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
         with trio.move_on_after(seconds):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from functools import partial
 
 import trio
 
 from runner.grpc.call import GrpcLimits, Method
-from runner.grpc.connection import BACKLOG, accept, open_asyncio
+from runner.grpc.connection import Connection
 from runner.grpc.door import Door
 from runner.grpc.standard import standard_methods
+from runner.wire import Budget, Poller, accept_all, listen
 
 
 async def serve(
@@ -21,6 +21,7 @@ async def serve(
     host: str,
     port: int,
     limits: GrpcLimits,
+    budget: Budget,
     draining: trio.Event,
     closed: trio.Event,
     tls: ssl.SSLContext | None = None,
@@ -28,7 +29,8 @@ async def serve(
 ) -> None:
     """Serve `methods` by path, health and reflection until `closed` is set.
 
-    Port 0 takes a free one; `task_status.started` is called with the bound (host, port) pairs.
+    Port 0 takes a free one; `task_status.started` is called with the bound (host, port) pairs. `budget` bounds the
+    messages that have not arrived completely, or are not read.
 
     When `draining` is set, no connection is accepted, health answers NOT_SERVING, and clients are asked to go elsewhere
     (GOAWAY). New calls, and batches that wait for input, are answered UNAVAILABLE; running calls continue. After
@@ -38,25 +40,37 @@ async def serve(
 
     **Cancellation** cuts all clients off at once.
     """
-    async with AsyncExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.socket(fileno=listener.socket.detach()))
-            for listener in await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
-        ]
-        addresses = [sock.getsockname()[:2] for sock in sockets]
-        loop = await stack.enter_async_context(open_asyncio())
+    listeners = await listen(host, port)
+    services = {path.split("/")[1] for path in methods}
+    try:
         async with trio.open_nursery() as nursery:
-            services = {path.split("/")[1] for path in methods}
-            door = Door({**methods, **standard_methods(services, draining)}, limits, nursery)
-            stop_accepting = await accept(loop, door, sockets, tls)
+            poller = Poller()
+            nursery.start_soon(poller.run)
+            everything = {**methods, **standard_methods(services, draining)}
+            door = Door(everything, limits, nursery, poller, budget)
             try:
-                task_status.started(addresses)
-                await draining.wait()
-                stop_accepting()
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(accept_all, listeners, partial(_begin, door, tls), door.relieve)
+                    task_status.started([listener.socket.getsockname()[:2] for listener in listeners])
+                    await draining.wait()
+                    accepting.cancel_scope.cancel()
+                for listener in listeners:
+                    listener.socket.close()
                 door.drain()
                 await closed.wait()
                 await door.finish()
             finally:
-                stop_accepting()
                 door.abort()
                 nursery.cancel_scope.cancel()
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+def _begin(door: Door, tls: ssl.SSLContext | None, stream: trio.SocketStream) -> None:
+    """Serve a client, or close its connection at once if there is no room."""
+    client = Connection(door, stream, tls)
+    if door.admit(client):
+        client.open()
+    else:
+        stream.socket.close()

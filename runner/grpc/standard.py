@@ -9,10 +9,12 @@ from typing import Any
 import trio
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 from grpclib.health.v1 import health_pb2
 from grpclib.reflection.service import ServerReflection
 
-from runner.grpc.call import Call, GrpcError, GrpcStatus, Method
+from runner.grpc.call import Call, Method
 
 _HEALTH = "grpc.health.v1.Health"
 
@@ -40,7 +42,7 @@ class _Health:
     async def _check(self, call: Call) -> Any:
         request = await call.receive()
         if request is None or request.service not in {"", *self.services}:
-            raise GrpcError(GrpcStatus.NOT_FOUND, "there is no such service")
+            raise GRPCError(Status.NOT_FOUND, "there is no such service")
         return self._response()
 
     async def _watch(self, call: Call) -> None:

@@ -139,16 +139,18 @@ def test_one_module_starts_processes():
 
 def test_only_the_doors_import_web_libraries():
     web = ("quart", "quart_trio", "hypercorn", "h11", "h2", "wsproto", "trio_websocket", "httpx")
-    rpc = ("grpclib", "betterproto", "trio_asyncio")
+    rpc = ("grpclib", "betterproto", "ngh2")
 
     assert {file for file in importers(*web) if not file.startswith("runner/")} == set()
-    assert importers(*rpc) <= {"runner/grpc/connection.py", "runner/grpc/standard.py"}
+    assert {file for file in importers(*rpc) if not file.startswith("runner/grpc/")} == set()
+    assert importers("ngh2") <= {f"runner/grpc/{name}.py" for name in ("call", "connection", "stream")}
 
 
 def test_asyncio_is_imported_only_where_user_code_needs_it():
-    allowed = {"environments/local/inprocess.py", "environments/conda/child.py", "runner/grpc/connection.py", *GUESTS}
+    allowed = {"environments/local/inprocess.py", "environments/conda/child.py", *GUESTS}
 
     assert importers("asyncio") <= allowed
+    assert importers("trio_asyncio") == set()
 
 
 def test_protocol_is_pure():

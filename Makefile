@@ -5,7 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 BUILDER := hatchling>=1.25,<2
-PARALLEL := -n auto --maxprocesses 4
+# One process more than processors, since that with the tests of containers mostly waits for the engine; at most 4.
+PARALLEL := -n $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 PURE := archive config_client config_files config_load config_modules config_secrets embedding errors events frames \
 	golden_vectors hints ids messages module_files schema secret source upload views
 UPGRADE ?= --upgrade

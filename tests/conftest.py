@@ -22,23 +22,24 @@ pytest_plugins = ["tests.time_limit"]
 
 _FD_SLACK = 2
 """Descriptors that libraries open once and keep."""
-_WITH_ENGINE = ("test_docker.py", "test_image.py")
-"""Files whose tests all need the container engine. A test elsewhere has `docker` or `engine` among its parameters."""
-_LONGEST_FIRST = ("engine", "tests/acceptance/", "tests/contract/")
+_BUILDING = ("test_docker.py::", "test_image.py::", "test_requirements.py::")
+"""Files whose tests build images. In the last it is those with `engine` among their parameters."""
+_LONGEST_FIRST = (
+    *("tests/contract/test_executions.py", "images", "tests/acceptance/test_dist.py"),
+    *("tests/contract/", "tests/acceptance/"),
+)
 """Starts of the names of scopes."""
 
 
-class OneEngine(LoadScopeScheduling):
-    """Gives all tests of a file to one process, and all tests that need a container engine to one as well.
+class OneBuilder(LoadScopeScheduling):
+    """Gives all tests of a file to one process, and all tests that build images to one as well.
 
-    Images of the tests have one name on the machine, and fixtures of a file may be expensive.
+    Built images are seen by all processes, and fixtures of a file may be expensive.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        kind = test.partition("[")[2]
-        engine = file.endswith(_WITH_ENGINE) or ("docker" in kind or "engine" in kind)
-        return "engine" if engine and "/unit/" not in file else file
+        builds = any(file in nodeid for file in _BUILDING[:2]) or (_BUILDING[2] in nodeid and "engine" in nodeid)
+        return "images" if builds else nodeid.partition("::")[0]
 
     def _assign_work_unit(self, node: Any) -> None:
         """Begin with the longest scopes, so that short ones fill the gap at the end."""
@@ -48,9 +49,9 @@ class OneEngine(LoadScopeScheduling):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneEngine:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneBuilder:
     """Distribute the tests to several processes."""
-    return OneEngine(config, log)
+    return OneBuilder(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -105,16 +106,11 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def engine() -> Iterator[None]:
     """Provide an engine with the base image of the tests. Without one the tests are skipped, and fail in CI."""
     reason = engines.missing()
     if reason:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        taken = tmp_path_factory.getbasetemp().parent / "engine"
-        other = int(taken.read_text()) if taken.exists() else 0
-        assert not proc.alive(other), "two processes run tests of the engine; see OneEngine"
-        taken.write_text(str(os.getpid()))
     engines.make_base_image()
     yield
     engines.remove_images()
@@ -122,7 +118,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(params=["engine"])
 def with_engine(engine: None) -> None:
-    """Provide the engine to one test of a file. The parameter is part of the name by which `OneEngine` finds it."""
+    """Provide the engine to one test of a file. The parameter is part of the name by which `OneBuilder` finds it."""
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,8 @@ from environments.docker.engine import Address
 from tests import interpreter
 from tests.interpreter import VERSION, program
 
-IMAGE = "operato-test-python"
+IMAGE = f"operato-test-python-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+"""Each process that runs tests has images of its own."""
 _WHEELS_LOAD = ("libc", "libdl", "libgcc_s", "libm", "libpthread", "libresolv", "librt", "libstdc++", "libutil", "libz")
 """Libraries that wheels may expect, and that every image with Python has."""
 TOOLS = ("sh", "echo", "true", "yes", "sleep", "setsid")
@@ -66,15 +68,13 @@ def make_base_image_for_wheels() -> str:
 
 
 def remove_images() -> list[str]:
-    """Remove the images of the tests; return those that modules of the tests had built."""
+    """Remove the images of this process; return those that modules of its tests had built on them."""
     with client() as api:
-        built = []
-        for image in api.images():
-            tags = image.get("RepoTags") or []
-            mine = [tag for tag in tags if tag.startswith((f"{IMAGE}:", "operato-runner:"))]
-            built += [tag for tag in mine if tag.startswith("operato-runner:")]
-            for tag in mine:
-                api.remove_image(tag, force=True)
+        found = [(image["ParentId"], image["Id"], tag) for image in api.images() for tag in image["RepoTags"] or []]
+        mine = [(identity, tag) for _, identity, tag in found if tag.startswith(f"{IMAGE}:")]
+        built = [tag for parent, _, tag in found if tag.startswith("operato-runner:") and parent in dict(mine)]
+        for tag in (*built, *(tag for _, tag in mine)):
+            api.remove_image(tag, force=True)
         return built
 
 

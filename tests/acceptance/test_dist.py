@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -69,27 +68,15 @@ def make(source: Path, out: Path, wheels: Path, **how: Any) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    """Build once for all processes that run tests, with the packages that `make dist` downloaded before."""
-    common = tmp_path_factory.getbasetemp()
-    folder = (common.parent if "PYTEST_XDIST_WORKER" in os.environ else common) / "dist"
-    folder.mkdir(exist_ok=True)
-    users = folder / "users"
+    """Build once, with the packages that `make dist` downloaded before."""
+    folder = tmp_path_factory.mktemp("dist")
     kept = ROOT / "build" / "wheels"
-    with (folder.parent / "dist.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        wheels = kept if (kept / "complete").exists() else folder / "wheels"
-        if not (folder / "out" / "SHA256SUMS").exists():
-            make(ROOT, folder / "out", wheels)
-        users.mkdir(exist_ok=True)
-        (users / str(os.getpid())).touch()
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        yield Made(folder / "out", wheels)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (users / str(os.getpid())).unlink()
-        if not any(users.iterdir()):
-            shutil.rmtree(folder)
+    wheels = kept if (kept / "complete").exists() else folder / "wheels"
+    make(ROOT, folder / "out", wheels)
+    yield Made(folder / "out", wheels)
+    shutil.rmtree(folder)
 
 
 class Program:

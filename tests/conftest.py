@@ -25,8 +25,11 @@ _FD_SLACK = 2
 _BUILDING = ("test_docker.py::", "test_image.py::", "test_requirements.py::")
 """Files whose tests build images. In the last it is those with `engine` among their parameters."""
 _LONGEST_FIRST = (
-    *("tests/contract/test_executions.py", "images", "tests/acceptance/test_dist.py"),
-    *("tests/contract/", "tests/acceptance/"),
+    "tests/contract/test_executions.py",
+    "images",
+    "tests/acceptance/test_dist.py",
+    "tests/contract/",
+    "tests/acceptance/",
 )
 """Starts of the names of scopes."""
 

@@ -45,7 +45,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def compiled() -> Iterator[tuple[str, bytes]]:
-    """Yield the compiled files beside those of `modules`, made such that they are used whatever their source's time.
+    """Yield the compiled files beside those of `modules`. Python uses them without looking at the time of the source.
 
     Without them each interpreter with a read-only root compiles everything that it imports.
     """

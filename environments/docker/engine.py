@@ -1,7 +1,7 @@
 """The container engine: its SDK in threads, and streams attached to containers on the event loop.
 
 It works with every engine that has Docker's API: dockerd, podman's service. Only this module imports the SDK, at the
-first call; whether an engine answers, and what is left on it, is asked without it.
+first call. Probing an engine and listing its containers needs no SDK.
 """
 
 from __future__ import annotations

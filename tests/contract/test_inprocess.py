@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -363,10 +362,9 @@ async def test_the_number_of_modules_is_bounded_and_those_that_run_are_kept(insi
     assert len({name for name in sys.modules if name.startswith("inprocess_")} - before) == 2
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the library does not run on Python 3.14")
 def test_beside_a_library_that_runs_asyncio_on_the_trio_loop(tmp_path):
     """Importing it changes the event loop policy of asyncio for the whole process."""
-    if importlib.util.find_spec("trio_asyncio") is None:
-        pytest.skip("trio-asyncio is not installed")
     (tmp_path / "m.py").write_text(
         "import asyncio\nasync def init(): await asyncio.sleep(0)\n"
         "async def handler(input):\n    await asyncio.sleep(0)\n    yield type(asyncio.get_running_loop()).__module__\n"

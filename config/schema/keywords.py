@@ -34,7 +34,7 @@ _left: ContextVar[int] = ContextVar("steps that are left", default=MAX_STEPS)
 
 
 class TooManyStepsError(Exception):
-    """The check took more than MAX_STEPS."""
+    """The check took more than the steps that it has."""
 
 
 class PatternError(ValueError):
@@ -42,9 +42,9 @@ class PatternError(ValueError):
 
 
 @contextmanager
-def counted() -> Iterator[None]:
-    """Count the steps of one check, which raises TooManyStepsError after MAX_STEPS."""
-    token = _left.set(MAX_STEPS)
+def counted(steps: int) -> Iterator[None]:
+    """Count the steps of one check, which raises TooManyStepsError after so many."""
+    token = _left.set(steps)
     try:
         yield
     finally:

@@ -83,7 +83,7 @@ async def run_socket(request: Request) -> Socket:
         data = await _input(peer)
         if data is None:
             return None
-        identity, follower = service.begin(principal, name, data, version=version, timeout=request["timeout"])
+        identity, follower = await service.begin(principal, name, data, version=version, timeout=request["timeout"])
 
         async def listen(scope: trio.CancelScope) -> None:
             while (message := await peer.receive()) is not None:

@@ -344,8 +344,8 @@ def keys(target: Target, number: int = 3000) -> None:
 
 def batch(target: Target, number: int = 100_000) -> None:
     """Send many tiny inputs as one array, and leave after the first answers."""
-    body = wide(b"1")[: 2 * number] + b"1]"
-    with target.raw("POST /modules/batch/hello", f"content-length: {len(body)}") as connection:
+    body = b"[" + b'{"a":"b"},' * number + b"1]"
+    with target.raw("POST /modules/execute/hello/batch", f"content-length: {len(body)}") as connection:
         connection.sendall(body)
         end = time.monotonic() + SECONDS
         while time.monotonic() < end and connection.recv(65536):
@@ -409,7 +409,14 @@ CASES: dict[str, Callable[[Target], Any]] = {
     "result: read again": lambda target: [target.ask("GET", f"/executions/{target.submit('large', FRAME)}")] * 3,
     "websocket: an input of 15 MB": lambda target: socket_input(target, wide(b"1.5")),
     "batch: 100,000 inputs": batch,
-    "batch: one array of 16 MiB": lambda target: target.ask("POST", "/modules/batch/hello", wide(b"[]")),
+    "batch: one array of 16 MiB": lambda target: batch(target, 1_600_000),
+    "batch: one input of many strings": lambda target: target.ask(
+        "POST", "/modules/execute/hello/batch", b"[" + wide(b'""')[:-4] + b"]]"
+    ),
+    "order: 20,000 values of 399 levels": lambda target: target.ask(
+        "POST", "/executions", b'{"module":"hello","input":' + deep() + b"}"
+    ),
+    "lists: the OpenAPI document": lambda target: target.ask("GET", "/openapi.json"),
     "module: 1,000,000 tags": lambda target: register(target, tags=[f"{n}" for n in range(1_000_000)]),
     "module: 100,000 variables": lambda target: register(target, variables={f"v{n}": "x" for n in range(100_000)}),
     "module: 100,000 requirements": lambda target: register(target, requirements=["a"] * 100_000),

@@ -40,9 +40,11 @@ class Checks:
 
     async def description(self, body: bytes, field: str = "$") -> dict[str, Any]:
         """Return the JSON object that describes a module. Raises RunnerError `bad_input` with this field."""
-        if len(body) <= QUICK_BYTES:
-            return parse_description(body, field)
-        return await self.run(partial(parse_description, body, field))
+        return await self.whole(partial(parse_description, field=field), body)
+
+    async def whole(self, read: Callable[[bytes], T], body: bytes) -> T:
+        """Return what `read` makes of a body, or raise what it raises."""
+        return read(body) if len(body) <= QUICK_BYTES else await self.run(partial(read, body))
 
     async def run(self, work: Callable[[], T]) -> T:
         """Return what a long check returns, or raise what it raises."""

@@ -108,10 +108,13 @@ class _Cancel(msgspec.Struct, tag="cancel"):
     """The one message that a client may send while its execution runs."""
 
 
+_CANCEL_BYTES: Final = 1024
 _cancel_decoder: Final = msgspec.json.Decoder(_Cancel)
 
 
 def _is_cancel(message: bytes) -> bool:
+    if len(message) > _CANCEL_BYTES:
+        return False
     try:
         _cancel_decoder.decode(message)
     except (msgspec.DecodeError, RecursionError):

@@ -16,7 +16,8 @@ from protocol.scan import LongCheckError, decoded, has_more_values
 QUICK_BYTES: Final = 64 * 1024
 """An input up to this size is checked at once, unless that takes too many steps."""
 _QUICK_STEPS: Final = 500
-"""Steps of a check at once: some milliseconds."""
+_QUICK_WORK: Final = 2 * 1024 * 1024
+"""Steps of a check at once, and steps times bytes, since an error shows the whole value: some milliseconds."""
 _LARGE_BYTES: Final = 256 * 1024
 """A larger input gets only the fast check where there is one: the validator would take seconds for it."""
 _MAX_VALUES: Final = 500_000
@@ -37,6 +38,7 @@ class InputCheck:
         `quickly`: in some milliseconds, for at most QUICK_BYTES. Raises LongCheckError when that is not possible.
         Otherwise it may take seconds, in which other threads run.
         """
+        steps = min(_QUICK_STEPS, _QUICK_WORK // len(data)) if quickly else MAX_STEPS
         wrong = ("$", f"the input takes more than {MAX_STEPS} steps to check by its schema; send less at once")
         try:
             if self._fast is not None:
@@ -48,7 +50,7 @@ class InputCheck:
                         return _failure(*wrong)
                 else:
                     return None
-            return self._validate(data, _QUICK_STEPS if quickly else MAX_STEPS)
+            return self._validate(data, steps)
         except TooManyStepsError:
             if quickly:
                 raise LongCheckError from None

@@ -98,6 +98,8 @@ def _evolve(checker: Any, **changes: Any) -> Any:
 def _counting(check: Keyword) -> Keyword:
     def count_and_check(checker: Any, value: Any, instance: Any, schema: Any) -> Any:
         _spend(1 + (len(value) // 2 if isinstance(value, list) else len(value) // 8 if isinstance(value, dict) else 0))
+        if isinstance(instance, (list, dict)):
+            _spend(len(instance) // 256)  # an error shows all of it
         return check(checker, value, instance, schema)
 
     return count_and_check

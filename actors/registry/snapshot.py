@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +181,7 @@ class RegistrySnapshot:
     def unknown(self, name: str, sees: Callable[[str], bool] = lambda _: True) -> Exception:
         """Return the error for an unknown module, with similar names."""
         known = filter(sees, dict.fromkeys([*self.modules, *self.registered]))
-        alike = islice((each for each in known if each[:1] == name[:1]), _COMPARED_NAMES)
+        alike = sorted(known, key=lambda each: each[:1] != name[:1])[:_COMPARED_NAMES]
         close = difflib.get_close_matches(name, alike, n=3) if len(name) <= _LONGEST_NAME else ()
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         return error(ErrorKind.NOT_FOUND, f"there is no module {name!r:.80}{hint}", field="name")

@@ -38,33 +38,26 @@ class InputCheck:
         `quickly`: in some milliseconds, for at most QUICK_BYTES. Raises LongCheckError when that is not possible.
         Otherwise it may take seconds, in which other threads run.
         """
-        steps = min(_QUICK_STEPS, _QUICK_WORK // len(data)) if quickly else MAX_STEPS
-        wrong = ("$", f"the input takes more than {MAX_STEPS} steps to check by its schema; send less at once")
-        try:
-            if self._fast is not None:
-                try:
-                    self._decode(*self._fast, data)
-                except large.MismatchError as problem:
-                    wrong = problem.path, problem.why
-                    if len(data) > _LARGE_BYTES:
-                        return _failure(*wrong)
+        wrong = None
+        if self._fast is not None:
+            try:
+                if len(data) <= QUICK_BYTES:
+                    self._fast[1].decode(data)
                 else:
-                    return None
-            return self._validate(data, steps)
+                    large.check(self._fast[0], data)
+            except msgspec.MsgspecError as problem:
+                wrong = fit.told(problem)
+            except large.MismatchError as problem:
+                wrong = problem.path, problem.why
+            if wrong is None or len(data) > _LARGE_BYTES:
+                return wrong and _failure(*wrong)
+        try:
+            return self._validate(data, min(_QUICK_STEPS, _QUICK_WORK // len(data)) if quickly else MAX_STEPS)
         except TooManyStepsError:
             if quickly:
                 raise LongCheckError from None
-            return _failure(*wrong)
-
-    def _decode(self, kind: Any, decoder: msgspec.json.Decoder[Any], data: bytes) -> None:
-        """Raise MismatchError if an input does not have a type."""
-        if len(data) > QUICK_BYTES:
-            large.check(kind, data)
-            return
-        try:
-            decoder.decode(data)
-        except msgspec.MsgspecError as problem:
-            raise large.MismatchError(*fit.told(problem)) from None
+            text = f"the input takes more than {MAX_STEPS} steps to check by its schema; send less at once"
+            return _failure(*(wrong or ("$", text)))
 
     def _validate(self, data: bytes, steps: int) -> Failure | None:
         """Return what the validator finds in so many steps. Raises TooManyStepsError."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from array import array
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
+from protocol.scan import measure
+
 PROTOCOL_VERSION = 1
 MAX_DEPTH = 500
 """Levels of nesting of a value: the same on every Python, and well below the limits of all of them."""
+MAX_CONTAINERS = 2_000_000
+"""Arrays and objects of an input: their check is one call of C, which holds the lock of the interpreter."""
 Bytes: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A number of bytes that fits a record: user code can write anything to the channel."""
 
@@ -196,16 +198,20 @@ class InvalidJsonError(ValueError):
 def check_json(data: bytes) -> msgspec.Raw:
     """Return `data` as a value for a message, without building Python objects from it.
 
-    Raises InvalidJsonError unless it is exactly one JSON value in UTF-8, nested at most MAX_DEPTH levels.
+    Raises InvalidJsonError unless it is exactly one JSON value in UTF-8, nested at most MAX_DEPTH levels, with at most
+    MAX_CONTAINERS arrays and objects. A larger text is to be checked in a thread.
     """
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+        depth, containers = measure(data, MAX_DEPTH, MAX_CONTAINERS)
+        if depth > MAX_DEPTH:
+            raise InvalidJsonError("nested too deeply")
+        if containers > MAX_CONTAINERS:
+            raise InvalidJsonError(f"more than {MAX_CONTAINERS:,} arrays and objects")
     try:
         _check_utf8(data)
-        value = msgspec.Raw(_raw_decoder.decode(data))
+        return msgspec.Raw(_raw_decoder.decode(data))
     except (UnicodeDecodeError, RecursionError, msgspec.DecodeError) as problem:
         raise _explained(data, problem) from problem
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
-        raise InvalidJsonError("nested too deeply")
-    return value
 
 
 def _explained(data: bytes, problem: Exception) -> InvalidJsonError:
@@ -259,32 +265,8 @@ def _texts(value: object) -> Iterator[tuple[str, str]]:
 
 
 def nesting(data: bytes) -> int:
-    """Return the nesting of a JSON text: brackets outside of strings, counted without a loop in Python."""
-    return _depth(_brackets(data))
-
-
-def _too_deep(data: bytes) -> bool:
-    """Return whether a JSON text is nested more than MAX_DEPTH levels; fast for wide and shallow texts."""
-    left = brackets = _brackets(data)
-    for _ in range(_PEELS):  # each removes the innermost level, or two
-        left = left.replace(b"{}", b"").replace(b"[]", b"")
-        if not left:
-            return False
-    return _depth(brackets) > MAX_DEPTH
-
-
-def _brackets(data: bytes) -> bytes:
-    """Return the brackets of a JSON text that are outside of its strings."""
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # A string without brackets is two quotes now. If these end one string and begin the next, removing them joins the
-    # two strings, and there were no brackets between them.
-    marks = data.translate(None, _NOT_MARKS).replace(b'""', b"")
-    return b"".join(marks.split(b'"')[::2])
-
-
-def _depth(brackets: bytes) -> int:
-    return max(accumulate(array("b", brackets.translate(_STEPS))), default=0)
+    """Return the nesting of a JSON text: brackets outside of strings."""
+    return measure(data, len(data), len(data))[0]
 
 
 def _check_utf8(data: bytes) -> None:
@@ -293,9 +275,6 @@ def _check_utf8(data: bytes) -> None:
         data.decode()
 
 
-_NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
-_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-_PEELS = 8
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _MAX_PATH: Final = 200
 _EXPLAINED_BYTES: Final = 64 * 1024

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _SHOWN_NAMES = 20
 _SHOWN_VERSIONS = 10
+_LONGEST_NAME = 80
+_COMPARED_NAMES = 100
+"""An unknown name is compared with at most so many, which takes some milliseconds."""
 
 
 @frozen
@@ -177,9 +180,11 @@ class RegistrySnapshot:
 
     def unknown(self, name: str, sees: Callable[[str], bool] = lambda _: True) -> Exception:
         """Return the error for an unknown module, with similar names."""
-        close = difflib.get_close_matches(name, filter(sees, [*self.modules, *self.registered]), n=3)
-        hint = f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
-        return error(ErrorKind.NOT_FOUND, f"there is no module {name!r}{hint}", field="name")
+        known = filter(sees, dict.fromkeys([*self.modules, *self.registered]))
+        alike = sorted(known, key=lambda each: each[:1] != name[:1])[:_COMPARED_NAMES]
+        close = difflib.get_close_matches(name, alike, n=3) if len(name) <= _LONGEST_NAME else ()
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        return error(ErrorKind.NOT_FOUND, f"there is no module {name!r:.80}{hint}", field="name")
 
     def since(self, before: RegistrySnapshot) -> Changes:
         """Return the changes of the served versions from `before` to this snapshot."""

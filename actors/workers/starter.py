@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 import trio
@@ -21,6 +21,8 @@ _PROBE_SECONDS = 2.0
 """Interval at which an unusable kind is probed again: an engine may be started, or a tool installed, meanwhile."""
 _STARTS = 2
 """Starts for one caller, when the worker ended before the handler could be reached."""
+_BUILDS_AT_ONCE = 20
+"""Builds that begin before other tasks have their turn; most find their environment, and end at once."""
 
 log = structlog.get_logger("executor")
 
@@ -153,11 +155,17 @@ class Starter:
 
     def build_ahead(self, pools: Iterable[Pool]) -> None:
         """Build the missing environments of published versions, if the kind can be used."""
-        if self.fleet.nursery is None or not self.probing.found.available:
-            return
-        for pool in pools:
-            if not pool.retired and pool.prepared is None:
+        missing = [pool for pool in pools if pool.prepared is None]
+        if missing and self.fleet.nursery is not None and self.probing.found.available:
+            self.fleet.nursery.start_soon(self._build_ahead, missing, name="build ahead")
+
+    async def _build_ahead(self, pools: Sequence[Pool]) -> None:
+        """Begin these builds, some at a time: a file can publish thousands of modules at once."""
+        for number, pool in enumerate(pools, start=1):
+            if self.fleet.nursery is not None and not pool.retired and pool.prepared is None:
                 self.fleet.nursery.start_soon(self._prepare, pool, name=f"prepare {pool.module.ref}")
+            if number % _BUILDS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
 
     async def _prepare(self, pool: Pool) -> None:
         """Build ahead of the first call, keep spares, and start `workers.min`; the first call gets a failure."""

@@ -27,6 +27,7 @@ from config.mistakes import (
 from config.modules import policies
 from config.modules.early import early
 from config.modules.policies import RetryPolicy, WorkersPolicy
+from config.modules.sizes import oversized
 from config.requirements import Origin
 from config.secrets import Secret
 from config.units import Range, show
@@ -133,6 +134,8 @@ def read_spec(
     """Return the module and no mistakes, or None and all mistakes. `named` collects its requirements files."""
     if not isinstance(data, Mapping):
         return None, [Wrong(f"{show(data)} is not a module; a module is a mapping", allowed="a mapping")]
+    if too_large := list(oversized(data)):
+        return None, too_large
     files = allow_path and trusted
     wrongs = [*_rules(data, trusted=trusted), *secrets.rules(data, trusted=trusted, files=files)]
     data = {"env": None} | dict(data)

@@ -17,10 +17,11 @@ class _OtherError(Exception):
     """The schema has keywords that are not supported here."""
 
 
-def decoder(schema: Mapping[str, Any]) -> msgspec.json.Decoder[Any] | None:
-    """Return a decoder that accepts only JSON that fits the schema, or None if types cannot express the schema."""
+def decoder(schema: Mapping[str, Any]) -> tuple[Any, msgspec.json.Decoder[Any]] | None:
+    """Return a type that only JSON has that fits the schema, and its decoder; None if no type expresses the schema."""
     try:
-        return msgspec.json.Decoder(_type(schema))
+        kind = _type(schema)
+        return kind, msgspec.json.Decoder(kind)
     except (_OtherError, TypeError, RecursionError):  # TypeError: msgspec cannot distinguish two object types
         return None
 

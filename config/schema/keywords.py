@@ -34,7 +34,7 @@ _left: ContextVar[int] = ContextVar("steps that are left", default=MAX_STEPS)
 
 
 class TooManyStepsError(Exception):
-    """The check took more than MAX_STEPS."""
+    """The check took more than the steps that it has."""
 
 
 class PatternError(ValueError):
@@ -42,9 +42,9 @@ class PatternError(ValueError):
 
 
 @contextmanager
-def counted() -> Iterator[None]:
-    """Count the steps of one check, which raises TooManyStepsError after MAX_STEPS."""
-    token = _left.set(MAX_STEPS)
+def counted(steps: int) -> Iterator[None]:
+    """Count the steps of one check, which raises TooManyStepsError after so many."""
+    token = _left.set(steps)
     try:
         yield
     finally:
@@ -98,6 +98,8 @@ def _evolve(checker: Any, **changes: Any) -> Any:
 def _counting(check: Keyword) -> Keyword:
     def count_and_check(checker: Any, value: Any, instance: Any, schema: Any) -> Any:
         _spend(1 + (len(value) // 2 if isinstance(value, list) else len(value) // 8 if isinstance(value, dict) else 0))
+        if isinstance(instance, (list, dict)):
+            _spend(len(instance) // 256)  # an error shows all of it
         return check(checker, value, instance, schema)
 
     return count_and_check

@@ -15,7 +15,7 @@ from jsonschema.protocols import Validator
 from jsonschema.validators import Draft202012Validator, validator_for
 
 from config.mistakes import Where, Wrong, did_you_mean
-from config.schema.keywords import PatternError, bounded, compiled, counted
+from config.schema.keywords import MAX_STEPS, PatternError, bounded, compiled, counted
 
 Resolver: TypeAlias = Any
 _Part: TypeAlias = tuple[Any, Where, bool]
@@ -33,6 +33,7 @@ _IN_PLACE = ("allOf", "anyOf", "oneOf", "if", "then", "else", "not", "extends", 
 _DEPENDENT = ("dependentSchemas", "dependencies")
 """The same, as mappings from names."""
 _MAX_WRONGS = 10
+_MAX_MESSAGE = 1000
 _MAX_VALUES = 10_000
 _MAX_APPLIED = 10_000
 
@@ -43,17 +44,20 @@ def validator(schema: Mapping[str, Any]) -> Validator:
     return kind(schema, registry=jsonschema_specifications.REGISTRY)
 
 
-def mismatch(checked: Validator, value: Any) -> tuple[str, str] | None:
+def mismatch(checked: Validator, value: Any, steps: int = MAX_STEPS) -> tuple[str, str] | None:
     """Return the path of the first invalid value, `$.rows[3]`, and the reason; None if the value is valid.
 
-    Raises TooManyStepsError if the check takes too long, RecursionError if the value is nested too deeply.
+    Raises TooManyStepsError if the check takes more `steps`, RecursionError if the value is nested too deeply.
     """
-    with counted():
+    with counted(steps):
         first = next(iter(checked.iter_errors(value)), None)
     if first is None:
         return None
     leaf = best_match([first])
-    return leaf.json_path, leaf.message
+    text = leaf.message  # with the whole value, and the reason at its end
+    return leaf.json_path, text if len(
+        text
+    ) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE // 2]}...{text[-_MAX_MESSAGE // 2 :]}"
 
 
 def problems(schema: Mapping[str, Any]) -> Iterator[Wrong]:

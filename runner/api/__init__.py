@@ -1,7 +1,7 @@
 """The verbs of the runner, without transport: what every door calls. Each checks scopes and modules of its caller."""
 
 from runner.api.batch import MAX_PARALLELISM, Batch, Input
-from runner.api.described import NOT_SHOWN, module_fields, parse_description
+from runner.api.described import NOT_SHOWN, module_fields
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.management import Publishing
 from runner.api.service import Service
@@ -16,5 +16,4 @@ __all__ = [
     "Service",
     "failure_of",
     "module_fields",
-    "parse_description",
 ]

@@ -10,9 +10,13 @@ from actors.registry import Published
 from config.modules import spec_to_mapping
 from protocol import messages
 from protocol.errors import ErrorKind, error
+from protocol.scan import decoded, has_more_values
 
 NOT_SHOWN: Final = ("code", "path", "variables", "secrets", "name", "env", "version")
 """Fields of a specification that callers do not see, or see in another form."""
+
+_MAX_VALUES: Final = 50_000
+"""Values in a description; a schema has 10,000 at most."""
 
 
 def module_fields(module: Published) -> dict[str, Any]:
@@ -39,11 +43,19 @@ def module_fields(module: Published) -> dict[str, Any]:
 
 
 def parse_description(body: bytes, field: str = "$") -> dict[str, Any]:
-    """Return the JSON object that describes a module or changes to one. Raises RunnerError `bad_input`."""
+    """Return the JSON object that describes a module or changes to one. Raises RunnerError `bad_input`.
+
+    A body of many megabytes takes a moment, in which other threads run.
+    """
     try:
-        data = msgspec.json.decode(messages.check_json(body))
+        raw = bytes(messages.check_json(body))
+        large = has_more_values(raw, _MAX_VALUES)
+        data = None if large else decoded(raw)
     except (messages.InvalidJsonError, msgspec.DecodeError) as problem:  # the latter for numbers out of range
         raise error(ErrorKind.BAD_INPUT, f"the body is not JSON: {problem}", field=field) from None
+    if large:
+        text = f"the description has more than {_MAX_VALUES:,} values; shorten its lists and its schema"
+        raise error(ErrorKind.BAD_INPUT, text, field=field)
     if not isinstance(data, dict):
         text = "the body does not describe a module; a module is an object with name, env, code"
         raise error(ErrorKind.BAD_INPUT, text, field=field)

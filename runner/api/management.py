@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -71,7 +72,8 @@ class Management:
         if isinstance(name, str):
             require_module(principal, name)
             self.registry.snapshot.changeable(name, condition)  # before anything is built; the registry decides again
-        return await self._publish(principal, _spec(data, None), how, condition)
+        spec = await trio.to_thread.run_sync(_spec, data, None)
+        return await self._publish(principal, spec, how, condition)
 
     async def upload(
         self,
@@ -89,13 +91,13 @@ class Management:
         `register`, and `bad_input` or `too_large` for an archive that cannot be read.
         """
         require(principal, Scope.MODULES_WRITE)
-        with tempfile.TemporaryDirectory(prefix="upload-", dir=self.work) as folder:
-            work = partial(_unpacked, data, Path(folder), name, fields)
+        async with _folder(self.work) as folder:
+            work = partial(_unpacked, data, folder, name, fields)
             description = await trio.to_thread.run_sync(work)
             found = str(description.fields["name"])
             require_module(principal, found)
             self.registry.snapshot.changeable(found, condition)
-            spec = await trio.to_thread.run_sync(_read, description, Path(folder))
+            spec = await trio.to_thread.run_sync(_read, description, folder)
             return await self._publish(principal, spec, how, condition)
 
     async def patch(
@@ -115,7 +117,8 @@ class Management:
         has_files = data.pop("path", None) is not None and "code" not in changes
         data |= {"path": "."} if has_files else {}
         folder = module.spec.path if has_files else None
-        return await self._publish(principal, _spec(merged(data, changes), folder), how, condition)
+        spec = await trio.to_thread.run_sync(_spec, merged(data, changes), folder)
+        return await self._publish(principal, spec, how, condition)
 
     async def _publish(self, principal: Principal, spec: ModuleSpec, how: Publishing, condition: Condition) -> Added:
         executor = self.executors[spec.env]
@@ -208,6 +211,17 @@ class Management:
         require(principal, Scope.MODULES_WRITE)
         require_module(principal, name)
         return self.registry.snapshot.get(name, version, principal.may_use)
+
+
+@asynccontextmanager
+async def _folder(work: Path) -> AsyncIterator[Path]:
+    """Give a folder for the files of an upload. Made and removed in a thread: there may be very many."""
+    folder = Path(tempfile.mkdtemp(prefix="upload-", dir=work))
+    try:
+        yield folder
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 @asynccontextmanager

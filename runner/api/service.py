@@ -16,10 +16,10 @@ from actors.history import History, ModuleStats, Page, Query
 from actors.registry import Published, Registry
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
-from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
+from runner.api.checks import Checks
 from runner.api.management import Management
 from runner.auth import Principal, Scope, require, require_module
 from runner.wire import Budget
@@ -37,6 +37,7 @@ class Service:
     budget: Budget = field(init=False)
     """The memory that unfinished requests of all doors share."""
     management: Management = field(init=False)
+    checks: Checks = field(factory=Checks, init=False)
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -118,7 +119,7 @@ class Service:
         caller is cancelled, the execution is ended and recorded as `cancelled` before Cancelled propagates; an
         execution with an idempotency `key` continues, for a caller that repeats the call.
         """
-        module, execution, raw = self._new(principal, name, data, version, timeout)
+        module, execution, raw = await self._new(principal, name, data, version, timeout)
         if key is None:
             return await self.runs.execute(module, execution, raw)
         execution = evolve(execution, idempotency_key=key)
@@ -144,7 +145,7 @@ class Service:
         The parameters are those of `execute`. Raises RunnerError if it is not accepted. When the caller is cancelled,
         it may have been accepted.
         """
-        module, execution, raw = self._new(principal, name, data, version, timeout)
+        module, execution, raw = await self._new(principal, name, data, version, timeout)
         execution = evolve(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
 
         async def begin() -> Live:
@@ -153,14 +154,14 @@ class Service:
         known = await begin() if key is None else await self._idempotency.first(execution, begin)
         return known if isinstance(known, Execution) else self.runs.snapshot(known)
 
-    def begin(
+    async def begin(
         self, principal: Principal, name: str, data: bytes, *, version: str | None = None, timeout: float | None = None
     ) -> tuple[str, Follower]:
         """Begin an execution and return its ID, and its events from the first on; the follower may `abandon` it.
 
         Parameters and errors are those of `execute`, except that errors after the begin are the last event.
         """
-        module, execution, raw = self._new(principal, name, data, version, timeout)
+        module, execution, raw = await self._new(principal, name, data, version, timeout)
         return execution.id, Follower(self.runs.start(module, execution, raw).log)
 
     def abandon(self, name: str, why: str = "the caller went away") -> None:
@@ -169,12 +170,12 @@ class Service:
         if live is not None:
             live.cancel(Failure(ErrorKind.CANCELLED, why))
 
-    def _new(
+    async def _new(
         self, principal: Principal, name: str, data: bytes, version: str | None, timeout: float | None
     ) -> tuple[Published, Execution, msgspec.Raw]:
         """Return an execution that may begin. Raises RunnerError."""
         module = self.module(principal, Scope.EXECUTIONS_RUN, name, version)
-        raw = _checked_input(module, data)
+        raw = await self.checks.input(module, data)
         if self.runs.stopping:
             raise RunnerError(shutting_down())
         if timeout is not None and not timeout > 0:
@@ -270,14 +271,3 @@ def _shown(principal: Principal, execution: Execution) -> Execution:
 
 def _as_dict(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in type(value).__match_args__}
-
-
-def _checked_input(module: Published, data: bytes) -> msgspec.Raw:
-    """Return the input, checked; an empty body is null. Raises RunnerError `bad_input`."""
-    try:
-        raw = messages.check_json(data or b"null")
-    except messages.InvalidJsonError as problem:
-        raise error(ErrorKind.BAD_INPUT, f"the input is not JSON: {problem}", field=problem.path) from None
-    if module.inputs is not None and (failure := module.inputs.check(bytes(raw))) is not None:
-        raise RunnerError(failure)
-    return raw

@@ -97,7 +97,7 @@ class _Executions:
         if _key(call) is not None:
             text = "a stream has no idempotency key; submit the execution and watch it"
             raise error(ErrorKind.BAD_INPUT, text, field="idempotency-key")
-        name, follower = self.service.begin(
+        name, follower = await self.service.begin(
             who,
             request.module_name,
             request.input_json.encode(),

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from actors.registry import Added, Condition
 from protocol.rpc.operato.runner import v1
-from runner.api import Publishing, Service, parse_description
+from runner.api import Publishing, Service
 from runner.auth import Principal, Scope
 from runner.grpc.call import Call
 from runner.grpc.codec import make
@@ -91,7 +91,7 @@ class ModuleVerbs:
         how = Publishing(activate=not request.inactive, prepare=request.prepare)
         condition = Condition(revision=request.revision or None, first=request.create)
         written = request.module_json or ("{}" if request.archive else "")
-        data = parse_description(written.encode(), "module_json")
+        data = await self.service.checks.description(written.encode(), "module_json")
         if request.archive:
             management = self.service.management
             return _added(await management.upload(who, request.archive, fields=data, how=how, condition=condition))
@@ -99,7 +99,7 @@ class ModuleVerbs:
 
     async def patch(self, _call: Call, who: Principal, request: v1.PatchModuleRequest) -> v1.RegisterModuleResponse:
         """Register a version: the active one with some fields changed."""
-        data = parse_description(request.patch_json.encode(), "patch_json")
+        data = await self.service.checks.description(request.patch_json.encode(), "patch_json")
         how = Publishing(activate=not request.inactive, prepare=request.prepare)
         condition = Condition(revision=request.revision or None)
         added = await self.service.management.patch(who, request.module_name, data, how=how, condition=condition)

@@ -96,11 +96,14 @@ async def _no_websocket(scope: Message, receive: Receive, send: Send) -> None:
 
 def _server_endpoints(service: Service) -> tuple[Endpoint, ...]:
     documents = Documents(service.registry, release(), served(service.settings.server))
+    making = trio.Lock()  # in a thread, as there may be thousands of modules
 
     @serves("getDocument")
     async def document(request: Request) -> Answer:
         headers = ((b"cache-control", b"no-cache"), (b"vary", b"authorization"))
-        return Answer(documents.get(request.caller), headers=headers)
+        async with making:
+            made = await trio.to_thread.run_sync(documents.get, request.caller)
+        return Answer(made, headers=headers)
 
     return _environments, _health, _readiness, document, _docs
 

@@ -74,7 +74,7 @@ async def _inputs(request: Request, body: _Body) -> Lines | Array:
     given = request.header("content-type") or ""
     kind = given.partition(";")[0].strip().lower()
     if kind in ("", JSON):
-        return Array(await request.body())
+        return await request.service.checks.whole(Array, await request.body())
     if kind not in LINES:
         types = " or ".join(LINES)
         text = f"the body of a batch is an array (application/json) or JSON lines ({types}), not {given!r:.80}"

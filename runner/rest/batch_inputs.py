@@ -17,6 +17,10 @@ _IN_ARRAY = re.compile(rb'(?:[^][{},"]++|' + _STRING + rb")*+([][{},])")
 """Up to the next comma or bracket in an array, which is valid JSON."""
 _IN_ELEMENT = re.compile(rb'(?:[^][{}"]++|' + _STRING + rb")*+([][{}])")
 """Up to the next bracket inside an element."""
+_SKIPPED_IN_ARRAY = re.compile(rb'(?:[^][{},"]++|' + _STRING + rb")*+")
+_SKIPPED_IN_ELEMENT = re.compile(rb'(?:[^][{}"]++|' + _STRING + rb")*+")
+_WINDOW_BYTES = 64 * 1024
+"""Searched at once, unless one string is longer."""
 _STEPS = 2000
 """The number of brackets after which other tasks may run."""
 
@@ -98,7 +102,16 @@ class Array:
         """Return the next input, None after the last. A cancellation loses nothing."""
         at, depth, steps = self._at, 0, 0
         while True:
-            found = (_IN_ELEMENT if depth else _IN_ARRAY).match(self._body, at)
+            found = (_IN_ELEMENT if depth else _IN_ARRAY).match(self._body, at, at + _WINDOW_BYTES)
+            if found is None:
+                skipped = (_SKIPPED_IN_ELEMENT if depth else _SKIPPED_IN_ARRAY).match(
+                    self._body, at, at + _WINDOW_BYTES
+                )
+                if skipped is not None and skipped.end() > at:
+                    at = skipped.end()
+                    await trio.lowlevel.checkpoint()
+                    continue
+                found = (_IN_ELEMENT if depth else _IN_ARRAY).match(self._body, at)
             if found is None:
                 return None
             at, mark = found.end(), found[1]

@@ -13,7 +13,9 @@ from actors.history import Query
 from protocol import views
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.events import DroppedEvent, KeptEvent, OutputEvent, decode_all, encode, text_of
+from protocol.messages import InvalidJsonError, check_json
 from protocol.model import Execution, Stream
+from protocol.scan import LARGE_BYTES
 from runner.rest.endpoint import Answer, Request, json_answer, serves
 from runner.rest.openapi import Order
 from runner.rest.render import (
@@ -54,7 +56,7 @@ async def execute(request: Request) -> Answer:
 @serves("submit")
 async def submit(request: Request) -> Answer:
     """Accept an execution."""
-    order = _order(await request.body())
+    order = await request.service.checks.whole(_order, await request.body())
     given = [seconds for seconds in (order.timeout, request["X-Timeout"]) if seconds is not None]
     try:
         execution = await request.service.submit(
@@ -83,8 +85,10 @@ def _accepted(execution: Execution, render: Callable[[Execution], bytes]) -> Ans
 
 def _order(data: bytes) -> Order:
     try:
+        if len(data) > LARGE_BYTES:
+            check_json(data)  # with its limits
         return _orders.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+    except (InvalidJsonError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         fields = "`module`, and optionally `input`, `version`, `timeout` (seconds)"
         raise error(ErrorKind.BAD_INPUT, f"the body is not an order: {problem}; it has {fields}", field="$") from None
 

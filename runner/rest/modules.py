@@ -16,7 +16,7 @@ from config.mistakes import Wrong
 from config.modules import starter
 from config.units import decimal
 from protocol.errors import ErrorKind, RunnerError, error
-from runner.api import Publishing, failure_of, module_fields, parse_description
+from runner.api import Publishing, failure_of, module_fields
 from runner.auth import Scope
 from runner.rest.endpoint import Answer, Request, Stream, Write, json_answer, serves
 from runner.rest.openapi import ARCHIVES, EVENTS, Preparation
@@ -104,7 +104,7 @@ async def audit(request: Request) -> Answer:
 @serves("registerModule")
 async def register(request: Request) -> Answer:
     """Register a new module."""
-    data = parse_description(await request.body())
+    data = await request.service.checks.description(await request.body())
     how, condition = _publishing(request, data), Condition(first=True)
     return _added(await request.service.management.register(request.principal, data, how=how, condition=condition))
 
@@ -129,7 +129,7 @@ async def upload(request: Request) -> Answer:
 @serves("putModule")
 async def put(request: Request) -> Answer:
     """Register a module or a version of it."""
-    name, data = request["name"], parse_description(await request.body())
+    name, data = request["name"], await request.service.checks.description(await request.body())
     how, condition = _publishing(request, data), _condition(request)
     if data.setdefault("name", name) != name:
         raise error(ErrorKind.BAD_INPUT, f"the path names {name!r}, the body {data['name']!r:.80}", field="name")
@@ -139,7 +139,7 @@ async def put(request: Request) -> Answer:
 @serves("patchModule")
 async def patch(request: Request) -> Answer:
     """Register the active version with some fields changed."""
-    name, data = request["name"], parse_description(await request.body())
+    name, data = request["name"], await request.service.checks.description(await request.body())
     how, condition = _publishing(request, data), _condition(request)
     return _added(await request.service.management.patch(request.principal, name, data, how=how, condition=condition))
 

@@ -83,7 +83,7 @@ async def run_socket(request: Request) -> Socket:
         data = await _input(peer)
         if data is None:
             return None
-        identity, follower = service.begin(principal, name, data, version=version, timeout=request["timeout"])
+        identity, follower = await service.begin(principal, name, data, version=version, timeout=request["timeout"])
 
         async def listen(scope: trio.CancelScope) -> None:
             while (message := await peer.receive()) is not None:
@@ -108,10 +108,13 @@ class _Cancel(msgspec.Struct, tag="cancel"):
     """The one message that a client may send while its execution runs."""
 
 
+_CANCEL_BYTES: Final = 1024
 _cancel_decoder: Final = msgspec.json.Decoder(_Cancel)
 
 
 def _is_cancel(message: bytes) -> bool:
+    if len(message) > _CANCEL_BYTES:
+        return False
     try:
         _cancel_decoder.decode(message)
     except (msgspec.DecodeError, RecursionError):

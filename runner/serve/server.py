@@ -33,6 +33,10 @@ EXIT_DRAINED = 0
 EXIT_NOT_DRAINED = 3
 _ECHO_SECONDS = 0.2
 """A signal to all processes of a service reaches the runner twice: directly, and through the watcher."""
+_SWITCH_SECONDS = 0.001
+"""After this time a thread with a long check lets the event loop go on, if that waits."""
+_COLLECTIONS = 2000, 20, 100
+"""Thresholds of the garbage collector: full collections are rare, and the others take few milliseconds."""
 _EXAMPLE_TOKEN_SECONDS = 86400.0
 _SHOWN_USERS = 20
 
@@ -71,6 +75,7 @@ class _Stop:
 def run_server(loaded: Loaded, around: Surroundings) -> int:
     """Serve until a signal stops it; return the exit code. Raises RunnerError, ConfigError and OSError of the start."""
     proc.hide()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     return trio.run(_run, loaded, around)
 
 
@@ -109,6 +114,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             closed = trio.Event()
             doors = await open_doors(nursery, service, verifier, settings, stop.asked, closed)
             gc.freeze()  # a full collection would hold up the loop for 80 ms to look at what stays for good
+            gc.set_threshold(*_COLLECTIONS)
             gc.enable()
             _announce(settings, doors, secret, loaded, len(system.registry.snapshot.modules))
             _warn_of_missing_kinds(system)

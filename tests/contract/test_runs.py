@@ -549,7 +549,7 @@ async def test_live_and_replayed_events_are_the_same(tmp_path):
             yield i
     """
     async with open_service(tmp_path, [inline("m", code)]) as service:
-        name, follower = service.begin(ANYBODY, "m", b"null")
+        name, follower = await service.begin(ANYBODY, "m", b"null")
         live = []
         with trio.fail_after(PATIENCE):
             while (events := await follower.next()) is not None:
@@ -574,7 +574,7 @@ async def test_live_and_replayed_events_are_the_same(tmp_path):
 async def test_items_larger_than_the_bound_reach_a_reader_that_keeps_up(tmp_path):
     code = "def handler(input):\n    for i in range(5):\n        yield 'x' * 300_000"
     async with open_service(tmp_path, [inline("m", code)], kept_output_bytes=1000) as service:
-        _, follower = service.begin(ANYBODY, "m", b"null")
+        _, follower = await service.begin(ANYBODY, "m", b"null")
         items = []
         while (events := await follower.next()) is not None:
             items += [e for e in events if hasattr(e, "value")]
@@ -786,7 +786,7 @@ def test_no_worker_outlives_these_tests():
 
 
 async def test_a_failed_run_ends_with_an_error_event(service):
-    _, follower = service.begin(ANYBODY, "held", b"{}")  # not a path: the handler raises
+    _, follower = await service.begin(ANYBODY, "held", b"{}")  # not a path: the handler raises
     last = None
     while (events := await follower.next()) is not None:
         last = events[-1]

@@ -1077,3 +1077,25 @@ def test_code_that_was_looked_at_is_not_again(tmp_path):
     assert spec_from_mapping(data, base=tmp_path, allow_path=True, checked=True).path == tmp_path
     with pytest.raises(ConfigError, match="does not compile"):
         spec_from_mapping(data, base=tmp_path, allow_path=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "where", "limit"),
+    [
+        ({"tags": ["t"] * 65}, "tags", "64"),
+        ({"variables": {f"V{n}": "x" for n in range(1001)}}, "variables", "1,000"),
+        ({"requirements": ["a"] * 5001}, "requirements", "5,000"),
+        ({"description": "x" * 65_537}, "description", "65,536"),
+        ({"variables": {"V": "x" * 65_537}}, "variables.V", "65,536"),
+        ({f"f{n}": 1 for n in range(101)}, "", "100"),
+    ],
+)
+def test_fields_have_a_largest_size(fields, where, limit):
+    with pytest.raises(ConfigError) as caught:
+        spec_from_mapping(
+            {"name": "a", "env": "inline", "code": "def handler(x): pass", **fields}, base=None, allow_path=False
+        )
+
+    [mistake] = caught.value.mistakes
+    assert mistake.field == where
+    assert limit in mistake.message

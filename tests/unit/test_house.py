@@ -155,7 +155,19 @@ def test_asyncio_is_imported_only_where_user_code_needs_it():
 
 def test_protocol_is_pure():
     """No event loop, sockets, files, processes, clocks that wait; randomness and the time of day are for ids."""
-    pure = {"__future__", "array", "collections", "enum", "itertools", "json", "typing", "attrs", "msgspec", "protocol"}
+    pure = {
+        "__future__",
+        "array",
+        "collections",
+        "enum",
+        "itertools",
+        "json",
+        "re",
+        "typing",
+        "attrs",
+        "msgspec",
+        "protocol",
+    }
     ids = {"os", "time"}
     found = {}
     for file, tree in TREES.items():

@@ -1,0 +1,61 @@
+"""Checks of what callers send. A long one runs in a thread, so that it does not hold the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import msgspec
+import trio
+from attrs import define, field
+
+from actors.registry import Published
+from protocol import messages
+from protocol.errors import ErrorKind, RunnerError, error
+from protocol.scan import LongCheckError
+from runner.api.described import parse_description
+
+T = TypeVar("T")
+QUICK_BYTES: Final = 64 * 1024
+"""A larger body is checked in a thread."""
+_THREADS: Final = 2
+"""Checks at a time: each can keep the event loop waiting for the lock of the interpreter."""
+
+
+@define(eq=False)
+class Checks:
+    """Checks bodies: small ones at once, others in their turn. A cancellation ends only the waiting for a check."""
+
+    _threads: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(_THREADS), init=False)
+
+    async def input(self, module: Published, data: bytes) -> msgspec.Raw:
+        """Return an input that the module accepts; an empty body is null. Raises RunnerError `bad_input`."""
+        if len(data) <= QUICK_BYTES:
+            try:
+                return _checked_input(module, data, quickly=True)
+            except LongCheckError:
+                pass
+        return await self.run(partial(_checked_input, module, data, quickly=False))
+
+    async def description(self, body: bytes, field: str = "$") -> dict[str, Any]:
+        """Return the JSON object that describes a module. Raises RunnerError `bad_input` with this field."""
+        return await self.whole(partial(parse_description, field=field), body)
+
+    async def whole(self, read: Callable[[bytes], T], body: bytes) -> T:
+        """Return what `read` makes of a body, or raise what it raises."""
+        return read(body) if len(body) <= QUICK_BYTES else await self.run(partial(read, body))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return what a long check returns, or raise what it raises."""
+        return await trio.to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=True)
+
+
+def _checked_input(module: Published, data: bytes, *, quickly: bool) -> msgspec.Raw:
+    try:
+        raw = messages.check_json(data or b"null")
+    except messages.InvalidJsonError as problem:
+        raise error(ErrorKind.BAD_INPUT, f"the input is not JSON: {problem}", field=problem.path) from None
+    if module.inputs is not None and (failure := module.inputs.check(bytes(raw), quickly=quickly)) is not None:
+        raise RunnerError(failure)
+    return raw

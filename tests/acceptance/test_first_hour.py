@@ -38,7 +38,7 @@ def command(home, *arguments, **extra):
         timeout=60,
         stdin=subprocess.DEVNULL,
     )
-    assert "Traceback" not in done.stderr
+    assert f'File "{ROOT}' not in done.stderr
     return done.returncode, done.stdout, done.stderr
 
 
@@ -205,6 +205,33 @@ def test_a_terminal_has_colours_unless_they_are_off(server, tmp_path):
             assert without == [line.rstrip() for line in piped.splitlines()]
     as_json = on_a_terminal(tmp_path, "executions", "list", "--json", *url, **terminal)
     assert "\x1b" not in as_json
+
+
+def test_a_large_upload_has_a_bar_on_a_terminal(server, tmp_path):
+    running = server(ECHO, "--max-frame", "16MiB")
+    url = ("--url", str(running.client.base_url))
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "handler.py").write_text("def handler(input): return input\n")
+    (tmp_path / "big" / "data.bin").write_bytes(os.urandom(3 * 1024 * 1024))
+    shown = on_a_terminal(tmp_path, "modules", "push", "big", *url, TERM="xterm", COLUMNS="100")
+    piped = command(tmp_path, "modules", "push", "big", *url)
+
+    assert "uploading" in shown
+    assert "MiB" in shown
+    assert "created, active" in shown
+    assert piped[0] == 0
+    assert "uploading" not in piped[1] + piped[2]
+    assert running.execute("big", 7).json()["result"] == 7
+
+
+def test_a_handler_that_fails_without_input_gets_a_note_on_a_terminal(server, tmp_path):
+    running = server("modules: {m: {env: inline, code: \"def handler(input): return input['a']\"}}\n")
+    url = ("--url", str(running.client.base_url))
+    note = '-- no input was given, so it was null; an example of one: \'{"name": "Ada"}\''
+
+    assert note in on_a_terminal(tmp_path, "call", "m", *url, TERM="xterm")
+    assert note not in on_a_terminal(tmp_path, "call", "m", "{}", *url, TERM="xterm")
+    assert note not in command(tmp_path, "call", "m", *url)[2]
 
 
 def test_an_error_is_red_on_a_terminal(tmp_path):

@@ -239,6 +239,14 @@ def test_an_error_is_red_on_a_terminal(tmp_path):
     assert "\x1b" not in command(tmp_path, "config", "check")[2]
 
 
+def test_a_modules_file_without_its_option_is_recognised(tmp_path):
+    (tmp_path / "m.yaml").write_text(ECHO)
+
+    assert "did you mean `--config m.yaml`?" in command(tmp_path, "serve", "m.yaml")[2]
+    assert "did you mean `serve --config m.yaml`?" in command(tmp_path, "m.yaml")[2]
+    assert "did you mean" not in command(tmp_path, "modules", "list", "m.yaml")[2]
+
+
 # -- completion and help --------------------------------------------------------------------------------
 
 
@@ -310,6 +318,16 @@ def test_the_example_of_each_module_fits_its_schema(server):
         assert running.execute(name, contents[name]["example"]).status_code == 200
     assert "example" not in contents["free"]
     assert "example" not in contents["odd"]
+
+
+def test_a_body_that_is_no_submission_gets_an_example(server):
+    running = server(ECHO)
+    for body in ("{}", "5", '{"modul": "m"}', "{"):
+        refused = running.client.post("/executions", content=body)
+
+        assert refused.status_code == 400
+        assert "the body cannot be read: " in refused.json()["detail"]
+        assert 'write {"module": "NAME", "input": ...}' in refused.json()["detail"]
 
 
 # -- the program after `make run` --------------------------------------------------------------------------------------

@@ -135,7 +135,16 @@ def test_commands_work_while_modules_have_a_mistake(server, tmp_path, case):
     assert command(tmp_path, "call", "m", "6", "--url", url, OPERATO_TOKEN=token.strip())[:2] == (0, "6\n")
 
 
-def test_a_mistake_in_the_settings_is_told(tmp_path):
+def test_settings_that_cannot_be_found_are_a_mistake(tmp_path):
+    """A token signed without them would be another one than the server accepts."""
+    (tmp_path / "modules.yaml").write_text("{runner: {jwt_issuer: us}, modules: [}")
+    code, out, err = command(tmp_path, "token", "--subject", "me")
+
+    assert (code, out) == (2, "")
+    assert err.startswith("error: modules.yaml:1: runner: is not valid YAML: the [ in column ")
+
+
+def test_a_mistake_in_the_settings_has_its_line(tmp_path):
     (tmp_path / "modules.yaml").write_text("modules: [\nrunner:\n  jwt_isuer: us\n")
     code, _, err = command(tmp_path, "token", "--subject", "me")
 

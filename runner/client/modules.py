@@ -212,10 +212,9 @@ def text_of(fields: Mapping[str, Any], revision: str) -> str:
     """Return a module as text in sections, without empty fields; sizes and times as people write them."""
     rest = {name: value for name, value in fields.items() if value not in (None, "", [], {})}
     at, by = rest.pop("published_at", None), rest.pop("published_by", None)
-    source = rest.pop("source", "")
     published = time_of(at) if isinstance(at, int | float) else ""
-    published += f" by {by}" if by else {"file": " from the modules file"}.get(source, f" {source}" if source else "")
-    first = {name: rest.pop(name, "") for name in ("name", "version", "env")}
+    published += f" by {by}" if by else ""
+    first = {name: rest.pop(name, "") for name in ("name", "version", "env", "source")}
     top = {**first, "published": published.strip(), "revision": revision}
     sections = [_rows(top | {name: rest.pop(name) for name in _ABOUT if name in rest})]
     for title, names in _SECTIONS.items():

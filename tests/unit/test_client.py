@@ -234,7 +234,7 @@ def test_a_module_is_shown_in_sections_with_readable_values():
         "requirements": ["numpy", "pandas"], "variables": [], "later": {"x": 1},
     }  # fmt: skip
     assert shown_module(fields, "7") == (
-        "name       hello\nversion    1\nenv        venv\npublished  2026-11-29T17:09:21Z from the modules file\n"
+        "name       hello\nversion    1\nenv        venv\nsource     file\npublished  2026-11-29T17:09:21Z\n"
         "revision   7\ntags       a, b\n"
         "\ncode:\n  handler       handler\n  requirements  numpy, pandas\n"
         "\ncalls:\n  isolation  warm\n  workers    min 0, idle 10m, max_calls 0\n"

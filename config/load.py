@@ -194,6 +194,11 @@ def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str,
     return {k: v for k, v in environ.items() if k.upper() in names or k.startswith(kept)}
 
 
+def colours_wanted() -> bool:
+    """Return whether a terminal may have colours: `NO_COLOR` turns them off."""
+    return not os.environ.get("NO_COLOR")
+
+
 def shown_default(setting: Setting) -> str | None:
     """Return the default as it is written, or None if there is no default."""
     default: Any = setting.attribute.default

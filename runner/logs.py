@@ -6,6 +6,7 @@ import logging
 import sys
 from typing import Any
 
+from config.load import colours_wanted
 from config.settings import LogSettings
 from runner import without
 
@@ -28,7 +29,8 @@ def configure_logging(settings: LogSettings) -> None:
         last = [tracebacks, structlog.processors.JSONRenderer()]
     else:
         plain = structlog.dev.plain_traceback
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        colours = sys.stderr.isatty() and colours_wanted()
+        last = [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     structlog.configure(
         processors=[*shared, *last],

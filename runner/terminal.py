@@ -6,10 +6,12 @@ The text is the same on a terminal and in a pipe, so scripts may read it too; a 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TextIO
 
+_BAR_BYTES = 1024 * 1024
 _STYLES = {
     **dict.fromkeys(("succeeded", "ok", "active"), "green"),
     **dict.fromkeys(("failed",), "bold red"),
@@ -42,6 +44,24 @@ def show_line(*pieces: tuple[str, str], err: bool = False) -> None:
         _paint([pieces], stream)
     else:
         stream.write("".join(text for text, _ in pieces) + "\n")
+
+
+@contextmanager
+def upload_bar(total: int) -> Iterator[Callable[[int], None] | None]:
+    """Show the progress of an upload of `total` bytes on a terminal; yields a function that takes sent bytes.
+
+    Small uploads, and those without a terminal, show nothing: then it yields None.
+    """
+    if total < _BAR_BYTES or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(binary_units=True), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.advance(task, count)
 
 
 def style_of(word: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,6 +95,8 @@ def _readable(text: str) -> Document:
         lines = text.splitlines(keepends=True)
         starts = [at for at, line in enumerate(lines) if line.startswith("runner:")]
         if not starts:
+            if re.search(r"\brunner\b", text):  # the settings may be there in another form, such as `{runner: ...}`
+                raise
             return Document({})
         first = starts[0]
         ends = (at for at in range(first + 1, len(lines)) if lines[at][0] not in " #\t\r\n")

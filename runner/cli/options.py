@@ -51,6 +51,16 @@ class Command(click.Command):
             raise click.UsageError(text + (_ELSEWHERE if "url" in own else ""), parent)
         return super().make_context(info_name, args, parent=parent, default_map=given, **extra)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; a modules file without `--config` gets a hint."""
+        file = next((each for each in args if each.endswith((".yaml", ".yml"))), None)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as problem:
+            if file is None or "unexpected extra" not in problem.message or "config" not in ctx.params:
+                raise
+            raise click.UsageError(f"{problem.message}; did you mean `--config {file}`?", ctx) from None
+
 
 class Commands(click.Group):
     """A group that suggests the command that was probably meant."""

@@ -37,6 +37,7 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 """Time limit of answers that do not wait for a handler."""
+_PART_BYTES = 64 * 1024
 _KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
@@ -93,8 +94,11 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float | None = ANSWER_SECONDS,
+        sent: Callable[[int], None] | None = None,
     ) -> Answer:
         """Make one request and return its answer, which must come within `seconds` (None: no limit).
+
+        `sent` gets the size of each part of the body when it is on its way.
 
         A failed execution is an answer, too. Raises RunnerError for every problem document of the runner, with its
         kind, message and field; `unavailable` if no runner can be reached, `lost` if the connection breaks before the
@@ -102,12 +106,15 @@ class Client:
         """
         limits = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
         given = {**self._headers(), **(headers or {})}
+        content: bytes | AsyncIterator[bytes] | None = body
+        if body is not None and sent is not None:
+            given["content-length"], content = str(len(body)), _parts(body, sent)
         try:
-            request = self._http.build_request(method, self._target(path, query), content=body, headers=given)
+            request = self._http.build_request(method, self._target(path, query), content=content, headers=given)
             request.extensions["timeout"] = limits.as_dict()
             response = await self._http.send(request, stream=True)
             try:
-                content = await self._content(response)
+                received = await self._content(response)
             finally:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                     await response.aclose()
@@ -116,7 +123,7 @@ class Client:
         except (httpx.InvalidURL, UnicodeError):  # not a host name
             raise unreachable(self.address, NO_HOST) from None
         answer = Answer(
-            response.status_code, {k.lower(): v for k, v in response.headers.items()}, content, self.address
+            response.status_code, {k.lower(): v for k, v in response.headers.items()}, received, self.address
         )
         self._check(answer)
         return answer
@@ -199,6 +206,13 @@ def _kind(name: str | None, status: int) -> ErrorKind:
         return ErrorKind(name)
     fitting = {codes.http: kind for kind, codes in reversed(CODES.items())}
     return fitting.get(status, ErrorKind.BAD_INPUT if status < 500 else ErrorKind.INTERNAL)
+
+
+async def _parts(body: bytes, sent: Callable[[int], None]) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _PART_BYTES):
+        part = body[start : start + _PART_BYTES]
+        yield part
+        sent(len(part))
 
 
 def segment(name: str) -> str:

@@ -17,7 +17,7 @@ from runner.client.connection import Answer, Client, segment
 from runner.client.lists import collect, print_json, print_table, read_items
 from runner.client.printing import Interrupts, interruptible
 from runner.status import INTERRUPTED
-from runner.terminal import one_line, printable, shortened, size, table, time_of
+from runner.terminal import one_line, printable, shortened, size, table, time_of, upload_bar
 
 PUBLISH_SECONDS = 3600.0
 """Time limit of answers that wait for locked requirements, a built environment or the end of executions."""
@@ -149,9 +149,10 @@ async def _request(
 
     async def work(_interrupts: Interrupts) -> int:
         try:
-            answer = await client.request(
-                method, path, query=query, body=body, headers=headers, seconds=PUBLISH_SECONDS
-            )
+            with upload_bar(len(body or b"")) as sent:
+                answer = await client.request(
+                    method, path, query=query, body=body, headers=headers, seconds=PUBLISH_SECONDS, sent=sent
+                )
         except RunnerError as problem:
             raise _with_hint(problem, check) from None
         found.append(answer)
@@ -211,10 +212,9 @@ def text_of(fields: Mapping[str, Any], revision: str) -> str:
     """Return a module as text in sections, without empty fields; sizes and times as people write them."""
     rest = {name: value for name, value in fields.items() if value not in (None, "", [], {})}
     at, by = rest.pop("published_at", None), rest.pop("published_by", None)
-    source = rest.pop("source", "")
     published = time_of(at) if isinstance(at, int | float) else ""
-    published += f" by {by}" if by else {"file": " from the modules file"}.get(source, f" {source}" if source else "")
-    first = {name: rest.pop(name, "") for name in ("name", "version", "env")}
+    published += f" by {by}" if by else ""
+    first = {name: rest.pop(name, "") for name in ("name", "version", "env", "source")}
     top = {**first, "published": published.strip(), "revision": revision}
     sections = [_rows(top | {name: rest.pop(name) for name in _ABOUT if name in rest})]
     for title, names in _SECTIONS.items():
@@ -238,6 +238,8 @@ def _value(name: str, value: Any) -> str:
         return size(value).replace(".0 ", " ")
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         value = ", ".join(value)
+    elif name == "retry" and isinstance(value, dict) and value.get("attempts") == 1:
+        return "none"
     elif name in _FLAT and isinstance(value, dict):
         parts = ((inner, _value(inner, each)) for inner, each in value.items())
         value = ", ".join(f"{inner} {each}" for inner, each in parts if each)

@@ -89,8 +89,8 @@ def _order(data: bytes) -> Order:
             check_json(data)  # with its limits
         return _orders.decode(data)
     except (InvalidJsonError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        fields = "`module`, and optionally `input`, `version`, `timeout` (seconds)"
-        raise error(ErrorKind.BAD_INPUT, f"the body is not an order: {problem}; it has {fields}", field="$") from None
+        example = '{"module": "NAME", "input": ...}, and optionally `version` and `timeout` (seconds)'
+        raise error(ErrorKind.BAD_INPUT, f"the body cannot be read: {problem}; write {example}", field="$") from None
 
 
 @serves("listExecutions")

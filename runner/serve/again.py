@@ -26,6 +26,9 @@ def command_line(loaded: Loaded, url: str) -> str:
 def _program() -> str:
     """Return the program: its name if PATH has it, else its path, after that of Python for a file of Python."""
     started = Path(sys.argv[0]).absolute()
+    beside = Path(sys.executable).with_name("operato-runner")
+    if started.name == "main.py" and os.access(beside, os.X_OK):  # made by `make run`
+        return shlex.quote(str(beside))
     found = shutil.which(started.name)
     if found is not None and Path(found).absolute() == started:
         return shlex.quote(started.name)

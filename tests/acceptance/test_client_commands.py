@@ -150,7 +150,7 @@ REFUSED = {
         """; no input was given, so it was null; an example of""",
     ),
     "no duration": (["call", "echo", "--timeout", "soon"], 2, "error: --timeout: 'soon' is not a duration"),
-    "no text": (["call", b"\xff", "--version", b"\xff"], 3, "error: not_found: "),
+    "no text": (["call", b"\xff", "--version", b"\xff"], 2, "error: bad_input: the path is not UTF-8"),
     "key of spaces": (["call", "echo", "--key", " "], 2, "error: bad_input: an idempotency key has 1 to 255"),
     "odd key": (["call", "echo", "--key", "ключ"], 2, "error: bad_input: an idempotency key has 1 to 255"),
     "too large": (["call", "echo", "-"], 7, "error: too_large: the input is too large for the runner"),

@@ -38,7 +38,7 @@ def command(home, *arguments, **extra):
         timeout=60,
         stdin=subprocess.DEVNULL,
     )
-    assert "Traceback" not in done.stderr
+    assert f'File "{ROOT}' not in done.stderr
     return done.returncode, done.stdout, done.stderr
 
 
@@ -135,7 +135,16 @@ def test_commands_work_while_modules_have_a_mistake(server, tmp_path, case):
     assert command(tmp_path, "call", "m", "6", "--url", url, OPERATO_TOKEN=token.strip())[:2] == (0, "6\n")
 
 
-def test_a_mistake_in_the_settings_is_told(tmp_path):
+def test_settings_that_cannot_be_found_are_a_mistake(tmp_path):
+    """A token signed without them would be another one than the server accepts."""
+    (tmp_path / "modules.yaml").write_text("{runner: {jwt_issuer: us}, modules: [}")
+    code, out, err = command(tmp_path, "token", "--subject", "me")
+
+    assert (code, out) == (2, "")
+    assert err.startswith("error: modules.yaml:1: runner: is not valid YAML: the [ in column ")
+
+
+def test_a_mistake_in_the_settings_has_its_line(tmp_path):
     (tmp_path / "modules.yaml").write_text("modules: [\nrunner:\n  jwt_isuer: us\n")
     code, _, err = command(tmp_path, "token", "--subject", "me")
 
@@ -207,9 +216,44 @@ def test_a_terminal_has_colours_unless_they_are_off(server, tmp_path):
     assert "\x1b" not in as_json
 
 
+def test_a_large_upload_has_a_bar_on_a_terminal(server, tmp_path):
+    running = server(ECHO, "--max-frame", "16MiB")
+    url = ("--url", str(running.client.base_url))
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "handler.py").write_text("def handler(input): return input\n")
+    (tmp_path / "big" / "data.bin").write_bytes(os.urandom(3 * 1024 * 1024))
+    shown = on_a_terminal(tmp_path, "modules", "push", "big", *url, TERM="xterm", COLUMNS="100")
+    piped = command(tmp_path, "modules", "push", "big", *url)
+
+    assert "uploading" in shown
+    assert "MiB" in shown
+    assert "created, active" in shown
+    assert piped[0] == 0
+    assert "uploading" not in piped[1] + piped[2]
+    assert running.execute("big", 7).json()["result"] == 7
+
+
+def test_a_handler_that_fails_without_input_gets_a_note_on_a_terminal(server, tmp_path):
+    running = server("modules: {m: {env: inline, code: \"def handler(input): return input['a']\"}}\n")
+    url = ("--url", str(running.client.base_url))
+    note = '-- no input was given, so it was null; an example of one: \'{"name": "Ada"}\''
+
+    assert note in on_a_terminal(tmp_path, "call", "m", *url, TERM="xterm")
+    assert note not in on_a_terminal(tmp_path, "call", "m", "{}", *url, TERM="xterm")
+    assert note not in command(tmp_path, "call", "m", *url)[2]
+
+
 def test_an_error_is_red_on_a_terminal(tmp_path):
     assert "\x1b[1;31merror:" in on_a_terminal(tmp_path, "config", "check", TERM="xterm")
     assert "\x1b" not in command(tmp_path, "config", "check")[2]
+
+
+def test_a_modules_file_without_its_option_is_recognised(tmp_path):
+    (tmp_path / "m.yaml").write_text(ECHO)
+
+    assert "did you mean `--config m.yaml`?" in command(tmp_path, "serve", "m.yaml")[2]
+    assert "did you mean `serve --config m.yaml`?" in command(tmp_path, "m.yaml")[2]
+    assert "did you mean" not in command(tmp_path, "modules", "list", "m.yaml")[2]
 
 
 # -- completion and help --------------------------------------------------------------------------------
@@ -283,6 +327,16 @@ def test_the_example_of_each_module_fits_its_schema(server):
         assert running.execute(name, contents[name]["example"]).status_code == 200
     assert "example" not in contents["free"]
     assert "example" not in contents["odd"]
+
+
+def test_a_body_that_is_no_submission_gets_an_example(server):
+    running = server(ECHO)
+    for body in ("{}", "5", '{"modul": "m"}', "{"):
+        refused = running.client.post("/executions", content=body)
+
+        assert refused.status_code == 400
+        assert "the body cannot be read: " in refused.json()["detail"]
+        assert 'write {"module": "NAME", "input": ...}' in refused.json()["detail"]
 
 
 # -- the program after `make run` --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import signal
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 import trio
 
 from actors.events import Follower
@@ -496,9 +497,11 @@ async def test_a_keyed_call_that_never_began_frees_its_key(tmp_path):
     async with open_service(tmp_path, [busy]) as service:
         first = (await service.submit(ANYBODY, "m", b'"/nowhere"')).id
         await printed(service, first)
-        with pytest.raises(RunnerError) as caught:
+        with pytest.raises(RunnerError) as caught, structlog.testing.capture_logs() as logs:
             await service.execute(ANYBODY, "m", b'"/"', key="k")
         assert caught.value.failure.kind is ErrorKind.OVERLOADED
+        assert [line["log_level"] for line in logs if line["event"] == "a call was refused"] == ["info"]
+        assert [line for line in logs if line["log_level"] == "warning"] == []
         await service.cancel(ANYBODY, first)
         assert (await service.execute(ANYBODY, "m", b'"/"', key="k")).failure is None
 

@@ -23,6 +23,7 @@ from runner.client.calls import Order
 from runner.client.connection import Client, failure_of, segment
 from runner.client.events import ANSWER, Begun, decode, end_in, end_of
 from runner.client.local_token import credentials, listens_as
+from runner.client.modules import text_of as shown_module
 from runner.client.printing import KEPT_BYTES, Printer, dropped_text, progress_text
 from runner.client.trouble import lost, root_of, unreachable
 
@@ -222,6 +223,29 @@ def test_a_time_span_becomes_a_time(monkeypatch):
     assert client_executions.moment("1700000000", "--since") == "1700000000"
     assert client_executions.moment("2026-01-31T09:30:00Z", "--since") == "1769851800.0"
     assert client_executions.moment(None, "--since") is None
+
+
+def test_a_module_is_shown_in_sections_with_readable_values():
+    fields = {
+        "name": "hello", "version": "1", "env": "venv", "source": "file", "published_at": 1_795_972_161.0,
+        "published_by": None, "handler": "handler", "isolation": "warm", "timeout": 90, "output": 16 * 1024**2,
+        "memory": 512 * 10**6, "workers": {"min": 0, "idle": 600, "max_calls": 0}, "tags": ["a", "b"],
+        "retry": {"attempts": 2, "backoff": {"initial": 0.5, "factor": 2.0}, "on": ["timeout", "lost"]},
+        "requirements": ["numpy", "pandas"], "variables": [], "later": {"x": 1},
+    }  # fmt: skip
+    assert shown_module(fields, "7") == (
+        "name       hello\nversion    1\nenv        venv\nsource     file\npublished  2026-11-29T17:09:21Z\n"
+        "revision   7\ntags       a, b\n"
+        "\ncode:\n  handler       handler\n  requirements  numpy, pandas\n"
+        "\ncalls:\n  isolation  warm\n  workers    min 0, idle 10m, max_calls 0\n"
+        "  retry      attempts 2, backoff initial 500ms, factor 2.0, on timeout, lost\n  timeout    90s\n"
+        "\nlimits:\n  memory  488.3 MiB\n  output  16 MiB\n"
+        '\nlater  {"x": 1}\n'
+    )
+    assert "  retry  none\n" in shown_module({"name": "m", "retry": {"attempts": 1}}, "7")
+    assert "published  2026-11-29T17:09:21Z by ada\n" in shown_module(
+        {"name": "m", "published_at": 1_795_972_161.0, "published_by": "ada"}, "7"
+    )
 
 
 # -- a token signed with the runner's own secret -----------------------------------------------------------------------

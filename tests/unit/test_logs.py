@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 
@@ -48,3 +49,22 @@ def test_tracebacks_show_where_and_no_values(configured, capsys, form):
     assert SECRET not in printed
     if form == "json":
         assert [json.loads(line)["event"] for line in printed.splitlines()] == ["it failed", "it failed as well"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "no_colour", "coloured"), [(Terminal, "", True), (Terminal, "1", False), (io.StringIO, "", False)]
+)
+def test_a_terminal_has_colours_unless_they_are_off(configured, monkeypatch, stream, no_colour, coloured):
+    printed = stream()
+    monkeypatch.setattr("sys.stderr", printed)
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    configured(LogSettings())
+    structlog.get_logger().info("it began")
+
+    assert "it began" in printed.getvalue()
+    assert ("\x1b[" in printed.getvalue()) == coloured

@@ -127,8 +127,7 @@ def load_client_settings(options: Mapping[str, Any], environ: Mapping[str, str] 
     """
     environ = os.environ if environ is None else environ
     mistakes: list[Mistake] = []
-    for _ in _from_environment(environ, mistakes):
-        pass  # this only checks names; a client does not use the runner's settings
+    list(_from_environment(environ, mistakes))  # this only checks names; a client does not use the runner's settings
     if mistakes:
         raise ConfigError(mistakes)
     return read_client_settings(options, environ)
@@ -180,10 +179,7 @@ def secret_values(wanted: Mapping[str, Secret], environ: Mapping[str, str] | Non
 def base_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the variables that user code inherits from the runner: only PATH and LANG."""
     environ = os.environ if environ is None else environ
-    return {
-        "PATH": environ.get("PATH") or "/usr/local/bin:/usr/bin:/bin",
-        "LANG": environ.get("LANG") or "C.UTF-8",
-    }
+    return {"PATH": environ.get("PATH") or "/usr/local/bin:/usr/bin:/bin", "LANG": environ.get("LANG") or "C.UTF-8"}
 
 
 def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -201,9 +197,8 @@ def colours_wanted() -> bool:
 
 def shown_default(setting: Setting) -> str | None:
     """Return the default as it is written, or None if there is no default."""
-    default: Any = setting.attribute.default
-    value = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
-    return None if value is None else _shown(setting, value)
+    value = _default(setting)
+    return None if value in (None, ()) else _shown(setting, value)
 
 
 def form_of(setting: Setting) -> str:
@@ -218,9 +213,13 @@ def form_of(setting: Setting) -> str:
 
 def default_of(setting: Setting) -> Any:
     """Return the default value of a setting; paths are made absolute."""
-    default: Any = setting.attribute.default
-    value = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+    value = _default(setting)
     return Path.cwd() / value if isinstance(value, Path) else value
+
+
+def _default(setting: Setting) -> Any:
+    default: Any = setting.attribute.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
 
 
 def _config_path(options: Mapping[str, Any], environ: Mapping[str, str], mistakes: list[Mistake]) -> tuple[Path, str]:
@@ -328,7 +327,7 @@ def _reader(setting: Setting) -> Callable[[Any], Any]:
         return lambda value: Path(units.filled(str(value) if isinstance(value, Path) else value))
     readers: dict[Any, Callable[[Any], Any]]
     readers = {bool: units.flag, int: units.whole, float: units.number, str: units.filled}
-    return readers[kind]
+    return setting.attribute.metadata.get("read") or readers[kind]
 
 
 def _renderer(setting: Setting) -> Callable[[Any], str]:
@@ -362,12 +361,12 @@ def _optional(setting: Setting) -> bool:
 
 
 def _shown(setting: Setting, value: Any) -> str:
-    if value is None:
+    if value in (None, ()):
         return "-"
     if setting.secret:
         return HIDDEN
-    if isinstance(value, bool):
-        return str(value).lower()
+    if isinstance(value, bool | tuple):
+        return str(value).lower() if isinstance(value, bool) else ", ".join(value)
     return _PASSWORD.sub(rf"\1:{HIDDEN}@", _renderer(setting)(value))
 
 
@@ -385,7 +384,8 @@ def _table() -> dict[str, Setting]:
         for leaf in attrs.fields(attrs.resolve_types(kind)):
             short = leaf.name.removesuffix("_seconds").removesuffix("_bytes")
             # `max` alone would be ambiguous.
-            name = _PREFIXES.get(section, "") + (leaf.name if short == "max" else short)
+            prefixed = _PREFIXES.get(section, "") + (leaf.name if short == "max" else short)
+            name = leaf.metadata.get("name", prefixed)
             table[name] = Setting(name, section, leaf)
     return table
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from attrs import field, frozen, validators
 
+from config import units
+
 MIB = 1024 * 1024
 
 
@@ -43,6 +45,12 @@ class ServerSettings:
     """Watch the modules file and the code that it names, and publish changes."""
     metrics: str = field(default="token", validator=validators.in_(("open", "token", "off")))
     """Access to `GET /metrics`, which names modules: `open`, `token` (with scope `metrics:read`), or `off`."""
+    cors_origins: tuple[str, ...] = field(default=(), metadata={"read": units.origins})
+    """Web sites whose pages may use REST in a browser; `*` allows all. REST only, as the next two."""
+    external_url: str | None = field(default=None, metadata={"read": units.web_address})
+    """The address of REST for clients, if a proxy changes it; a path in it is a prefix that the proxy removes."""
+    trusted_proxies: tuple[str, ...] = field(default=(), metadata={"read": units.networks})
+    """Networks of proxies whose `Forwarded` and `X-Forwarded-*` headers are believed."""
 
 
 @frozen
@@ -92,6 +100,8 @@ class AuthSettings:
     issuer: str | None = None
     audience: str | None = None
     leeway_seconds: float = field(default=10.0, validator=[validators.ge(0), validators.le(300)])
+    roles_claim: str | None = field(default=None, metadata={"name": "roles_claim"})
+    """A claim whose text or list gives scopes too; with dots, a path into objects."""
 
 
 @frozen

@@ -6,6 +6,7 @@ Every reader takes one value from YAML or JSON and returns the program's value. 
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,9 @@ SIZES = {"": 1, "b": 1} | {
 """Bytes in each unit of size, in lower case: `k` and `kb` are 1000, `ki` and `kib` are 1024."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_ORIGIN = re.compile(rf"[a-z][a-z0-9+.-]*://{_HOST}")
+_WEB_ADDRESS = re.compile(rf"https?://{_HOST}(?:/[A-Za-z0-9._~-]+)*")
 _LONG = 18
 """Digits of a 64-bit number; a longer duration is not written in units."""
 _QUANTITY = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)", re.ASCII)
@@ -254,6 +258,50 @@ def all_of(entries: Any, read: Callable[[Any], T], check_key: Callable[[Any], An
     if wrongs:
         raise ExceptionGroup("wrong entries", wrongs)
     return result
+
+
+def words(value: Any) -> tuple[str, ...]:
+    """Read a list of words, or text with commas or blanks between them, as a command line gives it."""
+    if isinstance(value, str):
+        return tuple(word for word in re.split(r"[\s,]+", value) if word)
+    if not isinstance(value, (list, tuple)) and value is not None:
+        raise Wrong(f"{show(value)} is not a list", allowed="a list, or text with commas between its items")
+    return tuple(map(filled, value or ()))
+
+
+def origins(value: Any) -> tuple[str, ...]:
+    """Read origins of web pages, `https://app.example.org`, in lower case; `*` means all of them."""
+    return tuple(map(_origin, words(value)))
+
+
+def _origin(value: str) -> str:
+    origin = value.lower().removesuffix("/")
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
+        allowed = "a scheme and a host, such as https://app.example.org, or *"
+        raise Wrong(f"{show(value)} is not an origin: write {allowed}", allowed=allowed)
+    return origin
+
+
+def networks(value: Any) -> tuple[str, ...]:
+    """Read networks and addresses of IPv4 and IPv6: `10.0.0.0/8`, `::1`."""
+    return tuple(map(_network, words(value)))
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        allowed = "a network or an address, such as 10.0.0.0/8 or 127.0.0.1"
+        raise Wrong(f"{show(value)} is not {allowed}", allowed=allowed) from None
+
+
+def web_address(value: Any) -> str:
+    """Read the address of a web server, `https://example.org/runner`, without a slash at its end."""
+    address = filled(value).strip().rstrip("/")
+    if not _WEB_ADDRESS.fullmatch(address):
+        allowed = "http:// or https://, a host and, if needed, a port and a path, such as https://example.org/runner"
+        raise Wrong(f"{show(value)} is not an address of a web server: write {allowed}", allowed=allowed)
+    return address
 
 
 def variables(value: Any) -> dict[str, str]:

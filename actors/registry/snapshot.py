@@ -133,12 +133,12 @@ class RegistrySnapshot:
     registered: Mapping[str, Registered] = field(factory=dict)
 
     def get(self, name: str, version: str | None = None, sees: Callable[[str], bool] = lambda _: True) -> Published:
-        """Return the active version, or the named one; `sees` tells which names may appear in errors.
+        """Return the active version, or the named one; a module that `sees` denies does not exist for the caller.
 
         Raises RunnerError `not_found` with similar names, `conflict` when no version is active.
         """
         active, registered = self.modules.get(name), self.registered_only(name)
-        if active is None and registered is None:
+        if (active is None and registered is None) or not sees(name):
             raise self.unknown(name, sees)
         if version is None or (active is not None and version == active.ref.version):
             if active is not None:
@@ -156,11 +156,16 @@ class RegistrySnapshot:
         active = self.modules.get(name)
         return None if active is not None and active.trusted else self.registered.get(name)
 
-    def changeable(self, name: str, condition: Condition) -> Registered | None:
-        """Return the registered module to change, None when it does not exist yet.
+    def changeable(
+        self, name: str, condition: Condition, sees: Callable[[str], bool] = lambda _: True
+    ) -> Registered | None:
+        """Return the registered module to change, None when it does not exist yet, or `sees` denies it.
 
         Raises RunnerError `conflict` when the operator's file has the name or the condition does not hold.
         """
+        if not sees(name):
+            condition.check(name, None)
+            return None
         active = self.modules.get(name)
         if active is not None and active.trusted:
             text = f"module {name!r} belongs to the operator's file; change it there, or take another name"
@@ -173,7 +178,7 @@ class RegistrySnapshot:
         self, name: str, condition: Condition, sees: Callable[[str], bool] = lambda _: True
     ) -> Registered:
         """Return a registered module that must exist, as `changeable`. Raises RunnerError `not_found` besides."""
-        known = self.changeable(name, condition)
+        known = self.changeable(name, condition, sees)
         if known is None:
             raise self.unknown(name, sees)
         return known

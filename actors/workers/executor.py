@@ -171,6 +171,12 @@ class Executor:
                 raise error(ErrorKind.OVERLOADED, text, retry_after=limit)
             waiter.scope = trio.CancelScope(deadline=trio.current_time() + limit)
 
+    def check_room(self, module: Published) -> None:
+        """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""
+        pool = self._scheduler.pool(module)
+        if not pool.idle or self._scheduler.waiting or self._scheduler.closing:
+            self._refuse(pool, patient=False)
+
     def _refuse(self, pool: Pool, *, patient: bool) -> None:
         """Raise the errors that need no waiting."""
         self._refuse_all()

@@ -2,6 +2,7 @@
 
 from runner.api.batch import MAX_PARALLELISM, Batch, Input
 from runner.api.described import NOT_SHOWN, module_fields
+from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.management import Publishing
 from runner.api.service import Service
@@ -16,4 +17,5 @@ __all__ = [
     "Service",
     "failure_of",
     "module_fields",
+    "while_valid",
 ]

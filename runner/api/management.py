@@ -108,8 +108,7 @@ class Management:
         Its code is kept. Without `version` in the changes a version is derived. Raises RunnerError as `register`.
         """
         require(principal, Scope.MODULES_WRITE)
-        require_module(principal, name)
-        self.registry.snapshot.changeable(name, condition)
+        self.registry.snapshot.changeable(name, condition, principal.may_use)
         module = self.registry.snapshot.get(name, None, principal.may_use)
         if changes.get("name", name) != name:
             raise error(ErrorKind.BAD_INPUT, "a module keeps its name; register another module instead", field="name")
@@ -171,7 +170,6 @@ class Management:
         cancelled instead, and have ended when this returns.
         """
         require(principal, Scope.MODULES_WRITE)
-        require_module(principal, name)
         self.registry.snapshot.get_registered(name, condition, principal.may_use)
         at_work = self.runs.live_executions(name, version)
         if at_work and not force:
@@ -195,9 +193,8 @@ class Management:
         Raises RunnerError `forbidden` or `not_found`.
         """
         require(principal, Scope.MODULES_READ)
-        require_module(principal, name)
         snapshot = self.registry.snapshot
-        registered = snapshot.registered_only(name)
+        registered = snapshot.registered_only(name) if principal.may_use(name) else None
         if registered is not None:
             return list(registered.versions.values())[::-1], registered
         return [snapshot.get(name, None, principal.may_use)], None
@@ -209,7 +206,6 @@ class Management:
 
     def _known(self, principal: Principal, name: str, version: str | None) -> Published:
         require(principal, Scope.MODULES_WRITE)
-        require_module(principal, name)
         return self.registry.snapshot.get(name, version, principal.may_use)
 
 

@@ -20,8 +20,9 @@ from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_dow
 from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.checks import Checks
+from runner.api.following import Following, expired
 from runner.api.management import Management
-from runner.auth import Principal, Scope, require, require_module
+from runner.auth import Principal, Scope, require
 from runner.wire import Budget
 
 
@@ -55,7 +56,6 @@ class Service:
         Raises RunnerError `forbidden` or `not_found`.
         """
         require(principal, scope)
-        require_module(principal, name)
         return self.registry.snapshot.get(name, version, principal.may_use)
 
     def modules(
@@ -164,6 +164,13 @@ class Service:
         module, execution, raw = await self._new(principal, name, data, version, timeout)
         return execution.id, Follower(self.runs.start(module, execution, raw).log)
 
+    def check_room(self, principal: Principal, name: str, version: str | None = None) -> None:
+        """Raise the RunnerError with which a call would be refused at once, without its input."""
+        module = self.module(principal, Scope.EXECUTIONS_RUN, name, version)
+        if self.runs.stopping:
+            raise RunnerError(shutting_down())
+        self.executors[module.spec.env].check_room(module)
+
     def abandon(self, name: str, why: str = "the caller went away") -> None:
         """End an execution whose only reader has gone or asks for it. Never blocks."""
         live = self.runs.find(name)
@@ -174,6 +181,9 @@ class Service:
         self, principal: Principal, name: str, data: bytes, version: str | None, timeout: float | None
     ) -> tuple[Published, Execution, msgspec.Raw]:
         """Return an execution that may begin. Raises RunnerError."""
+        now = time.time()
+        if now >= principal.expires:  # of a batch that has run long
+            raise expired()
         module = self.module(principal, Scope.EXECUTIONS_RUN, name, version)
         raw = await self.checks.input(module, data)
         if self.runs.stopping:
@@ -185,7 +195,7 @@ class Service:
             module=module.ref,
             env=module.spec.env,
             status=Status.RUNNING,
-            created_at=time.time(),
+            created_at=now,
             input=data or b"null",
             subject=principal.subject,
             timeout=timeout,
@@ -198,11 +208,7 @@ class Service:
         """Return the latest state of an execution. Raises RunnerError `forbidden` or `not_found`."""
         require(principal, Scope.EXECUTIONS_READ)
         live = self.runs.find(name)
-        execution = await self.history.get(name) if live is None else self.runs.snapshot(live)
-        if execution is None:
-            raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
-        require_module(principal, execution.module.name)
-        return execution
+        return _seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
 
     async def list(self, principal: Principal, query: Query) -> Page:
         """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
@@ -220,9 +226,10 @@ class Service:
         Raises RunnerError `forbidden`, or `not_found` when neither a module nor an execution has the name.
         """
         require(principal, Scope.EXECUTIONS_READ)
-        require_module(principal, name)
-        found = await self.history.stats(name, since=since, until=until)
         snapshot = self.registry.snapshot
+        if not principal.may_use(name):
+            raise snapshot.unknown(name, principal.may_use)
+        found = await self.history.stats(name, since=since, until=until)
         if found.total == 0 and name not in snapshot.modules and name not in snapshot.registered:
             raise snapshot.unknown(name, principal.may_use)
         return found
@@ -237,30 +244,34 @@ class Service:
         require(principal, Scope.EXECUTIONS_RUN)
         live = self.runs.find(name)
         if live is not None:
-            require_module(principal, live.execution.module.name)
+            _seen(principal, name, live.execution)
             return _shown(principal, await self.runs.cancel(live))
-        execution = await self.history.get(name)
-        if execution is None:
-            raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
-        require_module(principal, execution.module.name)
-        return _shown(principal, execution)
+        return _shown(principal, _seen(principal, name, await self.history.get(name)))
 
     async def follow(self, principal: Principal, name: str, start: int = 0) -> Follower:
         """Return the events of an execution: past ones from number `start`, then live ones.
 
-        Raises RunnerError `forbidden`, `not_found`, or `bad_input` for a negative number.
+        Its `next` raises RunnerError `unauthenticated` once the token of the caller has expired. Raises RunnerError
+        `forbidden`, `not_found`, or `bad_input` for a negative number.
         """
         require(principal, Scope.EXECUTIONS_READ)
         if start < 0:
             raise error(ErrorKind.BAD_INPUT, f"the first event is number 0, not {start}", field="from")
-        return Follower(await self._log(principal, name), start)
+        return Following(await self._log(principal, name), start, principal)
 
     async def _log(self, principal: Principal, name: str) -> EventLog:
         live = self.runs.find(name)
         if live is not None:
-            require_module(principal, live.execution.module.name)
+            _seen(principal, name, live.execution)
             return live.log
         return log_of(await self.get(principal, name))
+
+
+def _seen(principal: Principal, name: str, execution: Execution | None) -> Execution:
+    """Return an execution that exists for the caller: one of a module that it may not use does not."""
+    if execution is None or not principal.may_use(execution.module.name):
+        raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
+    return execution
 
 
 def _shown(principal: Principal, execution: Execution) -> Execution:

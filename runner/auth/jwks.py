@@ -31,6 +31,8 @@ class KeySet:
             ) from None
         self._clock = clock
         self._keys: dict[str, Key] = {}
+        self.fetched: object = None
+        """Another object after each fetch: tokens that were verified before must be verified again."""
         self._next_fetch = -math.inf
         self._broken = False
         # Besides the lock: a fetch whose caller was cancelled continues in its thread.
@@ -74,6 +76,7 @@ class KeySet:
         now = self._clock()
         keys = ((str(jwk.key_id), _fetched_key(jwk, now + _KEY_SET_SECONDS)) for jwk in found)
         self._keys = {name: key for name, key in keys if key is not None}
+        self.fetched = object()
         self._broken, self._next_fetch = False, now + _COOLDOWN_SECONDS
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from protocol.errors import ErrorKind, error
 
@@ -36,6 +37,8 @@ class Principal:
     subject: str
     scopes: frozenset[str]
     modules: tuple[str, ...] = ()
+    expires: float = field(default=math.inf, eq=False)
+    """The end of its token, leeway included, in seconds since the epoch."""
 
     def allows(self, scope: str) -> bool:
         """Whether the token has `scope`; `admin` includes all."""
@@ -53,6 +56,6 @@ def require(principal: Principal, scope: Scope) -> None:
 
 
 def require_module(principal: Principal, name: str) -> None:
-    """Raise RunnerError `forbidden` when the principal may not use the module."""
+    """Raise RunnerError `forbidden` when the principal may not make a module of this name, if there is one or not."""
     if not principal.may_use(name):
         raise error(ErrorKind.FORBIDDEN, f"the token does not allow module {name!r} (claim `modules`)")

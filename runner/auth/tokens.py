@@ -78,6 +78,8 @@ class Verifier:
             }
         )
         self._cache: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
+        self._fetched: object = None
+        """The fetch of the key set by which the cached tokens were verified."""
 
     @property
     def local(self) -> bool:
@@ -108,6 +110,10 @@ class Verifier:
         return self._check(token, header, self._local_key(header))
 
     def _remembered(self, token: str) -> Principal | None:
+        if self._key_set is not None and self._fetched is not self._key_set.fetched:
+            # A key may have been withdrawn.
+            self._fetched = self._key_set.fetched
+            self._cache.clear()
         found = self._cache.get(token)
         if found is None:
             return None
@@ -134,8 +140,9 @@ class Verifier:
         subject = claims["sub"]
         if not subject:
             raise refused("the claim `sub` is empty")
-        principal = Principal(subject, _scopes(claims.get("scope")), _globs(claims.get("modules")))
-        self._cache[token] = (min(expires + settings.leeway_seconds, key.until), principal)
+        until = expires + settings.leeway_seconds
+        principal = Principal(subject, _scopes(claims, settings.roles_claim), _globs(claims.get("modules")), until)
+        self._cache[token] = (min(until, key.until), principal)
         if len(self._cache) > CACHED_TOKENS:
             self._cache.popitem(last=False)
         return principal
@@ -196,11 +203,30 @@ def _strings(value: object, name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _scopes(claim: object) -> frozenset[str]:
+def _scopes(claims: Mapping[str, Any], roles: str | None) -> frozenset[str]:
+    """Return the scopes of the claim `scope`, `scp` in its absence, and of the claim of the settings."""
+    name = "scp" if claims.get("scope") is None else "scope"
+    found = _words(claims.get(name), name)
+    if roles is not None:
+        found |= _words(_inside(claims, roles), roles)
+    # The token may have scopes of other services too; they count for nothing here.
+    return SCOPES & found
+
+
+def _words(claim: object, name: str) -> frozenset[str]:
     if claim is None:
         return frozenset()
-    # The token may have scopes of other services too; they count for nothing here.
-    return SCOPES & frozenset(claim.split() if isinstance(claim, str) else _strings(claim, "scope"))
+    return frozenset(claim.split() if isinstance(claim, str) else _strings(claim, name))
+
+
+def _inside(claims: Mapping[str, Any], name: str) -> object:
+    """Return a claim by its name, which may have dots, or by the path to it in objects (`realm_access.roles`)."""
+    if name in claims:
+        return claims[name]
+    found: object = claims
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def _globs(claim: object) -> tuple[str, ...]:

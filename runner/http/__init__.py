@@ -1,7 +1,7 @@
 """The HTTP/1.1 and websocket transport: serves an ASGI application to clients of any quality, within limits.
 
-It knows nothing of modules and executions. `Front` and the functions for bodies and responses are the short way for
-applications that do without a web framework.
+It knows nothing of modules and executions. The functions for bodies and responses are the short way for applications
+that do without a web framework.
 """
 
 from runner.http.asgi import (
@@ -9,9 +9,7 @@ from runner.http.asgi import (
     App,
     BodyError,
     BodyTooLargeError,
-    Front,
     Receive,
-    Route,
     Send,
     read_body,
     respond,
@@ -26,11 +24,9 @@ __all__ = [
     "App",
     "BodyError",
     "BodyTooLargeError",
-    "Front",
     "HttpLimits",
     "Message",
     "Receive",
-    "Route",
     "Send",
     "problem_body",
     "read_body",

@@ -1,71 +1,24 @@
-"""The tools of applications: routes ahead of a web framework, reading a request body, sending a whole response."""
+"""The tools of applications: reading a request body, sending a whole response."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-import attrs
-
 from runner.http.messages import Message
 
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Handler = Callable[[Message, Receive, Send], Awaitable[None]]
 WEBSOCKET = "WEBSOCKET"
 STREAMED_BODY = "operato.streamed_body"
 """The ASGI extension through which `stream_body` reaches the request."""
 
 
 class App(Protocol):
-    """An ASGI application: a quart app, `Front`, or a plain coroutine function."""
+    """An ASGI application: a quart app, or a plain coroutine function."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any, /) -> None:
         """Serve one scope."""
-
-
-@attrs.frozen
-class Route:
-    """Matches requests with exactly this method and a path of `prefix`, a name, and `suffix`."""
-
-    method: str
-    """`WEBSOCKET` for websockets."""
-    prefix: str
-    handler: Handler
-    suffix: str = ""
-
-    def matches(self, path: str) -> bool:
-        """Return whether this route serves `path`. A name that a suffix follows has no slash."""
-        if not path.startswith(self.prefix) or not path.endswith(self.suffix):
-            return False
-        if self.suffix and len(path) <= len(self.prefix) + len(self.suffix):  # a module may have a suffix as its name
-            return False
-        return not self.suffix or "/" not in path[len(self.prefix) : -len(self.suffix)]
-
-
-class Front:
-    """An ASGI application that serves a few routes itself and passes everything else to the wrapped one.
-
-    This is the hot path: its routes do not pay for a web framework. `handler(scope, receive, send)` is cancelled at
-    once when the client disconnects (see `Connection`); an exception that leaves it is logged and answered 500.
-    """
-
-    def __init__(self, app: App, routes: Iterable[Route]) -> None:
-        self._app = app
-        self._routes: dict[str, list[Route]] = {}
-        for route in routes:
-            self._routes.setdefault(route.method, []).append(route)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any, /) -> None:
-        """Serve one scope."""
-        kind = scope["type"]
-        if kind != "lifespan":
-            method = scope["method"] if kind == "http" else WEBSOCKET
-            for route in self._routes.get(method, ()):
-                if route.matches(scope["path"]):
-                    await route.handler(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
 
 
 class BodyError(Exception):

@@ -10,16 +10,18 @@ from http import HTTPStatus
 from typing import Any
 from wsgiref.handlers import format_date_time
 
-from protocol.errors import PROBLEM
+from protocol.errors import PROBLEM, ErrorKind
 
 Message = dict[str, Any]
 Headers = list[tuple[bytes, bytes]]
 
 
 def problem_body(status: int, detail: str) -> bytes:
-    """Return the RFC 9457 problem for an HTTP status that stands for no `ErrorKind`."""
-    title = HTTPStatus(status).phrase
-    return json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail}).encode()
+    """Return the RFC 9457 problem for an HTTP status; only 413 stands for an `ErrorKind`."""
+    about = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        about |= {"title": "too large", "kind": ErrorKind.TOO_LARGE.value, "field": "$"}
+    return json.dumps(about).encode()
 
 
 def refusal(status: int, detail: str, headers: Headers | None = None, *, head_only: bool = False) -> bytes:

@@ -1,7 +1,7 @@
 """The REST application: the endpoints on the runner itself, and all endpoints on their routes.
 
-Executing, preparing, streams, websockets, probes and metrics are served as plain ASGI, ahead of quart; quart serves the
-rest, and is imported at the first request for it.
+Executing, preparing, uploads, streams, websockets, probes and metrics are served as plain ASGI, ahead of quart; quart
+serves the rest, and is imported at the first request for it.
 """
 
 from __future__ import annotations
@@ -11,37 +11,59 @@ from typing import Final
 
 import trio
 
-from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
+from protocol.errors import RunnerError, shutting_down
 from runner.api import Service
 from runner.auth import Verifier
-from runner.http import WEBSOCKET, App, Front, Message, Receive, Route, Send
+from runner.http import App, Message, Receive, Send
 from runner.rest import batch, executions, metrics, modules, streams
-from runner.rest.endpoint import Answer, Endpoint, Endpoints, Request, json_answer, problem, serves, transmit
+from runner.rest.endpoint import Answer, Endpoint, Request, json_answer, serves
 from runner.rest.openapi import OPERATIONS, Documents, docs_page, served
+from runner.rest.routing import Endpoints, Origins, Proxies, Site
 from runner.version import release
 
-_AHEAD: Final = (*batch.ENDPOINTS, executions.execute, modules.prepare, *streams.ENDPOINTS)
-"""Served ahead of quart, in this order: the path of `execute` begins like that of a batch."""
-_POLLED: Final = {"getHealth", "getReadiness", "getMetrics"}
+_AHEAD: Final = (*batch.ENDPOINTS, executions.execute, modules.prepare, modules.upload, *streams.ENDPOINTS)
+"""Served ahead of quart: the hot path, and endpoints that read or send piece by piece."""
+_POLLED: Final = {"getHealth", "getReadiness", "getMetrics", "getIndex"}
+"""Served ahead of quart too, which a runner that is only polled need not import."""
 HEALTH_PATHS: Final = frozenset(each.path for each in OPERATIONS if each.name in {"getHealth", "getReadiness"})
 """Answered also when the door is full."""
 
 
-def make_app(service: Service, verifier: Verifier) -> Front:
+_LINKS: Final = {
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+    "modules": "/modules",
+    "executions": "/executions",
+    "health": "/healthz",
+    "readiness": "/readyz",
+}
+
+
+def make_app(service: Service, verifier: Verifier) -> Site:
     """Return the ASGI application of all REST routes."""
-    endpoints = Endpoints(service, verifier)
-    operations = {operation.name: operation for operation in served(service.settings.server)}
-    behind = [
+    settings, endpoints = service.settings.server, Endpoints(service, verifier)
+    operations = {operation.name: operation for operation in served(settings)}
+    every = [
         Endpoint(operations[each.operation.name], each.function)
-        for each in (*executions.ENDPOINTS, *modules.ENDPOINTS, *metrics.ENDPOINTS, *_server_endpoints(service))
-        if each not in _AHEAD and each.operation.name in operations
+        for each in (
+            *(*_AHEAD, *executions.ENDPOINTS, *modules.ENDPOINTS, *metrics.ENDPOINTS),
+            *_server_endpoints(service),
+        )
+        if each.operation.name in operations
     ]
-    routes = [*map(endpoints.route, _AHEAD), Route(WEBSOCKET, "", _no_websocket)]
-    return Front(_Late(endpoints, behind), routes)
+    first = {*(each.operation.name for each in _AHEAD), *_POLLED}
+    return Site(
+        endpoints,
+        tuple(operations.values()),
+        Proxies.of(settings),
+        Origins.of(settings.cors_origins, operations.values()),
+        _Late(endpoints, [each for each in every if each.operation.name not in first]),
+        {each.operation.name: each for each in every if each.operation.name in first},
+    )
 
 
 class _Late:
-    """The application behind the routes ahead of quart: it serves polls, and imports quart at the first other request.
+    """The application behind the routes ahead of quart, which imports quart at the first request.
 
     Quart takes 0.15 s to import and 9 MB, which a runner that only executes does not need.
     """
@@ -49,7 +71,6 @@ class _Late:
     def __init__(self, endpoints: Endpoints, served: Sequence[Endpoint]) -> None:
         self._endpoints = endpoints
         self._served = served
-        self._polled = {each.operation.path: each for each in served if each.operation.name in _POLLED}
         self._quart: App | None = None
         self._lock = trio.Lock()
 
@@ -57,9 +78,6 @@ class _Late:
         """Serve one scope."""
         if scope["type"] == "lifespan":
             await _live(receive, send)
-        elif scope["method"] == "GET" and scope["path"] in self._polled:
-            outcome = await self._endpoints.serve(self._polled[scope["path"]], {}, scope, receive)
-            await transmit(outcome, scope, receive, send)
         else:
             app = self._quart or await self._import()
             await app(scope, receive, send)
@@ -87,13 +105,6 @@ async def _live(receive: Receive, send: Send) -> None:
             return
 
 
-async def _no_websocket(scope: Message, receive: Receive, send: Send) -> None:
-    """Refuse the handshake of a websocket at a path that has none."""
-    paths = " and ".join(each.path for each in OPERATIONS if each.method == WEBSOCKET)
-    text = f"there is no websocket at {scope['path']}; there are {paths}"
-    await transmit(problem(Failure(ErrorKind.NOT_FOUND, text)), scope, receive, send)
-
-
 def _server_endpoints(service: Service) -> tuple[Endpoint, ...]:
     documents = Documents(service.registry, release(), served(service.settings.server))
     making = trio.Lock()  # in a thread, as there may be thousands of modules
@@ -102,10 +113,18 @@ def _server_endpoints(service: Service) -> tuple[Endpoint, ...]:
     async def document(request: Request) -> Answer:
         headers = ((b"cache-control", b"no-cache"), (b"vary", b"authorization"))
         async with making:
-            made = await trio.to_thread.run_sync(documents.get, request.caller)
+            made = await trio.to_thread.run_sync(documents.get, request.caller, request.outside.base)
         return Answer(made, headers=headers)
 
-    return _environments, _health, _readiness, document, _docs
+    @serves("getIndex")
+    async def index(request: Request) -> Answer:
+        vary = (b"vary", b"accept")
+        if "text/html" in (request["Accept"] or ""):
+            return Answer(status=307, headers=((b"location", b"/docs"), vary))
+        shown = {name: request.outside.prefix + path for name, path in _LINKS.items()}
+        return json_answer({"name": "operato-runner", "version": release(), "links": shown}, headers=(vary,))
+
+    return index, _environments, _health, _readiness, document, _docs
 
 
 @serves("listEnvironments")

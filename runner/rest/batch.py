@@ -65,7 +65,7 @@ async def batch(request: Request) -> Stream:
         if problem is not None:
             raise problem
 
-    return Stream(run, LINES[0], problem_line)
+    return Stream(run, problem_line, LINES[0])
 
 
 async def _inputs(request: Request, body: _Body) -> Lines | Array:
@@ -78,7 +78,7 @@ async def _inputs(request: Request, body: _Body) -> Lines | Array:
     if kind not in LINES:
         types = " or ".join(LINES)
         text = f"the body of a batch is an array (application/json) or JSON lines ({types}), not {given!r:.80}"
-        raise error(ErrorKind.BAD_INPUT, text, field="Content-Type")
+        raise error(ErrorKind.BAD_INPUT, text, field="content-type")
     declared = request.header("content-length")
     if declared is not None and int(declared) <= limit:
         return Lines(_once(await request.body()), limit)

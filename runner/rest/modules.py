@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -15,11 +16,12 @@ from config.code import pack
 from config.mistakes import Wrong
 from config.modules import starter
 from config.units import decimal
-from protocol.errors import ErrorKind, RunnerError, error
-from runner.api import Publishing, failure_of, module_fields
+from protocol.errors import ErrorKind, Failure, RunnerError, error
+from runner.api import Publishing, failure_of, module_fields, while_valid
 from runner.auth import Scope
+from runner.rest.bodies import read_file
 from runner.rest.endpoint import Answer, Request, Stream, Write, json_answer, serves
-from runner.rest.openapi import ARCHIVES, EVENTS, Preparation
+from runner.rest.openapi import ARCHIVES, EVENTS, FORM, Preparation
 from runner.rest.render import change_json, problem_json, versions_json
 from runner.rest.streams import KEEP_ALIVE_SECONDS, STILL_HERE
 
@@ -112,18 +114,26 @@ async def register(request: Request) -> Answer:
 @serves("uploadModule")
 async def upload(request: Request) -> Answer:
     """Register a module from an archive."""
-    kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
-    if kind not in ARCHIVES:
-        text = "the body is the zip file itself: curl --data-binary @module.zip -H 'Content-Type: application/zip'"
-        raise error(ErrorKind.BAD_INPUT, text, field="content-type")
     added = await request.service.management.upload(
         request.principal,
-        await request.body(),
+        await _archive(request),
         name=request["name"],
         how=_publishing(request, {}),
         condition=_condition(request),
     )
     return _added(added)
+
+
+async def _archive(request: Request) -> bytes:
+    """Return the archive in a body: the body itself, or the file of a form. Raises RunnerError."""
+    given = request.header("content-type") or ""
+    kind = given.partition(";")[0].strip().lower()
+    if kind in ARCHIVES:
+        return await request.body()
+    if kind == FORM:
+        return await read_file(given, request.piece, request.service.settings.server.max_frame_bytes)
+    text = "the body is the zip file itself, curl --data-binary @module.zip -H 'Content-Type: application/zip', or"
+    raise error(ErrorKind.BAD_INPUT, f"{text} the file of a form, curl -F file=@module.zip", field="content-type")
 
 
 @serves("putModule")
@@ -226,14 +236,14 @@ async def prepare(request: Request) -> Answer | Stream:
     await request.body()  # it has no meaning
     module, build = request.service.prepare(request.principal, request["name"], request["version"])
     if EVENTS in (request["Accept"] or ""):
-        return Stream(lambda write: _send_build(write, module, build))
+        return Stream(partial(_send_build, request, module, build), _build_failed)
     await build.wait_ended()
     if build.failure is not None:
         raise RunnerError(build.failure)
     return json_answer(_ready(module, build))
 
 
-async def _send_build(write: Write, module: Published, build: BuildLog) -> None:
+async def _send_build(request: Request, module: Published, build: BuildLog, write: Write) -> None:
     """Send the lines of a build as they come.
 
     The events: `line` with `number` and `text`, `dropped` with the number of `lines` that a slow reader missed, and
@@ -242,7 +252,7 @@ async def _send_build(write: Write, module: Published, build: BuildLog) -> None:
     await write(b"")
     number, more = 0, True
     while more:
-        with trio.move_on_after(KEEP_ALIVE_SECONDS):
+        with while_valid(request.principal), trio.move_on_after(KEEP_ALIVE_SECONDS):
             await build.wait(number)
         found = build.read(number)
         number, more = found.next, not build.ended
@@ -251,10 +261,14 @@ async def _send_build(write: Write, module: Published, build: BuildLog) -> None:
             body.append(_event("line", msgspec.json.encode({"number": at, "text": line})))
         if build.failure is not None:
             failure = failure_of(RunnerError(build.failure), "a build failed inside the runner", module=module.ref.name)
-            body.append(_event("error", problem_json(failure)))
+            body.append(_build_failed(failure))
         elif not more:
             body.append(_event("ready", msgspec.json.encode(_ready(module, build))))
         await write(b"".join(body) or STILL_HERE)
+
+
+def _build_failed(failure: Failure) -> bytes:
+    return _event("error", problem_json(failure))
 
 
 def _event(name: str, data: bytes) -> bytes:

@@ -12,13 +12,22 @@ from actors.history import ModuleStats
 from actors.registry import Change, Published, Registered
 from protocol import views
 from protocol.errors import ErrorKind, Failure
+from protocol.events import failure_fields
 from protocol.model import Execution
 from runner.api import InternalFailure
+from runner.rest.bodies import CODINGS
 from runner.rest.openapi import Change as ShownChange
 from runner.rest.openapi import Stats, Versions
 from runner.status import CODES
 
 _encoder = msgspec.json.Encoder()
+_BY_FIELD = {
+    (ErrorKind.CONFLICT, "if-match"): 412,
+    (ErrorKind.CONFLICT, "if-none-match"): 412,
+    (ErrorKind.BAD_INPUT, "content-encoding"): 415,
+    (ErrorKind.BAD_INPUT, "content-type"): 415,
+}
+"""Statuses that HTTP has for the fault of one header."""
 
 
 def execution_json(execution: Execution) -> bytes:
@@ -79,9 +88,8 @@ def execution_status(execution: Execution) -> int:
 
 
 def problem_status(failure: Failure) -> int:
-    """Return the HTTP status of a problem; 412 where a condition of the request is not met."""
-    unmet = failure.kind is ErrorKind.CONFLICT and failure.field in ("if-match", "if-none-match")
-    return 412 if unmet else CODES[failure.kind].http
+    """Return the HTTP status of a problem: that of its kind, or of the header at fault."""
+    return _BY_FIELD.get((failure.kind, failure.field or ""), CODES[failure.kind].http)
 
 
 def problem_json(failure: Failure) -> bytes:
@@ -110,9 +118,19 @@ def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(failure.retry_after or 1))))
     if failure.kind is ErrorKind.UNAUTHENTICATED:
         headers.append((b"www-authenticate", b'Bearer realm="operato-runner"'))
+    if failure.kind is ErrorKind.BAD_INPUT and failure.field == "content-encoding":
+        headers.append((b"accept-encoding", ", ".join(CODINGS).encode()))
     if isinstance(failure, InternalFailure):
         headers.append((b"x-request-id", failure.request_id.encode()))
     return headers
+
+
+def failure_event(failure: Failure) -> bytes:
+    """Return the message by which an open stream or websocket tells why it ends; it has no number."""
+    shown: dict[str, Any] = {**failure_fields(failure)}
+    if isinstance(failure, InternalFailure):
+        shown["request_id"] = failure.request_id
+    return _encoder.encode({"type": "error", "error": shown})
 
 
 def versions_json(name: str, versions: Iterable[Published], registered: Registered | None) -> Versions:

@@ -12,10 +12,10 @@ import msgspec
 import trio
 
 from actors.events import Follower
-from protocol.errors import ErrorKind, error, shutting_down
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.events import Event, encode
-from runner.auth import Scope
 from runner.rest.endpoint import Answer, Close, Peer, Request, Socket, Stream, Write, serves
+from runner.rest.render import failure_event
 
 KEEP_ALIVE_SECONDS = 15.0
 """A silent stream sends a comment this often: proxies close a connection that is silent for a minute."""
@@ -43,7 +43,12 @@ async def follow(request: Request) -> Answer | Stream:
                 return
             await write(b"".join(map(_sse, events)) if events else STILL_HERE)
 
-    return Stream(run)
+    return Stream(run, _failed)
+
+
+def _failed(failure: Failure) -> bytes:
+    """Return the last event of a stream that ends before its execution: it has no number, and no `id`."""
+    return b"event: error\ndata: %s\n\n" % failure_event(failure)
 
 
 def _sse(event: Event) -> bytes:
@@ -60,10 +65,16 @@ async def follow_socket(request: Request) -> Socket:
     follower = await request.service.follow(request.principal, request["id"], request["from"])
 
     async def run(peer: Peer) -> Close:
+        problem = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_ignore, peer, nursery.cancel_scope)
-            await _send_events(follower, peer)
+            try:
+                await _send_events(follower, peer)
+            except RunnerError as ended:  # caught here, as the nursery would wrap it in a group
+                problem = ended
             nursery.cancel_scope.cancel()
+        if problem is not None:
+            raise problem
         return _close(follower)
 
     return Socket(run)
@@ -77,7 +88,7 @@ async def run_socket(request: Request) -> Socket:
     if request.header("idempotency-key") is not None:
         text = "a websocket has no idempotency key; submit the execution and follow it"
         raise error(ErrorKind.BAD_INPUT, text, field="Idempotency-Key")
-    service.module(principal, Scope.EXECUTIONS_RUN, name, version)  # for an HTTP answer where the module is unknown
+    service.check_room(principal, name, version)  # for an HTTP answer, while that is possible
 
     async def run(peer: Peer) -> Close | None:
         data = await _input(peer)

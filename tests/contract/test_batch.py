@@ -254,13 +254,12 @@ async def test_an_input_waits_for_the_queue_timeout_at_most(tmp_path):
     ("name", "query", "kind", "body", "status", "field"),
     [
         ("nothing", "", LINES, b"1", 404, "name"),
-        ("", "", LINES, b"1", 404, "name"),
         ("echo", "?version=9", LINES, b"1", 404, "version"),
         ("echo", "?parallel=0", LINES, b"1", 400, "parallel"),
         ("echo", "?parallel=257", LINES, b"1", 400, "parallel"),
         ("echo", "?parallel=two", LINES, b"1", 400, "parallel"),
         ("echo", "?colour=red", LINES, b"1", 400, "colour"),
-        ("echo", "", "text/plain", b"1", 400, "Content-Type"),
+        ("echo", "", "text/plain", b"1", 415, "content-type"),
         ("echo", "", "application/json", b"{}", 400, "$"),
         ("echo", "", "application/json", b"[1, 2", 400, "$"),
     ],
@@ -280,7 +279,7 @@ async def test_a_batch_may_have_a_time_limit_and_no_key(site):
 
 
 async def test_a_batch_needs_the_scope_and_the_module(site):
-    for claims, status in (({"scopes": ["executions:read"]}, 403), ({"scopes": ["admin"], "modules": ["p*"]}, 403)):
+    for claims, status in (({"scopes": ["executions:read"]}, 403), ({"scopes": ["admin"], "modules": ["p*"]}, 404)):
         token = sign(SECRET, subject="kim", expires_seconds=60, **claims)
         answer = await site.ask("POST", "/modules/execute/echo/batch", b"1", Authorization=f"Bearer {token}")
         assert answer[0] == status

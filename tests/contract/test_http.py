@@ -20,8 +20,6 @@ from trio_websocket import ConnectionClosed
 from runner.http import (
     BodyError,
     BodyTooLargeError,
-    Front,
-    Route,
     read_body,
     respond,
     serve,
@@ -40,14 +38,15 @@ HUGE = b"x" * 32 * 1024 * 1024
 """More than the sockets of both sides hold."""
 
 
-def plain(handler: Callable[[Any, Any, Any], Any]) -> Front:
+def plain(handler: Callable[[Any, Any, Any], Any]) -> Any:
     """Return an application that consists of this handler."""
 
-    async def nothing(scope: Any, receive: Any, send: Any) -> None:
-        raise NotImplementedError
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError
+        await handler(scope, receive, send)
 
-    every = ("GET", "POST", "PUT", "HEAD", "OPTIONS")
-    return Front(nothing, [Route(method, "", handler) for method in every])
+    return app
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -780,7 +779,7 @@ async def test_a_request_that_does_not_finish_in_time_is_cancelled_and_answered_
         await server.ended.wait()
 
 
-async def test_quart_behind_front_with_its_lifespan() -> None:
+async def test_quart_with_its_lifespan() -> None:
     steps: list[str] = []
     app = quart_app()
 
@@ -792,16 +791,12 @@ async def test_quart_behind_front_with_its_lifespan() -> None:
     async def after() -> None:
         steps.append("after")
 
-    front = Front(app, [Route("POST", "/fast/", echo)])
     json_type = b"Content-Type: application/json\r\n"
-    async with serving(front) as server:
+    async with serving(app) as server:
         assert steps == ["before"]
         client = await server.connect()
-        await client.send(post(b"quick", "/fast/1") + post(b'{"name": "you"}', "/hello", json_type))
-        assert (await client.response())[2] == b"quick"
+        await client.send(post(b'{"name": "you"}', "/hello", json_type))
         assert json.loads((await client.response())[2]) == {"message": "Hello, you"}
-        await client.send(GET.replace(b" / ", b" /fast/1 "))
-        assert (await client.response())[0] == 404
     assert steps == ["before", "after"]
 
 
@@ -829,15 +824,3 @@ async def test_an_address_in_use_is_an_os_error() -> None:
 def test_limits_must_make_sense() -> None:
     with pytest.raises(ValueError, match="send_seconds"):
         limits(send_seconds=0)
-
-
-def test_a_module_may_have_the_suffix_of_a_route_as_its_name():
-    async def nothing(scope, receive, send):
-        pass
-
-    batch = Route("POST", "/modules/execute/", nothing, "/batch")
-
-    assert not batch.matches("/modules/execute/batch")
-    assert not batch.matches("/modules/execute//batch")
-    assert batch.matches("/modules/execute/batch/batch")
-    assert batch.matches("/modules/execute/m/batch")

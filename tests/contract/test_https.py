@@ -14,7 +14,7 @@ import trio
 from trio_websocket import wrap_client_stream
 
 from config.settings import ServerSettings
-from runner.http import Front, Route, read_body, respond
+from runner.http import read_body, respond
 from runner.serve.tls import server_context
 from runner.wire import TlsWire
 from tests.certificates import Authority
@@ -53,11 +53,13 @@ def tls(tmp_path: Path) -> Tls:
     return Tls(tmp_path)
 
 
-def plain(handler: Callable[[Any, Any, Any], Any]) -> Front:
-    async def nothing(scope: Any, receive: Any, send: Any) -> None:
-        raise NotImplementedError
+def plain(handler: Callable[[Any, Any, Any], Any]) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError
+        await handler(scope, receive, send)
 
-    return Front(nothing, [Route(method, "", handler) for method in ("GET", "POST")])
+    return app
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:

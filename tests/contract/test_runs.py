@@ -532,8 +532,8 @@ async def test_scopes_and_modules_of_the_token(service):
     assert await refused(service.list, runs, Query()) is ErrorKind.FORBIDDEN
     assert await refused(service.follow, runs, done.id) is ErrorKind.FORBIDDEN
     assert await refused(service.cancel, reads, done.id) is ErrorKind.FORBIDDEN
-    assert await refused(service.get, reads, other.id) is ErrorKind.FORBIDDEN
-    assert await refused(service.follow, reads, other.id) is ErrorKind.FORBIDDEN
+    assert await refused(service.get, reads, other.id) is ErrorKind.NOT_FOUND
+    assert await refused(service.follow, reads, other.id) is ErrorKind.NOT_FOUND
     assert await refused(service.get, ANYBODY, "no-such-id") is ErrorKind.NOT_FOUND
     assert await refused(service.cancel, ANYBODY, "no-such-id") is ErrorKind.NOT_FOUND
     assert (await service.get(reads, done.id)).result == b"1"

@@ -35,8 +35,9 @@ _TAGS: Final = {
 _ABOUT: Final = (
     "Runs Python functions. The answer to a call that began is its execution, also after a failure, with the status of "
     "the kind of error. The answer to a request that began no execution is a problem (RFC 9457). The server itself "
-    "refuses requests in the same form: 408, 413, 431, and 503 for too many connections. Tokens are JSON Web Tokens; "
-    "each operation names its scope."
+    "refuses requests in the same form: 408, 413, 431, and 503 for too many connections. Every path answers HEAD where "
+    "it has GET, OPTIONS with 204, and another method with 405; both with `Allow`. Bodies may be compressed "
+    "(`Content-Encoding: gzip` or `deflate`). Tokens are JSON Web Tokens; each operation names its scope."
 )
 _SHOWN: Final = (
     "A JSON Web Token with `sub`, `exp` and `scope`. The claim `modules` limits it to modules with matching names."
@@ -46,6 +47,13 @@ _HEADERS: Final = {
     429: Header("Retry-After", "Seconds to wait before the next attempt.", {"type": "integer"}),
     503: Header("Retry-After", "Seconds to wait before the next attempt.", {"type": "integer"}),
 }
+
+_UNSUPPORTED: Final = Response(
+    415,
+    "`bad_input`: the type or the encoding of the body is not supported.",
+    {PROBLEM: shapes.Problem},
+    (Header("Accept-Encoding", "The encodings that are, if it is the encoding."),),
+)
 
 
 @frozen
@@ -65,12 +73,15 @@ class Documents:
     version: str
     operations: tuple[Operation, ...] = OPERATIONS
     _snapshot: RegistrySnapshot | None = field(default=None, init=False)
-    _made: OrderedDict[tuple[str, ...] | None, bytes] = field(factory=OrderedDict, init=False)
+    _made: OrderedDict[tuple[tuple[str, ...] | None, str], bytes] = field(factory=OrderedDict, init=False)
     _calls: dict[str, Call] = field(factory=dict, init=False)
     """By the digest of the module: an unchanged module is not described again."""
 
-    def get(self, reader: Principal | None) -> bytes:
-        """Return the document for a reader, with the modules that it may run and read; for None without modules."""
+    def get(self, reader: Principal | None, base: str = "") -> bytes:
+        """Return the document for a reader, with the modules that it may run and read; for None without modules.
+
+        `base` is the address of the server for the reader, if a proxy changes it.
+        """
         snapshot = self.registry.snapshot
         if snapshot is not self._snapshot:
             self._snapshot = snapshot
@@ -78,11 +89,11 @@ class Documents:
             served = {module.digest for module in snapshot.modules.values()}
             self._calls = {digest: call for digest, call in self._calls.items() if digest in served}
         allowed = reader is not None and reader.allows(Scope.EXECUTIONS_RUN) and reader.allows(Scope.MODULES_READ)
-        key = reader.modules if reader is not None and allowed else None
+        key = reader.modules if reader is not None and allowed else None, base
         made = self._made.get(key)
         if made is None:
             modules = [m for name, m in sorted(snapshot.modules.items()) if reader and allowed and reader.may_use(name)]
-            made = msgspec.json.encode(document(map(self._call, modules), self.version, self.operations))
+            made = msgspec.json.encode(document(map(self._call, modules), self.version, self.operations, base))
             self._made[key] = made
             if len(self._made) > _MAX_DOCUMENTS:
                 self._made.popitem(last=False)
@@ -94,7 +105,9 @@ class Documents:
         return known or self._calls.setdefault(module.digest, call_of(module))
 
 
-def document(calls: Iterable[Call], version: str, operations: Iterable[Operation] = OPERATIONS) -> dict[str, Any]:
+def document(
+    calls: Iterable[Call], version: str, operations: Iterable[Operation] = OPERATIONS, base: str = ""
+) -> dict[str, Any]:
     """Return the document as JSON values: the operations, and a path for each of these calls."""
     schemas, refer = _schemas()
     inputs: dict[str, Any] = {}
@@ -108,6 +121,7 @@ def document(calls: Iterable[Call], version: str, operations: Iterable[Operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "Operato Runner", "version": version, "description": _ABOUT, "license": {"name": "MIT"}},
+        **({"servers": [{"url": base}]} if base else {}),
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items() if inputs or name != "calls"],
         "paths": paths,
         "components": {
@@ -226,7 +240,8 @@ def _execute_responses() -> dict[str, Any]:
 
 def _responses(operation: Operation, refer: Mapping[Any, Any]) -> dict[str, Any]:
     """Return all answers by status: those of the table, executions that failed, and refusals."""
-    responses = {str(answer.status): _response(answer, refer) for answer in operation.answers}
+    answers = (*operation.answers, *((_UNSUPPORTED,) if operation.body else ()))
+    responses = {str(answer.status): _response(answer, refer) for answer in answers}
     kinds: dict[int, dict[ErrorKind, None]] = {}
     contents: dict[int, dict[str, Any]] = {}
     for content_type, type_, these in (

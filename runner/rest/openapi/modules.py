@@ -34,6 +34,15 @@ MAX_VALUES: Final = 20
 """How often a filter may be given."""
 ARCHIVES: Final = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
 """Content types of an upload."""
+FORM: Final = "multipart/form-data"
+FORM_PARTS: Final = ("file", "archive")
+"""The names that the file in a form may have."""
+_UPLOAD_FORM: Final = {
+    "type": "object",
+    "properties": {name: {"type": "string", "contentMediaType": ARCHIVES[0]} for name in FORM_PARTS},
+    "minProperties": 1,
+    "maxProperties": 1,
+}
 _NAME_PATTERN: Final = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 
 _PLACE: Final = path_name("version", "A version of the module.")
@@ -128,8 +137,8 @@ UPLOAD: Final = Operation(
         IF_MATCH,
         IF_NONE_MATCH,
     ),
-    body={kind: {} for kind in ARCHIVES},
-    body_text="An archive like that of `GET /modules/template`.",
+    body={**{kind: {} for kind in ARCHIVES}, FORM: _UPLOAD_FORM},
+    body_text="An archive like that of `GET /modules/template`: the body itself, or the one file of a form.",
     body_required=True,
     refused=_PUBLISHING,
     tag="modules",

@@ -79,12 +79,6 @@ class Operation:
     """Its header parameters by the name of the header in lower case."""
     defaults: dict[str, Any] = field(init=False)
     """The values of all query and header parameters that a request does not give."""
-    prefix: str = field(init=False)
-    """The path before its first name."""
-    suffix: str = field(init=False)
-    """The path after its last name."""
-    rule: str = field(init=False)
-    """The path in the notation of quart."""
 
     @token.default
     def _token(self) -> bool:
@@ -101,18 +95,6 @@ class Operation:
     @defaults.default
     def _defaults(self) -> dict[str, Any]:
         return {each.name: each.default for each in self.parameters if each.place != "path"}
-
-    @prefix.default
-    def _prefix(self) -> str:
-        return self.path.partition("{")[0]
-
-    @suffix.default
-    def _suffix(self) -> str:
-        return self.path.rpartition("}")[2] if "}" in self.path else ""
-
-    @rule.default
-    def _rule(self) -> str:
-        return self.path.replace("{", "<").replace("}", ">")
 
     @property
     def refusals(self) -> tuple[ErrorKind, ...]:

@@ -15,7 +15,8 @@ from runner.auth import Scope
 from runner.rest.openapi import shapes
 from runner.rest.openapi.executions import EXECUTIONS
 from runner.rest.openapi.modules import MODULES
-from runner.rest.openapi.operation import JSON, Operation, Response
+from runner.rest.openapi.operation import JSON, Header, Operation, Response
+from runner.rest.openapi.parameters import Parameter, text
 
 _TEXT: Final = {"type": "string"}
 
@@ -75,10 +76,24 @@ DOCS: Final = Operation(
     tag="server",
 )
 
+INDEX: Final = Operation(
+    "GET",
+    "/",
+    "getIndex",
+    "Show where to go from here",
+    (
+        Response(200, "Links to other routes.", {JSON: shapes.Index}),
+        Response(307, "For browsers: the page of this document.", headers=(Header("Location", "The page."),)),
+    ),
+    parameters=(Parameter("Accept", "`text/html`: lead to the page.", text(), "header"),),
+    tag="server",
+    any_query=True,
+)
+
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *EXECUTIONS,
     *MODULES,
-    *(ENVIRONMENTS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS),
+    *(ENVIRONMENTS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),
 )
 """In the order of the document."""
 

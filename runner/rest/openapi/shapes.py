@@ -175,6 +175,14 @@ class Order(Struct, forbid_unknown_fields=True):
     ] = None
 
 
+class Index(TypedDict):
+    """Where to go from here."""
+
+    name: Literal["operato-runner"]
+    version: str
+    links: Annotated[Mapping[str, str], Meta(description="Paths of other routes, for this client.")]
+
+
 class Healthy(TypedDict):
     """The process answers."""
 

@@ -1,0 +1,131 @@
+"""Serving endpoints: the caller, the parameters by the table of operations, and the answer to an exception."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qs
+
+from attrs import evolve, frozen
+
+from protocol.errors import ErrorKind, error
+from runner.api import Service, failure_of
+from runner.auth import Principal, Verifier, authenticate, require
+from runner.http import Message, Receive
+from runner.rest.bodies import inflating
+from runner.rest.endpoint import OUTSIDE, Answer, Endpoint, Outcome, Read, Request, problem
+from runner.rest.openapi import Operation
+from runner.rest.routing.sending import BROKEN, SUBPROTOCOL
+
+
+@frozen
+class Endpoints:
+    """Serves the endpoints of one application."""
+
+    service: Service
+    verifier: Verifier
+
+    async def serve(
+        self,
+        endpoint: Endpoint,
+        names: dict[str, str],
+        scope: Message,
+        receive: Receive,
+        read: Read | None = None,
+    ) -> Outcome:
+        """Return what an endpoint answers to a request; `names` are those in its path. Raises no Exception.
+
+        `read` returns the body as it was sent, where the web framework reads it.
+        """
+        try:
+            operation = endpoint.operation
+            fields = _fields(scope["headers"])
+            caller = await self._caller(operation, scope, fields)
+            values = _parameters(operation, names, scope["query_string"], fields)
+            encoding = fields.get(b"content-encoding")
+            if read is not None:
+                receive = _given(read)
+            if encoding is not None and operation.body:
+                receive = inflating(receive, encoding.decode("latin-1"))
+            outcome = await endpoint.function(Request(self.service, values, caller, scope, receive, fields))
+        except Exception as found:  # noqa: BLE001  (the error edge)
+            return problem(failure_of(found, BROKEN, path=scope["path"], client=_client(scope)))
+        return _located(outcome, scope) if OUTSIDE in scope else outcome
+
+    async def _caller(self, operation: Operation, scope: Message, fields: Mapping[bytes, bytes]) -> Principal | None:
+        """Return the caller where the operation needs one, or one is named. Raises RunnerError."""
+        if not operation.token:
+            return None
+        shown = _credentials(scope, fields)
+        if operation.scope is None:
+            return None if shown is None else await authenticate(self.verifier, shown)
+        caller = await authenticate(self.verifier, shown)
+        require(caller, operation.scope)
+        return caller
+
+
+def _credentials(scope: Message, fields: Mapping[bytes, bytes]) -> str | None:
+    """Return the authorization of a request: its header or, for browsers, the subprotocol of a websocket.
+
+    Raises RunnerError `unauthenticated` for two of them: a proxy and the runner may not read different ones.
+    """
+    header = fields.get(b"authorization")
+    shown = [] if header is None else [header.decode("latin-1")]
+    if scope["type"] == "websocket":
+        tokens = [name.removeprefix(SUBPROTOCOL) for name in scope["subprotocols"] if name.startswith(SUBPROTOCOL)]
+        shown += [f"Bearer {token}" for token in tokens]
+    if len(shown) > 1 or (header is not None and b"," in header):
+        raise error(ErrorKind.UNAUTHENTICATED, "the request has several tokens; send one")
+    return shown[0] if shown else None
+
+
+def _fields(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the headers by name. Repeated ones are joined, so that no value is silently ignored."""
+    fields = dict(headers)
+    if len(fields) < len(headers):
+        fields = {}
+        for name, value in headers:
+            fields[name] = b"%b, %b" % (fields[name], value) if name in fields else value
+    return fields
+
+
+def _parameters(
+    operation: Operation, names: dict[str, str], query: bytes, fields: Mapping[bytes, bytes]
+) -> dict[str, Any]:
+    """Return the values of all parameters. Raises RunnerError `bad_input`, which names the parameter at fault."""
+    values = operation.defaults | names
+    for field, parameter in operation.headers.items():
+        if field in fields:
+            values[parameter.name] = parameter.read([fields[field].decode("latin-1")])
+    if query and not operation.any_query:
+        for name, texts in parse_qs(query.decode("latin-1"), keep_blank_values=True).items():
+            known = operation.query.get(name)
+            if known is None:
+                text = f"unknown parameter {name!r:.80}; allowed: {', '.join(operation.query) or 'none'}"
+                raise error(ErrorKind.BAD_INPUT, text, field=name)
+            values[name] = known.read(texts)
+    return values
+
+
+def _given(read: Read) -> Receive:
+    """Return the `receive` of a body that the web framework reads as a whole."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": await read(), "more_body": False}
+
+    return receive
+
+
+def _client(scope: Message) -> str:
+    """Return the address of a client for the log."""
+    client = scope.get("client")
+    return "" if client is None else str(client[0])
+
+
+def _located(outcome: Outcome, scope: Message) -> Outcome:
+    """Return an answer with its `Location` as a path for the client, where a proxy has removed a prefix of paths."""
+    prefix = scope[OUTSIDE].prefix.encode()
+    if not prefix or not isinstance(outcome, Answer):
+        return outcome
+    headers = tuple((name, prefix + value if name == b"location" else value) for name, value in outcome.headers)
+    return evolve(outcome, headers=headers)

@@ -13,8 +13,8 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 from protocol.errors import ErrorKind, RunnerError, error
 from runner.rest.openapi import FORM, FORM_PARTS
 
-_STEP: Final = 64 * 1024
-_BUFFER: Final = 256 * 1024
+_STEP: Final = 8 * 1024
+_BUFFER: Final = 16 * 1024
 """The most bytes that the parser keeps: heads of parts, and the end of a piece."""
 _MAX_BOUNDARY: Final = 70
 
@@ -75,7 +75,7 @@ class _Form:
 
     def _add(self, event: Any) -> None:
         if isinstance(event, Field | File):
-            name = str(event.name)
+            name = event.name or ""
             if name not in FORM_PARTS:
                 text = f"the form has an unknown part {name!r:.80}; it has one file, as {' or '.join(FORM_PARTS)}"
                 raise error(ErrorKind.BAD_INPUT, f"{text}; all else is a parameter of the query", field=name[:80])

@@ -23,11 +23,16 @@ def while_valid(principal: Principal) -> Iterator[None]:
     with trio.move_on_after(max(0.0, principal.expires - time.time())) as scope:
         yield
     if scope.cancelled_caught:
-        raise expired()
+        raise _expired()
 
 
-def expired() -> Exception:
-    """Return the error for a token that has expired while it was used."""
+def check_valid(principal: Principal) -> None:
+    """Raise RunnerError `unauthenticated` if the token of the caller has expired since it was verified."""
+    if time.time() >= principal.expires:
+        raise _expired()
+
+
+def _expired() -> Exception:
     return error(ErrorKind.UNAUTHENTICATED, "the token has expired; go on with another one")
 
 

@@ -20,7 +20,7 @@ from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_dow
 from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.checks import Checks
-from runner.api.following import Following, expired
+from runner.api.following import Following, check_valid
 from runner.api.management import Management
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
@@ -181,9 +181,7 @@ class Service:
         self, principal: Principal, name: str, data: bytes, version: str | None, timeout: float | None
     ) -> tuple[Published, Execution, msgspec.Raw]:
         """Return an execution that may begin. Raises RunnerError."""
-        now = time.time()
-        if now >= principal.expires:  # of a batch that has run long
-            raise expired()
+        check_valid(principal)  # a batch may have run long
         module = self.module(principal, Scope.EXECUTIONS_RUN, name, version)
         raw = await self.checks.input(module, data)
         if self.runs.stopping:
@@ -195,7 +193,7 @@ class Service:
             module=module.ref,
             env=module.spec.env,
             status=Status.RUNNING,
-            created_at=now,
+            created_at=time.time(),
             input=data or b"null",
             subject=principal.subject,
             timeout=timeout,

@@ -12,13 +12,16 @@ import trio
 from protocol.errors import ErrorKind, RunnerError, error
 from runner.auth.keys import Key, algorithms_of, prepare_for_public_keys, refused
 
-_KEY_SET_SECONDS: Final = 300.0
+_KEY_SET_SECONDS: Final = 60.0
+"""A set is fetched again after this time, so a withdrawn key is good for no longer."""
+_STALE_SECONDS: Final = 300.0
+"""While its server does not answer, a set is used for this time."""
 _FETCH_SECONDS: Final = 5.0
 _COOLDOWN_SECONDS: Final = 30.0
 
 
 class KeySet:
-    """The keys of one URL, fetched by one thread at a time and used for five minutes."""
+    """The keys of one URL, fetched by one thread at a time."""
 
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
         prepare_for_public_keys()
@@ -33,7 +36,7 @@ class KeySet:
         self._keys: dict[str, Key] = {}
         self.fetched: object = None
         """Another object after each fetch: tokens that were verified before must be verified again."""
-        self._next_fetch = -math.inf
+        self._next_fetch = self._stale_at = -math.inf
         self._broken = False
         # Besides the lock: a fetch whose caller was cancelled continues in its thread.
         self._one = trio.CapacityLimiter(1)
@@ -44,6 +47,8 @@ class KeySet:
         if not isinstance(name, str):
             raise refused("it does not name its key (`kid`)")
         key = self._fresh(name)
+        if key is None and self._lock.locked():  # a slow server holds up one caller only
+            key = self._last(name)
         if key is not None:
             return key
         async with self._lock:
@@ -52,6 +57,8 @@ class KeySet:
             if key is None and self._clock() >= self._next_fetch:
                 await self._fetch()
                 key = self._fresh(name)
+        if key is None and self._broken:
+            key = self._last(name)
         if key is not None:
             return key
         if self._broken:
@@ -62,7 +69,12 @@ class KeySet:
         key = self._keys.get(name)
         return key if key is not None and self._clock() < key.until else None
 
+    def _last(self, name: str) -> Key | None:
+        """Return a key of the last set that could be fetched, if it is not too old."""
+        return self._keys.get(name) if self._clock() < self._stale_at else None
+
     async def _fetch(self) -> None:
+        """Fetch the set, or note that its server is broken."""
         try:
             # The client's timeout counts for each read, so a server that sends slowly needs this one.
             with trio.fail_after(_FETCH_SECONDS + 1):
@@ -72,12 +84,12 @@ class KeySet:
         except (jwt.PyJWTError, trio.TooSlowError, OSError, ValueError):
             # The next callers fail at once, for as long as one attempt takes.
             self._broken, self._next_fetch = True, self._clock() + _FETCH_SECONDS
-            raise _keys_unavailable() from None
+            return
         now = self._clock()
         keys = ((str(jwk.key_id), _fetched_key(jwk, now + _KEY_SET_SECONDS)) for jwk in found)
         self._keys = {name: key for name, key in keys if key is not None}
         self.fetched = object()
-        self._broken, self._next_fetch = False, now + _COOLDOWN_SECONDS
+        self._broken, self._next_fetch, self._stale_at = False, now + _COOLDOWN_SECONDS, now + _STALE_SECONDS
 
 
 def _keys_unavailable() -> RunnerError:

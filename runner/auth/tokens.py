@@ -99,6 +99,7 @@ class Verifier:
         key = self._local_key(header)
         if key is None and self._key_set is not None:
             key = await self._key_set.find(header.get("kid"))
+            self._forget()
         return self._check(token, header, key)
 
     def verify_nowait(self, token: str) -> Principal:
@@ -110,10 +111,7 @@ class Verifier:
         return self._check(token, header, self._local_key(header))
 
     def _remembered(self, token: str) -> Principal | None:
-        if self._key_set is not None and self._fetched is not self._key_set.fetched:
-            # A key may have been withdrawn.
-            self._fetched = self._key_set.fetched
-            self._cache.clear()
+        self._forget()
         found = self._cache.get(token)
         if found is None:
             return None
@@ -122,6 +120,12 @@ class Verifier:
             return found[1]
         del self._cache[token]
         return None
+
+    def _forget(self) -> None:
+        """Forget the cached tokens after a fetch of the key set, which may have withdrawn a key."""
+        if self._key_set is not None and self._fetched is not self._key_set.fetched:
+            self._fetched = self._key_set.fetched
+            self._cache.clear()
 
     def _local_key(self, header: Mapping[str, Any]) -> Key | None:
         return next((key for key in self._keys if header.get("alg") in key.algorithms), None)

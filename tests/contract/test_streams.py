@@ -49,7 +49,7 @@ PARENT = inline(
 )
 
 
-@attrs.define
+@attrs.define(slots=False)
 class Site:
     """A server with a whole runner."""
 

@@ -71,6 +71,46 @@ def test_scope_is_a_string_or_a_list(scope, got):
     assert verifier().verify_nowait(token(scope=scope)).scopes == got
 
 
+@pytest.mark.parametrize(
+    ("given", "roles", "got"),
+    [
+        ({"scp": "admin executions:run"}, None, {"admin", "executions:run"}),
+        ({"scp": ["admin", "x"]}, None, {"admin"}),
+        ({"scp": []}, None, set()),
+        ({"scope": "executions:run", "scp": "admin"}, None, {"executions:run"}),
+        ({"scope": "", "scp": "admin"}, None, set()),
+        ({"roles": ["admin"]}, None, set()),
+        ({"roles": ["admin"]}, "roles", {"admin"}),
+        ({"roles": "admin executions:run"}, "roles", {"admin", "executions:run"}),
+        ({"roles": ["executions:read"], "scp": "executions:run"}, "roles", {"executions:read", "executions:run"}),
+        ({"roles": ["admin"], "scope": "executions:run"}, "roles", {"admin", "executions:run"}),
+        ({"realm_access": {"roles": ["admin", "offline"]}}, "realm_access.roles", {"admin"}),
+        ({"realm_access": 5}, "realm_access.roles", set()),
+        ({"https://example.org/roles": ["admin"]}, "https://example.org/roles", {"admin"}),
+        ({"a.b": "admin", "a": {"b": "executions:run"}}, "a.b", {"admin"}),
+    ],
+)
+def test_claims_of_identity_providers(given, roles, got):
+    check = Verifier(AuthSettings(roles_claim=roles), secret=SECRET)
+
+    assert check.verify_nowait(token(**{"scope": ..., **given})).scopes == got
+
+
+@pytest.mark.parametrize(
+    ("given", "name"), [({"scp": 5}, "scp"), ({"roles": {"a": 1}}, "roles"), ({"scp": [1]}, "scp")]
+)
+def test_a_claim_of_another_type_is_refused(given, name):
+    check = Verifier(AuthSettings(roles_claim="roles"), secret=SECRET)
+
+    assert f"`{name}` has the wrong type" in refusal(check, token(**{"scope": ..., **given}))
+
+
+def test_a_caller_has_the_end_of_its_token():
+    end = time.time() + 100
+    assert verifier().verify_nowait(token(exp=end)).expires == end + 10
+    assert verifier(leeway_seconds=0.0).verify_nowait(token(exp=end)).expires == end
+
+
 @pytest.mark.parametrize(("kind", "algorithm"), GOOD)
 def test_every_kind_of_public_key(kind, algorithm):
     check = verifier(public_key=pem(PRIVATE[kind]))

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from config import requirements, units
 from config.code import ENTRIES
-from config.mistakes import ABSENT, Wrong, parse_yaml, read_text
+from config.mistakes import ABSENT, MAX_BYTES, MAX_UPLOADED_BYTES, Wrong, parse_yaml, read_text
 from config.requirements import Origin
 from config.units import show
 
@@ -120,7 +120,7 @@ def _environment(
     """Read the `environment.yml` that `dependencies` names; the module's own fields override it."""
     allowed = "a list, or the name of an environment.yml"
     try:
-        text = read_text(file)
+        text = read_text(file, MAX_BYTES if origin.trusted else MAX_UPLOADED_BYTES)
         if not text.strip():
             raise Wrong("is empty")  # noqa: TRY301
         document = parse_yaml(text)

@@ -304,12 +304,10 @@ def _read(given: _Given) -> Any:
     if value is None and _optional(setting):
         return None
     try:
-        result = _reader(setting)(value)
         limits, options = _limits(setting)
+        result: Any = units.choose(value, options) if options else _reader(setting)(value)
         if limits is not None:
             limits.check(result, _renderer(setting))
-        if options:
-            units.choose(result, options)
     except Wrong as wrong:
         if setting.secret:
             raise Wrong("must be text that is not empty", allowed="text that is not empty") from None

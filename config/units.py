@@ -61,8 +61,7 @@ def show(value: object) -> str:
 def text(value: Any) -> str:
     """Read text that can be passed to a process: no null characters, no lone surrogates."""
     if not isinstance(value, str):
-        hint = "; write it in quotes" if isinstance(value, (int, float)) else ""
-        raise Wrong(f"{show(value)} is not text{hint}", allowed="text")
+        raise Wrong(f"{show(value)} is not text{_quotes(value)}", allowed="text")
     if "\0" in value:
         raise Wrong("contains a null character", allowed="text without null characters")
     try:
@@ -70,6 +69,14 @@ def text(value: Any) -> str:
     except UnicodeEncodeError:
         raise Wrong("contains half of a character (a lone surrogate)", allowed="text") from None
     return value
+
+
+def _quotes(value: Any) -> str:
+    """Return the remedy for a word that YAML reads as another type."""
+    if isinstance(value, bool):
+        read = "yes, on and true" if value else "no, off and false"
+        return f"; YAML reads {read} as {show(value)}: write the word in quotes"
+    return "; write it in quotes" if isinstance(value, (int, float)) else ""
 
 
 def filled(value: Any) -> str:
@@ -206,13 +213,14 @@ def one_of(kind: type[E]) -> Callable[[Any], E]:
 
 
 def choose(value: Any, names: Sequence[str]) -> str:
-    """Read one word of a list."""
+    """Read one word of a list. The words `on` and `off` are booleans in YAML."""
     allowed = ", ".join(names)
-    if isinstance(value, str) and value in names:
-        return value
+    word = ("on" if value else "off") if isinstance(value, bool) else value
+    if isinstance(word, str) and word in names:
+        return word
     if value is None:
         raise Wrong(f"is missing; it is one of {allowed}", allowed=allowed)
-    hint = did_you_mean(value, names) if isinstance(value, str) else ""
+    hint = did_you_mean(value, names) if isinstance(value, str) else _quotes(value) if isinstance(value, bool) else ""
     raise Wrong(f"{show(value)} is not one of {allowed}{hint}", allowed=allowed)
 
 

@@ -34,6 +34,8 @@ _SMALL = 4 * 1024 * 1024
 _READ = 64 * 1024
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _FINDER = ("__MACOSX", "Thumbs.db", "desktop.ini")
+_DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""With these a name is shown as another one: `evil\u202egpj.py` looks like `evilyp.jpg`."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -144,6 +146,8 @@ def check_name(name: str, limits: ArchiveLimits = LIMITS) -> str:
         raise Wrong(f"{shown}: has a backslash in its name; separate folders by `/`")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         raise Wrong(f"{shown}: has control characters in its name")
+    if _DIRECTION.search(name):
+        raise Wrong(f"{name!a:.100}: has characters in its name that change the direction of writing")
     if name.startswith("/") or _DRIVE.match(name):
         raise Wrong(f"{shown}: is an absolute path; names are relative to the folder of the module")
     while name.startswith("./"):

@@ -19,6 +19,8 @@ ABSENT = "does not exist"
 """The message about a file that is not there."""
 MAX_BYTES = 16 * 1024 * 1024
 """Size of one file."""
+MAX_UPLOADED_BYTES = 64 * 1024
+"""Size of one YAML file of a caller; its parser takes some seconds for a megabyte."""
 MAX_REPEATED = 100_000
 """Values that aliases may repeat in one file; aliases of aliases grow exponentially."""
 MAX_DEPTH = 64
@@ -26,6 +28,8 @@ MAX_DEPTH = 64
 
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
+_NUMBER_TAGS = frozenset(_TAG + name for name in ("int", "float"))
+_OCTAL = re.compile(r"[-+]?0[0-7_]+")
 _PARSED_TAGS = frozenset(_TAG + name for name in ("int", "float", "bool", "null"))
 _DECIMAL = re.compile(r"[-+]?[0-9][0-9_]*")
 _WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
@@ -41,6 +45,8 @@ class Document:
     lines: Mapping[Where, int] = field(factory=dict)
     texts: Mapping[Where, str] = field(factory=dict)
     """Values that YAML parses as numbers, booleans or dates, as they were written: `3.10`, `yes`."""
+    traps: Mapping[Where, str] = field(factory=dict)
+    """Numbers that YAML reads as others than they seem to be, with the mistake of each: `010`, `12:30`."""
     blocks: Mapping[Where, int] = field(factory=dict)
     """The first line of the content of each literal block (`|`)."""
     wrongs: tuple[Wrong, ...] = ()
@@ -68,7 +74,7 @@ class Document:
         return next((self.lines[where] for where in around if where in self.lines), None)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, largest: int = MAX_BYTES) -> str:
     """Return the text of a UTF-8 file. Raises `Wrong` if it cannot be read."""
     if "\0" in str(path):
         raise Wrong("is not a file name: it contains a null character")
@@ -77,13 +83,13 @@ def read_text(path: Path) -> str:
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise Wrong("is not a regular file; devices and pipes cannot be reloaded")
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(largest + 1)
     except FileNotFoundError:
         raise Wrong(ABSENT) from None
     except OSError as error:
         raise Wrong(f"cannot be read: {error.strerror or error}") from None
-    if len(content) > MAX_BYTES:
-        raise Wrong(f"is over {MAX_BYTES} bytes; keep code in separate files and name them with `path`")
+    if len(content) > largest:
+        raise Wrong(f"is over {largest} bytes; keep code in separate files and name them with `path`")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -120,7 +126,7 @@ def parse_yaml(text: str) -> Document:
         raise Wrong(message, line=before.count("\n") + 1) from None
     except RecursionError:
         raise Wrong("is nested too deeply") from None
-    return Document(value, reader.lines, reader.texts, reader.blocks, tuple(reader.wrongs))
+    return Document(value, reader.lines, reader.texts, reader.traps, reader.blocks, tuple(reader.wrongs))
 
 
 class _Reader:
@@ -129,6 +135,7 @@ class _Reader:
     def __init__(self) -> None:
         self.lines: dict[Where, int] = {}
         self.texts: dict[Where, str] = {}
+        self.traps: dict[Where, str] = {}
         self.blocks: dict[Where, int] = {}
         self.empty: dict[Where, int] = {}
         self.wrongs: list[Wrong] = []
@@ -179,6 +186,9 @@ class _Reader:
             return self._unknown(node, where)
         if value is not None and node.tag != _TAG + "str":
             self.texts[where] = node.value
+        if node.tag in _NUMBER_TAGS and (form := _other_base(node.value)):
+            shown = f"YAML reads {node.value:.60} as {value}, {form}"
+            self.traps[where] = f"{shown}; write the number that you mean, or text in quotes"
         return value
 
     def _parsed(self, node: yaml.ScalarNode, where: Where) -> Any:
@@ -221,10 +231,18 @@ class _Reader:
 
     def _merged(self, node: yaml.Node, where: Where) -> Iterator[yaml.MappingNode]:
         for source in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            self._spend(source)
             if isinstance(source, yaml.MappingNode):
                 yield source
             else:
                 self.wrongs.append(Wrong("`<<` accepts only mappings", where, line=_line(source)))
+
+
+def _other_base(text: str) -> str:
+    """Return the base of a number of YAML 1.1 whose digits look decimal; empty for all others."""
+    if ":" in text:
+        return "with base 60"
+    return "with base 8" if _OCTAL.fullmatch(text) else ""
 
 
 def _line(node: yaml.Node) -> int:

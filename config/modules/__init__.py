@@ -12,6 +12,7 @@ from config.modules.spec import (
     read_spec,
     spec_from_mapping,
     spec_to_mapping,
+    without_traps,
 )
 from config.modules.template import starter
 from config.modules.upload import DESCRIPTIONS, Description, module_from_archive, read_module
@@ -32,4 +33,5 @@ __all__ = [
     "spec_from_mapping",
     "spec_to_mapping",
     "starter",
+    "without_traps",
 ]

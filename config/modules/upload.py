@@ -10,14 +10,13 @@ from typing import Any
 from attrs import evolve, frozen
 
 from config.code import ENTRIES
-from config.mistakes import ConfigError, Document, Mistake, Wrong, parse_yaml
-from config.modules.spec import ModuleSpec, as_written, read_spec
+from config.mistakes import MAX_UPLOADED_BYTES, ConfigError, Document, Mistake, Wrong, parse_yaml
+from config.modules.spec import ModuleSpec, as_written, read_spec, without_traps
 from config.units import show
 from protocol.model import Kind
 
 DESCRIPTIONS = ("module.yaml", "module.yml")
 REQUIREMENTS, CONDA = "requirements.txt", "environment.yml"
-_MAX_BYTES = 1024 * 1024
 _WITH_REQUIREMENTS = (Kind.VENV, Kind.CONDA, Kind.DOCKER)
 
 
@@ -89,9 +88,9 @@ def read_module(description: Description, folder: Path) -> ModuleSpec:
 
 def _document(data: bytes, file: str) -> Document:
     try:
-        if len(data) > _MAX_BYTES:
-            raise Wrong(f"is over {_MAX_BYTES} bytes")  # noqa: TRY301
-        document = parse_yaml(data.decode("utf-8-sig"))
+        if len(data) > MAX_UPLOADED_BYTES:
+            raise Wrong(f"is over {MAX_UPLOADED_BYTES} bytes")  # noqa: TRY301
+        document = without_traps(parse_yaml(data.decode("utf-8-sig")))
         if not isinstance(document.value, dict):
             raise Wrong(f"contains {show(document.value)} where the fields of a module are expected")  # noqa: TRY301
     except UnicodeDecodeError as problem:

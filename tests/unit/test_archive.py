@@ -159,6 +159,14 @@ def test_the_limit_is_that_of_the_registry():
         ("a\\x.py", "'a\\\\x.py': has a backslash in its name; separate folders by `/`"),
         ("a\nb.py", "'a\\nb.py': has control characters in its name"),
         ("a\x7fb.py", "'a\\x7fb.py': has control characters in its name"),
+        ("evil\u202egpj.py", "'evil\\u202egpj.py': has characters in its name that change the direction of writing"),
+        *(
+            (
+                f"a{chr(code)}.py",
+                f"'a\\u{code:04x}.py': has characters in its name that change the direction of writing",
+            )
+            for code in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+        ),
         ("a//x.py", "'a//x.py': is not a file name"),
         ("a/./x.py", "'a/./x.py': is not a file name"),
         ("./", "'.': is not a file name"),

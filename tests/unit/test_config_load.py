@@ -217,6 +217,13 @@ def test_the_environment_is_that_of_the_process_when_none_is_given(monkeypatch):
 # Values.
 
 
+@pytest.mark.parametrize("word", ["off", "'off'", "OFF"])
+def test_off_is_a_word_where_it_may_be_one(tmp_path, word):
+    (tmp_path / "modules.yaml").write_text(f"modules: []\nrunner: {{metrics: {word}}}")
+
+    assert load_settings({"config": str(tmp_path / "modules.yaml")}, {}).settings.server.metrics == "off"
+
+
 @pytest.mark.parametrize(
     ("variable", "text", "expected"),
     [
@@ -351,6 +358,7 @@ def test_what_is_overridden_must_be_right_as_well():
         ("host: ' '", "host: is empty"),
         ("data_dir: ''", "data_dir: is empty"),
         ("data_dir: 3", "data_dir: 3 is not text; write it in quotes"),
+        ("log_level: no", "log_level: false is not one of debug, info, warning, error; YAML reads no, off and..."),
         ("log_format: jsn", "log_format: 'jsn' is not one of console, json; did you mean 'json'?"),
         ("history_durability: none", "history_durability: 'none' is not one of process, disk"),
         ("config: x.yaml", "config: cannot be set in the file itself"),

@@ -193,7 +193,7 @@ def test_every_mistake_has_its_place(tmp_path, files, name, expected):
 def test_a_description_is_text_of_some_size():
     with pytest.raises(ConfigError, match=r"module\.yaml:2: is not UTF-8 text: invalid start byte"):
         module_from_archive({"module.yaml": b"a: 1\n\xff"}, "m")
-    with pytest.raises(ConfigError, match=r"module\.yaml: is over 1048576 bytes"):
+    with pytest.raises(ConfigError, match=r"module\.yaml: is over 65536 bytes"):
         module_from_archive({"module.yaml": b"#" * 2**21}, "m")
 
 

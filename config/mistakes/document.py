@@ -28,8 +28,6 @@ MAX_DEPTH = 64
 
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
-_NUMBER_TAGS = frozenset(_TAG + name for name in ("int", "float"))
-_OCTAL = re.compile(r"[-+]?0[0-7_]+")
 _PARSED_TAGS = frozenset(_TAG + name for name in ("int", "float", "bool", "null"))
 _DECIMAL = re.compile(r"[-+]?[0-9][0-9_]*")
 _WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
@@ -45,8 +43,6 @@ class Document:
     lines: Mapping[Where, int] = field(factory=dict)
     texts: Mapping[Where, str] = field(factory=dict)
     """Values that YAML parses as numbers, booleans or dates, as they were written: `3.10`, `yes`."""
-    traps: Mapping[Where, str] = field(factory=dict)
-    """Numbers that YAML reads as others than they seem to be, with the mistake of each: `010`, `12:30`."""
     blocks: Mapping[Where, int] = field(factory=dict)
     """The first line of the content of each literal block (`|`)."""
     wrongs: tuple[Wrong, ...] = ()
@@ -126,7 +122,7 @@ def parse_yaml(text: str) -> Document:
         raise Wrong(message, line=before.count("\n") + 1) from None
     except RecursionError:
         raise Wrong("is nested too deeply") from None
-    return Document(value, reader.lines, reader.texts, reader.traps, reader.blocks, tuple(reader.wrongs))
+    return Document(value, reader.lines, reader.texts, reader.blocks, tuple(reader.wrongs))
 
 
 class _Reader:
@@ -135,7 +131,6 @@ class _Reader:
     def __init__(self) -> None:
         self.lines: dict[Where, int] = {}
         self.texts: dict[Where, str] = {}
-        self.traps: dict[Where, str] = {}
         self.blocks: dict[Where, int] = {}
         self.empty: dict[Where, int] = {}
         self.wrongs: list[Wrong] = []
@@ -186,9 +181,6 @@ class _Reader:
             return self._unknown(node, where)
         if value is not None and node.tag != _TAG + "str":
             self.texts[where] = node.value
-        if node.tag in _NUMBER_TAGS and (form := _other_base(node.value)):
-            shown = f"YAML reads {node.value:.60} as {value}, {form}"
-            self.traps[where] = f"{shown}; write the number that you mean, or text in quotes"
         return value
 
     def _parsed(self, node: yaml.ScalarNode, where: Where) -> Any:
@@ -236,13 +228,6 @@ class _Reader:
                 yield source
             else:
                 self.wrongs.append(Wrong("`<<` accepts only mappings", where, line=_line(source)))
-
-
-def _other_base(text: str) -> str:
-    """Return the base of a number of YAML 1.1 whose digits look decimal; empty for all others."""
-    if ":" in text:
-        return "with base 60"
-    return "with base 8" if _OCTAL.fullmatch(text) else ""
 
 
 def _line(node: yaml.Node) -> int:

@@ -12,7 +12,6 @@ from config.modules.spec import (
     read_spec,
     spec_from_mapping,
     spec_to_mapping,
-    without_traps,
 )
 from config.modules.template import starter
 from config.modules.upload import DESCRIPTIONS, Description, module_from_archive, read_module
@@ -33,5 +32,4 @@ __all__ = [
     "spec_from_mapping",
     "spec_to_mapping",
     "starter",
-    "without_traps",
 ]

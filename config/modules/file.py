@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from config import secrets
 from config.mistakes import Document, Mistake, Where, Wrong, did_you_mean, parse_yaml, read_or_none, read_text
-from config.modules.spec import ModuleSpec, as_written, name_of_module, read_spec, without_traps
+from config.modules.spec import ModuleSpec, as_written, name_of_module, read_spec
 from config.units import show
 
 
@@ -38,7 +38,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     """Return the modules file without its wrong modules, and all mistakes by line."""
     absolute, began = Path.cwd() / path, time.time()
     try:
-        document = without_traps(parse_yaml(read_text(path)))
+        document = parse_yaml(read_text(path))
     except Wrong as wrong:
         document = Document({}, wrongs=(wrong,))
     wrongs = [*document.wrongs, *_sections(document.value)]

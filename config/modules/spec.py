@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 from cattrs import Converter
 
 from config import secrets, units
@@ -111,24 +111,10 @@ def spec_to_mapping(spec: ModuleSpec) -> dict[str, Any]:
     return {name: value for name, value in data.items() if value is not None}
 
 
-_AS_WRITTEN = frozenset({"version", "python"})
-"""Fields whose numbers count as they are written."""
-
-
-def without_traps(document: Document) -> Document:
-    """Return the document with a mistake for each number that YAML reads as another one, where its value counts."""
-    wrongs = (
-        Wrong(why, where)
-        for where, why in document.traps.items()
-        if not (_AS_WRITTEN.intersection(where[-1:]) or "variables" in where[-2:-1])
-    )
-    return evolve(document, wrongs=(*document.wrongs, *wrongs))
-
-
 def as_written(document: Document, where: Where, module: Mapping[str, Any]) -> dict[str, Any]:
     """Return a module of a document, with the written text of values that YAML parsed as numbers or booleans."""
     data = dict(module)
-    for name in _AS_WRITTEN & data.keys():
+    for name in {"version", "python"} & data.keys():
         data[name] = document.written((*where, name), data[name])
     if isinstance(data.get("variables"), dict):
         inside = (*where, "variables")

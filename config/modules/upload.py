@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from config.code import ENTRIES
 from config.mistakes import MAX_UPLOADED_BYTES, ConfigError, Document, Mistake, Wrong, parse_yaml
-from config.modules.spec import ModuleSpec, as_written, read_spec, without_traps
+from config.modules.spec import ModuleSpec, as_written, read_spec
 from config.units import show
 from protocol.model import Kind
 
@@ -90,7 +90,7 @@ def _document(data: bytes, file: str) -> Document:
     try:
         if len(data) > MAX_UPLOADED_BYTES:
             raise Wrong(f"is over {MAX_UPLOADED_BYTES} bytes")  # noqa: TRY301
-        document = without_traps(parse_yaml(data.decode("utf-8-sig")))
+        document = parse_yaml(data.decode("utf-8-sig"))
         if not isinstance(document.value, dict):
             raise Wrong(f"contains {show(document.value)} where the fields of a module are expected")  # noqa: TRY301
     except UnicodeDecodeError as problem:

@@ -26,7 +26,6 @@ from config.modules import (
     read_spec,
     spec_to_mapping,
     starter,
-    without_traps,
 )
 from config.units import show
 from protocol.errors import ErrorKind, error
@@ -130,7 +129,7 @@ def _checked(files: Mapping[str, bytes], name: str | None) -> ModuleSpec:
 
 def _described(file: Path, name: str | None, *, check: bool) -> Sent:
     """Return the request for a file with the fields and code of a module. Raises ConfigError, Wrong."""
-    document = without_traps(parse_yaml(read_text(file)))
+    document = parse_yaml(read_text(file))
     if not isinstance(document.value, dict):
         raise Wrong(f"has {show(document.value)} instead of the fields of a module")
     fields = as_written(document, (), document.value)

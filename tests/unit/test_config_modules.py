@@ -19,7 +19,6 @@ from config.mistakes import MAX_DEPTH, ConfigError, Mistake, Wrong, parse_yaml
 from config.modules.file import ModulesFile, read_modules
 from config.modules.policies import Backoff, RetryPolicy, WorkersPolicy
 from config.modules.spec import ModuleSpec, spec_from_mapping, spec_to_mapping
-from config.modules.upload import module_from_archive
 from config.secrets import Secret
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
@@ -291,55 +290,9 @@ def test_merges_of_merges_end_at_the_limit(tmp_path):
 )
 def test_merges_count_as_repetitions(text, monkeypatch):
     """Each of these would take minutes."""
-    monkeypatch.setattr("config.mistakes.MAX_REPEATED", 2000)
+    monkeypatch.setattr("config.mistakes.document.MAX_REPEATED", 2000)
     with pytest.raises(Wrong, match=r"repeats more than 2000 values|nested too deeply"):
         parse_yaml(text)
-
-
-# Traps of YAML.
-
-
-@pytest.mark.parametrize(
-    ("field", "place", "words"),
-    [
-        ("timeout: 010", "timeout", "YAML reads 010 as 8, with base 8"),
-        ("timeout: 12:30", "timeout", "YAML reads 12:30 as 750, with base 60"),
-        ("timeout: 1:30.5", "timeout", "YAML reads 1:30.5 as 90.5, with base 60"),
-        ("concurrency: 0_17", "concurrency", "YAML reads 0_17 as 15, with base 8"),
-        ("workers: {idle: 01}", "workers.idle", "YAML reads 01 as 1, with base 8"),
-        ("input_schema: {maximum: 0755}", "input_schema.maximum", "YAML reads 0755 as 493, with base 8"),
-        ("description: 10:20", "description", "YAML reads 10:20 as 620, with base 60"),
-        ("tags: [0123]", "tags[0]", "YAML reads 0123 as 83, with base 8"),
-    ],
-)
-def test_a_number_that_is_not_what_it_looks_like(tmp_path, field, place, words):
-    with pytest.raises(ConfigError) as caught:
-        load(tmp_path, f"modules: {{m: {{env: inline, code: handler = print, {field}}}}}")
-
-    (only,) = caught.value.mistakes
-    assert (only.field, only.line) == (f"m.{place}", 1)
-    assert only.message == f"{words}; write the number that you mean, or text in quotes"
-
-
-def test_a_number_that_is_not_what_it_looks_like_in_settings_and_uploads(tmp_path):
-    with pytest.raises(ConfigError, match=r"runner.grace: YAML reads 010 as 8"):
-        load(tmp_path, "modules: []\nrunner: {grace: 010}")
-    described = {"handler.py": b"", "module.yaml": b"name: m\ntimeout: 010"}
-    with pytest.raises(ConfigError, match=r"module.yaml:2: timeout: YAML reads 010 as 8"):
-        module_from_archive(described)
-
-
-def test_numbers_that_count_as_written_are_no_traps(tmp_path):
-    text = "{env: inline, code: handler = print, version: 010, variables: {A: 0755, B: 12:30, C: no}, timeout: 0.5}"
-    (found,) = load(tmp_path, f"modules: {{m: {text}}}").modules
-
-    assert (found.version, found.timeout) == ("010", 0.5)
-    assert found.variables == {"A": "0755", "B": "12:30", "C": "no"}
-
-
-@pytest.mark.parametrize("number", ["0", "-0", "10", "0.10", "0x1f", "1e3", "-7", "1_000"])
-def test_other_numbers_are_no_traps(number):
-    assert parse_yaml(f"a: {number}").traps == {}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ An endpoint neither authenticates nor parses parameters nor turns exceptions int
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from protocol.errors import PROBLEM, ErrorKind, Failure, error
 from runner.api import Service
 from runner.auth import Principal
 from runner.http import BodyError, BodyTooLargeError, Message, Receive, Send, read_body, stream_body
+from runner.rest.bodies import paid
 from runner.rest.openapi import EVENTS, JSON, OPERATIONS, Operation
 from runner.rest.render import failure_headers, problem_json, problem_status
 
@@ -53,6 +55,8 @@ class Request:
     receive: Receive
     fields: Mapping[bytes, bytes]
     """The headers by name in lower case; repeated ones are joined by commas (RFC 9110)."""
+    inflated: bool = False
+    """Whether `receive` returns the content of a compressed body."""
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -77,11 +81,25 @@ class Request:
     async def body(self) -> bytes:
         """Return the whole body. Raises RunnerError `too_large`, or `bad_input` when it does not arrive."""
         try:
-            return await read_body(self.scope, self.receive, self.service.settings.server.max_frame_bytes)
+            with self.collecting():
+                return await read_body(self.scope, self.receive, self.service.settings.server.max_frame_bytes)
         except BodyTooLargeError as problem:
             raise error(ErrorKind.TOO_LARGE, f"{problem}; the limit is `max_frame`", field="$") from None
         except BodyError as problem:
             raise error(ErrorKind.BAD_INPUT, str(problem), field="$") from None
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Take the content of a compressed body from the budget of all callers, while it is collected."""
+        if not self.inflated:
+            yield
+            return
+        uncounted = self.receive
+        with paid(uncounted, self.service.budget) as self.receive:
+            try:
+                yield
+            finally:
+                self.receive = uncounted
 
     def stream_body(self) -> None:
         """Accept a body of any length, in any time; `piece` reads it. On plain ASGI only."""

@@ -131,7 +131,8 @@ async def _archive(request: Request) -> bytes:
     if kind in ARCHIVES:
         return await request.body()
     if kind == FORM:
-        return await read_file(given, request.piece, request.service.settings.server.max_frame_bytes)
+        with request.collecting():
+            return await read_file(given, request.piece, request.service.settings.server.max_frame_bytes)
     text = "the body is the zip file itself, curl --data-binary @module.zip -H 'Content-Type: application/zip', or"
     raise error(ErrorKind.BAD_INPUT, f"{text} the file of a form, curl -F file=@module.zip", field="content-type")
 

@@ -15,6 +15,7 @@ from protocol.errors import ErrorKind, RunnerError
 from runner.http import read_body
 from runner.rest.bodies import inflating, read_file
 from runner.rest.openapi.operations import OPERATIONS
+from runner.wire import Budget
 from tests.contract.test_streams import ECHO, open_site
 
 MIB = 1024 * 1024
@@ -91,6 +92,25 @@ async def test_a_content_is_bounded_however_small_its_body_is(site):
         status, _, body = await post(site, name, "gzip", bomb)
         problem = json.loads(body)
         assert (status, problem["kind"], problem["field"]) == (413, "too_large", "$"), name
+
+
+@pytest.mark.parametrize("name", [name for name in BODIES if name != "executeBatch"])
+async def test_contents_of_all_callers_have_one_bound(site, name):
+    """A thousand small bodies must not become a thousand large ones."""
+    site.service.budget = Budget(MIB)
+    method, path, kind, _ = BODIES[name]
+    bomb = gzip.compress(b" " * (MIB + 1))
+    status, headers, body = await site.ask(method, path, bomb, Content_Type=kind, Content_Encoding="gzip")
+    assert (status, json.loads(body)["kind"], b"retry-after" in headers) == (503, "unavailable", True)
+    assert "max_buffered" in json.loads(body)["detail"]
+    assert site.service.budget.taken == 0
+
+    data = form((b"file", b"m.zip", b" " * MIB))
+    if name == "uploadModule":
+        upload = await site.ask(method, path, gzip.compress(data), Content_Encoding="gzip", **MULTIPART)
+        assert upload[0] == 503
+    assert (await post(site, "execute", "gzip", gzip.compress(b"1" + b" " * (MIB - 1))))[0] == 200
+    assert site.service.budget.taken == 0
 
 
 @pytest.mark.parametrize(

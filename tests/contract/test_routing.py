@@ -200,7 +200,7 @@ def test_methods_of_a_path_are_those_of_all_its_operations():
     assert methods(Paths(OPERATIONS).find(b"/modules/upload")) == [
         *("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
     ]
-    assert Paths(OPERATIONS).find(b"host:443") == []
+    assert Paths(OPERATIONS).find(b"host:443") == ()
 
 
 # -- the way from / --------------------------------------------------------------------------------------------------

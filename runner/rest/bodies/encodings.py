@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import trio
 
 from protocol.errors import ErrorKind, error
 from runner.http import Message, Receive
+from runner.wire import Budget
 
 CODINGS: Final = ("gzip", "deflate")
 """The encodings that are understood, besides `identity`; `x-gzip` is another name of the first (RFC 9110, 8.4.1.3)."""
@@ -45,6 +48,31 @@ def inflating(receive: Receive, encoding: str) -> Receive:
         return await receive()
 
     return inflated
+
+
+@contextmanager
+def paid(receive: Receive, budget: Budget) -> Iterator[Receive]:
+    """Yield a `receive` whose content is taken from `budget` until the block ends, for a reader that collects it.
+
+    The server counts the bytes that arrive; their content can be a thousand times as large. It raises RunnerError
+    `unavailable` when too few bytes are free.
+    """
+    taken = 0
+
+    async def counted() -> Message:
+        nonlocal taken
+        message = await receive()
+        size = len(message.get("body", b""))
+        if not budget.take(size):
+            text = "the unfinished requests of all callers are too large together; the limit is `max_buffered`"
+            raise error(ErrorKind.UNAVAILABLE, text, retry_after=1)
+        taken += size
+        return message
+
+    try:
+        yield counted
+    finally:
+        budget.give(taken)
 
 
 class _Inflater:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Final, TypeAlias
 from urllib.parse import unquote
 
 from attrs import field, frozen
@@ -11,6 +12,9 @@ from attrs import field, frozen
 from runner.http import WEBSOCKET
 from runner.rest.openapi import Operation
 
+_KNOWN: Final = 1024
+"""Paths that are remembered: calls of a module come on one path."""
+_KNOWN_BYTES: Final = 256
 Match: TypeAlias = tuple[Operation, dict[str, str]]
 """An operation, and the names in the path."""
 
@@ -38,6 +42,7 @@ class Paths:
         self._root = _Node()
         for operation in operations:
             self._add(operation)
+        self._known = lru_cache(_KNOWN)(self._find)
 
     def _add(self, operation: Operation) -> None:
         node, names = self._root, []
@@ -51,15 +56,18 @@ class Paths:
                 node = node.words.setdefault(segment, _Node())
         node.operations.append((operation, tuple(names)))
 
-    def find(self, raw_path: bytes) -> list[Match]:
+    def find(self, raw_path: bytes) -> tuple[Match, ...]:
         """Return all operations at a path, words before names: `/modules/upload` may also be the module `upload`."""
+        return self._known(raw_path) if len(raw_path) <= _KNOWN_BYTES else self._find(raw_path)
+
+    def _find(self, raw_path: bytes) -> tuple[Match, ...]:
         path = raw_path.decode("latin-1")
         if not path.startswith("/"):
-            return []
+            return ()
         segments = path.split("/")[1:]
         if "%" in path:
             segments = [unquote(segment) for segment in segments]
-        return list(_matches(self._root, segments, 0, ()))
+        return tuple(_matches(self._root, segments, 0, ()))
 
 
 def _matches(node: _Node, segments: list[str], at: int, names: tuple[str, ...]) -> Iterator[Match]:

@@ -45,9 +45,10 @@ class Endpoints:
             encoding = fields.get(b"content-encoding")
             if read is not None:
                 receive = _given(read)
-            if encoding is not None and operation.body:
+            inflated = encoding is not None and bool(operation.body)
+            if encoding is not None and inflated:
                 receive = inflating(receive, encoding.decode("latin-1"))
-            outcome = await endpoint.function(Request(self.service, values, caller, scope, receive, fields))
+            outcome = await endpoint.function(Request(self.service, values, caller, scope, receive, fields, inflated))
         except Exception as found:  # noqa: BLE001  (the error edge)
             return problem(failure_of(found, BROKEN, path=scope["path"], client=_client(scope)))
         return _located(outcome, scope) if OUTSIDE in scope else outcome

@@ -95,11 +95,12 @@ class Request:
             yield
             return
         uncounted = self.receive
-        with paid(uncounted, self.service.budget) as self.receive:
-            try:
+        try:
+            with paid(uncounted, self.service.budget) as counted:
+                self.receive = counted
                 yield
-            finally:
-                self.receive = uncounted
+        finally:
+            self.receive = uncounted
 
     def stream_body(self) -> None:
         """Accept a body of any length, in any time; `piece` reads it. On plain ASGI only."""

@@ -112,8 +112,6 @@ class Connection:
         if self.state in IDLE:
             self.lost()
 
-    # For the poller
-
     def ready(self, events: int) -> bool:
         """Read what has arrived, and act on it."""
         try:

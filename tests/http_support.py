@@ -112,10 +112,10 @@ class Client:
 
 @asynccontextmanager
 async def serving(
-    app: Any, *, tls: ssl.SSLContext | None = None, max_buffered: int = MAX_BUFFERED, **given: Any
+    app: Any, *, tls: ssl.SSLContext | None = None, budget: Budget | None = None, **given: Any
 ) -> AsyncIterator[Server]:
     """Serve `app`; only the given time limits can end a connection, and the whole ends within PATIENCE."""
-    shutdown, ended, budget = trio.Event(), trio.Event(), Budget(max_buffered)
+    shutdown, ended, budget = trio.Event(), trio.Event(), budget or Budget(MAX_BUFFERED)
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             scope = trio.CancelScope()

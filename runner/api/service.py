@@ -43,7 +43,8 @@ class Service:
 
     def __attrs_post_init__(self) -> None:
         work = self.settings.store.data_dir.absolute() / "work" / str(os.getpid())
-        self.budget = Budget(self.settings.server.max_buffered_bytes)
+        server = self.settings.server
+        self.budget = Budget(max(server.max_buffered_bytes, server.max_frame_bytes))  # or the largest would never fit
         self.management = Management(self.registry, self.executors, self.runs, work)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)

@@ -98,8 +98,7 @@ class Connection:
         self._descriptor = stream.socket.fileno()
         self._incoming = Incoming(host.limits.max_head_bytes)
         self._read_bytes = READ_BYTES
-        self._paused_at: float | None = None
-        self._remaining = inf  # of the time limit, while paused
+        self._paused: float | None = None  # while the socket is not read: what is left of the time limit
         self._serving: Exchange | Websocket | None = None
         self._tasks = Tasks(host.app, host.nursery, self._leave)
         host.poller.add(self._descriptor, self)
@@ -113,27 +112,31 @@ class Connection:
         if self.state in IDLE:
             self.lost()
 
-    # For the poller
-
     def ready(self, events: int) -> bool:
         """Read what has arrived, and act on it."""
         try:
-            if self._paused_at is None:
+            if self._paused is None:
                 return self._advance()
             if events & GONE:
                 self.lost()
-        except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001  (an error ends its connection only)
-            log_errors(problem, "connection failed", client=self.client)
-            self.lost()
+        except Exception as problem:  # noqa: BLE001  (an error ends its connection only)
+            self._fail(problem)
         return False
 
     def expire(self) -> None:
         """Act on the time limit of the state."""
-        if isinstance(self._serving, Websocket) and self.state is State.WEBSOCKET:
-            self.deadline = self._serving.tick()
-            return
-        if self.state in {State.HEAD, State.BODY}:
-            self.refuse(408, "the request did not arrive in time")
+        try:
+            if isinstance(self._serving, Websocket) and self.state is State.WEBSOCKET:
+                self.deadline = self._serving.tick()
+            elif self.state in {State.HEAD, State.BODY}:
+                self.refuse(408, "the request did not arrive in time")
+            else:
+                self.lost()
+        except Exception as problem:  # noqa: BLE001  (an error ends its connection only)
+            self._fail(problem)
+
+    def _fail(self, problem: Exception) -> None:
+        log_errors(problem, "connection failed", client=self.client)
         self.lost()
 
     def _set_deadline(self) -> None:
@@ -160,10 +163,9 @@ class Connection:
                 data = b""
                 if self.state is State.OPENING:
                     log.info("TLS handshake failed", client=self.client, why=str(problem))
-            if data is None:
-                return False
             if not data:
-                self.lost()
+                if data is not None:
+                    self.lost()
                 return False
             if self.state not in ENDING:
                 self._feed(data)
@@ -243,22 +245,21 @@ class Connection:
 
     def _pause(self) -> None:
         """Stop reading; this wait is not the client's fault, so its time limit stops too."""
-        self._paused_at = trio.current_time()
-        self._remaining, self.deadline = self.deadline - self._paused_at, inf
+        self._paused, self.deadline = self.deadline - trio.current_time(), inf
         self._host.poller.pause(self._descriptor)
 
     def taken(self) -> None:
         """Note that the handler has read something, or that nothing will be read."""
-        if self._paused_at is None or self._is_full() or self.state is State.CLOSED:
+        if self._paused is None or self._is_full() or self.state is State.CLOSED:
             return
-        self._paused_at = None
+        left, self._paused = self._paused, None
         self._host.poller.resume(self._descriptor)
         serving = self._serving
         if isinstance(serving, Websocket):
             serving.feed(b"")  # its silence was ours
             self.deadline = 0
         elif not (serving is not None and serving.streamed) and self.deadline == inf:
-            self.deadline = trio.current_time() + self._remaining
+            self.deadline = trio.current_time() + left
         while self._has_kept() and self.ready(0):
             pass
 

@@ -146,6 +146,7 @@ class Exchange:
 
     def ended(self) -> None:
         """Answer in place of a handler that has returned."""
+        self.scope = {}  # it has a method of ours; without this circle nothing is left to the garbage collector
         if not self.finished:
             self.peer.refuse(500, "the server failed to answer")
 

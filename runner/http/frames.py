@@ -12,7 +12,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.events import Message as MessageEvent
 from wsproto.extensions import PerMessageDeflate
-from wsproto.frame_protocol import CloseReason
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 from wsproto.handshake import server_extensions_handshake
 from wsproto.utilities import generate_accept_token, split_comma_header
 
@@ -24,6 +24,8 @@ INFLATED_BYTES: Final = 1024
 """So many compressed bytes at a time are inflated: to 1 MiB at most, as deflate shrinks 1,032 times at best."""
 PARSED_BYTES: Final = 65_536
 """So many bytes at a time are parsed without compression."""
+DEFLATED_BYTES: Final = 65_536
+"""Larger messages to the client are not compressed."""
 MOST_EMPTY_FRAMES: Final = 500
 """Frames in a second that carry next to nothing: control frames, and small pieces of messages."""
 SMALL_BYTES: Final = 256
@@ -62,7 +64,7 @@ def listed(head: Head, name: bytes) -> list[str]:
     return split_comma_header(value) if value else []
 
 
-def agree(head: Head, subprotocol: str | None, deflate: PerMessageDeflate) -> Headers:
+def agree(head: Head, subprotocol: str | None, deflate: Deflate) -> Headers:
     """Return the headers that accept a handshake; `deflate` is enabled if the client offers compression."""
     headers: Headers = [
         (b"upgrade", b"websocket"),
@@ -92,13 +94,32 @@ class ClosingError(Exception):
         self.reason = reason
 
 
+class Deflate(PerMessageDeflate):
+    """Compression of messages, except large ones to the client: that would hold up all other tasks."""
+
+    def frame_outbound(
+        self,
+        proto: FrameDecoder | FrameProtocol,
+        opcode: Opcode,
+        rsv: RsvBits,
+        data: bytes,
+        fin: bool,
+    ) -> tuple[RsvBits, bytes]:
+        """Return the bits and the data of a frame; a message that is not compressed has its bit unset."""
+        if fin and opcode is not Opcode.CONTINUATION and len(data) > DEFLATED_BYTES:
+            return rsv, data
+        return super().frame_outbound(proto, opcode, rsv, data, fin)
+
+
 class Frames:
     """The frames of an accepted websocket, in both directions."""
 
-    def __init__(self, deflate: PerMessageDeflate, max_bytes: int, budget: Budget) -> None:
+    def __init__(self, deflate: Deflate, max_bytes: int, budget: Budget) -> None:
         """Limit a message to `max_bytes`; the bytes of messages are taken from `budget`, and `give` returns them."""
         extensions = [deflate] if deflate.enabled() else []
         self.connection = Connection(ConnectionType.SERVER, [*extensions])
+        self.size = 0
+        """The bytes of the last message."""
         self._step = INFLATED_BYTES if extensions else PARSED_BYTES
         self._max_bytes = max_bytes
         self._budget = budget
@@ -162,6 +183,7 @@ class Frames:
         self._message += data
         if event.message_finished:
             whole, self._message = bytes(self._message), bytearray()
+            self.size = len(whole)
             return whole.decode() if isinstance(event, TextMessage) else whole
         if event.frame_finished and len(data) < SMALL_BYTES:
             self._count()

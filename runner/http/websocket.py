@@ -13,13 +13,12 @@ from typing import Final, Protocol
 
 import trio
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
-from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
 from runner.http.asgi import App
 from runner.http.exchange import Peer
-from runner.http.frames import ClosingError, Frames, agree, listed
+from runner.http.frames import ClosingError, Deflate, Frames, agree, listed
 from runner.http.messages import Message, refusal, response_head
 from runner.http.requests import Head
 
@@ -116,9 +115,9 @@ class Websocket:
             elif isinstance(found, CloseConnection):
                 self._close(found.code, found.reason)  # with the code of the client
             elif isinstance(found, str):
-                self._put({"type": "websocket.receive", "bytes": None, "text": found}, len(found.encode()))
+                self._put({"type": "websocket.receive", "bytes": None, "text": found}, self._frames.size)
             elif found is not None:
-                self._put({"type": "websocket.receive", "bytes": found, "text": None}, len(found))
+                self._put({"type": "websocket.receive", "bytes": found, "text": None}, self._frames.size)
             if time.perf_counter() > end:
                 return
 
@@ -223,7 +222,7 @@ class Websocket:
         kind = message["type"]
         if kind == "websocket.accept":
             limits = self._peer.limits
-            deflate = PerMessageDeflate()
+            deflate = Deflate()
             headers = agree(self.head, message.get("subprotocol"), deflate)
             head = response_head(101, [*headers, *message.get("headers", ())])
             self._frames = Frames(deflate, limits.max_body_bytes, self._peer.budget)

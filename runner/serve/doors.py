@@ -13,9 +13,7 @@ from runner.api import Service
 from runner.auth import Verifier
 from runner.ports import explaining_bind_errors
 from runner.serve.tls import server_context
-from runner.wire import Budget
 
-_MAX_BUFFERED_BYTES = 256 << 20
 _GRACEFUL_SECONDS = 2.0
 """Time to deliver answers that are under way when the doors close."""
 
@@ -120,7 +118,7 @@ def _grpc_door(
         host=server.host,
         port=server.grpc_port,
         limits=limits,
-        budget=Budget(_MAX_BUFFERED_BYTES),
+        budget=service.budget,
         draining=draining,
         closed=closed,
         tls=server_context(server, ["h2"]),

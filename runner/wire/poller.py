@@ -51,11 +51,13 @@ class Poller:
 
     def pause(self, descriptor: int) -> None:
         """Tell of the end of the client only."""
-        self._epoll.modify(descriptor, select.EPOLLRDHUP)
+        if descriptor in self._watched:
+            self._epoll.modify(descriptor, select.EPOLLRDHUP)
 
     def resume(self, descriptor: int) -> None:
         """Tell of bytes again."""
-        self._epoll.modify(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
+        if descriptor in self._watched:  # none is after the end of `run`
+            self._epoll.modify(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
 
     def remove(self, descriptor: int) -> None:
         """Watch a socket no more. Call it before the socket is closed."""

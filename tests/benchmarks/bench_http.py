@@ -33,6 +33,7 @@ from quart_trio import QuartTrio
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from runner.http import Front, HttpLimits, Route, read_body, respond, serve
+from runner.wire import Budget
 from tests.benchmarks.real_server import real_server
 from tests.benchmarks.report import Report
 
@@ -98,7 +99,9 @@ def server(name: str) -> None:
                         max_body_bytes=16 * 1024 * 1024,
                     )
                     started = await nursery.start(
-                        partial(serve, app, host="127.0.0.1", port=0, limits=limits, shutdown=stop)
+                        partial(
+                            serve, app, host="127.0.0.1", port=0, limits=limits, budget=Budget(2**28), shutdown=stop
+                        )
                     )
                     print(started[0][1], flush=True)
                 else:

@@ -648,6 +648,25 @@ async def test_a_push_only_websocket_of_quart_ends_with_its_client_without_readi
         await held.cancelled.wait()
 
 
+@pytest.mark.parametrize("end", ["shutdown", "cancel"])
+async def test_the_end_comes_also_while_the_socket_is_not_read(end: str) -> None:
+    held = Held()
+    with structlog.testing.capture_logs() as logs:
+        async with serving(plain(held)) as server:
+            client = await server.connect()
+            await client.send(post(b"x" * 10)[:-10].replace(b"Length: 10", b"Length: 10000000"))
+            await held.started.wait()
+            with trio.move_on_after(QUICK):  # until nothing more fits
+                await client.send(b"x" * 9_000_000)
+            if end == "shutdown":
+                server.shutdown.set()
+            else:
+                server.scope.cancel()
+            await server.ended.wait()
+            assert held.cancelled.is_set()
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == []
+
+
 # Websockets
 
 

@@ -19,7 +19,7 @@ import trio
 
 from runner.http import read_body, respond
 from runner.http.frames import MOST_EMPTY_FRAMES
-from runner.wire import accept_all, accepting
+from runner.wire import Budget, accept_all, accepting
 from tests.http_support import NEVER, QUICK, Client, Server, serving
 
 MIB = 1024 * 1024
@@ -177,7 +177,7 @@ async def test_a_message_is_limited_by_its_bytes_and_not_by_its_characters() -> 
 
 async def test_unfinished_bodies_share_a_limit() -> None:
     half = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 600000\r\n\r\n" + b"x" * 300_000
-    async with serving(app, max_buffered=MIB) as server:
+    async with serving(app, budget=Budget(MIB)) as server:
         first = [await server.connect() for _ in range(3)]
         for client in first:
             await client.send(half)
@@ -203,7 +203,7 @@ async def test_unfinished_bodies_share_a_limit() -> None:
 
 
 async def test_unfinished_and_unread_messages_share_the_same_limit() -> None:
-    async with serving(app, max_buffered=MIB) as server:
+    async with serving(app, budget=Budget(MIB)) as server:
         pushed = await opened(server, path=b"/push")
         await pushed.send(frame(2, b"x" * 600_000) + frame(2, b"x" * 300_000, fin=False))
         while server.budget.taken < 900_000:

@@ -131,6 +131,26 @@ async def test_compression_is_agreed_on_or_left_out(extension: bytes) -> None:
         assert (b"sec-websocket-extensions" in headers) is (extension == b"permessage-deflate")
 
 
+@pytest.mark.parametrize(("size", "compressed"), [(1000, True), (100_000, False)])
+async def test_large_messages_to_the_client_are_not_compressed(size: int, compressed: bool) -> None:
+    async with serving(app, max_body_bytes=1_000_000) as server, trio.open_nursery() as nursery:
+        client = await opened(server, b"Sec-WebSocket-Extensions: permessage-deflate\r\n")
+        head = (
+            bytes([0x82, 0xFF]) + size.to_bytes(8, "big")
+            if size > 65535
+            else bytes([0x82, 0xFE]) + size.to_bytes(2, "big")
+        )
+        for _ in range(2):
+            nursery.start_soon(client.send, head + bytes(4) + b"x" * size)
+            while not client.buffer:
+                await client.more()
+            assert client.buffer[0] == (0xC2 if compressed else 0x82)
+            if compressed:
+                client.buffer = b""
+            else:
+                assert (await client.until(b"x" * size))[1] == 127
+
+
 def masked(first: int, payload: bytes, size: int | None = None) -> bytes:
     key = b"\x11\x22\x33\x44"
     shown = len(payload) if size is None else size

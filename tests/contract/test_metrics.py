@@ -32,7 +32,8 @@ async def site(path, metrics="token", **settings):
     async with open_service(path, (ECHO, FAILS, HELD), **settings) as service:
         server = attrs.evolve(service.settings.server, metrics=metrics)
         service.settings = attrs.evolve(service.settings, server=server)
-        async with serving(make_app(service, Verifier(AuthSettings(), secret=SECRET))) as opened:
+        app = make_app(service, Verifier(AuthSettings(), secret=SECRET))
+        async with serving(app, budget=service.budget) as opened:
             yield Site(service, opened, token("admin"))
 
 
@@ -101,6 +102,19 @@ async def test_the_numbers_count_the_executions(tmp_path):
     assert now("operato_execution_phase_seconds_count", env="inline", phase="run") == 5
     assert now("operato_execution_phase_seconds_count", env="inline", phase="import") == 2
     assert now("operato_execution_phase_seconds_bucket", env="inline", phase="run", le="+Inf") == 5
+
+
+async def test_bodies_that_are_still_arriving_are_counted(tmp_path):
+    async with site(tmp_path) as at:
+        upload = await at.server.connect()
+        head = at.head("POST", "/modules/execute/echo", length=302)
+        await upload.send(head + b"[" + b"1" * 199)
+        await wait_until(lambda: at.service.budget.taken == 200, "the first bytes have arrived")
+        assert (await scrape(at))("operato_buffered_bytes") == 200
+        await upload.send(b"1" * 101 + b"]")
+        assert (await upload.response())[0] == 200
+        assert (await scrape(at))("operato_buffered_bytes") == 0
+        assert at.service.budget.limit == at.service.settings.server.max_buffered_bytes
 
 
 async def test_the_process_and_its_release_have_metrics(tmp_path):

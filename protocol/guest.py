@@ -6,6 +6,7 @@ Modules that cost time to import are imported by `standard` where they are neede
 it is not in `sys.modules`, its folder is not on `sys.path`, and its frames are not in tracebacks.
 """
 
+import _signal
 import _thread
 import gc
 import json
@@ -461,7 +462,8 @@ class Guest:
 
     def __init__(self, channel):
         self.channel = channel
-        self.peak = open_peak()
+        self.memory = Memory()
+        self.left = False
         self.module = None
         self.pid = os.getpid()
         self.running = False
@@ -483,16 +485,16 @@ class Guest:
 
     def before_fork(self):
         """Hold signals back: one that reached a fork before `in_fork` would be lost."""
-        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
+        self.mask = _signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
 
     def after_fork(self):
         """Let signals pass again."""
-        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+        _signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
     def in_fork(self):
         """Undo `take_signals` in a process that user code forked, unless user code has handlers of its own."""
         for number, (ours, default) in self.signals.items():
-            if not self.forking and signal.getsignal(number) == ours:
+            if not self.forking and _signal.getsignal(number) == ours:
                 signal.signal(number, default)
         self.after_fork()
 
@@ -541,6 +543,7 @@ class Guest:
             self.channel.send(failed(self.channel.max_bytes, **fields))
             return False
         if hello["isolation"] == "fork":
+            self.memory.prepare()
             gc.collect()
             gc.freeze()  # the collector would write to these objects and so copy their pages in every fork
         self.channel.say(
@@ -601,14 +604,14 @@ class Guest:
             answer = {"kind": "handler_error", "message": text, "error_type": kind, "traceback": trace}
         else:
             seconds = time.perf_counter() - began
-            peak = json.dumps(peak_memory())
+            peak = json.dumps(self.memory.peak())
             text = '"type":"result",%s"seconds":%.9f,"peak_memory":%s,"value":' % (head, seconds, peak)
             return text.encode() + data + b"}"
         finally:
             flush()
             if os.getpid() != self.pid:  # a fork by the handler returned here: it must not answer
                 os._exit(0)
-        answer.update(type="error", id=identity, seconds=time.perf_counter() - began, peak_memory=peak_memory())
+        answer.update(type="error", id=identity, seconds=time.perf_counter() - began, peak_memory=self.memory.peak())
         return failed(self.channel.max_bytes, **answer)[1:]
 
     def run_forked(self, message):
@@ -626,8 +629,7 @@ class Guest:
         if pid == 0:
             try:
                 os.close(reader)
-                if self.peak is not None:
-                    os.close(self.peak)
+                self.memory.begin()
                 self.pid = os.getpid()
                 self.channel.adopt()
                 reseed()
@@ -661,22 +663,25 @@ class Guest:
         """Answer frames until `shutdown`, or until the host is gone."""
         run = self.run_forked if forked else self.run
         channel = self.channel
-        forget_peak(self.peak)
+        self.memory.reset()
         while True:
             message = channel.receive()
             if message is None:
                 os.killpg(0, signal.SIGKILL)
             kind = message["type"]
             if kind == "execute":
-                self.children()  # processes that the runner killed after the last call must not count in this one
+                if self.left:  # processes that the runner killed after the last call must not count in this one
+                    self.children()
                 if "unreadable" in message:
                     field, problem = message["unreadable"]
                     answer = self.error(message, "bad_input", "%s: %s" % (field, problem), field)
                 else:
                     answer = run(message)
-                left = b'true,"stays":%s' % json.dumps(helpers()).encode() if self.children() else b"false"
+                self.left = self.children()
+                left = b'true,"stays":%s' % json.dumps(helpers()).encode() if self.left else b"false"
                 channel.send(b'{"children":' + left + b"," + answer)
-                forget_peak(self.peak)  # after the answer, so that it delays nothing
+                if not forked:
+                    self.memory.forget()  # after the answer, so that it delays nothing
             elif kind == "ping":
                 channel.say({"type": "pong"})
             elif kind == "shutdown":
@@ -755,25 +760,69 @@ def read_answer(reader, pid):
             os.close(watch)
 
 
-def open_peak():
-    """Return a descriptor for `forget_peak`, or None. Opened before `hide`, after which it belongs to root."""
-    try:
-        return os.open("/proc/self/clear_refs", os.O_WRONLY)
-    except OSError:  # not Linux, or not allowed: the peak covers the whole life
-        return None
+class Memory:
+    """The peak of this process's resident memory in each call.
 
+    The kernel's record takes longer to read than many a call. But memory grows by page faults only: after a call
+    without any, the peak is known until the next page fault.
+    """
 
-def forget_peak(fd):
-    """Reset the kernel's record of this process's peak memory."""
-    try:
-        if fd is not None:
-            os.write(fd, b"5")
-    except OSError:  # user code closed it
-        pass
+    def __init__(self):
+        self.usage = self.faults = self.known = None
+        self.forked = False
+        try:
+            self.fd = os.open("/proc/self/clear_refs", os.O_WRONLY)  # after `hide` it belongs to root
+        except OSError:  # not Linux, or not allowed: the peak covers the whole life
+            self.fd = None
+
+    def peak(self):
+        """Return the peak since `reset` in bytes, or None if it is unknown."""
+        if self.forked and self.usage:
+            return self.usage.getrusage(self.usage.RUSAGE_SELF).ru_maxrss * 1024
+        quiet = self.faults is not None and self.count() == self.faults
+        if not quiet or self.known is None:
+            found = peak_memory()
+            self.known = found if quiet else None
+            return found
+        return self.known
+
+    def prepare(self):
+        """Import what counts page faults."""
+        if self.usage is None:
+            try:
+                self.usage = standard("resource")
+            except ImportError:  # a Python without it: each call reads the record
+                self.usage = False
+
+    def forget(self):
+        """Forget the peak of the last call."""
+        self.prepare()
+        if self.known is None and self.reset() and self.usage:
+            self.faults = self.count()
+
+    def count(self):
+        """Return the number of page faults of this process."""
+        usage = self.usage.getrusage(self.usage.RUSAGE_SELF)
+        return usage.ru_minflt + usage.ru_majflt
+
+    def reset(self):
+        """Reset the kernel's record; return whether that was possible."""
+        try:
+            return self.fd is not None and os.write(self.fd, b"5") > 0
+        except OSError:  # user code closed it
+            self.fd = None
+            return False
+
+    def begin(self):
+        """Begin anew in a fork, for whose life the kernel has the peak. That of a program includes its starter's."""
+        self.forked = True
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd = self.faults = None
 
 
 def peak_memory():
-    """Return the peak of resident memory in bytes since `forget_peak`, or None."""
+    """Return the kernel's record of this process's peak of resident memory in bytes, or None."""
     try:
         fd = os.open("/proc/self/status", os.O_RDONLY)
         try:

@@ -152,7 +152,7 @@ def converse(monkeypatch, source, host):
     stub(monkeypatch, sys, path=[], modules=modules, version_info=(3, 11, 7))
     stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
     monkeypatch.setattr(guest, "peak_memory", lambda: 12_582_912)
-    monkeypatch.setattr(guest, "open_peak", lambda: None)
+    monkeypatch.setattr(guest.Memory, "forget", lambda _: None)
     monkeypatch.setattr(guest, "_LIBC", types.SimpleNamespace(fflush=lambda _: 0))
     monkeypatch.setattr(SourceFileLoader, "get_code", lambda self, _: compile(source, self.path, "exec"))
     ours, theirs = socket.socketpair()

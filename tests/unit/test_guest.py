@@ -700,6 +700,64 @@ def test_the_answer_is_found_without_pidfd(monkeypatch, child):
     assert guest.read_answer(reader, pid) is None
 
 
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Return a record of memory, its page faults, the readings of the kernel's, and the resets."""
+    memory, faults, read, resets = guest.Memory(), [0], [], []
+    monkeypatch.setattr(memory, "count", lambda: faults[0])
+    monkeypatch.setattr(memory, "reset", lambda: resets.append(1) or True)
+    monkeypatch.setattr(guest, "peak_memory", lambda: read.append(1) or 1000 * len(read))
+    yield memory, faults, read, resets
+    if memory.fd is not None:
+        os.close(memory.fd)
+
+
+def test_the_peak_is_read_again_only_when_memory_may_have_grown(memory):
+    memory, faults, read, resets = memory
+    memory.forget()
+    peaks = []
+    for grown in (0, 0, 0, 3, 0, 0, 1):
+        faults[0] += grown
+        peaks.append(memory.peak())
+        memory.forget()
+
+    assert peaks == [1000, 1000, 1000, 2000, 3000, 3000, 4000]
+    assert len(read) == 4
+    assert len(resets) == 3, "at the beginning, and after a call in which memory may have grown"
+
+
+def test_the_peak_of_a_fork_is_its_own(memory):
+    memory, _, read, _ = memory
+    memory.prepare()
+    held = bytearray(64 << 20)
+    del held
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            memory.begin()
+            kept = bytearray(16 << 20)
+            os.write(writer, b"%d" % memory.peak())
+            os._exit(len(kept) == 0)
+        finally:
+            os._exit(1)
+    os.waitpid(pid, 0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        found = int(file.read())
+
+    assert 16 << 20 < found < (16 << 20) + resident()
+    assert not read
+
+
+def resident():
+    """Return the resident memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") + (1 << 20)
+
+
 # -- the file --------------------------------------------------------------------------------------------------------
 
 

@@ -109,6 +109,9 @@ class ExecutorSettings:
     """Limits of one executor; every kind of environment has an executor of its own."""
 
     max_workers: int = field(factory=default_workers, validator=validators.gt(0))
+    """Workers that start or run a call at a time."""
+    kept_memory_bytes: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
+    """Memory of idle workers, beyond which no more than `max_workers` workers are kept; None means an eighth of all."""
     max_waiting: int = field(default=1000, validator=validators.ge(0))
     """Callers that may wait for a worker of one kind; more are refused with `overloaded`."""
     max_queued: int = field(default=10_000, validator=validators.ge(0))

@@ -51,6 +51,10 @@ class ExecutorStatistics:
     built: int = 0
     """Environments built since the start, without those that existed already."""
     builds_failed: int = 0
+    kept_memory: int = 0
+    """Memory of the idle workers in bytes."""
+    evicted: int = 0
+    """Idle workers retired for others, or because memory was short."""
 
 
 @define(eq=False)
@@ -98,7 +102,7 @@ class Executor:
                 self._maintain()
         finally:
             self.close()
-            self._scheduler.pools.clear()
+            self._scheduler.clear()
             self._fleet.close()
 
     def _maintain(self) -> None:
@@ -126,8 +130,8 @@ class Executor:
         scheduler = self._scheduler
         pool = scheduler.pool(module)
         pool.forget_ended()
-        if pool.idle and not scheduler.waiting and not scheduler.closing:
-            worker = pool.reuse()
+        if pool.idle and not scheduler.waiting and not scheduler.closing and scheduler.room > 0:
+            worker = scheduler.reuse(pool)
         else:
             self._refuse(pool, patient=patient)
             waiter = Waiter() if ask is None else ask()
@@ -233,4 +237,6 @@ class Executor:
             building=builds.running,
             built=builds.built,
             builds_failed=builds.failed,
+            kept_memory=self._scheduler.keeping.kept_bytes(),
+            evicted=self._scheduler.keeping.evicted,
         )

@@ -171,6 +171,9 @@ class Fleet:
             now = trio.current_time()
             phases.start, phases.load = min(started, now) - began, max(0.0, now - started)
             imported.log(str(pool.module.ref), worker.guest.name)
+        footprint = worker.footprint
+        footprint.start_seconds = max(footprint.start_seconds, phases.start + phases.load)
+        footprint.measure(worker.guest, worker.calls)
         load = round(phases.load, 4)
         log.info("worker started", module=str(pool.module.ref), pid=ready.pid, python=ready.python, load=load)
         self.spares.refill(prepared)

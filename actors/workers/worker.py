@@ -19,6 +19,7 @@ from actors.workers.call import (
     printed_too_much,
 )
 from actors.workers.masking import MaskedLog
+from environments import proc
 from environments.base import ChannelClosedError
 from environments.limits import WATCH_SECONDS
 from environments.remedies import with_remedy
@@ -69,6 +70,26 @@ class _Channel:
 
 
 @define(eq=False)
+class Footprint:
+    """What an idle worker costs, and what another start would cost."""
+
+    start_seconds: float = 0.01
+    """The time that its start took."""
+    memory_bytes: int = 32 << 20
+    """The memory of its process that it shares with no other, as it was measured; a guess before that."""
+    peak_bytes: int = 0
+    """The peak of its last call, which counts for a container: questions to the engine take milliseconds."""
+    _measured: int = -1
+
+    def measure(self, guest: Guest, calls: int) -> None:
+        """Measure an idle worker, if it was called since the last time."""
+        if self._measured != calls:
+            self._measured = calls
+            private = 0 if guest.pid is None else proc.resident_bytes(guest.pid)
+            self.memory_bytes = private or self.peak_bytes or self.memory_bytes
+
+
+@define(eq=False)
 class Worker:
     """Owns a guest from its launch until nothing of it is left.
 
@@ -84,6 +105,7 @@ class Worker:
     hold: Hold | None = field(default=None, init=False)
     calls: int = field(default=0, init=False)
     idle_since: float = field(default=0.0, init=False)
+    footprint: Footprint = field(factory=Footprint, init=False)
     ended: bool = field(default=False, init=False)
     reusable: bool = field(default=True, init=False)
     over_limit: str | None = field(default=None, init=False)
@@ -245,6 +267,7 @@ class Worker:
         if log.exceeded:
             return printed_too_much(log, killed + await self.end())
         seconds, peak = answer.seconds, answer.peak_memory
+        self.footprint.peak_bytes = peak or 0
         if isinstance(answer, messages.Result):
             return Outcome(bytes(answer.value), seconds=seconds, killed=killed, peak_memory=peak)
         failure = failure_of(answer)

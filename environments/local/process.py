@@ -37,6 +37,7 @@ class ProcessTable:
         self._known: set[int] = set()
         self._count = 0
         self.subreaper = proc.become_subreaper()
+        proc.allow_descriptors()
 
     def spawn(self, argv: Sequence[str], environ: Mapping[str, str]) -> ProcessGuest:
         """Start a guest. Synchronous on purpose: Popen on the main thread takes 0.4 ms.

@@ -163,7 +163,7 @@ async def test_workers_min(rig):
 
 
 async def test_workers_min_within_the_room_of_the_kind(tmp_path):
-    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+    async with open_rig(tmp_path / "rig", max_workers=1, kept_memory_bytes=0) as rig:
         module = await rig.publish(ECHO, workers=WorkersPolicy(min=2))
         await rig.wait_until(lambda: rig.inline.statistics().idle, "no worker is kept ready")
 
@@ -304,7 +304,7 @@ async def test_concurrency_bounds_the_workers_of_a_module(rig):
 
 
 async def test_one_place_for_two_modules(tmp_path):
-    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+    async with open_rig(tmp_path / "rig", max_workers=1, kept_memory_bytes=0) as rig:
         await rig.publish(ECHO, name="a")
         await rig.publish(ECHO + "  # b", name="b")
         a, b = rig.registry.snapshot.get("a"), rig.registry.snapshot.get("b")
@@ -325,12 +325,43 @@ async def test_one_place_for_two_modules(tmp_path):
 
 
 async def test_workers_min_is_not_evicted(tmp_path):
-    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
-        await rig.publish(ECHO, name="kept", workers=WorkersPolicy(min=1))
-        other = await rig.publish(ECHO + "  # other", name="other", queue_timeout=0.3)
+    async with open_rig(tmp_path / "rig", max_workers=1, kept_memory_bytes=0) as rig:
+        kept = await rig.publish(ECHO, name="kept", workers=WorkersPolicy(min=1))
+        others = [await rig.publish(ECHO + f"  # {n}", name=f"other-{n}") for n in range(2)]
         await rig.wait_until(lambda: rig.inline.statistics().idle, "no worker is kept ready")
 
-        assert (await rig.call(other)).kind is ErrorKind.OVERLOADED
+        for other in others:
+            assert (await rig.call(other, 1)).value[1] == 1
+        assert (await rig.call(kept)).phases.start == 0
+        assert rig.inline.statistics().evicted == 1
+
+
+async def test_workers_of_many_modules_are_kept(tmp_path):
+    """More than may run at a time."""
+    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+        modules = [await rig.publish(ECHO + f"  # {n}", name=f"m-{n}") for n in range(4)]
+        first = [(await rig.call(module)).pid for module in modules]
+
+        assert [(await rig.call(module)).pid for module in modules] == first
+        found = rig.inline.statistics()
+        assert (found.idle, found.started, found.evicted) == (4, 4, 0)
+        assert found.kept_memory > 4 << 20
+
+
+async def test_no_more_workers_run_than_may(tmp_path):
+    """Idle ones of other modules wait for their turn."""
+    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+        idle = await rig.publish(ECHO, name="idle", queue_timeout=0.2)
+        assert (await rig.call(idle, 1)).value[1] == 1
+        busy = await rig.publish("import time\ndef handler(path):\n    open(path, 'w'); time.sleep(60)", name="busy")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.call, busy, str(tmp_path / "runs"))
+            await rig.wait_until((tmp_path / "runs").exists, "it does not run")
+            refused = (await rig.call(idle)).failure
+            nursery.cancel_scope.cancel()
+
+    assert refused.kind is ErrorKind.OVERLOADED
+    assert "as many workers run as `max_workers` allows" in refused.message
 
 
 async def test_queue_timeout_says_what_it_waited_for(rig, hold):

@@ -116,6 +116,7 @@ def test_the_flat_names():
         "jwt_leeway": "auth.leeway_seconds",
         "roles_claim": "auth.roles_claim",
         "max_workers": "executor.max_workers",
+        "kept_memory": "executor.kept_memory_bytes",
         "max_waiting": "executor.max_waiting",
         "max_queued": "executor.max_queued",
         "max_builds": "executor.max_builds",

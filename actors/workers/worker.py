@@ -115,8 +115,7 @@ class Worker:
     _killed: tuple[str, ...] = field(default=(), init=False)
     _log: EventLog | MaskedLog | None = field(default=None, init=False)
     _channel: _Channel = field(init=False)
-    _answered: str = field(default="", init=False)
-    """The id of the last answer."""
+    _answered: str = field(default="", init=False)  # the id of the last answer
 
     def __attrs_post_init__(self) -> None:
         self._channel = _Channel(self.guest, self.max_frame_bytes)
@@ -136,11 +135,9 @@ class Worker:
             await trio.sleep(WATCH_SECONDS)
 
     def _printed(self, stream: Stream, data: bytes) -> None:
-        if not data:
-            return
-        if self._log is not None:
+        if data and self._log is not None:
             self._log.write(stream, data)
-        else:
+        elif data:
             log.debug("output outside of an execution", worker=self.guest.name, stream=stream, bytes=len(data))
 
     def _drain(self) -> None:

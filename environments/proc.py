@@ -83,6 +83,12 @@ def alive(pid: int) -> bool:
     return fields is not None and fields[0] not in (b"Z", b"X")
 
 
+def stopped(pid: int) -> bool:
+    """Return whether a signal has stopped the process."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] == b"T"
+
+
 def session(pid: int) -> int:
     """Return the session of a process, or 0 if it is gone."""
     fields = _stat(pid)

@@ -11,7 +11,7 @@ import trio
 from attrs import define, evolve, field
 
 from actors.workers.build_log import BuildLog
-from protocol.errors import Failure
+from protocol.errors import ErrorKind, Failure
 from protocol.model import Isolation, Stream
 
 if TYPE_CHECKING:
@@ -128,6 +128,11 @@ class Pool:
     def fewest(self) -> int:
         """The minimum number of workers to keep."""
         return self.module.spec.workers.min if self.served and not self.retired else 0
+
+    @property
+    def was_unavailable(self) -> bool:
+        """Whether the last start failed for a reason outside of module and environment."""
+        return self.last_failure is not None and self.last_failure.kind is ErrorKind.UNAVAILABLE
 
     @property
     def unused(self) -> bool:

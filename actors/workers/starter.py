@@ -191,6 +191,8 @@ class Starter:
         for pool in self.scheduler.pools.values():
             if pool.fewest and pool.prepared is not None:
                 self._fill(pool)
+            elif pool.missing(trio.current_time()) and pool.was_unavailable and not pool.preparing.locked():
+                self.build_ahead([pool])
         self.fleet.spares.maintain()
         if not self.builds.running:  # the key of an environment being built is not known here yet
             keys = {pool.prepared.key for pool in self.scheduler.pools.values() if pool.prepared is not None}
@@ -200,7 +202,7 @@ class Starter:
         """Resume builds and callers that waited for the kind to be usable."""
         pools = self.scheduler.pools.values()
         for pool in pools:
-            if pool.last_failure is not None and pool.last_failure.kind is ErrorKind.UNAVAILABLE:
+            if pool.was_unavailable:
                 pool.started()
         self.build_ahead(pools)
         self.scheduler.pump()

@@ -162,6 +162,20 @@ async def test_workers_min(rig):
     await rig.wait_until(lambda: rig.inline.statistics().idle == 2, "the killed one is not replaced")
 
 
+async def test_workers_min_after_a_start_for_which_the_machine_had_no_room(tmp_path):
+    class Full(Breaking):
+        def launch(self, prepared):
+            self.launched += 1
+            if self.launched == 1:
+                raise OSError("no more processes")
+            return self.inner.launch(prepared)
+
+    async with open_rig(tmp_path / "rig", inline=Full) as rig:
+        await rig.publish(ECHO, workers=WorkersPolicy(min=1))
+
+        await rig.wait_until(lambda: rig.inline.statistics().idle == 1, "no worker is kept ready")
+
+
 async def test_workers_min_within_the_room_of_the_kind(tmp_path):
     async with open_rig(tmp_path / "rig", max_workers=1, kept_memory_bytes=0) as rig:
         module = await rig.publish(ECHO, workers=WorkersPolicy(min=2))
@@ -188,6 +202,17 @@ async def test_a_dead_spare_is_not_used(tmp_path):
         (spare,) = proc.children(os.getpid())
         os.kill(spare, signal.SIGKILL)
         os.waitid(os.P_PID, spare, os.WEXITED | os.WNOWAIT)
+
+        assert (await rig.call(module, 5)).value[1] == 5
+
+
+async def test_a_stopped_spare_is_not_used(tmp_path):
+    async with open_rig(tmp_path / "rig", spares=1) as rig:
+        module = await rig.publish(ECHO)
+        await rig.wait_until(lambda: rig.inline.statistics().spares == 1, "no spare is kept")
+        (spare,) = proc.children(os.getpid())
+        os.kill(spare, signal.SIGSTOP)
+        await rig.wait_until(lambda: proc.stopped(spare), "it is not stopped")
 
         assert (await rig.call(module, 5)).value[1] == 5
 

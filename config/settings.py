@@ -117,6 +117,10 @@ class ExecutorSettings:
     max_queued: int = field(default=10_000, validator=validators.ge(0))
     """Asynchronous executions that may wait for their turn; more are refused with `overloaded`."""
     max_builds: int = field(default=2, validator=validators.gt(0))
+    api_builds: str = field(default="any", validator=validators.in_(("any", "wheels")))
+    """What modules that were registered over the API may install: packages of any form, or wheels only. To install any
+    other form is to run its code as the user of the runner, before the module is called.
+    """
     spares: int = field(default=1, validator=validators.ge(0))
     """Interpreters kept running for each environment in use, so that a first call need not start one."""
     idle_seconds: float = field(default=300.0, validator=validators.gt(0))

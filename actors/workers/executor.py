@@ -74,7 +74,8 @@ class Executor:
     def __attrs_post_init__(self) -> None:
         given = self.environment, self.settings, self.limits, self.max_frame_bytes, self.secrets, self.verify
         self._fleet = Fleet(*given)
-        self._starter = Starter(self._fleet, Builds(self.environment, self.settings.max_builds))
+        wheels_only = self.settings.api_builds == "wheels"
+        self._starter = Starter(self._fleet, Builds(self.environment, self.settings.max_builds, wheels_only))
         self._scheduler = self._starter.scheduler
 
     @property
@@ -208,7 +209,7 @@ class Executor:
     async def lock(self, module: Published) -> None:
         """Resolve the unpinned requirements of a module, as its builds will. Raises RunnerError as `prepare`."""
         self._refuse_all()
-        await self._starter.builds.lock(module.spec)
+        await self._starter.builds.lock(module)
 
     def prepare(self, module: Published) -> BuildLog:
         """Build the environment of a module if it is missing; return the log of the build, which has its end too.

@@ -120,6 +120,7 @@ def test_the_flat_names():
         "max_waiting": "executor.max_waiting",
         "max_queued": "executor.max_queued",
         "max_builds": "executor.max_builds",
+        "api_builds": "executor.api_builds",
         "spares": "executor.spares",
         "idle": "executor.idle_seconds",
         "max_age": "executor.max_age_seconds",

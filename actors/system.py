@@ -204,7 +204,7 @@ def _open_launcher(settings: Settings, around: Surroundings) -> Iterator[Launche
     with ExitStack() as stack:
         try:
             killed = {**remove_left(work), **remove_left(data, BACKUPS)}
-            remove_links(work)
+            remove_links()
             folder = stack.enter_context(held(work / str(os.getpid())))
             table = ProcessTable(folder, stack.enter_context(shortened(folder)))
             launcher = Launcher.install(table, data, around.guest)

@@ -68,12 +68,12 @@ def shortened(folder: Path) -> Iterator[Path]:
         link.unlink(missing_ok=True)
 
 
-def remove_links(parent: Path) -> None:
-    """Remove the links of `shortened` to folders in `parent` that are gone."""
+def remove_links() -> None:
+    """Remove the links of `shortened` to folders of workers that are gone, of this data directory or another one."""
     for link in _SHORT.glob("operato-*"):
         with contextlib.suppress(OSError):  # no link, or one of another user
             target = link.readlink()
-            if target.parent == parent and not target.exists():
+            if target.parent.name == "work" and not target.exists():
                 link.unlink()
 
 

@@ -41,6 +41,6 @@ def test_only_links_to_folders_that_are_gone_are_removed(folder, tmp_path):
         folder.rmdir()
         folder.with_name("4712").mkdir()
 
-        remove_links(folder.parent)
+        remove_links()
 
         assert [path.is_symlink() for path in (gone, living, other)] == [False, True, True]

@@ -24,7 +24,7 @@ from environments.base import Managed
 from environments.conda import CondaEnvironment
 from environments.docker import DockerEnvironment
 from environments.installer import trusting
-from environments.leftovers import BACKUPS, held, remove_left
+from environments.leftovers import BACKUPS, held, remove_left, remove_links, shortened
 from environments.limits import LimitKeeper
 from environments.local import InlineEnvironment, Launcher, ProcessTable
 from environments.store import Store
@@ -204,7 +204,9 @@ def _open_launcher(settings: Settings, around: Surroundings) -> Iterator[Launche
     with ExitStack() as stack:
         try:
             killed = {**remove_left(work), **remove_left(data, BACKUPS)}
-            table = ProcessTable(stack.enter_context(held(work / str(os.getpid()))))
+            remove_links()
+            folder = stack.enter_context(held(work / str(os.getpid())))
+            table = ProcessTable(folder, stack.enter_context(shortened(folder)))
             launcher = Launcher.install(table, data, around.guest)
         except OSError as problem:
             message = f"the data directory cannot be used: {problem}"

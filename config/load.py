@@ -340,6 +340,7 @@ def _limits(setting: Setting) -> tuple[Range | None, tuple[str, ...]]:
     validator: Any = setting.attribute.validator
     bounds: dict[str, float] = {}
     options: tuple[str, ...] = ()
+    validator = getattr(validator, "validator", validator)  # of an optional one
     for part in getattr(validator, "_validators", (validator,)):
         if hasattr(part, "options"):
             options = tuple(part.options)

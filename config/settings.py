@@ -109,11 +109,18 @@ class ExecutorSettings:
     """Limits of one executor; every kind of environment has an executor of its own."""
 
     max_workers: int = field(factory=default_workers, validator=validators.gt(0))
+    """Workers that start or run a call at a time."""
+    kept_memory_bytes: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
+    """Memory of idle workers, beyond which no more than `max_workers` workers are kept; None means an eighth of all."""
     max_waiting: int = field(default=1000, validator=validators.ge(0))
     """Callers that may wait for a worker of one kind; more are refused with `overloaded`."""
     max_queued: int = field(default=10_000, validator=validators.ge(0))
     """Asynchronous executions that may wait for their turn; more are refused with `overloaded`."""
     max_builds: int = field(default=2, validator=validators.gt(0))
+    api_builds: str = field(default="any", validator=validators.in_(("any", "wheels")))
+    """What modules that were registered over the API may install: packages of any form, or wheels only. To install any
+    other form is to run its code as the user of the runner, before the module is called.
+    """
     spares: int = field(default=1, validator=validators.ge(0))
     """Interpreters kept running for each environment in use, so that a first call need not start one."""
     idle_seconds: float = field(default=300.0, validator=validators.gt(0))

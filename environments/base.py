@@ -38,6 +38,10 @@ class Guest(Protocol):
         """Its name in logs: a process id, or the short name of a container."""
 
     @property
+    def pid(self) -> int | None:
+        """Its process on this machine; None for a container."""
+
+    @property
     def exit_code(self) -> int | None:
         """The exit code, negative for a signal; None while it lives."""
 

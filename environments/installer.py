@@ -8,6 +8,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
+from attrs import evolve
+
+from config.modules import ModuleSpec
 from environments.local import ProcessTable
 from protocol.errors import ErrorKind, error
 
@@ -22,6 +25,11 @@ CA_VARIABLES = (
     "MAMBA_SSL_VERIFY",
 )
 """Installers and git read the file of the CAs that they trust from these."""
+
+WHEELS_REMEDY = (
+    "modules that are registered over the API install wheels only here (setting `api_builds`): "
+    "name a version that has a wheel, or let the operator put the module into the modules file"
+)
 
 
 class Tail:
@@ -74,6 +82,19 @@ def find_uv() -> str | None:
         return os.fspath(find_uv_bin())
     except (ImportError, FileNotFoundError):
         return shutil.which("uv")
+
+
+def only_wheels(spec: ModuleSpec) -> ModuleSpec:
+    """Return a module whose requirements every installer reads so that it installs wheels only, and runs no package.
+
+    Raises RunnerError `environment_failed` for a requirement that names something else.
+    """
+    for line in spec.requirements:
+        place = line.partition(" @ ")[2].partition(";")[0].partition("#")[0].partition("?")[0].strip()
+        if "git+" in line.lower() or (place and not place.endswith(".whl")):
+            text = f"`{line}` is no wheel, and would be built; {WHEELS_REMEDY}"
+            raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="requirements")
+    return evolve(spec, requirements=("--only-binary :all:", *spec.requirements)) if spec.requirements else spec
 
 
 async def write_lock(

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,6 +22,11 @@ from environments import proc
 
 BACKUPS = ".backup-*"
 """The copies of databases that a backup makes in the data directory."""
+_SHORT = Path("/tmp")  # noqa: S108  (only a link is made, by a name that did not exist)
+_LONGEST = 60
+"""Characters of a folder below which programs can make sockets: a path of one has at most 107, and multiprocessing adds
+32 to the folder for temporary files.
+"""
 _LOCK = ".held"
 _WAIT_SECONDS = 10.0
 _PAUSE_SECONDS = 0.01
@@ -43,6 +49,32 @@ def held(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(fd)
+
+
+@contextlib.contextmanager
+def shortened(folder: Path) -> Iterator[Path]:
+    """Give a short path of a folder: a link in /tmp if its own is too long for sockets. Raises OSError."""
+    if len(os.fsencode(folder)) <= _LONGEST or not os.access(_SHORT, os.W_OK):
+        yield folder
+        return
+    while True:
+        link = _SHORT / f"operato-{secrets.token_hex(4)}"
+        with contextlib.suppress(FileExistsError):
+            link.symlink_to(folder)
+            break
+    try:
+        yield link
+    finally:
+        link.unlink(missing_ok=True)
+
+
+def remove_links() -> None:
+    """Remove the links of `shortened` to folders of workers that are gone, of this data directory or another one."""
+    for link in _SHORT.glob("operato-*"):
+        with contextlib.suppress(OSError):  # no link, or one of another user
+            target = link.readlink()
+            if target.parent.name == "work" and not target.exists():
+                link.unlink()
 
 
 def remove_left(parent: Path, pattern: str = "*") -> dict[int, str]:

@@ -16,6 +16,7 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 10.0
 _PAUSE_SECONDS = 0.002
+_DESCRIPTORS = 65536
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _HELPER = re.compile(rb"\.(resource_tracker|forkserver) import main")
 """In the command of a helper of multiprocessing."""
@@ -80,6 +81,12 @@ def alive(pid: int) -> bool:
     """Return whether the process exists and is not a zombie."""
     fields = _stat(pid)
     return fields is not None and fields[0] not in (b"Z", b"X")
+
+
+def stopped(pid: int) -> bool:
+    """Return whether a signal has stopped the process."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] == b"T"
 
 
 def session(pid: int) -> int:
@@ -159,6 +166,16 @@ def become_subreaper() -> bool:
     import ctypes  # noqa: PLC0415  (the watcher does not need it)
 
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def allow_descriptors() -> None:
+    """Let this process open as many files as its hard limit allows: each worker needs five descriptors."""
+    import resource  # noqa: PLC0415  (see above)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def hide() -> None:

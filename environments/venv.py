@@ -118,7 +118,7 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
             return None
 
         async def run(arguments: list[str]) -> None:
-            options = ["--generate-hashes", "--python", python]
+            options = ["--generate-hashes", "--emit-build-options", "--python", python]
             await self._run([*arguments, *options], say, "the requirements could not be locked")
 
         async with self._locking.setdefault(path.stem, trio.Lock()):

@@ -1,13 +1,13 @@
 """The worker program: loads one module and runs its handler for each `execute` frame. SPEC.md is its contract.
 
-One file, standard library only, Python 3.8 and later. The host starts it as
+This file and `values.py`, standard library only, Python 3.8 and later. The host starts it as
 `python -I ... -c "import guest; guest.main()" FRAMES_FD LIFELINE_FD`; descriptors 1 and 2 belong to user code.
-Modules that cost time to import are imported by `standard` where they are needed. User code does not see this file: it
-is not in `sys.modules`, its folder is not on `sys.path`, and its frames are not in tracebacks.
+Modules that cost time to import are imported by `standard` where they are needed. User code does not see this program:
+it is not in `sys.modules`, its folder is not on `sys.path`, and its frames are not in tracebacks.
 """
 
+import _signal
 import _thread
-import enum
 import gc
 import json
 import os
@@ -16,7 +16,9 @@ import sys
 import time
 import types
 from _frozen_importlib import module_from_spec
-from itertools import accumulate
+
+import values
+from values import MAX_PATH, MAX_TEXT, BadOutput, clean, encode_value, read_json
 
 try:
     import ctypes
@@ -27,45 +29,12 @@ except (ImportError, OSError):  # a Python without ctypes works too, without sub
 
 PROTOCOL_VERSION = 1
 HEADER_BYTES = 4
-MAX_TEXT = 16 * 1024
 MAX_TRACEBACK = 64 * 1024
-MAX_PATH = 200
-MAX_DEPTH = 500
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
-_HERE = __file__
-_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_CONTAINERS = frozenset((dict, list, tuple))
-_PLAIN = _CONTAINERS | {str, int, float, bool, type(None)}
-_LONG_INTEGER = 14000  # bits: about 4,200 digits
-_METHODS = {  # by name, so that nothing is imported
-    "datetime.date": "isoformat",
-    "datetime.time": "isoformat",
-    "uuid.UUID": "__str__",
-    "decimal.Decimal": "__str__",
-    "numpy.datetime64": "__str__",
-    "numpy.timedelta64": None,
-    "numpy.generic": "item",
-    "numpy.ndarray": "tolist",
-}
-_DIGITS = bytes.maketrans(b"123456789+E", b"0000000000e")
-_NOTHING = ("NaT", "NaN", "-NaN", "sNaN", "Infinity", "-Infinity")
-_REMEDIES = (  # for types that have the attribute
-    ("decode", "return value.decode(), or base64.b64encode(value).decode()"),
-    ("to_records", 'return value.to_dict("records")'),
-    ("to_dicts", "return value.to_dicts()"),
-    ("to_pylist", "return value.to_pylist()"),
-    ("to_list", "return value.to_list()"),
-    ("as_integer_ratio", "return float(value)"),
-    ("tolist", "return value.tolist()"),
-    ("total_seconds", "return value.total_seconds()"),
-    ("__await__", "return await value"),
-    ("keys", "return dict(value)"),
-    ("__iter__", "return list(value)"),
-    ("__class__", "return dict, list, str, int, float, bool or None"),
-)
-_LATER = ("array", "asyncio", "inspect", "select", "traceback")
+_OURS = (__file__, values.__file__)
+_LATER = ("asyncio", "inspect", "select", "traceback")
 _FIRST = frozenset(
     ["_collections_abc", "_frozen_importlib", "_frozen_importlib_external", "abc", "codecs", "encodings", "genericpath"]
     + ["io", "os", "posixpath", "site", "stat", "sys", "zipimport"]
@@ -308,230 +277,6 @@ class Context:
         self._channel.send(json.dumps(message, allow_nan=False).encode(), self.execution_id)
 
 
-def read_json(data):
-    """Return the value of a JSON text. Raises OverflowError with a `path` for a number that would become `inf`."""
-    digits = data.translate(_DIGITS)
-    if b"0e000" not in digits and b"0" * 209 not in digits:  # no exponent of three digits, nothing near 10**308
-        return json.loads(data)
-    try:
-        return json.loads(data, parse_float=finite)
-    except OverflowError as problem:
-        try:
-            converted(json.loads(data))
-        except BadOutput as found:
-            problem.path = found.path
-        raise
-
-
-def finite(text):
-    """Return a number. Raises OverflowError if it is beyond the range of a double."""
-    number = float(text)
-    if number - number != 0:
-        raise OverflowError("%.40s is beyond the range of a double" % text)
-    return number
-
-
-class BadOutput(Exception):
-    """JSON cannot represent the handler's value; `path` is the place."""
-
-    def __init__(self, path, reason):
-        Exception.__init__(self, reason)
-        self.path = path
-
-
-def encode_value(value, limit=1 << 30, root="$"):
-    """Return strict JSON as at most `limit` bytes. Raises BadOutput with the path, from `root`, of the wrong value."""
-    try:
-        data = _ENCODE(value).encode()
-        shallow = data.count(b"[") + data.count(b"{") <= MAX_DEPTH or nesting(data) <= MAX_DEPTH
-        done = len(data) > limit or (shallow and is_plain(value))
-    except (TypeError, ValueError, RecursionError):  # to be converted, or refused with its path
-        done = False
-    if not done:
-        data = _ENCODE(converted(value, root)).encode()
-    if len(data) > limit:
-        raise BadOutput(root, "%d bytes of JSON; the limit is %d" % (len(data), limit))
-    return data
-
-
-def is_plain(value):
-    """Return whether json has written a value as `converted` would: without named tuples, enums and equal keys.
-
-    It is also False for other containers, and for keys of several types in one dict. C code reads level after level:
-    the collector returns the items of containers, and with them the keys of a dict unless all are text.
-    """
-    level = [value]
-    while True:
-        kinds = set(map(type, level))
-        for kind in kinds - _PLAIN:
-            if not issubclass(kind, (str, int, float)) or issubclass(kind, enum.Enum):
-                return False
-        if kinds.isdisjoint(_CONTAINERS):
-            return True
-        if not kinds <= _CONTAINERS:
-            level = [node for node in level if type(node) in _CONTAINERS]
-        items = gc.get_referents(*level)
-        objects = level if len(items) != sum(map(len, level)) else ()
-        if any(type(node) is dict and len(set(map(type, node))) > 1 for node in objects):
-            return False
-        level = items
-
-
-def nesting(data):
-    """Return the nesting of a JSON text: brackets outside of strings, counted without a loop in Python."""
-    array = standard("array").array
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    marks = data.translate(None, bytes(set(range(256)) - set(b'[]{}"')))
-    outside = b"".join(marks.split(b'"')[::2])
-    return max(accumulate(array("b", outside.translate(bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")))), default=0)
-
-
-def converted(value, root="$"):
-    """Return a value in the types of JSON; SPEC.md has the table. Raises BadOutput with the first wrong path."""
-    top = [value]
-    todo = [(top, 0, (None, root, 0, value))]  # container and key of a value; its trail: above, step, depth, the value
-    while todo:
-        box, slot, trail = todo.pop()
-        try:
-            node = simplified(trail[3])
-            if isinstance(node, (dict, list)) and trail[2] == MAX_DEPTH:
-                raise BadOutput("", "nested too deeply; the limit is %d levels" % MAX_DEPTH)
-            box[slot] = node = with_text_keys(node) if isinstance(node, dict) else node
-        except BadOutput as problem:
-            raise BadOutput(*located(trail, problem)) from None
-        pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-        todo += reversed([(node, key, (trail, key, trail[2] + 1, item)) for key, item in pairs if not is_leaf(item)])
-    return top[0]
-
-
-def located(trail, problem):
-    """Return path and reason of a bad value: the last one of a trail, or the first in it that contains itself."""
-    trails = []
-    while trail:
-        trails.insert(0, trail)
-        trail = trail[0]
-    reason, seen = str(problem), []
-    for count, (_, _, _, value) in enumerate(trails, 1):
-        if id(value) in seen:
-            del trails[count:]
-            reason = "the value contains itself"
-        seen.append(id(value))
-    steps = ["[%d]" % step if type(step) is int else ".%.80s" % step for _, step, _, _ in trails[1:]]
-    path = "".join(steps)
-    path = trails[0][1] + path[: MAX_PATH - 1] + "..." * (len(path) >= MAX_PATH)
-    return clean(path), clean(reason[:MAX_TEXT])
-
-
-def is_leaf(node):
-    """Return whether JSON has a value as it is; False, sometimes without need, if it takes a closer look."""
-    kind = type(node)
-    if kind is str:
-        return node.isascii()
-    if kind is float:
-        return node - node == 0
-    return node is None or kind is bool or (kind is int and node.bit_length() < _LONG_INTEGER)
-
-
-def simplified(node):
-    """Return text, number, boolean, None, a dict of any keys, or a new list; their items are as they were."""
-    while not is_leaf(node):
-        kind = type(node)
-        if isinstance(node, enum.Enum):
-            node = node.value
-        elif isinstance(node, str):
-            try:
-                return node.encode().decode()
-            except UnicodeEncodeError:
-                remedy = 'return value.encode("utf-8", "replace").decode()'
-                raise BadOutput("", "text with a lone surrogate cannot be sent as UTF-8; " + remedy) from None
-        elif isinstance(node, float):
-            node = float(node)
-            if node - node != 0:
-                raise BadOutput("", "%r is not a JSON number; return None instead" % node)
-            return node
-        elif isinstance(node, int):
-            try:
-                int.__repr__(node)
-                return int(node)
-            except ValueError as problem:  # more digits than this Python formats
-                raise BadOutput("", str(problem)) from None
-        elif isinstance(node, dict):
-            return node
-        elif isinstance(node, tuple) and hasattr(kind, "_asdict"):
-            return node._asdict()
-        elif isinstance(node, (list, tuple)):
-            return list(node)
-        elif isinstance(node, (set, frozenset)):
-            try:
-                return sorted(node)
-            except TypeError:
-                return sorted(node, key=repr)
-        elif hasattr(kind, "__dataclass_fields__"):
-            fields = kind.__dataclass_fields__.values()
-            return {each.name: getattr(node, each.name) for each in fields if each._field_type.name == "_FIELD"}
-        elif hasattr(kind, "__attrs_attrs__"):
-            return {each.name: getattr(node, each.name) for each in kind.__attrs_attrs__}
-        elif hasattr(kind, "__pydantic_fields__"):
-            node = node.model_dump(mode="json")
-        elif hasattr(kind, "__fspath__"):
-            node = os.fspath(node)
-        else:
-            node = by_method(node)
-        if type(node) is kind:  # numpy.longdouble
-            raise refused(kind)
-    return node
-
-
-def by_method(node):
-    """Return a simpler value for one of a type in `_METHODS`. Raises BadOutput for others."""
-    kind = type(node)
-    method = None
-    for base in kind.__mro__:
-        name = name_of(base)
-        if name in _METHODS:
-            method = _METHODS[name]
-            break
-    if method is None:
-        raise refused(kind)
-    if method == "tolist" and node.dtype.kind in "mM":  # which would be numbers without their unit
-        return list(node) if node.ndim else node[()]
-    simple = getattr(node, method)()
-    if type(simple) is str and simple in _NOTHING:
-        raise BadOutput("", "%s of type %s is not JSON; return None instead" % (simple, name_of(kind)))
-    return simple
-
-
-def refused(kind):
-    """Return the error for a value of this type, with the remedy."""
-    remedy = next(text for attribute, text in _REMEDIES if hasattr(kind, attribute))
-    return BadOutput("", "%s is not JSON; %s" % (name_of(kind), remedy))
-
-
-def with_text_keys(node):
-    """Return a new dict with the keys as JSON has them. Raises BadOutput if two become equal."""
-    if set(map(type, node)) <= {str} and "".join(node).isascii():
-        return dict(node)
-    result, origins = {}, {}
-    for key, item in node.items():
-        try:
-            text = simplified(key)
-        except BadOutput as problem:
-            raise BadOutput("", "a key: %s" % problem) from None
-        if isinstance(text, (dict, list)):
-            raise BadOutput("", "a key is of type %s; JSON keys are strings: return str(key)" % name_of(type(key)))
-        text = text if isinstance(text, str) else _ENCODE(text)
-        if text in result:
-            raise BadOutput("", 'two keys, %.80r and %.80r, become "%.80s"' % (origins[text], key, text))
-        result[text], origins[text] = item, key
-    return result
-
-
-def name_of(kind):
-    """Return the name of a type with its module: `numpy.bool`."""
-    return kind.__qualname__ if kind.__module__ == "builtins" else "%s.%s" % (kind.__module__, kind.__qualname__)
-
-
 def describe(problem):
     """Return type, message and traceback (only the user's frames) of an exception, even if its methods raise."""
     try:
@@ -557,22 +302,17 @@ def plain_traceback(problem, message):
     lines, frames = ["Traceback (most recent call last):"], problem.__traceback__
     while frames is not None:
         code = frames.tb_frame.f_code
-        if code.co_filename != _HERE:
+        if code.co_filename not in _OURS:
             lines.append('  File "%s", line %d, in %s' % (code.co_filename, frames.tb_lineno, code.co_name))
         frames = frames.tb_next
     return "\n".join(lines + ["%s: %s" % (type(problem).__qualname__, message), ""])
 
 
 def is_between(filename):
-    """Return whether a file's frames lie between worker and handler: those of this file, of imports or of asyncio."""
+    """Return whether a file's frames lie between worker and handler: of this program, imports or asyncio."""
     asyncio = _STANDARD.get("asyncio")
     inside = asyncio is not None and filename.startswith(os.path.dirname(asyncio.__file__))
-    return inside or filename == _HERE or filename.startswith("<frozen importlib")
-
-
-def clean(text):
-    """Return text that UTF-8 can encode."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return inside or filename in _OURS or filename.startswith("<frozen importlib")
 
 
 def failed(limit, **fields):
@@ -722,7 +462,8 @@ class Guest:
 
     def __init__(self, channel):
         self.channel = channel
-        self.peak = open_peak()
+        self.memory = Memory()
+        self.left = False
         self.module = None
         self.pid = os.getpid()
         self.running = False
@@ -744,16 +485,16 @@ class Guest:
 
     def before_fork(self):
         """Hold signals back: one that reached a fork before `in_fork` would be lost."""
-        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
+        self.mask = _signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
 
     def after_fork(self):
         """Let signals pass again."""
-        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+        _signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
     def in_fork(self):
         """Undo `take_signals` in a process that user code forked, unless user code has handlers of its own."""
         for number, (ours, default) in self.signals.items():
-            if not self.forking and signal.getsignal(number) == ours:
+            if not self.forking and _signal.getsignal(number) == ours:
                 signal.signal(number, default)
         self.after_fork()
 
@@ -802,6 +543,7 @@ class Guest:
             self.channel.send(failed(self.channel.max_bytes, **fields))
             return False
         if hello["isolation"] == "fork":
+            self.memory.prepare()
             gc.collect()
             gc.freeze()  # the collector would write to these objects and so copy their pages in every fork
         self.channel.say(
@@ -862,14 +604,14 @@ class Guest:
             answer = {"kind": "handler_error", "message": text, "error_type": kind, "traceback": trace}
         else:
             seconds = time.perf_counter() - began
-            peak = json.dumps(peak_memory())
+            peak = json.dumps(self.memory.peak())
             text = '"type":"result",%s"seconds":%.9f,"peak_memory":%s,"value":' % (head, seconds, peak)
             return text.encode() + data + b"}"
         finally:
             flush()
             if os.getpid() != self.pid:  # a fork by the handler returned here: it must not answer
                 os._exit(0)
-        answer.update(type="error", id=identity, seconds=time.perf_counter() - began, peak_memory=peak_memory())
+        answer.update(type="error", id=identity, seconds=time.perf_counter() - began, peak_memory=self.memory.peak())
         return failed(self.channel.max_bytes, **answer)[1:]
 
     def run_forked(self, message):
@@ -887,8 +629,7 @@ class Guest:
         if pid == 0:
             try:
                 os.close(reader)
-                if self.peak is not None:
-                    os.close(self.peak)
+                self.memory.begin()
                 self.pid = os.getpid()
                 self.channel.adopt()
                 reseed()
@@ -922,22 +663,25 @@ class Guest:
         """Answer frames until `shutdown`, or until the host is gone."""
         run = self.run_forked if forked else self.run
         channel = self.channel
-        forget_peak(self.peak)
+        self.memory.reset()
         while True:
             message = channel.receive()
             if message is None:
                 os.killpg(0, signal.SIGKILL)
             kind = message["type"]
             if kind == "execute":
-                self.children()  # processes that the runner killed after the last call must not count in this one
+                if self.left:  # processes that the runner killed after the last call must not count in this one
+                    self.children()
                 if "unreadable" in message:
                     field, problem = message["unreadable"]
                     answer = self.error(message, "bad_input", "%s: %s" % (field, problem), field)
                 else:
                     answer = run(message)
-                left = b'true,"stays":%s' % json.dumps(helpers()).encode() if self.children() else b"false"
+                self.left = self.children()
+                left = b'true,"stays":%s' % json.dumps(helpers()).encode() if self.left else b"false"
                 channel.send(b'{"children":' + left + b"," + answer)
-                forget_peak(self.peak)  # after the answer, so that it delays nothing
+                if not forked:
+                    self.memory.forget()  # after the answer, so that it delays nothing
             elif kind == "ping":
                 channel.say({"type": "pong"})
             elif kind == "shutdown":
@@ -1016,25 +760,69 @@ def read_answer(reader, pid):
             os.close(watch)
 
 
-def open_peak():
-    """Return a descriptor for `forget_peak`, or None. Opened before `hide`, after which it belongs to root."""
-    try:
-        return os.open("/proc/self/clear_refs", os.O_WRONLY)
-    except OSError:  # not Linux, or not allowed: the peak covers the whole life
-        return None
+class Memory:
+    """The peak of this process's resident memory in each call.
 
+    The kernel's record takes longer to read than many a call. But memory grows by page faults only: after a call
+    without any, the peak is known until the next page fault.
+    """
 
-def forget_peak(fd):
-    """Reset the kernel's record of this process's peak memory."""
-    try:
-        if fd is not None:
-            os.write(fd, b"5")
-    except OSError:  # user code closed it
-        pass
+    def __init__(self):
+        self.usage = self.faults = self.known = None
+        self.forked = False
+        try:
+            self.fd = os.open("/proc/self/clear_refs", os.O_WRONLY)  # after `hide` it belongs to root
+        except OSError:  # not Linux, or not allowed: the peak covers the whole life
+            self.fd = None
+
+    def peak(self):
+        """Return the peak since `reset` in bytes, or None if it is unknown."""
+        if self.forked and self.usage:
+            return self.usage.getrusage(self.usage.RUSAGE_SELF).ru_maxrss * 1024
+        quiet = self.faults is not None and self.count() == self.faults
+        if not quiet or self.known is None:
+            found = peak_memory()
+            self.known = found if quiet else None
+            return found
+        return self.known
+
+    def prepare(self):
+        """Import what counts page faults."""
+        if self.usage is None:
+            try:
+                self.usage = standard("resource")
+            except ImportError:  # a Python without it: each call reads the record
+                self.usage = False
+
+    def forget(self):
+        """Forget the peak of the last call."""
+        self.prepare()
+        if self.known is None and self.reset() and self.usage:
+            self.faults = self.count()
+
+    def count(self):
+        """Return the number of page faults of this process."""
+        usage = self.usage.getrusage(self.usage.RUSAGE_SELF)
+        return usage.ru_minflt + usage.ru_majflt
+
+    def reset(self):
+        """Reset the kernel's record; return whether that was possible."""
+        try:
+            return self.fd is not None and os.write(self.fd, b"5") > 0
+        except OSError:  # user code closed it
+            self.fd = None
+            return False
+
+    def begin(self):
+        """Begin anew in a fork, for whose life the kernel has the peak. That of a program includes its starter's."""
+        self.forked = True
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd = self.faults = None
 
 
 def peak_memory():
-    """Return the peak of resident memory in bytes since `forget_peak`, or None."""
+    """Return the kernel's record of this process's peak of resident memory in bytes, or None."""
     try:
         fd = os.open("/proc/self/status", os.O_RDONLY)
         try:
@@ -1095,7 +883,7 @@ def main(alone=False):
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     sys.argv[:] = ["handler"]
-    for name in ("guest", "relay"):
+    for name in ("guest", "relay", "values"):
         sys.modules.pop(name, None)
         vars(sys.modules["__main__"]).pop(name, None)
     for stream in (sys.stdout, sys.stderr):

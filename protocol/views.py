@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import (
     Annotated,
     Any,
+    Final,
     TypeAlias,
     TypedDict,
     TypeVar,
@@ -30,6 +31,9 @@ from protocol import model
 from protocol.events import Error, decode_all, failure_fields, text_of
 from protocol.model import Kind, Status, Stream
 
+MAX_PAGE: Final = 500
+DEFAULT_PAGE: Final = 50
+"""The size of a page of any list, whichever way it is read."""
 T = TypeVar("T")
 Json: TypeAlias = Any
 """Any JSON value; `msgspec.Raw` where the value is JSON already."""

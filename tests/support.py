@@ -272,17 +272,19 @@ async def open_rig(
     images: Path | None = None,
     condas: Path | None = None,
     conda_exe: Path | None = None,
+    short: Path | None = None,
     secrets: LookUp = secret_values,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """Run executors under `path`; fails when they leave a process, container, directory or group behind.
 
     `inline` and `venv` run from the start, other kinds once a module of theirs is published. `watched` is a machine
-    without control groups. `settings` are for the executors; no spares by default.
+    without control groups, `short` another path of the folder for workers. `settings` are for the executors; no spares
+    by default.
     """
     work = path / "work"
     work.mkdir(parents=True)
-    table = ProcessTable(work)
+    table = ProcessTable(work, short)
     launcher = Launcher.install(table, path, base_environment())
     limits = LimitKeeper(f"operato-test-{os.getpid()}")
     if watched:

@@ -23,7 +23,7 @@ from actors.history.tables import PHASES, PLAIN, events, executions, payloads, r
 from actors.sqlite import matching, module_matches
 from protocol.errors import ErrorKind, Failure, error
 from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Timings
-from protocol.pages import DEFAULT_PAGE, MAX_PAGE
+from protocol.views import DEFAULT_PAGE, MAX_PAGE
 
 LOOKED_AT: Final = 5_000
 """Rows of an index that one page reads at most: some ten milliseconds."""

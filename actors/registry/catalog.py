@@ -23,7 +23,7 @@ from sqlalchemy.pool import StaticPool
 
 from actors.sqlite import ONE_FILE, TROUBLE, begin, check_schema, matching, open_writer, reason_of
 from protocol.errors import ErrorKind, error
-from protocol.pages import DEFAULT_PAGE
+from protocol.views import DEFAULT_PAGE
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "modules.db"

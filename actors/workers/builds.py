@@ -9,12 +9,14 @@ from typing import TypeVar
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
+from actors.registry import Published
 from actors.workers.build_log import BuildLog
 from actors.workers.pool import Pool
 from config.modules import ModuleSpec
 from environments.base import BuildWatch, Environment, Prepared
+from environments.installer import WHEELS_REMEDY, only_wheels
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 
 _FAILURE_LINES = 10
@@ -33,6 +35,8 @@ class Builds:
 
     environment: Environment
     max_builds: int
+    wheels_only: bool = False
+    """Modules that were registered over the API install wheels only."""
     running: int = field(default=0, init=False)
     """Environments being prepared."""
     built: int = field(default=0, init=False)
@@ -62,9 +66,26 @@ class Builds:
             raise
         return pool.prepared
 
-    async def lock(self, spec: ModuleSpec) -> None:
+    async def lock(self, module: Published) -> None:
         """Resolve a module's unpinned requirements within its `build_timeout`. Raises as `prepared`, and OSError."""
-        await build(self.environment.lock, spec, self._places, BuildLog(), lambda _activity: None)
+        with self._allowed(module) as spec:
+            await build(self.environment.lock, spec, self._places, BuildLog(), lambda _activity: None)
+
+    @contextmanager
+    def _allowed(self, module: Published) -> Iterator[ModuleSpec]:
+        """Give a module with what it may install; a failure has the remedy. Raises RunnerError `environment_failed`."""
+        spec = module.spec
+        if not self.wheels_only or module.trusted or not spec.requirements:
+            yield spec
+            return
+        limited = only_wheels(spec)
+        try:
+            yield limited
+        except RunnerError as problem:
+            if problem.failure.kind is not ErrorKind.ENVIRONMENT_FAILED:
+                raise
+            text = f"{problem.failure.message}\n{WHEELS_REMEDY}"
+            raise RunnerError(evolve(problem.failure, message=text)) from problem
 
     async def _build(self, pool: Pool) -> Prepared:
         lines = pool.log_build()
@@ -72,7 +93,8 @@ class Builds:
         pool.build_begins(trio.current_time())
         try:
             report = partial(_report, pool)
-            prepared = await build(self.environment.prepare, pool.module.spec, self._places, lines, report)
+            with self._allowed(pool.module) as spec:
+                prepared = await build(self.environment.prepare, spec, self._places, lines, report)
         except (RunnerError, OSError):
             self.failed += 1
             raise

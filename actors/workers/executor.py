@@ -51,6 +51,10 @@ class ExecutorStatistics:
     built: int = 0
     """Environments built since the start, without those that existed already."""
     builds_failed: int = 0
+    kept_memory: int = 0
+    """Memory of the idle workers in bytes."""
+    evicted: int = 0
+    """Idle workers retired for others, or because memory was short."""
 
 
 @define(eq=False)
@@ -70,7 +74,8 @@ class Executor:
     def __attrs_post_init__(self) -> None:
         given = self.environment, self.settings, self.limits, self.max_frame_bytes, self.secrets, self.verify
         self._fleet = Fleet(*given)
-        self._starter = Starter(self._fleet, Builds(self.environment, self.settings.max_builds))
+        wheels_only = self.settings.api_builds == "wheels"
+        self._starter = Starter(self._fleet, Builds(self.environment, self.settings.max_builds, wheels_only))
         self._scheduler = self._starter.scheduler
 
     @property
@@ -98,7 +103,7 @@ class Executor:
                 self._maintain()
         finally:
             self.close()
-            self._scheduler.pools.clear()
+            self._scheduler.clear()
             self._fleet.close()
 
     def _maintain(self) -> None:
@@ -126,8 +131,8 @@ class Executor:
         scheduler = self._scheduler
         pool = scheduler.pool(module)
         pool.forget_ended()
-        if pool.idle and not scheduler.waiting and not scheduler.closing:
-            worker = pool.reuse()
+        if pool.idle and not scheduler.waiting and not scheduler.closing and scheduler.room > 0:
+            worker = scheduler.reuse(pool)
         else:
             self._refuse(pool, patient=patient)
             waiter = Waiter() if ask is None else ask()
@@ -204,7 +209,7 @@ class Executor:
     async def lock(self, module: Published) -> None:
         """Resolve the unpinned requirements of a module, as its builds will. Raises RunnerError as `prepare`."""
         self._refuse_all()
-        await self._starter.builds.lock(module.spec)
+        await self._starter.builds.lock(module)
 
     def prepare(self, module: Published) -> BuildLog:
         """Build the environment of a module if it is missing; return the log of the build, which has its end too.
@@ -233,4 +238,6 @@ class Executor:
             building=builds.running,
             built=builds.built,
             builds_failed=builds.failed,
+            kept_memory=self._scheduler.keeping.kept_bytes(),
+            evicted=self._scheduler.keeping.evicted,
         )

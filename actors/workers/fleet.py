@@ -17,6 +17,7 @@ from actors.workers.pool import Phases, Pool, Waiter
 from actors.workers.worker import Worker
 from config.secrets import LookUp
 from config.settings import ExecutorSettings
+from environments import proc
 from environments.base import Environment, Prepared
 from environments.limits import LimitKeeper, Limits
 from protocol.errors import RunnerError, shutting_down
@@ -48,7 +49,7 @@ class Spares:
         workers = self._kept.get(key, [])
         while workers:
             worker = workers.pop()
-            if worker.guest.exit_code is None and not self._old(worker):
+            if worker.guest.exit_code is None and not self._old(worker) and not _stopped(worker):
                 return worker
             self.retire(worker)
         return None
@@ -86,6 +87,11 @@ class Spares:
     def _old(self, worker: Worker) -> bool:
         # Half of the life is left for calls, so that a spare is not retired after its first one.
         return trio.current_time() - worker.launched_at > self.max_age_seconds / 2
+
+
+def _stopped(worker: Worker) -> bool:
+    """Return whether a signal stopped it: user code may have sent one to all processes of its user."""
+    return worker.guest.pid is not None and proc.stopped(worker.guest.pid)
 
 
 @define(eq=False)
@@ -171,6 +177,9 @@ class Fleet:
             now = trio.current_time()
             phases.start, phases.load = min(started, now) - began, max(0.0, now - started)
             imported.log(str(pool.module.ref), worker.guest.name)
+        footprint = worker.footprint
+        footprint.start_seconds = max(footprint.start_seconds, phases.start + phases.load)
+        footprint.measure(worker.guest, worker.calls)
         load = round(phases.load, 4)
         log.info("worker started", module=str(pool.module.ref), pid=ready.pid, python=ready.python, load=load)
         self.spares.refill(prepared)

@@ -11,7 +11,7 @@ import trio
 from attrs import define, evolve, field
 
 from actors.workers.build_log import BuildLog
-from protocol.errors import Failure
+from protocol.errors import ErrorKind, Failure
 from protocol.model import Isolation, Stream
 
 if TYPE_CHECKING:
@@ -130,6 +130,11 @@ class Pool:
         return self.module.spec.workers.min if self.served and not self.retired else 0
 
     @property
+    def was_unavailable(self) -> bool:
+        """Whether the last start failed for a reason outside of module and environment."""
+        return self.last_failure is not None and self.last_failure.kind is ErrorKind.UNAVAILABLE
+
+    @property
     def unused(self) -> bool:
         """Whether it has neither workers nor waiting callers."""
         return not self.own and not self.waiters
@@ -239,22 +244,16 @@ class Pool:
         """Remove idle workers that ended a moment ago: the tasks that tend them have not noticed yet."""
         self.idle[:] = [worker for worker in self.idle if worker.guest.exit_code is None]
 
-    def reuse(self) -> Worker:
-        """Return the most recently used idle worker; it is busy now."""
-        worker = self.idle.pop()
-        self.busy.add(worker)
-        return worker
-
     def reason(self, now: float) -> str:
         """Return why a caller waits."""
         if self.activity:
             return f"{self.activity} (for {now - self.activity_since:.1f} s)"
-        if self.busy:
+        if self.busy and not self.idle:
             workers = "its only worker is busy" if len(self.busy) == 1 else f"its {len(self.busy)} workers are busy"
             return f"{workers}; callers that wait: {len(self.waiters)}"
-        if self.starting:
+        if self.starting and not self.idle:
             workers = (
                 "a worker is being started" if self.starting == 1 else f"{self.starting} workers are being started"
             )
             return f"{workers}; callers that wait: {len(self.waiters)}"
-        return f"all workers of the kind are busy with other modules; callers that wait: {len(self.waiters)}"
+        return f"as many workers run as `max_workers` allows; callers that wait: {len(self.waiters)}"

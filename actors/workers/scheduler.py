@@ -1,10 +1,12 @@
-"""Capacity and turns of one kind: which waiting caller gets a worker next, and which workers are kept.
+"""Capacity and turns of one kind: which waiting caller gets a worker next, and which idle workers are kept.
 
+How many workers run at a time and how many are kept for later calls are two limits, the second one of memory.
 Synchronous: no tasks and no waits. Workers are started and retired by the two functions that it is given.
 """
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Collection
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -20,9 +22,16 @@ if TYPE_CHECKING:
     from actors.registry import Published
     from actors.workers.worker import Worker
     from config.settings import ExecutorSettings
+    from environments.limits import MachineMemory
 
 _TURN_SECONDS = 0.1
 """How long a module may continue with a worker while another module waits for it."""
+_KEPT_SHARE = 8
+"""Of the memory, one part in so many is for the idle workers of a kind where no setting says how much."""
+_FREE_SHARE = 16
+"""If less than one part in so many of the memory is free, idle workers are retired."""
+_KEPT_DESCRIPTORS = 16
+"""One idle worker is kept for so many descriptors that the runner may have; each needs five."""
 
 log = structlog.get_logger("executor")
 
@@ -32,8 +41,6 @@ class Step(Enum):
 
     REUSE = "reuse"
     SPAWN = "spawn"
-    EVICT = "evict"
-    """Retire an idle worker of another module, then spawn."""
     WAIT = "wait"
     REFUSE = "refuse"
     """Fail fast with the last start's failure: it happened a moment ago, and there is no worker to wait for."""
@@ -46,26 +53,21 @@ def next_step(
     starting: int,
     waiting: int,
     concurrency: int,
-    total: int,
     room: int,
-    evictable: bool,
     paused: bool,
 ) -> Step:
     """Return the step for the oldest waiting caller of a module.
 
-    `own` counts the module's workers (starting ones included), `waiting` its callers without a worker, `total` the
-    workers of the kind. `room` is the most workers that the kind may have, `evictable` whether another module has an
-    idle one, `paused` whether a start failed so recently that none is allowed.
+    `own` counts the module's workers (starting ones included), `waiting` its callers without a worker. `room` is how
+    many more workers of the kind may run, `paused` whether a start failed so recently that none is allowed.
     """
     if idle:
-        return Step.REUSE
+        return Step.REUSE if room > 0 else Step.WAIT
     if paused:
         return Step.WAIT if own else Step.REFUSE
-    if own >= concurrency or starting >= waiting:
+    if own >= concurrency or starting >= waiting or room <= 0:
         return Step.WAIT
-    if total < room:
-        return Step.SPAWN
-    return Step.EVICT if evictable else Step.WAIT
+    return Step.SPAWN
 
 
 def rank(pool: Pool, now: float) -> tuple[float, float]:
@@ -81,10 +83,85 @@ def rank(pool: Pool, now: float) -> tuple[float, float]:
 
 
 @define(eq=False)
+class Keeping:
+    """Which idle workers of a kind are kept.
+
+    As many workers as may run at a time are always kept, more as long as the idle ones have no more than
+    `kept_memory_bytes`. All are given up, the least valuable first, when the machine gets short of memory; but those of
+    `workers.min` are never.
+    """
+
+    settings: ExecutorSettings
+    memory: MachineMemory
+    retire: Callable[[Worker], None]
+    pools: dict[str, Pool]
+    evicted: int = field(default=0, init=False)
+    _total: int = field(init=False)
+    _most_bytes: int = field(init=False)
+    _most: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._total = self.memory.total()
+        most = self.settings.kept_memory_bytes
+        self._most_bytes = self._total // _KEPT_SHARE if most is None else most
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = (1 << 20 if files == resource.RLIM_INFINITY else files) // _KEPT_DESCRIPTORS
+
+    def kept_bytes(self) -> int:
+        """Return the memory of the idle workers."""
+        return sum(worker.footprint.memory_bytes for pool in self.pools.values() for worker in pool.idle)
+
+    def has_room(self) -> bool:
+        """Return whether one more worker may be kept."""
+        return self._surplus(1) <= 0 or (self.kept_bytes() < self._most_bytes and self._idle() < self._most)
+
+    def make_room(self, starting: int = 0) -> None:
+        """Retire the idle workers that are too many when `starting` more come."""
+        surplus, kept, idle = self._surplus(starting), self.kept_bytes(), self._idle()
+        while surplus > 0 and (kept > self._most_bytes or idle > self._most):
+            if (worker := self.evict()) is None:
+                return
+            surplus, kept, idle = surplus - 1, kept - worker.footprint.memory_bytes, idle - 1
+
+    def relieve(self) -> None:
+        """Measure the idle workers; retire some if the machine is short of memory."""
+        for pool in self.pools.values():
+            for worker in pool.idle:
+                worker.footprint.measure(worker.guest, worker.calls)
+        if self._idle():
+            short = self._total // _FREE_SHARE - self.memory.free()
+            while short > 0 and (evicted := self.evict()) is not None:
+                log.info("an idle worker is retired: memory is short", worker=evicted.guest.name)
+                short -= evicted.footprint.memory_bytes
+
+    def evict(self) -> Worker | None:
+        """Retire and return the idle worker that is the least valuable, if one may go.
+
+        A worker is worth the time of its start, and the less, the longer ago its last call was.
+        """
+        now = trio.current_time()
+        pools = [pool for pool in self.pools.values() if pool.idle and len(pool.idle) + len(pool.busy) > pool.fewest]
+        if not pools:
+            return None
+        pool = max(pools, key=lambda pool: (now - pool.idle[0].idle_since) / pool.idle[0].footprint.start_seconds)
+        worker = pool.idle.pop(0)
+        self.retire(worker)
+        self.evicted += 1
+        return worker
+
+    def _surplus(self, starting: int) -> int:
+        return sum(pool.own for pool in self.pools.values()) + starting - self.settings.max_workers
+
+    def _idle(self) -> int:
+        return sum(len(pool.idle) for pool in self.pools.values())
+
+
+@define(eq=False)
 class Scheduler:
     """The pools of one kind and their waiting callers."""
 
     settings: ExecutorSettings
+    memory: MachineMemory
     start: Callable[[Pool], None]
     """Starts a worker; its end is reported to `started`."""
     retire: Callable[[Worker], None]
@@ -92,17 +169,28 @@ class Scheduler:
     """By the digest of the module version."""
     waiting: int = field(default=0, init=False)
     """Callers without a worker, of all modules."""
+    working: int = field(default=0, init=False)
+    """Workers that run a call, or start."""
     closing: bool = field(default=False, init=False)
     """No more workers are handed out."""
     _published: Collection[str] = field(default=frozenset(), init=False)
     """Digests of the versions that calls can get."""
     _served: Collection[str] = field(default=frozenset(), init=False)
     """Digests of the versions used by calls that name none."""
+    keeping: Keeping = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.keeping = Keeping(self.settings, self.memory, self.retire, self.pools)
 
     @property
     def room(self) -> int:
-        """How many more workers the kind may have."""
-        return self.settings.max_workers - sum(pool.own for pool in self.pools.values())
+        """How many more workers of the kind may run."""
+        return self.settings.max_workers - self.working
+
+    def clear(self) -> None:
+        """Forget all workers; they have ended."""
+        self.pools.clear()
+        self.working = 0
 
     def pool(self, module: Published) -> Pool:
         """Return the pool of a module version."""
@@ -156,41 +244,28 @@ class Scheduler:
     def _serve(self, pool: Pool, now: float) -> bool:
         """Serve the oldest caller of a module; return whether anything could be done for it."""
         pool.forget_ended()
-        victim = self._evictable(pool)
         step = next_step(
             idle=len(pool.idle),
             own=pool.own,
             starting=pool.starting,
             waiting=len(pool.waiters),
             concurrency=pool.module.spec.concurrency,
-            total=sum(other.own for other in self.pools.values()),
-            room=self.settings.max_workers,
-            evictable=victim is not None,
+            room=self.room,
             paused=pool.pause(now) > 0,
         )
         if step is Step.REUSE:
             if now - pool.turn_at >= _TURN_SECONDS:
                 pool.turn_at = now
-            self._next(pool).wake(worker=pool.reuse())
+            self._next(pool).wake(worker=self.reuse(pool))
         elif step is Step.REFUSE:
             self._next(pool).wake(failure=pool.refusal(now))
-        elif step in (Step.SPAWN, Step.EVICT):
-            if step is Step.EVICT and victim is not None:
-                self.retire(victim.idle.pop(0))
+        elif step is Step.SPAWN:
+            self.keeping.make_room(1)
             pool.turn_at = now
             self.start(pool)
         else:
             return False
         return True
-
-    def _evictable(self, pool: Pool) -> Pool | None:
-        """Return the other module with the longest idle worker, never one that would fall below `workers.min`."""
-        others = (
-            other
-            for other in self.pools.values()
-            if other is not pool and len(other.idle) + len(other.busy) > other.fewest and other.idle
-        )
-        return min(others, key=lambda other: other.idle[0].idle_since, default=None)
 
     def _next(self, pool: Pool) -> Waiter:
         self.waiting -= 1
@@ -203,13 +278,32 @@ class Scheduler:
 
     # Workers
 
+    def reuse(self, pool: Pool) -> Worker:
+        """Return the most recently used idle worker of a module; it is busy now."""
+        worker = pool.idle.pop()
+        pool.busy.add(worker)
+        self.working += 1
+        return worker
+
+    def begin(self, pool: Pool) -> None:
+        """Count a start."""
+        pool.starting += 1
+        self.working += 1
+
+    def end(self, pool: Pool) -> None:
+        """Count a start no more; its result is for `started`."""
+        pool.starting -= 1
+        self.working -= 1
+
     def release(self, worker: Worker) -> None:
         """Take a worker back. Synchronous, so that it can be called while Cancelled propagates."""
         pool = self.pools.get(worker.module.digest) if worker.module else None
         if pool is None:
             self.retire(worker)
             return
-        pool.busy.discard(worker)
+        if worker in pool.busy:
+            pool.busy.remove(worker)
+            self.working -= 1
         now = trio.current_time()
         if not self.closing and pool.keeps(worker, now=now, max_age=self.settings.max_age_seconds):
             worker.idle_since = now
@@ -218,7 +312,7 @@ class Scheduler:
             self.retire(worker)
         if self.waiting:
             if pool.idle and self.waiting == len(pool.waiters):  # no other module wants it
-                self._next(pool).wake(worker=pool.reuse())
+                self._next(pool).wake(worker=self.reuse(pool))
             else:
                 self.pump()
 
@@ -234,6 +328,7 @@ class Scheduler:
                 self._take(pool, waiter).wake(failure=result, phases=phases)
         else:
             pool.busy.add(result)
+            self.working += 1
             if waiter := waiter or next(iter(pool.waiters), None):
                 self._take(pool, waiter).wake(worker=result, phases=phases)
             else:
@@ -248,7 +343,7 @@ class Scheduler:
             log.warning("an idle worker ended", module=str(pool.module.ref), exit_code=worker.guest.exit_code)
 
     def maintain(self) -> None:
-        """Retire workers that are too old or idle for too long, and forget the pools of old versions."""
+        """Retire workers that are too old, too many or idle for too long, and forget the pools of old versions."""
         now, settings = trio.current_time(), self.settings
         for digest, pool in list(self.pools.items()):
             for worker in pool.outlived(now, settings.idle_seconds, settings.max_age_seconds):
@@ -256,6 +351,8 @@ class Scheduler:
                 self.retire(worker)
             if pool.retired and pool.unused:
                 del self.pools[digest]
+        self.keeping.relieve()
+        self.keeping.make_room()
 
     def close(self) -> None:
         """Hand out no more workers; waiting callers get `shutdown`."""

@@ -71,7 +71,7 @@ class Starter:
     probing: Probing = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.scheduler = Scheduler(self.fleet.settings, self.start, self.fleet.retire)
+        self.scheduler = Scheduler(self.fleet.settings, self.fleet.limits.memory, self.start, self.fleet.retire)
         self.fleet.on_death = self.scheduler.forget
         self.probing = Probing(self.fleet.environment, self._usable)
 
@@ -83,7 +83,7 @@ class Starter:
         """Start a worker in a task of its own; without `cause` the oldest caller gets it, if there is one."""
         if self.fleet.nursery is None:
             return
-        pool.starting += 1
+        self.scheduler.begin(pool)
         if cause is not None:
             cause.caused = True
         if pool.prepared is not None:
@@ -106,7 +106,7 @@ class Starter:
             log.exception("a start failed inside the runner", module=str(pool.module.ref))
             result = Failure(ErrorKind.INTERNAL, "the worker could not be started; the runner's log has the reason")
         finally:
-            pool.starting -= 1
+            self.scheduler.end(pool)
             pool.activity = pool.activity if pool.starting else pool.building
         if isinstance(result, Failure):
             log.warning("a worker did not start", module=str(pool.module.ref), kind=result.kind, why=result.message)
@@ -143,8 +143,10 @@ class Starter:
         prepared = await self.builds.prepared(pool)
         try:
             return await self.fleet.start(pool, prepared, phases, cause)
-        except (StartError, OSError):
+        except (StartError, OSError) as problem:
             await self._mend(prepared)  # as a part of this start, so that it counts among the workers of the pool
+            if isinstance(problem, OSError) and (idle := self.scheduler.keeping.evict()) is not None:
+                await idle.end()  # the machine has no more processes, descriptors or memory for another one
             raise
 
     def build(self, pool: Pool) -> BuildLog:
@@ -180,14 +182,17 @@ class Starter:
 
     def _fill(self, pool: Pool) -> None:
         """Start workers up to the module's `workers.min`, as far as there is room."""
-        for _ in range(min(pool.missing(trio.current_time()), self.scheduler.room)):
-            self._begin(pool, None)
+        for _ in range(pool.missing(trio.current_time())):
+            if self.scheduler.room > 0 and self.scheduler.keeping.has_room():
+                self._begin(pool, None)
 
     def maintain(self) -> None:
         """Keep `workers.min` and the spares ready, and report the environments in use, so that `gc` keeps them."""
         for pool in self.scheduler.pools.values():
             if pool.fewest and pool.prepared is not None:
                 self._fill(pool)
+            elif pool.missing(trio.current_time()) and pool.was_unavailable and not pool.preparing.locked():
+                self.build_ahead([pool])
         self.fleet.spares.maintain()
         if not self.builds.running:  # the key of an environment being built is not known here yet
             keys = {pool.prepared.key for pool in self.scheduler.pools.values() if pool.prepared is not None}
@@ -197,7 +202,7 @@ class Starter:
         """Resume builds and callers that waited for the kind to be usable."""
         pools = self.scheduler.pools.values()
         for pool in pools:
-            if pool.last_failure is not None and pool.last_failure.kind is ErrorKind.UNAVAILABLE:
+            if pool.was_unavailable:
                 pool.started()
         self.build_ahead(pools)
         self.scheduler.pump()

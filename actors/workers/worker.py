@@ -19,6 +19,7 @@ from actors.workers.call import (
     printed_too_much,
 )
 from actors.workers.masking import MaskedLog
+from environments import proc
 from environments.base import ChannelClosedError
 from environments.limits import WATCH_SECONDS
 from environments.remedies import with_remedy
@@ -69,6 +70,26 @@ class _Channel:
 
 
 @define(eq=False)
+class Footprint:
+    """What an idle worker costs, and what another start would cost."""
+
+    start_seconds: float = 0.01
+    """The time that its start took."""
+    memory_bytes: int = 32 << 20
+    """The memory of its process that it shares with no other, as it was measured; a guess before that."""
+    peak_bytes: int = 0
+    """The peak of its last call, which counts for a container: questions to the engine take milliseconds."""
+    _measured: int = -1
+
+    def measure(self, guest: Guest, calls: int) -> None:
+        """Measure an idle worker, if it was called since the last time."""
+        if self._measured != calls:
+            self._measured = calls
+            private = 0 if guest.pid is None else proc.resident_bytes(guest.pid)
+            self.memory_bytes = private or self.peak_bytes or self.memory_bytes
+
+
+@define(eq=False)
 class Worker:
     """Owns a guest from its launch until nothing of it is left.
 
@@ -84,6 +105,7 @@ class Worker:
     hold: Hold | None = field(default=None, init=False)
     calls: int = field(default=0, init=False)
     idle_since: float = field(default=0.0, init=False)
+    footprint: Footprint = field(factory=Footprint, init=False)
     ended: bool = field(default=False, init=False)
     reusable: bool = field(default=True, init=False)
     over_limit: str | None = field(default=None, init=False)
@@ -93,8 +115,7 @@ class Worker:
     _killed: tuple[str, ...] = field(default=(), init=False)
     _log: EventLog | MaskedLog | None = field(default=None, init=False)
     _channel: _Channel = field(init=False)
-    _answered: str = field(default="", init=False)
-    """The id of the last answer."""
+    _answered: str = field(default="", init=False)  # the id of the last answer
 
     def __attrs_post_init__(self) -> None:
         self._channel = _Channel(self.guest, self.max_frame_bytes)
@@ -114,11 +135,9 @@ class Worker:
             await trio.sleep(WATCH_SECONDS)
 
     def _printed(self, stream: Stream, data: bytes) -> None:
-        if not data:
-            return
-        if self._log is not None:
+        if data and self._log is not None:
             self._log.write(stream, data)
-        else:
+        elif data:
             log.debug("output outside of an execution", worker=self.guest.name, stream=stream, bytes=len(data))
 
     def _drain(self) -> None:
@@ -245,6 +264,7 @@ class Worker:
         if log.exceeded:
             return printed_too_much(log, killed + await self.end())
         seconds, peak = answer.seconds, answer.peak_memory
+        self.footprint.peak_bytes = peak or 0
         if isinstance(answer, messages.Result):
             return Outcome(bytes(answer.value), seconds=seconds, killed=killed, peak_memory=peak)
         failure = failure_of(answer)

@@ -121,6 +121,7 @@ class ContainerGuest:
     max_frame_bytes: int
     name: str = field(init=False)
     """The name of the container."""
+    pid: int | None = field(default=None, init=False)
     out_of_memory: bool = field(default=False, init=False)
     exit_code: int | None = field(default=None, init=False)
     fault: Failure | None = field(default=None, init=False)

@@ -26,6 +26,7 @@ from attrs import frozen
 from config.units import format_size
 from environments import proc
 from environments.limits.cgroup import CONTROLLERS, Delegation, Files, remove_left_over
+from environments.limits.memory import MachineMemory
 
 _CPU_PERIOD_US = 100_000
 WATCH_SECONDS = 0.1
@@ -112,6 +113,7 @@ class LimitKeeper:
         self._count = 0
         groups = _own_groups() if groups is None else groups
         mounts = _mounts() if mounts is None else mounts
+        self.memory = MachineMemory.find(groups, mounts)
         self._delegation = None
         pids = [os.getpid()] if watcher is None else [os.getpid(), watcher]
         if "" in groups and "" in mounts:

@@ -72,8 +72,10 @@ class ProcessGuest:
         self._keep: frozenset[int] = frozenset()
         self._popen = popen
         self._channel = channel
-        self._poll = select.poll()
-        self._poll.register(channel, select.POLLIN)
+        self._spoken, self._printed = select.poll(), select.poll()
+        self._spoken.register(channel, select.POLLIN)
+        for fd in outputs:
+            self._printed.register(fd, select.POLLIN)
         self.outputs = outputs
         self._lifeline = lifeline
         self._pidfd = pidfd
@@ -115,7 +117,7 @@ class ProcessGuest:
 
     def drain(self, printed: Printed) -> None:
         """Read all output that is in the pipes now."""
-        if self.closed:
+        if self.closed or not self._printed.poll(0):  # one question where nothing was printed
             return
         for fd, stream in zip(self.outputs, Stream, strict=True):
             for _ in range(_DRAINED_READS):
@@ -166,7 +168,8 @@ class ProcessGuest:
 
     def has_spoken(self) -> bool:
         """Return whether there is something to receive from a guest that lives."""
-        return any(event == select.POLLIN for _, event in self._poll.poll(0))  # with POLLHUP at its end
+        found = self._spoken.poll(0)
+        return bool(found) and found[0][1] == select.POLLIN  # with POLLHUP at its end
 
     async def receive(self) -> bytes:
         """Wait for bytes of frames; never returns empty. Raises ChannelClosedError."""

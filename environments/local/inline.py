@@ -19,6 +19,9 @@ from environments.base import Availability, BuildWatch, Guest, Prepared
 from environments.local.process import ProcessTable
 from protocol.model import Kind
 
+GUEST_FILES = ("guest.py", "values.py")
+"""The files of the guest program, in `protocol`."""
+
 log = structlog.get_logger("launcher")
 
 
@@ -29,40 +32,53 @@ class Launcher:
     table: ProcessTable
     guest_dir: Path
     environ: Mapping[str, str]
-    _mark: tuple[int, int, int] | None = field(default=None, init=False)
-    """Size, time of change and number of the guest program's file, as it was when its content was right."""
+    _marks: list[tuple[int, int, int] | None] = field(factory=list, init=False)
+    """Size, time of change and number of each file of the guest program, as they were when its content was right."""
 
     @classmethod
     def install(cls, table: ProcessTable, data_dir: Path, environ: Mapping[str, str]) -> Launcher:
         """Copy the guest program to the data directory, by content, so that interpreters can cache its bytecode."""
-        source = _guest_source()
-        launcher = cls(table, data_dir.absolute() / "guest" / hashlib.sha256(source).hexdigest()[:16], environ)
-        launcher._write(source)
+        sources = _guest_sources()
+        content = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:16]
+        launcher = cls(table, data_dir.absolute() / "guest" / content, environ)
+        launcher._write(sources)
         return launcher
 
-    def _write(self, source: bytes) -> None:
-        """Have the guest program as `source`. Raises OSError."""
-        target = self.guest_dir / "guest.py"
-        try:
-            right = target.read_bytes() == source
-        except OSError:
-            right = False
-        if not right:
+    def _write(self, sources: Mapping[str, bytes]) -> None:
+        """Have the guest program as `sources`, all of its files or none. Raises OSError."""
+        if not self._holds(sources):
             if self.guest_dir.exists():
-                log.warning("the worker program is damaged; it is written again", path=str(target))
+                log.warning("the worker program is damaged; it is written again", path=str(self.guest_dir))
                 shutil.rmtree(self.guest_dir, ignore_errors=True)  # with the bytecode of another content
-            self.guest_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.guest_dir, delete=False) as file:
-                file.write(source)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(file.name, target)  # noqa: PTH105  (the name is a str)
-        self._mark = _mark_of(target)
+            self.guest_dir.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.guest_dir.parent) as folder:
+                whole = Path(folder) / "whole"
+                whole.mkdir()
+                for name, data in sources.items():
+                    with (whole / name).open("wb") as file:
+                        file.write(data)
+                        file.flush()
+                        os.fsync(file.fileno())
+                try:
+                    whole.rename(self.guest_dir)
+                except OSError:  # another runner has written it meanwhile
+                    if not self._holds(sources):
+                        raise
+        self._marks = self._found()
+
+    def _holds(self, sources: Mapping[str, bytes]) -> bool:
+        try:
+            return all((self.guest_dir / name).read_bytes() == data for name, data in sources.items())
+        except OSError:
+            return False
+
+    def _found(self) -> list[tuple[int, int, int] | None]:
+        return [_mark_of(self.guest_dir / name) for name in GUEST_FILES]
 
     def mend(self) -> None:
         """Have the guest program right, and its bytecode made again: a worker did not start. Raises OSError."""
         shutil.rmtree(self.guest_dir / "__pycache__", ignore_errors=True)
-        self._write(_guest_source())
+        self._write(_guest_sources())
 
     def argv(self, python: str, *flags: str) -> tuple[str, ...]:
         """Return the command that starts a guest, without the descriptors.
@@ -74,13 +90,13 @@ class Launcher:
 
     def launch(self, prepared: Prepared) -> Guest:
         """Start a guest. Raises OSError."""
-        if _mark_of(self.guest_dir / "guest.py") != self._mark:
-            self._write(_guest_source())
+        if self._found() != self._marks:
+            self._write(_guest_sources())
         return self.table.spawn(prepared.argv, prepared.environ)
 
 
-def _guest_source() -> bytes:
-    return files("protocol").joinpath("guest.py").read_bytes()
+def _guest_sources() -> dict[str, bytes]:
+    return {name: files("protocol").joinpath(name).read_bytes() for name in GUEST_FILES}
 
 
 def _mark_of(path: Path) -> tuple[int, int, int] | None:

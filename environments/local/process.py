@@ -32,17 +32,19 @@ log = structlog.get_logger("process")
 class ProcessTable:
     """All processes that this runner started; ending one also ends everything that it left."""
 
-    def __init__(self, work_dir: Path) -> None:
-        self._work_dir = work_dir
+    def __init__(self, work_dir: Path, short_dir: Path | None = None) -> None:
+        """Put the guests into `work_dir`; `short_dir` is a short path of it, for temporary files and sockets."""
+        self._work_dir, self._short_dir = work_dir, short_dir or work_dir
         self._known: set[int] = set()
         self._count = 0
         self.subreaper = proc.become_subreaper()
+        proc.allow_descriptors()
 
     def spawn(self, argv: Sequence[str], environ: Mapping[str, str]) -> ProcessGuest:
         """Start a guest. Synchronous on purpose: Popen on the main thread takes 0.4 ms.
 
         The numbers of the frame and lifeline descriptors are appended to `argv`, and the directory of the guest, which
-        is its HOME, TMPDIR and working directory: in a command it can be seen where those are hidden.
+        is its HOME, working directory and, by a short path, TMPDIR: in a command it can be seen where those are hidden.
         Raises OSError if it cannot be started; nothing is left open then.
         """
         self._count += 1
@@ -69,7 +71,7 @@ class ProcessTable:
                     pass_fds=(guest.fileno(), life_r),
                     start_new_session=True,
                     cwd=home,
-                    env={**environ, "HOME": home, "TMPDIR": home},
+                    env={**environ, "HOME": home, "TMPDIR": f"{self._short_dir}/{workdir.name}"},
                 )
             undo.callback(popen.wait)
             undo.callback(popen.kill)

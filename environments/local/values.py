@@ -1,4 +1,4 @@
-"""Values of in-process handlers as strict JSON, by the definition of the guest program for all other handlers."""
+"""Values of in-process handlers as strict JSON, by the definition for all other handlers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from protocol import guest
+from protocol import values
 
-_encode: Final[Callable[..., bytes]] = guest.encode_value
-_read: Final[Callable[[bytes], Any]] = guest.read_json
+_encode: Final[Callable[..., bytes]] = values.encode_value
+_read: Final[Callable[[bytes], Any]] = values.read_json
 
 
 class BadValueError(ValueError):
@@ -24,7 +24,7 @@ def encode_value(value: object, *, limit: int | None = None, root: str = "$") ->
     """Return strict JSON as at most `limit` bytes. Raises BadValueError with the path, from `root`."""
     try:
         return _encode(value, sys.maxsize if limit is None else limit, root)
-    except guest.BadOutput as problem:
+    except values.BadOutput as problem:
         raise BadValueError(problem.path, problem) from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import click
@@ -18,6 +19,7 @@ from config.load import Loaded
 from config.mistakes import ConfigError, did_you_mean
 from config.modules import ModuleSpec, spec_from_mapping
 from environments.base import Known, Managed, Stored
+from environments.installer import only_wheels
 from environments.store import Rules, Verdict, judge
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
@@ -110,6 +112,9 @@ def read_specs(loaded: Loaded) -> tuple[dict[str, ModuleSpec], dict[str, str]]:
         name = f"{version.module}@{version.version}"
         try:
             named[name] = spec_from_mapping({**version.spec, **_NO_CODE}, base=None, allow_path=False, checked=True)
+            if loaded.settings.executor.api_builds == "wheels":
+                with suppress(RunnerError):  # it has no environment now; that of another setting is named
+                    named[name] = only_wheels(named[name])
         except ConfigError as problem:
             unread[name] = str(problem)
     return named, unread

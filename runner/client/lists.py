@@ -8,7 +8,7 @@ from typing import TypeVar
 import click
 import msgspec
 
-from protocol.pages import MAX_PAGE
+from protocol.views import MAX_PAGE
 from runner.client.connection import Client, decode
 from runner.terminal import printable, show_table
 

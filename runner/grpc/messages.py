@@ -25,8 +25,8 @@ from protocol.events import (
     text_of,
 )
 from protocol.model import Attempt, Execution, Kind, Status, Stream
-from protocol.pages import DEFAULT_PAGE, MAX_PAGE
 from protocol.rpc.operato.runner import v1
+from protocol.views import DEFAULT_PAGE, MAX_PAGE
 from runner.api import module_fields
 from runner.grpc.codec import make
 

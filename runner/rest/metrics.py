@@ -86,6 +86,9 @@ class RunnerCollector(Collector):
         ]
         yield _gauge("operato_workers", "Workers by state; a busy worker runs an execution.", workers)
         yield _gauge("operato_spare_workers", "Started interpreters without a module.", each("spares"))
+        yield _gauge("operato_kept_memory_bytes", "Memory of idle workers.", each("kept_memory"))
+        evicted = "Idle workers retired for others, or because memory was short."
+        yield _counter("operato_workers_evicted", evicted, each("evicted"))
         yield _gauge("operato_callers_waiting", "Callers that wait for a worker.", each("waiting"))
         yield _counter("operato_workers_started", "Workers that were started, including spares.", each("started"))
         yield _counter("operato_workers_ended", "Workers that have ended, including spares.", each("ended"))

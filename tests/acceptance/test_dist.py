@@ -346,7 +346,7 @@ def test_the_contents_of_the_wheel(made: Made) -> None:
         names = set(wheel.namelist())
 
     source = {"protocol/SPEC.md", "protocol/executor.proto", "protocol/rpc/executor.binpb", "protocol/guest.py"}
-    assert names >= {*source, "protocol/relay.py", "runner/py.typed", "runner/commit.txt"}
+    assert names >= {*source, "protocol/relay.py", "protocol/values.py", "runner/py.typed", "runner/commit.txt"}
     top = {name.partition("/")[0] for name in names}
     assert top == {
         *("runner", "actors", "protocol", "environments", "config"),

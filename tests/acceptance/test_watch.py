@@ -117,10 +117,21 @@ interpreter, without capabilities."""
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Return a folder with a short path: multiprocessing makes sockets in that of the worker."""
-    folder = Path(tempfile.mkdtemp(prefix="operato-"))
+    """Return a folder with a long path, of which the runner makes a short one for the sockets of multiprocessing."""
+    top = Path(tempfile.mkdtemp())
+    top.chmod(0o755)
+    folder = top / ("long" * 25)
+    folder.mkdir(mode=0o700)
     yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    for link in links_to(folder):
+        link.unlink()
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def links_to(folder: Path) -> list[Path]:
+    """Return the short paths of folders in `folder`."""
+    links = [link for link in Path("/tmp").glob("operato-*") if link.is_symlink()]
+    return [link for link in links if link.readlink().is_relative_to(folder)]
 
 
 @pytest.fixture(params=["root", "ordinary"])
@@ -214,15 +225,18 @@ def test_the_next_runner_kills_the_processes_of_one_that_was_killed_with_its_wat
         server.stop(None)
         assert any("session" in name for name in living(found).values()), "there is nothing to show"
         (left,) = (home / "data" / "work").iterdir()
+        (link,) = links_to(home)
         copies.mkdir()
         (copies / "history.db").write_text("half")
 
         with running(home, modules_of("warm")) as following:
             assert not left.exists()
+            assert not link.is_symlink()
             assert not copies.exists()
             assert all(any(hidden in name for hidden in HIDDEN) for name in living(found).values()), living(found)
             assert "killed processes that a dead runner left" in (home / "log").read_text()
             assert following.stop() == 0
+        assert links_to(home) == []
 
 
 def test_the_processes_of_a_living_runner_are_spared(home: Path) -> None:

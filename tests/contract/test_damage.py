@@ -9,6 +9,7 @@ import pytest
 
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
+from tests.programs import FILES
 from tests.support import open_rig
 from tests.workers import chosen
 
@@ -43,11 +44,12 @@ async def test_code(rig, kind, damage):
     assert (await rig.call(module, 2)).value == 2
 
 
+@pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", [emptied, Path.unlink, lambda path: shutil.rmtree(path.parent)])
-async def test_the_worker_program(rig, damage):
+async def test_the_worker_program(rig, damage, file):
     module = await rig.publish(CODE, isolation=Isolation.FRESH)
     assert (await rig.call(module, 1)).value == 1
-    (program,) = (rig.path / "guest").rglob("guest.py")
+    (program,) = (rig.path / "guest").rglob(file)
     damage(program)
 
     assert (await rig.call(module, 2)).value == 2

@@ -162,8 +162,22 @@ async def test_workers_min(rig):
     await rig.wait_until(lambda: rig.inline.statistics().idle == 2, "the killed one is not replaced")
 
 
+async def test_workers_min_after_a_start_for_which_the_machine_had_no_room(tmp_path):
+    class Full(Breaking):
+        def launch(self, prepared):
+            self.launched += 1
+            if self.launched == 1:
+                raise OSError("no more processes")
+            return self.inner.launch(prepared)
+
+    async with open_rig(tmp_path / "rig", inline=Full) as rig:
+        await rig.publish(ECHO, workers=WorkersPolicy(min=1))
+
+        await rig.wait_until(lambda: rig.inline.statistics().idle == 1, "no worker is kept ready")
+
+
 async def test_workers_min_within_the_room_of_the_kind(tmp_path):
-    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+    async with open_rig(tmp_path / "rig", max_workers=1, kept_memory_bytes=0) as rig:
         module = await rig.publish(ECHO, workers=WorkersPolicy(min=2))
         await rig.wait_until(lambda: rig.inline.statistics().idle, "no worker is kept ready")
 
@@ -188,6 +202,17 @@ async def test_a_dead_spare_is_not_used(tmp_path):
         (spare,) = proc.children(os.getpid())
         os.kill(spare, signal.SIGKILL)
         os.waitid(os.P_PID, spare, os.WEXITED | os.WNOWAIT)
+
+        assert (await rig.call(module, 5)).value[1] == 5
+
+
+async def test_a_stopped_spare_is_not_used(tmp_path):
+    async with open_rig(tmp_path / "rig", spares=1) as rig:
+        module = await rig.publish(ECHO)
+        await rig.wait_until(lambda: rig.inline.statistics().spares == 1, "no spare is kept")
+        (spare,) = proc.children(os.getpid())
+        os.kill(spare, signal.SIGSTOP)
+        await rig.wait_until(lambda: proc.stopped(spare), "it is not stopped")
 
         assert (await rig.call(module, 5)).value[1] == 5
 
@@ -304,7 +329,7 @@ async def test_concurrency_bounds_the_workers_of_a_module(rig):
 
 
 async def test_one_place_for_two_modules(tmp_path):
-    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+    async with open_rig(tmp_path / "rig", max_workers=1, kept_memory_bytes=0) as rig:
         await rig.publish(ECHO, name="a")
         await rig.publish(ECHO + "  # b", name="b")
         a, b = rig.registry.snapshot.get("a"), rig.registry.snapshot.get("b")
@@ -325,12 +350,43 @@ async def test_one_place_for_two_modules(tmp_path):
 
 
 async def test_workers_min_is_not_evicted(tmp_path):
-    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
-        await rig.publish(ECHO, name="kept", workers=WorkersPolicy(min=1))
-        other = await rig.publish(ECHO + "  # other", name="other", queue_timeout=0.3)
+    async with open_rig(tmp_path / "rig", max_workers=1, kept_memory_bytes=0) as rig:
+        kept = await rig.publish(ECHO, name="kept", workers=WorkersPolicy(min=1))
+        others = [await rig.publish(ECHO + f"  # {n}", name=f"other-{n}") for n in range(2)]
         await rig.wait_until(lambda: rig.inline.statistics().idle, "no worker is kept ready")
 
-        assert (await rig.call(other)).kind is ErrorKind.OVERLOADED
+        for other in others:
+            assert (await rig.call(other, 1)).value[1] == 1
+        assert (await rig.call(kept)).phases.start == 0
+        assert rig.inline.statistics().evicted == 1
+
+
+async def test_workers_of_many_modules_are_kept(tmp_path):
+    """More than may run at a time."""
+    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+        modules = [await rig.publish(ECHO + f"  # {n}", name=f"m-{n}") for n in range(4)]
+        first = [(await rig.call(module)).pid for module in modules]
+
+        assert [(await rig.call(module)).pid for module in modules] == first
+        found = rig.inline.statistics()
+        assert (found.idle, found.started, found.evicted) == (4, 4, 0)
+        assert found.kept_memory > 4 << 20
+
+
+async def test_no_more_workers_run_than_may(tmp_path):
+    """Idle ones of other modules wait for their turn."""
+    async with open_rig(tmp_path / "rig", max_workers=1) as rig:
+        idle = await rig.publish(ECHO, name="idle", queue_timeout=0.2)
+        assert (await rig.call(idle, 1)).value[1] == 1
+        busy = await rig.publish("import time\ndef handler(path):\n    open(path, 'w'); time.sleep(60)", name="busy")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.call, busy, str(tmp_path / "runs"))
+            await rig.wait_until((tmp_path / "runs").exists, "it does not run")
+            refused = (await rig.call(idle)).failure
+            nursery.cancel_scope.cancel()
+
+    assert refused.kind is ErrorKind.OVERLOADED
+    assert "as many workers run as `max_workers` allows" in refused.message
 
 
 async def test_queue_timeout_says_what_it_waited_for(rig, hold):

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-import protocol
 from protocol import frames, messages
+from tests.programs import FILES, FOLDER
 from tests.pythons import PYTHONS
 
-GUEST = Path(protocol.__file__).with_name("guest.py")
 PATIENCE = 30
 
 
@@ -66,7 +65,8 @@ class Host:
 def host(request, tmp_path) -> Iterator[Host]:
     folder = tmp_path / "guest"
     folder.mkdir()
-    shutil.copy(GUEST, folder)
+    for name in FILES:
+        shutil.copy(FOLDER / name, folder)
     started = Host(PYTHONS[request.param], folder)
     started.version = request.param
     yield started

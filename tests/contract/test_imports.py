@@ -81,18 +81,19 @@ async def test_a_module_named_traceback_has_tracebacks(rig, isolation):
 OWN = {
     "guest.py": "me = 'guest'\n",
     "relay.py": "me = 'relay'\n",
+    "values.py": "me = 'values'\n",
     "asyncio.py": "me = 'asyncio'\n",
     "json.py": "me = 'json'\n",
     "linecache.py": "me = 'linecache'\n",
     "select/__init__.py": "me = 'select'\n",
     "sys/data.txt": "",
     "main.py": """
-import guest, relay, asyncio, json, linecache, select, functools, sys
+import guest, relay, values, asyncio, json, linecache, select, functools, sys
 def same(f): return functools.wraps(f)(lambda *a: f(*a))
 @same
 async def handler(input):
     assert input, sys.version
-    return [each.me for each in (guest, relay, asyncio, json, linecache, select)]
+    return [each.me for each in (guest, relay, values, asyncio, json, linecache, select)]
 """,
 }
 
@@ -100,7 +101,7 @@ async def handler(input):
 async def test_files_of_the_author_are_found_as_python_finds_them(rig, how, folder):
     module = await rig.publish(path=folder(OWN), **how)
 
-    assert (await rig.call(module, 1)).value == ["guest", "relay", "asyncio", "json", "linecache", "select"]
+    assert (await rig.call(module, 1)).value == ["guest", "relay", "values", "asyncio", "json", "linecache", "select"]
     failed = await rig.call(module, 0)
     assert failed.kind is ErrorKind.HANDLER_ERROR
     assert "in handler\n" in failed.failure.traceback
@@ -129,14 +130,14 @@ async def test_nothing_of_the_worker_program_is_seen(rig, how):
     def handler(input):
         main = sys.modules["__main__"]
         folders = [path for path in sys.path if os.path.exists(os.path.join(path, "guest.py"))]
-        return [name for name in ("guest", "relay") if name in sys.modules or hasattr(main, name)] + folders
+        return [name for name in ("guest", "relay", "values") if name in sys.modules or hasattr(main, name)] + folders
     """
     assert (await rig.run(code, **how)).value == []
 
 
 STANDS = r"""
 import json, os, sys
-sys.path.insert(0, sys.argv[1]); import guest; del sys.path[0], sys.modules["guest"]
+sys.path.insert(0, sys.argv[1]); import guest; del sys.path[0], sys.modules["guest"], sys.modules["values"]
 path = sys.path[:]
 def check(root, name):
     open(root + "/%s.py" % name, "w").write("me = 1")
@@ -145,7 +146,7 @@ def check(root, name):
     builtin = name in {*sys.builtin_module_names, *guest._FIRST}
     assert builtin or __import__(name).me == 1, "hidden"
     assert module.call(1, None, None) == 1
-    assert guest.nesting(b"[[]]") == 2
+    assert guest.values.nesting(b"[[]]") == 2
     assert guest.wants_context(__import__("functools").wraps(lambda i: 1)(lambda i, context: 1)) is False
     try: module.call(0, None, None)
     except ZeroDivisionError as problem: assert "in handler" in guest.describe(problem)[2], guest.describe(problem)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from config.modules.policies import WorkersPolicy
+from environments.leftovers import shortened
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
 from tests.support import open_rig
@@ -34,10 +34,11 @@ def warm(request):
 
 
 @pytest.fixture
-async def near(venvs, images, condas):
-    """Return a rig with a short path: multiprocessing puts sockets into TMPDIR, whose paths have at most 107 bytes."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        async with open_rig(Path(folder), venvs=venvs, images=images, condas=condas) as rig:
+async def near(tmp_path, venvs, images, condas):
+    """Return a rig below a long path: multiprocessing puts sockets into TMPDIR, whose paths have at most 107 bytes."""
+    path = tmp_path / ("long" * 30)
+    with shortened(path / "work") as short:
+        async with open_rig(path, venvs=venvs, images=images, condas=condas, short=short) as rig:
             yield rig
 
 

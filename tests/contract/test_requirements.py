@@ -6,18 +6,22 @@ import io
 import json
 import ssl
 import subprocess
+import tarfile
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 
 from actors.system import Surroundings, open_environments
 from config.load import base_environment, installer_environment, secret_values
 from config.modules import ModuleSpec
+from config.modules.policies import WorkersPolicy
 from config.settings import Settings, StoreSettings
 from environments.base import Managed
+from environments.installer import only_wheels
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
 from tests import engines
@@ -38,6 +42,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
         wheel.writestr("tinyx-1.0.dist-info/RECORD", "")
     return name
 """
+PKG_INFO = "Metadata-Version: 2.1\nName: tinyx\nVersion: 1.0\n"
 PROJECT = """
 [build-system]
 requires = []
@@ -114,6 +119,71 @@ async def test_what_is_no_repository_is_said_before_anything_is_built(rig, tmp_p
     assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
     assert "nothing" in failure.message
     assert rig.executors[kind].environment.store.builds == 0
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """Return the only folder with packages: it has the sources of one, whose build writes a file."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    files = {"pyproject.toml": PROJECT, "tinyx.py": "V = 'built'\n", "PKG-INFO": PKG_INFO}
+    files["backend.py"] = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n{BACKEND}"
+    with tarfile.open(folder / "tinyx-1.0.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"tinyx-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    monkeypatch.setenv("UV_FIND_LINKS", str(folder))
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_NO_CACHE", "1")
+    return folder
+
+
+@pytest.mark.parametrize("kind", [Kind.VENV, Kind.CONDA])
+async def test_modules_of_the_api_install_wheels_only_if_the_operator_says_so(tmp_path, sources, kind, request):
+    how = {"env": kind, "requirements": ("tinyx",)}
+    if kind is Kind.CONDA:
+        how["channels"] = (request.getfixturevalue("channel"),)
+    async with open_rig(tmp_path / "rig", api_builds="wheels") as rig:
+        module = await rig.publish(CODE, workers=WorkersPolicy(min=0), **how)
+        registered = attrs.evolve(module, trusted=False, digest="registered")
+        executor = rig.executors[kind]
+        await rig.wait_until(lambda: executor.statistics().built == 1, "the operator's module is not built")
+        assert (tmp_path / "ran").exists()
+        (tmp_path / "ran").unlink()
+
+        failure = (await rig.call(registered)).failure
+        assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
+        assert "tinyx" in failure.message
+        assert "setting `api_builds`" in failure.message
+        if kind is Kind.VENV:
+            with pytest.raises(RunnerError, match=r"(?s)tinyx.*setting `api_builds`"):
+                await executor.lock(registered)
+
+        make_wheel(sources, "tinyx")
+        again = attrs.evolve(registered, digest="again")
+        assert "has no attribute 'V'" in (await rig.call(again)).failure.message, "it is not that of the wheel"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x @ git+https://example.org/x", "git+https://example.org/x", "x @ https://example.org/x-1.tar.gz ; extra == 'a'"],
+)
+def test_what_is_no_wheel_is_refused_by_name(line):
+    spec = ModuleSpec("m", Kind.VENV, code=CODE, requirements=("y==1", line))
+
+    with pytest.raises(RunnerError) as raised:
+        only_wheels(spec)
+    assert line in raised.value.failure.message
+    assert raised.value.failure.field == "requirements"
+
+
+def test_wheels_are_allowed():
+    lines = ("y==1", "x @ https://example.org/x-1-py3-none-any.whl#sha256=00", "z>=2; python_version > '3'")
+
+    assert only_wheels(ModuleSpec("m", Kind.VENV, requirements=lines)).requirements == ("--only-binary :all:", *lines)
+    assert only_wheels(ModuleSpec("m", Kind.VENV)).requirements == ()
 
 
 @pytest.mark.parametrize("kind", [Kind.VENV, Kind.CONDA])

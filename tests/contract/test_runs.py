@@ -257,7 +257,7 @@ async def test_cancel_in_every_other_state(tmp_path, state):
             first = (await service.submit(ANYBODY, "held", b'"/nowhere"')).id
             await printed(service, first)
         name = (await service.submit(ANYBODY, "m", b"null")).id
-        reasons = {"starting": "importing", "waiting for a worker": "busy with other", "between attempts": "attempt 2"}
+        reasons = {"starting": "importing", "waiting for a worker": "`max_workers`", "between attempts": "attempt 2"}
         live = service.runs.find(name)
         await wait_until(lambda: live.waiting and reasons[state] in live.waiting.reason, lambda: str(live.waiting))
         cancelled = await service.cancel(ANYBODY, name)

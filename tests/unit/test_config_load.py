@@ -116,9 +116,11 @@ def test_the_flat_names():
         "jwt_leeway": "auth.leeway_seconds",
         "roles_claim": "auth.roles_claim",
         "max_workers": "executor.max_workers",
+        "kept_memory": "executor.kept_memory_bytes",
         "max_waiting": "executor.max_waiting",
         "max_queued": "executor.max_queued",
         "max_builds": "executor.max_builds",
+        "api_builds": "executor.api_builds",
         "spares": "executor.spares",
         "idle": "executor.idle_seconds",
         "max_age": "executor.max_age_seconds",
@@ -481,5 +483,5 @@ def test_only_one_module_reads_the_environment():
 
     readers = [str(file.relative_to(ROOT)) for file in files if reads_the_environment(file)]
 
-    programs = ("protocol/guest.py", "protocol/relay.py")
+    programs = ("protocol/guest.py", "protocol/relay.py", "protocol/values.py")
     assert [name for name in readers if name not in programs] == ["config/load.py"]

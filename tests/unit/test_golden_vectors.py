@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from protocol import frames, guest, messages
+from protocol import frames, messages
+from tests.programs import guest, values
 
 SPEC = Path(__file__).parents[2] / "protocol" / "SPEC.md"
 PID = 4242
@@ -151,7 +152,7 @@ def converse(monkeypatch, source, host):
     stub(monkeypatch, sys, path=[], modules=modules, version_info=(3, 11, 7))
     stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
     monkeypatch.setattr(guest, "peak_memory", lambda: 12_582_912)
-    monkeypatch.setattr(guest, "open_peak", lambda: None)
+    monkeypatch.setattr(guest.Memory, "forget", lambda _: None)
     monkeypatch.setattr(guest, "_LIBC", types.SimpleNamespace(fflush=lambda _: 0))
     monkeypatch.setattr(SourceFileLoader, "get_code", lambda self, _: compile(source, self.path, "exec"))
     ours, theirs = socket.socketpair()
@@ -217,11 +218,11 @@ def default_of(field):
 def test_the_limits_are_the_same_on_both_sides():
     assert guest.PROTOCOL_VERSION == messages.PROTOCOL_VERSION
     assert guest.HEADER_BYTES == frames.HEADER_BYTES
-    assert guest.MAX_DEPTH == messages.MAX_DEPTH
+    assert values.MAX_DEPTH == messages.MAX_DEPTH
 
 
 def test_the_limits_are_as_written():
     limits = "\n".join(" ".join(row) for row in rows("Limits"))
 
-    for number in (guest.MAX_DEPTH, guest.MAX_TEXT, guest.MAX_TRACEBACK, guest.MAX_TEXT // 4, guest.MAX_PATH):
+    for number in (values.MAX_DEPTH, values.MAX_TEXT, guest.MAX_TRACEBACK, values.MAX_TEXT // 4, values.MAX_PATH):
         assert f"{number:,}" in limits

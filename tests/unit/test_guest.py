@@ -20,10 +20,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol import frames, guest, messages
-from protocol.guest import BadOutput, LoadError, converted, describe, encode_value, wants_context
+from protocol import frames, messages
+from tests.programs import FILES, FOLDER, guest, values
 from tests.pythons import PYTHONS
 from tests.values import CONVERTED, REFUSED, SETUP
+
+BadOutput, converted, encode_value = values.BadOutput, values.converted, values.encode_value
+LoadError, describe, wants_context = guest.LoadError, guest.describe, guest.wants_context
 
 same_each_time = settings(derandomize=True, deadline=None)
 
@@ -61,18 +64,18 @@ def test_what_json_can_say(value, data):
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_table_of_values_under_every_python(python):
     """Every Python converts and refuses the same values, with the same paths and reasons."""
-    path = Path(guest.__file__)
+    path = Path(values.__file__)
     code = f"""
 import importlib.util, json, sys
-spec = importlib.util.spec_from_file_location("guest", {str(path)!r})
-guest = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(guest)
+spec = importlib.util.spec_from_file_location("values", {str(path)!r})
+values = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(values)
 exec(json.loads(sys.argv[1]), globals())
 answers = []
 for source in json.loads(sys.argv[2]):
     try:
-        answers.append([guest.encode_value(eval(source)).decode(), None])
-    except guest.BadOutput as problem:
+        answers.append([values.encode_value(eval(source)).decode(), None])
+    except values.BadOutput as problem:
         answers.append([problem.path, str(problem)])
 print(json.dumps(answers))
 """
@@ -98,14 +101,14 @@ def deep(levels, *, of=list):
 
 
 @pytest.mark.parametrize("of", [list, dict])
-@pytest.mark.parametrize("levels", [guest.MAX_DEPTH + 1, 900, 100_000])
+@pytest.mark.parametrize("levels", [values.MAX_DEPTH + 1, 900, 100_000])
 def test_nesting_is_limited_alike_on_every_python(levels, of):
-    deepest = encode_value(deep(guest.MAX_DEPTH, of=of))
+    deepest = encode_value(deep(values.MAX_DEPTH, of=of))
 
     assert bytes(messages.check_json(deepest)) == deepest
-    with pytest.raises(BadOutput, match=f"nested too deeply; the limit is {guest.MAX_DEPTH} levels") as caught:
+    with pytest.raises(BadOutput, match=f"nested too deeply; the limit is {values.MAX_DEPTH} levels") as caught:
         encode_value(deep(levels, of=of))
-    assert len(caught.value.path) <= guest.MAX_PATH + 3
+    assert len(caught.value.path) <= values.MAX_PATH + 3
     assert caught.value.path.endswith("...")
 
 
@@ -134,12 +137,12 @@ def test_what_is_said_of_a_bad_value_is_short_and_can_be_sent():
     odd = {"k" * 2_000_000: {"\U0001f600" * 100: [{1j}] * 100}}
     with pytest.raises(BadOutput) as caught:
         encode_value(odd)
-    assert len(caught.value.path) <= guest.MAX_PATH + 3
+    assert len(caught.value.path) <= values.MAX_PATH + 3
 
     huge = type("T" * 100_000, (), {})()  # an object
     with pytest.raises(BadOutput) as caught:
         encode_value(huge)
-    assert len(str(caught.value)) == guest.MAX_TEXT
+    assert len(str(caught.value)) == values.MAX_TEXT
 
 
 json_values = st.recursive(
@@ -167,7 +170,7 @@ def test_values_come_back_the_same(value):
 @same_each_time
 @given(json_values)
 def test_a_plain_value_is_written_by_json_alone(value):
-    assert guest.is_plain(value)
+    assert values.is_plain(value)
     assert encode_value(value) == json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -178,7 +181,7 @@ def test_a_value_counts_as_plain_only_if_json_writes_it_alike(source):
     exec(SETUP, names)
     value = eval(source, names)
     for around in (value, [value], {"a": [1, (value,)]}, {1: value}, [{"a": 1}, {"b": value}]):
-        if guest.is_plain(around):
+        if values.is_plain(around):
             assert json.loads(json.dumps(around)) == converted(around)
         assert json.loads(encode_value(around)) == converted(around)
 
@@ -202,10 +205,10 @@ def test_objects_of_attrs_and_pydantic_are_converted():
 
 NUMPY = """
 import numpy as np
-def check(value, expected): assert guest.encode_value(value).decode() == expected, (value, expected)
+def check(value, expected): assert values.encode_value(value).decode() == expected, (value, expected)
 def refuse(value, text):
-    try: made = guest.encode_value(value)
-    except guest.BadOutput as problem: assert str(problem.path + ": " + str(problem)).startswith(text), problem
+    try: made = values.encode_value(value)
+    except values.BadOutput as problem: assert str(problem.path + ": " + str(problem)).startswith(text), problem
     else: raise AssertionError(made)
 check({"ok": np.float64(1) > 0, np.int64(3): np.float32(0.5), np.str_("k"): np.str_("x")},
       '{"ok":true,"3":0.5,"k":"x"}')
@@ -224,7 +227,7 @@ refuse({np.int64(1): 1, "1": 2}, "$: two keys,")
 
 def test_values_of_numpy():
     """With every Python that has it; the names of its types are all that the guest knows of it."""
-    code = f"import sys; sys.path.insert(0, {str(Path(guest.__file__).parent)!r}); import guest\n" + NUMPY
+    code = f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import values\n" + NUMPY
     found = [path for path in PYTHONS.values() if run_python(path, "import numpy").returncode == 0]
     if not found:
         pytest.skip("no Python here has numpy")
@@ -422,7 +425,7 @@ def test_everything_is_cut_to_its_limit():
 
     kind, message, text = describe(caught(raiser(LongError("m" * 1_000_000))))
 
-    assert (len(kind), len(message)) == (guest.MAX_PATH, guest.MAX_TEXT)
+    assert (len(kind), len(message)) == (values.MAX_PATH, values.MAX_TEXT)
     assert guest.MAX_TRACEBACK <= len(text) <= guest.MAX_TRACEBACK + 10
     assert text.startswith("Traceback")
     assert text.endswith("m\n"), "the end of a traceback says what happened"
@@ -465,11 +468,11 @@ def test_an_endless_recursion():
 
 
 def test_a_failure_fits_into_the_smallest_frame():
-    fields = {"message": "\udc80" * guest.MAX_TEXT, "traceback": "\U0001f600" * guest.MAX_TRACEBACK, "error_type": "E"}
+    fields = {"message": "\udc80" * values.MAX_TEXT, "traceback": "\U0001f600" * guest.MAX_TRACEBACK, "error_type": "E"}
 
     assert json.loads(guest.failed(1 << 24, **fields)) == fields
     small = guest.failed(1024, **fields)
-    assert json.loads(small) == {"message": "\udc80" * guest.MAX_PATH, "traceback": "", "error_type": "E"}
+    assert json.loads(small) == {"message": "\udc80" * values.MAX_PATH, "traceback": "", "error_type": "E"}
     assert len(small) < 65_536
 
 
@@ -631,7 +634,7 @@ def test_text_of_progress_is_short_and_can_be_sent(context):
     context.progress(text="a\udc80")
     context.progress(text="\U0001f600" * 100_000)
 
-    assert [message.text for message in said()] == ["a\\udc80", "\U0001f600" * (guest.MAX_TEXT // 4)]
+    assert [message.text for message in said()] == ["a\\udc80", "\U0001f600" * (values.MAX_TEXT // 4)]
 
 
 def test_progress_that_is_no_number_fails_in_the_handler_and_says_nothing(context):
@@ -697,26 +700,84 @@ def test_the_answer_is_found_without_pidfd(monkeypatch, child):
     assert guest.read_answer(reader, pid) is None
 
 
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Return a record of memory, its page faults, the readings of the kernel's, and the resets."""
+    memory, faults, read, resets = guest.Memory(), [0], [], []
+    monkeypatch.setattr(memory, "count", lambda: faults[0])
+    monkeypatch.setattr(memory, "reset", lambda: resets.append(1) or True)
+    monkeypatch.setattr(guest, "peak_memory", lambda: read.append(1) or 1000 * len(read))
+    yield memory, faults, read, resets
+    if memory.fd is not None:
+        os.close(memory.fd)
+
+
+def test_the_peak_is_read_again_only_when_memory_may_have_grown(memory):
+    memory, faults, read, resets = memory
+    memory.forget()
+    peaks = []
+    for grown in (0, 0, 0, 3, 0, 0, 1):
+        faults[0] += grown
+        peaks.append(memory.peak())
+        memory.forget()
+
+    assert peaks == [1000, 1000, 1000, 2000, 3000, 3000, 4000]
+    assert len(read) == 4
+    assert len(resets) == 3, "at the beginning, and after a call in which memory may have grown"
+
+
+def test_the_peak_of_a_fork_is_its_own(memory):
+    memory, _, read, _ = memory
+    memory.prepare()
+    held = bytearray(64 << 20)
+    del held
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            memory.begin()
+            kept = bytearray(16 << 20)
+            os.write(writer, b"%d" % memory.peak())
+            os._exit(len(kept) == 0)
+        finally:
+            os._exit(1)
+    os.waitpid(pid, 0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        found = int(file.read())
+
+    assert 16 << 20 < found < (16 << 20) + resident()
+    assert not read
+
+
+def resident():
+    """Return the resident memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") + (1 << 20)
+
+
 # -- the file --------------------------------------------------------------------------------------------------------
 
-SOURCE = Path(guest.__file__)
 
-
-def test_it_imports_the_standard_library_only():
-    tree = ast.parse(SOURCE.read_text())
+@pytest.mark.parametrize("file", [*FILES, "relay.py"])
+def test_it_imports_the_standard_library_only(file):
+    tree = ast.parse((FOLDER / file).read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
 
-    assert names <= sys.stdlib_module_names
+    assert names <= sys.stdlib_module_names | {"guest", "values"}
 
 
-def test_its_language_is_that_of_python_3_8():
-    ast.parse(SOURCE.read_text(), feature_version=(3, 8))
+@pytest.mark.parametrize("file", [*FILES, "relay.py"])
+def test_its_language_is_that_of_python_3_8(file):
+    ast.parse((FOLDER / file).read_text(), feature_version=(3, 8))
 
 
 def test_what_costs_time_is_not_imported_at_the_start():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import guest; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-ISc", code, SOURCE.parent], check=True, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-ISc", code, FOLDER], check=True, capture_output=True, text=True)
 
     assert (
         set(ran.stdout.split()) & {"asyncio", "inspect", "traceback", "typing", "subprocess", "tokenize", "logging"}

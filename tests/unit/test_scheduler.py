@@ -20,9 +20,7 @@ CALM = {
     "starting": 0,
     "waiting": 1,
     "concurrency": 2,
-    "total": 0,
     "room": 4,
-    "evictable": False,
     "paused": False,
 }
 
@@ -39,23 +37,48 @@ class Idle:
 
     module: object
     idle_since: float = 0.0
-    guest: object = SimpleNamespace(exit_code=None)
+    guest: object = SimpleNamespace(exit_code=None, name="1")
     reusable: bool = True
     calls: int = 0
     launched_at: float = 0.0
+    start_seconds: float = 0.1
+    memory_bytes: int = 10
+    measured: int = 0
+
+    @property
+    def footprint(self):
+        return self
+
+    def measure(self, _guest, _calls):
+        self.measured += 1
+
+
+@attrs.define
+class Memory:
+    """The memory of a machine."""
+
+    bytes: int = 1600
+    unused: int = 1600
+
+    def total(self):
+        return self.bytes
+
+    def free(self):
+        return self.unused
 
 
 class Kind:
     """A scheduler of the modules `a`, `b` and `c`; it records the starts and the retired workers."""
 
-    def __init__(self, room=4, **fields):
-        self.starts, self.retired = [], []
-        self.scheduler = Scheduler(ExecutorSettings(max_workers=room, max_age_seconds=1e9), self.start, self.retire)
+    def __init__(self, room=4, kept=0, **fields):
+        self.starts, self.retired, self.memory = [], [], Memory()
+        settings = ExecutorSettings(max_workers=room, max_age_seconds=1e9, idle_seconds=1e9, kept_memory_bytes=kept)
+        self.scheduler = Scheduler(settings, self.memory, self.start, self.retire)
         self.modules = {name: module(name, **fields) for name in "abc"}
         self.scheduler.publish("abc", "abc")
 
     def start(self, pool):
-        pool.starting += 1
+        self.scheduler.begin(pool)
         self.starts.append(pool.module.digest)
 
     def retire(self, of):
@@ -76,7 +99,7 @@ class Kind:
 
     def started(self, name, failure=None, cause=None):
         pool = self.pool(name)
-        pool.starting -= 1
+        self.scheduler.end(pool)
         self.scheduler.started(pool, failure or Idle(self.modules[name]), Phases(), cause)
 
 
@@ -90,8 +113,8 @@ class Kind:
         ({"own": 2}, Step.WAIT),
         ({"own": 1, "starting": 1}, Step.WAIT),
         ({"own": 1, "starting": 1, "waiting": 2}, Step.SPAWN),
-        ({"total": 4}, Step.WAIT),
-        ({"total": 4, "evictable": True}, Step.EVICT),
+        ({"room": 0}, Step.WAIT),
+        ({"room": 0, "idle": 1}, Step.WAIT),
     ],
 )
 def test_the_step_for_the_oldest_caller(changes, step):
@@ -140,12 +163,88 @@ async def test_the_longest_idle_worker_is_evicted():
     assert kind.starts == ["a"]
 
 
+async def test_a_worker_whose_start_took_long_is_evicted_later():
+    kind = Kind(room=2)
+    kind.idle("b", idle_since=1.0, start_seconds=1e9)
+    cheap = kind.idle("c", idle_since=2.0)
+    kind.wait("a")
+
+    assert kind.retired == [cheap]
+
+
 async def test_workers_min_is_not_evicted():
     kind = Kind(room=1, least=1)
     kind.idle("b")
-    waiter = kind.wait("a")
+    kind.wait("a")
 
-    assert (kind.starts, kind.retired, waiter.woken.is_set()) == ([], [], False)
+    assert (kind.starts, kind.retired) == (["a"], [])
+
+
+async def test_more_workers_are_kept_than_may_run():
+    """As long as the idle ones have no more memory than they may."""
+    kind = Kind(room=1, kept=20)
+    for name in "abcab":
+        waiter = kind.wait(name)
+        if not waiter.worker:
+            kind.started(name)
+        kind.scheduler.release(waiter.worker)
+    assert (kind.starts, kind.retired) == (["a", "b", "c"], [])
+
+    longest = kind.pool("c").idle[0]
+    longest.memory_bytes = 11
+    kind.scheduler.maintain()
+    assert kind.retired == [longest]
+
+
+async def test_as_many_workers_are_kept_as_may_run():
+    kind = Kind(room=2)
+    for name in "ab":
+        kind.idle(name, memory_bytes=1000)
+    kind.scheduler.maintain()
+
+    assert kind.retired == []
+
+
+async def test_idle_workers_do_not_run_beyond_the_limit():
+    kind = Kind(room=1, kept=100)
+    kind.idle("b")
+    first, second = kind.wait("a"), kind.wait("b")
+    kind.started("a")
+    assert second.worker is None
+    assert kind.scheduler.working == 1
+
+    kind.scheduler.release(first.worker)
+    assert second.worker is not None
+    assert (kind.scheduler.working, kind.retired) == (1, [])
+
+
+async def test_idle_workers_go_when_the_machine_is_short_of_memory():
+    """As many as give back what is missing, but none of `workers.min`."""
+    kind = Kind(kept=1000)
+    workers = [kind.idle("a", idle_since=float(number)) for number in range(4)]
+    kind.memory.unused = 100
+    kind.scheduler.maintain()
+    assert kind.retired == []
+    assert [worker.measured for worker in workers] == [1] * 4
+
+    kind.memory.unused = 85
+    kind.scheduler.maintain()
+    assert kind.retired == workers[:2]
+    assert kind.scheduler.keeping.evicted == 2
+
+    least = Kind(kept=1000, least=1)
+    least.idle("a")
+    least.memory.unused = 0
+    least.scheduler.maintain()
+    assert least.retired == []
+
+
+async def test_room_for_a_worker_that_no_caller_waits_for():
+    kind = Kind(room=2, kept=25)
+    for name in "aab":
+        assert kind.scheduler.keeping.has_room()
+        kind.idle(name)
+    assert not kind.scheduler.keeping.has_room()
 
 
 async def test_a_failure_goes_to_the_oldest_caller_only():

@@ -19,9 +19,9 @@ from config.code import entry, source
 from config.code.source import MAX_BYTES, check
 from config.mistakes import ConfigError, Wrong
 from config.modules.spec import spec_from_mapping
-from protocol import guest
 from tests.contract.test_guest_pythons import PYTHONS
 from tests.modules_file import load_modules
+from tests.programs import guest
 
 RUNNING = sys.version_info[:2]
 HIGHER, LOWER = (3, RUNNING[1] + 1), (3, RUNNING[1] - 1)

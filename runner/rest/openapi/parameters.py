@@ -15,7 +15,7 @@ from attrs import frozen
 
 from config.units import decimal, duration
 from protocol.errors import ErrorKind, error
-from protocol.pages import DEFAULT_PAGE, MAX_PAGE
+from protocol.views import DEFAULT_PAGE, MAX_PAGE
 
 MAX_EVENT: Final = 10**18 - 1
 

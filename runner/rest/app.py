@@ -1,6 +1,6 @@
 """The REST application: the endpoints on the runner itself, and all endpoints on their routes.
 
-Executing, preparing, uploads, streams, websockets, probes and metrics are served as plain ASGI, ahead of quart; quart
+Executing, submitting, preparing, uploads, streams, websockets, probes and metrics are served as plain ASGI, ahead of quart; quart
 serves the rest, and is imported at the first request for it.
 """
 
@@ -21,7 +21,14 @@ from runner.rest.openapi import OPERATIONS, Documents, docs_page, served
 from runner.rest.routing import Endpoints, Origins, Proxies, Site
 from runner.version import release
 
-_AHEAD: Final = (*batch.ENDPOINTS, executions.execute, modules.prepare, modules.upload, *streams.ENDPOINTS)
+_AHEAD: Final = (
+    *batch.ENDPOINTS,
+    executions.execute,
+    executions.submit,
+    modules.prepare,
+    modules.upload,
+    *streams.ENDPOINTS,
+)
 """Served ahead of quart: the hot path, and endpoints that read or send piece by piece."""
 _POLLED: Final = {"getHealth", "getReadiness", "getMetrics", "getIndex"}
 """Served ahead of quart too, which a runner that is only polled need not import."""

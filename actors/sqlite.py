@@ -34,6 +34,25 @@ def reason_of(problem: Exception) -> str:
     return getattr(original, "strerror", None) or str(original)
 
 
+def _lenient(text: bytes) -> str:
+    return text.decode(errors="replace")
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one that replaces it, or None without a file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_busy(problem: Exception) -> bool:
+    """Return whether a database could not be written because another process is writing."""
+    code = getattr(getattr(problem, "orig", problem), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def open_writer(
     path: Path, before: Iterable[str] = (), after: Iterable[str] = (), durable: Iterable[str] = WAL
 ) -> sqlite3.Connection:
@@ -54,6 +73,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """Open a database that exists; the connection cannot write. Raises `sqlite3.Error`."""
     uri = f"file:{quote(str(path))}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
+    connection.text_factory = _lenient  # a damaged text must not keep a whole page from being read
     _add_functions(connection)
     return connection
 

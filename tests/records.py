@@ -11,6 +11,7 @@ from attrs import evolve
 
 from actors.history.archive import INLINE_BYTES
 from actors.history.history import History
+from actors.journal.records import START_BYTES
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure
 from protocol.events import OutputEvent, encode_all
@@ -109,7 +110,13 @@ def rows(folder, sql="select * from executions order by id"):
 
 
 def segments(folder):
-    return sorted(folder.glob("journal/*"))
+    """Return the segments that have records."""
+    return sorted(path for path in folder.glob("journal/*") if len(written(path)) > START_BYTES)
+
+
+def written(path):
+    """Return the bytes of a segment without the reserved space behind its records."""
+    return path.read_bytes().rstrip(b"\0")
 
 
 def crashed(folder, to):

@@ -231,6 +231,7 @@ class LiveExecutions:
         del self.by_id[execution.id]
         if execution.idempotency_key is not None:
             self.by_key.pop(key_of(execution), None)
+        self.history.release(execution.id)
         if refusal is not None:
             live.refusal = refusal
             failure = refusal.failure

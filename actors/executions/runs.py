@@ -77,18 +77,28 @@ class Runs:
         Raises RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and
         recorded as cancelled before Cancelled is raised.
         """
+        self._admit()
         return await self._run(self._live.enter(module, execution, has_followers=False), raw)
 
     def start(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
         """Run an execution in a task of its own, independent of its callers; `wait_ended` returns it.
 
-        Raises RunnerError (`shutdown`).
+        Raises RunnerError (`shutdown`, and `unavailable` when its end could not be recorded).
         """
         if self._nursery is None or self.stopping:
             raise RunnerError(shutting_down())
+        self._admit()
         live = self._live.enter(module, execution)
         self._nursery.start_soon(self._run_alone, live, raw, name=f"run {execution.id}")
         return live
+
+    def _admit(self) -> None:
+        """Raise RunnerError while no end could be recorded, before a worker starts for nothing."""
+        try:
+            self.attempts.history.admit()
+        except RunnerError as problem:
+            self.tally.refuse(problem.failure.kind)
+            raise
 
     # Find
 

@@ -8,7 +8,7 @@ queries and rollups read, retention deletes.
 from actors.history.committer import HistoryStatistics
 from actors.history.history import History
 from actors.history.queries import Page, Query
-from actors.history.rollups import ModuleStats
 from actors.history.storage import LOST
+from actors.rollups import ModuleStats
 
 __all__ = ["LOST", "History", "HistoryStatistics", "ModuleStats", "Page", "Query"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import math
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -16,14 +16,15 @@ import sqlalchemy as sa
 import structlog
 import trio
 from attrs import define, field, frozen
-from sqlalchemy.pool import QueuePool, StaticPool
 
-from actors.history import retention, storage, tables
-from actors.history.journal import Entry, Journal, write_segment
+from actors.damage import is_damage
+from actors.history import queries, retention, storage, tables
+from actors.history.database import READERS, Database, database_path
 from actors.history.pending import Batch
 from actors.history.retention import Kept
 from actors.history.storage import Stored
-from actors.sqlite import TROUBLE, open_reader, open_writer, reason_of
+from actors.journal import Entry, Journal, Mark, write_segment
+from actors.sqlite import TROUBLE, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, error
 from protocol.model import Execution
@@ -33,9 +34,12 @@ log: Any = structlog.get_logger(__name__)
 
 INLINE_BYTES: Final = 256 * 1024
 """Larger records are encoded and written in a thread, so that they do not block the event loop."""
-READERS: Final = 4
+LEAST_FREE_BYTES: Final = 512 * 1024
+"""With less space on the disk no execution begins: the next commit would fail."""
 _MEASURE_SECONDS: Final = 1.0
-_WAL_BYTES: Final = 64 * 1024 * 1024
+_CHECK_SECONDS: Final = 0.1
+"""For the check of the database at the start; a large one is checked while the runner serves."""
+_LONG_CHECK_SECONDS: Final = 120.0
 
 
 @frozen
@@ -57,9 +61,18 @@ class Archive:
     size: int
     """Bytes of the database that hold something."""
     journal: Journal
+    damaged: set[str]
+    """The parts that were found damaged since the start: `history`, `journal`."""
+    checked: bool
+    """Whether the check of the database was completed at the start."""
     _settings: HistorySettings
     _database: Database
     _closer: ExitStack
+    full: str | None = None
+    """Why no end can be recorded but those that have a place."""
+    suspected: str | None = None
+    """What showed that the database is damaged; the next commit mends it."""
+    _told_rows: bool = False
     _measured: float = -math.inf
     # Threads of its own: work that fills Trio's common thread limit must not delay the record.
     _readers: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(READERS))
@@ -76,30 +89,91 @@ class Archive:
             opened = await trio.to_thread.run_sync(_open, settings, data_dir, now, past)
         return opened
 
-    async def append(self, entry: Entry) -> None:
-        """Write one journal record; does not checkpoint for a small one."""
+    async def append(self, entry: Entry) -> bool:
+        """Write one journal record, and return whether it is whole; does not checkpoint for a small one."""
         if _weight(entry.execution) <= INLINE_BYTES:
-            self.journal.append(entry)
-            return
+            return self.journal.append(entry)
         # A segment of its own: a failed write in a thread cannot damage records that the loop appends meanwhile.
         path = self.journal.next_path()
-        with trio.CancelScope(shield=True):
-            size = await trio.to_thread.run_sync(write_segment, path, entry, limiter=self._appenders)
-        self.journal.adopt(path, size)
+        work = partial(write_segment, path, entry, durable=self.journal.durable)
+        try:
+            with trio.CancelScope(shield=True):
+                size = await trio.to_thread.run_sync(work, limiter=self._appenders)
+        except OSError:
+            if self.journal.append_reduced(entry):
+                return False
+            raise
+        self.journal.adopt(path, size, entry.execution.id if entry.execution.status.final else "")
+        return True
+
+    async def sync(self) -> None:
+        """Bring the journal to the disk."""
+        fd = self.journal.sync()
+        if fd is not None:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_bring_to_disk, fd, limiter=self._appenders)
 
     async def commit(self, batch: Batch, *, again: bool) -> Stored:
         """Store a batch and delete the journal segments that it covers. `again`: the last attempt failed."""
-        segments = self.journal.rotate()
+        mark = self.journal.mark()
         measure = trio.current_time() > self._measured + _MEASURE_SECONDS
-        work = partial(_commit, self._database, batch, segments, again=again, measure=measure)
+        work = partial(_commit, self._database, batch, mark, again=again, measure=measure)
         # Shielded: the outcome of a started commit must be known. SQLite's busy timeout bounds it.
         with trio.CancelScope(shield=True):
             stored, size = await trio.to_thread.run_sync(work, limiter=self._writers)
         if size is not None:
             self.size, self._measured = size, trio.current_time()
-        self.journal.forget(segments)
+        self.journal.forget(mark)
         self.rows = stored.rows
+        if self.journal.lacks_spare:
+            await self.look()
         return stored
+
+    async def look(self) -> None:
+        """Find out whether more can be recorded: make what the journal lacks, and look at the files and the disk."""
+        try:
+            if self.journal.missing():
+                raise FileNotFoundError(errno.ENOENT, "files of the journal were deleted")
+            while self.journal.lacks_spare:
+                with trio.CancelScope(shield=True):
+                    spare = await trio.to_thread.run_sync(self.journal.make, limiter=self._appenders)
+                self.journal.add_spare(spare)
+            await trio.to_thread.run_sync(self._database.look, LEAST_FREE_BYTES, limiter=self._appenders)
+        except OSError as problem:
+            self._fill(reason_of(problem))
+        else:
+            if self.full is not None:
+                log.info("executions can be recorded again")
+            self.full = None
+
+    def _fill(self, reason: str) -> None:
+        if self.full is None:
+            log.error("no execution begins, as its end could not be recorded", reason=reason)
+        self.full = reason
+
+    def suspect(self, problem: Exception) -> bool:
+        """Return whether a failure shows damage of the database; then the next commit mends it."""
+        if not is_damage(problem):
+            return False
+        self.suspected = reason_of(problem)
+        return True
+
+    async def check(self) -> None:
+        """Check the whole database, in a thread, for at most two minutes."""
+        found = await trio.to_thread.run_sync(self._database.check, _LONG_CHECK_SECONDS, limiter=self._readers)
+        if found:
+            self.suspected = found
+        self.checked = found is not None
+
+    async def mend(self) -> None:
+        """Set the damaged database aside and go on with a fresh one that has what could be read."""
+        reason = self.suspected or ""
+        with trio.CancelScope(shield=True):
+            aside = await trio.to_thread.run_sync(self._database.mend, limiter=self._writers)
+        _tell_damage(aside, reason)
+        self.damaged.add("history")
+        self.suspected = None
+        self._measured = -math.inf
 
     async def retain(self, now: float, chunk: int) -> Kept:
         """Delete one chunk of executions that are too old or too many."""
@@ -111,7 +185,12 @@ class Archive:
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Return the result of `work` on a connection that cannot write. Cancellation waits for its end."""
-        return await trio.to_thread.run_sync(self._database.read, work, limiter=self._readers)
+        found, unreadable = await trio.to_thread.run_sync(self._database.read, _noting(work), limiter=self._readers)
+        if unreadable and not self._told_rows:
+            self._told_rows = True
+            self.damaged.add("history")
+            log.error("rows of the history cannot be read and are left out", first=unreadable[0])
+        return found
 
     async def aclose(self) -> None:
         """Close everything."""
@@ -119,65 +198,13 @@ class Archive:
             await trio.to_thread.run_sync(self._closer.close)
 
 
+def _tell_damage(aside: Path, reason: str) -> None:
+    remedy = "what could be read was copied into a fresh database"
+    log.error("the history database was damaged", reason=reason, kept=str(aside), remedy=remedy)
+
+
 def _weight(execution: Execution) -> int:
     return len(execution.input) + len(execution.result or b"") + len(execution.events)
-
-
-class Database:
-    """A SQLite file. Every method blocks; those that write are called one at a time, in any thread.
-
-    A single writer owns all checkpoints: this avoids the WAL-reset bug of SQLite before 3.51.3. Methods raise
-    `sqlalchemy.exc.SQLAlchemyError` and `OSError`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Open nothing yet; the file is made by the first write."""
-        self._path = path
-        self._writer = sa.create_engine("sqlite://", creator=self._connect_writer, poolclass=StaticPool)
-        self._reader = sa.create_engine(
-            "sqlite://", creator=lambda: open_reader(path), poolclass=QueuePool, pool_size=READERS, max_overflow=0
-        )
-
-    def _connect_writer(self) -> sqlite3.Connection:
-        # auto_vacuum counts only before the first table, so it comes first.
-        after = ("temp_store=memory", f"journal_size_limit={_WAL_BYTES}")
-        return open_writer(self._path, before=["auto_vacuum=incremental"], after=after)
-
-    def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Return the result of `work` on the write connection."""
-        with self._writer.connect() as link:
-            return work(link)
-
-    def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Return the result of `work` on one of `READERS` read-only connections, in one snapshot of the database."""
-        with self._reader.connect() as link:
-            # The driver begins no transaction for reading: each statement would see another state.
-            link.exec_driver_sql("begin")
-            return work(link)
-
-    def prepare(self) -> int:
-        """Make the schema where it is missing and return the highest revision ever stored; raises `RunnerError`."""
-        return self.write(lambda link: storage.prepare(link, self._path))
-
-    def renew(self) -> None:
-        """Replace the write connection, so that a fault of the old one, or of a replaced file, does not persist."""
-        self._writer.dispose()
-        self.prepare()
-
-    def close(self) -> None:
-        """Close all connections, the writer last: closing it empties the write-ahead log."""
-        self._reader.dispose()
-        self._writer.dispose()
-
-
-def database_path(url: str | None, data_dir: Path) -> Path:
-    """Return the database file; raises `RunnerError` (`unavailable`) for a URL that is not of a SQLite file."""
-    if url is None:
-        return data_dir / "history.db"
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
-        raise error(ErrorKind.UNAVAILABLE, "the history is kept in SQLite only: sqlite:///PATH", field="database")
-    return Path(str(parsed.database))
 
 
 @contextmanager
@@ -206,6 +233,16 @@ def locked(path: Path) -> Iterator[None]:
 # In threads
 
 
+def _noting(work: Callable[[sa.Connection], T]) -> Callable[[sa.Connection], tuple[T, list[str]]]:
+    """Return the work with, as its second result, what of the rows it could not read."""
+
+    def both(link: sa.Connection) -> tuple[T, list[str]]:
+        link.info.pop(queries.UNREADABLE, None)
+        return work(link), link.info.pop(queries.UNREADABLE, [])
+
+    return both
+
+
 def _open(settings: HistorySettings, data_dir: Path, now: float, past: Past | None) -> Archive:
     with ExitStack() as stack:
         try:
@@ -213,49 +250,77 @@ def _open(settings: HistorySettings, data_dir: Path, now: float, past: Past | No
             database = Database(database_path(settings.database, data_dir))
             stack.enter_context(locked(data_dir / "history.lock"))
             stack.callback(database.close)
-            journal = Journal(data_dir / "journal")
+            journal = Journal(data_dir / "journal", durable=settings.durability == "disk")
             stack.callback(journal.close)
-            revision = max(database.prepare(), _replay(database, journal)) + 1
+            damaged: set[str] = set()
+            revision, checked = _prepare(database, damaged)
+            revision = max(revision, _replay(database, journal, damaged)) + 1
             if past is None:
                 lost = database.write(lambda link: storage.mark_lost(link, now, revision))
                 past = Past(database.write(storage.queued), lost)
             rows, size = database.write(_measure)
+            with suppress(OSError):  # `look` reports it
+                journal.add_spare(journal.make())
         except TROUBLE as problem:
             message = f"the history in {data_dir} cannot be opened: {reason_of(problem)}"
             raise error(ErrorKind.UNAVAILABLE, message) from problem
         closer = stack.pop_all()
-    return Archive(past, revision, rows, size, journal, settings, database, closer)
+    return Archive(past, revision, rows, size, journal, damaged, checked, settings, database, closer)
+
+
+def _prepare(database: Database, damaged: set[str]) -> tuple[int, bool]:
+    """Open the database, mended if it is damaged; return its highest revision, and whether it was checked."""
+    try:
+        revision = database.prepare()
+        found = database.check(_CHECK_SECONDS)
+    except sa.exc.DatabaseError as problem:
+        if not is_damage(problem):
+            raise
+        found = reason_of(problem)
+    if not found:
+        return revision, found is not None
+    _tell_damage(database.mend(), found)
+    damaged.add("history")
+    return database.prepare(), True
 
 
 def _measure(connection: sa.Connection) -> tuple[int, int]:
     return tables.count_rows(connection), retention.size_of(connection)
 
 
-def _replay(database: Database, journal: Journal) -> int:
+def _replay(database: Database, journal: Journal, damaged: set[str]) -> int:
     """Store the records that only the segments have, and return the highest revision in them."""
 
     def store(entries: tuple[Entry, ...]) -> dict[str, str]:
-        return database.write(lambda link: storage.store(link, Batch(storage.newer(link, entries)))).refused
+        return database.write(
+            lambda link: storage.store(link, Batch(storage.newer(link, entries), all_known=True))
+        ).refused
 
     revision = 0
-    for path, segment in journal.replay(store):
+    for path, segment in journal.replay(store, database.write(tables.journal_position)):
         revision = max([revision, *(entry.revision for entry in segment.entries)])
         log.info("journal replayed", segment=path.name, executions=len(segment.entries), torn=segment.torn_bytes)
         if path.suffix == ".damaged":
             damage = [f"{part.start}-{part.end}: {part.reason}" for part in segment.damage]
             log.error("journal damaged: what cannot be read or stored is skipped", kept=str(path), damage=damage)
+            damaged.add("journal")
     return revision
 
 
-def _commit(
-    database: Database, batch: Batch, segments: tuple[Path, ...], *, again: bool, measure: bool
-) -> tuple[Stored, int | None]:
+def _commit(database: Database, batch: Batch, mark: Mark, *, again: bool, measure: bool) -> tuple[Stored, int | None]:
     """Commit, then delete the journal segments that this covers; return the database size too if `measure`."""
-    if again:
+    if again or database.replaced():
         database.renew()
-    stored = database.write(lambda link: storage.store(link, batch))
-    for path in segments:
+    stored = database.write(lambda link: storage.store(link, batch, mark))
+    for path in mark.closed:
         # A segment that cannot be deleted is replayed at the next start, which changes nothing.
         with suppress(OSError):
             path.unlink()
     return stored, database.write(retention.size_of) if measure else None
+
+
+def _bring_to_disk(fd: int) -> None:
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)

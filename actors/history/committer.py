@@ -5,6 +5,7 @@ Everything here runs on the event loop; the work on the disk is done by `Archive
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,22 +15,26 @@ from attrs import evolve, frozen
 
 from actors.history import retention
 from actors.history.archive import Archive
-from actors.history.journal import Entry
 from actors.history.pending import Batch, Pending
 from actors.history.retention import Pace
-from actors.sqlite import TROUBLE, reason_of
+from actors.journal import Entry
+from actors.sqlite import TROUBLE, is_busy, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, RunnerError, error
 
 log: Any = structlog.get_logger(__name__)
 
 GROUP_SECONDS: Final = 0.025
-"""A commit gathers rows for this long, and a running execution must be this old to be written: 50 ms together."""
+"""A running execution must be this old to be written, and its commit gathers more for as long: 50 ms together."""
+LAZY_SECONDS: Final = 0.25
+"""Ended executions, which the journal has, wait for so long unless a caller waits for their commit."""
+MANY_ROWS: Final = 1000
+"""So many do not wait."""
 WAIT_SECONDS: Final = 30.0
 """How long callers wait for room or for the disk."""
 FLUSH_SECONDS: Final = 10.0
 LIST_WAIT_SECONDS: Final = 1.0
-_BACKOFF: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_BACKOFF: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 @frozen
@@ -57,6 +62,10 @@ class HistoryStatistics:
     last_commit_seconds: float = 0.0
     last_error: str | None = None
     """Why the database cannot be written now; None while it can."""
+    refusing: str | None = None
+    """Why no execution may begin now; None while they may."""
+    damaged: tuple[str, ...] = ()
+    """The parts that were found damaged since the start, in order: `history`, `journal`."""
 
 
 class Committer:
@@ -75,14 +84,27 @@ class Committer:
         self._started = 0
         self._stored = 0
         self._take_all = False
+        self._oldest: float | None = None  # since when ended executions wait for a commit
+        self.failing = False
+        """The database cannot be written for another reason than that somebody else is writing."""
         self._closing = trio.Event()
         self._wake = trio.Event()  # there is something to store
         self._hurry = trio.Event()  # a caller waits for the next commit
         self._settled = trio.Event()  # the commit on its way has ended
+        self._mended = trio.Event()  # a damaged database was replaced
 
     def put(self, entry: Entry) -> None:
         """Add a recorded state to what is pending."""
         self.pending.put(entry)
+        self.gather()
+        if len(self.pending.done) == MANY_ROWS:
+            self._hurry.set()
+        self._wake.set()
+
+    def gather(self) -> None:
+        """Commit what is pending before long."""
+        if self._oldest is None:
+            self._oldest = trio.current_time()
         self._wake.set()
 
     def wake(self) -> None:
@@ -102,9 +124,12 @@ class Committer:
         await self._settled.wait()
 
     async def _wait_stored(self, number: int, seconds: float) -> bool:
-        """Wait for the commit with this number, or a later one that took over its rows; return whether it is stored."""
+        """Wait for the commit with this number, or a later one that took over its rows; return whether it is stored.
+
+        Returns early when the database cannot be written.
+        """
         with trio.move_on_after(seconds):
-            while self._stored < number:
+            while self._stored < number and not (self.failing and self._started >= number):
                 await self._settled.wait()
         return self._stored >= number
 
@@ -147,6 +172,7 @@ class Committer:
                     await self._closing.wait()
             else:
                 await self._wait_until_due()
+            await self._mend(archive)
             before = self.counted.committed
             failures = 0 if await self._commit(archive) else failures + 1
             if not failures:
@@ -166,11 +192,39 @@ class Committer:
                 await self._wake.wait()
         with trio.move_on_after(GROUP_SECONDS):
             await self._hurry.wait()
+        while not self._hurry.is_set() and (due := self._due_at()) > trio.current_time():
+            with trio.move_on_at(due):
+                await self._hurry.wait()
+
+    def _due_at(self) -> float:
+        """Return when the next commit is due unless somebody hurries; what waits for it may change meanwhile."""
+        due = math.inf if self._oldest is None else self._oldest + LAZY_SECONDS
+        for begun, _ in self.pending.begun.values():
+            return min(due, begun + 2 * GROUP_SECONDS)  # the oldest
+        return due if self.pending.due else -math.inf
+
+    async def _mend(self, archive: Archive) -> None:
+        """Replace a damaged database, and let those who wait for that go on."""
+        if archive.suspected is None:
+            return
+        try:
+            await archive.mend()
+        except TROUBLE as problem:
+            log.warning("the damaged history database cannot be replaced", reason=reason_of(problem))
+        mended, self._mended = self._mended, trio.Event()
+        mended.set()
+
+    async def wait_mended(self, seconds: float) -> None:
+        """Wait until a damaged database was replaced, or could not be, for at most so many seconds."""
+        self._wake.set()
+        self._hurry.set()
+        with trio.move_on_after(seconds):
+            await self._mended.wait()
 
     async def _commit(self, archive: Archive, *, everything: bool = False) -> bool:
         """Store what is due; return whether the database took it."""
         ripe = trio.current_time() - (0 if everything or self._take_all else GROUP_SECONDS)
-        self._take_all = False
+        self._take_all, self._oldest = False, None
         self._hurry = trio.Event()  # callers that hurry from now on wait for another commit
         self._started += 1
         number, stored, batch = self._started, False, self.pending.take(ripe)
@@ -182,8 +236,11 @@ class Committer:
             if self.counted.last_error is None:
                 log.warning("the history cannot be stored: journal and memory keep it", reason=reason_of(problem))
             self.counted = evolve(self.counted, last_error=reason_of(problem))
+            self.failing = not is_busy(problem) and not archive.suspect(problem)
         finally:
             self.pending.settle(stored=stored)
+            if not stored and self._oldest is None and self.pending.due:
+                self._oldest = trio.current_time()
             if stored:
                 self._stored = number
             settled, self._settled = self._settled, trio.Event()
@@ -197,6 +254,7 @@ class Committer:
             log.error("an execution cannot be stored and is dropped", execution=name, reason=why)
         for name, why in stored.refused_pieces.items():
             log.error("events cannot be stored and are dropped", execution=name, reason=why)
+        self.failing = False
         if again:
             log.info("the history is stored again", rows=len(batch.entries))
         counted = self.counted

@@ -4,60 +4,91 @@ Every call waits for its record, so `finish` writes one journal record (the page
 process) and returns; the row is stored by the next group commit, in a thread, over the only write connection. A commit
 deletes the journal segments that it covers. Events of running executions are stored by the same commits, without the
 journal.
+
+An execution begins only with a place in the journal for its end, so a full disk refuses calls before their handlers and
+never after them.
 """
 
 from __future__ import annotations
 
-import math
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
-import sqlalchemy as sa
+import structlog
 import trio
 from attrs import evolve
 
-from actors.history import queries, rollups
+from actors.history.answers import MEND_SECONDS, Answers
 from actors.history.archive import Archive, Past
-from actors.history.committer import Committer, HistoryStatistics, unavailable
-from actors.history.journal import Entry
-from actors.history.pieces import NOTHING, Piece, joined
-from actors.history.queries import Page, Query
-from actors.history.rollups import ModuleStats
+from actors.history.committer import HistoryStatistics, unavailable
+from actors.history.pieces import Piece
+from actors.journal import Entry
 from actors.sqlite import TROUBLE, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, RunnerError, error
-from protocol.model import Execution
+from protocol.model import Execution, Status
 
 T = TypeVar("T")
+LOOK_SECONDS: Final = 1.0
+"""How often the files and the space on the disk are looked at."""
+_RETRY_AFTER: Final = 5.0
+
+log: Any = structlog.get_logger(__name__)
 
 
-class History:
+class History(Answers):
     """The actor. Call all methods on the event loop; call them while `run` runs unless they say otherwise."""
 
     def __init__(self, settings: HistorySettings, data_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
         """Keep the record in `data_dir`; `clock` is the time of day, for retention and for lost executions."""
-        self._settings = settings
+        super().__init__(settings, clock)
         self._data_dir = data_dir
-        self._clock = clock
-        self._archive: Archive | None = None
         self._past: Past | None = None
-        self._committer = Committer(settings, clock)
-        self._pending = self._committer.pending
         self._revision = 0
         self._closed: trio.Event | None = None
 
     # Recording
 
+    def admit(self) -> None:
+        """Raise `RunnerError` (`unavailable`, with the reason) while no execution may begin."""
+        self._admitting()
+
+    def _admitting(self) -> Archive:
+        archive = self._opened()
+        refusing = self._refusing(archive)
+        if refusing is not None:
+            raise error(ErrorKind.UNAVAILABLE, f"nothing can be recorded: {refusing}", retry_after=_RETRY_AFTER)
+        return archive
+
+    def _refusing(self, archive: Archive) -> str | None:
+        if archive.full is not None:
+            return archive.full
+        return self._committer.counted.last_error if self._committer.failing else None
+
     def begin(self, execution: Execution) -> None:
         """Remember `execution` as running; never blocks. Its row is written within about 50 ms unless it ends first.
 
-        Raises `RunnerError` (`unavailable`) when the history is not open.
+        Its end has a place in the journal from now on, until `finish` or `release`. Raises `RunnerError`
+        (`unavailable`) when no space is left for one, or the history is not open: then its handler must not be called.
         """
-        self._opened()
+        archive = self._admitting()
+        self._claim(archive, execution)
         self._pending.begin(trio.current_time(), self._entry(execution))
         self._committer.wake()
+
+    def _claim(self, archive: Archive, execution: Execution) -> None:
+        try:
+            archive.journal.claim(execution.id)
+        except OSError as problem:
+            raise unavailable("written", reason_of(problem)) from problem
+
+    def release(self, name: str) -> None:
+        """Give back the place of an execution that has no end here; does nothing without one."""
+        if self._archive is not None:
+            self._archive.journal.release(name)
 
     def append(self, name: str, events: bytes, first_seq: int, forget: tuple[int, int] | None = None) -> None:
         """Add events of the running execution with the id `name`: a JSON array, the first with number `first_seq`.
@@ -68,7 +99,7 @@ class History:
         counted. An execution that has ended ignores further events.
         """
         self._pending.append(Piece(name, first_seq, events), forget)
-        self._committer.wake()
+        self._committer.gather()
 
     async def finish(self, execution: Execution) -> None:
         """Record the end of `execution`; when this returns the record survives `kill -9` (`disk`: power loss too).
@@ -80,36 +111,61 @@ class History:
         """
         archive, entry = self._opened(), self._entry(execution)
         try:
-            await self._append(archive, entry)
+            whole = await self._append(archive, entry)
         except RunnerError:
             if len(self._pending) < self._settings.max_pending:
                 # The caller gets an error, as the record is not safe; it may still reach the database.
                 self._committer.put(entry)
             raise
+        finally:
+            archive.journal.release(execution.id)
+        if not whole:
+            reason = "input, result and output are kept in memory only until the database can be written"
+            log.warning("the disk is full: an end is recorded without its payload", execution=execution.id, note=reason)
         self._committer.put(entry)
-        # Without `disk` the record is safe by now: this only slows callers down when the database is slow.
-        await (self._committer.wait_for_disk() if self.waits_for_disk else self._committer.wait_for_room())
+        if self.waits_for_disk:
+            await self._reach_disk(archive)
+        else:
+            # The record is safe by now: this only slows callers down when the database is slow.
+            await self._committer.wait_for_room()
+
+    async def _reach_disk(self, archive: Archive) -> None:
+        """Wait until the record is on the disk: in the database, or in the journal while the database fails."""
+        try:
+            await self._committer.wait_for_disk()
+        except RunnerError:
+            if not self._committer.failing:
+                raise
+            try:
+                await archive.sync()
+            except OSError as problem:
+                raise unavailable("written", reason_of(problem)) from problem
 
     async def submit(self, execution: Execution) -> None:
         """Record an accepted `execution` that is queued, or runs under an idempotency key, as safely as `finish`.
 
-        Raises `RunnerError` (`unavailable`) when it cannot be recorded, or when there is no room within 30 seconds.
+        One that runs has a place for its end from now on, as by `begin`. Raises `RunnerError` (`unavailable`) when it
+        cannot be recorded, or when there is no room within 30 seconds.
         Then, and after cancellation, nothing is recorded, with one exception: with durability `disk` the wait for the
         commit may time out or be cancelled after the record was made; the caller then ends the execution by `finish`.
         """
-        archive = self._opened()
+        archive = self._admitting()
         if not await self._committer.wait_for_room():
             reason = f"{len(self._pending)} rows wait for the database"
             raise unavailable("written", self._committer.counted.last_error or reason)
+        if execution.status is Status.RUNNING:
+            self._claim(archive, execution)
         entry = self._entry(execution)
         await self._append(archive, entry)
+        if execution.status is not Status.RUNNING:
+            archive.journal.release(execution.id)
         self._committer.put(entry)
         if self.waits_for_disk:
             await self._committer.wait_for_disk()
 
-    async def _append(self, archive: Archive, entry: Entry) -> None:
+    async def _append(self, archive: Archive, entry: Entry) -> bool:
         try:
-            await archive.append(entry)
+            return await archive.append(entry)
         except OSError as problem:
             raise unavailable("written", reason_of(problem)) from problem
 
@@ -121,90 +177,6 @@ class History:
     def _entry(self, execution: Execution) -> Entry:
         self._revision += 1
         return Entry(self._revision, execution)
-
-    def _opened(self) -> Archive:
-        if self._archive is None:
-            raise error(ErrorKind.UNAVAILABLE, "the history is not open", retry_after=1.0)
-        return self._archive
-
-    # Asking
-
-    async def get(self, name: str) -> Execution | None:
-        """Return the whole execution with this id in its latest state, or None.
-
-        A running execution has the events added by `append`. Raises `RunnerError` (`unavailable`) when the database
-        cannot be read. Cancellation waits for the end of the read.
-        """
-        await trio.lowlevel.checkpoint()
-        known = self._pending.find(name)
-        if known is not None and known.status.final:
-            return known
-        waiting = self._pending.pieces.find(name)
-        if known is not None and known.events != NOTHING:
-            waiting = (known.events, *waiting)
-        stored = await self._read(lambda link: queries.fetch(link, name, waiting))
-        latest = self._pending.find(name) or known
-        if latest is None or latest.status.final:
-            return latest or stored
-        return evolve(latest, events=joined(waiting) if stored is None else stored.events)
-
-    async def find_keyed(self, subject: str, module: str, key: str, since: float) -> Execution | None:
-        """Return a caller's newest execution of `module` with this idempotency key, whole, or None.
-
-        Only executions created at or after `since` (seconds since the epoch) count. Raises `RunnerError` as `get`.
-        Nothing is reserved: when two calls with one key both get None, the caller of this method must serialize them.
-        """
-        wanted = (subject, module, key)
-        waiting = self._pending.find_keyed(wanted)
-        stored = await self._read(lambda link: queries.find_keyed(link, wanted, since))
-        found = [execution for execution in (waiting, stored) if execution and execution.created_at >= since]
-        if not found:
-            return None
-        newest = max(found, key=lambda execution: (execution.created_at, execution.id))
-        # The copy in memory may have a later state.
-        return await self.get(newest.id) or newest
-
-    async def list(self, query: Query) -> Page:
-        """Return one page of executions, newest first, without input, result, traceback, events, failed attempts.
-
-        Executions recorded before the call are included, unless the database cannot be written now. A page with fewer
-        than `limit` executions, or none, may have a `next_cursor`: then the search continues there. Raises
-        `RunnerError`: `bad_input` for limit and cursor, `unavailable` as `get`.
-        """
-        await self._committer.catch_up()
-        return await self._read(lambda link: queries.page(link, query))
-
-    async def stats(self, module: str, *, since: float | None = None, until: float | None = None) -> ModuleStats:
-        """Return statistics of the executions of `module` that ended in `since` <= time < `until`; None is no bound.
-
-        Durations are within 2 %. The window is widened to whole spans of 5 minutes, of an hour where it is more than
-        2 days ago, and of a day after 60 days; the answer has the widened bounds. Executions that were deleted because
-        there were too many are counted too. Raises `RunnerError`: `bad_input` for a bound that is not a number,
-        `unavailable` as `get`.
-        """
-        for name, bound in (("since", since), ("until", until)):
-            if bound is not None and math.isnan(bound):
-                raise error(ErrorKind.BAD_INPUT, f"{name} must be a number of seconds since the epoch", field=name)
-        await self._committer.catch_up()
-        over = rollups.window(since, until, self._clock(), self._settings.retention_seconds)
-        total = await self._read(lambda link: queries.total(link, module, over.parts))
-        return rollups.summary(module, over, total)
-
-    def left(self) -> Past:
-        """Return the ids of the executions that the last runner left queued, and of those that it lost, oldest first.
-
-        Running executions were failed as `lost` when the history was opened; they keep their stored events. A retry
-        numbers its events from `events_count`, which is 1,000,000 above the next multiple of 1,000,000 over the highest
-        stored number: a reader may have seen events that were never stored, and no number may come twice.
-        """
-        return self._opened().past
-
-    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
-        archive = self._opened()
-        try:
-            return await archive.read(work)
-        except TROUBLE as problem:
-            raise unavailable("read", reason_of(problem)) from problem
 
     def statistics(self) -> HistoryStatistics:
         """Return the counters; cheap, at any time."""
@@ -218,6 +190,8 @@ class History:
             journal_bytes=0 if archive is None else archive.journal.size,
             rows=0 if archive is None else archive.rows,
             database_bytes=0 if archive is None else archive.size,
+            refusing="the history is not open" if archive is None else self._refusing(archive),
+            damaged=() if archive is None else tuple(sorted(archive.damaged)),
         )
 
     # The actor's own task
@@ -235,11 +209,31 @@ class History:
             self._archive, self._past = opened, opened.past
             # After a restart in the same process the memory may be ahead of the disk.
             self._revision = max(self._revision, opened.revision)
+            self._pending.expect((*opened.past.queued, *opened.past.lost))
             task_status.started()
-            await self._committer.work(opened)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, opened)
+                await self._committer.work(opened)
+                nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await self._shut()
+
+    async def _watch(self, archive: Archive) -> None:
+        """Check a large database once, and look at the files and the space on the disk until cancelled."""
+        if not archive.checked:
+            await self._check(archive)
+        while True:
+            await archive.look()
+            await trio.sleep(LOOK_SECONDS)
+
+    async def _check(self, archive: Archive) -> None:
+        try:
+            await archive.check()
+        except (*TROUBLE, sqlite3.Error) as problem:
+            log.warning("the history database cannot be checked", reason=str(problem))
+        if archive.suspected is not None:
+            await self._committer.wait_mended(MEND_SECONDS)
 
     async def aclose(self) -> None:
         """Stop `run`, if it runs, and wait until all is stored and closed; bounded as `run` says.

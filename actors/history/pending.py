@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from attrs import frozen
 
-from actors.history.journal import Entry
 from actors.history.pieces import Forgotten, Piece, Waiting
+from actors.journal import Entry
 from protocol.model import Execution
 
 Key = tuple[str, str, str]
@@ -19,6 +21,10 @@ class Batch:
     entries: tuple[Entry, ...] = ()
     pieces: tuple[Piece, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
+    known: frozenset[str] = frozenset()
+    """Ids of which the database may have an earlier state; others are looked up only if they are in the way."""
+    all_known: bool = False
+    """The database may have an earlier state of each."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to store."""
@@ -27,8 +33,8 @@ class Batch:
     def parts(self) -> list[Batch]:
         """Return one batch for each thing in this one, in their order."""
         return [
-            *(Batch(entries=(entry,)) for entry in self.entries),
-            *(Batch(pieces=(piece,)) for piece in self.pieces),
+            *(Batch(entries=(entry,), all_known=True) for entry in self.entries),
+            *(Batch(pieces=(piece,), all_known=True) for piece in self.pieces),
             *(Batch(forgotten=(gone,)) for gone in self.forgotten),
         ]
 
@@ -45,6 +51,8 @@ class Pending:
         self.done: dict[str, Entry] = {}
         self.taken: dict[str, Entry] = {}
         self.pieces = Waiting(most_pieces)
+        self._stored: set[str] = set()
+        """Ids that the database may have in an earlier state."""
         self._keyed: dict[Key, set[str]] = {}
 
     def __len__(self) -> int:
@@ -78,6 +86,10 @@ class Pending:
             self.begun[name] = (now, entry)
         self._remember_key(entry.execution)
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Note that the database has earlier states of executions."""
+        self._stored.update(names)
+
     def put(self, entry: Entry) -> None:
         """Add a recorded state, the newest of its execution."""
         self.begun.pop(entry.execution.id, None)
@@ -108,7 +120,8 @@ class Pending:
             begun = self.begun.pop(piece.name, None)
             if begun is not None:
                 self.taken[piece.name] = begun[1]
-        return Batch(tuple(self.taken.values()), pieces, forgotten)
+        known = frozenset(self._stored & (self.taken.keys() | {piece.name for piece in pieces}))
+        return Batch(tuple(self.taken.values()), pieces, forgotten, known)
 
     def settle(self, *, stored: bool) -> None:
         """End a take; without success the taken states are pending again, unless newer ones came meanwhile."""
@@ -116,8 +129,13 @@ class Pending:
         if stored:
             for name, entry in taken.items():
                 self._forget_key(name, entry.execution)
+                if entry.execution.status.final:
+                    self._stored.discard(name)
+                else:
+                    self._stored.add(name)
         else:
             self.done = {**taken, **self.done}
+            self._stored.update(taken)  # it may have failed after the commit
         self.pieces.settle(stored=stored)
 
     def _remember_key(self, execution: Execution) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from attrs import evolve, frozen
 
 from actors.history.pending import Key
-from actors.history.pieces import joined
-from actors.history.rollups import Part, Rollup
+from actors.history.pieces import NOTHING, joined, seqs_of
 from actors.history.tables import PHASES, PLAIN, events, executions, payloads, rollups
+from actors.rollups import Part, Rollup
 from actors.sqlite import matching, module_matches
 from protocol.errors import ErrorKind, Failure, error
 from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Timings
@@ -27,6 +27,10 @@ from protocol.views import DEFAULT_PAGE, MAX_PAGE
 
 LOOKED_AT: Final = 5_000
 """Rows of an index that one page reads at most: some ten milliseconds."""
+
+UNREADABLE: Final = "unreadable"
+"""The key under which a connection notes the rows that cannot be read, as they are damaged: they are left out."""
+UNREADABLE_ERRORS: Final = (msgspec.MsgspecError, ValueError, TypeError)
 
 Place = tuple[float, str]
 """Time of creation and id, in the order of which executions are listed."""
@@ -97,9 +101,11 @@ def page(connection: sa.Connection, query: Query) -> Page:
     if globs:
         wanted = wanted.where(matching(executions.c.module, globs))
     rows = connection.execute(_newest_first(wanted).limit(query.limit + 1)).mappings().all()
-    items = tuple(_execution(row) for row in rows[: query.limit])
+    found = (_readable(connection, row) for row in rows[: query.limit])
+    items = tuple(execution for execution in found if execution is not None)
     if len(rows) > query.limit:
-        return Page(items, _cursor(items[-1].created_at, items[-1].id))
+        last = rows[query.limit - 1]
+        return Page(items, _cursor(last["created_at"], last["id"]))
     # No id is below "": the next page begins before the time of the last row that was read.
     return Page(items, None if floor is None else _cursor(floor, ""))
 
@@ -181,16 +187,29 @@ def _read_cursor(cursor: str) -> Place:
         raise error(ErrorKind.BAD_INPUT, "the cursor is not one of this server", field="cursor") from None
 
 
-def fetch(connection: sa.Connection, name: str, waiting: Iterable[bytes] = ()) -> Execution | None:
+def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -> Execution | None:
     """Return the whole execution with the id `name`, or None; `waiting` are its events that are not stored yet."""
     joint = executions.outerjoin(payloads, executions.c.id == payloads.c.id)
     wanted = sa.select(executions, *(column for column in payloads.c if column.name != "id")).select_from(joint)
     row = connection.execute(wanted.where(executions.c.id == name)).mappings().first()
     if row is None:
         return None
+    found = _readable(connection, row)
+    if found is None:
+        return None
     pieces = sa.select(events.c.events).where(events.c.id == name).order_by(events.c.first_seq)
     stored = connection.execute(pieces).scalars().all()
-    return evolve(_execution(row), events=joined([*stored, *waiting]))
+    try:
+        return evolve(found, events=joined([*(decodable(piece) for piece in stored), *waiting]))
+    except UNREADABLE_ERRORS as problem:
+        _note(connection, name, problem)
+        return evolve(found, events=joined(waiting) if waiting else NOTHING)
+
+
+def decodable(piece: bytes) -> bytes:
+    """Return events that are JSON. Raises `msgspec.MsgspecError`."""
+    seqs_of(piece)
+    return piece
 
 
 def find_keyed(connection: sa.Connection, key: Key, since: float) -> Execution | None:
@@ -213,8 +232,23 @@ def total(connection: sa.Connection, module: str, parts: Iterable[Part]) -> Roll
     for part in parts:
         spans = (table.module == module, table.width == part.width, table.start >= part.start, table.start < part.end)
         for counts in connection.execute(sa.select(table.counts).where(*spans)).scalars():
-            result.merge(_rollup_decoder.decode(counts))
+            try:
+                result.merge(_rollup_decoder.decode(counts))
+            except UNREADABLE_ERRORS as problem:
+                _note(connection, f"counts of {module}", problem)
     return result
+
+
+def _readable(connection: sa.Connection, row: Mapping[Any, Any]) -> Execution | None:
+    try:
+        return _execution(row)
+    except UNREADABLE_ERRORS as problem:
+        _note(connection, str(row["id"]), problem)
+        return None
+
+
+def _note(connection: sa.Connection, what: str, problem: Exception) -> None:
+    connection.info.setdefault(UNREADABLE, []).append(f"{what}: {problem}")
 
 
 def _execution(row: Mapping[Any, Any]) -> Execution:

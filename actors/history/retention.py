@@ -8,8 +8,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from attrs import define, frozen
 
-from actors.history.rollups import expired
 from actors.history.tables import add_rows, count_rows, events, executions, payloads, rollups
+from actors.rollups import expired
 from config.settings import HistorySettings
 from protocol.model import Status
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -14,10 +14,9 @@ import sqlalchemy as sa
 from attrs import define, evolve, field
 from sqlalchemy.dialects import sqlite
 
-from actors.history.journal import Entry, cleaned
+from actors.damage import is_damage
 from actors.history.pending import Batch
 from actors.history.pieces import NOTHING, Piece, seqs_of
-from actors.history.rollups import Changes, Ended, Rollup, Span, ended_of
 from actors.history.tables import (
     PHASES,
     PLAIN,
@@ -30,7 +29,10 @@ from actors.history.tables import (
     metadata,
     payloads,
     rollups,
+    set_journal_position,
 )
+from actors.journal import Entry, Mark, cleaned
+from actors.rollups import Changes, Ended, Rollup, Span, changed, ended_of
 from actors.sqlite import begin, check_schema
 from protocol.errors import ErrorKind, Failure
 from protocol.model import Execution, Status
@@ -40,6 +42,8 @@ LOST: Final = Failure(ErrorKind.LOST, "the runner ended while this was running")
 LOST_SEQS: Final = 1_000_000
 _MANY: Final = 500
 """Keys in one statement."""
+_TOGETHER: Final = (100, 10, 1)
+"""Rows in one statement; few sizes, so that all statements stay prepared."""
 _CACHE: Final = "rollups"
 """The key under which the write connection caches the rollups that it wrote last; dropped when a transaction fails."""
 _CACHED: Final = 1000
@@ -75,26 +79,34 @@ def prepare(connection: sa.Connection, path: Path) -> int:
     return values.get("revision", 0)
 
 
-def store(connection: sa.Connection, batch: Batch) -> Stored:
+def store(connection: sa.Connection, batch: Batch, mark: Mark | None = None) -> Stored:
     """Write a batch in one transaction; an entry replaces the earlier state of its execution.
 
-    Raises `sqlalchemy.exc.OperationalError` when the database cannot write now; nothing is stored then.
+    With it is stored that the database has what the journal held at `mark`. Raises `sqlalchemy.exc.OperationalError`
+    when the database cannot write now, and `DatabaseError` when it is damaged; nothing is stored then.
     """
-    stored = _store(connection, batch)
+    stored = _store(connection, batch, mark)
     stored.rows = count_rows(connection)
     connection.rollback()
     return stored
 
 
-def _store(connection: sa.Connection, batch: Batch) -> Stored:
+def _store(connection: sa.Connection, batch: Batch, mark: Mark | None = None) -> Stored:
     try:
         with connection.begin():
             _write(connection, batch)
+            if mark is not None:
+                set_journal_position(connection, mark.salt, mark.at)
     except sa.exc.OperationalError:
         connection.info.pop(_CACHE, None)
         raise
-    except Exception as problem:  # noqa: BLE001 - one bad row must not keep all others from being stored
+    except Exception as problem:
         connection.info.pop(_CACHE, None)
+        if is_damage(problem):
+            raise
+        if not batch.all_known:
+            return _store(connection, evolve(batch, all_known=True), mark)
+        # One bad row must not keep all others from being stored.
         parts = batch.parts()
         if len(parts) == 1:
             return _store_cleaned(connection, batch, f"{type(problem).__name__}: {problem}")
@@ -103,6 +115,9 @@ def _store(connection: sa.Connection, batch: Batch) -> Stored:
             one = _store(connection, part)
             stored.refused |= one.refused
             stored.refused_pieces |= one.refused_pieces
+        if mark is not None:
+            with connection.begin():
+                set_journal_position(connection, mark.salt, mark.at)
         return stored
     return Stored()
 
@@ -113,7 +128,7 @@ def _store_cleaned(connection: sa.Connection, batch: Batch, why: str) -> Stored:
         (entry,) = batch.entries
         again = cleaned(entry)
         if again != entry:
-            return _store(connection, Batch((again,)))
+            return _store(connection, Batch((again,), all_known=True))
         return Stored(refused={entry.execution.id: why})
     return Stored(refused_pieces={piece.name: why for piece in batch.pieces})
 
@@ -121,26 +136,32 @@ def _store_cleaned(connection: sa.Connection, batch: Batch, why: str) -> Stored:
 def _write(connection: sa.Connection, batch: Batch) -> None:
     """Write a batch inside of a transaction."""
     entries = {entry.execution.id: entry.execution for entry in batch.entries}
-    known = _known(connection, {*entries, *(piece.name for piece in batch.pieces)})
+    names = {*entries, *(piece.name for piece in batch.pieces)}
+    known = _known(connection, names if batch.all_known else names & batch.known)
     if entries:
-        _upsert(connection, executions, [_execution_row(entry) for entry in batch.entries])
-        _upsert(connection, payloads, [_payload_row(execution) for execution in entries.values()])
+        # An unexpected state of an execution is in the way of its row: then each is stored alone, and looked up.
+        fresh = [_execution_row(entry) for entry in batch.entries if entry.execution.id not in known]
+        _insert(connection, executions, fresh, replacing=False)
+        later = [_execution_row(entry) for entry in batch.entries if entry.execution.id in known]
+        _upsert(connection, executions, later)
+        _upsert(connection, payloads, list(map(_payload_row, entries.values())))
         _write_events(connection, entries, known)
         changes = Changes()
         for name, execution in entries.items():
-            # Each execution is counted once: a lost one that ends after a retry is no longer counted as lost.
-            if name in known and known[name].status.final:
-                changes.remove(known[name])
+            before = known.get(name)
+            if before is not None and before.status.final:
+                changes.remove(before)
             if execution.status.final:
                 changes.add(ended_of(execution))
         _count(connection, changes)
         add_rows(connection, len(entries.keys() - known.keys()))
-        connection.execute(_RAISE_REVISION, {"highest": max(entry.revision for entry in batch.entries)})
-    statuses = {name: ended.status for name, ended in known.items()}
-    statuses |= {name: execution.status for name, execution in entries.items()}
-    # The record of an ended execution has all of its events.
-    running = {name for name, status in statuses.items() if not status.final}
-    _write_pieces(connection, [piece for piece in batch.pieces if piece.name in running])
+        connection.execute(RAISE_REVISION, {"highest": max(entry.revision for entry in batch.entries)})
+    if batch.pieces:
+        statuses = {name: ended.status for name, ended in known.items()}
+        statuses |= {name: execution.status for name, execution in entries.items()}
+        # The record of an ended execution has all of its events.
+        running = {name for name, status in statuses.items() if not status.final}
+        _write_pieces(connection, [piece for piece in batch.pieces if piece.name in running])
     for gone in batch.forgotten:
         connection.execute(_FORGET_PIECES, {"name": gone.name, "start": gone.seqs[0], "end": gone.seqs[1]})
 
@@ -168,7 +189,7 @@ def _write_events(connection: sa.Connection, entries: Mapping[str, Execution], k
     if again:
         connection.execute(_FORGET_ALL, again)
     rows = [
-        {"id": name, "first_seq": 0, "last_seq": execution.events_count, "events": execution.events}
+        (name, 0, execution.events_count, execution.events)
         for name, execution in ended.items()
         if execution.events != NOTHING
     ]
@@ -181,7 +202,7 @@ def _write_events(connection: sa.Connection, entries: Mapping[str, Execution], k
 
 def _write_pieces(connection: sa.Connection, pieces: Sequence[Piece]) -> None:
     rows = [
-        {"id": piece.name, "first_seq": piece.first_seq, "last_seq": seqs[1] - 1, "events": piece.events}
+        (piece.name, piece.first_seq, seqs[1] - 1, piece.events)
         for piece in pieces
         if (seqs := seqs_of(piece.events)) is not None
     ]
@@ -190,22 +211,29 @@ def _write_pieces(connection: sa.Connection, pieces: Sequence[Piece]) -> None:
 
 def _count(connection: sa.Connection, changes: Changes) -> None:
     """Add the changes to the rollups."""
-    cache = connection.info.setdefault(_CACHE, {})
-    missing = [span for span in changes.rollups if span not in cache]
+    cache, spans_changed = connection.info.setdefault(_CACHE, {}), changes.by_span()
+    missing = [span for span in spans_changed if span not in cache]
     # Grouped by time: for a list of keys of several columns SQLite would scan the whole table.
     for (width, start), spans in itertools.groupby(sorted(missing, key=_time_of), key=_time_of):
         for some in _parts(spans):
             keys = {"modules": [span.module for span in some], "width": width, "start": start}
-            stored = {row.module: _rollup_decoder.decode(row.counts) for row in connection.execute(_ROLLUPS, keys)}
+            stored = {row.module: _counts(row.counts) for row in connection.execute(_ROLLUPS, keys)}
             cache.update((span, stored.get(span.module) or Rollup()) for span in some)
     rows = []
-    for span in changes.rollups:
-        total = cache[span] = changes.apply(span, cache.pop(span))
-        counts = _rollup_encoder.encode(total)
-        rows.append({"module": span.module, "width": span.width, "start": span.start, "counts": counts})
+    for span, (added, removed) in spans_changed.items():
+        total = cache[span] = changed(cache.pop(span), added, removed)
+        rows.append((span.module, span.width, span.start, _rollup_encoder.encode(total)))
     _upsert(connection, rollups, rows)
     for span in list(itertools.islice(cache, max(0, len(cache) - _CACHED))):
         del cache[span]
+
+
+def _counts(stored: bytes) -> Rollup:
+    """Return stored counts; damaged ones begin anew."""
+    try:
+        return _rollup_decoder.decode(stored)
+    except (msgspec.MsgspecError, TypeError):
+        return Rollup()
 
 
 def _time_of(span: Span) -> tuple[int, int]:
@@ -246,7 +274,7 @@ def mark_lost(connection: sa.Connection, now: float, revision: int) -> tuple[str
             connection.execute(_LOSE, {"name": row.id, "revision": revision, "now": now, "count": count})
             changes.add(Ended(row.module, now, Status.FAILED, LOST.kind, row.run_seconds))
         _count(connection, changes)
-        connection.execute(_RAISE_REVISION, {"highest": revision})
+        connection.execute(RAISE_REVISION, {"highest": revision})
     return tuple(row.id for row in rows)
 
 
@@ -262,24 +290,34 @@ def _failure_text(failure: Failure) -> str:
     return msgspec.json.encode(evolve(failure, traceback=None)).decode()
 
 
-def _upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+def _upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert rows; a row replaces the one with its key."""
-    if rows:
-        sql, order = _upsert_sql(table, connection.dialect)
-        connection.exec_driver_sql(sql, list(map(itemgetter(*order), rows)))
+    _insert(connection, table, rows, replacing=True)
+
+
+def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]], *, replacing: bool) -> None:
+    """Insert rows, with values in the order of the columns.
+
+    Many rows in one statement: between two statements SQLite gives the interpreter back, which the event loop wants.
+    """
+    at = 0
+    while at < len(rows):
+        size = next(size for size in _TOGETHER if size <= len(rows) - at)
+        sql = _insert_sql(table, size, connection.dialect, replacing=replacing)
+        connection.exec_driver_sql(sql, tuple(itertools.chain.from_iterable(rows[at : at + size])))
+        at += size
 
 
 @lru_cache
-def _upsert_sql(table: sa.Table, dialect: sa.Dialect) -> tuple[str, tuple[str, ...]]:
-    """Return the text and the order of its parameters.
-
-    SQLAlchemy would compile these statements each time: half of the time of a small commit.
-    """
+def _insert_sql(table: sa.Table, rows: int, dialect: sa.Dialect, *, replacing: bool) -> str:
+    """Return the text for so many rows. SQLAlchemy would compile it each time: half of the time of a small commit."""
     insert = sqlite.insert(table)
-    keys = [column.name for column in table.primary_key]
-    changed = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
-    compiled = insert.on_conflict_do_update(index_elements=keys, set_=changed).compile(dialect=dialect)
-    return str(compiled), tuple(compiled.positiontup or ())
+    if replacing:
+        keys = [column.name for column in table.primary_key]
+        changed = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
+        insert = insert.on_conflict_do_update(index_elements=keys, set_=changed)
+    one = "(" + ", ".join("?" * len(table.columns)) + ")"
+    return str(insert.compile(dialect=dialect)).replace(one, ", ".join([one] * rows), 1)
 
 
 _KNOWN: Final = sa.select(
@@ -302,7 +340,7 @@ _FORGET_PIECES: Final = sa.delete(events).where(
     events.c.first_seq < sa.bindparam("end"),
     events.c.last_seq < sa.bindparam("end"),
 )
-_RAISE_REVISION: Final = (
+RAISE_REVISION: Final = (
     sa.update(meta)
     .where(meta.c.name == "revision", meta.c.value < sa.bindparam("highest"))
     .values(value=sa.bindparam("highest"))
@@ -321,29 +359,28 @@ _LOSE: Final = (
 )
 
 
-def _execution_row(entry: Entry) -> dict[str, Any]:
+def _execution_row(entry: Entry) -> tuple[Any, ...]:
+    """Return the values in the order of the columns."""
     execution, failure = entry.execution, entry.execution.failure
-    return {
-        **{name: getattr(execution, name) for name in PLAIN},
-        **{f"{phase}_seconds": getattr(execution.timings, phase) for phase in PHASES},
-        "revision": entry.revision,
-        "module": execution.module.name,
-        "version": execution.module.version,
-        "env": execution.env.value,
-        "status": execution.status.value,
-        "failure_kind": None if failure is None else failure.kind.value,
-        "failure": None if failure is None else _failure_text(failure),
-    }
+    return (
+        *_plain_of(execution),
+        entry.revision,
+        execution.module.name,
+        execution.module.version,
+        execution.env.value,
+        execution.status.value,
+        None if failure is None else failure.kind.value,
+        None if failure is None else _failure_text(failure),
+        *_phases_of(execution.timings),
+    )
 
 
-def _payload_row(execution: Execution) -> dict[str, Any]:
+_plain_of: Final = attrgetter(*PLAIN)
+_phases_of: Final = attrgetter(*PHASES)
+
+
+def _payload_row(execution: Execution) -> tuple[Any, ...]:
     attempts = msgspec.json.encode(execution.failed_attempts).decode() if execution.failed_attempts else None
     traceback = None if execution.failure is None else execution.failure.traceback
-    return {
-        "id": execution.id,
-        "input": execution.input,
-        "result": execution.result,
-        "traceback": traceback,
-        "failed_attempts": attempts,
-        "killed": msgspec.json.encode(execution.killed).decode() if execution.killed else None,
-    }
+    killed = msgspec.json.encode(execution.killed).decode() if execution.killed else None
+    return execution.id, execution.input, execution.result, traceback, attempts, killed

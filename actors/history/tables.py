@@ -42,7 +42,8 @@ meta = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
-"""`schema`, the highest `revision` ever stored, and the number of `rows`, which would be slow to count."""
+"""`schema`, the highest `revision` ever stored, the number of `rows`, which would be slow to count, and
+`journal_salt` and `journal_at`: the records of this segment of the journal before this offset are stored."""
 
 _PLAIN: Final = tuple(_plain())
 PLAIN: Final = tuple(column.name for column in _PLAIN)
@@ -127,3 +128,25 @@ def count_rows(connection: sa.Connection) -> int:
 def add_rows(connection: sa.Connection, more: int) -> None:
     """Add `more` (negative after deleting) to the number of executions, in the transaction that changed them."""
     connection.execute(_ADD_ROWS, {"more": more})
+
+
+_POSITION: Final = ("journal_salt", "journal_at")
+
+
+def journal_position(connection: sa.Connection) -> tuple[bytes, int]:
+    """Return the salt of a segment, and the offset before which its records are stored; no bytes when unknown."""
+    found = {row.name: int(row.value) for row in connection.execute(sa.select(meta).where(meta.c.name.in_(_POSITION)))}
+    connection.rollback()
+    if found.keys() != set(_POSITION) or not found["journal_at"]:
+        return b"", 0
+    return found["journal_salt"].to_bytes(4, "big"), found["journal_at"]
+
+
+def set_journal_position(connection: sa.Connection, salt: bytes, at: int) -> None:
+    """Note in the transaction that stores records which records of the journal it covers."""
+    values = {"salt": int.from_bytes(salt, "big"), "at": at}
+    connection.exec_driver_sql(
+        "insert into meta (name, value) values ('journal_salt', :salt), ('journal_at', :at)"
+        " on conflict (name) do update set value = excluded.value",
+        values,
+    )

@@ -4,10 +4,11 @@
 `Publisher` keeps code by its content; `Catalog` is the SQLite file of registered versions and the audit log.
 """
 
-from actors.registry.catalog import FILE_NAME, Action, Catalog, Change, ChangesQuery
+from actors.registry.catalog import FILE_NAME, Catalog
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Added, Registry
 from actors.registry.snapshot import Condition, Published, Registered, RegistrySnapshot, may_run_in_process
+from actors.registry.stored import Action, Change, ChangesQuery
 
 __all__ = [
     "FILE_NAME",

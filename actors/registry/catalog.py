@@ -6,24 +6,27 @@ module's revision. Everything here blocks and is called by one thread at a time.
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from enum import StrEnum
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import msgspec
 import sqlalchemy as sa
-from attrs import define, frozen
+import structlog
+from attrs import define, field
 from sqlalchemy.pool import StaticPool
 
-from actors.sqlite import ONE_FILE, TROUBLE, begin, check_schema, matching, open_writer, reason_of
+from actors.damage import Copied, check, is_damage, salvage, set_aside
+from actors.registry import stored as tables
+from actors.registry.stored import Action, Change, ChangesQuery, Note, StoredModule, StoredVersion
+from actors.sqlite import ONE_FILE, TROUBLE, begin, check_schema, identity_of, matching, open_writer, reason_of
 from protocol.errors import ErrorKind, error
-from protocol.views import DEFAULT_PAGE
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "modules.db"
@@ -33,156 +36,55 @@ MAX_CHANGES: Final = 100_000
 _SLACK: Final = 1000
 """Changes between two deletions of old entries, so that not every change pays for one."""
 
-metadata = sa.MetaData()
-
-_meta = sa.Table(
-    "meta",
-    metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
+_CHECK_SECONDS: Final = 1.0
+_SALVAGE_SECONDS: Final = 30.0
+_SALVAGED: Final = (
+    Copied("modules", "name"),
+    Copied("versions", "module"),
+    Copied("code", "module"),
+    Copied("changes", "id"),
 )
-_modules = sa.Table(
-    "modules",
-    metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("active", sa.Text),
-    sa.Column("revision", sa.BigInteger, nullable=False),
-    sa.Column("updated_at", sa.Double, nullable=False),
-    sa.Column("updated_by", sa.Text, nullable=False),
-)
-_versions = sa.Table(
-    "versions",
-    metadata,
-    sa.Column("module", sa.Text, primary_key=True),
-    sa.Column("version", sa.Text, primary_key=True),
-    sa.Column("number", sa.BigInteger, nullable=False),  # the order of registration
-    sa.Column("spec", sa.LargeBinary, nullable=False),  # JSON, without the path of the code
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("entry", sa.Text, nullable=False),
-    sa.Column("package", sa.Boolean, nullable=False),
-    sa.Column("folder", sa.Text, nullable=False),
-    sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("created_by", sa.Text, nullable=False),
-)
-_code = sa.Table(
-    "code",
-    metadata,
-    sa.Column("module", sa.Text, primary_key=True),
-    sa.Column("version", sa.Text, primary_key=True),
-    sa.Column("files", sa.LargeBinary, nullable=False),  # zlib of msgpack: name -> content
-)
-_changes = sa.Table(
-    "changes",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("at", sa.Double, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("action", sa.Text, nullable=False),
-    sa.Column("module", sa.Text, nullable=False),
-    sa.Column("version", sa.Text),
-    sa.Column("detail", sa.LargeBinary, nullable=False),  # JSON
-    sa.Index("changes_by_module", "module", "id"),
-    sa.Index("changes_by_subject", "subject", "id"),
-    sqlite_autoincrement=True,  # a number is never reused
-)
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, ValueError, zlib.error)
+T = TypeVar("T")
+P = ParamSpec("P")
+log: Any = structlog.get_logger(__name__)
 
 
-class Action(StrEnum):
-    """The kinds of change."""
+def _mending(method: Callable[Concatenate[Catalog, P], T]) -> Callable[Concatenate[Catalog, P], T]:
+    """Let a method of the catalog mend a file that turns out to be damaged, and then try once more."""
 
-    REGISTER = "register"
-    ACTIVATE = "activate"
-    DELETE = "delete"
-    DELETE_VERSION = "delete_version"
-    PRUNE = "prune"
-    """A version was deleted because there were too many."""
-    FILE_ADD = "file_add"
-    FILE_CHANGE = "file_change"
-    FILE_REMOVE = "file_remove"
+    @wraps(method)
+    def work(self: Catalog, /, *arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return method(self, *arguments, **named)
+        except sa.exc.DatabaseError as problem:
+            if not is_damage(problem):
+                raise
+            self.mend(reason_of(problem))
+        return method(self, *arguments, **named)
 
-
-@frozen
-class StoredVersion:
-    """One stored version. `spec` is the module without its path, `folder` the name of its code folder."""
-
-    module: str
-    version: str
-    spec: Mapping[str, Any]
-    digest: str
-    entry: str
-    package: bool
-    folder: str
-    created_at: float
-    created_by: str
-
-
-@frozen
-class StoredModule:
-    """One stored module; its versions oldest first."""
-
-    name: str
-    active: str | None
-    revision: int
-    updated_at: float
-    updated_by: str
-    versions: tuple[StoredVersion, ...]
-
-
-@frozen
-class Change:
-    """One entry of the audit log. `id` rises, `at` is in seconds since the epoch."""
-
-    id: int
-    at: float
-    subject: str
-    action: Action
-    module: str
-    version: str | None
-    detail: Mapping[str, Any]
-
-
-@frozen
-class Note:
-    """An entry to add to the audit log."""
-
-    action: Action
-    module: str
-    version: str | None = None
-    detail: Mapping[str, Any] = {}
-
-
-@frozen
-class ChangesQuery:
-    """The filters of the audit log: newest first, entries before the id `before`; None is no filter.
-
-    `modules` are globs of module names, () for all. Times are seconds since the epoch.
-    """
-
-    module: str | None = None
-    subject: str | None = None
-    action: Action | None = None
-    since: float | None = None
-    until: float | None = None
-    before: int | None = None
-    modules: tuple[str, ...] = ()
-    limit: int = DEFAULT_PAGE
+    return cast("Callable[Concatenate[Catalog, P], T]", work)
 
 
 @define
 class Catalog:
     """An open catalog. Methods raise `sqlalchemy.exc.SQLAlchemyError` and OSError, and change nothing then."""
 
+    _path: Path
     _engine: sa.Engine
+    damaged: bool = field(default=False, init=False)
+    """The file, or a part of it, was found damaged."""
+    _opened: tuple[int, int] | None = field(default=None, init=False)
 
     @classmethod
     def open(cls, path: Path) -> Catalog:
-        """Open or make the file. Raises RunnerError `unavailable`."""
+        """Open or make the file, mended if it is damaged. Raises RunnerError `unavailable`."""
         # Changes are few and precious: none of them may be lost with a `-wal` file.
         connect = partial(open_writer, path, durable=ONE_FILE)
-        opened = cls(sa.create_engine("sqlite://", creator=connect, poolclass=StaticPool))
+        opened = cls(path, sa.create_engine("sqlite://", creator=connect, poolclass=StaticPool))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            opened._prepare(path)
+            opened._prepare_checked()
         except (*TROUBLE, sqlite3.Error) as problem:
             opened.close()
             text = f"registered modules cannot be read from {path}: {reason_of(problem)}"
@@ -192,17 +94,56 @@ class Catalog:
             raise
         return opened
 
-    def _prepare(self, path: Path) -> None:
+    def _prepare_checked(self) -> None:
+        try:
+            self._prepare()
+            with closing(sqlite3.connect(self._path)) as link:
+                found = check(link, _CHECK_SECONDS)
+        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as problem:
+            if not is_damage(problem):
+                raise
+            found = reason_of(problem)
+        if found:
+            self.mend(found)
+
+    def mend(self, reason: str) -> None:
+        """Set the damaged file aside, and go on with a fresh one that has what could be read."""
+        with suppress(sa.exc.SQLAlchemyError, sqlite3.Error):
+            self._engine.dispose()
+        aside = set_aside(self._path)
+        self._prepare()
+        with self._engine.connect() as link:
+            raw: Any = link.connection.driver_connection
+            whole = salvage(raw, aside, _SALVAGED, _SALVAGE_SECONDS)
         with self._transaction() as link:
-            metadata.create_all(link)
-            known = link.execute(sa.select(_meta.c.value).where(_meta.c.name == "schema")).scalar()
+            # Which version was active is unknown where the row of the module is lost.
+            link.exec_driver_sql(
+                "insert or ignore into modules (name, revision, updated_at, updated_by)"
+                " select module, max(number), max(created_at), max(created_by) from versions group by module"
+            )
+        self.damaged = True
+        log.error("the database of registered modules was damaged", reason=reason, kept=str(aside), all_read=whole)
+
+    def _unreadable(self, what: str, problem: Exception) -> None:
+        self.damaged = True
+        log.error("a row of the database of registered modules cannot be read", row=what, reason=str(problem))
+
+    def _prepare(self) -> None:
+        self._opened = None
+        with self._transaction() as link:
+            tables.metadata.create_all(link)
+            known = link.execute(sa.select(tables.meta.c.value).where(tables.meta.c.name == "schema")).scalar()
             if known is None:
-                link.execute(sa.insert(_meta).values(name="schema", value=SCHEMA_VERSION))
+                link.execute(sa.insert(tables.meta).values(name="schema", value=SCHEMA_VERSION))
             else:
-                check_schema(path, known, SCHEMA_VERSION)
+                check_schema(self._path, known, SCHEMA_VERSION)
+        self._opened = identity_of(self._path)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
+        if self._opened is not None and identity_of(self._path) != self._opened:
+            text = f"{self._path} was deleted or replaced; restart the runner"
+            raise FileNotFoundError(errno.ENOENT, text)
         with self._engine.connect() as link, link.begin():
             begin(link)
             yield link
@@ -213,60 +154,77 @@ class Catalog:
 
     # Reading
 
+    @_mending
     def load(self) -> list[StoredModule]:
         """Return every module, by name."""
         with self._engine.connect() as link:
             found: dict[str, list[StoredVersion]] = {}
-            for row in link.execute(sa.select(_versions).order_by(_versions.c.module, _versions.c.number)):
+            columns = tables.versions.c
+            for row in link.execute(sa.select(tables.versions).order_by(columns.module, columns.number)):
                 fields = row._asdict()
                 del fields["number"]
-                fields["spec"] = msgspec.json.decode(fields["spec"])
-                found.setdefault(row.module, []).append(StoredVersion(**fields))
-            rows = link.execute(sa.select(_modules).order_by(_modules.c.name))
+                try:
+                    fields["spec"] = msgspec.json.decode(fields["spec"], type=dict[str, Any])
+                except _UNREADABLE as problem:
+                    self._unreadable(f"{row.module}@{row.version}", problem)
+                else:
+                    found.setdefault(row.module, []).append(StoredVersion(**fields))
+            rows = link.execute(sa.select(tables.modules).order_by(tables.modules.c.name))
             return [StoredModule(**row._asdict(), versions=tuple(found.get(row.name, ()))) for row in rows]
 
+    @_mending
     def files(self, module: str, version: str) -> dict[str, bytes]:
         """Return the code of a version by relative name. Raises KeyError when it is missing."""
-        where = (_code.c.module == module, _code.c.version == version)
+        where = (tables.code.c.module == module, tables.code.c.version == version)
         with self._engine.connect() as link:
-            data = link.execute(sa.select(_code.c.files).where(*where)).scalar()
+            data = link.execute(sa.select(tables.code.c.files).where(*where)).scalar()
         if data is None:
             raise KeyError(module, version)
-        files: dict[str, bytes] = msgspec.msgpack.decode(zlib.decompress(data), type=dict[str, bytes])
-        return files
+        try:
+            return msgspec.msgpack.decode(zlib.decompress(data), type=dict[str, bytes])
+        except _UNREADABLE as problem:
+            self._unreadable(f"code of {module}@{version}", problem)
+            raise KeyError(module, version) from problem
 
+    @_mending
     def changes(self, query: ChangesQuery) -> list[Change]:
         """Return entries of the audit log, newest first."""
-        wanted = sa.select(_changes).order_by(_changes.c.id.desc()).limit(query.limit)
+        wanted = sa.select(tables.changes).order_by(tables.changes.c.id.desc()).limit(query.limit)
         for column, value in (
-            (_changes.c.module, query.module),
-            (_changes.c.subject, query.subject),
-            (_changes.c.action, query.action),
+            (tables.changes.c.module, query.module),
+            (tables.changes.c.subject, query.subject),
+            (tables.changes.c.action, query.action),
         ):
             if value is not None:
                 wanted = wanted.where(column == str(value))
         if query.since is not None:
-            wanted = wanted.where(_changes.c.at >= query.since)
+            wanted = wanted.where(tables.changes.c.at >= query.since)
         if query.until is not None:
-            wanted = wanted.where(_changes.c.at < query.until)
+            wanted = wanted.where(tables.changes.c.at < query.until)
         if query.before is not None:
-            wanted = wanted.where(_changes.c.id < query.before)
+            wanted = wanted.where(tables.changes.c.id < query.before)
         if query.modules:
-            wanted = wanted.where(matching(_changes.c.module, query.modules))
+            wanted = wanted.where(matching(tables.changes.c.module, query.modules))
         with self._engine.connect() as link:
-            return [
-                Change(r.id, r.at, r.subject, Action(r.action), r.module, r.version, msgspec.json.decode(r.detail))
-                for r in link.execute(wanted)
-            ]
+            found = []
+            for r in link.execute(wanted):
+                try:
+                    detail = msgspec.json.decode(r.detail)
+                    found.append(Change(r.id, r.at, r.subject, Action(r.action), r.module, r.version, detail))
+                except _UNREADABLE as problem:
+                    self._unreadable(f"change {r.id}", problem)
+            return found
 
     # Changing
 
+    @_mending
     def note(self, subject: str, notes: Iterable[Note]) -> None:
         """Add entries to the audit log for changes made elsewhere."""
         with self._transaction() as link:
             for each in notes:
                 _noted(link, subject, each)
 
+    @_mending
     def register(
         self, version: StoredVersion, files: Mapping[str, bytes], active: str | None, pruned: Iterable[str]
     ) -> int:
@@ -280,7 +238,7 @@ class Catalog:
             revision = _noted(link, subject, Note(Action.REGISTER, name, version.version, detail))
             _forget(link, name, version.version)
             link.execute(
-                sa.insert(_versions).values(
+                sa.insert(tables.versions).values(
                     module=name,
                     version=version.version,
                     number=revision,
@@ -294,13 +252,14 @@ class Catalog:
                 )
             )
             packed = zlib.compress(msgspec.msgpack.encode(dict(files)))
-            link.execute(sa.insert(_code).values(module=name, version=version.version, files=packed))
+            link.execute(sa.insert(tables.code).values(module=name, version=version.version, files=packed))
             for old in pruned:
                 _forget(link, name, old)
                 _noted(link, subject, Note(Action.PRUNE, name, old))
             _touch(link, name, active, revision, subject)
         return revision
 
+    @_mending
     def activate(self, name: str, version: str, subject: str, before: str | None) -> int:
         """Activate another version; return the revision of the module."""
         with self._transaction() as link:
@@ -308,6 +267,7 @@ class Catalog:
             _touch(link, name, version, revision, subject)
         return revision
 
+    @_mending
     def remove_version(self, name: str, version: str, subject: str) -> int:
         """Delete one version; return the revision of the module."""
         with self._transaction() as link:
@@ -316,12 +276,13 @@ class Catalog:
             _touch(link, name, None, revision, subject)
         return revision
 
+    @_mending
     def remove(self, name: str, subject: str, detail: Mapping[str, Any]) -> None:
         """Delete a module with all its versions."""
         with self._transaction() as link:
             _noted(link, subject, Note(Action.DELETE, name, None, detail))
             _forget(link, name)
-            link.execute(sa.delete(_modules).where(_modules.c.name == name))
+            link.execute(sa.delete(tables.modules).where(tables.modules.c.name == name))
 
 
 def _noted(link: sa.Connection, subject: str, note: Note) -> int:
@@ -333,10 +294,10 @@ def _noted(link: sa.Connection, subject: str, note: Note) -> int:
         "version": note.version,
         "detail": msgspec.json.encode(note.detail),
     }
-    made = link.execute(sa.insert(_changes).values(**values)).inserted_primary_key
+    made = link.execute(sa.insert(tables.changes).values(**values)).inserted_primary_key
     number = int(made[0]) if made is not None else 0
     if number % _SLACK == 0:
-        link.execute(sa.delete(_changes).where(_changes.c.id <= number - MAX_CHANGES))
+        link.execute(sa.delete(tables.changes).where(tables.changes.c.id <= number - MAX_CHANGES))
     return number
 
 
@@ -345,11 +306,11 @@ def _touch(link: sa.Connection, name: str, active: str | None, revision: int, su
     values: dict[str, Any] = {"revision": revision, "updated_at": time.time(), "updated_by": subject}
     if active is not None:
         values["active"] = active
-    if not link.execute(sa.update(_modules).where(_modules.c.name == name).values(**values)).rowcount:
-        link.execute(sa.insert(_modules).values(name=name, **values))
+    if not link.execute(sa.update(tables.modules).where(tables.modules.c.name == name).values(**values)).rowcount:
+        link.execute(sa.insert(tables.modules).values(name=name, **values))
 
 
 def _forget(link: sa.Connection, name: str, version: str | None = None) -> None:
-    for table in (_versions, _code):
+    for table in (tables.versions, tables.code):
         where = [table.c.module == name, *([] if version is None else [table.c.version == version])]
         link.execute(sa.delete(table).where(*where))

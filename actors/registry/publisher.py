@@ -16,9 +16,9 @@ import structlog
 from attrs import define, evolve, field
 
 from actors.registry import code_store
-from actors.registry.catalog import StoredModule, StoredVersion
 from actors.registry.code_store import Layout
 from actors.registry.snapshot import Published, Registered
+from actors.registry.stored import StoredModule, StoredVersion
 from actors.sqlite import TROUBLE
 from config.mistakes import ConfigError
 from config.modules import ModuleSpec, spec_from_mapping, spec_to_mapping

@@ -18,9 +18,10 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from actors.mailbox import Mailbox, MailboxStatistics, Question
-from actors.registry.catalog import Action, Catalog, Change, ChangesQuery, Note
+from actors.registry.catalog import Catalog
 from actors.registry.publisher import Publisher, stored
 from actors.registry.snapshot import Changes, Condition, Published, Registered, RegistrySnapshot
+from actors.registry.stored import Action, Change, ChangesQuery, Note
 from actors.sqlite import TROUBLE, reason_of
 from config.modules import ModuleSpec
 from config.settings import RegistrySettings

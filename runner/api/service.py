@@ -102,6 +102,13 @@ class Service:
         module = self.module(principal, Scope.MODULES_WRITE, name, version)
         return module, self.executors[module.spec.env].prepare(module)
 
+    def damaged(self) -> list[str]:
+        """Return the stored parts that were found damaged: `code`, `history`, `journal`, `modules`."""
+        registry = self.registry
+        mended = registry.catalog is not None and registry.catalog.damaged
+        found = (("code", registry.damaged), ("modules", mended))
+        return sorted([*self.history.statistics().damaged, *(part for part, damaged in found if damaged)])
+
     # Executions that begin
 
     async def execute(

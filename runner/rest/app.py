@@ -1,6 +1,6 @@
 """The REST application: the endpoints on the runner itself, and all endpoints on their routes.
 
-Executing, submitting, preparing, uploads, streams, websockets, probes and metrics are served as plain ASGI, ahead of quart; quart
+Executing, submitting, preparing, uploads, streams, websockets, probes and metrics are plain ASGI, ahead of quart; quart
 serves the rest, and is imported at the first request for it.
 """
 
@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from protocol.errors import RunnerError, shutting_down
+from protocol.errors import ErrorKind, RunnerError, error, shutting_down
 from runner.api import Service
 from runner.auth import Verifier
 from runner.http import App, Message, Receive, Send
@@ -149,9 +149,13 @@ async def _health(request: Request) -> Answer:
 async def _readiness(request: Request) -> Answer:
     if request.service.runs.stopping:
         raise RunnerError(shutting_down())
-    registry = request.service.registry
-    damaged = {"damaged": ["code"]} if registry.damaged else {}  # no names of modules: this route needs no token
-    return json_answer({"status": "ready", "modules": len(registry.snapshot.modules), **damaged})
+    service = request.service
+    refusing = service.history.statistics().refusing
+    if refusing is not None:
+        raise error(ErrorKind.UNAVAILABLE, f"no execution can be recorded: {refusing}", retry_after=5)
+    # No names of modules: this route needs no token.
+    damaged = {"damaged": found} if (found := service.damaged()) else {}
+    return json_answer({"status": "ready", "modules": len(service.registry.snapshot.modules), **damaged})
 
 
 @serves("getDocs")

@@ -18,12 +18,14 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from actors.executions import BUCKETS, PHASES, Histogram
+from actors.history import HistoryStatistics
 from protocol.model import Kind
 from runner.api import Service
 from runner.auth import Principal
 from runner.rest.endpoint import Answer, Request, serves
 from runner.version import release
 
+PARTS: Final = ("code", "history", "journal", "modules")
 _BOUNDS = [*(str(bound) for bound in BUCKETS), "+Inf"]
 
 
@@ -138,7 +140,7 @@ class RunnerCollector(Collector):
     def _history(self) -> Iterator[Metric]:
         found = self._service.history.statistics()
         gauges = (
-            ("writable", "Whether the database accepts records: 1 or 0.", found.last_error is None),
+            ("writable", "Whether ends can be recorded, here and in the database: 1 or 0.", _writable(found)),
             ("pending_rows", "Recorded executions that are not in the database yet.", found.pending),
             ("unwritten_executions", "Running executions that are only in memory.", found.running),
             ("pending_segments", "Pieces of events that wait for the database.", found.pieces),
@@ -154,10 +156,17 @@ class RunnerCollector(Collector):
             ("deleted_executions", "Executions deleted by age or number.", found.deleted),
             ("dropped_segments", "Pieces of events that were dropped.", found.pieces_dropped),
         )
+        damaged = self._service.damaged()
+        parts = [({"part": part}, part in damaged) for part in PARTS]
+        yield _gauge("operato_damaged", "Whether a stored part was found damaged since the start: 1 or 0.", parts)
         for name, text, value in gauges:
             yield _gauge(f"operato_history_{name}", text, [({}, value)])
         for name, text, value in counters:
             yield _counter(f"operato_history_{name}", text, [({}, value)])
+
+
+def _writable(found: HistoryStatistics) -> bool:
+    return found.last_error is None and found.refusing is None
 
 
 Series = Iterable[tuple[dict[str, str], float]]

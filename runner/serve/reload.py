@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 5.0
 """How often the marks are compared without a notice."""
 _SETTLE_SECONDS = 0.2
+_LONGEST_PAUSE = 60.0
+"""The longest pause before the kernel is asked for notices again after an error."""
 _Mark: TypeAlias = tuple[int, int, int, int] | None
 """ctime, mtime, size and inode; None for a missing file."""
 
@@ -99,6 +101,10 @@ class Reloader:
             why = problem.failure.message if isinstance(problem, RunnerError) else str(problem)
             log.warning("not reloaded, the modules are unchanged", file=str(published.path), why=why)
             return published
+        except Exception:
+            # No content of files may end the runner.
+            log.exception("not reloaded, the modules are unchanged", file=str(published.path))
+            return published
         changes = self.system.registry.snapshot.since(before)
         log.info("reloaded" if changes else "reloaded, no changes", file=str(published.path), **changes.summary())
         if self.modules.runner != published.runner:
@@ -134,18 +140,33 @@ class Reloader:
 
     async def _watch_folders(self, folders: list[Path], scope: trio.CancelScope) -> None:
         with scope:
+            pause, told = _SETTLE_SECONDS, set[str]()
             while True:
+                began = trio.current_time()
                 try:
                     stop = trio.Event()
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_set_at_the_end, stop)
                         nursery.start_soon(self._look_when_settled)
                         await self._hear(folders, stop)
-                except* OSError as problem:
-                    # A folder has disappeared, or the kernel has no more watches: the marks must do.
-                    log.warning("changes are detected late", every=self.look_seconds, why=str(problem.exceptions[0]))
-                await trio.sleep(self.look_seconds)
-                await self._look()
+                except* Exception as problem:  # noqa: BLE001 - no error of the library may end the runner
+                    # A folder has disappeared, the kernel has no more watches, or the library cannot read the name of
+                    # a file that lies beside (it is not UTF-8): the marks must do.
+                    reason = _reason(problem)
+                    if reason not in told:
+                        log.warning("changes are detected late", every=self.look_seconds, why=reason)
+                    told.add(reason)
+                if trio.current_time() - began > _LONGEST_PAUSE:
+                    pause = _SETTLE_SECONDS
+                await self._look_until(trio.current_time() + pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _look_until(self, end: float) -> None:
+        """Look at once, since the notice of a change may be lost, and then every few seconds without notices."""
+        await self._look()
+        while trio.current_time() < end:
+            await trio.sleep(min(self.look_seconds, end - trio.current_time()))
+            await self._look()
 
     async def _look_when_settled(self) -> None:
         """Look once after the watch has started: changes since the last watch gave no notice."""
@@ -174,6 +195,13 @@ class Reloader:
                     self.bell.ring()
                 else:
                     await self._look()
+
+
+def _reason(problem: BaseExceptionGroup[Exception]) -> str:
+    first: BaseException = problem
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return f"{type(first).__name__}: {first}"
 
 
 async def _set_at_the_end(event: trio.Event) -> None:

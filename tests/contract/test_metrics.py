@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -64,6 +65,30 @@ async def scrape(at, **headers):
     assert status == 200, body
     assert told[b"content-type"].startswith(b"text/plain; version=")
     return Scrape(body.decode())
+
+
+async def test_damage_and_missing_files_are_shown(tmp_path):
+    async with site(tmp_path) as at:
+        await at.json("POST", "/modules/execute/echo", 1)
+    (database,) = tmp_path.rglob("history.db")
+    database.write_bytes(database.read_bytes()[:4096] + bytes(40_000))
+    async with site(tmp_path) as at:
+        _, _, body = await at.ask("GET", "/readyz")
+        assert b'"damaged":["history"]' in body
+        now = await scrape(at)
+        assert [now("operato_damaged", part=part) for part in ("history", "journal", "modules", "code")] == [1, 0, 0, 0]
+        assert now("operato_history_writable") == 1
+
+        shutil.move(database.parent, tmp_path / "elsewhere")
+        await wait_until(lambda: at.service.history.statistics().refusing, "it was not noticed")
+        status, told, body = await at.ask("GET", "/readyz")
+        assert (status, told[b"retry-after"]) == (503, b"5")
+        assert b"deleted" in body
+        assert (await scrape(at))("operato_history_writable") == 0
+        assert (await at.ask("POST", "/modules/execute/echo", 1))[0] == 503
+        shutil.move(tmp_path / "elsewhere", database.parent)
+        await wait_until(lambda: not at.service.history.statistics().refusing, "it was not noticed")
+        assert await at.json("POST", "/modules/execute/echo", 1)
 
 
 async def test_the_numbers_count_the_executions(tmp_path):

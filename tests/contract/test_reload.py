@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 import pytest
@@ -374,6 +376,59 @@ async def test_a_full_disk_keeps_the_modules_and_the_runner(home, lines, monkeyp
             served.write(TWO)
             await served.wait_logged("not reloaded", "No space left on device")
         assert served.code() == "handler = x1"
+        served.reloader.bell.ring()
+        await served.wait(lambda: served.code() == "handler = x2")
+
+
+@pytest.mark.parametrize("look_seconds", [NEVER, OFTEN])
+async def test_names_that_are_not_utf_8_beside_watched_files_change_nothing(home, lines, look_seconds):
+    (home / "jobs").mkdir()
+    (home / "jobs" / "main.py").write_text("handler = y1")
+    first = inline(jobs="path: jobs", m="code: 'handler = x1'")
+    async with serving(home, lines, look_seconds=look_seconds, first=first) as served:
+        for number in range(3):
+            for folder in (home, home / "jobs" / "__pycache__"):
+                folder.mkdir(exist_ok=True)
+                Path(folder, os.fsdecode(b"r\xe9sum\xe9-%d.txt" % number)).touch()
+            text = first.replace("x1", f"z{number}")
+            served.write(text)
+            await served.wait(lambda text=f"handler = z{number}": served.code() == text)
+    assert len([line for line in lines if "detected late" in str(line)]) <= 2
+
+
+async def test_a_folder_that_is_deleted_and_comes_back(home, lines):
+    async with serving(home, lines, look_seconds=OFTEN) as served:
+        for number in range(3):
+            shutil.rmtree(home)
+            await served.wait_logged("not reloaded")
+            home.mkdir()
+            served.write(TWO.replace("x2", f"z{number}"))
+            await served.wait(lambda text=f"handler = z{number}": served.code() == text)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, OSError, ValueError])
+async def test_no_error_of_the_watcher_ends_the_runner_and_each_is_told_once(home, lines, monkeypatch, kind):
+    heard = []
+
+    async def broken(*_):
+        heard.append(1)
+        raise kind("the library failed")
+
+    monkeypatch.setattr(Reloader, "_hear", broken)
+    monkeypatch.setattr("runner.serve.reload._SETTLE_SECONDS", 0.001)
+    async with serving(home, lines, look_seconds=OFTEN) as served:
+        await served.wait(lambda: len(heard) > 3)
+        served.write(TWO)
+        await served.wait(lambda: served.code() == "handler = x2")
+    assert len([line for line in lines if "detected late" in str(line)]) == 1
+
+
+async def test_an_unforeseen_failure_of_a_reload_keeps_the_modules(home, lines, monkeypatch):
+    async with serving(home, lines, look_seconds=OFTEN) as served:
+        with monkeypatch.context() as patch:
+            patch.setattr("runner.serve.reload.read_modules", lambda *_: 1 / 0)
+            served.write(TWO)
+            await served.wait_logged("not reloaded")
         served.reloader.bell.ring()
         await served.wait(lambda: served.code() == "handler = x2")
 

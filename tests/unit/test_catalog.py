@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import sqlite3
 
@@ -10,7 +11,8 @@ import attrs
 import pytest
 
 from actors.registry import catalog as module_under_test
-from actors.registry.catalog import Action, Catalog, ChangesQuery, Note, StoredVersion
+from actors.registry.catalog import Catalog
+from actors.registry.stored import Action, ChangesQuery, Note, StoredVersion
 from protocol.errors import ErrorKind, RunnerError
 
 FILES = {"main.py": b"def handler(input): return 1\n", "data/\xe9.bin": bytes(range(256))}
@@ -167,9 +169,104 @@ def test_a_catalog_of_a_later_runner_is_left_alone(catalog, path):
     assert f"{path} has schema 99, and this runner reads schema 1 only" in caught.value.failure.message
 
 
-def test_a_file_that_is_not_a_catalog_is_reported_with_its_path(path):
-    path.write_bytes(b"no database at all, but long enough to be looked at" * 100)
+def test_a_folder_in_the_place_of_the_file_is_reported_with_its_path(path):
+    path.mkdir()
     with pytest.raises(RunnerError) as caught:
         Catalog.open(path)
     assert str(path) in caught.value.failure.message
     assert attrs.asdict(caught.value.failure)["field"] == "data_dir"
+
+
+# Damage
+
+
+def filled(path, count=60):
+    """Make a catalog with so many modules of some size, and close it."""
+    catalog = Catalog.open(path)
+    for number in range(count):
+        code = random.Random(number).randbytes(5000)
+        catalog.register(version("1", f"m{number:03}"), {"main.py": code}, "1", ())
+    catalog.close()
+
+
+def test_a_file_that_is_no_database_is_set_aside(path):
+    data = b"no database at all, but long enough to be looked at" * 100
+    path.write_bytes(data)
+    catalog = Catalog.open(path)
+    assert catalog.load() == []
+    assert catalog.damaged
+    catalog.close()
+    (kept,) = path.parent.glob("modules.db.damaged-*")
+    assert kept.read_bytes() == data
+    again = Catalog.open(path)
+    assert not again.damaged
+    again.close()
+
+
+def test_of_a_damaged_file_everything_readable_is_kept(path):
+    filled(path)
+    data = bytearray(path.read_bytes())
+    # Whole pages in the middle, as a broken disk would leave them.
+    start = len(data) // 2 // 4096 * 4096
+    data[start : start + 8 * 4096] = bytes(8 * 4096)
+    path.write_bytes(data)
+    catalog = Catalog.open(path)
+    assert catalog.damaged
+    found = catalog.load()
+    readable = 0
+    for module in found:
+        with contextlib.suppress(KeyError):
+            readable += catalog.files(module.name, "1")["main.py"] == random.Random(int(module.name[1:])).randbytes(
+                5000
+            )
+    assert readable >= 45
+    assert catalog.register(version("1", "after"), {"main.py": b""}, "1", ()) > 0
+    catalog.close()
+
+
+def test_damage_that_appears_at_use_is_mended_too(path):
+    filled(path)
+    catalog = Catalog.open(path)
+    assert not catalog.damaged
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(path.stat().st_size - 8192))
+    assert isinstance(catalog.load(), list)
+    assert catalog.damaged
+    assert catalog.register(version("1", "after"), {"main.py": b"1"}, "1", ()) > 0
+    assert "after" in [module.name for module in catalog.load()]
+    catalog.close()
+
+
+@pytest.mark.parametrize(
+    ("sql", "lost"),
+    [
+        ("update versions set spec = x'00ff' where module = 'm001'", "m001"),
+        ("update code set files = x'00ff' where module = 'm001'", None),
+        ("update changes set detail = x'00ff', action = 'nothing' where module = 'm001'", None),
+    ],
+)
+def test_a_row_that_cannot_be_read_costs_only_itself(path, sql, lost):
+    filled(path, 3)
+    with contextlib.closing(sqlite3.connect(path)) as link, link:
+        link.execute(sql)
+    catalog = Catalog.open(path)
+    assert [module.name for module in catalog.load() if not module.versions] == ([lost] if lost else [])
+    for name in ("m000", "m002"):
+        assert catalog.files(name, "1")
+    with contextlib.suppress(KeyError):
+        catalog.files("m001", "1")
+    assert len(catalog.changes(ChangesQuery())) >= 2
+    assert catalog.damaged
+    catalog.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_registered_in_a_file_that_is_gone(path, replaced):
+    catalog = Catalog.open(path)
+    path.unlink()
+    if replaced:
+        path.touch()
+    with pytest.raises(OSError, match="deleted or replaced"):
+        catalog.register(version("1", "lost"), {"main.py": b""}, "1", ())
+    catalog.close()

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.history import pieces
-from actors.history.journal import Entry
 from actors.history.pending import Batch, Pending
 from actors.history.pieces import Forgotten, Piece, Waiting, joined, seqs_of
+from actors.journal import Entry
 from protocol.model import Execution, Kind, ModuleRef, Status
 
 

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.history.rollups import (
+from actors.rollups import (
     LEVELS,
     Changes,
     Ended,
     Part,
     Rollup,
     bin_of,
+    changed,
     expired,
     middle_of,
     spans_of,
@@ -81,11 +82,26 @@ def test_changes_are_kept_for_each_span_of_each_module():
     changes.add(end(module="a"))
     changes.add(end(module="b"))
     changes.remove(end(module="b", status=Status.FAILED, kind=ErrorKind.LOST))
-    assert {span.width for span in changes.rollups} == {level.width for level in LEVELS}
-    assert len(changes.rollups) == 2 * len(LEVELS)
-    for span in changes.rollups:
+    spans = changes.by_span()
+    assert set(spans) == {*spans_of(end(module="a")), *spans_of(end(module="b"))}
+    assert len(spans) == 2 * len(LEVELS)
+    for span, change in spans.items():
         before = rollup_of(end(status=Status.FAILED, kind=ErrorKind.LOST)) if span.module == "b" else Rollup()
-        assert changes.apply(span, before).statuses == {Status.SUCCEEDED: 1}
+        assert changed(before, *change).statuses == {Status.SUCCEEDED: 1}
+
+
+@given(st.lists(st.floats(NOW - 400 * DAY, NOW + DAY), max_size=30))
+def test_counting_together_is_counting_one_after_the_other(times):
+    changes, single = Changes(), {}
+    for at in times:
+        ended = end(at=at)
+        changes.add(ended)
+        for span in spans_of(ended):
+            single.setdefault(span, Rollup()).count(ended, 1)
+    together = {span: changed(Rollup(), *change) for span, change in changes.by_span().items()}
+    assert {span: (r.statuses, r.bins) for span, r in together.items()} == {
+        span: (r.statuses, r.bins) for span, r in single.items()
+    }
 
 
 # Windows

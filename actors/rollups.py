@@ -174,29 +174,47 @@ def spans_of(ended: Ended) -> Iterable[Span]:
 
 
 class Changes:
-    """The changes of one transaction to the rollups, by row."""
+    """The changes of one transaction to the rollups.
+
+    Ends are counted once, by the finest spans; each of these lies within one span of every other level.
+    """
 
     def __init__(self) -> None:
-        self.rollups: dict[Span, tuple[list[Ended], list[Ended]]] = {}
+        self._added: dict[tuple[str, int], Rollup] = {}
+        self._removed: dict[Span, list[Ended]] = {}
 
     def add(self, ended: Ended) -> None:
         """Count an end."""
-        for span in spans_of(ended):
-            self.rollups.setdefault(span, ([], []))[0].append(ended)
+        key = ended.module, int(ended.at // LEVELS[0].width)
+        counts = self._added.get(key)
+        if counts is None:
+            counts = self._added[key] = Rollup()
+        counts.count(ended, 1)
 
     def remove(self, ended: Ended) -> None:
         """Subtract an end that was counted before."""
         for span in spans_of(ended):
-            self.rollups.setdefault(span, ([], []))[1].append(ended)
+            self._removed.setdefault(span, []).append(ended)
 
-    def apply(self, span: Span, rollup: Rollup) -> Rollup:
-        """Return the rollup of a row with the changes to it."""
-        added, removed = self.rollups[span]
-        for ended in removed:
-            rollup.count(ended, -1)
-        for ended in added:
-            rollup.count(ended, 1)
-        return rollup
+    def by_span(self) -> dict[Span, tuple[list[Rollup], list[Ended]]]:
+        """Return what to add to each row, and which ends to subtract from it."""
+        found: dict[Span, tuple[list[Rollup], list[Ended]]] = {
+            span: ([], removed) for span, removed in self._removed.items()
+        }
+        for (module, number), counts in self._added.items():
+            at = number * LEVELS[0].width
+            for level in LEVELS:
+                found.setdefault(Span(module, level.width, at // level.width * level.width), ([], []))[0].append(counts)
+        return found
+
+
+def changed(rollup: Rollup, added: Iterable[Rollup], removed: Iterable[Ended]) -> Rollup:
+    """Return the rollup of a row with changes to it."""
+    for ended in removed:
+        rollup.count(ended, -1)
+    for counts in added:
+        rollup.merge(counts)
+    return rollup
 
 
 def expired(now: float, retention: float) -> list[tuple[int, int]]:

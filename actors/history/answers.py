@@ -1,0 +1,125 @@
+"""The questions that a history answers: from what is pending in memory, and from the database in threads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import sqlalchemy as sa
+import trio
+from attrs import evolve
+
+from actors import rollups
+from actors.history import queries
+from actors.history.archive import Archive, Past
+from actors.history.committer import Committer, unavailable
+from actors.history.pieces import NOTHING, joined
+from actors.history.queries import Page, Query
+from actors.rollups import ModuleStats
+from actors.sqlite import TROUBLE, reason_of
+from config.settings import HistorySettings
+from protocol.errors import ErrorKind, error
+from protocol.model import Execution
+
+T = TypeVar("T")
+MEND_SECONDS: Final = 60.0
+"""How long a reader waits for a damaged database to be replaced."""
+
+
+class Answers:
+    """The part of a history that reads. Methods are called on the event loop, while the history is open."""
+
+    def __init__(self, settings: HistorySettings, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._archive: Archive | None = None
+        self._committer = Committer(settings, clock)
+        self._pending = self._committer.pending
+
+    async def get(self, name: str) -> Execution | None:
+        """Return the whole execution with this id in its latest state, or None.
+
+        A running execution has the events added by `append`. Raises `RunnerError` (`unavailable`) when the database
+        cannot be read. Cancellation waits for the end of the read.
+        """
+        await trio.lowlevel.checkpoint()
+        known = self._pending.find(name)
+        if known is not None and known.status.final:
+            return known
+        waiting = self._pending.pieces.find(name)
+        if known is not None and known.events != NOTHING:
+            waiting = (known.events, *waiting)
+        stored = await self._read(lambda link: queries.fetch(link, name, waiting))
+        latest = self._pending.find(name) or known
+        if latest is None or latest.status.final:
+            return latest or stored
+        return evolve(latest, events=joined(waiting) if stored is None else stored.events)
+
+    async def find_keyed(self, subject: str, module: str, key: str, since: float) -> Execution | None:
+        """Return a caller's newest execution of `module` with this idempotency key, whole, or None.
+
+        Only executions created at or after `since` (seconds since the epoch) count. Raises `RunnerError` as `get`.
+        Nothing is reserved: when two calls with one key both get None, the caller of this method must serialize them.
+        """
+        wanted = (subject, module, key)
+        waiting = self._pending.find_keyed(wanted)
+        stored = await self._read(lambda link: queries.find_keyed(link, wanted, since))
+        found = [execution for execution in (waiting, stored) if execution and execution.created_at >= since]
+        if not found:
+            return None
+        newest = max(found, key=lambda execution: (execution.created_at, execution.id))
+        # The copy in memory may have a later state.
+        return await self.get(newest.id) or newest
+
+    async def list(self, query: Query) -> Page:
+        """Return one page of executions, newest first, without input, result, traceback, events, failed attempts.
+
+        Executions recorded before the call are included, unless the database cannot be written now. A page with fewer
+        than `limit` executions, or none, may have a `next_cursor`: then the search continues there. Raises
+        `RunnerError`: `bad_input` for limit and cursor, `unavailable` as `get`.
+        """
+        await self._committer.catch_up()
+        return await self._read(lambda link: queries.page(link, query))
+
+    async def stats(self, module: str, *, since: float | None = None, until: float | None = None) -> ModuleStats:
+        """Return statistics of the executions of `module` that ended in `since` <= time < `until`; None is no bound.
+
+        Durations are within 2 %. The window is widened to whole spans of 5 minutes, of an hour where it is more than
+        2 days ago, and of a day after 60 days; the answer has the widened bounds. Executions that were deleted because
+        there were too many are counted too. Raises `RunnerError`: `bad_input` for a bound that is not a number,
+        `unavailable` as `get`.
+        """
+        for name, bound in (("since", since), ("until", until)):
+            if bound is not None and math.isnan(bound):
+                raise error(ErrorKind.BAD_INPUT, f"{name} must be a number of seconds since the epoch", field=name)
+        await self._committer.catch_up()
+        over = rollups.window(since, until, self._clock(), self._settings.retention_seconds)
+        total = await self._read(lambda link: queries.total(link, module, over.parts))
+        return rollups.summary(module, over, total)
+
+    def left(self) -> Past:
+        """Return the ids of the executions that the last runner left queued, and of those that it lost, oldest first.
+
+        Running executions were failed as `lost` when the history was opened; they keep their stored events. A retry
+        numbers its events from `events_count`, which is 1,000,000 above the next multiple of 1,000,000 over the highest
+        stored number: a reader may have seen events that were never stored, and no number may come twice.
+        """
+        return self._opened().past
+
+    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        try:
+            return await self._opened().read(work)
+        except TROUBLE as problem:
+            if not self._opened().suspect(problem):
+                raise unavailable("read", reason_of(problem)) from problem
+        await self._committer.wait_mended(MEND_SECONDS)
+        try:
+            return await self._opened().read(work)
+        except TROUBLE as problem:
+            raise unavailable("read", reason_of(problem)) from problem
+
+    def _opened(self) -> Archive:
+        if self._archive is None:
+            raise error(ErrorKind.UNAVAILABLE, "the history is not open", retry_after=1.0)
+        return self._archive

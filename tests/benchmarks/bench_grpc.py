@@ -35,7 +35,7 @@ from tests.benchmarks.bench_workers import call, median_call_ms, opened
 from tests.benchmarks.real_server import ROOT, real_doors
 from tests.benchmarks.report import Report
 
-CONCURRENCY = (1, 16)
+CONCURRENCY = (1, 16, 64)
 BATCH = 2000
 MODULES = """
 modules:

@@ -43,6 +43,8 @@ MAX_HEADER_BYTES = 16_384
 """Of the metadata of a call; clients know this limit, and more is answered RESOURCE_EXHAUSTED."""
 MAX_DECODED_BYTES, MAX_DECODED_FIELDS = 262_144, 2048
 """Metadata beyond this is not even decoded, which ends the connection: the compression of all calls depends on it."""
+GOODBYE = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0"
+"""A GOAWAY up to its code. Its last stream is the highest number, as a client may repeat calls above it."""
 CONFIGURATION = ngh2.Configuration(
     auto_window_update=False,
     max_outbound_ack=10_000,
@@ -327,7 +329,8 @@ class Connection:
         elif not self._sent:
             if self._ending:
                 self._output.close()
-                self._wire.end()
+                with suppress(OSError):  # the client was first
+                    self._wire.end()
             return b""
         return self._next_bytes()
 
@@ -344,9 +347,11 @@ class Connection:
             log.info("client cut off", why=str(problem) or repr(problem), client=self._peer())
         else:
             log.error("connection failed", exc_info=problem, client=self._peer())
-        with suppress(NGH2Error, OSError):
-            self.http.terminate_connection(ErrorCode.ENHANCE_YOUR_CALM)
-            self._output.send_last(self.http.data_to_send(WRITE_BYTES))
+        flood = isinstance(problem, FloodError | ngh2.DenialOfServiceError)
+        with suppress(OSError):
+            self._output.send_last(
+                GOODBYE + bytes([ErrorCode.ENHANCE_YOUR_CALM if flood else ErrorCode.PROTOCOL_ERROR])
+            )
         self.lost()
 
     def _peer(self) -> Any:

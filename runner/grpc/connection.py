@@ -32,7 +32,7 @@ EVENTS = 64
 """Handled at once; a read can hold two thousand calls."""
 WINDOW_FRAMES_BYTES = 52
 """The frames by which a client opens its windows after a message or 4 KiB of one; they are allowed in addition."""
-FIRST_SECONDS, HANDSHAKE_SECONDS = 5.0, 10.0
+FIRST_SECONDS, HANDSHAKE_SECONDS = 10.0, 10.0
 """For a client to send its first byte, and to finish the handshake of TLS."""
 LINGER_SECONDS = 2.0
 """For a client to close after we did."""

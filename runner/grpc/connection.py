@@ -9,6 +9,7 @@ An error of a client, or in this file, ends this connection only.
 from __future__ import annotations
 
 import ssl
+import time
 from collections import deque
 from contextlib import suppress
 from math import inf
@@ -28,8 +29,8 @@ from runner.wire import FloodError, Floods, Output, PlainWire, TlsWire, Wire
 
 READ_BYTES, WRITE_BYTES = 32_768, 65_536
 """Read and written at once."""
-EVENTS = 64
-"""Handled at once; a read can hold two thousand calls."""
+TURN_SECONDS = 0.002
+"""For the events of a read, before those of other connections: a read can hold two thousand calls."""
 WINDOW_FRAMES_BYTES = 52
 """The frames by which a client opens its windows after a message or 4 KiB of one; they are allowed in addition."""
 FIRST_SECONDS, HANDSHAKE_SECONDS = 10.0, 10.0
@@ -130,6 +131,7 @@ class Calls:
         """Cancel all calls."""
         for number in list(self._running):
             self.close(number)
+        self.start()
 
     async def _run(self, call: Call) -> None:
         try:
@@ -259,11 +261,11 @@ class Connection:
             return False
         if not self._events and not self._read():
             return False
-        for _ in range(EVENTS):
-            if not self._events:
-                self._floods.check(blocked=self._output.blocked)
-                break
+        end = time.perf_counter() + TURN_SECONDS
+        while self._events and time.perf_counter() < end:
             self._handle(self._events.popleft())
+        if not self._events:
+            self._floods.check(blocked=self._output.blocked)
         return True
 
     def _read(self) -> bool:
@@ -302,6 +304,7 @@ class Connection:
                 self.lost()
             case ngh2.ConnectionClosed() if event.error_code and not self._ending:
                 log.info("client cut off", why=event.debug_data.decode("latin-1"), client=self._peer())
+                self._calls.close_all()
                 self._end()
 
     # To the client

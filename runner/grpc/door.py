@@ -75,7 +75,7 @@ class Door:
         client = next(chain(self._new, self._idle), None)
         if client is None:
             return False
-        client.send_goaway()
+        client.end()
         client.lost()
         return True
 

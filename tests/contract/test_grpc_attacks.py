@@ -133,11 +133,11 @@ async def test_others_are_served_while_floods_arrive(door: OpenDoor) -> None:
                 assert (await other.call(ECHO, REQUEST)).status == 0
     finally:
         trio.lowlevel.remove_instrument(steps)
-    assert steps.longest < 0.25
+    assert 0 < steps.longest < 0.25
 
 
 class Steps(trio.abc.Instrument):
-    """The longest time of one step of the loop, in seconds of work of this thread, to which no other process adds."""
+    """The longest step of the server's tasks, in seconds of work of this thread, to which no other process adds."""
 
     longest = 0.0
     _began = float("inf")
@@ -146,7 +146,8 @@ class Steps(trio.abc.Instrument):
         self._began = time.thread_time()
 
     def after_task_step(self, task: Any) -> None:
-        self.longest = max(self.longest, time.thread_time() - self._began)
+        if task.name.startswith(("runner.", "/")):
+            self.longest = max(self.longest, time.thread_time() - self._began)
 
 
 async def test_a_client_that_opens_windows_for_what_it_reads_is_no_flood() -> None:
@@ -231,7 +232,39 @@ async def test_large_messages_do_not_hold_the_loop(text: str) -> None:
             trio.lowlevel.remove_instrument(steps)
 
     assert len(answer) == len(bytes(v1.ExecuteResponse(result_json=text)))
-    assert steps.longest < 0.25
+    assert 0 < steps.longest < 0.25
+
+
+async def test_a_stream_of_tiny_messages_does_not_hold_the_loop() -> None:
+    others = 0
+
+    async def count(call: Call) -> Any:
+        nonlocal others
+        received = 0
+        async with trio.open_nursery() as nursery:
+
+            async def other() -> None:
+                nonlocal others
+                while True:
+                    await trio.lowlevel.checkpoint()
+                    others += 1
+
+            nursery.start_soon(other)
+            async for _ in call:
+                received += 1
+            nursery.cancel_scope.cancel()
+        return v1.ExecuteResponse(result_json=str(received))
+
+    async with open_door({ECHO: Method(count, v1.ExecuteRequest)}) as door:
+        client = await door.connect()
+        number = await client.send(ECHO, end=False)
+        await send_data(client, number, b"\0\0\0\0\0" * 100_000)
+        client.http.end_stream(number)
+        await client.flush()
+        answer = await client.ended(number)
+
+    assert answer.message().result_json == "100000"
+    assert others > 1000
 
 
 # Connections

@@ -44,13 +44,23 @@ MAX_HEADER_BYTES = 16_384
 """Of the metadata of a call; clients know this limit, and more is answered RESOURCE_EXHAUSTED."""
 MAX_DECODED_BYTES, MAX_DECODED_FIELDS = 262_144, 2048
 """Metadata beyond this is not even decoded, which ends the connection: the compression of all calls depends on it."""
+MAX_ACKS = 200
+"""Pings and settings in one read, or while answers are not read."""
 GOODBYE = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0"
 """A GOAWAY up to its code. Its last stream is the highest number, as a client may repeat calls above it."""
 CONFIGURATION = ngh2.Configuration(
     auto_window_update=False,
-    max_outbound_ack=10_000,
+    max_outbound_ack=MAX_ACKS,
     max_inbound_header_list_size=MAX_DECODED_BYTES,
     max_inbound_header_count=MAX_DECODED_FIELDS,
+)
+
+HANDLED = (
+    ngh2.DataReceived,
+    ngh2.StreamClosed,
+    ngh2.TrailersReceived,
+    ngh2.GoAwayReceived,
+    ngh2.ConnectionClosed,
 )
 
 log = structlog.get_logger("grpc")
@@ -284,7 +294,16 @@ class Connection:
         self._heard = now
         self._floods.arrived(len(data), now)
         self.http.receive_data(data)
-        self._events.extend(self.http.events())
+        events = self.http.events()
+        closed = {event.stream_id for event in events if isinstance(event, ngh2.StreamClosed)}
+        for event in events:  # floods end here, before their events cost more
+            if isinstance(event, ngh2.StreamReset):
+                self._floods.reset(now)
+            elif isinstance(event, ngh2.RequestReceived):
+                if event.stream_id not in closed:  # a call that is cancelled already never begins
+                    self._events.append(event)
+            elif isinstance(event, HANDLED):
+                self._events.append(event)
         return True
 
     def _handle(self, event: ngh2.Event) -> None:
@@ -296,8 +315,6 @@ class Connection:
             case ngh2.StreamClosed():
                 self.refused.discard(event.stream_id)
                 self._calls.close(event.stream_id)
-            case ngh2.StreamReset():
-                self._floods.reset(self._heard)
             case ngh2.TrailersReceived():
                 self._calls.trailers(event.stream_id)
             case ngh2.GoAwayReceived():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-CHEAP_BYTES: Final = 131_072
+CHEAP_BYTES: Final = 65_536
 """In one second, of frames that carry no call and no message: pings, settings, windows, resets, unknown ones."""
 MAX_RESETS: Final = 500
 RESETS_SECONDS: Final = 10.0

@@ -31,8 +31,6 @@ READ_BYTES, WRITE_BYTES = 32_768, 65_536
 """Read and written at once."""
 TURN_SECONDS = 0.002
 """For the events of a read, before those of other connections: a read can hold two thousand calls."""
-WINDOW_FRAMES_BYTES = 52
-"""The frames by which a client opens its windows after a message or 4 KiB of one; they are allowed in addition."""
 FIRST_SECONDS, HANDSHAKE_SECONDS = 10.0, 10.0
 """For a client to send its first byte, and to finish the handshake of TLS."""
 LINGER_SECONDS = 2.0
@@ -69,14 +67,13 @@ log = structlog.get_logger("grpc")
 class Calls:
     """The calls of one connection."""
 
-    def __init__(self, link: Connection, door: Door, floods: Floods) -> None:
+    def __init__(self, link: Connection, door: Door) -> None:
         self._link = link
         self._door = door
-        self._floods = floods
         self._running: dict[int, Call] = {}
         self._begun: list[Call] = []
 
-    def request(self, event: ngh2.RequestReceived, *, blocked: bool) -> None:
+    def request(self, event: ngh2.RequestReceived) -> None:
         """Begin a call, or refuse it."""
         fields: dict[str, str] = {}
         size = tokens = 0
@@ -84,7 +81,6 @@ class Calls:
             size += len(name) + len(value) + 32
             fields[name.decode("latin-1")] = value.decode("latin-1")
             tokens += name == b"authorization"
-        self._floods.useful(size)
         door = self._door
         method = door.methods.get(fields.get(":path", ""))
         stream = Stream(self._link, event.stream_id, ended=event.end_stream)
@@ -97,7 +93,6 @@ class Calls:
             call.begin(known=method is not None, full=door.full_for(self._link), draining=door.draining)
         except (RunnerError, GRPCError) as problem:
             call.refuse(problem)
-            self._floods.refused(blocked=blocked)
             return
         self._running[stream.number] = call
         self._begun.append(call)
@@ -107,8 +102,6 @@ class Calls:
         """Give data to its call; that of a call that has ended is dropped."""
         data = event.data
         call = self._running.get(event.stream_id)
-        if data or event.end_stream:
-            self._floods.useful(len(data) + 9)
         if call is None or call.stream.closed:
             if data:
                 self._link.http.acknowledge_received_data(len(data), event.stream_id)
@@ -173,7 +166,7 @@ class Connection:
         self._wire: Wire = PlainWire(stream.socket) if tls is None else TlsWire(stream.socket, tls)
         self._output = Output(self._wire, door.nursery, door.limits.send_seconds, self._next_bytes, self._failed)
         self._floods = Floods()
-        self._calls = Calls(self, door, self._floods)
+        self._calls = Calls(self, door)
         self._events: deque[ngh2.Event] = deque()  # of a read, not yet handled
         self._sent: list[ngh2.Event] = []  # of the last write
         self._busy = self._ending = self._closed = False
@@ -222,8 +215,8 @@ class Connection:
             self._output.push()
 
     def earned(self, size: int) -> None:
-        """Allow the client the frames that follow a message."""
-        self._floods.useful(WINDOW_FRAMES_BYTES * (1 + size // 4096))
+        """Allow the client the frames by which it opens its two windows after a message or 4 KiB of one."""
+        self._floods.allow(2 * (1 + size // 4096))
 
     def send_goaway(self) -> None:
         """Ask the client to make its next calls elsewhere; running calls continue."""
@@ -274,8 +267,6 @@ class Connection:
         end = time.perf_counter() + TURN_SECONDS
         while self._events and time.perf_counter() < end:
             self._handle(self._events.popleft())
-        if not self._events:
-            self._floods.check(blocked=self._output.blocked)
         return True
 
     def _read(self) -> bool:
@@ -292,7 +283,7 @@ class Connection:
         if self._heard == -inf:
             self.deadline = now + self._door.limits.ping_seconds
         self._heard = now
-        self._floods.arrived(len(data), now)
+        self._floods.arrived(data, now, blocked=self._output.blocked)
         self.http.receive_data(data)
         events = self.http.events()
         closed = {event.stream_id for event in events if isinstance(event, ngh2.StreamClosed)}
@@ -311,7 +302,7 @@ class Connection:
             case ngh2.DataReceived():
                 self._calls.data(event)
             case ngh2.RequestReceived():
-                self._calls.request(event, blocked=self._output.blocked)
+                self._calls.request(event)
             case ngh2.StreamClosed():
                 self.refused.discard(event.stream_id)
                 self._calls.close(event.stream_id)

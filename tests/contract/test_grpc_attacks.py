@@ -173,6 +173,22 @@ async def test_a_client_that_opens_windows_for_what_it_reads_is_no_flood() -> No
         assert client.answers[number].status == 0
 
 
+async def test_data_of_a_refused_call_that_is_on_its_way_does_not_end_the_connection() -> None:
+    async with open_door(METHODS, max_message_bytes=1000) as door:
+        client = await door.connect()
+        running = await client.send(HANG, REQUEST)
+        for _ in range(20):
+            number = await client.send(ECHO, b"\0\0\1\0\0", end=False, flush=False)
+            for _ in range(40):
+                if client.http.local_flow_control_window(number) >= 16_384:
+                    client.http.send_data(number, bytes(16_384))
+            await client.flush()
+            assert (await client.ended(number)).status == GrpcStatus.RESOURCE_EXHAUSTED
+
+        assert (await client.call(ECHO, REQUEST)).status == 0
+        assert not client.answers[running].ended
+
+
 # Memory
 
 

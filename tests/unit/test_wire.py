@@ -8,7 +8,11 @@ import pytest
 import trio
 
 from runner.wire import FloodError, Floods, Output
-from runner.wire.floods import CHEAP_BYTES, MAX_RESETS, MAX_UNREAD_REPLIES, RESETS_SECONDS
+from runner.wire.floods import CHEAP_FRAMES, MAX_RESETS, MAX_UNREAD, RESETS_SECONDS
+
+
+def frame(kind: int, flags: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags, 0, 0, 0, 1]) + payload
 
 
 class Kernel:
@@ -120,20 +124,26 @@ async def test_many_writes_let_other_tasks_run() -> None:
     assert at_once < 10
 
 
-def test_cheap_bytes_of_one_second_are_bounded() -> None:
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PING, EMPTY, PADDING = frame(6, 0, b"12345678"), frame(0, 0), frame(0, 8, b"\x01aa")
+DATA, HEAD = frame(0, 0, b"aa"), frame(1, 4, b"\x83")
+
+
+@pytest.mark.parametrize("cheap", [PING, EMPTY, PADDING, frame(250, 0, b"abc")])
+@pytest.mark.parametrize("size", [7, 1000, 1_000_000])
+def test_cheap_frames_of_one_second_are_bounded_however_they_arrive(cheap: bytes, size: int) -> None:
     floods = Floods()
-    for second in range(5):
-        floods.arrived(CHEAP_BYTES, 2.0 * second)
-        floods.check(blocked=False)
-    floods.arrived(1000, 8.5)
-    floods.useful(1000)
-    floods.check(blocked=False)
-    floods.arrived(1, 8.6)
+    sent = PREFACE
+    for second in range(3):
+        sent += (HEAD + DATA + cheap) * CHEAP_FRAMES
+        for start in range(0, len(sent), size):
+            floods.arrived(sent[start : start + size], 2.0 * second, blocked=False)
+        sent = b""
+    floods.allow(1)
+    floods.arrived(cheap, 4.5, blocked=False)
 
     with pytest.raises(FloodError, match="carry no call"):
-        floods.check(blocked=False)
-    with pytest.raises(FloodError, match="not read"):
-        floods.check(blocked=True)
+        floods.arrived(cheap, 4.6, blocked=False)
 
 
 def test_cancelled_calls_are_bounded() -> None:
@@ -146,12 +156,12 @@ def test_cancelled_calls_are_bounded() -> None:
         floods.reset(RESETS_SECONDS + 2)
 
 
-def test_only_answers_that_are_not_read_count() -> None:
+def test_only_calls_of_a_client_that_does_not_read_count() -> None:
     floods = Floods()
+    floods.arrived(PREFACE, 0.0, blocked=False)
     for _ in range(3):
-        floods.refused(blocked=False)
-        for _ in range(MAX_UNREAD_REPLIES):
-            floods.refused(blocked=True)
+        floods.arrived(HEAD, 1.0, blocked=False)
+        floods.arrived((HEAD + DATA) * MAX_UNREAD, 1.0, blocked=True)
 
     with pytest.raises(FloodError, match="not read"):
-        floods.refused(blocked=True)
+        floods.arrived(HEAD, 1.0, blocked=True)

@@ -26,6 +26,8 @@ MAX_STATUS_BYTES = 1000
 """The limit of a status message; on the wire it may take three times as many, and clients accept 8 KiB of trailers."""
 MAX_TIMEOUT_CHARACTERS = 9
 """Of `grpc-timeout`: eight digits and a unit."""
+MESSAGES = 32
+"""After so many messages of a call that did not have to wait, other tasks run."""
 LARGE_BYTES = 262_144
 """After a message of this size other tasks run: reading, decoding and encoding are a step each."""
 _HEAD: list[Header] = [
@@ -88,7 +90,7 @@ class Call:
         self._scope = trio.CancelScope()
         self._why: Failure | None = None
         self._reading: trio.CancelScope | None = None
-        self._first = True
+        self._received = 0
         self._stopped = False
         self._ended = False
 
@@ -107,34 +109,19 @@ class Call:
         Raises RunnerError: `too_large`, `bad_input`, or `shutdown` when the runner stops meanwhile. Raises GRPCError
         UNIMPLEMENTED for a compressed message.
         """
-        stream, limits = self.stream, self._limits
-        await self._wait(5, limits.message_seconds if self._first else math.inf)
-        head = stream.peek(5)
-        if not head:
+        data = await self._next()
+        if data is None:
             return None
-        self._first = False
-        if head[0]:
-            raise GRPCError(Status.UNIMPLEMENTED, "compressed messages are not supported")
-        size = int.from_bytes(head[1:], "big")
-        if size > limits.max_message_bytes:
-            text = f"the message of {size} bytes is over {limits.max_message_bytes}; the limit is `max_frame`"
-            raise error(ErrorKind.TOO_LARGE, text)
-        if len(head) == 5:
-            await self._wait(5 + size, limits.message_seconds)
-        data = stream.take(5 + size, 5)
-        if len(head) < 5 or len(data) < size:
-            raise error(ErrorKind.BAD_INPUT, "the message is cut off")
-        if stream.link.http.want_write:  # a new window, for a client that sends many messages
-            stream.link.push()
-        if size > LARGE_BYTES:
+        large = len(data) > LARGE_BYTES
+        if large:
             await trio.lowlevel.checkpoint()
         try:
             message = decode(self.method.request, data)
         except MalformedError as problem:
             raise error(ErrorKind.BAD_INPUT, f"the message is malformed: {problem}") from None
-        if size > LARGE_BYTES:
+        if large:
             await trio.lowlevel.checkpoint()
-        stream.link.earned(size)
+        self.stream.link.earned(len(data))
         return message
 
     async def send(self, *messages: Any) -> None:
@@ -238,6 +225,31 @@ class Call:
                 self._end(status, [*_trailers(status, failure.message), *_details(failure)])
 
     # Bytes
+
+    async def _next(self) -> bytes | None:
+        """Return the bytes of the next message."""
+        stream, limits = self.stream, self._limits
+        if self._received % MESSAGES == MESSAGES - 1:
+            await trio.lowlevel.checkpoint()
+        await self._wait(5, math.inf if self._received else limits.message_seconds)
+        head = stream.peek(5)
+        if not head:
+            return None
+        self._received += 1
+        if head[0]:
+            raise GRPCError(Status.UNIMPLEMENTED, "compressed messages are not supported")
+        size = int.from_bytes(head[1:], "big")
+        if size > limits.max_message_bytes:
+            text = f"the message of {size} bytes is over {limits.max_message_bytes}; the limit is `max_frame`"
+            raise error(ErrorKind.TOO_LARGE, text)
+        if len(head) == 5:
+            await self._wait(5 + size, limits.message_seconds)
+        data = stream.take(5 + size, 5)
+        if len(head) < 5 or len(data) < size:
+            raise error(ErrorKind.BAD_INPUT, "the message is cut off")
+        if stream.link.http.want_write:  # a new window, for a client that sends many messages
+            stream.link.push()
+        return data
 
     async def _wait(self, size: int, seconds: float) -> None:
         """Wait for so many bytes, or the end of the client's side."""

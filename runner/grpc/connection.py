@@ -9,6 +9,7 @@ An error of a client, or in this file, ends this connection only.
 from __future__ import annotations
 
 import ssl
+import time
 from collections import deque
 from contextlib import suppress
 from math import inf
@@ -28,11 +29,9 @@ from runner.wire import FloodError, Floods, Output, PlainWire, TlsWire, Wire
 
 READ_BYTES, WRITE_BYTES = 32_768, 65_536
 """Read and written at once."""
-EVENTS = 64
-"""Handled at once; a read can hold two thousand calls."""
-WINDOW_FRAMES_BYTES = 52
-"""The frames by which a client opens its windows after a message or 4 KiB of one; they are allowed in addition."""
-FIRST_SECONDS, HANDSHAKE_SECONDS = 5.0, 10.0
+TURN_SECONDS = 0.002
+"""For the events of a read, before those of other connections: a read can hold two thousand calls."""
+FIRST_SECONDS, HANDSHAKE_SECONDS = 10.0, 10.0
 """For a client to send its first byte, and to finish the handshake of TLS."""
 LINGER_SECONDS = 2.0
 """For a client to close after we did."""
@@ -43,11 +42,23 @@ MAX_HEADER_BYTES = 16_384
 """Of the metadata of a call; clients know this limit, and more is answered RESOURCE_EXHAUSTED."""
 MAX_DECODED_BYTES, MAX_DECODED_FIELDS = 262_144, 2048
 """Metadata beyond this is not even decoded, which ends the connection: the compression of all calls depends on it."""
+MAX_ACKS = 200
+"""Pings and settings in one read, or while answers are not read."""
+GOODBYE = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0"
+"""A GOAWAY up to its code. Its last stream is the highest number, as a client may repeat calls above it."""
 CONFIGURATION = ngh2.Configuration(
     auto_window_update=False,
-    max_outbound_ack=10_000,
+    max_outbound_ack=MAX_ACKS,
     max_inbound_header_list_size=MAX_DECODED_BYTES,
     max_inbound_header_count=MAX_DECODED_FIELDS,
+)
+
+HANDLED = (
+    ngh2.DataReceived,
+    ngh2.StreamClosed,
+    ngh2.TrailersReceived,
+    ngh2.GoAwayReceived,
+    ngh2.ConnectionClosed,
 )
 
 log = structlog.get_logger("grpc")
@@ -56,14 +67,13 @@ log = structlog.get_logger("grpc")
 class Calls:
     """The calls of one connection."""
 
-    def __init__(self, link: Connection, door: Door, floods: Floods) -> None:
+    def __init__(self, link: Connection, door: Door) -> None:
         self._link = link
         self._door = door
-        self._floods = floods
         self._running: dict[int, Call] = {}
         self._begun: list[Call] = []
 
-    def request(self, event: ngh2.RequestReceived, *, blocked: bool) -> None:
+    def request(self, event: ngh2.RequestReceived) -> None:
         """Begin a call, or refuse it."""
         fields: dict[str, str] = {}
         size = tokens = 0
@@ -71,7 +81,6 @@ class Calls:
             size += len(name) + len(value) + 32
             fields[name.decode("latin-1")] = value.decode("latin-1")
             tokens += name == b"authorization"
-        self._floods.useful(size)
         door = self._door
         method = door.methods.get(fields.get(":path", ""))
         stream = Stream(self._link, event.stream_id, ended=event.end_stream)
@@ -84,7 +93,6 @@ class Calls:
             call.begin(known=method is not None, full=door.full_for(self._link), draining=door.draining)
         except (RunnerError, GRPCError) as problem:
             call.refuse(problem)
-            self._floods.refused(blocked=blocked)
             return
         self._running[stream.number] = call
         self._begun.append(call)
@@ -94,8 +102,6 @@ class Calls:
         """Give data to its call; that of a call that has ended is dropped."""
         data = event.data
         call = self._running.get(event.stream_id)
-        if data or event.end_stream:
-            self._floods.useful(len(data) + 9)
         if call is None or call.stream.closed:
             if data:
                 self._link.http.acknowledge_received_data(len(data), event.stream_id)
@@ -128,6 +134,7 @@ class Calls:
         """Cancel all calls."""
         for number in list(self._running):
             self.close(number)
+        self.start()
 
     async def _run(self, call: Call) -> None:
         try:
@@ -159,7 +166,7 @@ class Connection:
         self._wire: Wire = PlainWire(stream.socket) if tls is None else TlsWire(stream.socket, tls)
         self._output = Output(self._wire, door.nursery, door.limits.send_seconds, self._next_bytes, self._failed)
         self._floods = Floods()
-        self._calls = Calls(self, door, self._floods)
+        self._calls = Calls(self, door)
         self._events: deque[ngh2.Event] = deque()  # of a read, not yet handled
         self._sent: list[ngh2.Event] = []  # of the last write
         self._busy = self._ending = self._closed = False
@@ -208,8 +215,8 @@ class Connection:
             self._output.push()
 
     def earned(self, size: int) -> None:
-        """Allow the client the frames that follow a message."""
-        self._floods.useful(WINDOW_FRAMES_BYTES * (1 + size // 4096))
+        """Allow the client the frames by which it opens its two windows after a message or 4 KiB of one."""
+        self._floods.allow(2 * (1 + size // 4096))
 
     def send_goaway(self) -> None:
         """Ask the client to make its next calls elsewhere; running calls continue."""
@@ -257,10 +264,8 @@ class Connection:
             return False
         if not self._events and not self._read():
             return False
-        for _ in range(EVENTS):
-            if not self._events:
-                self._floods.check(blocked=self._output.blocked)
-                break
+        end = time.perf_counter() + TURN_SECONDS
+        while self._events and time.perf_counter() < end:
             self._handle(self._events.popleft())
         return True
 
@@ -278,9 +283,18 @@ class Connection:
         if self._heard == -inf:
             self.deadline = now + self._door.limits.ping_seconds
         self._heard = now
-        self._floods.arrived(len(data), now)
+        self._floods.arrived(data, now, blocked=self._output.blocked)
         self.http.receive_data(data)
-        self._events.extend(self.http.events())
+        events = self.http.events()
+        closed = {event.stream_id for event in events if isinstance(event, ngh2.StreamClosed)}
+        for event in events:  # floods end here, before their events cost more
+            if isinstance(event, ngh2.StreamReset):
+                self._floods.reset(now)
+            elif isinstance(event, ngh2.RequestReceived):
+                if event.stream_id not in closed:  # a call that is cancelled already never begins
+                    self._events.append(event)
+            elif isinstance(event, HANDLED):
+                self._events.append(event)
         return True
 
     def _handle(self, event: ngh2.Event) -> None:
@@ -288,18 +302,17 @@ class Connection:
             case ngh2.DataReceived():
                 self._calls.data(event)
             case ngh2.RequestReceived():
-                self._calls.request(event, blocked=self._output.blocked)
+                self._calls.request(event)
             case ngh2.StreamClosed():
                 self.refused.discard(event.stream_id)
                 self._calls.close(event.stream_id)
-            case ngh2.StreamReset():
-                self._floods.reset(self._heard)
             case ngh2.TrailersReceived():
                 self._calls.trailers(event.stream_id)
             case ngh2.GoAwayReceived():
                 self.lost()
             case ngh2.ConnectionClosed() if event.error_code and not self._ending:
                 log.info("client cut off", why=event.debug_data.decode("latin-1"), client=self._peer())
+                self._calls.close_all()
                 self._end()
 
     # To the client
@@ -327,7 +340,8 @@ class Connection:
         elif not self._sent:
             if self._ending:
                 self._output.close()
-                self._wire.end()
+                with suppress(OSError):  # the client was first
+                    self._wire.end()
             return b""
         return self._next_bytes()
 
@@ -344,9 +358,11 @@ class Connection:
             log.info("client cut off", why=str(problem) or repr(problem), client=self._peer())
         else:
             log.error("connection failed", exc_info=problem, client=self._peer())
-        with suppress(NGH2Error, OSError):
-            self.http.terminate_connection(ErrorCode.ENHANCE_YOUR_CALM)
-            self._output.send_last(self.http.data_to_send(WRITE_BYTES))
+        flood = isinstance(problem, FloodError | ngh2.DenialOfServiceError)
+        with suppress(OSError):
+            self._output.send_last(
+                GOODBYE + bytes([ErrorCode.ENHANCE_YOUR_CALM if flood else ErrorCode.PROTOCOL_ERROR])
+            )
         self.lost()
 
     def _peer(self) -> Any:

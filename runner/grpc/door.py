@@ -4,34 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Protocol
 
 import trio
 
 from protocol.errors import shutting_down
 from runner.grpc.call import Call, GrpcLimits, Method
+from runner.grpc.stream import Link
 from runner.wire import Budget, Poller
 
 RESERVE = 16
 """Connections above `max_connections` that may ask for health, so that a full door does not look like a dead one."""
 LINGER_SECONDS = 2.0
 """At the end: for calls that were cancelled to end, and for buffered data to leave."""
-
-
-class Client(Protocol):
-    """One connection, as the door ends it."""
-
-    reserved: bool
-    """Only health is answered."""
-
-    def send_goaway(self) -> None:
-        """Ask the client to make its next calls elsewhere."""
-
-    def end(self) -> None:
-        """Announce the end, and close after all written data has left."""
-
-    def lost(self) -> None:
-        """Close the connection now."""
 
 
 class Door:
@@ -45,17 +29,17 @@ class Door:
         self.nursery = nursery
         self.poller = poller
         self.budget = budget
-        self.connections: set[Client] = set()
+        self.connections: set[Link] = set()
         self.calls: set[Call] = set()
         self.working = 0
         self.draining = False
-        self._new: dict[Client, None] = {}
-        self._idle: dict[Client, None] = {}
+        self._new: dict[Link, None] = {}
+        self._idle: dict[Link, None] = {}
         self._changed = trio.Event()
 
     # Clients
 
-    def admit(self, client: Client) -> bool:
+    def admit(self, client: Link) -> bool:
         """Count a connection; return False when there is no room for it."""
         if self.draining:
             return False
@@ -75,16 +59,16 @@ class Door:
         client = next(chain(self._new, self._idle), None)
         if client is None:
             return False
-        client.send_goaway()
+        client.end()
         client.lost()
         return True
 
-    def full_for(self, client: Client) -> bool:
+    def full_for(self, client: Link) -> bool:
         """Return whether a call of this client is one too many."""
         client.reserved = client.reserved and len(self.connections) > self.limits.max_connections
         return client.reserved or self.working >= self.limits.max_calls
 
-    def lost(self, client: Client) -> None:
+    def lost(self, client: Link) -> None:
         """Forget a connection."""
         self.connections.discard(client)
         self._new.pop(client, None)
@@ -93,7 +77,7 @@ class Door:
 
     # Calls
 
-    def began(self, client: Client, call: Call, *, first: bool) -> None:
+    def began(self, client: Link, call: Call, *, first: bool) -> None:
         """Count a call, the first that the client has at this time or one more."""
         self.calls.add(call)
         self.working += call.method.work
@@ -101,7 +85,7 @@ class Door:
             self._new.pop(client, None)
             self._idle.pop(client, None)
 
-    def ended(self, client: Client, call: Call, *, last: bool) -> None:
+    def ended(self, client: Link, call: Call, *, last: bool) -> None:
         """Forget a call, the last that the client has at this time or not."""
         self.calls.discard(call)
         self.working -= call.method.work

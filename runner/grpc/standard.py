@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.resources import files
 from typing import Any
 
 import trio
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from google.protobuf.descriptor_pool import DescriptorPool
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.health.v1 import health_pb2
 from grpclib.reflection.service import ServerReflection
 
 from runner.grpc.call import Call, Method
+from runner.grpc.codec import POOL
 
 _HEALTH = "grpc.health.v1.Health"
 
@@ -74,13 +72,10 @@ class _Named:
 
 def _reflection(names: Iterable[str]) -> dict[str, Method]:
     """Return the methods of server reflection, v1 and v1alpha, over the descriptors that were made from the .proto."""
-    pool = DescriptorPool()
-    for file in FileDescriptorSet.FromString(files("protocol.rpc").joinpath("executor.binpb").read_bytes()).file:
-        pool.Add(file)
-    pool.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
+    POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
     named = [_Named(name) for name in sorted(names)]
     return {
         path: Method(handler.func, handler.request_type, work=False)
-        for service in ServerReflection.extend(named, pool=pool)[len(named) :]
+        for service in ServerReflection.extend(named, pool=POOL)[len(named) :]
         for path, handler in service.__mapping__().items()
     }

@@ -21,7 +21,7 @@ class SlowReaderError(Exception):
 
 
 class Link(Protocol):
-    """The parts of a connection that its streams use."""
+    """The parts of a connection that its streams and the door use."""
 
     http: Http2
     budget: Budget
@@ -30,11 +30,23 @@ class Link(Protocol):
     refused: set[int]
     """Streams to reset after their answers have left, since the client may send more, which is not read."""
 
+    reserved: bool
+    """Accepted although the door is full: only health is answered."""
+
     def push(self) -> None:
         """Send what is ready. Never waits, never raises."""
 
     def earned(self, size: int) -> None:
         """Count a message as useful; it allows the client some frames that are not."""
+
+    def send_goaway(self) -> None:
+        """Ask the client to make its next calls elsewhere."""
+
+    def end(self) -> None:
+        """Announce the end, and close after all queued data has left."""
+
+    def lost(self) -> None:
+        """Close the connection now, and cancel its calls."""
 
 
 class Stream:

@@ -3,8 +3,8 @@
 `python tests/benchmarks/bench_grpc.py [--seconds 2] [--rounds 3] [--soak 50000]`; a soak makes so many calls of all
 kinds and fails when descriptors are left, or memory that grows with the calls.
 
-The echo is a grpclib server on the same kind of loop with the messages of betterproto, which returns its input: no
-token, no worker, no record. Each server is a process of its own on loopback; the client is a third one with real grpcio
+The echo is a grpclib server on trio-asyncio with the messages of betterproto, which returns its input: no token, no
+worker, no record. Each server is a process of its own on loopback; the client is a third one with real grpcio
 stubs made from the .proto. Rounds go over all in turn, so that a noisy neighbour hits them alike; printed are medians.
 """
 
@@ -35,7 +35,7 @@ from tests.benchmarks.bench_workers import call, median_call_ms, opened
 from tests.benchmarks.real_server import ROOT, real_doors
 from tests.benchmarks.report import Report
 
-CONCURRENCY = (1, 16)
+CONCURRENCY = (1, 16, 64)
 BATCH = 2000
 MODULES = """
 modules:
@@ -73,8 +73,8 @@ def echo() -> None:
     trio.run(main)
 
 
-def client(port: int, rest: int, token: str, seconds: float) -> None:
-    """Measure one server; print JSON: calls a second by concurrency, of REST too, and microseconds for an input."""
+def client(port: int, rest: int, pid: int, token: str, seconds: float) -> None:
+    """Measure one server; print JSON: calls a second and CPU of a call by concurrency, of REST too, and of an input."""
     import grpc  # noqa: PLC0415 - this process only
 
     pb, stubs = made_stubs()
@@ -88,13 +88,21 @@ def client(port: int, rest: int, token: str, seconds: float) -> None:
             return lambda: executor.Execute(request, metadata=metadata, timeout=30)
 
         for concurrency in CONCURRENCY:
+            before = cpu_us(pid)
             results[f"grpc {concurrency}"] = rate(execute, concurrency, seconds)
+            results[f"cpu {concurrency}"] = (cpu_us(pid) - before) / (results[f"grpc {concurrency}"] * seconds)
         if rest:
             for concurrency in CONCURRENCY:
                 results[f"rest {concurrency}"] = rate(lambda: rest_caller(rest, token), concurrency, seconds)
             results["batch"] = batch_us(executor, pb, metadata)
             results["rest batch"] = rest_batch_us(rest, token)
     print(json.dumps(results))
+
+
+def cpu_us(pid: int) -> float:
+    """Return the CPU microseconds of a process in all its threads, without its children."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1000
 
 
 def made_stubs() -> tuple[Any, Any]:
@@ -213,21 +221,21 @@ def soak(calls: int) -> None:
 
 
 @contextmanager
-def started_echo() -> Iterator[int]:
-    """Run the echo; give its port."""
+def started_echo() -> Iterator[tuple[int, int]]:
+    """Run the echo; give its port and process."""
     process = subprocess.Popen([sys.executable, __file__, "--echo"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield int(process.stdout.readline())
+        yield int(process.stdout.readline()), process.pid
     finally:
         process.terminate()
         process.wait(10)
 
 
-def measured(port: int, rest: int, token: str, seconds: float) -> dict[str, float]:
+def measured(port: int, rest: int, pid: int, token: str, seconds: float) -> dict[str, float]:
     """Run the client in a process of its own."""
-    command = [sys.executable, __file__, "--client", str(port), str(rest), token, "--seconds", str(seconds)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds * 6 + 90)
+    command = [sys.executable, __file__, "--client", str(port), str(rest), str(pid), token, "--seconds", str(seconds)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds * 8 + 90)
     result: dict[str, float] = json.loads(out.stdout)
     return result
 
@@ -244,10 +252,10 @@ def measure(seconds: float, rounds: int) -> None:
     """Run all servers and print the lines."""
     echos: list[dict[str, float]] = []
     runners: list[dict[str, float]] = []
-    with started_echo() as port, real_doors(MODULES) as (ports, token):
+    with started_echo() as (port, pid), real_doors(MODULES) as (ports, token):
         for _ in range(rounds):
-            echos.append(measured(port, 0, "none", seconds))
-            runners.append(measured(ports["grpc"], ports["rest"], token, seconds))
+            echos.append(measured(port, 0, pid, "none", seconds))
+            runners.append(measured(ports["grpc"], ports["rest"], ports["pid"], token, seconds))
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     trip = trio.run(worker_trip_us)
 
@@ -259,7 +267,9 @@ def measure(seconds: float, rounds: int) -> None:
         grpc, rest = median(runners, f"grpc {concurrency}"), median(runners, f"rest {concurrency}")
         bare = median(echos, f"grpc {concurrency}")
         callers = f"{concurrency} caller{'s' * (concurrency > 1)}"
+        cpu, bare_cpu = median(runners, f"cpu {concurrency}"), median(echos, f"cpu {concurrency}")
         text = f"{grpc:,.0f}/s, x{grpc / bare:.2f} of a bare grpclib echo ({bare:,.0f}/s)"
+        text += f"; {cpu:.0f} us of CPU for a call, x{cpu / bare_cpu:.2f} of the echo's"
         rates = [result[f"grpc {concurrency}"] for result in runners]
         report.line(f"gRPC Execute, {callers}", text, per_second=rates, ratio=grpc / bare)
         text = f"{rest:,.0f}/s, gRPC is x{grpc / rest:.2f} of it (http.client and grpcio)"
@@ -276,7 +286,7 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--echo", action="store_true")
-    parser.add_argument("--client", nargs=3, metavar=("PORT", "REST", "TOKEN"))
+    parser.add_argument("--client", nargs=4, metavar=("PORT", "REST", "PID", "TOKEN"))
     parser.add_argument("--soaking", nargs=3, metavar=("PORT", "TOKEN", "CALLS"))
     parser.add_argument("--soak", type=int, metavar="CALLS")
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -285,7 +295,8 @@ def main() -> None:
     if given.echo:
         echo()
     elif given.client:
-        client(int(given.client[0]), int(given.client[1]), given.client[2], given.seconds)
+        port, rest, pid, token = given.client
+        client(int(port), int(rest), int(pid), token, given.seconds)
     elif given.soaking:
         soaking(int(given.soaking[0]), given.soaking[1], int(given.soaking[2]))
     elif given.soak:

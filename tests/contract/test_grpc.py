@@ -7,6 +7,7 @@ the verbs are tested in `tests/acceptance/test_grpc.py`.
 from __future__ import annotations
 
 import gc
+import re
 import ssl
 import struct
 from collections.abc import AsyncIterator
@@ -636,7 +637,7 @@ async def test_a_flood_of_pings_whose_answers_are_not_read_is_cut(door: OpenDoor
             await flood.send_all(frame * 1000)
     await flood.aclose()
 
-    assert "not read" in logs[-1]["why"] or "carry no call" in logs[-1]["why"]
+    assert re.search("not read|carry no call|Flooding", logs[-1]["why"]), "which comes first depends on the kernel"
     assert (await (await door.connect()).call(ECHO, REQUEST)).status == 0
 
 

@@ -390,7 +390,7 @@ def test_any_bytes_can_be_read(data, salted):
     read = journal.decode(journal.MAGIC + SALT + (SALT + data if salted else data))
 
     assert read.entries == ()
-    assert not data or read.torn_bytes or read.damage
+    assert not data.strip(b"\0") or read.torn_bytes or read.damage  # zeros are space that waits for records
 
 
 def test_a_file_without_the_first_bytes_of_a_segment_is_damaged_as_a_whole():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from typing import Any
@@ -233,6 +233,7 @@ async def open_door(
     tls: ssl.SSLContext | None = None,
     client_tls: ssl.SSLContext | None = None,
     budget: Budget | None = None,
+    ready: Callable[[], bool] = lambda: True,
     **limits: Any,
 ) -> AsyncIterator[OpenDoor]:
     """Open a door for these methods on a free port of loopback; close it at the end."""
@@ -249,6 +250,7 @@ async def open_door(
                     budget=Budget(256 << 20) if budget is None else budget,
                     draining=draining,
                     closed=closed,
+                    ready=ready,
                     tls=tls,
                     task_status=task_status,
                 )

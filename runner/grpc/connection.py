@@ -31,6 +31,8 @@ READ_BYTES, WRITE_BYTES = 32_768, 65_536
 """Read and written at once."""
 TURN_SECONDS = 0.002
 """For the events of a read, before those of other connections: a read can hold two thousand calls."""
+MAX_FRESH = 32
+"""Calls of all clients that may wait for their first turn before a client begins another: all of them run in one."""
 FIRST_SECONDS, HANDSHAKE_SECONDS = 10.0, 10.0
 """For a client to send its first byte, and to finish the handshake of TLS."""
 LINGER_SECONDS = 2.0
@@ -72,6 +74,11 @@ class Calls:
         self._door = door
         self._running: dict[int, Call] = {}
         self._begun: list[Call] = []
+
+    @property
+    def fresh(self) -> int:
+        """How many calls of all clients have begun and not run yet."""
+        return self._door.fresh + len(self._begun)
 
     def request(self, event: ngh2.RequestReceived) -> None:
         """Begin a call, or refuse it."""
@@ -116,6 +123,7 @@ class Calls:
             if call.stream.closed:
                 self._ended(call)
             else:
+                self._door.fresh += 1
                 self._door.nursery.start_soon(self._run, call, name=call.metadata[":path"])
 
     def trailers(self, number: int) -> None:
@@ -137,6 +145,7 @@ class Calls:
         self.start()
 
     async def _run(self, call: Call) -> None:
+        self._door.fresh -= 1
         try:
             if not call.stream.closed:
                 await call.run()
@@ -265,8 +274,10 @@ class Connection:
         if not self._events and not self._read():
             return False
         end = time.perf_counter() + TURN_SECONDS
-        while self._events and time.perf_counter() < end:
+        while self._events:
             self._handle(self._events.popleft())
+            if time.perf_counter() > end or self._calls.fresh > MAX_FRESH:
+                break
         return True
 
     def _read(self) -> bool:

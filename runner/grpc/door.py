@@ -32,6 +32,8 @@ class Door:
         self.connections: set[Link] = set()
         self.calls: set[Call] = set()
         self.working = 0
+        self.fresh = 0
+        """Calls whose tasks have not run yet."""
         self.draining = False
         self._new: dict[Link, None] = {}
         self._idle: dict[Link, None] = {}

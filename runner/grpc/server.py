@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import trio
@@ -11,7 +11,7 @@ import trio
 from runner.grpc.call import GrpcLimits, Method
 from runner.grpc.connection import Connection
 from runner.grpc.door import Door
-from runner.grpc.standard import standard_methods
+from runner.grpc.standard import Health
 from runner.wire import Budget, Poller, accept_all, listen
 
 
@@ -24,13 +24,14 @@ async def serve(
     budget: Budget,
     draining: trio.Event,
     closed: trio.Event,
+    ready: Callable[[], bool],
     tls: ssl.SSLContext | None = None,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `methods` by path, health and reflection until `closed` is set.
 
     Port 0 takes a free one; `task_status.started` is called with the bound (host, port) pairs. `budget` bounds the
-    messages that have not arrived completely, or are not read.
+    messages that have not arrived completely, or are not read. Health answers NOT_SERVING while `ready` returns false.
 
     When `draining` is set, no connection is accepted, health answers NOT_SERVING, and clients are asked to go elsewhere
     (GOAWAY). New calls, and batches that wait for input, are answered UNAVAILABLE; running calls continue. After
@@ -46,8 +47,9 @@ async def serve(
         async with trio.open_nursery() as nursery:
             poller = Poller()
             nursery.start_soon(poller.run)
-            everything = {**methods, **standard_methods(services, draining)}
-            door = Door(everything, limits, nursery, poller, budget)
+            health = Health(services, draining, ready)
+            nursery.start_soon(health.follow)
+            door = Door({**methods, **health.methods()}, limits, nursery, poller, budget)
             try:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(accept_all, listeners, partial(_begin, door, tls), door.relieve)

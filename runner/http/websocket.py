@@ -190,6 +190,8 @@ class Websocket:
 
     async def receive(self) -> Message:
         """Return the next message of the client, or its disconnect."""
+        if self._unread:  # a loop that receives must let other tasks run, even when messages always wait
+            await trio.lowlevel.checkpoint()
         while not self._unread:
             self._changed = trio.Event()
             await self._changed.wait()

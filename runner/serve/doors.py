@@ -121,5 +121,6 @@ def _grpc_door(
         budget=service.budget,
         draining=draining,
         closed=closed,
+        ready=lambda: service.history.statistics().refusing is None,
         tls=server_context(server, ["h2"]),
     )

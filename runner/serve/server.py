@@ -75,6 +75,7 @@ class _Stop:
 def run_server(loaded: Loaded, around: Surroundings) -> int:
     """Serve until a signal stops it; return the exit code. Raises RunnerError, ConfigError and OSError of the start."""
     proc.hide()
+    proc.give_back_memory()
     sys.setswitchinterval(_SWITCH_SECONDS)
     return trio.run(_run, loaded, around)
 

@@ -27,10 +27,10 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame
 from config.settings import ServerSettings
 from protocol.errors import ErrorKind, error
 from protocol.rpc.operato.runner import v1
-from runner.grpc import GrpcLimits, serve
+from runner.grpc import GrpcLimits, serve, standard
 from runner.grpc import connection as grpc_connection
 from runner.grpc.call import Call, Method
-from runner.grpc.connection import MAX_HEADER_BYTES, STREAM_WINDOW
+from runner.grpc.connection import MAX_FRESH, MAX_HEADER_BYTES, STREAM_WINDOW
 from runner.grpc.door import RESERVE
 from runner.serve.tls import server_context
 from runner.wire import Budget
@@ -902,7 +902,24 @@ async def test_a_port_in_use_is_an_os_error(door: OpenDoor) -> None:
             budget=Budget(0),
             draining=never,
             closed=never,
+            ready=lambda: True,
         )
+
+
+async def test_calls_that_come_at_once_begin_a_few_at_a_time() -> None:
+    hanging = Hanging()
+    async with open_door({HANG: hanging.method}) as door:
+        client = await door.connect()
+        for _ in range(900):
+            await client.send(HANG, REQUEST, flush=False)
+        most = last = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.flush)
+            with trio.fail_after(PATIENCE):
+                while hanging.begun < 900:
+                    await trio.lowlevel.checkpoint()
+                    most, last = max(most, hanging.begun - last), hanging.begun
+        assert most <= 2 * (MAX_FRESH + 1)  # of two turns, as the order of tasks in one is random
 
 
 # Health and reflection
@@ -924,6 +941,30 @@ async def test_health(door: OpenDoor) -> None:
     assert unknown.status == GrpcStatus.NOT_FOUND
     (state,) = client.answers[watch].messages
     assert HealthCheckResponse.FromString(state).status == HealthCheckResponse.SERVICE_UNKNOWN
+
+
+async def test_health_follows_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard, "LOOK_SECONDS", 0.01)
+    state = {"ready": True}
+    async with open_door(METHODS, ready=lambda: state["ready"]) as door:
+        client = await door.connect()
+        watch = await client.send(WATCH, HealthCheckRequest())
+
+        async def watched(count: int) -> None:
+            with trio.fail_after(PATIENCE):
+                while len(client.answers[watch].messages) < count:
+                    await client.more()
+
+        await watched(1)
+        state["ready"] = False
+        checked = await client.call(CHECK, HealthCheckRequest())
+        await watched(2)
+        state["ready"] = True
+        await watched(3)
+
+        states = [HealthCheckResponse.FromString(data).status for data in client.answers[watch].messages]
+        assert states == [HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING, HealthCheckResponse.SERVING]
+        assert checked.message(HealthCheckResponse).status == HealthCheckResponse.NOT_SERVING
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

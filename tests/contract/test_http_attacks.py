@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import structlog
 import trio
+import trio.testing
 
 from runner.http import read_body, respond
 from runner.http.frames import MOST_EMPTY_FRAMES
@@ -238,6 +239,27 @@ async def test_a_flood_of_empty_frames_is_cut_off_and_holds_nobody_up(piece: byt
         for client in flooders:
             assert close_code(await client.rest()) == code
         assert pause.longest < HELD_SECONDS
+
+
+async def test_a_handler_that_receives_without_end_lets_other_tasks_run() -> None:
+    seen: list[Any] = []
+
+    async def takes(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        await send({"type": "websocket.accept"})
+        await receive()
+        await trio.testing.wait_all_tasks_blocked(0.05)  # both messages have arrived
+        for _ in range(2):
+            with trio.testing.assert_checkpoints():
+                seen.append((await receive())["text"])
+        await send({"type": "websocket.close"})
+
+    async with serving(takes) as server:
+        client = await opened(server)
+        await client.send(frame(1, b"1") + frame(1, b"2"))
+        await client.rest()
+    assert seen == ["1", "2"]
 
 
 async def test_pings_of_a_polite_client_are_answered() -> None:

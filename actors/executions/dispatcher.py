@@ -16,6 +16,7 @@ import msgspec
 import structlog
 import trio
 from attrs import define, evolve, field
+from msgspec.structs import replace
 
 from actors.executions.attempts import Attempts, retry_delay
 from actors.executions.backlog import Backlog
@@ -88,9 +89,9 @@ class Dispatcher:
             await history.submit(execution)
         except BaseException:
             if history.waits_for_disk:  # it may be in the journal, and must not run: its caller has no id
-                ended = evolve(execution, status=Status.CANCELLED, failure=_NOT_ACCEPTED, exit_code=130)
+                ended = replace(execution, status=Status.CANCELLED, failure=_NOT_ACCEPTED, exit_code=130)
                 with trio.CancelScope(shield=True), suppress(RunnerError):
-                    await history.finish(evolve(ended, finished_at=time.time()))
+                    await history.finish(replace(ended, finished_at=time.time()))
             raise
         finally:
             self._accepting -= 1
@@ -134,7 +135,7 @@ class Dispatcher:
         """Put an accepted execution into the backlog, without its payload."""
         live.queued_at = time.time()
         self._backlog.push(live.execution.module.name, live.execution.id, live.execution.input)
-        live.execution = evolve(live.execution, input=b"null", events=b"[]")
+        live.execution = replace(live.execution, input=b"null", events=b"[]")
         live.wait_for("queued")
 
     def _dispatch(self) -> None:
@@ -187,7 +188,7 @@ class Dispatcher:
             if stored is None:
                 raise error(ErrorKind.NOT_FOUND, "the record of the execution is gone")
             data = stored.input
-        live.execution = evolve(live.execution, input=data)
+        live.execution = replace(live.execution, input=data)
         return msgspec.Raw(data)
 
     async def _run(self, live: Live, raw: msgspec.Raw) -> None:
@@ -214,7 +215,7 @@ class Dispatcher:
                     await self.live.record(live, evolve(outcome, failure=failure))
                     return
                 live.try_again(outcome, _CUT_OFF)
-            await self.live.history.submit(evolve(live.snapshot(), status=Status.QUEUED, waiting=None))
+            await self.live.history.submit(replace(live.snapshot(), status=Status.QUEUED, waiting=None))
         self._leave_queued(live)
 
     def _leave_queued(self, live: Live) -> None:

@@ -32,7 +32,7 @@ from quart_trio import QuartTrio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from runner.http import Front, HttpLimits, Route, read_body, respond, serve
+from runner.http import HttpLimits, read_body, respond, serve
 from runner.wire import Budget
 from tests.benchmarks.real_server import real_server
 from tests.benchmarks.report import Report
@@ -41,7 +41,6 @@ SERVERS = {
     "stock-quart": "quart-trio on hypercorn.trio.serve",
     "runner": "operato-runner: execute in a warm worker, recorded",
     "ours-plain": "plain ASGI on runner.http.serve",
-    "ours-front": "plain ASGI route of Front on runner.http.serve",
     "stock-plain": "plain ASGI on hypercorn.trio.serve",
     "ours-quart": "quart-trio on runner.http.serve",
 }
@@ -85,8 +84,7 @@ def server(name: str) -> None:
     async def main() -> None:
         stop = trio.Event()
         kind, _, app_name = name.partition("-")
-        front = Front(quart_app, [Route("POST", "/hello", plain)])
-        app: Any = {"quart": quart_app, "plain": plain, "front": front}[app_name]
+        app: Any = {"quart": quart_app, "plain": plain}[app_name]
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 if kind == "ours":

@@ -244,11 +244,14 @@ class Executor:
     def _refuse(self, pool: Pool, *, patient: bool) -> None:
         """Raise the errors that need no waiting."""
         self._refuse_all()
-        now, waiting = trio.current_time(), self._scheduler.waiting
+        waiting = self._scheduler.waiting
         if waiting >= self.settings.max_waiting and not patient:
-            raise error(ErrorKind.OVERLOADED, f"{waiting} callers wait already ({pool.reason(now)})", retry_after=1)
-        if pool.pause(now) and not pool.own and (refusal := pool.refusal(now)) is not None:
-            raise RunnerError(refusal)
+            why = pool.reason(trio.current_time())
+            raise error(ErrorKind.OVERLOADED, f"{waiting} callers wait already ({why})", retry_after=1)
+        if pool.last_failure is not None and not pool.own:
+            now = trio.current_time()
+            if pool.pause(now) and (refusal := pool.refusal(now)) is not None:
+                raise RunnerError(refusal)
 
     def _refuse_all(self) -> None:
         if self._scheduler.closing or self._fleet.nursery is None:

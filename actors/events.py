@@ -158,6 +158,8 @@ class EventLog:
         self.next_seq = 0
         self.last: ResultEvent | ErrorEvent | None = None
         """The end of the execution; no event follows it."""
+        self.followed = False
+        """Whether anybody has begun to read it."""
         self.store = EventStore(keep, keep_items)
         self._clock = clock
         self._open: OutputEvent | None = None  # the piece that still grows; it has its number
@@ -315,6 +317,7 @@ class Follower:
 
     def __init__(self, log: EventLog, start: int = 0) -> None:
         self._log = log
+        log.followed = True
         self.position = start
         """The number of the next event to read."""
 

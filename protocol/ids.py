@@ -14,7 +14,6 @@ def execution_id() -> str:
     # 48 bits of milliseconds and 12 bits below them, as RFC 9562 section 6.2 method 3 allows.
     ticks = time.time_ns() * 4096 // 1_000_000
     _last = ticks = max(ticks, _last + 1)
-    tail = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
-    value = (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0x2 << 62 | tail
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    tail = int.from_bytes(os.urandom(8), "big")
+    late, variant = ticks & 0xFFF, 0x8000 | tail >> 48 & 0x3FFF
+    return f"{ticks >> 28:08x}-{ticks >> 12 & 0xFFFF:04x}-7{late:03x}-{variant:04x}-{tail & 0xFFFF_FFFF_FFFF:012x}"

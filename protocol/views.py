@@ -117,8 +117,10 @@ class RecordedExecution(Execution, Record):
 
 def answered(execution: model.Execution) -> Execution:
     """Return the answer to a call that waited."""
-    kept = decode_all(execution.events)
-    stdout, stderr = text_of(kept, Stream.STDOUT), text_of(kept, Stream.STDERR)
+    stdout = stderr = ""
+    if execution.events != b"[]":
+        kept = decode_all(execution.events)
+        stdout, stderr = text_of(kept, Stream.STDOUT), text_of(kept, Stream.STDERR)
     return {**_core(execution), "stdout": stdout, "stderr": stderr}
 
 

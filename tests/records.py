@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trio
 from attrs import evolve
+from msgspec.structs import replace
 
 from actors.history.archive import INLINE_BYTES
 from actors.history.history import History
@@ -74,7 +75,7 @@ def full():
 def bare(execution):
     """Return the execution as a list has it."""
     failure = None if execution.failure is None else evolve(execution.failure, traceback=None)
-    return evolve(execution, input=b"null", result=None, events=b"[]", failed_attempts=(), killed=(), failure=failure)
+    return replace(execution, input=b"null", result=None, events=b"[]", failed_attempts=(), killed=(), failure=failure)
 
 
 @asynccontextmanager

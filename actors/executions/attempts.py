@@ -9,6 +9,7 @@ import msgspec
 import structlog
 import trio
 from attrs import define, evolve, field
+from msgspec.structs import replace
 
 from actors.executions.live import Live
 from actors.history import History
@@ -73,7 +74,7 @@ class Attempts:
     async def _record_pause(self, live: Live) -> None:
         """Record that an asynchronous execution is queued again: while it waits, nothing of it can be lost."""
         if live.execution.asynchronous:
-            live.execution = evolve(live.execution, status=Status.QUEUED, events_count=live.log.next_seq)
+            live.execution = replace(live.execution, status=Status.QUEUED, events_count=live.log.next_seq)
             try:
                 await self.history.submit(live.execution)
             except RunnerError as problem:  # only its next attempt would be lost with this runner

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 import structlog
 import trio
-from attrs import define, evolve, field
+from attrs import define, field
+from msgspec.structs import replace
 
 from actors.events import EventLog
 from actors.executions.tally import Tally
@@ -124,7 +125,7 @@ class Live:
         again = self.began_at  # its last worker was gone before the call could reach it
         self.began_at = time.time()
         first = self.execution.started_at or self.began_at
-        self.execution = evolve(self.execution, status=Status.RUNNING, started_at=first, attempts=self.attempt)
+        self.execution = replace(self.execution, status=Status.RUNNING, started_at=first, attempts=self.attempt)
         self.waiting = self.waiter = None
         if not again:
             self.log.status(Status.RUNNING, self.attempt)
@@ -140,14 +141,14 @@ class Live:
 
     def count(self) -> None:
         """Count the attempt as made; it got no worker."""
-        self.execution = evolve(self.execution, attempts=self.attempt)
+        self.execution = replace(self.execution, attempts=self.attempt)
 
     def try_again(self, outcome: Outcome, failure: Failure) -> None:
         """Add the failed attempt to the record; another attempt follows."""
         now = time.time()
         number, began = self.attempt, self.began_at or now
         done = Attempt(number, began, now, failure, outcome.exit_code, outcome.seconds, outcome.killed)
-        self.execution = evolve(self.execution, failed_attempts=(*self.execution.failed_attempts, done))
+        self.execution = replace(self.execution, failed_attempts=(*self.execution.failed_attempts, done))
         self.began_at = 0.0
 
     def stopped(self) -> Outcome:
@@ -157,7 +158,7 @@ class Live:
 
     def snapshot(self) -> Execution:
         """Return the execution as it is now, with its kept events."""
-        return evolve(
+        return replace(
             self.execution,
             events=events.encode_all(self.log.kept()),
             events_count=self.log.next_seq,
@@ -171,7 +172,7 @@ class Live:
         self.log.end_output()
         # Only the begin of the one attempt: history rebuilds that event from the record.
         trivial = self.log.next_seq == 0 or (self.log.next_seq == 1 and self.began_at > 0)
-        return evolve(
+        return replace(
             self.execution,
             status=status,
             result=outcome.result,
@@ -240,7 +241,7 @@ class LiveExecutions:
             else:
                 self.tally.refuse(failure.kind)
                 number, now = live.log.next_seq, time.time()
-                lost = evolve(execution, status=Status.FAILED, failure=failure, events_count=number, finished_at=now)
+                lost = replace(execution, status=Status.FAILED, failure=failure, events_count=number, finished_at=now)
                 live.log.end(events.last_event(lost))
         live.ended.set()
         self.ended += 1
@@ -279,7 +280,8 @@ class LiveExecutions:
     def _end(self, live: Live, ended: Execution) -> None:
         live.execution = ended
         self.tally.count(ended)
-        live.log.end(events.last_event(ended))
+        if live.log.followed:
+            live.log.end(events.last_event(ended))
         self.leave(live)
 
     def flush(self) -> None:

@@ -6,7 +6,8 @@ import time
 from collections.abc import AsyncIterator
 
 import structlog
-from attrs import define, evolve
+from attrs import define
+from msgspec.structs import replace
 
 from actors.executions.attempts import retry_delay
 from actors.history import LOST, History
@@ -61,7 +62,7 @@ class Recovery:
         text = f"the module {execution.module.name} was removed before this could run"
         log.warning(text, execution=execution.id)
         failure = Failure(ErrorKind.NOT_FOUND, text, field="module")
-        ended = evolve(
+        ended = replace(
             execution,
             status=Status.FAILED,
             failure=failure,
@@ -82,9 +83,9 @@ def _unused(execution: Execution) -> int:
 
 def _requeued(module: Published, execution: Execution) -> Execution | None:
     """Return an execution as it is queued now; None when it has ended for good."""
-    served = evolve(execution, module=module.ref, env=module.spec.env)
+    served = replace(execution, module=module.ref, env=module.spec.env)
     if execution.status is Status.QUEUED:
-        return evolve(served, events_count=_unused(execution))
+        return replace(served, events_count=_unused(execution))
     lost = execution.failure is not None and execution.failure.kind is ErrorKind.LOST
     if not (
         lost and execution.asynchronous and retry_delay(LOST, execution.attempts, module.spec.retry, 0.0) is not None
@@ -92,7 +93,7 @@ def _requeued(module: Published, execution: Execution) -> Execution | None:
         return None
     began, ended = last_begin(decode_all(execution.events)), execution.finished_at or time.time()
     attempt = Attempt(execution.attempts, began or execution.started_at or execution.created_at, ended, LOST)
-    return evolve(
+    return replace(
         served,
         status=Status.QUEUED,
         failure=None,

@@ -14,7 +14,8 @@ from contextlib import suppress
 import msgspec
 import structlog
 import trio
-from attrs import define, evolve, field
+from attrs import define, field
+from msgspec.structs import replace
 
 from actors.executions.attempts import Attempts
 from actors.executions.dispatcher import Dispatcher
@@ -117,13 +118,13 @@ class Runs:
 
     def snapshot(self, live: Live) -> Execution:
         """Return an execution as it is now, with its waiting reason."""
-        return evolve(live.snapshot(), waiting=self.waiting(live))
+        return replace(live.snapshot(), waiting=self.waiting(live))
 
     def waiting(self, live: Live) -> Waiting | None:
         """Return why an execution waits, and how many are before it."""
         ahead = self.dispatcher.ahead(live)
         if ahead and live.waiting is not None:
-            return evolve(live.waiting, reason=f"{live.waiting.reason}; {ahead} of this module are before it")
+            return replace(live.waiting, reason=f"{live.waiting.reason}; {ahead} of this module are before it")
         return live.waiting
 
     # End

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 import trio
-from attrs import evolve
+from msgspec.structs import replace
 
 from actors import rollups
 from actors.history import queries
@@ -54,7 +54,7 @@ class Answers:
         latest = self._pending.find(name) or known
         if latest is None or latest.status.final:
             return latest or stored
-        return evolve(latest, events=joined(waiting) if stored is None else stored.events)
+        return replace(latest, events=joined(waiting) if stored is None else stored.events)
 
     async def find_keyed(self, subject: str, module: str, key: str, since: float) -> Execution | None:
         """Return a caller's newest execution of `module` with this idempotency key, whole, or None.

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 from attrs import evolve, frozen
+from msgspec.structs import replace
 
 from actors.history.pending import Key
 from actors.history.pieces import NOTHING, joined, seqs_of
@@ -200,10 +201,10 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
     pieces = sa.select(events.c.events).where(events.c.id == name).order_by(events.c.first_seq)
     stored = connection.execute(pieces).scalars().all()
     try:
-        return evolve(found, events=joined([*(decodable(piece) for piece in stored), *waiting]))
+        return replace(found, events=joined([*(decodable(piece) for piece in stored), *waiting]))
     except UNREADABLE_ERRORS as problem:
         _note(connection, name, problem)
-        return evolve(found, events=joined(waiting) if waiting else NOTHING)
+        return replace(found, events=joined(waiting) if waiting else NOTHING)
 
 
 def decodable(piece: bytes) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 from attrs import evolve, frozen
+from msgspec.structs import replace
 
 from protocol.model import Execution
 
@@ -98,7 +99,7 @@ def reduced(entry: Entry) -> Entry:
         failure = evolve(failure, message=failure.message[:_TEXT], type=None, traceback=None, field=None)
     return Entry(
         entry.revision,
-        evolve(
+        replace(
             execution,
             input=_dropped(execution.input),
             subject=execution.subject[:_TEXT],

@@ -43,13 +43,25 @@ class Call:
     """Why it was cancelled."""
     killed: tuple[str, ...] = field(default=(), init=False)
     """Processes killed when the task that ran it was cancelled."""
-    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    _scope: trio.CancelScope | None = field(default=None, init=False)
 
     def cancel(self, why: Failure) -> None:
         """End the handler: soft stop, then the kill of its process tree. The first reason counts; never blocks."""
         if self.stopped_by is None:
             self.stopped_by = why
-            self.scope.cancel()
+            self.interrupt()
+
+    def limit(self) -> trio.CancelScope:
+        """Return the scope for the whole call, which its `timeout` ends; it begins now."""
+        self._scope = trio.CancelScope(deadline=trio.current_time() + self.timeout)
+        if self.stopped_by is not None:
+            self._scope.cancel()
+        return self._scope
+
+    def interrupt(self) -> None:
+        """End the scope of the call."""
+        if self._scope is not None:
+            self._scope.cancel()
 
     def cut_off(self, killed: tuple[str, ...]) -> Outcome:
         """Return the outcome of a call without an answer: cancelled, printed too much, or timed out."""

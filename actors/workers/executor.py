@@ -7,8 +7,8 @@ cancellation, deadline and errors travel on its call stack.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import trio
 from attrs import define, field, frozen
@@ -25,9 +25,11 @@ from config.secrets import LookUp
 from config.settings import ExecutorSettings
 from environments.base import Availability, Environment
 from environments.limits import LimitKeeper
-from protocol.errors import ErrorKind, RunnerError, error, shutting_down
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 
 _MAINTENANCE_SECONDS = 1.0
+_LOOK_SECONDS: Final = 0.01
+"""All callers are looked at when one has waited too long, but not more often than this."""
 
 
 async def trust(module: Published) -> None:
@@ -57,6 +59,67 @@ class ExecutorStatistics:
     """Idle workers retired for others, or because memory was short."""
 
 
+class Lease:
+    """Has a worker inside of its `async with`. A generator as the context manager would cost a tenth of a call."""
+
+    __slots__ = ("_ask", "_lender", "_module", "_patient", "_phases", "_worker")
+
+    def __init__(
+        self, lender: Executor, module: Published, phases: Phases, ask: Callable[[], Waiter] | None, patient: bool
+    ) -> None:
+        self._lender, self._module, self._phases, self._ask, self._patient = lender, module, phases, ask, patient
+        self._worker: Worker | None = None
+
+    async def __aenter__(self) -> Worker:
+        lender, module = self._lender, self._module
+        worker = lender.borrow(module)
+        if worker is None:
+            lender.refuse(module, patient=self._patient)
+            waiter = Waiter() if self._ask is None else self._ask()
+            worker = await lender.acquire(module, waiter, self._phases, patient=self._patient)
+        self._worker = worker
+        return worker
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._worker is not None:
+            self._lender.give_back(self._worker)
+
+
+class Timeouts:
+    """Ends waits that have lasted for `queue_timeout`. One timer for all callers: each of their own would cost more."""
+
+    def __init__(self, pools: Mapping[str, Pool]) -> None:
+        self._pools = pools
+        self._alarm: trio.CancelScope | None = None
+
+    def expect(self, when: float) -> None:
+        """Look at the callers at this Trio time, if not before."""
+        if self._alarm is not None and when < self._alarm.deadline:
+            self._alarm.deadline = when
+
+    async def run(self) -> None:
+        """End waits until cancelled."""
+        while True:
+            now = trio.current_time()
+            following = min(map(self._look, self._pools.values(), [now] * len(self._pools)), default=math.inf)
+            with trio.CancelScope(deadline=max(following, now + _LOOK_SECONDS)) as self._alarm:
+                await trio.sleep_forever()
+
+    def _look(self, pool: Pool, now: float) -> float:
+        """End the waits for one module that have lasted too long; return when the next one has."""
+        following, limit = math.inf, pool.module.spec.queue_timeout
+        for waiter in pool.waiters:
+            if waiter.expires <= now:
+                if pool.starting:  # a start has deadlines of its own; queue_timeout is for waiting behind others
+                    waiter.expires = now + limit
+                else:
+                    text = f"no worker within queue_timeout ({limit:g} s): {pool.reason(now)}"
+                    waiter.give_up(Failure(ErrorKind.OVERLOADED, text, retry_after=limit))
+                    continue
+            following = min(following, waiter.expires)
+        return following
+
+
 @define(eq=False)
 class Executor:
     """Owns all workers of one kind."""
@@ -70,6 +133,7 @@ class Executor:
     _fleet: Fleet = field(init=False)
     _starter: Starter = field(init=False)
     _scheduler: Scheduler = field(init=False)
+    _timeouts: Timeouts = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         given = self.environment, self.settings, self.limits, self.max_frame_bytes, self.secrets, self.verify
@@ -77,6 +141,7 @@ class Executor:
         wheels_only = self.settings.api_builds == "wheels"
         self._starter = Starter(self._fleet, Builds(self.environment, self.settings.max_builds, wheels_only))
         self._scheduler = self._starter.scheduler
+        self._timeouts = Timeouts(self._scheduler.pools)
 
     @property
     def availability(self) -> Availability:
@@ -95,6 +160,7 @@ class Executor:
     async def _supervise(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         self._fleet.nursery = nursery
         self._scheduler.closing = False
+        nursery.start_soon(self._timeouts.run)
         nursery.start_soon(self._starter.probing.run, name=f"probe {self.environment.kind}")
         task_status.started()
         try:
@@ -116,11 +182,10 @@ class Executor:
         """Hand out no more workers; waiting callers get `shutdown`."""
         self._scheduler.close()
 
-    @asynccontextmanager
-    async def lease(
+    def lease(
         self, module: Published, phases: Phases, *, ask: Callable[[], Waiter] | None = None, patient: bool = False
-    ) -> AsyncIterator[Worker]:
-        """Lend a worker of `module`; `phases` gets the times until then.
+    ) -> Lease:
+        """Lend a worker of `module` for an `async with`; `phases` gets the times until then.
 
         A caller that must wait does so as the waiter that `ask` returns, through which any task can end the wait. A
         `patient` caller was counted before, so that neither `max_waiting` nor `queue_timeout` applies. Raises
@@ -128,53 +193,43 @@ class Executor:
         `environment_failed`, `load_failed`, `unavailable`, `shutdown`, and the failure with which the waiter gave up.
         Cancelled while waiting, nothing stays taken.
         """
+        return Lease(self, module, phases, ask, patient)
+
+    def borrow(self, module: Published) -> Worker | None:
+        """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
         scheduler = self._scheduler
         pool = scheduler.pool(module)
         pool.forget_ended()
         if pool.idle and not scheduler.waiting and not scheduler.closing and scheduler.room > 0:
-            worker = scheduler.reuse(pool)
-        else:
-            self._refuse(pool, patient=patient)
-            waiter = Waiter() if ask is None else ask()
-            worker = await self._acquire(pool, waiter, phases, patient=patient)
-        try:
-            yield worker
-        finally:
-            scheduler.release(worker)
+            return scheduler.reuse(pool)
+        return None
 
-    async def _acquire(self, pool: Pool, waiter: Waiter, phases: Phases, *, patient: bool) -> Worker:
-        began = trio.current_time()
+    async def acquire(self, module: Published, waiter: Waiter, phases: Phases, *, patient: bool) -> Worker:
+        """Return a worker for a caller that waits; `give_back` must follow. Raises RunnerError as `lease`."""
+        pool, began = self._scheduler.pool(module), trio.current_time()
         try:
             self._scheduler.join(pool, waiter)
             if not waiter.woken.is_set():
                 if not waiter.caused:
                     waiter.report(pool.building or pool.reason(began))
-                await self._wait(pool, waiter, math.inf if patient else pool.module.spec.queue_timeout)
+                if not patient:
+                    waiter.expires = began + pool.module.spec.queue_timeout
+                    self._timeouts.expect(waiter.expires)
+                await waiter.woken.wait()
         except BaseException:
             self._scheduler.leave(pool, waiter)
             raise
         now = trio.current_time()
         phases.add(now - began, pool.built(began, now), waiter.phases)
         if waiter.failure is not None:
+            self._scheduler.leave(pool, waiter)  # it may have given up
             raise RunnerError(waiter.failure)
         assert waiter.worker is not None  # noqa: S101  (woken without failure)
         return waiter.worker
 
-    async def _wait(self, pool: Pool, waiter: Waiter, limit: float) -> None:
-        """Wait until the waiter is woken. Raises RunnerError when it gave up, or `limit` passed behind others."""
-        waiter.scope.deadline = trio.current_time() + limit
-        while True:
-            with waiter.scope:
-                await waiter.woken.wait()
-            if waiter.woken.is_set():
-                return
-            if waiter.failure is not None:
-                raise RunnerError(waiter.failure)
-            # A start has deadlines of its own; queue_timeout is for waiting behind others.
-            if not pool.starting:
-                text = f"no worker within queue_timeout ({limit:g} s): {pool.reason(trio.current_time())}"
-                raise error(ErrorKind.OVERLOADED, text, retry_after=limit)
-            waiter.scope = trio.CancelScope(deadline=trio.current_time() + limit)
+    def give_back(self, worker: Worker) -> None:
+        """Take a worker back."""
+        self._scheduler.release(worker)
 
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""
@@ -182,14 +237,21 @@ class Executor:
         if not pool.idle or self._scheduler.waiting or self._scheduler.closing:
             self._refuse(pool, patient=False)
 
+    def refuse(self, module: Published, *, patient: bool) -> None:
+        """Raise the errors of a caller that would have to wait for a worker, but need not."""
+        self._refuse(self._scheduler.pool(module), patient=patient)
+
     def _refuse(self, pool: Pool, *, patient: bool) -> None:
         """Raise the errors that need no waiting."""
         self._refuse_all()
-        now, waiting = trio.current_time(), self._scheduler.waiting
+        waiting = self._scheduler.waiting
         if waiting >= self.settings.max_waiting and not patient:
-            raise error(ErrorKind.OVERLOADED, f"{waiting} callers wait already ({pool.reason(now)})", retry_after=1)
-        if pool.pause(now) and not pool.own and (refusal := pool.refusal(now)) is not None:
-            raise RunnerError(refusal)
+            why = pool.reason(trio.current_time())
+            raise error(ErrorKind.OVERLOADED, f"{waiting} callers wait already ({why})", retry_after=1)
+        if pool.last_failure is not None and not pool.own:
+            now = trio.current_time()
+            if pool.pause(now) and (refusal := pool.refusal(now)) is not None:
+                raise RunnerError(refusal)
 
     def _refuse_all(self) -> None:
         if self._scheduler.closing or self._fleet.nursery is None:

@@ -57,9 +57,10 @@ class Waiter:
     """Gets what the module prints while it is imported, if this caller caused the start and while it waits."""
     caused: bool = field(default=False, init=False)
     """A start is in progress because of this caller."""
-    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
-    """The scope of the wait."""
+    expires: float = field(default=math.inf, init=False)
+    """The Trio time at which `queue_timeout` ends the wait; the executor looks at it."""
     woken: trio.Event = field(factory=trio.Event, init=False)
+    """The wait is over. A cancel scope, with a deadline of its own, would cost as much as the rest of the wait."""
     worker: Worker | None = field(default=None, init=False)
     failure: Failure | None = field(default=None, init=False)
     phases: Phases | None = field(default=None, init=False)
@@ -80,10 +81,13 @@ class Waiter:
             self.log.add_output(stream, data)
 
     def give_up(self, why: Failure) -> None:
-        """End the wait from another task with the failure `why`, unless a worker has been handed over already."""
+        """End the wait from another task with the failure `why`, unless a worker has been handed over already.
+
+        Until its task runs, the caller stays in the queue; a worker that it is handed then takes the place of `why`.
+        """
         if not self.woken.is_set():
             self.failure = why
-            self.scope.cancel()
+            self.woken.set()
 
 
 @define(eq=False)

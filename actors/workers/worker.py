@@ -216,9 +216,8 @@ class Worker:
             if self._channel.has_spoken():
                 # User code sent it after the last answer; this call would take it for its own.
                 return await self._died(_UnaskedError("it sent a message without a request"))
-            call.scope.deadline = trio.current_time() + call.timeout
-            with call.scope:
-                log.on_limit = call.scope.cancel
+            with call.limit():
+                log.on_limit = call.interrupt
                 try:
                     await self._channel.send(messages.Execute(call.id, call.attempt, call.timeout, call.input))
                     answer = await self._answer(call, masked)

@@ -84,12 +84,16 @@ class Batch:
     async def _work(self, take: Take, answer: Answer, timeout: Callable[[], float | None]) -> None:
         while (given := await self._next(take)) is not None:
             became = given.refusal or await self._run(given.data, timeout)
-            async with self._answering:
+            await _own(self._answering)
+            try:
                 await answer(given, became)
+            finally:
+                self._answering.release()
             self.unanswered -= 1
 
     async def _next(self, take: Take) -> Input | None:
-        async with self._taking:
+        await _own(self._taking)
+        try:
             if self._over:
                 return None
             given = None
@@ -103,6 +107,8 @@ class Batch:
             self._over = given is None
             self.unanswered += given is not None
             return given
+        finally:
+            self._taking.release()
 
     async def _run(self, data: bytes, timeout: Callable[[], float | None]) -> Execution | Failure:
         """Run one input. While the waiting room is full it is tried again, for the module's `queue_timeout` in all."""
@@ -118,3 +124,11 @@ class Batch:
             if failure.kind is not ErrorKind.OVERLOADED or trio.current_time() + pause > patience:
                 return failure
             await trio.sleep(pause)
+
+
+async def _own(lock: trio.Lock) -> None:
+    """Acquire a lock; if it is free without a checkpoint, which would cost a turn of the event loop."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()

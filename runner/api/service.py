@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from attrs import define, evolve, field
+from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
 from actors.executions import Idempotency, Live, Runs
@@ -130,7 +131,7 @@ class Service:
         module, execution, raw = await self._new(principal, name, data, version, timeout)
         if key is None:
             return await self.runs.execute(module, execution, raw)
-        execution = evolve(execution, idempotency_key=key)
+        execution = replace(execution, idempotency_key=key)
 
         async def begin() -> Live:
             return self.runs.start(module, execution, raw)
@@ -154,7 +155,7 @@ class Service:
         it may have been accepted.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        execution = evolve(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
+        execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
 
         async def begin() -> Live:
             return await self.runs.dispatcher.submit(module, execution)
@@ -224,7 +225,7 @@ class Service:
 
     def _with_waiting(self, execution: Execution) -> Execution:
         live = self.runs.find(execution.id)
-        return execution if live is None else evolve(execution, waiting=self.runs.waiting(live))
+        return execution if live is None else replace(execution, waiting=self.runs.waiting(live))
 
     async def stats(self, principal: Principal, name: str, *, since: float | None, until: float | None) -> ModuleStats:
         """Return the counts of a module's executions that ended in a window of time, also of a deleted module.
@@ -283,7 +284,7 @@ def _seen(principal: Principal, name: str, execution: Execution | None) -> Execu
 def _shown(principal: Principal, execution: Execution) -> Execution:
     if principal.allows(Scope.EXECUTIONS_READ):
         return execution
-    return evolve(execution, input=b"null", result=None, events=b"[]")
+    return replace(execution, input=b"null", result=None, events=b"[]")
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

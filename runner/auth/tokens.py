@@ -11,6 +11,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import jwt
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MAX_TOKEN_CHARACTERS: Final = 16 * 1024
 CACHED_TOKENS: Final = 1024
 _MAX_GLOBS: Final = 1000
+_KNOWN_HEADERS: Final = 128
 _LATEST: Final = 253402300800.0  # the year 10000
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+) *", re.IGNORECASE)
 
@@ -281,6 +283,7 @@ def _is_text(given: str) -> bool:
     return all(not "\ud800" <= character <= "\udfff" for character in given)
 
 
+@lru_cache(_KNOWN_HEADERS)
 def bearer(header: str | None) -> str:
     """Return the token of an `Authorization` header's value. Raises `RunnerError` (`unauthenticated`)."""
     if not header:

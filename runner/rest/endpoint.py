@@ -81,12 +81,17 @@ class Request:
     async def body(self) -> bytes:
         """Return the whole body. Raises RunnerError `too_large`, or `bad_input` when it does not arrive."""
         try:
+            if not self.inflated:
+                return await self._read()
             with self.collecting():
-                return await read_body(self.scope, self.receive, self.service.settings.server.max_frame_bytes)
+                return await self._read()
         except BodyTooLargeError as problem:
             raise error(ErrorKind.TOO_LARGE, f"{problem}; the limit is `max_frame`", field="$") from None
         except BodyError as problem:
             raise error(ErrorKind.BAD_INPUT, str(problem), field="$") from None
+
+    async def _read(self) -> bytes:
+        return await read_body(self.scope, self.receive, self.service.settings.server.max_frame_bytes)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 import trio
 from attrs import evolve
+from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -215,7 +216,7 @@ def begun(caller: int = 0) -> Execution:
 
 def ended(execution: Execution, events: bytes = b"[]") -> Execution:
     """Return it ended."""
-    return evolve(
+    return replace(
         execution,
         status=Status.SUCCEEDED,
         result=b'{"message": "Hello"}',
@@ -235,11 +236,11 @@ async def calls(history: History | None, times: int, seconds: float, events: byt
         for _ in range(times // 16):
             execution = begun()
             if not waits:
-                execution = evolve(execution, status=Status.QUEUED, asynchronous=True)
+                execution = replace(execution, status=Status.QUEUED, asynchronous=True)
                 if history is not None:
                     await history.submit(execution)
                 await trio.sleep(seconds / 2)
-                execution = evolve(execution, status=Status.RUNNING)
+                execution = replace(execution, status=Status.RUNNING)
                 if history is not None:
                     await history.submit(execution)
             elif history is not None:

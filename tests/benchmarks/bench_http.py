@@ -4,7 +4,8 @@
 
 Each server is a process of its own on loopback, port 0; the client is a third process: one epoll loop over raw
 sockets with a ready-made request, many times faster than any server here. The rounds go over all servers in turn, so
-that a noisy neighbour hits them alike; printed are the medians and their ratio to the first row.
+that a noisy neighbour hits them alike; printed are the medians, their ratio to the first row, and the time of the main
+thread, which a busy machine changes least.
 """
 
 from __future__ import annotations
@@ -32,16 +33,15 @@ from quart_trio import QuartTrio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from runner.http import Front, HttpLimits, Route, read_body, respond, serve
+from runner.http import HttpLimits, read_body, respond, serve
 from runner.wire import Budget
-from tests.benchmarks.real_server import real_server
+from tests.benchmarks.real_server import real_doors
 from tests.benchmarks.report import Report
 
 SERVERS = {
     "stock-quart": "quart-trio on hypercorn.trio.serve",
     "runner": "operato-runner: execute in a warm worker, recorded",
     "ours-plain": "plain ASGI on runner.http.serve",
-    "ours-front": "plain ASGI route of Front on runner.http.serve",
     "stock-plain": "plain ASGI on hypercorn.trio.serve",
     "ours-quart": "quart-trio on runner.http.serve",
 }
@@ -85,8 +85,7 @@ def server(name: str) -> None:
     async def main() -> None:
         stop = trio.Event()
         kind, _, app_name = name.partition("-")
-        front = Front(quart_app, [Route("POST", "/hello", plain)])
-        app: Any = {"quart": quart_app, "plain": plain, "front": front}[app_name]
+        app: Any = {"quart": quart_app, "plain": plain}[app_name]
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 if kind == "ours":
@@ -120,7 +119,7 @@ def server(name: str) -> None:
 
 
 def client(port: int, concurrency: int, seconds: float, path: str, token: str) -> None:
-    """Keep `concurrency` requests in flight for `seconds`; print requests a second and the median latency in ms."""
+    """Keep `concurrency` requests in flight for `seconds`; print requests a second, and p50 and p99 in ms."""
     poll = select.epoll()
     ready_made = request_bytes(path, token)
     sockets: dict[int, socket.socket] = {}
@@ -158,23 +157,29 @@ def client(port: int, concurrency: int, seconds: float, path: str, token: str) -
                 times.append(now - begun[fd])
             begun[fd] = now
             sockets[fd].sendall(ready_made)
-    print(json.dumps([len(times) / (now - warm), statistics.median(times) * 1000]))
+    quantiles = statistics.quantiles(times, n=100)
+    print(json.dumps([len(times) / (now - warm), quantiles[49] * 1000, quantiles[98] * 1000]))
 
 
 @contextmanager
-def started(name: str) -> Iterator[tuple[str, str, str]]:
-    """Run one server; give its port, the path to call and a token."""
+def started(name: str) -> Iterator[tuple[int, str, str, str]]:
+    """Run one server; give its process id, its port, the path to call and a token."""
     if name == "runner":
-        with real_server(MODULES) as (port, token):
-            yield str(port), "/modules/execute/hello", token
+        with real_doors(MODULES) as (ports, token):
+            yield ports["pid"], str(ports["rest"]), "/modules/execute/hello", token
         return
     process = subprocess.Popen([sys.executable, __file__, "--server", name], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().strip(), "/hello", "none"
+        yield process.pid, process.stdout.readline().strip(), "/hello", "none"
     finally:
         process.terminate()
         process.wait(10)
+
+
+def main_thread_seconds(pid: int) -> float:
+    """Return the processor time that the main thread of a process has used."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def measure(names: list[str], seconds: float, rounds: int) -> None:
@@ -184,20 +189,25 @@ def measure(names: list[str], seconds: float, rounds: int) -> None:
         running = {name: stack.enter_context(started(name)) for name in names}
         for _ in range(rounds):
             for concurrency in CONCURRENCY:
-                for name, (port, path, token) in running.items():
+                for name, (pid, port, path, token) in running.items():
                     command = [sys.executable, __file__, "--client", port, str(concurrency), str(seconds), path, token]
+                    used = main_thread_seconds(pid)
                     out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 20)
-                    results.setdefault((name, concurrency), []).append(json.loads(out.stdout))
+                    found = json.loads(out.stdout)
+                    cpu = (main_thread_seconds(pid) - used) / seconds / found[0]  # its rate holds for all the time
+                    results.setdefault((name, concurrency), []).append([*found, cpu * 1e6])
     report = Report(__file__)
     for name in names:
         for concurrency in CONCURRENCY:
-            rates, latencies = zip(*results[name, concurrency], strict=True)
+            rates, halves, mosts, cpus = zip(*results[name, concurrency], strict=True)
             base = statistics.median(row[0] for row in results[names[0], concurrency])
-            rate, latency = statistics.median(rates), statistics.median(latencies)
-            text = f"{rate:,.0f}/s, half within {latency:.2f} ms, x{rate / base:.2f} of {names[0]}"
-            report.line(
-                f"{SERVERS[name]}, {concurrency} at once", text, per_second=rates, ms=latencies, ratio=rate / base
+            rate, half, most, cpu = (statistics.median(each) for each in (rates, halves, mosts, cpus))
+            text = (
+                f"{rate:,.0f}/s, x{rate / base:.2f} of {names[0]}; p50 {half:.2f} ms, p99 x{most / half:.1f} of it; "
+                f"main thread {cpu:.0f} us"
             )
+            measures = {"per_second": rates, "ms": halves, "ms_p99": mosts, "cpu_us": cpus, "ratio": rate / base}
+            report.line(f"{SERVERS[name]}, {concurrency} at once", text, **measures)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import trio
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from actors import sqlite
@@ -91,7 +92,7 @@ async def test_a_row_that_the_database_refuses_does_not_delay_the_others(tmp_pat
 async def test_a_quick_execution_is_inserted_once(tmp_path):
     async with running(tmp_path) as history:
         execution = make()
-        history.begin(evolve(execution, status=Status.RUNNING))
+        history.begin(replace(execution, status=Status.RUNNING))
         await history.finish(execution)
         await stored(history)
 
@@ -116,7 +117,7 @@ async def test_many_finishers_share_commits(tmp_path):
 
         async def finish(some):
             for execution in some:
-                history.begin(evolve(execution, status=Status.RUNNING))
+                history.begin(replace(execution, status=Status.RUNNING))
                 await trio.lowlevel.checkpoint()
                 await history.finish(execution)
 
@@ -210,7 +211,7 @@ CHILD = """
 import os, sys, trio
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from attrs import evolve
+from msgspec.structs import replace
 from actors.history import History
 from config.settings import HistorySettings
 from protocol.model import Status
@@ -222,7 +223,7 @@ async def main():
         await nursery.start(history.run)
         for number in range(100_000):
             execution = make(input=LARGE if number % 50 == 49 else b"{{}}")
-            history.begin(evolve(execution, status=Status.RUNNING))
+            history.begin(replace(execution, status=Status.RUNNING))
             await trio.lowlevel.checkpoint()
             await history.finish(execution)
             os.write(1, f"finished {{execution.id}}\\n".encode())
@@ -281,7 +282,7 @@ async def test_the_next_runner_finds_unfinished_executions(tmp_path):
         assert lost.finished_at == 1_800_000_000.0
         # A lost execution may be retried under its id.
         history.begin(begun)
-        again = evolve(begun, status=Status.SUCCEEDED, result=b"2", attempts=2)
+        again = replace(begun, status=Status.SUCCEEDED, result=b"2", attempts=2)
         await history.finish(again)
     async with running(copy) as history:
         assert await history.get(begun.id) == again
@@ -292,7 +293,7 @@ async def test_a_queued_execution_that_begins_at_once_is_not_lost_with_its_segme
     queued = make(Status.QUEUED)
     async with running(tmp_path / "a") as history:
         await history.submit(queued)
-        history.begin(evolve(queued, status=Status.RUNNING))
+        history.begin(replace(queued, status=Status.RUNNING))
         while history.statistics().committed == 0:
             await history._committer.wait_settled()
         copy = crashed(tmp_path / "a", tmp_path / "b")
@@ -302,7 +303,7 @@ async def test_a_queued_execution_that_begins_at_once_is_not_lost_with_its_segme
 
 async def test_replaying_an_old_segment_again_changes_nothing(tmp_path):
     queued = make(Status.QUEUED)
-    ended = evolve(queued, status=Status.SUCCEEDED, result=b"1")
+    ended = replace(queued, status=Status.SUCCEEDED, result=b"1")
     async with running(tmp_path / "a") as history:
         await history.submit(queued)
         copy = crashed(tmp_path / "a", tmp_path / "b")
@@ -457,7 +458,7 @@ async def test_nothing_begins_while_the_files_are_gone(tmp_path):
         await history._archive.look()
         assert history.statistics().refusing is None
         history.begin(after)
-        await history.finish(evolve(after, status=Status.SUCCEEDED))
+        await history.finish(replace(after, status=Status.SUCCEEDED))
     async with running(tmp_path / "data") as history:
         assert (await history.get(before.id), (await history.get(after.id)).status) == (before, Status.SUCCEEDED)
 

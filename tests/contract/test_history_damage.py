@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 import trio
-from attrs import evolve
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from actors.history import archive
@@ -24,8 +24,8 @@ async def filled(folder, count=400):
     made = [make(input=b'"' + random.Random(n).randbytes(300).hex().encode() + b'"') for n in range(count)]
     async with running(folder) as history:
         for execution in made:
-            await history.finish(evolve(execution, events=printed("said\n"), events_count=1))
-    return [evolve(execution, events=printed("said\n"), events_count=1) for execution in made]
+            await history.finish(replace(execution, events=printed("said\n"), events_count=1))
+    return [replace(execution, events=printed("said\n"), events_count=1) for execution in made]
 
 
 def zero(path, begin, end):

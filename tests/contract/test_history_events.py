@@ -7,7 +7,7 @@ import sys
 import msgspec
 import pytest
 import trio
-from attrs import evolve
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from actors import sqlite
@@ -39,11 +39,11 @@ async def test_a_running_execution_has_the_events_that_came_so_far(tmp_path):
 
 async def test_the_end_takes_the_place_of_all_pieces(tmp_path):
     execution = make(Status.RUNNING)
-    ended = evolve(execution, status=Status.SUCCEEDED, result=b"1", events=printed("all"), events_count=9)
-    silent = evolve(execution, id="0-silent", status=Status.SUCCEEDED)
+    ended = replace(execution, status=Status.SUCCEEDED, result=b"1", events=printed("all"), events_count=9)
+    silent = replace(execution, id="0-silent", status=Status.SUCCEEDED)
     async with running(tmp_path) as history:
         for name in (execution.id, silent.id):
-            history.begin(evolve(execution, id=name))
+            history.begin(replace(execution, id=name))
             history.append(name, printed("a"), 0)
         await stored(history)
         history.append(execution.id, printed("b", first=1), 1)
@@ -63,7 +63,7 @@ async def test_the_end_takes_the_place_of_all_pieces(tmp_path):
 
 async def test_the_end_that_comes_while_a_piece_is_being_stored_wins(tmp_path):
     execution = make(Status.RUNNING)
-    ended = evolve(execution, status=Status.SUCCEEDED, events=printed("all"))
+    ended = replace(execution, status=Status.SUCCEEDED, events=printed("all"))
     async with running(tmp_path) as history:
         with locked_out(tmp_path):
             history.begin(execution)
@@ -103,7 +103,7 @@ async def test_a_submitted_execution_keeps_the_events_that_it_came_with(tmp_path
         copy = crashed(tmp_path / "a", tmp_path / "b")
     async with running(copy) as history:
         assert await unfinished(history) == (queued,)
-        history.begin(evolve(queued, status=Status.RUNNING))
+        history.begin(replace(queued, status=Status.RUNNING))
         history.append(queued.id, printed("runs", first=1), 1)
         assert texts(await history.get(queued.id)) == ["waits", "runs"]
         await stored(history)
@@ -182,7 +182,7 @@ async def test_a_lost_execution_keeps_its_events_and_reuses_no_number(tmp_path, 
         assert lost.events_count == count
         assert texts(lost) == [str(seq) for seq in seqs]
         # Retried, and lost again before anything was stored.
-        history.begin(evolve(lost, status=Status.RUNNING, failure=None, finished_at=None))
+        history.begin(replace(lost, status=Status.RUNNING, failure=None, finished_at=None))
         assert texts(await history.get(execution.id)) == texts(lost)
         await stored(history)
         assert texts(await history.get(execution.id)) == texts(lost)

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 import trio
-from attrs import evolve
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from actors.history.queries import Query
@@ -47,7 +47,7 @@ async def refused(history):
 
 
 def ended(begun, **fields):
-    return evolve(begun, status=Status.SUCCEEDED, result=b"1", finished_at=begun.created_at + 1, exit_code=0, **fields)
+    return replace(begun, status=Status.SUCCEEDED, result=b"1", finished_at=begun.created_at + 1, exit_code=0, **fields)
 
 
 @pytest.mark.parametrize("durability", ["process", "disk"])
@@ -81,7 +81,7 @@ async def test_a_full_disk_refuses_before_the_begin_and_records_the_end_of_what_
 
 async def test_an_end_that_is_too_large_for_its_place_is_recorded_without_its_payload(disk):
     small, large = (make(Status.RUNNING, input=b'"i"') for _ in range(2))
-    result = evolve(ended(large), result=LARGE)
+    result = replace(ended(large), result=LARGE)
     async with running(disk / "data") as history:
         history.begin(small)
         history.begin(large)
@@ -111,7 +111,7 @@ async def test_each_of_many_that_began_has_a_place(disk):
             history.begin(execution)
         fill(disk)
         for execution in begun:
-            await history.finish(evolve(ended(execution), result=text))
+            await history.finish(replace(ended(execution), result=text))
         copy = crashed(disk / "data", disk.parent / "copy")
         (disk / "filler").unlink()
     async with running(copy) as history:

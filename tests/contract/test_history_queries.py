@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 import pytest
 import sqlalchemy as sa
 from attrs import evolve
+from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 from actors.history import queries
@@ -33,7 +34,7 @@ def sample():
             made.append(failed(FAILURES[number % 8 // 4], **fields))
         else:
             made.append(make((Status.SUCCEEDED, Status.QUEUED, Status.SUCCEEDED)[number % 4 - 1], **fields))
-    return [evolve(e, module=evolve(e.module, version=str(n % 2))) for n, e in enumerate(made)]
+    return [replace(e, module=replace(e.module, version=str(n % 2))) for n, e in enumerate(made)]
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ async def test_a_caller_sees_the_modules_of_its_globs_only(filled, modules, want
 
 async def test_pages_go_on_where_many_were_created_at_one_time(tmp_path, monkeypatch):
     monkeypatch.setattr(queries, "LOOKED_AT", 4)
-    made = [evolve(make(), created_at=NOW) for _ in range(20)]
+    made = [replace(make(), created_at=NOW) for _ in range(20)]
     async with running(tmp_path) as history:
         for execution in made:
             await history.finish(execution)
@@ -257,12 +258,12 @@ async def test_the_newest_call_with_a_key_is_found_in_memory_and_in_the_database
             assert await history.find_keyed("kim", "greet", "unknown", NOW) is None
             await stored(history)
         # The later execution is in the database; the earlier one is written again.
-        await history.finish(evolve(older, attempts=2))
+        await history.finish(replace(older, attempts=2))
         assert await history.find_keyed("kim", "greet", "k", NOW) == newer
-        begun = evolve(newer, status=Status.RUNNING)
+        begun = replace(newer, status=Status.RUNNING)
         history.begin(begun)
         assert await history.find_keyed("kim", "greet", "k", NOW) == begun
-        ended = evolve(newer, status=Status.SUCCEEDED, result=b"7", finished_at=NOW + 11)
+        ended = replace(newer, status=Status.SUCCEEDED, result=b"7", finished_at=NOW + 11)
         await history.finish(ended)
         assert await history.find_keyed("kim", "greet", "k", NOW) == ended
     async with running(tmp_path) as history:
@@ -303,7 +304,7 @@ async def test_the_statistics_of_a_module(tmp_path):
 
 async def test_each_execution_is_counted_once(tmp_path):
     queued = make(Status.QUEUED, at=NOW - 60)
-    ended = evolve(queued, status=Status.SUCCEEDED, result=b"1", finished_at=NOW - 50, timings=Timings(run=2.0))
+    ended = replace(queued, status=Status.SUCCEEDED, result=b"1", finished_at=NOW - 50, timings=Timings(run=2.0))
     begun = make(Status.RUNNING, at=NOW - 60)
     async with running(tmp_path / "a") as history:
         await history.submit(queued)
@@ -328,7 +329,7 @@ async def test_each_execution_is_counted_once(tmp_path):
         history.begin(begun)
         await history.list(Query())
         assert (await history.stats("greet")).statuses == {Status.SUCCEEDED: 1}
-        await history.finish(evolve(begun, status=Status.SUCCEEDED, finished_at=NOW, timings=Timings(run=8.0)))
+        await history.finish(replace(begun, status=Status.SUCCEEDED, finished_at=NOW, timings=Timings(run=8.0)))
         stats = await history.stats("greet")
         assert (stats.statuses, stats.kinds, stats.mean) == ({Status.SUCCEEDED: 2}, {}, 5.0)
     assert rows(before, "select value from meta where name = 'rows'") == [(2,)]

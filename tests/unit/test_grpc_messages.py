@@ -8,7 +8,7 @@ from typing import Any
 import betterproto
 import msgspec
 import pytest
-from attrs import evolve
+from msgspec.structs import replace
 
 from protocol import events
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -111,13 +111,13 @@ def test_missing_values_are_absent() -> None:
 
 
 def test_a_waiting_execution_has_its_reason() -> None:
-    waiting = sent(execution_message(evolve(EXECUTION, waiting=Waiting("3 workers busy", 1764000000.5)))).waiting
+    waiting = sent(execution_message(replace(EXECUTION, waiting=Waiting("3 workers busy", 1764000000.5)))).waiting
 
     assert (waiting.reason, waiting.since) == ("3 workers busy", 1764000000500)
 
 
 def test_results_pass_through() -> None:
-    done = evolve(EXECUTION, status=Status.SUCCEEDED, failure=None, result='{"ä":1}'.encode(), events=b"[]")
+    done = replace(EXECUTION, status=Status.SUCCEEDED, failure=None, result='{"ä":1}'.encode(), events=b"[]")
     message = sent(response_message(done))
 
     assert (message.result_json, message.stdout) == ('{"ä":1}', "")
@@ -137,7 +137,7 @@ def test_results_pass_through() -> None:
         (events.DroppedEvent(1, 2.5, 3, 4), "dropped", {"events": 3, "bytes": 4}),
         (events.ResultEvent(1, 2.5, Status.SUCCEEDED, msgspec.Raw(b"null")), "result", {"result_json": "null"}),
         (
-            events.last_event(evolve(EXECUTION, events_count=1, finished_at=2.5)),
+            events.last_event(replace(EXECUTION, events_count=1, finished_at=2.5)),
             "error",
             {"kind": v1.ErrorKind.TIMEOUT, "message": "zu spät", "type": "T", "retryable": True},
         ),

@@ -7,7 +7,7 @@ from typing import get_type_hints
 
 import msgspec
 import pytest
-from attrs import evolve, fields
+from msgspec.structs import fields, replace
 
 from actors.history import tables
 from protocol import events, views
@@ -112,7 +112,7 @@ def test_times_are_rounded_and_absent_values_are_null():
     assert (shown["created_at"], shown["started_at"], shown["duration"]) == (1.123457, None, None)
     assert shown["timings"]["import"] == 0.25
     assert (shown["stdout"], shown["stderr"]) == ("", "out")
-    assert views.recorded(evolve(EXECUTION, finished_at=2.0))["duration"] == 0.876543
+    assert views.recorded(replace(EXECUTION, finished_at=2.0))["duration"] == 0.876543
 
 
 def test_clients_read_what_later_and_earlier_runners_send():

@@ -119,17 +119,19 @@ def _package(folder: str) -> str:
     return name if free else f"module_{name}"
 
 
-def input_schema(spec: ModuleSpec, entry: Path, function: str) -> Mapping[str, Any] | None:
+def input_schema(spec: ModuleSpec, source: bytes | Path, function: str) -> Mapping[str, Any] | None:
     """Return the JSON Schema of a module's input, given or derived from the type hint; None accepts everything.
 
-    Raises OSError when its code cannot be read.
+    `source` is the code with the handler, or its file. Raises OSError when it cannot be read.
     """
     if spec.input_schema is not None:
         return spec.input_schema or None
     if spec.code is None and spec.path is None:  # the code is in the image
         return None
-    with entry.open("rb") as file:
-        schema = hinted_schema(file.read(MAX_BYTES + 1), function)
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            source = file.read(MAX_BYTES + 1)
+    schema = hinted_schema(source, function)
     if schema is not None:
         # In this thread: the first call would hold up the event loop for 50 ms.
         import config.schema  # noqa: F401, PLC0415
@@ -173,30 +175,38 @@ def marks_of(target: Path, names: Iterable[str]) -> Marks:
     found = {}
     for name in names:
         with contextlib.suppress(OSError):
-            status = (target / name).stat()
-            found[name] = (status.st_size, status.st_mtime_ns, status.st_ino)
+            found[name] = _mark(target / name)
     return found
+
+
+def _mark(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def intact(target: Path) -> Marks | None:
     """Return the marks of the files in a folder, or None if it does not have the content that its name tells."""
     files: dict[str, bytes] = {}
+    marks: dict[str, tuple[int, int, int]] = {}
+    root = str(target)
     try:
-        for folder, folders, names in os.walk(target):
+        for folder, folders, names in os.walk(root):
             folders[:] = [each for each in folders if each != "__pycache__"]  # Python's own, made by workers
-            for name in names:
-                path = Path(folder, name)
-                files[str(path.relative_to(target))] = path.read_bytes()
+            for each in names:
+                path, name = Path(folder, each), f"{folder[len(root) + 1 :]}/{each}".lstrip("/")
+                marks[name] = _mark(path)  # before it is read: a later change shows
+                files[name] = path.read_bytes()
     except OSError:
         return None
-    right = target.is_dir() and target.name.endswith(f"-{_hash_of(files)}")
-    return marks_of(target, files) if right else None
+    right = (files or target.is_dir()) and root.endswith(f"-{_hash_of(files)}")
+    return marks if right else None
 
 
 def keep(target: Path, files: Mapping[str, bytes]) -> Marks:
-    """Have a folder with these files, whole or not at all, safe from a loss of power; return its marks.
+    """Have a folder with these files, whole or not at all; return its marks.
 
-    A folder with other content is replaced. Raises OSError.
+    A folder with other content is replaced: one that a loss of power damaged too, so that no file waits for the disk.
+    Raises OSError.
     """
     marks = intact(target)
     if marks is not None:
@@ -220,11 +230,9 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
     try:
         for name, data in files.items():
             path = temporary / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            if "/" in name:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
         temporary.chmod(0o755)
         temporary.rename(target)
     except OSError:

@@ -94,7 +94,7 @@ class Publisher:
             function=function,
             package=layout.package,
             published_at=time.time(),
-            input_schema=code_store.input_schema(spec, entry, function),
+            input_schema=code_store.input_schema(spec, files.get(layout.entry, b""), function),
         )
 
     def _identity(self, content_digest: str, spec: ModuleSpec, secret: Mapping[str, str], layout: Layout) -> str:

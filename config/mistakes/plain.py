@@ -186,7 +186,9 @@ def _bracket(place: _Place) -> _Found:
     if place.opened:
         mark = place.opened[-1].start_mark
         sign = place.lines[mark.line][mark.column]
-        end = _PAIRS[sign]
+        end = _PAIRS.get(sign)
+        if end is None:  # the parser does not count a byte order mark
+            return None
         return f"the {sign} in column {mark.column + 1} has no {end}; add it, or a comma between the entries", mark.line
     found = re.search(r"found '([\]}])'", place.problem)
     return None if found is None else (f"this line has a {found[1]} that closes nothing; remove it", place.line)

@@ -71,8 +71,10 @@ async def call(system: System, name: str, data: bytes) -> Outcome:
     """Run a module once through its executor."""
     module = system.registry.snapshot.get(name)
     log = EventLog(limit=1 << 20, keep=1 << 20)
+    small = len(data) < 1 << 16  # the doors check a large input in a thread too
+    value = check_json(data) if small else await trio.to_thread.run_sync(check_json, data)
     async with system.executors[module.spec.env].lease(module, Phases()) as worker:
-        outcome = await worker.execute(Call("bench", check_json(data), 1, 60.0, log))
+        outcome = await worker.execute(Call("bench", value, 1, 60.0, log))
     if outcome.failure is not None:
         raise SystemExit(str(outcome.failure))
     return outcome
@@ -146,6 +148,7 @@ async def new_venv_ms(folder: Path) -> float:
             file = home / "modules.yaml"
             file.write_text(MODULES + json_module())
             loaded = load_settings({"config": str(file)}, {})
+            await call(system, "ready-venv", b"1")  # its build is not to be a part of this one
             began = time.perf_counter()
             await system.publish(loaded.modules.modules)
             await call(system, "later", b"1")

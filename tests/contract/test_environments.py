@@ -18,6 +18,7 @@ import trio
 from config.load import base_environment
 from environments import proc
 from environments.base import ChannelClosedError
+from environments.installer import find_uv
 from environments.local.inline import Launcher
 from environments.local.process import ProcessTable
 from environments.store.store import MANIFEST, Store
@@ -147,6 +148,22 @@ async def test_a_built_environment_is_used_by_the_next_runner(tmp_path):
             assert rig.venv_environment.store.builds == expected
 
 
+async def test_an_index_is_asked_only_for_wheels_that_are_not_in_the_cache(tmp_path):
+    """The lock tells which wheels: the installer has them in its cache, or fails at once and asks the index."""
+    note, script = tmp_path / "installs", tmp_path / "uv"
+    script.write_text(COUNTING_UV.replace("NOTE", str(note)).replace("UV", str(find_uv())))
+    script.chmod(0o755)
+    requirements = (make_wheel(tmp_path),)
+    for failing, expected in (("0", ["cache"]), ("1", ["cache", "index"])):
+        async with open_rig(tmp_path / failing) as rig:
+            rig.venv_environment._uv = str(script)
+            rig.venv_environment.installer_environ = {**rig.venv_environment.installer_environ, "FAILING": failing}
+            code = "import tiny\ndef handler(input): return tiny.answer"
+            assert (await rig.run(code, env=Kind.VENV, requirements=requirements)).value == 42
+        assert note.read_text().split() == expected
+        note.unlink()
+
+
 async def test_a_resolution_failure_has_the_installers_own_lines(fresh):
     requirement = "no-such-package-of-operato==1.0"
     module = await fresh.publish("def handler(input): pass", env=Kind.VENV, requirements=(requirement,))
@@ -187,6 +204,17 @@ setsid sleep 600 &
 echo $$ > NOTE.tmp; mv NOTE.tmp NOTE
 echo "working on it"
 sleep 600
+"""
+
+
+COUNTING_UV = """#!/bin/sh
+if [ "$2" = install ]; then
+    case " $* " in
+    *" --offline "*) echo cache >> NOTE; if [ "$FAILING" = 1 ]; then exit 1; fi ;;
+    *) echo index >> NOTE ;;
+    esac
+fi
+exec UV "$@"
 """
 
 

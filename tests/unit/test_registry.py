@@ -552,11 +552,11 @@ async def test_a_folder_that_holds_data(registry, folder, monkeypatch):
 
 
 async def test_a_full_disk_leaves_nothing(registry, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "chmod", full)
         assert "No space left" in (await refused(registry, spec())).message
     assert kept_code(registry) == []
     assert registry.snapshot.modules == {}

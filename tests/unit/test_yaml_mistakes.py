@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
@@ -178,3 +179,50 @@ def test_yes_and_no_in_a_schema_are_told():
     ]
     assert "yes means true in YAML; put it in quotes" in document.wrongs[0].message
     assert document.value["reload"] is True
+
+
+PARTS = [
+    *"a:[]{}'\"|# \t?%1~@\n\x85\u2028\ufeffé",
+    "b: ",
+    "- ",
+    "\n  ",
+    "\n    ",
+    "|\n",
+    ">\n",
+    "&x ",
+    "*x",
+    "!!str ",
+    "!t ",
+]
+PARTS += ["? ", "---", "...", "<<: ", "0x1f", "yes", "null", "1:30", "\\n", "\r\n", ", ", "name: ", "code: |\n  x\n"]
+PARTS += ["a: b\n", "1.5", "|-\n  z\n", "2001-01-01"]
+
+
+def read_by(parser, text, monkeypatch):
+    """Return all that is known of a text that this parser reads, the one in Python where it is None."""
+    monkeypatch.setattr("config.mistakes.document._FAST", parser)
+    try:
+        found = parse_yaml(text)
+    except Wrong as wrong:
+        return str(wrong), wrong.line
+    return found.value, found.lines, found.texts, found.blocks, [(str(w), w.where, w.line) for w in found.wrongs]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_parser_in_c_reads_the_same(seed, monkeypatch):
+    chosen = random.Random(seed)
+    for _ in range(500):
+        text = "".join(chosen.choices(PARTS, k=chosen.randint(1, 12)))
+        assert read_by(yaml.CSafeLoader, text, monkeypatch) == read_by(None, text, monkeypatch), repr(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[" * 20_000 + "]" * 20_000, "- " * 50_000 + "x", "{a: " * 20_000])
+def test_very_deep_nesting_is_refused(text):
+    """The parser in C alone would end the process."""
+    with pytest.raises(Wrong, match="nested"):
+        parse_yaml(text)
+
+
+def test_a_byte_order_mark_before_an_open_bracket():
+    message, line = refused_for("\ufeff[a")
+    assert (message.partition(";")[0], line) == ("this line cannot be read", 1)

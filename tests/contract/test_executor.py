@@ -522,18 +522,21 @@ async def test_many_callers_of_a_broken_environment_get_one_build(tmp_path):
         assert rig.inline.statistics().started == 0
 
 
-async def test_the_first_call_gets_the_failure_of_the_build_at_publication(tmp_path):
+async def test_the_first_call_gets_the_failure_of_the_build_at_publication(tmp_path, monkeypatch):
+    monkeypatch.setattr("actors.workers.pool._FIRST_PAUSE_SECONDS", 60.0)
     async with open_rig(tmp_path / "rig", inline=Breaking) as rig:
         rig.inline.environment.trouble = error(ErrorKind.ENVIRONMENT_FAILED, "no such package")
         module = await rig.publish(ECHO)
-        await rig.wait_until(lambda: rig.inline._scheduler.pools[module.digest].last_failure, "it did not fail")
+        pool = rig.inline._scheduler.pools[module.digest]
+        await rig.wait_until(lambda: pool.last_failure, "it did not fail")
 
         failure = (await rig.call(module)).failure
         assert "no such package" in failure.message
+        assert 0 < failure.retry_after <= 60
         assert rig.inline.environment.prepared == 1
 
         rig.inline.environment.trouble = None
-        await trio.sleep(failure.retry_after)
+        pool.retry_at = 0.0  # the pause is over
         assert (await rig.call(module, 1)).value[1] == 1
 
 

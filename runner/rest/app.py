@@ -1,7 +1,7 @@
 """The REST application: the endpoints on the runner itself, and all endpoints on their routes.
 
-Executing, submitting, preparing, uploads, streams, websockets, probes and metrics are plain ASGI, ahead of quart; quart
-serves the rest, and is imported at the first request for it.
+Executing, submitting, reading an execution, preparing, uploads, streams, websockets, probes and metrics are plain ASGI,
+ahead of quart; quart serves the rest, and is imported at the first request for it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ _AHEAD: Final = (
     *batch.ENDPOINTS,
     executions.execute,
     executions.submit,
+    executions.show,
+    executions.output,
     modules.prepare,
     modules.upload,
     *streams.ENDPOINTS,
 )
-"""Served ahead of quart: the hot path, and endpoints that read or send piece by piece."""
+"""Served ahead of quart: the hot path, endpoints that read or send piece by piece, and large answers, which quart keeps
+in circles of objects until they are collected.
+"""
 _POLLED: Final = {"getHealth", "getReadiness", "getMetrics", "getIndex"}
 """Served ahead of quart too, which a runner that is only polled need not import."""
 HEALTH_PATHS: Final = frozenset(each.path for each in OPERATIONS if each.name in {"getHealth", "getReadiness"})

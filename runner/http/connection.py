@@ -35,7 +35,7 @@ import structlog
 import trio
 
 from runner.http.asgi import App
-from runner.http.exchange import Exchange, log_errors
+from runner.http.exchange import RETRY, Exchange, log_errors
 from runner.http.frames import check_handshake
 from runner.http.messages import Headers, refusal
 from runner.http.requests import Head, Incoming, RefusedError
@@ -99,6 +99,7 @@ class Connection:
         self._incoming = Incoming(host.limits.max_head_bytes)
         self._read_bytes = READ_BYTES
         self._paused: float | None = None  # while the socket is not read: what is left of the time limit
+        self._heard = inf  # when the last bytes of a body came
         self._serving: Exchange | Websocket | None = None
         self._tasks = Tasks(host.app, host.nursery, self._leave)
         host.poller.add(self._descriptor, self)
@@ -206,6 +207,7 @@ class Connection:
 
     def _take_body(self, exchange: Exchange) -> None:
         data = self._incoming.body()
+        self._heard = trio.current_time()
         if data:
             exchange.feed(data)
         if self._incoming.complete and self.state is State.BODY:
@@ -215,7 +217,7 @@ class Connection:
     def _begin(self, head: Head) -> Exchange | None:
         """Serve a request, or raise RefusedError; return its exchange, None for a websocket."""
         if self.reserved and head.path not in self.limits.reserved_paths:
-            raise RefusedError(503, CROWDED, [(b"retry-after", b"1")])
+            raise RefusedError(503, CROWDED, RETRY)
         self._host.waits(self, idle=False)
         if head.upgrading:
             if head.chunked or head.length or self._incoming.waiting:
@@ -267,7 +269,19 @@ class Connection:
         """Return whether there are bytes that the kernel does not announce, as they have left it."""
         return self.wire.ready or (isinstance(self._serving, Websocket) and self._serving.waiting)
 
+    @property
+    def silent_since(self) -> float:
+        """When the last bytes of an unfinished body came; inf while the client owes nothing."""
+        serving = self._serving
+        owing = self.state is State.BODY and self._paused is None and isinstance(serving, Exchange) and serving.owed
+        return self._heard if owing else inf
+
     # Closing
+
+    def give_up(self) -> None:
+        """Refuse a request whose body does not arrive, and close at once, since others need the place."""
+        self.refuse(503, CROWDED, RETRY)
+        self.lost()
 
     def finish(self, exchange: Exchange) -> None:
         """End an exchange whose response is complete: accept the next request, or close."""

@@ -12,7 +12,7 @@ from runner.http.asgi import STREAMED_BODY, App, Receive, Send
 from runner.http.messages import Headers, Message, response_head
 from runner.http.requests import Head
 from runner.http.states import HttpLimits
-from runner.wire import Budget, Sender, Wire
+from runner.wire import LARGE_BYTES, Budget, Sender, Wire
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE = b"connection: close\r\n"
@@ -166,6 +166,11 @@ class Exchange:
         """Whether the body may have any length and take any time."""
         return self.max_bytes == inf
 
+    @property
+    def owed(self) -> bool:
+        """Whether the handler can do nothing before more of the body comes, and the client knows."""
+        return not (self.body_complete or self.streamed or self._expecting or self.written)
+
     def _wake(self) -> None:
         if self._changed is not None:
             self._changed.set()
@@ -256,7 +261,13 @@ class Exchange:
             self._left -= len(data)
             if self._left < 0:
                 raise RuntimeError("the body of the response is longer than its content-length")
-            out += b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+            if len(data) > LARGE_BYTES:  # in a write of its own, as a copy would take as much memory again
+                self.written = True
+                await peer.sender.send(out + b"%x\r\n" % len(data) if self._chunked else out)
+                await peer.sender.send(data)
+                out = b"\r\n" if self._chunked else b""
+            else:
+                out += b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         if not more and self._chunked:
             out += b"0\r\n\r\n"
         if out:

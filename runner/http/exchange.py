@@ -94,6 +94,7 @@ class Exchange:
         }
         self.max_bytes: float = peer.limits.max_body_bytes
         self.received = 0  # bytes of the body
+        self._heard = trio.current_time()
         self.unread = 0  # those of them that the handler has not read
         self.body_complete = not (head.length or head.chunked)
         self.written = False  # a byte of the response may have left
@@ -114,6 +115,7 @@ class Exchange:
     def feed(self, data: bytes) -> None:
         """Add a piece of the body."""
         self.received += len(data)
+        self._heard = trio.current_time()
         self._expecting = False
         if not self.peer.budget.take(len(data)):
             self.peer.refuse(503, OVER_BUDGET, RETRY)
@@ -167,9 +169,10 @@ class Exchange:
         return self.max_bytes == inf
 
     @property
-    def owed(self) -> bool:
-        """Whether the handler can do nothing before more of the body comes, and the client knows."""
-        return not (self.body_complete or self.streamed or self._expecting or self.written)
+    def silent_since(self) -> float:
+        """When the last bytes of an unfinished body came; inf while the client owes nothing."""
+        ours = self.streamed or self._expecting or self.unread or self.written
+        return inf if ours or self.finished or self.body_complete else self._heard
 
     def _wake(self) -> None:
         if self._changed is not None:

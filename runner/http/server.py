@@ -18,7 +18,8 @@ from hypercorn.trio.lifespan import Lifespan
 from hypercorn.typing import LifespanState
 
 from runner.http.asgi import App
-from runner.http.connection import Connection
+from runner.http.connection import CROWDED, Connection
+from runner.http.exchange import RETRY, Exchange
 from runner.http.states import HttpLimits
 from runner.wire import Budget, Poller, Silence, accept_all, listen
 
@@ -174,10 +175,16 @@ class Clients:
             if connection.reserved is reserved:
                 connection.lost()
                 return True
-        silent = None if reserved else self._silence.longest(self._open)
+        silent = (
+            None
+            if reserved
+            else self._silence.longest(
+                connection.serving for connection in self._open if isinstance(connection.serving, Exchange)
+            )
+        )
         if silent is None:
             return False
-        silent.give_up()
+        silent.peer.refuse(503, CROWDED, RETRY)
         return True
 
     def waits(self, connection: Connection, *, idle: bool) -> None:

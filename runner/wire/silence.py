@@ -26,7 +26,7 @@ Each = TypeVar("Each", bound=Arriving)
 
 
 class Silence:
-    """Finds who is silent longest."""
+    """Finds the longest silence."""
 
     def __init__(self) -> None:
         self._again = -inf

@@ -35,7 +35,7 @@ async def test_those_that_wait_have_their_turns_in_order() -> None:
         for name, size in (("first", 9), ("second", 1)):
             nursery.start_soon(wait, name, size)
             await wait_all_tasks_blocked()
-        assert not budget.take(1), "nobody overtakes those that wait"
+        assert not budget.take(1), "those that wait come first"
         budget.give(8)
     assert served == ["first", "second"]
     assert budget.taken == 10

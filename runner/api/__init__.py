@@ -1,5 +1,6 @@
 """The verbs of the runner, without transport: what every door calls. Each checks scopes and modules of its caller."""
 
+from runner.api.answers import Answers, is_large
 from runner.api.batch import MAX_PARALLELISM, Batch, Input
 from runner.api.described import NOT_SHOWN, module_fields
 from runner.api.following import while_valid
@@ -10,12 +11,14 @@ from runner.api.service import Service
 __all__ = [
     "MAX_PARALLELISM",
     "NOT_SHOWN",
+    "Answers",
     "Batch",
     "Input",
     "InternalFailure",
     "Publishing",
     "Service",
     "failure_of",
+    "is_large",
     "module_fields",
     "while_valid",
 ]

@@ -20,6 +20,7 @@ from config.settings import Settings
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
+from runner.api.answers import Answers
 from runner.api.checks import Checks
 from runner.api.following import Following, check_valid
 from runner.api.management import Management
@@ -38,6 +39,8 @@ class Service:
     settings: Settings
     budget: Budget = field(init=False)
     """The memory that unfinished requests of all doors share."""
+    answers: Answers = field(init=False)
+    """The memory that large answers of all doors share."""
     management: Management = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
     _idempotency: Idempotency = field(init=False)
@@ -45,7 +48,9 @@ class Service:
     def __attrs_post_init__(self) -> None:
         work = self.settings.store.data_dir.absolute() / "work" / str(os.getpid())
         server = self.settings.server
-        self.budget = Budget(max(server.max_buffered_bytes, server.max_frame_bytes))  # or the largest would never fit
+        limit = max(server.max_buffered_bytes, server.max_frame_bytes)  # or the largest would never fit
+        self.budget = Budget(limit)
+        self.answers = Answers(Budget(limit), server.send_timeout_seconds, self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)

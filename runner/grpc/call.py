@@ -21,6 +21,7 @@ from runner.groups import leaves
 from runner.grpc.codec import MalformedError, decode, encode
 from runner.grpc.stream import GoneError, SlowReaderError, Stream
 from runner.status import CODES
+from runner.wire import Share
 
 MAX_STATUS_BYTES = 1000
 """The limit of a status message; on the wire it may take three times as many, and clients accept 8 KiB of trailers."""
@@ -86,6 +87,8 @@ class Call:
         """Metadata to send before the first message, names in lower case."""
         self.method = method
         self.stream = stream
+        self.share: Share | None = None
+        """The memory that the messages of the answer take; it is given back when the call has ended."""
         self._limits = limits
         self._scope = trio.CancelScope()
         self._why: Failure | None = None
@@ -177,6 +180,7 @@ class Call:
                 answer = await self.method.handler(self)
                 if answer is not None:
                     await self._queue(answer)
+                del answer  # the queue has its bytes
                 self._end(Status.OK, _OK)
                 if self.stream.queued:
                     await self.stream.drain(self._limits.send_seconds)
@@ -201,6 +205,18 @@ class Call:
         if not self._ended:
             self._why = why
             self._scope.cancel()
+
+    def close(self) -> None:
+        """Give back what the call has taken."""
+        self.stream.close()
+        if self.share is not None:
+            self.share.give()
+
+    @property
+    def silent_since(self) -> float:
+        """When the last bytes of an unfinished message came; inf while the client owes nothing."""
+        waiting = self._reading is not None and not self._scope.cancel_called
+        return self.stream.heard if waiting and (not self._received or self.stream.has(1)) else math.inf
 
     def stop_receiving(self) -> None:
         """Refuse further messages, because the runner stops; the call can end with those it has received."""

@@ -80,6 +80,11 @@ class Calls:
         """How many calls of all clients have begun and not run yet."""
         return self._door.fresh + len(self._begun)
 
+    @property
+    def silent_since(self) -> float:
+        """When the last bytes of unfinished messages came; inf unless all calls wait for such."""
+        return max((call.silent_since for call in self._running.values()), default=inf)
+
     def request(self, event: ngh2.RequestReceived) -> None:
         """Begin a call, or refuse it."""
         fields: dict[str, str] = {}
@@ -155,7 +160,7 @@ class Calls:
     def _ended(self, call: Call) -> None:
         """Forget a call."""
         self._running.pop(call.stream.number, None)
-        call.stream.close()
+        call.close()
         self._door.ended(self._link, call, last=not self._running)
 
 
@@ -217,6 +222,11 @@ class Connection:
             self.push()
 
     # For the door and its calls
+
+    @property
+    def silent_since(self) -> float:
+        """When the last bytes of unfinished messages came; inf unless all calls wait for such."""
+        return self._calls.silent_since
 
     def push(self) -> None:
         """Send what is ready; after a read, what all its events have made ready."""

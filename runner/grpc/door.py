@@ -7,10 +7,10 @@ from itertools import chain
 
 import trio
 
-from protocol.errors import shutting_down
+from protocol.errors import ErrorKind, error, shutting_down
 from runner.grpc.call import Call, GrpcLimits, Method
 from runner.grpc.stream import Link
-from runner.wire import Budget, Poller
+from runner.wire import Budget, Poller, Silence
 
 RESERVE = 16
 """Connections above `max_connections` that may ask for health, so that a full door does not look like a dead one."""
@@ -37,6 +37,7 @@ class Door:
         self.draining = False
         self._new: dict[Link, None] = {}
         self._idle: dict[Link, None] = {}
+        self._silence, self._silent_calls = Silence(), Silence()
         self._changed = trio.Event()
 
     # Clients
@@ -54,11 +55,13 @@ class Door:
         return True
 
     def relieve(self) -> bool:
-        """Close a connection without a call, if there is one: first those that never made one, then the longest idle.
+        """Close a connection that does nothing: first those that never made a call, then the longest idle.
+
+        Then comes the one whose unfinished messages are silent longest. Returns False when all are at work.
 
         Its client is asked to connect again, which clients of gRPC do by themselves at the next call.
         """
-        client = next(chain(self._new, self._idle), None)
+        client = next(chain(self._new, self._idle), None) or self._silence.longest(self.connections)
         if client is None:
             return False
         client.end()
@@ -68,7 +71,14 @@ class Door:
     def full_for(self, client: Link) -> bool:
         """Return whether a call of this client is one too many."""
         client.reserved = client.reserved and len(self.connections) > self.limits.max_connections
-        return client.reserved or self.working >= self.limits.max_calls
+        return client.reserved or (self.working >= self.limits.max_calls and not self._relieve_calls())
+
+    def _relieve_calls(self) -> bool:
+        """End the call whose unfinished message is silent longest, if there is one."""
+        call = self._silent_calls.longest(call for call in self.calls if call.method.work)
+        if call is not None:
+            call.cancel(error(ErrorKind.OVERLOADED, "others need the place of a silent call", retry_after=1).failure)
+        return call is not None
 
     def lost(self, client: Link) -> None:
         """Forget a connection."""

@@ -13,7 +13,7 @@ from protocol.errors import ErrorKind, Failure, error
 from protocol.events import ErrorEvent, ResultEvent
 from protocol.model import Execution
 from protocol.rpc.operato.runner import v1
-from runner.api import Batch, Input, Service
+from runner.api import Batch, Input, Service, is_large
 from runner.auth import Principal, Scope, Verifier, authenticate
 from runner.grpc.call import Call, Method
 from runner.grpc.codec import make
@@ -29,6 +29,7 @@ from runner.grpc.messages import (
     seconds,
 )
 from runner.grpc.modules import ModuleVerbs
+from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
@@ -91,7 +92,18 @@ class _Executions:
             timeout=_timeout(call, request.timeout) if _key(call) is None else request.timeout or None,
             key=_key(call),
         )
-        return response_message(execution)
+        return response_message(await self._ended(call, execution))
+
+    async def _ended(self, call: Call, execution: Execution) -> Execution:
+        """Return an execution that has ended, when there is memory for its answer."""
+        return await self.service.answers.ended(self._share(call), execution) if is_large(execution) else execution
+
+    def _share(self, call: Call) -> Share:
+        """Return the memory of a call, with nothing of it taken for an earlier message, which has left."""
+        if call.share is None:
+            call.share = self.service.answers.share()
+        call.share.give()
+        return call.share
 
     async def stream(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> None:
         if _key(call) is not None:
@@ -120,10 +132,13 @@ class _Executions:
             timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),
         )
+        self.service.answers.take_whole(self._share(call), execution)
         return make(v1.SubmitResponse, execution=execution_message(execution))
 
-    async def get(self, _call: Call, who: Principal, request: v1.GetExecutionRequest) -> v1.GetExecutionResponse:
-        return record_message(await self.service.get(who, request.id))
+    async def get(self, call: Call, who: Principal, request: v1.GetExecutionRequest) -> v1.GetExecutionResponse:
+        execution = await self.service.get(who, request.id)
+        self.service.answers.take_whole(self._share(call), execution)
+        return record_message(execution)
 
     async def list(self, _call: Call, who: Principal, request: v1.ListExecutionsRequest) -> v1.ListExecutionsResponse:
         query = Query(
@@ -142,9 +157,10 @@ class _Executions:
         return make(v1.ListExecutionsResponse, executions=found, cursor=page.next_cursor or "")
 
     async def cancel(
-        self, _call: Call, who: Principal, request: v1.CancelExecutionRequest
+        self, call: Call, who: Principal, request: v1.CancelExecutionRequest
     ) -> v1.CancelExecutionResponse:
         execution = await self.service.cancel(who, request.id)
+        self.service.answers.take_whole(self._share(call), execution)
         return make(v1.CancelExecutionResponse, execution=execution_message(execution))
 
     async def watch(self, call: Call, who: Principal, request: v1.WatchExecutionRequest) -> None:
@@ -155,7 +171,10 @@ class _Executions:
         """Send events as fast as the client reads them; the log keeps the others, or counts those it drops."""
         while (events := await follower.next()) is not None:
             ended = isinstance(events[-1], ResultEvent | ErrorEvent)
-            execution = await self.service.get(who, name) if ended else None
+            share = self._share(call)
+            execution = await self._ended(call, await self.service.get(who, name)) if ended else None
+            if execution is None:
+                await self.service.answers.turn_of(share, events)
             await call.send(*map(event_message, events[:-1]), event_message(events[-1], execution))
 
     async def batch(self, call: Call, who: Principal) -> None:
@@ -172,7 +191,8 @@ class _Executions:
             if isinstance(became, Failure):
                 await call.send(make(v1.ExecuteBatchResponse, id=given.name, refused=failure_message(became)))
             else:
-                await call.send(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(became)))
+                ended = await self._ended(call, became)
+                await call.send(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(ended)))
 
         await batch.run(take, answer, lambda: _timeout(call, start.timeout))
 

@@ -33,6 +33,10 @@ class Link(Protocol):
     reserved: bool
     """Accepted although the door is full: only health is answered."""
 
+    @property
+    def silent_since(self) -> float:
+        """When the last bytes of unfinished messages came; inf unless all calls wait for such."""
+
     def push(self) -> None:
         """Send what is ready. Never waits, never raises."""
 
@@ -61,6 +65,8 @@ class Stream:
         """Nothing can be sent or received."""
         self.begun = False
         """The head of the answer is queued."""
+        self.heard = trio.current_time()
+        """When the call began or its last bytes came."""
         self._data: bytes | bytearray = b""
         self._unacknowledged = 0  # the last bytes of `_data`, for which the client has no new window
         self._wanted = 0
@@ -76,6 +82,7 @@ class Stream:
         if ended:
             self.ended = True
         if data:
+            self.heard = trio.current_time()
             if not self.link.budget.take(len(data)):
                 self.link.http.acknowledge_received_data(len(data), self.number)
                 return False

@@ -35,7 +35,7 @@ import structlog
 import trio
 
 from runner.http.asgi import App
-from runner.http.exchange import Exchange, log_errors
+from runner.http.exchange import RETRY, Exchange, log_errors
 from runner.http.frames import check_handshake
 from runner.http.messages import Headers, refusal
 from runner.http.requests import Head, Incoming, RefusedError
@@ -99,7 +99,7 @@ class Connection:
         self._incoming = Incoming(host.limits.max_head_bytes)
         self._read_bytes = READ_BYTES
         self._paused: float | None = None  # while the socket is not read: what is left of the time limit
-        self._serving: Exchange | Websocket | None = None
+        self.serving: Exchange | Websocket | None = None
         self._tasks = Tasks(host.app, host.nursery, self._leave)
         host.poller.add(self._descriptor, self)
         host.waits(self, idle=True)
@@ -126,8 +126,8 @@ class Connection:
     def expire(self) -> None:
         """Act on the time limit of the state."""
         try:
-            if isinstance(self._serving, Websocket) and self.state is State.WEBSOCKET:
-                self.deadline = self._serving.tick()
+            if isinstance(self.serving, Websocket) and self.state is State.WEBSOCKET:
+                self.deadline = self.serving.tick()
             elif self.state in {State.HEAD, State.BODY}:
                 self.refuse(408, "the request did not arrive in time")
             else:
@@ -148,7 +148,7 @@ class Connection:
 
     def _advance(self) -> bool:
         """Read once and parse; return whether there is more to do."""
-        serving = self._serving
+        serving = self.serving
         if isinstance(serving, Websocket) and serving.waiting:
             serving.parse()
         else:
@@ -176,19 +176,19 @@ class Connection:
 
     def _feed(self, data: bytes) -> None:
         """Process data from the client."""
-        if not isinstance(self._serving, Websocket):
+        if not isinstance(self.serving, Websocket):
             self._incoming.feed(data)
             if self.state is not State.ANSWERING:
                 self._parse()
-        elif self._serving.accepted:
-            self._serving.feed(data)
-            self._serving.parse()
+        elif self.serving.accepted:
+            self.serving.feed(data)
+            self.serving.parse()
         else:
             self.refuse(400, EARLY)
 
     def _parse(self) -> None:
         """Parse the bytes received so far, up to the end of one request."""
-        before, exchange = self.state, self._serving
+        before, exchange = self.state, self.serving
         try:
             if before is not State.BODY:
                 head = self._incoming.head()
@@ -215,19 +215,19 @@ class Connection:
     def _begin(self, head: Head) -> Exchange | None:
         """Serve a request, or raise RefusedError; return its exchange, None for a websocket."""
         if self.reserved and head.path not in self.limits.reserved_paths:
-            raise RefusedError(503, CROWDED, [(b"retry-after", b"1")])
+            raise RefusedError(503, CROWDED, RETRY)
         self._host.waits(self, idle=False)
         if head.upgrading:
             if head.chunked or head.length or self._incoming.waiting:
                 raise RefusedError(400, EARLY)
             check_handshake(head)
             self._read_bytes = READ_BYTES_SMALL
-            self._serving = Websocket(self, head)
-            self._tasks.serve(self._serving)
+            self.serving = Websocket(self, head)
+            self._tasks.serve(self.serving)
             self.state, self.deadline = step(self.state, State.WEBSOCKET), 0
             return None
         self._read_bytes = READ_BYTES_SMALL if head.chunked else READ_BYTES
-        self._serving = exchange = Exchange(self, head)
+        self.serving = exchange = Exchange(self, head)
         self._tasks.serve(exchange)
         self.state = step(self.state, State.ANSWERING if exchange.body_complete else State.BODY)
         return exchange
@@ -235,7 +235,7 @@ class Connection:
     # Backpressure
 
     def _is_full(self) -> bool:
-        serving = self._serving
+        serving = self.serving
         if self.state in ENDING:
             return False
         if isinstance(serving, Websocket):
@@ -254,7 +254,7 @@ class Connection:
             return
         left, self._paused = self._paused, None
         self._host.poller.resume(self._descriptor)
-        serving = self._serving
+        serving = self.serving
         if isinstance(serving, Websocket):
             serving.feed(b"")  # its silence was ours
             self.deadline = 0
@@ -265,14 +265,14 @@ class Connection:
 
     def _has_kept(self) -> bool:
         """Return whether there are bytes that the kernel does not announce, as they have left it."""
-        return self.wire.ready or (isinstance(self._serving, Websocket) and self._serving.waiting)
+        return self.wire.ready or (isinstance(self.serving, Websocket) and self.serving.waiting)
 
     # Closing
 
     def finish(self, exchange: Exchange) -> None:
         """End an exchange whose response is complete: accept the next request, or close."""
         exchange.close()
-        self._serving = None
+        self.serving = None
         if self.state is not State.ANSWERING or self.draining or exchange.head.closing:
             self.half_close()
             return
@@ -285,7 +285,7 @@ class Connection:
 
     def refuse(self, status: int, detail: str, headers: Headers | None = None) -> None:
         """Answer a request with a problem, unless an answer has begun; cancel its handler, and close."""
-        serving = self._serving
+        serving = self.serving
         if self.state not in ENDING and (serving is None or serving.answerable):
             head_only = serving is not None and serving.head.method == "HEAD"
             self.sender.send_now(refusal(status, detail, headers, head_only=head_only))
@@ -313,8 +313,8 @@ class Connection:
             return
         self.state = step(self.state, State.CLOSED)
         self.deadline = inf
-        if self._serving is not None:
-            self._serving.cancel()
+        if self.serving is not None:
+            self.serving.cancel()
         self.sender.close()
         self._host.waits(self, idle=False)
         self._host.poller.remove(self._descriptor)

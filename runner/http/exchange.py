@@ -12,7 +12,7 @@ from runner.http.asgi import STREAMED_BODY, App, Receive, Send
 from runner.http.messages import Headers, Message, response_head
 from runner.http.requests import Head
 from runner.http.states import HttpLimits
-from runner.wire import Budget, Sender, Wire
+from runner.wire import LARGE_BYTES, Budget, Sender, Wire
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE = b"connection: close\r\n"
@@ -94,6 +94,7 @@ class Exchange:
         }
         self.max_bytes: float = peer.limits.max_body_bytes
         self.received = 0  # bytes of the body
+        self._heard = trio.current_time()
         self.unread = 0  # those of them that the handler has not read
         self.body_complete = not (head.length or head.chunked)
         self.written = False  # a byte of the response may have left
@@ -114,6 +115,7 @@ class Exchange:
     def feed(self, data: bytes) -> None:
         """Add a piece of the body."""
         self.received += len(data)
+        self._heard = trio.current_time()
         self._expecting = False
         if not self.peer.budget.take(len(data)):
             self.peer.refuse(503, OVER_BUDGET, RETRY)
@@ -165,6 +167,12 @@ class Exchange:
     def streamed(self) -> bool:
         """Whether the body may have any length and take any time."""
         return self.max_bytes == inf
+
+    @property
+    def silent_since(self) -> float:
+        """When the last bytes of an unfinished body came; inf while the client owes nothing."""
+        ours = self.streamed or self._expecting or self.unread or self.written
+        return inf if ours or self.finished or self.body_complete else self._heard
 
     def _wake(self) -> None:
         if self._changed is not None:
@@ -256,7 +264,13 @@ class Exchange:
             self._left -= len(data)
             if self._left < 0:
                 raise RuntimeError("the body of the response is longer than its content-length")
-            out += b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+            if len(data) > LARGE_BYTES:  # in a write of its own, as a copy would take as much memory again
+                self.written = True
+                await peer.sender.send(out + b"%x\r\n" % len(data) if self._chunked else out)
+                await peer.sender.send(data)
+                out = b"\r\n" if self._chunked else b""
+            else:
+                out += b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         if not more and self._chunked:
             out += b"0\r\n\r\n"
         if out:

@@ -18,9 +18,10 @@ from hypercorn.trio.lifespan import Lifespan
 from hypercorn.typing import LifespanState
 
 from runner.http.asgi import App
-from runner.http.connection import Connection
+from runner.http.connection import CROWDED, Connection
+from runner.http.exchange import RETRY, Exchange
 from runner.http.states import HttpLimits
-from runner.wire import Budget, Poller, accept_all, listen
+from runner.wire import Budget, Poller, Silence, accept_all, listen
 
 
 async def serve(
@@ -120,8 +121,9 @@ def _close(listeners: list[trio.SocketListener]) -> None:
 class Clients:
     """The open connections of one server.
 
-    A full door stays open: for one connection above `max_connections`, the one that is idle longest is closed. When
-    none is idle, a few more are accepted for health checks, and those of them that ask for something else are refused.
+    A full door stays open: for one connection above `max_connections`, the one that is idle longest is closed, or the
+    one whose unfinished body is silent longest. While all are at work, a few more are accepted for health checks, and
+    those of them that ask for something else are refused.
     """
 
     nursery: trio.Nursery
@@ -144,6 +146,7 @@ class Clients:
         self._open: set[Connection] = set()
         self._reserved: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # in the order in which they became idle
+        self._silence = Silence()
         self._draining = False
         self._gone = trio.Event()
 
@@ -167,12 +170,22 @@ class Clients:
             self._reserved.add(connection)
 
     def evict(self, *, reserved: bool = False) -> bool:
-        """Close the connection that is idle longest; return whether there is one."""
+        """Close the connection that is idle longest, else one whose body does not arrive; return whether one was."""
         for connection in self._idle:
             if connection.reserved is reserved:
                 connection.lost()
                 return True
-        return False
+        silent = (
+            None
+            if reserved
+            else self._silence.longest(
+                connection.serving for connection in self._open if isinstance(connection.serving, Exchange)
+            )
+        )
+        if silent is None:
+            return False
+        silent.peer.refuse(503, CROWDED, RETRY)
+        return True
 
     def waits(self, connection: Connection, *, idle: bool) -> None:
         """Note that a connection becomes idle, or that it is not any more."""

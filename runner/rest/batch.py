@@ -50,9 +50,15 @@ async def batch(request: Request) -> Stream:
             return found
 
         async def add(given: Input, became: Execution | Failure) -> None:
-            index = int(given.name)
-            line = problem_line(became, index) if isinstance(became, Failure) else execution_line(became, index)
-            await write(line)
+            index, answers = int(given.name), request.service.answers
+            if isinstance(became, Failure):
+                await write(problem_line(became, index))
+                return
+            share = answers.share()
+            try:
+                await write(execution_line(await answers.ended(share, became), index))
+            finally:
+                share.give()
 
         problem = None
         async with trio.open_nursery() as nursery:

@@ -19,6 +19,7 @@ from runner.http import BodyError, BodyTooLargeError, Message, Receive, Send, re
 from runner.rest.bodies import paid
 from runner.rest.openapi import EVENTS, JSON, OPERATIONS, Operation
 from runner.rest.render import failure_headers, problem_json, problem_status
+from runner.wire import Share
 
 _BY_NAME: Final = {operation.name: operation for operation in OPERATIONS}
 
@@ -38,6 +39,8 @@ class Outside:
     """The path of `base`, which a proxy removed from the path of the request."""
 
 
+SHARE: Final = "operato.share"
+"""The key of the memory that the answer takes, in the ASGI scope of a request; `Site` gives it back."""
 OUTSIDE: Final = "operato.outside"
 """The key of the `Outside` of a request in its ASGI scope."""
 _DIRECT: Final = Outside()
@@ -71,6 +74,14 @@ class Request:
     def outside(self) -> Outside:
         """The address of the server for this client."""
         found: Outside = self.scope.get(OUTSIDE, _DIRECT)
+        return found
+
+    @property
+    def share(self) -> Share:
+        """The memory that the answer takes until it has left."""
+        found: Share | None = self.scope.get(SHARE)
+        if found is None:
+            found = self.scope[SHARE] = self.service.answers.share()
         return found
 
     def header(self, name: str) -> str | None:

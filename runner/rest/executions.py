@@ -16,6 +16,7 @@ from protocol.events import DroppedEvent, KeptEvent, OutputEvent, decode_all, en
 from protocol.messages import InvalidJsonError, check_json
 from protocol.model import Execution, Stream
 from protocol.scan import LARGE_BYTES
+from runner.api import is_large
 from runner.rest.endpoint import Answer, Request, json_answer, serves
 from runner.rest.openapi import Order
 from runner.rest.render import (
@@ -33,20 +34,21 @@ _orders: Final = msgspec.json.Decoder(Order)
 @serves("execute")
 async def execute(request: Request) -> Answer:
     """Run a module: the hot path."""
-    data = await request.body()
     service, asynchronous = request.service, request["Prefer"]
     run = service.submit if asynchronous else service.execute
     execution = await run(
         request.principal,
         request["name"],
-        data,
+        await request.body(),
         version=request["version"],
         timeout=request["X-Timeout"],
         key=request["Idempotency-Key"],
     )
     if asynchronous:
-        answer = _accepted(execution, execution_json)
+        answer = _accepted(request, execution, execution_json)
         return evolve(answer, headers=(*answer.headers, (b"preference-applied", b"respond-async")))
+    if is_large(execution):
+        execution = await service.answers.ended(request.share, execution)
     headers = [(b"x-execution-id", execution.id.encode())]
     if execution.failure is not None:
         headers += failure_headers(execution.failure)
@@ -71,14 +73,15 @@ async def submit(request: Request) -> Answer:
         if problem.failure.field != "name":
             raise
         raise RunnerError(evolve(problem.failure, field="module")) from None
-    return _accepted(execution, record_json)
+    return _accepted(request, execution, record_json)
 
 
-def _accepted(execution: Execution, render: Callable[[Execution], bytes]) -> Answer:
+def _accepted(request: Request, execution: Execution, render: Callable[[Execution], bytes]) -> Answer:
     """Return the path and the state of an accepted execution; `render` shows one that has ended."""
     identity = execution.id.encode()
     headers = ((b"x-execution-id", identity), (b"location", b"/executions/" + identity))
     if execution.status.final:  # the same idempotency key has led to it
+        request.service.answers.take_whole(request.share, execution)
         return json_answer(render(execution), 200, headers)
     return json_answer(accepted_json(execution), 202, headers)
 
@@ -114,13 +117,20 @@ async def list_executions(request: Request) -> Answer:
 @serves("getExecution")
 async def show(request: Request) -> Answer:
     """Show an execution."""
-    return json_answer(record_json(await request.service.get(request.principal, request["id"])))
+    return _record(request, await request.service.get(request.principal, request["id"]))
+
+
+def _record(request: Request, execution: Execution) -> Answer:
+    request.service.answers.take_whole(request.share, execution)
+    return json_answer(record_json(execution))
 
 
 @serves("getOutput")
 async def output(request: Request) -> Answer:
     """Show the output of an execution."""
-    kept = decode_all((await request.service.get(request.principal, request["id"])).events)
+    events = (await request.service.get(request.principal, request["id"])).events
+    request.service.answers.take(request.share, len(events))
+    kept = decode_all(events)
     if request["format"] == "jsonl":
         return Answer(b"".join(_lines(kept, request["stream"])), content_type="application/jsonl")
     return Answer(text_of(kept, request["stream"]).encode(), content_type="text/plain; charset=utf-8")
@@ -138,7 +148,7 @@ def _lines(kept: tuple[KeptEvent, ...], stream: Stream | None) -> Iterator[bytes
 @serves("cancelExecution")
 async def cancel(request: Request) -> Answer:
     """Cancel an execution."""
-    return json_answer(record_json(await request.service.cancel(request.principal, request["id"])))
+    return _record(request, await request.service.cancel(request.principal, request["id"]))
 
 
 @serves("getStats")

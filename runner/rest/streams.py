@@ -14,6 +14,7 @@ import trio
 from actors.events import Follower
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.events import Event, encode
+from runner.api import Answers
 from runner.rest.endpoint import Answer, Close, Peer, Request, Socket, Stream, Write, serves
 from runner.rest.render import failure_event
 
@@ -33,6 +34,8 @@ async def follow(request: Request) -> Answer | Stream:
     if follower.ended:  # 204 stops a browser, which reconnects after the last event
         return Answer(status=204)
 
+    answers = request.service.answers
+
     async def run(write: Write) -> None:
         await write(b"")
         while True:
@@ -41,7 +44,12 @@ async def follow(request: Request) -> Answer | Stream:
                 events = await follower.next()
             if events is None:
                 return
-            await write(b"".join(map(_sse, events)) if events else STILL_HERE)
+            share = answers.share()
+            try:
+                await answers.turn_of(share, events)
+                await write(b"".join(map(_sse, events)) if events else STILL_HERE)
+            finally:
+                share.give()
 
     return Stream(run, _failed)
 
@@ -69,7 +77,7 @@ async def follow_socket(request: Request) -> Socket:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_ignore, peer, nursery.cancel_scope)
             try:
-                await _send_events(follower, peer)
+                await _send_events(follower, peer, request.service.answers)
             except RunnerError as ended:  # caught here, as the nursery would wrap it in a group
                 problem = ended
             nursery.cancel_scope.cancel()
@@ -106,7 +114,7 @@ async def run_socket(request: Request) -> Socket:
             await peer.send(msgspec.json.encode({"type": "execution", "id": identity}))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(listen, nursery.cancel_scope)
-                await _send_events(follower, peer)
+                await _send_events(follower, peer, service.answers)
                 nursery.cancel_scope.cancel()
         finally:
             service.abandon(identity)
@@ -147,10 +155,15 @@ async def _ignore(peer: Peer, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _send_events(follower: Follower, peer: Peer) -> None:
+async def _send_events(follower: Follower, peer: Peer, answers: Answers) -> None:
+    share = answers.share()
     while (events := await follower.next()) is not None:
         for event in events:
-            await peer.send(encode(event))
+            try:
+                await answers.turn_of(share, (event,))
+                await peer.send(encode(event))
+            finally:
+                share.give()
 
 
 def _close(follower: Follower) -> Close:

@@ -17,6 +17,7 @@ from runner.rest.bodies import inflating, read_file
 from runner.rest.openapi.operations import OPERATIONS
 from runner.wire import Budget
 from tests.contract.test_streams import ECHO, open_site
+from tests.support import wait_until
 
 MIB = 1024 * 1024
 ONE = {"env": "inline", "code": "def handler(input): return 1"}
@@ -345,3 +346,31 @@ async def test_a_body_over_the_limit_has_a_kind_with_and_without_a_length(site, 
             status, _, body = await client.response()
         problem = json.loads(body)
         assert (status, problem["status"], problem["kind"]) == (413, 413, "too_large"), (announced, problem)
+
+
+async def test_answers_of_all_callers_have_one_bound(site):
+    """A large answer waits unmade, or is refused, while others are not read; small ones are served."""
+    large = b'"' + b" " * MIB + b'"'
+    budget = site.service.answers.budget
+    budget.limit = 2 * MIB
+    _, headers, _ = await site.ask("POST", "/modules/execute/echo", large)
+    path = "/executions/" + headers[b"x-execution-id"].decode()
+    assert budget.taken == 0
+    assert budget.take(budget.limit), "as answers that are not read"
+
+    status, headers, body = await site.ask("GET", path)
+    assert (status, json.loads(body)["kind"], headers[b"retry-after"]) == (503, "unavailable", b"1")
+    assert (await site.json("POST", "/modules/execute/echo", b"1"))["result"] == 1
+    async with trio.open_nursery() as nursery:
+        ended = []
+
+        async def call():
+            ended.append(await site.ask("POST", "/modules/execute/echo", large))
+
+        nursery.start_soon(call)
+        await wait_until(lambda: len(budget._waiting) == 1, "the result waits for its turn")
+        assert not ended
+        budget.give(budget.limit)
+    assert ended[0][0] == 200
+    assert json.loads(ended[0][2])["result"] == " " * MIB
+    assert budget.taken == 0

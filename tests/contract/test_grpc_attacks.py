@@ -18,7 +18,7 @@ from hyperframe.frame import DataFrame, Frame, GoAwayFrame, PingFrame, PriorityF
 from protocol.rpc.operato.runner import v1
 from runner.grpc import connection as grpc_connection
 from runner.grpc.call import Call, Method
-from runner.wire import Budget
+from runner.wire import Budget, silence
 from tests.grpc_client import PATIENCE, Client, GrpcStatus, OpenDoor, framed, open_door
 from tests.support import wait_until
 
@@ -308,6 +308,30 @@ async def test_a_client_that_says_nothing_after_the_handshake_of_http2_stays(mon
                     pass
 
         assert (await client.call(ECHO, REQUEST)).status == 0
+
+
+async def test_half_calls_give_their_places_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of connections and of calls; a call at work keeps its own."""
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(silence, "PAUSE_SECONDS", 0.0)
+    budget = Budget(MEGABYTE)
+    async with open_door(METHODS, budget=budget, max_connections=3, max_calls=4) as door:
+        works, silent, many = await door.connect(), await door.connect(), await door.connect()
+        await works.send(HANG, end=False)
+        await silent.send(ECHO, framed(REQUEST)[:7], end=False)
+        await wait_until(lambda: budget.taken == 7, "the half has arrived")
+        for _ in range(2):
+            first = await many.send(ECHO, framed(REQUEST)[:7], end=False)
+        await wait_until(lambda: budget.taken == 21, "the halves have arrived")
+
+        client = await door.connect()
+        assert (await client.call(ECHO, REQUEST)).status == 0
+        await silent.until_closed()
+        for _ in range(2):
+            await many.send(ECHO, framed(REQUEST)[:7], end=False)
+        assert (await many.call(ECHO, REQUEST)).status == 0
+        assert (await many.ended(first - 2)).status == 8
+        assert not works.closed
 
 
 # The loop

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import structlog
 import trio
+import trio.lowlevel
 import trio.testing
 
 from runner.http import read_body, respond
 from runner.http.frames import MOST_EMPTY_FRAMES
-from runner.wire import Budget, accept_all, accepting
+from runner.wire import Budget, accept_all, accepting, silence
 from tests.http_support import NEVER, QUICK, Client, Server, serving
 
 MIB = 1024 * 1024
@@ -347,6 +348,30 @@ async def test_health_checks_are_answered_while_every_connection_is_busy() -> No
             client.reset()
         while (await server.ask(GET))[0] == 503:
             pass  # its place is free once its handler has ended
+
+
+async def test_a_body_that_stays_away_gives_its_place_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(silence, "PAUSE_SECONDS", 0.0)
+    half = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
+    async with serving(app, max_connections=3) as server:
+        works = await server.connect()
+        await works.send(GET.replace(b" / ", b" /held "))
+        slow, silent = await server.connect(), await server.connect()
+        for client in (slow, silent):
+            await client.send(half + b"1")
+            while server.budget.taken < (1 if client is slow else 2):
+                await trio.lowlevel.checkpoint()
+        await slow.send(b"2")
+        while server.budget.taken < 3:
+            await trio.lowlevel.checkpoint()
+
+        assert (await server.ask(GET))[0] == 200
+        assert (await silent.response())[0] == 503
+        await slow.send(b"3")
+        assert (await slow.response())[2] == b"123"
+        with trio.move_on_after(QUICK):
+            pytest.fail(f"a request at work was ended: {await works.rest()!r}")
 
 
 async def test_a_connection_without_a_byte_is_closed_early() -> None:

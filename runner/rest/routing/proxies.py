@@ -15,7 +15,7 @@ from runner.http import Message
 from runner.rest.endpoint import OUTSIDE, Outside
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_PREFIX: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 _PAIR: Final = re.compile(r'\s*([A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*))\s*(?:[,;]|$)')
 _MAX_HOPS: Final = 20
 """Proxies that are followed back from the server."""

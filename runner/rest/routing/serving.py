@@ -13,9 +13,10 @@ from runner.api import Service, failure_of
 from runner.auth import Principal, Verifier, authenticate, require
 from runner.http import Message, Receive
 from runner.rest.bodies import inflating
-from runner.rest.endpoint import OUTSIDE, Answer, Endpoint, Outcome, Read, Request, problem
+from runner.rest.endpoint import OUTSIDE, SHARE, Answer, Endpoint, Outcome, Read, Request, problem
 from runner.rest.openapi import Operation
 from runner.rest.routing.sending import BROKEN, SUBPROTOCOL
+from runner.wire import LARGE_BYTES
 
 
 @frozen
@@ -48,10 +49,18 @@ class Endpoints:
             inflated = encoding is not None and bool(operation.body)
             if encoding is not None and inflated:
                 receive = inflating(receive, encoding.decode("latin-1"))
-            outcome = await endpoint.function(Request(self.service, values, caller, scope, receive, fields, inflated))
+            request = Request(self.service, values, caller, scope, receive, fields, inflated)
+            outcome = await endpoint.function(request)
+            if isinstance(outcome, Answer) and len(outcome.body) > LARGE_BYTES and operation.method == "GET":
+                self._bound(outcome, request)
         except Exception as found:  # noqa: BLE001  (the error edge)
             return problem(failure_of(found, BROKEN, path=scope["path"], client=_client(scope)))
         return _located(outcome, scope) if OUTSIDE in scope else outcome
+
+    def _bound(self, answer: Answer, request: Request) -> None:
+        """Take the memory of a large list or document, whose size was unknown before. Raises RunnerError."""
+        if SHARE not in request.scope:
+            self.service.answers.take(request.share, len(answer.body))
 
     async def _caller(self, operation: Operation, scope: Message, fields: Mapping[bytes, bytes]) -> Principal | None:
         """Return the caller where the operation needs one, or one is named. Raises RunnerError."""

@@ -9,7 +9,7 @@ from attrs import define, field
 
 from protocol.errors import PROBLEM, ErrorKind, Failure
 from runner.http import WEBSOCKET, App, Message, Receive, Send, problem_body
-from runner.rest.endpoint import Answer, Endpoint, problem
+from runner.rest.endpoint import SHARE, Answer, Endpoint, problem
 from runner.rest.openapi import Operation
 from runner.rest.routing.origins import Origins
 from runner.rest.routing.paths import Match, Paths, choose, methods
@@ -61,11 +61,15 @@ class Site:
             return
         operation, names = chosen
         endpoint = self.ahead.get(operation.name)
-        if endpoint is not None:
-            await transmit(await self.endpoints.serve(endpoint, names, scope, receive), scope, receive, send)
-        else:
-            inner = {**scope, "path": operation.path, "raw_path": operation.path.encode(), FOUND: (scope, names)}
-            await self.behind(inner, receive, send)
+        try:
+            if endpoint is not None:
+                await transmit(await self.endpoints.serve(endpoint, names, scope, receive), scope, receive, send)
+            else:
+                inner = {**scope, "path": operation.path, "raw_path": operation.path.encode(), FOUND: (scope, names)}
+                await self.behind(inner, receive, send)
+        finally:
+            if SHARE in scope:
+                scope[SHARE].give()
 
     async def _open(self, found: Sequence[Match], scope: Message, receive: Receive, send: Send) -> None:
         """Open a websocket, or refuse its handshake."""

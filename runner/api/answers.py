@@ -1,0 +1,85 @@
+"""The memory for large answers on their way out: taken before an answer is made, given back when it has left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+
+from actors.history import History
+from protocol.errors import ErrorKind, RunnerError, error
+from protocol.events import Event, ItemEvent, ResultEvent
+from protocol.model import Execution
+from runner.wire import LARGE_BYTES, Budget, Share
+
+_RETRY_SECONDS = 1.0
+
+
+@frozen(eq=False)
+class Answers:
+    """Bounds what all callers together make the runner keep for them. Small answers take nothing."""
+
+    budget: Budget
+    seconds: float
+    """The longest wait for a turn: clients that do not read are cut off after this time."""
+    _history: History
+
+    def share(self) -> Share:
+        """Return the share of one call, which takes nothing yet. Give it back in any case."""
+        return Share(self.budget)
+
+    def take(self, share: Share, size: int) -> None:
+        """Take the bytes of an answer that the caller can ask for again. Raises RunnerError `unavailable`."""
+        if not share.take(size):
+            raise _full()
+
+    def take_whole(self, share: Share, execution: Execution) -> None:
+        """Take the bytes of an execution with its input. Raises RunnerError `unavailable`."""
+        self.take(share, _size(execution) + len(execution.input))
+
+    async def turn(self, share: Share, size: int) -> None:
+        """Wait for the bytes of an answer. Raises RunnerError `unavailable`."""
+        if not await share.wait(size, self.seconds):
+            raise _full()
+
+    async def turn_of(self, share: Share, events: Iterable[Event]) -> None:
+        """Wait for the bytes of events. Raises RunnerError `unavailable`."""
+        await self.turn(share, sum(map(_event_size, events)))
+
+    async def ended(self, share: Share, execution: Execution) -> Execution:
+        """Return an execution that has ended, when there is memory for its answer.
+
+        Until then it is left to its record, so that many results that wait take no memory.
+
+        Raises RunnerError `unavailable`, which names the execution.
+        """
+        size, name = _size(execution), execution.id
+        if share.take(size):
+            return execution
+        del execution
+        if not await share.wait(size, self.seconds):
+            raise _full(f"; the execution {name} has ended and can be read")
+        found = await self._history.get(name)
+        if found is None:
+            raise error(ErrorKind.NOT_FOUND, f"the execution {name} has ended; its record is gone", field="id")
+        return found
+
+
+def is_large(execution: Execution) -> bool:
+    """Return whether the answer for an execution takes memory that is bounded."""
+    return _size(execution) > LARGE_BYTES
+
+
+def _size(execution: Execution) -> int:
+    return len(execution.result or b"") + len(execution.events)
+
+
+def _event_size(event: Event) -> int:
+    if isinstance(event, ResultEvent):
+        return memoryview(event.result).nbytes
+    return memoryview(event.value).nbytes if isinstance(event, ItemEvent) else 0
+
+
+def _full(more: str = "") -> RunnerError:
+    text = f"answers that clients have not read take all the memory of `max_buffered`; try again{more}"
+    return error(ErrorKind.UNAVAILABLE, text, retry_after=_RETRY_SECONDS)

@@ -12,7 +12,7 @@ from attrs import define, field
 
 from actors.registry import Published
 from protocol import messages
-from protocol.errors import ErrorKind, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.scan import LongCheckError
 from runner.api.described import parse_description
 
@@ -48,7 +48,18 @@ class Checks:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Return what a long check returns, or raise what it raises."""
-        return await trio.to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=True)
+        found = await trio.to_thread.run_sync(_outcome, work, limiter=self._threads, abandon_on_cancel=True)
+        if isinstance(found, Failure):
+            raise RunnerError(found)
+        return found
+
+
+def _outcome(work: Callable[[], T]) -> T | Failure:
+    """Return the result or the failure: an exception that leaves a thread of Trio keeps itself and the body alive."""
+    try:
+        return work()
+    except RunnerError as problem:
+        return problem.failure
 
 
 def _checked_input(module: Published, data: bytes, *, quickly: bool) -> msgspec.Raw:

@@ -1,7 +1,8 @@
 """The server process: signals, actors, doors, drain and exit code; and one call without a server.
 
 `server` runs the only event loop, `doors` opens REST and gRPC, `tls` makes their TLS context, `checks` finds mistakes
-before the start, `reload` publishes the modules file again, `once` makes the call of the command `run`.
+before the start, `reload` publishes the modules file again, `heap` gives memory back, `once` makes the
+call of the command `run`.
 """
 
 from runner.serve.checks import key_mistakes, make_verifier, makes_secret, secret_mistakes, start_mistakes

@@ -26,6 +26,7 @@ from runner.ports import in_url, reachable
 from runner.serve.again import command_line
 from runner.serve.checks import make_verifier, makes_secret, start_mistakes
 from runner.serve.doors import Doors, open_doors
+from runner.serve.heap import Heap
 from runner.serve.reload import Bell, Reloader
 from runner.version import version_of_this
 
@@ -117,6 +118,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             gc.freeze()  # a full collection would hold up the loop for 80 ms to look at what stays for good
             gc.set_threshold(*_COLLECTIONS)
             gc.enable()
+            nursery.start_soon(Heap().run)
             _announce(settings, doors, secret, loaded, len(system.registry.snapshot.modules))
             _warn_of_missing_kinds(system)
             await stop.asked.wait()

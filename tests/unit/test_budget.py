@@ -32,13 +32,16 @@ async def test_those_that_wait_have_their_turns_in_order() -> None:
 
     assert budget.take(8)
     async with trio.open_nursery() as nursery:
-        for name, size in (("first", 9), ("second", 1)):
+        for name, size in (("first", 9), ("second", 2)):
             nursery.start_soon(wait, name, size)
             await wait_all_tasks_blocked()
         assert not budget.take(1), "those that wait come first"
         budget.give(8)
+        await wait_all_tasks_blocked()
+        assert served == ["first"]
+        budget.give(9)
     assert served == ["first", "second"]
-    assert budget.taken == 10
+    assert budget.taken == 2
 
 
 async def test_a_wait_in_vain_takes_nothing_and_lets_the_next_have_its_turn(autojump_clock: object) -> None:

@@ -102,7 +102,7 @@ def refusal(text):
 
 
 @pytest.mark.parametrize("inserted", ["", "\t", ":", '"', "'", "[", "}", "*", "- ", "\n", "|", "%", "&", "? ", "! "])
-def test_whatever_is_wrong_is_told_without_the_words_of_the_parser(inserted):
+def test_every_mistake_is_explained_without_the_words_of_the_parser(inserted):
     """Each place of a file in turn gets a character too many or too few."""
     texts = [GOOD[:at] + inserted + GOOD[at + (not inserted) :] for at in range(len(GOOD))]
     refused = [wrong for text in texts if (wrong := refusal(text)) is not None]

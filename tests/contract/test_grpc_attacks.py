@@ -329,8 +329,8 @@ async def test_half_calls_give_their_places_to_others(monkeypatch: pytest.Monkey
         await silent.until_closed()
         for _ in range(2):
             await many.send(ECHO, framed(REQUEST)[:7], end=False)
+        assert (await many.ended(first - 2)).status == 8  # before the next, as a client may have four streams only
         assert (await many.call(ECHO, REQUEST)).status == 0
-        assert (await many.ended(first - 2)).status == 8
         assert not works.closed
 
 

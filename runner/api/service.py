@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any
 
 import msgspec
@@ -173,10 +174,15 @@ class Service:
     ) -> tuple[str, Follower]:
         """Begin an execution and return its ID, and its events from the first on; the follower may `abandon` it.
 
-        Parameters and errors are those of `execute`, except that errors after the begin are the last event.
+        Parameters and errors are those of `execute`, except that errors after the begin are the last event. `next` of
+        the follower raises RunnerError `unauthenticated` once the API key of the caller is revoked.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        return execution.id, Follower(self.runs.start(module, execution, raw).log)
+        log = self.runs.start(module, execution, raw).log
+        if principal.key is None:
+            return execution.id, Follower(log)
+        # A call that has begun continues when its token or key expires, but not when its key is revoked.
+        return execution.id, Following(log, 0, evolve(principal, expires=inf))
 
     def check_room(self, principal: Principal, name: str, version: str | None = None) -> None:
         """Raise the RunnerError with which a call would be refused at once, without its input."""

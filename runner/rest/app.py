@@ -52,8 +52,10 @@ _LINKS: Final = {
 
 def make_app(service: Service, verifier: Verifier) -> Site:
     """Return the ASGI application of all REST routes."""
-    settings, endpoints = service.settings.server, Endpoints(service, verifier)
+    settings = service.settings.server
     operations = {operation.name: operation for operation in served(settings)}
+    origins = Origins.of(settings.cors_origins, operations.values())
+    endpoints = Endpoints(service, verifier, origins)
     every = [
         Endpoint(operations[each.operation.name], each.function)
         for each in (
@@ -67,7 +69,7 @@ def make_app(service: Service, verifier: Verifier) -> Site:
         endpoints,
         tuple(operations.values()),
         Proxies.of(settings),
-        Origins.of(settings.cors_origins, operations.values()),
+        origins,
         _Late(endpoints, [each for each in every if each.operation.name not in first]),
         {each.operation.name: each for each in every if each.operation.name in first},
     )

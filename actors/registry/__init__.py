@@ -4,20 +4,23 @@
 `Publisher` keeps code by its content; `Catalog` is the SQLite file of registered versions and the audit log.
 """
 
+from actors.registry.audit import Audit
 from actors.registry.catalog import FILE_NAME, Catalog
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Added, Registry
 from actors.registry.snapshot import Condition, Published, Registered, RegistrySnapshot, may_run_in_process
-from actors.registry.stored import Action, Change, ChangesQuery
+from actors.registry.stored import Action, Change, ChangesQuery, Note
 
 __all__ = [
     "FILE_NAME",
     "Action",
     "Added",
+    "Audit",
     "Catalog",
     "Change",
     "ChangesQuery",
     "Condition",
+    "Note",
     "Published",
     "Publisher",
     "Registered",

@@ -5,6 +5,7 @@ from runner.api.batch import MAX_PARALLELISM, Batch, Input
 from runner.api.described import NOT_SHOWN, module_fields
 from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
+from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
 from runner.api.service import Service
 
@@ -15,6 +16,7 @@ __all__ = [
     "Batch",
     "Input",
     "InternalFailure",
+    "KeyOrder",
     "Publishing",
     "Service",
     "failure_of",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from math import inf
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from msgspec.structs import replace
 from actors.events import EventLog, Follower, log_of
 from actors.executions import Idempotency, Live, Runs
 from actors.history import History, ModuleStats, Page, Query
+from actors.keys import ApiKeys
 from actors.registry import Published, Registry
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
@@ -23,7 +23,8 @@ from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.answers import Answers
 from runner.api.checks import Checks
-from runner.api.following import Following, check_valid
+from runner.api.following import Following, check_valid, following_call
+from runner.api.keys import KeyVerbs
 from runner.api.management import Management
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
@@ -38,11 +39,13 @@ class Service:
     history: History
     runs: Runs
     settings: Settings
+    api_keys: ApiKeys | None = None
     budget: Budget = field(init=False)
     """The memory that unfinished requests of all doors share."""
     answers: Answers = field(init=False)
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
+    keys: KeyVerbs = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
     _idempotency: Idempotency = field(init=False)
 
@@ -53,6 +56,7 @@ class Service:
         self.budget = Budget(limit)
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
+        self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
 
@@ -110,10 +114,9 @@ class Service:
         return module, self.executors[module.spec.env].prepare(module)
 
     def damaged(self) -> list[str]:
-        """Return the stored parts that were found damaged: `code`, `history`, `journal`, `modules`."""
-        registry = self.registry
-        mended = registry.catalog is not None and registry.catalog.damaged
-        found = (("code", registry.damaged), ("modules", mended))
+        """Return the stored parts that were found damaged, as the metrics name them."""
+        mended = self.registry.catalog is not None and self.registry.catalog.damaged
+        found = (("code", self.registry.damaged), ("keys", self.keys.damaged), ("modules", mended))
         return sorted([*self.history.statistics().damaged, *(part for part, damaged in found if damaged)])
 
     # Executions that begin
@@ -174,15 +177,10 @@ class Service:
     ) -> tuple[str, Follower]:
         """Begin an execution and return its ID, and its events from the first on; the follower may `abandon` it.
 
-        Parameters and errors are those of `execute`, except that errors after the begin are the last event. `next` of
-        the follower raises RunnerError `unauthenticated` once the API key of the caller is revoked.
+        Parameters and errors are those of `execute`, except that errors after the begin are the last event.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        log = self.runs.start(module, execution, raw).log
-        if principal.key is None:
-            return execution.id, Follower(log)
-        # A call that has begun continues when its token or key expires, but not when its key is revoked.
-        return execution.id, Following(log, 0, evolve(principal, expires=inf))
+        return execution.id, following_call(self.runs.start(module, execution, raw).log, principal)
 
     def check_room(self, principal: Principal, name: str, version: str | None = None) -> None:
         """Raise the RunnerError with which a call would be refused at once, without its input."""

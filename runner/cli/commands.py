@@ -15,6 +15,7 @@ from config.mistakes import ConfigError, did_you_mean
 from protocol.errors import ErrorKind, error
 from runner.cli.calls import call, executions, logs
 from runner.cli.environments import env, prepare
+from runner.cli.keys import key
 from runner.cli.modules import modules
 from runner.cli.options import Root, connection_options, duration, json_option, load, settings_options
 from runner.status import INTERRUPTED
@@ -77,7 +78,7 @@ def cli(ctx: click.Context, /, **_options: Any) -> int:
         return int(serve.invoke(inner))
 
 
-for command in (prepare, env, call, logs, executions, modules):
+for command in (prepare, env, call, logs, executions, modules, key):
     cli.add_command(command)
 
 

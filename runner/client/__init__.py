@@ -7,6 +7,7 @@ errors. `calls`, `executions` and `modules` do the work of a command and print t
 from runner.client.calls import Order, follow_call, print_output, submit
 from runner.client.connection import MAX_ANSWER_BYTES, Client, run, segment
 from runner.client.executions import cancel_executions, list_executions, moment, show_execution
+from runner.client.lists import collect, print_json, print_table, read_items
 from runner.client.local_token import credentials
 from runner.client.modules import (
     Sent,
@@ -26,6 +27,7 @@ __all__ = [
     "Sent",
     "activate",
     "cancel_executions",
+    "collect",
     "credentials",
     "follow_call",
     "list_changes",
@@ -33,8 +35,11 @@ __all__ = [
     "list_modules",
     "list_versions",
     "moment",
+    "print_json",
     "print_output",
+    "print_table",
     "push",
+    "read_items",
     "remove",
     "run",
     "segment",

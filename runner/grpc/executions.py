@@ -28,17 +28,19 @@ from runner.grpc.messages import (
     response_message,
     seconds,
 )
-from runner.grpc.modules import ModuleVerbs
+from runner.grpc.modules import KeyVerbs, ModuleVerbs
 from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
+KEYS = "operato.runner.v1.KeyService"
 MAX_INPUT_ID = 256
 
 
 def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
-    """Return the methods of both services by path."""
-    executions, modules = _Executions(service), ModuleVerbs(service)
+    """Return the methods of all services by path."""
+    executions = _Executions(service)
+    others = {MODULES: ModuleVerbs(service).verbs(), KEYS: KeyVerbs(service).verbs()}
 
     async def principal(call: Call) -> Principal:
         return await authenticate(verifier, call.metadata.get("authorization"), call.metadata.get("x-api-key"))
@@ -65,7 +67,11 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
         f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
-        **{f"/{MODULES}/{name}": Method(with_message(verb), kind) for name, (verb, kind) in modules.verbs().items()},
+        **{
+            f"/{name}/{verb}": Method(with_message(work), kind)
+            for name, verbs in others.items()
+            for verb, (work, kind) in verbs.items()
+        },
     }
 
 

@@ -45,6 +45,7 @@ BODIES = {
     "registerModule": ("POST", "/modules", "application/json", json.dumps({"name": "m1", **ONE}).encode()),
     "putModule": ("PUT", "/modules/m2", "application/json", json.dumps(ONE).encode()),
     "patchModule": ("PATCH", "/modules/m3", "application/json", b'{"timeout": 3}'),
+    "createKey": ("POST", "/keys", "application/json", b'{"name": "m", "scopes": "executions:run"}'),
     "uploadModule": ("POST", "/modules/upload?name=m4", "application/zip", ARCHIVE),
 }
 

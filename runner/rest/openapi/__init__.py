@@ -6,7 +6,7 @@ from runner.rest.openapi.modules import ARCHIVES, FORM, FORM_PARTS
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
-from runner.rest.openapi.shapes import Change, Order, Preparation, Stats, Versions
+from runner.rest.openapi.shapes import Change, Key, NewKey, Order, Preparation, Stats, Versions
 
 __all__ = [
     "ARCHIVES",
@@ -18,6 +18,8 @@ __all__ = [
     "OPERATIONS",
     "Change",
     "Documents",
+    "Key",
+    "NewKey",
     "Operation",
     "Order",
     "Preparation",

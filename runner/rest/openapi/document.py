@@ -30,6 +30,7 @@ _TAGS: Final = {
     "calls": "The modules that this token may call, each with the schema of its input.",
     "executions": "Calls, synchronous and asynchronous.",
     "modules": "The functions that can be called.",
+    "keys": "API keys, which are used in place of tokens.",
     "server": "The runner itself.",
 }
 _ABOUT: Final = (
@@ -37,11 +38,12 @@ _ABOUT: Final = (
     "the kind of error. The answer to a request that began no execution is a problem (RFC 9457). The server itself "
     "refuses requests in the same form: 408, 413, 431, and 503 for too many connections. Every path answers HEAD where "
     "it has GET, OPTIONS with 204, and another method with 405; both with `Allow`. Bodies may be compressed "
-    "(`Content-Encoding: gzip` or `deflate`). Tokens are JSON Web Tokens; each operation names its scope."
+    "(`Content-Encoding: gzip` or `deflate`). Tokens are JSON Web Tokens or API keys; each operation names its scope."
 )
 _SHOWN: Final = (
     "A JSON Web Token with `sub`, `exp` and `scope`. The claim `modules` limits it to modules with matching names."
 )
+_KEY: Final = "An API key, `opk_...`. It may be sent as a bearer token, too."
 _HEADERS: Final = {
     401: Header("WWW-Authenticate", "The scheme of authentication."),
     429: Header("Retry-After", "Seconds to wait before the next attempt.", {"type": "integer"}),
@@ -128,7 +130,8 @@ def document(
             "schemas": {**schemas, **inputs},
             "responses": {f"execute.{status}": shown for status, shown in _responses(EXECUTE, refer).items()},
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": _SHOWN}
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": _SHOWN},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": _KEY},
             },
         },
     }
@@ -228,8 +231,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _security(operation: Operation) -> list[dict[str, list[str]]]:
     if operation.scope is not None:
-        return [{"bearer": [operation.scope.value]}]
-    return [{}, {"bearer": []}] if operation.token else []
+        return [{"bearer": [operation.scope.value]}, {"key": [operation.scope.value]}]
+    return [{}, {"bearer": []}, {"key": []}] if operation.token else []
 
 
 @lru_cache(maxsize=1)

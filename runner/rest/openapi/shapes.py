@@ -156,6 +156,47 @@ class Audit(TypedDict):
     cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
 
 
+class NewKey(Struct, forbid_unknown_fields=True):
+    """The body of `POST /keys`."""
+
+    name: Annotated[str, Meta(description="Of the caller: its subject is `key:NAME`. One valid key has a name.")]
+    scopes: Annotated[list[str] | str, Meta(description="A list, or text with blanks between scopes.")]
+    modules: Annotated[
+        list[str] | None, Meta(description="Globs of module names. Default: the modules of the caller.")
+    ] = None
+    expires: Annotated[
+        str | float | None, Meta(description="A duration from now: seconds, or text such as `90d`. Default: never.")
+    ] = None
+
+
+class Key(TypedDict):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    modules: Annotated[list[str] | None, Meta(description="Globs of module names; null for all modules.")]
+    created_at: Moment
+    created_by: str
+    expires_at: Moment | None
+    used_at: Annotated[Moment | None, Meta(description="Its last use, exact to a minute.")]
+    revoked_at: Moment | None
+    revoked_by: str | None
+
+
+class CreatedKey(Key):
+    """An API key that was created."""
+
+    key: Annotated[str, Meta(description="The key. It is shown this one time.")]
+
+
+class KeyPage(TypedDict):
+    """A page of API keys, the newest first."""
+
+    items: list[Key]
+    cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
+
+
 class ModulePage(TypedDict):
     """Modules by name."""
 

@@ -80,7 +80,7 @@ class Endpoints:
         return caller
 
     def _foreign_page(self, fields: Mapping[bytes, bytes]) -> str:
-        """Return why a caller without a token may be a page of another web site, "" if it is none.
+        """Return why a caller without a token may be a page of another web site, "" if not.
 
         A browser on a trusted network runs pages of sites that are not trusted. It names their origin, but not when
         their own name has been made to lead to this machine.

@@ -1,0 +1,50 @@
+"""The operations on API keys: create, list, revoke."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.errors import ErrorKind
+from runner.auth import Scope
+from runner.rest.openapi import shapes
+from runner.rest.openapi.operation import JSON, Operation, Response
+from runner.rest.openapi.parameters import CURSOR, LIMIT, path_name
+
+CREATE: Final = Operation(
+    "POST",
+    "/keys",
+    "createKey",
+    "Create an API key",
+    (Response(201, "The key, shown this one time.", {JSON: shapes.CreatedKey}),),
+    Scope.ADMIN,
+    body={JSON: shapes.NewKey},
+    body_required=True,
+    refused=(ErrorKind.CONFLICT, ErrorKind.TOO_LARGE, ErrorKind.OVERLOADED),
+    text="A key is used in place of a token, as `Authorization: Bearer opk_...` or `X-API-Key: opk_...`. It can do no "
+    "more than its maker. Of the key itself only a hash is stored.",
+    tag="keys",
+)
+LIST: Final = Operation(
+    "GET",
+    "/keys",
+    "listKeys",
+    "List API keys, the newest first",
+    (Response(200, "A page.", {JSON: shapes.KeyPage}),),
+    Scope.ADMIN,
+    parameters=(LIMIT, CURSOR),
+    text="Without secrets. A token that allows some modules only sees keys that allow no others.",
+    tag="keys",
+)
+REVOKE: Final = Operation(
+    "DELETE",
+    "/keys/{id}",
+    "revokeKey",
+    "Revoke an API key",
+    (Response(204, "The key is refused from now on, and the streams that were opened with it have ended."),),
+    Scope.ADMIN,
+    parameters=(path_name("id", "The identifier of a key."),),
+    refused=(ErrorKind.NOT_FOUND,),
+    tag="keys",
+)
+
+KEYS: Final = (CREATE, LIST, REVOKE)

@@ -192,7 +192,8 @@ class ApiKeys:
             return
         try:
             await trio.to_thread.run_sync(self._file.used, times, limiter=self._turn)
-        except TROUBLE as problem:  # the next round has them again if the keys are used
+        except TROUBLE as problem:
+            self._used |= times.keys()
             log.warning("the last use of keys cannot be written", why=reason_of(problem))
 
     def _times(self) -> dict[str, float]:

@@ -64,7 +64,7 @@ def create(name: str, scope: str, globs: tuple[str, ...], expires: str | None, a
     order = {
         "name": name,
         "scopes": scope.split(),
-        "modules": [glob for each in globs for glob in re.split(r"[\s,]+", each) if glob] or None,
+        "modules": [glob for each in globs for glob in re.split(r"[\s,]+", each) if glob] if globs else None,
         "expires": None if expires is None else duration(expires, "--expires"),
     }
 

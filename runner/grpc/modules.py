@@ -158,7 +158,7 @@ class KeyVerbs:
 
     async def list(self, _call: Call, who: Principal, request: v1.ListKeysRequest) -> v1.ListKeysResponse:
         """List keys."""
-        found, cursor = self.service.keys.list(who, limit=page_limit(request.limit), cursor=request.cursor)
+        found, cursor = await self.service.keys.list(who, limit=page_limit(request.limit), cursor=request.cursor)
         return make(v1.ListKeysResponse, keys=[_key(key) for key in found], cursor=cursor or "")
 
     async def revoke(self, _call: Call, who: Principal, request: v1.RevokeKeyRequest) -> v1.RevokeKeyResponse:

@@ -68,7 +68,7 @@ async def test_a_compressed_body_is_understood_at_every_route(site, name):
     plain = BODIES[name][3]
     for encoding, compress in (*RAW.items(), ("deflate", raw_deflate), ("identity", bytes)):
         status, _, body = await post(site, name, encoding, compress(plain))
-        if name == "registerModule" and status == 409:  # it exists since the first time
+        if name in ("registerModule", "createKey") and status == 409:  # it exists since the first time
             continue
         assert 200 <= status < 300, (encoding, body)
 

@@ -37,7 +37,9 @@ def _order(body: bytes) -> KeyOrder:
 @serves("listKeys")
 async def list_keys(request: Request) -> Answer:
     """List keys."""
-    found, cursor = request.service.keys.list(request.principal, limit=request["limit"], cursor=request["cursor"] or "")
+    found, cursor = await request.service.keys.list(
+        request.principal, limit=request["limit"], cursor=request["cursor"] or ""
+    )
     return json_answer({"items": [key_json(key) for key in found], "cursor": cursor})
 
 

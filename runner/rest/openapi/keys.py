@@ -32,7 +32,7 @@ LIST: Final = Operation(
     (Response(200, "A page.", {JSON: shapes.KeyPage}),),
     Scope.ADMIN,
     parameters=(LIMIT, CURSOR),
-    text="Without secrets. A token that allows some modules only sees keys that allow no others.",
+    text="Without secrets. A token for some modules sees keys that allow no others; its pages may be short.",
     tag="keys",
 )
 REVOKE: Final = Operation(

@@ -235,8 +235,8 @@ class Ready(TypedDict):
 
     status: Literal["ready"]
     modules: int
-    damaged: NotRequired[list[Literal["code"]]]
-    """Stores with damage on disk that the runner cannot mend; the log has the names."""
+    damaged: NotRequired[list[Literal["code", "history", "journal", "keys", "modules"]]]
+    """Stores that were found damaged; the log has the details."""
 
 
 class Problem(TypedDict):

@@ -10,10 +10,21 @@ from actors.keys import ApiKey
 from protocol.errors import ErrorKind, error
 from runner.api import KeyOrder
 from runner.rest.endpoint import Answer, Request, json_answer, serves
-from runner.rest.openapi import Key, NewKey
+from runner.rest.openapi import Key
 
 _NO_STORE: Final = (b"cache-control", b"no-store")
-_decoder: Final = msgspec.json.Decoder(NewKey)
+
+
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /keys`."""
+
+    name: str
+    scopes: list[str] | str
+    modules: list[str] | None = None
+    expires: str | float | None = None
+
+
+_decoder: Final = msgspec.json.Decoder(_Order)
 
 
 @serves("createKey")

@@ -6,7 +6,7 @@ from runner.rest.openapi.modules import ARCHIVES, FORM, FORM_PARTS
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
-from runner.rest.openapi.shapes import Change, Key, NewKey, Order, Preparation, Stats, Versions
+from runner.rest.openapi.shapes import Change, Key, Order, Preparation, Stats, Versions
 
 __all__ = [
     "ARCHIVES",
@@ -19,7 +19,6 @@ __all__ = [
     "Change",
     "Documents",
     "Key",
-    "NewKey",
     "Operation",
     "Order",
     "Preparation",

@@ -156,19 +156,6 @@ class Audit(TypedDict):
     cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
 
 
-class NewKey(Struct, forbid_unknown_fields=True):
-    """The body of `POST /keys`."""
-
-    name: Annotated[str, Meta(description="Of the caller: its subject is `key:NAME`. One valid key has a name.")]
-    scopes: Annotated[list[str] | str, Meta(description="A list, or text with blanks between scopes.")]
-    modules: Annotated[
-        list[str] | None, Meta(description="Globs of module names. Default: the modules of the caller.")
-    ] = None
-    expires: Annotated[
-        str | float | None, Meta(description="A duration from now: seconds, or text such as `90d`. Default: never.")
-    ] = None
-
-
 class Key(TypedDict):
     """An API key, without its secret."""
 

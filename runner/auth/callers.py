@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import KEY, KEY_PREFIX
 from runner.auth.principal import SCOPES, Principal, Scope
-from runner.auth.tokens import Verifier
+
+if TYPE_CHECKING:
+    from runner.auth.tokens import Verifier
 
 _KNOWN_HEADERS: Final = 128
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+) *", re.IGNORECASE)
@@ -52,6 +54,7 @@ async def authenticate(verifier: Verifier, header: str | None, key: str | None =
         raise
 
 
+@lru_cache(_KNOWN_HEADERS)
 def _only(header: str | None, key: str) -> str:
     """Return the API key of the header `X-API-Key`, unless another credential is shown. Raises RunnerError."""
     key = key.strip(" ")

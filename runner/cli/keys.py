@@ -38,7 +38,7 @@ class _Created(_Key):
 
 @click.group(cls=Commands)
 def key() -> None:
-    """Create, list and revoke API keys of a running server."""
+    """Manage API keys of a running server."""
 
 
 @key.command("create")
@@ -122,9 +122,9 @@ def list_(limit: int, cursor: str | None, as_json: bool, **options: Any) -> int:
 @click.argument("wanted", metavar="ID|NAME")
 @connection_options()
 def revoke(wanted: str, **options: Any) -> int:
-    """Revoke an API key: it is refused at once, and streams that were opened with it end.
+    """Revoke an API key.
 
-    Its record stays in the list. Needs the scope admin.
+    It is refused at once, and streams that were opened with it end. Its record stays in the list. Needs the scope admin.
     """
 
     async def work(client: Client) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -69,7 +69,7 @@ class KeyVerbs:
         """
         require(principal, Scope.ADMIN)
         if not _NAME.fullmatch(order.name) or KEY_ID.fullmatch(order.name):
-            text = f"{order.name!r:.80} is no name for a key: use 1 to 64 letters, digits and . _ - @, such as ci-build"
+            text = f"{order.name[:80]!r} is no name of a key: use 1 to 64 letters, digits and . _ - @, such as ci"
             raise error(ErrorKind.BAD_INPUT, text, field="name")
         modules = principal.modules if order.modules is None else _globs(principal, order.modules)
         expires = _moment(order.expires)
@@ -139,24 +139,26 @@ class KeyVerbs:
             log.warning("a change of keys is not in the audit log", key=key.stored.id, why=str(problem))
 
 
-def _scopes(principal: Principal, scopes: Iterable[str]) -> tuple[str, ...]:
+def _scopes(principal: Principal, scopes: Collection[str]) -> tuple[str, ...]:
     """Return scopes in their order, each once. Raises RunnerError `bad_input`, or `forbidden` beyond the principal."""
-    wanted = tuple(dict.fromkeys(scopes))
     allowed = ", ".join(sorted(SCOPES))
+    if len(scopes) > MAX_GLOBS:
+        raise error(ErrorKind.BAD_INPUT, f"a key has at most {MAX_GLOBS} scopes; there are {allowed}", field="scopes")
+    wanted = tuple(dict.fromkeys(scopes))
     if not wanted:
         raise error(ErrorKind.BAD_INPUT, f"a key needs a scope; there are {allowed}", field="scopes")
     for scope in wanted:
         if scope not in SCOPES:
-            raise error(ErrorKind.BAD_INPUT, f"unknown scope {scope!r:.80}; there are {allowed}", field="scopes")
+            raise error(ErrorKind.BAD_INPUT, f"unknown scope {scope[:80]!r}; there are {allowed}", field="scopes")
         require(principal, Scope(scope))
     return wanted
 
 
-def _globs(principal: Principal, globs: Iterable[str]) -> tuple[str, ...]:
-    found = tuple(dict.fromkeys(globs))
-    if not 1 <= len(found) <= MAX_GLOBS or not all(0 < len(glob) <= MAX_GLOB_CHARACTERS for glob in found):
+def _globs(principal: Principal, globs: Collection[str]) -> tuple[str, ...]:
+    if not 1 <= len(globs) <= MAX_GLOBS or not all(0 < len(glob) <= MAX_GLOB_CHARACTERS for glob in globs):
         text = f"modules are 1 to {MAX_GLOBS} globs of names of 1 to {MAX_GLOB_CHARACTERS} characters, such as report-*"
         raise error(ErrorKind.BAD_INPUT, f"{text}; without the field, those of the caller", field="modules")
+    found = tuple(dict.fromkeys(globs))
     if not _within(principal, found):
         own = ", ".join(principal.modules)
         raise error(ErrorKind.FORBIDDEN, f"the key may use no more modules than its maker: {own:.400}", field="modules")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _KNOWN_HEADERS: Final = 128
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+) *", re.IGNORECASE)
-_ANONYMOUS: Final = SCOPES - {Scope.ADMIN, Scope.MODULES_WRITE}
+_CHANGING: Final = {scope for scope in SCOPES if scope.startswith("modules:")} - {Scope.MODULES_READ}
+_ANONYMOUS: Final = SCOPES - {Scope.ADMIN} - _CHANGING
 SEVERAL: Final = "the request has several tokens; send one"
 
 

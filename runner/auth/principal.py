@@ -57,7 +57,12 @@ class Principal:
 
 
 def require(principal: Principal, scope: Scope) -> None:
-    """Raise RunnerError `forbidden` when the principal does not have the scope; `unauthenticated` without a token."""
+    """Raise RunnerError `forbidden` when the principal does not have the scope.
+
+    Without a token, and after its API key was revoked, which may be while its request arrived, it is `unauthenticated`.
+    """
+    if principal.key is not None and principal.key.revoked:
+        raise error(ErrorKind.UNAUTHENTICATED, "the API key was revoked")
     if principal.allows(scope):
         return
     if principal.anonymous:

@@ -124,7 +124,7 @@ def list_(limit: int, cursor: str | None, as_json: bool, **options: Any) -> int:
 def revoke(wanted: str, **options: Any) -> int:
     """Revoke an API key.
 
-    It is refused at once, and streams that were opened with it end. Its record stays in the list. Needs the scope admin.
+    It is refused at once, and streams that were opened with it end. The list still has it. Needs the scope admin.
     """
 
     async def work(client: Client) -> int:

@@ -96,7 +96,12 @@ async def test_a_key_is_shown_once(site):
         ({"name": "ci/x", "scopes": "admin"}, 400, "name"),
         ({"name": "ci", "scopes": "admin", "modules": []}, 400, "modules"),
         ({"name": "ci", "scopes": "admin", "expires": "tomorrow"}, 400, "expires"),
-        (b"[" * 100_000, 400, "$"),
+        (b"[" * 60_000, 400, "$"),
+        (b" " * 65_537, 413, "$"),
+        ({"name": "x" * 60_000, "scopes": "admin"}, 400, "name"),
+        ({"name": "ci", "scopes": ["admin"] * 101}, 400, "scopes"),
+        ({"name": "ci", "scopes": "admin", "modules": ["m"] * 101}, 400, "modules"),
+        ({"name": "ci", "scopes": "admin", "expires": "9" * 60_000}, 400, "expires"),
         (b"\xff", 400, "$"),
     ],
 )
@@ -321,6 +326,22 @@ async def test_a_batch_ends_with_the_key(following):
         assert b'"result":1' in await client.until(b"\n\r\n")
         await revoke(following)  # it waits for an input
         assert b'"kind":"unauthenticated"' in await client.until(b"\n\r\n")
+
+
+async def test_a_request_that_still_arrives_is_refused(following):
+    _, secret = await made(following, name="other", scopes="admin")
+    client = await following.server.connect()
+    async with client.stream:
+        head = f"PUT /modules/late HTTP/1.1\r\nHost: x\r\nX-API-Key: {secret}\r\nContent-Length: 60\r\n\r\n"
+        await client.send(head.encode() + b'{"env": "inline", ')
+        (key,) = (key for key in following.service.api_keys.all() if key.stored.name == "other")
+        # Once it is used, the request has been authenticated and waits for its body.
+        await wait_until(lambda: key.used_at is not None, "it does not arrive")
+        assert (await following.ask("DELETE", f"/keys/{key.stored.id}"))[0] == 204
+        await client.send(b'"code": "def handler(input): return 1"}'.ljust(60 - 18))
+        status, _, body = await client.response()
+    assert (status, json.loads(body)["detail"]) == (401, "the API key was revoked")
+    assert (await following.ask("GET", "/modules/late"))[0] == 404
 
 
 async def test_a_call_that_waits_for_its_result_ends_as_usual(following):

@@ -12,6 +12,7 @@ from runner.api import KeyOrder
 from runner.rest.endpoint import Answer, Request, json_answer, serves
 from runner.rest.openapi import Key
 
+_MAX_BYTES: Final = 64 * 1024
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
@@ -30,12 +31,15 @@ _decoder: Final = msgspec.json.Decoder(_Order)
 @serves("createKey")
 async def create(request: Request) -> Answer:
     """Make a key, and show it: the one time that this is possible."""
-    order = await request.service.checks.whole(_order, await request.body())
+    order = _order(await request.body())
     key, secret = await request.service.keys.create(request.principal, order)
     return json_answer({**key_json(key), "key": secret}, 201, (_NO_STORE,))
 
 
 def _order(body: bytes) -> KeyOrder:
+    if len(body) > _MAX_BYTES:
+        text = f"the description of a key of {len(body)} bytes is over {_MAX_BYTES}"
+        raise error(ErrorKind.TOO_LARGE, text, field="$")
     try:
         given = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:

@@ -180,7 +180,8 @@ async def _open_runs(
 ) -> AsyncIterator[Runs]:
     """Run executions; running ones have ended on exit."""
     largest = settings.server.max_frame_bytes
-    attempts = Attempts(executors, history, largest, around.secrets)
+    most = max(largest, settings.server.max_buffered_bytes)
+    attempts = Attempts(executors, history, largest, most, around.secrets)
     runs = Runs(registry, attempts, settings.executor)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))

@@ -39,6 +39,8 @@ class Attempts:
     executors: Mapping[Kind, Executor]
     history: History
     max_frame_bytes: int
+    max_input_bytes: int
+    """Inputs of all callers that wait for a worker, together."""
     secrets: LookUp
     _in_process: InProcess = field(factory=InProcess, init=False)
 
@@ -119,6 +121,8 @@ class Attempts:
         """Record that the handler is about to run. An accepted execution does not fail on a full disk: it waits."""
         execution = live.execution
         if not execution.asynchronous and execution.idempotency_key is None:
+            if self.history.room.scarce:
+                await self.history.room.take(execution)
             self.history.begin(execution)
             live.recorded = True
             return

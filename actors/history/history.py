@@ -23,7 +23,8 @@ from attrs import evolve
 
 from actors.history.answers import MEND_SECONDS, Answers
 from actors.history.archive import Archive, Past
-from actors.history.committer import HistoryStatistics, unavailable
+from actors.history.committer import HistoryStatistics
+from actors.history.pending import is_large, unavailable, weight
 from actors.history.pieces import Piece
 from actors.journal import Entry
 from actors.sqlite import TROUBLE, reason_of
@@ -48,6 +49,8 @@ class History(Answers):
         self._data_dir = data_dir
         self._past: Past | None = None
         self._revision = 0
+        self.room = self._committer.room
+        """The room for records. An execution waits for it before its handler is called."""
         self._closed: trio.Event | None = None
 
     # Recording
@@ -104,16 +107,18 @@ class History(Answers):
     async def finish(self, execution: Execution) -> None:
         """Record the end of `execution`; when this returns the record survives `kill -9` (`disk`: power loss too).
 
-        Its `events` replace those added by `append`. Usually does not checkpoint; while `max_pending` rows wait, it
-        waits for the database, at most 30 seconds. Raises `RunnerError` (`unavailable`) when the end cannot be
-        recorded: then the result must not be acknowledged. Only the waits can be cancelled: by then the execution is
-        in the journal.
+        Its `events` replace those added by `append`. Usually does not checkpoint; while `max_pending` rows or
+        `max_unwritten` bytes wait, it waits for the database, at most 30 seconds. Raises `RunnerError` (`unavailable`)
+        when the end cannot be recorded: then the result must not be acknowledged. Only the waits can be cancelled: by
+        then the execution is in the journal.
         """
         archive, entry = self._opened(), self._entry(execution)
+        if is_large(execution):
+            self.room.note(execution)
         try:
             whole = await self._append(archive, entry)
         except RunnerError:
-            if len(self._pending) < self._settings.max_pending:
+            if not self.room.scarce:
                 # The caller gets an error, as the record is not safe; it may still reach the database.
                 self._committer.put(entry)
             raise
@@ -127,7 +132,7 @@ class History(Answers):
             await self._reach_disk(archive)
         else:
             # The record is safe by now: this only slows callers down when the database is slow.
-            await self._committer.wait_for_room()
+            await self.room.wait(execution)
 
     async def _reach_disk(self, archive: Archive) -> None:
         """Wait until the record is on the disk: in the database, or in the journal while the database fails."""
@@ -150,9 +155,7 @@ class History(Answers):
         commit may time out or be cancelled after the record was made; the caller then ends the execution by `finish`.
         """
         archive = self._admitting()
-        if not await self._committer.wait_for_room():
-            reason = f"{len(self._pending)} rows wait for the database"
-            raise unavailable("written", self._committer.counted.last_error or reason)
+        await self.room.take(execution)
         if execution.status is Status.RUNNING:
             self._claim(archive, execution)
         entry = self._entry(execution)
@@ -164,10 +167,15 @@ class History(Answers):
             await self._committer.wait_for_disk()
 
     async def _append(self, archive: Archive, entry: Entry) -> bool:
+        size = weight(entry.execution)
+        self.room.arriving += size
         try:
             return await archive.append(entry)
         except OSError as problem:
+            self.room.free()
             raise unavailable("written", reason_of(problem)) from problem
+        finally:
+            self.room.arriving -= size
 
     @property
     def waits_for_disk(self) -> bool:
@@ -185,6 +193,7 @@ class History(Answers):
             counted,
             pending=len(pending),
             running=len(pending.begun),
+            unwritten_bytes=self.room.taken,
             pieces=len(pending.pieces),
             pieces_dropped=counted.pieces_dropped + pending.pieces.dropped,
             journal_bytes=0 if archive is None else archive.journal.size,

@@ -79,9 +79,14 @@ def packed(entry: Entry) -> bytes:
 
 def framed(body: bytes, salt: bytes) -> bytes:
     """Return the record with this body for a segment. Raises `OSError` (EFBIG) for more than 4 GiB."""
+    return head_of(body, salt) + body
+
+
+def head_of(body: bytes, salt: bytes) -> bytes:
+    """Return the head of the record with this body. Raises `OSError` (EFBIG) for more than 4 GiB."""
     if len(body) > 0xFFFF_FFFF:
         raise OSError(errno.EFBIG, "the record of one execution is too large")
-    return _HEAD.pack(salt, len(body), _checksum(salt, body)) + body
+    return _HEAD.pack(salt, len(body), _checksum(salt, body))
 
 
 def size_of(body: bytes) -> int:

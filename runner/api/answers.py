@@ -6,13 +6,22 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
+from actors.events import LeftEvent
 from actors.history import History
 from protocol.errors import ErrorKind, RunnerError, error
-from protocol.events import Event, ItemEvent, ResultEvent
+from protocol.events import Event, ItemEvent, last_event
 from protocol.model import Execution
 from runner.wire import LARGE_BYTES, Budget, Share
 
 _RETRY_SECONDS = 1.0
+
+
+@frozen
+class Left:
+    """An ended execution whose answer is large: it is left to its record until there is memory for the answer."""
+
+    name: str
+    size: int
 
 
 @frozen(eq=False)
@@ -42,27 +51,40 @@ class Answers:
         if not await share.wait(size, self.seconds):
             raise _full()
 
-    async def turn_of(self, share: Share, events: Iterable[Event]) -> None:
-        """Wait for the bytes of events. Raises RunnerError `unavailable`."""
-        await self.turn(share, sum(map(_event_size, events)))
+    async def turn_of(self, share: Share, events: Iterable[Event | LeftEvent]) -> list[Event]:
+        """Return events, whole, when there is memory for them. Raises RunnerError `unavailable`, `not_found`."""
+        await self.turn(share, sum(map(event_size, events)))
+        return [
+            last_event(await self._record(event.execution)) if isinstance(event, LeftEvent) else event
+            for event in events
+        ]
 
-    async def ended(self, share: Share, execution: Execution) -> Execution:
+    async def ended(self, share: Share, execution: Execution | Left) -> Execution:
         """Return an execution that has ended, when there is memory for its answer.
 
-        Until then it is left to its record, so that many results that wait take no memory.
+        Until then it is left to its record, so that many results that wait take no memory: the caller must not keep
+        `execution` meanwhile.
 
         Raises RunnerError `unavailable`, which names the execution.
         """
-        size, name = _size(execution), execution.id
-        if share.take(size):
-            return execution
+        left = execution if isinstance(execution, Left) else Left(execution.id, _size(execution))
+        if share.take(left.size):
+            return await self._record(left.name) if isinstance(execution, Left) else execution
         del execution
-        if not await share.wait(size, self.seconds):
-            raise _full(f"; the execution {name} has ended and can be read")
+        if not await share.wait(left.size, self.seconds):
+            raise _full(f"; the execution {left.name} has ended and can be read")
+        return await self._record(left.name)
+
+    async def _record(self, name: str) -> Execution:
         found = await self._history.get(name)
         if found is None:
             raise error(ErrorKind.NOT_FOUND, f"the execution {name} has ended; its record is gone", field="id")
         return found
+
+
+def left(execution: Execution) -> Execution | Left:
+    """Return an execution as it may wait for its answer: one whose answer is large is left to its record."""
+    return Left(execution.id, _size(execution)) if is_large(execution) else execution
 
 
 def is_large(execution: Execution) -> bool:
@@ -74,9 +96,10 @@ def _size(execution: Execution) -> int:
     return len(execution.result or b"") + len(execution.events)
 
 
-def _event_size(event: Event) -> int:
-    if isinstance(event, ResultEvent):
-        return memoryview(event.result).nbytes
+def event_size(event: Event | LeftEvent) -> int:
+    """Return the bytes of an event; output is read in small pieces, and a result that is not left is small."""
+    if isinstance(event, LeftEvent):
+        return event.size
     return memoryview(event.value).nbytes if isinstance(event, ItemEvent) else 0
 
 

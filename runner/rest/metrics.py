@@ -164,6 +164,7 @@ class RunnerCollector(Collector):
         gauges = (
             ("writable", "Whether ends can be recorded, here and in the database: 1 or 0.", _writable(found)),
             ("pending_rows", "Recorded executions that are not in the database yet.", found.pending),
+            ("unwritten_bytes", "Inputs, results and events that wait for the database.", found.unwritten_bytes),
             ("unwritten_executions", "Running executions that are only in memory.", found.running),
             ("pending_segments", "Pieces of events that wait for the database.", found.pieces),
             ("journal_bytes", "Size of the journal.", found.journal_bytes),

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from actors import sqlite
-from actors.history import committer
+from actors.history import committer, pending
 from actors.history.committer import HistoryStatistics
 from actors.history.history import History
 from actors.history.queries import Query
@@ -537,7 +537,7 @@ async def test_finish_waits_for_room_when_the_database_is_slow(tmp_path, monkeyp
                 await history._committer.wait_settled()
             assert not over.is_set()
             assert history.statistics().pending == 3
-            monkeypatch.setattr(committer, "WAIT_SECONDS", 0.01)
+            monkeypatch.setattr(pending, "WAIT_SECONDS", 0.01)
             with pytest.raises(RunnerError, match="the history cannot be written: database is locked"):
                 await history.submit(make(Status.QUEUED))
             assert history.statistics().pending == 3

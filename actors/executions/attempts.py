@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from actors.executions.live import Live
 from actors.history import History
 from actors.registry import may_run_in_process
-from actors.workers import Executor, Masker, Outcome, look_up
+from actors.workers import Executor, Masker, Outcome, Worker, look_up
 from config.modules import RetryPolicy
 from config.secrets import LookUp
 from environments.local import InProcess
@@ -26,6 +26,8 @@ NOT_BEGUN = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SH
 """Failures of a lease after which the execution never began, so that it needs no record."""
 _WORKERS = 3
 """Workers tried for one attempt, when each was gone before the call reached it."""
+_WAITS = 10
+"""Times that a worker is given back while the record lacks room; then the caller waits with it."""
 _RECORD_AGAIN = 0.5
 """Seconds before the next try to record a begin."""
 
@@ -88,21 +90,14 @@ class Attempts:
             return await self._in_runner(live, raw)
         executor = self.executors[live.module.spec.env]
         patient = live.execution.asynchronous
-        outcome = Outcome()
-        for _ in range(_WORKERS):
+        outcome: Outcome | None = Outcome()
+        workers = waits = 0
+        while workers < _WORKERS:
             try:
+                if self.history.room.scarce and not await self._take_room(live):
+                    return live.stopped()
                 async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
-                    if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
-                        return live.stopped()
-                    call = live.begin(raw, _seconds(live))
-                    try:
-                        await self._record_begin(live)
-                        if call.stopped_by is not None:
-                            return live.stopped()
-                        outcome = await worker.execute(call)
-                    finally:
-                        live.call = None
-                        live.killed = call.killed
+                    outcome = await self._call(live, raw, worker, gives_back=waits < _WAITS)
             except RunnerError as problem:
                 if live.stopped_by is not None:
                     return live.stopped()
@@ -112,10 +107,44 @@ class Attempts:
                 return Outcome(failure=problem.failure, exit_code=1)
             finally:
                 live.waiter = None
+            if outcome is None:
+                waits += 1
+                continue
             if outcome.reached or live.stopped_by is not None:
                 break
+            workers += 1
             log.info("the worker was gone before the call reached it", execution=live.execution.id)
-        return outcome
+        return outcome or Outcome()
+
+    async def _call(self, live: Live, raw: msgspec.Raw, worker: Worker, *, gives_back: bool) -> Outcome | None:
+        """Call the handler, or return None to give the worker back until the record has room for it."""
+        if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
+            return live.stopped()
+        if gives_back and self.history.room.lacks(live.execution):  # others took the room while this waited
+            return None
+        call = live.begin(raw, _seconds(live))
+        try:
+            await self._record_begin(live)
+            return live.stopped() if call.stopped_by is not None else await worker.execute(call)
+        finally:
+            live.call = None
+            live.killed = call.killed
+
+    async def _take_room(self, live: Live) -> bool:
+        """Wait, without a worker, until the record has room; return False if the execution was stopped meanwhile.
+
+        Raises RunnerError `unavailable` without room in 30 s. An accepted execution waits for as long as it takes.
+        """
+        room, began = self.history.room, trio.current_time()
+        if room.lacks(live.execution):
+            live.wait_for("records wait for the database")
+        with trio.CancelScope() as live.pause:
+            while live.execution.asynchronous and not await room.wait(live.execution):
+                pass
+            await room.take(live.execution)
+        live.pause = None
+        live.phases.queue += trio.current_time() - began
+        return live.stopped_by is None
 
     async def _record_begin(self, live: Live) -> None:
         """Record that the handler is about to run. An accepted execution does not fail on a full disk: it waits."""

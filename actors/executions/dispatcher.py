@@ -85,7 +85,7 @@ class Dispatcher:
             text = f"{len(self._backlog)} executions are queued; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
         history = self.live.history
-        if len(execution.input) > LARGE_BYTES and history.room.lacks(execution):
+        if len(execution.input) > LARGE_BYTES and history.room.lacks(execution, growing=False):
             self.live.tally.refuse(ErrorKind.OVERLOADED)
             text = "records that wait for the database take all the memory of `history_max_unwritten`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=1)

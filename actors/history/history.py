@@ -107,10 +107,10 @@ class History(Answers):
     async def finish(self, execution: Execution) -> None:
         """Record the end of `execution`; when this returns the record survives `kill -9` (`disk`: power loss too).
 
-        Its `events` replace those added by `append`. Usually does not checkpoint; while `max_pending` rows or
-        `max_unwritten` bytes wait, it waits for the database, at most 30 seconds. Raises `RunnerError` (`unavailable`)
-        when the end cannot be recorded: then the result must not be acknowledged. Only the waits can be cancelled: by
-        then the execution is in the journal.
+        Its `events` replace those added by `append`. Usually does not checkpoint; while `max_pending` rows wait, it
+        waits for the database, at most 30 seconds. Raises `RunnerError` (`unavailable`) when the end cannot be
+        recorded: then the result must not be acknowledged. Only the waits can be cancelled: by then the execution is
+        in the journal.
         """
         archive, entry = self._opened(), self._entry(execution)
         if is_large(execution):
@@ -132,7 +132,7 @@ class History(Answers):
             await self._reach_disk(archive)
         else:
             # The record is safe by now: this only slows callers down when the database is slow.
-            await self.room.wait(execution)
+            await self.room.wait_for_rows()
 
     async def _reach_disk(self, archive: Archive) -> None:
         """Wait until the record is on the disk: in the database, or in the journal while the database fails."""
@@ -155,7 +155,7 @@ class History(Answers):
         commit may time out or be cancelled after the record was made; the caller then ends the execution by `finish`.
         """
         archive = self._admitting()
-        await self.room.take(execution)
+        await self.room.take(execution, growing=False)
         if execution.status is Status.RUNNING:
             self._claim(archive, execution)
         entry = self._entry(execution)

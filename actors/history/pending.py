@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import trio
@@ -203,11 +204,11 @@ class Room:
         settings = self._settings
         return self.taken > settings.max_unwritten_bytes or len(self._pending) > settings.max_pending
 
-    def lacks(self, execution: Execution) -> bool:
-        """Whether the record of this execution must wait."""
+    def lacks(self, execution: Execution, *, growing: bool = True) -> bool:
+        """Whether the record of this execution must wait; a `growing` one gets a result, like others of its module."""
         if not self.scarce:
             return False
-        large = execution.module in self._large or is_large(execution)
+        large = is_large(execution) or (growing and execution.module in self._large)
         most = self._settings.max_unwritten_bytes * (1 if large else 2)
         return self.taken > most or len(self._pending) > self._settings.max_pending
 
@@ -222,17 +223,24 @@ class Room:
         freed, self._freed = self._freed, trio.Event()
         freed.set()
 
-    async def wait(self, execution: Execution) -> bool:
+    async def wait(self, execution: Execution, *, growing: bool = True) -> bool:
         """Wait for room for a record, at most 30 seconds; return, without a checkpoint, whether there is some."""
+        return await self._wait(partial(self.lacks, execution, growing=growing))
+
+    async def wait_for_rows(self) -> None:
+        """Wait, at most 30 seconds, while too many rows wait for the database."""
+        await self._wait(lambda: len(self._pending) > self._settings.max_pending)
+
+    async def _wait(self, lacking: Callable[[], bool]) -> bool:
         with trio.move_on_after(WAIT_SECONDS):
-            while self.lacks(execution):
+            while lacking():
                 self._hurry()
                 await self._freed.wait()
-        return not self.lacks(execution)
+        return not lacking()
 
-    async def take(self, execution: Execution) -> None:
+    async def take(self, execution: Execution, *, growing: bool = True) -> None:
         """Wait as `wait` does. Raises `RunnerError` (`unavailable`) without room."""
-        if not await self.wait(execution):
+        if not await self.wait(execution, growing=growing):
             reason = self.reason or f"{len(self._pending)} rows and {self.taken} bytes wait for the database"
             raise unavailable("written", reason)
 

@@ -113,3 +113,31 @@ async def test_large_inputs_that_wait_for_a_worker_have_a_bound(tmp_path):
             status, headers, body = await site.ask("POST", "/modules/execute/held", b'"' + b"x" * MIB + b'"')
             assert (status, headers[b"retry-after"], b"max_buffered" in body) == (429, b"1", True)
             nursery.cancel_scope.cancel()
+
+
+async def test_callers_that_wait_for_room_keep_no_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(pending, "WAIT_SECONDS", 20.0)
+    held = inline("held", "def handler(input): return 'x' * 600_000", concurrency=1)
+    async with open_site(tmp_path, (held, SMALL)) as site:
+        history, runs = site.service.history, site.service.runs
+        object.__setattr__(history._settings, "max_unwritten_bytes", MIB)
+        ended = []
+
+        async def call():
+            ended.append((await site.json("POST", "/modules/execute/held", 1))["status"])
+
+        async with trio.open_nursery() as nursery:
+            with locked_out(next(tmp_path.rglob("history.db")).parent):
+                await call()
+                await call()
+                for _ in range(3):
+                    nursery.start_soon(call)
+                (accepted,) = [(await site.json("POST", "/executions", {"module": "held", "input": 1}))["id"]]
+                reason = "records wait for the database"
+                await wait_until(
+                    lambda: [live.waiting and live.waiting.reason for live in runs.live_executions()] == [reason] * 4,
+                    "all wait for room",
+                )
+                assert site.service.executors["inline"].statistics().busy == 0
+                assert (await site.json("POST", f"/executions/{accepted}/cancel"))["status"] == "cancelled"
+        assert ended == ["succeeded"] * 5

@@ -88,7 +88,7 @@ async def _inputs(request: Request, body: _Body) -> Lines | Array:
     declared = request.header("content-length")
     if declared is not None and int(declared) <= limit:
         return Lines(_once(await request.body()), limit)
-    request.stream_body()
+    request.stream_body(lambda: not body.batch.unanswered)
     return Lines(body.more, limit)
 
 

@@ -19,9 +19,10 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from runner.http import read_body, respond
+from runner.http import read_body, respond, stream_body
 from runner.http.frames import MOST_EMPTY_FRAMES
 from runner.wire import Budget, accept_all, accepting, silence
+from tests.contract.test_http import plain
 from tests.http_support import NEVER, QUICK, Client, Server, serving
 
 MIB = 1024 * 1024
@@ -372,6 +373,39 @@ async def test_a_body_that_stays_away_gives_its_place_to_others(monkeypatch: pyt
         assert (await slow.response())[2] == b"123"
         with trio.move_on_after(QUICK):
             pytest.fail(f"a request at work was ended: {await works.rest()!r}")
+
+
+async def test_a_streamed_body_that_stays_away_gives_its_place_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the answer and after its begin; not while the client waits for something."""
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(silence, "PAUSE_SECONDS", 0.0)
+    read: set[str] = set()
+
+    async def streams(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/":
+            await respond(send, 200, b"here")
+            return
+        stream_body(scope, lambda: scope["path"] != "/answering")
+        await receive()
+        if scope["path"] == "/begun":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        read.add(scope["path"])
+        while (await receive())["more_body"]:
+            pass
+        await respond(send, 200, b"all")
+
+    async with serving(plain(streams), max_connections=2) as server:
+        waits = await server.connect()
+        await waits.send(b"POST /answering HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1")
+        for path, told in (("/unanswered", b"HTTP/1.1 503"), ("/begun", b"HTTP/1.1 200")):
+            half = await server.connect()
+            await half.send(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1" % path.encode())
+            while not {path, "/answering"} <= read:
+                await trio.lowlevel.checkpoint()
+            assert (await server.ask(GET))[2] == b"here"
+            assert (await half.rest()).startswith(told)
+        await waits.send(b"2")
+        assert (await waits.response())[2] == b"all"
 
 
 async def test_a_connection_without_a_byte_is_closed_early() -> None:

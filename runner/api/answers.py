@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attrs import frozen
+from attrs import field, frozen
 
 from actors.events import LeftEvent
 from actors.history import History
@@ -14,6 +14,7 @@ from protocol.model import Execution
 from runner.wire import LARGE_BYTES, Budget, Share
 
 _RETRY_SECONDS = 1.0
+_RESERVE_BYTES = 8 * 1024 * 1024
 
 
 @frozen
@@ -32,10 +33,16 @@ class Answers:
     seconds: float
     """The longest wait for a turn: clients that do not read are cut off after this time."""
     _history: History
+    _reserve: Budget = field(factory=lambda: Budget(_RESERVE_BYTES))
+    """For metrics, which do not depend on the clients that read other answers."""
 
     def share(self) -> Share:
         """Return the share of one call, which takes nothing yet. Give it back in any case."""
         return Share(self.budget)
+
+    def reserved(self) -> Share:
+        """Return the share of one answer with metrics. Give it back in any case."""
+        return Share(self._reserve)
 
     def take(self, share: Share, size: int) -> None:
         """Take the bytes of an answer that the caller can ask for again. Raises RunnerError `unavailable`."""

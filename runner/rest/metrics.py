@@ -23,7 +23,7 @@ from actors.history import HistoryStatistics
 from protocol.model import Kind
 from runner.api import Service
 from runner.auth import Principal
-from runner.rest.endpoint import Answer, Endpoint, Request, serves
+from runner.rest.endpoint import SHARE, Answer, Endpoint, Request, serves
 from runner.version import release
 
 PARTS: Final = ("code", "history", "journal", "keys", "modules")
@@ -41,7 +41,10 @@ def endpoint(refused: Mapping[str, int]) -> Endpoint:
         registry.register(_process())
         registry.register(RunnerCollector(request.service, release(), request.caller, refused))
         encode, content_type = choose_encoder(request.header("accept") or "")
-        return Answer(encode(registry), content_type=content_type)
+        body = encode(registry)
+        request.scope[SHARE] = share = request.service.answers.reserved()
+        request.service.answers.take(share, len(body))
+        return Answer(body, content_type=content_type)
 
     return metrics
 

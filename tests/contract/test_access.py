@@ -252,7 +252,7 @@ NOISY = inline("noisy", WAIT_FOR + "def handler(input):\n    print('x' * 600_000
 
 
 async def test_a_watcher_that_does_not_read_gets_nothing_more_after_its_token(tmp_path, monkeypatch):
-    """Its token expires while the server waits for it to read; what is on its way by then is all that it gets."""
+    """Its token expires while the server waits for it to read; it gets the bytes on their way, and no more."""
     later = Later()
     monkeypatch.setattr(following, "time", later)
     async with open_site(tmp_path, (NOISY,)) as site:

@@ -1,4 +1,4 @@
-"""Unit: the lines of the log about clients have a bound, and what is left out is counted."""
+"""Unit: the lines of the log about clients have a bound; further ones are counted."""
 
 import structlog
 import trio

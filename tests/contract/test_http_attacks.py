@@ -21,7 +21,7 @@ import trio.testing
 
 from runner.http import read_body, respond, stream_body
 from runner.http.frames import MOST_EMPTY_FRAMES
-from runner.wire import Budget, accept_all, accepting, silence
+from runner.wire import Budget, accept_all, accepting, listen, silence
 from tests.contract.test_http import plain
 from tests.http_support import NEVER, QUICK, Client, Server, serving
 
@@ -421,6 +421,32 @@ async def test_a_connection_without_a_byte_is_closed_early() -> None:
 # Descriptors
 
 
+def nobody(_: object) -> tuple[trio.SocketStream, ...]:
+    return ()
+
+
+async def test_connections_that_wait_are_accepted_together_up_to_a_number() -> None:
+    [listener] = await listen("127.0.0.1", 0)
+    address = listener.socket.getsockname()
+    async with listener:
+        clients = [await trio.open_tcp_stream(*address) for _ in range(accepting.MOST_AT_ONCE + 9)]
+        for number in (accepting.MOST_AT_ONCE - 1, 10, 0):
+            accepted = [*accepting.waiting(listener)]
+            assert len(accepted) == number
+            clients += accepted
+        for client in clients:
+            await trio.aclose_forcefully(client)
+
+
+async def test_a_crowd_of_connections_is_served() -> None:
+    async with serving(app) as server:
+        clients = [await server.connect() for _ in range(3 * accepting.MOST_AT_ONCE)]
+        for client in clients:
+            await client.send(GET)
+        for client in clients:
+            assert (await client.response())[0] == 200
+
+
 class Listener:
     """A listener without descriptors for a while."""
 
@@ -447,7 +473,7 @@ async def test_a_lack_of_descriptors_is_one_line_in_a_period_and_passes(autojump
 
     with structlog.testing.capture_logs() as logs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(accept_all, [listener], begin, lambda: relieved.append(trio.current_time()))
+            nursery.start_soon(accept_all, [listener], begin, lambda: relieved.append(trio.current_time()), nobody)
             begun = trio.current_time()
             await got.wait()
             took = trio.current_time() - begun
@@ -464,7 +490,7 @@ async def test_another_error_of_the_listener_is_raised() -> None:
             raise OSError(errno.EINVAL, "not a listener")
 
     with pytest.raises(BaseExceptionGroup) as raised:
-        await accept_all([Broken()], print, print)  # type: ignore[list-item]
+        await accept_all([Broken()], print, print, nobody)  # type: ignore[list-item]
     assert "not a listener" in repr(raised.value)
 
 

@@ -45,7 +45,7 @@ def waiting(listener: trio.SocketListener) -> Iterator[trio.SocketStream]:
     with suppress(OSError), stdlib.socket(fileno=os.dup(listener.socket.fileno())) as shared:
         shared.setblocking(False)
         for _ in range(MOST_AT_ONCE - 1):
-            accepted, _ = shared.accept()  # an error ends this: nobody waits, or the next wait shows what is wrong
+            accepted, _ = shared.accept()  # an error ends this: none waits, or the next wait shows the reason
             yield trio.SocketStream(socket.from_stdlib_socket(accepted))
 
 

@@ -421,7 +421,7 @@ async def test_a_connection_without_a_byte_is_closed_early() -> None:
 # Descriptors
 
 
-def nobody(_: object) -> tuple[trio.SocketStream, ...]:
+def no_more(_: object) -> tuple[trio.SocketStream, ...]:
     return ()
 
 
@@ -473,7 +473,7 @@ async def test_a_lack_of_descriptors_is_one_line_in_a_period_and_passes(autojump
 
     with structlog.testing.capture_logs() as logs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(accept_all, [listener], begin, lambda: relieved.append(trio.current_time()), nobody)
+            nursery.start_soon(accept_all, [listener], begin, lambda: relieved.append(trio.current_time()), no_more)
             begun = trio.current_time()
             await got.wait()
             took = trio.current_time() - begun
@@ -490,7 +490,7 @@ async def test_another_error_of_the_listener_is_raised() -> None:
             raise OSError(errno.EINVAL, "not a listener")
 
     with pytest.raises(BaseExceptionGroup) as raised:
-        await accept_all([Broken()], print, print, nobody)  # type: ignore[list-item]
+        await accept_all([Broken()], print, print, no_more)  # type: ignore[list-item]
     assert "not a listener" in repr(raised.value)
 
 

@@ -18,9 +18,9 @@ import msgspec
 import trio
 
 from actors.events import EventLog, Follower
+from actors.registry.published import Published
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Registry
-from actors.registry.snapshot import Published
 from actors.system import Surroundings, open_system
 from actors.workers.call import Call, Outcome
 from actors.workers.executor import Executor

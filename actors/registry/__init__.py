@@ -5,9 +5,11 @@
 """
 
 from actors.registry.catalog import FILE_NAME, Catalog
+from actors.registry.published import Published, may_run_in_process
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Added, Registry
-from actors.registry.snapshot import Condition, Published, Registered, RegistrySnapshot, may_run_in_process
+from actors.registry.routes import Route, Routes
+from actors.registry.snapshot import Condition, Registered, RegistrySnapshot
 from actors.registry.stored import Action, Change, ChangesQuery
 
 __all__ = [
@@ -23,5 +25,7 @@ __all__ = [
     "Registered",
     "Registry",
     "RegistrySnapshot",
+    "Route",
+    "Routes",
     "may_run_in_process",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
-from actors.executions import Idempotency, Live, Runs
+from actors.executions import Delivery, Idempotency, Live, Runs
 from actors.history import History, ModuleStats, Page, Query
 from actors.registry import Published, Registry
 from actors.workers import BuildLog, Executor
@@ -22,6 +23,7 @@ from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.answers import Answers
 from runner.api.checks import Checks
+from runner.api.described import environment_fields
 from runner.api.following import Following, check_valid
 from runner.api.management import Management
 from runner.auth import Principal, Scope, require
@@ -43,6 +45,8 @@ class Service:
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
+    signatures_refused: Counter[str] = field(factory=Counter, init=False)
+    """Requests of endpoints whose signature was refused, by the reason."""
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -87,17 +91,7 @@ class Service:
     def environments(self, principal: Principal) -> list[dict[str, Any]]:
         """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
         require(principal, Scope.MODULES_READ)
-        return [
-            {
-                "env": kind.value,
-                "available": executor.availability.available,
-                "reason": executor.availability.reason or None,
-                "detail": dict(executor.availability.detail),
-                "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
-                "statistics": _as_dict(executor.statistics()),
-            }
-            for kind, executor in self.executors.items()
-        ]
+        return [environment_fields(executor) for executor in self.executors.values()]
 
     def prepare(self, principal: Principal, name: str, version: str | None = None) -> tuple[Published, BuildLog]:
         """Build a module's environment if it is missing; return the module and the build to follow.
@@ -125,23 +119,24 @@ class Service:
         *,
         version: str | None = None,
         timeout: float | None = None,
-        key: str | None = None,
+        key: str | Delivery | None = None,
+        on_item: Callable[[EventLog], None] | None = None,
     ) -> Execution:
         """Run a module and return the whole recorded execution; a failure of user code is in it, not raised.
 
         `timeout` in seconds can only shorten the module's own. Raises RunnerError if no execution begins. When the
         caller is cancelled, the execution is ended and recorded as `cancelled` before Cancelled propagates; an
-        execution with an idempotency `key` continues, for a caller that repeats the call.
+        execution with an idempotency `key` continues, for a caller that repeats the call. Without one, `on_item` is
+        called with the events when the handler, a generator, has made its first item.
         """
-        module, execution, raw = await self._new(principal, name, data, version, timeout)
+        module, execution, raw = await self._new(principal, name, data, version, timeout, key)
         if key is None:
-            return await self.runs.execute(module, execution, raw)
-        execution = replace(execution, idempotency_key=key)
+            return await self.runs.execute(module, execution, raw, on_item)
 
         async def begin() -> Live:
             return self.runs.start(module, execution, raw)
 
-        known = await self._idempotency.first(execution, begin)
+        known = await self._idempotency.first(execution, begin, _delivery(key))
         return known if isinstance(known, Execution) else await self.runs.wait_ended(known)
 
     async def submit(
@@ -152,20 +147,20 @@ class Service:
         *,
         version: str | None = None,
         timeout: float | None = None,
-        key: str | None = None,
+        key: str | Delivery | None = None,
     ) -> Execution:
         """Accept an execution that runs when its turn comes, even after a restart, and return its present state.
 
         The parameters are those of `execute`. Raises RunnerError if it is not accepted. When the caller is cancelled,
         it may have been accepted.
         """
-        module, execution, raw = await self._new(principal, name, data, version, timeout)
-        execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
+        module, execution, raw = await self._new(principal, name, data, version, timeout, key)
+        execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw))
 
         async def begin() -> Live:
             return await self.runs.dispatcher.submit(module, execution)
 
-        known = await begin() if key is None else await self._idempotency.first(execution, begin)
+        known = await begin() if key is None else await self._idempotency.first(execution, begin, _delivery(key))
         return known if isinstance(known, Execution) else self.runs.snapshot(known)
 
     async def begin(
@@ -192,7 +187,13 @@ class Service:
             live.cancel(Failure(ErrorKind.CANCELLED, why))
 
     async def _new(
-        self, principal: Principal, name: str, data: bytes, version: str | None, timeout: float | None
+        self,
+        principal: Principal,
+        name: str,
+        data: bytes,
+        version: str | None,
+        timeout: float | None,
+        key: str | Delivery | None = None,
     ) -> tuple[Published, Execution, msgspec.Raw]:
         """Return an execution that may begin. Raises RunnerError."""
         check_valid(principal)  # a batch may have run long
@@ -202,17 +203,7 @@ class Service:
             raise RunnerError(shutting_down())
         if timeout is not None and not timeout > 0:
             raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
-        execution = Execution(
-            id=execution_id(),
-            module=module.ref,
-            env=module.spec.env,
-            status=Status.RUNNING,
-            created_at=time.time(),
-            input=data or b"null",
-            subject=principal.subject,
-            timeout=timeout,
-        )
-        return module, execution, raw
+        return module, _made(module, principal, data, timeout, key), raw
 
     # Executions that exist
 
@@ -279,6 +270,26 @@ class Service:
         return log_of(await self.get(principal, name))
 
 
+def _made(
+    module: Published, principal: Principal, data: bytes, timeout: float | None, key: str | Delivery | None
+) -> Execution:
+    return Execution(
+        id=execution_id(),
+        module=module.ref,
+        env=module.spec.env,
+        status=Status.RUNNING,
+        created_at=time.time(),
+        input=data or b"null",
+        subject=principal.subject,
+        timeout=timeout,
+        idempotency_key=key.key if isinstance(key, Delivery) else key,
+    )
+
+
+def _delivery(key: str | Delivery) -> Delivery | None:
+    return key if isinstance(key, Delivery) else None
+
+
 def _seen(principal: Principal, name: str, execution: Execution | None) -> Execution:
     """Return an execution that exists for the caller: one of a module that it may not use does not."""
     if execution is None or not principal.may_use(execution.module.name):
@@ -290,7 +301,3 @@ def _shown(principal: Principal, execution: Execution) -> Execution:
     if principal.allows(Scope.EXECUTIONS_READ):
         return execution
     return replace(execution, input=b"null", result=None, events=b"[]")
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in type(value).__match_args__}

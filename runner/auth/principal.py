@@ -17,6 +17,8 @@ class Scope(StrEnum):
 
     MODULES_READ = "modules:read"
     MODULES_WRITE = "modules:write"
+    MODULES_ADMIN = "modules:admin"
+    """Endpoints of modules that are registered over the API, besides `modules:write`."""
     EXECUTIONS_RUN = "executions:run"
     EXECUTIONS_READ = "executions:read"
     METRICS_READ = "metrics:read"

@@ -80,18 +80,18 @@ class Runs:
         module: Published,
         execution: Execution,
         raw: msgspec.Raw,
-        on_item: Callable[[EventLog], None] | None = None,
+        on_item: Callable[[str, EventLog], None] | None = None,
     ) -> Execution:
         """Run an execution in this task and return it ended and recorded; a failure of user code is in it.
 
-        `on_item` is called with its events when the handler, a generator, has made the first item. Raises RunnerError
-        when it never began, or could not be recorded. Cancelled, the execution is ended and recorded as cancelled
-        before Cancelled is raised.
+        `on_item` is called with its id and events when the handler, a generator, has made the first item. Raises
+        RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and recorded as
+        cancelled before Cancelled is raised.
         """
         self._admit()
         live = self._live.enter(module, execution, has_followers=False)
         if on_item is not None:
-            live.log.on_item = partial(on_item, live.log)
+            live.log.on_item = partial(on_item, execution.id, live.log)
         return await self._run(live, raw)
 
     def start(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:

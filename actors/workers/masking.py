@@ -52,15 +52,20 @@ _MASK = MASK.encode()
 log = structlog.get_logger("masking")
 
 
-async def look_up(spec: ModuleSpec, secrets: LookUp) -> Mapping[str, str]:
-    """Return the values of a module's secrets; without secrets there is no work, not even a checkpoint.
+async def look_up(spec: ModuleSpec, secrets: LookUp, names: Iterable[str] | None = None) -> Mapping[str, str]:
+    """Return the values of a module's secrets, or of those with these names, which it has.
+
+    There is a checkpoint only for values in files.
 
     Raises RunnerError `unavailable` with the names of the missing secrets; the log has the places that were searched.
     """
-    if not spec.secrets:
+    wanted = spec.secrets if names is None else {name: spec.secrets[name] for name in names}
+    if not wanted:
         return {}
     try:
-        return await trio.to_thread.run_sync(secrets, spec.secrets, abandon_on_cancel=True)
+        if all(secret.file is None for secret in wanted.values()):
+            return secrets(wanted)
+        return await trio.to_thread.run_sync(secrets, wanted, abandon_on_cancel=True)
     except ConfigError as problem:
         for mistake in problem.mistakes:
             log.warning("a secret is missing", module=spec.name, secret=mistake.field, why=mistake.message)

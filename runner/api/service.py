@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import Any
 
 import msgspec
@@ -120,14 +121,14 @@ class Service:
         version: str | None = None,
         timeout: float | None = None,
         key: str | Delivery | None = None,
-        on_item: Callable[[EventLog], None] | None = None,
+        on_item: Callable[[str, EventLog], None] | None = None,
     ) -> Execution:
         """Run a module and return the whole recorded execution; a failure of user code is in it, not raised.
 
         `timeout` in seconds can only shorten the module's own. Raises RunnerError if no execution begins. When the
         caller is cancelled, the execution is ended and recorded as `cancelled` before Cancelled propagates; an
         execution with an idempotency `key` continues, for a caller that repeats the call. Without one, `on_item` is
-        called with the events when the handler, a generator, has made its first item.
+        called with its id and events when the handler, a generator, has made its first item.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout, key)
         if key is None:
@@ -168,10 +169,15 @@ class Service:
     ) -> tuple[str, Follower]:
         """Begin an execution and return its ID, and its events from the first on; the follower may `abandon` it.
 
-        Parameters and errors are those of `execute`, except that errors after the begin are the last event.
+        Parameters and errors are those of `execute`, except that errors after the begin are the last event. `next` of
+        the follower raises RunnerError `unauthenticated` once the API key of the caller is revoked.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        return execution.id, Follower(self.runs.start(module, execution, raw).log)
+        log = self.runs.start(module, execution, raw).log
+        if principal.key is None:
+            return execution.id, Follower(log)
+        # A call that has begun continues when its token or key expires, but not when its key is revoked.
+        return execution.id, Following(log, 0, evolve(principal, expires=inf))
 
     def check_room(self, principal: Principal, name: str, version: str | None = None) -> None:
         """Raise the RunnerError with which a call would be refused at once, without its input."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
 
 from protocol.errors import ErrorKind, error
+
+if TYPE_CHECKING:
+    from actors.keys import ApiKey
 
 
 class Scope(StrEnum):
@@ -41,6 +44,8 @@ class Principal:
     modules: tuple[str, ...] = ()
     expires: float = field(default=math.inf, eq=False)
     """The end of its token, leeway included, in seconds since the epoch."""
+    key: ApiKey | None = field(default=None, eq=False, repr=False)
+    """The API key in place of a token."""
 
     def allows(self, scope: str) -> bool:
         """Whether the token has `scope`; `admin` includes all."""

@@ -41,7 +41,7 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
     executions, modules = _Executions(service), ModuleVerbs(service)
 
     async def principal(call: Call) -> Principal:
-        return await authenticate(verifier, call.metadata.get("authorization"))
+        return await authenticate(verifier, call.metadata.get("authorization"), call.metadata.get("x-api-key"))
 
     def with_message(verb: Callable[[Call, Principal, Any], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
         async def handler(call: Call) -> Any:

@@ -17,6 +17,7 @@ from runner.auth import Verifier
 from runner.http import App, Message, Receive, Send
 from runner.rest import batch, executions, metrics, modules, streams
 from runner.rest.endpoint import Answer, Endpoint, Request, json_answer, serves
+from runner.rest.hooks import Hooks
 from runner.rest.openapi import OPERATIONS, Documents, docs_page, served
 from runner.rest.routing import Endpoints, Origins, Proxies, Site
 from runner.version import release
@@ -52,8 +53,10 @@ _LINKS: Final = {
 
 def make_app(service: Service, verifier: Verifier) -> Site:
     """Return the ASGI application of all REST routes."""
-    settings, endpoints = service.settings.server, Endpoints(service, verifier)
+    settings = service.settings.server
     operations = {operation.name: operation for operation in served(settings)}
+    origins = Origins.of(settings.cors_origins, operations.values())
+    endpoints = Endpoints(service, verifier, origins)
     every = [
         Endpoint(operations[each.operation.name], each.function)
         for each in (
@@ -67,9 +70,10 @@ def make_app(service: Service, verifier: Verifier) -> Site:
         endpoints,
         tuple(operations.values()),
         Proxies.of(settings),
-        Origins.of(settings.cors_origins, operations.values()),
+        origins,
         _Late(endpoints, [each for each in every if each.operation.name not in first]),
         {each.operation.name: each for each in every if each.operation.name in first},
+        Hooks(endpoints, origins),
     )
 
 

@@ -1,7 +1,7 @@
 """The table of REST operations, the types of their JSON, and the OpenAPI document and page that are made from both."""
 
 from runner.rest.openapi.document import Documents
-from runner.rest.openapi.executions import LINES
+from runner.rest.openapi.executions import EXECUTE, LINES
 from runner.rest.openapi.modules import ARCHIVES, FORM, FORM_PARTS
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
@@ -11,6 +11,7 @@ from runner.rest.openapi.shapes import Change, Order, Preparation, Stats, Versio
 __all__ = [
     "ARCHIVES",
     "EVENTS",
+    "EXECUTE",
     "FORM",
     "FORM_PARTS",
     "JSON",

@@ -1,0 +1,346 @@
+"""Contract: endpoints of modules: routes, callers, the request that a handler gets, and the answer that it makes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+
+from config.modules import Auth, EndpointSpec, Method
+from runner.auth.tokens import sign
+from tests.contract.test_streams import SECRET, open_site
+from tests.support import inline, wait_until
+
+ALL = tuple(Method)
+SHOW = "def handler(input): return input"
+
+
+def hook(name, code, path, *, auth=Auth.NONE, methods=(Method.POST,), wait=True, **fields):
+    return inline(name, code, endpoints=(EndpointSpec(path, methods, auth, wait=wait),), **fields)
+
+
+MODULES = (
+    hook("show", SHOW, "/show/{name}", methods=ALL),
+    hook("rest", "def handler(input): return input['$request']['params']", "/all/{rest...}", methods=(Method.GET,)),
+    hook("given", "import json\ndef handler(input): return json.loads(input['$request']['body'])", "/given"),
+    hook("fails", "def handler(input): raise ValueError('the secret path /srv')", "/fails"),
+    hook("token", SHOW, "/token", auth=Auth.TOKEN),
+    hook("key", SHOW, "/key", auth=Auth.KEY),
+    hook("later", "def handler(input): return 1", "/later", wait=False),
+    hook(
+        "items",
+        """
+        import json, time, os
+        def handler(input):
+            for each in json.loads(input["$request"]["body"]):
+                if isinstance(each, dict) and "fail" in each:
+                    raise ValueError("no more")
+                if isinstance(each, dict) and "wait" in each:
+                    while not os.path.exists(each["wait"]):
+                        time.sleep(0.002)
+                    continue
+                yield each
+        """,
+        "/items",
+    ),
+)
+
+
+@pytest.fixture
+async def site(tmp_path):
+    async with open_site(tmp_path, MODULES) as opened:
+        yield opened
+
+
+async def request_of(site, method, path, body=None, **headers):
+    """Return the request as the handler of `show` got it."""
+    status, _, answer = await site.ask(method, path, body, **headers)
+    assert status == 200, answer
+    return json.loads(answer)["$request"]
+
+
+async def given(site, response):
+    """Return the answer for a response of a handler."""
+    return await site.ask("POST", "/http/given", json.dumps(response).encode())
+
+
+# -- routes ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_gets_the_request(site):
+    request = await request_of(site, "POST", "/http/show/a%2Fb?x=1&x=&y=%20z", b"hello", X_Own="1", Cookie="a=1")
+
+    headers = dict(map(tuple, request.pop("headers")))
+    assert request == {
+        "method": "POST",
+        "path": "/show/a/b",
+        "params": {"name": "a/b"},
+        "query": [["x", "1"], ["x", ""], ["y", " z"]],
+        "client": "127.0.0.1",
+        "body": "hello",
+    }
+    assert headers["x-own"] == "1"
+    assert headers["cookie"] == "a=1"
+
+
+async def test_secrets_of_callers_are_left_out_of_the_request(site):
+    cookie = "operato_session=abc; theme=dark"
+    request = await request_of(site, "POST", "/http/show/x", X_API_Key="opk_1", Cookie=cookie)
+
+    names = dict(map(tuple, request["headers"]))
+    assert not {"authorization", "x-api-key"} & names.keys()
+    assert names["cookie"] == "theme=dark"
+    assert request["body"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/http/show", 404), ("/http/show/", 404), ("/http/show/a/b", 404), ("/http//show/a", 404), ("/http/", 404)],
+)
+async def test_an_unknown_path_is_not_found(site, path, status):
+    found, _, body = await site.ask("POST", path)
+    assert (found, json.loads(body)["status"]) == (status, status)
+
+
+async def test_a_name_may_stand_for_many_segments(site):
+    _, _, body = await site.ask("GET", "/http/all/a/b%20c//d")
+    assert json.loads(body) == {"rest": "a/b c//d"}
+    assert (await site.ask("GET", "/http/all/"))[0] == 404
+
+
+async def test_a_method_that_an_endpoint_does_not_have_is_named(site):
+    status, headers, body = await site.ask("GET", "/http/token")
+    assert (status, headers[b"allow"]) == (405, b"options, post")
+    assert "GET is not possible at /http/token" in json.loads(body)["detail"]
+
+    status, headers, _ = await site.ask("OPTIONS", "/http/show/x")
+    assert (status, headers[b"allow"]) == (204, b"delete, get, head, options, patch, post, put")
+
+
+async def test_head_is_answered_without_a_body(site):
+    client = await site.server.connect()
+    async with client.stream:
+        await client.send(site.head("HEAD", "/http/show/x"))
+        status, headers, _ = await client.response(head_only=True)
+    assert status == 200
+    assert int(headers[b"content-length"]) > 10
+
+
+# -- callers -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_token_is_needed_where_the_endpoint_says_it(site):
+    assert (await site.ask("POST", "/http/token"))[0] == 200
+    site.token = "wrong"
+    status, headers, body = await site.ask("POST", "/http/token")
+    assert (status, json.loads(body)["kind"]) == (401, "unauthenticated")
+    assert b"www-authenticate" in headers
+    assert (await site.ask("POST", "/http/show/x"))[0] == 200, "an open endpoint looks at no token"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "modules", "status"),
+    [(["executions:read"], [], 403), (["executions:run"], ["other-*"], 404), (["executions:run"], ["tok*"], 200)],
+)
+async def test_a_token_needs_scope_and_module(site, scopes, modules, status):
+    site.token = sign(SECRET, subject="lee", scopes=scopes, expires_seconds=60, modules=modules)
+    assert (await site.ask("POST", "/http/token"))[0] == status
+
+
+async def test_a_token_is_no_key(site):
+    status, _, body = await site.ask("POST", "/http/key")
+    assert status == 401
+    assert "X-API-Key" in json.loads(body)["detail"]
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "content_type", "body"),
+    [
+        ({"a": 1}, 200, b"application/json", b'{"a":1}'),
+        (None, 200, b"application/json", b"null"),
+        ("text ü", 200, b"text/plain; charset=utf-8", "text ü".encode()),
+        ({"$response": {}}, 200, b"text/plain; charset=utf-8", b""),
+        ({"$response": {"status": 201, "json": [1]}}, 201, b"application/json", b"[1]"),
+        ({"$response": {"text": "a,b", "headers": [["Content-Type", "text/csv"]]}}, 200, b"text/csv", b"a,b"),
+        ({"$response": {"status": 302, "headers": [["location", "/x"]]}}, 302, b"text/plain; charset=utf-8", b""),
+    ],
+)
+async def test_a_result_becomes_the_answer(site, result, status, content_type, body):
+    found, headers, answer = await given(site, result)
+    assert (found, headers[b"content-type"], answer) == (status, content_type, body)
+    assert headers[b"x-content-type-options"] == b"nosniff"
+    execution = await site.json("GET", f"/executions/{headers[b'x-execution-id'].decode()}")
+    assert execution["status"] == "succeeded"
+
+
+async def test_an_answer_without_a_body_has_none(site):
+    status, headers, body = await given(site, {"$response": {"status": 204, "text": "x"}})
+    assert (status, body) == (204, b"")
+    assert b"content-length" not in headers
+
+
+async def test_headers_may_be_repeated(site):
+    client = await site.server.connect()
+    response = json.dumps({"$response": {"headers": [["Set-Cookie", "a=1"], ["Set-Cookie", "b=2"]]}}).encode()
+    async with client.stream:
+        await client.send(site.head("POST", "/http/given", length=len(response)) + response)
+        head = await client.until(b"\r\n\r\n")
+    assert head.count(b"set-cookie: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("response", "words"),
+    [
+        ({"status": 99}, "200 to 599"),
+        ({"status": 101}, "200 to 599"),
+        ({"status": "200"}, "cannot be read"),
+        ({"text": 1}, "cannot be read"),
+        ({"headers": {"a": "b"}}, "cannot be read"),
+        ({"headers": [["a"]]}, "cannot be read"),
+        ({"headers": [["x", "a\r\nSet-Cookie: b"]]}, "line end"),
+        ({"headers": [["x", "a\nb"]]}, "line end"),
+        ({"headers": [["x", "\u20ac"]]}, "not Latin-1"),
+        ({"headers": [["x y", "1"]]}, "not the name of a header"),
+        ({"headers": [["x:\r\n", "1"]]}, "not the name of a header"),
+        ({"headers": [["", "1"]]}, "not the name of a header"),
+        ({"headers": [["Content-Length", "5"]]}, "content-length; the runner sets it"),
+        ({"headers": [["Transfer-Encoding", "chunked"]]}, "transfer-encoding"),
+        ({"headers": [["Connection", "close"]]}, "connection"),
+        ({"headers": [["Date", "now"]]}, "date"),
+        ({"headers": [["X-Execution-Id", "1"]]}, "x-execution-id"),
+        ({"headers": [["Access-Control-Allow-Origin", "*"]]}, "cors_origins"),
+        ({"headers": [["Set-Cookie", "operato_session=1"]]}, "belong to the runner"),
+        ({"headers": [["content-type", "a/b"], ["Content-Type", "c/d"]]}, "given twice"),
+        ({"headers": [["x", "y" * 20_000]]}, "over 16384 bytes"),
+    ],
+)
+async def test_a_response_that_cannot_be_sent_is_bad_output(tmp_path, response, words):
+    module = hook("given", f"def handler(input): return {{'$response': {response!r}}}", "/given", auth=Auth.TOKEN)
+    async with open_site(tmp_path, (module,)) as site:
+        status, headers, body = await site.ask("POST", "/http/given")
+
+    problem = json.loads(body)
+    assert (status, problem["kind"]) == (502, "bad_output"), body
+    assert words in problem["detail"]
+    assert b"x-execution-id" in headers
+
+
+async def test_a_stranger_is_not_told_why_a_handler_failed(site):
+    status, headers, body = await site.ask("POST", "/http/fails")
+
+    problem = json.loads(body)
+    assert (status, problem["kind"]) == (500, "handler_error")
+    assert "/srv" not in body.decode()
+    assert headers[b"x-execution-id"].decode() in problem["detail"]
+    assert "traceback" not in problem
+
+
+async def test_a_body_over_the_limit_is_refused_before_anything_runs(tmp_path):
+    async with open_site(tmp_path, MODULES, limits={"max_body_bytes": 2048}) as site:
+        status, _, body = await site.ask("POST", "/http/show/x", b"x" * 4000)
+        assert (status, json.loads(body)["kind"]) == (413, "too_large")
+        assert (await site.json("GET", "/executions"))["items"] == []
+
+
+async def test_without_waiting_a_request_is_accepted_and_runs(site):
+    status, headers, body = await site.ask("POST", "/http/later")
+
+    name = json.loads(body)["id"]
+    assert (status, headers[b"location"].decode()) == (202, f"/executions/{name}")
+    assert headers[b"x-execution-id"].decode() == name
+
+    async def ended():
+        return (await site.json("GET", f"/executions/{name}"))["status"]
+
+    with trio.fail_after(20):
+        while await ended() != "succeeded":
+            await trio.sleep(0.01)
+
+
+# -- generators --------------------------------------------------------------------------------------------------------
+
+
+async def opened(site, items):
+    """Return a client and the head of its answer, whose body has begun."""
+    data = json.dumps(items).encode()
+    client = await site.server.connect()
+    await client.send(site.head("POST", "/http/items", length=len(data)) + data)
+    return client, (await client.until(b"\r\n\r\n")).decode().lower()
+
+
+async def whole(client):
+    text = b""
+    while True:
+        size = int(await client.until(b"\r\n"), 16)
+        while len(client.buffer) < size + 2:
+            await client.more()
+        text += client.buffer[:size]
+        client.buffer = client.buffer[size + 2 :]
+        if size == 0:
+            return text
+
+
+@pytest.mark.parametrize(
+    ("items", "content_type", "body"),
+    [
+        (["a", "bü", "c"], "text/plain; charset=utf-8", "abüc"),
+        ([1, {"x": [1, "y"]}], "application/jsonl", '1\n{"x":[1,"y"]}\n'),
+        ([{"$response": {"headers": [["content-type", "text/csv"]]}}, "a,b\n"], "text/csv", "a,b\n"),
+        (
+            [{"$response": {"headers": [["content-type", "text/event-stream"]]}}, {"n": 1}, ": kept\n\n"],
+            "text/event-stream",
+            'data: {"n":1}\n\n: kept\n\n',
+        ),
+    ],
+)
+async def test_the_items_of_a_generator_are_sent(site, items, content_type, body):
+    client, head = await opened(site, items)
+
+    assert "200 ok" in head
+    assert f"content-type: {content_type}\r\n" in head
+    assert "x-execution-id: " in head
+    assert (await whole(client)).decode() == body
+
+
+async def test_items_come_while_the_generator_runs(site, tmp_path):
+    flag = tmp_path / "flag"
+    client, _ = await opened(site, ["first", {"wait": str(flag)}, "second"])
+    assert await client.until(b"\r\n") == b"5"
+    assert await client.until(b"\r\n") == b"first"
+    flag.touch()
+    assert await whole(client) == b"second"
+
+
+async def test_the_first_item_may_be_a_status(site):
+    client, head = await opened(site, [{"$response": {"status": 206}}, 1])
+    assert "206" in head
+    assert await whole(client) == b"1\n"
+
+
+async def test_a_generator_that_fails_cuts_its_answer(site):
+    client, head = await opened(site, ["first", {"fail": 1}])
+    assert "200 ok" in head
+    assert not (await client.rest()).endswith(b"0\r\n\r\n")
+
+
+async def test_a_head_that_cannot_be_sent_is_a_problem(site):
+    status, _, body = await site.ask("POST", "/http/items", [{"$response": {"headers": [["date", "x"]]}}, 1])
+    assert (status, json.loads(body)["kind"]) == (502, "bad_output")
+
+
+async def test_a_client_that_goes_away_cancels_the_generator(site, tmp_path):
+    client, _ = await opened(site, ["first", {"wait": str(tmp_path / "never")}])
+    await client.until(b"first")
+    client.reset()
+
+    await wait_until(lambda: not site.service.runs.live_executions(), "the execution ends")
+    [item] = (await site.json("GET", "/executions"))["items"]
+    assert item["status"] == "cancelled"
+
+
+async def test_a_generator_without_items_is_a_list(site):
+    assert (await site.ask("POST", "/http/items", []))[2] == b"[]"

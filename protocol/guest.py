@@ -16,6 +16,7 @@ import sys
 import time
 import types
 from _frozen_importlib import module_from_spec
+from _frozen_importlib_external import PathFinder
 
 import values
 from values import MAX_PATH, MAX_TEXT, BadOutput, clean, encode_value, read_json
@@ -249,6 +250,26 @@ def write_all(fd, data):
         view = view[os.write(fd, view) :]
 
 
+class Running:
+    """The running call, where `operato` finds it; and the last finder of imports, for user code without its own one."""
+
+    operato_call = True
+
+    def __init__(self):
+        self.context = None
+        self.files = {}
+
+    def find_spec(self, name, *_):
+        """Return the spec of `operato`. Its folder is put on `sys.path`, where child processes look too."""
+        if name != "operato":
+            return None
+        sys.path.append(os.path.join(os.path.dirname(__file__), "library"))
+        return PathFinder.find_spec(name, sys.path[-1:])
+
+
+RUNNING = Running()
+
+
 class Context:
     """The second parameter of a handler: information about its execution."""
 
@@ -362,9 +383,12 @@ class Module:
 
     def call(self, value, context, item):
         """Run the handler; return its value. Items of a generator are passed to `item` as they come, and collected."""
+        RUNNING.context = context
         result = self.handler(value, context) if self.with_context else self.handler(value)
         if hasattr(result, "__await__"):
             result = self.wait(result)
+        if hasattr(type(result), "operato_stream"):
+            result = result.operato_stream()
         if isinstance(result, types.GeneratorType):
             collected = []
             for part in result:
@@ -520,6 +544,7 @@ class Guest:
         self.channel.max_bytes = hello["max_frame_bytes"]
         os.environ.update(hello["variables"])
         apply_variables(os.environ)
+        sys.meta_path.append(RUNNING)
         if hello["protocol"] != PROTOCOL_VERSION:
             failure = "LoadError", "this worker has protocol %d, not %r" % (PROTOCOL_VERSION, hello["protocol"]), ""
         else:

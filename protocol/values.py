@@ -211,6 +211,8 @@ def simplified(node):
             return {each.name: getattr(node, each.name) for each in kind.__attrs_attrs__}
         elif hasattr(kind, "__pydantic_fields__"):
             node = node.model_dump(mode="json")
+        elif hasattr(kind, "operato_json"):
+            return node.operato_json()
         elif hasattr(kind, "__fspath__"):
             node = os.fspath(node)
         else:

@@ -7,7 +7,6 @@ from typing import Any, Final
 import msgspec
 
 from actors.registry import Published
-from actors.workers import Executor
 from config.modules import spec_to_mapping
 from protocol import messages
 from protocol.errors import ErrorKind, error
@@ -41,23 +40,6 @@ def module_fields(module: Published) -> dict[str, Any]:
         "published_by": module.published_by,
         "source": "file" if module.trusted else "api",
     }
-
-
-def environment_fields(executor: Executor) -> dict[str, Any]:
-    """Return a kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
-    available = executor.availability
-    return {
-        "env": executor.environment.kind.value,
-        "available": available.available,
-        "reason": available.reason or None,
-        "detail": dict(available.detail),
-        "limits": dict(available.limits) or _as_dict(executor.limits.enforcement),
-        "statistics": _as_dict(executor.statistics()),
-    }
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in type(value).__match_args__}
 
 
 def parse_description(body: bytes, field: str = "$") -> dict[str, Any]:

@@ -24,6 +24,8 @@ class Scope(StrEnum):
     """Endpoints of modules that are registered over the API, besides `modules:write`."""
     EXECUTIONS_RUN = "executions:run"
     EXECUTIONS_READ = "executions:read"
+    FILES_READ = "files:read"
+    FILES_WRITE = "files:write"
     METRICS_READ = "metrics:read"
     ADMIN = "admin"
     """Every scope."""

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from attrs import frozen
 from cattrs import Converter
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from config import units
 from config.mistakes import Wrong, did_you_mean, structure_hook, unfold
@@ -264,6 +265,16 @@ _READERS: Final[Mapping[type, Mapping[str, Callable[[Any], Any]]]] = {
         "wait": units.flag,
     },
 }
+
+
+def register(converter: Converter) -> None:
+    """Let a converter write endpoints as `read` reads them: without fields that a form of signature does not have."""
+    absent = override(omit_if_default=True)
+    signature = make_dict_unstructure_fn(Signature, converter, _cattrs_omit_if_default=True)
+    converter.register_unstructure_hook(Signature, signature)
+    converter.register_unstructure_hook(
+        EndpointSpec, make_dict_unstructure_fn(EndpointSpec, converter, signature=absent)
+    )
 
 
 def _converter() -> Converter:

@@ -24,7 +24,7 @@ from environments.local import ProcessTable
 from environments.pythons import MINORS, installed_pythons
 from protocol.model import Kind
 from runner.ports import try_port
-from runner.serve import key_mistakes, makes_secret, secret_mistakes, server_context
+from runner.serve import key_mistakes, makes_secret, open_endpoints, secret_mistakes, server_context
 from runner.terminal import show_line, style_of
 from runner.version import version_of_this
 
@@ -108,6 +108,7 @@ async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
     findings += _ports(loaded)
     findings.append(await _key(settings))
     findings += _secrets(loaded, around)
+    findings += _open(loaded)
     return findings
 
 
@@ -256,3 +257,9 @@ def _secrets(loaded: Loaded, around: Surroundings) -> Iterator[Finding]:
     for spec in loaded.modules.modules:
         for mistake in secret_mistakes(spec, around):
             yield Finding("secrets", f"{spec.name}.secrets", State.FAILED, str(mistake))
+
+
+def _open(loaded: Loaded) -> Iterator[Finding]:
+    for spec in loaded.modules.modules:
+        for text in open_endpoints(spec):
+            yield Finding("endpoints", spec.name, State.NOTE, text, "check that its handler may be called by anyone")

@@ -23,6 +23,7 @@ from protocol.model import Kind
 from runner.api import Service
 from runner.auth import Principal
 from runner.rest.endpoint import Answer, Request, serves
+from runner.rest.hooks import Refusal
 from runner.version import release
 
 PARTS: Final = ("code", "history", "journal", "modules")
@@ -66,6 +67,8 @@ class RunnerCollector(Collector):
         yield _gauge("operato_registry_waiting", "Changes of modules that wait for the registry.", [({}, waiting)])
         buffered = self._service.budget.taken
         yield _gauge("operato_buffered_bytes", "Bytes of requests that are not complete.", [({}, buffered)])
+        refused = [({"reason": each.value}, self._service.signatures_refused[each.value]) for each in Refusal]
+        yield _counter("operato_signatures_refused", "Requests of endpoints with a refused signature.", refused)
         yield from self._executors()
         yield from self._runs()
         yield from self._ends()

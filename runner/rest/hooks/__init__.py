@@ -5,5 +5,6 @@ by the verbs of every door. The request goes to the handler as JSON, and its ans
 """
 
 from runner.rest.hooks.door import Hooks
+from runner.rest.hooks.signatures import Refusal
 
-__all__ = ["Hooks"]
+__all__ = ["Hooks", "Refusal"]

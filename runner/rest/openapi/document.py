@@ -11,12 +11,14 @@ import msgspec
 from attrs import define, field, frozen
 
 from actors.registry import Published, Registry, RegistrySnapshot
+from config.modules import PREFIX
 from protocol import events, views
 from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Principal, Scope
 from runner.http import WEBSOCKET
 from runner.rest.openapi import shapes
 from runner.rest.openapi.executions import EXECUTE, EXECUTION_ID
+from runner.rest.openapi.hooks import hook_paths
 from runner.rest.openapi.operation import EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.operations import OPERATIONS
 from runner.rest.openapi.parameters import MODULE, Parameter
@@ -28,6 +30,7 @@ _SCHEMAS: Final = "#/components/schemas/"
 _RESPONSES: Final = "#/components/responses/"
 _TAGS: Final = {
     "calls": "The modules that this token may call, each with the schema of its input.",
+    "endpoints": "Routes of modules: the answer is that of their handlers.",
     "executions": "Calls, synchronous and asynchronous.",
     "modules": "The functions that can be called.",
     "server": "The runner itself.",
@@ -63,6 +66,8 @@ class Call:
     name: str
     operation: dict[str, Any]
     input: dict[str, Any]
+    hooks: Mapping[str, Mapping[str, Any]]
+    """The operations of its endpoints, by path and method."""
 
 
 @define(eq=False)
@@ -115,6 +120,9 @@ def document(
     for call in calls:
         paths[EXECUTE.path.replace("{name}", call.name)] = {"post": call.operation}
         inputs[_input(call.name)] = call.input
+        for path, methods in call.hooks.items():
+            paths.setdefault(path, {}).update(methods)
+    unused = {"calls": not inputs, "endpoints": not any(path.startswith(f"{PREFIX}/") for path in paths)}
     for operation in operations:
         method = "get" if operation.method == WEBSOCKET else operation.method.lower()
         paths.setdefault(operation.path, {})[method] = _operation(operation, refer)
@@ -122,7 +130,7 @@ def document(
         "openapi": "3.1.0",
         "info": {"title": "Operato Runner", "version": version, "description": _ABOUT, "license": {"name": "MIT"}},
         **({"servers": [{"url": base}]} if base else {}),
-        "tags": [{"name": name, "description": text} for name, text in _TAGS.items() if inputs or name != "calls"],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items() if not unused.get(name)],
         "paths": paths,
         "components": {
             "schemas": {**schemas, **inputs},
@@ -207,7 +215,7 @@ def call_of(module: Published) -> Call:
         "security": _security(EXECUTE),
         "x-module": {"version": module.ref.version, "env": spec.env.value},
     }
-    return Call(name, operation, {"title": f"The input of {name}", **schema})
+    return Call(name, operation, {"title": f"The input of {name}", **schema}, hook_paths(module))
 
 
 def _example(module: Published) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct, field
 
 from actors.registry import Action
 from actors.workers import ExecutorStatistics
-from config.modules import ModuleSpec
+from config.modules import Algorithm, Auth, Encoding, Method, ModuleSpec, Scheme
 from protocol.errors import ErrorKind
 from protocol.model import Kind, Status
 from protocol.views import Json, ListedExecution, Moment
@@ -79,10 +79,33 @@ class Environments(TypedDict):
     items: list[Environment]
 
 
+class ShownSignature(TypedDict):
+    """How the requests of an endpoint are signed; secrets by their names."""
+
+    secret: list[str]
+    scheme: NotRequired[Scheme]
+    header: NotRequired[str]
+    algorithm: NotRequired[Algorithm]
+    encoding: NotRequired[Encoding]
+    prefix: NotRequired[str]
+    tolerance: NotRequired[float]
+
+
+class ShownEndpoint(TypedDict):
+    """A route of a module."""
+
+    path: str
+    methods: list[Method]
+    auth: Auth
+    signature: NotRequired[ShownSignature]
+    wait: bool
+    url: Annotated[str, Meta(description="For this client; a path where the address of the server is not set.")]
+
+
 def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     """Return the type of a module in answers: the fields of its specification, without those that have no value."""
     shown: list[tuple[str, Any] | tuple[str, Any, Any]] = [("name", str), ("version", str), ("env", Kind)]
-    for field_name, kind in get_type_hints(ModuleSpec).items():
+    for field_name, kind in {**get_type_hints(ModuleSpec), "endpoints": list[ShownEndpoint]}.items():
         if field_name not in NOT_SHOWN:
             filled = tuple(one for one in get_args(kind) if one is not NoneType)
             nullable = NoneType in get_args(kind)

@@ -9,15 +9,16 @@ import protocol
 
 FOLDER = Path(protocol.__file__).parent
 """The folder of the files of the guest program, `FILES`."""
-FILES = ("guest.py", "values.py")
+FILES = ("guest.py", "parts.py", "values.py")
 
 sys.path.insert(0, str(FOLDER))
 try:
     import guest
+    import parts
     import values
 finally:
     sys.path.remove(str(FOLDER))
-    for name in ("guest", "values"):
+    for name in ("guest", "parts", "values"):
         sys.modules.pop(name, None)
 
-__all__ = ["FILES", "FOLDER", "guest", "values"]
+__all__ = ["FILES", "FOLDER", "guest", "parts", "values"]

@@ -315,7 +315,7 @@ def _wanted(settings: DockerSettings, spec: ModuleSpec) -> Wanted:
 
 def _program() -> bytes:
     """Return the first frame for a container's Python: the sources of guest and relay, each after what it imports."""
-    names = ("values", "guest", "relay")
+    names = ("values", "parts", "guest", "relay")
     texts = {name: files("protocol").joinpath(f"{name}.py").read_text("utf-8") for name in names}
     data = json.dumps(texts).encode()
     return len(data).to_bytes(4, "big") + data

@@ -19,7 +19,7 @@ from environments.base import Availability, BuildWatch, Guest, Prepared
 from environments.local.process import ProcessTable
 from protocol.model import Kind
 
-GUEST_FILES = ("guest.py", "values.py")
+GUEST_FILES = ("guest.py", "parts.py", "values.py")
 """The files of the guest program, in `protocol`."""
 
 log = structlog.get_logger("launcher")

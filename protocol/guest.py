@@ -15,6 +15,7 @@ import sys
 import time
 import types
 from _frozen_importlib import module_from_spec
+from _frozen_importlib_external import PathFinder
 
 import parts
 import values
@@ -164,6 +165,26 @@ def import_entry(root, path, package):
     return sys.modules[module.__name__]
 
 
+class Running:
+    """The running call, where `operato` finds it; and the last finder of imports, for user code without its own one."""
+
+    operato_call = True
+
+    def __init__(self):
+        self.context = None
+        self.files = {}
+
+    def find_spec(self, name, *_):
+        """Return the spec of `operato`. Its folder is put on `sys.path`, where child processes look too."""
+        if name != "operato":
+            return None
+        sys.path.append(os.path.join(os.path.dirname(__file__), "library"))
+        return PathFinder.find_spec(name, sys.path[-1:])
+
+
+RUNNING = Running()
+
+
 class Context:
     """The second parameter of a handler: information about its execution."""
 
@@ -277,9 +298,12 @@ class Module:
 
     def call(self, value, context, item):
         """Run the handler; return its value, or of a generator what `item` returns for its items, as they come."""
+        RUNNING.context = context
         result = self.handler(value, context) if self.with_context else self.handler(value)
         if hasattr(result, "__await__"):
             result = self.wait(result)
+        if hasattr(type(result), "operato_stream"):
+            result = result.operato_stream()
         if isinstance(result, types.GeneratorType):
             return [item(part) for part in result]
         if isinstance(result, types.AsyncGeneratorType):
@@ -427,6 +451,7 @@ class Guest:
         self.channel.max_bytes = hello["max_frame_bytes"]
         os.environ.update(hello["variables"])
         apply_variables(os.environ)
+        sys.meta_path.append(RUNNING)
         if hello["protocol"] != PROTOCOL_VERSION:
             failure = "LoadError", "this worker has protocol %d, not %r" % (PROTOCOL_VERSION, hello["protocol"]), ""
         else:
@@ -500,6 +525,7 @@ class Guest:
             try:
                 self.channel.speak_for(identity)
                 self.running = True
+                RUNNING.files = message.get("files") or {}
                 value = self.module.call(message["input"], Context(self.channel, message), item)
             finally:
                 self.running = False

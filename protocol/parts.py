@@ -8,7 +8,7 @@ import json
 import os
 import signal
 
-from values import clean, read_json
+from values import clean, pieces_of, read_json
 
 HEADER_BYTES = 4
 MAX_PIECE = 1 << 20
@@ -159,24 +159,6 @@ class Channel:
                 return message
             self.cancelled = message["type"] == "cancel"  # the signal that follows it looks here
         raise Stop
-
-
-def pieces_of(source, size):
-    """Yield the bytes of a buffer, or of a binary file from its beginning, in pieces of at most `size` bytes."""
-    if hasattr(source, "read"):
-        if source.seekable():
-            source.seek(0)
-        while True:
-            piece = source.read(size)
-            if piece is None:
-                raise BlockingIOError("it does not block and has no bytes yet")
-            if not piece:
-                return
-            yield piece
-    view = memoryview(source)
-    view = memoryview(view.tobytes()) if not view.c_contiguous else view.cast("B") if view.nbytes else view
-    for at in range(0, view.nbytes, size):
-        yield view[at : at + size]
 
 
 class Inbox:

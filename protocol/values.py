@@ -220,6 +220,8 @@ def simplified(node, store=None):
             return {each.name: getattr(node, each.name) for each in kind.__attrs_attrs__}
         elif hasattr(kind, "__pydantic_fields__"):
             node = node.model_dump(mode="json")
+        elif hasattr(kind, "operato_json"):
+            return node.operato_json()
         elif hasattr(kind, "__fspath__"):
             node = os.fspath(node)
         else:
@@ -235,8 +237,8 @@ def is_binary(node):
 
 
 def is_file(node):
-    """Return whether a value is a `File` of `operato`, known by its name so that nothing is imported."""
-    return any(base.__qualname__ == "File" and base.__module__ == "operato" for base in type(node).__mro__)
+    """Return whether a value is a `File` of `operato`."""
+    return getattr(type(node), "operato_kind", None) == "File"
 
 
 def is_temporary(node):
@@ -265,6 +267,24 @@ def stored(node, store):
     finally:
         if opened is not None:
             opened.close()
+
+
+def pieces_of(source, size):
+    """Yield the bytes of a buffer, or of a binary file from its beginning, in pieces of at most `size` bytes."""
+    if hasattr(source, "read"):
+        if source.seekable():
+            source.seek(0)
+        while True:
+            piece = source.read(size)
+            if piece is None:
+                raise BlockingIOError("it does not block and has no bytes yet")
+            if not piece:
+                return
+            yield piece
+    view = memoryview(source)
+    view = memoryview(view.tobytes()) if not view.c_contiguous else view.cast("B") if view.nbytes else view
+    for at in range(0, view.nbytes, size):
+        yield view[at : at + size]
 
 
 def by_method(node):

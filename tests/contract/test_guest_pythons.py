@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from protocol import frames, messages
-from tests.programs import FILES, FOLDER
+from tests.programs import install
 from tests.pythons import PYTHONS
 
 PATIENCE = 30
@@ -68,9 +67,7 @@ class Host:
 @pytest.fixture(params=PYTHONS or [pytest.param("none", marks=pytest.mark.skip("no Python from 3.8 up was found"))])
 def host(request, tmp_path) -> Iterator[Host]:
     folder = tmp_path / "guest"
-    folder.mkdir()
-    for name in FILES:
-        shutil.copy(FOLDER / name, folder)
+    install(folder)
     started = Host(PYTHONS[request.param], folder)
     started.version = request.param
     yield started

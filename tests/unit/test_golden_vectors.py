@@ -182,7 +182,7 @@ def converse(monkeypatch, source, host):
     clock = iter(range(1, 100))
     stub(monkeypatch, os, environ={}, getpid=lambda: PID, waitid=no_children, killpg=None, _exit=None)
     modules = {"__main__": types.ModuleType("__main__"), "traceback": traceback}
-    stub(monkeypatch, sys, path=[], modules=modules, version_info=(3, 11, 7))
+    stub(monkeypatch, sys, path=[], meta_path=[*sys.meta_path], modules=modules, version_info=(3, 11, 7))
     stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
     monkeypatch.setattr(guest, "peak_memory", lambda: 12_582_912)
     monkeypatch.setattr(guest.Memory, "forget", lambda _: None)

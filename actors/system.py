@@ -121,6 +121,8 @@ async def _open_system(
     history = History(settings.history, records or data)
     kept = settings.history.retention_seconds
     files = Files(settings.files, records or data, existing, kept_seconds=kept)
+    largest, work = settings.server.max_frame_bytes, launcher.table.work_dir
+    attempts = Attempts(executors, history, largest, around.secrets, files, work)
     async with trio.open_nursery() as history_nursery:
         recording = trio.CancelScope()
         await history_nursery.start(_record_within, recording, history)
@@ -135,7 +137,7 @@ async def _open_system(
                 await registry.publish(specs)
                 if catalog is not None:
                     await registry.collect()
-                runs_of = partial(_open_runs, settings, around, registry, executors, history)
+                runs_of = partial(_open_runs, settings, registry, attempts)
                 async with _open_keys(data if records is None else None) as keys, runs_of() as runs:
                     yield System(registry, executors, history, runs, files, launcher.table, keys)
         finally:
@@ -201,14 +203,10 @@ async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -
 @asynccontextmanager
 async def _open_runs(
     settings: Settings,
-    around: Surroundings,
     registry: Registry,
-    executors: Mapping[Kind, Executor],
-    history: History,
+    attempts: Attempts,
 ) -> AsyncIterator[Runs]:
     """Run executions; running ones have ended on exit."""
-    largest = settings.server.max_frame_bytes
-    attempts = Attempts(executors, history, largest, around.secrets)
     runs = Runs(registry, attempts, settings.executor)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))

@@ -14,7 +14,7 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
-from actors.executions import Delivery, Idempotency, Live, Runs
+from actors.executions import Delivery, Idempotency, Live, Runs, use_named
 from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.registry import Published, Registry
@@ -25,7 +25,7 @@ from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.answers import Answers
 from runner.api.checks import Checks
-from runner.api.files import StoredFiles
+from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import Following, check_valid
 from runner.api.management import Management
 from runner.auth import Principal, Scope, require
@@ -215,7 +215,9 @@ class Service:
             raise RunnerError(shutting_down())
         if timeout is not None and not timeout > 0:
             raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
-        return module, _made(module, principal, data, timeout, key), raw
+        execution = _made(module, principal, data, timeout, key)
+        await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
+        return module, execution, raw
 
     # Executions that exist
 

@@ -19,7 +19,13 @@ from environments.base import Availability, BuildWatch, Guest, Prepared
 from environments.local.process import ProcessTable
 from protocol.model import Kind
 
-GUEST_FILES = {"guest.py": "guest.py", "values.py": "values.py", "library/operato.py": "authors/operato.py"}
+GUEST_FILES = {
+    "guest.py": "guest.py",
+    "values.py": "values.py",
+    "readers.py": "authors/readers.py",
+    "typed.py": "authors/typed.py",
+    "library/operato.py": "authors/operato.py",
+}
 """The files of the guest program, and their places in `protocol`. Only user code imports what is in `library`."""
 
 log = structlog.get_logger("launcher")

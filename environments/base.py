@@ -27,6 +27,19 @@ class ChannelClosedError(Exception):
         """The last frame was not read, so it had no effect."""
 
 
+class Inbox(Protocol):
+    """Files for the executions of one guest. Stored files are copied, as user code may change what it gets."""
+
+    async def put(self, source: Path, name: str) -> str:
+        """Copy a file for the next execution; return its path as the guest sees it.
+
+        Raises OSError and ChannelClosedError. Cancelled, the guest must be ended.
+        """
+
+    async def forget(self) -> None:
+        """Remove the files of the last execution."""
+
+
 class Guest(Protocol):
     """One started guest program: a process of this machine, or a container.
 
@@ -44,6 +57,10 @@ class Guest(Protocol):
     @property
     def exit_code(self) -> int | None:
         """The exit code, negative for a signal; None while it lives."""
+
+    @property
+    def inbox(self) -> Inbox:
+        """Takes the files of its executions."""
 
     @property
     def fault(self) -> Failure | None:

@@ -17,10 +17,11 @@ FILES = tuple(GUEST_FILES)
 sys.path.insert(0, str(FOLDER))
 try:
     import guest
+    import parts
     import values
 finally:
     sys.path.remove(str(FOLDER))
-    for name in ("guest", "values"):
+    for name in ("guest", "parts", "values"):
         sys.modules.pop(name, None)
 
 
@@ -36,4 +37,4 @@ def source(name: str) -> Path:
     return FOLDER / GUEST_FILES.get(name, name)
 
 
-__all__ = ["FILES", "FOLDER", "guest", "install", "source", "values"]
+__all__ = ["FILES", "FOLDER", "guest", "install", "parts", "source", "values"]

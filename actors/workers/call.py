@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,12 @@ from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import msgspec
 
+    from actors.channel import Store
     from actors.events import EventLog
     from environments.base import Guest
 
@@ -24,7 +29,9 @@ _GUEST_KINDS = {
     "worker_crashed": ErrorKind.WORKER_CRASHED,
     "cancelled": ErrorKind.CANCELLED,
     "bad_input": ErrorKind.BAD_INPUT,
+    "out_of_storage": ErrorKind.OUT_OF_STORAGE,
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @define(eq=False)
@@ -39,6 +46,12 @@ class Call:
     attempt: int
     timeout: float
     log: EventLog
+    files: Mapping[str, tuple[Path, str]] = {}
+    """The files of the input: id -> where they are, and their names."""
+    store: Store | None = None
+    """Stores the files that the handler makes."""
+    refused: Failure | None = field(default=None, init=False)
+    """Why a file of the result was not stored."""
     stopped_by: Failure | None = field(default=None, init=False)
     """Why it was cancelled."""
     killed: tuple[str, ...] = field(default=(), init=False)
@@ -99,6 +112,12 @@ def failure_of(answer: messages.Error) -> Failure:
     """Return the failure that a guest reports."""
     kind = _GUEST_KINDS.get(answer.kind, ErrorKind.HANDLER_ERROR)
     return Failure(kind, answer.message, answer.error_type, answer.traceback, answer.field)
+
+
+def not_put(problem: OSError) -> Failure:
+    """Return the failure of a call whose files cannot be copied for the worker."""
+    text = f"a file of the input cannot be copied into the folder of the worker: {problem}"
+    return Failure(ErrorKind.OUT_OF_STORAGE if problem.errno in _FULL else ErrorKind.UNAVAILABLE, text)
 
 
 def load_failure(answer: messages.LoadFailed) -> Failure:

@@ -46,7 +46,7 @@ _START = READ_FRAME + (
     "    exec(compile(text, module.__file__, 'exec'), module.__dict__)\n"
     f"sys.modules['relay'].main({BASE!r})\n"
 )
-_MODULES = ("values", "guest", "relay")
+_MODULES = ("values", "parts", "guest", "relay")
 _FILES = {
     "readers.py": "authors/readers.py",
     "typed.py": "authors/typed.py",

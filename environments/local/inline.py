@@ -20,10 +20,8 @@ from environments.local.process import ProcessTable
 from protocol.model import Kind
 
 GUEST_FILES = {
-    "guest.py": "guest.py",
-    "values.py": "values.py",
-    "readers.py": "authors/readers.py",
-    "typed.py": "authors/typed.py",
+    **{name: name for name in ("guest.py", "parts.py", "values.py")},
+    **{name: f"authors/{name}" for name in ("readers.py", "typed.py")},
     "library/operato.py": "authors/operato.py",
 }
 """The files of the guest program, and their places in `protocol`. Only user code imports what is in `library`."""

@@ -371,7 +371,9 @@ def of_fields(hint, inside):
 
 def or_null(read, default):
     """Return a reader that takes null as well if that is the default."""
-    return read if read is None or default is not None else union([read, _READERS["NoneType"]])
+    if read is None or default is not None or read.expected.endswith("null"):
+        return read
+    return union([read, _READERS["NoneType"]])
 
 
 _READERS = {

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
 from actors.executions import Idempotency, Live, Runs
+from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.registry import Published, Registry
 from actors.workers import BuildLog, Executor
@@ -22,6 +23,7 @@ from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.answers import Answers
 from runner.api.checks import Checks
+from runner.api.files import StoredFiles
 from runner.api.following import Following, check_valid
 from runner.api.management import Management
 from runner.auth import Principal, Scope, require
@@ -36,12 +38,15 @@ class Service:
     executors: Mapping[Kind, Executor]
     history: History
     runs: Runs
+    files: Files
     settings: Settings
     budget: Budget = field(init=False)
     """The memory that unfinished requests of all doors share."""
     answers: Answers = field(init=False)
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
+    stored: StoredFiles = field(init=False)
+    """The verbs of files."""
     checks: Checks = field(factory=Checks, init=False)
     _idempotency: Idempotency = field(init=False)
 
@@ -52,6 +57,7 @@ class Service:
         self.budget = Budget(limit)
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
+        self.stored = StoredFiles(self.files)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
 
@@ -87,17 +93,7 @@ class Service:
     def environments(self, principal: Principal) -> list[dict[str, Any]]:
         """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
         require(principal, Scope.MODULES_READ)
-        return [
-            {
-                "env": kind.value,
-                "available": executor.availability.available,
-                "reason": executor.availability.reason or None,
-                "detail": dict(executor.availability.detail),
-                "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
-                "statistics": _as_dict(executor.statistics()),
-            }
-            for kind, executor in self.executors.items()
-        ]
+        return [_environment(kind, executor) for kind, executor in self.executors.items()]
 
     def prepare(self, principal: Principal, name: str, version: str | None = None) -> tuple[Published, BuildLog]:
         """Build a module's environment if it is missing; return the module and the build to follow.
@@ -109,10 +105,11 @@ class Service:
         return module, self.executors[module.spec.env].prepare(module)
 
     def damaged(self) -> list[str]:
-        """Return the stored parts that were found damaged: `code`, `history`, `journal`, `modules`."""
+        """Return the stored parts that were found damaged: `code`, `files`, `history`, `journal`, `modules`."""
         registry = self.registry
         mended = registry.catalog is not None and registry.catalog.damaged
-        found = (("code", registry.damaged), ("modules", mended))
+        files = bool(self.files.statistics().damaged)
+        found = (("code", registry.damaged), ("files", files), ("modules", mended))
         return sorted([*self.history.statistics().damaged, *(part for part, damaged in found if damaged)])
 
     # Executions that begin
@@ -290,6 +287,17 @@ def _shown(principal: Principal, execution: Execution) -> Execution:
     if principal.allows(Scope.EXECUTIONS_READ):
         return execution
     return replace(execution, input=b"null", result=None, events=b"[]")
+
+
+def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:
+    return {
+        "env": kind.value,
+        "available": executor.availability.available,
+        "reason": executor.availability.reason or None,
+        "detail": dict(executor.availability.detail),
+        "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
+        "statistics": _as_dict(executor.statistics()),
+    }
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

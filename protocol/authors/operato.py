@@ -182,7 +182,7 @@ def _found(described: Mapping[str, Any]) -> tuple[str, str]:
     identity = described.get("id") if isinstance(described, dict) else None
     if not isinstance(identity, str):
         raise ValueError('a file is written as {"$file": {"id": "sha256:..."}}')
-    path = getattr(_running(), "files", {}).get(identity)
+    path = (getattr(_running(), "files", None) or {}).get(identity)
     if path is None:
         raise ValueError(f"the file {identity[:100]} is not in this call")
     return identity, str(path)

@@ -32,6 +32,7 @@ _TAGS: Final = {
     "calls": "The modules that this token may call, each with the schema of its input.",
     "endpoints": "Routes of modules: the answer is that of their handlers.",
     "executions": "Calls, synchronous and asynchronous.",
+    "files": "Contents that inputs and results name.",
     "modules": "The functions that can be called.",
     "server": "The runner itself.",
 }

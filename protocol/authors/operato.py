@@ -333,8 +333,9 @@ def _with_files(value: Any) -> Any:
 class Response:
     """What a handler returns to answer a request with status, header fields and a body of its choice.
 
-    The body is text, bytes, a `File`, an open binary file, a value for JSON, or a generator, whose items (text or
-    bytes) are sent as they come.
+    The body is nothing, text, bytes, a `File`, an open binary file, a value for JSON, or a generator, whose items are
+    sent as they come: text and bytes as they are, other values as lines of JSON, or as events if the type is
+    `text/event-stream`.
     """
 
     operato_kind = "Response"
@@ -374,12 +375,12 @@ class Response:
             head["text"] = self.body
         elif isinstance(self.body, (bytes, bytearray, memoryview, File)) or _is_open(self.body):
             head["file"] = self.body
-        elif self.body is not _NO_BODY:
+        elif self.body is not None:
             head["json"] = self.body
         return {"$response": head}
 
     def _head(self) -> Response:
-        return Response(_NO_BODY, self.status, self.headers)
+        return Response(None, self.status, self.headers)
 
     def _synchronous(self, parts: Iterator[Any]) -> Iterator[Any]:
         try:
@@ -402,8 +403,6 @@ class Response:
 
 
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_NO_BODY = object()
-"""The body of the head of a streamed response."""
 
 
 def _is_open(value: object) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from config.modules import Auth, EndpointSpec, Method
+from config.settings import MIB, FilesSettings
 from runner.auth.tokens import sign
 from tests.contract.test_streams import SECRET, open_site
 from tests.support import inline, wait_until
@@ -239,13 +240,6 @@ async def test_a_stranger_is_not_told_why_a_handler_failed(site):
     assert "traceback" not in problem
 
 
-async def test_a_body_over_the_limit_is_refused_before_anything_runs(tmp_path):
-    async with open_site(tmp_path, MODULES, limits={"max_body_bytes": 2048}) as site:
-        status, _, body = await site.ask("POST", "/http/show/x", b"x" * 4000)
-        assert (status, json.loads(body)["kind"]) == (413, "too_large")
-        assert (await site.json("GET", "/executions"))["items"] == []
-
-
 async def test_without_waiting_a_request_is_accepted_and_runs(site):
     status, headers, body = await site.ask("POST", "/http/later")
 
@@ -344,3 +338,102 @@ async def test_a_client_that_goes_away_cancels_the_generator(site, tmp_path):
 
 async def test_a_generator_without_items_is_a_list(site):
     assert (await site.ask("POST", "/http/items", []))[2] == b"[]"
+
+
+# -- bytes and files ---------------------------------------------------------------------------------------------------
+
+TYPED = """
+from operato import File, Request, Response
+import json
+
+def handler(request: Request):
+    how = request.query.get("how")
+    if how == "show":
+        return {"body": len(request.body), "first": request.body[:4].hex(), "event": request.params["event"],
+                "type": request.headers.get("Content-Type")}
+    if how == "bytes":
+        return Response(bytes(range(256)), type="image/png", headers={"x-own": "1"})
+    if how == "file":
+        return File(request.body, name="a \\u00fc.csv", type="text/csv")
+    if how == "stream":
+        return Response((part for part in (b"\\x00\\xff", "text", b"\\x01" * 300_000)), type="video/mp4", status=203)
+    if how == "empty":
+        return Response(status=204)
+    if how == "see other":
+        return Response(status=303, headers={"location": "/elsewhere"})
+    return json.loads(request.body)
+"""
+
+
+@pytest.fixture
+async def typed(tmp_path):
+    module = hook("typed", TYPED, "/typed/{event}", methods=(Method.GET, Method.POST))
+    async with open_site(tmp_path, (module,)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("body", "stored"),
+    [(b"", 0), (b"text", 0), (b"\x89PNG", 1), (b"x" * 65_536, 0), (b"x" * 65_537, 1), (b"\xff" * 3_000_000, 1)],
+)
+async def test_a_body_is_text_or_a_file(typed, body, stored):
+    shown = await typed.json("POST", "/http/typed/push?how=show", body, Content_Type="image/png")
+
+    assert shown == {"body": len(body), "first": body[:4].hex(), "event": "push", "type": "image/png"}
+    files = (await typed.json("GET", "/files"))["items"]
+    assert [(file["size"], file["type"], file["name"]) for file in files] == [
+        (len(body), "image/png", "body.png")
+    ] * stored
+
+
+async def test_a_body_over_max_file_is_refused_and_leaves_nothing(tmp_path):
+    module = hook("typed", TYPED, "/typed/{event}")
+    async with open_site(tmp_path, (module,), files=FilesSettings(max_file_bytes=MIB)) as site:
+        status, _, body = await site.ask("POST", "/http/typed/push", b"x" * (MIB + 1))
+        assert (status, json.loads(body)["kind"]) == (413, "too_large")
+        assert "max_file" in json.loads(body)["detail"]
+        assert (await site.json("GET", "/executions"))["items"] == []
+        assert (await site.json("GET", "/files"))["items"] == []
+
+
+async def test_bytes_are_answered_as_they_are(typed):
+    status, headers, body = await typed.ask("GET", "/http/typed/x?how=bytes")
+    assert (status, headers[b"content-type"], body) == (200, b"image/png", bytes(range(256)))
+    assert headers[b"x-own"] == b"1"
+    assert b"x-execution-id" in headers
+
+    status, headers, body = await typed.ask("GET", "/http/typed/x?how=bytes", Range="bytes=1-3")
+    assert (status, headers[b"content-range"], body) == (206, b"bytes 1-3/256", b"\x01\x02\x03")
+
+
+async def test_a_file_is_answered_with_its_name_and_type(typed):
+    status, headers, body = await typed.ask("POST", "/http/typed/x?how=file", b"a,b\n" * 50_000)
+    assert (status, headers[b"content-type"], body) == (200, b"text/csv", b"a,b\n" * 50_000)
+    assert b"filename*=utf-8''a%20%c3%bc.csv" in headers[b"content-disposition"]
+
+
+async def test_bytes_of_a_generator_are_pieces(typed):
+    client = await typed.server.connect()
+    async with client.stream:
+        await client.send(typed.head("GET", "/http/typed/x?how=stream"))
+        head = (await client.until(b"\r\n\r\n")).lower()
+        assert b" 203 " in head.split(b"\r\n")[0]
+        assert b"content-type: video/mp4" in head
+        assert await whole(client) == b"\x00\xfftext" + b"\x01" * 300_000
+
+
+@pytest.mark.parametrize(("how", "status"), [("empty", 204), ("see%20other", 303)])
+async def test_a_response_without_a_body(typed, how, status):
+    found, _, body = await typed.ask("GET", f"/http/typed/x?how={how}")
+    assert (found, body) == (status, b"")
+
+
+async def test_an_answer_has_no_file_of_another_module(typed):
+    """A handler that answers what a stranger sends does not give away files."""
+    uploaded = await typed.json("POST", "/files?name=x", b"secret", Content_Type="text/plain")
+    assert (await typed.ask("GET", f"/files/{uploaded['$file']['id']}"))[2] == b"secret"
+
+    status, _, body = await typed.ask("POST", "/http/typed/x", uploaded)
+    assert (status, json.loads(body)["kind"]) == (502, "bad_output")
+    status, _, body = await typed.ask("POST", "/http/typed/x", {"$response": {"file": uploaded}})
+    assert (status, json.loads(body)["kind"]) == (502, "bad_output")

@@ -12,6 +12,7 @@ from attrs import define, evolve, frozen
 
 from actors.events import EventLog, Follower
 from actors.executions import Delivery
+from actors.files import StoredFile, Viewer
 from actors.registry import Route
 from actors.workers import look_up
 from config.modules import PREFIX, Auth, Signature
@@ -21,16 +22,15 @@ from runner.api import Service, failure_of, is_large
 from runner.auth import Principal, Scope
 from runner.http import Message, Receive, Send
 from runner.rest.bodies import inflating
-from runner.rest.endpoint import Answer, Headers, Request, json_answer, problem
-from runner.rest.hooks.incoming import request_json
-from runner.rest.hooks.outgoing import TEXT, is_error, reply_of, shown_failure
+from runner.rest.endpoint import Answer, Download, Headers, Request, json_answer, problem
+from runner.rest.files import file_answer
+from runner.rest.hooks.incoming import read_body, request_json
+from runner.rest.hooks.outgoing import TEXT, file_name, file_type, is_error, reply_of, shown_failure
 from runner.rest.hooks.signatures import Checked, check
 from runner.rest.hooks.stream import ItemStream
 from runner.rest.render import accepted_json
 from runner.rest.routing import BROKEN, Endpoints, Origins, fields_of, nothing_at, other_method, transmit
 
-_TEXT_BYTES: Final = 64 * 1024
-"""A longer body, and one that is not UTF-8, is a file."""
 _STRANGERS: Final = (Auth.NONE, Auth.SIGNATURE)
 """The callers of these have neither token nor key, and may not know why something failed."""
 
@@ -74,7 +74,7 @@ class Hooks:
 
     async def _serve(
         self, route: Route, names: Mapping[str, str], scope: Message, receive: Receive, send: Send
-    ) -> Answer | None:
+    ) -> Answer | Download | None:
         """Return the answer to a request, None if its pieces have been sent. Raises no Exception."""
         try:
             call = await self._call(route, names, scope, receive)
@@ -101,7 +101,9 @@ class Hooks:
             delivery, receive = checked.delivery, _again(sent)
         inflated = encoding is not None
         request = Request(service, {}, caller, scope, inflate(receive) if inflated else receive, fields, inflated)
-        data = request_json(scope, names, _text(await request.body()), inflated=inflated)
+        if endpoint.signature is None:
+            request.stream_body()
+        data = request_json(scope, names, await read_body(request, caller), inflated=inflated)
         return _Call(route, request, caller, data, delivery)
 
     async def _caller(self, route: Route, scope: Message, fields: Mapping[bytes, bytes]) -> Principal:
@@ -136,10 +138,6 @@ def _again(body: bytes) -> Receive:
     return receive
 
 
-def _text(body: bytes) -> str | None:
-    return body.decode() if body else None
-
-
 async def _accept(call: _Call) -> Answer:
     """Accept an execution."""
     delivery = None if call.delivery is None else Delivery(call.delivery, lambda _: False)
@@ -149,7 +147,7 @@ async def _accept(call: _Call) -> Answer:
     return json_answer(accepted_json(execution), 202, (*_own(execution.id), (b"location", location)))
 
 
-async def _run(call: _Call, send: Send) -> Answer | None:
+async def _run(call: _Call, send: Send) -> Answer | Download | None:
     """Run an execution; return its answer, None if that was sent in pieces. Raises RunnerError."""
     service, name = call.request.service, call.route.module.ref.name
     delivery = None if call.delivery is None else Delivery(call.delivery, _is_refused)
@@ -159,7 +157,7 @@ async def _run(call: _Call, send: Send) -> Answer | None:
 
         def begin(identity: str, log: EventLog) -> None:
             nonlocal stream
-            stream = ItemStream(service.answers, send, _own(identity))
+            stream = ItemStream(call.request, send, _own(identity), partial(_find, call))
             nursery.start_soon(stream.run, Follower(log), nursery.cancel_scope)
 
         try:
@@ -173,21 +171,37 @@ async def _run(call: _Call, send: Send) -> Answer | None:
         raise failure
     if is_large(execution):
         execution = await service.answers.ended(call.request.share, execution)
-    return _answer(call.route, execution)
+    return await _answer(call, execution)
 
 
-def _answer(route: Route, execution: Execution) -> Answer:
+async def _answer(call: _Call, execution: Execution) -> Answer | Download:
     """Return the answer for an execution that has ended."""
     try:
         if execution.failure is not None:
             raise RunnerError(execution.failure)  # noqa: TRY301  (one edge for failures of user code)
         reply = reply_of(execution.result or b"null")
+        headers = (*reply.headers, *_own(execution.id))
+        if reply.file is not None:
+            stored = await _find(call, reply.file, reply.content_type)
+            return file_answer(call.request, stored, status=reply.status, headers=headers)
     except RunnerError as problem:
-        return _refused(route, problem.failure, execution)
-    headers = (*reply.headers, *_own(execution.id))
+        return _refused(call.route, problem.failure, execution)
     if not any(name == _NOSNIFF[0] for name, _ in headers):
         headers = (*headers, _NOSNIFF)
     return Answer(reply.body, reply.status, reply.content_type or TEXT, headers)
+
+
+async def _find(call: _Call, file: Mapping[str, Any], content_type: str | None = None) -> StoredFile:
+    """Return a file that an answer names, with its name and type there. Raises RunnerError.
+
+    An answer may be made of what a stranger sent, so it has no files but those of its module's executions.
+    """
+    identity, viewer = str(file.get("id")), Viewer("", (call.route.module.ref.name,))
+    stored = await call.request.service.files.find(identity, viewer)
+    if stored is None:
+        text = f"the response names the file {identity[:100]}, which is none of its module"
+        raise error(ErrorKind.BAD_OUTPUT, text, field="$.file")
+    return evolve(stored, name=file_name(file, stored.name), type=content_type or file_type(file, stored.type))
 
 
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +20,8 @@ _BODILESS: Final = frozenset({204, 205, 304})
 _MAX_HEADER_BYTES: Final = 16 * 1024
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_TYPE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[ -~]{1,200}")
+_MAX_NAME: Final = 255
 _OWNED: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
@@ -29,6 +31,10 @@ _OWNED: Final = frozenset(
 """Headers of the connection and of the runner. A handler that set them could contradict the answer."""
 
 
+class _File(msgspec.Struct):
+    file: dict[str, Any] = msgspec.field(name="$file")
+
+
 class _Fields(msgspec.Struct):
     """The fields of a response. At most one of the last three is there."""
 
@@ -36,15 +42,11 @@ class _Fields(msgspec.Struct):
     headers: list[tuple[str, str]] = []
     json: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     text: str | msgspec.UnsetType = msgspec.UNSET
-    file: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    file: _File | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Response(msgspec.Struct):
     fields: _Fields = msgspec.field(name="$response")
-
-
-class _File(msgspec.Struct):
-    file: dict[str, Any] = msgspec.field(name="$file")
 
 
 @frozen
@@ -77,6 +79,28 @@ def reply_of(result: bytes) -> Reply:
     return Reply(content_type=JSON, body=result)
 
 
+def file_of(item: bytes) -> dict[str, Any] | None:
+    """Return the file that an item of a generator is."""
+    if not item.startswith(_FILE):
+        return None
+    try:
+        return _files.decode(item).file
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def file_name(file: Mapping[str, Any], name: str) -> str:
+    """Return the name that a handler gave to a file, `name` without a usable one."""
+    given = file.get("name")
+    return given if isinstance(given, str) and given.isprintable() and 0 < len(given) <= _MAX_NAME else name
+
+
+def file_type(file: Mapping[str, Any], media_type: str) -> str:
+    """Return the type that a handler gave to a file, `media_type` without a usable one."""
+    given = file.get("type")
+    return given if isinstance(given, str) and _TYPE.fullmatch(given) else media_type
+
+
 def is_error(result: bytes) -> bool:
     """Return whether a result is an answer by which a handler refuses a request."""
     try:
@@ -97,8 +121,8 @@ def _reply(fields: _Fields) -> Reply:
     body, own, file = b"", None, None
     if isinstance(fields.text, str):
         body, own = fields.text.encode(), TEXT
-    elif isinstance(fields.file, dict):
-        file = fields.file
+    elif isinstance(fields.file, _File):
+        file = fields.file.file
     elif isinstance(fields.json, msgspec.Raw):
         body, own = bytes(fields.json), JSON
     if fields.status in _BODILESS:

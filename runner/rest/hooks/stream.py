@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 import trio
 from attrs import define, field
 
 from actors.events import Follower
+from actors.files import StoredFile
 from protocol.errors import RunnerError
 from protocol.events import DroppedEvent, ErrorEvent, Event, ItemEvent, StatusEvent
 from protocol.model import Status
-from runner.api import Answers, failure_of
+from runner.api import failure_of
 from runner.http import Send
-from runner.rest.endpoint import Headers
-from runner.rest.hooks.outgoing import TEXT, Reply, is_head, reply_of
+from runner.rest.endpoint import Download, Headers, Request
+from runner.rest.files import file_answer
+from runner.rest.hooks.outgoing import TEXT, Reply, file_of, is_head, reply_of
 from runner.rest.openapi import EVENTS
 from runner.rest.routing import BROKEN
 
@@ -31,30 +34,35 @@ class CutError(Exception):
 class ItemStream:
     """Sends the items of one execution. The first one may be a response without a body: the head of the answer."""
 
-    answers: Answers
+    request: Request
     send: Send
     more: Headers
     """Headers of the runner."""
+    find: Callable[[Mapping[str, Any]], Awaitable[StoredFile]]
+    """Returns a file that an item is. Raises RunnerError."""
     begun: bool = field(default=False, init=False)
     """Whether the head may have left."""
     ended: bool = field(default=False, init=False)
     """Whether the whole body has left."""
     problem: RunnerError | None = field(default=None, init=False)
     """Why no answer could begin."""
+    _held: list[bytes] = field(factory=list, init=False)
+    """Pieces that are to be sent together."""
     _events: bool = field(default=False, init=False)
     """Whether the body is of server-sent events."""
 
     async def run(self, follower: Follower, scope: trio.CancelScope) -> None:
         """Send all items; cancel `scope`, in which the generator runs, when they cannot be sent."""
-        share = self.answers.share()
+        answers = self.request.service.answers
+        share = answers.share()
         try:
             while (events := await follower.next()) is not None:
-                await self.answers.turn_of(share, events)
-                body = b"".join([piece for event in events if (piece := await self._piece(event))])
-                if body:
-                    await self.send({"type": "http.response.body", "body": body, "more_body": True})
+                await answers.turn_of(share, events)
+                for event in events:
+                    await self._take(event)
+                await self._flush()
                 share.give()
-                del events, body
+                del events, event
             if self.begun:
                 await self.send({"type": "http.response.body", "body": b"", "more_body": False})
                 self.ended = True
@@ -66,19 +74,40 @@ class ItemStream:
         finally:
             share.give()
 
-    async def _piece(self, event: Event) -> bytes:
-        """Return the bytes for an event; the first item sends the head too. Raises CutError and RunnerError."""
+    async def _take(self, event: Event) -> None:
+        """Take the next event: an item is sent, soon; the first one sends the head. Raises CutError and RunnerError."""
         if isinstance(event, ItemEvent):
             item = bytes(event.value)
-            if self.begun:
-                return self._encoded(item)
-            head = is_head(item)
-            await self._begin(reply_of(item) if head else Reply(content_type=TEXT if item[:1] == b'"' else LINES))
-            return b"" if head else self._encoded(item)
+            if not self.begun and is_head(item):
+                await self._begin(reply_of(item))
+                return
+            if not self.begun:
+                await self._begin(Reply(content_type=TEXT if item[:1] == b'"' else LINES))
+            if (file := file_of(item)) is None:
+                self._held.append(self._encoded(item))
+            else:
+                await self._flush()
+                await self._send_file(file)
+            return
         again = isinstance(event, StatusEvent) and event.status is Status.RUNNING
         if self.begun and (again or isinstance(event, DroppedEvent | ErrorEvent)):
             raise CutError
-        return b""
+
+    async def _flush(self) -> None:
+        """Send what was taken."""
+        body = b"".join(self._held)
+        self._held.clear()
+        if body:
+            await self._write(body)
+
+    async def _write(self, data: bytes) -> None:
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _send_file(self, file: Mapping[str, Any]) -> None:
+        """Send the content of a file: bytes of a generator are one. Raises CutError and RunnerError."""
+        answer = file_answer(self.request, await self.find(file), status=206)
+        if isinstance(answer, Download) and answer.size:
+            await answer.run(self._write)
 
     async def _begin(self, head: Reply) -> None:
         """Send the head."""

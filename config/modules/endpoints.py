@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
@@ -12,7 +13,7 @@ from cattrs import Converter
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from config import units
-from config.mistakes import Wrong, did_you_mean, structure_hook, unfold
+from config.mistakes import Wrong, structure_hook, unfold
 from config.paths import PathTree
 from config.units import Range, show
 
@@ -187,7 +188,8 @@ def _declared(signature: Mapping[str, Any], declared: list[Any]) -> Iterator[Wro
         if isinstance(name, str) and name not in declared:
             where = ("secret",) if place is None else ("secret", place)
             known = [each for each in declared if isinstance(each, str)]
-            hint = did_you_mean(name, known) or f"; add it: `secrets: [{name}]`"
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; add it: `secrets: [{name}]`"
             yield Wrong(f"{show(name)} is not in `secrets` of the module{hint}", where, allowed=", ".join(known))
 
 
@@ -230,10 +232,14 @@ def _path(value: Any) -> str:
 
 
 def _methods(value: Any) -> tuple[Method, ...]:
-    found = units.items(units.one_of(Method))([value] if isinstance(value, str) else value)
+    found = units.items(_method)([value] if isinstance(value, str) else value)
     if not found:
         raise Wrong("is empty; name a method", allowed=", ".join(Method))
     return tuple(dict.fromkeys(found))
+
+
+def _method(value: Any) -> Method:
+    return units.one_of(Method)(value.upper() if isinstance(value, str) else value)
 
 
 def _secret(value: Any) -> tuple[str, ...]:

@@ -101,8 +101,6 @@ class Hooks:
             delivery, receive = checked.delivery, _again(sent)
         inflated = encoding is not None
         request = Request(service, {}, caller, scope, inflate(receive) if inflated else receive, fields, inflated)
-        if endpoint.signature is None:
-            request.stream_body()
         data = request_json(scope, names, await read_body(request, caller), inflated=inflated)
         return _Call(route, request, caller, data, delivery)
 

@@ -63,22 +63,22 @@ class Channel:
             drain()
             log.progress(message.done, message.total, message.text)
 
-        following: messages.Error | None = None
-        refused: Failure | None = None
         while True:
-            message = following or await self.receive()
-            following = None
+            message = await self.receive()
             match message:
                 case messages.Result() | messages.Error() if message.id == execution:
                     self._answered = execution
-                    return message, refused
+                    return message, None
                 case messages.Item() if message.id == execution:
                     drain()
                     log.item(message.value.copy())
                 case messages.Progress() if message.id == execution:
                     progress(message)
-                case messages.Store() if message.id == execution and refused is None:
-                    following, refused = await self._store(message, store, progress)
+                case messages.Store() if message.id == execution:
+                    answer, refused = await self._store(message, store, progress)
+                    if answer is not None:
+                        self._answered = execution
+                        return answer, refused
                 case messages.Result() | messages.Error() if message.id == self._answered:
                     # A second answer, so the first was written by user code; the guest has not read this call.
                     raise UnaskedError("it answered twice")

@@ -460,9 +460,10 @@ async def test_endless_bytes_end_at_the_limit_of_a_file(rig, served, stored):
     code = (
         f"{RAW}\ndef handler(input, context):\n    send({STORE})\n    for _ in range(20): send(piece(bytes(1 << 20)))\n"
     )
-    code += f"    send({ANSWER})\n    import time\n    time.sleep(600)\n"
+    code += "    send(say(type='error', id=context.execution_id, kind='handler_error', message='no'))\n"
+    code += "    import time\n    time.sleep(600)\n"
 
-    ran = await rig.run(code, call={"store": stored.store}, timeout=3, **served)
+    ran = await rig.run(code, call={"store": stored.store}, **served)
 
     assert ran.kind is ErrorKind.TOO_LARGE
     assert stored.contents() == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,9 +17,9 @@ from actors.registry import Published, Registry
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
-from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.answers import Answers
+from runner.api.beginning import keyed, new_execution
 from runner.api.checks import Checks
 from runner.api.following import Following, check_valid
 from runner.api.management import Management
@@ -50,7 +49,7 @@ class Service:
         server = self.settings.server
         limit = max(server.max_buffered_bytes, server.max_frame_bytes)  # or the largest would never fit
         self.budget = Budget(limit)
-        self.answers = Answers(Budget(limit), server.send_timeout_seconds, self.history)
+        self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
@@ -136,7 +135,7 @@ class Service:
         module, execution, raw = await self._new(principal, name, data, version, timeout)
         if key is None:
             return await self.runs.execute(module, execution, raw)
-        execution = replace(execution, idempotency_key=key)
+        execution = await keyed(execution, key, self.checks)
 
         async def begin() -> Live:
             return self.runs.start(module, execution, raw)
@@ -160,7 +159,9 @@ class Service:
         it may have been accepted.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
+        execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw))
+        if key is not None:
+            execution = await keyed(execution, key, self.checks)
 
         async def begin() -> Live:
             return await self.runs.dispatcher.submit(module, execution)
@@ -200,19 +201,7 @@ class Service:
         raw = await self.checks.input(module, data)
         if self.runs.stopping:
             raise RunnerError(shutting_down())
-        if timeout is not None and not timeout > 0:
-            raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
-        execution = Execution(
-            id=execution_id(),
-            module=module.ref,
-            env=module.spec.env,
-            status=Status.RUNNING,
-            created_at=time.time(),
-            input=data or b"null",
-            subject=principal.subject,
-            timeout=timeout,
-        )
-        return module, execution, raw
+        return module, new_execution(module, principal.subject, data, timeout), raw
 
     # Executions that exist
 

@@ -532,6 +532,20 @@ class Execution(betterproto.Message):
     waiting: "Waiting" = betterproto.message_field(22)
     """Why it does not run yet; absent otherwise."""
 
+    record: str = betterproto.string_field(23)
+    """
+    What the history keeps of it: `full`, or `summary`: no input, result, output and items.
+    """
+
+    input_bytes: Optional[int] = betterproto.int64_field(24, optional=True)
+    """Bytes of the input as JSON; absent if unknown."""
+
+    result_bytes: Optional[int] = betterproto.int64_field(25, optional=True)
+    """Bytes of the result as JSON; absent unless it succeeded."""
+
+    output_bytes: int = betterproto.int64_field(26)
+    """Bytes of all output, progress texts and items; 0 until the end."""
+
 
 @dataclass(eq=False, repr=False)
 class Attempt(betterproto.Message):

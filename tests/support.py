@@ -29,7 +29,15 @@ from actors.workers.worker import Worker
 from config.load import base_environment, installer_environment, secret_values
 from config.modules.spec import ModuleSpec
 from config.secrets import LookUp
-from config.settings import DockerSettings, ExecutorSettings, HistorySettings, ServerSettings, Settings, StoreSettings
+from config.settings import (
+    DockerSettings,
+    ExecutorSettings,
+    FilesSettings,
+    HistorySettings,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+)
 from environments import proc
 from environments.base import Environment
 from environments.conda.conda import CondaEnvironment
@@ -364,19 +372,22 @@ ANYBODY = Principal("tester", frozenset({"admin"}))
 async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: Any) -> AsyncIterator[Service]:
     """Run the whole runner except its doors, with its data under `path`. `settings` are for executors or history.
 
-    `server` has those of the doors. Opened again with the same `path`, this is the next runner.
+    `server` has those of the doors, `files` those of the store. Opened again with the same `path`, this is the next
+    runner.
     """
     own = {field.name for field in attrs.fields(HistorySettings)}
     history = {name: settings.pop(name) for name in own & settings.keys()}
+    settings_of_files = settings.pop("files", FilesSettings())
     everything = Settings(
         server=settings.pop("server", ServerSettings()),
         store=StoreSettings(data_dir=path / "data", venv_path=path / "venvs"),
         executor=ExecutorSettings(**{"spares": 0, "grace_seconds": GRACE, **settings}),
         history=HistorySettings(**history),
+        files=settings_of_files,
     )
     around = Surroundings(base_environment(), installer_environment(), secret_values)
     async with open_system(everything, around, modules) as system:
-        yield Service(system.registry, system.executors, system.history, system.runs, everything)
+        yield Service(system.registry, system.executors, system.history, system.runs, system.files, everything)
         await system.drain(0)
 
 

@@ -3,6 +3,7 @@
 from runner.api.answers import Answers, is_large
 from runner.api.batch import MAX_PARALLELISM, Batch, Input
 from runner.api.described import NOT_SHOWN, module_fields
+from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.management import Publishing
@@ -17,8 +18,10 @@ __all__ = [
     "InternalFailure",
     "Publishing",
     "Service",
+    "StoredFiles",
     "failure_of",
     "is_large",
     "module_fields",
+    "viewer_of",
     "while_valid",
 ]

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
 from actors.executions import Idempotency, Live, Runs
+from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.registry import Published, Registry
 from actors.workers import BuildLog, Executor
@@ -21,6 +22,7 @@ from protocol.model import Execution, Kind, Status
 from runner.api.answers import Answers
 from runner.api.beginning import keyed, new_execution
 from runner.api.checks import Checks
+from runner.api.files import StoredFiles
 from runner.api.following import Following, check_valid
 from runner.api.management import Management
 from runner.auth import Principal, Scope, require
@@ -35,12 +37,15 @@ class Service:
     executors: Mapping[Kind, Executor]
     history: History
     runs: Runs
+    files: Files
     settings: Settings
     budget: Budget = field(init=False)
     """The memory that unfinished requests of all doors share."""
     answers: Answers = field(init=False)
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
+    stored: StoredFiles = field(init=False)
+    """The verbs of files."""
     checks: Checks = field(factory=Checks, init=False)
     _idempotency: Idempotency = field(init=False)
 
@@ -51,6 +56,7 @@ class Service:
         self.budget = Budget(limit)
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
+        self.stored = StoredFiles(self.files)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
 
@@ -108,10 +114,11 @@ class Service:
         return module, self.executors[module.spec.env].prepare(module)
 
     def damaged(self) -> list[str]:
-        """Return the stored parts that were found damaged: `code`, `history`, `journal`, `modules`."""
+        """Return the stored parts that were found damaged: `code`, `files`, `history`, `journal`, `modules`."""
         registry = self.registry
         mended = registry.catalog is not None and registry.catalog.damaged
-        found = (("code", registry.damaged), ("modules", mended))
+        files = bool(self.files.statistics().damaged)
+        found = (("code", registry.damaged), ("files", files), ("modules", mended))
         return sorted([*self.history.statistics().damaged, *(part for part, damaged in found if damaged)])
 
     # Executions that begin

@@ -19,6 +19,8 @@ class Scope(StrEnum):
     MODULES_WRITE = "modules:write"
     EXECUTIONS_RUN = "executions:run"
     EXECUTIONS_READ = "executions:read"
+    FILES_READ = "files:read"
+    FILES_WRITE = "files:write"
     METRICS_READ = "metrics:read"
     ADMIN = "admin"
     """Every scope."""

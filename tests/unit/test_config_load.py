@@ -135,6 +135,9 @@ def test_the_flat_names():
         "history_idempotency": "history.idempotency_seconds",
         "max_modules": "registry.max_modules",
         "max_versions": "registry.max_versions",
+        "max_file": "files.max_file_bytes",
+        "max_files_bytes": "files.max_files_bytes",
+        "file_retention": "files.file_retention_seconds",
         "log_format": "log.format",
         "log_level": "log.level",
     }

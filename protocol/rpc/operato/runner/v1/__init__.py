@@ -139,6 +139,9 @@ class ErrorKind(betterproto.Enum):
     OUTPUT_LIMIT = 16
     """The author acts: the handler exceeded its output limit."""
 
+    OUT_OF_STORAGE = 21
+    """The operator acts: the store of files, or its disk, has no room."""
+
     WORKER_CRASHED = 17
     """The author acts: the worker's process ended during the call."""
 

@@ -1,0 +1,8 @@
+"""The store of files: content by its digest, which executions name it, quota, retention and damage."""
+
+from actors.files.files import Files, FilesStatistics
+from actors.files.index import Collected, Viewer
+from actors.files.model import FILE_ID, StoredFile, references
+from actors.files.writing import Writing
+
+__all__ = ["FILE_ID", "Collected", "Files", "FilesStatistics", "StoredFile", "Viewer", "Writing", "references"]

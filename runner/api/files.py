@@ -1,0 +1,71 @@
+"""The verbs of files, without transport types. Each checks the scope first; a limited caller sees some files only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from attrs import define
+
+from actors.files import Collected, Files, StoredFile, Viewer, Writing
+from protocol.errors import ErrorKind, RunnerError, error
+from runner.auth import Principal, Scope, require
+
+
+def viewer_of(principal: Principal) -> Viewer | None:
+    """Return the caller as the store of files sees it; None sees all files."""
+    return Viewer(principal.subject, principal.modules) if principal.modules else None
+
+
+@define(eq=False)
+class StoredFiles:
+    """The store of files, as the doors see it."""
+
+    files: Files
+
+    @asynccontextmanager
+    async def writing(
+        self, principal: Principal, name: str, media_type: str, announced: int = 0
+    ) -> AsyncIterator[Writing]:
+        """Yield the writer of an upload, of which `announced` bytes are to come, if that is known.
+
+        Raises RunnerError: `forbidden`, `bad_input` for name and type, `too_large`, `out_of_storage`.
+        """
+        require(principal, Scope.FILES_WRITE)
+        self.files.check_size(announced)
+        async with self.files.writing(name, media_type, subject=principal.subject) as writing:
+            yield writing
+
+    async def find(self, principal: Principal, name: str) -> StoredFile:
+        """Return a file. Raises RunnerError: `forbidden`, `not_found`, `unavailable` if it is damaged."""
+        require(principal, Scope.FILES_READ)
+        found = await self.files.find(name, viewer_of(principal))
+        if found is None:
+            raise _missing(name)
+        return found
+
+    async def page(
+        self, principal: Principal, limit: int, before: tuple[float, str] | None
+    ) -> tuple[list[StoredFile], tuple[float, str] | None]:
+        """Return the files after `before`, newest first, and where the next page begins."""
+        require(principal, Scope.FILES_READ)
+        found = await self.files.page(viewer_of(principal), limit + 1, before)
+        if len(found) <= limit:
+            return found, None
+        last = found[limit - 1]
+        return found[:limit], (last.created_at, last.id)
+
+    async def remove(self, principal: Principal, name: str) -> None:
+        """Delete a file that no execution uses. Raises RunnerError: `forbidden`, `not_found`, `conflict`."""
+        require(principal, Scope.FILES_WRITE)
+        if not await self.files.remove(name, viewer_of(principal)):
+            raise _missing(name)
+
+    async def collect(self, principal: Principal) -> Collected:
+        """Delete now what is deleted once an hour. Raises RunnerError `forbidden`."""
+        require(principal, Scope.ADMIN)
+        return await self.files.collect()
+
+
+def _missing(name: str) -> RunnerError:
+    return error(ErrorKind.NOT_FOUND, f"there is no file {name!r:.100}", field="id")

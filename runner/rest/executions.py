@@ -17,8 +17,10 @@ from protocol.messages import InvalidJsonError, check_json
 from protocol.model import Execution, Stream
 from protocol.scan import LARGE_BYTES
 from runner.api import is_large
+from runner.auth import Scope
+from runner.rest.bodies import read_input
 from runner.rest.endpoint import Answer, Request, json_answer, serves
-from runner.rest.openapi import Order
+from runner.rest.openapi import JSON, Order
 from runner.rest.render import (
     accepted_json,
     execution_json,
@@ -39,7 +41,7 @@ async def execute(request: Request) -> Answer:
     execution = await run(
         request.principal,
         request["name"],
-        await request.body(),
+        await _input(request, request["name"], request["version"]),
         version=request["version"],
         timeout=request["X-Timeout"],
         key=request["Idempotency-Key"],
@@ -53,6 +55,15 @@ async def execute(request: Request) -> Answer:
     if execution.failure is not None:
         headers += failure_headers(execution.failure)
     return json_answer(execution_json(execution), execution_status(execution), tuple(headers))
+
+
+async def _input(request: Request, name: str, version: str | None) -> bytes:
+    """Return the input in the body of a call. Raises RunnerError."""
+    given = request.fields.get(b"content-type", b"")
+    if given in (b"", JSON.encode()):
+        return await request.body()
+    module = request.service.module(request.principal, Scope.EXECUTIONS_RUN, name, version)
+    return await read_input(request, given.decode("latin-1"), request.service, request.principal, module)
 
 
 @serves("submit")

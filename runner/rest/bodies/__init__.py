@@ -1,6 +1,20 @@
-"""Bodies of requests as clients send them: compressed, or as one file of a form. Every step is bounded."""
+"""Bodies of requests as clients send them: compressed, forms, files. Every step is bounded."""
 
 from runner.rest.bodies.encodings import CODINGS, inflating, paid
+from runner.rest.bodies.fields import Fields
+from runner.rest.bodies.forms import read_form, read_urlencoded
+from runner.rest.bodies.inputs import UnsupportedType, media_types, read_input
 from runner.rest.bodies.parts import read_file
 
-__all__ = ["CODINGS", "inflating", "paid", "read_file"]
+__all__ = [
+    "CODINGS",
+    "Fields",
+    "UnsupportedType",
+    "inflating",
+    "media_types",
+    "paid",
+    "read_file",
+    "read_form",
+    "read_input",
+    "read_urlencoded",
+]

@@ -111,8 +111,8 @@ class Field:
         """Whether a file can be the value, or an item, of the field: also as a text, for a string."""
         return self.file or not self.types or "string" in self.types or bool(self.items and self.items.takes_file())
 
-    def inlines(self) -> bool:
-        """Whether a small file with text is the value as a string."""
+    def is_text(self) -> bool:
+        """Whether a file can be the value, or an item, only as its text."""
         which = self.items if self.items is not None and self.repeated else self
         return not which.file and "string" in which.types
 
@@ -168,15 +168,19 @@ class Fields:
         """Take the schema of the input, None for any. `lists`: without a schema a repeated name makes a list."""
         self._root = schema or {}
         self._lists = lists
-        objects = [each for each in self._branches(self._root) if "object" in self._types(each) or not each]
+        objects = [each for each in self._branches(self._root) if not self._types(each) or _is_object(each)]
         self._properties: dict[str, Schema] = {}
         self._others: list[Any] = []
         for each in objects:
             self._properties |= each.get("properties", {})
             self._others.append(each.get("additionalProperties", True))
-        self.taken = bool(objects) or not self._types(self._root)
-        """Whether the input may be an object, and so a form."""
         self._known: dict[str, Field] = {}
+        self.root = self._field("input", self._root)
+        """The input as a whole."""
+        self.taken = bool(objects)
+        """Whether the input may be an object, and so a form."""
+        self.raw = self.root.file or "string" in self.root.types
+        """Whether the input may be a text or a file, and so a body of any type."""
 
     def of(self, name: str) -> Field:
         """Return a field. Raises RunnerError `bad_input` for one that the input does not have."""
@@ -251,6 +255,10 @@ def path_of(name: str) -> str:
 
 def _object(schema: Any) -> Schema:
     return schema if isinstance(schema, Mapping) else {}
+
+
+def _is_object(schema: Schema) -> bool:
+    return "object" in schema["type"] and not _is_file(schema)
 
 
 def _is_file(schema: Schema) -> bool:

@@ -13,11 +13,12 @@ from attrs import define, evolve, field
 from actors.files import StoredFile, Writing
 from protocol.errors import ErrorKind, RunnerError, error
 from runner.rest.bodies.fields import Field, Fields, Value
-from runner.rest.bodies.parts import Content, Head, Piece, read_parts
+from runner.rest.bodies.part import Content, Head, Piece
+from runner.rest.bodies.parts import read_parts
 from runner.wire import Budget
 
 INLINE_BYTES: Final = 64 * 1024
-"""A text of at most so many bytes is a string of the input, not a file."""
+"""So many bytes of a file are in memory before it is begun in the store."""
 MAX_PARTS: Final = 1000
 MAX_FILES: Final = 64
 _GATHERED: Final = 256 * 1024
@@ -112,6 +113,11 @@ class _Part:
         return self.head.filename is not None
 
     @property
+    def is_text(self) -> bool:
+        """Whether it is a text, or a file that is wanted as one."""
+        return not self.is_file or self.wanted.is_text()
+
+    @property
     def left_out(self) -> bool:
         """Whether a browser sent it for a file that nobody chose."""
         return self.head.filename == "" and self.size == 0
@@ -192,7 +198,7 @@ class _Form:
     async def _add(self, part: _Part, content: Content) -> None:
         size = len(content.data)
         part.size += size
-        if not part.is_file:
+        if part.is_text:
             self._texts += size
             if self._texts > self._limit:
                 text = f"the fields of the form are over {self._limit} bytes; the limit is `max_frame`"
@@ -200,7 +206,7 @@ class _Form:
         if part.writing is None:
             self._hold(min(size, _GATHERED))
             part.data += content.data
-            if part.is_file and len(part.data) > INLINE_BYTES:
+            if not part.is_text and len(part.data) > INLINE_BYTES:
                 self._hold(_GATHERED)
                 await self._open(part)
         else:
@@ -210,14 +216,14 @@ class _Form:
             await self._end(part)
 
     async def _end(self, part: _Part) -> None:
-        inline = part.writing is None and (not part.is_file or part.wanted.inlines())
-        part.text = text_in(part.data) if inline else None
-        if part.text is None and not part.is_file:
-            text = f"the form field {part.wanted.name!r:.80} is not UTF-8; send bytes as a file, with a filename"
-            raise error(ErrorKind.BAD_INPUT, text, field=part.wanted.path)
-        if part.text is not None or part.left_out:
+        if part.is_text:
+            part.text = text_in(part.data)
             part.data = bytearray()
-        elif part.writing is None:
+            if part.text is None:
+                why = "the input takes text there" if part.is_file else "send bytes as a file, with a filename"
+                text = f"the form field {part.wanted.name!r:.80} is not UTF-8; {why}"
+                raise error(ErrorKind.BAD_INPUT, text, field=part.wanted.path)
+        elif part.writing is None and not part.left_out:
             await self._open(part)
 
     async def _open(self, part: _Part) -> None:

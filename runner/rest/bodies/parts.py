@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
-from attrs import frozen
 
 from protocol.errors import ErrorKind, error
+from runner.rest.bodies.part import STEP, Content, Head, Piece
 from runner.rest.openapi import FORM_PARTS
 
 if TYPE_CHECKING:
-    from runner.rest.bodies.form import Parser
-
-Piece = Callable[[], Awaitable[tuple[bytes, bool]]]
-"""Returns the next bytes of a body, and whether more follow."""
-STEP: Final = 16 * 1024
-"""The most bytes that are parsed at once."""
-
-
-@frozen
-class Head:
-    """The beginning of a part."""
-
-    name: str | None
-    filename: str | None
-    """None: the part is a field. Empty: a browser sends a file that nobody chose."""
-    type: str
-
-
-@frozen
-class Content:
-    """The next bytes of the part that began last."""
-
-    data: bytes
-    last: bool
+    from runner.rest.bodies.parser import Parser
 
 
 async def read_parts(
@@ -54,7 +31,7 @@ async def read_parts(
 
 
 def _parser(content_type: str, most: int) -> Parser:
-    from runner.rest.bodies.form import Parser  # noqa: PLC0415  (0.1 s and 9 MB, at the first form, in a thread)
+    from runner.rest.bodies.parser import Parser  # noqa: PLC0415  (0.1 s and 9 MB, at the first form, in a thread)
 
     return Parser(content_type, most)
 

@@ -10,7 +10,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from protocol.errors import ErrorKind, error
-from runner.rest.bodies.parts import STEP, Content, Head
+from runner.rest.bodies.part import STEP, Content, Head
 from runner.rest.openapi import FORM
 
 _HEAD: Final = 16 * 1024

@@ -69,7 +69,7 @@ async def _input(request: Request, name: str, version: str | None) -> bytes:
 @serves("submit")
 async def submit(request: Request) -> Answer:
     """Accept an execution."""
-    order = await request.service.checks.whole(_order, await request.body())
+    order = await _ordered(request)
     given = [seconds for seconds in (order.timeout, request["X-Timeout"]) if seconds is not None]
     try:
         execution = await request.service.submit(
@@ -85,6 +85,17 @@ async def submit(request: Request) -> Answer:
             raise
         raise RunnerError(evolve(problem.failure, field="module")) from None
     return _accepted(request, execution, record_json)
+
+
+async def _ordered(request: Request) -> Order:
+    """Return the order in the body, or with the parameter `module` the order of that with the body as input."""
+    name, version = request["module"], request["version"]
+    if name is not None:
+        return Order(name, msgspec.Raw(await _input(request, name, version)), version)
+    if version is not None:
+        text = "`version` goes with the parameter `module`, else it is in the body"
+        raise error(ErrorKind.BAD_INPUT, text, field="version")
+    return await request.service.checks.whole(_order, await request.body())
 
 
 def _accepted(request: Request, execution: Execution, render: Callable[[Execution], bytes]) -> Answer:

@@ -39,11 +39,13 @@ class Field:
 
     name: str
     types: frozenset[str]
-    """The types of JSON that it may have; none: every type."""
+    """The types of JSON that it may have, besides a file."""
     items: Field | None
     """Its items, if it may be an array."""
     file: bool
     """Whether it may be a file."""
+    any: bool = False
+    """Whether it may be everything, by its schema or without one."""
 
     @property
     def path(self) -> str:
@@ -69,7 +71,7 @@ class Field:
         """Return the value of a text. Raises RunnerError `bad_input` if it is not of a type of the field."""
         if self.file and _FILE_ID.fullmatch(text):
             return {"$file": {"id": text}}
-        if not self.types or "string" in self.types:
+        if self.any or "string" in self.types:
             return text
         for read in _READERS:
             if read.type in self.types and (found := read.value(text)) is not None:
@@ -104,17 +106,17 @@ class Field:
                 return None
         elif len(values) == 1 and self.one(first):
             return first
-        item = self.items or Field(self.name, frozenset(), None, file=True)
+        item = self.items or Field(self.name, frozenset(), None, file=True, any=True)
         return [item.text(value) if isinstance(value, str) else value for value in values]
 
     def takes_file(self) -> bool:
         """Whether a file can be the value, or an item, of the field: also as a text, for a string."""
-        return self.file or not self.types or "string" in self.types or bool(self.items and self.items.takes_file())
+        return self.file or self.any or "string" in self.types or bool(self.items and self.items.takes_file())
 
     def is_text(self) -> bool:
         """Whether a file can be the value, or an item, only as its text."""
         which = self.items if self.items is not None and self.repeated else self
-        return not which.file and "string" in which.types
+        return not (which.file or which.any) and "string" in which.types
 
 
 @frozen
@@ -179,7 +181,7 @@ class Fields:
         """The input as a whole."""
         self.taken = bool(objects)
         """Whether the input may be an object, and so a form."""
-        self.raw = self.root.file or "string" in self.root.types
+        self.raw = not self.root.any and (self.root.file or "string" in self.root.types)
         """Whether the input may be a text or a file, and so a body of any type."""
 
     def of(self, name: str) -> Field:
@@ -205,8 +207,7 @@ class Fields:
         types: set[str] = set()
         for each in branches:
             types |= self._types(each)
-        if not all(self._types(each) for each in branches):
-            types = set()
+        anything = not all(self._types(each) for each in branches)
         array = next((each for each in branches if "array" in self._types(each)), None)
         items = None
         if array is not None and depth < _MAX_DEPTH:
@@ -214,7 +215,7 @@ class Fields:
         files = [each for each in branches if _is_file(each)]
         if not any("object" in self._types(each) for each in branches if each not in files):
             types -= {"object"}
-        return Field(name, frozenset(types), items, file=bool(files))
+        return Field(name, frozenset(types), items, file=bool(files) or anything, any=anything)
 
     def _branches(self, schema: Schema, depth: int = 0) -> Iterator[Schema]:
         """Yield the schemas of which one holds, with references followed."""

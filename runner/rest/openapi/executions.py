@@ -56,6 +56,11 @@ _BEGINNING: Final = (
     ErrorKind.OVERLOADED,
     ErrorKind.SHUTDOWN,
 )
+_OTHER_BODIES: Final = {
+    "multipart/form-data": {"type": "object"},
+    "application/x-www-form-urlencoded": {"type": "object"},
+    "*/*": {},
+}
 _EVENTS_TEXT: Final = (
     "Events are numbered. The stream replays past events from the number asked for, then continues live; each event "
     "comes once, in order."
@@ -85,9 +90,11 @@ EXECUTE: Final = Operation(
     ),
     Scope.EXECUTIONS_RUN,
     parameters=(MODULE, VERSION, TIMEOUT, KEY, PREFER),
-    body={JSON: {}},
-    body_text="The input of the handler; an empty body is null.",
-    refused=_BEGINNING,
+    body={JSON: {}, **_OTHER_BODIES},
+    body_text="The input of the handler; an empty body is null. Fields of a form become the fields of the input by its "
+    "schema; files are stored, and the handler gets them. Any other type is taken as it is by handlers of text, bytes, "
+    "a file or a request.",
+    refused=(*_BEGINNING, ErrorKind.OUT_OF_STORAGE),
     ended=ENDED,
     text="A client that disconnects cancels its call, unless the call has a key.",
 )
@@ -138,10 +145,15 @@ SUBMIT: Final = Operation(
         _ACCEPTED,
     ),
     Scope.EXECUTIONS_RUN,
-    parameters=(TIMEOUT, KEY),
-    body={JSON: shapes.Order},
+    parameters=(
+        Parameter("module", "The name of the module; the body is its input then, as in a call that waits.", text()),
+        VERSION,
+        TIMEOUT,
+        KEY,
+    ),
+    body={JSON: shapes.Order, **_OTHER_BODIES},
     body_required=True,
-    refused=_BEGINNING,
+    refused=(*_BEGINNING, ErrorKind.OUT_OF_STORAGE),
     text="Accepted executions are recorded and run even after a restart.",
 )
 LIST: Final = Operation(

@@ -18,12 +18,12 @@ from runner.api import Service
 from runner.auth import Principal
 from runner.rest.bodies.fields import Fields, Schema, Value
 from runner.rest.bodies.forms import INLINE_BYTES, file_value, is_json, read_form, read_urlencoded, text_in
-from runner.rest.bodies.part import Piece
-from runner.rest.openapi import FORM, JSON
+from runner.rest.bodies.part import FORM, Piece
 
+JSON: Final = "application/json"
 URLENCODED: Final = "application/x-www-form-urlencoded"
 _TEXT: Final = "text/plain"
-_ANY: Final = "*/*"
+ANY: Final = "*/*"
 
 
 class Body(Protocol):
@@ -53,7 +53,7 @@ class UnsupportedType(Failure):
 def media_types(schema: Schema | None) -> tuple[str, ...]:
     """Return the types of bodies that an input of this schema may be sent as; `*/*` is any other type."""
     fields = Fields(schema)
-    return (JSON, *((FORM, URLENCODED) if fields.taken else ()), *((_ANY,) if fields.raw else ()))
+    return (JSON, *((FORM, URLENCODED) if fields.taken else ()), *((ANY,) if fields.raw else ()))
 
 
 async def read_input(body: Body, given: str, service: Service, principal: Principal, module: Published) -> bytes:
@@ -97,7 +97,7 @@ class _Reading:
             return await self.body.body()
         types = media_types(self.module.input_schema)
         text = f"the module {self.module.ref.name} takes no {self.kind!r:.80}; send one of"
-        shown = ", ".join("any other type as it is" if each == _ANY else each for each in types)
+        shown = ", ".join("any other type as it is" if each == ANY else each for each in types)
         raise RunnerError(UnsupportedType(ErrorKind.BAD_INPUT, f"{text} {shown}", field="content-type", types=types))
 
     async def _form(self, fields: Fields) -> bytes:

@@ -9,6 +9,9 @@ from attrs import frozen
 
 Piece = Callable[[], Awaitable[tuple[bytes, bool]]]
 """Returns the next bytes of a body, and whether more follow."""
+FORM: Final = "multipart/form-data"
+FORM_PARTS: Final = ("file", "archive")
+"""Names of the part of a form with one file."""
 STEP: Final = 16 * 1024
 """The most bytes that are parsed at once."""
 

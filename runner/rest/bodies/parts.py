@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.errors import ErrorKind, error
-from runner.rest.bodies.part import STEP, Content, Head, Piece
-from runner.rest.openapi import FORM_PARTS
+from runner.rest.bodies.part import FORM_PARTS, STEP, Content, Head, Piece
 
 if TYPE_CHECKING:
     from runner.rest.bodies.parser import Parser

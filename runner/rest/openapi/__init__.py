@@ -2,7 +2,7 @@
 
 from runner.rest.openapi.document import Documents
 from runner.rest.openapi.executions import LINES
-from runner.rest.openapi.modules import ARCHIVES, FORM, FORM_PARTS
+from runner.rest.openapi.modules import ARCHIVES
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
@@ -11,8 +11,6 @@ from runner.rest.openapi.shapes import Change, Order, Preparation, Stats, Versio
 __all__ = [
     "ARCHIVES",
     "EVENTS",
-    "FORM",
-    "FORM_PARTS",
     "JSON",
     "LINES",
     "OPERATIONS",

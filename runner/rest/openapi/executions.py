@@ -11,6 +11,7 @@ from protocol.model import Status, Stream
 from runner.api import MAX_PARALLELISM
 from runner.auth import Scope
 from runner.http import WEBSOCKET
+from runner.rest.bodies import ANY, FORM, URLENCODED
 from runner.rest.openapi import shapes
 from runner.rest.openapi.operation import ENDED, EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import (
@@ -56,11 +57,8 @@ _BEGINNING: Final = (
     ErrorKind.OVERLOADED,
     ErrorKind.SHUTDOWN,
 )
-_OTHER_BODIES: Final = {
-    "multipart/form-data": {"type": "object"},
-    "application/x-www-form-urlencoded": {"type": "object"},
-    "*/*": {},
-}
+_FORM: Final = {"type": "object", "propertyNames": {"minLength": 1}}
+_OTHER_BODIES: Final = {FORM: _FORM, URLENCODED: _FORM, ANY: {}}
 _EVENTS_TEXT: Final = (
     "Events are numbered. The stream replays past events from the number asked for, then continues live; each event "
     "comes once, in order."

@@ -18,7 +18,7 @@ from protocol.model import Execution, Stream
 from protocol.scan import LARGE_BYTES
 from runner.api import is_large
 from runner.auth import Scope
-from runner.rest.bodies import read_input
+from runner.inputs import read_input
 from runner.rest.endpoint import Answer, Request, json_answer, serves
 from runner.rest.openapi import JSON, Order
 from runner.rest.render import (

@@ -15,7 +15,8 @@ from protocol.errors import ErrorKind, Failure
 from protocol.events import failure_fields
 from protocol.model import Execution
 from runner.api import InternalFailure
-from runner.rest.bodies import CODINGS, UnsupportedType
+from runner.inputs import UnsupportedType
+from runner.rest.bodies import CODINGS
 from runner.rest.openapi import Change as ShownChange
 from runner.rest.openapi import Stats, Versions
 from runner.status import CODES

@@ -11,8 +11,7 @@ import pytest
 import trio
 
 from config.settings import FilesSettings, ServerSettings
-from runner.rest.bodies import fields as form_fields
-from runner.rest.bodies import forms
+from runner.inputs import Fields, forms
 from runner.wire import Budget
 from tests.contract.test_streams import open_site
 from tests.support import inline, wait_until
@@ -464,7 +463,7 @@ async def test_equal_forms_have_one_key(site):
 
 def test_a_schema_that_refers_to_itself_has_an_end():
     schema = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}}}
-    assert form_fields.Fields(schema).taken
+    assert Fields(schema).taken
     endless = {"type": "array", "items": {"$ref": "#"}}
-    assert form_fields.Fields({"type": "object", "properties": {"a": endless}}).of("a").repeated
+    assert Fields({"type": "object", "properties": {"a": endless}}).of("a").repeated
     assert forms.MAX_PARTS == 1000

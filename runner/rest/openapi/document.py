@@ -15,7 +15,7 @@ from protocol import events, views
 from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Principal, Scope
 from runner.http import WEBSOCKET
-from runner.rest.bodies import ANY, Field, Fields, media_types
+from runner.inputs import ANY, Field, Fields, media_types
 from runner.rest.openapi import shapes
 from runner.rest.openapi.executions import EXECUTE, EXECUTION_ID
 from runner.rest.openapi.operation import EVENTS, JSON, Header, Operation, Response

@@ -11,7 +11,7 @@ from protocol.model import Status, Stream
 from runner.api import MAX_PARALLELISM
 from runner.auth import Scope
 from runner.http import WEBSOCKET
-from runner.rest.bodies import ANY, FORM, URLENCODED
+from runner.inputs import ANY, FORM, URLENCODED
 from runner.rest.openapi import shapes
 from runner.rest.openapi.operation import ENDED, EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import (

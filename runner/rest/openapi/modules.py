@@ -11,7 +11,7 @@ from config.units import decimal
 from protocol.errors import PROBLEM, ErrorKind
 from protocol.model import Kind
 from runner.auth import Scope
-from runner.rest.bodies import FORM, FORM_PARTS
+from runner.inputs import FORM, FORM_PARTS
 from runner.rest.openapi import shapes
 from runner.rest.openapi.operation import EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import (

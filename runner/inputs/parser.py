@@ -10,7 +10,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from protocol.errors import ErrorKind, error
-from runner.rest.bodies.part import FORM, STEP, Content, Head
+from runner.inputs.part import FORM, STEP, Content, Head
 
 _HEAD: Final = 16 * 1024
 """The most bytes that the parser keeps between two pieces: heads of parts, and the end of a piece."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.errors import ErrorKind, error
-from runner.rest.bodies.part import FORM_PARTS, STEP, Content, Head, Piece
+from runner.inputs.part import FORM_PARTS, STEP, Content, Head, Piece
 
 if TYPE_CHECKING:
-    from runner.rest.bodies.parser import Parser
+    from runner.inputs.parser import Parser
 
 
 async def read_parts(
@@ -30,7 +30,7 @@ async def read_parts(
 
 
 def _parser(content_type: str, most: int) -> Parser:
-    from runner.rest.bodies.parser import Parser  # noqa: PLC0415  (0.1 s and 9 MB, at the first form, in a thread)
+    from runner.inputs.parser import Parser  # noqa: PLC0415  (0.1 s and 9 MB, at the first form, in a thread)
 
     return Parser(content_type, most)
 

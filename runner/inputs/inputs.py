@@ -16,9 +16,9 @@ from actors.registry import Published
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from runner.api import Service
 from runner.auth import Principal
-from runner.rest.bodies.fields import Fields, Schema, Value
-from runner.rest.bodies.forms import INLINE_BYTES, file_value, is_json, read_form, read_urlencoded, text_in
-from runner.rest.bodies.part import FORM, Piece
+from runner.inputs.fields import Fields, Schema, Value
+from runner.inputs.forms import INLINE_BYTES, file_value, is_json, read_form, read_urlencoded, text_in
+from runner.inputs.part import FORM, Piece
 
 JSON: Final = "application/json"
 URLENCODED: Final = "application/x-www-form-urlencoded"
@@ -29,9 +29,6 @@ ANY: Final = "*/*"
 class Body(Protocol):
     """The body of a request."""
 
-    def header(self, name: str) -> str | None:
-        """Return the value of a header by its name in lower case."""
-
     def stream_body(self) -> None:
         """Accept a body of any length."""
 
@@ -40,6 +37,24 @@ class Body(Protocol):
 
     async def piece(self) -> tuple[bytes, bool]:
         """Return the next bytes of a streamed body, and whether more follow."""
+
+
+@frozen
+class WholeBody:
+    """A body that has arrived as a whole."""
+
+    data: bytes
+
+    def stream_body(self) -> None:
+        """Do nothing: its length is known."""
+
+    async def body(self) -> bytes:
+        """Return the body."""
+        return self.data
+
+    async def piece(self) -> tuple[bytes, bool]:
+        """Return the body, after which no more follows."""
+        return self.data, False
 
 
 @frozen

@@ -12,9 +12,9 @@ from attrs import define, evolve, field
 
 from actors.files import StoredFile, Writing
 from protocol.errors import ErrorKind, RunnerError, error
-from runner.rest.bodies.fields import Field, Fields, Value
-from runner.rest.bodies.part import Content, Head, Piece
-from runner.rest.bodies.parts import read_parts
+from runner.inputs.fields import Field, Fields, Value
+from runner.inputs.part import Content, Head, Piece
+from runner.inputs.parts import read_parts
 from runner.wire import Budget
 
 INLINE_BYTES: Final = 64 * 1024

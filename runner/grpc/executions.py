@@ -29,6 +29,7 @@ from runner.grpc.messages import (
     seconds,
 )
 from runner.grpc.modules import ModuleVerbs
+from runner.inputs import WholeBody, read_input
 from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
@@ -86,13 +87,24 @@ class _Executions:
         execution = await self.service.execute(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             # With a key the execution belongs to all calls with that key: it continues when this call has timed out.
             timeout=_timeout(call, request.timeout) if _key(call) is None else request.timeout or None,
             key=_key(call),
         )
         return response_message(await self._ended(call, execution))
+
+    async def _input(self, who: Principal, request: v1.ExecuteRequest) -> bytes:
+        """Return the input of a request as JSON. Raises RunnerError."""
+        if not request.body and not request.content_type:
+            return request.input_json.encode()
+        if request.input_json:
+            raise error(ErrorKind.BAD_INPUT, "the request has `input_json` and `body`; send one", field="body")
+        name, version = request.module_name, request.version or None
+        module = self.service.module(who, Scope.EXECUTIONS_RUN, name, version)
+        kind = request.content_type or "application/octet-stream"
+        return await read_input(WholeBody(request.body), kind, self.service, who, module)
 
     async def _ended(self, call: Call, execution: Execution) -> Execution:
         """Return an execution that has ended, when there is memory for its answer."""
@@ -112,7 +124,7 @@ class _Executions:
         name, follower = await self.service.begin(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             timeout=_timeout(call, request.timeout),
         )
@@ -127,7 +139,7 @@ class _Executions:
         execution = await self.service.submit(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),

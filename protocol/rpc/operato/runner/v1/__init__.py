@@ -173,6 +173,19 @@ class ExecuteRequest(betterproto.Message):
     Time limit of each attempt in seconds; it can only shorten the module's own limit, as the deadline of the call can.
     """
 
+    body: bytes = betterproto.bytes_field(5)
+    """
+    The input in place of `input_json`: bytes or text for a handler that takes these, a file or a request; a form as
+     over HTTP. Larger ones are stored first, by `FileService`, and named in `input_json`.
+    """
+
+    content_type: str = betterproto.string_field(6)
+    """
+    The type of `body`, such as `image/png` or `multipart/form-data; boundary=...`; empty is
+     `application/octet-stream`. With `application/json` the body is as `input_json`. An empty body with a type is an
+     input too.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class ExecuteResponse(betterproto.Message):

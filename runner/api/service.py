@@ -92,17 +92,7 @@ class Service:
     def environments(self, principal: Principal) -> list[dict[str, Any]]:
         """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
         require(principal, Scope.MODULES_READ)
-        return [
-            {
-                "env": kind.value,
-                "available": executor.availability.available,
-                "reason": executor.availability.reason or None,
-                "detail": dict(executor.availability.detail),
-                "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
-                "statistics": _as_dict(executor.statistics()),
-            }
-            for kind, executor in self.executors.items()
-        ]
+        return [_environment(kind, executor) for kind, executor in self.executors.items()]
 
     def prepare(self, principal: Principal, name: str, version: str | None = None) -> tuple[Published, BuildLog]:
         """Build a module's environment if it is missing; return the module and the build to follow.
@@ -286,6 +276,17 @@ def _shown(principal: Principal, execution: Execution) -> Execution:
     if principal.allows(Scope.EXECUTIONS_READ):
         return execution
     return replace(execution, input=b"null", result=None, events=b"[]")
+
+
+def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:
+    return {
+        "env": kind.value,
+        "available": executor.availability.available,
+        "reason": executor.availability.reason or None,
+        "detail": dict(executor.availability.detail),
+        "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
+        "statistics": _as_dict(executor.statistics()),
+    }
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

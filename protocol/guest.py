@@ -1,13 +1,12 @@
 """The worker program: loads one module and runs its handler for each `execute` frame. SPEC.md is its contract.
 
-This file and `values.py`, standard library only, Python 3.8 and later. The host starts it as
+This file, `parts.py` and `values.py`, standard library only, Python 3.8 and later. The host starts it as
 `python -I ... -c "import guest; guest.main()" FRAMES_FD LIFELINE_FD`; descriptors 1 and 2 belong to user code.
 Modules that cost time to import are imported by `standard` where they are needed. User code does not see this program:
 it is not in `sys.modules`, its folder is not on `sys.path`, and its frames are not in tracebacks.
 """
 
 import _signal
-import _thread
 import gc
 import json
 import os
@@ -16,9 +15,12 @@ import sys
 import time
 import types
 from _frozen_importlib import module_from_spec
+from _frozen_importlib_external import PathFinder
 
+import parts
 import values
-from values import MAX_PATH, MAX_TEXT, BadOutput, clean, encode_value, read_json
+from parts import Channel, Refused, Stop, write_all
+from values import MAX_PATH, MAX_TEXT, BadOutput, clean, encode_value
 
 try:
     import ctypes
@@ -28,12 +30,13 @@ except (ImportError, OSError):  # a Python without ctypes works too, without sub
     _LIBC = None
 
 PROTOCOL_VERSION = 1
-HEADER_BYTES = 4
 MAX_TRACEBACK = 64 * 1024
+_STORES = b"\xff" * 8
+"""Before the first bytes that a fork stores, in the place of the length of its answer."""
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
-_OURS = (__file__, values.__file__)
+_OURS = (__file__, parts.__file__, values.__file__)
 _LATER = ("asyncio", "inspect", "select", "traceback")
 _FIRST = frozenset(
     ["_collections_abc", "_frozen_importlib", "_frozen_importlib_external", "abc", "codecs", "encodings", "genericpath"]
@@ -49,10 +52,6 @@ _HELPERS = (
     ("joblib.externals.loky.backend.resource_tracker", "_resource_tracker", "_pid"),
 )
 """Module, variable and attribute with the process id of each helper that multiprocessing starts once for a program."""
-
-
-class Stop(BaseException):
-    """Raised inside the handler by a soft stop of the host."""
 
 
 class LoadError(Exception):
@@ -166,87 +165,24 @@ def import_entry(root, path, package):
     return sys.modules[module.__name__]
 
 
-class Channel:
-    """Frames over one blocking descriptor. Any thread may send; processes forked by user code may not."""
+class Running:
+    """The running call, where `operato` finds it; and the last finder of imports, for user code without its own one."""
 
-    def __init__(self, fd):
-        self.fd = fd
-        self.max_bytes = 1 << 30
-        self._buffer = bytearray()
-        self._execution = None
-        self.adopt()
+    operato_call = True
 
-    def adopt(self):
-        """Let this process send; called in a fork, where another thread may have owned the lock."""
-        self._owner = os.getpid()
-        self._lock = _thread.allocate_lock()
+    def __init__(self):
+        self.context = None
+        self.files = {}
 
-    def speak_for(self, execution):
-        """Let only this execution, or None, report progress: threads may outlive the answer of their execution."""
-        if os.getpid() == self._owner:
-            with self._lock:
-                self._execution = execution
-
-    def receive(self):
-        """Return the next message as a dict, or None if the host is gone."""
-        while len(self._buffer) < HEADER_BYTES:
-            if not self._more(1 << 16):
-                return None
-        size = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
-        while len(self._buffer) < HEADER_BYTES + size:
-            if not self._more(max(1 << 16, HEADER_BYTES + size - len(self._buffer))):
-                return None
-        payload = bytes(self._buffer[HEADER_BYTES : HEADER_BYTES + size])
-        del self._buffer[: HEADER_BYTES + size]
-        try:
-            return read_json(payload)
-        except (ValueError, RecursionError, OverflowError) as problem:
-            # Valid JSON that this Python cannot read: a number of 5,000 digits. `input` is the last field.
-            message = json.loads(payload.partition(b',"input":')[0] + b"}")
-            message["unreadable"] = "$" + getattr(problem, "path", "$.input")[len("$.input") :], problem
-            return message
-
-    def _more(self, size):
-        try:
-            data = os.read(self.fd, size)
-        except ConnectionResetError:
-            return False
-        self._buffer += data
-        return bool(data)
-
-    def waiting(self):
-        """Return whether the host has sent something that is not read yet."""
-        import select
-
-        poller = select.poll()
-        poller.register(self.fd, select.POLLIN)
-        return bool(self._buffer) or any(events & select.POLLIN for _, events in poller.poll(0))
-
-    def send(self, payload, execution=None):
-        """Write one whole frame; a frame of an `execution` only while `speak_for` allows it.
-
-        If the host is gone, or user code closed the channel, the process ends.
-        """
-        if os.getpid() != self._owner:
-            return
-        with self._lock:
-            if execution not in (None, self._execution):
-                return
-            try:
-                write_all(self.fd, len(payload).to_bytes(HEADER_BYTES, "big") + payload)
-            except OSError:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def say(self, message):
-        """Send a dict as a message."""
-        self.send(json.dumps(message).encode())
+    def find_spec(self, name, *_):
+        """Return the spec of `operato`. Its folder is put on `sys.path`, where child processes look too."""
+        if name != "operato":
+            return None
+        sys.path.append(os.path.join(os.path.dirname(__file__), "library"))
+        return PathFinder.find_spec(name, sys.path[-1:])
 
 
-def write_all(fd, data):
-    """Write everything, in as many calls as needed."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+RUNNING = Running()
 
 
 class Context:
@@ -361,16 +297,15 @@ class Module:
         return found
 
     def call(self, value, context, item):
-        """Run the handler; return its value. Items of a generator are passed to `item` as they come, and collected."""
+        """Run the handler; return its value, or of a generator what `item` returns for its items, as they come."""
+        RUNNING.context = context
         result = self.handler(value, context) if self.with_context else self.handler(value)
         if hasattr(result, "__await__"):
             result = self.wait(result)
+        if hasattr(type(result), "operato_stream"):
+            result = result.operato_stream()
         if isinstance(result, types.GeneratorType):
-            collected = []
-            for part in result:
-                item(part)
-                collected.append(part)
-            return collected
+            return [item(part) for part in result]
         if isinstance(result, types.AsyncGeneratorType):
             return self.wait(collect(result, item))
         return result
@@ -413,14 +348,10 @@ class Module:
 
 async def collect(generator, item):
     """Return all items of an async generator."""
-    collected = []
     try:
-        async for part in generator:
-            item(part)
-            collected.append(part)
+        return [item(part) async for part in generator]
     finally:
         await generator.aclose()
-    return collected
 
 
 def wants_context(handler):
@@ -505,13 +436,13 @@ class Guest:
         if not self.channel.waiting():
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        elif self.module is not None:
+        elif self.module is not None and not self.channel.storing:  # which finds the announcement by itself
             self.running = False
             self.module.interrupt()
 
     def on_int(self, number, frame):
         """Raise KeyboardInterrupt in user code; between executions nothing is there to interrupt."""
-        if self.running:
+        if self.running and not self.channel.storing:
             signal.default_int_handler(number, frame)
 
     def load(self, hello):
@@ -520,6 +451,7 @@ class Guest:
         self.channel.max_bytes = hello["max_frame_bytes"]
         os.environ.update(hello["variables"])
         apply_variables(os.environ)
+        sys.meta_path.append(RUNNING)
         if hello["protocol"] != PROTOCOL_VERSION:
             failure = "LoadError", "this worker has protocol %d, not %r" % (PROTOCOL_VERSION, hello["protocol"]), ""
         else:
@@ -576,22 +508,32 @@ class Guest:
 
         room = self.channel.max_bytes - 256
         places = iter(range(sys.maxsize))
+        stored = []
+
+        def store(source, name, media_type):
+            stored.append(self.channel.store(identity, source, name, media_type))
+            return stored[-1]
 
         def item(value):
-            data = encode_value(value, room, "$[%d]" % next(places))
+            stored.clear()
+            data = encode_value(value, room, "$[%d]" % next(places), store)
             self.channel.send(('{"type":"item",%s"value":' % head).encode() + data + b"}")
+            return json.loads(data) if stored else value  # its bytes are stored once
 
         began = time.perf_counter()
         try:
             try:
                 self.channel.speak_for(identity)
                 self.running = True
+                RUNNING.files = message.get("files") or {}
                 value = self.module.call(message["input"], Context(self.channel, message), item)
             finally:
                 self.running = False
                 self.channel.speak_for(None)
-            data = encode_value(value, room)
+            data = encode_value(value, room, "$", store)
             del value
+        except Refused as problem:
+            answer = {"kind": problem.kind, "message": str(problem)}
         except BadOutput as problem:
             answer = {"kind": "bad_output", "message": "%s: %s" % (problem.path, problem), "field": problem.path}
         except Stop:
@@ -632,6 +574,7 @@ class Guest:
                 self.memory.begin()
                 self.pid = os.getpid()
                 self.channel.adopt()
+                self.channel.before_store = lambda: write_all(writer, _STORES)
                 reseed()
                 payload = self.run(message)
                 write_all(writer, len(payload).to_bytes(8, "big") + payload)
@@ -639,11 +582,13 @@ class Guest:
             finally:  # user code closed the pipe, or a late signal: this copy must not continue
                 os.kill(os.getpid(), signal.SIGKILL)
         os.close(writer)
-        payload = read_answer(reader, pid)
+        payload, stores = read_answer(reader, pid)
         os.close(reader)
         _, status = os.waitpid(pid, 0)
         if payload is not None:
             return payload
+        if stores:  # it may have cut off a frame, after which nothing can be sent
+            end_like(status)
         if not os.WIFSIGNALED(status):
             text = "the process ended with exit code %d before the handler returned" % os.WEXITSTATUS(status)
         elif os.WTERMSIG(status) == signal.SIGKILL:
@@ -728,7 +673,10 @@ def reseed():
 
 
 def read_answer(reader, pid):
-    """Return the answer of a forked child (8 bytes of length, then as many bytes), or None if it ended before."""
+    """Return the answer of a forked child (8 bytes of length, then as many bytes), or None if it ended before.
+
+    The second value is whether it has begun to store bytes, on the channel.
+    """
     select = standard("select")
     os.set_blocking(reader, False)
     poller = select.poll()
@@ -740,24 +688,37 @@ def read_answer(reader, pid):
     if watch is not None:
         poller.register(watch, select.POLLIN)
     data = bytearray()
-    ended = False
+    stores = ended = False
     try:
         while True:
             try:
                 part = os.read(reader, 1 << 20)
                 data += part
+                while data.startswith(_STORES):
+                    stores = True
+                    del data[: len(_STORES)]
                 if len(data) >= 8 and len(data) - 8 >= int.from_bytes(data[:8], "big"):
-                    return bytes(data[8:])
+                    return bytes(data[8:]), stores
                 if not part:
-                    return None
+                    return None, stores
             except BlockingIOError:
                 if ended:  # a grandchild may keep the pipe open: the child's end decides
-                    return None
+                    return None, stores
                 poller.poll(None if watch is not None else 10)
                 ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     finally:
         if watch is not None:
             os.close(watch)
+
+
+def end_like(status):
+    """End this process as another one has ended, by its status."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number in (signal.SIGTERM, signal.SIGINT):  # this process has handlers of its own
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)
 
 
 class Memory:
@@ -883,12 +844,12 @@ def main(alone=False):
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     sys.argv[:] = ["handler"]
-    for name in ("guest", "relay", "values"):
+    for name in ("guest", "parts", "relay", "values"):
         sys.modules.pop(name, None)
         vars(sys.modules["__main__"]).pop(name, None)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    guest = Guest(Channel(frames))
+    guest = Guest(Channel(frames, standard))
     guest.take_signals()
     if not alone:
         hide()

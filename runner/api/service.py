@@ -11,7 +11,7 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
-from actors.executions import Idempotency, Live, Runs
+from actors.executions import Idempotency, Live, Runs, use_named
 from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.registry import Published, Registry
@@ -22,7 +22,7 @@ from protocol.model import Execution, Kind, Status
 from runner.api.answers import Answers
 from runner.api.beginning import keyed, new_execution
 from runner.api.checks import Checks
-from runner.api.files import StoredFiles
+from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import Following, check_valid
 from runner.api.management import Management
 from runner.auth import Principal, Scope, require
@@ -198,7 +198,9 @@ class Service:
         raw = await self.checks.input(module, data)
         if self.runs.stopping:
             raise RunnerError(shutting_down())
-        return module, new_execution(module, principal.subject, data, timeout), raw
+        execution = new_execution(module, principal.subject, data, timeout)
+        await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
+        return module, execution, raw
 
     # Executions that exist
 

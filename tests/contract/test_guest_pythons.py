@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from protocol import frames, messages
-from tests.programs import FILES, FOLDER
+from tests.programs import install
 from tests.pythons import PYTHONS
 
 PATIENCE = 30
@@ -51,8 +50,12 @@ class Host:
             self.pending = self.decoder.feed(data)
         return messages.decode(self.pending.pop(0))
 
-    def call(self, identity: str, value: object) -> messages.GuestMessage:
-        self.say(messages.Execute(identity, 1, 9.0, messages.check_json(json.dumps(value).encode())))
+    def call(self, identity: str, value: object, **fields: object) -> messages.GuestMessage:
+        self.say(
+            messages.Execute(
+                id=identity, attempt=1, deadline=9.0, input=messages.check_json(json.dumps(value).encode()), **fields
+            )
+        )
         return self.hear()
 
     def close(self) -> tuple[str, str]:
@@ -64,9 +67,7 @@ class Host:
 @pytest.fixture(params=PYTHONS or [pytest.param("none", marks=pytest.mark.skip("no Python from 3.8 up was found"))])
 def host(request, tmp_path) -> Iterator[Host]:
     folder = tmp_path / "guest"
-    folder.mkdir()
-    for name in FILES:
-        shutil.copy(FOLDER / name, folder)
+    install(folder)
     started = Host(PYTHONS[request.param], folder)
     started.version = request.param
     yield started
@@ -168,7 +169,7 @@ def test_it_ends_when_the_host_is_gone(host, tmp_path, state):
     host.say(messages.Hello(str(entry), str(tmp_path), "handler"))
     assert isinstance(host.hear(), messages.Ready)
     if state == "spinning":
-        host.say(messages.Execute("e1", 1, 9.0, messages.check_json(b"null")))
+        host.say(messages.Execute(id="e1", attempt=1, deadline=9.0, input=messages.check_json(b"null")))
 
     os.close(host.lifeline)
     host.lifeline = None

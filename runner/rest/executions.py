@@ -19,7 +19,8 @@ from protocol.scan import LARGE_BYTES
 from runner.api import is_large
 from runner.auth import Scope
 from runner.inputs import read_input
-from runner.rest.endpoint import Answer, Request, json_answer, serves
+from runner.rest.endpoint import Answer, Download, Request, json_answer, serves
+from runner.rest.files import has_content, result_answer
 from runner.rest.openapi import JSON, Order
 from runner.rest.render import (
     accepted_json,
@@ -30,11 +31,12 @@ from runner.rest.render import (
     stats_json,
 )
 
+_ACCEPT_JSON: Final = (b"*/*", b"application/*", b"json")
 _orders: Final = msgspec.json.Decoder(Order)
 
 
 @serves("execute")
-async def execute(request: Request) -> Answer:
+async def execute(request: Request) -> Answer | Download:
     """Run a module: the hot path."""
     service, asynchronous = request.service, request["Prefer"]
     run = service.submit if asynchronous else service.execute
@@ -52,9 +54,17 @@ async def execute(request: Request) -> Answer:
     if is_large(execution):
         execution = await service.answers.ended(request.share, execution)
     headers = [(b"x-execution-id", execution.id.encode())]
+    if _wants_content(request) and has_content(execution):
+        return await result_answer(request, execution, tuple(headers))
     if execution.failure is not None:
         headers += failure_headers(execution.failure)
     return json_answer(execution_json(execution), execution_status(execution), tuple(headers))
+
+
+def _wants_content(request: Request) -> bool:
+    """Whether the client accepts no JSON, and so asks for a file as it is."""
+    accepted = request.fields.get(b"accept")
+    return accepted is not None and not any(kind in accepted for kind in _ACCEPT_JSON)
 
 
 async def _input(request: Request, name: str, version: str | None) -> bytes:
@@ -142,6 +152,13 @@ async def show(request: Request) -> Answer:
     return _record(request, await request.service.get(request.principal, request["id"]))
 
 
+@serves("getResult")
+async def result(request: Request) -> Answer | Download:
+    """Show the result alone: JSON, a file, or the body of a response."""
+    execution = await request.service.get(request.principal, request["id"])
+    return await result_answer(request, execution, ((b"x-execution-id", execution.id.encode()),))
+
+
 def _record(request: Request, execution: Execution) -> Answer:
     request.service.answers.take_whole(request.share, execution)
     return json_answer(record_json(execution))
@@ -185,4 +202,4 @@ async def stats(request: Request) -> Answer:
     return json_answer(stats_json(found))
 
 
-ENDPOINTS: Final = (execute, submit, list_executions, show, output, cancel, stats)
+ENDPOINTS: Final = (execute, submit, list_executions, show, result, output, cancel, stats)

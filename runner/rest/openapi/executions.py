@@ -57,6 +57,8 @@ _BEGINNING: Final = (
     ErrorKind.OVERLOADED,
     ErrorKind.SHUTDOWN,
 )
+_BINARY: Final = {"type": "string", "format": "binary"}
+_CONTENT: Final = {JSON: {}, ANY: _BINARY}
 _FORM: Final = {"type": "object", "propertyNames": {"minLength": 1}}
 _OTHER_BODIES: Final = {FORM: _FORM, URLENCODED: _FORM, ANY: {}}
 _EVENTS_TEXT: Final = (
@@ -81,7 +83,7 @@ EXECUTE: Final = Operation(
         Response(
             200,
             "The execution succeeded. With `Prefer: respond-async` and a known key: it has ended.",
-            _WHOLE,
+            {**_WHOLE, ANY: _BINARY},
             (EXECUTION_ID,),
         ),
         _ACCEPTED,
@@ -94,7 +96,8 @@ EXECUTE: Final = Operation(
     "a file or a request.",
     refused=(*_BEGINNING, ErrorKind.OUT_OF_STORAGE),
     ended=ENDED,
-    text="A client that disconnects cancels its call, unless the call has a key.",
+    text="A client that disconnects cancels its call, unless the call has a key. If the header `Accept` allows no JSON "
+    "and the result is a file or a response, the answer is that content alone.",
 )
 BATCH: Final = Operation(
     "POST",
@@ -183,6 +186,24 @@ GET: Final = Operation(
     parameters=(EXECUTION,),
     refused=(ErrorKind.NOT_FOUND,),
 )
+RESULT: Final = Operation(
+    "GET",
+    "/executions/{id}/result",
+    "getResult",
+    "Get the result of an execution as it is",
+    (
+        Response(200, "The result: JSON, the file that it is, or the body of a response.", _CONTENT, (EXECUTION_ID,)),
+        Response(206, "A part of the file.", {ANY: _BINARY}, (EXECUTION_ID,)),
+        Response(304, "The client has the file."),
+        Response(412, "The file has another ETag.", {PROBLEM: shapes.Problem}),
+        Response(416, "The range has no byte of the file.", {PROBLEM: shapes.Problem}),
+    ),
+    Scope.EXECUTIONS_READ,
+    parameters=(EXECUTION,),
+    refused=(ErrorKind.NOT_FOUND, ErrorKind.CONFLICT),
+    text="A file is answered as by `GET /files/{id}`, with ranges and conditions. While the execution has not ended, "
+    "the answer is 409; without a result, after a failure or of a module that records summaries, 404.",
+)
 OUTPUT: Final = Operation(
     "GET",
     "/executions/{id}/output",
@@ -268,6 +289,7 @@ EXECUTIONS: Final = (
     SUBMIT,
     LIST,
     GET,
+    RESULT,
     OUTPUT,
     FOLLOW,
     FOLLOW_SOCKET,

@@ -3,55 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from mimetypes import MimeTypes
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import msgspec
-from attrs import evolve
 
-from environments.base import Guest
+from environments.base import Guest, Store, refusal, storing
 from protocol import frames, messages
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import Failure, RunnerError
 
 _ON_THEIR_WAY: Final = 64 << 20
 """Bytes that a guest may still send until it notices a refusal."""
-_types: Final = MimeTypes()
-
-
-class StoredFile(Protocol):
-    """A file in the store."""
-
-    @property
-    def described(self) -> dict[str, str | int]:
-        """The object inside of `$file`."""
-
-
-class Writing(Protocol):
-    """A file that is being stored. Left without `finish`, nothing of it remains."""
-
-    async def write(self, data: bytes) -> None:
-        """Add bytes. Raises RunnerError `too_large` or `out_of_storage`."""
-
-    async def finish(self) -> StoredFile:
-        """Return the stored file. Raises as `write`."""
-
-
-Store: TypeAlias = Callable[[str, str], AbstractAsyncContextManager[Writing]]
-"""Stores one file, from its name and media type. Raises RunnerError."""
-
-
-def opened(store: Store | None, name: str, media_type: str) -> AbstractAsyncContextManager[Writing]:
-    """Begin a file that a handler made; its name shows a missing media type. Raises RunnerError."""
-    if store is None:
-        raise error(ErrorKind.UNAVAILABLE, "files are not stored here: return text or numbers instead of bytes")
-    return store(name, media_type or _types.guess_type(name)[0] or "")
-
-
-def refusal(problem: RunnerError) -> Failure:
-    """Return the failure of an execution whose file is not stored: the author chose its name and type."""
-    failure = problem.failure
-    return evolve(failure, kind=ErrorKind.BAD_OUTPUT) if failure.kind is ErrorKind.BAD_INPUT else failure
 
 
 class Log(Protocol):
@@ -142,7 +103,7 @@ class Channel:
         refused, if it was.
         """
         try:
-            async with opened(store, message.name, message.media_type) as writing:
+            async with storing(store, message.name, message.media_type) as writing:
                 while isinstance(part := await self._part(message.id, hear), bytes):
                     if part:
                         await writing.write(part)

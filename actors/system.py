@@ -118,6 +118,8 @@ async def _open_system(
     history = History(settings.history, records or data)
     kept = settings.history.retention_seconds
     files = Files(settings.files, records or data, existing, kept_seconds=kept)
+    largest, work = settings.server.max_frame_bytes, launcher.table.work_dir
+    attempts = Attempts(executors, history, largest, around.secrets, files, work)
     async with trio.open_nursery() as history_nursery:
         recording = trio.CancelScope()
         await history_nursery.start(_record_within, recording, history)
@@ -132,7 +134,7 @@ async def _open_system(
                 await registry.publish(specs)
                 if catalog is not None:
                     await registry.collect()
-                async with _open_runs(settings, around, registry, executors, history) as runs:
+                async with _open_runs(settings, registry, attempts) as runs:
                     yield System(registry, executors, history, runs, files, launcher.table)
         finally:
             with trio.CancelScope(shield=True):
@@ -197,14 +199,10 @@ async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -
 @asynccontextmanager
 async def _open_runs(
     settings: Settings,
-    around: Surroundings,
     registry: Registry,
-    executors: Mapping[Kind, Executor],
-    history: History,
+    attempts: Attempts,
 ) -> AsyncIterator[Runs]:
     """Run executions; running ones have ended on exit."""
-    largest = settings.server.max_frame_bytes
-    attempts = Attempts(executors, history, largest, around.secrets)
     runs = Runs(registry, attempts, settings.executor)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))

@@ -2,8 +2,9 @@
 
 from actors.executions.attempts import Attempts
 from actors.executions.idempotency import Idempotency
+from actors.executions.inputs import use_named
 from actors.executions.live import Live
 from actors.executions.runs import Runs
 from actors.executions.tally import BUCKETS, PHASES, Histogram
 
-__all__ = ["BUCKETS", "PHASES", "Attempts", "Histogram", "Idempotency", "Live", "Runs"]
+__all__ = ["BUCKETS", "PHASES", "Attempts", "Histogram", "Idempotency", "Live", "Runs", "use_named"]

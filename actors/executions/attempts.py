@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -11,13 +13,16 @@ import trio
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
+from actors.executions.inputs import names_files, use_named
 from actors.executions.live import Live
+from actors.files import Files
 from actors.history import History
 from actors.registry import may_run_in_process
-from actors.workers import Executor, Masker, Outcome, look_up
+from actors.workers import Executor, Masker, Outcome, Worker, look_up
 from config.modules import RetryPolicy
 from config.secrets import LookUp
-from environments.local import InProcess
+from environments.base import Store
+from environments.local import Exchange, InProcess
 from environments.remedies import with_remedy
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Isolation, Kind, Status
@@ -26,6 +31,7 @@ NOT_BEGUN = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SH
 """Failures of a lease after which the execution never began, so that it needs no record."""
 _WORKERS = 3
 """Workers tried for one attempt, when each was gone before the call reached it."""
+_NONE: Mapping[str, tuple[Path, str]] = {}
 _RECORD_AGAIN = 0.5
 """Seconds before the next try to record a begin."""
 
@@ -40,6 +46,9 @@ class Attempts:
     history: History
     max_frame_bytes: int
     secrets: LookUp
+    files: Files
+    copies: Path
+    """The folder for files of handlers in the runner's own process."""
     _in_process: InProcess = field(factory=InProcess, init=False)
 
     def close(self) -> None:
@@ -86,21 +95,20 @@ class Attempts:
             return await self._in_runner(live, raw)
         executor = self.executors[live.module.spec.env]
         patient = live.execution.asynchronous
-        outcome = Outcome()
+        outcome, files = Outcome(), None if names_files(live.execution.input) else _NONE
         for _ in range(_WORKERS):
             try:
+                if files is None:
+                    with trio.CancelScope() as live.pause:
+                        files = await self._files_of(live)
+                    if files is None:
+                        outcome = live.stopped()
+                        break
+                    live.pause = None
                 async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
                     if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
                         return live.stopped()
-                    call = live.begin(raw, _seconds(live))
-                    try:
-                        await self._record_begin(live)
-                        if call.stopped_by is not None:
-                            return live.stopped()
-                        outcome = await worker.execute(call)
-                    finally:
-                        live.call = None
-                        live.killed = call.killed
+                    outcome = await self._with(worker, live, raw, files)
             except RunnerError as problem:
                 if live.stopped_by is not None:
                     return live.stopped()
@@ -109,11 +117,34 @@ class Attempts:
                 live.count()
                 return Outcome(failure=problem.failure, exit_code=1)
             finally:
-                live.waiter = None
+                live.waiter = live.pause = None
             if outcome.reached or live.stopped_by is not None:
                 break
             log.info("the worker was gone before the call reached it", execution=live.execution.id)
         return outcome
+
+    async def _with(
+        self, worker: Worker, live: Live, raw: msgspec.Raw, files: Mapping[str, tuple[Path, str]]
+    ) -> Outcome:
+        """Run the handler in a worker, once its begin is recorded."""
+        call = live.begin(raw, _seconds(live))
+        call.files, call.store = files, self._storing(live)
+        try:
+            await self._record_begin(live)
+            return live.stopped() if call.stopped_by is not None else await worker.execute(call)
+        finally:
+            live.call = None
+            live.killed = call.killed
+
+    async def _files_of(self, live: Live) -> Mapping[str, tuple[Path, str]]:
+        """Return the files that the input names. Raises RunnerError as `use_named`."""
+        execution = live.execution
+        found = await use_named(self.files, execution.id, live.module.spec.name, execution.input)
+        return {name: (file.path, file.name) for name, file in found.items()}
+
+    def _storing(self, live: Live) -> Store:
+        """Return what stores the files that the handler makes."""
+        return partial(self.files.writing, execution=live.execution.id, module=live.module.spec.name)
 
     async def _record_begin(self, live: Live) -> None:
         """Record that the handler is about to run. An accepted execution does not fail on a full disk: it waits."""
@@ -150,6 +181,7 @@ class Attempts:
         with trio.CancelScope() as live.pause:
             await self._record_begin(live)
             try:
+                exchange = Exchange(await self._files_of(live), self._storing(live), self.copies)
                 masker = Masker.of((await look_up(module.spec, self.secrets)).values())
                 result = await self._in_process.call(
                     module.digest,
@@ -162,6 +194,7 @@ class Attempts:
                     attempt=live.attempt,
                     on_event=live.hear if masker is None else masker.before(live.hear),
                     max_bytes=self.max_frame_bytes,
+                    exchange=exchange,
                 )
                 outcome = Outcome(result=result)
             except RunnerError as problem:

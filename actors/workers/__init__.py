@@ -6,6 +6,7 @@ from actors.workers.call import Call, Outcome
 from actors.workers.executor import Executor, ExecutorStatistics
 from actors.workers.masking import Masker, look_up
 from actors.workers.pool import Phases, Waiter
+from actors.workers.worker import Worker
 
 __all__ = [
     "BuildLog",
@@ -16,6 +17,7 @@ __all__ = [
     "Outcome",
     "Phases",
     "Waiter",
+    "Worker",
     "build",
     "look_up",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,8 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from actors.channel import Store
     from actors.events import EventLog
-    from environments.base import Guest
+    from environments.base import Guest, Store
 
 _GUEST_KINDS = {
     "handler_error": ErrorKind.HANDLER_ERROR,
@@ -31,7 +29,6 @@ _GUEST_KINDS = {
     "bad_input": ErrorKind.BAD_INPUT,
     "out_of_storage": ErrorKind.OUT_OF_STORAGE,
 }
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @define(eq=False)
@@ -112,12 +109,6 @@ def failure_of(answer: messages.Error) -> Failure:
     """Return the failure that a guest reports."""
     kind = _GUEST_KINDS.get(answer.kind, ErrorKind.HANDLER_ERROR)
     return Failure(kind, answer.message, answer.error_type, answer.traceback, answer.field)
-
-
-def not_put(problem: OSError) -> Failure:
-    """Return the failure of a call whose files cannot be copied for the worker."""
-    text = f"a file of the input cannot be copied into the folder of the worker: {problem}"
-    return Failure(ErrorKind.OUT_OF_STORAGE if problem.errno in _FULL else ErrorKind.UNAVAILABLE, text)
 
 
 def load_failure(answer: messages.LoadFailed) -> Failure:

@@ -17,12 +17,11 @@ from actors.workers.call import (
     import_failure,
     limit_failure,
     load_failure,
-    not_put,
     printed_too_much,
 )
 from actors.workers.masking import MaskedLog
 from environments import proc
-from environments.base import ChannelClosedError
+from environments.base import ChannelClosedError, not_copied
 from environments.limits import WATCH_SECONDS
 from environments.remedies import with_remedy
 from protocol import frames, messages
@@ -208,7 +207,7 @@ class Worker:
                     broken = problem
                 except OSError as problem:
                     await self.guest.inbox.forget()
-                    return Outcome(failure=not_put(problem), exit_code=1)
+                    return Outcome(failure=not_copied(problem), exit_code=1)
             if answer is not None and not log.exceeded:
                 outcome = await self._finish(answer, call)
                 if files:

@@ -12,7 +12,7 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
-from actors.executions import Idempotency, Live, Runs
+from actors.executions import Idempotency, Live, Runs, use_named
 from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.registry import Published, Registry
@@ -23,7 +23,7 @@ from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.answers import Answers
 from runner.api.checks import Checks
-from runner.api.files import StoredFiles
+from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import Following, check_valid
 from runner.api.management import Management
 from runner.auth import Principal, Scope, require
@@ -209,6 +209,7 @@ class Service:
             subject=principal.subject,
             timeout=timeout,
         )
+        await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 
     # Executions that exist

@@ -93,7 +93,10 @@ class Typed:
             remedy = "; a parameter that is named `input` takes any JSON" if len(self.names) == 1 else ""
             text = "expected an object with the handler's parameters (%s), not %s%s"
             raise BadInput(text % (", ".join(self.names) or "none", shown(value), remedy))
-        named = self.read(value, call)
+        try:
+            named = self.read(value, call)
+        except RecursionError:
+            raise BadInput("nested too deeply") from None
         if self.context is not None:
             named[self.context.name] = call.context
         args = tuple(named.pop(each.name, each.default) for each in self.positional)

@@ -7,7 +7,7 @@ errors. `calls`, `executions`, `files` and `modules` do the work of a command an
 from runner.client.calls import Order, follow_call, print_output, submit
 from runner.client.connection import MAX_ANSWER_BYTES, Client, run, segment
 from runner.client.executions import cancel_executions, list_executions, moment, show_execution
-from runner.client.files import collect_files, get_file, list_files, put_file, remove_files
+from runner.client.files import Form, Part, Raw, collect_files, get_file, get_result, list_files, put_file, remove_files
 from runner.client.local_token import credentials
 from runner.client.modules import (
     Sent,
@@ -23,7 +23,10 @@ from runner.client.modules import (
 __all__ = [
     "MAX_ANSWER_BYTES",
     "Client",
+    "Form",
     "Order",
+    "Part",
+    "Raw",
     "Sent",
     "activate",
     "cancel_executions",
@@ -31,6 +34,7 @@ __all__ = [
     "credentials",
     "follow_call",
     "get_file",
+    "get_result",
     "list_changes",
     "list_executions",
     "list_files",

@@ -86,8 +86,42 @@ async def get_file(client: Client, name: str, to: Path | None) -> int:
 
     A file at the path is replaced when the download is complete and has the digest that its id names.
     """
+
+    async def work(_interrupts: Interrupts) -> int:
+        await save_file(client, name, to)
+        return 0
+
+    return await interruptible(work)
+
+
+async def save_file(client: Client, name: str, to: Path | None) -> None:
+    """Download a file as `get_file` does."""
+    digest = hashlib.sha256()
+
+    def check() -> None:
+        if f"sha256:{digest.hexdigest()}" != name:
+            raise error(ErrorKind.BAD_INPUT, "the file changed on its way; download it again")
+
+    await save_stream(client, f"/files/{segment(name)}", to, seen=digest.update, check=check)
+
+
+async def save_stream(
+    client: Client,
+    path: str,
+    to: Path | None,
+    *,
+    seen: Callable[[bytes], None] | None = None,
+    check: Callable[[], None] | None = None,
+) -> Answer:
+    """Write the answer of a route to a path, or to standard output without one; return its head.
+
+    `seen` gets each piece, `check` is called before a file at the path is replaced. Raises RunnerError and OSError.
+    """
     if to is None:
-        return await interruptible(lambda _: _download(client, name, lambda data: write(1, data)))
+        answer = await _download(client, path, lambda data: write(1, data), seen)
+        if check is not None:
+            check()
+        return answer
     unfinished = to.with_name(f".{to.name}.{os.getpid()}.part")
     try:
         with unfinished.open("xb", buffering=0) as file:
@@ -95,31 +129,32 @@ async def get_file(client: Client, name: str, to: Path | None) -> int:
             async def add(data: bytes) -> None:
                 await trio.to_thread.run_sync(file.write, data)
 
-            code = await interruptible(lambda _: _download(client, name, add))
-        if code == 0:
-            unfinished.replace(to)
+            answer = await _download(client, path, add, seen)
+        if check is not None:
+            check()
+        unfinished.replace(to)
     finally:
         unfinished.unlink(missing_ok=True)
-    return code
+    return answer
 
 
-async def _download(client: Client, name: str, add: Callable[[bytes], Awaitable[None]]) -> int:
-    digest, moved = hashlib.sha256(), cast("Callable[[int], None] | None", None)
+async def _download(
+    client: Client, path: str, add: Callable[[bytes], Awaitable[None]], seen: Callable[[bytes], None] | None
+) -> Answer:
+    moved = cast("Callable[[int], None] | None", None)
 
     async def into(answer: Answer, data: bytes) -> None:
         nonlocal moved
         if moved is None:
             total = decimal(answer.headers.get("content-length", "")) or 0
             moved = shown.enter_context(upload_bar(total, "downloading")) or _unseen
-        digest.update(data)
+        if seen is not None:
+            seen(data)
         await add(data)
         moved(len(data))
 
     with ExitStack() as shown:
-        await client.request("GET", f"/files/{segment(name)}", seconds=TRANSFER_SECONDS, into=into)
-    if f"sha256:{digest.hexdigest()}" != name:
-        raise error(ErrorKind.BAD_INPUT, "the file changed on its way; download it again")
-    return 0
+        return await client.request("GET", path, seconds=TRANSFER_SECONDS, into=into)
 
 
 def _unseen(_count: int) -> None:

@@ -51,6 +51,8 @@ class EventStore:
 
     def __init__(self, keep: int, keep_items: int) -> None:
         self.dropped_bytes = 0
+        self.added_bytes = 0
+        """Bytes of all output, progress texts and items."""
         self._half = keep // 2
         self._keep_items = keep_items
         self._head: list[KeptEvent] = []
@@ -80,7 +82,9 @@ class EventStore:
 
     def add(self, event: KeptEvent) -> None:
         """Keep an event; drop older ones that no longer fit."""
-        cost = _size(event) + _EVENT_BYTES
+        size = _size(event)
+        self.added_bytes += size
+        cost = size + _EVENT_BYTES
         if not self._tail and not self._middle and self._head_bytes + cost <= self._half:
             self._head.append(event)
             self._head_bytes += cost

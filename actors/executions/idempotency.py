@@ -21,12 +21,12 @@ _COMPARED_BYTES = 256 * 1024
 """Larger inputs are compared byte by byte, not as JSON values."""
 
 
-def fingerprint(data: bytes) -> bytes:
+def fingerprint(data: bytes) -> str:
     """Return a hash that is equal for equal inputs; in small inputs, white space and the order of keys do not count."""
     if len(data) <= _COMPARED_BYTES:
         with suppress(msgspec.DecodeError):  # a number out of range here may be valid for a handler
             data = msgspec.json.encode(msgspec.json.decode(data), order="sorted")
-    return hashlib.sha256(data).digest()
+    return hashlib.sha256(data).hexdigest()
 
 
 @frozen
@@ -85,6 +85,9 @@ class Idempotency:
         first: Execution | None = known.execution if isinstance(known, Live) else known
         if isinstance(known, Live) and known.execution.asynchronous:  # its input is not in memory
             first = await self.history.get(known.execution.id)
-        if first is not None and fingerprint(first.input) != fingerprint(execution.input):
+        if first is None:
+            return
+        given = fingerprint(execution.input)
+        if given != (fingerprint(first.input) if first.input_hash is None else first.input_hash):
             text = f"the execution {first.id} had the same key and another input; use a new key"
             raise error(ErrorKind.CONFLICT, text, field="Idempotency-Key")

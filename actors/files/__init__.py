@@ -2,7 +2,17 @@
 
 from actors.files.files import Files, FilesStatistics
 from actors.files.index import Collected, Viewer
-from actors.files.model import FILE_ID, StoredFile, references
+from actors.files.model import FILE_ID, StoredFile, checked_digest, references
 from actors.files.writing import Writing
 
-__all__ = ["FILE_ID", "Collected", "Files", "FilesStatistics", "StoredFile", "Viewer", "Writing", "references"]
+__all__ = [
+    "FILE_ID",
+    "Collected",
+    "Files",
+    "FilesStatistics",
+    "StoredFile",
+    "Viewer",
+    "Writing",
+    "checked_digest",
+    "references",
+]

@@ -114,12 +114,14 @@ def page(connection: sa.Connection, query: Query) -> Page:
 
 
 def existing(connection: sa.Connection, names: Iterable[str]) -> set[str]:
-    """Return those of the ids that are executions."""
+    """Return those of the ids that are executions, without those that ended and have only a summary left."""
     found: set[str] = set()
     left = list(names)
     while left:
         some, left = left[:LOOKED_UP], left[LOOKED_UP:]
-        found.update(connection.execute(sa.select(executions.c.id).where(executions.c.id.in_(some))).scalars())
+        columns = executions.c
+        whole = sa.or_(columns.finished_at.is_(None), sa.not_(columns.summary))
+        found.update(connection.execute(sa.select(columns.id).where(columns.id.in_(some), whole)).scalars())
     return found
 
 

@@ -32,7 +32,7 @@ from config.modules.sizes import oversized
 from config.requirements import Origin
 from config.secrets import Secret
 from config.units import Range, show
-from protocol.model import Isolation, Kind
+from protocol.model import Isolation, Kind, Record
 
 
 @frozen
@@ -88,6 +88,8 @@ class ModuleSpec:
     input_schema: Mapping[str, Any] | None = None
     endpoints: tuple[EndpointSpec, ...] = ()
     """Routes of the server that call it."""
+    record: Record = Record.FULL
+    """How much of each execution the history keeps."""
 
 
 def spec_from_mapping(
@@ -280,6 +282,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         **dict.fromkeys(("requirements", "constraints"), units.items(units.text)),
         "python": units.optional(units.matching(r"3(\.[0-9]{1,3}){1,2}", "a Python version such as 3.12 or 3.12.4")),
         "isolation": units.one_of(Isolation),
+        "record": units.one_of(Record),
         **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), policies.TIMEOUT),
         "memory": units.optional(units.bytes_from(16 * 1024 * 1024)),
         "shm": units.optional(units.bytes_from(64 * 1024)),

@@ -51,9 +51,9 @@ standard = __import__
 class Plain:
     """A handler that takes the whole input, and perhaps the context."""
 
-    def __init__(self, parameter=None, context=None):
+    def __init__(self, parameter=None, context=None, by_name=False):
         self.read = None if parameter is None else whole(parameter.hint)
-        self.name = parameter.name if parameter and parameter.kind == _BY_NAME else None
+        self.name = parameter.name if by_name else None
         self.context = context
 
     def arguments(self, value, call):
@@ -93,7 +93,10 @@ class Typed:
             remedy = "; a parameter that is named `input` takes any JSON" if len(self.names) == 1 else ""
             text = "expected an object with the handler's parameters (%s), not %s%s"
             raise BadInput(text % (", ".join(self.names) or "none", shown(value), remedy))
-        named = self.read(value, call)
+        try:
+            named = self.read(value, call)
+        except RecursionError:
+            raise BadInput("nested too deeply") from None
         if self.context is not None:
             named[self.context.name] = call.context
         args = tuple(named.pop(each.name, each.default) for each in self.positional)
@@ -136,13 +139,13 @@ def plan(handler):
         return Plain(None, context)
     first, second = (taken + [None, None])[:2]
     if first is not None and (first.name == "input" or first.name[0] == "_" or first.kind == _POSITIONAL_ONLY):
-        if context is None and second is not None and takes_context(second):
+        if context is None and len(taken) == 2 and takes_context(second):
             context = second
             taken.remove(second)
         if len(taken) == 1:
-            return Plain(first, context)
+            return Plain(first, context, first.kind == _BY_NAME or parameters[0] is context)
     if len(taken) == 1 and more is None and getattr(first.hint, "operato_kind", None) == "Request":
-        return Plain(first, context)
+        return Plain(first, context, first.kind == _BY_NAME or parameters[0] is context)
     return Typed(taken, context, more)
 
 
@@ -226,7 +229,9 @@ def resolved(annotation, scope):
         return annotation
     stand_in = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
-        return standard("typing").get_type_hints(stand_in, scope)["it"]
+        for _ in range(2):  # Python 3.8 leaves quoted names within a quoted hint
+            stand_in.__annotations__ = standard("typing").get_type_hints(stand_in, scope)
+        return stand_in.__annotations__["it"]
     except Exception:  # a name only for type checkers, or an expression that a later Python has
         return annotation
 

@@ -22,6 +22,8 @@ class Answers:
     budget: Budget
     seconds: float
     """The longest wait for a turn: clients that do not read are cut off after this time."""
+    held: Budget
+    """The memory of results that wait for their turn and are in no record."""
     _history: History
 
     def share(self) -> Share:
@@ -56,6 +58,8 @@ class Answers:
         size, name = _size(execution), execution.id
         if share.take(size):
             return execution
+        if execution.summary:
+            return await self._held(share, execution, size)
         del execution
         if not await share.wait(size, self.seconds):
             raise _full(f"; the execution {name} has ended and can be read")
@@ -63,6 +67,16 @@ class Answers:
         if found is None:
             raise error(ErrorKind.NOT_FOUND, f"the execution {name} has ended; its record is gone", field="id")
         return found
+
+    async def _held(self, share: Share, execution: Execution, size: int) -> Execution:
+        """Return an execution whose record has no result, when there is memory for its answer."""
+        kept = Share(self.held)
+        try:
+            if kept.take(size) and await share.wait(size, self.seconds):
+                return execution
+        finally:
+            kept.give()
+        raise _full(f"; the execution {execution.id} has ended, and its module records summaries only")
 
 
 def is_large(execution: Execution) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
@@ -21,9 +20,9 @@ from actors.registry import Published, Registry
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
-from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Status
 from runner.api.answers import Answers
+from runner.api.beginning import keyed, new_execution
 from runner.api.checks import Checks
 from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import Following, check_valid
@@ -59,7 +58,7 @@ class Service:
         server = self.settings.server
         limit = max(server.max_buffered_bytes, server.max_frame_bytes)  # or the largest would never fit
         self.budget = Budget(limit)
-        self.answers = Answers(Budget(limit), server.send_timeout_seconds, self.history)
+        self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
         self.stored = StoredFiles(self.files)
         seconds = self.settings.history.idempotency_seconds
@@ -136,9 +135,10 @@ class Service:
         execution with an idempotency `key` continues, for a caller that repeats the call. Without one, `on_item` is
         called with its id and events when the handler, a generator, has made its first item.
         """
-        module, execution, raw = await self._new(principal, name, data, version, timeout, key)
+        module, execution, raw = await self._new(principal, name, data, version, timeout)
         if key is None:
             return await self.runs.execute(module, execution, raw, on_item)
+        execution = await keyed(execution, key, self.checks)
 
         async def begin() -> Live:
             return self.runs.start(module, execution, raw)
@@ -161,8 +161,10 @@ class Service:
         The parameters are those of `execute`. Raises RunnerError if it is not accepted. When the caller is cancelled,
         it may have been accepted.
         """
-        module, execution, raw = await self._new(principal, name, data, version, timeout, key)
+        module, execution, raw = await self._new(principal, name, data, version, timeout)
         execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw))
+        if key is not None:
+            execution = await keyed(execution, key, self.checks)
 
         async def begin() -> Live:
             return await self.runs.dispatcher.submit(module, execution)
@@ -199,13 +201,7 @@ class Service:
             live.cancel(Failure(ErrorKind.CANCELLED, why))
 
     async def _new(
-        self,
-        principal: Principal,
-        name: str,
-        data: bytes,
-        version: str | None,
-        timeout: float | None,
-        key: str | Delivery | None = None,
+        self, principal: Principal, name: str, data: bytes, version: str | None, timeout: float | None
     ) -> tuple[Published, Execution, msgspec.Raw]:
         """Return an execution that may begin. Raises RunnerError."""
         check_valid(principal)  # a batch may have run long
@@ -213,9 +209,7 @@ class Service:
         raw = await self.checks.input(module, data)
         if self.runs.stopping:
             raise RunnerError(shutting_down())
-        if timeout is not None and not timeout > 0:
-            raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
-        execution = _made(module, principal, data, timeout, key)
+        execution = new_execution(module, principal.subject, data, timeout)
         await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 
@@ -282,22 +276,6 @@ class Service:
             _seen(principal, name, live.execution)
             return live.log
         return log_of(await self.get(principal, name))
-
-
-def _made(
-    module: Published, principal: Principal, data: bytes, timeout: float | None, key: str | Delivery | None
-) -> Execution:
-    return Execution(
-        id=execution_id(),
-        module=module.ref,
-        env=module.spec.env,
-        status=Status.RUNNING,
-        created_at=time.time(),
-        input=data or b"null",
-        subject=principal.subject,
-        timeout=timeout,
-        idempotency_key=key.key if isinstance(key, Delivery) else key,
-    )
 
 
 def _delivery(key: str | Delivery) -> Delivery | None:

@@ -17,6 +17,7 @@ from runner.api import Batch, Input, Service, is_large
 from runner.auth import Principal, Scope, Verifier, authenticate
 from runner.grpc.call import Call, Method
 from runner.grpc.codec import make
+from runner.grpc.files import FileVerbs
 from runner.grpc.messages import (
     error_kind,
     event_message,
@@ -29,16 +30,18 @@ from runner.grpc.messages import (
     seconds,
 )
 from runner.grpc.modules import ModuleVerbs
+from runner.inputs import WholeBody, read_input
 from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
+FILES = "operato.runner.v1.FileService"
 MAX_INPUT_ID = 256
 
 
 def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
-    """Return the methods of both services by path."""
-    executions, modules = _Executions(service), ModuleVerbs(service)
+    """Return the methods of all services by path."""
+    executions, modules, files = _Executions(service), ModuleVerbs(service), FileVerbs(service)
 
     async def principal(call: Call) -> Principal:
         return await authenticate(verifier, call.metadata.get("authorization"), call.metadata.get("x-api-key"))
@@ -50,9 +53,9 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
 
         return handler
 
-    def with_stream(verb: Callable[[Call, Principal], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
-        async def handler(call: Call) -> None:
-            await verb(call, await principal(call))
+    def with_stream(verb: Callable[[Call, Principal], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+        async def handler(call: Call) -> Any:
+            return await verb(call, await principal(call))
 
         return handler
 
@@ -66,6 +69,8 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
         **{f"/{MODULES}/{name}": Method(with_message(verb), kind) for name, (verb, kind) in modules.verbs().items()},
+        f"/{FILES}/PutFile": Method(with_stream(files.put), v1.PutFileRequest),
+        **{f"/{FILES}/{name}": Method(with_message(verb), kind) for name, (verb, kind) in files.verbs().items()},
     }
 
 
@@ -86,13 +91,24 @@ class _Executions:
         execution = await self.service.execute(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             # With a key the execution belongs to all calls with that key: it continues when this call has timed out.
             timeout=_timeout(call, request.timeout) if _key(call) is None else request.timeout or None,
             key=_key(call),
         )
         return response_message(await self._ended(call, execution))
+
+    async def _input(self, who: Principal, request: v1.ExecuteRequest) -> bytes:
+        """Return the input of a request as JSON. Raises RunnerError."""
+        if not request.body and not request.content_type:
+            return request.input_json.encode()
+        if request.input_json:
+            raise error(ErrorKind.BAD_INPUT, "the request has `input_json` and `body`; send one", field="body")
+        name, version = request.module_name, request.version or None
+        module = self.service.module(who, Scope.EXECUTIONS_RUN, name, version)
+        kind = request.content_type or "application/octet-stream"
+        return await read_input(WholeBody(request.body), kind, self.service, who, module)
 
     async def _ended(self, call: Call, execution: Execution) -> Execution:
         """Return an execution that has ended, when there is memory for its answer."""
@@ -112,7 +128,7 @@ class _Executions:
         name, follower = await self.service.begin(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             timeout=_timeout(call, request.timeout),
         )
@@ -127,7 +143,7 @@ class _Executions:
         execution = await self.service.submit(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),

@@ -28,6 +28,7 @@ _AHEAD: Final = (
     executions.submit,
     executions.show,
     executions.output,
+    executions.result,
     modules.prepare,
     modules.upload,
     *files.ENDPOINTS,

@@ -19,9 +19,9 @@ from config.units import decimal
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from runner.api import Publishing, failure_of, module_fields, while_valid
 from runner.auth import Scope
-from runner.rest.bodies import read_file
+from runner.inputs import FORM, read_file
 from runner.rest.endpoint import Answer, Request, Stream, Write, json_answer, serves
-from runner.rest.openapi import ARCHIVES, EVENTS, FORM, Preparation
+from runner.rest.openapi import ARCHIVES, EVENTS, Preparation
 from runner.rest.render import change_json, problem_json, versions_json
 from runner.rest.streams import KEEP_ALIVE_SECONDS, STILL_HERE
 

@@ -13,7 +13,8 @@ import trio
 from config.code import pack
 from protocol.errors import ErrorKind, RunnerError
 from runner.http import read_body
-from runner.rest.bodies import inflating, read_file
+from runner.inputs import read_file
+from runner.rest.bodies import inflating
 from runner.rest.openapi.operations import OPERATIONS
 from runner.wire import Budget
 from tests.contract.test_streams import ECHO, open_site

@@ -22,7 +22,7 @@ PIECE_BYTES: Final = 256 * 1024
 """Read and sent at a time; taken from the memory for answers."""
 _SHOWN: Final = frozenset({"application/pdf", "application/json", "text/plain", "text/csv"})
 """Types that browsers show without running anything of them, besides most pictures, sound and video."""
-_SAFE: Final = (
+SAFE: Final = (
     (b"x-content-type-options", b"nosniff"),
     # A page or drawing that somebody has uploaded gets nothing of this site, even if a browser opens it.
     (b"content-security-policy", b"sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"),
@@ -38,7 +38,7 @@ def file_answer(request: Request, stored: StoredFile, *, status: int = 200, head
     status 200 only.
     """
     tag = f'"{stored.id.removeprefix("sha256:")}"'
-    own = (*_SAFE, (b"etag", tag.encode()), (b"content-disposition", _disposition(stored)))
+    own = (*SAFE, (b"etag", tag.encode()), (b"content-disposition", _disposition(stored)))
     given = {name for name, _ in headers}
     every = (*(each for each in own if each[0] not in given), *headers)
     part = None

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from actors.files import FILE_ID, Writing
+from actors.files import Writing, checked_digest
 from protocol.errors import ErrorKind, error
 from runner.rest.endpoint import Request
 
@@ -48,7 +48,7 @@ def expected_id(request: Request) -> str | None:
     """
     found = set()
     if request["digest"] is not None:
-        found.add(_checked(request["digest"]))
+        found.add(checked_digest(request["digest"]))
     for name in _DIGESTS:
         header = request.header(name)
         if header is not None and (digest := _sha256_in(name, header)) is not None:
@@ -59,13 +59,6 @@ def expected_id(request: Request) -> str | None:
     if len(found) > 1:
         raise error(ErrorKind.BAD_INPUT, "the request has several digests, which differ; send one", field="digest")
     return found.pop() if found else None
-
-
-def _checked(given: str) -> str:
-    if FILE_ID.fullmatch(given.lower()) is None:
-        text = f"digest must be `sha256:` and 64 hexadecimal digits, not {given!r:.100}"
-        raise error(ErrorKind.BAD_INPUT, text, field="digest")
-    return str(given.lower())
 
 
 def _sha256_in(name: str, header: str) -> str | None:
@@ -80,5 +73,5 @@ def _sha256_in(name: str, header: str) -> str | None:
             text = f"{name} must be like sha-256=:BASE64:, not {header!r:.100}"
             raise error(ErrorKind.BAD_INPUT, text, field=name)
         if item[1] == "sha-256":
-            return _checked(f"sha256:{digest.hex()}")
+            return checked_digest(f"sha256:{digest.hex()}")
     return None

@@ -2,7 +2,7 @@
 
 from runner.rest.openapi.document import Documents
 from runner.rest.openapi.executions import EXECUTE, LINES
-from runner.rest.openapi.modules import ARCHIVES, FORM, FORM_PARTS
+from runner.rest.openapi.modules import ARCHIVES
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
@@ -12,8 +12,6 @@ __all__ = [
     "ARCHIVES",
     "EVENTS",
     "EXECUTE",
-    "FORM",
-    "FORM_PARTS",
     "JSON",
     "LINES",
     "OPERATIONS",

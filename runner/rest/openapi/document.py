@@ -16,6 +16,7 @@ from protocol import events, views
 from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Principal, Scope
 from runner.http import WEBSOCKET
+from runner.inputs import ANY, Field, Fields, media_types
 from runner.rest.openapi import shapes
 from runner.rest.openapi.executions import EXECUTE, EXECUTION_ID
 from runner.rest.openapi.hooks import hook_paths
@@ -194,12 +195,13 @@ def call_of(module: Published) -> Call:
     """Return the description of one module."""
     name, spec = module.ref.name, module.spec
     schema, required, more = {}, False, ""
-    content: dict[str, Any] = {"schema": {"$ref": f"{_SCHEMAS}{_input(name)}"}}
+    reference = f"{_SCHEMAS}{_input(name)}"
+    content: dict[str, Any] = {"schema": {"$ref": reference}}
     if module.input_schema is not None:
         from config.schema import embedded  # noqa: PLC0415  (imported already, for the schema of this module)
 
         required = module.inputs is not None and module.inputs.check(b"null") is not None
-        found = embedded(module.input_schema, f"{_SCHEMAS}{_input(name)}")
+        found = embedded(module.input_schema, reference)
         if found is None:
             more = f"The schema of its input cannot be shown here; see `GET /modules/{name}`."
         schema = found or {}
@@ -211,12 +213,35 @@ def call_of(module: Published) -> Call:
         **({"description": text} if text else {}),
         "tags": ["calls"],
         "parameters": [_parameter(parameter) for parameter in EXECUTE.parameters if parameter is not MODULE],
-        "requestBody": {"required": required, "content": {JSON: content}},
+        "requestBody": {"required": required, "content": {JSON: content, **_other_bodies(module, schema, reference)}},
         "responses": _execute_responses(),
         "security": _security(EXECUTE),
         "x-module": {"version": module.ref.version, "env": spec.env.value},
     }
     return Call(name, operation, {"title": f"The input of {name}", **schema}, hook_paths(module))
+
+
+def _other_bodies(module: Published, shown: Mapping[str, Any], reference: str) -> dict[str, Any]:
+    """Return the bodies that the module takes besides JSON; `shown` is its schema at the `reference`."""
+    fields = Fields(module.input_schema)
+    form: dict[str, Any] = {"type": "object"}
+    for name in shown.get("properties", ()):
+        field = fields.of(name)
+        part = {"$ref": f"{reference}/properties/{name.replace('~', '~0').replace('/', '~1')}"}
+        form.setdefault("properties", {})[name] = _file_part(field, part)
+    form |= {key: shown[key] for key in ("required", "additionalProperties") if key in shown and "properties" in form}
+    taken = media_types(module.input_schema)
+    return {kind: {"schema": {} if kind == ANY else form} for kind in taken if kind != JSON}
+
+
+def _file_part(field: Field, part: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a part: bytes for a file, else that of the field."""
+    file = {"type": "string", "format": "binary"}
+    if field.any:
+        return part
+    if field.repeated and field.items is not None and field.items.file and not field.items.any:
+        return {"type": "array", "items": file}
+    return file if field.file else part
 
 
 def _example(module: Published) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""The body of a call as the input of its handler: JSON, a form, or bytes where the handler takes them."""
+
+from __future__ import annotations
+
+import mimetypes
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, Final, Protocol
+
+import msgspec
+import trio
+from attrs import frozen
+
+from actors.files import Writing
+from actors.registry import Published
+from protocol.errors import ErrorKind, Failure, RunnerError, error
+from runner.api import Service
+from runner.auth import Principal
+from runner.inputs.fields import Fields, Schema, Value
+from runner.inputs.forms import INLINE_BYTES, file_value, is_json, read_form, read_urlencoded, text_in
+from runner.inputs.part import FORM, Piece
+
+JSON: Final = "application/json"
+URLENCODED: Final = "application/x-www-form-urlencoded"
+_TEXT: Final = "text/plain"
+ANY: Final = "*/*"
+
+
+class Body(Protocol):
+    """The body of a request."""
+
+    def stream_body(self) -> None:
+        """Accept a body of any length."""
+
+    async def body(self) -> bytes:
+        """Return the whole body, of at most `max_frame` bytes."""
+
+    async def piece(self) -> tuple[bytes, bool]:
+        """Return the next bytes of a streamed body, and whether more follow."""
+
+
+@frozen
+class WholeBody:
+    """A body that has arrived as a whole."""
+
+    data: bytes
+
+    def stream_body(self) -> None:
+        """Do nothing: its length is known."""
+
+    async def body(self) -> bytes:
+        """Return the body."""
+        return self.data
+
+    async def piece(self) -> tuple[bytes, bool]:
+        """Return the body, after which no more follows."""
+        return self.data, False
+
+
+@frozen
+class UnsupportedType(Failure):
+    """A body has a type that the handler does not take; answered 415."""
+
+    types: tuple[str, ...] = ()
+    """The types that it takes."""
+
+
+def media_types(schema: Schema | None) -> tuple[str, ...]:
+    """Return the types of bodies that an input of this schema may be sent as; `*/*` is any other type."""
+    fields = Fields(schema)
+    return (JSON, *((FORM, URLENCODED) if fields.taken else ()), *((ANY,) if fields.raw else ()))
+
+
+async def read_input(body: Body, given: str, service: Service, principal: Principal, module: Published) -> bytes:
+    """Return a body of the content type `given` as JSON; its files are in the store.
+
+    The caller has the scope for executing the module. Raises RunnerError: `UnsupportedType`, `bad_input` with the field
+    at fault, `too_large`, `out_of_storage`, `unavailable`; then nothing is stored.
+    """
+    kind = given.partition(";")[0].strip().lower()
+    if kind in ("", JSON) or kind.endswith("+json"):
+        return await body.body()
+    return await _Reading(body, given, kind, service, principal, module).read()
+
+
+@frozen
+class _Reading:
+    """One body that is no JSON."""
+
+    body: Body
+    given: str
+    kind: str
+    service: Service
+    principal: Principal
+    module: Published
+
+    async def read(self) -> bytes:
+        fields = Fields(self.module.input_schema)
+        if self.kind == FORM and fields.taken:
+            return await self._form(fields)
+        if self.kind == URLENCODED:
+            data = await self.body.body()
+            if is_json(data):
+                return data
+            if fields.taken:
+                return await self.service.checks.whole(partial(_urlencoded, fields=fields), data)
+            if fields.raw:
+                return _encoded(data.decode("utf-8", "replace"))
+        elif fields.raw and self.kind != FORM:
+            return await self._raw(inline=not fields.root.file)
+        elif self.kind == _TEXT:  # as browsers send the text of JSON
+            return await self.body.body()
+        types = media_types(self.module.input_schema)
+        text = f"the module {self.module.ref.name} takes no {self.kind!r:.80}; send one of"
+        shown = ", ".join("any other type as it is" if each == ANY else each for each in types)
+        raise RunnerError(UnsupportedType(ErrorKind.BAD_INPUT, f"{text} {shown}", field="content-type", types=types))
+
+    async def _form(self, fields: Fields) -> bytes:
+        self.body.stream_body()
+
+        async def check(value: dict[str, Value]) -> None:
+            await self.service.checks.input(self.module, await self._encoded(value))
+
+        server = self.service.settings.server
+        value = await read_form(
+            self.given,
+            self._piece(),
+            fields,
+            self._store,
+            budget=self.service.budget,
+            limit=server.max_frame_bytes,
+            check=check,
+        )
+        return await self._encoded(value)
+
+    async def _encoded(self, value: Value) -> bytes:
+        return await trio.to_thread.run_sync(_encoded, value)
+
+    async def _raw(self, *, inline: bool) -> bytes:
+        """Return the body as a string or as a file: a short text, or with `inline` any text, is a string."""
+        if inline:
+            data = await self.body.body()
+            text = await self.service.checks.whole(text_in, data)
+            if text is None:
+                raise error(ErrorKind.BAD_INPUT, "the body is not UTF-8, and the module takes text", field="$")
+            return await self.service.checks.whole(lambda _: _encoded(text), data)
+        self.body.stream_body()
+        piece, head, more = self._piece(), bytearray(), True
+        while more and len(head) <= INLINE_BYTES:
+            data, more = await piece()
+            head += data
+        if not more and len(head) <= INLINE_BYTES and (text := text_in(head)) is not None:
+            return _encoded(text)
+        async with self._store(f"body{mimetypes.guess_extension(self.kind) or ''}", self.given) as writing:
+            await writing.write(head)
+            del head
+            while more:
+                data, more = await piece()
+                await writing.write(data)
+            return _encoded(file_value(await writing.finish()))
+
+    def _store(self, name: str, media_type: str) -> AbstractAsyncContextManager[Writing]:
+        return self.service.files.writing(name, media_type, subject=self.principal.subject)
+
+    def _piece(self) -> Piece:
+        """Return the reader of the body, which waits for `body_timeout` at most."""
+        seconds = self.service.settings.server.body_timeout_seconds
+
+        async def piece() -> tuple[bytes, bool]:
+            with trio.move_on_after(seconds):
+                return await self.body.piece()
+            text = f"no part of the body arrived for {seconds:g} s; the limit is `body_timeout`"
+            raise error(ErrorKind.BAD_INPUT, text, field="$")
+
+        return piece
+
+
+def _urlencoded(data: bytes, fields: Fields) -> bytes:
+    return _encoded(read_urlencoded(data, fields))
+
+
+def _encoded(value: Any) -> bytes:
+    return msgspec.json.encode(value)

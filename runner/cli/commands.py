@@ -133,8 +133,8 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> int:
     "--scope",
     default="executions:run modules:read",
     metavar="SCOPES",
-    help="permissions, separated by spaces: executions:run executions:read modules:read modules:write files:read "
-    "files:write metrics:read admin  [executions:run modules:read]",
+    help="permissions, separated by spaces: executions:run executions:read modules:read modules:write "
+    "modules:admin files:read files:write metrics:read admin  [executions:run modules:read]",
 )
 @click.option("--expires", default="1h", metavar="DURATION", help="how long the token is valid: 90s, 30m, 30d  [1h]")
 @click.option("--module", "globs", multiple=True, metavar="GLOB", help="allow only these modules; repeatable  [all]")

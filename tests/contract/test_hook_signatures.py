@@ -8,12 +8,14 @@ import hmac
 import json
 import time
 
+import attrs
 import pytest
 import trio
 
 from config.modules import Auth, EndpointSpec, Scheme, Signature
 from config.secrets import Secret
 from config.settings import ServerSettings
+from protocol.model import Record
 from tests.contract.test_streams import open_site
 from tests.support import inline, wait_until
 
@@ -225,3 +227,17 @@ async def test_a_secret_in_a_file_can_be_replaced(tmp_path):
         old.write_text("older key\n")
         assert (await deliver(site, "3", key="old key"))[0] == 401
         assert (await deliver(site, "4", key="older key"))[0] == 200
+
+
+async def test_an_answer_that_is_not_kept_is_empty_the_second_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPERATO_SECRET_HOOK", KEY)
+    kept = signed("github", Scheme.GITHUB, HOOK=Secret(env="OPERATO_SECRET_HOOK"))
+    async with open_site(tmp_path, (attrs.evolve(kept, record=Record.SUMMARY),)) as site:
+        site.file = tmp_path / "ran"
+        assert (await deliver(site))[2] == {"ran": 1}
+        body = json.dumps({"file": str(site.file)}).encode()
+        digest = hmac.new(KEY.encode(), body, hashlib.sha256).hexdigest()
+        headers = {"X_Hub_Signature_256": f"sha256={digest}", "X_GitHub_Delivery": "1"}
+        status, _, answer = await site.ask("POST", "/http/github", body, **headers)
+        assert (status, answer) == (200, b"")
+        assert runs(site) == 1

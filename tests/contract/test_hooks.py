@@ -437,3 +437,70 @@ async def test_an_answer_has_no_file_of_another_module(typed):
     assert (status, json.loads(body)["kind"]) == (502, "bad_output")
     status, _, body = await typed.ask("POST", "/http/typed/x", {"$response": {"file": uploaded}})
     assert (status, json.loads(body)["kind"]) == (502, "bad_output")
+
+
+# -- forms -------------------------------------------------------------------------------------------------------------
+
+FORM = """
+def handler(request: "Request"):
+    files = {name: [each.name, each.type, each.read_text()] for name, each in request.files.items()}
+    return {"form": request.form, "files": files, "body": request.text}
+"""
+BOUNDARY = {"Content_Type": "multipart/form-data; boundary=x"}
+
+
+def parts(*found):
+    """Return a multipart form of pairs of head and content."""
+    shown = [f"--x\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n" for head, content in found]
+    return "".join([*shown, "--x--\r\n"]).encode()
+
+
+@pytest.fixture
+async def forms(tmp_path):
+    module = hook("form", f"from operato import Request\n{FORM}", "/form")
+    async with open_site(tmp_path, (module,)) as opened:
+        yield opened
+
+
+async def test_a_form_has_fields_and_files(forms):
+    body = parts(
+        ('name="a"', "1"),
+        ('name="b"', "2"),
+        ('name="b"', "3"),
+        ('name="photo"; filename="x.txt"\r\nContent-Type: text/plain', "content"),
+        ('name="digest"', "sha256:" + "0" * 64),
+    )
+    shown = await forms.json("POST", "/http/form", body, **BOUNDARY)
+
+    assert shown["form"] == {"a": "1", "b": ["2", "3"], "digest": "sha256:" + "0" * 64}
+    assert shown["files"] == {"photo": ["x.txt", "text/plain", "content"]}
+    assert shown["body"] == ""
+
+
+async def test_a_form_without_files_is_a_body_too(forms):
+    """Senders sign it as it is."""
+    url = {"Content_Type": "application/x-www-form-urlencoded"}
+    shown = await forms.json("POST", "/http/form", b"a=1&b=%C3%BC&b=+&c=", **url)
+    assert shown == {"form": {"a": "1", "b": ["ü", " "], "c": ""}, "files": {}, "body": "a=1&b=%C3%BC&b=+&c="}
+    shown = await forms.json("POST", "/http/form", b'{"a": "b=c"}', **url)
+    assert (shown["form"], shown["body"]) == ({}, '{"a": "b=c"}'), "curl -d sends JSON under this type"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "words"),
+    [
+        (b"--x\r\nbroken", BOUNDARY, ""),
+        (b"--x--\r\n", {"Content_Type": "multipart/form-data"}, "boundary"),
+        (parts(("x", "1")), BOUNDARY, "has no name"),
+        (b"a=\xff", {"Content_Type": "application/x-www-form-urlencoded"}, "not UTF-8"),
+        (b"a=1&" * 1001, {"Content_Type": "application/x-www-form-urlencoded"}, "more than 1000 fields"),
+    ],
+)
+async def test_a_form_that_cannot_be_read_is_bad_input_and_leaves_nothing(forms, body, headers, words):
+    status, _, answer = await forms.ask("POST", "/http/form", body, **headers)
+    problem = json.loads(answer)
+    assert problem["kind"] == "bad_input", problem
+    assert status == (415 if words == "boundary" else 400)
+    assert words in problem["detail"]
+    assert (await forms.json("GET", "/executions"))["items"] == []
+    assert (await forms.json("GET", "/files"))["items"] == []

@@ -25,7 +25,7 @@ from runner.rest.bodies import inflating
 from runner.rest.endpoint import Answer, Download, Headers, Request, json_answer, problem
 from runner.rest.files import file_answer
 from runner.rest.hooks.incoming import read_body, request_json
-from runner.rest.hooks.outgoing import TEXT, file_name, file_type, is_error, reply_of, shown_failure
+from runner.rest.hooks.outgoing import TEXT, Reply, file_name, file_type, is_error, reply_of, shown_failure
 from runner.rest.hooks.signatures import Checked, check
 from runner.rest.hooks.stream import ItemStream
 from runner.rest.render import accepted_json
@@ -177,7 +177,8 @@ async def _answer(call: _Call, execution: Execution) -> Answer | Download:
     try:
         if execution.failure is not None:
             raise RunnerError(execution.failure)  # noqa: TRY301  (one edge for failures of user code)
-        reply = reply_of(execution.result or b"null")
+        # Where the history keeps no result, another delivery of the message has an answer without a body.
+        reply = Reply() if execution.result is None else reply_of(execution.result)
         headers = (*reply.headers, *_own(execution.id))
         if reply.file is not None:
             stored = await _find(call, reply.file, reply.content_type)

@@ -7,20 +7,30 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 import trio
+from attrs import frozen
 
 from config.modules import PREFIX
 from protocol.errors import ErrorKind, error
 from runner.auth import Principal
 from runner.http import Message
+from runner.inputs import (
+    FORM,
+    INLINE_BYTES,
+    URLENCODED,
+    Fields,
+    file_value,
+    is_json,
+    read_form,
+    read_urlencoded,
+    text_in,
+)
 from runner.rest.endpoint import Request
-
-TEXT_BYTES: Final = 64 * 1024
-"""A longer body, and one that is not UTF-8, is a file."""
 
 SESSION: Final = b"operato_"
 """The beginning of the names of the server's own cookies, which no handler gets or sets."""
@@ -30,24 +40,61 @@ _OF_THE_CODING: Final = frozenset({b"content-encoding", b"content-length"})
 """Headers that are not true of the content of a compressed body."""
 
 
-async def read_body(request: Request, caller: Principal) -> Any:
-    """Return the body: None if it is empty, text, or the JSON of a file.
+@frozen
+class Body:
+    """The body of a request, and its fields if it is a form."""
 
-    Raises RunnerError: `bad_input` if no part of it arrives for `body_timeout`, `too_large`, `out_of_storage`.
+    value: Any = None
+    """None if it is empty or a form with files; text, or the JSON of a file."""
+    form: Mapping[str, Any] | None = None
+
+
+async def read_body(request: Request, caller: Principal) -> Body:
+    """Return the body; its files are in the store.
+
+    Raises RunnerError: `bad_input` for a form that cannot be read and if no part of it arrives for `body_timeout`,
+    `too_large`, `out_of_storage`. Then nothing is stored.
     """
+    media_type = request.header("content-type") or ""
+    kind = media_type.partition(";")[0].strip().lower()
+    if kind == FORM:
+        return Body(form=await _read_form(request, caller, media_type))
+    if kind == URLENCODED:
+        data = await request.body()
+        fields = await request.service.checks.whole(_fields, data)
+        return Body(text_in(data) if len(data) <= INLINE_BYTES else None, fields)
+    return Body(await _read_value(request, caller, media_type, kind))
+
+
+def _fields(data: bytes) -> Mapping[str, Any] | None:
+    return None if is_json(data) else read_urlencoded(data, Fields(None, lists=True))
+
+
+async def _read_form(request: Request, caller: Principal, media_type: str) -> Mapping[str, Any]:
+    service = request.service
+    request.stream_body()
+    return await read_form(
+        media_type,
+        _patient(request),
+        Fields(None, lists=True),
+        partial(service.files.writing, subject=caller.subject),
+        budget=service.budget,
+        limit=service.settings.server.max_frame_bytes,
+    )
+
+
+async def _read_value(request: Request, caller: Principal, media_type: str, kind: str) -> Any:
     piece, more = _patient(request), True
     if _announces_little(request):
         held, more = bytearray(await request.body()), False
     else:
         request.stream_body()
         held = bytearray()
-    while more and len(held) <= TEXT_BYTES:
+    while more and len(held) <= INLINE_BYTES:
         data, more = await piece()
         held += data
-    if not more and len(held) <= TEXT_BYTES and (text := _text(held)) is not None:
+    if not more and len(held) <= INLINE_BYTES and (text := text_in(held)) is not None:
         return text or None
-    media_type = request.header("content-type") or ""
-    kind = media_type.partition(";")[0].strip().lower()
     name = f"body{mimetypes.guess_extension(kind) or ''}"
     async with request.service.files.writing(name, media_type, subject=caller.subject) as writing:
         await writing.write(held)
@@ -55,14 +102,14 @@ async def read_body(request: Request, caller: Principal) -> Any:
         while more:
             data, more = await piece()
             await writing.write(data)
-        return {"$file": (await writing.finish()).described}
+        return file_value(await writing.finish())
 
 
 def _announces_little(request: Request) -> bool:
     """Return whether the head of a request limits its body to a short one, which needs no care."""
     if request.inflated or b"transfer-encoding" in request.fields:
         return False
-    return int(request.fields.get(b"content-length", b"0")) <= TEXT_BYTES
+    return int(request.fields.get(b"content-length", b"0")) <= INLINE_BYTES
 
 
 def _patient(request: Request) -> Callable[[], Awaitable[tuple[bytes, bool]]]:
@@ -78,20 +125,8 @@ def _patient(request: Request) -> Callable[[], Awaitable[tuple[bytes, bool]]]:
     return piece
 
 
-def _text(data: bytes | bytearray) -> str | None:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def request_json(
-    scope: Message, params: Mapping[str, str], body: Any, form: Mapping[str, Any] | None = None, *, inflated: bool
-) -> bytes:
-    """Return the input for a request: `body` is None, text or the JSON of a file; `form` are its fields, if it is one.
-
-    With `inflated`, the body was decoded.
-    """
+def request_json(scope: Message, params: Mapping[str, str], body: Body, *, inflated: bool) -> bytes:
+    """Return the input for a request. With `inflated`, its body was decoded."""
     client = scope.get("client")
     query = scope["query_string"].decode("latin-1")
     request = {
@@ -101,8 +136,8 @@ def request_json(
         "query": parse_qsl(query, keep_blank_values=True) if query else [],
         "headers": list(_headers(scope["headers"], inflated=inflated)),
         "client": "" if client is None else str(client[0]),
-        "body": body,
-        **({} if form is None else {"form": form}),
+        "body": body.value,
+        **({} if body.form is None else {"form": body.form}),
     }
     return msgspec.json.encode({"$request": request})
 

@@ -1,4 +1,4 @@
-"""Contract: endpoints of registered modules: who may publish them, conflicts, and where they are shown."""
+"""Contract: endpoints of registered modules: the scope for publishing them, conflicts, and where they are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract: endpoints whose senders sign: what is refused, and that a message is run once."""
+"""Contract: endpoints whose senders sign: refusals, and one run for each message."""
 
 from __future__ import annotations
 

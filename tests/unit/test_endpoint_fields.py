@@ -1,4 +1,4 @@
-"""Unit: endpoints in module definitions: what is read, what is refused, and which paths conflict."""
+"""Unit: endpoints in module definitions: their fields, mistakes in them, and conflicts between paths."""
 
 from __future__ import annotations
 

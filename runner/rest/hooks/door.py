@@ -198,7 +198,7 @@ async def _find(call: _Call, file: Mapping[str, Any], content_type: str | None =
     identity, viewer = str(file.get("id")), Viewer("", (call.route.module.ref.name,))
     stored = await call.request.service.files.find(identity, viewer)
     if stored is None:
-        text = f"the response names the file {identity[:100]}, which is none of its module"
+        text = f"the response names the file {identity[:100]}, which does not belong to its module"
         raise error(ErrorKind.BAD_OUTPUT, text, field="$.file")
     return evolve(stored, name=file_name(file, stored.name), type=content_type or file_type(file, stored.type))
 

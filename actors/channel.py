@@ -122,7 +122,9 @@ class Channel:
                 raise messages.ProtocolError("the guest continued a file that was refused")
         return abandoned(part, message.id), failure
 
-    async def _part(self, execution: str, hear: Callable[[messages.Progress], None]) -> memoryview | messages.GuestMessage:
+    async def _part(
+        self, execution: str, hear: Callable[[messages.Progress], None]
+    ) -> memoryview | messages.GuestMessage:
         """Return the next bytes of a file, empty at its end, or the message that abandons it."""
         while True:
             payload = await self._payload()

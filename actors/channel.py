@@ -104,7 +104,7 @@ class Channel:
         """
         try:
             async with storing(store, message.name, message.media_type) as writing:
-                while isinstance(part := await self._part(message.id, hear), bytes):
+                while isinstance(part := await self._part(message.id, hear), memoryview):
                     if part:
                         await writing.write(part)
                         continue
@@ -116,20 +116,22 @@ class Channel:
             failure = refusal(problem)
         await self.send(messages.Refused(message.id, failure.kind, failure.message))
         left = _ON_THEIR_WAY
-        while isinstance(part := await self._part(message.id, hear), bytes):
+        while isinstance(part := await self._part(message.id, hear), memoryview):
             left -= len(part)
             if left < 0:
                 raise messages.ProtocolError("the guest continued a file that was refused")
         return abandoned(part, message.id), failure
 
-    async def _part(self, execution: str, hear: Callable[[messages.Progress], None]) -> bytes | messages.GuestMessage:
+    async def _part(
+        self, execution: str, hear: Callable[[messages.Progress], None]
+    ) -> memoryview | messages.GuestMessage:
         """Return the next bytes of a file, empty at its end, or the message that abandons it."""
         while True:
             payload = await self._payload()
             if payload[:1] == frames.MARK:
                 if len(payload) > frames.MAX_PIECE + 1:
                     raise messages.ProtocolError(f"a byte frame of more than {frames.MAX_PIECE} bytes")
-                return payload[1:]
+                return memoryview(payload)[1:]
             message = messages.decode(payload)
             if not (isinstance(message, messages.Progress) and message.id == execution):
                 return message

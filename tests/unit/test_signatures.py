@@ -1,212 +1,285 @@
-"""Unit: signatures of requests, by the examples of their senders, and each way to be wrong."""
+"""Unit: schemas from the parameters of handlers, compared with what the guest takes, and the fast check by them."""
 
 from __future__ import annotations
 
-import base64
-import datetime as dt
-import hashlib
-import hmac
+import inspect
 import json
-import time
+from textwrap import dedent
 
 import pytest
-from standardwebhooks.webhooks import Webhook
 
-from config.modules import Algorithm, Encoding, Scheme, Signature
-from protocol.errors import ErrorKind, RunnerError
-from runner.rest.hooks.signatures import Checked, Refusal, check
+from config.code import input_schema
+from config.code.docstrings import descriptions
+from config.schema import InputCheck, examples, problems
+from protocol.authors import plan
+from tests.unit.test_typed import NOT_READ, PLAIN, READ, SETUP, TYPED
 
-GITHUB = Signature(("A",), Scheme.GITHUB)
-GITHUB_SECRET = "It's a Secret to Everybody"
-GITHUB_BODY = b"Hello, World!"
-GITHUB_SHOWN = {b"x-hub-signature-256": b"sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"}
-"""The example of GitHub's page about validating deliveries."""
-
-SLACK = Signature(("A",), Scheme.SLACK)
-SLACK_SECRET = "8f742231b10e8888abcd99yyyzzz85a5"
-SLACK_AT = 1531420618
-SLACK_BODY = (
-    b"token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V"
-    b"&channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text="
-    b"&response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN"
-    b"&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c"
-)
-SLACK_SHOWN = {
-    b"x-slack-request-timestamp": b"1531420618",
-    b"x-slack-signature": b"v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503",
+STR, INT, NUMBER, NULL = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "null"}
+FILE = {
+    "type": "object",
+    "properties": {"$file": {"type": "object", "properties": {"id": STR}, "required": ["id"]}},
+    "required": ["$file"],
 }
-"""The example of Slack's page about verifying requests."""
-
-STANDARD = Signature(("A",), Scheme.STANDARD)
-STANDARD_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-STANDARD_AT = 1614265330
-STANDARD_BODY = b'{"test": 2432232314}'
-STANDARD_SHOWN = {
-    b"webhook-id": b"msg_p5jXN8AQM9LWM0D4loKWxJek",
-    b"webhook-timestamp": b"1614265330",
-    b"webhook-signature": b"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
-}
-"""The example of the documentation of Standard Webhooks."""
-
-STRIPE = Signature(("A",), Scheme.STRIPE)
-STRIPE_SECRET = "whsec_test_secret"
-STRIPE_AT = 1700000000
-STRIPE_BODY = b'{"id": "evt_1", "object": "event", "type": "charge.succeeded"}'
+TEXT_OR_FILE = {"anyOf": [STR, FILE]}
+CLOSED = {"additionalProperties": False}
 
 
-def stripe(secret=STRIPE_SECRET, at=STRIPE_AT, body=STRIPE_BODY):
-    """Return the header as Stripe documents it: HMAC of the time, a full stop and the body; its own libraries agree."""
-    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-    return {b"stripe-signature": f"t={at},v1={digest},v0=6ffbb59b2300aae63f272406069a9788598b792a".encode()}
+def schema(text):
+    found = input_schema(dedent(text).encode(), "handler")
+    assert found is None or list(problems(found)) == []
+    return found
 
 
-EXAMPLES = [
-    pytest.param(GITHUB, GITHUB_SECRET, GITHUB_SHOWN, GITHUB_BODY, time.time(), id="github"),
-    pytest.param(SLACK, SLACK_SECRET, SLACK_SHOWN, SLACK_BODY, SLACK_AT, id="slack"),
-    pytest.param(STANDARD, STANDARD_SECRET, STANDARD_SHOWN, STANDARD_BODY, STANDARD_AT, id="standard"),
-    pytest.param(STRIPE, STRIPE_SECRET, stripe(), STRIPE_BODY, STRIPE_AT, id="stripe"),
-]
-TIMED = EXAMPLES[1:]
+def of(parameters, before=""):
+    return schema(f"{before}\ndef handler({parameters}): ...")
 
 
-@pytest.mark.parametrize(("signature", "secret", "fields", "body", "now"), EXAMPLES)
-def test_the_example_of_the_sender_is_right(signature, secret, fields, body, now):
-    assert check(signature, [secret], fields, body, now).refusal is None
-
-
-@pytest.mark.parametrize(("signature", "secret", "fields", "body", "now"), EXAMPLES)
-def test_another_body_or_secret_is_wrong(signature, secret, fields, body, now):
-    other = "whsec_" + base64.b64encode(b"another").decode()
-    assert check(signature, [secret], fields, body + b" ", now).refusal is Refusal.WRONG
-    assert check(signature, [secret], fields, b"", now).refusal is Refusal.WRONG
-    assert check(signature, [other], fields, body, now).refusal is Refusal.WRONG
-
-
-@pytest.mark.parametrize(("signature", "secret", "fields", "body", "now"), EXAMPLES)
-def test_any_of_several_secrets_is_right(signature, secret, fields, body, now):
-    other = "whsec_" + base64.b64encode(b"another").decode()
-    assert check(signature, [other, secret], fields, body, now).refusal is None
-    assert check(signature, [secret, other], fields, body, now).refusal is None
-
-
-@pytest.mark.parametrize(("signature", "secret", "fields", "body", "now"), EXAMPLES)
-def test_a_request_without_one_of_the_headers_has_no_signature(signature, secret, fields, body, now):
-    for name in fields:
-        left = {each: value for each, value in fields.items() if each != name}
-        assert check(signature, [secret], left, body, now) == Checked(Refusal.MISSING)
-
-
-@pytest.mark.parametrize(("signature", "secret", "fields", "body", "now"), TIMED)
-@pytest.mark.parametrize(("late", "refusal"), [(300, None), (301, Refusal.OLD), (-300, None), (-301, Refusal.OLD)])
-def test_the_signed_time_is_near_now(signature, secret, fields, body, now, late, refusal):
-    assert check(signature, [secret], fields, body, now + late).refusal is refusal
-
-
-def test_the_tolerance_can_be_chosen():
-    signature = Signature(("A",), Scheme.STRIPE, tolerance=10)
-    assert check(signature, [STRIPE_SECRET], stripe(), STRIPE_BODY, STRIPE_AT + 10).refusal is None
-    assert check(signature, [STRIPE_SECRET], stripe(), STRIPE_BODY, STRIPE_AT + 11).refusal is Refusal.OLD
+def an_object(properties, *required):
+    kind = {"required": list(required)} if required else {}
+    return {"type": "object" if required else ["object", "null"], "properties": properties} | kind | CLOSED
 
 
 @pytest.mark.parametrize(
-    ("signature", "name", "value"),
+    ("parameters", "expected"),
     [
-        (GITHUB, b"x-hub-signature-256", b""),
-        (GITHUB, b"x-hub-signature-256", b"sha256="),
-        (GITHUB, b"x-hub-signature-256", b"sha256=zz"),
-        (GITHUB, b"x-hub-signature-256", b"sha1=757107ea0eb2509fc211221cce984b8a37570b6d"),
-        (GITHUB, b"x-hub-signature-256", b"\xff\xfe"),
-        (STRIPE, b"stripe-signature", b""),
-        (STRIPE, b"stripe-signature", b"t=,v1=00"),
-        (STRIPE, b"stripe-signature", b"t=1700000000,t=1700000000,v1=00"),
-        (STRIPE, b"stripe-signature", b"t=99999999999999999999999,v1=00"),
-        (STRIPE, b"stripe-signature", b"," * 10_000),
-        (SLACK, b"x-slack-signature", b"v1=00"),
-        (SLACK, b"x-slack-request-timestamp", b"soon"),
-        (SLACK, b"x-slack-request-timestamp", b"-1531420618"),
-        (SLACK, b"x-slack-request-timestamp", b"1531420618.0"),
-        (STANDARD, b"webhook-signature", b"v1"),
-        (STANDARD, b"webhook-signature", b"v1a,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
-        (STANDARD, b"webhook-signature", b"v1,!!!"),
-        (STANDARD, b"webhook-timestamp", b"1e9"),
-        (STANDARD, b"webhook-id", b"msg_other"),
+        ("a", an_object({"a": {}}, "a")),
+        ("a: int, b: str = 'x'", an_object({"a": INT, "b": STR | {"default": "x"}}, "a")),
+        ("a: int = 3, *, context", an_object({"a": INT | {"default": 3}})),
+        ("a: int = None", an_object({"a": {"anyOf": [INT, NULL], "default": None}})),
+        ("a=None", an_object({"a": {"default": None}})),
+        ("a=f()", an_object({"a": {}})),
+        ("a=float('nan'), b=-1, c=(1, 2), d={'a': [1]}", None),
+        ("a, _b=3", an_object({"a": {}}, "a")),
+        ("", an_object({})),
+        ("context", an_object({})),
+        ("*, key: int", an_object({"key": INT}, "key")),
+        ("a: int, **more: str", {**an_object({"a": INT}, "a"), "additionalProperties": STR}),
+        ("input: int, size: int = 3", an_object({"input": INT, "size": INT | {"default": 3}}, "input")),
+        ("a, b, /, c", an_object({"a": {}, "b": {}, "c": {}}, "a", "b", "c")),
+        ("input: bytes", TEXT_OR_FILE),
+        ("input: 'bytes | None'", {"anyOf": [STR, FILE, NULL]}),
+        ("input: str", STR),
+        ("input: list[bytes]", {"type": "array"}),
+        ("input", None),
+        ("input, context", None),
+        ("input, ctx", None),
+        ("_event: int", INT),
+        ("event: int, /", INT),
+        ("*args", None),
+        ("input, **more", None),
     ],
 )
-def test_headers_of_another_form_are_wrong(signature, name, value):
-    given = {GITHUB: EXAMPLES[0], SLACK: EXAMPLES[1], STANDARD: EXAMPLES[2], STRIPE: EXAMPLES[3]}[signature].values
-    _, secret, fields, body, now = given
-    assert check(signature, [secret], {**fields, name: value}, body, now).refusal is Refusal.WRONG
+def test_parameters_become_an_object(parameters, expected):
+    found = of(parameters)
+    if parameters.startswith("a=float"):
+        expected = an_object({"a": {}, "b": {"default": -1}, "c": {"default": [1, 2]}, "d": {"default": {"a": [1]}}})
+
+    assert found == expected
 
 
-def test_one_of_several_signatures_is_enough():
-    several = {**STANDARD_SHOWN, b"webhook-signature": b"v1,AAAA " + STANDARD_SHOWN[b"webhook-signature"]}
-    assert check(STANDARD, [STANDARD_SECRET], several, STANDARD_BODY, STANDARD_AT).refusal is None
-    header = stripe()[b"stripe-signature"].replace(b",v1=", b",v1=00,v1=")
-    assert check(STRIPE, [STRIPE_SECRET], {b"stripe-signature": header}, STRIPE_BODY, STRIPE_AT).refusal is None
+@pytest.mark.parametrize(
+    ("before", "hint", "expected"),
+    [
+        ("from operato import File", "File", TEXT_OR_FILE),
+        ("import operato", "operato.File | None", {"anyOf": [STR, FILE, NULL]}),
+        ("import operato as o", "list[o.File]", {"type": "array", "items": TEXT_OR_FILE}),
+        ("from mine import File", "File", {}),
+        ("", "bytes", TEXT_OR_FILE),
+        ("from pathlib import Path", "Path", TEXT_OR_FILE),
+        ("import datetime", "datetime.datetime", STR | {"format": "date-time"}),
+        ("import datetime as dt", "dt.date", STR | {"format": "date"}),
+        ("from datetime import time", "time", STR | {"format": "time"}),
+        ("from uuid import UUID", "UUID", STR | {"format": "uuid"}),
+        ("from decimal import Decimal", "Decimal", {"type": ["string", "number"], "format": "decimal"}),
+        ("from typing import Sequence", "Sequence[int]", {"type": "array", "items": INT}),
+        ("", "set[int]", {"type": "array", "items": INT}),
+        ("", "tuple[int, ...]", {"type": "array", "items": INT}),
+        ("", "tuple[int, str]", {"type": "array", "prefixItems": [INT, STR], "minItems": 2, "maxItems": 2}),
+        ("", "dict[int, float]", {"type": "object", "additionalProperties": NUMBER}),
+        ("from typing import NewType\nId = NewType('Id', int)", "Id", INT),
+        ("from enum import Enum\nclass E(Enum):\n    A = 'a'\n    B = 2\n    _x = 3", "E", {"enum": ["a", 2]}),
+        ("import enum\nclass E(str, enum.Enum):\n    A = 'a'", "E", {"enum": ["a"]}),
+        ("from enum import Enum, auto\nclass E(Enum):\n    A = auto()", "E", {}),
+        ("class E: ...", "E", {}),
+        ("class E(Base): ...", "E", {}),
+    ],
+)
+def test_converted_hints(before, hint, expected):
+    assert of(f"it: {hint}", before) == an_object({"it": expected}, "it")
 
 
-def test_the_official_library_of_standard_webhooks_agrees():
-    secret = "whsec_" + base64.b64encode(b"k" * 24).decode()
-    now = dt.datetime.now(tz=dt.UTC)
-    body = json.dumps({"type": "invoice.paid", "data": {"name": "ü"}})
-    signed = Webhook(secret).sign("msg_1", now, body)
-    fields = {
-        b"webhook-id": b"msg_1",
-        b"webhook-timestamp": str(int(now.timestamp())).encode(),
-        b"webhook-signature": signed.encode(),
-    }
-
-    assert check(STANDARD, [secret], fields, body.encode(), now.timestamp()) == Checked(delivery="msg_1")
-    assert Webhook(secret).verify(body, {name.decode(): value.decode() for name, value in fields.items()})
-
-
-@pytest.mark.parametrize("secret", ["whsec_", "whsec_***", "not base64!"])
-def test_a_secret_of_standard_webhooks_is_base64(secret):
-    with pytest.raises(RunnerError) as caught:
-        check(STANDARD, [secret], STANDARD_SHOWN, STANDARD_BODY, STANDARD_AT)
-    assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
-    assert "***" not in caught.value.failure.message
-
-
-# -- a header of any name ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("algorithm", Algorithm)
-@pytest.mark.parametrize("encoding", Encoding)
-@pytest.mark.parametrize("prefix", ["", "sig="])
-def test_a_signature_in_a_header_of_any_name(algorithm, encoding, prefix):
-    signature = Signature(("A",), None, "X-Signature", algorithm, encoding, prefix)
-    digest = hmac.new(b"key", b"body", algorithm.removeprefix("hmac-")).digest()
-    written = digest.hex() if encoding is Encoding.HEX else base64.b64encode(digest).decode()
-
-    def refusal(value):
-        return check(signature, ["key"], {b"x-signature": value.encode()}, b"body", 0).refusal
-
-    assert refusal(prefix + written) is None
-    assert refusal(f" {prefix}{written} ") is None
-    assert refusal(prefix + written[:-4]) is Refusal.WRONG
-    assert refusal("other" + written) is Refusal.WRONG
-    assert check(signature, ["key"], {}, b"body", 0).refusal is Refusal.MISSING
-
-
-# -- ids of messages ---------------------------------------------------------------------------------------------------
-
-
-def test_the_id_of_a_message_is_that_of_its_scheme():
-    github = {**GITHUB_SHOWN, b"x-github-delivery": b"72d3162e-cc78-11e3-81ab-4c9367dc0958"}
-    assert check(GITHUB, [GITHUB_SECRET], github, GITHUB_BODY, 0).delivery == "72d3162e-cc78-11e3-81ab-4c9367dc0958"
-    assert check(STANDARD, [STANDARD_SECRET], STANDARD_SHOWN, STANDARD_BODY, STANDARD_AT).delivery == (
-        "msg_p5jXN8AQM9LWM0D4loKWxJek"
+def test_dataclasses_and_named_tuples():
+    before = """
+from dataclasses import dataclass, field, InitVar
+from typing import ClassVar, NamedTuple
+@dataclass(frozen=True)
+class Base:
+    name: str
+    count: int = 0
+@dataclass
+class Row(Base):
+    price: float = field(default=1.5)
+    kids: list["Row"] = field(default_factory=list)
+    made: int = field(init=False)
+    all: ClassVar[int] = 3
+    width: InitVar[int] = None
+    must: bool = field(kw_only=True)
+class Point(NamedTuple):
+    x: float
+    y: float = 0.0
+"""
+    row = an_object(
+        {
+            "name": STR,
+            "count": INT | {"default": 0},
+            "price": NUMBER | {"default": 1.5},
+            "kids": {"type": "array"},
+            "width": {"anyOf": [INT, NULL], "default": None},
+            "must": {"type": "boolean"},
+        },
+        "name",
+        "must",
     )
-    assert check(STRIPE, [STRIPE_SECRET], stripe(), STRIPE_BODY, STRIPE_AT).delivery == "evt_1"
-    body = b'{"type": "event_callback", "event_id": "Ev9", "event": {"id": 3}}'
-    digest = hmac.new(SLACK_SECRET.encode(), b"v0:1531420618:" + body, hashlib.sha256).hexdigest()
-    fields = {**SLACK_SHOWN, b"x-slack-signature": f"v0={digest}".encode()}
-    assert check(SLACK, [SLACK_SECRET], fields, body, SLACK_AT).delivery == "Ev9"
+    point = an_object({"x": NUMBER, "y": NUMBER | {"default": 0.0}}, "x")
+
+    assert of("row: Row, point: Point", before) == an_object({"row": row, "point": point}, "row", "point")
 
 
-@pytest.mark.parametrize("body", [b"", b"[1]", b'{"id": 5}', b'{"id": null}', b"\xff", b"[" * 100_000, b'"evt_1"'])
-def test_a_message_without_an_id_has_none(body):
-    found = check(STRIPE, [STRIPE_SECRET], stripe(body=body), body, STRIPE_AT)
-    assert found == Checked()
-    assert check(SLACK, [SLACK_SECRET], SLACK_SHOWN, SLACK_BODY, SLACK_AT).delivery is None
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@dataclass(init=False)\nclass A:\n    x: int",
+        "@dataclass\n@other\nclass A:\n    x: int",
+        "@dataclass\nclass A(Other):\n    x: int",
+        "@dataclass\nclass A:\n    x: int\n    def __init__(self): ...",
+    ],
+)
+def test_a_dataclass_that_is_not_certain_accepts_everything(text):
+    assert of("a: A", f"from dataclasses import dataclass\n{text}") == an_object({"a": {}}, "a")
+
+
+def test_a_member_of_an_enum_is_a_default():
+    before = "from enum import Enum\nclass E(Enum):\n    A = 'a'"
+
+    assert of("it: E = E.A", before) == an_object({"it": {"enum": ["a"], "default": "a"}})
+    assert of("it: E = E.B", before) == an_object({"it": {"enum": ["a"]}})
+
+
+def test_a_request_alone_is_the_whole_input():
+    request = {"type": "object", "properties": {"$request": {"type": "object"}}, "required": ["$request"]}
+
+    assert of("request: Request", "from operato import Request") == request
+    assert of("r: 'operato.Request', context", "import operato") == request
+    both = of("r: Request, size: int", "from operato import Request")
+    assert both == an_object({"r": request, "size": INT}, "r", "size")
+
+
+GOOGLE = """Do it.
+
+Args:
+    a: The first.
+        b: not one of them
+    *b (int, optional): The second: with a colon.
+
+Returns:
+    c: not one of them
+"""
+SPHINX = ":param a: The first.\n:param int b: The second: with a colon.\n:returns c: not one of them"
+NUMPY = """Do it.
+
+Parameters
+----------
+a
+    The first.
+    c : not one of them
+b : int
+    The second: with a colon.
+
+Returns
+-------
+c : int
+    not one of them
+"""
+
+
+@pytest.mark.parametrize("text", [GOOGLE, SPHINX, NUMPY], ids=["google", "sphinx", "numpy"])
+def test_descriptions_of_parameters(text):
+    assert descriptions(text) == {"a": "The first.", "b": "The second: with a colon."}
+    found = schema(f"def handler(a, b: int = 1):\n    {text!r}")
+    assert found["properties"]["a"] == {"description": "The first."}
+    assert found["properties"]["b"] == INT | {"default": 1, "description": "The second: with a colon."}
+
+
+def test_odd_docstrings():
+    assert descriptions("") == descriptions("Args:\n  a:\n\n:param: x\nParameters\n---") == {}
+    assert descriptions("Args:\n    a: \ud800") == {"a": "?"}
+    assert (
+        len(schema(f"def handler(a):\n    'It.\\nArgs:\\n    a: {'x' * 900}'")["properties"]["a"]["description"]) == 500
+    )
+
+
+# -- the host and the guest ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hint", "value"), [row[:2] for row in READ])
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations"], ids=["objects", "text"])
+def test_the_host_refuses_nothing_that_the_guest_reads(hint, value, future):
+    check = InputCheck(schema(f"{future}\n{SETUP}\ndef handler(it: {hint}): ..."))
+
+    assert check.check(b'{"it": %b}' % value.encode()) is None
+
+
+def test_the_host_refuses_most_of_what_the_guest_refuses():
+    refused = 0
+    for hint, value, place, _ in NOT_READ:
+        check = InputCheck(schema(f"{SETUP}\ndef handler(it: {hint}): ..."))
+        if place is not None and "\\ud" not in value:
+            refused += check.check(b'{"it": %b}' % value.encode()) is not None
+
+    assert refused > len(NOT_READ) / 2
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *TYPED])
+def test_both_decide_alike_which_handlers_are_typed(name):
+    """The schema of a typed handler is one of an object; a plain one without hints has none."""
+    handler = (PLAIN | TYPED)[name][0]
+    if not hasattr(handler, "__code__") or hasattr(handler, "__wrapped__") or hasattr(handler, "__self__"):
+        pytest.skip("only functions have a signature in the source")
+    found = of(str(inspect.signature(handler))[1:-1])
+
+    assert (found is None) == (type(plan(handler)).__name__ == "Plain")
+
+
+SIGNATURE = """
+from dataclasses import dataclass
+from operato import File
+@dataclass
+class Row:
+    name: str
+    price: float = 1.0
+def handler(rows: list[Row], photo: File = None, rate: float = 1.0): ...
+"""
+
+
+def test_the_fast_check_reads_signatures():
+    check = InputCheck(schema(SIGNATURE))
+    assert check._fast is not None
+    row = {"name": "x" * 1000, "price": 2}
+
+    for count in (1, 1000):
+        good = {"rows": [row] * count, "photo": {"$file": {"id": "sha256:1"}}}
+        assert check.check(json.dumps(good).encode()) is None
+        assert check.check(json.dumps({**good, "photo": "text"}).encode()) is None
+        assert check.check(json.dumps({**good, "z": 1}).encode()) is not None
+        assert check.check(json.dumps({**good, "rows": [*good["rows"], {**row, "z": 1}]}).encode()) is not None
+        assert check.check(json.dumps({"photo": None, "rate": [1] * count * 1000}).encode()) is not None
+    assert [check.check(json.dumps(value).encode()) for value in examples(schema(SIGNATURE))] == [None, None]
+
+
+def test_nothing_is_an_input_where_nothing_is_required():
+    check = InputCheck(of("a: int = 3"))
+
+    assert check._fast is not None
+    assert check.check(b"null") is None
+    assert check.check(b"{}") is None
+    assert check.check(b"[]") is not None

@@ -15,12 +15,12 @@ import sys
 import time
 import types
 from _frozen_importlib import module_from_spec
-from _frozen_importlib_external import PathFinder
+from _frozen_importlib_external import PathFinder, spec_from_file_location
 
 import parts
 import values
 from parts import Channel, Refused, Stop, write_all
-from values import MAX_PATH, MAX_TEXT, BadOutput, clean, encode_value
+from values import MAX_PATH, MAX_TEXT, BadInput, BadOutput, clean, encode_value
 
 try:
     import ctypes
@@ -36,7 +36,9 @@ _STORES = b"\xff" * 8
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
-_OURS = (__file__, parts.__file__, values.__file__)
+_HERE = os.path.dirname(__file__)
+_TYPED = {"protocol.authors." + name: os.path.join(_HERE, name + ".py") for name in ("readers", "typed")}
+_OURS = (__file__, parts.__file__, values.__file__) + tuple(_TYPED.values())
 _LATER = ("asyncio", "inspect", "select", "traceback")
 _FIRST = frozenset(
     ["_collections_abc", "_frozen_importlib", "_frozen_importlib_external", "abc", "codecs", "encodings", "genericpath"]
@@ -46,6 +48,7 @@ _FIRST = frozenset(
 _PATH = []
 _PLACES = ["built-in", "frozen", os.path.join(os.path.dirname(os.__file__), "")]
 _STANDARD = {}
+_JSON = ("dict", "Dict", "list", "List", "int", "float", "bool", "None", "NoneType", "Any", "object", "Mapping")
 _HELPERS = (
     ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
     ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
@@ -58,7 +61,7 @@ class LoadError(Exception):
     """The module has no callable handler; the message has the remedy."""
 
 
-def standard(name):
+def standard(name, load=__import__):
     """Import a module of the standard library, even if user code changed `sys.path` or replaced modules."""
     if name not in _STANDARD:
         theirs = {}
@@ -69,7 +72,7 @@ def standard(name):
             del sys.modules[each]
         sys.path[:0] = _PATH  # in front, so that threads find all that they found before
         try:
-            __import__(name)
+            load(name)
             _STANDARD[name] = sys.modules[name]
             if theirs and name == "asyncio":
                 settle_asyncio()
@@ -78,6 +81,24 @@ def standard(name):
                 del sys.path[: len(_PATH)]
             sys.modules.update(theirs)
     return _STANDARD[name]
+
+
+def typed():
+    """Import the part of this program for handlers with parameters of their own."""
+
+    def load(_):
+        sys.modules["protocol.values"] = values
+        for name, path in _TYPED.items():
+            spec = spec_from_file_location(name, path)
+            module = sys.modules[name] = module_from_spec(spec)
+            spec.loader.exec_module(module)
+            module.standard = standard
+
+    try:
+        return standard("protocol.authors.typed", load)
+    finally:
+        for name in ("protocol.values", *_TYPED):
+            sys.modules.pop(name, None)
 
 
 def settle_asyncio():
@@ -169,16 +190,13 @@ class Running:
     """The running call, where `operato` finds it; and the last finder of imports, for user code without its own one."""
 
     operato_call = True
-
-    def __init__(self):
-        self.context = None
-        self.files = {}
+    context = files = None
 
     def find_spec(self, name, *_):
         """Return the spec of `operato`. Its folder is put on `sys.path`, where child processes look too."""
         if name != "operato":
             return None
-        sys.path.append(os.path.join(os.path.dirname(__file__), "library"))
+        sys.path.append(os.path.join(_HERE, "library"))
         return PathFinder.find_spec(name, sys.path[-1:])
 
 
@@ -269,6 +287,7 @@ class Module:
         self.main = self._load(hello)
         self.handler = self._find(hello)
         self.with_context = wants_context(self.handler)
+        self.plan = typed().plan(self.handler) if self.with_context is None else None
         init = getattr(self.main, "init", None)
         if callable(init):
             self.wait(init())
@@ -299,7 +318,11 @@ class Module:
     def call(self, value, context, item):
         """Run the handler; return its value, or of a generator what `item` returns for its items, as they come."""
         RUNNING.context = context
-        result = self.handler(value, context) if self.with_context else self.handler(value)
+        if self.plan is not None:
+            args, named = self.plan.arguments(value, RUNNING)
+            result = self.handler(*args, **named)
+        else:
+            result = self.handler(value, context) if self.with_context else self.handler(value)
         if hasattr(result, "__await__"):
             result = self.wait(result)
         if hasattr(type(result), "operato_stream"):
@@ -355,37 +378,27 @@ async def collect(generator, item):
 
 
 def wants_context(handler):
-    """Return whether the handler takes a context. Raises LoadError if it takes no input."""
+    """Return whether a handler `handler(input)` takes a context; None for others, which `typed` has a plan of."""
     code = getattr(handler, "__code__", None)
-    if code is not None and not hasattr(handler, "__wrapped__"):
-        bound = 1 if isinstance(handler, types.MethodType) else 0
-        names = code.co_varnames[bound : code.co_argcount]
-        plain = len(names) - len(handler.__defaults__ or ())
-        if code.co_kwonlyargcount == 0:
-            if not names and not code.co_flags & 4:
-                raise LoadError("the handler takes no parameter; write `def handler(input):`")
-            if plain > 2:
-                raise LoadError(
-                    "the handler needs %d parameters; it is called with input, or input and context" % plain
-                )
-            return len(names) > 1 and (plain > 1 or names[1] == "context")
-    inspect = standard("inspect")
+    if code is None or hasattr(handler, "__wrapped__") or code.co_kwonlyargcount or code.co_flags & 12:
+        return None
+    bound = 1 if isinstance(handler, types.MethodType) else 0
+    names = code.co_varnames[bound : code.co_argcount]
+    if not names or len(names) > 2 or (names[0] != "input" and names[0][0] != "_" and code.co_posonlyargcount <= bound):
+        return None
     try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):
-        return False
-    for arguments in ((None, None), (None,)):
-        try:
-            bound = signature.bind(*arguments)
-        except TypeError:
-            continue
-        parameters = [
-            p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        second = parameters[1] if len(parameters) > 1 else None
-        if len(arguments) == 1 or (second is not None and (second.default is second.empty or second.name == "context")):
-            return len(arguments) == 2
-    raise LoadError("the handler cannot be called with input, or with input and context: %s" % signature)
+        hints = getattr(handler, "__annotations__", {})
+    except Exception:  # a name that exists for type checkers only
+        return None
+    other = names[1:] not in ((), ("context",)) and (handler.__defaults__ or names[1] in hints)
+    return None if other or not is_json(hints.get(names[0], "Any")) else len(names) == 2
+
+
+def is_json(hint):
+    """Return whether a plain handler with this hint gets its input as it is; False if that takes a closer look."""
+    text = hint if isinstance(hint, str) else repr(hint)
+    name = text.partition("[")[0].rpartition(".")[2].strip("<>'")
+    return "|" not in text and name.rpartition(" ")[2].strip("'") in _JSON
 
 
 class Guest:
@@ -530,8 +543,8 @@ class Guest:
             del value
         except Refused as problem:
             answer = {"kind": problem.kind, "message": str(problem)}
-        except BadOutput as problem:
-            answer = {"kind": "bad_output", "message": "%s: %s" % (problem.path, problem), "field": problem.path}
+        except (BadInput, BadOutput) as problem:
+            answer = {"kind": problem.kind, "message": "%s: %s" % (problem.path, problem), "field": problem.path}
         except Stop:
             answer = {"kind": "cancelled", "message": "the handler was stopped"}
         except MemoryError as problem:

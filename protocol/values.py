@@ -75,9 +75,32 @@ def finite(text):
 class BadOutput(Exception):
     """JSON cannot represent the handler's value; `path` is the place."""
 
+    kind = "bad_output"
+
     def __init__(self, path, reason):
         Exception.__init__(self, reason)
         self.path = path
+
+
+class BadInput(Exception):
+    """The input does not fit the handler; `path` is the place."""
+
+    kind = "bad_input"
+
+    def __init__(self, reason):
+        Exception.__init__(self, clean(reason[:MAX_TEXT]))
+        self.steps = []
+
+    def below(self, step):
+        """Return this error as that of a value which has the wrong one at a key or at an index."""
+        self.steps.append("[%d]" % step if type(step) is int else ".%.80s" % step)
+        return self
+
+    @property
+    def path(self):
+        """The place of the wrong value."""
+        path = "".join(reversed(self.steps))
+        return clean("$" + path[: MAX_PATH - 1] + "..." * (len(path) >= MAX_PATH))
 
 
 def encode_value(value, limit=1 << 30, root="$", store=None):

@@ -47,7 +47,11 @@ _START = READ_FRAME + (
     f"sys.modules['relay'].main({BASE!r})\n"
 )
 _MODULES = ("values", "parts", "guest", "relay")
-_FILES = {"library/operato.py": "authors/operato.py"}
+_FILES = {
+    "readers.py": "authors/readers.py",
+    "typed.py": "authors/typed.py",
+    "library/operato.py": "authors/operato.py",
+}
 """Files of the guest program that few modules need, below the relay's directory."""
 _OWN_PROCESSES = 2
 """The relay and the worker, which are not counted for the author."""

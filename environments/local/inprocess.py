@@ -30,6 +30,7 @@ from attrs import define, field
 from environments.base import not_copied, refusal
 from environments.local.exchange import Exchange
 from environments.local.raised import LoadError, clean, failure_of
+from environments.local.running import BadArgumentError, arguments, plan, running, serve_operato
 from environments.local.values import BadValueError, decode_input, encode_value
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -159,7 +160,7 @@ class _Module:
     function: str
     limiter: trio.CapacityLimiter
     _handler: Callable[..., Any] | None = field(default=None, init=False)
-    _with_context: bool = field(default=False, init=False)
+    _plan: Any = field(default=None, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
     _failure: Failure | None = field(default=None, init=False)
     _failed_at: float = field(default=0.0, init=False)
@@ -174,15 +175,11 @@ class _Module:
         except BadValueError as problem:
             raise RunnerError(Failure(ErrorKind.BAD_INPUT, str(problem), field=problem.path)) from None
         try:
-            try:
-                call.exchange.bring(call.check)
-            except OSError as problem:
-                raise RunnerError(not_copied(problem)) from None
-            result = handler(value, Context(call)) if self._with_context else handler(value)
-            kept = call.exchange.keep(call.check)
-            return encode_value(self._collected(result, call, max_bytes), limit=max_bytes, store=kept)
+            return self._answered(handler, value, call, max_bytes)
         except RunnerError as problem:
             raise RunnerError(refusal(problem)) from None
+        except BadArgumentError as problem:
+            raise RunnerError(Failure(ErrorKind.BAD_INPUT, str(problem), field=problem.path)) from None
         except BadValueError as problem:
             raise RunnerError(Failure(ErrorKind.BAD_OUTPUT, str(problem), field=problem.path)) from None
         except BaseException as problem:  # noqa: BLE001  (sys.exit is a failure of the handler too)
@@ -190,6 +187,17 @@ class _Module:
             raise RunnerError(_failure(kind, problem)) from None
         finally:
             call.exchange.clear()
+
+    def _answered(self, handler: Callable[..., Any], value: Any, call: _Call, max_bytes: int | None) -> bytes:
+        try:
+            files = call.exchange.bring(call.check)
+        except OSError as problem:
+            raise RunnerError(not_copied(problem)) from None
+        with running(Context(call), files) as current:
+            args, named = arguments(self._plan, value, current)
+            result = handler(*args, **named)
+            kept = call.exchange.keep(call.check)
+            return encode_value(self._collected(result, call, max_bytes), limit=max_bytes, store=kept)
 
     def close(self) -> None:
         """End the module's loop and unload its code."""
@@ -206,13 +214,14 @@ class _Module:
                     raise RunnerError(self._failure)
                 try:
                     handler = self._import(call)
-                    self._with_context, self._handler = _wants_context(handler), handler
+                    self._plan, self._handler = plan(handler), handler
                 except BaseException as problem:  # noqa: BLE001  (any exception of the import is data)
                     self._failure, self._failed_at = _failure(ErrorKind.LOAD_FAILED, problem), time.monotonic()
                     raise RunnerError(self._failure) from None
             return self._handler
 
     def _import(self, call: _Call) -> Callable[..., Any]:
+        serve_operato()
         module = self._executed()
         found = getattr(module, self.function, None)
         if found is None:
@@ -240,6 +249,8 @@ class _Module:
         """Return the value of a handler; items of a generator are sent as they come, and collected."""
         if inspect.isawaitable(result):
             result = self._wait(result, call)
+        if hasattr(type(result), "operato_stream"):
+            result = result.operato_stream()
         collected: list[Any] = []
 
         def item(value: Any) -> None:
@@ -358,27 +369,3 @@ async def _drain(generator: AsyncIterator[Any], item: Callable[[Any], None]) -> 
             item(each)
     finally:
         await generator.aclose()  # type: ignore[attr-defined]
-
-
-def _wants_context(handler: Callable[..., Any]) -> bool:
-    """Return whether the handler takes a context: its second parameter has no default, or is named `context`."""
-    try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):  # some builtins have no signature
-        return False
-    named = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    for arguments in ((None, None), (None,)):
-        try:
-            signature.bind(*arguments)
-        except TypeError:
-            continue
-        second = named[1] if len(named) > 1 else None
-        if len(arguments) == 1 or (second is not None and (second.default is second.empty or second.name == "context")):
-            return len(arguments) == 2
-    if not signature.parameters:
-        raise LoadError("the handler takes no parameter; write `def handler(input):`")
-    needed = [p for p in named if p.default is p.empty]
-    if len(needed) > 2:
-        text = f"the handler needs {len(needed)} parameters; it is called with input, or input and context"
-        raise LoadError(text)
-    raise LoadError(f"the handler cannot be called with input, or with input and context: {signature}")

@@ -73,8 +73,7 @@ def _running() -> Any:
     return next((each for each in sys.meta_path if getattr(each, "operato_call", False)), None)
 
 
-_call: Any = None
-"""Where a program other than a worker sets the running call."""
+_call: Any = None  # set by programs other than workers
 
 
 class File(_PathLike):
@@ -151,7 +150,7 @@ class File(_PathLike):
 
     def open(self, mode: str = "rb", encoding: str | None = None) -> IO[Any]:
         """Open the content for reading: `rb`, or `r` for text, which is UTF-8 unless `encoding` is given."""
-        if mode not in ("rb", "r", "rt"):
+        if mode not in ("rb", "r"):
             raise ValueError(f"a file is opened for reading, with mode 'rb' or 'r', not {mode!r}")
         file = open(self.path, "rb") if self._data is None else io.BytesIO(self._data)
         return file if mode == "rb" else io.TextIOWrapper(file, encoding or "utf-8")
@@ -182,7 +181,7 @@ def _found(described: Mapping[str, Any]) -> tuple[str, str]:
     identity = described.get("id") if isinstance(described, dict) else None
     if not isinstance(identity, str):
         raise ValueError('a file is written as {"$file": {"id": "sha256:..."}}')
-    path = getattr(_running(), "files", {}).get(identity)
+    path = (getattr(_running(), "files", None) or {}).get(identity)
     if path is None:
         raise ValueError(f"the file {identity[:100]} is not in this call")
     return identity, str(path)
@@ -313,9 +312,6 @@ class Request:
 
         return json.loads(self.body)
 
-    def __repr__(self) -> str:
-        return f"Request({self.method!r}, {self.path!r})"
-
 
 def _is_file(value: object) -> bool:
     if isinstance(value, list):
@@ -396,9 +392,6 @@ class Response:
         finally:
             if hasattr(parts, "aclose"):
                 await parts.aclose()
-
-    def __repr__(self) -> str:
-        return f"Response(status={self.status}, headers={self.headers!r})"
 
 
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")

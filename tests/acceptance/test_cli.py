@@ -273,7 +273,7 @@ REFUSED = {
     "no key for other machines": ("runner: {host: 0.0.0.0}\n", {}),
     "no certificate": ("runner: {tls_certificate_file: cert.pem, tls_key_file: key.pem}\n", {}),
     "several": (SECRETS + "runner: {host: 0.0.0.0, tls_certificate_file: c.pem, tls_key_file: k.pem}\n", {}),
-    "a field": ("modules: {a: {env: inlin, code: 'def handler(i): ...'}}\n", {}),
+    "a field": ("modules: {a: {env: inlin, code: 'def handler(i, /): ...'}}\n", {}),
     "a variable": ("modules: []\n", {"OPERATO_PORT": "1"}),
 }
 

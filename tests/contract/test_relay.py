@@ -118,7 +118,7 @@ def host(request, tmp_path):
 
 def test_a_call(host):
     relay = host()
-    code = "import os\ndef handler(x):\n    print('o' * x)\n    os.write(2, b'e')\n    yield x"
+    code = "import os\ndef handler(x, /):\n    print('o' * x)\n    os.write(2, b'e')\n    yield x"
     assert isinstance(relay.load(code), messages.Ready)
 
     printed, others, answer = relay.call(70_000)
@@ -130,7 +130,7 @@ def test_a_call(host):
 
 def test_characters_and_bytes_that_are_none(host):
     relay = host()
-    code = "import os\ndef handler(x):\n    for b in '語é'.encode(): os.write(1, bytes([b]))\n"
+    code = "import os\ndef handler(x, /):\n    for b in '語é'.encode(): os.write(1, bytes([b]))\n"
     relay.load(code + "    os.write(1, b'\\xff\\xe8')")
 
     assert relay.call()[0]["stdout"] == "語é\ufffd\ufffd"
@@ -141,7 +141,7 @@ def test_what_an_execution_leaves_is_ended_and_told(host):
     code = """
 import os, subprocess, sys
 HELPER = subprocess.Popen(["sleep", "600"], start_new_session=True)
-def handler(x):
+def handler(x, /):
     left = subprocess.Popen(["sleep", "600"], start_new_session=True)
     return [HELPER.pid, left.pid, HELPER.poll()]
 """
@@ -161,7 +161,7 @@ def handler(x):
 
 def test_fork_and_cancel(host):
     relay = host()
-    relay.load("import time\ndef handler(x):\n    print('begun', flush=True)\n    time.sleep(600)", isolation="fork")
+    relay.load("import time\ndef handler(x, /):\n    print('begun', flush=True)\n    time.sleep(600)", isolation="fork")
     relay.say(messages.Execute(id="e1", attempt=1, deadline=10.0, input=messages.check_json(b"1")))
     assert relay.hear().text == "begun\n"
     relay.say(messages.Cancel("e1"))
@@ -175,7 +175,7 @@ def test_fork_and_cancel(host):
 )
 def test_the_end_of_the_worker(host, code, exit_code):
     relay = host()
-    relay.load(f"import os\ndef handler(x):\n    os.write(1, b'last words')\n    {code}")
+    relay.load(f"import os\ndef handler(x, /):\n    os.write(1, b'last words')\n    {code}")
 
     printed, _, last = relay.call()
     assert printed["stdout"] == "last words"
@@ -184,7 +184,7 @@ def test_the_end_of_the_worker(host, code, exit_code):
 
 def test_an_orderly_end(host):
     relay = host()
-    relay.load("import atexit\natexit.register(lambda: print('bye'))\ndef handler(x): pass")
+    relay.load("import atexit\natexit.register(lambda: print('bye'))\ndef handler(x, /): pass")
     relay.say(messages.Shutdown())
 
     assert relay.hear().text == "bye\n"
@@ -193,7 +193,7 @@ def test_an_orderly_end(host):
 
 def test_the_end_of_input_is_the_end_of_all(host):
     relay = host()
-    relay.load("def handler(x):\n    print('begun', flush=True)\n    while True: pass")
+    relay.load("def handler(x, /):\n    print('begun', flush=True)\n    while True: pass")
     relay.say(messages.Execute(id="e1", attempt=1, deadline=10.0, input=messages.check_json(b"1")))
     assert relay.hear().text == "begun\n"
     relay.process.stdin.close()
@@ -215,7 +215,7 @@ def later():
     done.set()
 done = threading.Event()
 threading.Thread(target=later, daemon=True).start()
-def handler(x):
+def handler(x, /):
     if x: again.set(); done.wait()
     else: threading.Thread(target=after_the_answer, daemon=True).start()
 def after_the_answer():
@@ -237,7 +237,7 @@ def test_a_frame_over_the_limit_is_told_by_its_length(host):
     relay = host(max_frame_bytes=10_000)
     code = """
 import os
-def handler(x):
+def handler(x, /):
     for fd in range(3, 20):
         try: os.write(fd, b"junk" * 10)
         except OSError: pass
@@ -255,7 +255,7 @@ def test_files_that_cannot_be_written(host):
     relay.bring("home/code/x", b"its folder can be made")
     relay.bring("home/code/x/y", b"but not in a file")
 
-    failed = relay.load("def handler(x): pass")
+    failed = relay.load("def handler(x, /): pass")
     assert isinstance(failed, messages.LoadFailed)
     assert "cannot be written" in failed.message
 

@@ -22,37 +22,37 @@ from tests.programs import guest, parts, values
 SPEC = Path(__file__).parents[2] / "protocol" / "SPEC.md"
 PID = 4242
 GREETS = b"""
-def handler(value, context):
+def handler(value, /, context):
     context.progress(1, 2, "half")
     yield "Hello " + value["name"]
 """
 CONVERSATIONS = {
     "a call": (GREETS, ["execute"], ["ready", "progress", "item", "result"]),
     "liveness": (GREETS, ["ping"], ["ready", "pong"]),
-    "it raises": (b"def handler(value):\n    return value['title']\n", ["execute"], ["ready", "error: it raised"]),
+    "it raises": (b"def handler(value, /):\n    return value['title']\n", ["execute"], ["ready", "error: it raised"]),
     "a bad value": (
-        b"def handler(value):\n    return {'rows': [{'price': float('nan')}]}\n",
+        b"def handler(value, /):\n    return {'rows': [{'price': float('nan')}]}\n",
         ["execute"],
         ["ready", "error: bad value"],
     ),
     "equal keys": (
-        b"def handler(value):\n    return {'rows': [{1: 'a', '1': 'b'}]}\n",
+        b"def handler(value, /):\n    return {'rows': [{1: 'a', '1': 'b'}]}\n",
         ["execute"],
         ["ready", "error: equal keys"],
     ),
     "a converted value": (
-        b"import datetime\ndef handler(value):\n    return {datetime.date(2027, 1, 31): {'b'}}\n",
+        b"import datetime\ndef handler(value, /):\n    return {datetime.date(2027, 1, 31): {'b'}}\n",
         ["execute"],
         ["ready", "result: converted"],
     ),
     "a file": (
-        b"def handler(value):\n    return {'plot': b'\\x89PNG'}\n",
+        b"def handler(value, /):\n    return {'plot': b'\\x89PNG'}\n",
         ["execute", "stored"],
         ["ready", "store", "piece", "end", "result: a file"],
     ),
     "a file of the input": (GREETS, ["execute: a file"], ["ready", "progress", "item", "result"]),
     "a file is refused": (
-        b"def handler(value):\n    return {'plot': b'\\x89PNG'}\n",
+        b"def handler(value, /):\n    return {'plot': b'\\x89PNG'}\n",
         ["execute", "refused"],
         ["ready", "store", "error: refused"],
     ),

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ import trio
 from attrs import frozen
 
 from actors.files.content import Content, Stamp
-from actors.files.index import FILE_NAME, Collected, Index, Row, Viewer
+from actors.files.index import FILE_NAME, Collected, Index, Place, Row, Viewer
 from actors.files.model import StoredFile, checked_id, checked_name, checked_type
 from actors.files.store import Store
 from actors.files.verifying import Verifying
@@ -31,7 +32,6 @@ COLLECT_SECONDS: Final = 3600.0
 _HURRIED_SECONDS: Final = 10.0
 _NEW_SECONDS: Final = 120.0
 """A use so young counts, although its execution may not be known yet."""
-_CHUNK: Final = 100
 _EXECUTIONS: Final = 500
 _THREADS: Final = 4
 Existing = Callable[[Collection[str]], Awaitable[set[str]]]
@@ -163,10 +163,15 @@ class Files:
             raise error(ErrorKind.BAD_INPUT, f"{text} after `file_retention`", field="$file.id")
         return {name: await self._verifying.check(self._stored(row)) for name, row in rows.items()}
 
-    async def page(self, viewer: Viewer | None, limit: int, before: tuple[float, str] | None) -> list[StoredFile]:
-        """Return at most `limit` files that the viewer sees, newest first, after the one of this time and id."""
-        rows = await self._store.ask(lambda link: self._index.page(link, viewer, limit, before))
-        return [self._stored(row) for row in rows]
+    async def page(
+        self, viewer: Viewer | None, limit: int, before: Place | None
+    ) -> tuple[list[StoredFile], Place | None]:
+        """Return at most `limit` files that the viewer sees, newest first, and where the next page begins.
+
+        A page may be short, or empty, with another one after it.
+        """
+        rows, after = await self._store.ask(lambda link: self._index.page(link, viewer, limit, before))
+        return [self._stored(row) for row in rows], after
 
     def statistics(self) -> FilesStatistics:
         """Return the counters; cheap, at any time."""
@@ -231,7 +236,9 @@ class Files:
         async with self._collecting:
             await self._forget_executions()
             files = size = 0
-            while rows := await self._store.run(self._delete_some):
+            start: str | None = ""
+            while start is not None:
+                rows, start = await self._store.run(partial(self._delete_some, start))
                 files, size = files + len(rows), size + sum(row[1] for row in rows)
                 for row in rows:
                     self._verifying.forget(row[0])
@@ -256,22 +263,22 @@ class Files:
     async def _forget(self, gone: set[str]) -> None:
         await self._store.ask(lambda link: self._index.forget(link, gone))
 
-    def _delete_some(self) -> list[Row]:
-        """Delete a chunk, in the thread for changes."""
+    def _delete_some(self, start: str) -> tuple[list[Row], str | None]:
+        """Delete what is unused of some files after `start`, in the thread for changes; return the next start too."""
         now, lost = self._clock(), self._index.lost_at
         # Which of the files from before a loss of uses are used is unknown, until all executions of that time are gone.
         after = lost if lost and now < lost + self._kept_seconds else 0.0
 
-        def change(link: sqlite3.Connection) -> list[Row]:
-            rows = self._index.unused(link, now - self._settings.file_retention_seconds, after, _CHUNK)
+        def change(link: sqlite3.Connection) -> tuple[list[Row], str | None]:
+            rows, following = self._index.unused(link, start, now - self._settings.file_retention_seconds, after)
             for row in rows:
                 self._index.delete(link, row)
-            return rows
+            return rows, following
 
-        rows = self._store.transact(change)
+        rows, following = self._store.transact(change)
         for row in rows:  # a runner that is killed before this leaves a stray content
             self._content.remove(row[0])
-        return rows
+        return rows, following
 
     async def _remove_strays(self, folder: Path) -> None:
         def work() -> None:

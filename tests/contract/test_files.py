@@ -14,7 +14,7 @@ import attrs
 import pytest
 import trio
 
-from actors.files import files as files_module
+from actors.files import collecting
 from config.settings import MIB, FilesSettings
 from runner.auth.tokens import sign
 from tests.contract.test_streams import ECHO, SECRET, open_site
@@ -418,7 +418,7 @@ async def test_a_file_in_use_is_not_deleted_and_goes_with_its_execution(site):
 
 
 async def test_a_file_goes_when_the_history_forgets_its_execution(tmp_path, monkeypatch):
-    monkeypatch.setattr(files_module, "_NEW_SECONDS", 0.0)
+    monkeypatch.setattr(collecting, "NEW_SECONDS", 0.0)
     keeping = FilesSettings(file_retention_seconds=0.001)
     async with open_site(tmp_path, (ECHO,), files=keeping, retention_seconds=1.0) as site:
         made = await site.json("POST", "/modules/execute/echo", 1)

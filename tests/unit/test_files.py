@@ -15,6 +15,7 @@ import trio
 
 from actors.files import Files, Viewer, index, references, usage
 from actors.files import content as content_module
+from actors.files.verifying import Verifying
 from config.settings import MIB, FilesSettings
 from protocol.errors import ErrorKind, RunnerError
 
@@ -395,6 +396,20 @@ async def test_a_damaged_content_is_noticed_and_repaired_by_another_upload(rig, 
     await rig.add(b"some data")
 
     assert await rig.files.find(stored.id)
+    assert rig.files.statistics().damaged == ()
+
+
+async def test_a_file_that_is_deleted_while_it_is_looked_for_is_not_damaged(rig, monkeypatch):
+    stored = await rig.add(b"some data")
+
+    async def slow(self, found, exists):
+        await rig.files.remove(stored.id)
+        return await check(self, found, exists)
+
+    check = Verifying.check
+    monkeypatch.setattr(Verifying, "check", slow)
+
+    assert await rig.files.find(stored.id) is None
     assert rig.files.statistics().damaged == ()
 
 

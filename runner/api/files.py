@@ -46,13 +46,13 @@ class StoredFiles:
         return found
 
     async def page(self, principal: Principal, limit: int, cursor: str) -> tuple[list[StoredFile], str | None]:
-        """Return the files after a cursor, newest first, and the next cursor. Raises RunnerError."""
+        """Return the files after a cursor, newest first, and the next cursor. Raises RunnerError.
+
+        A page with a cursor may be short or empty.
+        """
         require(principal, Scope.FILES_READ)
-        found = await self.files.page(viewer_of(principal), limit + 1, _place(cursor) if cursor else None)
-        if len(found) <= limit:
-            return found, None
-        last = found[limit - 1]
-        return found[:limit], f"{last.created_at!r}_{last.id}"
+        found, after = await self.files.page(viewer_of(principal), limit, _place(cursor) if cursor else None)
+        return found, None if after is None else f"{after[0]!r}_{after[1]}"
 
     async def remove(self, principal: Principal, name: str) -> None:
         """Delete a file that no execution uses. Raises RunnerError: `forbidden`, `not_found`, `conflict`."""

@@ -181,7 +181,9 @@ class Fields:
         """The input as a whole."""
         self.taken = bool(objects)
         """Whether the input may be an object, and so a form."""
-        self.raw = not self.root.any and (self.root.file or "string" in self.root.types)
+        self.request = any("$request" in each.get("properties", ()) for each in self._branches(self._root))
+        """Whether the input is a request."""
+        self.raw = self.request or (not self.root.any and (self.root.file or "string" in self.root.types))
         """Whether the input may be a text or a file, and so a body of any type."""
 
     def of(self, name: str) -> Field:
@@ -259,7 +261,8 @@ def _object(schema: Any) -> Schema:
 
 
 def _is_object(schema: Schema) -> bool:
-    return "object" in schema["type"] and not _is_file(schema)
+    known = schema.get("properties", ())
+    return "object" in schema["type"] and "$file" not in known and "$request" not in known
 
 
 def _is_file(schema: Schema) -> bool:

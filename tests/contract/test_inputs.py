@@ -55,8 +55,20 @@ NEEDS = inline(
 )
 TEXT = inline("text", "def handler(input: str): return input")
 BYTES = inline("bytes", "def handler(input): return input", input_schema={"anyOf": [{"type": "string"}, FILE]})
+REQUEST = inline(
+    "request",
+    """
+    from operato import Request
+
+    def handler(request: Request):
+        files = {name: file.size for name, file in request.files.items()}
+        kind = dict(request.headers)["content-type"].partition(";")[0]
+        return [request.method, kind, len(request.body), request.form, files]
+    """,
+    input_schema={"type": "object", "properties": {"$request": {"type": "object"}}, "required": ["$request"]},
+)
 NUMBER = inline("number", "def handler(input: int): return input")
-MODULES = (ECHO, TYPED, NEEDS, TEXT, BYTES, NUMBER)
+MODULES = (ECHO, TYPED, NEEDS, TEXT, BYTES, REQUEST, NUMBER)
 PICTURE = bytes(range(256)) * 4
 URLENCODED = "application/x-www-form-urlencoded"
 
@@ -394,6 +406,17 @@ async def test_bytes_go_to_a_handler_of_bytes(site):
         answer = await site.json("POST", "/modules/execute/bytes", data, Content_Type="image/png")
         shown = {"id": named(data), "name": "body.png", "type": "image/png", "size": len(data)}
         assert answer["result"] == {"$file": shown}
+
+
+async def test_every_body_goes_to_a_handler_of_requests(site):
+    path = "/modules/execute/request"
+    answer = await site.json("POST", path, PICTURE, Content_Type="image/png")
+    assert answer["result"] == ["POST", "image/png", len(PICTURE), {}, {}]
+    answer = await site.json("POST", path, b"a=1&b=2&b=3", Content_Type=URLENCODED)
+    assert answer["result"] == ["POST", URLENCODED, 11, {"a": "1", "b": ["2", "3"]}, {}]
+    parts = [part("photo", PICTURE, "x.png"), part("a", "1"), part("a", "2")]
+    expected = ["POST", "multipart/form-data", 0, {"a": ["1", "2"]}, {"photo": len(PICTURE)}]
+    assert await result(site, "request", *parts) == expected
 
 
 @pytest.mark.parametrize(

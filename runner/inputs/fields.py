@@ -14,7 +14,7 @@ from protocol.messages import InvalidJsonError, check_json
 
 Schema: TypeAlias = Mapping[str, Any]
 Value: TypeAlias = Any
-"""What is written as JSON: a text, `msgspec.Raw`, None, or the object of a file."""
+"""A value that is encoded as JSON: a text, `msgspec.Raw`, None, or the object of a file."""
 
 _MAX_DEPTH: Final = 16
 _SHOWN_NAMES: Final = 20
@@ -127,7 +127,7 @@ class _Reader:
     words: str
 
     def value(self, text: str) -> Value | None:
-        """Return the value as JSON, None if the text is none of this type."""
+        """Return the value as JSON, None for a text of another type."""
         match self.type:
             case "integer":
                 plain = text.strip().removeprefix("+")

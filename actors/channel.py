@@ -63,22 +63,22 @@ class Channel:
             drain()
             log.progress(message.done, message.total, message.text)
 
-        following: messages.GuestMessage | None = None
-        refused: Failure | None = None
         while True:
-            message = following or await self.receive()
-            following = None
+            message = await self.receive()
             match message:
                 case messages.Result() | messages.Error() if message.id == execution:
                     self._answered = execution
-                    return message, refused
+                    return message, None
                 case messages.Item() if message.id == execution:
                     drain()
                     log.item(message.value.copy())
                 case messages.Progress() if message.id == execution:
                     progress(message)
-                case messages.Store() if message.id == execution and refused is None:
-                    following, refused = await self._store(message, store, progress)
+                case messages.Store() if message.id == execution:
+                    answer, refused = await self._store(message, store, progress)
+                    if answer is not None:
+                        self._answered = execution
+                        return answer, refused
                 case messages.Result() | messages.Error() if message.id == self._answered:
                     # A second answer, so the first was written by user code; the guest has not read this call.
                     raise UnaskedError("it answered twice")
@@ -96,40 +96,42 @@ class Channel:
 
     async def _store(
         self, message: messages.Store, store: Store | None, hear: Callable[[messages.Progress], None]
-    ) -> tuple[messages.GuestMessage | None, Failure | None]:
+    ) -> tuple[messages.Error | None, Failure | None]:
         """Store the bytes that follow `message`, and answer it; `hear` gets the progress that comes between.
 
-        Returns the message with which the guest went on instead, if it abandoned the file; and why the file was
-        refused, if it was.
+        Returns the answer to the execution, if the guest gave it instead and so abandoned the file, and why the file
+        was refused, if it was.
         """
         try:
             async with storing(store, message.name, message.media_type) as writing:
-                while isinstance(part := await self._part(message.id, hear), bytes):
+                while isinstance(part := await self._part(message.id, hear), memoryview):
                     if part:
                         await writing.write(part)
                         continue
                     stored = await writing.finish()
                     await self.send(messages.Stored(message.id, stored.described))
                     return None, None
-                return part, None
+                return abandoned(part, message.id), None
         except RunnerError as problem:
             failure = refusal(problem)
         await self.send(messages.Refused(message.id, failure.kind, failure.message))
         left = _ON_THEIR_WAY
-        while isinstance(part := await self._part(message.id, hear), bytes):
+        while isinstance(part := await self._part(message.id, hear), memoryview):
             left -= len(part)
             if left < 0:
                 raise messages.ProtocolError("the guest continued a file that was refused")
-        return part, failure
+        return abandoned(part, message.id), failure
 
-    async def _part(self, execution: str, hear: Callable[[messages.Progress], None]) -> bytes | messages.GuestMessage:
+    async def _part(
+        self, execution: str, hear: Callable[[messages.Progress], None]
+    ) -> memoryview | messages.GuestMessage:
         """Return the next bytes of a file, empty at its end, or the message that abandons it."""
         while True:
             payload = await self._payload()
             if payload[:1] == frames.MARK:
                 if len(payload) > frames.MAX_PIECE + 1:
                     raise messages.ProtocolError(f"a byte frame of more than {frames.MAX_PIECE} bytes")
-                return payload[1:]
+                return memoryview(payload)[1:]
             message = messages.decode(payload)
             if not (isinstance(message, messages.Progress) and message.id == execution):
                 return message
@@ -139,3 +141,10 @@ class Channel:
         while not self._pending:
             self._pending = self._decoder.feed(await self._guest.receive())
         return self._pending.pop(0)
+
+
+def abandoned(message: messages.GuestMessage, execution: str) -> messages.Error:
+    """Return a message that stands in place of the end of a file. Raises ProtocolError unless it is a failure."""
+    if isinstance(message, messages.Error) and message.id == execution:
+        return message
+    raise messages.ProtocolError(f"bytes of a file were expected, not {type(message).__name__}")

@@ -43,7 +43,7 @@ class StoredFile(Protocol):
 class Writing(Protocol):
     """A file that is being stored. Left without `finish`, nothing of it remains."""
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Add bytes. Raises RunnerError `too_large`, `out_of_storage`, `unavailable`."""
 
     async def finish(self) -> StoredFile:

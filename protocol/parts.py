@@ -172,11 +172,10 @@ class Inbox:
 
     def begin(self, path):
         """Begin a file below the base."""
-        top = path.partition("/")[0]
+        self._made.add(path.partition("/")[0])
         try:
             path = os.path.join(self.base, path)
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            self._made.add(top)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         except OSError as problem:
             self.problem = self.problem or str(problem)

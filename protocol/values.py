@@ -294,17 +294,23 @@ def stored(node, store):
 
 def pieces_of(source, size):
     """Yield the bytes of a buffer, or of a binary file from its beginning, in pieces of at most `size` bytes."""
-    if hasattr(source, "read"):
-        if source.seekable():
-            source.seek(0)
-        while True:
-            piece = source.read(size)
-            if piece is None:
-                raise BlockingIOError("it does not block and has no bytes yet")
-            if not piece:
-                return
-            yield piece
-    view = memoryview(source)
+    if not hasattr(source, "read"):
+        yield from slices(source, size)
+        return
+    if source.seekable():
+        source.seek(0)
+    while True:
+        part = source.read(size)
+        if part is None:
+            raise BlockingIOError("it does not block and has no bytes yet")
+        if not part:
+            return
+        yield from slices(part, size)
+
+
+def slices(buffer, size):
+    """Yield the bytes of a buffer in pieces of at most `size` bytes."""
+    view = memoryview(buffer)
     view = memoryview(view.tobytes()) if not view.c_contiguous else view.cast("B") if view.nbytes else view
     for at in range(0, view.nbytes, size):
         yield view[at : at + size]

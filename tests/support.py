@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
@@ -40,6 +40,7 @@ from config.settings import (
 )
 from environments import proc
 from environments.base import Environment
+from environments.base import Store as FileStore
 from environments.conda.conda import CondaEnvironment
 from environments.docker.docker import DockerEnvironment
 from environments.limits.limits import LimitKeeper
@@ -175,6 +176,9 @@ class Rig:
         on_event: Callable[[Any], None] | None = None,
         log: EventLog | None = None,
         on_worker: Callable[[Worker], None] | None = None,
+        on_call: Callable[[Call], None] | None = None,
+        files: Mapping[str, tuple[Path, str]] | None = None,
+        store: FileStore | None = None,
     ) -> Ran:
         """Call a module once, as a door would."""
         phases = Phases()
@@ -190,7 +194,10 @@ class Rig:
                     if on_worker is not None:
                         on_worker(worker)
                     log.status(Status.RUNNING, 1)
-                    outcome = await worker.execute(Call(f"e{next(self._ids)}", raw, 1, seconds, log))
+                    call = Call(f"e{next(self._ids)}", raw, 1, seconds, log, files or {}, store)
+                    if on_call is not None:
+                        on_call(call)
+                    outcome = await worker.execute(call)
             except RunnerError as problem:
                 outcome = Outcome(failure=problem.failure, exit_code=1)
         log.end_output()

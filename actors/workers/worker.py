@@ -241,11 +241,8 @@ class Worker:
         seconds, peak = answer.seconds, answer.peak_memory
         self.footprint.peak_bytes = peak or 0
         if isinstance(answer, messages.Result):
-            if call.refused is None:
-                return Outcome(bytes(answer.value), seconds=seconds, killed=killed, peak_memory=peak)
-            failure = call.refused
-        else:
-            failure = call.refused or failure_of(answer)
+            return Outcome(bytes(answer.value), seconds=seconds, killed=killed, peak_memory=peak)
+        failure = call.refused or failure_of(answer)
         if failure.kind in (ErrorKind.CANCELLED, ErrorKind.OUT_OF_MEMORY):
             self.reusable = False
         if failure.kind is ErrorKind.WORKER_CRASHED and (passed := self._passed_limit()):

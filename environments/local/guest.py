@@ -175,6 +175,8 @@ class ProcessGuest:
 
     async def receive(self) -> bytes:
         """Wait for bytes of frames; never returns empty. Raises ChannelClosedError."""
+        if self.closed:  # the guest has ended while the caller was busy with something else
+            raise ChannelClosedError
         await trio.lowlevel.wait_readable(self._channel)
         try:
             data = self._channel.recv(_RECEIVE_BYTES)

@@ -260,7 +260,8 @@ def test_a_whole_input_that_does_not_fit(hint, value, reason):
 
 SETUP = """
 import dataclasses, datetime, decimal, enum, pathlib, typing, uuid
-from typing import *
+from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping, NamedTuple, NewType, Optional, Sequence, Set
+from typing import Tuple, TypedDict, TypeVar, Union
 
 class Color(enum.Enum):
     RED = "red"

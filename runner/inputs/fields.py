@@ -14,7 +14,7 @@ from protocol.messages import InvalidJsonError, check_json
 
 Schema: TypeAlias = Mapping[str, Any]
 Value: TypeAlias = Any
-"""What is written as JSON: a text, `msgspec.Raw`, None, or the object of a file."""
+"""A value that is encoded as JSON: a text, `msgspec.Raw`, None, or the object of a file."""
 
 _MAX_DEPTH: Final = 16
 _SHOWN_NAMES: Final = 20
@@ -129,7 +129,7 @@ class _Reader:
     words: str
 
     def value(self, text: str) -> Value | None:
-        """Return the value as JSON, None if the text is none of this type."""
+        """Return the value as JSON, None for a text of another type."""
         match self.type:
             case "integer":
                 plain = text.strip().removeprefix("+")
@@ -183,7 +183,9 @@ class Fields:
         """The input as a whole."""
         self.taken = bool(objects)
         """Whether the input may be an object, and so a form."""
-        self.raw = not self.root.any and (self.root.file or "string" in self.root.types)
+        self.request = any("$request" in each.get("properties", ()) for each in self._branches(self._root))
+        """Whether the input is a request."""
+        self.raw = self.request or (not self.root.any and (self.root.file or "string" in self.root.types))
         """Whether the input may be a text or a file, and so a body of any type."""
 
     def of(self, name: str) -> Field:
@@ -261,7 +263,8 @@ def _object(schema: Any) -> Schema:
 
 
 def _is_object(schema: Schema) -> bool:
-    return "object" in schema["type"] and not _is_file(schema)
+    known = schema.get("properties", ())
+    return "object" in schema["type"] and "$file" not in known and "$request" not in known
 
 
 def _is_file(schema: Schema) -> bool:

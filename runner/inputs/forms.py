@@ -119,7 +119,7 @@ class _Part:
 
     @property
     def left_out(self) -> bool:
-        """Whether a browser sent it for a file that nobody chose."""
+        """Whether it is from a file input that is empty, for which a browser sends a part all the same."""
         return self.head.filename == "" and self.size == 0
 
     def value(self, stored: Mapping[int, StoredFile]) -> Value:

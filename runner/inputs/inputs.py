@@ -17,13 +17,14 @@ from protocol.errors import ErrorKind, Failure, RunnerError, error
 from runner.api import Service
 from runner.auth import Principal
 from runner.inputs.fields import Fields, Schema, Value
-from runner.inputs.forms import INLINE_BYTES, file_value, is_json, read_form, read_urlencoded, text_in
+from runner.inputs.forms import INLINE_BYTES, Check, file_value, is_json, read_form, read_urlencoded, text_in
 from runner.inputs.part import FORM, Piece
 
 JSON: Final = "application/json"
 URLENCODED: Final = "application/x-www-form-urlencoded"
 _TEXT: Final = "text/plain"
 ANY: Final = "*/*"
+_ANY_FIELDS: Final = Fields(None, lists=True)
 
 
 class Body(Protocol):
@@ -95,20 +96,17 @@ class _Reading:
     module: Published
 
     async def read(self) -> bytes:
+        """Return the body as JSON."""
         fields = Fields(self.module.input_schema)
+        if fields.request:
+            return await self._request()
         if self.kind == FORM and fields.taken:
             return await self._form(fields)
-        if self.kind == URLENCODED:
-            data = await self.body.body()
-            if is_json(data):
-                return data
-            if fields.taken:
-                return await self.service.checks.whole(partial(_urlencoded, fields=fields), data)
-            if fields.raw:
-                return _encoded(data.decode("utf-8", "replace"))
-        elif fields.raw and self.kind != FORM:
-            return await self._raw(inline=not fields.root.file)
-        elif self.kind == _TEXT:  # as browsers send the text of JSON
+        if self.kind == URLENCODED and (fields.taken or fields.raw):
+            return await self.service.checks.whole(partial(_urlencoded, fields=fields), await self.body.body())
+        if fields.raw and self.kind != FORM:
+            return await self._encoded(await self._raw(inline=not fields.root.file))
+        if self.kind in (URLENCODED, _TEXT):  # as some clients send JSON
             return await self.body.body()
         types = media_types(self.module.input_schema)
         text = f"the module {self.module.ref.name} takes no {self.kind!r:.80}; send one of"
@@ -116,48 +114,57 @@ class _Reading:
         raise RunnerError(UnsupportedType(ErrorKind.BAD_INPUT, f"{text} {shown}", field="content-type", types=types))
 
     async def _form(self, fields: Fields) -> bytes:
-        self.body.stream_body()
-
         async def check(value: dict[str, Value]) -> None:
             await self.service.checks.input(self.module, await self._encoded(value))
 
-        server = self.service.settings.server
-        value = await read_form(
-            self.given,
-            self._piece(),
-            fields,
-            self._store,
-            budget=self.service.budget,
-            limit=server.max_frame_bytes,
-            check=check,
-        )
-        return await self._encoded(value)
+        return await self._encoded(await self._parts(fields, check))
+
+    async def _parts(self, fields: Fields, check: Check | None = None) -> dict[str, Value]:
+        self.body.stream_body()
+        budget, limit = self.service.budget, self.service.settings.server.max_frame_bytes
+        piece = self._piece()
+        return await read_form(self.given, piece, fields, self._store, budget=budget, limit=limit, check=check)
+
+    async def _request(self) -> bytes:
+        """Return the input of a handler that takes a request: its body, its type, and its fields if it is a form."""
+        form: dict[str, Any] = {}
+        if self.kind == FORM:
+            body, form = None, {"form": await self._parts(_ANY_FIELDS)}
+        elif self.kind == URLENCODED:
+            data = await self.body.body()
+            body = data.decode("utf-8", "replace")
+            form = {"form": await self.service.checks.whole(partial(read_urlencoded, fields=_ANY_FIELDS), data)}
+        else:
+            body = await self._raw(inline=False)
+        path = f"/modules/execute/{self.module.ref.name}"
+        request = {"method": "POST", "path": path, "headers": [["content-type", self.given]], "body": body, **form}
+        return await self._encoded({"$request": {"params": {}, "query": [], "client": "", **request}})
 
     async def _encoded(self, value: Value) -> bytes:
         return await trio.to_thread.run_sync(_encoded, value)
 
-    async def _raw(self, *, inline: bool) -> bytes:
+    async def _raw(self, *, inline: bool) -> Value:
         """Return the body as a string or as a file: a short text, or with `inline` any text, is a string."""
         if inline:
             data = await self.body.body()
             text = await self.service.checks.whole(text_in, data)
             if text is None:
                 raise error(ErrorKind.BAD_INPUT, "the body is not UTF-8, and the module takes text", field="$")
-            return await self.service.checks.whole(lambda _: _encoded(text), data)
+            return text
         self.body.stream_body()
         piece, head, more = self._piece(), bytearray(), True
         while more and len(head) <= INLINE_BYTES:
             data, more = await piece()
             head += data
         if not more and len(head) <= INLINE_BYTES and (text := text_in(head)) is not None:
-            return _encoded(text)
+            return text
         async with self._store(f"body{mimetypes.guess_extension(self.kind) or ''}", self.given) as writing:
             await writing.write(head)
             del head
             while more:
                 data, more = await piece()
                 await writing.write(data)
-            return _encoded(file_value(await writing.finish()))
+            return file_value(await writing.finish())
 
     def _store(self, name: str, media_type: str) -> AbstractAsyncContextManager[Writing]:
         return self.service.files.writing(name, media_type, subject=self.principal.subject)
@@ -176,7 +183,9 @@ class _Reading:
 
 
 def _urlencoded(data: bytes, fields: Fields) -> bytes:
-    return _encoded(read_urlencoded(data, fields))
+    if is_json(data):
+        return data
+    return _encoded(read_urlencoded(data, fields) if fields.taken else data.decode("utf-8", "replace"))
 
 
 def _encoded(value: Any) -> bytes:

@@ -22,7 +22,7 @@ class Head:
 
     name: str | None
     filename: str | None
-    """None: the part is a field. Empty: a browser sends a file that nobody chose."""
+    """None: the part is a field. Empty: a browser sends so the file input of a form that is empty."""
     type: str
 
 

@@ -55,8 +55,36 @@ NEEDS = inline(
 )
 TEXT = inline("text", "def handler(input: str): return input")
 BYTES = inline("bytes", "def handler(input): return input", input_schema={"anyOf": [{"type": "string"}, FILE]})
+REQUEST = inline(
+    "request",
+    """
+    from operato import Request
+
+    def handler(request: Request):
+        files = {name: file.size for name, file in request.files.items()}
+        kind = dict(request.headers)["content-type"].partition(";")[0]
+        return [request.method, kind, len(request.body), request.form, files]
+    """,
+    input_schema={"type": "object", "properties": {"$request": {"type": "object"}}, "required": ["$request"]},
+)
+SIGNATURE = inline(
+    "signature",
+    """
+    from dataclasses import dataclass
+    from operato import File
+
+    @dataclass
+    class Options:
+        dpi: int = 72
+
+    def handler(photo: File, width: int = 200, tags: list[str] = (), more: list[File] = (), options: Options = None):
+        dpi = None if options is None else options.dpi
+        return [photo.name, photo.read_bytes()[:2].hex(), width, list(tags), [file.size for file in more], dpi]
+    """,
+)
+SIGNED_BYTES = inline("signed-bytes", "def handler(input: bytes): return len(input)")
 NUMBER = inline("number", "def handler(input: int): return input")
-MODULES = (ECHO, TYPED, NEEDS, TEXT, BYTES, NUMBER)
+MODULES = (ECHO, TYPED, NEEDS, TEXT, BYTES, REQUEST, SIGNATURE, SIGNED_BYTES, NUMBER)
 PICTURE = bytes(range(256)) * 4
 URLENCODED = "application/x-www-form-urlencoded"
 
@@ -227,6 +255,41 @@ async def test_a_module_without_a_schema_takes_any_form(site):
     assert (got["a"], got["b"]["$file"]["id"]) == ("1", named(b"\xff"))
 
 
+async def test_a_signature_is_filled_by_a_form(site):
+    photo = part("photo", PICTURE, "x.png", "image/png")
+    assert await result(site, "signature", photo) == ["x.png", "0001", 200, [], [], None]
+    more = [part("more", b"1", "a"), part("more", b"22", "b"), part("tags", "a"), part("options", '{"dpi": 300}')]
+    assert await result(site, "signature", photo, part("width", "5"), *more) == ["x.png", "0001", 5, ["a"], [1, 2], 300]
+    for parts, field in (
+        ([photo, part("width", "wide")], "$.width"),
+        ([photo, part("height", "1")], "$.height"),
+        ([photo, part("options", '{"dpi": "x"}')], "$.options.dpi"),
+        ([part("width", "1")], "$"),
+    ):
+        assert (await problem(site, "signature", *parts))[:3] == (400, "bad_input", field)
+    for data in (b"", b"ab", PICTURE, b"x" * (MIB + 1)):
+        answer = await site.json("POST", "/modules/execute/signed-bytes", data, Content_Type="application/pdf")
+        assert answer["result"] == len(data)
+
+
+async def test_the_document_has_the_bodies_of_each_module(site):
+    paths = (await site.json("GET", "/openapi.json"))["paths"]
+
+    def content(name):
+        return paths[f"/modules/execute/{name}"]["post"]["requestBody"]["content"]
+
+    binary = {"type": "string", "format": "binary"}
+    shown = content("signature")
+    assert list(shown) == ["application/json", "multipart/form-data", URLENCODED]
+    of_form = shown["multipart/form-data"]["schema"]
+    assert of_form["properties"]["photo"] == binary
+    assert of_form["properties"]["more"] == {"type": "array", "items": binary}
+    assert of_form["properties"]["width"] == {"$ref": "#/components/schemas/input.signature/properties/width"}
+    assert of_form["required"] == ["photo"]
+    assert list(content("number")) == ["application/json"]
+    assert list(content("signed-bytes")) == ["application/json", "*/*"]
+
+
 NEVER = [part("photo", PICTURE * 400, "x.png", "image/png")]
 
 
@@ -394,6 +457,17 @@ async def test_bytes_go_to_a_handler_of_bytes(site):
         answer = await site.json("POST", "/modules/execute/bytes", data, Content_Type="image/png")
         shown = {"id": named(data), "name": "body.png", "type": "image/png", "size": len(data)}
         assert answer["result"] == {"$file": shown}
+
+
+async def test_every_body_goes_to_a_handler_of_requests(site):
+    path = "/modules/execute/request"
+    answer = await site.json("POST", path, PICTURE, Content_Type="image/png")
+    assert answer["result"] == ["POST", "image/png", len(PICTURE), {}, {}]
+    answer = await site.json("POST", path, b"a=1&b=2&b=3", Content_Type=URLENCODED)
+    assert answer["result"] == ["POST", URLENCODED, 11, {"a": "1", "b": ["2", "3"]}, {}]
+    parts = [part("photo", PICTURE, "x.png"), part("a", "1"), part("a", "2")]
+    expected = ["POST", "multipart/form-data", 0, {"a": ["1", "2"]}, {"photo": len(PICTURE)}]
+    assert await result(site, "request", *parts) == expected
 
 
 @pytest.mark.parametrize(

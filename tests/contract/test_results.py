@@ -161,7 +161,7 @@ async def test_an_unknown_execution(site):
 
 
 async def test_files_of_summaries_are_not_kept_for_them(tmp_path):
-    """The record names no file any more, so gc takes them as it takes uploads that nobody uses."""
+    """The record names no file any more, so gc takes them as it takes uploads without a use."""
     keeps, sums = (
         inline(name, f"def handler(input): return b'{name}'", record=record)
         for name, record in (("keeps", Record.FULL), ("sums", Record.SUMMARY))

@@ -69,7 +69,7 @@ async def result_answer(request: Request, execution: Execution, headers: Headers
 
 
 def _result_of(execution: Execution) -> bytes:
-    """Return the result. Raises RunnerError with the reason why there is none."""
+    """Return the result. Raises RunnerError with the reason for its absence."""
     if not execution.status.final:
         text = f"the execution is {execution.status}, so it has no result yet; follow it, or ask again"
         raise error(ErrorKind.CONFLICT, text, field="status", retry_after=_RETRY_SECONDS)

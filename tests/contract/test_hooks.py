@@ -9,6 +9,7 @@ import trio
 
 from config.modules import Auth, EndpointSpec, Method
 from config.settings import MIB, FilesSettings
+from protocol.model import Record
 from runner.auth.tokens import sign
 from tests.contract.test_streams import SECRET, open_site
 from tests.support import inline, wait_until
@@ -504,3 +505,16 @@ async def test_a_form_that_cannot_be_read_is_bad_input_and_leaves_nothing(forms,
     assert words in problem["detail"]
     assert (await forms.json("GET", "/executions"))["items"] == []
     assert (await forms.json("GET", "/files"))["items"] == []
+
+
+async def test_files_of_an_answer_that_is_not_kept(tmp_path):
+    module = hook("typed", TYPED, "/typed/{event}", methods=(Method.GET, Method.POST), record=Record.SUMMARY)
+    async with open_site(tmp_path, (module,)) as site:
+        for _ in range(2):
+            assert (await site.ask("GET", "/http/typed/x?how=bytes"))[2] == bytes(range(256))
+            assert (await site.ask("POST", "/http/typed/x?how=file", b"\xff" * 70_000))[2] == b"\xff" * 70_000
+            client = await site.server.connect()
+            async with client.stream:
+                await client.send(site.head("GET", "/http/typed/x?how=stream"))
+                await client.until(b"\r\n\r\n")
+                assert await whole(client) == b"\x00\xfftext" + b"\x01" * 300_000

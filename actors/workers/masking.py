@@ -52,18 +52,24 @@ _MASK = MASK.encode()
 log = structlog.get_logger("masking")
 
 
-async def look_up(spec: ModuleSpec, secrets: LookUp, names: Iterable[str] | None = None) -> Mapping[str, str]:
-    """Return the values of a module's secrets, or of those with these names, which it has.
+async def look_up(spec: ModuleSpec, secrets: LookUp) -> Mapping[str, str]:
+    """Return the values of a module's secrets; without secrets there is no work, not even a checkpoint.
 
-    There is a checkpoint only for values in files.
+    Raises RunnerError as `look_up_named`.
+    """
+    return await look_up_named(spec, secrets, spec.secrets) if spec.secrets else {}
+
+
+async def look_up_named(
+    spec: ModuleSpec, secrets: LookUp, names: Iterable[str], *, quickly: bool = False
+) -> Mapping[str, str]:
+    """Return the values of some secrets of a module; with `quickly` those of variables without a thread.
 
     Raises RunnerError `unavailable` with the names of the missing secrets; the log has the places that were searched.
     """
-    wanted = spec.secrets if names is None else {name: spec.secrets[name] for name in names}
-    if not wanted:
-        return {}
+    wanted = {name: spec.secrets[name] for name in names}
     try:
-        if all(secret.file is None for secret in wanted.values()):
+        if quickly and all(secret.file is None for secret in wanted.values()):
             return secrets(wanted)
         return await trio.to_thread.run_sync(secrets, wanted, abandon_on_cancel=True)
     except ConfigError as problem:

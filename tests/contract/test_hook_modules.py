@@ -152,6 +152,16 @@ async def test_the_names_of_secrets_are_shown_and_no_values(site, monkeypatch):
     assert "value of the secret" not in json.dumps(added)
 
 
+async def test_registered_endpoints_are_served_after_a_restart(tmp_path):
+    async with open_site(tmp_path, (OWN,)) as site:
+        await put(site, "m", module("/m/{rest...}", methods=["POST", "GET"]))
+    async with open_site(tmp_path, (OWN,)) as site:
+        assert await answer(site, "/m/a/b") == "one"
+        patched = await site.json("PATCH", "/modules/m", {"timeout": 5})
+        assert patched["endpoints"][0]["methods"] == ["POST", "GET"]
+        assert await answer(site, "/m/a/b") == "one"
+
+
 async def test_the_document_lists_endpoints(site):
     body = module("/m/{name}/{rest...}", auth="token", methods=["GET", "PUT"], wait=False)
     await put(site, "m", body)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
 import trio
 
+from actors.keys import ApiKeys
 from config.modules import Auth, EndpointSpec, Method
-from config.settings import MIB, FilesSettings
+from config.settings import MIB, AuthSettings, FilesSettings, ServerSettings
 from protocol.model import Record
-from runner.auth.tokens import sign
-from tests.contract.test_streams import SECRET, open_site
-from tests.support import inline, wait_until
+from runner.auth.tokens import Verifier, sign
+from runner.rest.app import make_app
+from tests.contract.test_streams import SECRET, Site, open_site
+from tests.http_support import serving
+from tests.support import inline, open_service, wait_until
 
 ALL = tuple(Method)
 SHOW = "def handler(input): return input"
@@ -150,10 +154,44 @@ async def test_a_token_needs_scope_and_module(site, scopes, modules, status):
     assert (await site.ask("POST", "/http/token"))[0] == status
 
 
+async def test_a_key_is_a_token_too(tmp_path):
+    keys = ApiKeys.open(tmp_path / "keys.db")
+    given = {"scopes": ["executions:run"], "modules": (), "expires_at": None, "subject": "kim"}
+    _, secret = await keys.create("ci", **given)
+    verifier = Verifier(AuthSettings(), secret=SECRET)
+    verifier.api_keys = keys
+    async with open_service(tmp_path, MODULES) as service, serving(make_app(service, verifier)) as server:
+        site = Site(service, server, secret)
+        assert (await site.ask("POST", "/http/key"))[0] == 200
+        assert (await site.ask("POST", "/http/token"))[0] == 200
+        await keys.revoke(keys.all()[0], subject="kim")
+        assert (await site.ask("POST", "/http/key"))[0] == 401
+    await keys.aclose()
+
+
 async def test_a_token_is_no_key(site):
     status, _, body = await site.ask("POST", "/http/key")
     assert status == 401
     assert "X-API-Key" in json.loads(body)["detail"]
+
+
+async def test_the_client_is_that_of_a_trusted_proxy(tmp_path):
+    server = ServerSettings(trusted_proxies=("127.0.0.1",))
+    async with open_site(tmp_path, MODULES, server=server) as site:
+        request = await request_of(site, "POST", "/http/show/x", X_Forwarded_For="203.0.113.7")
+    assert request["client"] == "203.0.113.7"
+
+
+async def test_pages_of_allowed_origins_may_call(tmp_path):
+    server = ServerSettings(cors_origins=("https://app.example.org",))
+    asked = {"Origin": "https://app.example.org", "Access_Control_Request_Method": "POST"}
+    async with open_site(tmp_path, MODULES, server=server) as site:
+        status, headers, _ = await site.ask("OPTIONS", "/http/token", **asked)
+        assert (status, headers[b"access-control-allow-methods"]) == (204, b"options, post")
+        _, headers, _ = await site.ask("POST", "/http/token", Origin="https://app.example.org")
+        assert headers[b"access-control-allow-origin"] == b"https://app.example.org"
+        _, headers, _ = await site.ask("POST", "/http/token", Origin="https://other.example.org")
+        assert b"access-control-allow-origin" not in headers
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
@@ -387,14 +425,38 @@ async def test_a_body_is_text_or_a_file(typed, body, stored):
     ] * stored
 
 
-async def test_a_body_over_max_file_is_refused_and_leaves_nothing(tmp_path):
-    module = hook("typed", TYPED, "/typed/{event}")
-    async with open_site(tmp_path, (module,), files=FilesSettings(max_file_bytes=MIB)) as site:
-        status, _, body = await site.ask("POST", "/http/typed/push", b"x" * (MIB + 1))
-        assert (status, json.loads(body)["kind"]) == (413, "too_large")
-        assert "max_file" in json.loads(body)["detail"]
+@pytest.mark.parametrize(
+    ("auth", "setting", "size"),
+    [(Auth.NONE, "max_frame", 100_000), (Auth.TOKEN, "max_file", MIB)],
+)
+@pytest.mark.parametrize("how", ["plain", "chunked", "gzip", "form"])
+async def test_a_body_over_its_limit_is_refused_and_leaves_nothing(tmp_path, auth, setting, size, how):
+    """Strangers may store less than callers with a token."""
+    module = hook("typed", TYPED, "/typed/{event}", auth=auth)
+    server, files = ServerSettings(max_frame_bytes=100_000), FilesSettings(max_file_bytes=MIB)
+    async with open_site(tmp_path, (module,), server=server, files=files) as site:
+
+        async def send(data):
+            headers = {}
+            if how == "gzip":
+                data, headers = gzip.compress(data), {"Content_Encoding": "gzip"}
+            if how == "form":
+                data, headers = parts(('name="f"; filename="f"', data.decode())), BOUNDARY
+            if how != "chunked":
+                return await site.ask("POST", "/http/typed/x?how=show", data, **headers)
+            client = await site.server.connect()
+            async with client.stream:
+                head = site.head("POST", "/http/typed/x?how=show")
+                head = head.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+                await client.send(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+                return await client.response()
+
+        status, _, body = await send(b"x" * (size + 1))
+        assert (status, json.loads(body)["kind"]) == (413, "too_large"), body
+        assert setting in json.loads(body)["detail"]
         assert (await site.json("GET", "/executions"))["items"] == []
         assert (await site.json("GET", "/files"))["items"] == []
+        assert (await send(b"x" * (size - 500)))[0] == 200
 
 
 async def test_bytes_are_answered_as_they_are(typed):

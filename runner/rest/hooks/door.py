@@ -31,9 +31,6 @@ from runner.rest.hooks.stream import ItemStream
 from runner.rest.render import accepted_json
 from runner.rest.routing import BROKEN, Endpoints, Origins, fields_of, nothing_at, other_method, transmit
 
-_STRANGERS: Final = (Auth.NONE, Auth.SIGNATURE)
-"""The callers of these have neither token nor key, and may not know why something failed."""
-
 
 @frozen
 class _Call:
@@ -46,6 +43,11 @@ class _Call:
     """The input."""
     delivery: str | None
     """The id of the message, by which it is run once."""
+
+    @property
+    def stranger(self) -> bool:
+        """Whether the caller has neither token nor key: it may not know why something failed, nor store large files."""
+        return _is_open(self.route)
 
 
 @define(eq=False)
@@ -101,13 +103,14 @@ class Hooks:
             delivery, receive = checked.delivery, _again(sent)
         inflated = encoding is not None
         request = Request(service, {}, caller, scope, inflate(receive) if inflated else receive, fields, inflated)
-        data = request_json(scope, names, await read_body(request, caller), inflated=inflated)
+        body = await read_body(request, caller, large=not _is_open(route))
+        data = request_json(scope, names, body, inflated=inflated)
         return _Call(route, request, caller, data, delivery)
 
     async def _caller(self, route: Route, scope: Message, fields: Mapping[bytes, bytes]) -> Principal:
         """Return the caller. Raises RunnerError `unauthenticated` or `forbidden`."""
         name, endpoint = route.module.ref.name, route.endpoint
-        if endpoint.auth in _STRANGERS:
+        if _is_open(route):
             return Principal(f"endpoint {endpoint.path}", frozenset({Scope.EXECUTIONS_RUN}), (name,))
         caller = await self.endpoints.caller(scope, fields)
         if not caller.may_use(name):
@@ -116,6 +119,11 @@ class Hooks:
             text = "this endpoint needs an API key: send it as `X-API-Key`, or as `Authorization: Bearer opk_...`"
             raise error(ErrorKind.UNAUTHENTICATED, text)
         return caller
+
+
+def _is_open(route: Route) -> bool:
+    """Return whether callers of an endpoint have neither token nor key."""
+    return route.endpoint.auth in (Auth.NONE, Auth.SIGNATURE)
 
 
 async def _check(
@@ -143,7 +151,8 @@ async def _accept(call: _Call) -> Answer:
     name = call.route.module.ref.name
     execution = await call.request.service.submit(call.caller, name, call.data, key=delivery)
     location = f"{call.request.outside.prefix}/executions/{execution.id}".encode()
-    return json_answer(accepted_json(execution), 202, (*_own(execution.id), (b"location", location)))
+    shown = b'{"id":"%b"}' % execution.id.encode() if call.stranger else accepted_json(execution)
+    return json_answer(shown, 202, (*_own(execution.id), (b"location", location)))
 
 
 async def _run(call: _Call, send: Send) -> Answer | Download | None:
@@ -179,7 +188,8 @@ async def _answer(call: _Call, execution: Execution) -> Answer | Download:
         if execution.failure is not None:
             raise RunnerError(execution.failure)  # noqa: TRY301  (one edge for failures of user code)
         # Where the history keeps no result, another delivery of the message has an answer without a body.
-        reply = Reply() if execution.result is None else reply_of(execution.result)
+        result = execution.result
+        reply = Reply() if result is None else await call.request.service.checks.whole(reply_of, result)
         headers = (*reply.headers, *_own(execution.id))
         if reply.file is not None:
             stored = await _find(call, reply.file, reply.content_type)
@@ -213,7 +223,7 @@ def _own(execution: str) -> Headers:
 
 def _refused(route: Route, failure: Failure, execution: Execution | None = None) -> Answer:
     """Return the problem of a request that failed. A signature is no scheme of `WWW-Authenticate`."""
-    stranger = route.endpoint.auth in _STRANGERS
+    stranger = _is_open(route)
     name = None if execution is None else execution.id
     answer = problem(shown_failure(failure, stranger=stranger, execution=name))
     headers = tuple(each for each in answer.headers if not stranger or each[0] != b"www-authenticate")

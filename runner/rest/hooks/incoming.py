@@ -40,6 +40,9 @@ _OF_THE_CODING: Final = frozenset({b"content-encoding", b"content-length"})
 """Headers that are not true of the content of a compressed body."""
 
 
+Piece = Callable[[], Awaitable[tuple[bytes, bool]]]
+
+
 @frozen
 class Body:
     """The body of a request, and its fields if it is a form."""
@@ -49,8 +52,8 @@ class Body:
     form: Mapping[str, Any] | None = None
 
 
-async def read_body(request: Request, caller: Principal) -> Body:
-    """Return the body; its files are in the store.
+async def read_body(request: Request, caller: Principal, *, large: bool) -> Body:
+    """Return the body; its files are in the store. Without `large` it is not longer than `max_frame`.
 
     Raises RunnerError: `bad_input` for a form that cannot be read and if no part of it arrives for `body_timeout`,
     `too_large`, `out_of_storage`. Then nothing is stored.
@@ -58,24 +61,24 @@ async def read_body(request: Request, caller: Principal) -> Body:
     media_type = request.header("content-type") or ""
     kind = media_type.partition(";")[0].strip().lower()
     if kind == FORM:
-        return Body(form=await _read_form(request, caller, media_type))
+        return Body(form=await _read_form(request, caller, media_type, _patient(request, large=large)))
     if kind == URLENCODED:
         data = await request.body()
         fields = await request.service.checks.whole(_fields, data)
         return Body(text_in(data) if len(data) <= INLINE_BYTES else None, fields)
-    return Body(await _read_value(request, caller, media_type, kind))
+    return Body(await _read_value(request, caller, media_type, _patient(request, large=large)))
 
 
 def _fields(data: bytes) -> Mapping[str, Any] | None:
     return None if is_json(data) else read_urlencoded(data, Fields(None, lists=True))
 
 
-async def _read_form(request: Request, caller: Principal, media_type: str) -> Mapping[str, Any]:
+async def _read_form(request: Request, caller: Principal, media_type: str, piece: Piece) -> Mapping[str, Any]:
     service = request.service
     request.stream_body()
     return await read_form(
         media_type,
-        _patient(request),
+        piece,
         Fields(None, lists=True),
         partial(service.files.writing, subject=caller.subject),
         budget=service.budget,
@@ -83,8 +86,8 @@ async def _read_form(request: Request, caller: Principal, media_type: str) -> Ma
     )
 
 
-async def _read_value(request: Request, caller: Principal, media_type: str, kind: str) -> Any:
-    piece, more = _patient(request), True
+async def _read_value(request: Request, caller: Principal, media_type: str, piece: Piece) -> Any:
+    more = True
     if _announces_little(request):
         held, more = bytearray(await request.body()), False
     else:
@@ -95,6 +98,7 @@ async def _read_value(request: Request, caller: Principal, media_type: str, kind
         held += data
     if not more and len(held) <= INLINE_BYTES and (text := text_in(held)) is not None:
         return text or None
+    kind = media_type.partition(";")[0].strip().lower()
     name = f"body{mimetypes.guess_extension(kind) or ''}"
     async with request.service.files.writing(name, media_type, subject=caller.subject) as writing:
         await writing.write(held)
@@ -112,15 +116,23 @@ def _announces_little(request: Request) -> bool:
     return int(request.fields.get(b"content-length", b"0")) <= INLINE_BYTES
 
 
-def _patient(request: Request) -> Callable[[], Awaitable[tuple[bytes, bool]]]:
-    """Return the reader of a body that may be long, but not silent."""
-    seconds = request.service.settings.server.body_timeout_seconds
+def _patient(request: Request, *, large: bool) -> Piece:
+    """Return the reader of a body that may take long, but is not silent."""
+    server = request.service.settings.server
+    seconds, size = server.body_timeout_seconds, 0
 
     async def piece() -> tuple[bytes, bool]:
-        with trio.move_on_after(seconds):
-            return await request.piece()
-        text = f"no part of the body arrived for {seconds:g} s; the limit is `body_timeout`"
-        raise error(ErrorKind.BAD_INPUT, text, field="$")
+        nonlocal size
+        with trio.move_on_after(seconds) as scope:
+            data, more = await request.piece()
+        if scope.cancelled_caught:
+            text = f"no part of the body arrived for {seconds:g} s; the limit is `body_timeout`"
+            raise error(ErrorKind.BAD_INPUT, text, field="$")
+        size += len(data)
+        if size > server.max_frame_bytes and not large:
+            text = f"the body is over {server.max_frame_bytes} bytes; without a token the limit is `max_frame`"
+            raise error(ErrorKind.TOO_LARGE, text, field="$")
+        return data, more
 
     return piece
 

@@ -523,17 +523,13 @@ class Guest:
 
         room = self.channel.max_bytes - 256
         places = iter(range(sys.maxsize))
-        stored = []
-
-        def store(source, name, media_type):
-            stored.append(self.channel.store(identity, source, name, media_type))
-            return stored[-1]
+        store = self.channel.store
 
         def item(value):
-            stored.clear()
+            before = self.channel.stored
             data = encode_value(value, room, "$[%d]" % next(places), store)
             self.channel.send(('{"type":"item",%s"value":' % head).encode() + data + b"}")
-            return json.loads(data) if stored else value  # its bytes are stored once
+            return value if self.channel.stored == before else json.loads(data)  # its bytes are stored once
 
         began = time.perf_counter()
         try:

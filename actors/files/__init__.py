@@ -1,8 +1,19 @@
 """The store of files: content by its digest, which executions name it, quota, retention and damage."""
 
 from actors.files.files import Files, FilesStatistics
-from actors.files.index import Collected, Viewer
-from actors.files.model import FILE_ID, StoredFile, references
+from actors.files.index import Collected, Viewer, usage
+from actors.files.model import FILE_ID, StoredFile, checked_digest, references
 from actors.files.writing import Writing
 
-__all__ = ["FILE_ID", "Collected", "Files", "FilesStatistics", "StoredFile", "Viewer", "Writing", "references"]
+__all__ = [
+    "FILE_ID",
+    "Collected",
+    "Files",
+    "FilesStatistics",
+    "StoredFile",
+    "Viewer",
+    "Writing",
+    "checked_digest",
+    "references",
+    "usage",
+]

@@ -57,7 +57,7 @@ class Content:
     def place(self, unfinished: Path, name: str) -> Stamp:
         """Make a content, which is on the disk, that of the file `name`. Raises OSError.
 
-        The old content is replaced: a damaged one is repaired by this, and readers of a whole one keep the one they opened.
+        The old content is replaced: this repairs a damaged one, and readers of a whole one keep that which they opened.
         """
         to = self.path_of(name)
         if not to.parent.is_dir():

@@ -189,7 +189,7 @@ class Files:
     # Deleting
 
     async def remove(self, name: str, viewer: Viewer | None = None) -> bool:
-        """Delete a file, or the upload of this viewer if others have uploaded it too; return False if no such file exists.
+        """Delete a file, or the upload of this viewer if others have uploaded it too; return False without such a file.
 
         Raises RunnerError `conflict`, with an execution that uses it.
         """

@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from actors.damage import Copied, check, is_damage, salvage, set_aside
 from actors.files.model import PLAIN_NAME, PLAIN_TYPE
-from actors.sqlite import check_schema, open_writer
+from actors.sqlite import check_schema, open_reader, open_writer
 
 FILE_NAME: Final = "files.db"
 """Its name in the data directory."""
@@ -257,6 +257,16 @@ class Index:
         for table, key in (("files", "id"), ("uploads", "file"), ("uses", "file")):
             link.execute(f"delete from {table} where {key} = ?", (row[0],))  # noqa: S608
         self.count, self.total_bytes = self.count - 1, self.total_bytes - row[1]
+
+
+def usage(data_dir: Path) -> tuple[int, int]:
+    """Return number and bytes of the stored files, also beside a running server. Raises `sqlite3.Error`."""
+    path = data_dir / FILE_NAME
+    if not path.exists():
+        return 0, 0
+    with closing(open_reader(path)) as link:
+        row = link.execute("select count(*), coalesce(sum(size), 0) from files").fetchone()
+    return int(row[0]), int(row[1])
 
 
 def _seen(viewer: Viewer | None) -> tuple[str, dict[str, Any]]:

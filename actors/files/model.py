@@ -90,6 +90,14 @@ def checked_id(given: str) -> str:
     return given
 
 
+def checked_digest(given: str) -> str:
+    """Return the id that a sender expects. Raises RunnerError `bad_input`."""
+    if FILE_ID.fullmatch(given.lower()) is None:
+        text = f"digest must be `sha256:` and 64 hexadecimal digits, not {given!r:.100}"
+        raise error(ErrorKind.BAD_INPUT, text, field="digest")
+    return given.lower()
+
+
 def check_digest(expected: str | None, found: str) -> None:
     """Raise RunnerError `bad_input` if a content has another id than its sender expects; None expects nothing."""
     if expected is not None and expected != found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -44,16 +45,14 @@ class StoredFiles:
             raise _missing(name)
         return found
 
-    async def page(
-        self, principal: Principal, limit: int, before: tuple[float, str] | None
-    ) -> tuple[list[StoredFile], tuple[float, str] | None]:
-        """Return the files after `before`, newest first, and where the next page begins."""
+    async def page(self, principal: Principal, limit: int, cursor: str) -> tuple[list[StoredFile], str | None]:
+        """Return the files after a cursor, newest first, and the next cursor. Raises RunnerError."""
         require(principal, Scope.FILES_READ)
-        found = await self.files.page(viewer_of(principal), limit + 1, before)
+        found = await self.files.page(viewer_of(principal), limit + 1, _place(cursor) if cursor else None)
         if len(found) <= limit:
             return found, None
         last = found[limit - 1]
-        return found[:limit], (last.created_at, last.id)
+        return found[:limit], f"{last.created_at!r}_{last.id}"
 
     async def remove(self, principal: Principal, name: str) -> None:
         """Delete a file that no execution uses. Raises RunnerError: `forbidden`, `not_found`, `conflict`."""
@@ -65,6 +64,17 @@ class StoredFiles:
         """Delete now what is deleted once an hour. Raises RunnerError `forbidden`."""
         require(principal, Scope.ADMIN)
         return await self.files.collect()
+
+
+def _place(cursor: str) -> tuple[float, str]:
+    at, _, name = cursor.partition("_")
+    try:
+        seconds = float(at)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise error(ErrorKind.BAD_INPUT, "the cursor is not one of this list; take it from a page", field="cursor")
+    return seconds, name
 
 
 def _missing(name: str) -> RunnerError:

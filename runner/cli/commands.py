@@ -15,6 +15,7 @@ from config.mistakes import ConfigError, did_you_mean
 from protocol.errors import ErrorKind, error
 from runner.cli.calls import call, executions, logs
 from runner.cli.environments import env, prepare
+from runner.cli.files import files
 from runner.cli.modules import modules
 from runner.cli.options import Root, connection_options, duration, json_option, load, settings_options
 from runner.status import INTERRUPTED
@@ -77,7 +78,7 @@ def cli(ctx: click.Context, /, **_options: Any) -> int:
         return int(serve.invoke(inner))
 
 
-for command in (prepare, env, call, logs, executions, modules):
+for command in (prepare, env, call, logs, executions, modules, files):
     cli.add_command(command)
 
 
@@ -132,8 +133,8 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> int:
     "--scope",
     default="executions:run modules:read",
     metavar="SCOPES",
-    help="permissions, separated by spaces: executions:run executions:read modules:read modules:write metrics:read "
-    "admin  [executions:run modules:read]",
+    help="permissions, separated by spaces: executions:run executions:read modules:read modules:write files:read "
+    "files:write metrics:read admin  [executions:run modules:read]",
 )
 @click.option("--expires", default="1h", metavar="DURATION", help="how long the token is valid: 90s, 30m, 30d  [1h]")
 @click.option("--module", "globs", multiple=True, metavar="GLOB", help="allow only these modules; repeatable  [all]")

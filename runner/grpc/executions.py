@@ -17,6 +17,7 @@ from runner.api import Batch, Input, Service, is_large
 from runner.auth import Principal, Scope, Verifier, authenticate
 from runner.grpc.call import Call, Method
 from runner.grpc.codec import make
+from runner.grpc.files import FileVerbs
 from runner.grpc.messages import (
     error_kind,
     event_message,
@@ -33,12 +34,13 @@ from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
+FILES = "operato.runner.v1.FileService"
 MAX_INPUT_ID = 256
 
 
 def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
-    """Return the methods of both services by path."""
-    executions, modules = _Executions(service), ModuleVerbs(service)
+    """Return the methods of all services by path."""
+    executions, modules, files = _Executions(service), ModuleVerbs(service), FileVerbs(service)
 
     async def principal(call: Call) -> Principal:
         return await authenticate(verifier, call.metadata.get("authorization"))
@@ -50,9 +52,9 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
 
         return handler
 
-    def with_stream(verb: Callable[[Call, Principal], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
-        async def handler(call: Call) -> None:
-            await verb(call, await principal(call))
+    def with_stream(verb: Callable[[Call, Principal], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+        async def handler(call: Call) -> Any:
+            return await verb(call, await principal(call))
 
         return handler
 
@@ -66,6 +68,8 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
         **{f"/{MODULES}/{name}": Method(with_message(verb), kind) for name, (verb, kind) in modules.verbs().items()},
+        f"/{FILES}/PutFile": Method(with_stream(files.put), v1.PutFileRequest),
+        **{f"/{FILES}/{name}": Method(with_message(verb), kind) for name, (verb, kind) in files.verbs().items()},
     }
 
 

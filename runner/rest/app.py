@@ -15,7 +15,7 @@ from protocol.errors import ErrorKind, RunnerError, error, shutting_down
 from runner.api import Service
 from runner.auth import Verifier
 from runner.http import App, Message, Receive, Send
-from runner.rest import batch, executions, metrics, modules, streams
+from runner.rest import batch, executions, files, metrics, modules, streams
 from runner.rest.endpoint import Answer, Endpoint, Request, json_answer, serves
 from runner.rest.openapi import OPERATIONS, Documents, docs_page, served
 from runner.rest.routing import Endpoints, Origins, Proxies, Site
@@ -29,6 +29,7 @@ _AHEAD: Final = (
     executions.output,
     modules.prepare,
     modules.upload,
+    *files.ENDPOINTS,
     *streams.ENDPOINTS,
 )
 """Served ahead of quart: the hot path, endpoints that read or send piece by piece, and large answers, which quart keeps
@@ -45,6 +46,7 @@ _LINKS: Final = {
     "openapi": "/openapi.json",
     "modules": "/modules",
     "executions": "/executions",
+    "files": "/files",
     "health": "/healthz",
     "readiness": "/readyz",
 }

@@ -25,7 +25,7 @@ from runner.auth import Principal
 from runner.rest.endpoint import Answer, Request, serves
 from runner.version import release
 
-PARTS: Final = ("code", "history", "journal", "modules")
+PARTS: Final = ("code", "files", "history", "journal", "modules")
 _BOUNDS = [*(str(bound) for bound in BUCKETS), "+Inf"]
 
 
@@ -69,6 +69,7 @@ class RunnerCollector(Collector):
         yield from self._executors()
         yield from self._runs()
         yield from self._ends()
+        yield from self._files()
         yield from self._history()
 
     def _executors(self) -> Iterator[Metric]:
@@ -136,6 +137,22 @@ class RunnerCollector(Collector):
         ]
         text = "Seconds in each phase, over all attempts of an execution."
         yield _histogram("operato_execution_phase_seconds", text, ["env", "phase"], phases)
+
+    def _files(self) -> Iterator[Metric]:
+        found = self._service.files.statistics()
+        gauges = (
+            ("stored", "Stored files.", found.files),
+            ("bytes", "Bytes of stored files.", found.bytes),
+            ("limit_bytes", "The limit `max_files_bytes`.", found.limit_bytes),
+            ("unfinished", "Files that are being written.", found.writing),
+            ("unfinished_bytes", "Bytes of files that are being written.", found.writing_bytes),
+        )
+        for name, text, value in gauges:
+            yield _gauge(f"operato_files_{name}", text, [({}, value)])
+        yield _counter("operato_files_refused", "Files that were refused without room.", [({}, found.refused)])
+        yield _counter(
+            "operato_files_deleted", "Files that were deleted as no execution used them.", [({}, found.collected)]
+        )
 
     def _history(self) -> Iterator[Metric]:
         found = self._service.history.statistics()

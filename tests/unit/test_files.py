@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.files import Files, Viewer, references
+from actors.files import Files, Viewer, references, usage
 from actors.files import content as content_module
 from config.settings import MIB, FilesSettings
 from protocol.errors import ErrorKind, RunnerError
@@ -428,6 +428,15 @@ async def test_what_a_killed_runner_left_is_removed_by_the_next(tmp_path):
         await rig.files.collect()
 
         assert rig.contents() == {stored.path.name}
+
+
+async def test_the_usage_is_read_beside_a_running_store(tmp_path):
+    assert usage(tmp_path) == (0, 0)
+    async with opened(Rig(tmp_path)) as rig:
+        await rig.add(b"data")
+        await rig.add(b"more data")
+
+        assert usage(tmp_path) == (2, 13)
 
 
 async def test_a_store_that_is_not_open_refuses(tmp_path):

@@ -29,6 +29,7 @@ _RESPONSES: Final = "#/components/responses/"
 _TAGS: Final = {
     "calls": "The modules that this token may call, each with the schema of its input.",
     "executions": "Calls, synchronous and asynchronous.",
+    "files": "Contents that inputs and results name.",
     "modules": "The functions that can be called.",
     "server": "The runner itself.",
 }

@@ -175,6 +175,39 @@ class Order(Struct, forbid_unknown_fields=True):
     ] = None
 
 
+class File(TypedDict):
+    """A stored file."""
+
+    id: Annotated[str, Meta(description="`sha256:` and the digest of the content.")]
+    name: str
+    type: str
+    size: int
+
+
+class NamedFile(TypedDict("NamedFile", {"$file": File})):
+    """A stored file as it is written in inputs and results."""
+
+
+class ListedFile(File):
+    """A stored file in a list."""
+
+    created_at: Annotated[Moment, Meta(description="The latest upload.")]
+
+
+class FilePage(TypedDict):
+    """A page of files, newest first."""
+
+    items: list[ListedFile]
+    cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
+
+
+class CollectedFiles(TypedDict):
+    """What was deleted."""
+
+    files: int
+    bytes: int
+
+
 class Index(TypedDict):
     """Where to go from here."""
 
@@ -194,7 +227,7 @@ class Ready(TypedDict):
 
     status: Literal["ready"]
     modules: int
-    damaged: NotRequired[list[Literal["code"]]]
+    damaged: NotRequired[list[Literal["code", "files", "history", "journal", "modules"]]]
     """Stores with damage on disk that the runner cannot mend; the log has the names."""
 
 

@@ -91,7 +91,7 @@ def _is(parameter: _Parameter, name: str, hints: Converted) -> bool:
 
 
 def _takes_context(second: _Parameter) -> bool:
-    """Return whether the second parameter of a plain handler takes the context, whatever its name is."""
+    """Return whether the second parameter of a plain handler takes the context, under any name."""
     match second.annotation:
         case None:
             name = "Any"

@@ -141,8 +141,7 @@ class File(_PathLike):
     def read_bytes(self) -> bytes:
         """Return the content."""
         with self.open() as file:
-            content: bytes = file.read()
-            return content
+            return bytes(file.read())
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the content as text."""
@@ -303,7 +302,7 @@ class Request:
     @property
     def text(self) -> str:
         """The body as text, in the character set that its type names, else UTF-8."""
-        _, _, charset = self.headers.get("content-type", "").lower().partition("charset=")
+        charset = self.headers.get("content-type", "").lower().partition("charset=")[2]
         return self.body.decode(charset.split(";")[0].strip("\"' ") or "utf-8")
 
     def json(self) -> Any:
@@ -374,19 +373,16 @@ class Response:
             head["json"] = self.body
         return {"$response": head}
 
-    def _head(self) -> Response:
-        return Response(_NO_BODY, self.status, self.headers)
-
     def _synchronous(self, parts: Iterator[Any]) -> Iterator[Any]:
         try:
-            yield self._head()
+            yield Response(_NO_BODY, self.status, self.headers)
             yield from parts
         finally:
             getattr(parts, "close", lambda: None)()
 
     async def _asynchronous(self, parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
         try:
-            yield self._head()
+            yield Response(_NO_BODY, self.status, self.headers)
             async for part in parts:
                 yield part
         finally:

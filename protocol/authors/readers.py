@@ -1,8 +1,7 @@
 """Readers: each takes a value of JSON and the running call, and returns what one type hint of a handler names.
 
 Standard library only, Python 3.8 and later: this file is a part of the worker program, imported for handlers with
-parameters of their own. The host imports it for handlers in its own process. A reader has what it expects, for
-messages, and whether it takes files. `protocol/SPEC.md` has the table.
+parameters of their own. The host imports it for handlers in its own process. `protocol/SPEC.md` has the table.
 """
 
 import enum
@@ -45,7 +44,7 @@ def is_file(value):
 
 
 def reads(expected, takes_file=False):
-    """Return a decorator that marks a reader with what it expects."""
+    """Return a decorator that marks a reader with what it expects, for messages, and whether it takes files."""
 
     def mark(read):
         read.expected, read.takes_file = expected, takes_file
@@ -207,13 +206,11 @@ def of_decimal(hint):
             value = repr(value)
             if len(value.partition("e")[0].strip("-0").replace(".", "")) > _MAX_DIGITS:
                 raise unfit(expected, value)
-        if type(value) not in (int, str):
-            raise unfit(expected, value)
         try:
-            number = hint(value)
+            number = hint(value) if type(value) in (int, str) else None
         except ArithmeticError:  # which `InvalidOperation` is
-            raise unfit(expected, value) from None
-        if not number.is_finite():
+            number = None
+        if number is None or not number.is_finite():
             raise unfit(expected, value)
         return number
 
@@ -241,11 +238,9 @@ def of_path(hint):
 
     @reads("a path as text, or a file", takes_file=True)
     def read(value, call):
-        if is_file(value):
-            return hint(path_of(value, call))
-        if type(value) is not str or "\0" in value:
+        if not is_file(value) and (type(value) is not str or "\0" in value):
             raise unfit("a path as text, or a file", value)
-        return hint(value)
+        return hint(path_of(value, call) if is_file(value) else value)
 
     return read
 

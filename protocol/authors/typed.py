@@ -150,7 +150,7 @@ def plan(handler):
 
 
 def takes_context(second):
-    """Return whether the second parameter of a plain handler takes the context, whatever its name is."""
+    """Return whether the second parameter of a plain handler takes the context, under any name."""
     annotation = second.annotation
     name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
     known = annotation is _EMPTY or name.rpartition(".")[2].strip("\"' ") in ("Any", "object", "Context")

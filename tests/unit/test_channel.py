@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import threading
+import tracemalloc
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -169,6 +170,46 @@ def test_the_name_shows_a_missing_type():
     answered([*stream, END], memory)
 
     assert [kept[:2] for kept in memory.kept] == [("a.png", "image/png"), ("b", "")]
+
+
+def test_a_large_file_takes_little_memory():
+    """Its pieces are written as they come; the bound does not depend on its size."""
+    frame, count, sizes = frames.encode_bytes(bytes(frames.MAX_PIECE)), 64, []
+
+    class Large(Guest):
+        async def receive(self):
+            if not self.pieces:
+                nonlocal count
+                whole = frame if count else frames.encode_bytes(b"") + END
+                count -= 1
+                self.pieces = [whole[at : at + 200_000] for at in range(0, len(whole), 200_000)]
+            return await super().receive()
+
+    @asynccontextmanager
+    async def store(_name, _type):
+        async def write(piece):
+            await trio.lowlevel.checkpoint()
+            sizes.append(len(piece))
+
+        async def finish():
+            await trio.lowlevel.checkpoint()
+            return SimpleNamespace(described={})
+
+        yield SimpleNamespace(write=write, finish=finish)
+
+    async def main():
+        guest = Large([said(type="store", id="e", name="", media_type="")])
+        return await Channel(guest, 2 << 20).answer("e", store, Memory(), lambda: None)
+
+    tracemalloc.start()
+    try:
+        trio.run(main)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert sizes == [frames.MAX_PIECE] * 64
+    assert peak < 8 << 20
 
 
 # -- the guest -------------------------------------------------------------------------------------------------------

@@ -332,7 +332,7 @@ async def test_a_form_is_bounded():
 # -- sizes -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("name", COLLECTED)
 async def test_a_body_over_the_limit_has_a_kind_with_and_without_a_length(site, name):
     limit = site.service.settings.server.max_frame_bytes
     method, path, kind, _ = BODIES[name]

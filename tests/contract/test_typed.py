@@ -6,10 +6,14 @@ import json
 
 import pytest
 
+from environments.local.exchange import Exchange
+from environments.local.inprocess import InProcess
 from protocol import messages
 from protocol.errors import ErrorKind
+from protocol.model import Isolation
 from tests.contract.test_guest_pythons import host  # noqa: F401  (a fixture)
 from tests.stored import id_of, open_store
+from tests.support import PATIENCE
 from tests.workers import WORKERS, chosen
 
 CODE = """
@@ -93,6 +97,22 @@ async def test_files_are_arguments_at_any_depth(rig, how, tmp_path):
         assert stored.content(response["$response"]["file"]) == one
         failure = (await rig.call(module, {**value, "raw": {"$file": {"id": "x"}}}, files=files)).failure
         assert (failure.kind, failure.field) == (ErrorKind.BAD_INPUT, "$.raw")
+
+
+async def test_files_are_arguments_in_the_runner(rig, tmp_path):
+    one = b"one"
+    runner = InProcess()
+    async with open_store(tmp_path / "store") as stored:
+        module = await rig.publish(FILES, isolation=Isolation.NONE)
+        file = {"$file": {"id": id_of(one), "name": "a.png"}}
+        data = json.dumps({"photo": file, "raw": file, "path": file, "answer": True}).encode()
+        exchange = Exchange({id_of(one): await stored.add(one, "a.png")}, stored.store, tmp_path)
+
+        call = runner.call(module.digest, module.entry, module.function, 1, data, seconds=PATIENCE, exchange=exchange)
+        answer = json.loads(await call)["$response"]
+
+        assert (answer["status"], stored.content(answer["file"])) == (201, one)
+    runner.close()
 
 
 @pytest.mark.parametrize("isolation", ["warm", "fork"])

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.channel import Channel
-from environments.base import ChannelClosedError
+from environments.base import MAX_STORED, ChannelClosedError
 from environments.local.copies import Copies
 from protocol import frames, messages
 from protocol.errors import ErrorKind, error
@@ -159,6 +159,18 @@ def test_an_error_abandons_a_file():
     with pytest.raises(ChannelClosedError):
         answered(pieces, memory)
     assert memory.kept == []
+
+
+def test_the_number_of_files_of_an_execution_is_limited():
+    memory = Memory()
+    one = said(type="store", id="e", name="", media_type="") + frames.encode_bytes(b"")
+    failed = said(type="error", id="e", kind="bad_output", message="m")
+
+    _, refused, heard = answered([one] * (MAX_STORED + 1) + [failed], memory)
+
+    assert refused.kind is ErrorKind.BAD_OUTPUT
+    assert "10000 files" in refused.message
+    assert len(memory.kept) == MAX_STORED == len(heard) - 1
 
 
 def test_the_name_shows_a_missing_type():

@@ -49,6 +49,7 @@ _PATH = []
 _PLACES = ["built-in", "frozen", os.path.join(os.path.dirname(os.__file__), "")]
 _STANDARD = {}
 _JSON = ("dict", "Dict", "list", "List", "int", "float", "bool", "None", "NoneType", "Any", "object", "Mapping")
+_DONE = frozenset((dict, list, str, int, float, bool, type(None)))
 _HELPERS = (
     ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
     ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
@@ -323,10 +324,11 @@ class Module:
             result = self.handler(*args, **named)
         else:
             result = self.handler(value, context) if self.with_context else self.handler(value)
+        if type(result) in _DONE:
+            return result
         if hasattr(result, "__await__"):
             result = self.wait(result)
-        if hasattr(type(result), "operato_stream"):
-            result = result.operato_stream()
+        result = result.operato_stream() if hasattr(type(result), "operato_stream") else result
         if isinstance(result, types.GeneratorType):
             return [item(part) for part in result]
         if isinstance(result, types.AsyncGeneratorType):

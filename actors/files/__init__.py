@@ -3,10 +3,11 @@
 from actors.files.files import Files, FilesStatistics
 from actors.files.index import Collected, Viewer, usage
 from actors.files.model import FILE_ID, StoredFile, checked_digest, references
-from actors.files.writing import Writing
+from actors.files.writing import GATHERED_BYTES, Writing
 
 __all__ = [
     "FILE_ID",
+    "GATHERED_BYTES",
     "Collected",
     "Files",
     "FilesStatistics",

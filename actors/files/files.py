@@ -156,7 +156,7 @@ class Files:
             text = f"there is no file {missing}; upload it: a file that no execution uses is deleted"
             raise error(ErrorKind.BAD_INPUT, f"{text} after `file_retention`", field="$file.id")
         found = [await self._verifying.check(self._stored(row), self._exists) for row in rows.values()]
-        return {stored.id: stored for stored in found if stored is not None}  # all: what is used is not deleted
+        return {stored.id: stored for stored in found if stored is not None}  # all of them: no used file is deleted
 
     async def _exists(self, name: str) -> bool:
         return await self._store.ask(lambda link: self._index.get(link, name, None)) is not None
@@ -194,7 +194,7 @@ class Files:
     async def remove(self, name: str, viewer: Viewer | None = None) -> bool:
         """Delete a file, or the upload of this viewer if others have uploaded it too; return False without such a file.
 
-        Raises RunnerError `conflict`, with an execution that uses it.
+        Raises RunnerError `conflict` if an execution uses it.
         """
         found = await self._store.ask(lambda link: self._index.executions_of(link, name, EXECUTIONS))
         gone = {each for each, at in found if at <= self._clock() - NEW_SECONDS}
@@ -207,7 +207,9 @@ class Files:
             self._index.forget(link, gone)
             used = self._index.executions_of(link, name, 1)
             if used:
-                text = f"the execution {used[0][0]} uses the file; it is kept as long as the history has the execution"
+                # A limited caller may not know the execution.
+                user = f"the execution {used[0][0]}" if viewer is None else "an execution"
+                text = f"{user} uses the file; it is kept as long as the history has the execution"
                 raise error(ErrorKind.CONFLICT, text, field="id")
             if viewer is not None and self._index.withdraw(link, name, viewer.subject):
                 return True, False

@@ -236,6 +236,17 @@ async def test_an_upload_takes_no_memory_of_unfinished_requests(site):
         assert (await client.response())[0] == 201
 
 
+async def test_uploads_share_the_memory_of_unfinished_requests(site):
+    service = site.service
+    assert service.budget.take(service.budget.limit - 1000)
+    refused = await site.ask("POST", "/files", DATA)
+    service.budget.give(service.budget.limit - 1000)
+
+    assert problem(refused) == (503, "unavailable", None)
+    assert await uploaded(site)
+    assert service.budget.taken == 0
+
+
 # -- downloads -------------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +341,7 @@ async def test_conditions(site):
 
     async def ask(**headers):
         status, found, body = await site.ask("GET", f"/files/{name}", **headers)
+        assert (b"content-length" in found) == (status != 304)
         return status, len(body) if status != 412 else 0, b"etag" in found
 
     assert await ask(If_None_Match=tag) == (304, 0, True)

@@ -358,6 +358,15 @@ async def test_a_file_of_two_callers_is_deleted_when_both_have(rig):
     assert rig.contents() == set()
 
 
+async def test_a_limited_caller_learns_no_execution_of_others(rig):
+    stored = await rig.add(b"data", subject="ann")
+    await rig.files.use("e-1", "b-1", {stored.id})
+
+    with pytest.raises(RunnerError, match=r"^conflict: an execution uses the file") as refused:
+        await rig.files.remove(stored.id, ANN)
+    assert refused.value.failure.kind is ErrorKind.CONFLICT
+
+
 async def test_a_used_file_is_not_deleted(rig):
     stored = await rig.add(b"data")
     await rig.files.use("e-1", "a-1", {stored.id})

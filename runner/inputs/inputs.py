@@ -121,9 +121,17 @@ class _Reading:
 
     async def _parts(self, fields: Fields, check: Check | None = None) -> dict[str, Value]:
         self.body.stream_body()
-        budget, limit = self.service.budget, self.service.settings.server.max_frame_bytes
-        piece = self._piece()
-        return await read_form(self.given, piece, fields, self._store, budget=budget, limit=limit, check=check)
+        service = self.service
+        return await read_form(
+            self.given,
+            self._piece(),
+            fields,
+            self._store,
+            budget=service.budget,
+            limit=service.settings.server.max_frame_bytes,
+            checks=service.checks,
+            check=check,
+        )
 
     async def _request(self) -> bytes:
         """Return the input of a handler that takes a request: its body, its type, and its fields if it is a form."""
@@ -141,7 +149,7 @@ class _Reading:
         return await self._encoded({"$request": {"params": {}, "query": [], "client": "", **request}})
 
     async def _encoded(self, value: Value) -> bytes:
-        return await trio.to_thread.run_sync(_encoded, value)
+        return await self.service.checks.sized(_size_of(value), partial(_encoded, value))
 
     async def _raw(self, *, inline: bool) -> Value:
         """Return the body as a string or as a file: a short text, or with `inline` any text, is a string."""
@@ -186,6 +194,15 @@ def _urlencoded(data: bytes, fields: Fields) -> bytes:
     if is_json(data):
         return data
     return _encoded(read_urlencoded(data, fields) if fields.taken else data.decode("utf-8", "replace"))
+
+
+def _size_of(value: Value) -> int:
+    """Return about the bytes of the texts in an input."""
+    if isinstance(value, dict):
+        return sum(map(_size_of, value.values()))
+    if isinstance(value, list):
+        return sum(map(_size_of, value))
+    return len(value) if isinstance(value, str) else memoryview(value).nbytes if isinstance(value, msgspec.Raw) else 0
 
 
 def _encoded(value: Any) -> bytes:

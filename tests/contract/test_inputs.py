@@ -537,7 +537,12 @@ async def test_equal_forms_have_one_key(site):
 
 def test_a_schema_that_refers_to_itself_has_an_end():
     schema = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}}}
-    assert Fields(schema).taken
+    assert (Fields(schema).taken, Fields(schema).raw) == (False, True)
+    wide = {
+        "anyOf": [{"$ref": f"#/$defs/{n}"} for n in range(300)],
+        "$defs": {str(n): {"type": "null"} for n in range(300)},
+    }
+    assert Fields(wide).root.any
     endless = {"type": "array", "items": {"$ref": "#"}}
     assert Fields({"type": "object", "properties": {"a": endless}}).of("a").repeated
     assert forms.MAX_PARTS == 1000

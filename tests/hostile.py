@@ -380,6 +380,13 @@ def unknown_names(target: Target) -> None:
 
 _NAMES = tuple(f"f/{number // 200}/{number}.txt" for number in range(MANY))
 
+
+def transfer(target: Target, size: int) -> None:
+    """Store a file of so many bytes, and get it back."""
+    _, answer = target.ask("POST", "/files", bytes(size), content_type="application/octet-stream")
+    target.ask("GET", f"/files/{json.loads(answer)['$file']['id']}")
+
+
 CASES: dict[str, Callable[[Target], Any]] = {
     "websocket: pings": lambda target: socket_flood(target, frame(9, b"")),
     "websocket: pongs": lambda target: socket_flood(target, frame(10, b"")),
@@ -429,6 +436,10 @@ CASES: dict[str, Callable[[Target], Any]] = {
     "batch: one array of 16 MiB": lambda target: batch(target, 1_600_000),
     "batch: one input of many strings": lambda target: target.ask(
         "POST", "/modules/execute/hello/batch", b"[" + wide(b'""')[:-4] + b"]]"
+    ),
+    "file: 200 MiB in and out": lambda target: transfer(target, 200 * MIB),
+    "file: many small ones, four at a time": lambda target: together(
+        *[lambda: [target.ask("POST", "/files", os.urandom(100)) for _ in range(50)]] * 4
     ),
     "order: 20,000 values of 399 levels": lambda target: target.ask(
         "POST", "/executions", b'{"module":"hello","input":' + deep() + b"}"

@@ -46,8 +46,9 @@ class Content:
 
     def sweep(self) -> None:
         """Make the folders, and remove the unfinished contents of a runner that was killed. Raises OSError."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(self._unfinished, ignore_errors=True)
-        self._unfinished.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._unfinished.mkdir(exist_ok=True, mode=0o700)
 
     def make(self) -> tuple[BinaryIO, Path]:
         """Return a new unfinished content, readable for its owner only. Raises OSError and RunnerError."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +17,9 @@ import structlog
 import trio
 from attrs import frozen
 
+from actors.files.collecting import EXECUTIONS, NEW_SECONDS, Collecting, Existing
 from actors.files.content import Content, Stamp
-from actors.files.index import FILE_NAME, Collected, Index, Row, Viewer
+from actors.files.index import FILE_NAME, Collected, Index, Place, Row, Viewer
 from actors.files.model import StoredFile, checked_id, checked_name, checked_type
 from actors.files.store import Store
 from actors.files.verifying import Verifying
@@ -29,13 +30,7 @@ from protocol.errors import ErrorKind, RunnerError, error
 COLLECT_SECONDS: Final = 3600.0
 """Time between two collections; a store without room hurries the next one."""
 _HURRIED_SECONDS: Final = 10.0
-_NEW_SECONDS: Final = 120.0
-"""A use so young counts, although its execution may not be known yet."""
-_CHUNK: Final = 100
-_EXECUTIONS: Final = 500
 _THREADS: Final = 4
-Existing = Callable[[Collection[str]], Awaitable[set[str]]]
-"""Returns those of the ids that are executions, live or in the history."""
 log: Any = structlog.get_logger("files")
 
 
@@ -74,14 +69,13 @@ class Files:
         self._content = Content(data_dir / "files")
         self._index = Index(data_dir / FILE_NAME)
         self._store = Store(self._content, self._index, clock)
+        self._verifying = Verifying(trio.CapacityLimiter(_THREADS))
         self._existing = existing
-        self._kept_seconds = kept_seconds
         self._clock = clock
         self._writing = self._writing_bytes = self._refused = self._collected = 0
         self._hurried = trio.Event()
-        self._collecting = trio.Lock()
+        self._collecting = Collecting(self._store, self._verifying, existing, settings, kept_seconds)
         self._disk = trio.CapacityLimiter(_THREADS)
-        self._verifying = Verifying(trio.CapacityLimiter(_THREADS))
 
     # Writing
 
@@ -144,7 +138,7 @@ class Files:
         Raises RunnerError `unavailable` if it is damaged. Cancellation ends the check.
         """
         row = await self._store.ask(lambda link: self._index.get(link, name, viewer))
-        return None if row is None else await self._verifying.check(self._stored(row))
+        return None if row is None else await self._verifying.check(self._stored(row), self._exists)
 
     async def use(
         self, execution: str, module: str, ids: Collection[str], viewer: Viewer | None = None
@@ -161,12 +155,21 @@ class Files:
         if missing is not None:
             text = f"there is no file {missing}; upload it: a file that no execution uses is deleted"
             raise error(ErrorKind.BAD_INPUT, f"{text} after `file_retention`", field="$file.id")
-        return {name: await self._verifying.check(self._stored(row)) for name, row in rows.items()}
+        found = [await self._verifying.check(self._stored(row), self._exists) for row in rows.values()]
+        return {stored.id: stored for stored in found if stored is not None}  # all of them: no used file is deleted
 
-    async def page(self, viewer: Viewer | None, limit: int, before: tuple[float, str] | None) -> list[StoredFile]:
-        """Return at most `limit` files that the viewer sees, newest first, after the one of this time and id."""
-        rows = await self._store.ask(lambda link: self._index.page(link, viewer, limit, before))
-        return [self._stored(row) for row in rows]
+    async def _exists(self, name: str) -> bool:
+        return await self._store.ask(lambda link: self._index.get(link, name, None)) is not None
+
+    async def page(
+        self, viewer: Viewer | None, limit: int, before: Place | None
+    ) -> tuple[list[StoredFile], Place | None]:
+        """Return at most `limit` files that the viewer sees, newest first, and where the next page begins.
+
+        A page may be short, or empty, with another one after it.
+        """
+        rows, after = await self._store.ask(lambda link: self._index.page(link, viewer, limit, before))
+        return [self._stored(row) for row in rows], after
 
     def statistics(self) -> FilesStatistics:
         """Return the counters; cheap, at any time."""
@@ -191,10 +194,10 @@ class Files:
     async def remove(self, name: str, viewer: Viewer | None = None) -> bool:
         """Delete a file, or the upload of this viewer if others have uploaded it too; return False without such a file.
 
-        Raises RunnerError `conflict`, with an execution that uses it.
+        Raises RunnerError `conflict` if an execution uses it.
         """
-        found = await self._store.ask(lambda link: self._index.executions_of(link, name, _EXECUTIONS))
-        gone = {each for each, at in found if at <= self._clock() - _NEW_SECONDS}
+        found = await self._store.ask(lambda link: self._index.executions_of(link, name, EXECUTIONS))
+        gone = {each for each, at in found if at <= self._clock() - NEW_SECONDS}
         gone -= await self._existing(gone) if gone else set()
 
         def change(link: sqlite3.Connection) -> tuple[bool, bool]:
@@ -204,7 +207,9 @@ class Files:
             self._index.forget(link, gone)
             used = self._index.executions_of(link, name, 1)
             if used:
-                text = f"the execution {used[0][0]} uses the file; it is kept as long as the history has the execution"
+                # A limited caller may not know the execution.
+                user = f"the execution {used[0][0]}" if viewer is None else "an execution"
+                text = f"{user} uses the file; it is kept as long as the history has the execution"
                 raise error(ErrorKind.CONFLICT, text, field="id")
             if viewer is not None and self._index.withdraw(link, name, viewer.subject):
                 return True, False
@@ -223,63 +228,10 @@ class Files:
         return known
 
     async def collect(self, *, contents: bool = True) -> Collected:
-        """Delete the files that no execution uses and that are older than `file_retention`; return what was deleted.
-
-        With `contents`, contents without a file are removed too, as a killed runner may leave one. Raises RunnerError
-        `unavailable`: then it is unknown whether more is unused.
-        """
-        async with self._collecting:
-            await self._forget_executions()
-            files = size = 0
-            while rows := await self._store.run(self._delete_some):
-                files, size = files + len(rows), size + sum(row[1] for row in rows)
-                for row in rows:
-                    self._verifying.forget(row[0])
-            if contents:
-                for folder in await self._store.run(self._content.folders):
-                    await self._remove_strays(folder)
-        if files:
-            log.info("files were deleted that no execution uses", files=files, bytes=size)
-        self._collected += files
-        return Collected(files, size)
-
-    async def _forget_executions(self) -> None:
-        after, before = "", self._clock() - _NEW_SECONDS
-        while found := await self._next_executions(after, before):
-            after, gone = found[-1], set(found) - await self._existing(found)
-            if gone:
-                await self._forget(gone)
-
-    async def _next_executions(self, after: str, before: float) -> list[str]:
-        return await self._store.ask(lambda link: self._index.executions_after(link, after, before, _EXECUTIONS))
-
-    async def _forget(self, gone: set[str]) -> None:
-        await self._store.ask(lambda link: self._index.forget(link, gone))
-
-    def _delete_some(self) -> list[Row]:
-        """Delete a chunk, in the thread for changes."""
-        now, lost = self._clock(), self._index.lost_at
-        # Which of the files from before a loss of uses are used is unknown, until all executions of that time are gone.
-        after = lost if lost and now < lost + self._kept_seconds else 0.0
-
-        def change(link: sqlite3.Connection) -> list[Row]:
-            rows = self._index.unused(link, now - self._settings.file_retention_seconds, after, _CHUNK)
-            for row in rows:
-                self._index.delete(link, row)
-            return rows
-
-        rows = self._store.transact(change)
-        for row in rows:  # a runner that is killed before this leaves a stray content
-            self._content.remove(row[0])
-        return rows
-
-    async def _remove_strays(self, folder: Path) -> None:
-        def work() -> None:
-            names = [name for name, _ in self._content.names_in(folder)]
-            for name in self._store.transact(lambda link: self._index.unknown(link, names)):
-                self._content.remove(name)
-
-        await self._store.run(work)
+        """Delete files that nothing uses, as `Collecting.collect`. Raises RunnerError `unavailable`."""
+        found = await self._collecting.collect(contents=contents)
+        self._collected += found.files
+        return found
 
     # The actor's own task
 

@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from actors.damage import Copied, check, is_damage, salvage, set_aside
 from actors.files.model import PLAIN_NAME, PLAIN_TYPE
-from actors.sqlite import check_schema, open_writer
+from actors.sqlite import check_schema, open_reader, open_writer
 
 FILE_NAME: Final = "files.db"
 """Its name in the data directory."""
@@ -46,11 +46,20 @@ create table if not exists uploads (
 _SALVAGED: Final = (Copied("files", "id"), Copied("uses", "execution"), Copied("uploads", "file"))
 _SEEN: Final = (
     "(exists (select 1 from uploads u where u.file = f.id and u.subject = :subject)"
-    " or exists (select 1 from uses s where s.file = f.id and module_matches(s.module, :globs)))"
+    # From module to module: a file may have a million uses.
+    " or exists (with recursive m(module) as ("
+    "  select min(s.module) from uses s where s.file = f.id union all"
+    "  select (select min(s.module) from uses s where s.file = f.id and s.module > m.module) from m"
+    "  where m.module is not null"
+    ") select 1 from m where m.module is not null and module_matches(m.module, :globs)))"
 )
+LOOKED_AT: Final = 1000
+"""Rows that one step looks at, so that other changes do not wait long."""
 _COLUMNS: Final = "f.id, f.size, f.type, f.name, f.created_at"
 Row = tuple[str, int, str, str, float]
 """Id, size, type, name, time of the latest upload."""
+Place = tuple[float, str]
+"""Time of the latest upload and id, in the order of which files are listed."""
 T = TypeVar("T")
 log: Any = structlog.get_logger(__name__)
 
@@ -206,15 +215,27 @@ class Index:
         return row
 
     def page(
-        self, link: sqlite3.Connection, viewer: Viewer | None, limit: int, before: tuple[float, str] | None
-    ) -> list[Row]:
-        """Return at most `limit` files, newest first."""
+        self, link: sqlite3.Connection, viewer: Viewer | None, limit: int, before: Place | None
+    ) -> tuple[list[Row], Place | None]:
+        """Return at most `limit` files, newest first, and where the next page begins; None on the last page.
+
+        A limited viewer may see few of the rows that are looked at, or none: then the page is short.
+        """
         where, values = _seen(viewer)
-        if before is not None:
-            where = f"{where} and (f.created_at, f.id) < (:at, :id)"
-            values |= {"at": before[0], "id": before[1]}
-        sql = f"select {_COLUMNS} from files f where {where} order by f.created_at desc, f.id desc limit :limit"  # noqa: S608
-        return link.execute(sql, values | {"limit": limit}).fetchall()
+        looked, known = max(limit, LOOKED_AT), {"at": before[0], "id": before[1]} if before is not None else {}
+        older = "(f.created_at, f.id) < (:at, :id)" if before is not None else "true"
+        newest = f"select f.* from files f where {older} order by f.created_at desc, f.id desc"  # noqa: S608
+        sql = f"select {_COLUMNS}, {where} from ({newest} limit :looked) f order by f.created_at desc, f.id desc"  # noqa: S608
+        found: list[Row] = []
+        last: Place | None = None
+        with closing(link.execute(sql, values | known | {"looked": looked})) as rows:
+            for number, (*row, seen) in enumerate(rows, 1):
+                last = (row[4], row[0])
+                if seen:
+                    found.append((row[0], row[1], row[2], row[3], row[4]))
+                if len(found) == limit or number == looked:
+                    return found, last
+        return found, None
 
     def executions_after(self, link: sqlite3.Connection, after: str, noted_before: float, limit: int) -> list[str]:
         """Return the next executions with files, by their ids."""
@@ -244,19 +265,35 @@ class Index:
         link.execute("delete from uploads where file = ? and subject = ?", (name, subject))
         return link.execute("select 1 from uploads where file = ?", (name,)).fetchone() is not None
 
-    def unused(self, link: sqlite3.Connection, before: float, after: float, limit: int) -> list[Row]:
-        """Return files that no execution names, touched before one time, created after another."""
+    def unused(self, link: sqlite3.Connection, start: str, before: float, after: float) -> tuple[list[Row], str | None]:
+        """Return some files that no execution names, touched before one time, created after another.
+
+        Files are looked at in the order of their ids, after `start`; the second result is the next start, None at the
+        end.
+        """
         sql = (
-            f"select {_COLUMNS} from files f where f.touched_at < ? and f.created_at > ?"  # noqa: S608
-            " and not exists (select 1 from uses s where s.file = f.id) limit ?"
+            f"select {_COLUMNS}, f.touched_at, exists (select 1 from uses s where s.file = f.id)"  # noqa: S608
+            " from files f where f.id > ? order by f.id limit ?"
         )
-        return link.execute(sql, (before, after, limit)).fetchall()
+        rows = link.execute(sql, (start, LOOKED_AT)).fetchall()
+        found = [row[:5] for row in rows if row[5] < before and row[4] > after and not row[6]]
+        return found, rows[-1][0] if len(rows) == LOOKED_AT else None
 
     def delete(self, link: sqlite3.Connection, row: Row) -> None:
         """Delete a file."""
         for table, key in (("files", "id"), ("uploads", "file"), ("uses", "file")):
             link.execute(f"delete from {table} where {key} = ?", (row[0],))  # noqa: S608
         self.count, self.total_bytes = self.count - 1, self.total_bytes - row[1]
+
+
+def usage(data_dir: Path) -> tuple[int, int]:
+    """Return number and bytes of the stored files, also beside a running server. Raises `sqlite3.Error`."""
+    path = data_dir / FILE_NAME
+    if not path.exists():
+        return 0, 0
+    with closing(open_reader(path)) as link:
+        row = link.execute("select count(*), coalesce(sum(size), 0) from files").fetchone()
+    return int(row[0]), int(row[1])
 
 
 def _seen(viewer: Viewer | None) -> tuple[str, dict[str, Any]]:

@@ -42,8 +42,12 @@ class Store:
 
     async def open(self) -> None:
         """Open everything. Raises RunnerError. Shielded from cancellation: files that were opened must be closed."""
-        with trio.CancelScope(shield=True):
-            await self._in_thread(self._open)
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._open, limiter=self._changes)
+        except (sqlite3.Error, OSError) as problem:
+            text = f"the store of files {self.content.root} cannot be opened: {problem}"
+            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir") from problem
         self.is_open = True
 
     async def aclose(self) -> None:

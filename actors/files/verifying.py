@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
@@ -27,8 +28,11 @@ class Verifying:
         self.damaged: set[str] = set()
         """Ids of files that were found damaged, and not stored again since."""
 
-    async def check(self, stored: StoredFile) -> StoredFile:
-        """Return the file. Raises RunnerError `unavailable` if its content is damaged. Cancellation ends the check."""
+    async def check(self, stored: StoredFile, exists: Callable[[str], Awaitable[bool]]) -> StoredFile | None:
+        """Return the file, or None if it was deleted meanwhile, of which `exists` tells.
+
+        Raises RunnerError `unavailable` if its content is damaged. Cancellation ends the check.
+        """
         known = self._checked.get(stored.id)
 
         def work() -> tuple[Stamp, bool]:
@@ -45,6 +49,8 @@ class Verifying:
         if whole:
             self.remember(stored.id, stamp)
             return stored
+        if not await exists(stored.id):
+            return None
         if stored.id not in self.damaged:
             log.error("a stored file is damaged", file=stored.id, path=str(stored.path), reason=reason)
         self.damaged.add(stored.id)

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 
 from attrs import define
 
-from actors.files import Collected, Files, StoredFile, Viewer, Writing
+from actors.files import GATHERED_BYTES, Collected, Files, StoredFile, Viewer, Writing
 from protocol.errors import ErrorKind, RunnerError, error
 from runner.auth import Principal, Scope, require
+from runner.wire import Budget
 
 
 def viewer_of(principal: Principal) -> Viewer | None:
@@ -23,6 +24,8 @@ class StoredFiles:
     """The store of files, as the doors see it."""
 
     files: Files
+    budget: Budget
+    """The memory that unfinished requests share; an upload gathers small pieces in a part of it."""
 
     @asynccontextmanager
     async def writing(
@@ -30,12 +33,18 @@ class StoredFiles:
     ) -> AsyncIterator[Writing]:
         """Yield the writer of an upload, of which `announced` bytes are to come, if that is known.
 
-        Raises RunnerError: `forbidden`, `bad_input` for name and type, `too_large`, `out_of_storage`.
+        Raises RunnerError: `forbidden`, `bad_input` for name and type, `too_large`, `out_of_storage`, `unavailable`.
         """
         require(principal, Scope.FILES_WRITE)
         self.files.check_size(announced)
-        async with self.files.writing(name, media_type, subject=principal.subject) as writing:
-            yield writing
+        if not self.budget.take(GATHERED_BYTES):
+            text = "unfinished requests take all the memory of `max_buffered`; try again"
+            raise error(ErrorKind.UNAVAILABLE, text, retry_after=1.0)
+        try:
+            async with self.files.writing(name, media_type, subject=principal.subject) as writing:
+                yield writing
+        finally:
+            self.budget.give(GATHERED_BYTES)
 
     async def find(self, principal: Principal, name: str) -> StoredFile:
         """Return a file. Raises RunnerError: `forbidden`, `not_found`, `unavailable` if it is damaged."""
@@ -46,13 +55,13 @@ class StoredFiles:
         return found
 
     async def page(self, principal: Principal, limit: int, cursor: str) -> tuple[list[StoredFile], str | None]:
-        """Return the files after a cursor, newest first, and the next cursor. Raises RunnerError."""
+        """Return the files after a cursor, newest first, and the next cursor. Raises RunnerError.
+
+        A page with a cursor may be short or empty.
+        """
         require(principal, Scope.FILES_READ)
-        found = await self.files.page(viewer_of(principal), limit + 1, _place(cursor) if cursor else None)
-        if len(found) <= limit:
-            return found, None
-        last = found[limit - 1]
-        return found[:limit], f"{last.created_at!r}_{last.id}"
+        found, after = await self.files.page(viewer_of(principal), limit, _place(cursor) if cursor else None)
+        return found, None if after is None else f"{after[0]!r}_{after[1]}"
 
     async def remove(self, principal: Principal, name: str) -> None:
         """Delete a file that no execution uses. Raises RunnerError: `forbidden`, `not_found`, `conflict`."""

@@ -7,12 +7,14 @@ import gzip
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
 
+from actors.files import collecting
 from config.settings import MIB, FilesSettings
 from runner.auth.tokens import sign
 from tests.contract.test_streams import ECHO, SECRET, open_site
@@ -141,6 +143,7 @@ async def test_digests_that_are_not_clear_are_refused(site):
         ("?name=..", {}, "name"),
         ("", {"Content_Type": "jpeg"}, "content-type"),
         ("?nam=x", {}, "nam"),
+        ("", {"Content_Type": "multipart/form-data; boundary=x"}, "content-type"),
     ],
 )
 async def test_bad_input_names_its_field(site, query, headers, field):
@@ -148,6 +151,18 @@ async def test_bad_input_names_its_field(site, query, headers, field):
 
     assert json.loads(answer[2])["field"] == field
     assert contents(site) == []
+
+
+async def test_the_type_that_curl_makes_up_does_not_count(site):
+    _, _, body = await site.ask("POST", "/files", b"x", Content_Type="application/x-www-form-urlencoded")
+
+    assert json.loads(body)["$file"]["type"] == "application/octet-stream"
+
+
+async def test_a_body_may_say_that_it_is_not_encoded(site):
+    name = await uploaded(site, DATA, Content_Encoding="identity", Repr_Digest=digest(DATA))
+
+    assert name == id_of(DATA)
 
 
 async def test_a_file_that_is_announced_too_large_is_refused_before_it_is_sent(site):
@@ -219,6 +234,17 @@ async def test_an_upload_takes_no_memory_of_unfinished_requests(site):
         assert site.server.budget.taken == 0
         await client.send(b"\0")
         assert (await client.response())[0] == 201
+
+
+async def test_uploads_share_the_memory_of_unfinished_requests(site):
+    service = site.service
+    assert service.budget.take(service.budget.limit - 1000)
+    refused = await site.ask("POST", "/files", DATA)
+    service.budget.give(service.budget.limit - 1000)
+
+    assert problem(refused) == (503, "unavailable", None)
+    assert await uploaded(site)
+    assert service.budget.taken == 0
 
 
 # -- downloads -------------------------------------------------------------------------------------------------------
@@ -315,6 +341,7 @@ async def test_conditions(site):
 
     async def ask(**headers):
         status, found, body = await site.ask("GET", f"/files/{name}", **headers)
+        assert (b"content-length" in found) == (status != 304)
         return status, len(body) if status != 412 else 0, b"etag" in found
 
     assert await ask(If_None_Match=tag) == (304, 0, True)
@@ -400,6 +427,23 @@ async def test_a_file_in_use_is_not_deleted_and_goes_with_its_execution(site):
     assert problem(await site.ask("DELETE", f"/files/{name}")) == (409, "conflict", "id")
     assert await site.json("POST", "/files/gc") == {"files": 0, "bytes": 0}
     assert await site.service.history.existing({made["id"], "x"}) == {made["id"]}
+
+
+async def test_a_file_goes_when_the_history_forgets_its_execution(tmp_path, monkeypatch):
+    monkeypatch.setattr(collecting, "NEW_SECONDS", 0.0)
+    keeping = FilesSettings(file_retention_seconds=0.001)
+    async with open_site(tmp_path, (ECHO,), files=keeping, retention_seconds=1.0) as site:
+        made = await site.json("POST", "/modules/execute/echo", 1)
+        async with site.service.files.writing("", "", execution=made["id"], module="echo") as writing:
+            await writing.write(DATA)
+            stored = await writing.finish()
+        assert (await site.service.files.collect()).files == 0
+
+        await site.json("GET", "/executions")  # its row is in the database now
+        await site.service.history._archive.retain(time.time() + 60, 100)
+        assert await site.service.history.existing({made["id"]}) == set()
+        assert (await site.service.files.collect()).files == 1
+        assert await site.service.files.find(stored.id) is None
 
 
 async def test_scopes(site):

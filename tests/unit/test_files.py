@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.files import Files, Viewer, references
+from actors.files import Files, Viewer, index, references, usage
 from actors.files import content as content_module
+from actors.files.verifying import Verifying
 from config.settings import MIB, FilesSettings
 from protocol.errors import ErrorKind, RunnerError
 
@@ -293,8 +294,9 @@ async def test_a_limited_caller_sees_its_uploads_and_the_files_of_its_modules(ri
     assert await rig.files.find(own.id, ANN)
     assert await rig.files.find(used.id, ANN)
     assert await rig.files.find(foreign.id, ANN) is None
-    assert {file.id for file in await rig.files.page(ANN, 10, None)} == {own.id, used.id}
-    assert len(await rig.files.page(None, 10, None)) == 3
+    page, after = await rig.files.page(ANN, 10, None)
+    assert ({file.id for file in page}, after) == ({own.id, used.id}, None)
+    assert len((await rig.files.page(None, 10, None))[0]) == 3
     with pytest.raises(RunnerError, match=foreign.id):
         await rig.files.use("e-2", "a-1", {foreign.id}, ANN)
 
@@ -304,13 +306,44 @@ async def test_pages_come_newest_first_without_gaps(rig):
     for number in range(7):
         rig.now += number % 2  # some have the same time
         added.append((await rig.add(b"%d" % number)).id)
-    found, before = [], None
-    while page := await rig.files.page(None, 3, before):
+    page, after = await rig.files.page(None, 3, None)
+    found = [file.id for file in page]
+    while after is not None:
+        page, after = await rig.files.page(None, 3, after)
         found += [file.id for file in page]
-        before = page[-1].created_at, page[-1].id
 
     assert sorted(found) == sorted(added)
     assert found[0] in added[-2:]
+
+
+async def test_a_page_of_a_limited_caller_looks_at_few_files_and_goes_on(rig, monkeypatch):
+    monkeypatch.setattr(index, "LOOKED_AT", 4)
+    own = []
+    for number in range(20):
+        rig.now += 1
+        stored = await rig.add(b"%d" % number, subject="ann" if number in (0, 7) else "bob")
+        own += [stored.id] if number in (0, 7) else []
+    await rig.files.use("e-1", "b-1", {own[0]})
+    await rig.files.use("e-2", "a-0", {own[0]})
+    pages, after = 0, None
+    found = []
+    while after is not None or not pages:
+        page, after = await rig.files.page(ANN, 3, after)
+        pages, found = pages + 1, found + [file.id for file in page]
+
+    assert found == own[::-1]
+    assert pages > 3
+
+
+async def test_a_collection_looks_at_all_files_in_steps(rig, monkeypatch):
+    monkeypatch.setattr(index, "LOOKED_AT", 3)
+    stored = [await rig.add(b"%d" % number) for number in range(10)]
+    await rig.files.use("e-1", "m", {stored[4].id})
+    rig.executions = {"e-1"}
+    rig.now += 2 * DAY
+
+    assert (await rig.files.collect()).files == 9
+    assert {file.id for file in (await rig.files.page(None, 99, None))[0]} == {stored[4].id}
 
 
 async def test_a_file_of_two_callers_is_deleted_when_both_have(rig):
@@ -323,6 +356,15 @@ async def test_a_file_of_two_callers_is_deleted_when_both_have(rig):
     assert not await rig.files.remove(stored.id, ANN)
     assert await rig.files.remove(stored.id, BOB)
     assert rig.contents() == set()
+
+
+async def test_a_limited_caller_learns_no_execution_of_others(rig):
+    stored = await rig.add(b"data", subject="ann")
+    await rig.files.use("e-1", "b-1", {stored.id})
+
+    with pytest.raises(RunnerError, match="^conflict: an execution uses the file") as refused:
+        await rig.files.remove(stored.id, ANN)
+    assert refused.value.failure.kind is ErrorKind.CONFLICT
 
 
 async def test_a_used_file_is_not_deleted(rig):
@@ -363,6 +405,20 @@ async def test_a_damaged_content_is_noticed_and_repaired_by_another_upload(rig, 
     await rig.add(b"some data")
 
     assert await rig.files.find(stored.id)
+    assert rig.files.statistics().damaged == ()
+
+
+async def test_a_file_that_is_deleted_while_it_is_looked_for_is_not_damaged(rig, monkeypatch):
+    stored = await rig.add(b"some data")
+
+    async def slow(self, found, exists):
+        await rig.files.remove(stored.id)
+        return await check(self, found, exists)
+
+    check = Verifying.check
+    monkeypatch.setattr(Verifying, "check", slow)
+
+    assert await rig.files.find(stored.id) is None
     assert rig.files.statistics().damaged == ()
 
 
@@ -430,6 +486,15 @@ async def test_what_a_killed_runner_left_is_removed_by_the_next(tmp_path):
         assert rig.contents() == {stored.path.name}
 
 
+async def test_the_usage_is_read_beside_a_running_store(tmp_path):
+    assert usage(tmp_path) == (0, 0)
+    async with opened(Rig(tmp_path)) as rig:
+        await rig.add(b"data")
+        await rig.add(b"more data")
+
+        assert usage(tmp_path) == (2, 13)
+
+
 async def test_a_store_that_is_not_open_refuses(tmp_path):
     rig = Rig(tmp_path)
 
@@ -457,6 +522,8 @@ A, B = id_of(b"a"), id_of(b"b")
         (b'{"$file": 5}', set()),
         (b'{"$file": {"id": "%s"}, "more": 1}' % A.encode(), set()),
         (b'{"more": 1, "$file": {"id": "%s"}}' % A.encode(), set()),
+        (b'["' + b" " * (4 * MIB - 6) + b'",{"$file":{"id":"%s"}}]' % A.encode(), {A}),
+        (b'{"$file": {"id": "%s", "x": "%s"}}' % (A.encode(), b"x" * 5000), set()),
     ],
 )
 def test_ids_are_those_of_objects_with_exactly_the_key(data, found):

@@ -1,4 +1,4 @@
-"""The work of the commands `files put` and `files get`: nothing is held in memory as a whole."""
+"""The work of the commands `files put` and `files get`: no file is in memory as a whole."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Named(msgspec.Struct):
 async def put_file(client: Client, path: Path | None, name: str | None, media_type: str | None) -> int:
     """Upload a file, or standard input without a path, and print the object that names it. Raises RunnerError, OSError.
 
-    The digest of what was sent is compared with that of the stored file.
+    The digests of the sent and of the stored content are compared.
     """
     shown = name or ("" if path is None else path.name)
     kind = media_type or mimetypes.guess_type(shown)[0] or ""

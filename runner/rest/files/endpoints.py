@@ -6,13 +6,13 @@ from typing import Final
 
 from runner.rest.endpoint import Answer, Download, Request, json_answer, serves
 from runner.rest.files.answers import file_answer
-from runner.rest.files.uploads import announced_bytes, expected_id, receive_file
+from runner.rest.files.uploads import announced_bytes, expected_id, receive_file, type_of
 
 
 @serves("uploadFile")
 async def upload(request: Request) -> Answer:
     """Store a file. A client that disconnects leaves nothing."""
-    expected, kind = expected_id(request), request.header("content-type") or ""
+    expected, kind = expected_id(request), type_of(request)
     stored, announced = request.service.stored, announced_bytes(request)
     async with stored.writing(request.principal, request["name"] or "", kind, announced) as writing:
         await receive_file(request, writing)

@@ -12,8 +12,11 @@ import trio
 from actors.files import Writing, checked_digest
 from protocol.errors import ErrorKind, error
 from runner.rest.endpoint import Request
+from runner.rest.openapi import FORM
 
 _ITEM: Final = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)[ \t]*=[ \t]*:([A-Za-z0-9+/=]*):[^,]*")
+_OF_CURL: Final = "application/x-www-form-urlencoded"
+"""What `curl --data-binary` says of any file."""
 _DIGESTS: Final = ("repr-digest", "content-digest")
 
 
@@ -35,10 +38,24 @@ async def receive_file(request: Request, writing: Writing) -> None:
             await writing.write(data)
 
 
+def type_of(request: Request) -> str:
+    """Return the type of the file in a body; "" without one. Raises RunnerError `bad_input` for a form."""
+    given = request.header("content-type") or ""
+    kind = given.partition(";")[0].strip().lower()
+    if kind == FORM:
+        text = "the body is the file itself, not a form: curl -T FILE, or curl --data-binary @FILE"
+        raise error(ErrorKind.BAD_INPUT, text, field="content-type")
+    return "" if kind == _OF_CURL else given
+
+
 def announced_bytes(request: Request) -> int:
     """Return the size of the content that the head of a request announces, 0 if it does not."""
     length = request.header("content-length")
-    return 0 if length is None or request.inflated else int(length)
+    return 0 if length is None or _encoded(request) else int(length)
+
+
+def _encoded(request: Request) -> bool:
+    return (request.header("content-encoding") or "identity").strip().lower() != "identity"
 
 
 def expected_id(request: Request) -> str | None:
@@ -52,7 +69,7 @@ def expected_id(request: Request) -> str | None:
     for name in _DIGESTS:
         header = request.header(name)
         if header is not None and (digest := _sha256_in(name, header)) is not None:
-            if request.inflated:
+            if _encoded(request):
                 text = f"{name} is the digest of the compressed body; send that of the content as ?digest=sha256:..."
                 raise error(ErrorKind.BAD_INPUT, text, field=name)
             found.add(digest)

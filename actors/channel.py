@@ -45,7 +45,9 @@ class Channel:
 
     async def receive(self) -> messages.GuestMessage:
         """Return the next message. Bytes are not allowed here."""
-        return messages.decode(await self._payload())
+        while not self._pending:
+            self._pending = self._decoder.feed(await self._guest.receive())
+        return messages.decode(self._pending.pop(0))
 
     def has_spoken(self) -> bool:
         """Return, without waiting, whether there is something to receive, or the beginning of it."""

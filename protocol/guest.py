@@ -49,6 +49,7 @@ _PATH = []
 _PLACES = ["built-in", "frozen", os.path.join(os.path.dirname(os.__file__), "")]
 _STANDARD = {}
 _JSON = ("dict", "Dict", "list", "List", "int", "float", "bool", "None", "NoneType", "Any", "object", "Mapping")
+_DONE = frozenset((dict, list, str, int, float, bool, type(None)))
 _HELPERS = (
     ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
     ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
@@ -323,10 +324,11 @@ class Module:
             result = self.handler(*args, **named)
         else:
             result = self.handler(value, context) if self.with_context else self.handler(value)
+        if type(result) in _DONE:
+            return result
         if hasattr(result, "__await__"):
             result = self.wait(result)
-        if hasattr(type(result), "operato_stream"):
-            result = result.operato_stream()
+        result = result.operato_stream() if hasattr(type(result), "operato_stream") else result
         if isinstance(result, types.GeneratorType):
             return [item(part) for part in result]
         if isinstance(result, types.AsyncGeneratorType):
@@ -521,17 +523,13 @@ class Guest:
 
         room = self.channel.max_bytes - 256
         places = iter(range(sys.maxsize))
-        stored = []
-
-        def store(source, name, media_type):
-            stored.append(self.channel.store(identity, source, name, media_type))
-            return stored[-1]
+        store = self.channel.store
 
         def item(value):
-            stored.clear()
+            before = self.channel.stored
             data = encode_value(value, room, "$[%d]" % next(places), store)
             self.channel.send(('{"type":"item",%s"value":' % head).encode() + data + b"}")
-            return json.loads(data) if stored else value  # its bytes are stored once
+            return value if self.channel.stored == before else json.loads(data)  # its bytes are stored once
 
         began = time.perf_counter()
         try:

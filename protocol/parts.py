@@ -32,18 +32,21 @@ class Refused(Exception):
 class Channel:
     """Frames over one blocking descriptor. Any thread may send; processes forked by user code may not.
 
-    `library` imports a module of the standard library, also where user code hides it.
+    `library` imports a module of the standard library, also where user code hides it. `execution` is the id of the last
+    one, `stored` counts the stored values, `storing` tells whether one is being stored.
     """
 
     def __init__(self, fd, library=__import__):
         self.fd = fd
         self.max_bytes = 1 << 30
         self.library = library
+        self.execution = None
+        self.stored = 0
         self.storing = False
         self.cancelled = False
         self.before_store = None
         self._buffer = bytearray()
-        self._execution = None
+        self._speaker = None
         self.adopt()
 
     def adopt(self):
@@ -55,7 +58,8 @@ class Channel:
         """Let only this execution, or None, report progress: threads may outlive the answer of their execution."""
         if os.getpid() == self._owner:
             with self._lock:
-                self._execution = execution
+                self._speaker = execution
+                self.execution = execution or self.execution
 
     def receive(self):
         """Return the next message as a dict, or None if the host is gone."""
@@ -101,7 +105,7 @@ class Channel:
         if os.getpid() != self._owner:
             return
         with self._lock:
-            if execution not in (None, self._execution):
+            if execution not in (None, self._speaker):
                 return
             try:
                 write_all(self.fd, len(payload).to_bytes(HEADER_BYTES, "big") + payload)
@@ -112,7 +116,7 @@ class Channel:
         """Send a dict as a message."""
         self.send(json.dumps(message).encode())
 
-    def store(self, execution, source, name, media_type):
+    def store(self, source, name, media_type):
         """Send bytes, or a binary file from its beginning, to the host's store; return the object inside of `$file`.
 
         Raises Refused, Stop, and what reading a file raises; the answer to the execution then abandons the file.
@@ -122,7 +126,7 @@ class Channel:
         if self.before_store is not None:
             self.before_store()
         name, media_type = clean(name)[-MAX_NAME:], clean(media_type)[:MAX_NAME]
-        answer = None
+        answer, execution = None, self.execution
         self.storing = True
         try:
             self.say({"type": "store", "id": execution, "name": name, "media_type": media_type})
@@ -131,7 +135,9 @@ class Channel:
                     answer = self._answer(execution)
                 self._send_piece(piece)
             self._send_piece(b"")
-            return (answer or self._answer(execution))["file"]
+            answer = answer or self._answer(execution)
+            self.stored += 1
+            return answer["file"]
         finally:
             self.storing = False
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from environments.limits import Hold
     from protocol.model import Stream
 
+_NO_FILES: Final[dict[str, str]] = {}
 _DISTURBED: Final = (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError)
 
 log = structlog.get_logger("worker")
@@ -196,7 +197,7 @@ class Worker:
             with call.limit() as scope:
                 log.on_limit = call.interrupt
                 try:
-                    files = await self._put(call)
+                    files = await self._put(call) if call.files else _NO_FILES
                     left = scope.deadline - trio.current_time() if files else call.timeout
                     self._asked = True
                     await self._channel.send(
@@ -227,8 +228,6 @@ class Worker:
 
     async def _put(self, call: Call) -> dict[str, str]:
         """Make the files of the input visible to the guest; return their paths there. Raises OSError."""
-        if not call.files:
-            return {}
         return {name: await self.guest.inbox.put(path, shown) for name, (path, shown) in call.files.items()}
 
     async def _finish(self, answer: messages.Result | messages.Error, call: Call) -> Outcome:

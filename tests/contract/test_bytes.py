@@ -48,7 +48,8 @@ Point = collections.namedtuple("Point", "x data")
 class Report:
     title: str
     pages: list
-def handler(size):
+def handler(input):
+    size = input
     data = bytes(range(256)) * (size // 256)
     with open("own.bin", "w+b") as own:
         own.write(data)
@@ -257,7 +258,7 @@ async def test_no_store_no_files(rig, served):
 
 
 async def test_a_name_and_a_type_that_are_none_are_faults_of_the_author(rig, stored):
-    code = "from operato import File\ndef handler(i):\n    f = File(b'x', name='a.txt', type=i['type'])\n    f.name = i['name']\n    return f"  # noqa: E501
+    code = "from operato import File\ndef handler(input):\n    f = File(b'x', name='a.txt', type=input['type'])\n    f.name = input['name']\n    return f"  # noqa: E501
     module = await rig.publish(code)
 
     for name, media_type in (("a\nb", "text/plain"), ("../a", "text/plain"), ("a", "nothing\r\nx: y")):
@@ -334,8 +335,8 @@ def handler(input): return Wrong()
 @pytest.mark.parametrize("end", ["cancel", "timeout"])
 async def test_the_end_of_an_execution_that_stores(rig, served, stored, kind, end):
     """The source never ends; the guest notices the announcement between two pieces."""
-    ways = {"a result": "def handler(i): return", "an item": "def handler(i): yield"}
-    begin = ways.get(kind, "async def handler(i): yield")
+    ways = {"a result": "def handler(input): return", "an item": "def handler(input): yield"}
+    begin = ways.get(kind, "async def handler(input): yield")
     code = READS.replace("count <= 300", "count").replace("1 << 20", "1") + f"\n{begin} Source()\n"
     module = await rig.publish(code, timeout=15 if end == "cancel" else 0.5, **served)
     calls = []

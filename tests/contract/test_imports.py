@@ -16,6 +16,7 @@ from environments.local.inprocess import InProcess
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
 from tests.contract.test_guest_pythons import PYTHONS
+from tests.programs import install
 from tests.support import PATIENCE
 from tests.workers import WORKERS, chosen
 
@@ -151,7 +152,11 @@ def check(root, name):
     assert builtin or __import__(name).me == 1, "hidden"
     assert module.call(1, None, None) == 1
     assert guest.values.nesting(b"[[]]") == 2
-    assert guest.wants_context(__import__("functools").wraps(lambda i: 1)(lambda i, context: 1)) is False
+    wraps, named = __import__("functools").wraps, {}
+    exec("def typed(size: 'int', more: 'list' = ()): return size", named)
+    for handler in (named["typed"], wraps(named["typed"])(lambda *args, **named: 1)):
+        assert guest.wants_context(handler) is None
+        assert guest.typed().plan(handler).arguments({"size": 3.0}, None) == ((), {"size": 3})
     try: module.call(0, None, None)
     except ZeroDivisionError as problem: assert "in handler" in guest.describe(problem)[2], guest.describe(problem)
 wrong = []
@@ -178,7 +183,9 @@ def test_the_worker_stands_every_file_of_the_author(version, tmp_path):
     names = sorted({name for name in needed if name.isidentifier()} - {"__main__", "functools", "os"})
     few = ["ast", "asyncio", "linecache", "queue", "selectors", "types"]
 
-    command = [python, "-ISc", STANDS, GUEST.parent, tmp_path, *(names if here else few)]
+    install(tmp_path / "guest")
+    (tmp_path / "roots").mkdir()
+    command = [python, "-ISc", STANDS, tmp_path / "guest", tmp_path / "roots", *(names if here else few)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE * 4)
 
     assert len(names) > 50

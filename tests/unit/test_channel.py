@@ -178,7 +178,9 @@ def test_the_name_shows_a_missing_type():
 def ends():
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield ours, parts.Channel(theirs.fileno())
+        channel = parts.Channel(theirs.fileno())
+        channel.speak_for("e")
+        yield ours, channel
 
 
 def heard(ours, count):
@@ -196,7 +198,7 @@ def test_a_source_of_any_size_is_cut_into_pieces(ends, size, kind):
     data = os.urandom(size)
     kept = []
     thread = threading.Thread(
-        target=lambda: kept.append(channel.store("e", data if kind == "buffer" else io.BytesIO(data), "n", "t"))
+        target=lambda: kept.append(channel.store(data if kind == "buffer" else io.BytesIO(data), "n", "t"))
     )
     thread.start()
     count = -(-size // (1 << 20))
@@ -227,7 +229,7 @@ def test_what_the_host_says_in_the_middle_is_the_end(ends, message, expected):
     ours.sendall(said(**message))
 
     with pytest.raises(expected):
-        channel.store("e", bytes(10 << 20), "", "")
+        channel.store(bytes(10 << 20), "", "")
 
     assert [json.loads(payload)["type"] for payload in heard(ours, 1)] == ["store"]
     assert not channel.storing
@@ -235,7 +237,7 @@ def test_what_the_host_says_in_the_middle_is_the_end(ends, message, expected):
     if channel.cancelled:
         assert channel.waiting(), "the signal that follows would end the process"
         with pytest.raises(parts.Stop):
-            channel.store("e", b"x", "", "")
+            channel.store(b"x", "", "")
 
 
 def test_a_small_limit_of_frames_makes_small_pieces(ends):
@@ -243,7 +245,7 @@ def test_a_small_limit_of_frames_makes_small_pieces(ends):
     channel.max_bytes = 1000
     ours.sendall(said(type="stored", id="e", file={}))
 
-    channel.store("e", bytes(2500), "x" * 500 + ".txt", "t" * 500)
+    channel.store(bytes(2500), "x" * 500 + ".txt", "t" * 500)
 
     store, *pieces = heard(ours, 5)
     assert [len(piece) for piece in pieces] == [1001, 1001, 501, 1]

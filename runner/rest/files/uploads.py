@@ -11,8 +11,8 @@ import trio
 
 from actors.files import Writing, checked_digest
 from protocol.errors import ErrorKind, error
+from runner.inputs import FORM
 from runner.rest.endpoint import Request
-from runner.rest.openapi import FORM
 
 _ITEM: Final = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)[ \t]*=[ \t]*:([A-Za-z0-9+/=]*):[^,]*")
 _OF_CURL: Final = "application/x-www-form-urlencoded"

@@ -9,11 +9,12 @@ from typing import Any, Final, Protocol
 
 import msgspec
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from actors.files import Writing
 from actors.registry import Published
 from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.messages import InvalidJsonError, check_json
 from runner.api import Service
 from runner.auth import Principal
 from runner.inputs.fields import Fields, Schema, Value
@@ -23,6 +24,7 @@ from runner.inputs.part import FORM, Piece
 JSON: Final = "application/json"
 URLENCODED: Final = "application/x-www-form-urlencoded"
 _TEXT: Final = "text/plain"
+_UNKNOWN: Final = "application/octet-stream"
 ANY: Final = "*/*"
 _ANY_FIELDS: Final = Fields(None, lists=True)
 
@@ -102,8 +104,11 @@ class _Reading:
             return await self._request()
         if self.kind == FORM and fields.taken:
             return await self._form(fields)
-        if self.kind == URLENCODED and (fields.taken or fields.raw):
+        if self.kind == URLENCODED and fields.taken:
             return await self.service.checks.whole(partial(_urlencoded, fields=fields), await self.body.body())
+        if self.kind == URLENCODED and fields.raw:  # as curl names the type of anything
+            data = await self.body.body()
+            return data if await self.service.checks.whole(_is_valid, data) else await self._whole(data).read()
         if fields.raw and self.kind != FORM:
             return await self._encoded(await self._raw(inline=not fields.root.file))
         if self.kind in (URLENCODED, _TEXT):  # as some clients send JSON
@@ -112,6 +117,10 @@ class _Reading:
         text = f"the module {self.module.ref.name} takes no {self.kind!r:.80}; send one of"
         shown = ", ".join("any other type as it is" if each == ANY else each for each in types)
         raise RunnerError(UnsupportedType(ErrorKind.BAD_INPUT, f"{text} {shown}", field="content-type", types=types))
+
+    def _whole(self, data: bytes) -> _Reading:
+        """Return the reading of a body of an unknown type that has arrived."""
+        return evolve(self, body=WholeBody(data), given="", kind=_UNKNOWN)
 
     async def _form(self, fields: Fields) -> bytes:
         async def check(value: dict[str, Value]) -> None:
@@ -193,7 +202,15 @@ class _Reading:
 def _urlencoded(data: bytes, fields: Fields) -> bytes:
     if is_json(data):
         return data
-    return _encoded(read_urlencoded(data, fields) if fields.taken else data.decode("utf-8", "replace"))
+    return _encoded(read_urlencoded(data, fields))
+
+
+def _is_valid(data: bytes) -> bool:
+    try:
+        check_json(data or b"null")
+    except InvalidJsonError:
+        return False
+    return True
 
 
 def _size_of(value: Value) -> int:

@@ -413,6 +413,19 @@ async def test_json_as_curl_sends_it_stays_json(site, data, expected):
     assert answer["result"] == expected
 
 
+async def test_text_and_bytes_as_curl_sends_them(site):
+    for name, data, expected in (
+        ("text", b"a=b, c", "a=b, c"),
+        ("text", b"1;2", "1;2"),
+        ("text", b'"Ada"', "Ada"),
+        ("bytes", b"a,b", "a,b"),
+    ):
+        answer = await site.json("POST", f"/modules/execute/{name}", data, Content_Type=URLENCODED)
+        assert answer["result"] == expected
+    answer = await site.json("POST", "/modules/execute/bytes", PICTURE, Content_Type=URLENCODED)
+    assert answer["result"]["$file"]["id"] == named(PICTURE)
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [(b"a=1&b=%C3%A9+x&c=", {"a": "1", "b": "é x", "c": ""}), (b"a=b=c", {"a": "b=c"})],

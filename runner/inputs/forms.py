@@ -42,13 +42,13 @@ async def read_form(
     *,
     budget: Budget,
     limit: int,
-    checks: Checks,
+    checks: Checks | None = None,
     check: Check | None = None,
 ) -> dict[str, Value]:
     """Return the fields of a multipart form. Its files are in the store, with all of them or none.
 
-    Texts take `limit` bytes at most, and memory of the `budget` while they are collected; long ones are converted by
-    `checks`. `check` sees the input before
+    Texts take `limit` bytes at most, and memory of the `budget` while they are collected; long ones are converted in
+    the threads of `checks`. `check` sees the input before
     its files are in the store, with made-up ids. Raises RunnerError: `bad_input` with the field at fault, `too_large`,
     `out_of_storage`, `unavailable`, and what `check` raises; then nothing is stored.
     """
@@ -56,13 +56,14 @@ async def read_form(
         form = _Form(fields, store, budget, limit, files)
         try:
             await read_parts(content_type, piece, MAX_PARTS, form.take)
-            value = await checks.sized(form.texts, partial(form.value, {}))
+            working = checks or Checks()
+            value = await working.sized(form.texts, partial(form.value, {}))
             if check is not None:
                 await check(value)
             if not form.files:
                 return value
             stored = {id(part): await part.finish() for part in form.files}
-            return await checks.sized(form.texts, partial(form.value, stored))
+            return await working.sized(form.texts, partial(form.value, stored))
         finally:
             budget.give(form.held)
 

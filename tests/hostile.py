@@ -218,6 +218,12 @@ def merges(width: int = 9, depth: int = 7) -> bytes:
     return MODULE_YAML + "\n".join(lines).encode()
 
 
+def send_form(target: Target, *parts: tuple[str, bytes], module: str = "hello") -> tuple[int, bytes]:
+    head = '--bnd\r\nContent-Disposition: form-data; name="{}"\r\n\r\n'
+    body = b"".join(head.format(name).encode() + content + b"\r\n" for name, content in parts) + b"--bnd--\r\n"
+    return target.execute(module, body, content_type="multipart/form-data; boundary=bnd")
+
+
 # Floods
 
 
@@ -438,6 +444,17 @@ CASES: dict[str, Callable[[Target], Any]] = {
     "hint: 15 MB of rows": lambda target: target.execute("rows", b'{"rows":' + wide(b'{"a":1,"b":"x"}')[:-1] + b"]}"),
     "hint: 15 MB of wrong rows": lambda target: target.execute(
         "rows", b'{"rows":' + wide(b'{"a":1,"c":"a long text"}')[:-1] + b"]}"
+    ),
+    "form: 1,000 texts": lambda target: send_form(target, *[(f"f{n}", b"x" * 16_000) for n in range(1000)]),
+    "form: 64 files": lambda target: send_form(target, *[(f'f{n}"; filename="x', bytes(MIB)) for n in range(64)]),
+    "form: line ends": lambda target: send_form(target, ('f"; filename="x', b"\r\n--bn" * (8 * MIB))),
+    "form: a text of JSON": lambda target: send_form(target, ("values", wide(b"[1]")), module="rows"),
+    "form: a long text": lambda target: send_form(target, ("text", b'"\\\n' * (FRAME // 4))),
+    "form: urlencoded": lambda target: target.execute(
+        "hello", b"a=" + b"%22" * (FRAME // 3 - 2), content_type="application/x-www-form-urlencoded"
+    ),
+    "form: many urlencoded fields": lambda target: target.execute(
+        "hello", b"a=&" * (FRAME // 3), content_type="application/x-www-form-urlencoded"
     ),
     "input: 10 MiB in and out over REST": lambda target: target.execute("echo", b'"' + b"a" * (10 * MIB) + b'"'),
     "input: 16 MiB in and out over REST": lambda target: target.execute("echo", b'"' + b"a" * (FRAME - 2) + b'"'),

@@ -2,6 +2,7 @@
 
 from runner.api.answers import Answers, is_large
 from runner.api.batch import MAX_PARALLELISM, Batch, Input
+from runner.api.checks import Checks
 from runner.api.described import NOT_SHOWN, module_fields
 from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import while_valid
@@ -14,6 +15,7 @@ __all__ = [
     "NOT_SHOWN",
     "Answers",
     "Batch",
+    "Checks",
     "Input",
     "InternalFailure",
     "Publishing",

@@ -17,6 +17,7 @@ Value: TypeAlias = Any
 """A value that is encoded as JSON: a text, `msgspec.Raw`, None, or the object of a file."""
 
 _MAX_DEPTH: Final = 16
+_MAX_BRANCHES: Final = 200
 _SHOWN_NAMES: Final = 20
 _INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -221,20 +222,22 @@ class Fields:
             types -= {"object"}
         return Field(name, frozenset(types), items, file=bool(files) or anything, any=anything)
 
-    def _branches(self, schema: Schema, depth: int = 0) -> Iterator[Schema]:
-        """Yield the schemas of which one holds, with references followed."""
-        if depth > _MAX_DEPTH:
-            yield {}
-            return
-        if isinstance(reference := schema.get("$ref"), str):
-            yield from self._branches(self._referred(reference), depth + 1)
-            return
-        choices = schema.get("anyOf") or schema.get("oneOf")
-        if not choices:
-            yield schema
-            return
-        for each in choices:
-            yield from self._branches(_object(each), depth + 1)
+    def _branches(self, schema: Schema) -> Iterator[Schema]:
+        """Yield the schemas of which one holds, each reference followed once; one of everything ends too many."""
+        waiting, followed = [schema], set[str]()
+        for _ in range(_MAX_BRANCHES):
+            if not waiting:
+                return
+            found = waiting.pop(0)
+            choices = found.get("anyOf") or found.get("oneOf")
+            if isinstance(reference := found.get("$ref"), str):
+                waiting += [] if reference in followed else [self._referred(reference)]
+                followed.add(reference)
+            elif choices:
+                waiting += map(_object, choices)
+            else:
+                yield found
+        yield {}
 
     def _referred(self, reference: str) -> Schema:
         found: Any = self._root

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -12,6 +13,7 @@ from attrs import define, evolve, field
 
 from actors.files import StoredFile, Writing
 from protocol.errors import ErrorKind, RunnerError, error
+from runner.api import Checks
 from runner.inputs.fields import Field, Fields, Value
 from runner.inputs.part import Content, Head, Piece
 from runner.inputs.parts import read_parts
@@ -40,11 +42,13 @@ async def read_form(
     *,
     budget: Budget,
     limit: int,
+    checks: Checks | None = None,
     check: Check | None = None,
 ) -> dict[str, Value]:
     """Return the fields of a multipart form. Its files are in the store, with all of them or none.
 
-    Texts take `limit` bytes at most, and memory of the `budget` while they are collected. `check` sees the input before
+    Texts take `limit` bytes at most, and memory of the `budget` while they are collected; long ones are converted in
+    the threads of `checks`. `check` sees the input before
     its files are in the store, with made-up ids. Raises RunnerError: `bad_input` with the field at fault, `too_large`,
     `out_of_storage`, `unavailable`, and what `check` raises; then nothing is stored.
     """
@@ -52,9 +56,14 @@ async def read_form(
         form = _Form(fields, store, budget, limit, files)
         try:
             await read_parts(content_type, piece, MAX_PARTS, form.take)
+            working = checks or Checks()
+            value = await working.sized(form.texts, partial(form.value, {}))
             if check is not None:
-                await check(form.value({}))
-            return form.value({id(part): await part.finish() for part in form.files})
+                await check(value)
+            if not form.files:
+                return value
+            stored = {id(part): await part.finish() for part in form.files}
+            return await working.sized(form.texts, partial(form.value, stored))
         finally:
             budget.give(form.held)
 
@@ -150,7 +159,9 @@ class _Form:
         self._limit = limit
         self._files = files
         self._parts: dict[str, list[_Part]] = {}
-        self._count = self._texts = self._files_count = 0
+        self.texts = 0
+        """Bytes of names and texts."""
+        self._count = self._files_count = 0
         self._part: _Part | None = None
 
     @property
@@ -186,7 +197,7 @@ class _Form:
         before.append(part)
         if len(before) > 1 and not wanted.repeated:
             raise wanted.twice(len(before))  # before it has arrived
-        self._texts += len(name)
+        self.texts += len(name)
         if part.is_file:
             self._files_count += 1
             if self._files_count > MAX_FILES:
@@ -199,8 +210,8 @@ class _Form:
         size = len(content.data)
         part.size += size
         if part.is_text:
-            self._texts += size
-            if self._texts > self._limit:
+            self.texts += size
+            if self.texts > self._limit:
                 text = f"the fields of the form are over {self._limit} bytes; the limit is `max_frame`"
                 raise error(ErrorKind.TOO_LARGE, text, field="$")
         if part.writing is None:

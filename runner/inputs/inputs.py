@@ -9,11 +9,12 @@ from typing import Any, Final, Protocol
 
 import msgspec
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from actors.files import Writing
 from actors.registry import Published
 from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.messages import InvalidJsonError, check_json
 from runner.api import Service
 from runner.auth import Principal
 from runner.inputs.fields import Fields, Schema, Value
@@ -23,6 +24,7 @@ from runner.inputs.part import FORM, Piece
 JSON: Final = "application/json"
 URLENCODED: Final = "application/x-www-form-urlencoded"
 _TEXT: Final = "text/plain"
+_UNKNOWN: Final = "application/octet-stream"
 ANY: Final = "*/*"
 _ANY_FIELDS: Final = Fields(None, lists=True)
 
@@ -102,8 +104,11 @@ class _Reading:
             return await self._request()
         if self.kind == FORM and fields.taken:
             return await self._form(fields)
-        if self.kind == URLENCODED and (fields.taken or fields.raw):
+        if self.kind == URLENCODED and fields.taken:
             return await self.service.checks.whole(partial(_urlencoded, fields=fields), await self.body.body())
+        if self.kind == URLENCODED and fields.raw:  # as curl names the type of anything
+            data = await self.body.body()
+            return data if await self.service.checks.whole(_is_valid, data) else await self._whole(data).read()
         if fields.raw and self.kind != FORM:
             return await self._encoded(await self._raw(inline=not fields.root.file))
         if self.kind in (URLENCODED, _TEXT):  # as some clients send JSON
@@ -113,6 +118,10 @@ class _Reading:
         shown = ", ".join("any other type as it is" if each == ANY else each for each in types)
         raise RunnerError(UnsupportedType(ErrorKind.BAD_INPUT, f"{text} {shown}", field="content-type", types=types))
 
+    def _whole(self, data: bytes) -> _Reading:
+        """Return the reading of a body of an unknown type that has arrived."""
+        return evolve(self, body=WholeBody(data), given="", kind=_UNKNOWN)
+
     async def _form(self, fields: Fields) -> bytes:
         async def check(value: dict[str, Value]) -> None:
             await self.service.checks.input(self.module, await self._encoded(value))
@@ -121,9 +130,17 @@ class _Reading:
 
     async def _parts(self, fields: Fields, check: Check | None = None) -> dict[str, Value]:
         self.body.stream_body()
-        budget, limit = self.service.budget, self.service.settings.server.max_frame_bytes
-        piece = self._piece()
-        return await read_form(self.given, piece, fields, self._store, budget=budget, limit=limit, check=check)
+        service = self.service
+        return await read_form(
+            self.given,
+            self._piece(),
+            fields,
+            self._store,
+            budget=service.budget,
+            limit=service.settings.server.max_frame_bytes,
+            checks=service.checks,
+            check=check,
+        )
 
     async def _request(self) -> bytes:
         """Return the input of a handler that takes a request: its body, its type, and its fields if it is a form."""
@@ -141,7 +158,7 @@ class _Reading:
         return await self._encoded({"$request": {"params": {}, "query": [], "client": "", **request}})
 
     async def _encoded(self, value: Value) -> bytes:
-        return await trio.to_thread.run_sync(_encoded, value)
+        return await self.service.checks.sized(_size_of(value), partial(_encoded, value))
 
     async def _raw(self, *, inline: bool) -> Value:
         """Return the body as a string or as a file: a short text, or with `inline` any text, is a string."""
@@ -185,7 +202,24 @@ class _Reading:
 def _urlencoded(data: bytes, fields: Fields) -> bytes:
     if is_json(data):
         return data
-    return _encoded(read_urlencoded(data, fields) if fields.taken else data.decode("utf-8", "replace"))
+    return _encoded(read_urlencoded(data, fields))
+
+
+def _is_valid(data: bytes) -> bool:
+    try:
+        check_json(data or b"null")
+    except InvalidJsonError:
+        return False
+    return True
+
+
+def _size_of(value: Value) -> int:
+    """Return about the bytes of the texts in an input."""
+    if isinstance(value, dict):
+        return sum(map(_size_of, value.values()))
+    if isinstance(value, list):
+        return sum(map(_size_of, value))
+    return len(value) if isinstance(value, str) else memoryview(value).nbytes if isinstance(value, msgspec.Raw) else 0
 
 
 def _encoded(value: Any) -> bytes:

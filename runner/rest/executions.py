@@ -54,7 +54,7 @@ async def execute(request: Request) -> Answer | Download:
     if is_large(execution):
         execution = await service.answers.ended(request.share, execution)
     headers = [(b"x-execution-id", execution.id.encode())]
-    if _wants_content(request) and has_content(execution):
+    if has_content(execution) and _wants_content(request):
         return await result_answer(request, execution, tuple(headers))
     if execution.failure is not None:
         headers += failure_headers(execution.failure)

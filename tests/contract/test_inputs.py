@@ -413,6 +413,19 @@ async def test_json_as_curl_sends_it_stays_json(site, data, expected):
     assert answer["result"] == expected
 
 
+async def test_text_and_bytes_as_curl_sends_them(site):
+    for name, data, expected in (
+        ("text", b"a=b, c", "a=b, c"),
+        ("text", b"1;2", "1;2"),
+        ("text", b'"Ada"', "Ada"),
+        ("bytes", b"a,b", "a,b"),
+    ):
+        answer = await site.json("POST", f"/modules/execute/{name}", data, Content_Type=URLENCODED)
+        assert answer["result"] == expected
+    answer = await site.json("POST", "/modules/execute/bytes", PICTURE, Content_Type=URLENCODED)
+    assert answer["result"]["$file"]["id"] == named(PICTURE)
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [(b"a=1&b=%C3%A9+x&c=", {"a": "1", "b": "é x", "c": ""}), (b"a=b=c", {"a": "b=c"})],
@@ -537,7 +550,12 @@ async def test_equal_forms_have_one_key(site):
 
 def test_a_schema_that_refers_to_itself_has_an_end():
     schema = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}}}
-    assert Fields(schema).taken
+    assert (Fields(schema).taken, Fields(schema).raw) == (False, True)
+    wide = {
+        "anyOf": [{"$ref": f"#/$defs/{n}"} for n in range(300)],
+        "$defs": {str(n): {"type": "null"} for n in range(300)},
+    }
+    assert Fields(wide).root.any
     endless = {"type": "array", "items": {"$ref": "#"}}
     assert Fields({"type": "object", "properties": {"a": endless}}).of("a").repeated
     assert forms.MAX_PARTS == 1000

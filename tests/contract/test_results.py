@@ -74,6 +74,7 @@ async def test_a_file_result_is_the_file(site):
     assert headers[b"content-disposition"] == b'inline; filename="plot.png"'
     assert headers[b"x-content-type-options"] == b"nosniff"
     tag = headers[b"etag"].decode()
+    assert (await site.ask("HEAD", path))[1][b"content-length"] == b"%d" % len(PNG)
     assert (await site.ask("GET", path, If_None_Match=tag))[0] == 304
     status, headers, body = await site.ask("GET", path, Range="bytes=1-3")
     assert (status, headers[b"content-range"], body) == (206, b"bytes 1-3/%d" % len(PNG), b"PNG")

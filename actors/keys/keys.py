@@ -17,10 +17,12 @@ from msgspec.structs import replace
 from actors.keys.stored import KeyFile, StoredKey
 from actors.sqlite import TROUBLE, reason_of
 from protocol.errors import ErrorKind, error
-from protocol.keys import ID_BYTES, PREFIX, SECRET_BYTES
+from protocol.model import KEY_PREFIX
 
 MAX_KEYS: Final = 10_000
 """Keys that are kept; beyond that, the oldest ones that have ended are forgotten."""
+_ID_BYTES: Final = 5
+_SECRET_BYTES: Final = 24
 USE_SECONDS: Final = 60.0
 """How often last uses are written."""
 
@@ -35,7 +37,7 @@ class ApiKey:
     used_at: float | None = None
     """Its last use as far as it is known: exact to `USE_SECONDS`."""
     watchers: set[Callable[[], None]] = field(factory=set, init=False)
-    """Called when the key is revoked: they end what goes on in its name."""
+    """Called when the key is revoked: they end the streams that were opened with it."""
 
     @property
     def revoked(self) -> bool:
@@ -131,9 +133,9 @@ class ApiKeys:
             if any(key.stored.name == name and not key.ended(now) for key in self._by_id.values()):
                 text = f"there is a key {name!r}; revoke it first, or give this one another name"
                 raise error(ErrorKind.CONFLICT, text, field="name")
-            while (number := secrets.token_hex(ID_BYTES)) in self._by_id:
+            while (number := secrets.token_hex(_ID_BYTES)) in self._by_id:
                 pass
-            secret = f"{PREFIX}{number}_{secrets.token_hex(SECRET_BYTES)}"
+            secret = f"{KEY_PREFIX}{number}_{secrets.token_hex(_SECRET_BYTES)}"
             stored = StoredKey(
                 id=number,
                 name=name,
@@ -153,7 +155,7 @@ class ApiKeys:
         return key, secret
 
     async def revoke(self, key: ApiKey, *, subject: str) -> None:
-        """Refuse a key from now on, and end what goes on in its name; done when it is recorded.
+        """Refuse a key from now on, and end the streams that were opened with it; done when it is recorded.
 
         Raises RunnerError `unavailable` when it cannot be recorded: then the key is refused until a restart, and the
         next call tries again. On cancellation the same may be true.
@@ -190,7 +192,8 @@ class ApiKeys:
             return
         try:
             await trio.to_thread.run_sync(self._file.used, times, limiter=self._turn)
-        except TROUBLE as problem:  # the next round has them again if the keys are used
+        except TROUBLE as problem:
+            self._used |= times.keys()
             log.warning("the last use of keys cannot be written", why=reason_of(problem))
 
     def _times(self) -> dict[str, float]:

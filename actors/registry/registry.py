@@ -19,13 +19,13 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from actors.mailbox import Mailbox, MailboxStatistics, Question
+from actors.registry.audit import Audit, InTurn
 from actors.registry.catalog import Catalog
 from actors.registry.published import Published
 from actors.registry.publisher import Publisher, stored
 from actors.registry.routes import Routes
 from actors.registry.snapshot import Changes, Condition, Registered, RegistrySnapshot
-from actors.registry.stored import Action, Change, ChangesQuery, Note
-from actors.sqlite import TROUBLE, reason_of
+from actors.registry.stored import Action, Note
 from config.modules import ModuleSpec, conflict_text
 from config.settings import RegistrySettings
 from protocol.errors import ErrorKind, RunnerError, error
@@ -82,21 +82,6 @@ class _Remove(Question[None]):
 
 
 @define
-class _InTurn:
-    """Runs catalog work in a thread, one at a time, also when cancelled."""
-
-    _turn: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1))
-
-    async def __call__(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Return the result of `work`. Raises RunnerError `unavailable`."""
-        try:
-            return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._turn)
-        except TROUBLE as problem:
-            text = f"registered modules cannot be read or written: {reason_of(problem)}"
-            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir", retry_after=5) from problem
-
-
-@define
 class Registry:
     """The actor that owns the snapshot. Reading `snapshot` needs no wait; changes are questions to the actor.
 
@@ -119,7 +104,12 @@ class Registry:
     """Code folders of staged versions, which may become versions or not; counted."""
     _keeping: trio.Lock = field(factory=trio.Lock, init=False)
     """Held while code folders are made or removed."""
-    _in_catalog: _InTurn = field(factory=_InTurn, init=False)
+    _in_catalog: InTurn = field(factory=InTurn, init=False)
+    audit: Audit = field(init=False)
+
+    @audit.default
+    def _audit(self) -> Audit:
+        return Audit(self.catalog, self._in_catalog)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore the registered modules, then make one change after the other until cancelled."""
@@ -174,7 +164,7 @@ class Registry:
                 log.warning("the file has a module of this name; the registered one is not served", module=name)
         if before is not None and changes and self.catalog is not None:
             try:
-                await self._in_catalog(self.catalog.note, FILE, _notes_of(changes, self._file))
+                await self.audit.note(FILE, _notes_of(changes, self._file))
             except RunnerError as problem:  # the file is served, whether that can be noted or not
                 log.warning("a reload is not in the audit log", why=str(problem))
         return self.snapshot
@@ -238,12 +228,8 @@ class Registry:
                 raise
         self.damaged.discard(str(module.ref))
 
-    async def changes(self, query: ChangesQuery) -> list[Change]:
-        """Return entries of the audit log, newest first. Raises RunnerError `unavailable`."""
-        return await self._in_catalog(self._known_catalog().changes, query)
-
     async def _register(self, question: _Register) -> Added:
-        catalog, module, name = self._known_catalog(), question.module, question.module.spec.name
+        catalog, module, name = self.audit.known(), question.module, question.module.spec.name
         known = self.snapshot.changeable(name, question.condition)
         version = module.ref.version
         if known is not None and (there := known.versions.get(version)) is not None:
@@ -270,7 +256,7 @@ class Registry:
         return Added(module, after, created=True)
 
     async def _activate(self, question: _Activate) -> Registered:
-        catalog, known = self._known_catalog(), self.snapshot.get_registered(question.name, question.condition)
+        catalog, known = self.audit.known(), self.snapshot.get_registered(question.name, question.condition)
         self.snapshot.get(question.name, question.version)
         if known.active == question.version:
             return known
@@ -285,7 +271,7 @@ class Registry:
         return after
 
     async def _remove(self, question: _Remove) -> None:
-        catalog, name, version = self._known_catalog(), question.name, question.version
+        catalog, name, version = self.audit.known(), question.name, question.version
         known = self.snapshot.get_registered(name, question.condition)
         if version is None:
             detail = {"versions": list(known.versions), "active": known.active}
@@ -301,11 +287,6 @@ class Registry:
             versions = {each: module for each, module in known.versions.items() if each != version}
             await self._replace(evolve(known, versions=versions, revision=revision))
         log.info("deleted", module=name, version=version, by=question.subject)
-
-    def _known_catalog(self) -> Catalog:
-        if self.catalog is None:
-            raise error(ErrorKind.UNAVAILABLE, "this runner serves only its modules file; nothing can be registered")
-        return self.catalog
 
     async def _replace(self, module: Registered) -> None:
         self._registered = {**self._registered, module.name: module}

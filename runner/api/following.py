@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 
 import trio
+from attrs import evolve
 
 from actors.events import EventLog, Follower
 from protocol.errors import ErrorKind, error
@@ -60,3 +62,11 @@ class Following(Follower):
         """Return the next events, as `Follower.next`. Raises RunnerError `unauthenticated` at the end of the token."""
         with while_valid(self._principal):
             return await super().next()
+
+
+def following_call(log: EventLog, principal: Principal) -> Follower:
+    """Return the position of a caller in the events of its own call.
+
+    A call that has begun continues when its token or key expires, but its events end when its key is revoked.
+    """
+    return Follower(log) if principal.key is None else Following(log, 0, evolve(principal, expires=inf))

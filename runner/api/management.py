@@ -204,7 +204,7 @@ class Management:
     async def changes(self, principal: Principal, query: ChangesQuery) -> list[Change]:
         """Return the changes of modules, newest first. Raises RunnerError `forbidden` or `unavailable`."""
         require(principal, Scope.ADMIN)
-        return await self.registry.changes(query)
+        return await self.registry.audit.changes(query)
 
     def _known(self, principal: Principal, name: str, version: str | None) -> Published:
         require(principal, Scope.MODULES_WRITE)

@@ -1,20 +1,23 @@
-"""Who calls: the owner of the credential in the headers of a request, or the caller without any."""
+"""The caller of a request: the owner of the credential in the headers of a request, or the caller without any."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from protocol.errors import ErrorKind, RunnerError, error
-from protocol.keys import KEY, PREFIX
+from protocol.model import KEY, KEY_PREFIX
 from runner.auth.principal import SCOPES, Principal, Scope
-from runner.auth.tokens import Verifier
+
+if TYPE_CHECKING:
+    from runner.auth.tokens import Verifier
 
 _KNOWN_HEADERS: Final = 128
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+) *", re.IGNORECASE)
-_ANONYMOUS: Final = SCOPES - {Scope.ADMIN, Scope.MODULES_ADMIN, Scope.MODULES_WRITE}
+_CHANGING: Final = {scope for scope in SCOPES if scope.startswith("modules:")} - {Scope.MODULES_READ}
+_ANONYMOUS: Final = SCOPES - {Scope.ADMIN} - _CHANGING
 SEVERAL: Final = "the request has several tokens; send one"
 
 
@@ -52,6 +55,7 @@ async def authenticate(verifier: Verifier, header: str | None, key: str | None =
         raise
 
 
+@lru_cache(_KNOWN_HEADERS)
 def _only(header: str | None, key: str) -> str:
     """Return the API key of the header `X-API-Key`, unless another credential is shown. Raises RunnerError."""
     key = key.strip(" ")
@@ -66,11 +70,11 @@ def _only(header: str | None, key: str) -> str:
 def _shown(header: str | None, key: str | None) -> str:
     if key is None and header is None:
         return "none"
-    return "key" if key is not None or PREFIX in str(header) else "token"
+    return "key" if key is not None or KEY_PREFIX in str(header) else "token"
 
 
 def anonymous_caller(scopes: Iterable[str]) -> Principal | None:
-    """Return the caller without a credential, who has these scopes; None without any.
+    """Return the caller without a credential, with these scopes; None without any.
 
     Raises RunnerError `bad_input` for a scope that does not exist, or that would let everybody change modules.
     """
@@ -83,4 +87,4 @@ def anonymous_caller(scopes: Iterable[str]) -> Principal | None:
     if too_much := sorted(wanted - _ANONYMOUS):
         text = f"{too_much[0]!r} would let callers without a token change the runner; make a key or a token for it"
         raise error(ErrorKind.BAD_INPUT, text, field="anonymous")
-    return Principal("anonymous", wanted)
+    return Principal("anonymous", wanted, anonymous=True)

@@ -16,7 +16,7 @@ import jwt
 
 from config.settings import AuthSettings
 from protocol.errors import ErrorKind, error
-from protocol.keys import PREFIX
+from protocol.model import KEY_PREFIX
 from runner.auth.keys import Key, hmac_key, pem_key, refused
 from runner.auth.principal import SCOPES, Principal
 
@@ -103,7 +103,7 @@ class Verifier:
         known = self._remembered(token)
         if known is not None:
             return known
-        if token.startswith(PREFIX):
+        if token.startswith(KEY_PREFIX):
             return self._owner(token)
         header = _header(token)
         key = self._local_key(header)
@@ -117,7 +117,7 @@ class Verifier:
         known = self._remembered(token)
         if known is not None:
             return known
-        if token.startswith(PREFIX):
+        if token.startswith(KEY_PREFIX):
             return self._owner(token)
         header = _header(token)
         return self._check(token, header, self._local_key(header))
@@ -162,7 +162,7 @@ class Verifier:
         return principal
 
     def _owner(self, secret: str) -> Principal:
-        """Return the owner of an API key. Only who has the whole key learns whether it was revoked or has expired."""
+        """Return the owner of an API key. Only the whole key shows whether it was revoked."""
         key = None if self.api_keys is None else self.api_keys.find(secret)
         if key is None:
             raise error(ErrorKind.UNAUTHENTICATED, "the API key is not valid")

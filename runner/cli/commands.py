@@ -13,9 +13,9 @@ from config.folders import new_data_elsewhere
 from config.load import SETTINGS, describe, load_settings
 from config.mistakes import ConfigError, did_you_mean
 from protocol.errors import ErrorKind, error
-from runner.cli.calls import call, executions, logs
+from runner.cli.calls import call, executions, files, logs
 from runner.cli.environments import env, prepare
-from runner.cli.files import files
+from runner.cli.keys import key
 from runner.cli.modules import modules
 from runner.cli.options import Root, connection_options, duration, json_option, load, settings_options
 from runner.status import INTERRUPTED
@@ -78,7 +78,7 @@ def cli(ctx: click.Context, /, **_options: Any) -> int:
         return int(serve.invoke(inner))
 
 
-for command in (prepare, env, call, logs, executions, modules, files):
+for command in (prepare, env, call, logs, executions, modules, files, key):
     cli.add_command(command)
 
 

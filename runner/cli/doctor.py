@@ -18,6 +18,7 @@ from attrs import asdict, evolve, frozen
 
 from actors.files import usage
 from actors.system import Surroundings, System, open_system
+from config.client import is_loopback
 from config.load import Loaded
 from config.mistakes import ConfigError
 from config.settings import ServerSettings, Settings
@@ -110,6 +111,7 @@ async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
     findings += _folders(loaded)
     findings += _ports(loaded)
     findings.append(await _key(settings))
+    findings += _anonymous(settings)
     findings += _secrets(loaded, around)
     findings += _open(loaded)
     return findings
@@ -268,6 +270,13 @@ async def _key(settings: Settings) -> Finding:
     configured = next((name for name, value in given.items() if value), None)
     text = f"`{configured}` is usable" if configured else f"the runner's own secret {own} is usable"
     return Finding("secrets", "key for tokens", State.OK, text)
+
+
+def _anonymous(settings: Settings) -> Iterator[Finding]:
+    if scopes := settings.auth.anonymous:
+        where = "" if is_loopback(settings.server.host) else f", also from other machines ({settings.server.host})"
+        text = f"callers without a token are accepted{where}, with {' '.join(scopes)}"
+        yield Finding("secrets", "anonymous", State.NOTE, text, "remove the setting `anonymous` to require tokens")
 
 
 def _secrets(loaded: Loaded, around: Surroundings) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from runner.rest.openapi.modules import ARCHIVES
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
-from runner.rest.openapi.shapes import Change, Order, Preparation, Stats, Versions
+from runner.rest.openapi.shapes import Change, Key, Order, Preparation, Stats, Versions
 
 __all__ = [
     "ARCHIVES",
@@ -17,6 +17,7 @@ __all__ = [
     "OPERATIONS",
     "Change",
     "Documents",
+    "Key",
     "Operation",
     "Order",
     "Preparation",

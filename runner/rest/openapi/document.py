@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -11,7 +12,7 @@ import msgspec
 from attrs import define, field, frozen
 
 from actors.registry import Published, Registry, RegistrySnapshot
-from config.modules import PREFIX
+from config.modules import PREFIX, Auth, EndpointSpec, Method
 from protocol import events, views
 from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Principal, Scope
@@ -19,7 +20,6 @@ from runner.http import WEBSOCKET
 from runner.inputs import ANY, Field, Fields, media_types
 from runner.rest.openapi import shapes
 from runner.rest.openapi.executions import EXECUTE, EXECUTION_ID
-from runner.rest.openapi.hooks import hook_paths
 from runner.rest.openapi.operation import EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.operations import OPERATIONS
 from runner.rest.openapi.parameters import MODULE, Parameter
@@ -35,6 +35,7 @@ _TAGS: Final = {
     "executions": "Calls, synchronous and asynchronous.",
     "files": "Contents that inputs and results name.",
     "modules": "The functions that can be called.",
+    "keys": "API keys, which are used in place of tokens.",
     "server": "The runner itself.",
 }
 _ABOUT: Final = (
@@ -42,11 +43,12 @@ _ABOUT: Final = (
     "the kind of error. The answer to a request that began no execution is a problem (RFC 9457). The server itself "
     "refuses requests in the same form: 408, 413, 431, and 503 for too many connections. Every path answers HEAD where "
     "it has GET, OPTIONS with 204, and another method with 405; both with `Allow`. Bodies may be compressed "
-    "(`Content-Encoding: gzip` or `deflate`). Tokens are JSON Web Tokens; each operation names its scope."
+    "(`Content-Encoding: gzip` or `deflate`). Tokens are JSON Web Tokens or API keys; each operation names its scope."
 )
 _SHOWN: Final = (
     "A JSON Web Token with `sub`, `exp` and `scope`. The claim `modules` limits it to modules with matching names."
 )
+_KEY: Final = "An API key, `opk_...`. It may be sent as a bearer token, too."
 _HEADERS: Final = {
     401: Header("WWW-Authenticate", "The scheme of authentication."),
     429: Header("Retry-After", "Seconds to wait before the next attempt.", {"type": "integer"}),
@@ -59,6 +61,14 @@ _UNSUPPORTED: Final = Response(
     {PROBLEM: shapes.Problem},
     (Header("Accept-Encoding", "The encodings that are, if it is the encoding."),),
 )
+_NAME: Final = re.compile(r"\{([^}.]+)(?:\.\.\.)?\}")
+_BODILESS: Final = (Method.GET, Method.DELETE)
+_CALLERS: Final = {
+    Auth.TOKEN: "Needs a token or a key.",
+    Auth.KEY: "Needs a key.",
+    Auth.SIGNATURE: "Needs the signature of the sender.",
+    Auth.NONE: "Open to every client.",
+}
 
 
 @frozen
@@ -138,7 +148,8 @@ def document(
             "schemas": {**schemas, **inputs},
             "responses": {f"execute.{status}": shown for status, shown in _responses(EXECUTE, refer).items()},
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": _SHOWN}
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": _SHOWN},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": _KEY},
             },
         },
     }
@@ -218,7 +229,7 @@ def call_of(module: Published) -> Call:
         "security": _security(EXECUTE),
         "x-module": {"version": module.ref.version, "env": spec.env.value},
     }
-    return Call(name, operation, {"title": f"The input of {name}", **schema}, hook_paths(module))
+    return Call(name, operation, {"title": f"The input of {name}", **schema}, _hook_paths(module))
 
 
 def _other_bodies(module: Published, shown: Mapping[str, Any], reference: str) -> dict[str, Any]:
@@ -244,6 +255,41 @@ def _file_part(field: Field, part: dict[str, Any]) -> dict[str, Any]:
     return file if field.file else part
 
 
+def _hook_paths(module: Published) -> dict[str, dict[str, Any]]:
+    """Return the operations of a module's endpoints by path and method."""
+    paths: dict[str, dict[str, Any]] = {}
+    for place, endpoint in enumerate(module.spec.endpoints):
+        path = PREFIX + _NAME.sub(r"{\1}", endpoint.path)
+        for method in endpoint.methods:
+            identity = f"endpoint.{module.ref.name}.{place}.{method.lower()}"
+            paths.setdefault(path, {})[method.lower()] = _hook(module, endpoint, method, identity)
+    return paths
+
+
+def _hook(module: Published, endpoint: EndpointSpec, method: Method, identity: str) -> dict[str, Any]:
+    name, spec = module.ref.name, module.spec
+    text = {"type": "string"}
+    identified = {"X-Execution-Id": {"description": "The id of the execution.", "schema": text}}
+    answer: dict[str, Any] = {"description": "The answer of the handler, or a problem.", "headers": identified}
+    accepted = {"description": "The request is accepted, and runs when its turn comes.", "headers": identified}
+    names = _NAME.findall(endpoint.path)
+    parameters = [{"name": each, "in": "path", "required": True, "schema": text} for each in names]
+    body: dict[str, Any] = {"content": {"*/*": {"schema": {}}}}
+    needs = [{"bearer": [Scope.EXECUTIONS_RUN.value]}] if endpoint.auth in (Auth.TOKEN, Auth.KEY) else []
+    problem = {"description": "A problem.", "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    return {
+        "operationId": identity,
+        "summary": f"Endpoint of {name}",
+        "description": "\n\n".join(part for part in (spec.description, _CALLERS[endpoint.auth]) if part),
+        "tags": ["endpoints"],
+        **({"parameters": parameters} if parameters else {}),
+        **({} if method in _BODILESS else {"requestBody": body}),
+        "responses": {"default": answer} if endpoint.wait else {"202": accepted, "default": problem},
+        "security": needs,
+        "x-module": {"version": module.ref.version, "env": spec.env.value},
+    }
+
+
 def _example(module: Published) -> dict[str, Any]:
     """Return an example of the input as the keyword `example`, nothing if none was found that the schema allows."""
     from config.schema import examples  # noqa: PLC0415  (imported already, for the schema of this module)
@@ -262,8 +308,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _security(operation: Operation) -> list[dict[str, list[str]]]:
     if operation.scope is not None:
-        return [{"bearer": [operation.scope.value]}]
-    return [{}, {"bearer": []}] if operation.token else []
+        return [{"bearer": [operation.scope.value]}, {"key": [operation.scope.value]}]
+    return [{}, {"bearer": []}, {"key": []}] if operation.token else []
 
 
 @lru_cache(maxsize=1)

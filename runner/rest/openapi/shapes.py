@@ -179,6 +179,34 @@ class Audit(TypedDict):
     cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
 
 
+class Key(TypedDict):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    modules: Annotated[list[str] | None, Meta(description="Globs of module names; null for all modules.")]
+    created_at: Moment
+    created_by: str
+    expires_at: Moment | None
+    used_at: Annotated[Moment | None, Meta(description="Its last use, exact to a minute.")]
+    revoked_at: Moment | None
+    revoked_by: str | None
+
+
+class CreatedKey(Key):
+    """An API key that was created."""
+
+    key: Annotated[str, Meta(description="The key. It is shown this one time.")]
+
+
+class KeyPage(TypedDict):
+    """A page of API keys, the newest first."""
+
+    items: list[Key]
+    cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
+
+
 class ModulePage(TypedDict):
     """Modules by name."""
 
@@ -250,8 +278,8 @@ class Ready(TypedDict):
 
     status: Literal["ready"]
     modules: int
-    damaged: NotRequired[list[Literal["code", "files", "history", "journal", "modules"]]]
-    """Stores with damage on disk that the runner cannot mend; the log has the names."""
+    damaged: NotRequired[list[Literal["code", "files", "history", "journal", "keys", "modules"]]]
+    """Stores that were found damaged; the log has the details."""
 
 
 class Problem(TypedDict):

@@ -86,7 +86,7 @@ class Endpoints:
         return caller
 
     def _foreign_page(self, fields: Mapping[bytes, bytes]) -> str:
-        """Return why a caller without a token may be a page of another web site, "" if it is none.
+        """Return why a caller without a token may be a page of another web site, "" if not.
 
         A browser on a trusted network runs pages of sites that are not trusted. It names their origin, but not when
         their own name has been made to lead to this machine.
@@ -114,15 +114,16 @@ def _credentials(scope: Message, fields: Mapping[bytes, bytes]) -> tuple[str | N
 
     Raises RunnerError `unauthenticated` for two of them: a proxy and the runner may not read different ones.
     """
-    header = fields.get(b"authorization")
-    shown = [] if header is None else [header.decode("latin-1")]
+    header, key = fields.get(b"authorization"), fields.get(b"x-api-key")
+    shown = None if header is None else header.decode("latin-1")
+    several = header is not None and b"," in header
     if scope["type"] == "websocket":
         tokens = [name.removeprefix(SUBPROTOCOL) for name in scope["subprotocols"] if name.startswith(SUBPROTOCOL)]
-        shown += [f"Bearer {token}" for token in tokens]
-    if len(shown) > 1 or (header is not None and b"," in header):
+        several = several or len(tokens) + (header is not None) > 1
+        shown = f"Bearer {tokens[0]}" if tokens else shown
+    if several:
         raise error(ErrorKind.UNAUTHENTICATED, SEVERAL)
-    key = fields.get(b"x-api-key")
-    return shown[0] if shown else None, None if key is None else key.decode("latin-1")
+    return shown, None if key is None else key.decode("latin-1")
 
 
 def fields_of(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

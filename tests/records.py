@@ -59,6 +59,10 @@ def full():
         events=printed("a\n", "é\x00\n"),
         events_count=2**41,
         output_dropped=2**40,
+        input_bytes=16,
+        result_bytes=4,
+        output_bytes=2**40 + 3,
+        input_hash="0a",
         exit_code=-9,
         attempts=3,
         failed_attempts=(Attempt(1, NOW, NOW + 1, failure, 1, 0.5, ("9 sh",)), Attempt(2, NOW + 2, NOW + 3, failure)),
@@ -108,6 +112,14 @@ async def stored(history):
 def rows(folder, sql="select * from executions order by id"):
     with closing(sqlite3.connect(f"file:{folder}/history.db?mode=ro", uri=True)) as connection:
         return connection.execute(sql).fetchall()
+
+
+def make_older(folder):
+    """Give a database the schema before the last one."""
+    with closing(sqlite3.connect(folder / "history.db")) as link, link:
+        for column in ("summary", "input_bytes", "result_bytes", "output_bytes", "input_hash"):
+            link.execute(f"alter table executions drop column {column}")
+        link.execute("update meta set value = 2 where name = 'schema'")
 
 
 def segments(folder):

@@ -180,6 +180,8 @@ class Live:
             events=b"[]" if trivial else events.encode_all(self.log.kept()),
             events_count=self.log.next_seq,
             output_dropped=self.log.store.dropped_bytes,
+            output_bytes=self.log.store.added_bytes,
+            result_bytes=None if outcome.result is None else len(outcome.result),
             exit_code=outcome.exit_code,
             timings=self._timings(),
             killed=outcome.killed,
@@ -295,7 +297,7 @@ class LiveExecutions:
         """Store the events since the last flush, so that they survive the death of the runner."""
         for name, live in self.by_id.items():
             begun = live.recorded or live.execution.failed_attempts
-            if begun and live.flushed < live.log.next_seq:
+            if begun and live.flushed < live.log.next_seq and not live.execution.summary:
                 fresh = live.log.since(live.flushed)
                 self.history.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())
                 live.flushed = live.log.next_seq

@@ -41,13 +41,14 @@ class Recovery:
             if execution is None:
                 continue
             module = self._module(execution)
-            if module is not None:
-                again = _requeued(module, execution)
-                if again is not None:
-                    await self.history.submit(again)
-                    yield module, again
+            again = None if module is None else _requeued(module, execution)
+            if module is not None and again is not None:
+                await self.history.submit(again)
+                yield module, again
             elif execution.status is Status.QUEUED:
                 await self._end(execution)
+            elif execution.summary and execution.asynchronous:  # its input was kept for this decision
+                await self.history.finish(execution)
 
     def _module(self, execution: Execution) -> Published | None:
         """Return the version that was accepted; when that is gone, the active one."""

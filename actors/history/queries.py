@@ -29,6 +29,8 @@ from protocol.views import DEFAULT_PAGE, MAX_PAGE
 LOOKED_AT: Final = 5_000
 """Rows of an index that one page reads at most: some ten milliseconds."""
 
+LOOKED_UP: Final = 500
+"""Ids in one statement."""
 UNREADABLE: Final = "unreadable"
 """The key under which a connection notes the rows that cannot be read, as they are damaged: they are left out."""
 UNREADABLE_ERRORS: Final = (msgspec.MsgspecError, ValueError, TypeError)
@@ -109,6 +111,18 @@ def page(connection: sa.Connection, query: Query) -> Page:
         return Page(items, _cursor(last["created_at"], last["id"]))
     # No id is below "": the next page begins before the time of the last row that was read.
     return Page(items, None if floor is None else _cursor(floor, ""))
+
+
+def existing(connection: sa.Connection, names: Iterable[str]) -> set[str]:
+    """Return those of the ids that are executions, without those that ended and have only a summary left."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        some, left = left[:LOOKED_UP], left[LOOKED_UP:]
+        columns = executions.c
+        whole = sa.or_(columns.finished_at.is_(None), sa.not_(columns.summary))
+        found.update(connection.execute(sa.select(columns.id).where(columns.id.in_(some), whole)).scalars())
+    return found
 
 
 def _filters(query: Query) -> dict[str, str]:

@@ -13,8 +13,18 @@ import sqlalchemy as sa
 
 from protocol.model import Execution, Timings
 
-SCHEMA_VERSION: Final = 2
-"""Raise it with every change here: a database of another schema is refused."""
+SCHEMA_VERSION: Final = 3
+"""Raise it with every change here, and add the step from the schema before it to `STEPS`."""
+STEPS: Final = {
+    2: (
+        "alter table executions add column summary boolean not null default 0",
+        "alter table executions add column input_bytes bigint",
+        "alter table executions add column result_bytes bigint",
+        "alter table executions add column output_bytes bigint not null default 0",
+        "alter table executions add column input_hash text",
+    ),
+}
+"""Statements that make of a database with this schema one with the next."""
 PHASES: Final = Timings.__struct_fields__
 _TYPES: Final[dict[Any, type[sa.types.TypeEngine[Any]]]] = {
     str: sa.Text,

@@ -12,10 +12,13 @@ from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import msgspec
 
     from actors.events import EventLog
-    from environments.base import Guest
+    from environments.base import Guest, Store
 
 _GUEST_KINDS = {
     "handler_error": ErrorKind.HANDLER_ERROR,
@@ -24,6 +27,7 @@ _GUEST_KINDS = {
     "worker_crashed": ErrorKind.WORKER_CRASHED,
     "cancelled": ErrorKind.CANCELLED,
     "bad_input": ErrorKind.BAD_INPUT,
+    "out_of_storage": ErrorKind.OUT_OF_STORAGE,
 }
 
 
@@ -39,6 +43,12 @@ class Call:
     attempt: int
     timeout: float
     log: EventLog
+    files: Mapping[str, tuple[Path, str]] = {}
+    """The files of the input: id -> where they are, and their names."""
+    store: Store | None = None
+    """Stores the files that the handler makes."""
+    refused: Failure | None = field(default=None, init=False)
+    """Why a file of the result was not stored."""
     stopped_by: Failure | None = field(default=None, init=False)
     """Why it was cancelled."""
     killed: tuple[str, ...] = field(default=(), init=False)

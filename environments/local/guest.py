@@ -18,6 +18,7 @@ import trio
 from environments import proc
 from environments.base import ChannelClosedError, Printed
 from environments.limits import Hold, LimitKeeper, Limits
+from environments.local.copies import Copies
 from protocol import frames, messages
 from protocol.errors import Failure
 from protocol.model import Stream
@@ -68,6 +69,7 @@ class ProcessGuest:
     ) -> None:
         self.pid = popen.pid
         self.workdir = workdir
+        self.inbox = Copies(workdir)
         self._table = table
         self._keep: frozenset[int] = frozenset()
         self._popen = popen
@@ -173,6 +175,8 @@ class ProcessGuest:
 
     async def receive(self) -> bytes:
         """Wait for bytes of frames; never returns empty. Raises ChannelClosedError."""
+        if self.closed:  # the guest has ended while the caller was busy with something else
+            raise ChannelClosedError
         await trio.lowlevel.wait_readable(self._channel)
         try:
             data = self._channel.recv(_RECEIVE_BYTES)

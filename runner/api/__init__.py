@@ -2,7 +2,9 @@
 
 from runner.api.answers import Answers, Left, event_size, is_large
 from runner.api.batch import MAX_PARALLELISM, Batch, Input
+from runner.api.checks import Checks
 from runner.api.described import NOT_SHOWN, module_fields
+from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
@@ -14,15 +16,18 @@ __all__ = [
     "NOT_SHOWN",
     "Answers",
     "Batch",
+    "Checks",
     "Input",
     "InternalFailure",
     "KeyOrder",
     "Left",
     "Publishing",
     "Service",
+    "StoredFiles",
     "event_size",
     "failure_of",
     "is_large",
     "module_fields",
+    "viewer_of",
     "while_valid",
 ]

@@ -32,6 +32,8 @@ class Answers:
     budget: Budget
     seconds: float
     """The longest wait for a turn: clients that do not read are cut off after this time."""
+    held: Budget
+    """The memory of results that wait for their turn and are in no record."""
     _history: History
     _reserve: Budget = field(factory=lambda: Budget(_RESERVE_BYTES))
     """For metrics, which do not depend on the clients that read other answers."""
@@ -77,6 +79,8 @@ class Answers:
         left = execution if isinstance(execution, Left) else Left(execution.id, _size(execution))
         if share.take(left.size):
             return await self._record(left.name) if isinstance(execution, Left) else execution
+        if isinstance(execution, Execution) and execution.summary:
+            return await self._held(share, execution, left.size)
         del execution
         if not await share.wait(left.size, self.seconds):
             raise _full(f"; the execution {left.name} has ended and can be read")
@@ -88,10 +92,20 @@ class Answers:
             raise error(ErrorKind.NOT_FOUND, f"the execution {name} has ended; its record is gone", field="id")
         return found
 
+    async def _held(self, share: Share, execution: Execution, size: int) -> Execution:
+        """Return an execution whose record has no result, when there is memory for its answer."""
+        kept = Share(self.held)
+        try:
+            if kept.take(size) and await share.wait(size, self.seconds):
+                return execution
+        finally:
+            kept.give()
+        raise _full(f"; the execution {execution.id} has ended, and its module records summaries only")
+
 
 def left(execution: Execution) -> Execution | Left:
-    """Return an execution as it may wait for its answer: one whose answer is large is left to its record."""
-    return Left(execution.id, _size(execution)) if is_large(execution) else execution
+    """Return an execution as it may wait for its answer: a large one is left to its record, if that is whole."""
+    return Left(execution.id, _size(execution)) if is_large(execution) and not execution.summary else execution
 
 
 def is_large(execution: Execution) -> bool:

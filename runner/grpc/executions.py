@@ -17,6 +17,7 @@ from runner.api import Batch, Input, Left, Service, event_size, is_large
 from runner.auth import Principal, Scope, Verifier, authenticate
 from runner.grpc.call import Call, Method
 from runner.grpc.codec import make
+from runner.grpc.files import FileVerbs
 from runner.grpc.messages import (
     error_kind,
     event_message,
@@ -29,18 +30,24 @@ from runner.grpc.messages import (
     seconds,
 )
 from runner.grpc.modules import KeyVerbs, ModuleVerbs
+from runner.inputs import WholeBody, read_input
 from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
+FILES = "operato.runner.v1.FileService"
 KEYS = "operato.runner.v1.KeyService"
 MAX_INPUT_ID = 256
 
 
 def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
     """Return the methods of all services by path."""
-    executions = _Executions(service)
-    others = {MODULES: ModuleVerbs(service).verbs(), KEYS: KeyVerbs(service).verbs()}
+    executions, files = _Executions(service), FileVerbs(service)
+    others = {
+        MODULES: ModuleVerbs(service).verbs(),
+        KEYS: KeyVerbs(service).verbs(),
+        FILES: files.verbs(),
+    }
 
     async def principal(call: Call) -> Principal:
         return await authenticate(verifier, call.metadata.get("authorization"), call.metadata.get("x-api-key"))
@@ -52,9 +59,9 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
 
         return handler
 
-    def with_stream(verb: Callable[[Call, Principal], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
-        async def handler(call: Call) -> None:
-            await verb(call, await principal(call))
+    def with_stream(verb: Callable[[Call, Principal], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+        async def handler(call: Call) -> Any:
+            return await verb(call, await principal(call))
 
         return handler
 
@@ -67,6 +74,7 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
         f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
+        f"/{FILES}/PutFile": Method(with_stream(files.put), v1.PutFileRequest),
         **{
             f"/{name}/{verb}": Method(with_message(work), kind)
             for name, verbs in others.items()
@@ -92,7 +100,7 @@ class _Executions:
         execution = await self.service.execute(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             # With a key the execution belongs to all calls with that key: it continues when this call has timed out.
             timeout=_timeout(call, request.timeout) if _key(call) is None else request.timeout or None,
@@ -103,6 +111,17 @@ class _Executions:
             del execution  # its result must not be kept while it waits
             execution = await ended
         return response_message(execution)
+
+    async def _input(self, who: Principal, request: v1.ExecuteRequest) -> bytes:
+        """Return the input of a request as JSON. Raises RunnerError."""
+        if not request.body and not request.content_type:
+            return request.input_json.encode()
+        if request.input_json:
+            raise error(ErrorKind.BAD_INPUT, "the request has `input_json` and `body`; send one", field="body")
+        name, version = request.module_name, request.version or None
+        module = self.service.module(who, Scope.EXECUTIONS_RUN, name, version)
+        kind = request.content_type or "application/octet-stream"
+        return await read_input(WholeBody(request.body), kind, self.service, who, module)
 
     def _share(self, call: Call) -> Share:
         """Return the memory of a call, with nothing of it taken for an earlier message, which has left."""
@@ -118,7 +137,7 @@ class _Executions:
         name, follower = await self.service.begin(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             timeout=_timeout(call, request.timeout),
         )
@@ -133,7 +152,7 @@ class _Executions:
         execution = await self.service.submit(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),

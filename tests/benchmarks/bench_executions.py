@@ -68,7 +68,7 @@ async def record_ratio(times: int) -> tuple[float, float]:
     recorded, bare = [], []
     with tempfile.TemporaryDirectory() as name:
         async with opened(Path(name)) as system:
-            service = Service(system.registry, system.executors, system.history, system.runs, Settings())
+            service = Service(system.registry, system.executors, system.history, system.runs, system.files, Settings())
             await call(system, "warm", INPUT)
             for _ in range(times):
                 began = time.perf_counter()

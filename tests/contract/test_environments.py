@@ -544,4 +544,4 @@ def test_the_guest_program_is_installed_once_and_whole(tmp_path):
 
     assert second.guest_dir == first.guest_dir
     assert file.stat().st_mtime_ns == stamp
-    assert {p.name for p in first.guest_dir.iterdir()} == {"guest.py", "values.py"}
+    assert {p.name for p in first.guest_dir.iterdir()} == {"guest.py", "parts.py", "values.py"}

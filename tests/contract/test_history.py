@@ -36,6 +36,7 @@ from tests.records import (
     crashed,
     full,
     make,
+    make_older,
     rows,
     running,
     segments,
@@ -615,10 +616,25 @@ async def test_a_database_of_another_schema_is_refused_and_left_alone(tmp_path, 
     with pytest.raises(RunnerError) as caught:
         await History(HistorySettings(), tmp_path, clock=lambda: NOW).run()
 
-    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 2 only; start the version"
+    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 3 only; start the version"
     assert message in caught.value.failure.message
     assert "or move the file away" in caught.value.failure.message
     assert rows(tmp_path, "select * from sqlite_master") == before
+
+
+async def test_a_database_of_the_last_schema_is_converted(tmp_path):
+    before, after = make(), make(input_bytes=3, output_bytes=5)
+    async with running(tmp_path) as history:
+        await history.finish(before)
+    make_older(tmp_path)
+
+    for _ in range(2):
+        async with running(tmp_path) as history:
+            await history.finish(after)
+            assert await history.get(before.id) == before
+            assert await history.get(after.id) == after
+            assert len((await history.list(Query())).items) == 2
+    assert rows(tmp_path, "select value from meta where name = 'schema'") == [(3,)]
 
 
 @pytest.mark.parametrize("url", ["postgresql://host/db", "sqlite://", "nonsense"])

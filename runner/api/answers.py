@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from attrs import field, frozen
 
@@ -60,7 +60,7 @@ class Answers:
         if not await share.wait(size, self.seconds):
             raise _full()
 
-    async def turn_of(self, share: Share, events: Iterable[Event | LeftEvent]) -> list[Event]:
+    async def turn_of(self, share: Share, events: Collection[Event | LeftEvent]) -> list[Event]:
         """Return events, whole, when there is memory for them. Raises RunnerError `unavailable`, `not_found`."""
         await self.turn(share, sum(map(event_size, events)))
         return [

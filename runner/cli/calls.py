@@ -205,7 +205,7 @@ def show(identity: str, as_json: bool, **options: Any) -> int:
 @click.option("-o", "--output", default=None, metavar="FILE", help="write to this file  [standard output]")
 @connection_options()
 def result(identity: str, output: str | None, **options: Any) -> int:
-    """Write the result of an execution as it is: JSON, a file, or the body of a response."""
+    """Write a result as it is: JSON, a file, or the body of a response."""
     from runner.client import get_result
 
     to = None if output is None else Path(output)

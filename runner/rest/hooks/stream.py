@@ -57,12 +57,13 @@ class ItemStream:
         share = answers.share()
         try:
             while (events := await follower.next()) is not None:
-                items = await answers.turn_of(share, (each for each in events if not isinstance(each, LeftEvent)))
-                for event in items:
+                whole = [event for event in events if not isinstance(event, LeftEvent)]  # the result is not sent
+                await answers.turn_of(share, whole)
+                for event in whole:
                     await self._take(event)
                 await self._flush()
                 share.give()
-                del events, items
+                del events, whole
             if self.begun:
                 await self.send({"type": "http.response.body", "body": b"", "more_body": False})
                 self.ended = True

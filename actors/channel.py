@@ -65,6 +65,7 @@ class Channel:
             drain()
             log.progress(message.done, message.total, message.text)
 
+        stored = 0
         while True:
             message = await self.receive()
             match message:
@@ -77,7 +78,8 @@ class Channel:
                 case messages.Progress() if message.id == execution:
                     progress(message)
                 case messages.Store() if message.id == execution:
-                    answer, refused = await self._store(message, store, progress)
+                    answer, refused = await self._store(message, store, progress, stored)
+                    stored += 1
                     if answer is not None:
                         self._answered = execution
                         return answer, refused
@@ -97,7 +99,7 @@ class Channel:
                 return message
 
     async def _store(
-        self, message: messages.Store, store: Store | None, hear: Callable[[messages.Progress], None]
+        self, message: messages.Store, store: Store | None, hear: Callable[[messages.Progress], None], before: int
     ) -> tuple[messages.Error | None, Failure | None]:
         """Store the bytes that follow `message`, and answer it; `hear` gets the progress that comes between.
 
@@ -105,7 +107,7 @@ class Channel:
         was refused, if it was.
         """
         try:
-            async with storing(store, message.name, message.media_type) as writing:
+            async with storing(store, message.name, message.media_type, before) as writing:
                 while isinstance(part := await self._part(message.id, hear), memoryview):
                     if part:
                         await writing.write(part)

@@ -18,6 +18,8 @@ from protocol.model import Kind, Stream
 
 Printed: TypeAlias = Callable[[Stream, bytes], None]
 """Takes output of user code, in order for each stream; empty at the end of a stream."""
+MAX_STORED: Final = 10_000
+"""Files that one execution may store."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _types: Final = MimeTypes()
 """The media types of suffixes that Python knows, without those of this machine."""
@@ -54,8 +56,13 @@ Store: TypeAlias = Callable[[str, str], AbstractAsyncContextManager[Writing]]
 """Stores one file, by its name and media type. Raises RunnerError."""
 
 
-def storing(store: Store | None, name: str, media_type: str) -> AbstractAsyncContextManager[Writing]:
-    """Store a file that a handler made; its name shows a missing media type. Raises RunnerError."""
+def storing(store: Store | None, name: str, media_type: str, before: int) -> AbstractAsyncContextManager[Writing]:
+    """Store a file that a handler made, `before` which it made others; its name shows a missing media type.
+
+    Raises RunnerError.
+    """
+    if before >= MAX_STORED:
+        raise error(ErrorKind.BAD_OUTPUT, f"an execution makes at most {MAX_STORED} files; put many into an archive")
     if store is None:
         raise error(ErrorKind.UNAVAILABLE, "files are not stored here: return text or numbers instead of bytes")
     return store(name, media_type or _types.guess_type(name)[0] or "")

@@ -58,7 +58,7 @@ class Exchange:
 
     async def _store(self, source: Any, name: str, media_type: str, check: Callable[[], None]) -> dict[str, Any]:
         pieces = _pieces_of(source, _PIECE_BYTES)
-        async with storing(self.store, name, media_type) as writing:
+        async with storing(self.store, name, media_type, self.stored) as writing:
             while piece := await trio.to_thread.run_sync(next, pieces, b""):
                 check()
                 await writing.write(piece)

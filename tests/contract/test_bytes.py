@@ -101,7 +101,7 @@ async def test_every_form_of_bytes_at_any_depth(rig, how, stored, size):
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 async def test_items_are_stored_once_and_as_they_come(rig, served, stored, kind):
-    """Each file is closed before the generator goes on."""
+    """Each file is closed before the generator continues."""
     code = f"""
     import threading
     {kind} handler(input, context):

@@ -43,12 +43,13 @@ class Host:
     def say(self, message: messages.HostMessage) -> None:
         self.channel.sendall(frames.encode(messages.encode(message)))
 
-    def hear(self) -> messages.GuestMessage:
+    def hear(self) -> messages.GuestMessage | bytes:
         while not self.pending:
             data = self.channel.recv(65536)
             assert data, f"the guest is gone: {self.process.stderr.read().decode()}"
             self.pending = self.decoder.feed(data)
-        return messages.decode(self.pending.pop(0))
+        payload = self.pending.pop(0)
+        return payload[1:] if payload[:1] == frames.MARK else messages.decode(payload)
 
     def call(self, identity: str, value: object, **fields: object) -> messages.GuestMessage:
         self.say(
@@ -146,6 +147,47 @@ def test_a_handler_under_every_python(host, tmp_path, isolation):
 
     assert out.count("call") == 7 + (isolation == "fork")
     assert err == "", "a warning, or an error of the guest itself"
+    assert host.process.returncode == 0
+
+
+STORES = """
+import io
+def handler(input):
+    yield {"a": b"x" * input, "b": io.BytesIO(b"in memory")}
+    yield 2
+"""
+
+
+@pytest.mark.parametrize("isolation", ["warm", "fork"])
+def test_bytes_under_every_python(host, tmp_path, isolation):
+    entry = tmp_path / "module.py"
+    entry.write_text(STORES)
+    host.say(messages.Hello(str(entry), str(tmp_path), "handler", isolation=isolation))
+    assert isinstance(host.hear(), messages.Ready)
+    size = 2_500_000
+
+    heard = host.call("e1", size, files={"sha256:0": "/nowhere"})
+    for content in (b"x" * size, b"in memory"):
+        assert heard == messages.Store("e1", "", "")
+        pieces = []
+        while piece := host.hear():
+            pieces.append(piece)
+        assert b"".join(pieces) == content
+        host.say(messages.Stored("e1", {"id": str(len(content))}))
+        heard = host.hear()
+    stored = {"a": {"$file": {"id": str(size)}}, "b": {"$file": {"id": "9"}}}
+    assert json.loads(bytes(heard.value)) == stored
+    assert bytes(host.hear().value) == b"2"
+    assert json.loads(bytes(host.hear().value)) == [stored, 2]
+
+    assert host.call("e2", 1) == messages.Store("e2", "", "")
+    host.say(messages.Refused("e2", "out_of_storage", "no room"))
+    while isinstance(refused := host.hear(), bytes):
+        pass
+    assert (refused.kind, refused.message) == ("out_of_storage", "no room")
+    host.say(messages.Shutdown())
+    _, err = host.close()
+    assert err == ""
     assert host.process.returncode == 0
 
 

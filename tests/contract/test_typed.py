@@ -6,9 +6,14 @@ import json
 
 import pytest
 
+from environments.local.exchange import Exchange
+from environments.local.inprocess import InProcess
 from protocol import messages
 from protocol.errors import ErrorKind
+from protocol.model import Isolation
 from tests.contract.test_guest_pythons import host  # noqa: F401  (a fixture)
+from tests.stored import id_of, open_store
+from tests.support import PATIENCE
 from tests.workers import WORKERS, chosen
 
 CODE = """
@@ -62,6 +67,52 @@ async def test_an_input_becomes_arguments(rig, how):
     assert failure.message.startswith("$.rows[2].price: expected a decimal number")
     assert failure.traceback is None
     assert (await rig.call(module, {"rows": ROWS})).value[0] == "3.10", "the worker is as it was"
+
+
+FILES = """
+from operato import File, Response
+from pathlib import Path
+def handler(photo: File, raw: bytes, path: Path, *, many: list[File] = (), answer=False):
+    if answer:
+        return Response(photo, 201, type="image/png")
+    return [photo.name, photo.read_text(), raw.decode(), path.read_text(), [each.read_text() for each in many], photo]
+"""
+
+
+async def test_files_are_arguments_at_any_depth(rig, how, tmp_path):
+    one, two = b"one", b"two"
+    async with open_store(tmp_path / "store") as stored:
+        module = await rig.publish(FILES, **how)
+        files = {id_of(one): await stored.add(one, "a.png"), id_of(two): await stored.add(two, "b.txt")}
+        first, second = ({"$file": {"id": id_of(data)}} for data in (one, two))
+        named = {"$file": {**first["$file"], "name": "a.png"}}
+        value = {"photo": named, "raw": second, "path": first, "many": [second, "text"]}
+
+        *read, photo = (await rig.call(module, value, files=files, store=stored.store)).value
+        response = (await rig.call(module, {**value, "answer": True}, files=files, store=stored.store)).value
+
+        assert read == ["a.png", "one", "two", "one", ["two", "text"]]
+        assert stored.content(photo) == one
+        assert response["$response"]["headers"] == [["content-type", "image/png"]]
+        assert stored.content(response["$response"]["file"]) == one
+        failure = (await rig.call(module, {**value, "raw": {"$file": {"id": "x"}}}, files=files)).failure
+        assert (failure.kind, failure.field) == (ErrorKind.BAD_INPUT, "$.raw")
+
+
+async def test_files_are_arguments_in_the_runner(rig, tmp_path):
+    one = b"one"
+    runner = InProcess()
+    async with open_store(tmp_path / "store") as stored:
+        module = await rig.publish(FILES, isolation=Isolation.NONE)
+        file = {"$file": {"id": id_of(one), "name": "a.png"}}
+        data = json.dumps({"photo": file, "raw": file, "path": file, "answer": True}).encode()
+        exchange = Exchange({id_of(one): await stored.add(one, "a.png")}, stored.store, tmp_path)
+
+        call = runner.call(module.digest, module.entry, module.function, 1, data, seconds=PATIENCE, exchange=exchange)
+        answer = json.loads(await call)["$response"]
+
+        assert (answer["status"], stored.content(answer["file"])) == (201, one)
+    runner.close()
 
 
 @pytest.mark.parametrize("isolation", ["warm", "fork"])

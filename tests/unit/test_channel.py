@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import threading
+import tracemalloc
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.channel import Channel
-from environments.base import ChannelClosedError
+from environments.base import MAX_STORED, ChannelClosedError
 from environments.local.copies import Copies
 from protocol import frames, messages
 from protocol.errors import ErrorKind, error
@@ -160,6 +161,18 @@ def test_an_error_abandons_a_file():
     assert memory.kept == []
 
 
+def test_the_number_of_files_of_an_execution_is_limited():
+    memory = Memory()
+    one = said(type="store", id="e", name="", media_type="") + frames.encode_bytes(b"")
+    failed = said(type="error", id="e", kind="bad_output", message="m")
+
+    _, refused, heard = answered([one] * (MAX_STORED + 1) + [failed], memory)
+
+    assert refused.kind is ErrorKind.BAD_OUTPUT
+    assert "10000 files" in refused.message
+    assert len(memory.kept) == MAX_STORED == len(heard) - 1
+
+
 def test_the_name_shows_a_missing_type():
     memory = Memory()
     stream = [
@@ -169,6 +182,46 @@ def test_the_name_shows_a_missing_type():
     answered([*stream, END], memory)
 
     assert [kept[:2] for kept in memory.kept] == [("a.png", "image/png"), ("b", "")]
+
+
+def test_a_large_file_takes_little_memory():
+    """Its pieces are written as they come; the bound does not depend on its size."""
+    frame, count, sizes = frames.encode_bytes(bytes(frames.MAX_PIECE)), 64, []
+
+    class Large(Guest):
+        async def receive(self):
+            if not self.pieces:
+                nonlocal count
+                whole = frame if count else frames.encode_bytes(b"") + END
+                count -= 1
+                self.pieces = [whole[at : at + 200_000] for at in range(0, len(whole), 200_000)]
+            return await super().receive()
+
+    @asynccontextmanager
+    async def store(_name, _type):
+        async def write(piece):
+            await trio.lowlevel.checkpoint()
+            sizes.append(len(piece))
+
+        async def finish():
+            await trio.lowlevel.checkpoint()
+            return SimpleNamespace(described={})
+
+        yield SimpleNamespace(write=write, finish=finish)
+
+    async def main():
+        guest = Large([said(type="store", id="e", name="", media_type="")])
+        return await Channel(guest, 2 << 20).answer("e", store, Memory(), lambda: None)
+
+    tracemalloc.start()
+    try:
+        trio.run(main)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert sizes == [frames.MAX_PIECE] * 64
+    assert peak < 8 << 20
 
 
 # -- the guest -------------------------------------------------------------------------------------------------------

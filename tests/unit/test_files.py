@@ -362,7 +362,7 @@ async def test_a_limited_caller_learns_no_execution_of_others(rig):
     stored = await rig.add(b"data", subject="ann")
     await rig.files.use("e-1", "b-1", {stored.id})
 
-    with pytest.raises(RunnerError, match="^conflict: an execution uses the file") as refused:
+    with pytest.raises(RunnerError, match=r"^conflict: an execution uses the file") as refused:
         await rig.files.remove(stored.id, ANN)
     assert refused.value.failure.kind is ErrorKind.CONFLICT
 

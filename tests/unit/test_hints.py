@@ -300,7 +300,7 @@ def fits(value: Any, hint: tuple) -> bool:  # noqa: C901, PLR0911  (one for each
     return any(fits(value, each) for each in inner)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(HINTS, st.lists(VALUES, min_size=1, max_size=4))
 def test_inputs_pass_that_the_hint_allows_and_no_others(hint, values):
     classes: list[str] = []
@@ -349,7 +349,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(WORDS, st.lists(TEXTS, min_size=1, max_size=4))
 def test_what_the_fast_look_lets_pass_fits_the_schema(words, texts):
     fast = fit.decoder(words)

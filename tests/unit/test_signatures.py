@@ -63,6 +63,13 @@ def an_object(properties, *required):
         ("input", None),
         ("input, context", None),
         ("input, ctx", None),
+        ("input: int, ctx: 'operato.Context'", INT),
+        ("input: int, ctx: object", INT),
+        (
+            "input: int, other: list[int]",
+            an_object({"input": INT, "other": {"type": "array", "items": INT}}, "input", "other"),
+        ),
+        (", ".join(f"a{n}" for n in range(300)), None),
         ("_event: int", INT),
         ("event: int, /", INT),
         ("*args", None),

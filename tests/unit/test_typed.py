@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Annotated
 
+import attrs
 import pytest
 
+from protocol.authors import operato
 from protocol.authors.operato import Context, File, Request
 from protocol.authors.typed import Plain, Typed, plan
 from protocol.values import BadInput
@@ -444,6 +448,27 @@ print(json.dumps(answers))
 """
 
 
+@pytest.fixture
+def names(monkeypatch):
+    """Return the names of a module in this process that has the classes of `SETUP`."""
+    module = ModuleType("handled")
+    monkeypatch.setitem(sys.modules, "handled", module)
+    exec(compile(SETUP, "code", "exec", dont_inherit=True), vars(module))
+    return vars(module)
+
+
+@pytest.mark.parametrize(("hint", "value", "place"), [row[:3] for row in [*READ, *NOT_READ]])
+def test_hints_in_this_process(names, hint, value, place):
+    exec(compile(f"def handler(it: {hint}): return it", "code", "exec", dont_inherit=True), names)
+    try:
+        _, named = plan(names["handler"]).arguments({"it": json.loads(value)}, CALL)
+        found = repr(named["it"])
+    except BadInput as problem:
+        found = problem.path
+
+    assert found == place or place is None
+
+
 @pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"], ids=["objects", "text"])
 @pytest.mark.parametrize("python", PYTHONS)
 def test_hints_under_every_python(python, future):
@@ -459,3 +484,112 @@ def test_hints_under_every_python(python, future):
         elif expected[2] is not None:
             assert answer[0] == expected[2], (case, answer)
             assert answer[1].startswith(expected[3]), (case, answer)
+
+
+# -- files, and classes of libraries ---------------------------------------------------------------------------------
+
+
+def typed(hint, value, call, **names):
+    exec(compile(f"def handler(it: {hint}): return it", "code", "exec", dont_inherit=True), names)
+    return plan(names["handler"]).arguments({"it": value}, call)[1]["it"]
+
+
+def test_files_at_any_depth(stored, monkeypatch):
+    monkeypatch.setattr(operato, "_call", stored)
+    path = stored.files["sha256:1"]
+
+    file = typed("File", FILE, stored, File=File)
+    assert (file.path, file.name, file.read_text()) == (path, "a.txt", "é")
+    text = typed("list[File]", ["x"], stored, File=File)[0]
+    assert (text.name, text.type, text.read_bytes()) == ("input.txt", "text/plain", b"x")
+    assert typed("dict[str, bytes]", {"a": FILE}, stored) == {"a": "é".encode()}
+    assert typed("str", FILE, stored) == "é"
+    assert typed("Path", FILE, stored, Path=Path) == Path(path)
+    assert typed("dict | File", FILE, stored, File=File).id == "sha256:1"
+    assert typed("list[Request]", [{"$request": {"path": "/x"}}], stored, Request=Request)[0].path == "/x"
+
+
+@pytest.mark.parametrize("hint", ["File", "str", "bytes", "Path"])
+def test_a_file_that_is_not_in_the_call(hint, stored):
+    with pytest.raises(BadInput, match="the file sha256:2 is not in this call") as caught:
+        typed(hint, {"$file": {"id": "sha256:2"}}, stored, File=File, Path=Path)
+    assert caught.value.path == "$.it"
+
+
+def test_a_file_that_is_no_text(stored):
+    Path(stored.files["sha256:1"]).write_bytes(b"\xff")
+
+    with pytest.raises(BadInput, match="the file is not text in UTF-8"):
+        typed("str", FILE, stored)
+
+
+@attrs.define
+class OfAttrs:
+    _name: str
+    size: int = 0
+    _made: int = attrs.field(default=1, init=False)
+
+
+class OfPydantic:
+    class __pydantic_validator__:  # noqa: N801  (the name of the library)
+        @staticmethod
+        def validate_python(value):
+            if value == "odd":
+                raise ValueError("odd")
+            problem = ValueError("many lines")
+            problem.errors = lambda: [{"loc": ("rows", 3, "price"), "msg": "Input should be a valid number"}]
+            if value == "wrong":
+                raise problem
+            return ["made", value]
+
+
+def test_classes_of_attrs():
+    assert typed("OfAttrs", {"_name": "x"}, CALL, OfAttrs=OfAttrs) == OfAttrs("x")
+    with pytest.raises(BadInput, match="missing; expected text") as caught:
+        typed("OfAttrs", {}, CALL, OfAttrs=OfAttrs)
+    assert caught.value.path == "$.it._name"
+
+
+def test_classes_of_pydantic_check_values_themselves():
+    assert typed("OfPydantic", 3, CALL, OfPydantic=OfPydantic) == ["made", 3]
+    with pytest.raises(BadInput, match="Input should be a valid number") as caught:
+        typed("OfPydantic", "wrong", CALL, OfPydantic=OfPydantic)
+    assert caught.value.path == "$.it.rows[3].price"
+    with pytest.raises(BadInput, match="odd") as caught:
+        typed("OfPydantic", "odd", CALL, OfPydantic=OfPydantic)
+    assert caught.value.path == "$.it"
+
+
+def test_a_real_model_of_pydantic():
+    pydantic = pytest.importorskip("pydantic")
+    model = pydantic.create_model("Model", rows=(list[int], ...))
+
+    assert typed("Model", {"rows": [1]}, CALL, Model=model) == model(rows=[1])
+    with pytest.raises(BadInput, match="Input should be a valid integer") as caught:
+        typed("Model", {"rows": [1, "x"]}, CALL, Model=model)
+    assert caught.value.path == "$.it.rows[1]"
+
+
+def test_an_input_that_is_no_object_has_the_remedy():
+    with pytest.raises(BadInput) as caught:
+        plan(lambda event: event).arguments([1], CALL)
+    assert str(caught.value) == (
+        "expected an object with the handler's parameters (event), not a list;"
+        " a parameter that is named `input` takes any JSON"
+    )
+    with pytest.raises(BadInput, match=r"has event; one that is named `input` takes the whole input"):
+        plan(lambda event: event).arguments({"a": 1}, CALL)
+
+
+def test_hints_of_many_levels_accept_everything():
+    value = functools.reduce(lambda inner, _: [inner], range(40), "x")
+
+    assert typed("list[" * 40 + "int" + "]" * 40, value, CALL) == value
+
+
+def test_type_aliases_and_annotations():
+    class Alias:
+        __value__ = int
+
+    assert typed("Alias", 3.0, CALL, Alias=Alias()) == 3
+    assert typed("Annotated[int, []]", 3.0, CALL, Annotated=Annotated) == 3

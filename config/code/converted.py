@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 from config.code.hints import MAX_DEPTH, Hints, Schema, any_of, is_json, parsed
+from config.code.source import Names
 
 _MAX_CHOICES: Final = 200
+_MAX_STATEMENTS: Final = 500
+"""Statements of a class whose fields are read."""
 _FILE: Final[Schema] = {
     "type": "object",
     "properties": {"$file": {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}},
@@ -59,6 +62,11 @@ class Converted(Hints):
         for module in (*Hints.library, *_MORE)
     }
 
+    def __init__(self, names: Names) -> None:
+        super().__init__(names)
+        self._enums: dict[str, dict[str, Any]] = {}
+        """Names and values of the members, by the name of the class."""
+
     def schema(self, node: ast.expr, depth: int) -> Schema:
         """Return the schema of a hint, empty if the hint accepts everything. Raises `TooMuchError`."""
         if isinstance(node, ast.Call) and len(node.args) == 2 and self.canonical(node.func) == "NewType":
@@ -105,19 +113,27 @@ class Converted(Hints):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             found = self.names.only(node.value.id)
             if isinstance(found, ast.ClassDef) and found.bases and self.canonical(found.bases[-1]) in _ENUMS:
-                return dict(_members(found))[node.attr]
+                return self._members(found)[node.attr]
         return ast.literal_eval(node)
 
-    @staticmethod
-    def _enum(node: ast.ClassDef) -> Schema:
-        try:
-            values = [value for _, value in _members(node)]
-        except ValueError:
-            return {}
+    def _members(self, node: ast.ClassDef) -> dict[str, Any]:
+        """Return the members of an enum; none if a value is not in the text, or if there are too many statements."""
+        if node.name not in self._enums:
+            try:
+                self._enums[node.name] = dict(_members(node)) if len(node.body) <= _MAX_STATEMENTS else {}
+            except ValueError:
+                self._enums[node.name] = {}
+        return self._enums[node.name]
+
+    def _enum(self, node: ast.ClassDef) -> Schema:
+        values = list(self._members(node).values())
         usable = values and len(values) <= _MAX_CHOICES and all(isinstance(value, str | int) for value in values)
         return {"enum": list(dict.fromkeys(values))} if usable and all(map(is_json, values)) else {}
 
     def _has_fields(self, node: ast.ClassDef, bases: list[str]) -> bool:
+        self.count()
+        if len(node.body) > _MAX_STATEMENTS:
+            return False
         if bases == ["NamedTuple"]:
             return not node.decorator_list
         if len(node.decorator_list) != 1 or not all(self._parents(node)):
@@ -180,6 +196,8 @@ def with_default(schema: Schema, default: ast.expr | None, hints: Converted) -> 
     """Return the schema of a value with its default: of a type of JSON, or a member of an enum."""
     if default is None:
         return schema
+    for _ in ast.walk(default):
+        hints.count()
     try:
         value = hints.member(default)
     except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError):

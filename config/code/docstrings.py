@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 _SECTION: Final = re.compile(r"(args|arguments|parameters|params):\s*", re.IGNORECASE)
-_NAMED: Final = re.compile(r"(?P<indent>\s+)\*{0,2}(?P<name>\w+)\s*(\([^)]*\))?\s*:\s*(?P<text>\S.*)")
-_FIELD: Final = re.compile(r"\s*:param\s+([^:]*\s)?\*{0,2}(?P<name>\w+)\s*:\s*(?P<text>\S.*)")
+_NAMED: Final = re.compile(r"(?P<indent>\s+)\*{0,2}(?P<name>\w+)(\s*\([^)]*\))?\s*:\s*(?P<text>\S.*)")
+_FIELD: Final = re.compile(r"\s*:param\s([^:]*\s)?\*{0,2}(?P<name>\w+)\s*:\s*(?P<text>\S.*)")
 _UNDERLINED: Final = re.compile(r"\*{0,2}(?P<name>\w+)\s*(:.*)?")
 
 

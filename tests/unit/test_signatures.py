@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
+import time
 from textwrap import dedent
 
 import pytest
@@ -223,6 +225,36 @@ def test_odd_docstrings():
     assert (
         len(schema(f"def handler(a):\n    'It.\\nArgs:\\n    a: {'x' * 900}'")["properties"]["a"]["description"]) == 500
     )
+
+
+HOSTILE = {
+    "many bases": "from dataclasses import dataclass\n"
+    + "".join(f"@dataclass\nclass A{n}(A{n + 1}, A{n + 2}):\n    x: int\n" for n in range(60))
+    + "def handler(a: A0, b): ...",
+    "many members": "from enum import Enum\nclass E(Enum):\n"
+    + "".join(f"    a{n} = {n}\n" for n in range(6000))
+    + f"def handler({', '.join(f'p{n}: E = E.a1' for n in range(200))}): ...",
+    "a large default": "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: list = ["
+    + "1," * 40_000
+    + f"]\ndef handler({', '.join(f'p{n}: A' for n in range(150))}): ...",
+    "a long line": 'def handler(a):\n    """It.\n\n    Args:\n        a' + " " * 100_000 + '\n    """',
+    "a long field": 'def handler(a):\n    """It.\n\n    :param' + " a" * 50_000 + '\n    """',
+    "spaces in a field": 'def handler(a):\n    """It.\n\n    :param' + " " * 100_000 + 'a"""',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_reading_a_signature_takes_a_bounded_time(name):
+    source = HOSTILE[name].encode()
+    assert len(source) < 128 * 1024
+    began = time.thread_time()
+    ast.parse(source)
+    parsing = time.thread_time() - began
+    began = time.thread_time()
+
+    input_schema(source, "handler")
+
+    assert time.thread_time() - began < 1 + 20 * parsing
 
 
 # -- the host and the guest ------------------------------------------------------------------------------------------

@@ -159,6 +159,8 @@ class EventLog:
         self.on_limit: Callable[[], None] | None = None
         self.on_output: Callable[[Stream, bytes], None] | None = None
         """Called with all output as well."""
+        self.on_item: Callable[[], None] | None = None
+        """Called once, after the first item of a generator."""
         self.next_seq = 0
         self.last: ResultEvent | ErrorEvent | None = None
         """The end of the execution; no event follows it."""
@@ -216,6 +218,9 @@ class EventLog:
     def item(self, value: msgspec.Raw) -> None:
         """Add an item of a generator."""
         self._add(ItemEvent(self._number(), self._clock(), value))
+        if self.on_item is not None:
+            call, self.on_item = self.on_item, None
+            call()
 
     def progress(self, done: float | None, total: float | None, text: str) -> None:
         """Add the progress that the handler reports."""

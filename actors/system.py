@@ -15,6 +15,7 @@ from attrs import frozen
 from actors.executions import Attempts, Runs
 from actors.files import Files
 from actors.history import History
+from actors.keys import KEYS_FILE, ApiKeys
 from actors.registry import FILE_NAME, Catalog, Published, Publisher, Registry, RegistrySnapshot
 from actors.supervise import supervise
 from actors.workers import Executor
@@ -59,6 +60,8 @@ class System:
     runs: Runs
     files: Files
     table: ProcessTable
+    keys: ApiKeys | None = None
+    """The API keys; a call from the command line has none."""
 
     async def publish(self, specs: Iterable[ModuleSpec]) -> None:
         """Serve `specs` as the modules of the file. Raises RunnerError; then nothing has changed."""
@@ -134,8 +137,9 @@ async def _open_system(
                 await registry.publish(specs)
                 if catalog is not None:
                     await registry.collect()
-                async with _open_runs(settings, registry, attempts) as runs:
-                    yield System(registry, executors, history, runs, files, launcher.table)
+                runs_of = partial(_open_runs, settings, registry, attempts)
+                async with _open_keys(data if records is None else None) as keys, runs_of() as runs:
+                    yield System(registry, executors, history, runs, files, launcher.table, keys)
         finally:
             with trio.CancelScope(shield=True):
                 await launcher.table.sweep()
@@ -213,6 +217,23 @@ async def _open_runs(
             runs.stop(at_once=True)
             attempts.close()
             nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_keys(data: Path | None) -> AsyncIterator[ApiKeys | None]:
+    """Give the API keys of a data directory; their last uses are written on exit."""
+    if data is None:
+        yield None
+        return
+    keys = await trio.to_thread.run_sync(ApiKeys.open, data / KEYS_FILE)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(supervise, keys, name="keys"))
+        try:
+            yield keys
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):  # one small transaction
+                await keys.aclose()
 
 
 async def _open_catalog(data: Path) -> Catalog:

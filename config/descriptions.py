@@ -49,6 +49,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "jwt_audience": "required claim `aud` of tokens",
     "jwt_leeway": "tolerated clock difference when verifying tokens",
     "roles_claim": "claim of tokens whose text or list gives scopes too, such as roles or realm_access.roles",
+    "anonymous": "scopes of callers without a token, such as executions:run; none by default",
     "max_workers": "most workers that run at a time, for each kind of environment",
     "kept_memory": "memory for idle workers beyond max_workers, for each kind of environment",
     "max_waiting": "most callers that wait for a worker, for each kind of environment",

@@ -102,6 +102,8 @@ class AuthSettings:
     leeway_seconds: float = field(default=10.0, validator=[validators.ge(0), validators.le(300)])
     roles_claim: str | None = field(default=None, metadata={"name": "roles_claim"})
     """A claim whose text or list gives scopes too; with dots, a path into objects."""
+    anonymous: tuple[str, ...] = field(default=(), metadata={"name": "anonymous", "read": units.words})
+    """The scopes of callers without a token or key."""
 
 
 @frozen

@@ -6,7 +6,9 @@ of that takes a few times as long with classes of attrs.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
@@ -166,3 +168,9 @@ class Execution(Struct, frozen=True):
     def duration(self) -> float | None:
         """Seconds from acceptance to the end, or None while it is not over."""
         return None if self.finished_at is None else self.finished_at - self.created_at
+
+
+KEY_PREFIX: Final = "opk_"
+KEY_ID: Final = re.compile(r"[0-9a-f]{10}")
+KEY: Final = re.compile(rf"{KEY_PREFIX}({KEY_ID.pattern})_[0-9a-f]{{48}}")
+"""An API key: an identifier, which lists and logs show, and a secret of 192 bits."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from config.load import colours_wanted
 from config.settings import LogSettings
+from protocol.model import KEY, KEY_PREFIX
 from runner import without
 
 with without("rich", "better_exceptions"):  # for tracebacks with the values of variables, which are not logged here
@@ -31,6 +32,7 @@ def configure_logging(settings: LogSettings) -> None:
         plain = structlog.dev.plain_traceback
         colours = sys.stderr.isatty() and colours_wanted()
         last = [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
+    last.append(_without_keys)
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     structlog.configure(
         processors=[*shared, *last],
@@ -39,6 +41,11 @@ def configure_logging(settings: LogSettings) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[_ToStructlog()], force=True)
+
+
+def _without_keys(_logger: Any, _method: str, line: str) -> str:
+    """Return a line without API keys: a message or traceback could quote a request."""
+    return KEY.sub(rf"{KEY_PREFIX}\1_***", line) if KEY_PREFIX in line else line
 
 
 class _ToStructlog(logging.Handler):

@@ -147,6 +147,25 @@ modules:
         - {type: array, uniqueItems: true, maxItems: 3}
         - {type: array, uniqueItems: true, items: {anyOf: [{type: array, maxItems: 1}, {type: object}]}}
         - {type: array, items: {anyOf: [{type: string, pattern: "^(a|aa)+$"}, {type: "null"}]}}
+  - name: answers
+    env: inline
+    secrets: {HOOK: {file: modules.yaml}}
+    code: |
+      def handler(input):
+          how = input["$request"]["params"]["how"]
+          if how == "items":
+              return items()
+          if how == "headers":
+              return {"$response": {"headers": [["x-a", "b"]] * 1_000_000}}
+          return {"$response": {"text": "\u00e9" * 7_000_000}} if how == "text" else "x" * 15_000_000
+
+      def items():
+          for number in range(200_000):
+              yield {"number": number}
+    endpoints:
+      - {path: "/answers/{how}", methods: [GET, POST]}
+      - {path: "/rest/{how...}", auth: none}
+      - {path: /signed, auth: signature, signature: {header: X-Sig, algorithm: hmac-sha512, secret: HOOK}}
 """
 
 
@@ -387,6 +406,20 @@ def transfer(target: Target, size: int) -> None:
     target.ask("GET", f"/files/{json.loads(answer)['$file']['id']}")
 
 
+def endpoints(target: Target) -> None:
+    """Register modules whose endpoints cross each other, as far as they do not conflict."""
+    for number in range(20):
+        paths = [f"/{{a}}/{'{b}' if n % 2 else f'w{n}'}/x{number}-{n}" for n in range(100)]
+        body = {"env": "inline", "code": MAIN.decode(), "endpoints": [{"path": path} for path in paths]}
+        target.ask("PUT", f"/modules/crossing-{number}", json.dumps(body))
+
+
+def form(target: Target) -> None:
+    """Send forms of many fields to an open endpoint."""
+    for body in ("&".join(f"f{n}=%41" for n in range(900)), "a=" + "%41" * 5_000_000, "&" * (FRAME // 2)):
+        target.ask("POST", "/http/rest/x", body, content_type="application/x-www-form-urlencoded")
+
+
 CASES: dict[str, Callable[[Target], Any]] = {
     "websocket: pings": lambda target: socket_flood(target, frame(9, b"")),
     "websocket: pongs": lambda target: socket_flood(target, frame(10, b"")),
@@ -462,6 +495,18 @@ CASES: dict[str, Callable[[Target], Any]] = {
     "reload: 2,000 modules": reload_many,
     "keys: 3,000 idempotency keys": keys,
     "followers: 900 of one execution": lambda target: followers(target, 900),
+    "endpoint: a wrong signature of 16 MiB": lambda target: target.ask(
+        "POST", "/http/signed", bytes(FRAME), x_sig="00"
+    ),
+    "endpoint: an answer of 14 MB of text": lambda target: target.ask("GET", "/http/answers/text"),
+    "endpoint: an answer of 15 MB": lambda target: target.ask("GET", "/http/answers/plain"),
+    "endpoint: an answer of a million headers": lambda target: target.ask("GET", "/http/answers/headers"),
+    "endpoint: 200,000 items": lambda target: target.ask("GET", "/http/answers/items"),
+    "endpoint: long paths": lambda target: [
+        target.ask("POST", f"/http/rest/{piece * (15_000 // len(piece))}") for piece in ("%41/", "/", "%2F", "a/")
+    ],
+    "endpoint: forms": form,
+    "endpoints: 20 modules that cross": endpoints,
     "lists: long filters": queries,
     "names: long and unknown": unknown_names,
 }

@@ -18,9 +18,9 @@ import msgspec
 import trio
 
 from actors.events import EventLog, Follower
+from actors.registry.published import Published
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Registry
-from actors.registry.snapshot import Published
 from actors.system import Surroundings, open_system
 from actors.workers.call import Call, Outcome
 from actors.workers.executor import Executor
@@ -394,7 +394,9 @@ async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: An
     )
     around = Surroundings(base_environment(), installer_environment(), secret_values)
     async with open_system(everything, around, modules) as system:
-        yield Service(system.registry, system.executors, system.history, system.runs, system.files, everything)
+        yield Service(
+            system.registry, system.executors, system.history, system.runs, system.files, everything, system.keys
+        )
         await system.drain(0)
 
 

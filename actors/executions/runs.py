@@ -9,7 +9,9 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import structlog
@@ -17,6 +19,7 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
+from actors.events import EventLog
 from actors.executions.attempts import Attempts
 from actors.executions.dispatcher import Dispatcher
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
@@ -72,14 +75,24 @@ class Runs:
 
     # Begin
 
-    async def execute(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Execution:
+    async def execute(
+        self,
+        module: Published,
+        execution: Execution,
+        raw: msgspec.Raw,
+        on_item: Callable[[str, EventLog], None] | None = None,
+    ) -> Execution:
         """Run an execution in this task and return it ended and recorded; a failure of user code is in it.
 
-        Raises RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and
-        recorded as cancelled before Cancelled is raised.
+        `on_item` is called with its id and events when the handler, a generator, has made the first item. Raises
+        RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and recorded as
+        cancelled before Cancelled is raised.
         """
         self._admit()
-        return await self._run(self._live.enter(module, execution, has_followers=False), raw)
+        live = self._live.enter(module, execution, has_followers=False)
+        if on_item is not None:
+            live.log.on_item = partial(on_item, execution.id, live.log)
+        return await self._run(live, raw)
 
     def start(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
         """Run an execution in a task of its own, independent of its callers; `wait_ended` returns it.

@@ -4,24 +4,31 @@
 `Publisher` keeps code by its content; `Catalog` is the SQLite file of registered versions and the audit log.
 """
 
+from actors.registry.audit import Audit
 from actors.registry.catalog import FILE_NAME, Catalog
+from actors.registry.published import Published, may_run_in_process
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Added, Registry
-from actors.registry.snapshot import Condition, Published, Registered, RegistrySnapshot, may_run_in_process
-from actors.registry.stored import Action, Change, ChangesQuery
+from actors.registry.routes import Route, Routes
+from actors.registry.snapshot import Condition, Registered, RegistrySnapshot
+from actors.registry.stored import Action, Change, ChangesQuery, Note
 
 __all__ = [
     "FILE_NAME",
     "Action",
     "Added",
+    "Audit",
     "Catalog",
     "Change",
     "ChangesQuery",
     "Condition",
+    "Note",
     "Published",
     "Publisher",
     "Registered",
     "Registry",
     "RegistrySnapshot",
+    "Route",
+    "Routes",
     "may_run_in_process",
 ]

@@ -6,27 +6,20 @@ module's revision. Everything here blocks and is called by one thread at a time.
 
 from __future__ import annotations
 
-import errno
-import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
-from functools import partial, wraps
-from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
-import structlog
-from attrs import define, field
-from sqlalchemy.pool import StaticPool
+from attrs import define
 
-from actors.damage import Copied, check, is_damage, salvage, set_aside
+from actors.damage import Copied
+from actors.one_file import OneFile, mending
 from actors.registry import stored as tables
 from actors.registry.stored import Action, Change, ChangesQuery, Note, StoredModule, StoredVersion
-from actors.sqlite import ONE_FILE, TROUBLE, begin, check_schema, identity_of, matching, open_writer, reason_of
-from protocol.errors import ErrorKind, error
+from actors.sqlite import matching
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "modules.db"
@@ -36,125 +29,34 @@ MAX_CHANGES: Final = 100_000
 _SLACK: Final = 1000
 """Changes between two deletions of old entries, so that not every change pays for one."""
 
-_CHECK_SECONDS: Final = 1.0
-_SALVAGE_SECONDS: Final = 30.0
-_SALVAGED: Final = (
-    Copied("modules", "name"),
-    Copied("versions", "module"),
-    Copied("code", "module"),
-    Copied("changes", "id"),
-)
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, ValueError, zlib.error)
-T = TypeVar("T")
-P = ParamSpec("P")
-log: Any = structlog.get_logger(__name__)
-
-
-def _mending(method: Callable[Concatenate[Catalog, P], T]) -> Callable[Concatenate[Catalog, P], T]:
-    """Let a method of the catalog mend a file that turns out to be damaged, and then try once more."""
-
-    @wraps(method)
-    def work(self: Catalog, /, *arguments: P.args, **named: P.kwargs) -> T:
-        try:
-            return method(self, *arguments, **named)
-        except sa.exc.DatabaseError as problem:
-            if not is_damage(problem):
-                raise
-            self.mend(reason_of(problem))
-        return method(self, *arguments, **named)
-
-    return cast("Callable[Concatenate[Catalog, P], T]", work)
 
 
 @define
-class Catalog:
+class Catalog(OneFile):
     """An open catalog. Methods raise `sqlalchemy.exc.SQLAlchemyError` and OSError, and change nothing then."""
 
-    _path: Path
-    _engine: sa.Engine
-    damaged: bool = field(default=False, init=False)
-    """The file, or a part of it, was found damaged."""
-    _opened: tuple[int, int] | None = field(default=None, init=False)
+    WHAT = "registered modules"
+    METADATA = tables.metadata
+    META = tables.meta
+    SCHEMA = SCHEMA_VERSION
+    COPIED = (
+        Copied("modules", "name"),
+        Copied("versions", "module"),
+        Copied("code", "module"),
+        Copied("changes", "id"),
+    )
 
-    @classmethod
-    def open(cls, path: Path) -> Catalog:
-        """Open or make the file, mended if it is damaged. Raises RunnerError `unavailable`."""
-        # Changes are few and precious: none of them may be lost with a `-wal` file.
-        connect = partial(open_writer, path, durable=ONE_FILE)
-        opened = cls(path, sa.create_engine("sqlite://", creator=connect, poolclass=StaticPool))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            opened._prepare_checked()
-        except (*TROUBLE, sqlite3.Error) as problem:
-            opened.close()
-            text = f"registered modules cannot be read from {path}: {reason_of(problem)}"
-            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir") from problem
-        except BaseException:
-            opened.close()
-            raise
-        return opened
-
-    def _prepare_checked(self) -> None:
-        try:
-            self._prepare()
-            with closing(sqlite3.connect(self._path)) as link:
-                found = check(link, _CHECK_SECONDS)
-        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as problem:
-            if not is_damage(problem):
-                raise
-            found = reason_of(problem)
-        if found:
-            self.mend(found)
-
-    def mend(self, reason: str) -> None:
-        """Set the damaged file aside, and go on with a fresh one that has what could be read."""
-        with suppress(sa.exc.SQLAlchemyError, sqlite3.Error):
-            self._engine.dispose()
-        aside = set_aside(self._path)
-        self._prepare()
-        with self._engine.connect() as link:
-            raw: Any = link.connection.driver_connection
-            whole = salvage(raw, aside, _SALVAGED, _SALVAGE_SECONDS)
-        with self._transaction() as link:
-            # Which version was active is unknown where the row of the module is lost.
-            link.exec_driver_sql(
-                "insert or ignore into modules (name, revision, updated_at, updated_by)"
-                " select module, max(number), max(created_at), max(created_by) from versions group by module"
-            )
-        self.damaged = True
-        log.error("the database of registered modules was damaged", reason=reason, kept=str(aside), all_read=whole)
-
-    def _unreadable(self, what: str, problem: Exception) -> None:
-        self.damaged = True
-        log.error("a row of the database of registered modules cannot be read", row=what, reason=str(problem))
-
-    def _prepare(self) -> None:
-        self._opened = None
-        with self._transaction() as link:
-            tables.metadata.create_all(link)
-            known = link.execute(sa.select(tables.meta.c.value).where(tables.meta.c.name == "schema")).scalar()
-            if known is None:
-                link.execute(sa.insert(tables.meta).values(name="schema", value=SCHEMA_VERSION))
-            else:
-                check_schema(self._path, known, SCHEMA_VERSION)
-        self._opened = identity_of(self._path)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        if self._opened is not None and identity_of(self._path) != self._opened:
-            text = f"{self._path} was deleted or replaced; restart the runner"
-            raise FileNotFoundError(errno.ENOENT, text)
-        with self._engine.connect() as link, link.begin():
-            begin(link)
-            yield link
-
-    def close(self) -> None:
-        """Close the file."""
-        self._engine.dispose()
+    def _complete(self, link: sa.Connection) -> None:
+        # Which version was active is unknown where the row of the module is lost.
+        link.exec_driver_sql(
+            "insert or ignore into modules (name, revision, updated_at, updated_by)"
+            " select module, max(number), max(created_at), max(created_by) from versions group by module"
+        )
 
     # Reading
 
-    @_mending
+    @mending
     def load(self) -> list[StoredModule]:
         """Return every module, by name."""
         with self._engine.connect() as link:
@@ -172,7 +74,7 @@ class Catalog:
             rows = link.execute(sa.select(tables.modules).order_by(tables.modules.c.name))
             return [StoredModule(**row._asdict(), versions=tuple(found.get(row.name, ()))) for row in rows]
 
-    @_mending
+    @mending
     def files(self, module: str, version: str) -> dict[str, bytes]:
         """Return the code of a version by relative name. Raises KeyError when it is missing."""
         where = (tables.code.c.module == module, tables.code.c.version == version)
@@ -186,7 +88,7 @@ class Catalog:
             self._unreadable(f"code of {module}@{version}", problem)
             raise KeyError(module, version) from problem
 
-    @_mending
+    @mending
     def changes(self, query: ChangesQuery) -> list[Change]:
         """Return entries of the audit log, newest first."""
         wanted = sa.select(tables.changes).order_by(tables.changes.c.id.desc()).limit(query.limit)
@@ -217,14 +119,14 @@ class Catalog:
 
     # Changing
 
-    @_mending
+    @mending
     def note(self, subject: str, notes: Iterable[Note]) -> None:
         """Add entries to the audit log for changes made elsewhere."""
         with self._transaction() as link:
             for each in notes:
                 _noted(link, subject, each)
 
-    @_mending
+    @mending
     def register(
         self, version: StoredVersion, files: Mapping[str, bytes], active: str | None, pruned: Iterable[str]
     ) -> int:
@@ -259,7 +161,7 @@ class Catalog:
             _touch(link, name, active, revision, subject)
         return revision
 
-    @_mending
+    @mending
     def activate(self, name: str, version: str, subject: str, before: str | None) -> int:
         """Activate another version; return the revision of the module."""
         with self._transaction() as link:
@@ -267,7 +169,7 @@ class Catalog:
             _touch(link, name, version, revision, subject)
         return revision
 
-    @_mending
+    @mending
     def remove_version(self, name: str, version: str, subject: str) -> int:
         """Delete one version; return the revision of the module."""
         with self._transaction() as link:
@@ -276,7 +178,7 @@ class Catalog:
             _touch(link, name, None, revision, subject)
         return revision
 
-    @_mending
+    @mending
     def remove(self, name: str, subject: str, detail: Mapping[str, Any]) -> None:
         """Delete a module with all its versions."""
         with self._transaction() as link:

@@ -6,6 +6,7 @@ stored in the catalog version by version. When both have a name, the file wins.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,12 +19,14 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from actors.mailbox import Mailbox, MailboxStatistics, Question
+from actors.registry.audit import Audit, InTurn
 from actors.registry.catalog import Catalog
+from actors.registry.published import Published
 from actors.registry.publisher import Publisher, stored
-from actors.registry.snapshot import Changes, Condition, Published, Registered, RegistrySnapshot
-from actors.registry.stored import Action, Change, ChangesQuery, Note
-from actors.sqlite import TROUBLE, reason_of
-from config.modules import ModuleSpec
+from actors.registry.routes import Routes
+from actors.registry.snapshot import Changes, Condition, Registered, RegistrySnapshot
+from actors.registry.stored import Action, Note
+from config.modules import ModuleSpec, conflict_text
 from config.settings import RegistrySettings
 from protocol.errors import ErrorKind, RunnerError, error
 
@@ -79,21 +82,6 @@ class _Remove(Question[None]):
 
 
 @define
-class _InTurn:
-    """Runs catalog work in a thread, one at a time, also when cancelled."""
-
-    _turn: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1))
-
-    async def __call__(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Return the result of `work`. Raises RunnerError `unavailable`."""
-        try:
-            return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._turn)
-        except TROUBLE as problem:
-            text = f"registered modules cannot be read or written: {reason_of(problem)}"
-            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir", retry_after=5) from problem
-
-
-@define
 class Registry:
     """The actor that owns the snapshot. Reading `snapshot` needs no wait; changes are questions to the actor.
 
@@ -116,7 +104,12 @@ class Registry:
     """Code folders of staged versions, which may become versions or not; counted."""
     _keeping: trio.Lock = field(factory=trio.Lock, init=False)
     """Held while code folders are made or removed."""
-    _in_catalog: _InTurn = field(factory=_InTurn, init=False)
+    _in_catalog: InTurn = field(factory=InTurn, init=False)
+    audit: Audit = field(init=False)
+
+    @audit.default
+    def _audit(self) -> Audit:
+        return Audit(self.catalog, self._in_catalog)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore the registered modules, then make one change after the other until cancelled."""
@@ -163,7 +156,7 @@ class Registry:
             except OSError as problem:
                 raise error(ErrorKind.UNAVAILABLE, f"code cannot be stored: {problem}", field="data_dir") from problem
             self._file = {module.spec.name: module for module in after}
-            self._show()
+            await self._show()
         changes = RegistrySnapshot(self._file).since(RegistrySnapshot(before or {}))
         log.debug("modules published", **changes.summary(), total=len(after))
         for name in sorted(changes.added):
@@ -171,7 +164,7 @@ class Registry:
                 log.warning("the file has a module of this name; the registered one is not served", module=name)
         if before is not None and changes and self.catalog is not None:
             try:
-                await self._in_catalog(self.catalog.note, FILE, _notes_of(changes, self._file))
+                await self.audit.note(FILE, _notes_of(changes, self._file))
             except RunnerError as problem:  # the file is served, whether that can be noted or not
                 log.warning("a reload is not in the audit log", why=str(problem))
         return self.snapshot
@@ -235,12 +228,8 @@ class Registry:
                 raise
         self.damaged.discard(str(module.ref))
 
-    async def changes(self, query: ChangesQuery) -> list[Change]:
-        """Return entries of the audit log, newest first. Raises RunnerError `unavailable`."""
-        return await self._in_catalog(self._known_catalog().changes, query)
-
     async def _register(self, question: _Register) -> Added:
-        catalog, module, name = self._known_catalog(), question.module, question.module.spec.name
+        catalog, module, name = self.audit.known(), question.module, question.module.spec.name
         known = self.snapshot.changeable(name, question.condition)
         version = module.ref.version
         if known is not None and (there := known.versions.get(version)) is not None:
@@ -253,6 +242,8 @@ class Registry:
         if known is None and len(self._registered) >= self.settings.max_modules:
             text = f"there are {len(self._registered)} registered modules; the limit is `max_modules`"
             raise error(ErrorKind.OVERLOADED, f"{text}; delete some", field="name")
+        if question.activate:
+            self.snapshot.routes.check(module)
         active = version if question.activate else known.active if known else None
         versions = {**(known.versions if known else {}), version: module}
         pruned = [each for each in versions if each not in (active, version)]
@@ -260,32 +251,33 @@ class Registry:
         revision = await self._in_catalog(catalog.register, stored(module), question.files, active, pruned)
         kept = {each: published for each, published in versions.items() if each not in pruned}
         after = Registered(name, kept, active, revision, module.published_at, str(module.published_by))
-        self._replace(after)
+        await self._replace(after)
         log.info("registered", module=str(module.ref), by=module.published_by, active=active == version)
         return Added(module, after, created=True)
 
     async def _activate(self, question: _Activate) -> Registered:
-        catalog, known = self._known_catalog(), self.snapshot.get_registered(question.name, question.condition)
+        catalog, known = self.audit.known(), self.snapshot.get_registered(question.name, question.condition)
         self.snapshot.get(question.name, question.version)
         if known.active == question.version:
             return known
         return await self._make_active(catalog, known, question.version, question.subject)
 
     async def _make_active(self, catalog: Catalog, known: Registered, version: str, subject: str) -> Registered:
+        self.snapshot.routes.check(known.versions[version])
         revision = await self._in_catalog(catalog.activate, known.name, version, subject, known.active)
         after = evolve(known, active=version, revision=revision, updated_at=time.time(), updated_by=subject)
-        self._replace(after)
+        await self._replace(after)
         log.info("activated", module=known.name, version=version, before=known.active, by=subject)
         return after
 
     async def _remove(self, question: _Remove) -> None:
-        catalog, name, version = self._known_catalog(), question.name, question.version
+        catalog, name, version = self.audit.known(), question.name, question.version
         known = self.snapshot.get_registered(name, question.condition)
         if version is None:
             detail = {"versions": list(known.versions), "active": known.active}
             await self._in_catalog(catalog.remove, name, question.subject, detail)
             self._registered = {each: module for each, module in self._registered.items() if each != name}
-            self._show()
+            await self._show()
         else:
             self.snapshot.get(name, version)
             if version == known.active:
@@ -293,26 +285,24 @@ class Registry:
                 raise error(ErrorKind.CONFLICT, text, field="version")
             revision = await self._in_catalog(catalog.remove_version, name, version, question.subject)
             versions = {each: module for each, module in known.versions.items() if each != version}
-            self._replace(evolve(known, versions=versions, revision=revision))
+            await self._replace(evolve(known, versions=versions, revision=revision))
         log.info("deleted", module=name, version=version, by=question.subject)
 
-    def _known_catalog(self) -> Catalog:
-        if self.catalog is None:
-            raise error(ErrorKind.UNAVAILABLE, "this runner serves only its modules file; nothing can be registered")
-        return self.catalog
-
-    def _replace(self, module: Registered) -> None:
+    async def _replace(self, module: Registered) -> None:
         self._registered = {**self._registered, module.name: module}
-        self._show()
+        await self._show()
 
-    def _show(self) -> None:
+    async def _show(self) -> None:
         """Publish the modules as they are now."""
         active = {
             name: module.versions[module.active]
             for name, module in self._registered.items()
             if module.active is not None and module.active in module.versions
         }
-        self.snapshot = RegistrySnapshot({**active, **(self._file or {})}, self._registered)
+        modules = {**active, **(self._file or {})}
+        self.snapshot = RegistrySnapshot(
+            modules, self._registered, await _routes(self.snapshot.routes, modules.values())
+        )
         self.follow(self.snapshot)
 
     async def collect(self, besides: Iterable[Path] = ()) -> None:
@@ -321,6 +311,18 @@ class Registry:
             used = {*besides, *self._staged, *(module.root for module in self.snapshot.everything())}
             used |= {version.root for module in self._registered.values() for version in module.versions.values()}
             await trio.to_thread.run_sync(self.publisher.remove_code, used)
+
+
+async def _routes(known: Routes, modules: Iterable[Published]) -> Routes:
+    """Return the endpoints of modules: the `known` ones, if the modules that have some are the same."""
+    found = tuple(module for module in modules if module.spec.endpoints)
+    if len(found) == len(known.modules) and all(map(operator.is_, found, known.modules)):
+        return known
+    routes = await trio.to_thread.run_sync(Routes.of, found)
+    for route, other in routes.hidden:
+        text = conflict_text(route.endpoint, other.module.ref.name, other.endpoint)
+        log.warning("an endpoint is not served", module=str(route.module.ref), why=text)
+    return routes
 
 
 def _notes_of(changes: Changes, file: Mapping[str, Published]) -> list[Note]:

@@ -77,6 +77,9 @@ class Action(StrEnum):
     FILE_ADD = "file_add"
     FILE_CHANGE = "file_change"
     FILE_REMOVE = "file_remove"
+    KEY_CREATE = "key_create"
+    """Of an API key, as the next; the field `module` is empty."""
+    KEY_REVOKE = "key_revoke"
 
 
 @frozen

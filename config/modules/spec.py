@@ -24,8 +24,9 @@ from config.mistakes import (
     structure_hook,
     unfold,
 )
-from config.modules import policies
+from config.modules import endpoints, policies
 from config.modules.early import early
+from config.modules.endpoints import EndpointSpec
 from config.modules.policies import RetryPolicy, WorkersPolicy
 from config.modules.sizes import oversized
 from config.requirements import Origin
@@ -85,6 +86,8 @@ class ModuleSpec:
     """Conda packages; a file name in the YAML file is an `environment.yml`, replaced by its packages."""
     channels: tuple[str, ...] = ()
     input_schema: Mapping[str, Any] | None = None
+    endpoints: tuple[EndpointSpec, ...] = ()
+    """Routes of the server that call it."""
     record: Record = Record.FULL
     """How much of each execution the history keeps."""
 
@@ -177,6 +180,7 @@ def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
     if isinstance(handler, str) and ":" in handler and "code" in given:
         yield Wrong("names a file, but `code` is only one; use `path`", ("handler",), allowed="the name of a function")
     yield from policies.orders(data)
+    yield from endpoints.rules(data)
 
 
 def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> Iterator[Wrong]:
@@ -299,6 +303,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "dependencies": units.items(_PLAIN),
         "channels": channels,
         "input_schema": units.optional(_json_schema),
+        "endpoints": endpoints.read,
     },
 }
 """The reader of each field; fields that are missing here are of classes in this table."""
@@ -308,6 +313,7 @@ def _converter() -> Converter:
     converter = Converter(unstruct_collection_overrides={tuple: list})
     converter.register_unstructure_hook(Path, str)
     converter.register_unstructure_hook(Secret, Secret.mapping)
+    endpoints.register(converter)
     for kind, readers in _READERS.items():
         converter.register_structure_hook(kind, structure_hook(converter, kind, readers))
     return converter

@@ -328,8 +328,9 @@ def _with_files(value: Any) -> Any:
 class Response:
     """What a handler returns to answer a request with status, header fields and a body of its choice.
 
-    The body is text, bytes, a `File`, an open binary file, a value for JSON, or a generator, whose items (text or
-    bytes) are sent as they come.
+    The body is nothing, text, bytes, a `File`, an open binary file, a value for JSON, or a generator, whose items are
+    sent as they come: text and bytes as they are, other values as lines of JSON, or as events if the type is
+    `text/event-stream`.
     """
 
     operato_kind = "Response"
@@ -369,20 +370,20 @@ class Response:
             head["text"] = self.body
         elif isinstance(self.body, (bytes, bytearray, memoryview, File)) or _is_open(self.body):
             head["file"] = self.body
-        elif self.body is not _NO_BODY:
+        elif self.body is not None:
             head["json"] = self.body
         return {"$response": head}
 
     def _synchronous(self, parts: Iterator[Any]) -> Iterator[Any]:
         try:
-            yield Response(_NO_BODY, self.status, self.headers)
+            yield Response(None, self.status, self.headers)
             yield from parts
         finally:
             getattr(parts, "close", lambda: None)()
 
     async def _asynchronous(self, parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
         try:
-            yield Response(_NO_BODY, self.status, self.headers)
+            yield Response(None, self.status, self.headers)
             async for part in parts:
                 yield part
         finally:
@@ -391,8 +392,6 @@ class Response:
 
 
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_NO_BODY = object()
-"""The body of the head of a streamed response."""
 
 
 def _is_open(value: object) -> bool:

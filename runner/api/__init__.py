@@ -7,6 +7,7 @@ from runner.api.described import NOT_SHOWN, module_fields
 from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
+from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
 from runner.api.service import Service
 
@@ -18,6 +19,7 @@ __all__ = [
     "Checks",
     "Input",
     "InternalFailure",
+    "KeyOrder",
     "Publishing",
     "Service",
     "StoredFiles",

@@ -10,6 +10,7 @@ from attrs import frozen
 from actors.registry import Published
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution
+from runner.api.following import while_valid
 from runner.api.internal import failure_of
 from runner.api.service import Service
 from runner.auth import Principal, Scope
@@ -101,7 +102,8 @@ class Batch:
                 self._problem = RunnerError(shutting_down())
             else:
                 try:
-                    given = await take()
+                    with while_valid(self._principal):
+                        given = await take()
                 except RunnerError as problem:
                     self._problem = problem
             self._over = given is None

@@ -1,12 +1,14 @@
-"""Waiting on behalf of a caller: no longer than its token is valid."""
+"""Waiting on behalf of a caller: no longer than its token or API key is valid."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 
 import trio
+from attrs import evolve
 
 from actors.events import EventLog, Follower
 from protocol.errors import ErrorKind, error
@@ -16,24 +18,37 @@ from runner.auth import Principal
 
 @contextmanager
 def while_valid(principal: Principal) -> Iterator[None]:
-    """Wait inside this block while the token of the caller is valid; then cancel the wait.
+    """Wait inside this block while the token or key of the caller is valid; then cancel the wait.
 
     Raises RunnerError `unauthenticated` in its place. Cancels only the block: send nothing in it that must be whole.
     """
+    key = principal.key
     with trio.move_on_after(max(0.0, principal.expires - time.time())) as scope:
-        yield
+        if key is None:
+            yield
+        else:
+            if key.revoked:
+                scope.cancel()
+            key.watchers.add(scope.cancel)
+            try:
+                yield
+            finally:
+                key.watchers.discard(scope.cancel)
     if scope.cancelled_caught:
-        raise _expired()
+        raise _invalid(principal)
 
 
 def check_valid(principal: Principal) -> None:
-    """Raise RunnerError `unauthenticated` if the token of the caller has expired since it was verified."""
-    if time.time() >= principal.expires:
-        raise _expired()
+    """Raise RunnerError `unauthenticated` if the token or key of the caller is no longer valid."""
+    if time.time() >= principal.expires or (principal.key is not None and principal.key.revoked):
+        raise _invalid(principal)
 
 
-def _expired() -> Exception:
-    return error(ErrorKind.UNAUTHENTICATED, "the token has expired; go on with another one")
+def _invalid(principal: Principal) -> Exception:
+    if principal.key is None:
+        return error(ErrorKind.UNAUTHENTICATED, "the token has expired; go on with another one")
+    what = "was revoked" if principal.key.revoked else "has expired"
+    return error(ErrorKind.UNAUTHENTICATED, f"the API key {what}; go on with another one")
 
 
 class Following(Follower):
@@ -44,6 +59,14 @@ class Following(Follower):
         self._principal = principal
 
     async def next(self) -> tuple[Event, ...] | None:
-        """Return the next events, as `Follower.next`. Raises RunnerError `unauthenticated` if the token expires."""
+        """Return the next events, as `Follower.next`. Raises RunnerError `unauthenticated` at the end of the token."""
         with while_valid(self._principal):
             return await super().next()
+
+
+def following_call(log: EventLog, principal: Principal) -> Follower:
+    """Return the position of a caller in the events of its own call.
+
+    A call that has begun continues when its token or key expires, but its events end when its key is revoked.
+    """
+    return Follower(log) if principal.key is None else Following(log, 0, evolve(principal, expires=inf))

@@ -1,17 +1,21 @@
-"""Callers: tokens and the keys that verify them, the scopes and modules they allow, and the secret that signs them.
+"""Callers: tokens, API keys, the scopes and modules that they allow, the keys and the secret behind tokens.
 
 Needs no server and no event loop, so that commands which only make a token start fast.
 """
 
+from runner.auth.callers import SEVERAL, anonymous_caller, authenticate
 from runner.auth.issuing import issue_token, sign_for
-from runner.auth.principal import Principal, Scope, require, require_module
+from runner.auth.principal import SCOPES, Principal, Scope, require, require_module
 from runner.auth.secret import find_secret, load_or_make_secret, with_secret
-from runner.auth.tokens import Verifier, authenticate
+from runner.auth.tokens import Verifier
 
 __all__ = [
+    "SCOPES",
+    "SEVERAL",
     "Principal",
     "Scope",
     "Verifier",
+    "anonymous_caller",
     "authenticate",
     "find_secret",
     "issue_token",

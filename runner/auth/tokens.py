@@ -7,34 +7,34 @@ verified: a public key is never an HMAC secret, and no key has the algorithm `no
 from __future__ import annotations
 
 import math
-import re
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import jwt
 
 from config.settings import AuthSettings
 from protocol.errors import ErrorKind, error
+from protocol.model import KEY_PREFIX
 from runner.auth.keys import Key, hmac_key, pem_key, refused
 from runner.auth.principal import SCOPES, Principal
 
 if TYPE_CHECKING:
+    from actors.keys import ApiKeys
     from runner.auth.jwks import KeySet
 
 
 MAX_TOKEN_CHARACTERS: Final = 16 * 1024
 CACHED_TOKENS: Final = 1024
 _MAX_GLOBS: Final = 1000
-_KNOWN_HEADERS: Final = 128
+_KEY_SECONDS: Final = 60.0
+"""An API key is looked up again after this time, so that its last use is noted."""
 _LATEST: Final = 253402300800.0  # the year 10000
-_BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+) *", re.IGNORECASE)
 
 
 class Verifier:
-    """Verifies tokens by a secret, a public key or a JWKS URL, and caches a bounded number of them.
+    """Verifies tokens by a secret, a public key or a JWKS URL, and API keys; caches a bounded number of both.
 
     `clock` returns the time of day in seconds since the epoch.
     """
@@ -53,6 +53,12 @@ class Verifier:
         """
         self._settings = settings
         self._clock = clock
+        self.api_keys: ApiKeys | None = None
+        """The API keys, which are accepted in place of tokens."""
+        self.anonymous: Principal | None = None
+        """The caller without any credential, where one is accepted."""
+        self.refused: Counter[str] = Counter()
+        """The number of refused callers by what they showed: `none`, `token` or `key`."""
         secret = secret if settings.secret is None else settings.secret
         keys = [] if secret is None else [hmac_key(secret)]
         if public_key is not None:
@@ -97,6 +103,8 @@ class Verifier:
         known = self._remembered(token)
         if known is not None:
             return known
+        if token.startswith(KEY_PREFIX):
+            return self._owner(token)
         header = _header(token)
         key = self._local_key(header)
         if key is None and self._key_set is not None:
@@ -109,6 +117,8 @@ class Verifier:
         known = self._remembered(token)
         if known is not None:
             return known
+        if token.startswith(KEY_PREFIX):
+            return self._owner(token)
         header = _header(token)
         return self._check(token, header, self._local_key(header))
 
@@ -148,10 +158,29 @@ class Verifier:
             raise refused("the claim `sub` is empty")
         until = expires + settings.leeway_seconds
         principal = Principal(subject, _scopes(claims, settings.roles_claim), _globs(claims.get("modules")), until)
-        self._cache[token] = (min(until, key.until), principal)
+        self._remember(token, min(until, key.until), principal)
+        return principal
+
+    def _owner(self, secret: str) -> Principal:
+        """Return the owner of an API key. Only the whole key shows whether it was revoked."""
+        key = None if self.api_keys is None else self.api_keys.find(secret)
+        if key is None:
+            raise error(ErrorKind.UNAUTHENTICATED, "the API key is not valid")
+        stored, now = key.stored, self._clock()
+        if key.revoked:
+            raise error(ErrorKind.UNAUTHENTICATED, "the API key was revoked")
+        expires = math.inf if stored.expires_at is None else stored.expires_at
+        if expires <= now:
+            raise error(ErrorKind.UNAUTHENTICATED, "the API key has expired")
+        principal = Principal(f"key:{stored.name}", SCOPES.intersection(stored.scopes), stored.modules, expires, key)
+        self._remember(secret, min(expires, now + _KEY_SECONDS), principal)
+        key.watchers.add(self._cache.clear)
+        return principal
+
+    def _remember(self, token: str, until: float, principal: Principal) -> None:
+        self._cache[token] = (until, principal)
         if len(self._cache) > CACHED_TOKENS:
             self._cache.popitem(last=False)
-        return principal
 
     def _check_times(self, claims: Mapping[str, Any]) -> float:
         now, leeway = self._clock(), self._settings.leeway_seconds
@@ -281,25 +310,3 @@ def sign(
 def _is_text(given: str) -> bool:
     """Return whether a text has no bytes that the command line could not decode."""
     return all(not "\ud800" <= character <= "\udfff" for character in given)
-
-
-@lru_cache(_KNOWN_HEADERS)
-def bearer(header: str | None) -> str:
-    """Return the token of an `Authorization` header's value. Raises `RunnerError` (`unauthenticated`)."""
-    if not header:
-        raise error(ErrorKind.UNAUTHENTICATED, "the request has no token: send `Authorization: Bearer TOKEN`")
-    found = _BEARER.fullmatch(header)
-    if found is None:
-        if header.strip().lower() == "bearer":
-            raise error(ErrorKind.UNAUTHENTICATED, "the token after `Bearer` is empty; is the variable TOKEN set?")
-        raise error(ErrorKind.UNAUTHENTICATED, "the authorization must have the form `Bearer TOKEN`")
-    return found[1]
-
-
-async def authenticate(verifier: Verifier, header: str | None) -> Principal:
-    """Return the caller by its header `Bearer TOKEN`. No checkpoint unless a key must be fetched.
-
-    Raises RunnerError `unauthenticated`, or `unavailable` when keys cannot be fetched.
-    """
-    token = bearer(header)
-    return verifier.verify_nowait(token) if verifier.local else await verifier.verify(token)

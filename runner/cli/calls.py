@@ -1,4 +1,4 @@
-"""The commands `call` and `logs` and the group `executions`, for a running server."""
+"""The commands `call` and `logs` and the groups `executions` and `files`, for a running server."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runner.client import Form, Raw
 
 _RUN = ("executions:run", "executions:read")
+_FILES_READ, _FILES_WRITE, _FILES_ADMIN = ("files:read",), ("files:write",), ("admin",)
 
 
 @click.command(cls=Command)
@@ -222,3 +223,71 @@ def cancel(identities: tuple[str, ...], **options: Any) -> int:
     from runner.client import cancel_executions
 
     return with_client(options, _RUN, lambda client: cancel_executions(client, identities))
+
+
+@click.group(cls=Commands)
+def files() -> None:
+    """Upload, download, list and delete files of a running server."""
+
+
+@files.command("put")
+@click.argument("path", metavar="FILE|-")
+@click.option("--name", default=None, metavar="NAME", help="its name on the server  [that of FILE]")
+@click.option("--type", "media_type", default=None, metavar="TYPE", help="its media type  [by the name]")
+@connection_options()
+def put_file(path: str, name: str | None, media_type: str | None, **options: Any) -> int:
+    """Upload FILE, or standard input.
+
+    Prints the object that names it in an input: {"$file": {"id": "sha256:...", ...}}
+    """
+    from runner.client import put_file as work
+
+    place = None if path == "-" else Path(path)
+    return with_client(options, _FILES_WRITE, lambda client: work(client, place, name, media_type))
+
+
+@files.command("get")
+@click.argument("identity", metavar="ID")
+@click.option("-o", "--output", default=None, metavar="FILE", help="write to this file  [standard output]")
+@connection_options()
+def get_file(identity: str, output: str | None, **options: Any) -> int:
+    """Download a file.
+
+    With -o, FILE is replaced when the download is complete and its digest is right.
+    """
+    from runner.client import get_file as work
+
+    place = None if output is None or output == "-" else Path(output)
+    return with_client(options, _FILES_READ, lambda client: work(client, identity, place))
+
+
+@files.command("list")
+@list_options(50)
+@connection_options()
+def list_files(limit: int, cursor: str | None, as_json: bool, **options: Any) -> int:
+    """List files, newest first."""
+    from runner.client import list_files as work
+
+    return with_client(options, _FILES_READ, lambda client: work(client, limit, cursor, as_json=as_json))
+
+
+@files.command("rm")
+@click.argument("identities", metavar="ID...", nargs=-1, required=True)
+@connection_options()
+def remove_files(identities: tuple[str, ...], **options: Any) -> int:
+    """Delete files that no execution uses."""
+    from runner.client import remove_files as work
+
+    return with_client(options, _FILES_WRITE, lambda client: work(client, identities))
+
+
+@files.command("gc")
+@connection_options()
+def collect_files(**options: Any) -> int:
+    """Delete the files now that the server deletes once an hour.
+
+    These are the files that no execution of the history uses and that are older than `file_retention`.
+    """
+    from runner.client import collect_files as work
+
+    return with_client(options, _FILES_ADMIN, work)

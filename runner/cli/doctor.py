@@ -18,6 +18,7 @@ from attrs import asdict, evolve, frozen
 
 from actors.files import usage
 from actors.system import Surroundings, System, open_system
+from config.client import is_loopback
 from config.load import Loaded
 from config.mistakes import ConfigError
 from config.settings import ServerSettings, Settings
@@ -26,7 +27,7 @@ from environments.local import ProcessTable
 from environments.pythons import MINORS, installed_pythons
 from protocol.model import Kind
 from runner.ports import try_port
-from runner.serve import key_mistakes, makes_secret, secret_mistakes, server_context
+from runner.serve import key_mistakes, makes_secret, open_endpoints, secret_mistakes, server_context
 from runner.terminal import show_line, size, style_of
 from runner.version import version_of_this
 
@@ -110,7 +111,9 @@ async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
     findings += _folders(loaded)
     findings += _ports(loaded)
     findings.append(await _key(settings))
+    findings += _anonymous(settings)
     findings += _secrets(loaded, around)
+    findings += _open(loaded)
     return findings
 
 
@@ -269,7 +272,20 @@ async def _key(settings: Settings) -> Finding:
     return Finding("secrets", "key for tokens", State.OK, text)
 
 
+def _anonymous(settings: Settings) -> Iterator[Finding]:
+    if scopes := settings.auth.anonymous:
+        where = "" if is_loopback(settings.server.host) else f", also from other machines ({settings.server.host})"
+        text = f"callers without a token are accepted{where}, with {' '.join(scopes)}"
+        yield Finding("secrets", "anonymous", State.NOTE, text, "remove the setting `anonymous` to require tokens")
+
+
 def _secrets(loaded: Loaded, around: Surroundings) -> Iterator[Finding]:
     for spec in loaded.modules.modules:
         for mistake in secret_mistakes(spec, around):
             yield Finding("secrets", f"{spec.name}.secrets", State.FAILED, str(mistake))
+
+
+def _open(loaded: Loaded) -> Iterator[Finding]:
+    for spec in loaded.modules.modules:
+        for text in open_endpoints(spec):
+            yield Finding("endpoints", spec.name, State.NOTE, text, "check that its handler may be called by anyone")

@@ -8,6 +8,7 @@ from runner.client.calls import Order, follow_call, print_output, submit
 from runner.client.connection import MAX_ANSWER_BYTES, Client, run, segment
 from runner.client.executions import cancel_executions, list_executions, moment, show_execution
 from runner.client.files import Form, Part, Raw, collect_files, get_file, get_result, list_files, put_file, remove_files
+from runner.client.lists import collect, print_json, print_table, read_items
 from runner.client.local_token import credentials
 from runner.client.modules import (
     Sent,
@@ -30,6 +31,7 @@ __all__ = [
     "Sent",
     "activate",
     "cancel_executions",
+    "collect",
     "collect_files",
     "credentials",
     "follow_call",
@@ -41,9 +43,12 @@ __all__ = [
     "list_modules",
     "list_versions",
     "moment",
+    "print_json",
     "print_output",
+    "print_table",
     "push",
     "put_file",
+    "read_items",
     "remove",
     "remove_files",
     "run",

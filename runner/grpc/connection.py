@@ -88,11 +88,11 @@ class Calls:
     def request(self, event: ngh2.RequestReceived) -> None:
         """Begin a call, or refuse it."""
         fields: dict[str, str] = {}
-        size = tokens = 0
+        size, twice = 0, False
         for name, value in event.headers:
             size += len(name) + len(value) + 32
+            twice |= name in (b"authorization", b"x-api-key") and name.decode() in fields
             fields[name.decode("latin-1")] = value.decode("latin-1")
-            tokens += name == b"authorization"
         door = self._door
         method = door.methods.get(fields.get(":path", ""))
         stream = Stream(self._link, event.stream_id, ended=event.end_stream)
@@ -100,8 +100,8 @@ class Calls:
         try:
             if size > MAX_HEADER_BYTES:
                 raise error(ErrorKind.TOO_LARGE, f"the metadata of {size} bytes is over {MAX_HEADER_BYTES}")
-            if tokens > 1:
-                raise error(ErrorKind.UNAUTHENTICATED, "the metadata has more than one `authorization`")
+            if twice:
+                raise error(ErrorKind.UNAUTHENTICATED, "the metadata has more than one `authorization` or `x-api-key`")
             call.begin(known=method is not None, full=door.full_for(self._link), draining=door.draining)
         except (RunnerError, GRPCError) as problem:
             call.refuse(problem)

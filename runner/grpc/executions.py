@@ -29,22 +29,28 @@ from runner.grpc.messages import (
     response_message,
     seconds,
 )
-from runner.grpc.modules import ModuleVerbs
+from runner.grpc.modules import KeyVerbs, ModuleVerbs
 from runner.inputs import WholeBody, read_input
 from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
 FILES = "operato.runner.v1.FileService"
+KEYS = "operato.runner.v1.KeyService"
 MAX_INPUT_ID = 256
 
 
 def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
     """Return the methods of all services by path."""
-    executions, modules, files = _Executions(service), ModuleVerbs(service), FileVerbs(service)
+    executions, files = _Executions(service), FileVerbs(service)
+    others = {
+        MODULES: ModuleVerbs(service).verbs(),
+        KEYS: KeyVerbs(service).verbs(),
+        FILES: files.verbs(),
+    }
 
     async def principal(call: Call) -> Principal:
-        return await authenticate(verifier, call.metadata.get("authorization"))
+        return await authenticate(verifier, call.metadata.get("authorization"), call.metadata.get("x-api-key"))
 
     def with_message(verb: Callable[[Call, Principal, Any], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
         async def handler(call: Call) -> Any:
@@ -68,9 +74,12 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
         f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
-        **{f"/{MODULES}/{name}": Method(with_message(verb), kind) for name, (verb, kind) in modules.verbs().items()},
         f"/{FILES}/PutFile": Method(with_stream(files.put), v1.PutFileRequest),
-        **{f"/{FILES}/{name}": Method(with_message(verb), kind) for name, (verb, kind) in files.verbs().items()},
+        **{
+            f"/{name}/{verb}": Method(with_message(work), kind)
+            for name, verbs in others.items()
+            for verb, (work, kind) in verbs.items()
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""The verbs of ModuleService over gRPC: read the request, call the service, render."""
+"""The verbs of ModuleService and KeyService over gRPC: read the request, call the service, render."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from typing import Any
 
 from attrs import frozen
 
+from actors.keys import ApiKey
 from actors.registry import Added, Condition
 from protocol.rpc.operato.runner import v1
-from runner.api import Publishing, Service
+from runner.api import KeyOrder, Publishing, Service
 from runner.auth import Principal, Scope
 from runner.grpc.call import Call
 from runner.grpc.codec import make
 from runner.grpc.messages import (
     environment_kind,
     environment_message,
+    milliseconds,
     module_message,
     page_limit,
     seconds,
     stats_message,
 )
+
+Verbs = dict[str, tuple[Callable[[Call, Principal, Any], Awaitable[Any]], type[Any]]]
+"""Each verb and the class of its request, by the name of its method."""
 
 
 @frozen
@@ -29,8 +34,8 @@ class ModuleVerbs:
 
     service: Service
 
-    def verbs(self) -> dict[str, tuple[Callable[[Call, Principal, Any], Awaitable[Any]], type[Any]]]:
-        """Return each verb and the class of its request, by the name of its method."""
+    def verbs(self) -> Verbs:
+        """Return the verbs."""
         return {
             "ListModules": (self.list, v1.ListModulesRequest),
             "GetModule": (self.get, v1.GetModuleRequest),
@@ -128,6 +133,55 @@ class ModuleVerbs:
             condition=Condition(revision=request.revision or None),
         )
         return make(v1.DeleteModuleResponse)
+
+
+@frozen
+class KeyVerbs:
+    """The verbs of KeyService."""
+
+    service: Service
+
+    def verbs(self) -> Verbs:
+        """Return the verbs."""
+        return {
+            "CreateKey": (self.create, v1.CreateKeyRequest),
+            "ListKeys": (self.list, v1.ListKeysRequest),
+            "RevokeKey": (self.revoke, v1.RevokeKeyRequest),
+        }
+
+    async def create(self, _call: Call, who: Principal, request: v1.CreateKeyRequest) -> v1.CreateKeyResponse:
+        """Create a key."""
+        modules = tuple(request.modules) or None
+        order = KeyOrder(request.name, tuple(request.scopes), modules, request.expires or None)
+        key, secret = await self.service.keys.create(who, order)
+        return make(v1.CreateKeyResponse, key=_key(key), secret=secret)
+
+    async def list(self, _call: Call, who: Principal, request: v1.ListKeysRequest) -> v1.ListKeysResponse:
+        """List keys."""
+        found, cursor = await self.service.keys.list(who, limit=page_limit(request.limit), cursor=request.cursor)
+        return make(v1.ListKeysResponse, keys=[_key(key) for key in found], cursor=cursor or "")
+
+    async def revoke(self, _call: Call, who: Principal, request: v1.RevokeKeyRequest) -> v1.RevokeKeyResponse:
+        """Revoke a key."""
+        await self.service.keys.revoke(who, request.id)
+        return make(v1.RevokeKeyResponse)
+
+
+def _key(key: ApiKey) -> v1.Key:
+    stored = key.stored
+    return make(
+        v1.Key,
+        id=stored.id,
+        name=stored.name,
+        scopes=list(stored.scopes),
+        modules=list(stored.modules),
+        created_at=milliseconds(stored.created_at),
+        created_by=stored.created_by,
+        expires_at=milliseconds(stored.expires_at),
+        used_at=milliseconds(key.used_at),
+        revoked_at=milliseconds(stored.revoked_at),
+        revoked_by=stored.revoked_by or "",
+    )
 
 
 def _added(added: Added) -> v1.RegisterModuleResponse:

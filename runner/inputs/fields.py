@@ -47,6 +47,8 @@ class Field:
     """Whether it may be a file."""
     any: bool = False
     """Whether it may be everything, by its schema or without one."""
+    plain: bool = False
+    """Whether a text stays a text, even if it is the id of a file."""
 
     @property
     def path(self) -> str:
@@ -70,7 +72,7 @@ class Field:
 
     def text(self, text: str) -> Value:
         """Return the value of a text. Raises RunnerError `bad_input` if it is not of a type of the field."""
-        if self.file and _FILE_ID.fullmatch(text):
+        if self.file and not self.plain and _FILE_ID.fullmatch(text):
             return {"$file": {"id": text}}
         if self.any or "string" in self.types:
             return text
@@ -205,7 +207,7 @@ class Fields:
 
     def _field(self, name: str, schema: Schema, depth: int = 0) -> Field:
         if not schema and self._lists and not depth:
-            return Field(name, frozenset({"string", "array"}), None, file=True)
+            return Field(name, frozenset({"string", "array"}), None, file=True, plain=True)
         branches = list(self._branches(schema))
         types: set[str] = set()
         for each in branches:

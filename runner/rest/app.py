@@ -15,8 +15,9 @@ from protocol.errors import ErrorKind, RunnerError, error, shutting_down
 from runner.api import Service
 from runner.auth import Verifier
 from runner.http import App, Message, Receive, Send
-from runner.rest import batch, executions, files, metrics, modules, streams
+from runner.rest import access, batch, executions, files, metrics, modules, streams
 from runner.rest.endpoint import Answer, Endpoint, Request, json_answer, serves
+from runner.rest.hooks import Hooks
 from runner.rest.openapi import OPERATIONS, Documents, docs_page, served
 from runner.rest.routing import Endpoints, Origins, Proxies, Site
 from runner.version import release
@@ -55,12 +56,15 @@ _LINKS: Final = {
 
 def make_app(service: Service, verifier: Verifier) -> Site:
     """Return the ASGI application of all REST routes."""
-    settings, endpoints = service.settings.server, Endpoints(service, verifier)
+    settings = service.settings.server
     operations = {operation.name: operation for operation in served(settings)}
+    origins = Origins.of(settings.cors_origins, operations.values())
+    endpoints = Endpoints(service, verifier, origins)
     every = [
         Endpoint(operations[each.operation.name], each.function)
         for each in (
-            *(*_AHEAD, *executions.ENDPOINTS, *modules.ENDPOINTS, *metrics.ENDPOINTS),
+            *(*_AHEAD, *executions.ENDPOINTS, *modules.ENDPOINTS, *access.ENDPOINTS),
+            metrics.endpoint(verifier.refused),
             *_server_endpoints(service),
         )
         if each.operation.name in operations
@@ -70,9 +74,10 @@ def make_app(service: Service, verifier: Verifier) -> Site:
         endpoints,
         tuple(operations.values()),
         Proxies.of(settings),
-        Origins.of(settings.cors_origins, operations.values()),
+        origins,
         _Late(endpoints, [each for each in every if each.operation.name not in first]),
         {each.operation.name: each for each in every if each.operation.name in first},
+        Hooks(endpoints, origins),
     )
 
 

@@ -7,9 +7,10 @@ number.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -22,21 +23,28 @@ from actors.history import HistoryStatistics
 from protocol.model import Kind
 from runner.api import Service
 from runner.auth import Principal
-from runner.rest.endpoint import Answer, Request, serves
+from runner.rest.endpoint import Answer, Endpoint, Request, serves
+from runner.rest.hooks import Refusal
 from runner.version import release
 
-PARTS: Final = ("code", "files", "history", "journal", "modules")
+PARTS: Final = ("code", "files", "history", "journal", "keys", "modules")
+CREDENTIALS: Final = ("none", "token", "key")
 _BOUNDS = [*(str(bound) for bound in BUCKETS), "+Inf"]
 
 
-@serves("getMetrics")
-async def metrics(request: Request) -> Answer:
-    """Show the metrics: to a caller with a token those of its modules, to everybody all where they are open."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_process())
-    registry.register(RunnerCollector(request.service, release(), request.caller))
-    encode, content_type = choose_encoder(request.header("accept") or "")
-    return Answer(encode(registry), content_type=content_type)
+def endpoint(refused: Mapping[str, int]) -> Endpoint:
+    """Return the endpoint of the metrics; `refused` counts refused callers by the credential that they showed."""
+
+    @serves("getMetrics")
+    async def metrics(request: Request) -> Answer:
+        """Show the metrics: to a caller with a token those of its modules, to everybody all where they are open."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_process())
+        registry.register(RunnerCollector(request.service, release(), request.caller, refused))
+        encode, content_type = choose_encoder(request.header("accept") or "")
+        return Answer(encode(registry), content_type=content_type)
+
+    return metrics
 
 
 @lru_cache(maxsize=1)
@@ -47,10 +55,17 @@ def _process() -> ProcessCollector:
 class RunnerCollector(Collector):
     """All metrics of one runner at this moment, for the modules that the principal may use (None: all modules)."""
 
-    def __init__(self, service: Service, version: str, principal: Principal | None = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        version: str,
+        principal: Principal | None = None,
+        refused: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._service = service
         self._version = version
         self._principal = principal
+        self._refused = refused
 
     def collect(self) -> Iterator[Metric]:
         """Yield each metric with all its series. Never waits."""
@@ -66,11 +81,21 @@ class RunnerCollector(Collector):
         yield _gauge("operato_registry_waiting", "Changes of modules that wait for the registry.", [({}, waiting)])
         buffered = self._service.budget.taken
         yield _gauge("operato_buffered_bytes", "Bytes of requests that are not complete.", [({}, buffered)])
+        refused = [({"reason": each.value}, self._service.signatures_refused[each.value]) for each in Refusal]
+        yield _counter("operato_signatures_refused", "Requests of endpoints with a refused signature.", refused)
+        yield from self._access()
         yield from self._executors()
         yield from self._runs()
         yield from self._ends()
         yield from self._files()
         yield from self._history()
+
+    def _access(self) -> Iterator[Metric]:
+        refused = [({"credential": name}, self._refused.get(name, 0)) for name in CREDENTIALS]
+        yield _counter("operato_authentication_failures", "Requests without a valid token or key.", refused)
+        if self._service.api_keys is not None:
+            states = [({"state": name}, count) for name, count in self._service.api_keys.statistics().items()]
+            yield _gauge("operato_api_keys", "API keys by state; ended ones were revoked or have expired.", states)
 
     def _executors(self) -> Iterator[Metric]:
         executors = self._service.executors
@@ -210,6 +235,3 @@ def _histogram(name: str, text: str, labels: list[str], series: Iterable[tuple[l
         buckets = list(zip(_BOUNDS, map(float, accumulate(found.counts)), strict=True))
         metric.add_metric(values, buckets, found.seconds)
     return metric
-
-
-ENDPOINTS: Final = (metrics,)

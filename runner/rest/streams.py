@@ -6,6 +6,8 @@ missed. The connection cuts off a reader that takes nothing (`send_timeout`) or 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -73,16 +75,7 @@ async def follow_socket(request: Request) -> Socket:
     follower = await request.service.follow(request.principal, request["id"], request["from"])
 
     async def run(peer: Peer) -> Close:
-        problem = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_ignore, peer, nursery.cancel_scope)
-            try:
-                await _send_events(follower, peer, request.service.answers)
-            except RunnerError as ended:  # caught here, as the nursery would wrap it in a group
-                problem = ended
-            nursery.cancel_scope.cancel()
-        if problem is not None:
-            raise problem
+        await _converse(partial(_ignore, peer), follower, peer, request.service.answers)
         return _close(follower)
 
     return Socket(run)
@@ -112,10 +105,7 @@ async def run_socket(request: Request) -> Socket:
 
         try:
             await peer.send(msgspec.json.encode({"type": "execution", "id": identity}))
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(listen, nursery.cancel_scope)
-                await _send_events(follower, peer, service.answers)
-                nursery.cancel_scope.cancel()
+            await _converse(listen, follower, peer, service.answers)
         finally:
             service.abandon(identity)
         return _close(follower)
@@ -153,6 +143,22 @@ async def _ignore(peer: Peer, scope: trio.CancelScope) -> None:
     while await peer.receive() is not None:
         pass
     scope.cancel()
+
+
+async def _converse(
+    listen: Callable[[trio.CancelScope], Awaitable[None]], follower: Follower, peer: Peer, answers: Answers
+) -> None:
+    """Send events while `listen` reads; it ends both by the scope. Raises RunnerError."""
+    problem = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen, nursery.cancel_scope)
+        try:
+            await _send_events(follower, peer, answers)
+        except RunnerError as ended:  # caught here, as the nursery would wrap it in a group
+            problem = ended
+        nursery.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
 
 
 async def _send_events(follower: Follower, peer: Peer, answers: Answers) -> None:

@@ -16,10 +16,10 @@ from actors.system import Surroundings
 from config.client import is_loopback
 from config.load import Loaded
 from config.mistakes import ConfigError, Mistake
-from config.modules import ModuleSpec
+from config.modules import PREFIX, Auth, ModuleSpec
 from config.settings import Settings
 from protocol.errors import RunnerError
-from runner.auth import Verifier, load_or_make_secret, with_secret
+from runner.auth import Verifier, anonymous_caller, load_or_make_secret, with_secret
 from runner.serve.tls import server_context
 
 
@@ -39,11 +39,18 @@ def secret_mistakes(spec: ModuleSpec, around: Surroundings) -> list[Mistake]:
     ]
 
 
+def open_endpoints(spec: ModuleSpec) -> list[str]:
+    """Return the endpoints of a module that every client may call, in words."""
+    found = [each for each in spec.endpoints if each.auth is Auth.NONE]
+    return [f"{', '.join(each.methods)} {PREFIX}{each.path} is open to every client (`auth: none`)" for each in found]
+
+
 async def key_mistakes(settings: Settings) -> list[Mistake]:
-    """Return the mistakes in the key of tokens. A secret that the start would make is no mistake."""
-    if makes_secret(settings):
-        return []
+    """Return the mistakes in the key of tokens and in `anonymous`. A secret to be made is no mistake."""
     try:
+        anonymous_caller(settings.auth.anonymous)
+        if makes_secret(settings):
+            return []
         await make_verifier(settings)
     except ConfigError as problem:
         return list(problem.mistakes)
@@ -62,7 +69,16 @@ def makes_secret(settings: Settings) -> bool:
 
 
 async def make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
-    """Return the verifier, and the secret if it is the runner's own (no key is configured). Raises ConfigError."""
+    """Return the verifier, and the secret if it is the runner's own (no key is configured).
+
+    Raises ConfigError, and RunnerError `bad_input` with the name of a setting.
+    """
+    verifier, secret = await _make_verifier(settings)
+    verifier.anonymous = anonymous_caller(settings.auth.anonymous)
+    return verifier, secret
+
+
+async def _make_verifier(settings: Settings) -> tuple[Verifier, str | None]:
     auth = await trio.to_thread.run_sync(with_secret, settings.auth)
     if auth.secret or auth.public_key_file or auth.jwks_url:
         key = None if auth.public_key_file is None else _read_key(auth.public_key_file)

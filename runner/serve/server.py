@@ -15,13 +15,14 @@ import trio
 from attrs import define, field
 
 from actors.system import Surroundings, System, open_system
+from config.client import is_loopback
 from config.folders import new_data_elsewhere
 from config.load import Loaded, base_environment, installer_environment, secret_values
 from config.mistakes import ConfigError
 from config.settings import Settings
 from environments import proc
 from runner.api import Service
-from runner.auth import sign_for
+from runner.auth import Verifier, sign_for
 from runner.ports import in_url, reachable
 from runner.serve.again import command_line
 from runner.serve.checks import make_verifier, makes_secret, start_mistakes
@@ -109,7 +110,10 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
     if new:
         log.info("made a secret for tokens", file=str(settings.store.data_dir / "jwt-secret"))
     async with open_system(settings, around, loaded.modules.modules) as system:
-        service = Service(system.registry, system.executors, system.history, system.runs, system.files, settings)
+        service = Service(
+            system.registry, system.executors, system.history, system.runs, system.files, settings, system.keys
+        )
+        verifier.api_keys = system.keys
         async with trio.open_nursery() as nursery:
             reloader = Reloader(loaded.modules, system, stop.reload)
             nursery.start_soon(partial(reloader.run, watching=settings.server.reload))
@@ -120,6 +124,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             gc.enable()
             nursery.start_soon(Heap().run)
             _announce(settings, doors, secret, loaded, len(system.registry.snapshot.modules))
+            _warn_of_anonymous(settings, verifier)
             _warn_of_missing_kinds(system)
             await stop.asked.wait()
             drained = await system.drain(settings.server.drain_timeout_seconds)
@@ -127,6 +132,14 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             await doors.wait_ended()
             nursery.cancel_scope.cancel()
     return drained
+
+
+def _warn_of_anonymous(settings: Settings, verifier: Verifier) -> None:
+    """Log what callers without a token may do, as a warning where they may be on other machines."""
+    if verifier.anonymous is not None:
+        level = log.info if is_loopback(settings.server.host) else log.warning
+        scopes = " ".join(sorted(verifier.anonymous.scopes))
+        level("callers without a token are accepted (`anonymous`)", scopes=scopes, host=settings.server.host)
 
 
 def _warn_of_missing_kinds(system: System) -> None:

@@ -36,6 +36,7 @@ def test_executions_answered_before_a_backup_exist_after_a_restore(tmp_path):
     with running(old, MODULES, "--idle", "1m") as server:
         made = {"name": "registered", "env": "inline", "code": "def handler(input): return 'mine'"}
         assert server.client.post("/modules", json=made).status_code == 201
+        key = server.client.post("/keys", json={"name": "ci", "scopes": "executions:run"}).json()["key"]
 
         def call() -> None:
             while not enough.is_set():
@@ -64,6 +65,7 @@ def test_executions_answered_before_a_backup_exist_after_a_restore(tmp_path):
             found = server.client.get(f"/executions/{execution['id']}").json()
             assert (found["status"], found["result"]) == ("succeeded", execution["result"])
         assert server.execute("registered", None).json()["result"] == "mine"
+        assert server.execute("registered", None, authorization=f"Bearer {key}").status_code == 200
         assert (new / "data" / "jwt-secret").read_text() == (old / "data" / "jwt-secret").read_text()
 
 

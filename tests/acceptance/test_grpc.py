@@ -655,6 +655,7 @@ def test_health_and_reflection_need_no_token(server: Server, stubs: tuple[Any, A
         "grpc.health.v1.Health",
         "operato.runner.v1.ExecutorService",
         "operato.runner.v1.FileService",
+        "operato.runner.v1.KeyService",
         "operato.runner.v1.ModuleService",
     ]
     assert {"Execute", "ExecuteBatch", "WatchExecution"} <= set(answer["methods"])

@@ -47,6 +47,7 @@ BODIES = {
     "registerModule": ("POST", "/modules", "application/json", json.dumps({"name": "m1", **ONE}).encode()),
     "putModule": ("PUT", "/modules/m2", "application/json", json.dumps(ONE).encode()),
     "patchModule": ("PATCH", "/modules/m3", "application/json", b'{"timeout": 3}'),
+    "createKey": ("POST", "/keys", "application/json", b'{"name": "m", "scopes": "executions:run"}'),
     "uploadModule": ("POST", "/modules/upload?name=m4", "application/zip", ARCHIVE),
     "uploadFile": ("POST", "/files", "image/png", b"a picture"),
 }
@@ -72,7 +73,7 @@ async def test_a_compressed_body_is_understood_at_every_route(site, name):
     plain = BODIES[name][3]
     for encoding, compress in (*RAW.items(), ("deflate", raw_deflate), ("identity", bytes)):
         status, _, body = await post(site, name, encoding, compress(plain))
-        if name == "registerModule" and status == 409:  # it exists since the first time
+        if name in ("registerModule", "createKey") and status == 409:  # it exists since the first time
             continue
         assert 200 <= status < 300, (encoding, body)
 

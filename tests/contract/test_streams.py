@@ -134,6 +134,7 @@ async def open_site(path, modules=(ECHO, TALKS, COUNTS, PARENT), *, limits=None,
     token = sign(SECRET, subject="kim", scopes=["admin"], expires_seconds=3600)
     async with open_service(path, modules, **settings) as service:
         verifier = Verifier(AuthSettings(), secret=SECRET)
+        verifier.api_keys = service.api_keys
         async with serving(make_app(service, verifier), **(limits or {})) as server:
             yield Site(service, server, token)
 

@@ -9,8 +9,9 @@ import pytest
 from config.settings import AuthSettings
 from protocol.errors import ErrorKind, RunnerError
 from runner.auth import tokens as auth
+from runner.auth.callers import bearer
 from runner.auth.principal import Principal
-from runner.auth.tokens import Verifier, bearer, sign
+from runner.auth.tokens import Verifier, sign
 from tests.tokens import GOOD, PRIVATE, RSA, RSA_OTHER, SECRET, Clock, claims, part, pem, token
 
 

@@ -115,6 +115,7 @@ def test_the_flat_names():
         "jwt_audience": "auth.audience",
         "jwt_leeway": "auth.leeway_seconds",
         "roles_claim": "auth.roles_claim",
+        "anonymous": "auth.anonymous",
         "max_workers": "executor.max_workers",
         "kept_memory": "executor.kept_memory_bytes",
         "max_waiting": "executor.max_waiting",

@@ -68,3 +68,20 @@ def test_a_terminal_has_colours_unless_they_are_off(configured, monkeypatch, str
 
     assert "it began" in printed.getvalue()
     assert ("\x1b[" in printed.getvalue()) == coloured
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_line_never_has_an_api_key(configured, capsys, form):
+    configured(LogSettings(format=form))
+    secret = "0123456789abcdef" * 3
+    key = f"opk_0a1b2c3d4e_{secret}"
+    structlog.get_logger().info(f"asked with {key}", header=f"Bearer {key}", both=[key, {"key": key}])
+    logging.getLogger("library").warning("%s", key)
+    try:
+        {}[key]
+    except KeyError:
+        structlog.get_logger().exception("it failed")
+    text = capsys.readouterr().err
+
+    assert secret not in text
+    assert text.count("opk_0a1b2c3d4e_***") >= 5

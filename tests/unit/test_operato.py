@@ -147,7 +147,7 @@ def test_no_request(value):
     ("body", "name"),
     [
         *(("text", "text"), (b"bytes", "file"), (File(b"abc"), "file"), (io.BytesIO(b"x"), "file")),
-        *(([1, {"a": None}], "json"), (None, "json"), (3, "json")),
+        *(([1, {"a": None}], "json"), (3, "json")),
     ],
 )
 def test_a_response_has_its_body_by_kind(body, name):
@@ -155,6 +155,10 @@ def test_a_response_has_its_body_by_kind(body, name):
 
     assert response.operato_json() == {"$response": {"status": 404, "headers": [["x-a", "b"]], name: body}}
     assert response.operato_stream() is response
+
+
+def test_a_response_without_a_body_has_none():
+    assert Response(status=204).operato_json() == {"$response": {"status": 204, "headers": []}}
 
 
 def test_the_type_of_a_response_is_its_content_type():

@@ -1,21 +1,23 @@
 """The table of REST operations, the types of their JSON, and the OpenAPI document and page that are made from both."""
 
 from runner.rest.openapi.document import Documents
-from runner.rest.openapi.executions import LINES
+from runner.rest.openapi.executions import EXECUTE, LINES
 from runner.rest.openapi.modules import ARCHIVES
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
-from runner.rest.openapi.shapes import Change, Order, Preparation, Stats, Versions
+from runner.rest.openapi.shapes import Change, Key, Order, Preparation, Stats, Versions
 
 __all__ = [
     "ARCHIVES",
     "EVENTS",
+    "EXECUTE",
     "JSON",
     "LINES",
     "OPERATIONS",
     "Change",
     "Documents",
+    "Key",
     "Operation",
     "Order",
     "Preparation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -11,6 +12,7 @@ import msgspec
 from attrs import define, field, frozen
 
 from actors.registry import Published, Registry, RegistrySnapshot
+from config.modules import PREFIX, Auth, EndpointSpec, Method
 from protocol import events, views
 from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Principal, Scope
@@ -29,9 +31,11 @@ _SCHEMAS: Final = "#/components/schemas/"
 _RESPONSES: Final = "#/components/responses/"
 _TAGS: Final = {
     "calls": "The modules that this token may call, each with the schema of its input.",
+    "endpoints": "Routes of modules: the answer is that of their handlers.",
     "executions": "Calls, synchronous and asynchronous.",
     "files": "Contents that inputs and results name.",
     "modules": "The functions that can be called.",
+    "keys": "API keys, which are used in place of tokens.",
     "server": "The runner itself.",
 }
 _ABOUT: Final = (
@@ -39,11 +43,12 @@ _ABOUT: Final = (
     "the kind of error. The answer to a request that began no execution is a problem (RFC 9457). The server itself "
     "refuses requests in the same form: 408, 413, 431, and 503 for too many connections. Every path answers HEAD where "
     "it has GET, OPTIONS with 204, and another method with 405; both with `Allow`. Bodies may be compressed "
-    "(`Content-Encoding: gzip` or `deflate`). Tokens are JSON Web Tokens; each operation names its scope."
+    "(`Content-Encoding: gzip` or `deflate`). Tokens are JSON Web Tokens or API keys; each operation names its scope."
 )
 _SHOWN: Final = (
     "A JSON Web Token with `sub`, `exp` and `scope`. The claim `modules` limits it to modules with matching names."
 )
+_KEY: Final = "An API key, `opk_...`. It may be sent as a bearer token, too."
 _HEADERS: Final = {
     401: Header("WWW-Authenticate", "The scheme of authentication."),
     429: Header("Retry-After", "Seconds to wait before the next attempt.", {"type": "integer"}),
@@ -56,6 +61,14 @@ _UNSUPPORTED: Final = Response(
     {PROBLEM: shapes.Problem},
     (Header("Accept-Encoding", "The encodings that are, if it is the encoding."),),
 )
+_NAME: Final = re.compile(r"\{([^}.]+)(?:\.\.\.)?\}")
+_BODILESS: Final = (Method.GET, Method.DELETE)
+_CALLERS: Final = {
+    Auth.TOKEN: "Needs a token or a key.",
+    Auth.KEY: "Needs a key.",
+    Auth.SIGNATURE: "Needs the signature of the sender.",
+    Auth.NONE: "Open to every client.",
+}
 
 
 @frozen
@@ -65,6 +78,8 @@ class Call:
     name: str
     operation: dict[str, Any]
     input: dict[str, Any]
+    hooks: Mapping[str, Mapping[str, Any]]
+    """The operations of its endpoints, by path and method."""
 
 
 @define(eq=False)
@@ -117,6 +132,9 @@ def document(
     for call in calls:
         paths[EXECUTE.path.replace("{name}", call.name)] = {"post": call.operation}
         inputs[_input(call.name)] = call.input
+        for path, methods in call.hooks.items():
+            paths.setdefault(path, {}).update(methods)
+    unused = {"calls": not inputs, "endpoints": not any(path.startswith(f"{PREFIX}/") for path in paths)}
     for operation in operations:
         method = "get" if operation.method == WEBSOCKET else operation.method.lower()
         paths.setdefault(operation.path, {})[method] = _operation(operation, refer)
@@ -124,13 +142,14 @@ def document(
         "openapi": "3.1.0",
         "info": {"title": "Operato Runner", "version": version, "description": _ABOUT, "license": {"name": "MIT"}},
         **({"servers": [{"url": base}]} if base else {}),
-        "tags": [{"name": name, "description": text} for name, text in _TAGS.items() if inputs or name != "calls"],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items() if not unused.get(name)],
         "paths": paths,
         "components": {
             "schemas": {**schemas, **inputs},
             "responses": {f"execute.{status}": shown for status, shown in _responses(EXECUTE, refer).items()},
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": _SHOWN}
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": _SHOWN},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": _KEY},
             },
         },
     }
@@ -210,7 +229,7 @@ def call_of(module: Published) -> Call:
         "security": _security(EXECUTE),
         "x-module": {"version": module.ref.version, "env": spec.env.value},
     }
-    return Call(name, operation, {"title": f"The input of {name}", **schema})
+    return Call(name, operation, {"title": f"The input of {name}", **schema}, _hook_paths(module))
 
 
 def _other_bodies(module: Published, shown: Mapping[str, Any], reference: str) -> dict[str, Any]:
@@ -236,6 +255,41 @@ def _file_part(field: Field, part: dict[str, Any]) -> dict[str, Any]:
     return file if field.file else part
 
 
+def _hook_paths(module: Published) -> dict[str, dict[str, Any]]:
+    """Return the operations of a module's endpoints by path and method."""
+    paths: dict[str, dict[str, Any]] = {}
+    for place, endpoint in enumerate(module.spec.endpoints):
+        path = PREFIX + _NAME.sub(r"{\1}", endpoint.path)
+        for method in endpoint.methods:
+            identity = f"endpoint.{module.ref.name}.{place}.{method.lower()}"
+            paths.setdefault(path, {})[method.lower()] = _hook(module, endpoint, method, identity)
+    return paths
+
+
+def _hook(module: Published, endpoint: EndpointSpec, method: Method, identity: str) -> dict[str, Any]:
+    name, spec = module.ref.name, module.spec
+    text = {"type": "string"}
+    identified = {"X-Execution-Id": {"description": "The id of the execution.", "schema": text}}
+    answer: dict[str, Any] = {"description": "The answer of the handler, or a problem.", "headers": identified}
+    accepted = {"description": "The request is accepted, and runs when its turn comes.", "headers": identified}
+    names = _NAME.findall(endpoint.path)
+    parameters = [{"name": each, "in": "path", "required": True, "schema": text} for each in names]
+    body: dict[str, Any] = {"content": {"*/*": {"schema": {}}}}
+    needs = [{"bearer": [Scope.EXECUTIONS_RUN.value]}] if endpoint.auth in (Auth.TOKEN, Auth.KEY) else []
+    problem = {"description": "A problem.", "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    return {
+        "operationId": identity,
+        "summary": f"Endpoint of {name}",
+        "description": "\n\n".join(part for part in (spec.description, _CALLERS[endpoint.auth]) if part),
+        "tags": ["endpoints"],
+        **({"parameters": parameters} if parameters else {}),
+        **({} if method in _BODILESS else {"requestBody": body}),
+        "responses": {"default": answer} if endpoint.wait else {"202": accepted, "default": problem},
+        "security": needs,
+        "x-module": {"version": module.ref.version, "env": spec.env.value},
+    }
+
+
 def _example(module: Published) -> dict[str, Any]:
     """Return an example of the input as the keyword `example`, nothing if none was found that the schema allows."""
     from config.schema import examples  # noqa: PLC0415  (imported already, for the schema of this module)
@@ -254,8 +308,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _security(operation: Operation) -> list[dict[str, list[str]]]:
     if operation.scope is not None:
-        return [{"bearer": [operation.scope.value]}]
-    return [{}, {"bearer": []}] if operation.token else []
+        return [{"bearer": [operation.scope.value]}, {"key": [operation.scope.value]}]
+    return [{}, {"bearer": []}, {"key": []}] if operation.token else []
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct, field
 
 from actors.registry import Action
 from actors.workers import ExecutorStatistics
-from config.modules import ModuleSpec
+from config.modules import Algorithm, Auth, Encoding, Method, ModuleSpec, Scheme
 from protocol.errors import ErrorKind
 from protocol.model import Kind, Status
 from protocol.views import Json, ListedExecution, Moment
@@ -79,10 +79,33 @@ class Environments(TypedDict):
     items: list[Environment]
 
 
+class ShownSignature(TypedDict):
+    """How the requests of an endpoint are signed; secrets by their names."""
+
+    secret: list[str]
+    scheme: NotRequired[Scheme]
+    header: NotRequired[str]
+    algorithm: NotRequired[Algorithm]
+    encoding: NotRequired[Encoding]
+    prefix: NotRequired[str]
+    tolerance: NotRequired[float]
+
+
+class ShownEndpoint(TypedDict):
+    """A route of a module."""
+
+    path: str
+    methods: list[Method]
+    auth: Auth
+    signature: NotRequired[ShownSignature]
+    wait: bool
+    url: Annotated[str, Meta(description="For this client; a path where the address of the server is not set.")]
+
+
 def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     """Return the type of a module in answers: the fields of its specification, without those that have no value."""
     shown: list[tuple[str, Any] | tuple[str, Any, Any]] = [("name", str), ("version", str), ("env", Kind)]
-    for field_name, kind in get_type_hints(ModuleSpec).items():
+    for field_name, kind in {**get_type_hints(ModuleSpec), "endpoints": list[ShownEndpoint]}.items():
         if field_name not in NOT_SHOWN:
             filled = tuple(one for one in get_args(kind) if one is not NoneType)
             nullable = NoneType in get_args(kind)
@@ -153,6 +176,34 @@ class Audit(TypedDict):
     """A page of changes, newest first."""
 
     items: list[Change]
+    cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
+
+
+class Key(TypedDict):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    modules: Annotated[list[str] | None, Meta(description="Globs of module names; null for all modules.")]
+    created_at: Moment
+    created_by: str
+    expires_at: Moment | None
+    used_at: Annotated[Moment | None, Meta(description="Its last use, exact to a minute.")]
+    revoked_at: Moment | None
+    revoked_by: str | None
+
+
+class CreatedKey(Key):
+    """An API key that was created."""
+
+    key: Annotated[str, Meta(description="The key. It is shown this one time.")]
+
+
+class KeyPage(TypedDict):
+    """A page of API keys, the newest first."""
+
+    items: list[Key]
     cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
 
 
@@ -227,8 +278,8 @@ class Ready(TypedDict):
 
     status: Literal["ready"]
     modules: int
-    damaged: NotRequired[list[Literal["code", "files", "history", "journal", "modules"]]]
-    """Stores with damage on disk that the runner cannot mend; the log has the names."""
+    damaged: NotRequired[list[Literal["code", "files", "history", "journal", "keys", "modules"]]]
+    """Stores that were found damaged; the log has the details."""
 
 
 class Problem(TypedDict):

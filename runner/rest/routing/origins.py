@@ -15,7 +15,7 @@ from runner.rest.openapi import Operation
 
 _MAX_AGE: Final = b"600"
 """How long a browser may remember a preflight, in seconds."""
-_REQUEST: Final = ("Authorization", "Content-Type", "Content-Encoding")
+_REQUEST: Final = ("Authorization", "Content-Type", "Content-Encoding", "X-API-Key")
 _ANSWER: Final = ("Accept-Encoding", "Allow", "Retry-After", "WWW-Authenticate", "X-Request-Id", "Preference-Applied")
 
 
@@ -79,8 +79,13 @@ class Origins:
     def refuses_socket(self, origin: bytes, host: bytes) -> bool:
         """Return whether a page of `origin` may not open a websocket at `host`; its own site may.
 
-        Browsers send websockets to every server, and leave this check to it. Without `cors_origins` every page may.
+        Browsers send websockets to every server, and leave this check to it. Without `cors_origins` every page may that
+        shows a token.
         """
+        return bool(self.allowed) and self.foreign(origin, host)
+
+    def foreign(self, origin: bytes, host: bytes) -> bool:
+        """Return whether an origin is neither that of the server at `host` nor one of the setting."""
         text = origin.decode("latin-1")
         same = text.lower().partition("://")[2] == host.decode("latin-1").lower()
-        return bool(self.allowed) and not same and not self.allows(text)
+        return not same and not self.allows(text)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from attrs import evolve, frozen
 
+from config.client import is_loopback
 from protocol.errors import ErrorKind, error
 from runner.api import Service, failure_of
-from runner.auth import Principal, Verifier, authenticate, require
+from runner.auth import SEVERAL, Principal, Verifier, authenticate, require
 from runner.http import Message, Receive
 from runner.rest.bodies import inflating
 from runner.rest.endpoint import OUTSIDE, SHARE, Answer, Endpoint, Outcome, Read, Request, problem
-from runner.rest.openapi import Operation
+from runner.rest.openapi import EXECUTE, Operation
+from runner.rest.routing.origins import Origins
 from runner.rest.routing.sending import BROKEN, SUBPROTOCOL
 from runner.wire import LARGE_BYTES
 
@@ -25,6 +27,7 @@ class Endpoints:
 
     service: Service
     verifier: Verifier
+    origins: Origins
 
     async def serve(
         self,
@@ -40,7 +43,7 @@ class Endpoints:
         """
         try:
             operation = endpoint.operation
-            fields = _fields(scope["headers"])
+            fields = fields_of(scope["headers"])
             caller = await self._caller(operation, scope, fields)
             values = _parameters(operation, names, scope["query_string"], fields)
             encoding = fields.get(b"content-encoding")
@@ -66,30 +69,64 @@ class Endpoints:
         """Return the caller where the operation needs one, or one is named. Raises RunnerError."""
         if not operation.token:
             return None
-        shown = _credentials(scope, fields)
-        if operation.scope is None:
-            return None if shown is None else await authenticate(self.verifier, shown)
-        caller = await authenticate(self.verifier, shown)
-        require(caller, operation.scope)
+        shown, key = _credentials(scope, fields)
+        if operation.scope is None and shown is None and key is None:
+            return None if self._foreign_page(fields) else self.verifier.anonymous
+        caller = await authenticate(self.verifier, shown, key)
+        if caller is self.verifier.anonymous and (why := self._foreign_page(fields)):
+            raise error(ErrorKind.FORBIDDEN, why)
+        if operation.scope is not None:
+            require(caller, operation.scope)
         return caller
 
+    async def caller(self, scope: Message, fields: Mapping[bytes, bytes]) -> Principal:
+        """Return the caller of a request that runs a module, by its token or key. Raises RunnerError."""
+        caller = await self._caller(EXECUTE, scope, fields)
+        assert caller is not None  # noqa: S101  (the operation needs one)
+        return caller
 
-def _credentials(scope: Message, fields: Mapping[bytes, bytes]) -> str | None:
-    """Return the authorization of a request: its header or, for browsers, the subprotocol of a websocket.
+    def _foreign_page(self, fields: Mapping[bytes, bytes]) -> str:
+        """Return why a caller without a token may be a page of another web site, "" if not.
+
+        A browser on a trusted network runs pages of sites that are not trusted. It names their origin, but not when
+        their own name has been made to lead to this machine.
+        """
+        host, server = fields.get(b"host", b""), self.service.settings.server
+        origin = fields.get(b"origin")
+        if origin is not None and self.origins.foreign(origin, host):
+            return f"pages of {origin.decode('latin-1')!r:.200} need a token; or add the site to `cors_origins`"
+        name = _name(f"//{host.decode('latin-1')}")
+        if name and is_loopback(server.host) and not is_loopback(name) and name != _name(server.external_url or ""):
+            return f"callers of {name!r:.200} need a token: this runner serves its machine only; or set `external_url`"
+        return ""
+
+
+def _name(address: str) -> str:
+    """Return the name of the host in an address, "" without any."""
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return address
+
+
+def _credentials(scope: Message, fields: Mapping[bytes, bytes]) -> tuple[str | None, str | None]:
+    """Return the authorization of a request: its header or, for browsers, the subprotocol of a websocket; and its key.
 
     Raises RunnerError `unauthenticated` for two of them: a proxy and the runner may not read different ones.
     """
-    header = fields.get(b"authorization")
-    shown = [] if header is None else [header.decode("latin-1")]
+    header, key = fields.get(b"authorization"), fields.get(b"x-api-key")
+    shown = None if header is None else header.decode("latin-1")
+    several = header is not None and b"," in header
     if scope["type"] == "websocket":
         tokens = [name.removeprefix(SUBPROTOCOL) for name in scope["subprotocols"] if name.startswith(SUBPROTOCOL)]
-        shown += [f"Bearer {token}" for token in tokens]
-    if len(shown) > 1 or (header is not None and b"," in header):
-        raise error(ErrorKind.UNAUTHENTICATED, "the request has several tokens; send one")
-    return shown[0] if shown else None
+        several = several or len(tokens) + (header is not None) > 1
+        shown = f"Bearer {tokens[0]}" if tokens else shown
+    if several:
+        raise error(ErrorKind.UNAUTHENTICATED, SEVERAL)
+    return shown, None if key is None else key.decode("latin-1")
 
 
-def _fields(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def fields_of(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Return the headers by name. Repeated ones are joined, so that no value is silently ignored."""
     fields = dict(headers)
     if len(fields) < len(headers):

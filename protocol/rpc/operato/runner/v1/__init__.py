@@ -1093,6 +1093,58 @@ class ListFilesResponse(betterproto.Message):
 
 
 @dataclass(eq=False, repr=False)
+class CreateKeyRequest(betterproto.Message):
+    """A key to create."""
+
+    name: str = betterproto.string_field(1)
+    """
+    Its name. The subject of its calls is `key:NAME`; one valid key has a name.
+    """
+
+    scopes: List[str] = betterproto.string_field(2)
+    """Its scopes."""
+
+    modules: List[str] = betterproto.string_field(3)
+    """Globs of module names; empty means the modules of the caller."""
+
+    expires: float = betterproto.double_field(4)
+    """Seconds for which it is valid; 0 means until it is revoked."""
+
+
+@dataclass(eq=False, repr=False)
+class CreateKeyResponse(betterproto.Message):
+    """A created key."""
+
+    key: "Key" = betterproto.message_field(1)
+    """The key without its secret."""
+
+    secret: str = betterproto.string_field(2)
+    """The key as a client sends it. It is shown this one time."""
+
+
+@dataclass(eq=False, repr=False)
+class ListKeysRequest(betterproto.Message):
+    """A page of keys."""
+
+    limit: int = betterproto.int32_field(1)
+    """The maximum number, 1 to 500; 0 means 50."""
+
+    cursor: str = betterproto.string_field(2)
+    """The cursor of the previous page."""
+
+
+@dataclass(eq=False, repr=False)
+class ListKeysResponse(betterproto.Message):
+    """A page of keys."""
+
+    keys: List["Key"] = betterproto.message_field(1)
+    """The keys."""
+
+    cursor: str = betterproto.string_field(2)
+    """For the next page; empty on the last page."""
+
+
+@dataclass(eq=False, repr=False)
 class DeleteFileRequest(betterproto.Message):
     """The file to delete."""
 
@@ -1103,6 +1155,56 @@ class DeleteFileRequest(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class DeleteFileResponse(betterproto.Message):
     """The file is deleted."""
+
+    pass
+
+
+@dataclass(eq=False, repr=False)
+class Key(betterproto.Message):
+    """An API key, without its secret."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+    name: str = betterproto.string_field(2)
+    """Its name."""
+
+    scopes: List[str] = betterproto.string_field(3)
+    """Its scopes."""
+
+    modules: List[str] = betterproto.string_field(4)
+    """Globs of module names; empty means all modules."""
+
+    created_at: int = betterproto.int64_field(5)
+    """When it was created."""
+
+    created_by: str = betterproto.string_field(6)
+    """By whom."""
+
+    expires_at: int = betterproto.int64_field(7)
+    """When it expires; 0 means never."""
+
+    used_at: int = betterproto.int64_field(8)
+    """When it was last used, exact to a minute; 0 means never."""
+
+    revoked_at: int = betterproto.int64_field(9)
+    """When it was revoked; 0 means not."""
+
+    revoked_by: str = betterproto.string_field(10)
+    """By whom."""
+
+
+@dataclass(eq=False, repr=False)
+class RevokeKeyRequest(betterproto.Message):
+    """A key to revoke."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+
+@dataclass(eq=False, repr=False)
+class RevokeKeyResponse(betterproto.Message):
+    """The key is revoked."""
 
     pass
 
@@ -1474,6 +1576,59 @@ class FileServiceStub(betterproto.ServiceStub):
             "/operato.runner.v1.FileService/DeleteFile",
             delete_file_request,
             DeleteFileResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+
+class KeyServiceStub(betterproto.ServiceStub):
+    async def create_key(
+        self,
+        create_key_request: "CreateKeyRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "CreateKeyResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.KeyService/CreateKey",
+            create_key_request,
+            CreateKeyResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def list_keys(
+        self,
+        list_keys_request: "ListKeysRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ListKeysResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.KeyService/ListKeys",
+            list_keys_request,
+            ListKeysResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def revoke_key(
+        self,
+        revoke_key_request: "RevokeKeyRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "RevokeKeyResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.KeyService/RevokeKey",
+            revoke_key_request,
+            RevokeKeyResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -1895,5 +2050,66 @@ class FileServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 DeleteFileRequest,
                 DeleteFileResponse,
+            ),
+        }
+
+
+class KeyServiceBase(ServiceBase):
+
+    async def create_key(
+        self, create_key_request: "CreateKeyRequest"
+    ) -> "CreateKeyResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def list_keys(
+        self, list_keys_request: "ListKeysRequest"
+    ) -> "ListKeysResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def revoke_key(
+        self, revoke_key_request: "RevokeKeyRequest"
+    ) -> "RevokeKeyResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def __rpc_create_key(
+        self, stream: "grpclib.server.Stream[CreateKeyRequest, CreateKeyResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.create_key(request)
+        await stream.send_message(response)
+
+    async def __rpc_list_keys(
+        self, stream: "grpclib.server.Stream[ListKeysRequest, ListKeysResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.list_keys(request)
+        await stream.send_message(response)
+
+    async def __rpc_revoke_key(
+        self, stream: "grpclib.server.Stream[RevokeKeyRequest, RevokeKeyResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.revoke_key(request)
+        await stream.send_message(response)
+
+    def __mapping__(self) -> Dict[str, grpclib.const.Handler]:
+        return {
+            "/operato.runner.v1.KeyService/CreateKey": grpclib.const.Handler(
+                self.__rpc_create_key,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                CreateKeyRequest,
+                CreateKeyResponse,
+            ),
+            "/operato.runner.v1.KeyService/ListKeys": grpclib.const.Handler(
+                self.__rpc_list_keys,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                ListKeysRequest,
+                ListKeysResponse,
+            ),
+            "/operato.runner.v1.KeyService/RevokeKey": grpclib.const.Handler(
+                self.__rpc_revoke_key,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                RevokeKeyRequest,
+                RevokeKeyResponse,
             ),
         }

@@ -1,0 +1,142 @@
+"""`OneFile`: a small SQLite database of few and precious rows, which mends itself when its file is damaged.
+
+Everything here blocks and is called by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar, cast
+
+import sqlalchemy as sa
+import structlog
+from attrs import define, field
+from sqlalchemy.pool import StaticPool
+
+from actors.damage import Copied, check, is_damage, salvage, set_aside
+from actors.sqlite import ONE_FILE, TROUBLE, begin, check_schema, identity_of, open_writer, reason_of
+from protocol.errors import ErrorKind, error
+
+_CHECK_SECONDS: Final = 1.0
+_SALVAGE_SECONDS: Final = 30.0
+S = TypeVar("S", bound="OneFile")
+T = TypeVar("T")
+P = ParamSpec("P")
+log: Any = structlog.get_logger(__name__)
+
+
+def mending(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Let a method mend the file if it turns out to be damaged, and then try once more."""
+
+    @wraps(method)
+    def work(self: S, /, *arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return method(self, *arguments, **named)
+        except sa.exc.DatabaseError as problem:
+            if not is_damage(problem):
+                raise
+            self.mend(reason_of(problem))
+        return method(self, *arguments, **named)
+
+    return cast("Callable[Concatenate[S, P], T]", work)
+
+
+@define
+class OneFile:
+    """An open database. Methods raise `sqlalchemy.exc.SQLAlchemyError` and OSError, and change nothing then."""
+
+    WHAT: ClassVar[str]
+    """What it has, in messages: `registered modules`."""
+    METADATA: ClassVar[sa.MetaData]
+    META: ClassVar[sa.Table]
+    """The table with the number of the schema, by `name` and `value`."""
+    SCHEMA: ClassVar[int]
+    COPIED: ClassVar[tuple[Copied, ...]]
+    """The tables that are copied from a damaged file."""
+
+    _path: Path
+    _engine: sa.Engine
+    damaged: bool = field(default=False, init=False)
+    """The file, or a part of it, was found damaged."""
+    _opened: tuple[int, int] | None = field(default=None, init=False)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or make the file, mended if it is damaged. Raises RunnerError `unavailable`."""
+        # Changes are few and precious: none of them may be lost with a `-wal` file.
+        connect = partial(open_writer, path, durable=ONE_FILE)
+        opened = cls(path, sa.create_engine("sqlite://", creator=connect, poolclass=StaticPool))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            opened._prepare_checked()
+        except (*TROUBLE, sqlite3.Error) as problem:
+            opened.close()
+            text = f"{cls.WHAT} cannot be read from {path}: {reason_of(problem)}"
+            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir") from problem
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _prepare_checked(self) -> None:
+        try:
+            self._prepare()
+            with closing(sqlite3.connect(self._path)) as link:
+                found = check(link, _CHECK_SECONDS)
+        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as problem:
+            if not is_damage(problem):
+                raise
+            found = reason_of(problem)
+        if found:
+            self.mend(found)
+
+    def mend(self, reason: str) -> None:
+        """Set the damaged file aside, and go on with a fresh one that has what could be read."""
+        with suppress(sa.exc.SQLAlchemyError, sqlite3.Error):
+            self._engine.dispose()
+        aside = set_aside(self._path)
+        self._prepare()
+        with self._engine.connect() as link:
+            raw: Any = link.connection.driver_connection
+            whole = salvage(raw, aside, self.COPIED, _SALVAGE_SECONDS)
+        with self._transaction() as link:
+            self._complete(link)
+        self.damaged = True
+        log.error("a database was damaged", of=self.WHAT, reason=reason, kept=str(aside), all_read=whole)
+
+    def _complete(self, link: sa.Connection) -> None:
+        """Make the rows consistent that could be read from a damaged file."""
+
+    def _unreadable(self, what: str, problem: Exception) -> None:
+        self.damaged = True
+        log.error("a row of a database cannot be read", of=self.WHAT, row=what, reason=str(problem))
+
+    def _prepare(self) -> None:
+        self._opened = None
+        meta = self.META
+        with self._transaction() as link:
+            self.METADATA.create_all(link)
+            known = link.execute(sa.select(meta.c.value).where(meta.c.name == "schema")).scalar()
+            if known is None:
+                link.execute(sa.insert(meta).values(name="schema", value=self.SCHEMA))
+            else:
+                check_schema(self._path, known, self.SCHEMA)
+        self._opened = identity_of(self._path)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        if self._opened is not None and identity_of(self._path) != self._opened:
+            text = f"{self._path} was deleted or replaced; restart the runner"
+            raise FileNotFoundError(errno.ENOENT, text)
+        with self._engine.connect() as link, link.begin():
+            begin(link)
+            yield link
+
+    def close(self) -> None:
+        """Close the file."""
+        self._engine.dispose()

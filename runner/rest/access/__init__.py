@@ -1,0 +1,5 @@
+"""The endpoints about access: API keys."""
+
+from runner.rest.access.keys import ENDPOINTS
+
+__all__ = ["ENDPOINTS"]

@@ -122,7 +122,8 @@ async def _open_system(
     kept = settings.history.retention_seconds
     files = Files(settings.files, records or data, existing, kept_seconds=kept)
     largest, work = settings.server.max_frame_bytes, launcher.table.work_dir
-    attempts = Attempts(executors, history, largest, around.secrets, files, work)
+    most = max(largest, settings.server.max_buffered_bytes)
+    attempts = Attempts(executors, history, largest, most, around.secrets, files, work)
     async with trio.open_nursery() as history_nursery:
         recording = trio.CancelScope()
         await history_nursery.start(_record_within, recording, history)

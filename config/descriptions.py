@@ -68,6 +68,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "history_max_bytes": "largest size of the history database",
     "history_idempotency": "how long an idempotency key is valid",
     "history_max_pending": "most records waiting to be written",
+    "history_max_unwritten": "memory for inputs, results and events waiting to be written",
     "max_modules": "most modules registered over the API",
     "max_versions": "most versions kept of a registered module",
     "max_file": "largest file that is stored",

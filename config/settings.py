@@ -147,6 +147,8 @@ class HistorySettings:
     max_rows: int = field(default=1_000_000, validator=validators.ge(1000))
     max_bytes: int = field(default=4096 * MIB, validator=validators.ge(MIB))
     max_pending: int = field(default=10_000, validator=validators.gt(0))
+    max_unwritten_bytes: int = field(default=64 * MIB, validator=validators.ge(MIB))
+    """Memory for records that wait for the database: inputs, results and events. Beyond it no handler is called."""
     idempotency_seconds: float = field(default=86400.0, validator=validators.gt(0))
     """How long an idempotency key of a caller refers to the same execution."""
 

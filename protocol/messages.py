@@ -14,7 +14,7 @@ PROTOCOL_VERSION = 1
 MAX_DEPTH = 500
 """Levels of nesting of a value: the same on every Python, and well below the limits of all of them."""
 MAX_CONTAINERS = 2_000_000
-"""Arrays and objects of an input: their check is one call of C, which holds the lock of the interpreter."""
+"""Arrays and objects of a value: their check is one call of C, which holds the lock of the interpreter."""
 Bytes: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A number of bytes that fits a record: user code can write anything to the channel."""
 
@@ -209,9 +209,18 @@ def decode(payload: bytes) -> GuestMessage:
     """Return the guest's message. Raises ProtocolError if the payload is not one."""
     try:
         _check_utf8(payload)
+        if len(payload) > 2 * MAX_CONTAINERS:
+            _check_width(payload)
         return _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise ProtocolError(f"not a guest message: {problem}") from problem
+
+
+def _check_width(payload: bytes) -> None:
+    """Raise ProtocolError for more arrays and objects than a guest sends; those of the message itself are few."""
+    most = MAX_CONTAINERS + 16
+    if payload.count(b"[") + payload.count(b"{") > most and measure(payload, len(payload), most)[1] > most:
+        raise ProtocolError(f"more than {MAX_CONTAINERS:,} arrays and objects in a value")
 
 
 class InvalidJsonError(ValueError):

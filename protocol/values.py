@@ -14,6 +14,7 @@ from itertools import accumulate
 MAX_TEXT = 16 * 1024
 MAX_PATH = 200
 MAX_DEPTH = 500
+MAX_CONTAINERS = 2_000_000
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _CONTAINERS = frozenset((dict, list, tuple))
 _PLAIN = _CONTAINERS | {str, int, float, bool, type(None)}
@@ -118,6 +119,9 @@ def encode_value(value, limit=1 << 30, root="$", store=None):
         data = _ENCODE(converted(value, root, store)).encode()
     if len(data) > limit:
         raise BadOutput(root, "%d bytes of JSON; the limit is %d" % (len(data), limit))
+    if len(data) > 2 * MAX_CONTAINERS and containers(data) > MAX_CONTAINERS:
+        remedy = "return fewer and larger ones, such as a list for each column, or text"
+        raise BadOutput(root, "more than {:,} lists and dicts; {}".format(MAX_CONTAINERS, remedy))
     return data
 
 
@@ -144,13 +148,26 @@ def is_plain(value):
         level = items
 
 
-def nesting(data):
-    """Return the nesting of a JSON text: brackets outside of strings, counted without a loop in Python."""
+def containers(data):
+    """Return the number of arrays and objects of a JSON text, or more if that is within `MAX_CONTAINERS` too."""
+    count = data.count(b"[") + data.count(b"{")
+    if count > MAX_CONTAINERS:
+        marks = brackets(data)
+        count = marks.count(b"[") + marks.count(b"{")
+    return count
+
+
+def brackets(data):
+    """Return the brackets of a JSON text outside of strings."""
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     marks = data.translate(None, bytes(set(range(256)) - set(b'[]{}"')))
-    outside = b"".join(marks.split(b'"')[::2])
-    steps = memoryview(outside.translate(bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff"))).cast("b")
+    return b"".join(marks.split(b'"')[::2])
+
+
+def nesting(data):
+    """Return the nesting of a JSON text: brackets outside of strings, counted without a loop in Python."""
+    steps = memoryview(brackets(data).translate(bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff"))).cast("b")
     return max(accumulate(steps), default=0)
 
 

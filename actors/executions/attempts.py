@@ -32,6 +32,8 @@ NOT_BEGUN = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SH
 _WORKERS = 3
 """Workers tried for one attempt, when each was gone before the call reached it."""
 _NONE: Mapping[str, tuple[Path, str]] = {}
+_WAITS = 10
+"""Times that a worker is given back while the record lacks room; then the caller waits with it."""
 _RECORD_AGAIN = 0.5
 """Seconds before the next try to record a begin."""
 
@@ -45,6 +47,8 @@ class Attempts:
     executors: Mapping[Kind, Executor]
     history: History
     max_frame_bytes: int
+    max_input_bytes: int
+    """Inputs of all callers that wait for a worker, together."""
     secrets: LookUp
     files: Files
     copies: Path
@@ -95,20 +99,16 @@ class Attempts:
             return await self._in_runner(live, raw)
         executor = self.executors[live.module.spec.env]
         patient = live.execution.asynchronous
-        outcome, files = Outcome(), None if names_files(live.execution.input) else _NONE
-        for _ in range(_WORKERS):
+        files = None if names_files(live.execution.input) else _NONE
+        outcome: Outcome | None = Outcome()
+        workers = waits = 0
+        while workers < _WORKERS:
             try:
+                files = await self._ready(live, files)
                 if files is None:
-                    with trio.CancelScope() as live.pause:
-                        files = await self._files_of(live)
-                    if files is None:
-                        outcome = live.stopped()
-                        break
-                    live.pause = None
+                    return live.stopped()
                 async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
-                    if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
-                        return live.stopped()
-                    outcome = await self._with(worker, live, raw, files)
+                    outcome = await self._call(live, raw, worker, files, gives_back=waits < _WAITS)
             except RunnerError as problem:
                 if live.stopped_by is not None:
                     return live.stopped()
@@ -118,15 +118,41 @@ class Attempts:
                 return Outcome(failure=problem.failure, exit_code=1)
             finally:
                 live.waiter = live.pause = None
+            if outcome is None:
+                waits += 1
+                continue
             if outcome.reached or live.stopped_by is not None:
                 break
+            workers += 1
             log.info("the worker was gone before the call reached it", execution=live.execution.id)
-        return outcome
+        return outcome or Outcome()
 
-    async def _with(
-        self, worker: Worker, live: Live, raw: msgspec.Raw, files: Mapping[str, tuple[Path, str]]
-    ) -> Outcome:
-        """Run the handler in a worker, once its begin is recorded."""
+    async def _ready(
+        self, live: Live, files: Mapping[str, tuple[Path, str]] | None
+    ) -> Mapping[str, tuple[Path, str]] | None:
+        """Return the files of the input once the record has room; None if the execution was stopped meanwhile."""
+        if files is None:
+            with trio.CancelScope() as live.pause:
+                files = await self._files_of(live)
+            live.pause = None
+        if files is not None and self.history.room.scarce and not await self._take_room(live):
+            return None
+        return files
+
+    async def _call(
+        self,
+        live: Live,
+        raw: msgspec.Raw,
+        worker: Worker,
+        files: Mapping[str, tuple[Path, str]],
+        *,
+        gives_back: bool,
+    ) -> Outcome | None:
+        """Call the handler, or return None to give the worker back until the record has room for it."""
+        if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
+            return live.stopped()
+        if gives_back and self.history.room.lacks(live.execution):  # others took the room while this waited
+            return None
         call = live.begin(raw, _seconds(live))
         call.files, call.store = files, self._storing(live)
         try:
@@ -135,6 +161,22 @@ class Attempts:
         finally:
             live.call = None
             live.killed = call.killed
+
+    async def _take_room(self, live: Live) -> bool:
+        """Wait, without a worker, until the record has room; return False if the execution was stopped meanwhile.
+
+        Raises RunnerError `unavailable` without room in 30 s. An accepted execution waits for as long as it takes.
+        """
+        room, began = self.history.room, trio.current_time()
+        if room.lacks(live.execution):
+            live.wait_for("records wait for the database")
+        with trio.CancelScope() as live.pause:
+            while live.execution.asynchronous and not await room.wait(live.execution):
+                pass
+            await room.take(live.execution)
+        live.pause = None
+        live.phases.queue += trio.current_time() - began
+        return live.stopped_by is None
 
     async def _files_of(self, live: Live) -> Mapping[str, tuple[Path, str]]:
         """Return the files that the input names. Raises RunnerError as `use_named`."""
@@ -150,6 +192,8 @@ class Attempts:
         """Record that the handler is about to run. An accepted execution does not fail on a full disk: it waits."""
         execution = live.execution
         if not execution.asynchronous and execution.idempotency_key is None:
+            if self.history.room.scarce:
+                await self.history.room.take(execution)
             self.history.begin(execution)
             live.recorded = True
             return

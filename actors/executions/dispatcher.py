@@ -22,6 +22,7 @@ from actors.executions.attempts import Attempts, retry_delay
 from actors.executions.backlog import Backlog
 from actors.executions.live import BROKEN, Live, LiveExecutions
 from actors.executions.recovery import Recovery
+from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
 from actors.workers import Outcome
 from protocol import events
@@ -84,6 +85,10 @@ class Dispatcher:
             text = f"{len(self._backlog)} executions are queued; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
         history = self.live.history
+        if len(execution.input) > LARGE_BYTES and history.room.lacks(execution, growing=False):
+            self.live.tally.refuse(ErrorKind.OVERLOADED)
+            text = "records that wait for the database take all the memory of `history_max_unwritten`"
+            raise error(ErrorKind.OVERLOADED, text, retry_after=1)
         self._accepting += 1
         try:
             await history.submit(execution)

@@ -11,13 +11,13 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.events import EventLog
+from actors.events import EventLog, last_of
 from actors.executions.tally import Tally
 from actors.history import History
 from actors.registry import Published
 from actors.workers import Call, Outcome, Phases, Waiter
 from protocol import events, messages
-from protocol.errors import ErrorKind, Failure, RunnerError
+from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Attempt, Execution, Status, Timings, Waiting
 
 _INTERNAL = Failure(ErrorKind.INTERNAL, "internal error; search the runner's log for the execution ID")
@@ -225,6 +225,13 @@ class LiveExecutions:
             self.by_key[key_of(execution)] = live
         return live
 
+    def check_inputs(self, size: int, limit: int) -> None:
+        """Raise RunnerError `overloaded` if `size` bytes more are too much for the inputs that wait for a worker."""
+        waiting = sum(len(live.execution.input) for live in self.by_id.values() if not live.began_at)
+        if waiting and waiting + size > limit:
+            text = "inputs that wait for a worker take all the memory of `max_buffered`; try again"
+            raise error(ErrorKind.OVERLOADED, text, retry_after=1.0)
+
     def leave(self, live: Live, refusal: RunnerError | None = None, *, handed_over: bool = False) -> None:
         """Remove an execution. Without a recorded end, `refusal` is the error for its waiters and followers.
 
@@ -283,7 +290,7 @@ class LiveExecutions:
         live.execution = ended
         self.tally.count(ended)
         if live.log.followed:
-            live.log.end(events.last_event(ended))
+            live.log.end(last_of(ended))
         self.leave(live)
 
     def flush(self) -> None:

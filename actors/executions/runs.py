@@ -24,6 +24,7 @@ from actors.executions.attempts import Attempts
 from actors.executions.dispatcher import Dispatcher
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
 from actors.executions.tally import RunsStatistics, Tally
+from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
 from actors.workers import Outcome
 from config.settings import ExecutorSettings
@@ -88,7 +89,7 @@ class Runs:
         RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and recorded as
         cancelled before Cancelled is raised.
         """
-        self._admit()
+        self._admit(execution)
         live = self._live.enter(module, execution, has_followers=False)
         if on_item is not None:
             live.log.on_item = partial(on_item, execution.id, live.log)
@@ -101,15 +102,17 @@ class Runs:
         """
         if self._nursery is None or self.stopping:
             raise RunnerError(shutting_down())
-        self._admit()
+        self._admit(execution)
         live = self._live.enter(module, execution)
         self._nursery.start_soon(self._run_alone, live, raw, name=f"run {execution.id}")
         return live
 
-    def _admit(self) -> None:
-        """Raise RunnerError while no end could be recorded, before a worker starts for nothing."""
+    def _admit(self, execution: Execution) -> None:
+        """Raise RunnerError while no end could be recorded, or too many large inputs wait for a worker."""
         try:
             self.attempts.history.admit()
+            if len(execution.input) > LARGE_BYTES:  # the number of callers bounds the others
+                self._live.check_inputs(len(execution.input), self.attempts.max_input_bytes)
         except RunnerError as problem:
             self.tally.refuse(problem.failure.kind)
             raise

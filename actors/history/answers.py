@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from actors import rollups
 from actors.history import queries
 from actors.history.archive import Archive, Past
-from actors.history.committer import Committer, unavailable
+from actors.history.committer import Committer
+from actors.history.pending import unavailable
 from actors.history.pieces import NOTHING, joined
 from actors.history.queries import Page, Query
 from actors.rollups import ModuleStats

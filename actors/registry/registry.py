@@ -157,7 +157,8 @@ class Registry:
                 raise error(ErrorKind.UNAVAILABLE, f"code cannot be stored: {problem}", field="data_dir") from problem
             self._file = {module.spec.name: module for module in after}
             await self._show()
-        changes = RegistrySnapshot(self._file).since(RegistrySnapshot(before or {}))
+        # In a thread, as there may be thousands of modules.
+        changes = await trio.to_thread.run_sync(RegistrySnapshot(self._file).since, RegistrySnapshot(before or {}))
         log.debug("modules published", **changes.summary(), total=len(after))
         for name in sorted(changes.added):
             if name in self._registered:
@@ -308,9 +309,17 @@ class Registry:
     async def collect(self, besides: Iterable[Path] = ()) -> None:
         """Remove code folders that no version uses, except those in `besides`, in which something runs."""
         async with self._keeping:
-            used = {*besides, *self._staged, *(module.root for module in self.snapshot.everything())}
-            used |= {version.root for module in self._registered.values() for version in module.versions.values()}
-            await trio.to_thread.run_sync(self.publisher.remove_code, used)
+            more = {*besides, *self._staged}
+            await trio.to_thread.run_sync(_remove_code, self.publisher, self.snapshot, dict(self._registered), more)
+
+
+def _remove_code(
+    publisher: Publisher, snapshot: RegistrySnapshot, registered: Mapping[str, Registered], used: set[Path]
+) -> None:
+    """Remove code folders that no version uses and that are not in `used`. Blocks."""
+    used |= {module.root for module in snapshot.everything()}
+    used |= {version.root for module in registered.values() for version in module.versions.values()}
+    publisher.remove_code(used)
 
 
 async def _routes(known: Routes, modules: Iterable[Published]) -> Routes:

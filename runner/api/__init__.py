@@ -1,6 +1,6 @@
 """The verbs of the runner, without transport: what every door calls. Each checks scopes and modules of its caller."""
 
-from runner.api.answers import Answers, is_large
+from runner.api.answers import Answers, Left, event_size, is_large
 from runner.api.batch import MAX_PARALLELISM, Batch, Input
 from runner.api.checks import Checks
 from runner.api.described import NOT_SHOWN, module_fields
@@ -20,9 +20,11 @@ __all__ = [
     "Input",
     "InternalFailure",
     "KeyOrder",
+    "Left",
     "Publishing",
     "Service",
     "StoredFiles",
+    "event_size",
     "failure_of",
     "is_large",
     "module_fields",

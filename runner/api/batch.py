@@ -10,6 +10,7 @@ from attrs import frozen
 from actors.registry import Published
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution
+from runner.api.answers import Left, left
 from runner.api.following import while_valid
 from runner.api.internal import failure_of
 from runner.api.service import Service
@@ -29,8 +30,8 @@ class Input:
 
 Take = Callable[[], Awaitable[Input | None]]
 """Returns the next input, None after the last; never called concurrently. A RunnerError ends the batch."""
-Answer = Callable[[Input, Execution | Failure], Awaitable[None]]
-"""Sends the execution of an input, or why it never began; never called concurrently."""
+Answer = Callable[[Input, Execution | Left | Failure], Awaitable[None]]
+"""Sends the execution of an input, a large one from its record, or why it never began; never called concurrently."""
 
 
 class Batch:
@@ -84,7 +85,7 @@ class Batch:
 
     async def _work(self, take: Take, answer: Answer, timeout: Callable[[], float | None]) -> None:
         while (given := await self._next(take)) is not None:
-            became = given.refusal or await self._run(given.data, timeout)
+            became = given.refusal or await self._run(given.data, timeout)  # without a result that is large
             await _own(self._answering)
             try:
                 await answer(given, became)
@@ -112,13 +113,15 @@ class Batch:
         finally:
             self._taking.release()
 
-    async def _run(self, data: bytes, timeout: Callable[[], float | None]) -> Execution | Failure:
+    async def _run(self, data: bytes, timeout: Callable[[], float | None]) -> Execution | Left | Failure:
         """Run one input. While the waiting room is full it is tried again, for the module's `queue_timeout` in all."""
         patience = trio.current_time() + self._module.spec.queue_timeout
         while True:
             try:
-                return await self._service.execute(
-                    self._principal, self._name, data, version=self._version, timeout=timeout()
+                return left(
+                    await self._service.execute(
+                        self._principal, self._name, data, version=self._version, timeout=timeout()
+                    )
                 )
             except Exception as problem:  # noqa: BLE001  (one input must not end the others)
                 failure = failure_of(problem, "an input of a batch failed inside the runner", module=self._name)

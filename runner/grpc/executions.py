@@ -7,13 +7,13 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from actors.events import Follower
+from actors.events import Follower, LastEvent, LeftEvent
 from actors.history import Query
 from protocol.errors import ErrorKind, Failure, error
-from protocol.events import ErrorEvent, ResultEvent
+from protocol.events import last_event
 from protocol.model import Execution
 from protocol.rpc.operato.runner import v1
-from runner.api import Batch, Input, Service, is_large
+from runner.api import Batch, Input, Left, Service, event_size, is_large
 from runner.auth import Principal, Scope, Verifier, authenticate
 from runner.grpc.call import Call, Method
 from runner.grpc.codec import make
@@ -106,7 +106,11 @@ class _Executions:
             timeout=_timeout(call, request.timeout) if _key(call) is None else request.timeout or None,
             key=_key(call),
         )
-        return response_message(await self._ended(call, execution))
+        if is_large(execution):
+            ended = self.service.answers.ended(self._share(call), execution)
+            del execution  # its result must not be kept while it waits
+            execution = await ended
+        return response_message(execution)
 
     async def _input(self, who: Principal, request: v1.ExecuteRequest) -> bytes:
         """Return the input of a request as JSON. Raises RunnerError."""
@@ -118,10 +122,6 @@ class _Executions:
         module = self.service.module(who, Scope.EXECUTIONS_RUN, name, version)
         kind = request.content_type or "application/octet-stream"
         return await read_input(WholeBody(request.body), kind, self.service, who, module)
-
-    async def _ended(self, call: Call, execution: Execution) -> Execution:
-        """Return an execution that has ended, when there is memory for its answer."""
-        return await self.service.answers.ended(self._share(call), execution) if is_large(execution) else execution
 
     def _share(self, call: Call) -> Share:
         """Return the memory of a call, with nothing of it taken for an earlier message, which has left."""
@@ -194,13 +194,15 @@ class _Executions:
 
     async def _send_events(self, call: Call, who: Principal, name: str, follower: Follower) -> None:
         """Send events as fast as the client reads them; the log keeps the others, or counts those it drops."""
+        answers = self.service.answers
         while (events := await follower.next()) is not None:
-            ended = isinstance(events[-1], ResultEvent | ErrorEvent)
-            share = self._share(call)
-            execution = await self._ended(call, await self.service.get(who, name)) if ended else None
-            if execution is None:
-                await self.service.answers.turn_of(share, events)
-            await call.send(*map(event_message, events[:-1]), event_message(events[-1], execution))
+            last = events[-1]
+            await answers.turn(self._share(call), sum(map(event_size, events)))
+            execution = await self.service.get(who, name) if isinstance(last, LastEvent) else None
+            whole = [event for event in events if not isinstance(event, LeftEvent)]
+            if execution is not None and isinstance(last, LeftEvent):
+                whole.append(last_event(execution))
+            await call.send(*map(event_message, whole[:-1]), event_message(whole[-1], execution))
 
     async def batch(self, call: Call, who: Principal) -> None:
         start = _member(await _message(call), "start")
@@ -212,11 +214,11 @@ class _Executions:
         async def take() -> Input | None:
             return await _next_input(call)
 
-        async def answer(given: Input, became: Execution | Failure) -> None:
+        async def answer(given: Input, became: Execution | Left | Failure) -> None:
             if isinstance(became, Failure):
                 await call.send(make(v1.ExecuteBatchResponse, id=given.name, refused=failure_message(became)))
             else:
-                ended = await self._ended(call, became)
+                ended = await self.service.answers.ended(self._share(call), became)
                 await call.send(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(ended)))
 
         await batch.run(take, answer, lambda: _timeout(call, start.timeout))

@@ -63,12 +63,14 @@ async def read_body(scope: Message, receive: Receive, limit: int) -> bytes:
             return bytes(whole)
 
 
-def stream_body(scope: Message) -> None:
+def stream_body(scope: Message, owes: Callable[[], bool] = lambda: True) -> None:
     """Accept a body of any length, in any time: both limits are then up to the handler, which calls `receive`.
 
     Call it before the first `receive`. The server still reads no further ahead of the handler than for other bodies.
+    While `owes` is true, the client waits for nothing before it sends more: if it is silent, it can lose its place in
+    a full door.
     """
-    scope["extensions"][STREAMED_BODY]()
+    scope["extensions"][STREAMED_BODY](owes)
 
 
 async def respond(

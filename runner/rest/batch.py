@@ -18,7 +18,7 @@ from attrs import define, field
 
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution
-from runner.api import Batch, Input, Service
+from runner.api import Batch, Input, Left, Service
 from runner.rest.batch_inputs import Array, Lines
 from runner.rest.endpoint import Request, Stream, Write, serves
 from runner.rest.openapi import JSON, LINES
@@ -49,7 +49,7 @@ async def batch(request: Request) -> Stream:
                 await write(b"")  # the head goes with the first input: a refusal before it is a usual answer
             return found
 
-        async def add(given: Input, became: Execution | Failure) -> None:
+        async def add(given: Input, became: Execution | Left | Failure) -> None:
             index, answers = int(given.name), request.service.answers
             if isinstance(became, Failure):
                 await write(problem_line(became, index))
@@ -88,7 +88,7 @@ async def _inputs(request: Request, body: _Body) -> Lines | Array:
     declared = request.header("content-length")
     if declared is not None and int(declared) <= limit:
         return Lines(_once(await request.body()), limit)
-    request.stream_body()
+    request.stream_body(lambda: not body.batch.unanswered)
     return Lines(body.more, limit)
 
 

@@ -118,9 +118,12 @@ class Request:
         finally:
             self.receive = uncounted
 
-    def stream_body(self) -> None:
-        """Accept a body of any length, in any time; `piece` reads it. On plain ASGI only."""
-        stream_body(self.scope)
+    def stream_body(self, owes: Callable[[], bool] = lambda: True) -> None:
+        """Accept a body of any length, in any time; `piece` reads it. On plain ASGI only.
+
+        `owes`: whether the client waits for nothing before it sends more.
+        """
+        stream_body(self.scope, owes)
 
     async def piece(self) -> tuple[bytes, bool]:
         """Return the next bytes of a streamed body, and whether more follow. Raises RunnerError `bad_input`."""

@@ -52,7 +52,9 @@ async def execute(request: Request) -> Answer | Download:
         answer = _accepted(request, execution, execution_json)
         return evolve(answer, headers=(*answer.headers, (b"preference-applied", b"respond-async")))
     if is_large(execution):
-        execution = await service.answers.ended(request.share, execution)
+        ended = service.answers.ended(request.share, execution)
+        del execution  # its result must not be kept while it waits
+        execution = await ended
     headers = [(b"x-execution-id", execution.id.encode())]
     if has_content(execution) and _wants_content(request):
         return await result_answer(request, execution, tuple(headers))

@@ -23,7 +23,7 @@ from actors.history import HistoryStatistics
 from protocol.model import Kind
 from runner.api import Service
 from runner.auth import Principal
-from runner.rest.endpoint import Answer, Endpoint, Request, serves
+from runner.rest.endpoint import SHARE, Answer, Endpoint, Request, serves
 from runner.rest.hooks import Refusal
 from runner.version import release
 
@@ -42,7 +42,10 @@ def endpoint(refused: Mapping[str, int]) -> Endpoint:
         registry.register(_process())
         registry.register(RunnerCollector(request.service, release(), request.caller, refused))
         encode, content_type = choose_encoder(request.header("accept") or "")
-        return Answer(encode(registry), content_type=content_type)
+        body = encode(registry)
+        request.scope[SHARE] = share = request.service.answers.reserved()
+        request.service.answers.take(share, len(body))
+        return Answer(body, content_type=content_type)
 
     return metrics
 
@@ -184,6 +187,7 @@ class RunnerCollector(Collector):
         gauges = (
             ("writable", "Whether ends can be recorded, here and in the database: 1 or 0.", _writable(found)),
             ("pending_rows", "Recorded executions that are not in the database yet.", found.pending),
+            ("unwritten_bytes", "Inputs, results and events that wait for the database.", found.unwritten_bytes),
             ("unwritten_executions", "Running executions that are only in memory.", found.running),
             ("pending_segments", "Pieces of events that wait for the database.", found.pieces),
             ("journal_bytes", "Size of the journal.", found.journal_bytes),

@@ -17,12 +17,13 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from actors import sqlite
-from actors.history import committer
+from actors.history import committer, pending
 from actors.history.committer import HistoryStatistics
 from actors.history.history import History
 from actors.history.queries import Query
 from actors.journal import Entry, Journal
 from actors.journal import records as journal
+from actors.journal.records import START_BYTES
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Status
@@ -387,6 +388,50 @@ def test_one_bad_byte_costs_one_record(data):
     assert all(entry.execution == SAMPLES[entry.revision] for entry in read.entries)
 
 
+@pytest.mark.parametrize("execution", SAMPLES)
+def test_a_damaged_length_of_the_last_record_is_damage_and_no_torn_record(execution):
+    head = journal.start_segment(SALT) + record(SAMPLES[1])
+    whole = bytearray(head + record(execution) + bytes(4096))
+    whole[len(head) + len(SALT)] ^= 0x40
+    read = journal.decode(bytes(whole))
+    assert (len(read.entries), len(read.damage), read.torn_bytes) == (1, 1, 0)
+
+
+def test_damage_in_records_that_the_database_has_is_reported():
+    head, last = journal.start_segment(SALT) + record(SAMPLES[0]) + record(SAMPLES[1]), record(SAMPLES[2], 2)
+    for at in range(journal.START_BYTES, len(head), 7):
+        whole = bytearray(head + last + bytes(64))
+        whole[at] ^= 1
+        read = journal.decode(bytes(whole), SALT, len(head))
+        assert [entry.revision for entry in read.entries] == [2]
+        [found] = read.damage
+        assert found.start <= at < found.end <= len(head)
+    assert journal.decode(head + last, SALT, len(head)).damage == ()
+    assert journal.decode(head + last[:-1], SALT, len(head)).damage == ()
+    assert journal.decode(head[:-3], SALT, len(head)).damage, "the file was cut off"
+
+
+async def test_damage_of_bytes_without_a_record_to_lose_is_reported(tmp_path):
+    """Records that the database has, and the space behind the last one."""
+    async with running(tmp_path / "a") as history:
+        await history.finish(make())
+        await stored(history)
+        await history.finish(make())
+        copies = {name: crashed(tmp_path / "a", tmp_path / name) for name in ("stored", "space", "none")}
+    for name, copy in copies.items():
+        (segment,) = segments(copy)
+        data = bytearray(segment.read_bytes())
+        if name != "none":
+            data[START_BYTES + 20 if name == "stored" else -100] ^= 0xFF
+        segment.write_bytes(data)
+        with capture_logs() as logs:
+            async with running(copy) as history:
+                assert len((await history.list(Query())).items) == 2
+                assert history.statistics().damaged == (() if name == "none" else ("journal",))
+        errors = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+        assert errors == ([] if name == "none" else ["journal damaged: what cannot be read or stored is skipped"])
+
+
 @given(st.binary(), st.booleans())
 def test_any_bytes_can_be_read(data, salted):
     read = journal.decode(journal.MAGIC + SALT + (SALT + data if salted else data))
@@ -538,7 +583,7 @@ async def test_finish_waits_for_room_when_the_database_is_slow(tmp_path, monkeyp
                 await history._committer.wait_settled()
             assert not over.is_set()
             assert history.statistics().pending == 3
-            monkeypatch.setattr(committer, "WAIT_SECONDS", 0.01)
+            monkeypatch.setattr(pending, "WAIT_SECONDS", 0.01)
             with pytest.raises(RunnerError, match="the history cannot be written: database is locked"):
                 await history.submit(make(Status.QUEUED))
             assert history.statistics().pending == 3

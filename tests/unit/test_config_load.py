@@ -133,6 +133,7 @@ def test_the_flat_names():
         "history_max_rows": "history.max_rows",
         "history_max_bytes": "history.max_bytes",
         "history_max_pending": "history.max_pending",
+        "history_max_unwritten": "history.max_unwritten_bytes",
         "history_idempotency": "history.idempotency_seconds",
         "max_modules": "registry.max_modules",
         "max_versions": "registry.max_versions",

@@ -698,3 +698,25 @@ def test_what_costs_time_is_not_imported_at_the_start():
         set(ran.stdout.split()) & {"asyncio", "inspect", "traceback", "typing", "subprocess", "tokenize", "logging"}
         == set()
     )
+
+
+MOST = values.MAX_CONTAINERS
+
+
+def test_the_host_has_the_same_limits_as_the_guest():
+    assert (MOST, values.MAX_DEPTH) == (messages.MAX_CONTAINERS, messages.MAX_DEPTH)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda count: [[]] * (count - 1), lambda count: [{}] * (count - 1), lambda count: [()] * (count - 1)]
+)
+def test_a_value_of_very_many_containers_is_refused_with_place_and_remedy(make):
+    assert len(encode_value(make(MOST))) > 2 * MOST
+    with pytest.raises(BadOutput, match="more than 2,000,000 lists and dicts; return fewer") as caught:
+        encode_value(make(MOST + 1), root="$[3]")
+    assert caught.value.path == "$[3]"
+
+
+def test_brackets_in_texts_are_no_containers():
+    text = "[{" * MOST + '\\"['
+    assert json.loads(encode_value([text, {text[:5]: 1}])) == [text, {text[:5]: 1}]

@@ -9,7 +9,7 @@ import msgspec
 import trio
 from attrs import define, field
 
-from actors.events import Follower
+from actors.events import Follower, LeftEvent
 from actors.files import StoredFile
 from protocol.errors import RunnerError
 from protocol.events import DroppedEvent, ErrorEvent, Event, ItemEvent, StatusEvent
@@ -57,12 +57,13 @@ class ItemStream:
         share = answers.share()
         try:
             while (events := await follower.next()) is not None:
-                await answers.turn_of(share, events)
-                for event in events:
+                whole = [event for event in events if not isinstance(event, LeftEvent)]  # the result is not sent
+                await answers.turn_of(share, whole)
+                for event in whole:
                     await self._take(event)
                 await self._flush()
                 share.give()
-                del events, event
+                del events, whole
             if self.begun:
                 await self.send({"type": "http.response.body", "body": b"", "more_body": False})
                 self.ended = True

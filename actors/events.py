@@ -367,7 +367,7 @@ class Follower:
 def last_of(execution: Execution) -> LastEvent:
     """Return the last event of an execution that has ended and is recorded."""
     result = execution.result or b""
-    if len(result) > _LARGE_BYTES and not execution.summary:  # whose record has no result
+    if len(result) > _LARGE_BYTES and not execution.summary:
         return LeftEvent(execution.events_count, execution.id, len(result) + len(execution.events))
     return last_event(execution)
 

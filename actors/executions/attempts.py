@@ -31,9 +31,9 @@ NOT_BEGUN = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SH
 """Failures of a lease after which the execution never began, so that it needs no record."""
 _WORKERS = 3
 """Workers tried for one attempt, when each was gone before the call reached it."""
-_NONE: Mapping[str, tuple[Path, str]] = {}
 _WAITS = 10
 """Times that a worker is given back while the record lacks room; then the caller waits with it."""
+_NONE: Mapping[str, tuple[Path, str]] = {}
 _RECORD_AGAIN = 0.5
 """Seconds before the next try to record a begin."""
 
@@ -99,14 +99,15 @@ class Attempts:
             return await self._in_runner(live, raw)
         executor = self.executors[live.module.spec.env]
         patient = live.execution.asynchronous
-        files = None if names_files(live.execution.input) else _NONE
         outcome: Outcome | None = Outcome()
+        files = None if names_files(live.execution.input) else _NONE
         workers = waits = 0
         while workers < _WORKERS:
             try:
-                files = await self._ready(live, files)
-                if files is None:
-                    return live.stopped()
+                if files is None or self.history.room.scarce:
+                    files = await self._ready(live, files)
+                    if files is None:
+                        return live.stopped()
                 async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
                     outcome = await self._call(live, raw, worker, files, gives_back=waits < _WAITS)
             except RunnerError as problem:
@@ -127,26 +128,8 @@ class Attempts:
             log.info("the worker was gone before the call reached it", execution=live.execution.id)
         return outcome or Outcome()
 
-    async def _ready(
-        self, live: Live, files: Mapping[str, tuple[Path, str]] | None
-    ) -> Mapping[str, tuple[Path, str]] | None:
-        """Return the files of the input once the record has room; None if the execution was stopped meanwhile."""
-        if files is None:
-            with trio.CancelScope() as live.pause:
-                files = await self._files_of(live)
-            live.pause = None
-        if files is not None and self.history.room.scarce and not await self._take_room(live):
-            return None
-        return files
-
     async def _call(
-        self,
-        live: Live,
-        raw: msgspec.Raw,
-        worker: Worker,
-        files: Mapping[str, tuple[Path, str]],
-        *,
-        gives_back: bool,
+        self, live: Live, raw: msgspec.Raw, worker: Worker, files: Mapping[str, tuple[Path, str]], *, gives_back: bool
     ) -> Outcome | None:
         """Call the handler, or return None to give the worker back until the record has room for it."""
         if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
@@ -161,6 +144,21 @@ class Attempts:
         finally:
             live.call = None
             live.killed = call.killed
+
+    async def _ready(
+        self, live: Live, files: Mapping[str, tuple[Path, str]] | None
+    ) -> Mapping[str, tuple[Path, str]] | None:
+        """Find the files of the input, and wait until the record has room; None if the execution was stopped meanwhile.
+
+        Raises RunnerError.
+        """
+        if files is None:
+            with trio.CancelScope() as live.pause:
+                files = await self._files_of(live)
+            live.pause = None
+        if files is not None and self.history.room.scarce and not await self._take_room(live):
+            return None
+        return files
 
     async def _take_room(self, live: Live) -> bool:
         """Wait, without a worker, until the record has room; return False if the execution was stopped meanwhile.

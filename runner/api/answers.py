@@ -76,11 +76,11 @@ class Answers:
 
         Raises RunnerError `unavailable`, which names the execution.
         """
-        if isinstance(execution, Execution) and execution.summary:
-            return await self._held(share, execution, _size(execution))
         left = execution if isinstance(execution, Left) else Left(execution.id, _size(execution))
         if share.take(left.size):
             return await self._record(left.name) if isinstance(execution, Left) else execution
+        if isinstance(execution, Execution) and execution.summary:
+            return await self._held(share, execution, left.size)
         del execution
         if not await share.wait(left.size, self.seconds):
             raise _full(f"; the execution {left.name} has ended and can be read")
@@ -96,7 +96,7 @@ class Answers:
         """Return an execution whose record has no result, when there is memory for its answer."""
         kept = Share(self.held)
         try:
-            if share.take(size) or (kept.take(size) and await share.wait(size, self.seconds)):
+            if kept.take(size) and await share.wait(size, self.seconds):
                 return execution
         finally:
             kept.give()
@@ -104,9 +104,8 @@ class Answers:
 
 
 def left(execution: Execution) -> Execution | Left:
-    """Return an execution as it may wait for its answer: one whose answer is large is left to its record."""
-    leaves = is_large(execution) and not execution.summary  # whose record has no result
-    return Left(execution.id, _size(execution)) if leaves else execution
+    """Return an execution as it may wait for its answer: a large one is left to its record, if that is whole."""
+    return Left(execution.id, _size(execution)) if is_large(execution) and not execution.summary else execution
 
 
 def is_large(execution: Execution) -> bool:

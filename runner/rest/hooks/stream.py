@@ -57,13 +57,12 @@ class ItemStream:
         share = answers.share()
         try:
             while (events := await follower.next()) is not None:
-                whole = [event for event in events if not isinstance(event, LeftEvent)]  # the result is not sent
-                await answers.turn_of(share, whole)
-                for event in whole:
+                items = await answers.turn_of(share, (each for each in events if not isinstance(each, LeftEvent)))
+                for event in items:
                     await self._take(event)
                 await self._flush()
                 share.give()
-                del events, whole
+                del events, items
             if self.begun:
                 await self.send({"type": "http.response.body", "body": b"", "more_body": False})
                 self.ended = True

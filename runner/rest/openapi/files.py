@@ -8,11 +8,12 @@ from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Scope
 from runner.rest.openapi import shapes
 from runner.rest.openapi.operation import JSON, Header, Operation, Response
-from runner.rest.openapi.parameters import CURSOR, LIMIT, Parameter, path_name, text
+from runner.rest.openapi.parameters import CURSOR, LIMIT, Parameter, text
 
 _ANY: Final = "*/*"
 _BINARY: Final = {"type": "string", "format": "binary"}
-_ID: Final = path_name("id", "The ID of a file, `sha256:` and its digest.")
+_ID_PATTERN: Final = "^sha256:[0-9a-f]{64}$"
+_ID: Final = Parameter("id", "The ID of a file, `sha256:` and its digest.", text(_ID_PATTERN), "path")
 _ETAG: Final = Header("ETag", "The digest of the content.")
 _NAME: Final = Header("Content-Disposition", "The name of the file.")
 _RANGES: Final = Header("Accept-Ranges", "`bytes`.")
@@ -31,8 +32,10 @@ UPLOAD: Final = Operation(
     (Response(201, "It is stored.", {JSON: shapes.NamedFile}, (Header("Location", "The path of the file."),)),),
     Scope.FILES_WRITE,
     parameters=(
-        Parameter("name", "Its name, without folders. Default: `file`.", text()),
-        Parameter("digest", "The ID that the content must have; with another one nothing is stored.", text("^sha256:")),
+        Parameter("name", "Its name, without folders. Default: `file`.", text(r"^[^/\\\x00-\x1f]{1,255}$")),
+        Parameter(
+            "digest", "The ID that the content must have; with another one nothing is stored.", text(_ID_PATTERN)
+        ),
         _condition("Repr-Digest", "`sha-256=:BASE64:` (RFC 9530), in place of `digest`; `Content-Digest` likewise."),
         _condition("Content-Digest", "As `Repr-Digest`."),
     ),

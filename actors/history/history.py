@@ -114,8 +114,8 @@ class History(Answers):
         in the journal.
         """
         archive, entry = self._opened(), self._entry(execution)
-        if is_large(execution):
-            self.room.note(execution)
+        if is_large(entry.execution):
+            self.room.note(entry.execution)
         try:
             whole = await self._append(archive, entry)
         except RunnerError:

@@ -9,7 +9,7 @@ from attrs import field, frozen
 from actors.events import LeftEvent
 from actors.history import History
 from protocol.errors import ErrorKind, RunnerError, error
-from protocol.events import Event, ItemEvent, last_event
+from protocol.events import Event, ItemEvent, ResultEvent, last_event
 from protocol.model import Execution
 from runner.wire import LARGE_BYTES, Budget, Share
 
@@ -118,9 +118,11 @@ def _size(execution: Execution) -> int:
 
 
 def event_size(event: Event | LeftEvent) -> int:
-    """Return the bytes of an event; output is read in small pieces, and a result that is not left is small."""
+    """Return the bytes of an event; output is read in small pieces."""
     if isinstance(event, LeftEvent):
         return event.size
+    if isinstance(event, ResultEvent):  # small, unless the record of the execution has no result
+        return memoryview(event.result).nbytes
     return memoryview(event.value).nbytes if isinstance(event, ItemEvent) else 0
 
 

@@ -23,8 +23,7 @@ from tests.support import wait_until
 MIB = 1024 * 1024
 ONE = {"env": "inline", "code": "def handler(input): return 1"}
 ARCHIVE = pack({"handler.py": b"def handler(input): return 'uploaded'"})
-WITH_BODY = [operation for operation in OPERATIONS if operation.body and operation.name != "uploadFile"]
-"""Uploads to the store have limits of their own: `tests/contract/test_files.py`."""
+WITH_BODY = [operation for operation in OPERATIONS if operation.body]
 RAW = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress, "GZIP": gzip.compress}
 LINES = "application/x-ndjson"
 

@@ -111,6 +111,20 @@ async def test_a_live_follower_gets_all_and_a_later_one_a_gap(service, tmp_path)
     assert (later[-1].seq, bytes(later[-1].result)) == (events[-1].seq, b"null")
 
 
+async def test_a_live_follower_gets_a_large_result(service):
+    """It is in the event itself, as no record has it."""
+    large = b'"%s"' % (b"x" * 100_000)
+    _, follower = await service.begin(ANYBODY, "tell", large)
+    events = []
+    with trio.fail_after(PATIENCE):
+        while (some := await follower.next()) is not None:
+            share = service.answers.share()
+            events += await service.answers.turn_of(share, some)
+            share.give()
+    assert bytes(events[-1].result) == b"[%s,2]" % large
+    assert service.answers.budget.taken == 0
+
+
 async def test_nothing_of_a_running_call_is_in_the_database(service, tmp_path):
     path = tmp_path / "go"
     given = b'{"path": "%s", "text": "confidential"}' % str(path).encode()

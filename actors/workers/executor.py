@@ -209,8 +209,7 @@ class Executor:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
         scheduler = self._scheduler
         pool = scheduler.pool(module)
-        pool.forget_ended()
-        if pool.idle and not scheduler.waiting and not scheduler.closing and scheduler.room > 0:
+        if not scheduler.waiting and not scheduler.closing and scheduler.room > 0 and pool.has_idle():
             return scheduler.reuse(pool)
         return None
 

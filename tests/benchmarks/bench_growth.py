@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks import bench_history
 from tests.benchmarks.bench_executions import MODULES, answers, request
-from tests.benchmarks.bench_grpc import cpu_us
+from tests.benchmarks.bench_grpc import threads_us, used_us
 from tests.benchmarks.real_server import real_doors
 from tests.benchmarks.report import Report
 
@@ -55,13 +55,11 @@ def idle(port: int) -> Iterator[None]:
 
 def settle(pid: int) -> None:
     """Wait until a server has done what it does after its start, such as to check a large record."""
-    last = cpu_us(pid)
     for _ in range(300):
+        before = threads_us(pid)
         time.sleep(1.0)
-        now = cpu_us(pid)
-        if now - last < 50_000:
+        if used_us(pid, before) < 50_000:
             return
-        last = now
     raise SystemExit("the server does not come to rest")
 
 
@@ -85,9 +83,9 @@ def main() -> None:
         costs: dict[str, list[float]] = {what: [] for what in running}
         for _ in range(ROUNDS):
             for what, (ports, token) in running.items():
-                before = cpu_us(ports["pid"])
+                before = threads_us(ports["pid"])
                 answers(ports["rest"], request("POST", "/modules/execute/hello", token, INPUT), CALLS, CALLERS)
-                costs[what].append((cpu_us(ports["pid"]) - before) / CALLS)
+                costs[what].append(used_us(ports["pid"], before) / CALLS)
     base = next(iter(costs.values()))
     for what, found in costs.items():
         text = f"{min(found):.0f} us of CPU for a call, x{min(found) / min(base):.2f}"

@@ -95,27 +95,30 @@ def client(port: int, rest: int, pid: int, token: str, seconds: float) -> None:
         call = request.SerializeToString()
         for concurrency in CONCURRENCY:
             results[f"grpcio {concurrency}"] = rate(execute, concurrency, seconds)
-            before = cpu_us(pid)
+            before = threads_us(pid)
             results[f"grpc {concurrency}"] = light_rate(port, call, token, concurrency, seconds)
-            results[f"cpu {concurrency}"] = (cpu_us(pid) - before) / (results[f"grpc {concurrency}"] * seconds)
+            results[f"cpu {concurrency}"] = used_us(pid, before) / (results[f"grpc {concurrency}"] * seconds)
         if rest:
             for concurrency in CONCURRENCY:
                 results[f"rest {concurrency}"] = rate(lambda: rest_caller(rest, token), concurrency, seconds)
-            before = cpu_us(pid)
+            before = threads_us(pid)
             results["batch"] = batch_us(executor, pb, metadata)
-            between = cpu_us(pid)
+            results["batch cpu"] = used_us(pid, before) / BATCH
+            before = threads_us(pid)
             results["rest batch"] = rest_batch_us(rest, token)
-            results["batch cpu"], results["rest batch cpu"] = (
-                (between - before) / BATCH,
-                (cpu_us(pid) - between) / BATCH,
-            )
+            results["rest batch cpu"] = used_us(pid, before) / BATCH
     print(json.dumps(results))
 
 
-def cpu_us(pid: int) -> float:
-    """Return the CPU microseconds of a process in all its threads, without its children."""
+def threads_us(pid: int) -> dict[str, float]:
+    """Return the CPU microseconds of each thread of a process, without its children."""
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1000
+    return {thread.parent.name: int(thread.read_text().split()[0]) / 1000 for thread in threads}
+
+
+def used_us(pid: int, before: dict[str, float]) -> float:
+    """Return the CPU microseconds of a process since `before`, without those of threads that have ended."""
+    return sum(now - before.get(thread, 0.0) for thread, now in threads_us(pid).items())
 
 
 def made_stubs() -> tuple[Any, Any]:

@@ -96,6 +96,7 @@ class Batch:
                 answered, self._answered = self._answered, None
                 await answer(ended)
                 self.unanswered -= len(ended)
+                del ended  # large results are not kept until the next end
                 if answered is not None:
                     answered.set()
         if self._problem is not None:

@@ -11,7 +11,7 @@ from actors.registry import Published
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution
 from runner.api.answers import Left, is_small, left
-from runner.api.following import while_valid
+from runner.api.following import check_valid, while_valid
 from runner.api.internal import failure_of
 from runner.api.service import Service
 from runner.auth import Principal, Scope
@@ -77,16 +77,19 @@ class Batch:
         self.unanswered = 0
         """The number of inputs that were taken and are not answered yet."""
 
-    async def run(self, take: Take, answer: Answer, timeout: Callable[[], float | None]) -> None:
+    async def run(
+        self, take: Take, answer: Answer, timeout: Callable[[], float | None], ready: Callable[[], bool]
+    ) -> None:
         """Run inputs until there are no more; `timeout` returns the time limit of an input that begins now, in seconds.
 
+        `ready` returns whether `take` need not wait for the client: then its wait needs no watch over the caller's key.
         When `take` raises RunnerError, or the runner shuts down, no more inputs are taken; those that run end and are
         answered, and then the error is raised. On cancellation those that run are ended and recorded as `cancelled`.
         """
         async with trio.open_nursery() as nursery:
             self._working = self._parallelism
             for _ in range(self._parallelism):
-                nursery.start_soon(self._work, take, timeout)
+                nursery.start_soon(self._work, take, timeout, ready)
             while self._working or self._ended:
                 if not self._ended:
                     self._changed = trio.Event()
@@ -102,8 +105,8 @@ class Batch:
         if self._problem is not None:
             raise self._problem
 
-    async def _work(self, take: Take, timeout: Callable[[], float | None]) -> None:
-        while (given := await self._next(take)) is not None:
+    async def _work(self, take: Take, timeout: Callable[[], float | None], ready: Callable[[], bool]) -> None:
+        while (given := await self._next(take, ready)) is not None:
             became = given.refusal or await self._run(given.data, timeout)  # without a result that is large
             self._ended.append((given, became))
             self._changed.set()
@@ -114,7 +117,7 @@ class Batch:
         self._working -= 1
         self._changed.set()
 
-    async def _next(self, take: Take) -> Input | None:
+    async def _next(self, take: Take, ready: Callable[[], bool]) -> Input | None:
         await _own(self._taking)
         try:
             if self._over:
@@ -124,8 +127,12 @@ class Batch:
                 self._problem = RunnerError(shutting_down())
             else:
                 try:
-                    with while_valid(self._principal):
+                    check_valid(self._principal)
+                    if ready():
                         given = await take()
+                    else:
+                        with while_valid(self._principal):
+                            given = await take()
                 except RunnerError as problem:
                     self._problem = problem
             self._over = given is None

@@ -226,7 +226,7 @@ class _Executions:
                 ready.append(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(found)))
             await call.send(*ready)
 
-        await batch.run(take, answer, lambda: _timeout(call, start.timeout))
+        await batch.run(take, answer, lambda: _timeout(call, start.timeout), call.has_message)
 
 
 async def _next_input(call: Call) -> Input | None:

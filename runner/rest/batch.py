@@ -54,7 +54,8 @@ async def batch(request: Request) -> Stream:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(body.watch)
             try:
-                await made.run(take, _Answers(request.service.answers, write).add, lambda: request["X-Timeout"])
+                answers = _Answers(request.service.answers, write)
+                await made.run(take, answers.add, lambda: request["X-Timeout"], inputs.ready)
             except RunnerError as ended:  # caught here, as the nursery would wrap it in a group
                 problem = ended
             nursery.cancel_scope.cancel()

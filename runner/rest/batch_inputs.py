@@ -39,7 +39,7 @@ class Lines:
         self._count = 0
 
     def ready(self) -> bool:
-        """Return whether the next input is here, or there is none."""
+        """Return whether `next` need not wait for the client."""
         return self._ended or self._buffer.find(b"\n", self._searched) >= 0
 
     async def next(self) -> Input | None:

@@ -57,8 +57,8 @@ floor: $(VENV)/.dev ## fail where unit tests run less than 97 percent of protoco
 bench: $(VENV)/.dev ## run all benchmarks; results go to tests/benchmarks/results/COMMIT.json
 	$(BIN)/python -m tests.benchmarks
 
-bench-compare: $(VENV)/.dev ## compare the results of two commits: make bench-compare BASE=... HEAD=...
-	$(BIN)/python -m tests.benchmarks compare $(BASE) $(HEAD)
+bench-compare: $(VENV)/.dev ## measure two commits in turn: make bench-compare BASE=... [HEAD=...]
+	$(BIN)/python tests/benchmarks/bench_against.py $(BASE) $(HEAD)
 
 docs: $(VENV)/.dev ## serve the documentation on 127.0.0.1, and reload it when it changes
 	$(BIN)/mkdocs serve

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from environments.base import Guest, Store, refusal, storing
+from environments.base import Guest, InterruptedWaitError, Store, refusal, storing
 from protocol import frames, messages
 from protocol.errors import Failure, RunnerError
 
@@ -30,7 +30,10 @@ class UnaskedError(messages.ProtocolError):
 
 
 class Channel:
-    """Messages over the frames of a guest. Raises ChannelClosedError, ProtocolError and FrameTooLargeError."""
+    """Messages over the frames of a guest.
+
+    Raises ChannelClosedError, ProtocolError, FrameTooLargeError and InterruptedWaitError.
+    """
 
     def __init__(self, guest: Guest, max_frame_bytes: int) -> None:
         self._guest = guest
@@ -38,6 +41,16 @@ class Channel:
         self._decoder = frames.FrameDecoder(max_frame_bytes + 65536)
         self._pending: list[bytes] = []
         self._answered = ""  # the id of the last answer
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """Make the wait for the guest, and until `resume` each later one, raise InterruptedWaitError."""
+        self._interrupted = True
+        self._guest.interrupt()
+
+    def resume(self) -> None:
+        """Wait for the guest again."""
+        self._interrupted = False
 
     async def send(self, message: messages.HostMessage) -> None:
         """Send a message."""
@@ -45,9 +58,7 @@ class Channel:
 
     async def receive(self) -> messages.GuestMessage:
         """Return the next message. Bytes are not allowed here."""
-        while not self._pending:
-            self._pending = self._decoder.feed(await self._guest.receive())
-        return messages.decode(self._pending.pop(0))
+        return messages.decode(await self._payload())
 
     def has_spoken(self) -> bool:
         """Return, without waiting, whether there is something to receive, or the beginning of it."""
@@ -143,6 +154,8 @@ class Channel:
 
     async def _payload(self) -> bytes:
         while not self._pending:
+            if self._interrupted:
+                raise InterruptedWaitError
             self._pending = self._decoder.feed(await self._guest.receive())
         return self._pending.pop(0)
 

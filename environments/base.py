@@ -34,6 +34,10 @@ class ChannelClosedError(Exception):
         """The last frame was not read, so it had no effect."""
 
 
+class InterruptedWaitError(Exception):
+    """`Guest.interrupt` ended a wait for the channel."""
+
+
 class StoredFile(Protocol):
     """A file in the store of the runner."""
 
@@ -132,16 +136,22 @@ class Guest(Protocol):
         """
 
     async def send(self, frame: bytes) -> None:
-        """Write one whole frame. Cancelled, a frame may be cut off, and the guest must be killed.
+        """Write one whole frame. Cancelled or interrupted, a frame may be cut off, and the guest must be killed.
 
-        Raises ChannelClosedError.
+        Raises ChannelClosedError and InterruptedWaitError.
         """
 
     def has_spoken(self) -> bool:
         """Return, without waiting, whether there is something to receive from a guest that lives."""
 
     async def receive(self) -> bytes:
-        """Wait for bytes of frames; never returns empty. Raises ChannelClosedError and FrameTooLargeError."""
+        """Wait for bytes of frames; never returns empty.
+
+        Raises ChannelClosedError, FrameTooLargeError and InterruptedWaitError.
+        """
+
+    def interrupt(self) -> None:
+        """Make the task that waits in `send` or `receive` raise InterruptedWaitError; without one do nothing."""
 
     async def tend(self, printed: Printed) -> None:
         """Pass output on for the guest's whole life; return when the guest has ended."""

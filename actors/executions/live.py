@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -210,6 +211,7 @@ class LiveExecutions:
     ended: int = field(default=0, init=False)
     tally: Tally = field(factory=Tally, init=False)
     _left: trio.Event | None = field(default=None, init=False)
+    _logs_successes: bool = field(factory=lambda: log.bind().is_enabled_for(logging.DEBUG), init=False)
 
     def __len__(self) -> int:
         return len(self.by_id)
@@ -283,7 +285,11 @@ class LiveExecutions:
             self._end(live, ended)
             raise
         self._end(live, ended)
-        _log_end(ended, outcome.seconds)
+        if failure is not None:
+            why = failure.message[:200]
+            log.info("execution ended", execution=ended.id, module=str(ended.module), kind=failure.kind, why=why)
+        elif self._logs_successes:
+            log.debug("execution succeeded", execution=ended.id, module=str(ended.module), run=outcome.seconds)
         return ended
 
     def _end(self, live: Live, ended: Execution) -> None:
@@ -301,12 +307,3 @@ class LiveExecutions:
                 fresh = live.log.since(live.flushed)
                 self.history.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())
                 live.flushed = live.log.next_seq
-
-
-def _log_end(ended: Execution, seconds: float) -> None:
-    """Log an end; the line of a success costs nothing unless the level wants it."""
-    if ended.failure is None:
-        log.debug("execution succeeded", execution=ended.id, module=str(ended.module), run=seconds)
-    else:
-        kind, why = ended.failure.kind, ended.failure.message[:200]
-        log.info("execution ended", execution=ended.id, module=str(ended.module), kind=kind, why=why)

@@ -21,7 +21,7 @@ from actors.workers.call import (
 )
 from actors.workers.masking import MaskedLog
 from environments import proc
-from environments.base import ChannelClosedError, not_copied
+from environments.base import ChannelClosedError, InterruptedWaitError, not_copied
 from environments.limits import WATCH_SECONDS
 from environments.remedies import with_remedy
 from protocol import frames, messages
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from actors.events import EventLog
     from actors.registry import Published
     from actors.workers.call import Call
-    from environments.base import Guest
+    from environments.base import Guest, Inbox
     from environments.limits import Hold
     from protocol.model import Stream
 
@@ -87,6 +87,10 @@ class Worker:
     ended: bool = field(default=False, init=False)
     reusable: bool = field(default=True, init=False)
     over_limit: str | None = field(default=None, init=False)
+    call: Call | None = field(default=None, init=False)
+    """The call that it runs."""
+    expect: Callable[[float], None] = field(default=lambda _: None, init=False)
+    """Called with the deadline of each call; `Call.interrupt` must follow at that time."""
     masked: MaskedLog | None = field(default=None, init=False)
     """Masks the values of the module's secrets, if it has some. Its `run` must run beside the worker."""
     _ending: trio.Lock = field(factory=trio.Lock, init=False)
@@ -194,21 +198,27 @@ class Worker:
             if self._channel.has_spoken():
                 # User code sent it after the last answer; this call would take it for its own.
                 return await self._died(UnaskedError("it sent a message without a request"))
-            with call.limit() as scope:
-                log.on_limit = call.interrupt
-                try:
-                    files = await self._put(call) if call.files else _NO_FILES
-                    left = scope.deadline - trio.current_time() if files else call.timeout
-                    self._asked = True
-                    await self._channel.send(
-                        messages.Execute(id=call.id, attempt=call.attempt, deadline=left, files=files, input=call.input)
-                    )
-                    answer, call.refused = await self._channel.answer(call.id, call.store, masked, self._drain)
-                except _DISTURBED as problem:
-                    broken = problem
-                except OSError as problem:
-                    await self.guest.inbox.forget()
-                    return Outcome(failure=not_copied(problem), exit_code=1)
+            call.begin(self._channel.interrupt)
+            self.call, log.on_limit = call, call.interrupt
+            self.expect(call.deadline)
+            try:
+                files = await _put(call, self.guest.inbox) if call.files else _NO_FILES
+                left = call.deadline - trio.current_time() if files else call.timeout
+                self._asked = True
+                await self._channel.send(
+                    messages.Execute(id=call.id, attempt=call.attempt, deadline=left, files=files, input=call.input)
+                )
+                answer, call.refused = await self._channel.answer(call.id, call.store, masked, self._drain)
+            except InterruptedWaitError:
+                pass
+            except _DISTURBED as problem:
+                broken = problem
+            except OSError as problem:
+                await self.guest.inbox.forget()
+                return Outcome(failure=not_copied(problem), exit_code=1)
+            finally:
+                call.end()
+                self._channel.resume()
             if answer is not None and not log.exceeded:
                 outcome = await self._finish(answer, call)
                 if files:
@@ -222,13 +232,8 @@ class Worker:
                 call.killed = await self._stop(call.id)
             raise
         finally:
-            log.on_limit = None
-            self._log = None
+            log.on_limit = self.call = self._log = None
             self._asked = False
-
-    async def _put(self, call: Call) -> dict[str, str]:
-        """Make the files of the input visible to the guest; return their paths there. Raises OSError."""
-        return {name: await self.guest.inbox.put(path, shown) for name, (path, shown) in call.files.items()}
 
     async def _finish(self, answer: messages.Result | messages.Error, call: Call) -> Outcome:
         killed = answer.killed
@@ -311,3 +316,15 @@ class Worker:
             self.over_limit = self._passed_limit()  # a call that has not noticed yet asks later
             self.hold.release()
             self.hold = None
+
+
+async def _put(call: Call, inbox: Inbox) -> dict[str, str]:
+    """Make the files of the input visible to the guest; return their paths there.
+
+    Raises OSError and InterruptedWaitError.
+    """
+    with trio.CancelScope() as scope, call.woken_by(scope.cancel):
+        files = {name: await inbox.put(path, shown) for name, (path, shown) in call.files.items()}
+        if not call.interrupted:
+            return files
+    raise InterruptedWaitError

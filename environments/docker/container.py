@@ -11,7 +11,7 @@ import structlog
 import trio
 from attrs import define, evolve, field, frozen
 
-from environments.base import ChannelClosedError, Printed
+from environments.base import ChannelClosedError, InterruptedWaitError, Printed
 from environments.docker.engine import (
     Api,
     Attached,
@@ -156,6 +156,8 @@ class ContainerGuest:
     exit_code: int | None = field(default=None, init=False)
     fault: Failure | None = field(default=None, init=False)
     inbox: ContainerInbox = field(init=False)
+    interrupt: Callable[[], None] = field(default=lambda: None, init=False)
+    """Ends the last wait of `send` or `receive`."""
     _attached: Attached | None = field(default=None, init=False)
     _begun: trio.Event = field(factory=trio.Event, init=False)
     """Set when the start has ended: the guest runs, or `fault` has the reason."""
@@ -291,16 +293,20 @@ class ContainerGuest:
         return folder, f"{folder}/{entry.relative_to(root)}"
 
     async def send(self, frame: bytes) -> None:
-        """Write one frame to the relay. Raises ChannelClosedError."""
-        await self._begun.wait()
-        if self._attached is None or self._cut or self._over.is_set():
-            raise ChannelClosedError(unread=True)
-        self._cut = True
-        try:
-            await self._attached.send(frame)
-        except StreamBrokenError as problem:
-            raise ChannelClosedError from problem
-        self._cut = False
+        """Write one frame to the relay. Raises ChannelClosedError and InterruptedWaitError."""
+        with trio.CancelScope() as scope:
+            self.interrupt = scope.cancel
+            await self._begun.wait()
+            if self._attached is None or self._cut or self._over.is_set():
+                raise ChannelClosedError(unread=True)
+            self._cut = True
+            try:
+                await self._attached.send(frame)
+            except StreamBrokenError as problem:
+                raise ChannelClosedError from problem
+            self._cut = False
+        if scope.cancelled_caught:
+            raise InterruptedWaitError
 
     def has_spoken(self) -> bool:
         """Return whether a living worker has sent a frame that was not received."""
@@ -308,13 +314,16 @@ class ContainerGuest:
         return not self._over.is_set() and bool(left.current_buffer_used or left.tasks_waiting_send)
 
     async def receive(self) -> bytes:
-        """Wait for a frame of the worker. Raises ChannelClosedError, FrameTooLargeError."""
-        try:
-            return frames.encode(await self._get.receive())
-        except (trio.EndOfChannel, trio.ClosedResourceError) as problem:
-            if self._too_large is not None:
-                raise self._too_large from None
-            raise ChannelClosedError from problem
+        """Wait for a frame of the worker. Raises ChannelClosedError, FrameTooLargeError and InterruptedWaitError."""
+        with trio.CancelScope() as scope:
+            self.interrupt = scope.cancel
+            try:
+                return frames.encode(await self._get.receive())
+            except (trio.EndOfChannel, trio.ClosedResourceError) as problem:
+                if self._too_large is not None:
+                    raise self._too_large from None
+                raise ChannelClosedError from problem
+        raise InterruptedWaitError
 
     def drain(self, printed: Printed) -> None:
         """Do nothing: the relay sends all output before the answer."""

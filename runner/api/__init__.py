@@ -1,7 +1,7 @@
 """The verbs of the runner, without transport: what every door calls. Each checks scopes and modules of its caller."""
 
-from runner.api.answers import Answers, Left, event_size, is_large
-from runner.api.batch import MAX_PARALLELISM, Batch, Input
+from runner.api.answers import Answers, Left, event_size, is_large, is_small
+from runner.api.batch import MAX_PARALLELISM, Batch, Ended, Input
 from runner.api.checks import Checks
 from runner.api.described import NOT_SHOWN, module_fields
 from runner.api.files import StoredFiles, viewer_of
@@ -17,6 +17,7 @@ __all__ = [
     "Answers",
     "Batch",
     "Checks",
+    "Ended",
     "Input",
     "InternalFailure",
     "KeyOrder",
@@ -27,6 +28,7 @@ __all__ = [
     "event_size",
     "failure_of",
     "is_large",
+    "is_small",
     "module_fields",
     "viewer_of",
     "while_valid",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TypeGuard
 
 from attrs import field, frozen
 
@@ -106,6 +107,11 @@ class Answers:
 def left(execution: Execution) -> Execution | Left:
     """Return an execution as it may wait for its answer: a large one is left to its record, if that is whole."""
     return Left(execution.id, _size(execution)) if is_large(execution) and not execution.summary else execution
+
+
+def is_small(ended: Execution | Left) -> TypeGuard[Execution]:
+    """Return whether the answer for an execution that has ended takes no memory that is bounded."""
+    return isinstance(ended, Execution) and not is_large(ended)
 
 
 def is_large(execution: Execution) -> bool:

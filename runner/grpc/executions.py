@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from attrs import evolve, frozen
@@ -11,9 +11,8 @@ from actors.events import Follower, LastEvent, LeftEvent
 from actors.history import Query
 from protocol.errors import ErrorKind, Failure, error
 from protocol.events import last_event
-from protocol.model import Execution
 from protocol.rpc.operato.runner import v1
-from runner.api import Batch, Input, Left, Service, event_size, is_large
+from runner.api import Batch, Ended, Input, Service, event_size, is_large, is_small
 from runner.auth import Principal, Scope, Verifier, authenticate
 from runner.grpc.call import Call, Method
 from runner.grpc.codec import make
@@ -214,14 +213,20 @@ class _Executions:
         async def take() -> Input | None:
             return await _next_input(call)
 
-        async def answer(given: Input, became: Execution | Left | Failure) -> None:
-            if isinstance(became, Failure):
-                await call.send(make(v1.ExecuteBatchResponse, id=given.name, refused=failure_message(became)))
-            else:
-                ended = await self.service.answers.ended(self._share(call), became)
-                await call.send(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(ended)))
+        async def answer(ended: Sequence[Ended]) -> None:
+            ready = []
+            for given, became in ended:
+                if isinstance(became, Failure):
+                    ready.append(make(v1.ExecuteBatchResponse, id=given.name, refused=failure_message(became)))
+                    continue
+                if not is_small(became):
+                    await call.send(*ready)
+                    ready.clear()
+                found = became if is_small(became) else await self.service.answers.ended(self._share(call), became)
+                ready.append(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(found)))
+            await call.send(*ready)
 
-        await batch.run(take, answer, lambda: _timeout(call, start.timeout))
+        await batch.run(take, answer, lambda: _timeout(call, start.timeout), call.has_message)
 
 
 async def _next_input(call: Call) -> Input | None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from tests.benchmarks.report import compare
 
 NAMES = (
-    *("http", "grpc", "endpoints", "workers", "modules", "kinds", "history", "executions", "bytes", "start"),
-    "stalls",
+    *("http", "grpc", "endpoints", "workers", "modules", "kinds", "history", "executions", "bytes"),
+    *("growth", "start", "stalls"),
 )
 
 match sys.argv[1:]:

@@ -107,18 +107,19 @@ async def follow_call(client: Client, order: Order, *, live: bool, to: Path | No
             end = await through(client, order, printer, interrupts)
             code = await printer.end(end, to_stdout=to is None)
         except RunnerError as problem:
-            raise problem if order.content or order.data.strip() else _without_input(problem) from None
+            raise problem if order.content or order.data.strip() else _without_input(problem, order.module) from None
         return code if to is None else await save_result(client, end.result or b"null", to)
 
     return await interruptible(work)
 
 
-def _without_input(problem: RunnerError) -> RunnerError:
+def _without_input(problem: RunnerError, module: str) -> RunnerError:
     """Return the failure of a call without input, and show an example of one where that may be the reason."""
     failure = problem.failure
     hint = f"no input was given, so it was null; an example of one: '{_EXAMPLE}'"
     if failure.kind is ErrorKind.BAD_INPUT:
-        return RunnerError(evolve(failure, message=f"{failure.message}; {hint}"))
+        more = f"`operato-runner modules show {module}` shows the schema of its input"
+        return RunnerError(evolve(failure, message=f"{failure.message}; {hint}; {more}"))
     if failure.kind is ErrorKind.HANDLER_ERROR and sys.stderr.isatty():
         click.echo(f"-- {hint}", err=True)
     return problem

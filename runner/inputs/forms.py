@@ -73,7 +73,9 @@ def read_urlencoded(data: bytes, fields: Fields) -> dict[str, Value]:
     try:
         pairs = parse_qsl(data.decode(), keep_blank_values=True, max_num_fields=MAX_PARTS, errors="strict")
     except UnicodeDecodeError:
-        raise error(ErrorKind.BAD_INPUT, "the form is not UTF-8", field="$") from None
+        raise error(
+            ErrorKind.BAD_INPUT, "the form is not UTF-8; send files as `multipart/form-data`", field="$"
+        ) from None
     except ValueError:
         raise error(ErrorKind.BAD_INPUT, f"the form has more than {MAX_PARTS} fields", field="$") from None
     found: dict[str, list[Value]] = {}

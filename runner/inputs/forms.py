@@ -86,7 +86,8 @@ def read_pairs(data: bytes) -> list[tuple[str, str]]:
         halves = (pair.partition(b"=") for pair in data.split(b"&") if pair)
         return [(_decoded(name), _decoded(value)) for name, _, value in halves]
     except UnicodeDecodeError:
-        raise error(ErrorKind.BAD_INPUT, "the form is not UTF-8", field="$") from None
+        text = "the form is not UTF-8; send files as `multipart/form-data`"
+        raise error(ErrorKind.BAD_INPUT, text, field="$") from None
 
 
 def _decoded(data: bytes) -> str:

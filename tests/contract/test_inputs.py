@@ -472,6 +472,11 @@ async def test_bytes_go_to_a_handler_of_bytes(site):
         assert answer["result"] == {"$file": shown}
 
 
+async def test_bytes_without_a_type_are_refused_with_the_remedy(site):
+    status, _, body = await site.ask("POST", "/modules/execute/bytes", PICTURE)
+    assert (status, "bytes needs its type in `Content-Type`" in json.loads(body)["detail"]) == (400, True), body
+
+
 async def test_every_body_goes_to_a_handler_of_requests(site):
     path = "/modules/execute/request"
     answer = await site.json("POST", path, PICTURE, Content_Type="image/png")

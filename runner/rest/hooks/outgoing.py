@@ -15,6 +15,7 @@ from runner.rest.hooks.incoming import SESSION
 from runner.rest.openapi import JSON
 
 TEXT: Final = "text/plain; charset=utf-8"
+NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _RESPONSE, _FILE = b'{"$response"', b'{"$file"'
 _BODILESS: Final = frozenset({204, 205, 304})
 _MAX_HEADER_BYTES: Final = 16 * 1024

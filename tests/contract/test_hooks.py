@@ -459,6 +459,18 @@ async def test_a_body_over_its_limit_is_refused_and_leaves_nothing(tmp_path, aut
         assert (await send(b"x" * (size - 500)))[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/http/typed/x?how=show", "/modules/execute/typed"])
+async def test_bytes_share_the_memory_of_unfinished_requests(typed, path):
+    budget = typed.service.budget
+    assert budget.take(budget.limit - 100_000)
+    refused = await typed.ask("POST", path, b"\xff" * 100_000, Content_Type="image/png")
+    budget.give(budget.limit - 100_000)
+
+    assert (refused[0], json.loads(refused[2])["kind"]) == (503, "unavailable")
+    assert (await typed.ask("POST", path, b"\xff" * 100_000, Content_Type="image/png"))[0] != 503
+    assert budget.taken == 0
+
+
 async def test_bytes_are_answered_as_they_are(typed):
     status, headers, body = await typed.ask("GET", "/http/typed/x?how=bytes")
     assert (status, headers[b"content-type"], body) == (200, b"image/png", bytes(range(256)))

@@ -335,6 +335,7 @@ async def test_the_items_of_a_generator_are_sent(site, items, content_type, body
 
     assert "200 ok" in head
     assert f"content-type: {content_type}\r\n" in head
+    assert "x-content-type-options: nosniff\r\n" in head
     assert "x-execution-id: " in head
     assert (await whole(client)).decode() == body
 

@@ -11,9 +11,9 @@ from urllib.parse import unquote_to_bytes
 
 from attrs import define, evolve, field
 
-from actors.files import StoredFile, Writing
+from actors.files import GATHERED_BYTES, StoredFile, Writing
 from protocol.errors import ErrorKind, RunnerError, error
-from runner.api import Checks
+from runner.api import Checks, gathering
 from runner.inputs.fields import Field, Fields, Value
 from runner.inputs.part import Content, Head, Piece
 from runner.inputs.parts import read_parts
@@ -23,10 +23,8 @@ INLINE_BYTES: Final = 64 * 1024
 """So many bytes of a file are in memory before it is begun in the store."""
 MAX_PARTS: Final = 1000
 MAX_FILES: Final = 64
-_GATHERED: Final = 256 * 1024
-"""The memory that a file of a form takes until the form is complete."""
 _STEP: Final = 64 * 1024
-"""Bytes of an urlencoded text that are decoded at once."""
+"""Bytes of an urlencoded text that are decoded at once: the decoder makes a hundred bytes of memory for each escape."""
 _NOT_YET: Final = "sha256:" + "0" * 64
 _FOLDERS: Final = re.compile(r".*[/\\\\]", re.DOTALL)
 
@@ -68,6 +66,28 @@ async def read_form(
             return await working.sized(form.texts, partial(form.value, stored))
         finally:
             budget.give(form.held)
+
+
+async def read_raw(piece: Piece, begin: Callable[[], AbstractAsyncContextManager[Writing]], budget: Budget) -> Value:
+    """Return a body as it is: a short text as a string, other bytes as a file of the store, which `begin` begins.
+
+    Takes memory of the `budget` meanwhile. Raises RunnerError: `unavailable`, `too_large`, `out_of_storage`.
+    """
+    head, more = bytearray(), True
+    with gathering(budget, INLINE_BYTES):
+        while more and len(head) <= INLINE_BYTES:
+            data, more = await piece()
+            head += data
+        if not more and len(head) <= INLINE_BYTES and (text := text_in(head)) is not None:
+            return text
+        with gathering(budget, GATHERED_BYTES):
+            async with begin() as writing:
+                await writing.write(head)
+                del head
+                while more:
+                    data, more = await piece()
+                    await writing.write(data)
+                return file_value(await writing.finish())
 
 
 def read_urlencoded(data: bytes, fields: Fields) -> dict[str, Value]:
@@ -238,10 +258,10 @@ class _Form:
                 text = f"the fields of the form are over {self._limit} bytes; the limit is `max_frame`"
                 raise error(ErrorKind.TOO_LARGE, text, field="$")
         if part.writing is None:
-            self._hold(min(size, _GATHERED))
+            self._hold(min(size, GATHERED_BYTES))
             part.data += content.data
             if not part.is_text and len(part.data) > INLINE_BYTES:
-                self._hold(_GATHERED)
+                self._hold(GATHERED_BYTES)
                 await self._open(part)
         else:
             with _at(part.wanted.path):

@@ -95,11 +95,16 @@ def executions() -> None:
 @executions.command("list")
 @click.option("--module", default=None, metavar="NAME", help="only of this module")
 @click.option("--version", default=None, metavar="VERSION", help="only of this version")
-@click.option("--status", default=None, metavar="STATUS", help="queued, running, succeeded, failed or cancelled")
+@click.option(
+    "--status", default=None, metavar="STATUS", help="scheduled, queued, running, succeeded, failed or cancelled"
+)
 @click.option(
     "--error", default=None, metavar="KIND", help="only failures of this kind, such as timeout or handler_error"
 )
 @click.option("--caller", default=None, metavar="SUBJECT", help="only of this caller (the subject of its token)")
+@click.option("--schedule", default=None, metavar="NAME", help="only those that this schedule started")
+@click.option("--rerun-of", default=None, metavar="ID", help="only repetitions of this execution")
+@click.option("--unresolved", is_flag=True, help="only failures without a later success of a repetition")
 @click.option(
     "--since",
     default=None,
@@ -115,6 +120,9 @@ def list_(
     status: str | None,
     error: str | None,
     caller: str | None,
+    schedule: str | None,
+    rerun_of: str | None,
+    unresolved: bool,
     since: str | None,
     until: str | None,
     limit: int,
@@ -126,6 +134,7 @@ def list_(
     from runner.client import list_executions, moment
 
     filters = {"module": module, "version": version, "status": status, "error": error, "subject": caller}
+    filters |= {"schedule": schedule, "rerun_of": rerun_of, "unresolved": "true" if unresolved else None}
     filters |= {"since": moment(since, "--since"), "until": moment(until, "--until")}
     return with_client(options, _RUN, lambda client: list_executions(client, filters, limit, cursor, as_json=as_json))
 

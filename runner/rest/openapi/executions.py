@@ -30,6 +30,7 @@ from runner.rest.openapi.parameters import (
     VERSION,
     Parameter,
     choice,
+    flag,
     text,
     whole,
     word,
@@ -157,6 +158,11 @@ LIST: Final = Operation(
         Parameter("status", "Executions in this state.", choice(Status)),
         Parameter("error", "Executions that ended with this kind of error.", choice(ErrorKind)),
         Parameter("subject", "Executions of this caller.", text()),
+        Parameter("schedule", "Executions that this schedule started.", text()),
+        Parameter("rerun_of", "Repetitions of the execution with this ID.", text()),
+        Parameter(
+            "unresolved", "Failures without a later success in the chain of their repetitions.", flag(default=False)
+        ),
         SINCE,
         UNTIL,
         LIMIT,

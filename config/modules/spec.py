@@ -27,9 +27,11 @@ from config.mistakes import (
 from config.modules import policies
 from config.modules.early import early
 from config.modules.policies import RetryPolicy, WorkersPolicy
+from config.modules.scheduled import input_wrongs
 from config.modules.sizes import oversized
 from config.requirements import Origin
 from config.secrets import Secret
+from config.timing import ScheduleSpec, read_schedules, schedule_fields
 from config.units import Range, show
 from protocol.model import Isolation, Kind
 
@@ -85,6 +87,8 @@ class ModuleSpec:
     """Conda packages; a file name in the YAML file is an `environment.yml`, replaced by its packages."""
     channels: tuple[str, ...] = ()
     input_schema: Mapping[str, Any] | None = None
+    schedules: tuple[ScheduleSpec, ...] = ()
+    """When its active version runs by itself."""
 
 
 def spec_from_mapping(
@@ -164,6 +168,8 @@ def read_spec(
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through
         wrongs += unfold(error)
+    if not wrongs and not checked:
+        wrongs += input_wrongs(spec.schedules, spec.input_schema, code=spec.code, path=spec.path, handler=spec.handler)
     return (None, wrongs) if wrongs else (spec, [])
 
 
@@ -296,6 +302,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "dependencies": units.items(_PLAIN),
         "channels": channels,
         "input_schema": units.optional(_json_schema),
+        "schedules": read_schedules,
     },
 }
 """The reader of each field; fields that are missing here are of classes in this table."""
@@ -305,6 +312,7 @@ def _converter() -> Converter:
     converter = Converter(unstruct_collection_overrides={tuple: list})
     converter.register_unstructure_hook(Path, str)
     converter.register_unstructure_hook(Secret, Secret.mapping)
+    converter.register_unstructure_hook(ScheduleSpec, schedule_fields)
     for kind, readers in _READERS.items():
         converter.register_structure_hook(kind, structure_hook(converter, kind, readers))
     return converter

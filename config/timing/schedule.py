@@ -22,6 +22,7 @@ from config.units import Range, show
 MAX_SCHEDULES: Final = 100
 """Schedules of one module."""
 _MAX_INPUT: Final = 64 * 1024
+_CENTURY: Final = 946_684_800.0
 _YEAR: Final = 366 * 86400.0
 _FORMS: Final = ("cron", "every", "at")
 
@@ -96,6 +97,13 @@ class Timing:
         return 0.0 if self.every is None else before - (count + 1) * self.every
 
 
+def _between(timing: Timing) -> float:
+    """Return the seconds between two instants, the first ones in this century."""
+    first = timing.next(_CENTURY)
+    second = None if first is None else timing.next(first)
+    return math.inf if first is None or second is None else second - first
+
+
 def instant_text(instant: float) -> str:
     """Return an instant as the text in idempotency keys: `2027-01-31T09:30:00Z`."""
     return datetime.fromtimestamp(instant, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -123,9 +131,19 @@ def read_schedule(value: Any) -> ScheduleSpec:
             return evolve(spec, at=_moment(spec.at, spec.timezone))
     except Wrong as wrong:
         wrongs.append(wrong.under(("at",) if spec.cron is None else ("cron",)))
+    if not wrongs and spec.jitter and spec.jitter > (between := _between(spec.timing)):
+        text = f"{units.format_duration(spec.jitter)} is more than the time between two runs"
+        allowed = f"at most {units.format_duration(between)}"
+        wrongs.append(Wrong(f"{text}; write {allowed}", ("jitter",), allowed=allowed))
     if wrongs:
         raise ExceptionGroup("wrong schedule", wrongs)
     return spec
+
+
+def known_schedule(fields: Mapping[str, Any]) -> ScheduleSpec:
+    """Return a schedule whose fields `schedule_fields` wrote, without checks. Its `timing` may raise `Wrong`."""
+    words = {"overlap": Overlap(fields["overlap"]), "misfire": Misfire(fields["misfire"])}
+    return ScheduleSpec(**{**fields, **words})
 
 
 def read_schedules(value: Any) -> tuple[ScheduleSpec, ...]:

@@ -108,6 +108,8 @@ def test_all_mistakes_are_found_with_their_places():
         ({"every": 60}, "write `- ` before"),
         ([{"every": 60, "input": "x" * 70_000}], "the limit is 65,536"),
         ([{"every": 60, "input": float("nan")}], "is not JSON"),
+        ([{"every": 60, "jitter": "61s"}], "more than the time between two runs; write at most 1m"),
+        ([{"cron": "* * * * *", "jitter": "1h"}], "more than the time between two runs; write at most 1m"),
         ([{"every": "1500ms"}], "whole number of seconds"),
         ([{"every": 60, "name": "a/b"}], "a name"),
     ],

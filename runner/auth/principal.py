@@ -22,6 +22,8 @@ class Scope(StrEnum):
     MODULES_WRITE = "modules:write"
     EXECUTIONS_RUN = "executions:run"
     EXECUTIONS_READ = "executions:read"
+    SCHEDULES_READ = "schedules:read"
+    SCHEDULES_WRITE = "schedules:write"
     METRICS_READ = "metrics:read"
     ADMIN = "admin"
     """Every scope."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from protocol.model import MAX_PRIORITY, MIN_PRIORITY
 from runner.cli.options import (
     Command,
     Commands,
@@ -31,6 +32,13 @@ _RUN = ("executions:run", "executions:read")
 @click.option(
     "--key", default=None, metavar="KEY", help="idempotency key: repeating the call returns the same execution"
 )
+@click.option(
+    "--priority",
+    default=None,
+    type=click.IntRange(MIN_PRIORITY, MAX_PRIORITY),
+    metavar="0-9",
+    help="with --async: of the queued calls of a module, the highest runs first  [5]",
+)
 @connection_options()
 def call(
     name: str,
@@ -40,6 +48,7 @@ def call(
     version: str | None,
     timeout: str | None,
     key: str | None,
+    priority: int | None,
     **options: Any,
 ) -> int:
     """Call a module of a running server: NAME, with JSON as input.
@@ -56,11 +65,13 @@ def call(
     """
     if follow and asynchronous:
         raise click.UsageError("--follow and --async exclude each other; `logs -f ID` follows an accepted execution")
+    if priority is not None and not asynchronous:
+        raise click.UsageError("--priority is for asynchronous calls; add --async")
     from runner.client import MAX_ANSWER_BYTES, Order, follow_call, submit
 
     content = sys.stdin.buffer.read(MAX_ANSWER_BYTES + 1) if data == "-" else os.fsencode(data)
     seconds = None if timeout is None else duration(timeout, "--timeout")
-    order = Order(name, content, version, seconds, key)
+    order = Order(name, content, version, seconds, key, priority)
     if asynchronous:
         return with_client(options, _RUN, lambda client: submit(client, order))
     return with_client(options, _RUN, lambda client: follow_call(client, order, live=follow))

@@ -173,6 +173,12 @@ class ExecuteRequest(betterproto.Message):
     Time limit of each attempt in seconds; it can only shorten the module's own limit, as the deadline of the call can.
     """
 
+    priority: Optional[int] = betterproto.int32_field(20, optional=True)
+    """
+    0 to 9: of the queued executions of a module, those with the highest number run first; absent means 5. Only for
+     Submit.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class ExecuteResponse(betterproto.Message):

@@ -82,6 +82,18 @@ class Answers:
         await self._committer.catch_up()
         return await self._read(lambda link: queries.page(link, query))
 
+    async def due(self, until: float, most: int) -> tuple[tuple[str, ...], float]:
+        """Return the ids of at most `most` scheduled executions that are due, the oldest `run_at` first.
+
+        With them comes the next `run_at` after `until`, infinite without one. Raises `RunnerError` as `get`.
+        """
+        await self._committer.catch_up()
+        return await self._read(lambda link: queries.due(link, until, most))
+
+    async def count_scheduled(self) -> int:
+        """Return the number of scheduled executions. Raises `RunnerError` as `get`."""
+        return await self._read(queries.count_scheduled)
+
     async def stats(self, module: str, *, since: float | None = None, until: float | None = None) -> ModuleStats:
         """Return statistics of the executions of `module` that ended in `since` <= time < `until`; None is no bound.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -137,7 +138,7 @@ class Service:
             return self.runs.start(module, execution, raw)
 
         known = await self._idempotency.first(execution, begin)
-        return known if isinstance(known, Execution) else await self.runs.wait_ended(known)
+        return _begun(known) if isinstance(known, Execution) else await self.runs.wait_ended(known)
 
     async def submit(
         self,
@@ -156,10 +157,13 @@ class Service:
         caller is cancelled, it may have been accepted.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
-        execution = replace(execution, priority=terms.priority)
+        execution = replace(execution, asynchronous=True, input=bytes(raw), idempotency_key=key)
+        status = terms.status(execution.created_at)
+        execution = replace(execution, status=status, priority=terms.priority, run_at=terms.run_at)
 
-        async def begin() -> Live:
+        async def begin() -> Live | Execution:
+            if execution.status is Status.SCHEDULED:
+                return await self.runs.later.accept(execution)
             return await self.runs.dispatcher.submit(module, execution)
 
         known = await begin() if key is None else await self._idempotency.first(execution, begin)
@@ -255,7 +259,8 @@ class Service:
         if live is not None:
             _seen(principal, name, live.execution)
             return _shown(principal, await self.runs.cancel(live))
-        return _shown(principal, _seen(principal, name, await self.history.get(name)))
+        found = _seen(principal, name, await self.history.get(name))
+        return _shown(principal, await self.runs.cancel_scheduled(found))
 
     async def follow(self, principal: Principal, name: str, start: int = 0) -> Follower:
         """Return the events of an execution: past ones from number `start`, then live ones.
@@ -273,13 +278,22 @@ class Service:
         if live is not None:
             _seen(principal, name, live.execution)
             return live.log
-        return log_of(await self.get(principal, name))
+        return log_of(_begun(await self.get(principal, name)))
 
 
 def _seen(principal: Principal, name: str, execution: Execution | None) -> Execution:
     """Return an execution that exists for the caller: one of a module that it may not use does not."""
     if execution is None or not principal.may_use(execution.module.name):
         raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
+    return execution
+
+
+def _begun(execution: Execution) -> Execution:
+    """Return an execution that does not wait for its time, as it can be neither followed nor waited for."""
+    if execution.status is Status.SCHEDULED:
+        at = datetime.fromtimestamp(execution.run_at or 0.0, UTC).isoformat(timespec="seconds")
+        text = f"the execution {execution.id} is scheduled for {at}; follow it, or repeat the call, from then on"
+        raise error(ErrorKind.CONFLICT, text, field="id")
     return execution
 
 

@@ -39,6 +39,10 @@ _RUN = ("executions:run", "executions:read")
     metavar="0-9",
     help="with --async: of the queued calls of a module, the highest runs first  [5]",
 )
+@click.option(
+    "--at", default=None, metavar="TIME", help="with --async: run it then: 2027-01-31T09:30, 2027-01-31T09:30:00Z"
+)
+@click.option("--delay", default=None, metavar="DURATION", help="with --async: run it after this time: 90, 15m, 2h")
 @connection_options()
 def call(
     name: str,
@@ -49,6 +53,8 @@ def call(
     timeout: str | None,
     key: str | None,
     priority: int | None,
+    at: str | None,
+    delay: str | None,
     **options: Any,
 ) -> int:
     """Call a module of a running server: NAME, with JSON as input.
@@ -65,13 +71,16 @@ def call(
     """
     if follow and asynchronous:
         raise click.UsageError("--follow and --async exclude each other; `logs -f ID` follows an accepted execution")
-    if priority is not None and not asynchronous:
-        raise click.UsageError("--priority is for asynchronous calls; add --async")
-    from runner.client import MAX_ANSWER_BYTES, Order, follow_call, submit
+    for option, value in (("--priority", priority), ("--at", at), ("--delay", delay)):
+        if value is not None and not asynchronous:
+            raise click.UsageError(f"{option} is for asynchronous calls; add --async")
+    from runner.client import MAX_ANSWER_BYTES, Order, coming, follow_call, submit
 
     content = sys.stdin.buffer.read(MAX_ANSWER_BYTES + 1) if data == "-" else os.fsencode(data)
     seconds = None if timeout is None else duration(timeout, "--timeout")
-    order = Order(name, content, version, seconds, key, priority)
+    after = None if delay is None else duration(delay, "--delay")
+    terms = {"priority": priority, "run_at": coming(at, "--at"), "delay": after}
+    order = Order(name, content, version, seconds, key, terms)
     if asynchronous:
         return with_client(options, _RUN, lambda client: submit(client, order))
     return with_client(options, _RUN, lambda client: follow_call(client, order, live=follow))

@@ -46,10 +46,25 @@ def moment(value: str | None, option: str) -> str | None:
             found = datetime(day.year, day.month, day.day)  # noqa: DTZ001  (the next line gives it the local zone)
         else:
             found = datetime.fromisoformat(value.strip())
-        return repr((found if found.tzinfo is not None else found.astimezone()).timestamp())
+        return _seconds(found)
     except (ValueError, OverflowError, OSError):
         text = f"{value!r:.60} is not a time; write today, yesterday, 2h (two hours ago), 2026-01-31 or"
         raise ConfigError([Mistake(f"{text} 2026-01-31T09:30:00Z", None, None, option)]) from None
+
+
+def coming(value: str | None, option: str) -> str | None:
+    """Return a time for the route as `moment` does, from a date or a date and time. Raises ConfigError."""
+    if value is None or _SECONDS.fullmatch(value):
+        return value
+    try:
+        return _seconds(datetime.fromisoformat(value.strip()))
+    except (ValueError, OverflowError, OSError):
+        text = f"{value!r:.60} is not a time; write 2027-01-31, 2027-01-31T09:30 or 2027-01-31T09:30:00Z"
+        raise ConfigError([Mistake(text, None, None, option)]) from None
+
+
+def _seconds(found: datetime) -> str:
+    return repr((found if found.tzinfo is not None else found.astimezone()).timestamp())
 
 
 async def list_executions(

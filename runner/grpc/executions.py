@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -140,7 +141,12 @@ class _Executions:
             version=request.version or None,
             timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),
-            terms=terms_of(priority=request.priority),
+            terms=terms_of(
+                time.time(),
+                priority=request.priority,
+                run_at=seconds(request.run_at),
+                delay=request.delay or None,
+            ),
         )
         self.service.answers.take_whole(self._share(call), execution)
         return make(v1.SubmitResponse, execution=execution_message(execution))
@@ -225,8 +231,12 @@ async def _next_input(call: Call) -> Input | None:
 
 def _refuse_terms(request: v1.ExecuteRequest) -> None:
     """Raise RunnerError `bad_input` when a call that waits has terms of a submission."""
-    if request.priority is not None:
-        raise error(ErrorKind.BAD_INPUT, "`priority` is only for Submit", field="priority")
+    if request.priority is None and not request.run_at and not request.delay:
+        return
+    given = {"priority": request.priority is not None, "run_at": request.run_at, "delay": request.delay}
+    for name, value in given.items():
+        if value:
+            raise error(ErrorKind.BAD_INPUT, f"`{name}` is only for Submit", field=name)
 
 
 def _member(message: Any, name: str) -> Any | None:

@@ -20,7 +20,7 @@ from protocol.model import Execution, Stream
 from protocol.scan import LARGE_BYTES
 from runner.api import is_large
 from runner.rest.endpoint import Answer, Request, json_answer, serves
-from runner.rest.openapi import Order
+from runner.rest.openapi import TERMS, Order
 from runner.rest.render import (
     accepted_json,
     execution_json,
@@ -30,8 +30,6 @@ from runner.rest.render import (
     stats_json,
 )
 
-TERMS: Final = ("priority",)
-"""Parameters of submissions, in the query and in an order."""
 _orders: Final = msgspec.json.Decoder(Order)
 
 
@@ -63,18 +61,21 @@ async def execute(request: Request) -> Answer:
 
 def _terms(request: Request, order: Order | None = None) -> Terms:
     """Return the terms of a submission: those of the query, else those of the order in its body. Raises RunnerError."""
-    given = {name: request[name] for name in TERMS}
-    if order is not None:
-        given = {name: getattr(order, name) if value is None else value for name, value in given.items()}
-    return terms_of(**given)
+    given = {}
+    for each in TERMS:
+        value = request[each.name]
+        if value is None and order is not None and (written := getattr(order, each.name)) is not None:
+            value = each.read([str(written)])
+        given[each.name] = value
+    return terms_of(time.time(), **given)
 
 
 def _refuse_terms(request: Request) -> None:
     """Raise RunnerError `bad_input` when a call that waits has terms of a submission."""
-    for name in TERMS:
-        if request[name] is not None:
-            text = f"`{name}` is for asynchronous calls; send the header `Prefer: respond-async` as well"
-            raise error(ErrorKind.BAD_INPUT, text, field=name)
+    for each in TERMS:
+        if request[each.name] is not None:
+            text = f"`{each.name}` is for asynchronous calls; send the header `Prefer: respond-async` as well"
+            raise error(ErrorKind.BAD_INPUT, text, field=each.name)
 
 
 @serves("submit")
@@ -115,7 +116,7 @@ def _order(data: bytes) -> Order:
             check_json(data)  # with its limits
         return _orders.decode(data)
     except (InvalidJsonError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        example = '{"module": "NAME", "input": ...}, and optionally `version` and `timeout` (seconds)'
+        example = '{"module": "NAME", "input": ...}, and optionally `version`, `timeout`, `priority`, `run_at`'
         raise error(ErrorKind.BAD_INPUT, f"the body cannot be read: {problem}; write {example}", field="$") from None
 
 

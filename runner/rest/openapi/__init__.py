@@ -6,6 +6,7 @@ from runner.rest.openapi.modules import ARCHIVES, FORM, FORM_PARTS
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
+from runner.rest.openapi.parameters import TERMS
 from runner.rest.openapi.shapes import Change, Key, Order, Preparation, Stats, Versions
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "JSON",
     "LINES",
     "OPERATIONS",
+    "TERMS",
     "Change",
     "Documents",
     "Key",

@@ -205,6 +205,12 @@ class Order(Struct, forbid_unknown_fields=True):
         int | None,
         Meta(description="0 to 9, by default 5; of the queued executions of a module, the highest runs first."),
     ] = None
+    run_at: Annotated[
+        float | str | None, Meta(description="When it is queued: seconds since 1970, or a time with its zone.")
+    ] = None
+    delay: Annotated[
+        float | str | None, Meta(description="After how long it is queued: seconds, or text such as 15m; or `run_at`.")
+    ] = None
 
 
 class Index(TypedDict):

@@ -179,6 +179,16 @@ class ExecuteRequest(betterproto.Message):
      Submit.
     """
 
+    run_at: int = betterproto.int64_field(21)
+    """
+    When it is queued, in milliseconds since the epoch; 0 means at once. Only for Submit.
+    """
+
+    delay: float = betterproto.double_field(22)
+    """
+    After how many seconds it is queued, in place of `run_at`. Only for Submit.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class ExecuteResponse(betterproto.Message):

@@ -90,6 +90,14 @@ class Answers:
         await self._committer.catch_up()
         return await self._read(lambda link: queries.due(link, until, most))
 
+    async def catch_up(self) -> None:
+        """Wait, at most a second, until readers of the database find everything that was recorded before."""
+        await self._committer.catch_up()
+
+    async def last_repetition(self, root: str) -> str | None:
+        """Return the id of the last execution of a chain of repetitions, None without one. Raises as `get`."""
+        return await self._read(lambda link: queries.last_repetition(link, root))
+
     async def count_scheduled(self) -> int:
         """Return the number of scheduled executions. Raises `RunnerError` as `get`."""
         return await self._read(queries.count_scheduled)

@@ -272,6 +272,13 @@ def count_scheduled(connection: sa.Connection) -> int:
     return int(connection.execute(wanted).scalar_one())
 
 
+def last_repetition(connection: sa.Connection, root: str) -> str | None:
+    """Return the id of the last repetition in the chain that began with `root`; ids rise with time."""
+    wanted = sa.select(executions.c.id).where(executions.c.rerun_root == root)
+    found: str | None = connection.execute(wanted.order_by(executions.c.id.desc()).limit(1)).scalar()
+    return found
+
+
 def find_keyed(connection: sa.Connection, key: Key, since: float) -> Execution | None:
     """Return the newest execution with this key that was created at or after `since`, whole, or None."""
     subject, module, idempotency_key = key

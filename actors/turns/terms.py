@@ -6,9 +6,10 @@ import math
 from typing import Final
 
 from attrs import frozen
+from msgspec.structs import replace
 
 from protocol.errors import ErrorKind, error
-from protocol.model import DEFAULT_PRIORITY, MAX_PRIORITY, MIN_PRIORITY, Status
+from protocol.model import DEFAULT_PRIORITY, MAX_PRIORITY, MIN_PRIORITY, Execution, Status
 
 MAX_DAYS: Final = 3660
 """How far away the time of an execution may be."""
@@ -19,13 +20,25 @@ _DAY: Final = 86400.0
 class Terms:
     """The terms of one submission."""
 
-    priority: int = DEFAULT_PRIORITY
+    priority: int | None = None
     run_at: float | None = None
     """In seconds since the epoch."""
 
-    def status(self, now: float) -> Status:
-        """Return the status of an execution that is accepted with these terms."""
-        return Status.QUEUED if self.run_at is None or self.run_at <= now else Status.SCHEDULED
+    rerun_of: str | None = None
+    rerun_root: str | None = None
+
+    def applied(self, execution: Execution) -> Execution:
+        """Return an execution as it is accepted with these terms."""
+        waits = self.run_at is not None and self.run_at > execution.created_at
+        return replace(
+            execution,
+            asynchronous=True,
+            status=Status.SCHEDULED if waits else Status.QUEUED,
+            priority=DEFAULT_PRIORITY if self.priority is None else self.priority,
+            run_at=self.run_at,
+            rerun_of=self.rerun_of,
+            rerun_root=self.rerun_root,
+        )
 
 
 AT_ONCE: Final = Terms()
@@ -36,9 +49,7 @@ def terms_of(
     now: float, *, priority: int | None = None, run_at: float | None = None, delay: float | None = None
 ) -> Terms:
     """Return the terms that a caller gave at the time `now`; None is not given. Raises RunnerError `bad_input`."""
-    if priority is None:
-        priority = DEFAULT_PRIORITY
-    elif not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+    if priority is not None and not MIN_PRIORITY <= priority <= MAX_PRIORITY:
         limits = f"from {MIN_PRIORITY} (last) to {MAX_PRIORITY} (first)"
         raise error(ErrorKind.BAD_INPUT, f"priority must be {limits}, not {priority}", field="priority")
     if delay is not None:

@@ -28,6 +28,7 @@ from runner.api.checks import Checks
 from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.management import Management
+from runner.api.reruns import Reruns, seen
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
 
@@ -48,6 +49,7 @@ class Service:
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
     keys: KeyVerbs = field(init=False)
+    reruns: Reruns = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
     _idempotency: Idempotency = field(init=False)
 
@@ -59,6 +61,7 @@ class Service:
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
+        self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
 
@@ -157,9 +160,7 @@ class Service:
         caller is cancelled, it may have been accepted.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        execution = replace(execution, asynchronous=True, input=bytes(raw), idempotency_key=key)
-        status = terms.status(execution.created_at)
-        execution = replace(execution, status=status, priority=terms.priority, run_at=terms.run_at)
+        execution = replace(terms.applied(execution), input=bytes(raw), idempotency_key=key)
 
         async def begin() -> Live | Execution:
             if execution.status is Status.SCHEDULED:
@@ -221,7 +222,7 @@ class Service:
         """Return the latest state of an execution. Raises RunnerError `forbidden` or `not_found`."""
         require(principal, Scope.EXECUTIONS_READ)
         live = self.runs.find(name)
-        return _seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
+        return seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
 
     async def list(self, principal: Principal, query: Query) -> Page:
         """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
@@ -257,9 +258,9 @@ class Service:
         require(principal, Scope.EXECUTIONS_RUN)
         live = self.runs.find(name)
         if live is not None:
-            _seen(principal, name, live.execution)
+            seen(principal, name, live.execution)
             return _shown(principal, await self.runs.cancel(live))
-        found = _seen(principal, name, await self.history.get(name))
+        found = seen(principal, name, await self.history.get(name))
         return _shown(principal, await self.runs.cancel_scheduled(found))
 
     async def follow(self, principal: Principal, name: str, start: int = 0) -> Follower:
@@ -276,16 +277,9 @@ class Service:
     async def _log(self, principal: Principal, name: str) -> EventLog:
         live = self.runs.find(name)
         if live is not None:
-            _seen(principal, name, live.execution)
+            seen(principal, name, live.execution)
             return live.log
         return log_of(_begun(await self.get(principal, name)))
-
-
-def _seen(principal: Principal, name: str, execution: Execution | None) -> Execution:
-    """Return an execution that exists for the caller: one of a module that it may not use does not."""
-    if execution is None or not principal.may_use(execution.module.name):
-        raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
-    return execution
 
 
 def _begun(execution: Execution) -> Execution:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from attrs import evolve
+from msgspec import UnsetType
 
 from actors.history import Query
 from actors.turns import Terms, terms_of
@@ -20,16 +21,20 @@ from protocol.model import Execution, Stream
 from protocol.scan import LARGE_BYTES
 from runner.api import is_large
 from runner.rest.endpoint import Answer, Request, json_answer, serves
-from runner.rest.openapi import TERMS, Order
+from runner.rest.openapi import TERMS, Order, RepeatedPage, Repetition, Repetitions
 from runner.rest.render import (
     accepted_json,
     execution_json,
     execution_status,
     failure_headers,
     record_json,
+    repeated,
     stats_json,
 )
 
+_repetitions: Final = msgspec.json.Decoder(Repetition)
+_all_repetitions: Final = msgspec.json.Decoder(Repetitions)
+T = TypeVar("T")
 _orders: Final = msgspec.json.Decoder(Order)
 
 
@@ -120,10 +125,8 @@ def _order(data: bytes) -> Order:
         raise error(ErrorKind.BAD_INPUT, f"the body cannot be read: {problem}; write {example}", field="$") from None
 
 
-@serves("listExecutions")
-async def list_executions(request: Request) -> Answer:
-    """List executions."""
-    query = Query(
+def _query(request: Request) -> Query:
+    return Query(
         module=request["module"],
         version=request["version"],
         status=request["status"],
@@ -137,7 +140,12 @@ async def list_executions(request: Request) -> Answer:
         limit=request["limit"],
         cursor=request["cursor"],
     )
-    page = await request.service.list(request.principal, query)
+
+
+@serves("listExecutions")
+async def list_executions(request: Request) -> Answer:
+    """List executions."""
+    page = await request.service.list(request.principal, _query(request))
     return json_answer({"items": [views.listed(item) for item in page.items], "cursor": page.next_cursor})
 
 
@@ -178,6 +186,41 @@ async def cancel(request: Request) -> Answer:
     return _record(request, await request.service.cancel(request.principal, request["id"]))
 
 
+@serves("rerunExecution")
+async def rerun(request: Request) -> Answer:
+    """Repeat an execution."""
+    how = await request.service.checks.whole(partial(_decoded, _repetitions), await request.body())
+    execution = await request.service.reruns.one(
+        request.principal,
+        request["id"],
+        version=how.version,
+        data=None if isinstance(how.input, UnsetType) else bytes(how.input),
+        key=request["Idempotency-Key"],
+        terms=_terms(request),
+    )
+    return _accepted(request, execution, record_json)
+
+
+@serves("rerunExecutions")
+async def rerun_all(request: Request) -> Answer:
+    """Repeat the executions of a list."""
+    version, dry_run = _decoded(_all_repetitions, await request.body()).version, request["dry_run"]
+    query = _query(request)
+    found, cursor = await request.service.reruns.many(request.principal, query, version=version, dry_run=dry_run)
+    shown: RepeatedPage = {"dry_run": dry_run, "items": [repeated(each) for each in found], "cursor": cursor}
+    return json_answer(shown)
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+    try:
+        if len(data) > LARGE_BYTES:
+            check_json(data)  # with its limits
+        return decoder.decode(data or b"{}")
+    except (InvalidJsonError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        example = '{"version": "same", "input": ...}, or nothing'
+        raise error(ErrorKind.BAD_INPUT, f"the body cannot be read: {problem}; write {example}", field="$") from None
+
+
 @serves("getStats")
 async def stats(request: Request) -> Answer:
     """Count the executions of a module by their end."""
@@ -190,4 +233,4 @@ async def stats(request: Request) -> Answer:
     return json_answer(stats_json(found))
 
 
-ENDPOINTS: Final = (execute, submit, list_executions, show, output, cancel, stats)
+ENDPOINTS: Final = (execute, submit, list_executions, show, output, cancel, rerun, rerun_all, stats)

@@ -7,7 +7,18 @@ from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
 from runner.rest.openapi.parameters import TERMS
-from runner.rest.openapi.shapes import Change, Key, Order, Preparation, Stats, Versions
+from runner.rest.openapi.shapes import (
+    Change,
+    Key,
+    Order,
+    Preparation,
+    Repeated,
+    RepeatedPage,
+    Repetition,
+    Repetitions,
+    Stats,
+    Versions,
+)
 
 __all__ = [
     "ARCHIVES",
@@ -24,6 +35,10 @@ __all__ = [
     "Operation",
     "Order",
     "Preparation",
+    "Repeated",
+    "RepeatedPage",
+    "Repetition",
+    "Repetitions",
     "Stats",
     "Versions",
     "docs_page",

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 import trio
+from attrs import frozen
 
 from protocol.events import (
     DroppedEvent,
@@ -41,6 +42,21 @@ _EVENT_BYTES = 64
 """Counted for each event besides its text."""
 _BATCH_EVENTS = 256
 _BATCH_BYTES = 256 * 1024
+_LARGE_BYTES = 65_536
+"""A larger result is not kept for readers."""
+
+
+@frozen
+class LeftEvent:
+    """The last event of an execution with a large result, which stays in its record until a reader has room for it."""
+
+    seq: int
+    execution: str
+    size: int
+    """Bytes of result and events."""
+
+
+LastEvent = ResultEvent | ErrorEvent | LeftEvent
 
 
 class EventStore:
@@ -51,6 +67,8 @@ class EventStore:
 
     def __init__(self, keep: int, keep_items: int) -> None:
         self.dropped_bytes = 0
+        self.added_bytes = 0
+        """Bytes of all output, progress texts and items."""
         self._half = keep // 2
         self._keep_items = keep_items
         self._head: list[KeptEvent] = []
@@ -80,7 +98,9 @@ class EventStore:
 
     def add(self, event: KeptEvent) -> None:
         """Keep an event; drop older ones that no longer fit."""
-        cost = _size(event) + _EVENT_BYTES
+        size = _size(event)
+        self.added_bytes += size
+        cost = size + _EVENT_BYTES
         if not self._tail and not self._middle and self._head_bytes + cost <= self._half:
             self._head.append(event)
             self._head_bytes += cost
@@ -155,8 +175,10 @@ class EventLog:
         self.on_limit: Callable[[], None] | None = None
         self.on_output: Callable[[Stream, bytes], None] | None = None
         """Called with all output as well."""
+        self.on_item: Callable[[], None] | None = None
+        """Called once, after the first item of a generator."""
         self.next_seq = 0
-        self.last: ResultEvent | ErrorEvent | None = None
+        self.last: LastEvent | None = None
         """The end of the execution; no event follows it."""
         self.followed = False
         """Whether anybody has begun to read it."""
@@ -169,9 +191,7 @@ class EventLog:
         self._changed: trio.Event | None = None
         self._closed = False
 
-    def restore(
-        self, events: Iterable[KeptEvent], next_seq: int, at: float, last: ResultEvent | ErrorEvent | None = None
-    ) -> None:
+    def restore(self, events: Iterable[KeptEvent], next_seq: int, at: float, last: LastEvent | None = None) -> None:
         """Begin with the `events` of the history and continue with the number `next_seq`, or end with `last`.
 
         `at` is the time of a gap without an event before it.
@@ -212,6 +232,9 @@ class EventLog:
     def item(self, value: msgspec.Raw) -> None:
         """Add an item of a generator."""
         self._add(ItemEvent(self._number(), self._clock(), value))
+        if self.on_item is not None:
+            call, self.on_item = self.on_item, None
+            call()
 
     def progress(self, done: float | None, total: float | None, text: str) -> None:
         """Add the progress that the handler reports."""
@@ -224,7 +247,7 @@ class EventLog:
                 self._grow(stream, text)
         self._decoders.clear()
 
-    def end(self, last: ResultEvent | ErrorEvent) -> None:
+    def end(self, last: LastEvent) -> None:
         """Add the last event, whose number is `next_seq`; readers end behind it."""
         if self.last is None:
             self.seal()
@@ -288,12 +311,12 @@ class EventLog:
         self.seal()
         return tuple(self.store.since(start))
 
-    def read(self, start: int) -> tuple[Event, ...]:
+    def read(self, start: int) -> tuple[Event | LeftEvent, ...]:
         """Return the next events from number `start` on: a batch of those that exist, or () when there are none yet."""
         if start >= self.next_seq:
             return ()
         self.seal()
-        found: list[Event] = []
+        found: list[Event | LeftEvent] = []
         size = 0
         for event in self.store.since(start):
             found.append(event)
@@ -327,7 +350,7 @@ class Follower:
         last = self._log.last
         return last is not None and self.position > last.seq
 
-    async def next(self) -> tuple[Event, ...] | None:
+    async def next(self) -> tuple[Event | LeftEvent, ...] | None:
         """Wait for at least one event and return it; None behind the last one. A checkpoint.
 
         Cancellation loses no event: the next call returns the same ones.
@@ -341,13 +364,21 @@ class Follower:
         return events
 
 
+def last_of(execution: Execution) -> LastEvent:
+    """Return the last event of an execution that has ended and is recorded."""
+    result = execution.result or b""
+    if len(result) > _LARGE_BYTES and not execution.summary:
+        return LeftEvent(execution.events_count, execution.id, len(result) + len(execution.events))
+    return last_event(execution)
+
+
 def log_of(execution: Execution) -> EventLog:
     """Return the events of an execution that is not live, from its record."""
     kept = decode_all(execution.events)
     if not kept and execution.events_count == 1:  # only its begin
         kept = (StatusEvent(0, execution.started_at or execution.created_at, Status.RUNNING, 1),)
     log = EventLog(limit=0, keep=0)
-    last = last_event(execution) if execution.status.final else None
+    last = last_of(execution) if execution.status.final else None
     log.restore(kept, execution.events_count, execution.created_at, last)
     return log
 

@@ -149,8 +149,23 @@ class HistorySettings:
     max_rows: int = field(default=1_000_000, validator=validators.ge(1000))
     max_bytes: int = field(default=4096 * MIB, validator=validators.ge(MIB))
     max_pending: int = field(default=10_000, validator=validators.gt(0))
+    max_unwritten_bytes: int = field(default=64 * MIB, validator=validators.ge(MIB))
+    """Memory for records that wait for the database: inputs, results and events. Beyond it no handler is called."""
     idempotency_seconds: float = field(default=86400.0, validator=validators.gt(0))
     """How long an idempotency key of a caller refers to the same execution."""
+
+
+@frozen
+class FilesSettings:
+    """The store of files."""
+
+    max_file_bytes: int = field(default=1024 * MIB, validator=validators.ge(MIB))
+    max_files_bytes: int = field(
+        default=20 * 1024 * MIB, validator=validators.ge(MIB), metadata={"name": "max_files_bytes"}
+    )
+    """All files together; a file that would exceed it, or leave less than 256 MiB of the disk free, is refused."""
+    file_retention_seconds: float = field(default=86400.0, validator=validators.gt(0))
+    """How long a file is kept that no execution of the history uses."""
 
 
 @frozen
@@ -182,4 +197,5 @@ class Settings:
     executor: ExecutorSettings = field(factory=ExecutorSettings)
     history: HistorySettings = field(factory=HistorySettings)
     registry: RegistrySettings = field(factory=RegistrySettings)
+    files: FilesSettings = field(factory=FilesSettings)
     log: LogSettings = field(factory=LogSettings)

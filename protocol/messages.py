@@ -14,7 +14,7 @@ PROTOCOL_VERSION = 1
 MAX_DEPTH = 500
 """Levels of nesting of a value: the same on every Python, and well below the limits of all of them."""
 MAX_CONTAINERS = 2_000_000
-"""Arrays and objects of an input: their check is one call of C, which holds the lock of the interpreter."""
+"""Arrays and objects of a value: their check is one call of C, which holds the lock of the interpreter."""
 Bytes: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A number of bytes that fits a record: user code can write anything to the channel."""
 
@@ -35,13 +35,16 @@ class Hello(msgspec.Struct, tag="hello"):
     protocol: int = PROTOCOL_VERSION
 
 
-class Execute(msgspec.Struct, tag="execute"):
+class Execute(msgspec.Struct, tag="execute", kw_only=True, omit_defaults=True):
     """Host: run the handler once. `deadline` is in seconds from now."""
 
     id: str
     attempt: int
     deadline: float
+    files: dict[str, str] = {}
+    """The files of the input: id -> path, as the guest sees it."""
     input: msgspec.Raw
+    """The last field, so that its beginning can be found without a parser."""
 
 
 class Cancel(msgspec.Struct, tag="cancel"):
@@ -51,11 +54,24 @@ class Cancel(msgspec.Struct, tag="cancel"):
 
 
 class File(msgspec.Struct, tag="file"):
-    """Host, to a relay, before `hello`: a piece of a file of the module, appended to the previous pieces."""
+    """Host, to a relay: its byte frames follow. A file of the module before `hello`, later one of an execution."""
 
     path: str
-    data: bytes
-    """Base64 in JSON."""
+
+
+class Stored(msgspec.Struct, tag="stored"):
+    """Host: the answer to `store`; `file` is the object inside of `$file`."""
+
+    id: str
+    file: dict[str, str | int]
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """Host: the other answer to `store`. It is the failure of the execution, and may come before the last byte."""
+
+    id: str
+    kind: str
+    message: str
 
 
 class Kill(msgspec.Struct, tag="kill"):
@@ -93,6 +109,17 @@ class Item(msgspec.Struct, tag="item"):
 
     id: str
     value: msgspec.Raw
+
+
+class Store(msgspec.Struct, tag="store"):
+    """Guest: bytes in a result or an item; its byte frames follow, and of other messages only `progress` among them.
+
+    An `error` before the empty frame abandons the file.
+    """
+
+    id: str
+    name: str
+    media_type: str
 
 
 class Progress(msgspec.Struct, tag="progress"):
@@ -162,8 +189,8 @@ class Pong(msgspec.Struct, tag="pong"):
     """Guest: answer to `ping`."""
 
 
-HostMessage = Hello | Execute | Cancel | File | Kill | Ping | Shutdown
-GuestMessage = Ready | LoadFailed | Item | Progress | Result | Error | Output | Limit | Ended | Pong
+HostMessage = Hello | Execute | Cancel | File | Stored | Refused | Kill | Ping | Shutdown
+GuestMessage = Ready | LoadFailed | Item | Store | Progress | Result | Error | Output | Limit | Ended | Pong
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[GuestMessage] = msgspec.json.Decoder(GuestMessage)
@@ -182,9 +209,18 @@ def decode(payload: bytes) -> GuestMessage:
     """Return the guest's message. Raises ProtocolError if the payload is not one."""
     try:
         _check_utf8(payload)
+        if len(payload) > 2 * MAX_CONTAINERS:
+            _check_width(payload)
         return _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise ProtocolError(f"not a guest message: {problem}") from problem
+
+
+def _check_width(payload: bytes) -> None:
+    """Raise ProtocolError for more arrays and objects than a guest sends; those of the message itself are few."""
+    most = MAX_CONTAINERS + 16
+    if payload.count(b"[") + payload.count(b"{") > most and measure(payload, len(payload), most)[1] > most:
+        raise ProtocolError(f"more than {MAX_CONTAINERS:,} arrays and objects in a value")
 
 
 class InvalidJsonError(ValueError):

@@ -9,7 +9,9 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import structlog
@@ -17,11 +19,13 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
+from actors.events import EventLog
 from actors.executions.attempts import Attempts
 from actors.executions.dispatcher import Dispatcher
 from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
 from actors.executions.tally import RunsStatistics, Tally
+from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
 from actors.workers import Outcome
 from config.settings import ExecutorSettings
@@ -76,14 +80,24 @@ class Runs:
 
     # Begin
 
-    async def execute(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Execution:
+    async def execute(
+        self,
+        module: Published,
+        execution: Execution,
+        raw: msgspec.Raw,
+        on_item: Callable[[str, EventLog], None] | None = None,
+    ) -> Execution:
         """Run an execution in this task and return it ended and recorded; a failure of user code is in it.
 
-        Raises RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and
-        recorded as cancelled before Cancelled is raised.
+        `on_item` is called with its id and events when the handler, a generator, has made the first item. Raises
+        RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and recorded as
+        cancelled before Cancelled is raised.
         """
-        self._admit()
-        return await self._run(self._live.enter(module, execution, has_followers=False), raw)
+        self._admit(execution)
+        live = self._live.enter(module, execution, has_followers=False)
+        if on_item is not None:
+            live.log.on_item = partial(on_item, execution.id, live.log)
+        return await self._run(live, raw)
 
     def start(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
         """Run an execution in a task of its own, independent of its callers; `wait_ended` returns it.
@@ -92,15 +106,17 @@ class Runs:
         """
         if self._nursery is None or self.stopping:
             raise RunnerError(shutting_down())
-        self._admit()
+        self._admit(execution)
         live = self._live.enter(module, execution)
         self._nursery.start_soon(self._run_alone, live, raw, name=f"run {execution.id}")
         return live
 
-    def _admit(self) -> None:
-        """Raise RunnerError while no end could be recorded, before a worker starts for nothing."""
+    def _admit(self, execution: Execution) -> None:
+        """Raise RunnerError while no end could be recorded, or too many large inputs wait for a worker."""
         try:
             self.attempts.history.admit()
+            if len(execution.input) > LARGE_BYTES:  # the number of callers bounds the others
+                self._live.check_inputs(len(execution.input), self.attempts.max_input_bytes)
         except RunnerError as problem:
             self.tally.refuse(problem.failure.kind)
             raise

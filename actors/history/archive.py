@@ -20,14 +20,13 @@ from attrs import define, field, frozen
 from actors.damage import is_damage
 from actors.history import queries, retention, storage, tables
 from actors.history.database import READERS, Database, database_path
-from actors.history.pending import Batch
+from actors.history.pending import Batch, weight
 from actors.history.retention import Kept
 from actors.history.storage import Stored
 from actors.journal import Entry, Journal, Mark, write_segment
 from actors.sqlite import TROUBLE, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, error
-from protocol.model import Execution
 
 T = TypeVar("T")
 log: Any = structlog.get_logger(__name__)
@@ -91,7 +90,7 @@ class Archive:
 
     async def append(self, entry: Entry) -> bool:
         """Write one journal record, and return whether it is whole; does not checkpoint for a small one."""
-        if _weight(entry.execution) <= INLINE_BYTES:
+        if weight(entry.execution) <= INLINE_BYTES:
             return self.journal.append(entry)
         # A segment of its own: a failed write in a thread cannot damage records that the loop appends meanwhile.
         path = self.journal.next_path()
@@ -201,10 +200,6 @@ class Archive:
 def _tell_damage(aside: Path, reason: str) -> None:
     remedy = "what could be read was copied into a fresh database"
     log.error("the history database was damaged", reason=reason, kept=str(aside), remedy=remedy)
-
-
-def _weight(execution: Execution) -> int:
-    return len(execution.input) + len(execution.result or b"") + len(execution.events)
 
 
 @contextmanager

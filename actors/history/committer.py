@@ -13,14 +13,13 @@ import structlog
 import trio
 from attrs import evolve, frozen
 
-from actors.history import retention
+from actors.history import pending, retention
 from actors.history.archive import Archive
-from actors.history.pending import Batch, Pending
+from actors.history.pending import Batch, Pending, Room, unavailable
 from actors.history.retention import Pace
 from actors.journal import Entry
 from actors.sqlite import TROUBLE, is_busy, reason_of
 from config.settings import HistorySettings
-from protocol.errors import ErrorKind, RunnerError, error
 
 log: Any = structlog.get_logger(__name__)
 
@@ -30,8 +29,8 @@ LAZY_SECONDS: Final = 0.25
 """Ended executions, which the journal has, wait for so long unless a caller waits for their commit."""
 MANY_ROWS: Final = 1000
 """So many do not wait."""
-WAIT_SECONDS: Final = 30.0
-"""How long callers wait for room or for the disk."""
+MANY_BYTES: Final = 16 * 1024 * 1024
+"""Nor do so many bytes."""
 FLUSH_SECONDS: Final = 10.0
 LIST_WAIT_SECONDS: Final = 1.0
 _BACKOFF: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -43,6 +42,8 @@ class HistoryStatistics:
 
     pending: int = 0
     running: int = 0
+    unwritten_bytes: int = 0
+    """Inputs, results and events in the pending rows, and in ends on their way into the journal."""
     pieces: int = 0
     """Pieces of events that wait for the database."""
     pieces_dropped: int = 0
@@ -76,6 +77,7 @@ class Committer:
 
     def __init__(self, settings: HistorySettings, clock: Callable[[], float]) -> None:
         self.pending = Pending(settings.max_pending)
+        self.room = Room(self.pending, settings, self._commit_soon)
         self.counted = HistoryStatistics()
         """The counters that rise; the rest of the fields is not set."""
         self._settings = settings
@@ -97,7 +99,7 @@ class Committer:
         """Add a recorded state to what is pending."""
         self.pending.put(entry)
         self.gather()
-        if len(self.pending.done) == MANY_ROWS:
+        if len(self.pending.done) == MANY_ROWS or self.pending.bytes > MANY_BYTES:
             self._hurry.set()
         self._wake.set()
 
@@ -110,6 +112,9 @@ class Committer:
     def wake(self) -> None:
         """Look again at what is pending."""
         self._wake.set()
+
+    def _commit_soon(self) -> None:
+        self._hurry.set()
 
     def close(self) -> None:
         """Let `work` end."""
@@ -136,19 +141,9 @@ class Committer:
     async def wait_for_disk(self) -> None:
         """Wait until everything that is pending is stored. Raises `RunnerError` (`unavailable`) after 30 seconds."""
         self._hurry.set()
-        if not await self._wait_stored(self._started + 1, WAIT_SECONDS):
-            reason = f"the database took more than {WAIT_SECONDS:g} seconds"
+        if not await self._wait_stored(self._started + 1, pending.WAIT_SECONDS):
+            reason = f"the database took more than {pending.WAIT_SECONDS:g} seconds"
             raise unavailable("written", self.counted.last_error or reason)
-
-    async def wait_for_room(self) -> bool:
-        """Wait, at most 30 seconds, while more than `max_pending` rows are pending; return whether there is room."""
-        if len(self.pending) <= self._settings.max_pending:
-            return True
-        with trio.move_on_after(WAIT_SECONDS):
-            while len(self.pending) > self._settings.max_pending:
-                self._hurry.set()
-                await self._settled.wait()
-        return len(self.pending) <= self._settings.max_pending
 
     async def catch_up(self) -> None:
         """Wait, at most a second, until everything recorded so far is in the database; at once while it fails."""
@@ -236,6 +231,7 @@ class Committer:
             if self.counted.last_error is None:
                 log.warning("the history cannot be stored: journal and memory keep it", reason=reason_of(problem))
             self.counted = evolve(self.counted, last_error=reason_of(problem))
+            self.room.reason = reason_of(problem)
             self.failing = not is_busy(problem) and not archive.suspect(problem)
         finally:
             self.pending.settle(stored=stored)
@@ -243,6 +239,8 @@ class Committer:
                 self._oldest = trio.current_time()
             if stored:
                 self._stored = number
+                self.room.reason = None
+            self.room.free()
             settled, self._settled = self._settled, trio.Event()
             settled.set()
         return stored
@@ -283,8 +281,3 @@ class Committer:
             self.counted = evolve(self.counted, deleted=self.counted.deleted + kept.deleted)
             pace.note(kept, begun, trio.current_time())
             chunks = chunks - 1 if kept.more else 0
-
-
-def unavailable(verb: str, reason: str) -> RunnerError:
-    """Return the error for a history that cannot be read or written."""
-    return error(ErrorKind.UNAVAILABLE, f"the history cannot be {verb}: {reason}", retry_after=1.0)

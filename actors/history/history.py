@@ -20,10 +20,12 @@ from typing import Any, Final, TypeVar
 import structlog
 import trio
 from attrs import evolve
+from msgspec.structs import replace
 
 from actors.history.answers import MEND_SECONDS, Answers
 from actors.history.archive import Archive, Past
-from actors.history.committer import HistoryStatistics, unavailable
+from actors.history.committer import HistoryStatistics
+from actors.history.pending import is_large, unavailable, weight
 from actors.history.pieces import Piece
 from actors.journal import Entry
 from actors.sqlite import TROUBLE, reason_of
@@ -48,6 +50,8 @@ class History(Answers):
         self._data_dir = data_dir
         self._past: Past | None = None
         self._revision = 0
+        self.room = self._committer.room
+        """The room for records. An execution waits for it before its handler is called."""
         self._closed: trio.Event | None = None
 
     # Recording
@@ -110,10 +114,12 @@ class History(Answers):
         in the journal.
         """
         archive, entry = self._opened(), self._entry(execution)
+        if is_large(entry.execution):
+            self.room.note(entry.execution)
         try:
             whole = await self._append(archive, entry)
         except RunnerError:
-            if len(self._pending) < self._settings.max_pending:
+            if not self.room.scarce:
                 # The caller gets an error, as the record is not safe; it may still reach the database.
                 self._committer.put(entry)
             raise
@@ -127,7 +133,7 @@ class History(Answers):
             await self._reach_disk(archive)
         else:
             # The record is safe by now: this only slows callers down when the database is slow.
-            await self._committer.wait_for_room()
+            await self.room.wait_for_rows()
 
     async def _reach_disk(self, archive: Archive) -> None:
         """Wait until the record is on the disk: in the database, or in the journal while the database fails."""
@@ -150,9 +156,7 @@ class History(Answers):
         commit may time out or be cancelled after the record was made; the caller then ends the execution by `finish`.
         """
         archive = self._admitting()
-        if not await self._committer.wait_for_room():
-            reason = f"{len(self._pending)} rows wait for the database"
-            raise unavailable("written", self._committer.counted.last_error or reason)
+        await self.room.take(execution, growing=False)
         if execution.status is Status.RUNNING:
             self._claim(archive, execution)
         entry = self._entry(execution)
@@ -164,10 +168,15 @@ class History(Answers):
             await self._committer.wait_for_disk()
 
     async def _append(self, archive: Archive, entry: Entry) -> bool:
+        size = weight(entry.execution)
+        self.room.arriving += size
         try:
             return await archive.append(entry)
         except OSError as problem:
+            self.room.free()
             raise unavailable("written", reason_of(problem)) from problem
+        finally:
+            self.room.arriving -= size
 
     @property
     def waits_for_disk(self) -> bool:
@@ -176,7 +185,7 @@ class History(Answers):
 
     def _entry(self, execution: Execution) -> Entry:
         self._revision += 1
-        return Entry(self._revision, execution)
+        return Entry(self._revision, summary_of(execution) if execution.summary else execution)
 
     def statistics(self) -> HistoryStatistics:
         """Return the counters; cheap, at any time."""
@@ -185,6 +194,7 @@ class History(Answers):
             counted,
             pending=len(pending),
             running=len(pending.begun),
+            unwritten_bytes=self.room.taken,
             pieces=len(pending.pieces),
             pieces_dropped=counted.pieces_dropped + pending.pieces.dropped,
             journal_bytes=0 if archive is None else archive.journal.size,
@@ -257,3 +267,15 @@ class History(Answers):
         finally:
             if self._closed is not None:
                 self._closed.set()
+
+
+def summary_of(execution: Execution) -> Execution:
+    """Return an execution without its payload. An asynchronous one has its input until its end, as it may run again."""
+    waits = execution.asynchronous and not execution.status.final
+    return replace(
+        execution,
+        input=execution.input if waits else b"null",
+        result=None,
+        events=b"[]",
+        output_dropped=execution.output_bytes,
+    )

@@ -1,15 +1,25 @@
-"""Records that are not in the database yet. Memory only; nothing here waits."""
+"""Records that are not in the database yet, and the room for more of them. Memory only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final
 
+import trio
 from attrs import frozen
 
 from actors.history.pieces import Forgotten, Piece, Waiting
 from actors.journal import Entry
-from protocol.model import Execution
+from config.settings import HistorySettings
+from protocol.errors import ErrorKind, RunnerError, error
+from protocol.model import Execution, ModuleRef
 
+LARGE_BYTES: Final = 65_536
+"""Records up to this size have more room than larger ones."""
+WAIT_SECONDS: Final = 30.0
+"""How long callers wait for room or for the disk."""
+_MOST_LARGE: Final = 10_000
 Key = tuple[str, str, str]
 """Caller, module and idempotency key."""
 
@@ -51,6 +61,8 @@ class Pending:
         self.done: dict[str, Entry] = {}
         self.taken: dict[str, Entry] = {}
         self.pieces = Waiting(most_pieces)
+        self.bytes = 0
+        """Inputs, results and events of what is in `done` and `taken`."""
         self._stored: set[str] = set()
         """Ids that the database may have in an earlier state."""
         self._keyed: dict[Key, set[str]] = {}
@@ -81,7 +93,7 @@ class Pending:
         self.begun.pop(name, None)
         if name in self.done:
             # It is recorded as queued. It must stay in the next commit, which deletes the journal segment that has it.
-            self.done[name] = entry
+            self._replace(entry)
         else:
             self.begun[name] = (now, entry)
         self._remember_key(entry.execution)
@@ -93,10 +105,15 @@ class Pending:
     def put(self, entry: Entry) -> None:
         """Add a recorded state, the newest of its execution."""
         self.begun.pop(entry.execution.id, None)
-        self.done[entry.execution.id] = entry
+        self._replace(entry)
         self._remember_key(entry.execution)
         if entry.execution.status.final:
             self.pieces.discard(entry.execution.id)
+
+    def _replace(self, entry: Entry) -> None:
+        before = self.done.get(entry.execution.id)
+        self.bytes += weight(entry.execution) - (0 if before is None else weight(before.execution))
+        self.done[entry.execution.id] = entry
 
     def append(self, piece: Piece, seqs: tuple[int, int] | None) -> None:
         """Add events of a running execution and forget others; ignored when it has ended."""
@@ -109,23 +126,29 @@ class Pending:
     def take(self, before: float) -> Batch:
         """Take everything done, and executions begun before `before`, for a commit; `settle` must follow."""
         self.taken, self.done = self.done, {}
-        for name, (at, entry) in tuple(self.begun.items()):
+        for name, (at, _) in tuple(self.begun.items()):
             if at > before:
                 break  # ordered by the begin
-            self.taken[name] = entry
-            del self.begun[name]
+            self._take_begun(name)
         pieces, forgotten = self.pieces.take()
         for piece in pieces:
             # Pieces are stored with or after their execution, never before it.
-            begun = self.begun.pop(piece.name, None)
-            if begun is not None:
-                self.taken[piece.name] = begun[1]
+            if piece.name in self.begun:
+                self._take_begun(piece.name)
         known = frozenset(self._stored & (self.taken.keys() | {piece.name for piece in pieces}))
         return Batch(tuple(self.taken.values()), pieces, forgotten, known)
+
+    def _take_begun(self, name: str) -> None:
+        _, entry = self.begun.pop(name)
+        before = self.taken.get(name)
+        self.bytes += weight(entry.execution) - (0 if before is None else weight(before.execution))
+        self.taken[name] = entry
 
     def settle(self, *, stored: bool) -> None:
         """End a take; without success the taken states are pending again, unless newer ones came meanwhile."""
         taken, self.taken = self.taken, {}
+        gone = taken.keys() if stored else taken.keys() & self.done.keys()
+        self.bytes -= sum(weight(taken[name].execution) for name in gone)
         if stored:
             for name, entry in taken.items():
                 self._forget_key(name, entry.execution)
@@ -150,6 +173,91 @@ class Pending:
             names.discard(name)
             if not names:
                 self._keyed.pop(key, None)
+
+
+class Room:
+    """The rows and bytes that may wait for the database.
+
+    Small records have as many bytes again, so that large ones do not hold them up; a record is also taken for large
+    after another one of its module was.
+    """
+
+    def __init__(self, pending: Pending, settings: HistorySettings, hurry: Callable[[], None]) -> None:
+        self.arriving = 0
+        """Bytes of records on their way into the journal."""
+        self.reason: str | None = None
+        """Why the database cannot be written now."""
+        self._pending = pending
+        self._settings = settings
+        self._hurry = hurry
+        self._large: dict[ModuleRef, None] = {}
+        self._freed = trio.Event()
+
+    @property
+    def taken(self) -> int:
+        """Bytes of inputs, results and events that the database does not have."""
+        return self._pending.bytes + self.arriving
+
+    @property
+    def scarce(self) -> bool:
+        """Whether large records must wait."""
+        settings = self._settings
+        return self.taken > settings.max_unwritten_bytes or len(self._pending) > settings.max_pending
+
+    def lacks(self, execution: Execution, *, growing: bool = True) -> bool:
+        """Whether the record of this execution must wait; a `growing` one gets a result, like others of its module."""
+        if not self.scarce:
+            return False
+        large = is_large(execution) or (growing and execution.module in self._large)
+        most = self._settings.max_unwritten_bytes * (1 if large else 2)
+        return self.taken > most or len(self._pending) > self._settings.max_pending
+
+    def note(self, execution: Execution) -> None:
+        """Remember a module with a large record."""
+        self._large[execution.module] = None
+        if len(self._large) > _MOST_LARGE:
+            del self._large[next(iter(self._large))]
+
+    def free(self) -> None:
+        """Let those that wait look again."""
+        freed, self._freed = self._freed, trio.Event()
+        freed.set()
+
+    async def wait(self, execution: Execution, *, growing: bool = True) -> bool:
+        """Wait for room for a record, at most 30 seconds; return, without a checkpoint, whether there is some."""
+        return await self._wait(partial(self.lacks, execution, growing=growing))
+
+    async def wait_for_rows(self) -> None:
+        """Wait, at most 30 seconds, while too many rows wait for the database."""
+        await self._wait(lambda: len(self._pending) > self._settings.max_pending)
+
+    async def _wait(self, lacking: Callable[[], bool]) -> bool:
+        with trio.move_on_after(WAIT_SECONDS):
+            while lacking():
+                self._hurry()
+                await self._freed.wait()
+        return not lacking()
+
+    async def take(self, execution: Execution, *, growing: bool = True) -> None:
+        """Wait as `wait` does. Raises `RunnerError` (`unavailable`) without room."""
+        if not await self.wait(execution, growing=growing):
+            reason = self.reason or f"{len(self._pending)} rows and {self.taken} bytes wait for the database"
+            raise unavailable("written", reason)
+
+
+def unavailable(verb: str, reason: str) -> RunnerError:
+    """Return the error for a history that cannot be read or written."""
+    return error(ErrorKind.UNAVAILABLE, f"the history cannot be {verb}: {reason}", retry_after=1.0)
+
+
+def weight(execution: Execution) -> int:
+    """Return the bytes of a record that its author or its caller can make large."""
+    return len(execution.input) + len(execution.result or b"") + len(execution.events)
+
+
+def is_large(execution: Execution) -> bool:
+    """Return whether a record takes much memory."""
+    return weight(execution) > LARGE_BYTES
 
 
 def key_of(execution: Execution) -> Key | None:

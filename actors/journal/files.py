@@ -24,8 +24,8 @@ from actors.journal.records import (
     Entry,
     Segment,
     decode,
-    encode,
     framed,
+    head_of,
     packed,
     reduced,
     size_of,
@@ -110,10 +110,12 @@ def write_segment(path: Path, entry: Entry, *, durable: bool = False) -> int:
     Raises `OSError` and leaves no file then.
     """
     salt = os.urandom(SALT_BYTES)
-    data = start_segment(salt) + encode(entry, salt)
+    body = packed(entry)
+    head = start_segment(salt) + head_of(body, salt)
     fd = _create(path)
     try:
-        _write_all(fd, data)
+        _write_all(fd, head)
+        _write_all(fd, body)  # not joined: a copy would take as much memory again
         if durable:
             _sync(fd, path.parent)
     except OSError:
@@ -121,7 +123,7 @@ def write_segment(path: Path, entry: Entry, *, durable: bool = False) -> int:
         raise
     finally:
         os.close(fd)
-    return len(data)
+    return len(head) + len(body)
 
 
 def _create(path: Path) -> int:

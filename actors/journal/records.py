@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +26,8 @@ START_BYTES: Final = len(MAGIC) + SALT_BYTES
 LEAST_BYTES: Final = 16 * 1024
 """No reduced record is larger."""
 _HEAD: Final = struct.Struct(">4sII")
+_MOST_ZEROS: Final = 16
+"""At the end of a record: more than any has, as its last values are numbers and texts."""
 _TEXT: Final = 1000
 """Characters of a message in a reduced record."""
 _LENGTH: Final = struct.Struct(">I")
@@ -79,9 +83,14 @@ def packed(entry: Entry) -> bytes:
 
 def framed(body: bytes, salt: bytes) -> bytes:
     """Return the record with this body for a segment. Raises `OSError` (EFBIG) for more than 4 GiB."""
+    return head_of(body, salt) + body
+
+
+def head_of(body: bytes, salt: bytes) -> bytes:
+    """Return the head of the record with this body. Raises `OSError` (EFBIG) for more than 4 GiB."""
     if len(body) > 0xFFFF_FFFF:
         raise OSError(errno.EFBIG, "the record of one execution is too large")
-    return _HEAD.pack(salt, len(body), _checksum(salt, body)) + body
+    return _HEAD.pack(salt, len(body), _checksum(salt, body))
 
 
 def size_of(body: bytes) -> int:
@@ -144,7 +153,7 @@ def _checksum(salt: bytes, body: bytes | memoryview) -> int:
 def decode(data: bytes, done: bytes = b"", before: int = 0) -> Segment:
     """Read a segment. Never raises: unreadable bytes are in the `damage` or `torn_bytes` of the result.
 
-    Of the segment with the salt `done`, records before the offset `before` are left out.
+    Of the segment with the salt `done`, records before the offset `before` are left out; damage in them is reported.
     """
     if len(data) < START_BYTES:
         return Segment((), torn_bytes=len(data))
@@ -153,7 +162,10 @@ def decode(data: bytes, done: bytes = b"", before: int = 0) -> Segment:
     salt = data[len(MAGIC) : START_BYTES]
     entries: list[Entry] = []
     damage: list[Damage] = []
-    at = before if salt == done else START_BYTES
+    at = START_BYTES
+    if salt == done:
+        damage += _damage_before(data, before, salt)
+        at = before
     while at < len(data):
         end = _record_end(data, at, salt)
         if end is None:
@@ -172,6 +184,17 @@ def decode(data: bytes, done: bytes = b"", before: int = 0) -> Segment:
                 damage.append(Damage(at, end, f"not an execution: {problem}"))
         at = end
     return Segment(tuple(entries), tuple(damage))
+
+
+def _damage_before(data: bytes, before: int, salt: bytes) -> Iterator[Damage]:
+    """Yield what is not a record in bytes that were whole records once."""
+    at, before = START_BYTES, min(before, len(data))
+    while at < before:
+        end = _record_end(data, at, salt)
+        if end is None:
+            end = min(_find_record(data, at + 1, salt) or before, before)
+            yield Damage(at, end, "checksum does not match; the database has these records")
+        at = end
 
 
 def _record_end(data: bytes, at: int, salt: bytes) -> int | None:
@@ -208,4 +231,14 @@ def _is_torn(data: bytes, at: int, written: int, salt: bytes) -> bool:
     head = data[at:written]
     if len(head) < _HEAD.size:
         return salt.startswith(head[:SALT_BYTES])
-    return head.startswith(salt) and at + _HEAD.size + int(_HEAD.unpack_from(head)[1]) > written
+    unfinished = at + _HEAD.size + int(_HEAD.unpack_from(head)[1]) > written
+    return head.startswith(salt) and unfinished and not _is_whole(data, at + _HEAD.size, written)
+
+
+def _is_whole(data: bytes, at: int, written: int) -> bool:
+    """Whether a record is complete in spite of its length, which is damaged then. Zeros at its end look like space."""
+    for end in range(written, min(written + _MOST_ZEROS, len(data)) + 1):
+        with suppress(msgspec.MsgspecError):
+            _decoder.decode(memoryview(data)[at:end])
+            return True
+    return False

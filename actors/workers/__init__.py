@@ -4,8 +4,9 @@ from actors.workers.build_log import BuildLog
 from actors.workers.builds import build
 from actors.workers.call import Call, Outcome
 from actors.workers.executor import Executor, ExecutorStatistics
-from actors.workers.masking import Masker, look_up
+from actors.workers.masking import Masker, look_up, look_up_named
 from actors.workers.pool import Phases, Waiter
+from actors.workers.worker import Worker
 
 __all__ = [
     "BuildLog",
@@ -16,6 +17,8 @@ __all__ = [
     "Outcome",
     "Phases",
     "Waiter",
+    "Worker",
     "build",
     "look_up",
+    "look_up_named",
 ]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias, TypeVar
+from itertools import islice
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
-from attrs import frozen
+from attrs import evolve, frozen
 from cattrs import Converter
 from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
@@ -38,12 +39,32 @@ class Mistake:
         return ": ".join(part for part in (place, self.field, self.message) if part)
 
 
+MOST_MISTAKES: Final = 100
+MOST_TEXT: Final = 64 * 1024
+"""Characters of all mistakes together."""
+
+
 class ConfigError(Exception):
-    """All mistakes of one reading, in the order of the file."""
+    """The mistakes of one reading, in the order of the file: the first ones, and the number of the others."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = tuple(mistakes)
+        self.mistakes = tuple(_shown(mistakes))
         super().__init__("\n".join(map(str, self.mistakes)))
+
+
+def _shown(mistakes: Iterable[Mistake]) -> Iterator[Mistake]:
+    """Yield mistakes within a bound of lines and text, then one that counts the rest."""
+    rest = iter(mistakes)
+    room = MOST_TEXT
+    for mistake in islice(rest, MOST_MISTAKES):
+        text = str(mistake)
+        if len(text) > room:
+            yield evolve(mistake, message=mistake.message[:room], field=mistake.field[:room], allowed="")
+            break
+        room -= len(text)
+        yield mistake
+    if more := sum(1 for _ in rest):
+        yield Mistake(f"{more} more mistakes are not shown", None, None, "")
 
 
 class Wrong(ValueError):  # noqa: N818 - it describes a value; ConfigError is the error

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
+from typing import TypeGuard
 
-from attrs import frozen
+from attrs import field, frozen
 
+from actors.events import LeftEvent
 from actors.history import History
 from protocol.errors import ErrorKind, RunnerError, error
-from protocol.events import Event, ItemEvent, ResultEvent
+from protocol.events import Event, ItemEvent, ResultEvent, last_event
 from protocol.model import Execution
 from runner.wire import LARGE_BYTES, Budget, Share
 
 _RETRY_SECONDS = 1.0
+_RESERVE_BYTES = 8 * 1024 * 1024
+
+
+@frozen
+class Left:
+    """An ended execution whose answer is large: it is left to its record until there is memory for the answer."""
+
+    name: str
+    size: int
 
 
 @frozen(eq=False)
@@ -22,11 +33,19 @@ class Answers:
     budget: Budget
     seconds: float
     """The longest wait for a turn: clients that do not read are cut off after this time."""
+    held: Budget
+    """The memory of results that wait for their turn and are in no record."""
     _history: History
+    _reserve: Budget = field(factory=lambda: Budget(_RESERVE_BYTES))
+    """For metrics, which do not depend on the clients that read other answers."""
 
     def share(self) -> Share:
         """Return the share of one call, which takes nothing yet. Give it back in any case."""
         return Share(self.budget)
+
+    def reserved(self) -> Share:
+        """Return the share of one answer with metrics. Give it back in any case."""
+        return Share(self._reserve)
 
     def take(self, share: Share, size: int) -> None:
         """Take the bytes of an answer that the caller can ask for again. Raises RunnerError `unavailable`."""
@@ -42,27 +61,57 @@ class Answers:
         if not await share.wait(size, self.seconds):
             raise _full()
 
-    async def turn_of(self, share: Share, events: Iterable[Event]) -> None:
-        """Wait for the bytes of events. Raises RunnerError `unavailable`."""
-        await self.turn(share, sum(map(_event_size, events)))
+    async def turn_of(self, share: Share, events: Collection[Event | LeftEvent]) -> list[Event]:
+        """Return events, whole, when there is memory for them. Raises RunnerError `unavailable`, `not_found`."""
+        await self.turn(share, sum(map(event_size, events)))
+        return [
+            last_event(await self._record(event.execution)) if isinstance(event, LeftEvent) else event
+            for event in events
+        ]
 
-    async def ended(self, share: Share, execution: Execution) -> Execution:
+    async def ended(self, share: Share, execution: Execution | Left) -> Execution:
         """Return an execution that has ended, when there is memory for its answer.
 
-        Until then it is left to its record, so that many results that wait take no memory.
+        Until then it is left to its record, so that many results that wait take no memory: the caller must not keep
+        `execution` meanwhile.
 
         Raises RunnerError `unavailable`, which names the execution.
         """
-        size, name = _size(execution), execution.id
-        if share.take(size):
-            return execution
+        left = execution if isinstance(execution, Left) else Left(execution.id, _size(execution))
+        if share.take(left.size):
+            return await self._record(left.name) if isinstance(execution, Left) else execution
+        if isinstance(execution, Execution) and execution.summary:
+            return await self._held(share, execution, left.size)
         del execution
-        if not await share.wait(size, self.seconds):
-            raise _full(f"; the execution {name} has ended and can be read")
+        if not await share.wait(left.size, self.seconds):
+            raise _full(f"; the execution {left.name} has ended and can be read")
+        return await self._record(left.name)
+
+    async def _record(self, name: str) -> Execution:
         found = await self._history.get(name)
         if found is None:
             raise error(ErrorKind.NOT_FOUND, f"the execution {name} has ended; its record is gone", field="id")
         return found
+
+    async def _held(self, share: Share, execution: Execution, size: int) -> Execution:
+        """Return an execution whose record has no result, when there is memory for its answer."""
+        kept = Share(self.held)
+        try:
+            if kept.take(size) and await share.wait(size, self.seconds):
+                return execution
+        finally:
+            kept.give()
+        raise _full(f"; the execution {execution.id} has ended, and its module records summaries only")
+
+
+def left(execution: Execution) -> Execution | Left:
+    """Return an execution as it may wait for its answer: a large one is left to its record, if that is whole."""
+    return Left(execution.id, _size(execution)) if is_large(execution) and not execution.summary else execution
+
+
+def is_small(ended: Execution | Left) -> TypeGuard[Execution]:
+    """Return whether the answer for an execution that has ended takes no memory that is bounded."""
+    return isinstance(ended, Execution) and not is_large(ended)
 
 
 def is_large(execution: Execution) -> bool:
@@ -74,8 +123,11 @@ def _size(execution: Execution) -> int:
     return len(execution.result or b"") + len(execution.events)
 
 
-def _event_size(event: Event) -> int:
-    if isinstance(event, ResultEvent):
+def event_size(event: Event | LeftEvent) -> int:
+    """Return the bytes of an event; output is read in small pieces."""
+    if isinstance(event, LeftEvent):
+        return event.size
+    if isinstance(event, ResultEvent):  # small, unless the record of the execution has no result
         return memoryview(event.result).nbytes
     return memoryview(event.value).nbytes if isinstance(event, ItemEvent) else 0
 

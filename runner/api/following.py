@@ -10,7 +10,7 @@ from math import inf
 import trio
 from attrs import evolve
 
-from actors.events import EventLog, Follower
+from actors.events import EventLog, Follower, LeftEvent
 from protocol.errors import ErrorKind, error
 from protocol.events import Event
 from runner.auth import Principal
@@ -58,7 +58,7 @@ class Following(Follower):
         super().__init__(log, start)
         self._principal = principal
 
-    async def next(self) -> tuple[Event, ...] | None:
+    async def next(self) -> tuple[Event | LeftEvent, ...] | None:
         """Return the next events, as `Follower.next`. Raises RunnerError `unauthenticated` at the end of the token."""
         with while_valid(self._principal):
             return await super().next()

@@ -332,7 +332,7 @@ class Connection:
             case ngh2.GoAwayReceived():
                 self.lost()
             case ngh2.ConnectionClosed() if event.error_code and not self._ending:
-                log.info("client cut off", why=event.debug_data.decode("latin-1"), client=self._peer())
+                self._door.notes.add("client cut off", why=event.debug_data.decode("latin-1"), client=self._peer())
                 self._calls.close_all()
                 self._end()
 
@@ -376,7 +376,7 @@ class Connection:
         if self._closed:
             return
         if isinstance(problem, FloodError | NGH2Error | OSError):
-            log.info("client cut off", why=str(problem) or repr(problem), client=self._peer())
+            self._door.notes.add("client cut off", why=str(problem) or repr(problem), client=self._peer())
         else:
             log.error("connection failed", exc_info=problem, client=self._peer())
         flood = isinstance(problem, FloodError | ngh2.DenialOfServiceError)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import chain
 
+import structlog
 import trio
 
 from protocol.errors import ErrorKind, error, shutting_down
 from runner.grpc.call import Call, GrpcLimits, Method
 from runner.grpc.stream import Link
-from runner.wire import Budget, Poller, Silence
+from runner.wire import Budget, Notes, Poller, Silence
 
 RESERVE = 16
 """Connections above `max_connections` that may ask for health, so that a full door does not look like a dead one."""
 LINGER_SECONDS = 2.0
 """At the end: for calls that were cancelled to end, and for buffered data to leave."""
+
+log = structlog.get_logger("grpc")
 
 
 class Door:
@@ -29,6 +32,7 @@ class Door:
         self.nursery = nursery
         self.poller = poller
         self.budget = budget
+        self.notes = Notes(log)
         self.connections: set[Link] = set()
         self.calls: set[Call] = set()
         self.working = 0
@@ -124,6 +128,7 @@ class Door:
         for client in list(self.connections):
             client.end()
         await self._wait(lambda: not self.connections, LINGER_SECONDS)
+        self.notes.tell()
 
     def abort(self) -> None:
         """Cut all clients off."""

@@ -63,12 +63,14 @@ async def read_body(scope: Message, receive: Receive, limit: int) -> bytes:
             return bytes(whole)
 
 
-def stream_body(scope: Message) -> None:
+def stream_body(scope: Message, owes: Callable[[], bool] = lambda: True) -> None:
     """Accept a body of any length, in any time: both limits are then up to the handler, which calls `receive`.
 
     Call it before the first `receive`. The server still reads no further ahead of the handler than for other bodies.
+    While `owes` is true, the client waits for nothing before it sends more: if it is silent, it can lose its place in
+    a full door.
     """
-    scope["extensions"][STREAMED_BODY]()
+    scope["extensions"][STREAMED_BODY](owes)
 
 
 async def respond(
@@ -79,8 +81,8 @@ async def respond(
     content_type: bytes = b"application/json",
 ) -> None:
     """Send a whole response; head and body leave in one write, with a checkpoint only if the write must wait."""
-    # A 204 has no body and, by RFC 9110, no length either.
-    about = () if status == 204 else ((b"content-type", content_type), (b"content-length", b"%d" % len(body)))
+    # These have no body, and by RFC 9110 a 204 has no length, and a 304 not this one.
+    about = () if status in (204, 304) else ((b"content-type", content_type), (b"content-length", b"%d" % len(body)))
     head = [*about, *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -31,7 +31,6 @@ import ssl
 from math import inf
 from typing import Any, Protocol
 
-import structlog
 import trio
 
 from runner.http.asgi import App
@@ -42,7 +41,7 @@ from runner.http.requests import Head, Incoming, RefusedError
 from runner.http.states import ENDING, IDLE, TIME_LIMITS, HttpLimits, State, step
 from runner.http.tasks import Tasks
 from runner.http.websocket import Websocket
-from runner.wire import GONE, Budget, PlainWire, Poller, Sender, TlsWire, Wire
+from runner.wire import GONE, Budget, Notes, PlainWire, Poller, Sender, TlsWire, Wire
 
 READ_BYTES = 65_536
 READ_BYTES_SMALL = 8_192
@@ -54,8 +53,6 @@ AHEAD_BYTES = 65_536
 EARLY = "a websocket client must wait for the handshake before it sends"
 CROWDED = "too many connections"
 
-log = structlog.get_logger("runner.http")
-
 
 class Host(Protocol):
     """The parts of the server that its connections use."""
@@ -66,6 +63,7 @@ class Host(Protocol):
     lifespan_state: dict[str, Any]
     tls: ssl.SSLContext | None
     poller: Poller
+    notes: Notes
     nursery: trio.Nursery
     """Runs the handlers."""
 
@@ -162,7 +160,7 @@ class Connection:
             except OSError as problem:
                 data = b""
                 if self.state is State.OPENING:
-                    log.info("TLS handshake failed", client=self.client, why=str(problem))
+                    self._host.notes.add("TLS handshake failed", client=self.client, why=str(problem))
             if not data:
                 if data is not None:
                     self.lost()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Any, Protocol
 
@@ -51,6 +52,26 @@ class Peer(Protocol):
         """Send our end of file, and give the client a moment to read what precedes it."""
 
 
+def common_scope(peer: Peer, head: Head) -> Message:
+    """Return the entries that the scopes of requests and websockets share."""
+    return {
+        "http_version": head.version,
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "root_path": "",
+        "headers": head.headers,
+        "client": peer.client,
+        "server": peer.server,
+        "state": peer.lifespan_state.copy(),
+    }
+
+
+def nothing() -> bool:
+    """Return that a client owes nothing."""
+    return False
+
+
 async def call(app: App, scope: Message, receive: Receive, send: Send) -> None:
     """Call the application. Its errors are logged here; only a cancellation leaves."""
     try:
@@ -78,23 +99,16 @@ class Exchange:
         self.cancel_scope: trio.CancelScope | None = None
         self.scope: Message = {
             "type": "http",
-            "http_version": head.version,
             "asgi": {"spec_version": "2.1", "version": "3.0"},
             "method": head.method,
             "scheme": "https" if peer.wire.secure else "http",
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "root_path": "",
-            "headers": head.headers,
-            "client": peer.client,
-            "server": peer.server,
-            "state": peer.lifespan_state.copy(),
             "extensions": {STREAMED_BODY: self.stream_body},
+            **common_scope(peer, head),
         }
         self.max_bytes: float = peer.limits.max_body_bytes
         self.received = 0  # bytes of the body
         self._heard = trio.current_time()
+        self._owes = nothing
         self.unread = 0  # those of them that the handler has not read
         self.body_complete = not (head.length or head.chunked)
         self.written = False  # a byte of the response may have left
@@ -137,6 +151,7 @@ class Exchange:
     def close(self) -> None:
         """Accept nothing more from the handler."""
         self.finished = True
+        self._owes = nothing  # it may lead to the request, in a circle
         self._give(self._held)
         self._wake()
 
@@ -171,8 +186,11 @@ class Exchange:
     @property
     def silent_since(self) -> float:
         """When the last bytes of an unfinished body came; inf while the client owes nothing."""
-        ours = self.streamed or self._expecting or self.unread or self.written
-        return inf if ours or self.finished or self.body_complete else self._heard
+        if self.finished or self.body_complete or self._expecting or self.unread:
+            return inf
+        if self.streamed:  # its handler may be at work, or the client may wait for an answer before it sends more
+            return self._heard if self._changed is not None and self._owes() else inf
+        return inf if self.written else self._heard
 
     def _wake(self) -> None:
         if self._changed is not None:
@@ -185,9 +203,13 @@ class Exchange:
 
     # For the handler
 
-    def stream_body(self) -> None:
-        """Accept a body of any length; the handler decides how long to wait for more of it."""
+    def stream_body(self, owes: Callable[[], bool]) -> None:
+        """Accept a body of any length; the handler decides how long to wait for more of it.
+
+        While the handler waits and `owes` is true, the client is the one that has to go on.
+        """
         self.max_bytes = inf
+        self._owes = owes
         if not self.body_complete:
             self.peer.deadline = inf
 
@@ -276,6 +298,7 @@ class Exchange:
         if out:
             self.written = True
             await peer.sender.send(out)
+            self._heard = trio.current_time()  # a client with a streamed body may have waited for this
         if more:
             # A loop that sends must let other tasks run, even when the kernel accepts everything at once.
             await trio.lowlevel.cancel_shielded_checkpoint()

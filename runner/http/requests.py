@@ -8,6 +8,7 @@ separated it: `%2F` stays as it is. What one expression does not match is explai
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -23,6 +24,12 @@ LONE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
 """What no head has: half of a line end, and NUL."""
 _START: Final = re.compile(_TOKEN)
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@]+)(/[^?#]*+)?(\?[^#]*+)?", re.IGNORECASE)
+_HOST: Final = re.compile(
+    rb"(?:\[(?:[0-9A-Fa-f:.]++|[vV][0-9A-Fa-f]++\.[A-Za-z0-9._~!$&'()*+,;=:-]++)\]"
+    rb"|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+)(?::([0-9]*+))?"
+)
+"""Host and port (RFC 3986, 3.2.2), or nothing, as RFC 9112 allows."""
+_MOST_PORT: Final = 65535
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _ONCE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"upgrade", b"expect"})
 """Fields whose repetition would leave it to the reader which one counts."""
@@ -105,8 +112,11 @@ def parse_head(raw: bytes) -> Head:
         connection = b",".join(value for name, value in headers if name == b"connection")
     if target[0] != 0x2F:  # a slash
         target = _origin(method, target, headers, fields)
-    if b"host" not in fields and version == b"1.1":
+    host = fields.get(b"host")
+    if host is None and version == b"1.1":
         raise RefusedError(400, "the field `host` is missing")
+    if host:
+        _check_host(host)
     length, chunked = _framing(fields, version)
     path, _, query = target.partition(b"?")
     closing = version == b"1.0" or (
@@ -114,6 +124,15 @@ def parse_head(raw: bytes) -> Head:
     )
     text = decoded(path) if b"%" in path else path.decode("ascii")
     return Head(method.decode("ascii"), text, path, query, version.decode(), headers, fields, length, chunked, closing)
+
+
+@lru_cache(64)
+def _check_host(host: bytes) -> None:
+    match = _HOST.fullmatch(host)
+    if match is None:
+        raise RefusedError(400, f"`host` is no name or address with an optional port: {host.decode('latin-1')!r:.60}")
+    if match[1] and (len(match[1]) > len(str(_MOST_PORT)) or int(match[1]) > _MOST_PORT):
+        raise RefusedError(400, f"the port in `host` is above {_MOST_PORT}")
 
 
 def _check_repeated(headers: Headers) -> None:

@@ -11,6 +11,7 @@ import ssl
 from contextlib import suppress
 from typing import Any
 
+import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -21,7 +22,7 @@ from runner.http.asgi import App
 from runner.http.connection import CROWDED, Connection
 from runner.http.exchange import RETRY, Exchange
 from runner.http.states import HttpLimits
-from runner.wire import Budget, Poller, Silence, accept_all, listen
+from runner.wire import Budget, Notes, Poller, Silence, accept_all, listen
 
 
 async def serve(
@@ -143,6 +144,7 @@ class Clients:
         self.lifespan_state = lifespan_state
         self.tls = tls
         self.poller = poller
+        self.notes = Notes(structlog.get_logger("runner.http"))
         self._open: set[Connection] = set()
         self._reserved: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # in the order in which they became idle
@@ -211,6 +213,7 @@ class Clients:
     async def wait_gone(self) -> None:
         """Wait until all connections are closed."""
         await self._gone.wait()
+        self.notes.tell()
 
     def cut(self) -> None:
         """Close all connections at once."""

@@ -17,7 +17,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
 from runner.http.asgi import App
-from runner.http.exchange import Peer
+from runner.http.exchange import Peer, common_scope
 from runner.http.frames import ClosingError, Deflate, Frames, agree, listed
 from runner.http.messages import Message, refusal, response_head
 from runner.http.requests import Head
@@ -51,17 +51,9 @@ class Websocket:
             "type": "websocket",
             "asgi": {"spec_version": "2.3", "version": "3.0"},
             "scheme": "wss" if peer.wire.secure else "ws",
-            "http_version": head.version,
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "root_path": "",
-            "headers": head.headers,
-            "client": peer.client,
-            "server": peer.server,
-            "state": peer.lifespan_state.copy(),
             "subprotocols": listed(head, b"sec-websocket-protocol"),
             "extensions": {"websocket.http.response": {}},
+            **common_scope(peer, head),
         }
         self._peer = peer
         self.head = head

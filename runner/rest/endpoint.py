@@ -1,4 +1,4 @@
-"""The one shape of a REST endpoint: an async function `(Request) -> Answer | Stream | Socket` for one `Operation`.
+"""The one shape of a REST endpoint: an async function `(Request) -> Outcome` for one `Operation`.
 
 An endpoint neither authenticates nor parses parameters nor turns exceptions into answers: `runner.rest.routing` does.
 """
@@ -118,9 +118,12 @@ class Request:
         finally:
             self.receive = uncounted
 
-    def stream_body(self) -> None:
-        """Accept a body of any length, in any time; `piece` reads it. On plain ASGI only."""
-        stream_body(self.scope)
+    def stream_body(self, owes: Callable[[], bool] = lambda: True) -> None:
+        """Accept a body of any length, in any time; `piece` reads it. On plain ASGI only.
+
+        `owes`: whether the client waits for nothing before it sends more.
+        """
+        stream_body(self.scope, owes)
 
     async def piece(self) -> tuple[bytes, bool]:
         """Return the next bytes of a streamed body, and whether more follow. Raises RunnerError `bad_input`."""
@@ -150,6 +153,21 @@ class Stream:
     run: Callable[[Write], Awaitable[None]]
     failed: Callable[[Failure], bytes]
     content_type: str = EVENTS
+
+
+@frozen
+class Download:
+    """An answer of `size` bytes that is made while it is sent. On plain ASGI only.
+
+    A failure before the first `Write` is a usual answer; one after it closes the connection, so that the client sees
+    that bytes are missing.
+    """
+
+    run: Callable[[Write], Awaitable[None]]
+    size: int
+    status: int
+    content_type: str
+    headers: Headers = ()
 
 
 @frozen
@@ -192,7 +210,7 @@ class Socket:
     run: Callable[[Peer], Awaitable[Close | None]]
 
 
-Outcome = Answer | Stream | Socket
+Outcome = Answer | Stream | Download | Socket
 
 
 @frozen

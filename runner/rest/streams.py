@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import trio
 
-from actors.events import Follower
+from actors.events import Follower, LeftEvent
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.events import Event, encode
 from runner.api import Answers
@@ -41,15 +41,15 @@ async def follow(request: Request) -> Answer | Stream:
     async def run(write: Write) -> None:
         await write(b"")
         while True:
-            events: tuple[Event, ...] | None = ()
+            events: tuple[Event | LeftEvent, ...] | None = ()
             with trio.move_on_after(KEEP_ALIVE_SECONDS):
                 events = await follower.next()
             if events is None:
                 return
             share = answers.share()
             try:
-                await answers.turn_of(share, events)
-                await write(b"".join(map(_sse, events)) if events else STILL_HERE)
+                whole = await answers.turn_of(share, events)
+                await write(b"".join(map(_sse, whole)) if whole else STILL_HERE)
             finally:
                 share.give()
 
@@ -166,8 +166,8 @@ async def _send_events(follower: Follower, peer: Peer, answers: Answers) -> None
     while (events := await follower.next()) is not None:
         for event in events:
             try:
-                await answers.turn_of(share, (event,))
-                await peer.send(encode(event))
+                for whole in await answers.turn_of(share, (event,)):
+                    await peer.send(encode(whole))
             finally:
                 share.give()
 

@@ -105,7 +105,7 @@ class Reloader:
             # No content of files may end the runner.
             log.exception("not reloaded, the modules are unchanged", file=str(published.path))
             return published
-        changes = self.system.registry.snapshot.since(before)
+        changes = await trio.to_thread.run_sync(self.system.registry.snapshot.since, before)
         log.info("reloaded" if changes else "reloaded, no changes", file=str(published.path), **changes.summary())
         if self.modules.runner != published.runner:
             log.warning("the section `runner:` is read only at the start; restart the runner to apply its changes")

@@ -3,6 +3,7 @@
 from runner.wire.accepting import accept_all, listen
 from runner.wire.budget import LARGE_BYTES, Budget, Share
 from runner.wire.floods import FloodError, Floods
+from runner.wire.notes import Notes
 from runner.wire.output import Output
 from runner.wire.poller import GONE, Poller
 from runner.wire.silence import Silence
@@ -14,6 +15,7 @@ __all__ = [
     "Budget",
     "FloodError",
     "Floods",
+    "Notes",
     "Output",
     "PlainWire",
     "Poller",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+import os
+import socket as stdlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final, NoReturn
 
 import structlog
@@ -20,6 +23,10 @@ again after two that could."""
 LOG_SECONDS: Final = 60.0
 """A lack of descriptors is logged once in this time."""
 
+MOST_AT_ONCE: Final = 32
+"""Connections that are accepted in one turn of the event loop: while that is busy, a flood of them must not let others
+wait long."""
+
 log = structlog.get_logger("runner.wire")
 
 
@@ -33,15 +40,25 @@ async def listen(host: str, port: int) -> list[trio.SocketListener]:
     return listeners
 
 
+def waiting(listener: trio.SocketListener) -> Iterator[trio.SocketStream]:
+    """Yield connections that wait in the kernel, some at most, and none when one cannot be accepted."""
+    with suppress(OSError), stdlib.socket(fileno=os.dup(listener.socket.fileno())) as shared:
+        shared.setblocking(False)
+        for _ in range(MOST_AT_ONCE - 1):
+            accepted, _ = shared.accept()  # an error ends this: none waits, or the next wait shows the reason
+            yield trio.SocketStream(socket.from_stdlib_socket(accepted))
+
+
 async def accept_all(
     listeners: Sequence[trio.SocketListener],
     begin: Callable[[trio.SocketStream], None],
     relieve: Callable[[], object],
+    more: Callable[[trio.SocketListener], Iterable[trio.SocketStream]] = waiting,
 ) -> NoReturn:
     """Call `begin`, which owns the stream from then on, for each connection, until cancelled.
 
     Without descriptors accepting pauses, and `relieve` is called, which may close a connection; this is one line in the
-    log for a period.
+    log for a period. `more` returns connections that need not be waited for.
     """
     logged_at = -LOG_SECONDS
 
@@ -64,6 +81,8 @@ async def accept_all(
             else:
                 pause, lacking = pause if lacking else PAUSE_SECONDS[0], False
                 begin(stream)
+                for another in more(listener):
+                    begin(another)
 
     async with trio.open_nursery() as nursery:
         for listener in listeners:

@@ -20,7 +20,7 @@ from tests.contract.test_bodies import BODIES
 from tests.contract.test_routing import opens
 from tests.contract.test_streams import ECHO, SECRET, open_site, sse_blocks
 from tests.grpc_client import open_door
-from tests.support import WAIT_FOR, inline
+from tests.support import WAIT_FOR, inline, wait_until
 
 HIDDEN, MISSING = "hidden-kept", "absent-kept"
 UNKNOWN = "01a226eb-f63e-73f4-abed-a47be3219c89"
@@ -229,6 +229,54 @@ async def test_watching_over_grpc_ends_with_the_token(endless):
         answer = await client.ended(number)
     assert (answer.status, "has expired" in unquote(answer.said["grpc-message"])) == (16, True)
     assert await still_runs(endless)
+
+
+async def test_many_watchers_end_with_their_token_over_grpc(endless):
+    methods = make_methods(endless.service, Verifier(AuthSettings(), secret=SECRET))
+    metadata = {"authorization": f"Bearer {endless.token}"}
+    async with open_door(methods) as door:
+        client = await door.connect()
+        request = v1.WatchExecutionRequest(id=endless.running)
+        path = EXECUTOR + "WatchExecution"
+        numbers = [await client.send(path, request, metadata=metadata) for _ in range(50)]
+        while any(b"waiting" not in client.answers[number].data for number in numbers):
+            await client.more()
+        expire(endless)
+        assert {(await client.ended(number)).status for number in numbers} == {16}
+        late = await client.call(EXECUTOR + "WatchExecution", request, metadata=metadata)
+        assert late.status == 16
+    assert await still_runs(endless)
+
+
+NOISY = inline("noisy", WAIT_FOR + "def handler(input):\n    print('x' * 600_000, flush=True)\n    wait_for(input)\n")
+
+
+async def test_a_watcher_that_does_not_read_gets_nothing_more_after_its_token(tmp_path, monkeypatch):
+    """Its token expires while the server waits for it to read; it gets the bytes on their way, and no more."""
+    later = Later()
+    monkeypatch.setattr(following, "time", later)
+    async with open_site(tmp_path, (NOISY,)) as site:
+        methods = make_methods(site.service, Verifier(AuthSettings(), secret=SECRET))
+        order = {"module": "noisy", "input": str(tmp_path / "flag")}
+        running = (await site.json("POST", "/executions", order))["id"]
+        live = site.service.runs.find(running)
+        await wait_until(lambda: live.log.printed > 600_000, "it has printed")
+        async with open_door(methods) as door:
+            client = await door.connect()
+            client.reads = False
+            metadata = {"authorization": f"Bearer {site.token}"}
+            request = v1.WatchExecutionRequest(id=running)
+            number = await client.send(EXECUTOR + "WatchExecution", request, metadata=metadata)
+            while client.answers[number].received < 60_000:
+                await client.more()
+            later.seconds = 4000.0
+            client.reads = True
+            client.http.acknowledge_received_data(client.answers[number].received, number)
+            await client.flush()
+            answer = await client.ended(number)
+        assert answer.status == 16
+        assert answer.received < 400_000
+        (tmp_path / "flag").touch()
 
 
 async def test_a_batch_begins_nothing_after_its_token(endless):

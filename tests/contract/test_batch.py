@@ -14,6 +14,7 @@ from actors.history.queries import Query
 from protocol.model import Status
 from runner.api import batch as batches
 from runner.auth.tokens import sign
+from runner.wire import silence
 from tests.contract.test_streams import SECRET, open_site
 from tests.http_support import QUICK
 from tests.support import ANYBODY, PATIENCE, WAIT_FOR, gone, inline, wait_until
@@ -45,6 +46,7 @@ class Batch:
         self.client = client
         self.status = 0
         self.head = {}
+        self.pieces = 0
         self._text = b""
         self._over = False
 
@@ -72,6 +74,7 @@ class Batch:
             self._text += self.client.buffer[:size]
             self.client.buffer = self.client.buffer[size + 2 :]
             self._over = not size
+            self.pieces += bool(size)
         if not self._text:
             return None
         line, _, self._text = self._text.partition(b"\n")
@@ -178,6 +181,13 @@ async def test_an_answer_arrives_before_the_next_input_is_sent(site):
         await it.done()
         assert await it.line() is None
     assert it.head[b"connection"] == b"close"
+
+
+async def test_answers_that_are_ready_leave_together_and_in_order(site):
+    async with batch(site, "echo", "?parallel=1", body=b"not JSON\n" * 40) as it:
+        lines = await it.rest()
+    assert [line["index"] for line in lines] == list(range(40))
+    assert it.pieces < 40
 
 
 async def test_a_connection_stays_usable_after_a_whole_batch(site):
@@ -385,3 +395,25 @@ async def test_a_bug_of_the_runner_costs_one_input(site, monkeypatch):
     assert (last["index"], last["result"]) == (2, 3)
     told = [entry["event"] for entry in logs if entry["log_level"] == "error"]
     assert told == ["an input of a batch failed inside the runner"]
+
+
+async def test_a_batch_that_stays_away_gives_its_place_in_a_full_door_to_others(tmp_path, monkeypatch):
+    """Not while the client may wait for an answer: then it owes nothing."""
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(silence, "PAUSE_SECONDS", 0.0)
+    async with open_site(tmp_path, (ECHO, HELD), limits={"max_connections": 2, "reserved_connections": 1}) as site:
+        answered, waits = await site.server.connect(), await site.server.connect()
+        for client, module, value in ((waits, "held", json.dumps(str(tmp_path / "flag"))), (answered, "echo", "1")):
+            head = site.head("POST", f"/modules/execute/{module}/batch", Content_Type="application/x-ndjson")
+            data = value.encode() + b"\n"
+            head = head.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+            await client.send(head + b"%x\r\n%b\r\n" % (len(data), data))
+        assert b'"result":1' in await answered.until(b"}\n\r\n")
+        await wait_until(lambda: len(site.service.runs.live_executions("held")) == 1, "the other one runs")
+        while (await site.ask("GET", "/modules"))[0] == 503:
+            pass  # the batch has not noted yet that its answer has left
+        await answered.rest()
+        assert (await site.ask("GET", "/modules"))[0] == 200
+        (tmp_path / "flag").touch()
+        await waits.send(b"0\r\n\r\n")
+        assert b'"status":"succeeded"' in await waits.until(b"\r\n0\r\n\r\n")

@@ -17,12 +17,13 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from actors import sqlite
-from actors.history import committer
+from actors.history import committer, pending
 from actors.history.committer import HistoryStatistics
 from actors.history.history import History
 from actors.history.queries import Query
 from actors.journal import Entry, Journal
 from actors.journal import records as journal
+from actors.journal.records import START_BYTES
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Status
@@ -35,6 +36,7 @@ from tests.records import (
     crashed,
     full,
     make,
+    make_older,
     rows,
     running,
     segments,
@@ -386,6 +388,50 @@ def test_one_bad_byte_costs_one_record(data):
     assert all(entry.execution == SAMPLES[entry.revision] for entry in read.entries)
 
 
+@pytest.mark.parametrize("execution", SAMPLES)
+def test_a_damaged_length_of_the_last_record_is_damage_and_no_torn_record(execution):
+    head = journal.start_segment(SALT) + record(SAMPLES[1])
+    whole = bytearray(head + record(execution) + bytes(4096))
+    whole[len(head) + len(SALT)] ^= 0x40
+    read = journal.decode(bytes(whole))
+    assert (len(read.entries), len(read.damage), read.torn_bytes) == (1, 1, 0)
+
+
+def test_damage_in_records_that_the_database_has_is_reported():
+    head, last = journal.start_segment(SALT) + record(SAMPLES[0]) + record(SAMPLES[1]), record(SAMPLES[2], 2)
+    for at in range(journal.START_BYTES, len(head), 7):
+        whole = bytearray(head + last + bytes(64))
+        whole[at] ^= 1
+        read = journal.decode(bytes(whole), SALT, len(head))
+        assert [entry.revision for entry in read.entries] == [2]
+        [found] = read.damage
+        assert found.start <= at < found.end <= len(head)
+    assert journal.decode(head + last, SALT, len(head)).damage == ()
+    assert journal.decode(head + last[:-1], SALT, len(head)).damage == ()
+    assert journal.decode(head[:-3], SALT, len(head)).damage, "the file was cut off"
+
+
+async def test_damage_of_bytes_without_a_record_to_lose_is_reported(tmp_path):
+    """Records that the database has, and the space behind the last one."""
+    async with running(tmp_path / "a") as history:
+        await history.finish(make())
+        await stored(history)
+        await history.finish(make())
+        copies = {name: crashed(tmp_path / "a", tmp_path / name) for name in ("stored", "space", "none")}
+    for name, copy in copies.items():
+        (segment,) = segments(copy)
+        data = bytearray(segment.read_bytes())
+        if name != "none":
+            data[START_BYTES + 20 if name == "stored" else -100] ^= 0xFF
+        segment.write_bytes(data)
+        with capture_logs() as logs:
+            async with running(copy) as history:
+                assert len((await history.list(Query())).items) == 2
+                assert history.statistics().damaged == (() if name == "none" else ("journal",))
+        errors = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+        assert errors == ([] if name == "none" else ["journal damaged: what cannot be read or stored is skipped"])
+
+
 @given(st.binary(), st.booleans())
 def test_any_bytes_can_be_read(data, salted):
     read = journal.decode(journal.MAGIC + SALT + (SALT + data if salted else data))
@@ -537,7 +583,7 @@ async def test_finish_waits_for_room_when_the_database_is_slow(tmp_path, monkeyp
                 await history._committer.wait_settled()
             assert not over.is_set()
             assert history.statistics().pending == 3
-            monkeypatch.setattr(committer, "WAIT_SECONDS", 0.01)
+            monkeypatch.setattr(pending, "WAIT_SECONDS", 0.01)
             with pytest.raises(RunnerError, match="the history cannot be written: database is locked"):
                 await history.submit(make(Status.QUEUED))
             assert history.statistics().pending == 3
@@ -570,37 +616,27 @@ async def test_a_database_of_another_schema_is_refused_and_left_alone(tmp_path, 
     with pytest.raises(RunnerError) as caught:
         await History(HistorySettings(), tmp_path, clock=lambda: NOW).run()
 
-    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 3 only; start the version"
+    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 4 only; start the version"
     assert message in caught.value.failure.message
     assert "or move the file away" in caught.value.failure.message
     assert rows(tmp_path, "select * from sqlite_master") == before
 
 
-SCHEMA_2 = ("priority", "run_at", "schedule", "scheduled_for", "rerun_of", "rerun_root", "group")
-"""Columns that the schema before this one does not have."""
-
-
-async def test_a_database_of_the_schema_before_is_brought_up_to_date(tmp_path):
-    ended, waiting = make(), make(Status.QUEUED)
-    async with running(tmp_path) as history:
-        await history.finish(ended)
-        await history.submit(waiting)
-        await history.list(Query())
+async def test_a_database_of_the_last_schema_is_converted(tmp_path):
     indexes = "select name, sql from sqlite_master where type = 'index' and sql is not null order by name"
-    wanted = rows(tmp_path, indexes)
-    with closing(sqlite3.connect(tmp_path / "history.db")) as connection, connection:
-        for name in ("schedule", "rerun_of", "rerun_root", "due"):
-            connection.execute(f"drop index executions_by_{name}")
-        for column in SCHEMA_2:
-            connection.execute(f'alter table executions drop column "{column}"')
-        connection.execute("update meta set value = 2 where name = 'schema'")
-
+    before, after = make(), make(input_bytes=3, output_bytes=5, priority=9, group='"kim"')
     async with running(tmp_path) as history:
-        assert bare(await history.get(ended.id)) == bare(ended)
-        assert (await unfinished(history)) == (waiting,)
-        again = make(rerun_of=ended.id, rerun_root=ended.id, priority=9, group='"kim"')
-        await history.finish(again)
-        assert [bare(e) for e in (await history.list(Query(rerun_of=ended.id))).items] == [bare(again)]
+        await history.finish(before)
+    wanted = rows(tmp_path, indexes)
+    make_older(tmp_path)
+
+    for _ in range(2):
+        async with running(tmp_path) as history:
+            await history.finish(after)
+            assert await history.get(before.id) == before
+            assert await history.get(after.id) == after
+            assert len((await history.list(Query())).items) == 2
+    assert rows(tmp_path, "select value from meta where name = 'schema'") == [(4,)]
     assert rows(tmp_path, indexes) == wanted
 
 

@@ -19,9 +19,10 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from runner.http import read_body, respond
+from runner.http import read_body, respond, stream_body
 from runner.http.frames import MOST_EMPTY_FRAMES
-from runner.wire import Budget, accept_all, accepting, silence
+from runner.wire import Budget, accept_all, accepting, listen, silence
+from tests.contract.test_http import plain
 from tests.http_support import NEVER, QUICK, Client, Server, serving
 
 MIB = 1024 * 1024
@@ -374,6 +375,39 @@ async def test_a_body_that_stays_away_gives_its_place_to_others(monkeypatch: pyt
             pytest.fail(f"a request at work was ended: {await works.rest()!r}")
 
 
+async def test_a_streamed_body_that_stays_away_gives_its_place_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the answer and after its begin; not while the client waits for something."""
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(silence, "PAUSE_SECONDS", 0.0)
+    read: set[str] = set()
+
+    async def streams(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/":
+            await respond(send, 200, b"here")
+            return
+        stream_body(scope, lambda: scope["path"] != "/answering")
+        await receive()
+        if scope["path"] == "/begun":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        read.add(scope["path"])
+        while (await receive())["more_body"]:
+            pass
+        await respond(send, 200, b"all")
+
+    async with serving(plain(streams), max_connections=2) as server:
+        waits = await server.connect()
+        await waits.send(b"POST /answering HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1")
+        for path, told in (("/unanswered", b"HTTP/1.1 503"), ("/begun", b"HTTP/1.1 200")):
+            half = await server.connect()
+            await half.send(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1" % path.encode())
+            while not {path, "/answering"} <= read:
+                await trio.lowlevel.checkpoint()
+            assert (await server.ask(GET))[2] == b"here"
+            assert (await half.rest()).startswith(told)
+        await waits.send(b"2")
+        assert (await waits.response())[2] == b"all"
+
+
 async def test_a_connection_without_a_byte_is_closed_early() -> None:
     async with serving(app, first_byte_seconds=QUICK) as server:
         silent, kept = await server.connect(), await server.connect()
@@ -385,6 +419,32 @@ async def test_a_connection_without_a_byte_is_closed_early() -> None:
 
 
 # Descriptors
+
+
+def no_more(_: object) -> tuple[trio.SocketStream, ...]:
+    return ()
+
+
+async def test_connections_that_wait_are_accepted_together_up_to_a_number() -> None:
+    [listener] = await listen("127.0.0.1", 0)
+    address = listener.socket.getsockname()
+    async with listener:
+        clients = [await trio.open_tcp_stream(*address) for _ in range(accepting.MOST_AT_ONCE + 9)]
+        for number in (accepting.MOST_AT_ONCE - 1, 10, 0):
+            accepted = [*accepting.waiting(listener)]
+            assert len(accepted) == number
+            clients += accepted
+        for client in clients:
+            await trio.aclose_forcefully(client)
+
+
+async def test_a_crowd_of_connections_is_served() -> None:
+    async with serving(app) as server:
+        clients = [await server.connect() for _ in range(3 * accepting.MOST_AT_ONCE)]
+        for client in clients:
+            await client.send(GET)
+        for client in clients:
+            assert (await client.response())[0] == 200
 
 
 class Listener:
@@ -413,7 +473,7 @@ async def test_a_lack_of_descriptors_is_one_line_in_a_period_and_passes(autojump
 
     with structlog.testing.capture_logs() as logs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(accept_all, [listener], begin, lambda: relieved.append(trio.current_time()))
+            nursery.start_soon(accept_all, [listener], begin, lambda: relieved.append(trio.current_time()), no_more)
             begun = trio.current_time()
             await got.wait()
             took = trio.current_time() - begun
@@ -430,7 +490,7 @@ async def test_another_error_of_the_listener_is_raised() -> None:
             raise OSError(errno.EINVAL, "not a listener")
 
     with pytest.raises(BaseExceptionGroup) as raised:
-        await accept_all([Broken()], print, print)  # type: ignore[list-item]
+        await accept_all([Broken()], print, print, no_more)  # type: ignore[list-item]
     assert "not a listener" in repr(raised.value)
 
 

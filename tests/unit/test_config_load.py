@@ -134,9 +134,13 @@ def test_the_flat_names():
         "history_max_rows": "history.max_rows",
         "history_max_bytes": "history.max_bytes",
         "history_max_pending": "history.max_pending",
+        "history_max_unwritten": "history.max_unwritten_bytes",
         "history_idempotency": "history.idempotency_seconds",
         "max_modules": "registry.max_modules",
         "max_versions": "registry.max_versions",
+        "max_file": "files.max_file_bytes",
+        "max_files_bytes": "files.max_files_bytes",
+        "file_retention": "files.file_retention_seconds",
         "log_format": "log.format",
         "log_level": "log.level",
     }
@@ -485,5 +489,5 @@ def test_only_one_module_reads_the_environment():
 
     readers = [str(file.relative_to(ROOT)) for file in files if reads_the_environment(file)]
 
-    programs = ("protocol/guest.py", "protocol/relay.py", "protocol/values.py")
+    programs = ("protocol/guest.py", "protocol/parts.py", "protocol/relay.py", "protocol/values.py")
     assert [name for name in readers if name not in programs] == ["config/load.py"]

@@ -140,6 +140,46 @@ def test_what_could_be_read_in_two_ways_is_refused(raw: bytes, status: int, size
     assert refused(raw, size) == status
 
 
+HOSTS = {
+    b"a": True,
+    b"a.example:8000": True,
+    b"127.0.0.1:": True,
+    b"[::1]:8000": True,
+    b"[v1.a:b]": True,
+    b"a_b~c,d%C3%A9": True,
+    b"": True,
+    b"a b": False,
+    b"a/b": False,
+    b"user@a": False,
+    b"a:b": False,
+    b"a:-1": False,
+    b"a:65536": False,
+    b"a:0000000000000000080": False,
+    b"::1": False,
+    b"[::1": False,
+    b"[::1]a": False,
+    b"[]": False,
+    b"%zz": False,
+    b"a?": False,
+    b"a#b": False,
+    "\u00e9".encode(): False,
+    b'"a"': False,
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_is_a_name_or_an_address_with_a_port(host: bytes) -> None:
+    for raw in (b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host, b"GET / HTTP/1.0\r\nHost: %b\r\n\r\n" % host):
+        incoming = Incoming(1000)
+        incoming.feed(raw)
+        if HOSTS[host]:
+            assert incoming.head() is not None
+        else:
+            with pytest.raises(RefusedError, match="host") as caught:
+                incoming.head()
+            assert caught.value.status == 400
+
+
 def test_an_error_names_what_is_wrong() -> None:
     for raw, words in (
         (GET + b"A: b\r\n c\r\n\r\n", "second line"),

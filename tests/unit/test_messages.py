@@ -105,9 +105,11 @@ def test_values_up_to_the_greatest_nesting_are_read(depth):
 
 def test_input_is_the_last_field_of_execute():
     """The guest relies on it if its Python cannot read the input."""
-    payload = messages.encode(messages.Execute("x", 2, 1.5, msgspec.Raw(b'{ "a": 1 }')))
+    given = {"id": "x", "attempt": 2, "deadline": 1.5, "input": msgspec.Raw(b'{ "a": 1 }')}
+    plain, filed = (messages.encode(messages.Execute(**given, **more)) for more in ({}, {"files": {"f": "/p"}}))
 
-    assert payload == b'{"type":"execute","id":"x","attempt":2,"deadline":1.5,"input":{ "a": 1 }}'
+    assert plain == b'{"type":"execute","id":"x","attempt":2,"deadline":1.5,"input":{ "a": 1 }}'
+    assert filed == b'{"type":"execute","id":"x","attempt":2,"deadline":1.5,"files":{"f":"/p"},"input":{ "a": 1 }}'
 
 
 # -- values ----------------------------------------------------------------------------------------------------------
@@ -339,3 +341,15 @@ def test_a_size_that_no_record_can_hold_is_no_message(size):
     for head in (b'{"type":"result","value":1', b'{"type":"error","kind":"a","message":"b"'):
         with pytest.raises(ProtocolError):
             decode(b'%s,"id":"x","seconds":1,"peak_memory":%d}' % (head, size))
+
+
+def test_a_guest_that_sends_more_containers_than_it_may_is_cut_off_before_they_are_read():
+    def sent(value):
+        return b'{"type":"result","id":"e","seconds":1.0,"stays":[],"killed":[],"value":%b}' % value
+
+    most = b"[" + b",".join([b"[]"] * (messages.MAX_CONTAINERS - 1)) + b"]"
+    assert bytes(messages.decode(sent(most)).value) == most
+    with pytest.raises(messages.ProtocolError, match="arrays and objects"):
+        messages.decode(sent(b"[" + b",".join([b"[]"] * (messages.MAX_CONTAINERS + 100)) + b"]"))
+    text = b'"' + b"[{" * messages.MAX_CONTAINERS + b'"'
+    assert bytes(messages.decode(sent(text)).value) == text

@@ -8,8 +8,9 @@ import re
 import pytest
 import yaml
 
-from config.mistakes import ConfigError, Wrong, parse_yaml
+from config.mistakes import ConfigError, Mistake, Wrong, parse_yaml
 from config.mistakes.plain import explain
+from config.mistakes.wrong import MOST_MISTAKES, MOST_TEXT
 from config.modules import module_from_archive, read_modules
 
 JARGON = re.compile(
@@ -152,7 +153,7 @@ def test_the_description_of_an_upload_is_explained_alike():
 def test_an_environment_file_is_explained_alike(tmp_path):
     (tmp_path / "environment.yml").write_text("channels: [a]\ndependencies\n  - numpy\n")
     file = tmp_path / "modules.yaml"
-    file.write_text("modules: [{name: a, env: conda, dependencies: environment.yml, code: 'def handler(i): ...'}]")
+    file.write_text("modules: [{name: a, env: conda, dependencies: environment.yml, code: 'def handler(i, /): ...'}]")
 
     assert any(
         "environment.yml:2: is not valid YAML: this line has no colon after `dependencies`" in str(mistake)
@@ -226,3 +227,18 @@ def test_very_deep_nesting_is_refused(text):
 def test_a_byte_order_mark_before_an_open_bracket():
     message, line = refused_for("\ufeff[a")
     assert (message.partition(";")[0], line) == ("this line cannot be read", 1)
+
+
+def test_very_many_mistakes_are_bounded_and_counted():
+    text = "name: a\nenv: inline\ntags:\n" + "- !x y\n" * 9000
+    with pytest.raises(ConfigError) as caught:
+        module_from_archive({"module.yaml": text.encode(), "main.py": b"def handler(input): return 1"})
+    *shown, last = str(caught.value).splitlines()
+    assert len(shown) == MOST_MISTAKES
+    assert last == f"{9000 - MOST_MISTAKES} more mistakes are not shown"
+
+
+def test_the_text_of_mistakes_is_bounded():
+    error = ConfigError(Mistake("x" * 30_000, None, None, "y" * 30_000) for _ in range(100_000))
+    assert len(str(error)) < 3 * MOST_TEXT
+    assert "more mistakes are not shown" in str(error)

@@ -54,6 +54,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "kept_memory": "memory for idle workers beyond max_workers, for each kind of environment",
     "max_waiting": "most callers that wait for a worker, for each kind of environment",
     "max_queued": "most asynchronous executions in the queue",
+    "max_scheduled": "most executions that wait for their time",
     "api_builds": "packages that modules registered over the API may install: of any form, or wheels only",
     "max_builds": "most environments built at a time",
     "spares": "spare interpreters kept started for each environment in use",
@@ -71,6 +72,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "history_max_unwritten": "memory for inputs, results and events waiting to be written",
     "max_modules": "most modules registered over the API",
     "max_versions": "most versions kept of a registered module",
+    "max_file": "largest file that is stored",
+    "max_files_bytes": "space for all stored files; 256 MiB of the disk stay free in any case",
+    "file_retention": "how long a file is kept that no execution of the history uses",
     "log_format": "`console` (for people) or `json` (for machines)",
     "log_level": "`debug`, `info`, `warning` or `error`",
 }

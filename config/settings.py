@@ -118,6 +118,8 @@ class ExecutorSettings:
     """Callers that may wait for a worker of one kind; more are refused with `overloaded`."""
     max_queued: int = field(default=10_000, validator=validators.ge(0))
     """Asynchronous executions that may wait for their turn; more are refused with `overloaded`."""
+    max_scheduled: int = field(default=1_000_000, validator=validators.ge(0))
+    """Asynchronous executions that may wait for their time (`run_at`); more are refused with `overloaded`."""
     max_builds: int = field(default=2, validator=validators.gt(0))
     api_builds: str = field(default="any", validator=validators.in_(("any", "wheels")))
     """What modules that were registered over the API may install: packages of any form, or wheels only. To install any
@@ -154,6 +156,19 @@ class HistorySettings:
 
 
 @frozen
+class FilesSettings:
+    """The store of files."""
+
+    max_file_bytes: int = field(default=1024 * MIB, validator=validators.ge(MIB))
+    max_files_bytes: int = field(
+        default=20 * 1024 * MIB, validator=validators.ge(MIB), metadata={"name": "max_files_bytes"}
+    )
+    """All files together; a file that would exceed it, or leave less than 256 MiB of the disk free, is refused."""
+    file_retention_seconds: float = field(default=86400.0, validator=validators.gt(0))
+    """How long a file is kept that no execution of the history uses."""
+
+
+@frozen
 class RegistrySettings:
     """Modules that are registered over the API."""
 
@@ -182,4 +197,5 @@ class Settings:
     executor: ExecutorSettings = field(factory=ExecutorSettings)
     history: HistorySettings = field(factory=HistorySettings)
     registry: RegistrySettings = field(factory=RegistrySettings)
+    files: FilesSettings = field(factory=FilesSettings)
     log: LogSettings = field(factory=LogSettings)

@@ -9,7 +9,9 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import structlog
@@ -17,8 +19,10 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
+from actors.events import EventLog
 from actors.executions.attempts import Attempts
 from actors.executions.dispatcher import Dispatcher
+from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
 from actors.executions.tally import RunsStatistics, Tally
 from actors.history import LARGE_BYTES
@@ -45,6 +49,8 @@ class Runs:
     """No execution begins any more."""
     dispatcher: Dispatcher = field(init=False)
     """An actor of its own, to be supervised beside this one."""
+    later: Later = field(init=False)
+    """Another one."""
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
@@ -53,6 +59,7 @@ class Runs:
         attempts, settings = self.attempts, self.settings
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
         self.dispatcher = Dispatcher(self.registry, attempts, self._live, settings.max_queued)
+        self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
 
     @property
     def tally(self) -> Tally:
@@ -73,14 +80,24 @@ class Runs:
 
     # Begin
 
-    async def execute(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Execution:
+    async def execute(
+        self,
+        module: Published,
+        execution: Execution,
+        raw: msgspec.Raw,
+        on_item: Callable[[str, EventLog], None] | None = None,
+    ) -> Execution:
         """Run an execution in this task and return it ended and recorded; a failure of user code is in it.
 
-        Raises RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and
-        recorded as cancelled before Cancelled is raised.
+        `on_item` is called with its id and events when the handler, a generator, has made the first item. Raises
+        RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and recorded as
+        cancelled before Cancelled is raised.
         """
         self._admit(execution)
-        return await self._run(self._live.enter(module, execution, has_followers=False), raw)
+        live = self._live.enter(module, execution, has_followers=False)
+        if on_item is not None:
+            live.log.on_item = partial(on_item, execution.id, live.log)
+        return await self._run(live, raw)
 
     def start(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
         """Run an execution in a task of its own, independent of its callers; `wait_ended` returns it.
@@ -140,6 +157,19 @@ class Runs:
         await self.dispatcher.cancel(live, Failure(ErrorKind.CANCELLED, why))
         return await self.wait_ended(live)
 
+    async def cancel_scheduled(self, execution: Execution, why: str = "cancelled on request") -> Execution:
+        """End an execution that was scheduled when it was read, and return it; one that has ended stays as it is.
+
+        Raises RunnerError when its end cannot be recorded.
+        """
+        if execution.status is not Status.SCHEDULED:
+            return execution
+        ended = await self.later.cancel(execution.id, Failure(ErrorKind.CANCELLED, why))
+        if ended is not None:
+            return ended
+        live = self.find(execution.id)  # its time has come meanwhile
+        return await self.attempts.history.get(execution.id) or execution if live is None else await self.cancel(live)
+
     async def wait_ended(self, live: Live) -> Execution:
         """Return the execution when its end is recorded. Raises RunnerError when it never began or was not recorded."""
         await live.ended.wait()
@@ -169,7 +199,7 @@ class Runs:
     def statistics(self) -> RunsStatistics:
         """Return the counters."""
         live, dispatcher = self._live, self.dispatcher
-        return RunsStatistics(len(live), dispatcher.queued, dispatcher.accepted, live.ended)
+        return RunsStatistics(len(live), dispatcher.queued, dispatcher.accepted, live.ended, self.later.count)
 
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""

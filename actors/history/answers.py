@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
@@ -57,6 +57,11 @@ class Answers:
             return latest or stored
         return replace(latest, events=joined(waiting) if stored is None else stored.events)
 
+    async def existing(self, names: Collection[str]) -> set[str]:
+        """Return those of the ids that are executions whose payloads are kept. Raises `RunnerError` as `get`."""
+        pending = {name for name in names if _is_whole(self._pending.find(name))}
+        return pending | await self._read(lambda link: queries.existing(link, names))
+
     async def find_keyed(self, subject: str, module: str, key: str, since: float) -> Execution | None:
         """Return a caller's newest execution of `module` with this idempotency key, whole, or None.
 
@@ -82,6 +87,26 @@ class Answers:
         """
         await self._committer.catch_up()
         return await self._read(lambda link: queries.page(link, query))
+
+    async def due(self, until: float, most: int) -> tuple[tuple[str, ...], float]:
+        """Return the ids of at most `most` scheduled executions that are due, the oldest `run_at` first.
+
+        With them comes the next `run_at` after `until`, infinite without one. Raises `RunnerError` as `get`.
+        """
+        await self._committer.catch_up()
+        return await self._read(lambda link: queries.due(link, until, most))
+
+    async def catch_up(self) -> None:
+        """Wait, at most a second, until readers of the database find everything that was recorded before."""
+        await self._committer.catch_up()
+
+    async def last_repetition(self, root: str) -> str | None:
+        """Return the id of the last execution of a chain of repetitions, None without one. Raises as `get`."""
+        return await self._read(lambda link: queries.last_repetition(link, root))
+
+    async def count_scheduled(self) -> int:
+        """Return the number of scheduled executions. Raises `RunnerError` as `get`."""
+        return await self._read(queries.count_scheduled)
 
     async def stats(self, module: str, *, since: float | None = None, until: float | None = None) -> ModuleStats:
         """Return statistics of the executions of `module` that ended in `since` <= time < `until`; None is no bound.
@@ -124,3 +149,7 @@ class Answers:
         if self._archive is None:
             raise error(ErrorKind.UNAVAILABLE, "the history is not open", retry_after=1.0)
         return self._archive
+
+
+def _is_whole(execution: Execution | None) -> bool:
+    return execution is not None and not (execution.summary and execution.status.final)

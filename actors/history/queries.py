@@ -31,6 +31,8 @@ LOOKED_AT: Final = 5_000
 
 MAX_RERUNS: Final = 100
 """Repetitions that one execution shows."""
+LOOKED_UP: Final = 500
+"""Ids in one statement."""
 UNREADABLE: Final = "unreadable"
 """The key under which a connection notes the rows that cannot be read, as they are damaged: they are left out."""
 UNREADABLE_ERRORS: Final = (msgspec.MsgspecError, ValueError, TypeError)
@@ -138,6 +140,18 @@ def _unresolved() -> sa.ColumnElement[bool]:
 
 
 _UNRESOLVED: Final = _unresolved()
+
+
+def existing(connection: sa.Connection, names: Iterable[str]) -> set[str]:
+    """Return those of the ids that are executions, without those that ended and have only a summary left."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        some, left = left[:LOOKED_UP], left[LOOKED_UP:]
+        columns = executions.c
+        whole = sa.or_(columns.finished_at.is_(None), sa.not_(columns.summary))
+        found.update(connection.execute(sa.select(columns.id).where(columns.id.in_(some), whole)).scalars())
+    return found
 
 
 def _filters(query: Query) -> dict[str, str]:
@@ -250,6 +264,33 @@ def decodable(piece: bytes) -> bytes:
     """Return events that are JSON. Raises `msgspec.MsgspecError`."""
     seqs_of(piece)
     return piece
+
+
+_SCHEDULED: Final[sa.ColumnElement[str]] = sa.literal_column(f"'{Status.SCHEDULED.value}'")
+"""Not a parameter: the index of these rows is a partial one."""
+
+
+def due(connection: sa.Connection, until: float, most: int) -> tuple[tuple[str, ...], float]:
+    """Return the ids of scheduled executions whose `run_at` is reached, and the next `run_at` after `until`."""
+    columns = executions.c
+    wanted = sa.select(columns.id).where(columns.status == _SCHEDULED, columns.run_at <= until)
+    names = tuple(connection.execute(wanted.order_by(columns.run_at, columns.id).limit(most)).scalars())
+    later = sa.select(columns.run_at).where(columns.status == _SCHEDULED, columns.run_at > until)
+    found = connection.execute(later.order_by(columns.run_at).limit(1)).scalar()
+    return names, math.inf if found is None else float(found)
+
+
+def count_scheduled(connection: sa.Connection) -> int:
+    """Return the number of scheduled executions."""
+    wanted = sa.select(sa.func.count()).select_from(executions).where(executions.c.status == _SCHEDULED)
+    return int(connection.execute(wanted).scalar_one())
+
+
+def last_repetition(connection: sa.Connection, root: str) -> str | None:
+    """Return the id of the last repetition in the chain that began with `root`; ids rise with time."""
+    wanted = sa.select(executions.c.id).where(executions.c.rerun_root == root)
+    found: str | None = connection.execute(wanted.order_by(executions.c.id.desc()).limit(1)).scalar()
+    return found
 
 
 def find_keyed(connection: sa.Connection, key: Key, since: float) -> Execution | None:

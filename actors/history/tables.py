@@ -13,10 +13,17 @@ import sqlalchemy as sa
 
 from protocol.model import Execution, Status, Timings
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Raise it with every change here, and add the step from the schema before it to `STEPS`."""
 STEPS: Final = {
     2: (
+        "alter table executions add column summary boolean not null default 0",
+        "alter table executions add column input_bytes bigint",
+        "alter table executions add column result_bytes bigint",
+        "alter table executions add column output_bytes bigint not null default 0",
+        "alter table executions add column input_hash text",
+    ),
+    3: (
         "alter table executions add column priority bigint not null default 5",
         "alter table executions add column run_at double",
         "alter table executions add column schedule text",
@@ -101,7 +108,7 @@ for _name in ("schedule", "rerun_of"):
         f"executions_by_{_name}", executions.c[_name], executions.c.created_at, executions.c.id, sqlite_where=_some
     )
 _root = executions.c.rerun_root
-sa.Index("executions_by_rerun_root", _root, executions.c.status, executions.c.id, sqlite_where=_root.is_not(None))
+sa.Index("executions_by_rerun_root", _root, executions.c.id, sqlite_where=_root.is_not(None))
 _scheduled = executions.c.status == sa.literal_column(f"'{Status.SCHEDULED.value}'")
 sa.Index("executions_by_due", executions.c.run_at, executions.c.id, sqlite_where=_scheduled)
 

@@ -19,7 +19,7 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.executions import Idempotency, Live, Runs
+from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, use_named
 from actors.registry import Published, Registry
 from actors.starts.policy import due
 from actors.starts.stored import State, StoredSchedule
@@ -27,12 +27,14 @@ from config.mistakes import Wrong
 from config.timing import Misfire, Overlap, ScheduleSpec, instant_text
 from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.ids import execution_id
-from protocol.model import Execution, Status
+from protocol.model import Execution, Record, Status
 from protocol.scan import LongCheckError
 
 MAX_PENDING: Final = 100
 _ALWAYS: Final = 10.0**10
 """Seconds for which the key of an instant is valid: as long as the history has its execution."""
+_ONCE: Final = Delivery("", refused=lambda _: False)
+"""The input of a schedule may have changed since its instant was accepted."""
 _PASSING: Final = (ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SHUTDOWN)
 """Refusals after which the same instant is tried again."""
 
@@ -120,6 +122,7 @@ class Firing:
         """Start a schedule now, even beside its other executions. Raises RunnerError."""
         module, data = await self._checked(schedule)
         execution = _execution(schedule, module, data, subject=subject)
+        await use_named(self.runs.attempts.files, execution.id, module.spec.name, data)
         live = await self.runs.dispatcher.submit(module, execution)
         schedule.add(live)
         schedule.set(last_execution=execution.id, last_for=None)
@@ -164,12 +167,13 @@ class Firing:
             return
         execution = _execution(schedule, module, data, instant=instant)
         try:
-            known = await self._idempotency.first(execution, partial(self.runs.dispatcher.submit, module, execution))
+            await use_named(self.runs.attempts.files, execution.id, module.spec.name, data)
+            begin = partial(self.runs.dispatcher.submit, module, execution)
+            known = await self._idempotency.first(execution, begin, _ONCE)
         except RunnerError as problem:
             if problem.failure.kind in _PASSING:
                 raise
-            if problem.failure.kind is not ErrorKind.CONFLICT:  # it was accepted, with the input of that time
-                self._fail(schedule, problem.failure.message)
+            self._fail(schedule, problem.failure.message)
             return
         accepted = known.execution if isinstance(known, Live) else known
         if isinstance(known, Live):
@@ -207,6 +211,7 @@ class Firing:
 def _execution(
     schedule: Schedule, module: Published, data: bytes, *, instant: float | None = None, subject: str | None = None
 ) -> Execution:
+    summary = module.spec.record is Record.SUMMARY
     return Execution(
         id=execution_id(),
         module=module.ref,
@@ -219,4 +224,7 @@ def _execution(
         idempotency_key=None if instant is None else f"{schedule.id}/{instant_text(instant)}",
         schedule=schedule.id,
         scheduled_for=instant,
+        summary=summary,
+        input_bytes=len(data),
+        input_hash=fingerprint(data) if summary else None,
     )

@@ -3,6 +3,19 @@
 Everything that an author or operator writes about a module is read here, with all mistakes at once.
 """
 
+from config.modules.endpoints import (
+    PREFIX,
+    TOLERANCE_SECONDS,
+    Algorithm,
+    Auth,
+    Encoding,
+    EndpointSpec,
+    Method,
+    Scheme,
+    Signature,
+    clashes,
+    conflict_text,
+)
 from config.modules.file import ModulesFile, read_modules, read_runner
 from config.modules.policies import RetryPolicy
 from config.modules.spec import (
@@ -18,11 +31,22 @@ from config.modules.upload import DESCRIPTIONS, Description, module_from_archive
 
 __all__ = [
     "DESCRIPTIONS",
+    "PREFIX",
+    "TOLERANCE_SECONDS",
+    "Algorithm",
+    "Auth",
     "Description",
+    "Encoding",
+    "EndpointSpec",
+    "Method",
     "ModuleSpec",
     "ModulesFile",
     "RetryPolicy",
+    "Scheme",
+    "Signature",
     "as_written",
+    "clashes",
+    "conflict_text",
     "module_from_archive",
     "name_of_module",
     "read_module",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from attrs import field, frozen
 
 from config import secrets
 from config.mistakes import Document, Mistake, Where, Wrong, did_you_mean, parse_yaml, read_or_none, read_text
+from config.modules.endpoints import EndpointSpec, clashes, conflict_text
 from config.modules.spec import ModuleSpec, as_written, name_of_module, read_spec
+from config.paths import PathTree
 from config.units import show
 
 
@@ -43,6 +46,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
         document = Document({}, wrongs=(wrong,))
     wrongs = [*document.wrongs, *_sections(document.value)]
     specs: dict[str, ModuleSpec] = {}
+    places: dict[str, Where] = {}
     names: dict[str, int | None] = {}
     labels: dict[Where, Where] = {}
     files: list[Path] = []
@@ -59,12 +63,25 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
         wrongs += [placed for wrong in found if (placed := wrong.under(where)).where not in unread]
         if spec is not None:
             specs.setdefault(spec.name, spec)
+            places.setdefault(spec.name, where)
+    wrongs += (wrong.under(places[name]) for name, wrong in _conflicts(specs.values()))
     mistakes = [document.mistake(wrong, str(path), labels) for wrong in wrongs]
     mistakes.sort(key=lambda mistake: (mistake.file != str(path), mistake.file or "", mistake.line or 0))
     runner = document.value.get("runner") if isinstance(document.value, dict) else None
     runner = runner if isinstance(runner, dict) else {}
     lines = {key: document.lines["runner", key] for key in runner}
     return ModulesFile(tuple(specs.values()), runner, absolute, lines, tuple(files), began), tuple(mistakes)
+
+
+def _conflicts(specs: Iterable[ModuleSpec]) -> Iterator[tuple[str, Wrong]]:
+    """Yield the conflicts between endpoints of different modules, with the name of the later module."""
+    tree: PathTree[tuple[str, EndpointSpec]] = PathTree()
+    for spec in specs:
+        for place, endpoint in enumerate(spec.endpoints):
+            other = next(clashes(tree, endpoint, itemgetter(1)), None)
+            if other is not None:
+                yield spec.name, Wrong(conflict_text(endpoint, *other), ("endpoints", place, "path"))
+            tree.add(endpoint.path, (spec.name, endpoint))
 
 
 def read_runner(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:

@@ -24,8 +24,9 @@ from config.mistakes import (
     structure_hook,
     unfold,
 )
-from config.modules import policies
+from config.modules import endpoints, policies
 from config.modules.early import early
+from config.modules.endpoints import EndpointSpec
 from config.modules.policies import RetryPolicy, WorkersPolicy
 from config.modules.scheduled import input_wrongs
 from config.modules.sizes import oversized
@@ -33,7 +34,7 @@ from config.requirements import Origin
 from config.secrets import Secret
 from config.timing import ScheduleSpec, read_schedules, schedule_fields
 from config.units import Range, show
-from protocol.model import Isolation, Kind
+from protocol.model import Isolation, Kind, Record
 
 
 @frozen
@@ -89,6 +90,10 @@ class ModuleSpec:
     input_schema: Mapping[str, Any] | None = None
     schedules: tuple[ScheduleSpec, ...] = ()
     """When its active version runs by itself."""
+    endpoints: tuple[EndpointSpec, ...] = ()
+    """Routes of the server that call it."""
+    record: Record = Record.FULL
+    """How much of each execution the history keeps."""
 
 
 def spec_from_mapping(
@@ -181,6 +186,7 @@ def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
     if isinstance(handler, str) and ":" in handler and "code" in given:
         yield Wrong("names a file, but `code` is only one; use `path`", ("handler",), allowed="the name of a function")
     yield from policies.orders(data)
+    yield from endpoints.rules(data)
 
 
 def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> Iterator[Wrong]:
@@ -282,6 +288,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         **dict.fromkeys(("requirements", "constraints"), units.items(units.text)),
         "python": units.optional(units.matching(r"3(\.[0-9]{1,3}){1,2}", "a Python version such as 3.12 or 3.12.4")),
         "isolation": units.one_of(Isolation),
+        "record": units.one_of(Record),
         **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), policies.TIMEOUT),
         "memory": units.optional(units.bytes_from(16 * 1024 * 1024)),
         "shm": units.optional(units.bytes_from(64 * 1024)),
@@ -303,6 +310,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "channels": channels,
         "input_schema": units.optional(_json_schema),
         "schedules": read_schedules,
+        "endpoints": endpoints.read,
     },
 }
 """The reader of each field; fields that are missing here are of classes in this table."""
@@ -313,6 +321,7 @@ def _converter() -> Converter:
     converter.register_unstructure_hook(Path, str)
     converter.register_unstructure_hook(Secret, Secret.mapping)
     converter.register_unstructure_hook(ScheduleSpec, schedule_fields)
+    endpoints.register(converter)
     for kind, readers in _READERS.items():
         converter.register_structure_hook(kind, structure_hook(converter, kind, readers))
     return converter

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,20 +14,26 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
-from actors.executions import Idempotency, Live, Runs
+from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, use_named
+from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
 from actors.registry import Published, Registry
+from actors.starts import Schedules
+from actors.turns import AT_ONCE, Terms
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.ids import execution_id
-from protocol.model import Execution, Kind, Status
+from protocol.model import Execution, Kind, Record, Status
 from runner.api.answers import Answers
 from runner.api.checks import Checks
+from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.management import Management
+from runner.api.reruns import Reruns, seen
+from runner.api.starts import Scheduling
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
 
@@ -38,15 +46,23 @@ class Service:
     executors: Mapping[Kind, Executor]
     history: History
     runs: Runs
+    files: Files
     settings: Settings
     api_keys: ApiKeys | None = None
+    starts: Schedules | None = None
     budget: Budget = field(init=False)
     """The memory that unfinished requests of all doors share."""
     answers: Answers = field(init=False)
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
+    stored: StoredFiles = field(init=False)
+    """The verbs of files."""
     keys: KeyVerbs = field(init=False)
+    reruns: Reruns = field(init=False)
+    schedules: Scheduling = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
+    signatures_refused: Counter[str] = field(factory=Counter, init=False)
+    """Requests of endpoints whose signature was refused, by the reason."""
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -54,9 +70,12 @@ class Service:
         server = self.settings.server
         limit = max(server.max_buffered_bytes, server.max_frame_bytes)  # or the largest would never fit
         self.budget = Budget(limit)
-        self.answers = Answers(Budget(limit), server.send_timeout_seconds, self.history)
+        self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
+        self.stored = StoredFiles(self.files, self.budget)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
+        self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
+        self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
 
@@ -92,17 +111,7 @@ class Service:
     def environments(self, principal: Principal) -> list[dict[str, Any]]:
         """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
         require(principal, Scope.MODULES_READ)
-        return [
-            {
-                "env": kind.value,
-                "available": executor.availability.available,
-                "reason": executor.availability.reason or None,
-                "detail": dict(executor.availability.detail),
-                "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
-                "statistics": _as_dict(executor.statistics()),
-            }
-            for kind, executor in self.executors.items()
-        ]
+        return [_environment(kind, executor) for kind, executor in self.executors.items()]
 
     def prepare(self, principal: Principal, name: str, version: str | None = None) -> tuple[Published, BuildLog]:
         """Build a module's environment if it is missing; return the module and the build to follow.
@@ -116,8 +125,10 @@ class Service:
     def damaged(self) -> list[str]:
         """Return the stored parts that were found damaged, as the metrics name them."""
         mended = self.registry.catalog is not None and self.registry.catalog.damaged
-        found = (("code", self.registry.damaged), ("keys", self.keys.damaged), ("modules", mended))
-        return sorted([*self.history.statistics().damaged, *(part for part, damaged in found if damaged)])
+        files = bool(self.files.statistics().damaged)
+        found = {"code": self.registry.damaged, "files": files, "keys": self.keys.damaged, "modules": mended}
+        found["schedules"] = self.schedules.damaged
+        return sorted([*self.history.statistics().damaged, *(part for part, damaged in found.items() if damaged)])
 
     # Executions that begin
 
@@ -129,24 +140,26 @@ class Service:
         *,
         version: str | None = None,
         timeout: float | None = None,
-        key: str | None = None,
+        key: str | Delivery | None = None,
+        on_item: Callable[[str, EventLog], None] | None = None,
     ) -> Execution:
         """Run a module and return the whole recorded execution; a failure of user code is in it, not raised.
 
         `timeout` in seconds can only shorten the module's own. Raises RunnerError if no execution begins. When the
         caller is cancelled, the execution is ended and recorded as `cancelled` before Cancelled propagates; an
-        execution with an idempotency `key` continues, for a caller that repeats the call.
+        execution with an idempotency `key` continues, for a caller that repeats the call. Without one, `on_item` is
+        called with its id and events when the handler, a generator, has made its first item.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
         if key is None:
-            return await self.runs.execute(module, execution, raw)
-        execution = replace(execution, idempotency_key=key)
+            return await self.runs.execute(module, execution, raw, on_item)
+        execution = await _keyed(execution, key, self.checks)
 
         async def begin() -> Live:
             return self.runs.start(module, execution, raw)
 
-        known = await self._idempotency.first(execution, begin)
-        return known if isinstance(known, Execution) else await self.runs.wait_ended(known)
+        known = await self._idempotency.first(execution, begin, _delivery(key))
+        return _begun(known) if isinstance(known, Execution) else await self.runs.wait_ended(known)
 
     async def submit(
         self,
@@ -156,20 +169,25 @@ class Service:
         *,
         version: str | None = None,
         timeout: float | None = None,
-        key: str | None = None,
+        key: str | Delivery | None = None,
+        terms: Terms = AT_ONCE,
     ) -> Execution:
         """Accept an execution that runs when its turn comes, even after a restart, and return its present state.
 
-        The parameters are those of `execute`. Raises RunnerError if it is not accepted. When the caller is cancelled,
-        it may have been accepted.
+        The other parameters are those of `execute`. Raises RunnerError if it is not accepted. When the
+        caller is cancelled, it may have been accepted.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
+        execution = replace(terms.applied(execution), input=bytes(raw))
+        if key is not None:
+            execution = await _keyed(execution, key, self.checks)
 
-        async def begin() -> Live:
+        async def begin() -> Live | Execution:
+            if execution.status is Status.SCHEDULED:
+                return await self.runs.later.accept(execution)
             return await self.runs.dispatcher.submit(module, execution)
 
-        known = await begin() if key is None else await self._idempotency.first(execution, begin)
+        known = await begin() if key is None else await self._idempotency.first(execution, begin, _delivery(key))
         return known if isinstance(known, Execution) else self.runs.snapshot(known)
 
     async def begin(
@@ -204,18 +222,8 @@ class Service:
         raw = await self.checks.input(module, data)
         if self.runs.stopping:
             raise RunnerError(shutting_down())
-        if timeout is not None and not timeout > 0:
-            raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
-        execution = Execution(
-            id=execution_id(),
-            module=module.ref,
-            env=module.spec.env,
-            status=Status.RUNNING,
-            created_at=time.time(),
-            input=data or b"null",
-            subject=principal.subject,
-            timeout=timeout,
-        )
+        execution = _new_execution(module, principal.subject, data, timeout)
+        await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 
     # Executions that exist
@@ -224,7 +232,7 @@ class Service:
         """Return the latest state of an execution. Raises RunnerError `forbidden` or `not_found`."""
         require(principal, Scope.EXECUTIONS_READ)
         live = self.runs.find(name)
-        return _seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
+        return seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
 
     async def list(self, principal: Principal, query: Query) -> Page:
         """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
@@ -260,9 +268,10 @@ class Service:
         require(principal, Scope.EXECUTIONS_RUN)
         live = self.runs.find(name)
         if live is not None:
-            _seen(principal, name, live.execution)
+            seen(principal, name, live.execution)
             return _shown(principal, await self.runs.cancel(live))
-        return _shown(principal, _seen(principal, name, await self.history.get(name)))
+        found = seen(principal, name, await self.history.get(name))
+        return _shown(principal, await self.runs.cancel_scheduled(found))
 
     async def follow(self, principal: Principal, name: str, start: int = 0) -> Follower:
         """Return the events of an execution: past ones from number `start`, then live ones.
@@ -278,15 +287,47 @@ class Service:
     async def _log(self, principal: Principal, name: str) -> EventLog:
         live = self.runs.find(name)
         if live is not None:
-            _seen(principal, name, live.execution)
+            seen(principal, name, live.execution)
             return live.log
-        return log_of(await self.get(principal, name))
+        return log_of(_begun(await self.get(principal, name)))
 
 
-def _seen(principal: Principal, name: str, execution: Execution | None) -> Execution:
-    """Return an execution that exists for the caller: one of a module that it may not use does not."""
-    if execution is None or not principal.may_use(execution.module.name):
-        raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
+def _new_execution(module: Published, subject: str, data: bytes, timeout: float | None) -> Execution:
+    """Return an execution with this input; no data is null. Raises RunnerError `bad_input` for the timeout."""
+    if timeout is not None and not timeout > 0:
+        raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
+    given = data or b"null"
+    return Execution(
+        id=execution_id(),
+        module=module.ref,
+        env=module.spec.env,
+        status=Status.RUNNING,
+        created_at=time.time(),
+        input=given,
+        subject=subject,
+        timeout=timeout,
+        summary=module.spec.record is Record.SUMMARY,
+        input_bytes=len(given),
+    )
+
+
+async def _keyed(execution: Execution, key: str | Delivery, checks: Checks) -> Execution:
+    """Return the execution with an idempotency key, and with the hash of an input that is not kept."""
+    found = await checks.whole(fingerprint, execution.input) if execution.summary else None
+    text = key.key if isinstance(key, Delivery) else key
+    return replace(execution, idempotency_key=text, input_hash=found)
+
+
+def _delivery(key: str | Delivery) -> Delivery | None:
+    return key if isinstance(key, Delivery) else None
+
+
+def _begun(execution: Execution) -> Execution:
+    """Return an execution that does not wait for its time, as it can be neither followed nor waited for."""
+    if execution.status is Status.SCHEDULED:
+        at = datetime.fromtimestamp(execution.run_at or 0.0, UTC).isoformat(timespec="seconds")
+        text = f"the execution {execution.id} is scheduled for {at}; follow it, or repeat the call, from then on"
+        raise error(ErrorKind.CONFLICT, text, field="id")
     return execution
 
 
@@ -294,6 +335,17 @@ def _shown(principal: Principal, execution: Execution) -> Execution:
     if principal.allows(Scope.EXECUTIONS_READ):
         return execution
     return replace(execution, input=b"null", result=None, events=b"[]")
+
+
+def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:
+    return {
+        "env": kind.value,
+        "available": executor.availability.available,
+        "reason": executor.availability.reason or None,
+        "detail": dict(executor.availability.detail),
+        "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
+        "statistics": _as_dict(executor.statistics()),
+    }
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from attrs import evolve, frozen
 
 from actors.events import Follower, LastEvent, LeftEvent
 from actors.history import Query
+from actors.turns import terms_of
 from protocol.errors import ErrorKind, Failure, error
 from protocol.events import last_event
-from protocol.model import Execution
 from protocol.rpc.operato.runner import v1
-from runner.api import Batch, Input, Left, Service, event_size, is_large
+from runner.api import SAME, Batch, Ended, Input, Service, event_size, is_large, is_small
 from runner.auth import Principal, Scope, Verifier, authenticate
 from runner.grpc.call import Call, Method
 from runner.grpc.codec import make
+from runner.grpc.files import FileVerbs
 from runner.grpc.messages import (
     error_kind,
     event_message,
@@ -25,22 +27,29 @@ from runner.grpc.messages import (
     failure_message,
     page_limit,
     record_message,
+    repeated_message,
     response_message,
     seconds,
 )
 from runner.grpc.modules import KeyVerbs, ModuleVerbs
+from runner.inputs import WholeBody, read_input
 from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
+FILES = "operato.runner.v1.FileService"
 KEYS = "operato.runner.v1.KeyService"
 MAX_INPUT_ID = 256
 
 
 def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
     """Return the methods of all services by path."""
-    executions = _Executions(service)
-    others = {MODULES: ModuleVerbs(service).verbs(), KEYS: KeyVerbs(service).verbs()}
+    executions, files = _Executions(service), FileVerbs(service)
+    others = {
+        MODULES: ModuleVerbs(service).verbs(),
+        KEYS: KeyVerbs(service).verbs(),
+        FILES: files.verbs(),
+    }
 
     async def principal(call: Call) -> Principal:
         return await authenticate(verifier, call.metadata.get("authorization"), call.metadata.get("x-api-key"))
@@ -52,9 +61,9 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
 
         return handler
 
-    def with_stream(verb: Callable[[Call, Principal], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
-        async def handler(call: Call) -> None:
-            await verb(call, await principal(call))
+    def with_stream(verb: Callable[[Call, Principal], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+        async def handler(call: Call) -> Any:
+            return await verb(call, await principal(call))
 
         return handler
 
@@ -66,7 +75,10 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/GetExecution": Method(with_message(executions.get), v1.GetExecutionRequest),
         f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
         f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
+        f"/{EXECUTOR}/RerunExecution": Method(with_message(executions.rerun), v1.RerunExecutionRequest),
+        f"/{EXECUTOR}/RerunExecutions": Method(with_message(executions.rerun_all), v1.RerunExecutionsRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
+        f"/{FILES}/PutFile": Method(with_stream(files.put), v1.PutFileRequest),
         **{
             f"/{name}/{verb}": Method(with_message(work), kind)
             for name, verbs in others.items()
@@ -89,10 +101,11 @@ class _Executions:
     service: Service
 
     async def execute(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> v1.ExecuteResponse:
+        _refuse_terms(request)
         execution = await self.service.execute(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             # With a key the execution belongs to all calls with that key: it continues when this call has timed out.
             timeout=_timeout(call, request.timeout) if _key(call) is None else request.timeout or None,
@@ -103,6 +116,17 @@ class _Executions:
             del execution  # its result must not be kept while it waits
             execution = await ended
         return response_message(execution)
+
+    async def _input(self, who: Principal, request: v1.ExecuteRequest) -> bytes:
+        """Return the input of a request as JSON. Raises RunnerError."""
+        if not request.body and not request.content_type:
+            return request.input_json.encode()
+        if request.input_json:
+            raise error(ErrorKind.BAD_INPUT, "the request has `input_json` and `body`; send one", field="body")
+        name, version = request.module_name, request.version or None
+        module = self.service.module(who, Scope.EXECUTIONS_RUN, name, version)
+        kind = request.content_type or "application/octet-stream"
+        return await read_input(WholeBody(request.body), kind, self.service, who, module)
 
     def _share(self, call: Call) -> Share:
         """Return the memory of a call, with nothing of it taken for an earlier message, which has left."""
@@ -115,10 +139,11 @@ class _Executions:
         if _key(call) is not None:
             text = "a stream has no idempotency key; submit the execution and watch it"
             raise error(ErrorKind.BAD_INPUT, text, field="idempotency-key")
+        _refuse_terms(request)
         name, follower = await self.service.begin(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             timeout=_timeout(call, request.timeout),
         )
@@ -133,10 +158,16 @@ class _Executions:
         execution = await self.service.submit(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),
+            terms=terms_of(
+                time.time(),
+                priority=request.priority,
+                run_at=seconds(request.run_at),
+                delay=request.delay or None,
+            ),
         )
         self.service.answers.take_whole(self._share(call), execution)
         return make(v1.SubmitResponse, execution=execution_message(execution))
@@ -147,21 +178,7 @@ class _Executions:
         return record_message(execution)
 
     async def list(self, _call: Call, who: Principal, request: v1.ListExecutionsRequest) -> v1.ListExecutionsResponse:
-        query = Query(
-            module=request.module_name or None,
-            version=request.version or None,
-            status=execution_status(request.status),
-            kind=error_kind(request.kind),
-            subject=request.subject or None,
-            schedule=request.schedule or None,
-            rerun_of=request.rerun_of or None,
-            unresolved=request.unresolved,
-            since=seconds(request.since),
-            until=seconds(request.until),
-            limit=page_limit(request.limit),
-            cursor=request.cursor or None,
-        )
-        page = await self.service.list(who, query)
+        page = await self.service.list(who, _query(request))
         found = [execution_message(execution) for execution in page.items]
         return make(v1.ListExecutionsResponse, executions=found, cursor=page.next_cursor or "")
 
@@ -171,6 +188,32 @@ class _Executions:
         execution = await self.service.cancel(who, request.id)
         self.service.answers.take_whole(self._share(call), execution)
         return make(v1.CancelExecutionResponse, execution=execution_message(execution))
+
+    async def rerun(self, call: Call, who: Principal, request: v1.RerunExecutionRequest) -> v1.SubmitResponse:
+        given = request.input_json
+        execution = await self.service.reruns.one(
+            who,
+            request.id,
+            version=request.version or SAME,
+            data=None if given is None else given.encode(),
+            key=_key(call),
+            terms=terms_of(
+                time.time(),
+                priority=request.priority,
+                run_at=seconds(request.run_at),
+                delay=request.delay or None,
+            ),
+        )
+        self.service.answers.take_whole(self._share(call), execution)
+        return make(v1.SubmitResponse, execution=execution_message(execution))
+
+    async def rerun_all(
+        self, _call: Call, who: Principal, request: v1.RerunExecutionsRequest
+    ) -> v1.RerunExecutionsResponse:
+        query = _query(request.list or v1.ListExecutionsRequest())
+        version, dry_run = request.version or SAME, request.dry_run
+        found, cursor = await self.service.reruns.many(who, query, version=version, dry_run=dry_run)
+        return make(v1.RerunExecutionsResponse, executions=[*map(repeated_message, found)], cursor=cursor or "")
 
     async def watch(self, call: Call, who: Principal, request: v1.WatchExecutionRequest) -> None:
         follower = await self.service.follow(who, request.id, request.from_seq)
@@ -198,14 +241,20 @@ class _Executions:
         async def take() -> Input | None:
             return await _next_input(call)
 
-        async def answer(given: Input, became: Execution | Left | Failure) -> None:
-            if isinstance(became, Failure):
-                await call.send(make(v1.ExecuteBatchResponse, id=given.name, refused=failure_message(became)))
-            else:
-                ended = await self.service.answers.ended(self._share(call), became)
-                await call.send(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(ended)))
+        async def answer(ended: Sequence[Ended]) -> None:
+            ready = []
+            for given, became in ended:
+                if isinstance(became, Failure):
+                    ready.append(make(v1.ExecuteBatchResponse, id=given.name, refused=failure_message(became)))
+                    continue
+                if not is_small(became):
+                    await call.send(*ready)
+                    ready.clear()
+                found = became if is_small(became) else await self.service.answers.ended(self._share(call), became)
+                ready.append(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(found)))
+            await call.send(*ready)
 
-        await batch.run(take, answer, lambda: _timeout(call, start.timeout))
+        await batch.run(take, answer, lambda: _timeout(call, start.timeout), call.has_message)
 
 
 async def _next_input(call: Call) -> Input | None:
@@ -219,6 +268,33 @@ async def _next_input(call: Call) -> Input | None:
     if len(given.id) > MAX_INPUT_ID:
         raise error(ErrorKind.BAD_INPUT, f"an id has at most {MAX_INPUT_ID} characters", field="input.id")
     return Input(given.id, given.input_json.encode())
+
+
+def _query(request: v1.ListExecutionsRequest) -> Query:
+    return Query(
+        module=request.module_name or None,
+        version=request.version or None,
+        status=execution_status(request.status),
+        kind=error_kind(request.kind),
+        subject=request.subject or None,
+        schedule=request.schedule or None,
+        rerun_of=request.rerun_of or None,
+        unresolved=request.unresolved,
+        since=seconds(request.since),
+        until=seconds(request.until),
+        limit=page_limit(request.limit),
+        cursor=request.cursor or None,
+    )
+
+
+def _refuse_terms(request: v1.ExecuteRequest) -> None:
+    """Raise RunnerError `bad_input` when a call that waits has terms of a submission."""
+    if request.priority is None and not request.run_at and not request.delay:
+        return
+    given = {"priority": request.priority is not None, "run_at": request.run_at, "delay": request.delay}
+    for name, value in given.items():
+        if value:
+            raise error(ErrorKind.BAD_INPUT, f"`{name}` is only for Submit", field=name)
 
 
 def _member(message: Any, name: str) -> Any | None:

@@ -24,9 +24,10 @@ from protocol.model import Kind
 from runner.api import Service
 from runner.auth import Principal
 from runner.rest.endpoint import SHARE, Answer, Endpoint, Request, serves
+from runner.rest.hooks import Refusal
 from runner.version import release
 
-PARTS: Final = ("code", "history", "journal", "keys", "modules")
+PARTS: Final = ("code", "files", "history", "journal", "keys", "modules", "schedules")
 CREDENTIALS: Final = ("none", "token", "key")
 _BOUNDS = [*(str(bound) for bound in BUCKETS), "+Inf"]
 
@@ -83,15 +84,23 @@ class RunnerCollector(Collector):
         yield _gauge("operato_registry_waiting", "Changes of modules that wait for the registry.", [({}, waiting)])
         buffered = self._service.budget.taken
         yield _gauge("operato_buffered_bytes", "Bytes of requests that are not complete.", [({}, buffered)])
+        refused = [({"reason": each.value}, self._service.signatures_refused[each.value]) for each in Refusal]
+        yield _counter("operato_signatures_refused", "Requests of endpoints with a refused signature.", refused)
         yield from self._access()
         yield from self._executors()
         yield from self._runs()
         yield from self._ends()
+        yield from self._files()
         yield from self._history()
 
     def _access(self) -> Iterator[Metric]:
         refused = [({"credential": name}, self._refused.get(name, 0)) for name in CREDENTIALS]
         yield _counter("operato_authentication_failures", "Requests without a valid token or key.", refused)
+        if counts := self._service.schedules.statistics():
+            states = [({"state": name}, counts[name]) for name in ("active", "paused")]
+            yield _gauge("operato_schedules", "Schedules by state.", states)
+            ends = [({"outcome": name}, counts[name]) for name in ("started", "skipped", "missed", "failed")]
+            yield _counter("operato_schedule_instants", "Instants of schedules by their outcome.", ends)
         if self._service.api_keys is not None:
             states = [({"state": name}, count) for name, count in self._service.api_keys.statistics().items()]
             yield _gauge("operato_api_keys", "API keys by state; ended ones were revoked or have expired.", states)
@@ -133,6 +142,8 @@ class RunnerCollector(Collector):
             "operato_executions_live", "Executions that have not ended, including queued ones.", [({}, runs.live)]
         )
         yield _gauge("operato_executions_queued", "Accepted executions that wait for their turn.", [({}, runs.queued)])
+        scheduled = "Accepted executions that are queued at their time."
+        yield _gauge("operato_executions_scheduled", scheduled, [({}, runs.scheduled)])
         yield _counter(
             "operato_executions_accepted", "Asynchronous executions that were accepted.", [({}, runs.accepted)]
         )
@@ -161,6 +172,22 @@ class RunnerCollector(Collector):
         ]
         text = "Seconds in each phase, over all attempts of an execution."
         yield _histogram("operato_execution_phase_seconds", text, ["env", "phase"], phases)
+
+    def _files(self) -> Iterator[Metric]:
+        found = self._service.files.statistics()
+        gauges = (
+            ("stored", "Stored files.", found.files),
+            ("bytes", "Bytes of stored files.", found.bytes),
+            ("limit_bytes", "The limit `max_files_bytes`.", found.limit_bytes),
+            ("unfinished", "Files that are being written.", found.writing),
+            ("unfinished_bytes", "Bytes of files that are being written.", found.writing_bytes),
+        )
+        for name, text, value in gauges:
+            yield _gauge(f"operato_files_{name}", text, [({}, value)])
+        yield _counter("operato_files_refused", "Files that were refused without room.", [({}, found.refused)])
+        yield _counter(
+            "operato_files_deleted", "Files that were deleted as no execution used them.", [({}, found.collected)]
+        )
 
     def _history(self) -> Iterator[Metric]:
         found = self._service.history.statistics()

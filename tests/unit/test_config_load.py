@@ -120,6 +120,7 @@ def test_the_flat_names():
         "kept_memory": "executor.kept_memory_bytes",
         "max_waiting": "executor.max_waiting",
         "max_queued": "executor.max_queued",
+        "max_scheduled": "executor.max_scheduled",
         "max_builds": "executor.max_builds",
         "api_builds": "executor.api_builds",
         "spares": "executor.spares",
@@ -137,6 +138,9 @@ def test_the_flat_names():
         "history_idempotency": "history.idempotency_seconds",
         "max_modules": "registry.max_modules",
         "max_versions": "registry.max_versions",
+        "max_file": "files.max_file_bytes",
+        "max_files_bytes": "files.max_files_bytes",
+        "file_retention": "files.file_retention_seconds",
         "log_format": "log.format",
         "log_level": "log.level",
     }
@@ -485,5 +489,5 @@ def test_only_one_module_reads_the_environment():
 
     readers = [str(file.relative_to(ROOT)) for file in files if reads_the_environment(file)]
 
-    programs = ("protocol/guest.py", "protocol/relay.py", "protocol/values.py")
+    programs = ("protocol/guest.py", "protocol/parts.py", "protocol/relay.py", "protocol/values.py")
     assert [name for name in readers if name not in programs] == ["config/load.py"]

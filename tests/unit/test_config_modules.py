@@ -24,7 +24,7 @@ from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
 from tests.modules_file import load_modules
 
-CODE = "def handler(value):\n    return value\n"
+CODE = "def handler(value, /):\n    return value\n"
 
 
 def load(folder: Path, text: str | bytes) -> ModulesFile:
@@ -340,7 +340,7 @@ def test_all_mistakes_are_told_at_once_by_line(tmp_path):
           - name: Bad
             env: venv
             code: |
-              def handler(value):
+              def handler(value, /):
                   return (
           - just text
           - env: vnv
@@ -1138,7 +1138,7 @@ def test_code_that_was_looked_at_is_not_again(tmp_path):
 def test_fields_have_a_largest_size(fields, where, limit):
     with pytest.raises(ConfigError) as caught:
         spec_from_mapping(
-            {"name": "a", "env": "inline", "code": "def handler(x): pass", **fields}, base=None, allow_path=False
+            {"name": "a", "env": "inline", "code": "def handler(x, /): pass", **fields}, base=None, allow_path=False
         )
 
     [mistake] = caught.value.mistakes

@@ -33,10 +33,11 @@ PARTS = {
     "failure": {"error"},
     "finished_at": {"finished_at", "duration"},
     "events": {"stdout", "stderr"},
+    "summary": {"record"},
 }
 """Fields of the model that are shown under other names."""
-NOT_SHOWN = {"events_count"}
-"""It numbers events; every reader of events sees the numbers themselves."""
+NOT_SHOWN = {"events_count", "input_hash"}
+"""The first numbers events: every reader of events sees the numbers themselves. The second is for comparing keys."""
 IN_MESSAGES = {"module": "module_name"}
 NOT_IN_MESSAGES = {"result", "stdout", "stderr", "input"}
 """Payloads: fields of the responses around an `Execution` message."""

@@ -1,27 +1,43 @@
 """The table of REST operations, the types of their JSON, and the OpenAPI document and page that are made from both."""
 
 from runner.rest.openapi.document import Documents
-from runner.rest.openapi.executions import LINES
-from runner.rest.openapi.modules import ARCHIVES, FORM, FORM_PARTS
+from runner.rest.openapi.executions import EXECUTE, LINES
+from runner.rest.openapi.modules import ARCHIVES
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
-from runner.rest.openapi.shapes import Change, Key, Order, Preparation, Stats, Versions
+from runner.rest.openapi.parameters import TERMS
+from runner.rest.openapi.shapes import (
+    Change,
+    Key,
+    Order,
+    Preparation,
+    Repeated,
+    RepeatedPage,
+    Repetition,
+    Repetitions,
+    Stats,
+    Versions,
+)
 
 __all__ = [
     "ARCHIVES",
     "EVENTS",
-    "FORM",
-    "FORM_PARTS",
+    "EXECUTE",
     "JSON",
     "LINES",
     "OPERATIONS",
+    "TERMS",
     "Change",
     "Documents",
     "Key",
     "Operation",
     "Order",
     "Preparation",
+    "Repeated",
+    "RepeatedPage",
+    "Repetition",
+    "Repetitions",
     "Stats",
     "Versions",
     "docs_page",

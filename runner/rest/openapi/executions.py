@@ -11,6 +11,7 @@ from protocol.model import Status, Stream
 from runner.api import MAX_PARALLELISM
 from runner.auth import Scope
 from runner.http import WEBSOCKET
+from runner.inputs import ANY, FORM, URLENCODED
 from runner.rest.openapi import shapes
 from runner.rest.openapi.operation import ENDED, EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import (
@@ -25,6 +26,7 @@ from runner.rest.openapi.parameters import (
     SECONDS,
     SINCE,
     SPAN,
+    TERMS,
     TIMEOUT,
     UNTIL,
     VERSION,
@@ -57,6 +59,10 @@ _BEGINNING: Final = (
     ErrorKind.OVERLOADED,
     ErrorKind.SHUTDOWN,
 )
+_BINARY: Final = {"type": "string", "format": "binary"}
+_CONTENT: Final = {JSON: {}, ANY: _BINARY}
+_FORM: Final = {"type": "object", "propertyNames": {"minLength": 1}}
+_OTHER_BODIES: Final = {FORM: _FORM, URLENCODED: _FORM, ANY: {}}
 _EVENTS_TEXT: Final = (
     "Events are numbered. The stream replays past events from the number asked for, then continues live; each event "
     "comes once, in order."
@@ -79,18 +85,21 @@ EXECUTE: Final = Operation(
         Response(
             200,
             "The execution succeeded. With `Prefer: respond-async` and a known key: it has ended.",
-            _WHOLE,
+            {**_WHOLE, ANY: _BINARY},
             (EXECUTION_ID,),
         ),
         _ACCEPTED,
     ),
     Scope.EXECUTIONS_RUN,
-    parameters=(MODULE, VERSION, TIMEOUT, KEY, PREFER),
-    body={JSON: {}},
-    body_text="The input of the handler; an empty body is null.",
-    refused=_BEGINNING,
+    parameters=(MODULE, VERSION, *TERMS, TIMEOUT, KEY, PREFER),
+    body={JSON: {}, **_OTHER_BODIES},
+    body_text="The input of the handler; an empty body is null. Fields of a form become the fields of the input by its "
+    "schema; files are stored, and the handler gets them. Any other type is taken as it is by handlers of text, bytes, "
+    "a file or a request.",
+    refused=(*_BEGINNING, ErrorKind.OUT_OF_STORAGE),
     ended=ENDED,
-    text="A client that disconnects cancels its call, unless the call has a key.",
+    text="A client that disconnects cancels its call, unless the call has a key. If the header `Accept` allows no JSON "
+    "and the result is a file or a response, the answer is that content alone.",
 )
 BATCH: Final = Operation(
     "POST",
@@ -139,12 +148,31 @@ SUBMIT: Final = Operation(
         _ACCEPTED,
     ),
     Scope.EXECUTIONS_RUN,
-    parameters=(TIMEOUT, KEY),
-    body={JSON: shapes.Order},
+    parameters=(
+        Parameter("module", "The name of the module; the body is its input then, as in a call that waits.", text()),
+        VERSION,
+        *TERMS,
+        TIMEOUT,
+        KEY,
+    ),
+    body={JSON: shapes.Order, **_OTHER_BODIES},
     body_required=True,
-    refused=_BEGINNING,
+    refused=(*_BEGINNING, ErrorKind.OUT_OF_STORAGE),
     text="Accepted executions are recorded and run even after a restart.",
 )
+FILTERS: Final = (
+    Parameter("module", "Executions of this module.", text()),
+    Parameter("version", "Executions of this version.", text()),
+    Parameter("status", "Executions in this state.", choice(Status)),
+    Parameter("error", "Executions that ended with this kind of error.", choice(ErrorKind)),
+    Parameter("subject", "Executions of this caller.", text()),
+    Parameter("schedule", "Executions that this schedule started.", text()),
+    Parameter("rerun_of", "Repetitions of the execution with this ID.", text()),
+    Parameter("unresolved", "Failures without a later success in the chain of their repetitions.", flag(default=False)),
+    SINCE,
+    UNTIL,
+)
+"""The filters of a list."""
 LIST: Final = Operation(
     "GET",
     "/executions",
@@ -152,22 +180,7 @@ LIST: Final = Operation(
     "List executions, newest first",
     (Response(200, "A page, without payloads.", {JSON: shapes.ExecutionPage}),),
     Scope.EXECUTIONS_READ,
-    parameters=(
-        Parameter("module", "Executions of this module.", text()),
-        Parameter("version", "Executions of this version.", text()),
-        Parameter("status", "Executions in this state.", choice(Status)),
-        Parameter("error", "Executions that ended with this kind of error.", choice(ErrorKind)),
-        Parameter("subject", "Executions of this caller.", text()),
-        Parameter("schedule", "Executions that this schedule started.", text()),
-        Parameter("rerun_of", "Repetitions of the execution with this ID.", text()),
-        Parameter(
-            "unresolved", "Failures without a later success in the chain of their repetitions.", flag(default=False)
-        ),
-        SINCE,
-        UNTIL,
-        LIMIT,
-        CURSOR,
-    ),
+    parameters=(*FILTERS, LIMIT, CURSOR),
 )
 GET: Final = Operation(
     "GET",
@@ -178,6 +191,24 @@ GET: Final = Operation(
     Scope.EXECUTIONS_READ,
     parameters=(EXECUTION,),
     refused=(ErrorKind.NOT_FOUND,),
+)
+RESULT: Final = Operation(
+    "GET",
+    "/executions/{id}/result",
+    "getResult",
+    "Get the result of an execution as it is",
+    (
+        Response(200, "The result: JSON, the file that it is, or the body of a response.", _CONTENT, (EXECUTION_ID,)),
+        Response(206, "A part of the file.", {ANY: _BINARY}, (EXECUTION_ID,)),
+        Response(304, "The client has the file."),
+        Response(412, "The file has another ETag.", {PROBLEM: shapes.Problem}),
+        Response(416, "The range has no byte of the file.", {PROBLEM: shapes.Problem}),
+    ),
+    Scope.EXECUTIONS_READ,
+    parameters=(EXECUTION,),
+    refused=(ErrorKind.NOT_FOUND, ErrorKind.CONFLICT),
+    text="A file is answered as by `GET /files/{id}`, with ranges and conditions. While the execution has not ended, "
+    "the answer is 409; without a result, after a failure or of a module that records summaries, 404.",
 )
 OUTPUT: Final = Operation(
     "GET",
@@ -235,6 +266,42 @@ CANCEL: Final = Operation(
     refused=(ErrorKind.NOT_FOUND,),
     text="Without the scope `executions:read`, input, output and result are omitted.",
 )
+RERUN: Final = Operation(
+    "POST",
+    "/executions/{id}/rerun",
+    "rerunExecution",
+    "Repeat an execution that has ended",
+    (
+        Response(200, "The key is known, and its execution has ended.", _RECORD, (_LOCATION, EXECUTION_ID)),
+        _ACCEPTED,
+    ),
+    Scope.EXECUTIONS_RUN,
+    parameters=(EXECUTION, *TERMS, KEY),
+    body={JSON: shapes.Repetition},
+    body_text="Nothing, for the same version and input.",
+    refused=_BEGINNING,
+    text="The repetition is an asynchronous execution with `rerun_of`. Input, time limit and priority are the same "
+    "where none is given. A version that is gone is refused.",
+)
+RERUN_ALL: Final = Operation(
+    "POST",
+    "/executions/rerun",
+    "rerunExecutions",
+    "Repeat the executions of a list",
+    (Response(200, "What became of each.", {JSON: shapes.RepeatedPage}),),
+    Scope.EXECUTIONS_RUN,
+    parameters=(
+        *FILTERS,
+        Parameter("dry_run", "Only tell which executions would be repeated.", flag(default=False)),
+        LIMIT,
+        CURSOR,
+    ),
+    body={JSON: shapes.Repetitions},
+    body_text="Nothing, for the versions that ran.",
+    refused=(ErrorKind.TOO_LARGE,),
+    text="At least one filter is needed. Of a chain of repetitions only the last one is repeated, and only if it has "
+    "ended: so a request that is sent again repeats nothing twice.",
+)
 STATS: Final = Operation(
     "GET",
     "/modules/{name}/stats",
@@ -264,9 +331,12 @@ EXECUTIONS: Final = (
     SUBMIT,
     LIST,
     GET,
+    RESULT,
     OUTPUT,
     FOLLOW,
     FOLLOW_SOCKET,
     CANCEL,
+    RERUN,
+    RERUN_ALL,
     STATS,
 )

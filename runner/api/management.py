@@ -230,7 +230,10 @@ async def _warm(executor: Executor, module: Published) -> AsyncIterator[None]:
 
 
 def _require_for(principal: Principal, spec: ModuleSpec) -> None:
-    """Raise RunnerError `forbidden` when the principal may not publish endpoints, which others call."""
+    """Raise RunnerError `forbidden` when the principal may not publish endpoints, which others call, or schedules."""
+    if spec.schedules and not principal.allows(Scope.SCHEDULES_WRITE):
+        text = f"schedules need the scope {str(Scope.SCHEDULES_WRITE)!r} (claim `scope`), which the token lacks"
+        raise error(ErrorKind.FORBIDDEN, f"{text}; remove `schedules`, or use such a token", field="schedules")
     if spec.endpoints and not principal.allows(Scope.MODULES_ADMIN):
         text = f"endpoints need the scope {str(Scope.MODULES_ADMIN)!r} (claim `scope`), which the token lacks"
         raise error(ErrorKind.FORBIDDEN, f"{text}; remove `endpoints`, or use such a token", field="endpoints")

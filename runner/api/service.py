@@ -76,8 +76,7 @@ class Service:
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
-        seconds = self.settings.history.idempotency_seconds
-        self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
+        self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
 
     # Modules and environments
 

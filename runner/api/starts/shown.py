@@ -109,7 +109,7 @@ def fields_of(body: bytes, field: str = "$") -> dict[str, Any]:
         raise error(ErrorKind.TOO_LARGE, text, field=field)
     try:
         found = msgspec.json.decode(messages.check_json(body))
-    except (messages.InvalidJsonError, msgspec.DecodeError) as problem:
+    except (messages.InvalidJsonError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise error(ErrorKind.BAD_INPUT, f"the body is not JSON: {problem}; write {_EXAMPLE}", field=field) from None
     if not isinstance(found, dict):
         raise error(ErrorKind.BAD_INPUT, f"the body is not an object; write {_EXAMPLE}", field=field)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
 from actors.registry import Published, Registry
-from actors.turns import AT_ONCE, Terms
+from actors.turns import AT_ONCE, Terms, group_of
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
@@ -217,6 +218,9 @@ class Service:
         if self.runs.stopping:
             raise RunnerError(shutting_down())
         execution = _new_execution(module, principal.subject, data, timeout)
+        if (policy := module.spec.group) is not None:
+            group = await self.checks.whole(partial(group_of, policy.key), data)
+            execution = replace(execution, group=group)
         await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 

@@ -24,6 +24,7 @@ from actors.executions.attempts import Attempts
 from actors.executions.dispatcher import Dispatcher
 from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
+from actors.executions.places import Places
 from actors.executions.tally import RunsStatistics, Tally
 from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
@@ -58,7 +59,7 @@ class Runs:
     def __attrs_post_init__(self) -> None:
         attempts, settings = self.attempts, self.settings
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
-        self.dispatcher = Dispatcher(self.registry, attempts, self._live, settings.max_queued)
+        self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), settings.max_queued)
         self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
 
     @property
@@ -143,8 +144,11 @@ class Runs:
     def waiting(self, live: Live) -> Waiting | None:
         """Return why an execution waits, and how many are before it."""
         ahead = self.dispatcher.ahead(live)
-        if ahead and live.waiting is not None:
-            return replace(live.waiting, reason=f"{live.waiting.reason}; {ahead} of this module are before it")
+        if ahead is not None and live.waiting is not None:
+            held = self.dispatcher.places.reason(live)
+            reason = live.waiting.reason if held is None else f"queued: {held}"
+            more = f"; {ahead} of this {'module' if live.execution.group is None else 'group'} are before it"
+            return replace(live.waiting, reason=reason + (more if ahead else ""))
         return live.waiting
 
     # End
@@ -204,7 +208,11 @@ class Runs:
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""
         try:
-            outcome = await self.attempts.run(live, raw)
+            spec = live.module.spec
+            if spec.rate is None and spec.group is None:
+                outcome = await self.attempts.run(live, raw)
+            else:
+                outcome = await self.dispatcher.places.run(live, partial(self.attempts.run, live, raw))
         except RunnerError as problem:
             history = self.attempts.history
             if live.recorded or (live.began_at and history.waits_for_disk):

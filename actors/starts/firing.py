@@ -23,6 +23,7 @@ from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, us
 from actors.registry import Published, Registry
 from actors.starts.policy import due
 from actors.starts.stored import State, StoredSchedule
+from actors.turns import group_of
 from config.mistakes import Wrong
 from config.timing import Misfire, Overlap, ScheduleSpec, instant_text
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -162,10 +163,10 @@ class Firing:
         """Accept the execution of an instant, unless it was accepted before. Raises RunnerError to try again."""
         try:
             module, data = await self._checked(schedule)
+            execution = _execution(schedule, module, data, instant=instant)
         except RunnerError as problem:
             self._fail(schedule, problem.failure.message)
             return
-        execution = _execution(schedule, module, data, instant=instant)
         try:
             await use_named(self.runs.attempts.files, execution.id, module.spec.name, data)
             begin = partial(self.runs.dispatcher.submit, module, execution)
@@ -227,4 +228,5 @@ def _execution(
         summary=summary,
         input_bytes=len(data),
         input_hash=fingerprint(data) if summary else None,
+        group=None if module.spec.group is None else group_of(module.spec.group.key, data),
     )

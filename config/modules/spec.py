@@ -27,7 +27,7 @@ from config.mistakes import (
 from config.modules import endpoints, policies
 from config.modules.early import early
 from config.modules.endpoints import EndpointSpec
-from config.modules.policies import RetryPolicy, WorkersPolicy
+from config.modules.policies import GroupPolicy, RetryPolicy, WorkersPolicy
 from config.modules.scheduled import input_wrongs
 from config.modules.sizes import oversized
 from config.requirements import Origin
@@ -72,6 +72,9 @@ class ModuleSpec:
     """The maximum number of workers of this module."""
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
+    rate: str | None = None
+    """How many executions may begin in a second, minute or hour: `10/s`, `100/m`, `1000/h`."""
+    group: GroupPolicy | None = None
     variables: Mapping[str, str] = field(factory=dict)
     secrets: Mapping[str, Secret] = field(factory=dict)
     """Variables by name, with the source from which each worker gets the value."""
@@ -289,6 +292,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "python": units.optional(units.matching(r"3(\.[0-9]{1,3}){1,2}", "a Python version such as 3.12 or 3.12.4")),
         "isolation": units.one_of(Isolation),
         "record": units.one_of(Record),
+        "rate": units.optional(policies.RATE),
         **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), policies.TIMEOUT),
         "memory": units.optional(units.bytes_from(16 * 1024 * 1024)),
         "shm": units.optional(units.bytes_from(64 * 1024)),

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
 from actors.registry import Published, Registry
 from actors.starts import Schedules
-from actors.turns import AT_ONCE, Terms
+from actors.turns import AT_ONCE, Terms, group_of
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
@@ -123,11 +124,7 @@ class Service:
 
     def damaged(self) -> list[str]:
         """Return the stored parts that were found damaged, as the metrics name them."""
-        mended = self.registry.catalog is not None and self.registry.catalog.damaged
-        files = bool(self.files.statistics().damaged)
-        found = {"code": self.registry.damaged, "files": files, "keys": self.keys.damaged, "modules": mended}
-        found["schedules"] = self.schedules.damaged
-        return sorted([*self.history.statistics().damaged, *(part for part, damaged in found.items() if damaged)])
+        return _damaged(self)
 
     # Executions that begin
 
@@ -222,6 +219,9 @@ class Service:
         if self.runs.stopping:
             raise RunnerError(shutting_down())
         execution = _new_execution(module, principal.subject, data, timeout)
+        if (policy := module.spec.group) is not None:
+            group = await self.checks.whole(partial(group_of, policy.key), data)
+            execution = replace(execution, group=group)
         await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 
@@ -349,3 +349,15 @@ def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:
 
 def _as_dict(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in type(value).__match_args__}
+
+
+def _damaged(service: Service) -> list[str]:
+    catalog = service.registry.catalog
+    found = {
+        "code": bool(service.registry.damaged),
+        "files": bool(service.files.statistics().damaged),
+        "keys": service.keys.damaged,
+        "modules": catalog is not None and catalog.damaged,
+        "schedules": service.schedules.damaged,
+    }
+    return sorted([*service.history.statistics().damaged, *(part for part, damaged in found.items() if damaged)])

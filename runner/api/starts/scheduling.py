@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from actors.executions import Runs
 from actors.registry import Action, Note, Registry
 from actors.starts import Schedule, Schedules, StoredSchedule
+from actors.turns import group_of
 from config.mistakes import Wrong, dotted, unfold
 from config.timing import ScheduleSpec, read_schedules, schedule_fields
 from protocol.errors import ErrorKind, RunnerError, error
@@ -164,7 +165,9 @@ class Scheduling:
             field = "version" if problem.failure.field == "version" else "module"
             raise error(problem.failure.kind, problem.failure.message, field=field) from None
         try:
-            await self.checks.input(module, msgspec.json.encode(spec.input))
+            raw = await self.checks.input(module, msgspec.json.encode(spec.input))
+            if module.spec.group is not None:
+                group_of(module.spec.group.key, bytes(raw))
         except RunnerError as problem:
             text = f"the module refuses this input: {problem.failure.message}"
             raise error(ErrorKind.BAD_INPUT, text, field="input") from None

@@ -4,7 +4,7 @@ from runner.api.answers import Answers, Left, event_size, is_large, is_small
 from runner.api.batch import MAX_PARALLELISM, Batch, Ended, Input
 from runner.api.checks import Checks
 from runner.api.described import NOT_SHOWN, module_fields
-from runner.api.files import StoredFiles, viewer_of
+from runner.api.files import StoredFiles, gathering, viewer_of
 from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
@@ -35,6 +35,7 @@ __all__ = [
     "event_size",
     "failure_of",
     "fields_of",
+    "gathering",
     "is_large",
     "is_small",
     "module_fields",

@@ -80,9 +80,11 @@ class Schedules:
         """Start what is due, until cancelled."""
         async with trio.open_nursery() as nursery:
             await self._take_modules()
+            for schedule in self._by_id.values():
+                schedule.watched = False  # the task that did so is gone if this actor was restarted
             for live in self.runs.live_executions():  # those that the last runner left
-                if (schedule := self._by_id.get(live.execution.schedule or "")) is not None:
-                    schedule.add(live)
+                if (known := self._by_id.get(live.execution.schedule or "")) is not None:
+                    known.add(live)
             task_status.started()
             while True:
                 if self._published:

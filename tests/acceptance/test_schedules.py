@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -139,3 +140,17 @@ def test_schedules_on_the_command_line(tmp_path: Path) -> None:
         code, _, err = run("schedules", "create", "tick", "--cron", "0 0 30 2 *")
         assert (code != 0, "month 2 has no day 30" in err) == (True, True)
         assert server.stop() == 0
+
+
+def test_doctor_shows_the_next_times_and_config_check_the_mistakes(tmp_path: Path) -> None:
+    run = Commands(tmp_path, "http://127.0.0.1:1", None)
+    (tmp_path / "modules.yaml").write_text(HOURLY + '      - {at: "2020-01-01T00:00:00Z", name: past}\n')
+    out = run("doctor", "--json")[1]
+    found = {each["name"]: each for each in json.loads(out)["findings"] if each["topic"] == "schedules"}
+    assert found["tick:hourly"]["says"].startswith("next at 20")
+    assert found["tick:past"]["says"] == "2020-01-01T00:00:00+00:00 has passed"
+
+    (tmp_path / "modules.yaml").write_text(HOURLY + '      - {cron: "0 0 30 2 *", timezone: Seoul}\n')
+    code, out, err = run("config", "check")
+    assert code == 2
+    assert "tick.schedules[1].timezone: 'Seoul' is not a time zone; did you mean 'Asia/Seoul'?" in out + err

@@ -8,6 +8,7 @@ import time
 import pytest
 from attrs import evolve
 
+from actors.starts import STARTS_FILE
 from config.settings import AuthSettings
 from config.timing import read_schedule
 from protocol.rpc.operato.runner import v1
@@ -222,6 +223,16 @@ async def test_changes_are_in_the_audit_log_and_counts_in_the_metrics(site):
     assert {(each["subject"], each["module"], each["detail"]["schedule"]) for each in found} == {
         ("kim", "echo", "hourly")
     }
+
+
+async def test_a_damaged_database_of_schedules_shows(tmp_path):
+    async with open_site(tmp_path, (ECHO,)) as site:
+        await site.json("POST", "/schedules", ORDER)
+    (tmp_path / "data" / STARTS_FILE).write_bytes(b"noise" * 5000)
+    async with open_site(tmp_path, (ECHO,)) as site:
+        assert (await site.json("GET", "/readyz"))["damaged"] == ["schedules"]
+        assert (await site.json("GET", "/schedules"))["items"] == []
+        assert 'operato_damaged{part="schedules"} 1.0' in (await site.ask("GET", "/metrics"))[2].decode()
 
 
 async def test_schedules_over_grpc(site):

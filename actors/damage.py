@@ -100,7 +100,7 @@ def _copy_table(old: sqlite3.Connection, to: sqlite3.Connection, table: Copied, 
     """Copy range by range; one that cannot be read is divided some times, then read from both of its ends."""
     kinds, known = _columns(to, table), _columns(old, table)
     kinds = {name: kind for name, kind in kinds.items() if name in known} or kinds  # it may have an older schema
-    columns, number = ", ".join(kinds), kinds[table.key] != "TEXT"
+    columns, number = ", ".join(f"[{column}]" for column in kinds), kinds[table.key] != "TEXT"
     reading = f"select {columns} from {table.name} where {table.key} >= ? and {table.key} < ?"  # noqa: S608
     backwards = f"{reading} order by {table.key} desc"
     marks = ", ".join("?" * len(kinds))

@@ -17,6 +17,7 @@ from actors.files import Files
 from actors.history import History
 from actors.keys import KEYS_FILE, ApiKeys
 from actors.registry import FILE_NAME, Catalog, Published, Publisher, Registry, RegistrySnapshot
+from actors.starts import STARTS_FILE, Schedules
 from actors.supervise import supervise
 from actors.workers import Executor
 from config.modules import ModuleSpec
@@ -62,6 +63,8 @@ class System:
     table: ProcessTable
     keys: ApiKeys | None = None
     """The API keys; a call from the command line has none."""
+    schedules: Schedules | None = None
+    """A call from the command line has none, as it has no keys."""
 
     async def publish(self, specs: Iterable[ModuleSpec]) -> None:
         """Serve `specs` as the modules of the file. Raises RunnerError; then nothing has changed."""
@@ -108,11 +111,14 @@ async def _open_system(
     def follow(snapshot: RegistrySnapshot) -> None:
         for executor in executors.values():
             executor.publish(snapshot)
+        for schedules in follows:
+            schedules.follow()
 
     async def existing(names: Collection[str]) -> set[str]:
         live = set() if runs is None else {name for name in names if runs.find(name) is not None}
         return live | await history.existing([name for name in names if name not in live])
 
+    follows: list[Schedules] = []
     data, runs = settings.store.data_dir.absolute(), None
     limits = LimitKeeper(f"operato-{os.getpid()}", watcher=around.watcher)
     # A server may use the same data directory: then only the server sweeps containers.
@@ -139,8 +145,13 @@ async def _open_system(
                 if catalog is not None:
                     await registry.collect()
                 runs_of = partial(_open_runs, settings, registry, attempts)
-                async with _open_keys(data if records is None else None) as keys, runs_of() as runs:
-                    yield System(registry, executors, history, runs, files, launcher.table, keys)
+                own = data if records is None else None
+                async with (
+                    _open_keys(own) as keys,
+                    runs_of() as runs,
+                    _open_schedules(own, registry, runs, follows) as schedules,
+                ):
+                    yield System(registry, executors, history, runs, files, launcher.table, keys, schedules)
         finally:
             with trio.CancelScope(shield=True):
                 await launcher.table.sweep()
@@ -212,6 +223,7 @@ async def _open_runs(
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))
         await nursery.start(partial(supervise, runs.dispatcher, name="dispatcher"))
+        await nursery.start(partial(supervise, runs.later, name="later"))
         try:
             yield runs
         finally:
@@ -235,6 +247,26 @@ async def _open_keys(data: Path | None) -> AsyncIterator[ApiKeys | None]:
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):  # one small transaction
                 await keys.aclose()
+
+
+@asynccontextmanager
+async def _open_schedules(
+    data: Path | None, registry: Registry, runs: Runs, follows: list[Schedules]
+) -> AsyncIterator[Schedules | None]:
+    """Start modules by their schedules, which follow the changes of modules as a member of `follows`."""
+    if data is None:
+        yield None
+        return
+    schedules = await trio.to_thread.run_sync(Schedules.open, data / STARTS_FILE, registry, runs)
+    follows.append(schedules)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(supervise, schedules, name="schedules"))
+        try:
+            yield schedules
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await schedules.aclose()
 
 
 async def _open_catalog(data: Path) -> Catalog:

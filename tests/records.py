@@ -1,5 +1,6 @@
 """Helpers for the tests of history: executions to record, and a history on a folder."""
 
+import re
 import shutil
 import sqlite3
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -10,6 +11,7 @@ import trio
 from attrs import evolve
 from msgspec.structs import replace
 
+from actors.history import tables
 from actors.history.archive import INLINE_BYTES
 from actors.history.history import History
 from actors.journal.records import START_BYTES
@@ -71,6 +73,13 @@ def full():
         peak_memory=2**42,
         timeout=1.5,
         idempotency_key="key",
+        priority=0,
+        run_at=NOW + 0.125,
+        schedule="nightly",
+        scheduled_for=NOW,
+        rerun_of="e1",
+        rerun_root="e0",
+        group='"kim"',
         timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
         started_at=NOW + 0.25,
     )
@@ -115,10 +124,14 @@ def rows(folder, sql="select * from executions order by id"):
 
 
 def make_older(folder):
-    """Give a database the schema before the last one."""
+    """Give a database the schema of the first release that converts it."""
     with closing(sqlite3.connect(folder / "history.db")) as link, link:
-        for column in ("summary", "input_bytes", "result_bytes", "output_bytes", "input_hash"):
-            link.execute(f"alter table executions drop column {column}")
+        for name in ("schedule", "rerun_of", "rerun_root", "due"):
+            link.execute(f"drop index executions_by_{name}")
+        for step in tables.STEPS.values():
+            for statement in step:
+                column = re.match("alter table executions add column (\\S+)", statement)[1]
+                link.execute(f"alter table executions drop column {column}")
         link.execute("update meta set value = 2 where name = 'schema'")
 
 

@@ -395,7 +395,14 @@ async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: An
     around = Surroundings(base_environment(), installer_environment(), secret_values)
     async with open_system(everything, around, modules) as system:
         yield Service(
-            system.registry, system.executors, system.history, system.runs, system.files, everything, system.keys
+            system.registry,
+            system.executors,
+            system.history,
+            system.runs,
+            system.files,
+            everything,
+            system.keys,
+            system.schedules,
         )
         await system.drain(0)
 

@@ -3,13 +3,13 @@
 Rules:
 * An execution is recorded as queued before it is accepted, and stays queued until it has a worker. If the runner ends
   before that, the next runner runs it.
-* Each module has at most as many running tasks as it may have workers; the rest of its executions wait in the backlog.
+* Each module has at most as many running tasks as it may have workers; the rest of its executions wait in the backlog,
+  those with a higher priority first.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -19,17 +19,16 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.executions.attempts import Attempts, retry_delay
-from actors.executions.backlog import Backlog
 from actors.executions.live import BROKEN, Live, LiveExecutions
-from actors.executions.recovery import Recovery
-from actors.history import LARGE_BYTES
+from actors.executions.places import Places
+from actors.executions.recovery import Recovery, end_without_module, served
 from actors.registry import Published, Registry
+from actors.turns import Backlog
 from actors.workers import Outcome
 from protocol import events
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution, Status
 
-_NOT_ACCEPTED = Failure(ErrorKind.CANCELLED, "it was not accepted: its record did not reach the disk in time")
 _CUT_OFF = Failure(ErrorKind.LOST, "the runner was shut down while this was running")
 
 log = structlog.get_logger("dispatcher")
@@ -42,12 +41,11 @@ class Dispatcher:
     registry: Registry
     attempts: Attempts
     live: LiveExecutions
+    places: Places
     max_queued: int
     accepted: int = field(default=0, init=False)
     """Executions accepted since the start."""
     _backlog: Backlog = field(factory=Backlog, init=False)
-    _running: dict[str, int] = field(factory=dict, init=False)
-    """Tasks by module name, without those between two attempts."""
     _accepting: int = field(default=0, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -65,6 +63,7 @@ class Dispatcher:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self.places.open(nursery, self._backlog.free, self._dispatch)
                 await self._recover()
                 task_status.started()
                 self._dispatch()
@@ -84,20 +83,9 @@ class Dispatcher:
             self.live.tally.refuse(ErrorKind.OVERLOADED)
             text = f"{len(self._backlog)} executions are queued; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
-        history = self.live.history
-        if len(execution.input) > LARGE_BYTES and history.room.lacks(execution, growing=False):
-            self.live.tally.refuse(ErrorKind.OVERLOADED)
-            text = "records that wait for the database take all the memory of `history_max_unwritten`"
-            raise error(ErrorKind.OVERLOADED, text, retry_after=1)
         self._accepting += 1
         try:
-            await history.submit(execution)
-        except BaseException:
-            if history.waits_for_disk:  # it may be in the journal, and must not run: its caller has no id
-                ended = replace(execution, status=Status.CANCELLED, failure=_NOT_ACCEPTED, exit_code=130)
-                with trio.CancelScope(shield=True), suppress(RunnerError):
-                    await history.finish(replace(ended, finished_at=time.time()))
-            raise
+            await self.live.accept(execution)
         finally:
             self._accepting -= 1
         self.accepted += 1
@@ -106,14 +94,42 @@ class Dispatcher:
         self._dispatch()
         return live
 
+    async def queue(self, execution: Execution) -> None:
+        """Queue an execution that was accepted before and is due now; it ends when its module is gone.
+
+        Raises RunnerError as `submit` does: then it stays as it is.
+        """
+        if self._nursery is None or self._stopping:
+            raise RunnerError(shutting_down())
+        if len(self._backlog) + self._accepting >= self.max_queued:
+            raise error(ErrorKind.OVERLOADED, "the queue is full (`max_queued`)")
+        module = served(self.registry, execution)
+        if module is None:
+            await end_without_module(self.live.history, execution)
+            return
+        queued = replace(execution, status=Status.QUEUED, module=module.ref, env=module.spec.env)
+        self._accepting += 1
+        try:
+            await self.live.history.submit(queued)
+        except RunnerError as problem:
+            if not self.live.history.waits_for_disk:
+                raise
+            # It may be recorded as queued, and runs in any case: its begin is recorded before the handler.
+            log.warning("an execution that is due is not recorded", execution=execution.id, why=str(problem))
+        finally:
+            self._accepting -= 1
+        self._queue(self.live.enter(module, queued))
+        self._dispatch()
+
     def ahead(self, live: Live) -> int | None:
         """Return how many executions of its module are before this one, at most; None when it is not queued."""
-        return self._backlog.ahead(live.execution.module.name, live.execution.id)
+        execution = live.execution
+        return self._backlog.ahead(execution.module.name, execution.id, execution.group)
 
     async def cancel(self, live: Live, why: Failure) -> None:
         """End an execution. If it is queued, this returns when its end is recorded, else at once."""
         live.cancel(why)
-        if not self._backlog.remove(live.execution.module.name, live.execution.id):
+        if not self._backlog.remove(live.execution.module.name, live.execution.id, live.execution.group):
             return
         with trio.CancelScope(shield=True):  # no other task ends it; reading and recording have their own limits
             try:
@@ -133,13 +149,15 @@ class Dispatcher:
     def hand_over(self) -> None:
         """Leave the backlog to the next runner."""
         for live in self.live:
-            if self._backlog.remove(live.execution.module.name, live.execution.id):
+            if self._backlog.remove(live.execution.module.name, live.execution.id, live.execution.group):
                 self._leave_queued(live)
 
     def _queue(self, live: Live) -> None:
         """Put an accepted execution into the backlog, without its payload."""
         live.queued_at = time.time()
-        self._backlog.push(live.execution.module.name, live.execution.id, live.execution.input)
+        execution = live.execution
+        name, group = execution.module.name, execution.group
+        self._backlog.push(name, execution.id, execution.input, execution.priority, group)
         live.execution = replace(live.execution, input=b"null", events=b"[]")
         live.wait_for("queued")
 
@@ -155,24 +173,22 @@ class Dispatcher:
         """Take the next execution of a module, if its turn has come."""
         module = self.registry.snapshot.modules.get(name)
         places = module.spec.concurrency if module else 1
-        if self._running.get(name, 0) >= places or (identity := self._backlog.pop(name)) is None:
+        if self.places.must_wait(name, module):
             return None
-        self._occupy(name, 1)
-        live = self.live.by_id[identity]
+        found = self._backlog.take(name, places, self.places.full_groups(name, module))
+        if found is None:
+            return None
+        self.places.begin(name, found[1], module)
+        live = self.live.by_id[found[0]]
         live.occupy = partial(self._occupy, name)
         live.phases.queue += max(0.0, time.time() - live.queued_at)
         return live
 
     def _occupy(self, name: str, change: int) -> None:
         """Count the tasks of a module. One that waits for its next attempt does not count: others take its turn."""
-        self._count(name, change)
+        self._backlog.occupy(name, change)
         if change < 0:
             self._dispatch()
-
-    def _count(self, name: str, change: int) -> None:
-        self._running[name] = self._running.get(name, 0) + change
-        if not self._running[name]:
-            del self._running[name]
 
     async def _run_queued(self, name: str, live: Live) -> None:
         """Run an execution, then others of its module in turn: a task for each would cost a tenth of it."""
@@ -181,7 +197,8 @@ class Dispatcher:
             try:
                 await self._run_one(following)
             finally:
-                self._count(name, -1)
+                self._backlog.occupy(name, -1)
+                self.places.end(name, following.execution.group)
             following = None if self._nursery is None or self._stopping else self._next(name)
             self._dispatch()  # the module may have more places than before
 

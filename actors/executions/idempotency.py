@@ -52,7 +52,10 @@ class Idempotency:
     _claims: dict[Key, trio.Event] = field(factory=dict, init=False)
 
     async def first(
-        self, execution: Execution, begin: Callable[[], Awaitable[Live]], delivery: Delivery | None = None
+        self,
+        execution: Execution,
+        begin: Callable[[], Awaitable[Live | Execution]],
+        delivery: Delivery | None = None,
     ) -> Live | Execution:
         """Return the first execution with the key of this one, live or ended; without one, the result of `begin`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -14,13 +15,14 @@ from msgspec.structs import replace
 
 from actors.events import EventLog, last_of
 from actors.executions.tally import Tally
-from actors.history import History
+from actors.history import LARGE_BYTES, History
 from actors.registry import Published
 from actors.workers import Call, Outcome, Phases, Waiter
 from protocol import events, messages
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Attempt, Execution, Status, Timings, Waiting
 
+_NOT_ACCEPTED = Failure(ErrorKind.CANCELLED, "it was not accepted: its record did not reach the disk in time")
 _INTERNAL = Failure(ErrorKind.INTERNAL, "internal error; search the runner's log for the execution ID")
 BROKEN = Outcome(failure=_INTERNAL, exit_code=70)
 """The outcome of an execution that a bug of the runner ended."""
@@ -218,6 +220,25 @@ class LiveExecutions:
 
     def __iter__(self) -> Iterator[Live]:
         return iter(tuple(self.by_id.values()))
+
+    async def accept(self, execution: Execution) -> None:
+        """Record an execution that has not begun. Raises RunnerError `unavailable`; then it is not accepted.
+
+        Cancelled, it may have been recorded or not.
+        """
+        history = self.history
+        if len(execution.input) > LARGE_BYTES and history.room.lacks(execution, growing=False):
+            self.tally.refuse(ErrorKind.OVERLOADED)
+            text = "records that wait for the database take all the memory of `history_max_unwritten`"
+            raise error(ErrorKind.OVERLOADED, text, retry_after=1)
+        try:
+            await history.submit(execution)
+        except BaseException:
+            if history.waits_for_disk:  # it may be in the journal, and must not run: its caller has no id
+                ended = replace(execution, status=Status.CANCELLED, failure=_NOT_ACCEPTED, exit_code=130)
+                with trio.CancelScope(shield=True), suppress(RunnerError):
+                    await history.finish(replace(ended, finished_at=time.time()))
+            raise
 
     def enter(self, module: Published, execution: Execution, *, has_followers: bool = True) -> Live:
         """Add an execution."""

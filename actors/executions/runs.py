@@ -22,7 +22,9 @@ from msgspec.structs import replace
 from actors.events import EventLog
 from actors.executions.attempts import Attempts
 from actors.executions.dispatcher import Dispatcher
+from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
+from actors.executions.places import Places
 from actors.executions.tally import RunsStatistics, Tally
 from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
@@ -48,6 +50,8 @@ class Runs:
     """No execution begins any more."""
     dispatcher: Dispatcher = field(init=False)
     """An actor of its own, to be supervised beside this one."""
+    later: Later = field(init=False)
+    """Another one."""
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
@@ -55,7 +59,8 @@ class Runs:
     def __attrs_post_init__(self) -> None:
         attempts, settings = self.attempts, self.settings
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
-        self.dispatcher = Dispatcher(self.registry, attempts, self._live, settings.max_queued)
+        self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), settings.max_queued)
+        self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
 
     @property
     def tally(self) -> Tally:
@@ -139,8 +144,11 @@ class Runs:
     def waiting(self, live: Live) -> Waiting | None:
         """Return why an execution waits, and how many are before it."""
         ahead = self.dispatcher.ahead(live)
-        if ahead and live.waiting is not None:
-            return replace(live.waiting, reason=f"{live.waiting.reason}; {ahead} of this module are before it")
+        if ahead is not None and live.waiting is not None:
+            held = self.dispatcher.places.reason(live)
+            reason = live.waiting.reason if held is None else f"queued: {held}"
+            more = f"; {ahead} of this {'module' if live.execution.group is None else 'group'} are before it"
+            return replace(live.waiting, reason=reason + (more if ahead else ""))
         return live.waiting
 
     # End
@@ -152,6 +160,19 @@ class Runs:
         """
         await self.dispatcher.cancel(live, Failure(ErrorKind.CANCELLED, why))
         return await self.wait_ended(live)
+
+    async def cancel_scheduled(self, execution: Execution, why: str = "cancelled on request") -> Execution:
+        """End an execution that was scheduled when it was read, and return it; one that has ended stays as it is.
+
+        Raises RunnerError when its end cannot be recorded.
+        """
+        if execution.status is not Status.SCHEDULED:
+            return execution
+        ended = await self.later.cancel(execution.id, Failure(ErrorKind.CANCELLED, why))
+        if ended is not None:
+            return ended
+        live = self.find(execution.id)  # its time has come meanwhile
+        return await self.attempts.history.get(execution.id) or execution if live is None else await self.cancel(live)
 
     async def wait_ended(self, live: Live) -> Execution:
         """Return the execution when its end is recorded. Raises RunnerError when it never began or was not recorded."""
@@ -182,12 +203,16 @@ class Runs:
     def statistics(self) -> RunsStatistics:
         """Return the counters."""
         live, dispatcher = self._live, self.dispatcher
-        return RunsStatistics(len(live), dispatcher.queued, dispatcher.accepted, live.ended)
+        return RunsStatistics(len(live), dispatcher.queued, dispatcher.accepted, live.ended, self.later.count)
 
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""
         try:
-            outcome = await self.attempts.run(live, raw)
+            spec = live.module.spec
+            if spec.rate is None and spec.group is None:
+                outcome = await self.attempts.run(live, raw)
+            else:
+                outcome = await self.dispatcher.places.run(live, partial(self.attempts.run, live, raw))
         except RunnerError as problem:
             history = self.attempts.history
             if live.recorded or (live.began_at and history.waits_for_disk):

@@ -29,6 +29,8 @@ from protocol.views import DEFAULT_PAGE, MAX_PAGE
 LOOKED_AT: Final = 5_000
 """Rows of an index that one page reads at most: some ten milliseconds."""
 
+MAX_RERUNS: Final = 100
+"""Repetitions that one execution shows."""
 LOOKED_UP: Final = 500
 """Ids in one statement."""
 UNREADABLE: Final = "unreadable"
@@ -46,6 +48,8 @@ _place_decoder: Final[msgspec.json.Decoder[Place]] = msgspec.json.Decoder(Place)
 
 # Indexes that a list may follow, the most selective first; the index of callers is tried as well.
 _LEADS: Final[tuple[tuple[str, ...], ...]] = (
+    ("rerun_of",),
+    ("schedule",),
     ("module", "failure_kind"),
     ("failure_kind",),
     ("module", "status"),
@@ -67,6 +71,10 @@ class Query:
     status: Status | None = None
     kind: ErrorKind | None = None
     subject: str | None = None
+    schedule: str | None = None
+    rerun_of: str | None = None
+    unresolved: bool = False
+    """Only failures without a later success in their chain of repetitions."""
     modules: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
@@ -90,19 +98,26 @@ def page(connection: sa.Connection, query: Query) -> Page:
     """Return one page. Raises `RunnerError` (`bad_input`) for a limit or cursor that is not valid."""
     if not 1 <= query.limit <= MAX_PAGE:
         raise error(ErrorKind.BAD_INPUT, f"limit must be from 1 to {MAX_PAGE}", field="limit")
+    if query.unresolved:
+        if query.status not in (None, Status.FAILED):
+            text = f"unresolved executions have failed, so none is {query.status}; leave one of the two out"
+            raise error(ErrorKind.BAD_INPUT, text, field="unresolved")
+        query = evolve(query, status=Status.FAILED)
     before = _upper_bound(query)
     filters, globs = _filters(query), query.modules
     if globs and "module" in filters:
         if not module_matches(filters["module"], globs):
             return Page(())
         globs = ()
-    lead, floor = _best_lead(connection, filters, query.since, before, globs=bool(globs))
+    lead, floor = _best_lead(connection, filters, query.since, before, more=bool(globs) or query.unresolved)
     wanted = sa.select(executions).where(*_led(lead, filters, query.since if floor is None else floor, before))
     for name in filters.keys() - set(lead):
         # Wrapped so that SQLite takes no other index.
         wanted = wanted.where(sa.func.coalesce(executions.c[name], "") == filters[name])
     if globs:
         wanted = wanted.where(matching(executions.c.module, globs))
+    if query.unresolved:
+        wanted = wanted.where(_UNRESOLVED)
     rows = connection.execute(_newest_first(wanted).limit(query.limit + 1)).mappings().all()
     found = (_readable(connection, row) for row in rows[: query.limit])
     items = tuple(execution for execution in found if execution is not None)
@@ -111,6 +126,20 @@ def page(connection: sa.Connection, query: Query) -> Page:
         return Page(items, _cursor(last["created_at"], last["id"]))
     # No id is below "": the next page begins before the time of the last row that was read.
     return Page(items, None if floor is None else _cursor(floor, ""))
+
+
+def _unresolved() -> sa.ColumnElement[bool]:
+    """Return the condition that no later execution of the same chain of repetitions succeeded; ids rise with time."""
+    columns, later = executions.c, executions.alias("later")
+    succeeded = sa.select(sa.literal(1)).where(
+        later.c.rerun_root == sa.func.coalesce(columns.rerun_root, columns.id),
+        later.c.status == Status.SUCCEEDED.value,
+        later.c.id > columns.id,
+    )
+    return ~succeeded.correlate(executions).exists()
+
+
+_UNRESOLVED: Final = _unresolved()
 
 
 def existing(connection: sa.Connection, names: Iterable[str]) -> set[str]:
@@ -133,22 +162,25 @@ def _filters(query: Query) -> dict[str, str]:
         "status": query.status and query.status.value,
         "failure_kind": query.kind and query.kind.value,
         "subject": query.subject,
+        "schedule": query.schedule,
+        "rerun_of": query.rerun_of,
     }
     return {name: value for name, value in filters.items() if value is not None}
 
 
 def _best_lead(
-    connection: sa.Connection, filters: Mapping[str, str], since: float | None, before: Place | None, *, globs: bool
+    connection: sa.Connection, filters: Mapping[str, str], since: float | None, before: Place | None, *, more: bool
 ) -> tuple[tuple[str, ...], float | None]:
     """Return the columns of the index to follow, and the time at which to stop; None for its end.
 
+    `more`: there are other conditions than `filters`.
     Of several indexes, the one whose `LOOKED_AT` newest rows reach back furthest has the fewest rows that do not match.
     """
     leads = [lead for lead in _LEADS if filters.keys() >= set(lead)][:1]
     if "subject" in filters:
         leads.append(("subject",))
     leads = leads or [()]
-    if not globs and filters.keys() == set(leads[0]):
+    if not more and filters.keys() == set(leads[0]):
         return leads[0], None
     floors = [_floor(connection, _led(lead, filters, since, before)) for lead in leads]
     return min(
@@ -212,6 +244,8 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
     found = _readable(connection, row)
     if found is None:
         return None
+    if found.status.final:
+        found = replace(found, reruns=_reruns(connection, name))
     pieces = sa.select(events.c.events).where(events.c.id == name).order_by(events.c.first_seq)
     stored = connection.execute(pieces).scalars().all()
     try:
@@ -221,10 +255,42 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
         return replace(found, events=joined(waiting) if waiting else NOTHING)
 
 
+def _reruns(connection: sa.Connection, name: str) -> tuple[str, ...]:
+    wanted = sa.select(executions.c.id).where(executions.c.rerun_of == name)
+    return tuple(connection.execute(_newest_first(wanted).limit(MAX_RERUNS)).scalars())
+
+
 def decodable(piece: bytes) -> bytes:
     """Return events that are JSON. Raises `msgspec.MsgspecError`."""
     seqs_of(piece)
     return piece
+
+
+_SCHEDULED: Final[sa.ColumnElement[str]] = sa.literal_column(f"'{Status.SCHEDULED.value}'")
+"""Not a parameter: the index of these rows is a partial one."""
+
+
+def due(connection: sa.Connection, until: float, most: int) -> tuple[tuple[str, ...], float]:
+    """Return the ids of scheduled executions whose `run_at` is reached, and the next `run_at` after `until`."""
+    columns = executions.c
+    wanted = sa.select(columns.id).where(columns.status == _SCHEDULED, columns.run_at <= until)
+    names = tuple(connection.execute(wanted.order_by(columns.run_at, columns.id).limit(most)).scalars())
+    later = sa.select(columns.run_at).where(columns.status == _SCHEDULED, columns.run_at > until)
+    found = connection.execute(later.order_by(columns.run_at).limit(1)).scalar()
+    return names, math.inf if found is None else float(found)
+
+
+def count_scheduled(connection: sa.Connection) -> int:
+    """Return the number of scheduled executions."""
+    wanted = sa.select(sa.func.count()).select_from(executions).where(executions.c.status == _SCHEDULED)
+    return int(connection.execute(wanted).scalar_one())
+
+
+def last_repetition(connection: sa.Connection, root: str) -> str | None:
+    """Return the id of the last repetition in the chain that began with `root`; ids rise with time."""
+    wanted = sa.select(executions.c.id).where(executions.c.rerun_root == root)
+    found: str | None = connection.execute(wanted.order_by(executions.c.id.desc()).limit(1)).scalar()
+    return found
 
 
 def find_keyed(connection: sa.Connection, key: Key, since: float) -> Execution | None:

@@ -80,6 +80,8 @@ def prepare(connection: sa.Connection, path: Path) -> int:
             found += 1
             connection.execute(sa.update(meta).where(meta.c.name == "schema").values(value=found))
         check_schema(path, found, SCHEMA_VERSION)
+        for index in executions.indexes:
+            index.create(connection, checkfirst=True)
         for name, value in (("schema", SCHEMA_VERSION), ("revision", 0), ("rows", 0)):
             if name not in values:
                 connection.execute(sa.insert(meta).values(name=name, value=value))

@@ -17,7 +17,7 @@ from config.modules.endpoints import (
     conflict_text,
 )
 from config.modules.file import ModulesFile, read_modules, read_runner
-from config.modules.policies import RetryPolicy
+from config.modules.policies import GroupPolicy, RetryPolicy, limit_of
 from config.modules.spec import (
     ModuleSpec,
     as_written,
@@ -38,6 +38,7 @@ __all__ = [
     "Description",
     "Encoding",
     "EndpointSpec",
+    "GroupPolicy",
     "Method",
     "ModuleSpec",
     "ModulesFile",
@@ -47,6 +48,7 @@ __all__ = [
     "as_written",
     "clashes",
     "conflict_text",
+    "limit_of",
     "module_from_archive",
     "name_of_module",
     "read_module",

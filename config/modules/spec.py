@@ -27,10 +27,12 @@ from config.mistakes import (
 from config.modules import endpoints, policies
 from config.modules.early import early
 from config.modules.endpoints import EndpointSpec
-from config.modules.policies import RetryPolicy, WorkersPolicy
+from config.modules.policies import GroupPolicy, RetryPolicy, WorkersPolicy
+from config.modules.scheduled import input_wrongs
 from config.modules.sizes import oversized
 from config.requirements import Origin
 from config.secrets import Secret
+from config.timing import ScheduleSpec, read_schedules, schedule_fields
 from config.units import Range, show
 from protocol.model import Isolation, Kind, Record
 
@@ -70,6 +72,9 @@ class ModuleSpec:
     """The maximum number of workers of this module."""
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
+    rate: str | None = None
+    """How many executions may begin in a second, minute or hour: `10/s`, `100/m`, `1000/h`."""
+    group: GroupPolicy | None = None
     variables: Mapping[str, str] = field(factory=dict)
     secrets: Mapping[str, Secret] = field(factory=dict)
     """Variables by name, with the source from which each worker gets the value."""
@@ -86,6 +91,8 @@ class ModuleSpec:
     """Conda packages; a file name in the YAML file is an `environment.yml`, replaced by its packages."""
     channels: tuple[str, ...] = ()
     input_schema: Mapping[str, Any] | None = None
+    schedules: tuple[ScheduleSpec, ...] = ()
+    """When its active version runs by itself."""
     endpoints: tuple[EndpointSpec, ...] = ()
     """Routes of the server that call it."""
     record: Record = Record.FULL
@@ -169,6 +176,8 @@ def read_spec(
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through
         wrongs += unfold(error)
+    if not wrongs and not checked:
+        wrongs += input_wrongs(spec.schedules, spec.input_schema, code=spec.code, path=spec.path, handler=spec.handler)
     return (None, wrongs) if wrongs else (spec, [])
 
 
@@ -283,6 +292,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "python": units.optional(units.matching(r"3(\.[0-9]{1,3}){1,2}", "a Python version such as 3.12 or 3.12.4")),
         "isolation": units.one_of(Isolation),
         "record": units.one_of(Record),
+        "rate": units.optional(policies.RATE),
         **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), policies.TIMEOUT),
         "memory": units.optional(units.bytes_from(16 * 1024 * 1024)),
         "shm": units.optional(units.bytes_from(64 * 1024)),
@@ -303,6 +313,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "dependencies": units.items(_PLAIN),
         "channels": channels,
         "input_schema": units.optional(_json_schema),
+        "schedules": read_schedules,
         "endpoints": endpoints.read,
     },
 }
@@ -313,6 +324,7 @@ def _converter() -> Converter:
     converter = Converter(unstruct_collection_overrides={tuple: list})
     converter.register_unstructure_hook(Path, str)
     converter.register_unstructure_hook(Secret, Secret.mapping)
+    converter.register_unstructure_hook(ScheduleSpec, schedule_fields)
     endpoints.register(converter)
     for kind, readers in _READERS.items():
         converter.register_structure_hook(kind, structure_hook(converter, kind, readers))

@@ -9,11 +9,17 @@ from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
+from runner.api.reruns import ACTIVE, SAME, Again
 from runner.api.service import Service
+from runner.api.starts import MAX_NEXT, ShownSchedule, fields_of
 
 __all__ = [
+    "ACTIVE",
+    "MAX_NEXT",
     "MAX_PARALLELISM",
     "NOT_SHOWN",
+    "SAME",
+    "Again",
     "Answers",
     "Batch",
     "Checks",
@@ -24,9 +30,11 @@ __all__ = [
     "Left",
     "Publishing",
     "Service",
+    "ShownSchedule",
     "StoredFiles",
     "event_size",
     "failure_of",
+    "fields_of",
     "gathering",
     "is_large",
     "is_small",

@@ -207,10 +207,13 @@ class Management:
         return await self.registry.audit.changes(query)
 
     def _require_for(self, principal: Principal, spec: ModuleSpec, *, activate: bool) -> None:
-        """Raise RunnerError `forbidden` when the principal may not publish endpoints, which others call.
+        """Raise RunnerError `forbidden` when the principal may not publish endpoints, which others call, or schedules.
 
         Also `conflict`, here for callers that are limited to modules: the registry would name one of the others.
         """
+        if spec.schedules and not principal.allows(Scope.SCHEDULES_WRITE):
+            text = f"schedules need the scope {str(Scope.SCHEDULES_WRITE)!r} (claim `scope`), which the token lacks"
+            raise error(ErrorKind.FORBIDDEN, f"{text}; remove `schedules`, or use such a token", field="schedules")
         if spec.endpoints and not principal.allows(Scope.MODULES_ADMIN):
             text = f"endpoints need the scope {str(Scope.MODULES_ADMIN)!r} (claim `scope`), which the token lacks"
             raise error(ErrorKind.FORBIDDEN, f"{text}; remove `endpoints`, or use such a token", field="endpoints")

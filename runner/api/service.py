@@ -6,6 +6,8 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,6 +20,8 @@ from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
 from actors.registry import Published, Registry
+from actors.starts import Schedules
+from actors.turns import AT_ONCE, Terms, group_of
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
@@ -29,6 +33,8 @@ from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.management import Management
+from runner.api.reruns import Reruns, seen
+from runner.api.starts import Scheduling
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
 
@@ -44,6 +50,7 @@ class Service:
     files: Files
     settings: Settings
     api_keys: ApiKeys | None = None
+    starts: Schedules | None = None
     budget: Budget = field(init=False)
     """The memory that unfinished requests of all doors share."""
     answers: Answers = field(init=False)
@@ -52,6 +59,8 @@ class Service:
     stored: StoredFiles = field(init=False)
     """The verbs of files."""
     keys: KeyVerbs = field(init=False)
+    reruns: Reruns = field(init=False)
+    schedules: Scheduling = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
     signatures_refused: Counter[str] = field(factory=Counter, init=False)
     """Requests of endpoints whose signature was refused, by the reason."""
@@ -66,8 +75,9 @@ class Service:
         self.management = Management(self.registry, self.executors, self.runs, work)
         self.stored = StoredFiles(self.files, self.budget)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
-        seconds = self.settings.history.idempotency_seconds
-        self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
+        self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
+        self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
+        self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
 
     # Modules and environments
 
@@ -114,10 +124,7 @@ class Service:
 
     def damaged(self) -> list[str]:
         """Return the stored parts that were found damaged, as the metrics name them."""
-        mended = self.registry.catalog is not None and self.registry.catalog.damaged
-        files = bool(self.files.statistics().damaged)
-        found = (("code", self.registry.damaged), ("files", files), ("keys", self.keys.damaged), ("modules", mended))
-        return sorted([*self.history.statistics().damaged, *(part for part, damaged in found if damaged)])
+        return _damaged(self)
 
     # Executions that begin
 
@@ -148,7 +155,7 @@ class Service:
             return self.runs.start(module, execution, raw)
 
         known = await self._idempotency.first(execution, begin, _delivery(key))
-        return known if isinstance(known, Execution) else await self.runs.wait_ended(known)
+        return _begun(known) if isinstance(known, Execution) else await self.runs.wait_ended(known)
 
     async def submit(
         self,
@@ -159,18 +166,21 @@ class Service:
         version: str | None = None,
         timeout: float | None = None,
         key: str | Delivery | None = None,
+        terms: Terms = AT_ONCE,
     ) -> Execution:
         """Accept an execution that runs when its turn comes, even after a restart, and return its present state.
 
-        The parameters are those of `execute`. Raises RunnerError if it is not accepted. When the caller is cancelled,
-        it may have been accepted.
+        The other parameters are those of `execute`. Raises RunnerError if it is not accepted. When the
+        caller is cancelled, it may have been accepted.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw))
+        execution = replace(terms.applied(execution), input=bytes(raw))
         if key is not None:
             execution = await _keyed(execution, key, self.checks)
 
-        async def begin() -> Live:
+        async def begin() -> Live | Execution:
+            if execution.status is Status.SCHEDULED:
+                return await self.runs.later.accept(execution)
             return await self.runs.dispatcher.submit(module, execution)
 
         known = await begin() if key is None else await self._idempotency.first(execution, begin, _delivery(key))
@@ -209,6 +219,9 @@ class Service:
         if self.runs.stopping:
             raise RunnerError(shutting_down())
         execution = _new_execution(module, principal.subject, data, timeout)
+        if (policy := module.spec.group) is not None:
+            group = await self.checks.whole(partial(group_of, policy.key), data)
+            execution = replace(execution, group=group)
         await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 
@@ -218,7 +231,7 @@ class Service:
         """Return the latest state of an execution. Raises RunnerError `forbidden` or `not_found`."""
         require(principal, Scope.EXECUTIONS_READ)
         live = self.runs.find(name)
-        return _seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
+        return seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
 
     async def list(self, principal: Principal, query: Query) -> Page:
         """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
@@ -254,9 +267,10 @@ class Service:
         require(principal, Scope.EXECUTIONS_RUN)
         live = self.runs.find(name)
         if live is not None:
-            _seen(principal, name, live.execution)
+            seen(principal, name, live.execution)
             return _shown(principal, await self.runs.cancel(live))
-        return _shown(principal, _seen(principal, name, await self.history.get(name)))
+        found = seen(principal, name, await self.history.get(name))
+        return _shown(principal, await self.runs.cancel_scheduled(found))
 
     async def follow(self, principal: Principal, name: str, start: int = 0) -> Follower:
         """Return the events of an execution: past ones from number `start`, then live ones.
@@ -272,9 +286,9 @@ class Service:
     async def _log(self, principal: Principal, name: str) -> EventLog:
         live = self.runs.find(name)
         if live is not None:
-            _seen(principal, name, live.execution)
+            seen(principal, name, live.execution)
             return live.log
-        return log_of(await self.get(principal, name))
+        return log_of(_begun(await self.get(principal, name)))
 
 
 def _new_execution(module: Published, subject: str, data: bytes, timeout: float | None) -> Execution:
@@ -307,10 +321,12 @@ def _delivery(key: str | Delivery) -> Delivery | None:
     return key if isinstance(key, Delivery) else None
 
 
-def _seen(principal: Principal, name: str, execution: Execution | None) -> Execution:
-    """Return an execution that exists for the caller: one of a module that it may not use does not."""
-    if execution is None or not principal.may_use(execution.module.name):
-        raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
+def _begun(execution: Execution) -> Execution:
+    """Return an execution that does not wait for its time, as it can be neither followed nor waited for."""
+    if execution.status is Status.SCHEDULED:
+        at = datetime.fromtimestamp(execution.run_at or 0.0, UTC).isoformat(timespec="seconds")
+        text = f"the execution {execution.id} is scheduled for {at}; follow it, or repeat the call, from then on"
+        raise error(ErrorKind.CONFLICT, text, field="id")
     return execution
 
 
@@ -333,3 +349,15 @@ def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:
 
 def _as_dict(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in type(value).__match_args__}
+
+
+def _damaged(service: Service) -> list[str]:
+    catalog = service.registry.catalog
+    found = {
+        "code": bool(service.registry.damaged),
+        "files": bool(service.files.statistics().damaged),
+        "keys": service.keys.damaged,
+        "modules": catalog is not None and catalog.damaged,
+        "schedules": service.schedules.damaged,
+    }
+    return sorted([*service.history.statistics().damaged, *(part for part, damaged in found.items() if damaged)])

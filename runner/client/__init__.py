@@ -6,7 +6,15 @@ errors. `calls`, `executions`, `files` and `modules` do the work of a command an
 
 from runner.client.calls import Order, follow_call, print_output, submit
 from runner.client.connection import MAX_ANSWER_BYTES, Client, run, segment
-from runner.client.executions import cancel_executions, list_executions, moment, show_execution
+from runner.client.executions import (
+    cancel_executions,
+    coming,
+    list_executions,
+    moment,
+    rerun_executions,
+    rerun_list,
+    show_execution,
+)
 from runner.client.files import Form, Part, Raw, collect_files, get_file, get_result, list_files, put_file, remove_files
 from runner.client.lists import collect, print_json, print_table, read_items
 from runner.client.local_token import credentials
@@ -33,6 +41,7 @@ __all__ = [
     "cancel_executions",
     "collect",
     "collect_files",
+    "coming",
     "credentials",
     "follow_call",
     "get_file",
@@ -51,6 +60,8 @@ __all__ = [
     "read_items",
     "remove",
     "remove_files",
+    "rerun_executions",
+    "rerun_list",
     "run",
     "segment",
     "show_execution",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import click
@@ -37,6 +37,8 @@ class Order:
     key: str | None = None
     content: Form | Raw | None = None
     """The input in place of `data`, in another form than JSON."""
+    terms: Mapping[str, object] = {}
+    """`priority`, `run_at` and `delay`, of an asynchronous call only."""
 
     def checked(self) -> Order:
         """Return the order if its input can be sent. Raises RunnerError `bad_input` or `too_large`."""
@@ -70,7 +72,7 @@ class Order:
             "x-timeout": None if self.timeout is None else repr(self.timeout),
         }
         headers = {name: value for name, value in given.items() if value is not None}
-        path, query = f"/modules/execute/{segment(self.module)}", {"version": self.version}
+        path, query = f"/modules/execute/{segment(self.module)}", {"version": self.version, **self.terms}
         body: bytes | AsyncIterator[bytes] = self.body
         if self.content is not None:
             headers |= {"content-type": self.content.type, "content-length": str(await self.content.size())}

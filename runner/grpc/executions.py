@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ from attrs import evolve, frozen
 
 from actors.events import Follower, LastEvent, LeftEvent
 from actors.history import Query
+from actors.turns import terms_of
 from protocol.errors import ErrorKind, Failure, error
 from protocol.events import last_event
 from protocol.rpc.operato.runner import v1
-from runner.api import Batch, Ended, Input, Service, event_size, is_large, is_small
+from runner.api import SAME, Batch, Ended, Input, Service, event_size, is_large, is_small
 from runner.auth import Principal, Scope, Verifier, authenticate
 from runner.grpc.call import Call, Method
 from runner.grpc.codec import make
@@ -25,16 +27,19 @@ from runner.grpc.messages import (
     failure_message,
     page_limit,
     record_message,
+    repeated_message,
     response_message,
     seconds,
 )
 from runner.grpc.modules import KeyVerbs, ModuleVerbs
+from runner.grpc.starts import ScheduleVerbs
 from runner.inputs import WholeBody, read_input
 from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
 FILES = "operato.runner.v1.FileService"
+SCHEDULES = "operato.runner.v1.ScheduleService"
 KEYS = "operato.runner.v1.KeyService"
 MAX_INPUT_ID = 256
 
@@ -46,6 +51,7 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         MODULES: ModuleVerbs(service).verbs(),
         KEYS: KeyVerbs(service).verbs(),
         FILES: files.verbs(),
+        SCHEDULES: ScheduleVerbs(service).verbs(),
     }
 
     async def principal(call: Call) -> Principal:
@@ -72,6 +78,8 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/GetExecution": Method(with_message(executions.get), v1.GetExecutionRequest),
         f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
         f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
+        f"/{EXECUTOR}/RerunExecution": Method(with_message(executions.rerun), v1.RerunExecutionRequest),
+        f"/{EXECUTOR}/RerunExecutions": Method(with_message(executions.rerun_all), v1.RerunExecutionsRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
         f"/{FILES}/PutFile": Method(with_stream(files.put), v1.PutFileRequest),
         **{
@@ -96,6 +104,7 @@ class _Executions:
     service: Service
 
     async def execute(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> v1.ExecuteResponse:
+        _refuse_terms(request)
         execution = await self.service.execute(
             who,
             request.module_name,
@@ -133,6 +142,7 @@ class _Executions:
         if _key(call) is not None:
             text = "a stream has no idempotency key; submit the execution and watch it"
             raise error(ErrorKind.BAD_INPUT, text, field="idempotency-key")
+        _refuse_terms(request)
         name, follower = await self.service.begin(
             who,
             request.module_name,
@@ -155,6 +165,12 @@ class _Executions:
             version=request.version or None,
             timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),
+            terms=terms_of(
+                time.time(),
+                priority=request.priority,
+                run_at=seconds(request.run_at),
+                delay=request.delay or None,
+            ),
         )
         self.service.answers.take_whole(self._share(call), execution)
         return make(v1.SubmitResponse, execution=execution_message(execution))
@@ -165,18 +181,7 @@ class _Executions:
         return record_message(execution)
 
     async def list(self, _call: Call, who: Principal, request: v1.ListExecutionsRequest) -> v1.ListExecutionsResponse:
-        query = Query(
-            module=request.module_name or None,
-            version=request.version or None,
-            status=execution_status(request.status),
-            kind=error_kind(request.kind),
-            subject=request.subject or None,
-            since=seconds(request.since),
-            until=seconds(request.until),
-            limit=page_limit(request.limit),
-            cursor=request.cursor or None,
-        )
-        page = await self.service.list(who, query)
+        page = await self.service.list(who, _query(request))
         found = [execution_message(execution) for execution in page.items]
         return make(v1.ListExecutionsResponse, executions=found, cursor=page.next_cursor or "")
 
@@ -186,6 +191,32 @@ class _Executions:
         execution = await self.service.cancel(who, request.id)
         self.service.answers.take_whole(self._share(call), execution)
         return make(v1.CancelExecutionResponse, execution=execution_message(execution))
+
+    async def rerun(self, call: Call, who: Principal, request: v1.RerunExecutionRequest) -> v1.SubmitResponse:
+        given = request.input_json
+        execution = await self.service.reruns.one(
+            who,
+            request.id,
+            version=request.version or SAME,
+            data=None if given is None else given.encode(),
+            key=_key(call),
+            terms=terms_of(
+                time.time(),
+                priority=request.priority,
+                run_at=seconds(request.run_at),
+                delay=request.delay or None,
+            ),
+        )
+        self.service.answers.take_whole(self._share(call), execution)
+        return make(v1.SubmitResponse, execution=execution_message(execution))
+
+    async def rerun_all(
+        self, _call: Call, who: Principal, request: v1.RerunExecutionsRequest
+    ) -> v1.RerunExecutionsResponse:
+        query = _query(request.list or v1.ListExecutionsRequest())
+        version, dry_run = request.version or SAME, request.dry_run
+        found, cursor = await self.service.reruns.many(who, query, version=version, dry_run=dry_run)
+        return make(v1.RerunExecutionsResponse, executions=[*map(repeated_message, found)], cursor=cursor or "")
 
     async def watch(self, call: Call, who: Principal, request: v1.WatchExecutionRequest) -> None:
         follower = await self.service.follow(who, request.id, request.from_seq)
@@ -240,6 +271,33 @@ async def _next_input(call: Call) -> Input | None:
     if len(given.id) > MAX_INPUT_ID:
         raise error(ErrorKind.BAD_INPUT, f"an id has at most {MAX_INPUT_ID} characters", field="input.id")
     return Input(given.id, given.input_json.encode())
+
+
+def _query(request: v1.ListExecutionsRequest) -> Query:
+    return Query(
+        module=request.module_name or None,
+        version=request.version or None,
+        status=execution_status(request.status),
+        kind=error_kind(request.kind),
+        subject=request.subject or None,
+        schedule=request.schedule or None,
+        rerun_of=request.rerun_of or None,
+        unresolved=request.unresolved,
+        since=seconds(request.since),
+        until=seconds(request.until),
+        limit=page_limit(request.limit),
+        cursor=request.cursor or None,
+    )
+
+
+def _refuse_terms(request: v1.ExecuteRequest) -> None:
+    """Raise RunnerError `bad_input` when a call that waits has terms of a submission."""
+    if request.priority is None and not request.run_at and not request.delay:
+        return
+    given = {"priority": request.priority is not None, "run_at": request.run_at, "delay": request.delay}
+    for name, value in given.items():
+        if value:
+            raise error(ErrorKind.BAD_INPUT, f"`{name}` is only for Submit", field=name)
 
 
 def _member(message: Any, name: str) -> Any | None:

@@ -113,7 +113,14 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
         log.info("made a secret for tokens", file=str(settings.store.data_dir / "jwt-secret"))
     async with open_system(settings, around, loaded.modules.modules) as system:
         service = Service(
-            system.registry, system.executors, system.history, system.runs, system.files, settings, system.keys
+            system.registry,
+            system.executors,
+            system.history,
+            system.runs,
+            system.files,
+            settings,
+            system.keys,
+            system.schedules,
         )
         verifier.api_keys = system.keys
         async with trio.open_nursery() as nursery:

@@ -616,16 +616,18 @@ async def test_a_database_of_another_schema_is_refused_and_left_alone(tmp_path, 
     with pytest.raises(RunnerError) as caught:
         await History(HistorySettings(), tmp_path, clock=lambda: NOW).run()
 
-    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 3 only; start the version"
+    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 4 only; start the version"
     assert message in caught.value.failure.message
     assert "or move the file away" in caught.value.failure.message
     assert rows(tmp_path, "select * from sqlite_master") == before
 
 
 async def test_a_database_of_the_last_schema_is_converted(tmp_path):
-    before, after = make(), make(input_bytes=3, output_bytes=5)
+    indexes = "select name, sql from sqlite_master where type = 'index' and sql is not null order by name"
+    before, after = make(), make(input_bytes=3, output_bytes=5, priority=9, group='"kim"')
     async with running(tmp_path) as history:
         await history.finish(before)
+    wanted = rows(tmp_path, indexes)
     make_older(tmp_path)
 
     for _ in range(2):
@@ -634,7 +636,8 @@ async def test_a_database_of_the_last_schema_is_converted(tmp_path):
             assert await history.get(before.id) == before
             assert await history.get(after.id) == after
             assert len((await history.list(Query())).items) == 2
-    assert rows(tmp_path, "select value from meta where name = 'schema'") == [(3,)]
+    assert rows(tmp_path, "select value from meta where name = 'schema'") == [(4,)]
+    assert rows(tmp_path, indexes) == wanted
 
 
 @pytest.mark.parametrize("url", ["postgresql://host/db", "sqlite://", "nonsense"])

@@ -35,6 +35,7 @@ _TAGS: Final = {
     "executions": "Calls, synchronous and asynchronous.",
     "files": "Contents that inputs and results name.",
     "modules": "The functions that can be called.",
+    "schedules": "Modules that run by themselves, by time.",
     "keys": "API keys, which are used in place of tokens.",
     "server": "The runner itself.",
 }

@@ -15,6 +15,7 @@ from attrs import frozen
 
 from config.units import decimal, duration
 from protocol.errors import ErrorKind, error
+from protocol.model import MAX_PRIORITY, MIN_PRIORITY
 from protocol.views import DEFAULT_PAGE, MAX_PAGE
 
 MAX_EVENT: Final = 10**18 - 1
@@ -194,6 +195,21 @@ PREFER: Final = Parameter(
     Value(text().schema, _asynchronous, default=False),
     "header",
 )
+PRIORITY: Final = Parameter(
+    "priority",
+    "0 to 9; of the queued executions of a module, the highest runs first. Only for asynchronous calls. Default: 5.",
+    whole(MIN_PRIORITY, MAX_PRIORITY),
+)
+RUN_AT: Final = Parameter(
+    "run_at", "When it is queued: seconds since 1970, or a time with its zone. Only for asynchronous calls.", MOMENT
+)
+DELAY: Final = Parameter(
+    "delay",
+    "After how long it is queued, such as 90, 15m or 2h; in place of `run_at`.",
+    Value(text("^[0-9]{1,4}(ms|s|m|h|d)?$").schema, duration, "a duration, such as 90 (seconds), 15m, 2h, 7d"),
+)
+TERMS: Final = (PRIORITY, RUN_AT, DELAY)
+"""The terms of a submission; in the body of `POST /executions` as well."""
 IF_MATCH: Final = Parameter(
     "If-Match",
     "The `ETag` of the module as the client read it, or `*`. If the module has changed, the answer is 412.",

@@ -46,6 +46,9 @@ class ExecutionStatus(betterproto.Enum):
     CANCELLED = 5
     """Cancelled."""
 
+    SCHEDULED = 6
+    """Recorded; it is queued at `run_at`."""
+
 
 class EnvironmentKind(betterproto.Enum):
     """The kinds of environment."""
@@ -184,6 +187,22 @@ class ExecuteRequest(betterproto.Message):
     The type of `body`, such as `image/png` or `multipart/form-data; boundary=...`; empty is
      `application/octet-stream`. With `application/json` the body is as `input_json`. An empty body with a type is an
      input too.
+    """
+
+    priority: Optional[int] = betterproto.int32_field(20, optional=True)
+    """
+    0 to 9: of the queued executions of a module, those with the highest number run first; absent means 5. Only for
+     Submit.
+    """
+
+    run_at: int = betterproto.int64_field(21)
+    """
+    When it is queued, in milliseconds since the epoch; 0 means at once. Only for Submit.
+    """
+
+    delay: float = betterproto.double_field(22)
+    """
+    After how many seconds it is queued, in place of `run_at`. Only for Submit.
     """
 
 
@@ -330,6 +349,15 @@ class ListExecutionsRequest(betterproto.Message):
     cursor: str = betterproto.string_field(9)
     """The `cursor` of the previous page."""
 
+    schedule: str = betterproto.string_field(10)
+    """The name of the schedule that started it."""
+
+    rerun_of: str = betterproto.string_field(11)
+    """The execution that it repeats."""
+
+    unresolved: bool = betterproto.bool_field(12)
+    """Failed, and no later success in the chain of its repetitions."""
+
 
 @dataclass(eq=False, repr=False)
 class ListExecutionsResponse(betterproto.Message):
@@ -356,6 +384,74 @@ class CancelExecutionResponse(betterproto.Message):
 
     execution: "Execution" = betterproto.message_field(1)
     """The execution."""
+
+
+@dataclass(eq=False, repr=False)
+class RerunExecutionRequest(betterproto.Message):
+    """The execution to repeat."""
+
+    id: str = betterproto.string_field(1)
+    """Its id, a UUID."""
+
+    version: str = betterproto.string_field(2)
+    """`same`, `active` or the name of one; empty is `same`."""
+
+    input_json: Optional[str] = betterproto.string_field(3, optional=True)
+    """The input, one JSON value; absent is the same input."""
+
+    priority: Optional[int] = betterproto.int32_field(4, optional=True)
+    """0 to 9; absent is the same."""
+
+    run_at: int = betterproto.int64_field(5)
+    """When it is queued, in milliseconds since the epoch; 0 means at once."""
+
+    delay: float = betterproto.double_field(6)
+    """After how many seconds it is queued, in place of `run_at`."""
+
+
+@dataclass(eq=False, repr=False)
+class RerunExecutionsRequest(betterproto.Message):
+    """The executions to repeat."""
+
+    list: "ListExecutionsRequest" = betterproto.message_field(1)
+    """One page of this list; at least one filter is needed."""
+
+    version: str = betterproto.string_field(2)
+    """`same`, `active` or the name of one; empty is `same`."""
+
+    dry_run: bool = betterproto.bool_field(3)
+    """Only tell which executions would be repeated."""
+
+
+@dataclass(eq=False, repr=False)
+class Repeated(betterproto.Message):
+    """What became of one execution of the list."""
+
+    id: str = betterproto.string_field(1)
+    """Its id."""
+
+    module_name: str = betterproto.string_field(2)
+    """The name of the module."""
+
+    version: str = betterproto.string_field(3)
+    """The version that ran."""
+
+    rerun: str = betterproto.string_field(4)
+    """The id of its repetition; empty in a dry run, and with an error."""
+
+    error: "Error" = betterproto.message_field(5)
+    """Why it is not repeated."""
+
+
+@dataclass(eq=False, repr=False)
+class RerunExecutionsResponse(betterproto.Message):
+    """The executions of one page."""
+
+    executions: List["Repeated"] = betterproto.message_field(1)
+    """The oldest first."""
+
+    cursor: str = betterproto.string_field(2)
+    """The position of the next page; empty on the last page."""
 
 
 @dataclass(eq=False, repr=False)
@@ -561,6 +657,36 @@ class Execution(betterproto.Message):
 
     output_bytes: int = betterproto.int64_field(26)
     """Bytes of all output, progress texts and items; 0 until the end."""
+
+    priority: int = betterproto.int32_field(30)
+    """
+    0 to 9: of the queued executions of a module, those with the highest number run first.
+    """
+
+    run_at: int = betterproto.int64_field(31)
+    """When it is queued, if not at once, in milliseconds since the epoch."""
+
+    schedule: str = betterproto.string_field(32)
+    """The name of the schedule that started it."""
+
+    scheduled_for: int = betterproto.int64_field(33)
+    """
+    The instant of its schedule for which it was started, in milliseconds since the epoch.
+    """
+
+    rerun_of: str = betterproto.string_field(34)
+    """The execution that it repeats."""
+
+    rerun_root: str = betterproto.string_field(35)
+    """The first execution of the chain of repetitions that it belongs to."""
+
+    group: str = betterproto.string_field(36)
+    """The value by which its module groups it, as JSON."""
+
+    reruns: List[str] = betterproto.string_field(37)
+    """
+    The executions that repeat it, at most 100, the newest first; only from GetExecution.
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -1209,6 +1335,145 @@ class RevokeKeyResponse(betterproto.Message):
     pass
 
 
+@dataclass(eq=False, repr=False)
+class Schedule(betterproto.Message):
+    """A schedule."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier; MODULE:NAME for a schedule of a module."""
+
+    module_name: str = betterproto.string_field(2)
+    """The name of its module."""
+
+    next_at: int = betterproto.int64_field(3)
+    """The next time that it runs; 0 if it is paused or has none."""
+
+    paused: bool = betterproto.bool_field(4)
+    """Whether it is paused."""
+
+    last_execution: str = betterproto.string_field(5)
+    """The last execution that it started; empty for none."""
+
+    schedule_json: str = betterproto.string_field(6)
+    """All of it, in the form of `GET /schedules/{id}`."""
+
+
+@dataclass(eq=False, repr=False)
+class ListSchedulesRequest(betterproto.Message):
+    """A page of schedules."""
+
+    limit: int = betterproto.int32_field(1)
+    """The maximum number, 1 to 500; 0 means 50."""
+
+    cursor: str = betterproto.string_field(2)
+    """The cursor of the previous page."""
+
+    module_name: str = betterproto.string_field(3)
+    """Only those of this module."""
+
+
+@dataclass(eq=False, repr=False)
+class ListSchedulesResponse(betterproto.Message):
+    """A page of schedules."""
+
+    schedules: List["Schedule"] = betterproto.message_field(1)
+    """The schedules."""
+
+    cursor: str = betterproto.string_field(2)
+    """For the next page; empty on the last page."""
+
+
+@dataclass(eq=False, repr=False)
+class GetScheduleRequest(betterproto.Message):
+    """A schedule to return."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+    count: int = betterproto.int32_field(2)
+    """The next times to return, at most 100."""
+
+
+@dataclass(eq=False, repr=False)
+class GetScheduleResponse(betterproto.Message):
+    """A schedule and its next times."""
+
+    schedule: "Schedule" = betterproto.message_field(1)
+    """The schedule."""
+
+    next: List[int] = betterproto.int64_field(2)
+    """In order, in milliseconds since 1970."""
+
+
+@dataclass(eq=False, repr=False)
+class CreateScheduleRequest(betterproto.Message):
+    """A schedule to create."""
+
+    schedule_json: str = betterproto.string_field(1)
+    """The body of `POST /schedules`."""
+
+
+@dataclass(eq=False, repr=False)
+class PatchScheduleRequest(betterproto.Message):
+    """Changes of a schedule."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+    patch_json: str = betterproto.string_field(2)
+    """The body of `PATCH /schedules/{id}`."""
+
+
+@dataclass(eq=False, repr=False)
+class ScheduleResponse(betterproto.Message):
+    """A schedule, created or changed."""
+
+    schedule: "Schedule" = betterproto.message_field(1)
+    """The schedule."""
+
+
+@dataclass(eq=False, repr=False)
+class DeleteScheduleRequest(betterproto.Message):
+    """A schedule to delete."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+
+@dataclass(eq=False, repr=False)
+class DeleteScheduleResponse(betterproto.Message):
+    """The schedule is deleted."""
+
+    pass
+
+
+@dataclass(eq=False, repr=False)
+class PauseScheduleRequest(betterproto.Message):
+    """A schedule to pause or to resume."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+    resume: bool = betterproto.bool_field(2)
+    """Resume it instead."""
+
+
+@dataclass(eq=False, repr=False)
+class FireScheduleRequest(betterproto.Message):
+    """A schedule to run now."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+
+@dataclass(eq=False, repr=False)
+class FireScheduleResponse(betterproto.Message):
+    """The accepted execution."""
+
+    execution: "Execution" = betterproto.message_field(1)
+    """The execution."""
+
+
 class ExecutorServiceStub(betterproto.ServiceStub):
     async def execute(
         self,
@@ -1329,6 +1594,40 @@ class ExecutorServiceStub(betterproto.ServiceStub):
             "/operato.runner.v1.ExecutorService/CancelExecution",
             cancel_execution_request,
             CancelExecutionResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def rerun_execution(
+        self,
+        rerun_execution_request: "RerunExecutionRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "SubmitResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ExecutorService/RerunExecution",
+            rerun_execution_request,
+            SubmitResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def rerun_executions(
+        self,
+        rerun_executions_request: "RerunExecutionsRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "RerunExecutionsResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ExecutorService/RerunExecutions",
+            rerun_executions_request,
+            RerunExecutionsResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -1582,6 +1881,127 @@ class FileServiceStub(betterproto.ServiceStub):
         )
 
 
+class ScheduleServiceStub(betterproto.ServiceStub):
+    async def list_schedules(
+        self,
+        list_schedules_request: "ListSchedulesRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ListSchedulesResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/ListSchedules",
+            list_schedules_request,
+            ListSchedulesResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def get_schedule(
+        self,
+        get_schedule_request: "GetScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "GetScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/GetSchedule",
+            get_schedule_request,
+            GetScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def create_schedule(
+        self,
+        create_schedule_request: "CreateScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/CreateSchedule",
+            create_schedule_request,
+            ScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def patch_schedule(
+        self,
+        patch_schedule_request: "PatchScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/PatchSchedule",
+            patch_schedule_request,
+            ScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def delete_schedule(
+        self,
+        delete_schedule_request: "DeleteScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "DeleteScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/DeleteSchedule",
+            delete_schedule_request,
+            DeleteScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def pause_schedule(
+        self,
+        pause_schedule_request: "PauseScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/PauseSchedule",
+            pause_schedule_request,
+            ScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def fire_schedule(
+        self,
+        fire_schedule_request: "FireScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "FireScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/FireSchedule",
+            fire_schedule_request,
+            FireScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+
 class KeyServiceStub(betterproto.ServiceStub):
     async def create_key(
         self,
@@ -1670,6 +2090,16 @@ class ExecutorServiceBase(ServiceBase):
     ) -> "CancelExecutionResponse":
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def rerun_execution(
+        self, rerun_execution_request: "RerunExecutionRequest"
+    ) -> "SubmitResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def rerun_executions(
+        self, rerun_executions_request: "RerunExecutionsRequest"
+    ) -> "RerunExecutionsResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def watch_execution(
         self, watch_execution_request: "WatchExecutionRequest"
     ) -> AsyncIterator[ExecutionEvent]:
@@ -1733,6 +2163,21 @@ class ExecutorServiceBase(ServiceBase):
         response = await self.cancel_execution(request)
         await stream.send_message(response)
 
+    async def __rpc_rerun_execution(
+        self, stream: "grpclib.server.Stream[RerunExecutionRequest, SubmitResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.rerun_execution(request)
+        await stream.send_message(response)
+
+    async def __rpc_rerun_executions(
+        self,
+        stream: "grpclib.server.Stream[RerunExecutionsRequest, RerunExecutionsResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.rerun_executions(request)
+        await stream.send_message(response)
+
     async def __rpc_watch_execution(
         self, stream: "grpclib.server.Stream[WatchExecutionRequest, ExecutionEvent]"
     ) -> None:
@@ -1786,6 +2231,18 @@ class ExecutorServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 CancelExecutionRequest,
                 CancelExecutionResponse,
+            ),
+            "/operato.runner.v1.ExecutorService/RerunExecution": grpclib.const.Handler(
+                self.__rpc_rerun_execution,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                RerunExecutionRequest,
+                SubmitResponse,
+            ),
+            "/operato.runner.v1.ExecutorService/RerunExecutions": grpclib.const.Handler(
+                self.__rpc_rerun_executions,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                RerunExecutionsRequest,
+                RerunExecutionsResponse,
             ),
             "/operato.runner.v1.ExecutorService/WatchExecution": grpclib.const.Handler(
                 self.__rpc_watch_execution,
@@ -2050,6 +2507,141 @@ class FileServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 DeleteFileRequest,
                 DeleteFileResponse,
+            ),
+        }
+
+
+class ScheduleServiceBase(ServiceBase):
+
+    async def list_schedules(
+        self, list_schedules_request: "ListSchedulesRequest"
+    ) -> "ListSchedulesResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def get_schedule(
+        self, get_schedule_request: "GetScheduleRequest"
+    ) -> "GetScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def create_schedule(
+        self, create_schedule_request: "CreateScheduleRequest"
+    ) -> "ScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def patch_schedule(
+        self, patch_schedule_request: "PatchScheduleRequest"
+    ) -> "ScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def delete_schedule(
+        self, delete_schedule_request: "DeleteScheduleRequest"
+    ) -> "DeleteScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def pause_schedule(
+        self, pause_schedule_request: "PauseScheduleRequest"
+    ) -> "ScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def fire_schedule(
+        self, fire_schedule_request: "FireScheduleRequest"
+    ) -> "FireScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def __rpc_list_schedules(
+        self,
+        stream: "grpclib.server.Stream[ListSchedulesRequest, ListSchedulesResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.list_schedules(request)
+        await stream.send_message(response)
+
+    async def __rpc_get_schedule(
+        self, stream: "grpclib.server.Stream[GetScheduleRequest, GetScheduleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.get_schedule(request)
+        await stream.send_message(response)
+
+    async def __rpc_create_schedule(
+        self, stream: "grpclib.server.Stream[CreateScheduleRequest, ScheduleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.create_schedule(request)
+        await stream.send_message(response)
+
+    async def __rpc_patch_schedule(
+        self, stream: "grpclib.server.Stream[PatchScheduleRequest, ScheduleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.patch_schedule(request)
+        await stream.send_message(response)
+
+    async def __rpc_delete_schedule(
+        self,
+        stream: "grpclib.server.Stream[DeleteScheduleRequest, DeleteScheduleResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.delete_schedule(request)
+        await stream.send_message(response)
+
+    async def __rpc_pause_schedule(
+        self, stream: "grpclib.server.Stream[PauseScheduleRequest, ScheduleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.pause_schedule(request)
+        await stream.send_message(response)
+
+    async def __rpc_fire_schedule(
+        self, stream: "grpclib.server.Stream[FireScheduleRequest, FireScheduleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.fire_schedule(request)
+        await stream.send_message(response)
+
+    def __mapping__(self) -> Dict[str, grpclib.const.Handler]:
+        return {
+            "/operato.runner.v1.ScheduleService/ListSchedules": grpclib.const.Handler(
+                self.__rpc_list_schedules,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                ListSchedulesRequest,
+                ListSchedulesResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/GetSchedule": grpclib.const.Handler(
+                self.__rpc_get_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                GetScheduleRequest,
+                GetScheduleResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/CreateSchedule": grpclib.const.Handler(
+                self.__rpc_create_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                CreateScheduleRequest,
+                ScheduleResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/PatchSchedule": grpclib.const.Handler(
+                self.__rpc_patch_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                PatchScheduleRequest,
+                ScheduleResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/DeleteSchedule": grpclib.const.Handler(
+                self.__rpc_delete_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                DeleteScheduleRequest,
+                DeleteScheduleResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/PauseSchedule": grpclib.const.Handler(
+                self.__rpc_pause_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                PauseScheduleRequest,
+                ScheduleResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/FireSchedule": grpclib.const.Handler(
+                self.__rpc_fire_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                FireScheduleRequest,
+                FireScheduleResponse,
             ),
         }
 

@@ -165,6 +165,19 @@ async def test_a_damaged_file_is_unavailable(site):
     assert (await site.get(name))[0].status == UNAVAILABLE
 
 
+async def test_a_file_that_is_deleted_while_it_is_asked_for_is_unavailable(site, monkeypatch):
+    await site.put(b"content")
+    find = site.service.files.find
+
+    async def find_and_delete(name, viewer):
+        stored = await find(name, viewer)
+        stored.path.unlink()
+        return stored
+
+    monkeypatch.setattr(site.service.files, "find", find_and_delete)
+    assert (await site.get(id_of(b"content")))[0].status == UNAVAILABLE
+
+
 async def test_scopes(tmp_path):
     async with open_files(tmp_path, "files:read") as site:
         assert (await site.put(b"data")).status == FORBIDDEN

@@ -292,11 +292,12 @@ def test_of_two_modules_that_conflict_that_of_the_file_is_served():
     assert route.module is own
     assert [(one.module, other.module) for one, other in routes.hidden] == [(registered, own)]
     with pytest.raises(RunnerError) as caught:
-        routes.check(registered)
+        routes.check(registered.ref.name, registered.spec)
     failure = caught.value.failure
     assert (failure.kind, failure.field) == (ErrorKind.CONFLICT, "endpoints[0].path")
     assert "POST /x conflicts with POST /{y} of module 'z'" in failure.message
-    routes.check(published("z", "/x"))  # of the same module
+    same = published("z", "/x")
+    routes.check(same.ref.name, same.spec)
 
 
 def test_finding_a_route_takes_no_more_steps_among_many(monkeypatch):

@@ -69,9 +69,13 @@ class FileVerbs:
         at, end = request.offset, min(stored.size, request.offset + (request.length or stored.size))
         call.share = self.service.answers.share()
         await self.service.answers.turn(call.share, min(PIECE_BYTES, end - at))
-        await call.send(make(v1.GetFileResponse, file=_message(stored)))
-        fd = await trio.to_thread.run_sync(os.open, stored.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            fd = await trio.to_thread.run_sync(os.open, stored.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as problem:  # it was deleted meanwhile
+            text = f"the stored file {stored.id} cannot be read: {problem.strerror}"
+            raise error(ErrorKind.UNAVAILABLE, text) from problem
+        try:
+            await call.send(make(v1.GetFileResponse, file=_message(stored)))
             while at < end:
                 data = await trio.to_thread.run_sync(os.pread, fd, min(PIECE_BYTES, end - at), at)
                 if not data:

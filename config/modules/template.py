@@ -30,15 +30,15 @@ timeout: 30s                  # of one call; then the handler is stopped
 # queue_timeout: 30s          # waiting for a worker
 # start_timeout: 30s          # import and init()
 # build_timeout: 10m          # building the environment
-# rate: 100/m                 # how many executions begin in that time
-# group: {{key: $.customer, concurrency: 1}}    # how many with the same value in the input run at a time
+# rate: 10/s                  # most executions that begin
+# group: {{key: $.name, concurrency: 1}}    # most with the same value of the input at a time
 # record: summary             # the history keeps sizes only, no inputs and results
 
 # Where it is called besides /modules/execute: its requests come as operato.Request.
 # endpoints: [{{path: "/hooks/{{event}}", methods: [POST], auth: token}}]
 
 # When it runs by itself.
-# schedules: [{{cron: "30 3 * * *", timezone: Asia/Seoul, input: {{name: Ada}}}}]
+# schedules: [{{cron: "30 3 * * mon-fri", timezone: Asia/Seoul, input: {{name: night}}, misfire: last}}]
 
 # When a call fails.
 # retry: {{attempts: 3, "on": [timeout, worker_crashed], backoff: {{initial: 1s, factor: 2, max: 30s}}}}

@@ -81,10 +81,10 @@ JSONS = ("application/json", "application/problem+json")
 DESCRIBE = {
     *("POST /modules", "POST /modules/upload", "PUT /modules/{name}", "PATCH /modules/{name}"),
     *("POST /modules/execute/{name}/batch", "POST /modules/execute/{name}", "POST /executions", "POST /files"),
-    "POST /executions/{id}/rerun",
+    *("POST /executions/{id}/rerun", "POST /schedules", "PATCH /schedules/{id}"),
 }
-"""Operations whose body is a module, its input, an archive, JSON lines or a form, or must have the digest that another
-part of the request names, which a schema cannot describe fully.
+"""Operations whose body is a module, an input, an archive, JSON lines, a form or a time, or must have the digest that a
+part of the request names: a schema cannot describe them fully.
 """
 
 

@@ -99,7 +99,7 @@ def _decoded(text: bytes) -> str:
 def _copy_table(old: sqlite3.Connection, to: sqlite3.Connection, table: Copied, end: float) -> bool:
     """Copy range by range; one that cannot be read is divided some times, then read from both of its ends."""
     kinds = {row[1]: str(row[2]).upper() for row in to.execute(f"pragma table_info({table.name})")}
-    columns, number = ", ".join(kinds), kinds[table.key] != "TEXT"
+    columns, number = ", ".join(f"[{column}]" for column in kinds), kinds[table.key] != "TEXT"
     reading = f"select {columns} from {table.name} where {table.key} >= ? and {table.key} < ?"  # noqa: S608
     backwards = f"{reading} order by {table.key} desc"
     marks = ", ".join("?" * len(kinds))

@@ -38,18 +38,20 @@ class Isolation(StrEnum):
 
 
 class Status(StrEnum):
-    """The states of an execution; the last three are final."""
+    """The states of an execution; `succeeded`, `failed` and `cancelled` are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    SCHEDULED = "scheduled"
+    """Accepted and recorded; it is queued at `run_at`."""
 
     @property
     def final(self) -> bool:
         """Whether the execution has ended."""
-        return self not in (Status.QUEUED, Status.RUNNING)
+        return self not in (Status.RUNNING, Status.QUEUED, Status.SCHEDULED)
 
 
 class Stream(StrEnum):
@@ -101,6 +103,11 @@ class Waiting(Struct, frozen=True):
     since: float
 
 
+MIN_PRIORITY: Final = 0
+MAX_PRIORITY: Final = 9
+DEFAULT_PRIORITY: Final = 5
+
+
 class Execution(Struct, frozen=True):
     """One call of one module version, as history keeps it and every door shows it.
 
@@ -121,6 +128,20 @@ class Execution(Struct, frozen=True):
     """No caller waits for its answer; it runs even after a restart of the runner."""
     timeout: float | None = None
     """Seconds that the caller allows for each attempt, if less than the module's."""
+    priority: int = DEFAULT_PRIORITY
+    """0 to 9: of the queued executions of a module, those with the highest number run first."""
+    run_at: float | None = None
+    """When it is queued, if not at once."""
+    schedule: str | None = None
+    """The name of the schedule that started it."""
+    scheduled_for: float | None = None
+    """The instant of its schedule for which it was started."""
+    rerun_of: str | None = None
+    """The execution that it repeats."""
+    rerun_root: str | None = None
+    """The first execution of the chain of repetitions that it belongs to."""
+    group: str | None = None
+    """The value by which its module groups it, as JSON."""
     idempotency_key: str | None = None
     result: bytes | None = None
     failure: Failure | None = None
@@ -142,6 +163,8 @@ class Execution(Struct, frozen=True):
     """Bytes of resident memory that the process of the handler had at most, where it can be measured."""
     waiting: Waiting | None = None
     """Set by those who show an execution that has not ended; it is not recorded."""
+    reruns: tuple[str, ...] = ()
+    """The executions that repeat it, the newest first. Set by the history where one is read; it is not recorded."""
     started_at: float | None = None
     """When the first attempt had a worker."""
     finished_at: float | None = None

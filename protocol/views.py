@@ -105,13 +105,26 @@ class Record(TypedDict):
     finished_at: float | None
 
 
-class ListedExecution(Core, Record):
+class Origin(TypedDict):
+    """Why and when an execution starts."""
+
+    priority: Annotated[int, Meta(description="0 to 9; of the queued executions of a module, the highest runs first.")]
+    run_at: Annotated[float | None, Meta(description="When it is queued, if not at once.")]
+    schedule: Annotated[str | None, Meta(description="The schedule that started it.")]
+    scheduled_for: Annotated[float | None, Meta(description="The instant of the schedule.")]
+    rerun_of: Annotated[str | None, Meta(description="The execution that it repeats.")]
+    rerun_root: Annotated[str | None, Meta(description="The first execution of its chain of repetitions.")]
+    group: Annotated[str | None, Meta(description="The value by which its module groups it, as JSON.")]
+
+
+class ListedExecution(Core, Record, Origin):
     """An execution as lists show it: result, traceback and failed attempts are left out."""
 
 
-class RecordedExecution(Execution, Record):
+class RecordedExecution(Execution, Record, Origin):
     """All that is known of an execution."""
 
+    reruns: Annotated[tuple[str, ...], Meta(description="The executions that repeat it, at most 100, newest first.")]
     input: Json
 
 
@@ -126,12 +139,18 @@ def answered(execution: model.Execution) -> Execution:
 
 def listed(execution: model.Execution) -> ListedExecution:
     """Return an execution for a list, or one that was accepted and has not ended: without output and input."""
-    return {**_core(execution), **_record(execution)}
+    return {**_core(execution), **_record(execution), **_origin(execution)}
 
 
 def recorded(execution: model.Execution) -> RecordedExecution:
     """Return everything that is known of an execution; input and result pass through unparsed."""
-    return {**answered(execution), **_record(execution), "input": msgspec.Raw(execution.input)}
+    return {
+        **answered(execution),
+        **_record(execution),
+        **_origin(execution),
+        "reruns": execution.reruns,
+        "input": msgspec.Raw(execution.input),
+    }
 
 
 def _core(execution: model.Execution) -> Core:
@@ -165,6 +184,18 @@ def _record(execution: model.Execution) -> Record:
         "created_at": round(execution.created_at, 6),
         "started_at": _rounded(execution.started_at),
         "finished_at": _rounded(execution.finished_at),
+    }
+
+
+def _origin(execution: model.Execution) -> Origin:
+    return {
+        "priority": execution.priority,
+        "run_at": _rounded(execution.run_at),
+        "schedule": execution.schedule,
+        "scheduled_for": _rounded(execution.scheduled_for),
+        "rerun_of": execution.rerun_of,
+        "rerun_root": execution.rerun_root,
+        "group": execution.group,
     }
 
 

@@ -16,7 +16,7 @@ _STYLES = {
     **dict.fromkeys(("succeeded", "ok", "active"), "green"),
     **dict.fromkeys(("failed",), "bold red"),
     **dict.fromkeys(("cancelled", "note"), "yellow"),
-    **dict.fromkeys(("running", "queued"), "cyan"),
+    **dict.fromkeys(("running", "queued", "scheduled"), "cyan"),
 }
 """Styles of states, by their word."""
 

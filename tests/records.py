@@ -67,6 +67,13 @@ def full():
         peak_memory=2**42,
         timeout=1.5,
         idempotency_key="key",
+        priority=0,
+        run_at=NOW + 0.125,
+        schedule="nightly",
+        scheduled_for=NOW,
+        rerun_of="e1",
+        rerun_root="e0",
+        group='"kim"',
         timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
         started_at=NOW + 0.25,
     )

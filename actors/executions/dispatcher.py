@@ -3,7 +3,8 @@
 Rules:
 * An execution is recorded as queued before it is accepted, and stays queued until it has a worker. If the runner ends
   before that, the next runner runs it.
-* Each module has at most as many running tasks as it may have workers; the rest of its executions wait in the backlog.
+* Each module has at most as many running tasks as it may have workers; the rest of its executions wait in the backlog,
+  those with a higher priority first.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.executions.attempts import Attempts, retry_delay
-from actors.executions.backlog import Backlog
 from actors.executions.live import BROKEN, Live, LiveExecutions
 from actors.executions.recovery import Recovery
 from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
+from actors.turns import Backlog
 from actors.workers import Outcome
 from protocol import events
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
@@ -139,7 +140,8 @@ class Dispatcher:
     def _queue(self, live: Live) -> None:
         """Put an accepted execution into the backlog, without its payload."""
         live.queued_at = time.time()
-        self._backlog.push(live.execution.module.name, live.execution.id, live.execution.input)
+        execution = live.execution
+        self._backlog.push(execution.module.name, execution.id, execution.input, execution.priority)
         live.execution = replace(live.execution, input=b"null", events=b"[]")
         live.wait_for("queued")
 

@@ -29,6 +29,8 @@ from protocol.views import DEFAULT_PAGE, MAX_PAGE
 LOOKED_AT: Final = 5_000
 """Rows of an index that one page reads at most: some ten milliseconds."""
 
+MAX_RERUNS: Final = 100
+"""Repetitions that one execution shows."""
 UNREADABLE: Final = "unreadable"
 """The key under which a connection notes the rows that cannot be read, as they are damaged: they are left out."""
 UNREADABLE_ERRORS: Final = (msgspec.MsgspecError, ValueError, TypeError)
@@ -44,6 +46,8 @@ _place_decoder: Final[msgspec.json.Decoder[Place]] = msgspec.json.Decoder(Place)
 
 # Indexes that a list may follow, the most selective first; the index of callers is tried as well.
 _LEADS: Final[tuple[tuple[str, ...], ...]] = (
+    ("rerun_of",),
+    ("schedule",),
     ("module", "failure_kind"),
     ("failure_kind",),
     ("module", "status"),
@@ -65,6 +69,10 @@ class Query:
     status: Status | None = None
     kind: ErrorKind | None = None
     subject: str | None = None
+    schedule: str | None = None
+    rerun_of: str | None = None
+    unresolved: bool = False
+    """Only failures without a later success in their chain of repetitions."""
     modules: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
@@ -88,19 +96,26 @@ def page(connection: sa.Connection, query: Query) -> Page:
     """Return one page. Raises `RunnerError` (`bad_input`) for a limit or cursor that is not valid."""
     if not 1 <= query.limit <= MAX_PAGE:
         raise error(ErrorKind.BAD_INPUT, f"limit must be from 1 to {MAX_PAGE}", field="limit")
+    if query.unresolved:
+        if query.status not in (None, Status.FAILED):
+            text = f"unresolved executions have failed, so none is {query.status}; leave one of the two out"
+            raise error(ErrorKind.BAD_INPUT, text, field="status")
+        query = evolve(query, status=Status.FAILED)
     before = _upper_bound(query)
     filters, globs = _filters(query), query.modules
     if globs and "module" in filters:
         if not module_matches(filters["module"], globs):
             return Page(())
         globs = ()
-    lead, floor = _best_lead(connection, filters, query.since, before, globs=bool(globs))
+    lead, floor = _best_lead(connection, filters, query.since, before, more=bool(globs) or query.unresolved)
     wanted = sa.select(executions).where(*_led(lead, filters, query.since if floor is None else floor, before))
     for name in filters.keys() - set(lead):
         # Wrapped so that SQLite takes no other index.
         wanted = wanted.where(sa.func.coalesce(executions.c[name], "") == filters[name])
     if globs:
         wanted = wanted.where(matching(executions.c.module, globs))
+    if query.unresolved:
+        wanted = wanted.where(_UNRESOLVED)
     rows = connection.execute(_newest_first(wanted).limit(query.limit + 1)).mappings().all()
     found = (_readable(connection, row) for row in rows[: query.limit])
     items = tuple(execution for execution in found if execution is not None)
@@ -111,6 +126,20 @@ def page(connection: sa.Connection, query: Query) -> Page:
     return Page(items, None if floor is None else _cursor(floor, ""))
 
 
+def _unresolved() -> sa.ColumnElement[bool]:
+    """Return the condition that no later execution of the same chain of repetitions succeeded; ids rise with time."""
+    columns, later = executions.c, executions.alias("later")
+    succeeded = sa.select(sa.literal(1)).where(
+        later.c.rerun_root == sa.func.coalesce(columns.rerun_root, columns.id),
+        later.c.status == Status.SUCCEEDED.value,
+        later.c.id > columns.id,
+    )
+    return ~succeeded.correlate(executions).exists()
+
+
+_UNRESOLVED: Final = _unresolved()
+
+
 def _filters(query: Query) -> dict[str, str]:
     """Return the values that columns must have."""
     filters = {
@@ -119,22 +148,25 @@ def _filters(query: Query) -> dict[str, str]:
         "status": query.status and query.status.value,
         "failure_kind": query.kind and query.kind.value,
         "subject": query.subject,
+        "schedule": query.schedule,
+        "rerun_of": query.rerun_of,
     }
     return {name: value for name, value in filters.items() if value is not None}
 
 
 def _best_lead(
-    connection: sa.Connection, filters: Mapping[str, str], since: float | None, before: Place | None, *, globs: bool
+    connection: sa.Connection, filters: Mapping[str, str], since: float | None, before: Place | None, *, more: bool
 ) -> tuple[tuple[str, ...], float | None]:
     """Return the columns of the index to follow, and the time at which to stop; None for its end.
 
+    `more`: there are other conditions than `filters`.
     Of several indexes, the one whose `LOOKED_AT` newest rows reach back furthest has the fewest rows that do not match.
     """
     leads = [lead for lead in _LEADS if filters.keys() >= set(lead)][:1]
     if "subject" in filters:
         leads.append(("subject",))
     leads = leads or [()]
-    if not globs and filters.keys() == set(leads[0]):
+    if not more and filters.keys() == set(leads[0]):
         return leads[0], None
     floors = [_floor(connection, _led(lead, filters, since, before)) for lead in leads]
     return min(
@@ -198,6 +230,8 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
     found = _readable(connection, row)
     if found is None:
         return None
+    if found.status.final:
+        found = replace(found, reruns=_reruns(connection, name))
     pieces = sa.select(events.c.events).where(events.c.id == name).order_by(events.c.first_seq)
     stored = connection.execute(pieces).scalars().all()
     try:
@@ -205,6 +239,11 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
     except UNREADABLE_ERRORS as problem:
         _note(connection, name, problem)
         return replace(found, events=joined(waiting) if waiting else NOTHING)
+
+
+def _reruns(connection: sa.Connection, name: str) -> tuple[str, ...]:
+    wanted = sa.select(executions.c.id).where(executions.c.rerun_of == name)
+    return tuple(connection.execute(_newest_first(wanted).limit(MAX_RERUNS)).scalars())
 
 
 def decodable(piece: bytes) -> bytes:

@@ -21,6 +21,7 @@ from actors.history.tables import (
     PHASES,
     PLAIN,
     SCHEMA_VERSION,
+    STEPS,
     add_rows,
     count_rows,
     events,
@@ -64,7 +65,7 @@ class Stored:
 
 
 def prepare(connection: sa.Connection, path: Path) -> int:
-    """Make the schema where it is missing, in one transaction; return the highest revision ever stored.
+    """Make the schema where it is missing or older, in one transaction; return the highest revision ever stored.
 
     Raises `RunnerError` (`unavailable`), naming `path`, when the database has another schema.
     """
@@ -72,7 +73,15 @@ def prepare(connection: sa.Connection, path: Path) -> int:
         begin(connection)
         metadata.create_all(connection)
         values = {row.name: int(row.value) for row in connection.execute(sa.select(meta))}
-        check_schema(path, values.get("schema", SCHEMA_VERSION), SCHEMA_VERSION)
+        found = values.get("schema", SCHEMA_VERSION)
+        while found in STEPS:
+            for statement in STEPS[found]:
+                connection.exec_driver_sql(statement)
+            found += 1
+            connection.execute(sa.update(meta).where(meta.c.name == "schema").values(value=found))
+        check_schema(path, found, SCHEMA_VERSION)
+        for index in executions.indexes:
+            index.create(connection, checkfirst=True)
         for name, value in (("schema", SCHEMA_VERSION), ("revision", 0), ("rows", 0)):
             if name not in values:
                 connection.execute(sa.insert(meta).values(name=name, value=value))

@@ -11,10 +11,22 @@ from typing import Any, Final, get_args, get_type_hints
 
 import sqlalchemy as sa
 
-from protocol.model import Execution, Timings
+from protocol.model import Execution, Status, Timings
 
-SCHEMA_VERSION: Final = 2
-"""Raise it with every change here: a database of another schema is refused."""
+SCHEMA_VERSION: Final = 3
+"""Raise it with every change here, and add the step from the schema before it to `STEPS`."""
+STEPS: Final = {
+    2: (
+        "alter table executions add column priority bigint not null default 5",
+        "alter table executions add column run_at double",
+        "alter table executions add column schedule text",
+        "alter table executions add column scheduled_for double",
+        "alter table executions add column rerun_of text",
+        "alter table executions add column rerun_root text",
+        'alter table executions add column "group" text',
+    ),
+}
+"""Statements that make of a database with this schema one with the next. Missing indexes are made after all steps."""
 PHASES: Final = Timings.__struct_fields__
 _TYPES: Final[dict[Any, type[sa.types.TypeEngine[Any]]]] = {
     str: sa.Text,
@@ -68,7 +80,7 @@ executions = sa.Table(
     sa.Index("executions_by_subject", "subject", "created_at", "id"),
     sqlite_with_rowid=False,  # ids rise, so rows are appended; and the id needs no second index
 )
-# Partial indexes: a success is not in the first two, a call without a key not in the third.
+# Partial indexes: most executions are in none of them.
 for _name, _columns in (("kind", ("failure_kind",)), ("module_kind", ("module", "failure_kind"))):
     _some = executions.c.failure_kind.is_not(None)
     sa.Index(
@@ -82,6 +94,16 @@ sa.Index(
     *(executions.c[column] for column in ("subject", "module", "idempotency_key", "created_at", "id")),
     sqlite_where=_keyed,
 )
+
+for _name in ("schedule", "rerun_of"):
+    _some = executions.c[_name].is_not(None)
+    sa.Index(
+        f"executions_by_{_name}", executions.c[_name], executions.c.created_at, executions.c.id, sqlite_where=_some
+    )
+_root = executions.c.rerun_root
+sa.Index("executions_by_rerun_root", _root, executions.c.status, executions.c.id, sqlite_where=_root.is_not(None))
+_scheduled = executions.c.status == sa.literal_column(f"'{Status.SCHEDULED.value}'")
+sa.Index("executions_by_due", executions.c.run_at, executions.c.id, sqlite_where=_scheduled)
 
 payloads = sa.Table(
     "payloads",

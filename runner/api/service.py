@@ -16,6 +16,7 @@ from actors.executions import Idempotency, Live, Runs
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
 from actors.registry import Published, Registry
+from actors.turns import AT_ONCE, Terms
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
@@ -92,17 +93,7 @@ class Service:
     def environments(self, principal: Principal) -> list[dict[str, Any]]:
         """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
         require(principal, Scope.MODULES_READ)
-        return [
-            {
-                "env": kind.value,
-                "available": executor.availability.available,
-                "reason": executor.availability.reason or None,
-                "detail": dict(executor.availability.detail),
-                "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
-                "statistics": _as_dict(executor.statistics()),
-            }
-            for kind, executor in self.executors.items()
-        ]
+        return [_environment(kind, executor) for kind, executor in self.executors.items()]
 
     def prepare(self, principal: Principal, name: str, version: str | None = None) -> tuple[Published, BuildLog]:
         """Build a module's environment if it is missing; return the module and the build to follow.
@@ -157,14 +148,16 @@ class Service:
         version: str | None = None,
         timeout: float | None = None,
         key: str | None = None,
+        terms: Terms = AT_ONCE,
     ) -> Execution:
         """Accept an execution that runs when its turn comes, even after a restart, and return its present state.
 
-        The parameters are those of `execute`. Raises RunnerError if it is not accepted. When the caller is cancelled,
-        it may have been accepted.
+        The other parameters are those of `execute`. Raises RunnerError if it is not accepted. When the
+        caller is cancelled, it may have been accepted.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
         execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
+        execution = replace(execution, priority=terms.priority)
 
         async def begin() -> Live:
             return await self.runs.dispatcher.submit(module, execution)
@@ -294,6 +287,17 @@ def _shown(principal: Principal, execution: Execution) -> Execution:
     if principal.allows(Scope.EXECUTIONS_READ):
         return execution
     return replace(execution, input=b"null", result=None, events=b"[]")
+
+
+def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:
+    return {
+        "env": kind.value,
+        "available": executor.availability.available,
+        "reason": executor.availability.reason or None,
+        "detail": dict(executor.availability.detail),
+        "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
+        "statistics": _as_dict(executor.statistics()),
+    }
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

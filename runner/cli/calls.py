@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from protocol.model import MAX_PRIORITY, MIN_PRIORITY
 from runner.cli.options import (
     Command,
     Commands,
@@ -31,6 +32,13 @@ _RUN = ("executions:run", "executions:read")
 @click.option(
     "--key", default=None, metavar="KEY", help="idempotency key: repeating the call returns the same execution"
 )
+@click.option(
+    "--priority",
+    default=None,
+    type=click.IntRange(MIN_PRIORITY, MAX_PRIORITY),
+    metavar="0-9",
+    help="with --async: of the queued calls of a module, the highest runs first  [5]",
+)
 @connection_options()
 def call(
     name: str,
@@ -40,6 +48,7 @@ def call(
     version: str | None,
     timeout: str | None,
     key: str | None,
+    priority: int | None,
     **options: Any,
 ) -> int:
     """Call a module of a running server: NAME, with JSON as input.
@@ -56,11 +65,13 @@ def call(
     """
     if follow and asynchronous:
         raise click.UsageError("--follow and --async exclude each other; `logs -f ID` follows an accepted execution")
+    if priority is not None and not asynchronous:
+        raise click.UsageError("--priority is for asynchronous calls; add --async")
     from runner.client import MAX_ANSWER_BYTES, Order, follow_call, submit
 
     content = sys.stdin.buffer.read(MAX_ANSWER_BYTES + 1) if data == "-" else os.fsencode(data)
     seconds = None if timeout is None else duration(timeout, "--timeout")
-    order = Order(name, content, version, seconds, key)
+    order = Order(name, content, version, seconds, key, priority)
     if asynchronous:
         return with_client(options, _RUN, lambda client: submit(client, order))
     return with_client(options, _RUN, lambda client: follow_call(client, order, live=follow))
@@ -95,11 +106,16 @@ def executions() -> None:
 @executions.command("list")
 @click.option("--module", default=None, metavar="NAME", help="only of this module")
 @click.option("--version", default=None, metavar="VERSION", help="only of this version")
-@click.option("--status", default=None, metavar="STATUS", help="queued, running, succeeded, failed or cancelled")
+@click.option(
+    "--status", default=None, metavar="STATUS", help="scheduled, queued, running, succeeded, failed or cancelled"
+)
 @click.option(
     "--error", default=None, metavar="KIND", help="only failures of this kind, such as timeout or handler_error"
 )
 @click.option("--caller", default=None, metavar="SUBJECT", help="only of this caller (the subject of its token)")
+@click.option("--schedule", default=None, metavar="NAME", help="only those that this schedule started")
+@click.option("--rerun-of", default=None, metavar="ID", help="only repetitions of this execution")
+@click.option("--unresolved", is_flag=True, help="only failures without a later success of a repetition")
 @click.option(
     "--since",
     default=None,
@@ -115,6 +131,9 @@ def list_(
     status: str | None,
     error: str | None,
     caller: str | None,
+    schedule: str | None,
+    rerun_of: str | None,
+    unresolved: bool,
     since: str | None,
     until: str | None,
     limit: int,
@@ -126,6 +145,7 @@ def list_(
     from runner.client import list_executions, moment
 
     filters = {"module": module, "version": version, "status": status, "error": error, "subject": caller}
+    filters |= {"schedule": schedule, "rerun_of": rerun_of, "unresolved": "true" if unresolved else None}
     filters |= {"since": moment(since, "--since"), "until": moment(until, "--until")}
     return with_client(options, _RUN, lambda client: list_executions(client, filters, limit, cursor, as_json=as_json))
 

@@ -95,8 +95,8 @@ def end_of(event: ResultEvent | ErrorEvent) -> End:
 
 
 def end_in(execution: views.Execution) -> End | None:
-    """Return the end of an execution, None while it is queued or running."""
-    if execution["status"] in ("queued", "running"):
+    """Return the end of an execution, None while it has not ended."""
+    if execution["status"] in ("scheduled", "queued", "running"):
         return None
     failure = execution.get("error")
     if failure is not None:

@@ -14,6 +14,7 @@ import msgspec
 from config.mistakes import ConfigError, Mistake
 from config.units import duration, format_duration
 from protocol import views
+from protocol.model import DEFAULT_PRIORITY
 from runner.client.connection import Client, segment
 from runner.client.events import failure_in
 from runner.client.lists import collect, print_json, print_table, read_items
@@ -101,6 +102,7 @@ def text_of(item: views.RecordedExecution) -> str:
     timings = ", ".join(f"{name} {seconds:.3f}s" for name, seconds in phases.items() if seconds >= 0.001)
     waiting, took, failure = item.get("waiting"), item.get("duration"), item.get("error")
     started, finished, timeout = item.get("started_at"), item.get("finished_at"), item.get("timeout")
+    run_at, priority = item.get("run_at"), item.get("priority", DEFAULT_PRIORITY)
     memory, dropped = item.get("peak_memory"), item.get("output_dropped", 0)
     rows: list[tuple[str, object]] = [
         ("id", item["id"]),
@@ -108,6 +110,12 @@ def text_of(item: views.RecordedExecution) -> str:
         ("status", item["status"]),
         ("waits for", None if waiting is None else waiting["reason"]),
         ("caller", item.get("subject")),
+        ("runs at", None if run_at is None else time_of(run_at)),
+        ("schedule", _schedule(item)),
+        ("priority", None if priority == DEFAULT_PRIORITY else priority),
+        ("group", item.get("group")),
+        ("repeats", item.get("rerun_of")),
+        ("repeated by", ", ".join(item.get("reruns", ()))),
         ("accepted", time_of(item.get("created_at", 0.0)) + (", asynchronous" if item.get("asynchronous") else "")),
         ("started", None if started is None else time_of(started)),
         ("ended", None if finished is None else time_of(finished)),
@@ -128,6 +136,11 @@ def text_of(item: views.RecordedExecution) -> str:
     shown = failure_in(failure)
     lines = [*printable(shown.traceback or "").splitlines(), f"error: {shown.kind}: {shown.message}"]
     return text + "\n".join(lines) + "\n"
+
+
+def _schedule(item: views.RecordedExecution) -> str | None:
+    name, instant = item.get("schedule"), item.get("scheduled_for")
+    return name if instant is None else f"{name} for {time_of(instant)}"
 
 
 def _cut(value: msgspec.Raw) -> str:

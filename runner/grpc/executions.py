@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 
 from actors.events import Follower, LastEvent, LeftEvent
 from actors.history import Query
+from actors.turns import terms_of
 from protocol.errors import ErrorKind, Failure, error
 from protocol.events import last_event
 from protocol.model import Execution
@@ -89,6 +90,7 @@ class _Executions:
     service: Service
 
     async def execute(self, call: Call, who: Principal, request: v1.ExecuteRequest) -> v1.ExecuteResponse:
+        _refuse_terms(request)
         execution = await self.service.execute(
             who,
             request.module_name,
@@ -115,6 +117,7 @@ class _Executions:
         if _key(call) is not None:
             text = "a stream has no idempotency key; submit the execution and watch it"
             raise error(ErrorKind.BAD_INPUT, text, field="idempotency-key")
+        _refuse_terms(request)
         name, follower = await self.service.begin(
             who,
             request.module_name,
@@ -137,6 +140,7 @@ class _Executions:
             version=request.version or None,
             timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),
+            terms=terms_of(priority=request.priority),
         )
         self.service.answers.take_whole(self._share(call), execution)
         return make(v1.SubmitResponse, execution=execution_message(execution))
@@ -153,6 +157,9 @@ class _Executions:
             status=execution_status(request.status),
             kind=error_kind(request.kind),
             subject=request.subject or None,
+            schedule=request.schedule or None,
+            rerun_of=request.rerun_of or None,
+            unresolved=request.unresolved,
             since=seconds(request.since),
             until=seconds(request.until),
             limit=page_limit(request.limit),
@@ -216,6 +223,12 @@ async def _next_input(call: Call) -> Input | None:
     if len(given.id) > MAX_INPUT_ID:
         raise error(ErrorKind.BAD_INPUT, f"an id has at most {MAX_INPUT_ID} characters", field="input.id")
     return Input(given.id, given.input_json.encode())
+
+
+def _refuse_terms(request: v1.ExecuteRequest) -> None:
+    """Raise RunnerError `bad_input` when a call that waits has terms of a submission."""
+    if request.priority is not None:
+        raise error(ErrorKind.BAD_INPUT, "`priority` is only for Submit", field="priority")
 
 
 def _member(message: Any, name: str) -> Any | None:

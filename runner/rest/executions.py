@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
 from attrs import evolve
 
 from actors.history import Query
+from actors.turns import Terms, terms_of
 from protocol import views
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.events import DroppedEvent, KeptEvent, OutputEvent, decode_all, encode, text_of
@@ -28,6 +30,8 @@ from runner.rest.render import (
     stats_json,
 )
 
+TERMS: Final = ("priority",)
+"""Parameters of submissions, in the query and in an order."""
 _orders: Final = msgspec.json.Decoder(Order)
 
 
@@ -35,7 +39,9 @@ _orders: Final = msgspec.json.Decoder(Order)
 async def execute(request: Request) -> Answer:
     """Run a module: the hot path."""
     service, asynchronous = request.service, request["Prefer"]
-    run = service.submit if asynchronous else service.execute
+    run = partial(service.submit, terms=_terms(request)) if asynchronous else service.execute
+    if not asynchronous:
+        _refuse_terms(request)
     execution = await run(
         request.principal,
         request["name"],
@@ -57,6 +63,22 @@ async def execute(request: Request) -> Answer:
     return json_answer(execution_json(execution), execution_status(execution), tuple(headers))
 
 
+def _terms(request: Request, order: Order | None = None) -> Terms:
+    """Return the terms of a submission: those of the query, else those of the order in its body. Raises RunnerError."""
+    given = {name: request[name] for name in TERMS}
+    if order is not None:
+        given = {name: getattr(order, name) if value is None else value for name, value in given.items()}
+    return terms_of(**given)
+
+
+def _refuse_terms(request: Request) -> None:
+    """Raise RunnerError `bad_input` when a call that waits has terms of a submission."""
+    for name in TERMS:
+        if request[name] is not None:
+            text = f"`{name}` is for asynchronous calls; send the header `Prefer: respond-async` as well"
+            raise error(ErrorKind.BAD_INPUT, text, field=name)
+
+
 @serves("submit")
 async def submit(request: Request) -> Answer:
     """Accept an execution."""
@@ -70,6 +92,7 @@ async def submit(request: Request) -> Answer:
             version=order.version,
             timeout=min(given, default=None),
             key=request["Idempotency-Key"],
+            terms=_terms(request, order),
         )
     except RunnerError as problem:
         if problem.failure.field != "name":
@@ -107,6 +130,9 @@ async def list_executions(request: Request) -> Answer:
         status=request["status"],
         kind=request["error"],
         subject=request["subject"],
+        schedule=request["schedule"],
+        rerun_of=request["rerun_of"],
+        unresolved=request["unresolved"],
         since=request["since"],
         until=request["until"],
         limit=request["limit"],

@@ -67,6 +67,7 @@ def fits(execution, query):
         and query.status in (None, execution.status)
         and query.kind in (None, kind)
         and query.subject in (None, execution.subject)
+        and (not query.unresolved or execution.status is Status.FAILED)
         and (not query.modules or module_matches(execution.module.name, query.modules))
         and (query.since is None or execution.created_at >= query.since)
         and (query.until is None or execution.created_at < query.until)
@@ -82,8 +83,12 @@ FILTERS = [
         [("kind", None), ("kind", ErrorKind.TIMEOUT)],
         [("subject", None), ("subject", "s1")],
         [("modules", ()), ("modules", ("m[12]", "x*"))],
+        [("unresolved", False)],
     )
 ]
+
+
+FILTERS += [{"module": module, "unresolved": True, "modules": ()} for module in (None, "m1")]
 
 
 @pytest.mark.parametrize("looked_at", [7, 5000])
@@ -339,3 +344,61 @@ async def test_a_bound_that_is_no_number_is_refused(filled):
     with pytest.raises(RunnerError) as caught:
         await filled[0].stats("m1", since=float("nan"))
     assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "since")
+
+
+# Repetitions and schedules
+
+
+async def test_a_schedule_and_the_repetitions_of_an_execution_are_found_in_their_indexes(tmp_path):
+    async with running(tmp_path) as history:
+        first = failed(at=NOW)
+        made = [first]
+        for number in range(5):
+            made.append(failed(at=NOW + 1 + number, rerun_of=first.id, rerun_root=first.id))
+            made.append(make(at=NOW + 10 + number, schedule=f"s{number % 2}", scheduled_for=NOW))
+        for execution in made:
+            await history.finish(execution)
+        with statements() as seen:
+            assert [e.id for e in (await history.list(Query(rerun_of=first.id))).items] == [
+                e.id for e in reversed(made) if e.rerun_of
+            ]
+            assert [e.scheduled_for for e in (await history.list(Query(schedule="s0"))).items] == [NOW] * 3
+            assert (await history.list(Query(schedule="s0", rerun_of=first.id))).items == ()
+        plans = []
+        with closing(open_reader(tmp_path / "history.db")) as link:
+            for sql, parameters in seen.items():
+                if "ORDER BY executions.created_at DESC" in sql:
+                    plans += [line[3] for line in link.execute(f"explain query plan {sql}", parameters)]
+        assert plans[:2] == [
+            "SEARCH executions USING INDEX executions_by_rerun_of (rerun_of=?)",
+            "SEARCH executions USING INDEX executions_by_schedule (schedule=?)",
+        ]
+        assert (await history.get(first.id)).reruns == tuple(e.id for e in reversed(made) if e.rerun_of)
+        assert (await history.get(made[1].id)).reruns == ()
+
+
+@pytest.mark.parametrize("looked_at", [3, 5000])
+async def test_a_failure_is_unresolved_until_a_later_repetition_of_its_chain_succeeds(tmp_path, looked_at, monkeypatch):
+    monkeypatch.setattr(queries, "LOOKED_AT", looked_at)
+
+    async def unresolved(history, **more):
+        return [execution.id for execution in (await all_pages(history, Query(unresolved=True, **more)))[0]]
+
+    async with running(tmp_path) as history:
+        alone, root, other = failed(at=NOW), failed(at=NOW + 1), make(at=NOW + 2, module="other")
+        again = failed(at=NOW + 3, rerun_of=root.id, rerun_root=root.id)
+        broken = failed(at=NOW + 4, rerun_of=other.id, rerun_root=other.id, module="other")
+        for execution in (alone, root, other, again, broken):
+            await history.finish(execution)
+        assert await unresolved(history) == [broken.id, again.id, root.id, alone.id]
+        assert await unresolved(history, module="other", status=Status.FAILED) == [broken.id]
+
+        # The repetition of a repetition resolves the chain.
+        await history.finish(make(at=NOW + 5, rerun_of=again.id, rerun_root=root.id))
+        assert await unresolved(history) == [broken.id, alone.id]
+        later = failed(at=NOW + 6, rerun_of=root.id, rerun_root=root.id)
+        await history.finish(later)
+        assert await unresolved(history) == [later.id, broken.id, alone.id]
+
+        with pytest.raises(RunnerError, match="unresolved executions have failed, so none is running"):
+            await history.list(Query(unresolved=True, status=Status.RUNNING))

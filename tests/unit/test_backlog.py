@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.executions.backlog import Backlog
+from actors.turns import Backlog
 
 
 def test_order_within_a_module_and_places():

@@ -40,7 +40,7 @@ NOT_SHOWN = {"events_count"}
 IN_MESSAGES = {"module": "module_name"}
 NOT_IN_MESSAGES = {"result", "stdout", "stderr", "input"}
 """Payloads: fields of the responses around an `Execution` message."""
-NOT_IN_TABLES = {"waiting"}
+NOT_IN_TABLES = {"waiting", "reruns"}
 """True of the moment only."""
 IN_TABLES = {
     "module": {"executions.module", "executions.version"},

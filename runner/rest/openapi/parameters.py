@@ -15,6 +15,7 @@ from attrs import frozen
 
 from config.units import decimal, duration
 from protocol.errors import ErrorKind, error
+from protocol.model import MAX_PRIORITY, MIN_PRIORITY
 from protocol.views import DEFAULT_PAGE, MAX_PAGE
 
 MAX_EVENT: Final = 10**18 - 1
@@ -193,6 +194,11 @@ PREFER: Final = Parameter(
     "`respond-async`: answer 202 at once, without waiting for the end.",
     Value(text().schema, _asynchronous, default=False),
     "header",
+)
+PRIORITY: Final = Parameter(
+    "priority",
+    "0 to 9; of the queued executions of a module, the highest runs first. Only for asynchronous calls. Default: 5.",
+    whole(MIN_PRIORITY, MAX_PRIORITY),
 )
 IF_MATCH: Final = Parameter(
     "If-Match",

@@ -201,6 +201,10 @@ class Order(Struct, forbid_unknown_fields=True):
     timeout: Annotated[
         float | None, Meta(description="Time limit of each attempt in seconds; it can only shorten the module's own.")
     ] = None
+    priority: Annotated[
+        int | None,
+        Meta(description="0 to 9, by default 5; of the queued executions of a module, the highest runs first."),
+    ] = None
 
 
 class Index(TypedDict):

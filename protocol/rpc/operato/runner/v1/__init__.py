@@ -46,6 +46,9 @@ class ExecutionStatus(betterproto.Enum):
     CANCELLED = 5
     """Cancelled."""
 
+    SCHEDULED = 6
+    """Recorded; it is queued at `run_at`."""
+
 
 class EnvironmentKind(betterproto.Enum):
     """The kinds of environment."""
@@ -168,6 +171,12 @@ class ExecuteRequest(betterproto.Message):
     timeout: float = betterproto.double_field(4)
     """
     Time limit of each attempt in seconds; it can only shorten the module's own limit, as the deadline of the call can.
+    """
+
+    priority: Optional[int] = betterproto.int32_field(20, optional=True)
+    """
+    0 to 9: of the queued executions of a module, those with the highest number run first; absent means 5. Only for
+     Submit.
     """
 
 
@@ -313,6 +322,15 @@ class ListExecutionsRequest(betterproto.Message):
 
     cursor: str = betterproto.string_field(9)
     """The `cursor` of the previous page."""
+
+    schedule: str = betterproto.string_field(10)
+    """The name of the schedule that started it."""
+
+    rerun_of: str = betterproto.string_field(11)
+    """The execution that it repeats."""
+
+    unresolved: bool = betterproto.bool_field(12)
+    """Failed, and no later success in the chain of its repetitions."""
 
 
 @dataclass(eq=False, repr=False)
@@ -531,6 +549,36 @@ class Execution(betterproto.Message):
 
     waiting: "Waiting" = betterproto.message_field(22)
     """Why it does not run yet; absent otherwise."""
+
+    priority: int = betterproto.int32_field(30)
+    """
+    0 to 9: of the queued executions of a module, those with the highest number run first.
+    """
+
+    run_at: int = betterproto.int64_field(31)
+    """When it is queued, if not at once, in milliseconds since the epoch."""
+
+    schedule: str = betterproto.string_field(32)
+    """The name of the schedule that started it."""
+
+    scheduled_for: int = betterproto.int64_field(33)
+    """
+    The instant of its schedule for which it was started, in milliseconds since the epoch.
+    """
+
+    rerun_of: str = betterproto.string_field(34)
+    """The execution that it repeats."""
+
+    rerun_root: str = betterproto.string_field(35)
+    """The first execution of the chain of repetitions that it belongs to."""
+
+    group: str = betterproto.string_field(36)
+    """The value by which its module groups it, as JSON."""
+
+    reruns: List[str] = betterproto.string_field(37)
+    """
+    The executions that repeat it, at most 100, the newest first; only from GetExecution.
+    """
 
 
 @dataclass(eq=False, repr=False)

@@ -16,6 +16,7 @@ from actors.executions import Attempts, Runs
 from actors.history import History
 from actors.keys import KEYS_FILE, ApiKeys
 from actors.registry import FILE_NAME, Catalog, Published, Publisher, Registry, RegistrySnapshot
+from actors.starts import Notices, Outbox, Post
 from actors.supervise import supervise
 from actors.workers import Executor
 from config.modules import ModuleSpec
@@ -60,6 +61,8 @@ class System:
     table: ProcessTable
     keys: ApiKeys | None = None
     """The API keys; a call from the command line has none."""
+    outbox: Outbox | None = None
+    """The notices about ended executions."""
 
     async def publish(self, specs: Iterable[ModuleSpec]) -> None:
         """Serve `specs` as the modules of the file. Raises RunnerError; then nothing has changed."""
@@ -82,22 +85,34 @@ class System:
 
 @asynccontextmanager
 async def open_system(
-    settings: Settings, around: Surroundings, specs: Iterable[ModuleSpec], *, records: Path | None = None
+    settings: Settings,
+    around: Surroundings,
+    specs: Iterable[ModuleSpec],
+    *,
+    records: Path | None = None,
+    post: Post | None = None,
 ) -> AsyncIterator[System]:
     """Serve the modules `specs` while the context is open. `records` is another folder for the history.
+
+    `post` sends notices; without it they wait for the next runner.
 
     On exit executions end first, then workers, and the history is closed last. Raises RunnerError: `unavailable` when
     the data directory cannot be used, and the errors of `Registry.publish`; and `ActorFailed` in a group when an actor
     failed too often.
     """
     with _open_launcher(settings, around) as launcher:
-        async with _open_system(settings, around, specs, records, launcher) as system:
+        async with _open_system(settings, around, specs, records, launcher, post) as system:
             yield system
 
 
 @asynccontextmanager
 async def _open_system(
-    settings: Settings, around: Surroundings, specs: Iterable[ModuleSpec], records: Path | None, launcher: Launcher
+    settings: Settings,
+    around: Surroundings,
+    specs: Iterable[ModuleSpec],
+    records: Path | None,
+    launcher: Launcher,
+    post: Post | None,
 ) -> AsyncIterator[System]:
 
     async def verify(module: Published) -> None:
@@ -137,8 +152,9 @@ async def _open_system(
                 if catalog is not None:
                     await registry.collect()
                 runs_of = partial(_open_runs, settings, around, registry, executors, history)
-                async with _open_keys(data if records is None else None) as keys, runs_of() as runs:
-                    yield System(registry, executors, history, runs, launcher.table, keys)
+                keys_of = partial(_open_keys, data if records is None else None)
+                async with keys_of() as keys, runs_of() as runs, _open_notices(settings, around, runs, post) as outbox:
+                    yield System(registry, executors, history, runs, launcher.table, keys, outbox)
         finally:
             with trio.CancelScope(shield=True):
                 await launcher.table.sweep()
@@ -191,6 +207,22 @@ async def _open_runs(
         finally:
             runs.stop(at_once=True)
             attempts.close()
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_notices(
+    settings: Settings, around: Surroundings, runs: Runs, post: Post | None
+) -> AsyncIterator[Outbox]:
+    """Send notices, also those that the last runner left; executions that it lost were queued again before that."""
+    outbox = Outbox(runs.attempts.history)
+    async with trio.open_nursery() as nursery:
+        if post is not None:
+            notices = Notices(outbox, runs, around.secrets, post, settings.history.idempotency_seconds)
+            await nursery.start(partial(supervise, notices, name="notices"))
+        try:
+            yield outbox
+        finally:
             nursery.cancel_scope.cancel()
 
 

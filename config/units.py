@@ -35,6 +35,8 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 _ORIGIN = re.compile(rf"[a-z][a-z0-9+.-]*://{_HOST}")
 _WEB_ADDRESS = re.compile(rf"https?://{_HOST}(?:/[A-Za-z0-9._~-]+)*")
+_HOST_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_NUMBERS = re.compile(r"[0-9.]+")
 _LONG = 18
 """Digits of a 64-bit number; a longer duration is not written in units."""
 _QUANTITY = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)", re.ASCII)
@@ -293,6 +295,21 @@ def _origin(value: str) -> str:
 def networks(value: Any) -> tuple[str, ...]:
     """Read networks and addresses of IPv4 and IPv6: `10.0.0.0/8`, `::1`."""
     return tuple(map(_network, words(value)))
+
+
+def destinations(value: Any) -> tuple[str, ...]:
+    """Read networks, addresses and names of hosts: `10.0.0.0/8`, `hooks.internal`, `*.example.org`."""
+    return tuple(map(_destination, words(value)))
+
+
+def _destination(value: str) -> str:
+    if _HOST_NAME.fullmatch(value) and not _NUMBERS.fullmatch(value):
+        return value.lower()
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        allowed = "a network, an address or the name of a host, such as 10.0.0.0/8, hooks.internal or *.example.org"
+        raise Wrong(f"{show(value)} is not {allowed}", allowed=allowed) from None
 
 
 def _network(value: str) -> str:

@@ -29,7 +29,15 @@ from actors.workers.worker import Worker
 from config.load import base_environment, installer_environment, secret_values
 from config.modules.spec import ModuleSpec
 from config.secrets import LookUp
-from config.settings import DockerSettings, ExecutorSettings, HistorySettings, ServerSettings, Settings, StoreSettings
+from config.settings import (
+    DockerSettings,
+    ExecutorSettings,
+    HistorySettings,
+    NoticeSettings,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+)
 from environments import proc
 from environments.base import Environment
 from environments.conda.conda import CondaEnvironment
@@ -45,6 +53,7 @@ from protocol.events import ItemEvent, OutputEvent, ProgressEvent
 from protocol.model import Kind, Status, Stream
 from runner.api.service import Service
 from runner.auth.principal import Principal
+from runner.outgoing import posting
 from tests import engines
 
 PATIENCE = 30
@@ -364,19 +373,23 @@ ANYBODY = Principal("tester", frozenset({"admin"}))
 async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: Any) -> AsyncIterator[Service]:
     """Run the whole runner except its doors, with its data under `path`. `settings` are for executors or history.
 
-    `server` has those of the doors. Opened again with the same `path`, this is the next runner.
+    `server` has those of the doors; `notices_allow` and `notices_tls` are for notices. Opened again with the same
+    `path`, this is the next runner.
     """
     own = {field.name for field in attrs.fields(HistorySettings)}
     history = {name: settings.pop(name) for name in own & settings.keys()}
+    notices, tls = NoticeSettings(settings.pop("notices_allow", ())), settings.pop("notices_tls", None)
     everything = Settings(
+        notices=notices,
         server=settings.pop("server", ServerSettings()),
         store=StoreSettings(data_dir=path / "data", venv_path=path / "venvs"),
         executor=ExecutorSettings(**{"spares": 0, "grace_seconds": GRACE, **settings}),
         history=HistorySettings(**history),
     )
     around = Surroundings(base_environment(), installer_environment(), secret_values)
-    async with open_system(everything, around, modules) as system:
-        yield Service(system.registry, system.executors, system.history, system.runs, everything, system.keys)
+    async with posting(notices.allow, tls) as post, open_system(everything, around, modules, post=post) as system:
+        parts = (system.registry, system.executors, system.history, system.runs, everything, system.keys, system.outbox)
+        yield Service(*parts)
         await system.drain(0)
 
 

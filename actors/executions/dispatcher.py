@@ -20,7 +20,7 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.executions.attempts import Attempts, retry_delay
-from actors.executions.live import BROKEN, Live, LiveExecutions
+from actors.executions.live import BROKEN, Live, LiveExecutions, with_recipients
 from actors.executions.recovery import Recovery
 from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
@@ -90,6 +90,7 @@ class Dispatcher:
             self.live.tally.refuse(ErrorKind.OVERLOADED)
             text = "records that wait for the database take all the memory of `history_max_unwritten`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=1)
+        execution = with_recipients(module, execution)
         self._accepting += 1
         try:
             await history.submit(execution)

@@ -4,6 +4,7 @@ Everything that an author or operator writes about a module is read here, with a
 """
 
 from config.modules.file import ModulesFile, read_modules, read_runner
+from config.modules.on_end import OnEnd, loop_from, loop_text, origin_of, telling
 from config.modules.policies import RetryPolicy
 from config.modules.spec import (
     ModuleSpec,
@@ -21,10 +22,14 @@ __all__ = [
     "Description",
     "ModuleSpec",
     "ModulesFile",
+    "OnEnd",
     "RetryPolicy",
     "as_written",
+    "loop_from",
+    "loop_text",
     "module_from_archive",
     "name_of_module",
+    "origin_of",
     "read_module",
     "read_modules",
     "read_runner",
@@ -32,4 +37,5 @@ __all__ = [
     "spec_from_mapping",
     "spec_to_mapping",
     "starter",
+    "telling",
 ]

@@ -24,8 +24,9 @@ from config.mistakes import (
     structure_hook,
     unfold,
 )
-from config.modules import policies
+from config.modules import on_end, policies
 from config.modules.early import early
+from config.modules.on_end import OnEnd
 from config.modules.policies import RetryPolicy, WorkersPolicy
 from config.modules.sizes import oversized
 from config.requirements import Origin
@@ -69,6 +70,8 @@ class ModuleSpec:
     """The maximum number of workers of this module."""
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
+    on_end: tuple[OnEnd, ...] = ()
+    """The recipients of notices about its ended executions."""
     variables: Mapping[str, str] = field(factory=dict)
     secrets: Mapping[str, Secret] = field(factory=dict)
     """Variables by name, with the source from which each worker gets the value."""
@@ -175,6 +178,7 @@ def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
     if isinstance(handler, str) and ":" in handler and "code" in given:
         yield Wrong("names a file, but `code` is only one; use `path`", ("handler",), allowed="the name of a function")
     yield from policies.orders(data)
+    yield from on_end.rules(data)
 
 
 def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> Iterator[Wrong]:
@@ -283,6 +287,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "processes": units.optional(units.count(1)),
         "output": units.bytes_from(0),
         "concurrency": units.count(1, 1000),
+        "on_end": on_end.read,
         "variables": units.variables,
         "secrets": secrets.read,
         "network": units.optional(units.flag),
@@ -305,6 +310,7 @@ def _converter() -> Converter:
     converter = Converter(unstruct_collection_overrides={tuple: list})
     converter.register_unstructure_hook(Path, str)
     converter.register_unstructure_hook(Secret, Secret.mapping)
+    on_end.register(converter)
     for kind, readers in _READERS.items():
         converter.register_structure_hook(kind, structure_hook(converter, kind, readers))
     return converter

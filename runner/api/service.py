@@ -16,6 +16,7 @@ from actors.executions import Idempotency, Live, Runs
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
 from actors.registry import Published, Registry
+from actors.starts import Outbox
 from actors.turns import AT_ONCE, Terms
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
@@ -27,6 +28,7 @@ from runner.api.checks import Checks
 from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.management import Management
+from runner.api.notices import NoticeVerbs
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
 
@@ -41,12 +43,14 @@ class Service:
     runs: Runs
     settings: Settings
     api_keys: ApiKeys | None = None
+    outbox: Outbox | None = None
     budget: Budget = field(init=False)
     """The memory that unfinished requests of all doors share."""
     answers: Answers = field(init=False)
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
     keys: KeyVerbs = field(init=False)
+    notices: NoticeVerbs = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
     _idempotency: Idempotency = field(init=False)
 
@@ -58,6 +62,7 @@ class Service:
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
+        self.notices = NoticeVerbs(self.outbox or Outbox(self.history))
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
 

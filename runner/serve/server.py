@@ -23,6 +23,7 @@ from config.settings import Settings
 from environments import proc
 from runner.api import Service
 from runner.auth import Verifier, sign_for
+from runner.outgoing import posting
 from runner.ports import in_url, reachable
 from runner.serve.again import command_line
 from runner.serve.checks import make_verifier, makes_secret, start_mistakes
@@ -109,8 +110,13 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
     verifier, secret = await make_verifier(settings)
     if new:
         log.info("made a secret for tokens", file=str(settings.store.data_dir / "jwt-secret"))
-    async with open_system(settings, around, loaded.modules.modules) as system:
-        service = Service(system.registry, system.executors, system.history, system.runs, settings, system.keys)
+    async with (
+        posting(settings.notices.allow) as post,
+        open_system(settings, around, loaded.modules.modules, post=post) as system,
+    ):
+        service = Service(
+            system.registry, system.executors, system.history, system.runs, settings, system.keys, system.outbox
+        )
         verifier.api_keys = system.keys
         async with trio.open_nursery() as nursery:
             reloader = Reloader(loaded.modules, system, stop.reload)

@@ -621,7 +621,7 @@ async def test_a_database_of_another_schema_is_refused_and_left_alone(tmp_path, 
     assert rows(tmp_path, "select * from sqlite_master") == before
 
 
-SCHEMA_2 = ("priority", "run_at", "schedule", "scheduled_for", "rerun_of", "rerun_root", "group")
+SCHEMA_2 = ("priority", "run_at", "schedule", "scheduled_for", "rerun_of", "rerun_root", "group", "on_end")
 """Columns that the schema before this one does not have."""
 
 
@@ -639,6 +639,7 @@ async def test_a_database_of_the_schema_before_is_brought_up_to_date(tmp_path):
         for column in SCHEMA_2:
             connection.execute(f'alter table executions drop column "{column}"')
         connection.execute("update meta set value = 2 where name = 'schema'")
+        connection.execute("drop table notices")
 
     async with running(tmp_path) as history:
         assert bare(await history.get(ended.id)) == bare(ended)

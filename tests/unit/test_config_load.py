@@ -137,6 +137,7 @@ def test_the_flat_names():
         "history_idempotency": "history.idempotency_seconds",
         "max_modules": "registry.max_modules",
         "max_versions": "registry.max_versions",
+        "notices_allow": "notices.allow",
         "log_format": "log.format",
         "log_level": "log.level",
     }
@@ -354,6 +355,8 @@ def test_what_is_overridden_must_be_right_as_well():
         ("cors_origins: ['https://a.org/path']", "cors_origins: 'https://a.org/path' is not an origin..."),
         ("cors_origins: 5", "cors_origins: 5 is not a list"),
         ("trusted_proxies: [10.0.0.0/33]", "trusted_proxies: '10.0.0.0/33' is not a network or an address, such as..."),
+        ("notices_allow: [10.0.0.0/33]", "notices_allow: '10.0.0.0/33' is not a network, an address or the name..."),
+        ("notices_allow: [300.1.1.1]", "notices_allow: '300.1.1.1' is not a network, an address or the name..."),
         ("external_url: example.org", "external_url: 'example.org' is not an address of a web server..."),
         ("external_url: 'https://me@example.org'", "external_url: 'https://me@example.org' is not an address..."),
         ("external_url: 'https://example.org/?x'", "external_url: 'https://example.org/?x' is not an address..."),

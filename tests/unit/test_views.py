@@ -35,8 +35,8 @@ PARTS = {
     "events": {"stdout", "stderr"},
 }
 """Fields of the model that are shown under other names."""
-NOT_SHOWN = {"events_count"}
-"""It numbers events; every reader of events sees the numbers themselves."""
+NOT_SHOWN = {"events_count", "on_end"}
+"""The first numbers events: readers of events see the numbers themselves. The other has addresses, maybe secret."""
 IN_MESSAGES = {"module": "module_name"}
 NOT_IN_MESSAGES = {"result", "stdout", "stderr", "input"}
 """Payloads: fields of the responses around an `Execution` message."""

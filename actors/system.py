@@ -202,6 +202,7 @@ async def _open_runs(
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))
         await nursery.start(partial(supervise, runs.dispatcher, name="dispatcher"))
+        await nursery.start(partial(supervise, runs.later, name="later"))
         try:
             yield runs
         finally:

@@ -55,6 +55,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "kept_memory": "memory for idle workers beyond max_workers, for each kind of environment",
     "max_waiting": "most callers that wait for a worker, for each kind of environment",
     "max_queued": "most asynchronous executions in the queue",
+    "max_scheduled": "most executions that wait for their time",
     "api_builds": "packages that modules registered over the API may install: of any form, or wheels only",
     "max_builds": "most environments built at a time",
     "spares": "spare interpreters kept started for each environment in use",

@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -21,7 +20,7 @@ from msgspec.structs import replace
 
 from actors.executions.attempts import Attempts, retry_delay
 from actors.executions.live import BROKEN, Live, LiveExecutions, with_recipients
-from actors.executions.recovery import Recovery
+from actors.executions.recovery import Recovery, end_without_module, served
 from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
 from actors.turns import Backlog
@@ -30,7 +29,6 @@ from protocol import events
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution, Status
 
-_NOT_ACCEPTED = Failure(ErrorKind.CANCELLED, "it was not accepted: its record did not reach the disk in time")
 _CUT_OFF = Failure(ErrorKind.LOST, "the runner was shut down while this was running")
 
 log = structlog.get_logger("dispatcher")
@@ -47,8 +45,6 @@ class Dispatcher:
     accepted: int = field(default=0, init=False)
     """Executions accepted since the start."""
     _backlog: Backlog = field(factory=Backlog, init=False)
-    _running: dict[str, int] = field(factory=dict, init=False)
-    """Tasks by module name, without those between two attempts."""
     _accepting: int = field(default=0, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -93,13 +89,7 @@ class Dispatcher:
         execution = with_recipients(module, execution)
         self._accepting += 1
         try:
-            await history.submit(execution)
-        except BaseException:
-            if history.waits_for_disk:  # it may be in the journal, and must not run: its caller has no id
-                ended = replace(execution, status=Status.CANCELLED, failure=_NOT_ACCEPTED, exit_code=130)
-                with trio.CancelScope(shield=True), suppress(RunnerError):
-                    await history.finish(replace(ended, finished_at=time.time()))
-            raise
+            await self.live.accept(execution)
         finally:
             self._accepting -= 1
         self.accepted += 1
@@ -107,6 +97,33 @@ class Dispatcher:
         self._queue(live)
         self._dispatch()
         return live
+
+    async def queue(self, execution: Execution) -> None:
+        """Queue an execution that was accepted before and is due now; it ends when its module is gone.
+
+        Raises RunnerError as `submit` does: then it stays as it is.
+        """
+        if self._nursery is None or self._stopping:
+            raise RunnerError(shutting_down())
+        if len(self._backlog) + self._accepting >= self.max_queued:
+            raise error(ErrorKind.OVERLOADED, "the queue is full (`max_queued`)")
+        module = served(self.registry, execution)
+        if module is None:
+            await end_without_module(self.live.history, execution)
+            return
+        queued = replace(execution, status=Status.QUEUED, module=module.ref, env=module.spec.env)
+        self._accepting += 1
+        try:
+            await self.live.history.submit(queued)
+        except RunnerError as problem:
+            if not self.live.history.waits_for_disk:
+                raise
+            # It may be recorded as queued, and runs in any case: its begin is recorded before the handler.
+            log.warning("an execution that is due is not recorded", execution=execution.id, why=str(problem))
+        finally:
+            self._accepting -= 1
+        self._queue(self.live.enter(module, queued))
+        self._dispatch()
 
     def ahead(self, live: Live) -> int | None:
         """Return how many executions of its module are before this one, at most; None when it is not queued."""
@@ -158,9 +175,8 @@ class Dispatcher:
         """Take the next execution of a module, if its turn has come."""
         module = self.registry.snapshot.modules.get(name)
         places = module.spec.concurrency if module else 1
-        if self._running.get(name, 0) >= places or (identity := self._backlog.pop(name)) is None:
+        if (identity := self._backlog.take(name, places)) is None:
             return None
-        self._occupy(name, 1)
         live = self.live.by_id[identity]
         live.occupy = partial(self._occupy, name)
         live.phases.queue += max(0.0, time.time() - live.queued_at)
@@ -168,14 +184,9 @@ class Dispatcher:
 
     def _occupy(self, name: str, change: int) -> None:
         """Count the tasks of a module. One that waits for its next attempt does not count: others take its turn."""
-        self._count(name, change)
+        self._backlog.occupy(name, change)
         if change < 0:
             self._dispatch()
-
-    def _count(self, name: str, change: int) -> None:
-        self._running[name] = self._running.get(name, 0) + change
-        if not self._running[name]:
-            del self._running[name]
 
     async def _run_queued(self, name: str, live: Live) -> None:
         """Run an execution, then others of its module in turn: a task for each would cost a tenth of it."""
@@ -184,7 +195,7 @@ class Dispatcher:
             try:
                 await self._run_one(following)
             finally:
-                self._count(name, -1)
+                self._backlog.occupy(name, -1)
             following = None if self._nursery is None or self._stopping else self._next(name)
             self._dispatch()  # the module may have more places than before
 

@@ -38,7 +38,7 @@ class Idempotency:
     find: Callable[[Key], Live | None]
     _claims: dict[Key, trio.Event] = field(factory=dict, init=False)
 
-    async def first(self, execution: Execution, begin: Callable[[], Awaitable[Live]]) -> Live | Execution:
+    async def first(self, execution: Execution, begin: Callable[[], Awaitable[Live | Execution]]) -> Live | Execution:
         """Return the first execution with the key of this one, live or ended; without one, the result of `begin`.
 
         Concurrent callers with the same key wait for each other here. Raises RunnerError: `conflict` when the first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -21,6 +22,7 @@ from protocol import events, messages
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Attempt, Execution, Status, Timings, Waiting
 
+_NOT_ACCEPTED = Failure(ErrorKind.CANCELLED, "it was not accepted: its record did not reach the disk in time")
 _INTERNAL = Failure(ErrorKind.INTERNAL, "internal error; search the runner's log for the execution ID")
 BROKEN = Outcome(failure=_INTERNAL, exit_code=70)
 """The outcome of an execution that a bug of the runner ended."""
@@ -222,6 +224,21 @@ class LiveExecutions:
 
     def __iter__(self) -> Iterator[Live]:
         return iter(tuple(self.by_id.values()))
+
+    async def accept(self, execution: Execution) -> None:
+        """Record an execution that has not begun. Raises RunnerError `unavailable`; then it is not accepted.
+
+        Cancelled, it may have been recorded or not.
+        """
+        history = self.history
+        try:
+            await history.submit(execution)
+        except BaseException:
+            if history.waits_for_disk:  # it may be in the journal, and must not run: its caller has no id
+                ended = replace(execution, status=Status.CANCELLED, failure=_NOT_ACCEPTED, exit_code=130)
+                with trio.CancelScope(shield=True), suppress(RunnerError):
+                    await history.finish(replace(ended, finished_at=time.time()))
+            raise
 
     def enter(self, module: Published, execution: Execution, *, has_followers: bool = True) -> Live:
         """Add an execution."""

@@ -40,37 +40,40 @@ class Recovery:
             execution = await self.history.get(name)
             if execution is None:
                 continue
-            module = self._module(execution)
+            module = served(self.registry, execution)
             if module is not None:
                 again = _requeued(module, execution)
                 if again is not None:
                     await self.history.submit(again)
                     yield module, again
             elif execution.status is Status.QUEUED:
-                await self._end(execution)
+                await end_without_module(self.history, execution)
 
-    def _module(self, execution: Execution) -> Published | None:
-        """Return the version that was accepted; when that is gone, the active one."""
-        for version in (execution.module.version, None):
-            try:
-                return self.registry.snapshot.get(execution.module.name, version)
-            except RunnerError:
-                continue
-        return None
 
-    async def _end(self, execution: Execution) -> None:
-        text = f"the module {execution.module.name} was removed before this could run"
-        log.warning(text, execution=execution.id)
-        failure = Failure(ErrorKind.NOT_FOUND, text, field="module")
-        ended = replace(
-            execution,
-            status=Status.FAILED,
-            failure=failure,
-            exit_code=1,
-            finished_at=time.time(),
-            events_count=_unused(execution),
-        )
-        await self.history.finish(ended)
+def served(registry: Registry, execution: Execution) -> Published | None:
+    """Return the version that was accepted; when that is gone, the active one; None without the module."""
+    for version in (execution.module.version, None):
+        try:
+            return registry.snapshot.get(execution.module.name, version)
+        except RunnerError:
+            continue
+    return None
+
+
+async def end_without_module(history: History, execution: Execution) -> None:
+    """End an accepted execution whose module is gone. Raises RunnerError when that cannot be recorded."""
+    text = f"the module {execution.module.name} was removed before this could run"
+    log.warning(text, execution=execution.id)
+    failure = Failure(ErrorKind.NOT_FOUND, text, field="module")
+    ended = replace(
+        execution,
+        status=Status.FAILED,
+        failure=failure,
+        exit_code=1,
+        finished_at=time.time(),
+        events_count=_unused(execution),
+    )
+    await history.finish(ended)
 
 
 def _unused(execution: Execution) -> int:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from actors.executions.attempts import Attempts
 from actors.executions.dispatcher import Dispatcher
+from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
 from actors.executions.tally import RunsStatistics, Tally
 from actors.history import LARGE_BYTES
@@ -45,6 +46,8 @@ class Runs:
     """No execution begins any more."""
     dispatcher: Dispatcher = field(init=False)
     """An actor of its own, to be supervised beside this one."""
+    later: Later = field(init=False)
+    """Another one."""
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
@@ -53,6 +56,7 @@ class Runs:
         attempts, settings = self.attempts, self.settings
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
         self.dispatcher = Dispatcher(self.registry, attempts, self._live, settings.max_queued)
+        self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
 
     @property
     def tally(self) -> Tally:
@@ -140,6 +144,19 @@ class Runs:
         await self.dispatcher.cancel(live, Failure(ErrorKind.CANCELLED, why))
         return await self.wait_ended(live)
 
+    async def cancel_scheduled(self, execution: Execution, why: str = "cancelled on request") -> Execution:
+        """End an execution that was scheduled when it was read, and return it; one that has ended stays as it is.
+
+        Raises RunnerError when its end cannot be recorded.
+        """
+        if execution.status is not Status.SCHEDULED:
+            return execution
+        ended = await self.later.cancel(execution.id, Failure(ErrorKind.CANCELLED, why))
+        if ended is not None:
+            return ended
+        live = self.find(execution.id)  # its time has come meanwhile
+        return await self.attempts.history.get(execution.id) or execution if live is None else await self.cancel(live)
+
     async def wait_ended(self, live: Live) -> Execution:
         """Return the execution when its end is recorded. Raises RunnerError when it never began or was not recorded."""
         await live.ended.wait()
@@ -169,7 +186,7 @@ class Runs:
     def statistics(self) -> RunsStatistics:
         """Return the counters."""
         live, dispatcher = self._live, self.dispatcher
-        return RunsStatistics(len(live), dispatcher.queued, dispatcher.accepted, live.ended)
+        return RunsStatistics(len(live), dispatcher.queued, dispatcher.accepted, live.ended, self.later.count)
 
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""

@@ -26,6 +26,8 @@ class RunsStatistics:
     accepted: int
     """Since the start, asynchronous ones only."""
     ended: int
+    scheduled: int
+    """Executions that will be queued at their time; they are not live."""
 
 
 @define(eq=False)

@@ -86,6 +86,26 @@ class Answers:
         await self._committer.catch_up()
         return await self._read(lambda link: queries.page(link, query))
 
+    async def due(self, until: float, most: int) -> tuple[tuple[str, ...], float]:
+        """Return the ids of at most `most` scheduled executions that are due, the oldest `run_at` first.
+
+        With them comes the next `run_at` after `until`, infinite without one. Raises `RunnerError` as `get`.
+        """
+        await self._committer.catch_up()
+        return await self._read(lambda link: queries.due(link, until, most))
+
+    async def catch_up(self) -> None:
+        """Wait, at most a second, until readers of the database find everything that was recorded before."""
+        await self._committer.catch_up()
+
+    async def last_repetition(self, root: str) -> str | None:
+        """Return the id of the last execution of a chain of repetitions, None without one. Raises as `get`."""
+        return await self._read(lambda link: queries.last_repetition(link, root))
+
+    async def count_scheduled(self) -> int:
+        """Return the number of scheduled executions. Raises `RunnerError` as `get`."""
+        return await self._read(queries.count_scheduled)
+
     async def stats(self, module: str, *, since: float | None = None, until: float | None = None) -> ModuleStats:
         """Return statistics of the executions of `module` that ended in `since` <= time < `until`; None is no bound.
 
@@ -119,10 +139,6 @@ class Answers:
     def notice(self) -> None:
         """Let those that wait for notices look at the stored ones."""
         self._committer.notice()
-
-    async def catch_up(self) -> None:
-        """Wait, at most a second, until everything recorded so far is stored."""
-        await self._committer.catch_up()
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Return the result of `work` on the stored record, for questions about tables that others own.

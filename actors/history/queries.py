@@ -253,6 +253,33 @@ def decodable(piece: bytes) -> bytes:
     return piece
 
 
+_SCHEDULED: Final[sa.ColumnElement[str]] = sa.literal_column(f"'{Status.SCHEDULED.value}'")
+"""Not a parameter: the index of these rows is a partial one."""
+
+
+def due(connection: sa.Connection, until: float, most: int) -> tuple[tuple[str, ...], float]:
+    """Return the ids of scheduled executions whose `run_at` is reached, and the next `run_at` after `until`."""
+    columns = executions.c
+    wanted = sa.select(columns.id).where(columns.status == _SCHEDULED, columns.run_at <= until)
+    names = tuple(connection.execute(wanted.order_by(columns.run_at, columns.id).limit(most)).scalars())
+    later = sa.select(columns.run_at).where(columns.status == _SCHEDULED, columns.run_at > until)
+    found = connection.execute(later.order_by(columns.run_at).limit(1)).scalar()
+    return names, math.inf if found is None else float(found)
+
+
+def count_scheduled(connection: sa.Connection) -> int:
+    """Return the number of scheduled executions."""
+    wanted = sa.select(sa.func.count()).select_from(executions).where(executions.c.status == _SCHEDULED)
+    return int(connection.execute(wanted).scalar_one())
+
+
+def last_repetition(connection: sa.Connection, root: str) -> str | None:
+    """Return the id of the last repetition in the chain that began with `root`; ids rise with time."""
+    wanted = sa.select(executions.c.id).where(executions.c.rerun_root == root)
+    found: str | None = connection.execute(wanted.order_by(executions.c.id.desc()).limit(1)).scalar()
+    return found
+
+
 def find_keyed(connection: sa.Connection, key: Key, since: float) -> Execution | None:
     """Return the newest execution with this key that was created at or after `since`, whole, or None."""
     subject, module, idempotency_key = key

@@ -106,7 +106,7 @@ for _name in ("schedule", "rerun_of"):
         f"executions_by_{_name}", executions.c[_name], executions.c.created_at, executions.c.id, sqlite_where=_some
     )
 _root = executions.c.rerun_root
-sa.Index("executions_by_rerun_root", _root, executions.c.status, executions.c.id, sqlite_where=_root.is_not(None))
+sa.Index("executions_by_rerun_root", _root, executions.c.id, sqlite_where=_root.is_not(None))
 _scheduled = executions.c.status == sa.literal_column(f"'{Status.SCHEDULED.value}'")
 sa.Index("executions_by_due", executions.c.run_at, executions.c.id, sqlite_where=_scheduled)
 

@@ -69,6 +69,7 @@ class Backlog:
         self._modules: dict[str, Line] = {}
         self._tickets = count()
         self._count = 0
+        self._running: dict[str, int] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -81,14 +82,24 @@ class Backlog:
         self._modules.setdefault(module, Line()).push(name, priority, next(self._tickets))
         self._count += 1
 
-    def pop(self, module: str) -> str | None:
-        """Remove and return the execution of a module whose turn is next."""
+    def take(self, module: str, places: int) -> str | None:
+        """Remove and return the execution of a module whose turn is next; None while `places` of it run.
+
+        It runs from now on, until `occupy` says that it does not.
+        """
         line = self._modules.get(module)
-        if line is None:
+        if line is None or self._running.get(module, 0) >= places:
             return None
         name = line.pop()
         self._removed(module)
+        self.occupy(module, 1)
         return name
+
+    def occupy(self, module: str, change: int) -> None:
+        """Change how many executions of a module run; those between two attempts do not count."""
+        self._running[module] = self._running.get(module, 0) + change
+        if not self._running[module]:
+            del self._running[module]
 
     def take_input(self, name: str) -> bytes | None:
         """Remove and return the input of an execution; None when it was not kept."""

@@ -7,11 +7,15 @@ from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
+from runner.api.reruns import ACTIVE, SAME, Again
 from runner.api.service import Service
 
 __all__ = [
+    "ACTIVE",
     "MAX_PARALLELISM",
     "NOT_SHOWN",
+    "SAME",
+    "Again",
     "Answers",
     "Batch",
     "Input",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.management import Management
 from runner.api.notices import NoticeVerbs
+from runner.api.reruns import Reruns, seen
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
 
@@ -51,6 +53,7 @@ class Service:
     management: Management = field(init=False)
     keys: KeyVerbs = field(init=False)
     notices: NoticeVerbs = field(init=False)
+    reruns: Reruns = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
     _idempotency: Idempotency = field(init=False)
 
@@ -63,6 +66,7 @@ class Service:
         self.management = Management(self.registry, self.executors, self.runs, work)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.notices = NoticeVerbs(self.outbox or Outbox(self.history))
+        self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
 
@@ -142,7 +146,7 @@ class Service:
             return self.runs.start(module, execution, raw)
 
         known = await self._idempotency.first(execution, begin)
-        return known if isinstance(known, Execution) else await self.runs.wait_ended(known)
+        return _begun(known) if isinstance(known, Execution) else await self.runs.wait_ended(known)
 
     async def submit(
         self,
@@ -161,10 +165,11 @@ class Service:
         caller is cancelled, it may have been accepted.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        execution = replace(execution, status=Status.QUEUED, asynchronous=True, input=bytes(raw), idempotency_key=key)
-        execution = replace(execution, priority=terms.priority)
+        execution = replace(terms.applied(execution), input=bytes(raw), idempotency_key=key)
 
-        async def begin() -> Live:
+        async def begin() -> Live | Execution:
+            if execution.status is Status.SCHEDULED:
+                return await self.runs.later.accept(execution)
             return await self.runs.dispatcher.submit(module, execution)
 
         known = await begin() if key is None else await self._idempotency.first(execution, begin)
@@ -222,7 +227,7 @@ class Service:
         """Return the latest state of an execution. Raises RunnerError `forbidden` or `not_found`."""
         require(principal, Scope.EXECUTIONS_READ)
         live = self.runs.find(name)
-        return _seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
+        return seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
 
     async def list(self, principal: Principal, query: Query) -> Page:
         """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
@@ -258,9 +263,10 @@ class Service:
         require(principal, Scope.EXECUTIONS_RUN)
         live = self.runs.find(name)
         if live is not None:
-            _seen(principal, name, live.execution)
+            seen(principal, name, live.execution)
             return _shown(principal, await self.runs.cancel(live))
-        return _shown(principal, _seen(principal, name, await self.history.get(name)))
+        found = seen(principal, name, await self.history.get(name))
+        return _shown(principal, await self.runs.cancel_scheduled(found))
 
     async def follow(self, principal: Principal, name: str, start: int = 0) -> Follower:
         """Return the events of an execution: past ones from number `start`, then live ones.
@@ -276,15 +282,17 @@ class Service:
     async def _log(self, principal: Principal, name: str) -> EventLog:
         live = self.runs.find(name)
         if live is not None:
-            _seen(principal, name, live.execution)
+            seen(principal, name, live.execution)
             return live.log
-        return log_of(await self.get(principal, name))
+        return log_of(_begun(await self.get(principal, name)))
 
 
-def _seen(principal: Principal, name: str, execution: Execution | None) -> Execution:
-    """Return an execution that exists for the caller: one of a module that it may not use does not."""
-    if execution is None or not principal.may_use(execution.module.name):
-        raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
+def _begun(execution: Execution) -> Execution:
+    """Return an execution that does not wait for its time, as it can be neither followed nor waited for."""
+    if execution.status is Status.SCHEDULED:
+        at = datetime.fromtimestamp(execution.run_at or 0.0, UTC).isoformat(timespec="seconds")
+        text = f"the execution {execution.id} is scheduled for {at}; follow it, or repeat the call, from then on"
+        raise error(ErrorKind.CONFLICT, text, field="id")
     return execution
 
 

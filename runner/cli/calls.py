@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -39,6 +41,10 @@ _RUN = ("executions:run", "executions:read")
     metavar="0-9",
     help="with --async: of the queued calls of a module, the highest runs first  [5]",
 )
+@click.option(
+    "--at", default=None, metavar="TIME", help="with --async: run it then: 2027-01-31T09:30, 2027-01-31T09:30:00Z"
+)
+@click.option("--delay", default=None, metavar="DURATION", help="with --async: run it after this time: 90, 15m, 2h")
 @connection_options()
 def call(
     name: str,
@@ -49,6 +55,8 @@ def call(
     timeout: str | None,
     key: str | None,
     priority: int | None,
+    at: str | None,
+    delay: str | None,
     **options: Any,
 ) -> int:
     """Call a module of a running server: NAME, with JSON as input.
@@ -65,13 +73,16 @@ def call(
     """
     if follow and asynchronous:
         raise click.UsageError("--follow and --async exclude each other; `logs -f ID` follows an accepted execution")
-    if priority is not None and not asynchronous:
-        raise click.UsageError("--priority is for asynchronous calls; add --async")
-    from runner.client import MAX_ANSWER_BYTES, Order, follow_call, submit
+    for option, value in (("--priority", priority), ("--at", at), ("--delay", delay)):
+        if value is not None and not asynchronous:
+            raise click.UsageError(f"{option} is for asynchronous calls; add --async")
+    from runner.client import MAX_ANSWER_BYTES, Order, coming, follow_call, submit
 
     content = sys.stdin.buffer.read(MAX_ANSWER_BYTES + 1) if data == "-" else os.fsencode(data)
     seconds = None if timeout is None else duration(timeout, "--timeout")
-    order = Order(name, content, version, seconds, key, priority)
+    after = None if delay is None else duration(delay, "--delay")
+    terms = {"priority": priority, "run_at": coming(at, "--at"), "delay": after}
+    order = Order(name, content, version, seconds, key, terms)
     if asynchronous:
         return with_client(options, _RUN, lambda client: submit(client, order))
     return with_client(options, _RUN, lambda client: follow_call(client, order, live=follow))
@@ -100,53 +111,57 @@ def logs(identity: str, follow: bool, start: int, **options: Any) -> int:
 
 @click.group(cls=Commands)
 def executions() -> None:
-    """List, show and cancel executions of a running server."""
+    """List, show, cancel and repeat executions of a running server."""
+
+
+_FILTERS = (
+    click.option("--module", default=None, metavar="NAME", help="only of this module"),
+    click.option("--version", default=None, metavar="VERSION", help="only of this version"),
+    click.option(
+        "--status", default=None, metavar="STATUS", help="scheduled, queued, running, succeeded, failed or cancelled"
+    ),
+    click.option(
+        "--error", default=None, metavar="KIND", help="only failures of this kind, such as timeout or handler_error"
+    ),
+    click.option("--caller", default=None, metavar="SUBJECT", help="only of this caller (the subject of its token)"),
+    click.option("--schedule", default=None, metavar="NAME", help="only those that this schedule started"),
+    click.option("--rerun-of", default=None, metavar="ID", help="only repetitions of this execution"),
+    click.option("--unresolved", is_flag=True, help="only failures without a later success of a repetition"),
+    click.option(
+        "--since",
+        default=None,
+        metavar="WHEN",
+        help="accepted since then: today, yesterday, 2h (two hours ago), 2026-01-31, 2026-01-31T09:30:00Z",
+    ),
+    click.option("--until", default=None, metavar="WHEN", help="accepted before then"),
+)
+
+
+def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the filters of a list to a command, which gets them as `filters`."""
+
+    @functools.wraps(command)
+    def with_filters(**given: Any) -> Any:
+        from runner.client import moment
+
+        filters = {"subject": given.pop("caller"), "unresolved": "true" if given.pop("unresolved") else None}
+        filters |= {name: given.pop(name) for name in ("module", "version", "status", "error", "schedule", "rerun_of")}
+        filters |= {name: moment(given.pop(name), f"--{name}") for name in ("since", "until")}
+        return command(filters=filters, **given)
+
+    for option in reversed(_FILTERS):
+        with_filters = option(with_filters)
+    return with_filters
 
 
 @executions.command("list")
-@click.option("--module", default=None, metavar="NAME", help="only of this module")
-@click.option("--version", default=None, metavar="VERSION", help="only of this version")
-@click.option(
-    "--status", default=None, metavar="STATUS", help="scheduled, queued, running, succeeded, failed or cancelled"
-)
-@click.option(
-    "--error", default=None, metavar="KIND", help="only failures of this kind, such as timeout or handler_error"
-)
-@click.option("--caller", default=None, metavar="SUBJECT", help="only of this caller (the subject of its token)")
-@click.option("--schedule", default=None, metavar="NAME", help="only those that this schedule started")
-@click.option("--rerun-of", default=None, metavar="ID", help="only repetitions of this execution")
-@click.option("--unresolved", is_flag=True, help="only failures without a later success of a repetition")
-@click.option(
-    "--since",
-    default=None,
-    metavar="WHEN",
-    help="accepted since then: today, yesterday, 2h (two hours ago), 2026-01-31, 2026-01-31T09:30:00Z",
-)
-@click.option("--until", default=None, metavar="WHEN", help="accepted before then")
+@_filters
 @list_options(50)
 @connection_options()
-def list_(
-    module: str | None,
-    version: str | None,
-    status: str | None,
-    error: str | None,
-    caller: str | None,
-    schedule: str | None,
-    rerun_of: str | None,
-    unresolved: bool,
-    since: str | None,
-    until: str | None,
-    limit: int,
-    cursor: str | None,
-    as_json: bool,
-    **options: Any,
-) -> int:
+def list_(filters: dict[str, Any], limit: int, cursor: str | None, as_json: bool, **options: Any) -> int:
     """List executions, newest first."""
-    from runner.client import list_executions, moment
+    from runner.client import list_executions
 
-    filters = {"module": module, "version": version, "status": status, "error": error, "subject": caller}
-    filters |= {"schedule": schedule, "rerun_of": rerun_of, "unresolved": "true" if unresolved else None}
-    filters |= {"since": moment(since, "--since"), "until": moment(until, "--until")}
     return with_client(options, _RUN, lambda client: list_executions(client, filters, limit, cursor, as_json=as_json))
 
 
@@ -172,3 +187,58 @@ def cancel(identities: tuple[str, ...], **options: Any) -> int:
     from runner.client import cancel_executions
 
     return with_client(options, _RUN, lambda client: cancel_executions(client, identities))
+
+
+@executions.command("rerun")
+@click.argument("identities", metavar="[ID]...", nargs=-1)
+@click.option("--with", "wanted", default="same", metavar="VERSION", help="same, active, or the name of one  [same]")
+@click.option("--input", "data", default=None, metavar="JSON", help="another input, for executions given by ID")
+@click.option("--priority", default=None, type=click.IntRange(MIN_PRIORITY, MAX_PRIORITY), metavar="0-9", help="[same]")
+@click.option("--at", default=None, metavar="TIME", help="run it then: 2027-01-31T09:30, 2027-01-31T09:30:00Z")
+@click.option("--delay", default=None, metavar="DURATION", help="run it after this time: 90, 15m, 2h")
+@click.option("--dry-run", is_flag=True, help="with filters: only tell what would be repeated")
+@_filters
+@click.option(
+    "--limit", default=50, type=click.IntRange(1, 100_000), metavar="N", help="look at N executions at most  [50]"
+)
+@click.option("--cursor", default=None, metavar="CURSOR", help="continue where the last command ended")
+@connection_options()
+def rerun(
+    identities: tuple[str, ...],
+    wanted: str,
+    data: str | None,
+    priority: int | None,
+    at: str | None,
+    delay: str | None,
+    dry_run: bool,
+    filters: dict[str, Any],
+    limit: int,
+    cursor: str | None,
+    **options: Any,
+) -> int:
+    """Repeat executions that have ended: those with these IDs, or at most --limit of those that the filters find.
+
+    Example: operato-runner executions rerun --unresolved --module report --since 2h --dry-run
+
+    The repetitions are accepted, and run like other asynchronous calls. Prints their IDs. Of a chain of repetitions the
+    filters repeat only the last one. The exit code is 1 when one that the filters found was refused.
+    """
+    filtered = any(value is not None for value in filters.values())
+    single = {"--input": data, "--priority": priority, "--at": at, "--delay": delay}
+    for option, value in single.items():
+        if value is not None and not identities:
+            raise click.UsageError(f"{option} is for executions given by ID")
+    if identities and (filtered or dry_run):
+        raise click.UsageError("give IDs, or filters with --dry-run")
+    if not identities and not filtered:
+        raise click.UsageError("give IDs, or a filter such as --unresolved: all executions would be repeated")
+    from runner.client import coming, rerun_executions, rerun_list
+
+    if not identities:
+        return with_client(
+            options, _RUN, lambda client: rerun_list(client, filters, limit, cursor, wanted, dry_run=dry_run)
+        )
+    after = None if delay is None else duration(delay, "--delay")
+    terms = {"priority": priority, "run_at": coming(at, "--at"), "delay": after}
+    content = None if data is None else os.fsencode(data)
+    return with_client(options, _RUN, lambda client: rerun_executions(client, identities, wanted, content, terms))

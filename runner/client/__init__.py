@@ -6,7 +6,15 @@ errors. `calls`, `executions` and `modules` do the work of a command and print t
 
 from runner.client.calls import Order, follow_call, print_output, submit
 from runner.client.connection import MAX_ANSWER_BYTES, Client, run, segment
-from runner.client.executions import cancel_executions, list_executions, moment, show_execution
+from runner.client.executions import (
+    cancel_executions,
+    coming,
+    list_executions,
+    moment,
+    rerun_executions,
+    rerun_list,
+    show_execution,
+)
 from runner.client.lists import collect, print_json, print_table, read_items
 from runner.client.local_token import credentials
 from runner.client.modules import (
@@ -28,6 +36,7 @@ __all__ = [
     "activate",
     "cancel_executions",
     "collect",
+    "coming",
     "credentials",
     "follow_call",
     "list_changes",
@@ -41,6 +50,8 @@ __all__ = [
     "push",
     "read_items",
     "remove",
+    "rerun_executions",
+    "rerun_list",
     "run",
     "segment",
     "show_execution",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 
 import click
 import msgspec
@@ -32,8 +33,8 @@ class Order:
     version: str | None = None
     timeout: float | None = None
     key: str | None = None
-    priority: int | None = None
-    """Only of an asynchronous call."""
+    terms: Mapping[str, object] = {}
+    """`priority`, `run_at` and `delay`, of an asynchronous call only."""
 
     def checked(self) -> Order:
         """Return the order if its input can be sent. Raises RunnerError `bad_input` or `too_large`."""
@@ -67,7 +68,7 @@ class Order:
             "x-timeout": None if self.timeout is None else repr(self.timeout),
         }
         headers = {name: value for name, value in given.items() if value is not None}
-        path, query = f"/modules/execute/{segment(self.module)}", {"version": self.version, "priority": self.priority}
+        path, query = f"/modules/execute/{segment(self.module)}", {"version": self.version, **self.terms}
         answer = await client.request("POST", path, query=query, body=self.body, headers=headers, seconds=seconds)
         return answer.read(ANSWER)
 

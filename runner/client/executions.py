@@ -15,6 +15,7 @@ from config.mistakes import ConfigError, Mistake
 from config.units import duration, format_duration
 from protocol import views
 from protocol.model import DEFAULT_PRIORITY
+from protocol.views import MAX_PAGE
 from runner.client.connection import Client, segment
 from runner.client.events import failure_in
 from runner.client.lists import collect, print_json, print_table, read_items
@@ -26,6 +27,25 @@ _AGO = re.compile(r"[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)")
 _SECONDS = re.compile(r"[0-9]{9,}(\.[0-9]+)?")
 _DAYS = {"today": 0, "yesterday": 1}
 
+
+class _Problem(msgspec.Struct):
+    message: str
+
+
+class _Repeated(msgspec.Struct):
+    id: str
+    module: str
+    version: str
+    rerun: str | None = None
+    problem: _Problem | None = None
+
+
+class _RepeatedPage(msgspec.Struct):
+    items: list[_Repeated]
+    cursor: str | None = None
+
+
+_JSON: Final = {"content-type": "application/json"}
 _RECORD: Final = views.lenient(views.RecordedExecution)
 _LISTED: Final = views.lenient(views.ListedExecution)
 
@@ -46,10 +66,25 @@ def moment(value: str | None, option: str) -> str | None:
             found = datetime(day.year, day.month, day.day)  # noqa: DTZ001  (the next line gives it the local zone)
         else:
             found = datetime.fromisoformat(value.strip())
-        return repr((found if found.tzinfo is not None else found.astimezone()).timestamp())
+        return _seconds(found)
     except (ValueError, OverflowError, OSError):
         text = f"{value!r:.60} is not a time; write today, yesterday, 2h (two hours ago), 2026-01-31 or"
         raise ConfigError([Mistake(f"{text} 2026-01-31T09:30:00Z", None, None, option)]) from None
+
+
+def coming(value: str | None, option: str) -> str | None:
+    """Return a time for the route as `moment` does, from a date or a date and time. Raises ConfigError."""
+    if value is None or _SECONDS.fullmatch(value):
+        return value
+    try:
+        return _seconds(datetime.fromisoformat(value.strip()))
+    except (ValueError, OverflowError, OSError):
+        text = f"{value!r:.60} is not a time; write 2027-01-31, 2027-01-31T09:30 or 2027-01-31T09:30:00Z"
+        raise ConfigError([Mistake(text, None, None, option)]) from None
+
+
+def _seconds(found: datetime) -> str:
+    return repr((found if found.tzinfo is not None else found.astimezone()).timestamp())
 
 
 async def list_executions(
@@ -145,6 +180,40 @@ def _schedule(item: views.RecordedExecution) -> str | None:
 
 def _cut(value: msgspec.Raw) -> str:
     return shortened(bytes(value).decode("utf-8", "replace"), _SHOWN_CHARACTERS)
+
+
+async def rerun_executions(
+    client: Client, identities: Sequence[str], version: str, data: bytes | None, terms: Mapping[str, object]
+) -> int:
+    """Repeat executions one after another, and print the ID of each repetition. Raises RunnerError."""
+    body = {"version": version} | ({} if data is None else {"input": msgspec.Raw(data.strip() or b"null")})
+    for identity in identities:
+        path = f"/executions/{segment(identity)}/rerun"
+        answer = await client.request("POST", path, query=terms, body=msgspec.json.encode(body), headers=_JSON)
+        click.echo(answer.read(_LISTED)["id"])
+    return 0
+
+
+async def rerun_list(
+    client: Client, filters: Mapping[str, object], limit: int, cursor: str | None, version: str, *, dry_run: bool
+) -> int:
+    """Repeat the executions of a list, and print what became of each; 0, or 1 when one was refused. RunnerError."""
+    refused = False
+    while limit > 0:
+        query = {**filters, "limit": min(limit, MAX_PAGE), "cursor": cursor, "dry_run": "true" if dry_run else None}
+        body = msgspec.json.encode({"version": version})
+        answer = await client.request("POST", "/executions/rerun", query=query, body=body, headers=_JSON)
+        page = answer.read(_RepeatedPage)
+        for item in page.items:
+            problem = item.problem
+            refused = refused or problem is not None
+            became = item.rerun or "would be repeated" if problem is None else f"not repeated: {problem.message}"
+            click.echo(f"{item.id}  {printable(f'{item.module}@{item.version}  {became}')}")
+        limit, cursor = limit - len(page.items), page.cursor
+        if cursor is None:
+            return int(refused)
+    click.echo(f"there may be more; continue with --cursor {cursor}", err=True)
+    return int(refused)
 
 
 async def cancel_executions(client: Client, identities: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from protocol.errors import ErrorKind, Failure, error
 from protocol.events import last_event
 from protocol.model import Execution
 from protocol.rpc.operato.runner import v1
-from runner.api import Batch, Input, Left, Service, event_size, is_large
+from runner.api import SAME, Batch, Input, Left, Service, event_size, is_large
 from runner.auth import Principal, Scope, Verifier, authenticate
 from runner.grpc.call import Call, Method
 from runner.grpc.codec import make
@@ -26,6 +27,7 @@ from runner.grpc.messages import (
     failure_message,
     page_limit,
     record_message,
+    repeated_message,
     response_message,
     seconds,
 )
@@ -67,6 +69,8 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/GetExecution": Method(with_message(executions.get), v1.GetExecutionRequest),
         f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
         f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
+        f"/{EXECUTOR}/RerunExecution": Method(with_message(executions.rerun), v1.RerunExecutionRequest),
+        f"/{EXECUTOR}/RerunExecutions": Method(with_message(executions.rerun_all), v1.RerunExecutionsRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
         **{
             f"/{name}/{verb}": Method(with_message(work), kind)
@@ -140,7 +144,12 @@ class _Executions:
             version=request.version or None,
             timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),
-            terms=terms_of(priority=request.priority),
+            terms=terms_of(
+                time.time(),
+                priority=request.priority,
+                run_at=seconds(request.run_at),
+                delay=request.delay or None,
+            ),
         )
         self.service.answers.take_whole(self._share(call), execution)
         return make(v1.SubmitResponse, execution=execution_message(execution))
@@ -151,21 +160,7 @@ class _Executions:
         return record_message(execution)
 
     async def list(self, _call: Call, who: Principal, request: v1.ListExecutionsRequest) -> v1.ListExecutionsResponse:
-        query = Query(
-            module=request.module_name or None,
-            version=request.version or None,
-            status=execution_status(request.status),
-            kind=error_kind(request.kind),
-            subject=request.subject or None,
-            schedule=request.schedule or None,
-            rerun_of=request.rerun_of or None,
-            unresolved=request.unresolved,
-            since=seconds(request.since),
-            until=seconds(request.until),
-            limit=page_limit(request.limit),
-            cursor=request.cursor or None,
-        )
-        page = await self.service.list(who, query)
+        page = await self.service.list(who, _query(request))
         found = [execution_message(execution) for execution in page.items]
         return make(v1.ListExecutionsResponse, executions=found, cursor=page.next_cursor or "")
 
@@ -175,6 +170,32 @@ class _Executions:
         execution = await self.service.cancel(who, request.id)
         self.service.answers.take_whole(self._share(call), execution)
         return make(v1.CancelExecutionResponse, execution=execution_message(execution))
+
+    async def rerun(self, call: Call, who: Principal, request: v1.RerunExecutionRequest) -> v1.SubmitResponse:
+        given = request.input_json
+        execution = await self.service.reruns.one(
+            who,
+            request.id,
+            version=request.version or SAME,
+            data=None if given is None else given.encode(),
+            key=_key(call),
+            terms=terms_of(
+                time.time(),
+                priority=request.priority,
+                run_at=seconds(request.run_at),
+                delay=request.delay or None,
+            ),
+        )
+        self.service.answers.take_whole(self._share(call), execution)
+        return make(v1.SubmitResponse, execution=execution_message(execution))
+
+    async def rerun_all(
+        self, _call: Call, who: Principal, request: v1.RerunExecutionsRequest
+    ) -> v1.RerunExecutionsResponse:
+        query = _query(request.list or v1.ListExecutionsRequest())
+        version, dry_run = request.version or SAME, request.dry_run
+        found, cursor = await self.service.reruns.many(who, query, version=version, dry_run=dry_run)
+        return make(v1.RerunExecutionsResponse, executions=[*map(repeated_message, found)], cursor=cursor or "")
 
     async def watch(self, call: Call, who: Principal, request: v1.WatchExecutionRequest) -> None:
         follower = await self.service.follow(who, request.id, request.from_seq)
@@ -225,10 +246,31 @@ async def _next_input(call: Call) -> Input | None:
     return Input(given.id, given.input_json.encode())
 
 
+def _query(request: v1.ListExecutionsRequest) -> Query:
+    return Query(
+        module=request.module_name or None,
+        version=request.version or None,
+        status=execution_status(request.status),
+        kind=error_kind(request.kind),
+        subject=request.subject or None,
+        schedule=request.schedule or None,
+        rerun_of=request.rerun_of or None,
+        unresolved=request.unresolved,
+        since=seconds(request.since),
+        until=seconds(request.until),
+        limit=page_limit(request.limit),
+        cursor=request.cursor or None,
+    )
+
+
 def _refuse_terms(request: v1.ExecuteRequest) -> None:
     """Raise RunnerError `bad_input` when a call that waits has terms of a submission."""
-    if request.priority is not None:
-        raise error(ErrorKind.BAD_INPUT, "`priority` is only for Submit", field="priority")
+    if request.priority is None and not request.run_at and not request.delay:
+        return
+    given = {"priority": request.priority is not None, "run_at": request.run_at, "delay": request.delay}
+    for name, value in given.items():
+        if value:
+            raise error(ErrorKind.BAD_INPUT, f"`{name}` is only for Submit", field=name)
 
 
 def _member(message: Any, name: str) -> Any | None:

@@ -27,7 +27,7 @@ from protocol.events import (
 from protocol.model import Attempt, Execution, Kind, Status, Stream
 from protocol.rpc.operato.runner import v1
 from protocol.views import DEFAULT_PAGE, MAX_PAGE
-from runner.api import module_fields
+from runner.api import Again, module_fields
 from runner.grpc.codec import make
 
 _ENVIRONMENTS = {kind: v1.EnvironmentKind[kind.name] for kind in Kind}
@@ -94,6 +94,19 @@ def _shared(cls: Any, noun: Any) -> tuple[tuple[str, ...], tuple[tuple[str, Call
         else:
             alike.append(name)
     return tuple(alike), tuple(converted)
+
+
+def repeated_message(again: Again) -> v1.Repeated:
+    """Return what became of one execution of a list that is repeated."""
+    execution, made, problem = again.execution, again.repetition, again.problem
+    return make(
+        v1.Repeated,
+        id=execution.id,
+        module_name=execution.module.name,
+        version=execution.module.version,
+        rerun="" if made is None else made.id,
+        error=None if problem is None else failure_message(problem),
+    )
 
 
 def response_message(execution: Execution) -> v1.ExecuteResponse:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from attrs import evolve
+from msgspec import UnsetType
 
 from actors.history import Query
 from actors.turns import Terms, terms_of
@@ -20,18 +21,20 @@ from protocol.model import Execution, Stream
 from protocol.scan import LARGE_BYTES
 from runner.api import is_large
 from runner.rest.endpoint import Answer, Request, json_answer, serves
-from runner.rest.openapi import Order
+from runner.rest.openapi import TERMS, Order, RepeatedPage, Repetition, Repetitions
 from runner.rest.render import (
     accepted_json,
     execution_json,
     execution_status,
     failure_headers,
     record_json,
+    repeated,
     stats_json,
 )
 
-TERMS: Final = ("priority",)
-"""Parameters of submissions, in the query and in an order."""
+_repetitions: Final = msgspec.json.Decoder(Repetition)
+_all_repetitions: Final = msgspec.json.Decoder(Repetitions)
+T = TypeVar("T")
 _orders: Final = msgspec.json.Decoder(Order)
 
 
@@ -65,18 +68,21 @@ async def execute(request: Request) -> Answer:
 
 def _terms(request: Request, order: Order | None = None) -> Terms:
     """Return the terms of a submission: those of the query, else those of the order in its body. Raises RunnerError."""
-    given = {name: request[name] for name in TERMS}
-    if order is not None:
-        given = {name: getattr(order, name) if value is None else value for name, value in given.items()}
-    return terms_of(**given)
+    given = {}
+    for each in TERMS:
+        value = request[each.name]
+        if value is None and order is not None and (written := getattr(order, each.name)) is not None:
+            value = each.read([str(written)])
+        given[each.name] = value
+    return terms_of(time.time(), **given)
 
 
 def _refuse_terms(request: Request) -> None:
     """Raise RunnerError `bad_input` when a call that waits has terms of a submission."""
-    for name in TERMS:
-        if request[name] is not None:
-            text = f"`{name}` is for asynchronous calls; send the header `Prefer: respond-async` as well"
-            raise error(ErrorKind.BAD_INPUT, text, field=name)
+    for each in TERMS:
+        if request[each.name] is not None:
+            text = f"`{each.name}` is for asynchronous calls; send the header `Prefer: respond-async` as well"
+            raise error(ErrorKind.BAD_INPUT, text, field=each.name)
 
 
 @serves("submit")
@@ -117,14 +123,12 @@ def _order(data: bytes) -> Order:
             check_json(data)  # with its limits
         return _orders.decode(data)
     except (InvalidJsonError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        example = '{"module": "NAME", "input": ...}, and optionally `version` and `timeout` (seconds)'
+        example = '{"module": "NAME", "input": ...}, and optionally `version`, `timeout`, `priority`, `run_at`'
         raise error(ErrorKind.BAD_INPUT, f"the body cannot be read: {problem}; write {example}", field="$") from None
 
 
-@serves("listExecutions")
-async def list_executions(request: Request) -> Answer:
-    """List executions."""
-    query = Query(
+def _query(request: Request) -> Query:
+    return Query(
         module=request["module"],
         version=request["version"],
         status=request["status"],
@@ -138,7 +142,12 @@ async def list_executions(request: Request) -> Answer:
         limit=request["limit"],
         cursor=request["cursor"],
     )
-    page = await request.service.list(request.principal, query)
+
+
+@serves("listExecutions")
+async def list_executions(request: Request) -> Answer:
+    """List executions."""
+    page = await request.service.list(request.principal, _query(request))
     return json_answer({"items": [views.listed(item) for item in page.items], "cursor": page.next_cursor})
 
 
@@ -179,6 +188,41 @@ async def cancel(request: Request) -> Answer:
     return _record(request, await request.service.cancel(request.principal, request["id"]))
 
 
+@serves("rerunExecution")
+async def rerun(request: Request) -> Answer:
+    """Repeat an execution."""
+    how = await request.service.checks.whole(partial(_decoded, _repetitions), await request.body())
+    execution = await request.service.reruns.one(
+        request.principal,
+        request["id"],
+        version=how.version,
+        data=None if isinstance(how.input, UnsetType) else bytes(how.input),
+        key=request["Idempotency-Key"],
+        terms=_terms(request),
+    )
+    return _accepted(request, execution, record_json)
+
+
+@serves("rerunExecutions")
+async def rerun_all(request: Request) -> Answer:
+    """Repeat the executions of a list."""
+    version, dry_run = _decoded(_all_repetitions, await request.body()).version, request["dry_run"]
+    query = _query(request)
+    found, cursor = await request.service.reruns.many(request.principal, query, version=version, dry_run=dry_run)
+    shown: RepeatedPage = {"dry_run": dry_run, "items": [repeated(each) for each in found], "cursor": cursor}
+    return json_answer(shown)
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+    try:
+        if len(data) > LARGE_BYTES:
+            check_json(data)  # with its limits
+        return decoder.decode(data or b"{}")
+    except (InvalidJsonError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        example = '{"version": "same", "input": ...}, or nothing'
+        raise error(ErrorKind.BAD_INPUT, f"the body cannot be read: {problem}; write {example}", field="$") from None
+
+
 @serves("getStats")
 async def stats(request: Request) -> Answer:
     """Count the executions of a module by their end."""
@@ -191,4 +235,4 @@ async def stats(request: Request) -> Answer:
     return json_answer(stats_json(found))
 
 
-ENDPOINTS: Final = (execute, submit, list_executions, show, output, cancel, stats)
+ENDPOINTS: Final = (execute, submit, list_executions, show, output, cancel, rerun, rerun_all, stats)

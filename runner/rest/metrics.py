@@ -133,6 +133,8 @@ class RunnerCollector(Collector):
             "operato_executions_live", "Executions that have not ended, including queued ones.", [({}, runs.live)]
         )
         yield _gauge("operato_executions_queued", "Accepted executions that wait for their turn.", [({}, runs.queued)])
+        scheduled = "Accepted executions that are queued at their time."
+        yield _gauge("operato_executions_scheduled", scheduled, [({}, runs.scheduled)])
         yield _counter(
             "operato_executions_accepted", "Asynchronous executions that were accepted.", [({}, runs.accepted)]
         )

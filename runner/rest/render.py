@@ -14,10 +14,10 @@ from protocol import views
 from protocol.errors import ErrorKind, Failure
 from protocol.events import failure_fields
 from protocol.model import Execution
-from runner.api import InternalFailure
+from runner.api import Again, InternalFailure
 from runner.rest.bodies import CODINGS
 from runner.rest.openapi import Change as ShownChange
-from runner.rest.openapi import Stats, Versions
+from runner.rest.openapi import Repeated, Stats, Versions
 from runner.status import CODES
 
 _encoder = msgspec.json.Encoder()
@@ -43,6 +43,18 @@ def record_json(execution: Execution) -> bytes:
 def accepted_json(execution: Execution) -> bytes:
     """Return an execution that was accepted and has not ended: as in lists."""
     return _encoder.encode(views.listed(execution))
+
+
+def repeated(again: Again) -> Repeated:
+    """Return what became of one execution of a list that is repeated."""
+    execution, made, problem = again.execution, again.repetition, again.problem
+    return {
+        "id": execution.id,
+        "module": execution.module.name,
+        "version": execution.module.version,
+        "rerun": None if made is None else made.id,
+        "problem": None if problem is None else failure_fields(problem),
+    }
 
 
 def stats_json(stats: ModuleStats) -> bytes:

@@ -373,6 +373,52 @@ def test_lists_have_filters_and_a_cursor(run, server):
     assert "there may be more; continue with --cursor " in run("executions", "list", "--limit", "1")[2]
 
 
+def test_executions_run_later_and_again(run, tmp_path):
+    def shown(identity):
+        return json.loads(run("executions", "show", identity, "--json")[1])
+
+    code, out, _ = run("call", "echo", "1", "--async", "--at", "2031-01-31T09:30:00Z", "--priority", "7")
+    later = shown(out.strip())
+    assert (code, later["status"], later["run_at"], later["priority"]) == (0, "scheduled", 1_927_618_200.0, 7)
+    listed = run("executions", "list", "--status", "scheduled")[1]
+    assert later["id"] in listed
+    text = run("executions", "show", later["id"])[1]
+    assert ["priority", "7"] in rows_of(text)
+    assert run("executions", "cancel", later["id"])[1] == f"{later['id']}  cancelled\n"
+    soon = run("call", "echo", "2", "--async", "--delay", "10ms")[1].strip()
+    wait_for(lambda: shown(soon)["status"] == "succeeded")
+
+    again = run("executions", "rerun", soon, "--input", "3", "--with", "active", "--priority", "2")[1].strip()
+    wait_for(lambda: shown(again)["status"] == "succeeded")
+    assert (shown(again)["result"], shown(again)["rerun_of"]) == (3, soon)
+    assert ["repeated", "by", again] in [row.split() for row in run("executions", "show", soon)[1].splitlines()]
+    code, out, _ = run("executions", "rerun", "--rerun-of", soon, "--dry-run")
+    assert (code, "would be repeated" in out, again in out) == (0, True, True)
+    code, out, _ = run("executions", "rerun", "--rerun-of", soon)
+    assert (code, out.split()[0]) == (0, again)
+    wait_for(lambda: len(shown(again)["reruns"]) == 1)
+    code, out, _ = run("executions", "rerun", "--rerun-of", soon, "--with", "nothing")
+    assert (code, "not repeated: it was repeated later" in out) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("call", "echo", "1", "--at", "2031-01-31"), "--at is for asynchronous calls; add --async"),
+        (("call", "echo", "1", "--async", "--at", "soon"), "'soon' is not a time; write 2027-01-31"),
+        (("call", "echo", "1", "--async", "--delay", "1h", "--at", "2031-01-31"), "give `run_at` or `delay`, not both"),
+        (("executions", "rerun"), "give IDs, or a filter such as --unresolved"),
+        (("executions", "rerun", "x", "--dry-run"), "give IDs, or filters with --dry-run"),
+        (("executions", "rerun", "--unresolved", "--input", "1"), "--input is for executions given by ID"),
+        (("executions", "rerun", "x"), "there is no execution 'x'"),
+    ],
+)
+def test_times_and_repetitions_that_make_no_sense(run, arguments, message):
+    code, _, err = run(*arguments)
+    assert code != 0
+    assert message in err
+
+
 # -- tokens and TLS ----------------------------------------------------------------------------------------------------
 
 

@@ -57,8 +57,12 @@ class Load:
                 module = chance.choice(["once", "again"])
                 value = {"calls": str(calls), "seconds": chance.choice([0, 0, 0.01, 0.1])}
                 headers = {"prefer": "respond-async"} if chance.random() < 0.8 else {}
+                delay = chance.choice(["0", "0.01", "0.3", "1"]) if headers else None
+                params = {} if delay is None else {"delay": delay}
                 try:
-                    response = client.post(f"/modules/execute/{module}", json=value, headers=headers, timeout=20)
+                    response = client.post(
+                        f"/modules/execute/{module}", json=value, headers=headers, params=params, timeout=20
+                    )
                 except httpx.HTTPError:
                     return  # it was killed
                 if response.status_code == 202:
@@ -129,7 +133,8 @@ def begin(server: Server, calls: Path, go: Path) -> dict[str, str]:
 
 def unended(server: Server) -> int:
     """Return the number of executions that have not ended."""
-    found = [server.client.get("/executions", params={"status": status}).json() for status in ("queued", "running")]
+    states = ("scheduled", "queued", "running")
+    found = [server.client.get("/executions", params={"status": status}).json() for status in states]
     return sum(len(page["items"]) + (page["cursor"] is not None) for page in found)
 
 

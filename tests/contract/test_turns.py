@@ -85,7 +85,7 @@ async def test_the_next_runner_keeps_priorities(tmp_path):
 @pytest.mark.parametrize("priority", [-1, 10])
 def test_an_impossible_priority_is_refused(priority):
     with pytest.raises(RunnerError, match=f"priority must be from 0 .last. to 9 .first., not {priority}") as caught:
-        terms_of(priority=priority)
+        terms_of(0.0, priority=priority)
     assert (caught.value.failure.kind, caught.value.failure.field) == (ErrorKind.BAD_INPUT, "priority")
 
 
@@ -99,7 +99,7 @@ async def test_rest_takes_a_priority_with_submissions_only(site):
     for path, body, message in (
         ("/modules/execute/echo?priority=9", 1, "`priority` is for asynchronous calls; send the header"),
         ("/modules/execute/echo?priority=x", 1, "priority must be a whole number from 0 to 9, not 'x'"),
-        ("/executions", {**order, "priority": 10}, "priority must be from 0 (last) to 9 (first), not 10"),
+        ("/executions", {**order, "priority": 10}, "priority must be a whole number from 0 to 9, not '10'"),
         ("/executions", {**order, "priority": "high"}, "$.priority"),
     ):
         status, _, answer = await site.ask("POST", path, body)

@@ -17,11 +17,11 @@ def test_order_within_a_module_and_places():
     assert [backlog.ahead("m", name) for name in "abc"] == [0, 1, 2]
     assert backlog.ahead("n", "x") == 0
     assert backlog.ahead("m", "x") is None
-    assert backlog.pop("m") == "a"
+    assert backlog.take("m", 9) == "a"
     assert backlog.remove("m", "b")
     assert not backlog.remove("m", "b")
     assert backlog.ahead("m", "c") == 0
-    assert (backlog.pop("m"), backlog.pop("m"), backlog.pop("other")) == ("c", None, None)
+    assert (backlog.take("m", 9), backlog.take("m", 9), backlog.take("other", 9)) == ("c", None, None)
     assert backlog.modules() == ("n",)
     assert len(backlog) == 1
 
@@ -35,7 +35,7 @@ def test_each_module_has_a_queue(steps):
             backlog.push(module, name, b"")
             waiting.append(name)
         elif what == "pop":
-            assert backlog.pop(module) == (waiting.pop(0) if waiting else None)
+            assert backlog.take(module, 10_000) == (waiting.pop(0) if waiting else None)
         elif what == "remove":
             assert backlog.remove(module, name) == (name in waiting)
             if name in waiting:
@@ -52,8 +52,8 @@ def test_inputs_are_kept_within_a_bound_and_forgotten_once():
     backlog.push("m", "a", b"x" * 500)
     backlog.push("m", "b", b"y" * 500)  # no room
     backlog.push("m", "c", b"z")  # what is small still fits
-    assert (backlog.pop("m"), backlog.take_input("a"), backlog.take_input("a")) == ("a", b"x" * 500, None)
-    assert (backlog.pop("m"), backlog.take_input("b")) == ("b", None)
+    assert (backlog.take("m", 9), backlog.take_input("a"), backlog.take_input("a")) == ("a", b"x" * 500, None)
+    assert (backlog.take("m", 9), backlog.take_input("b")) == ("b", None)
     assert backlog.remove("m", "c")
     assert backlog.take_input("c") is None
 
@@ -61,4 +61,27 @@ def test_inputs_are_kept_within_a_bound_and_forgotten_once():
         backlog.push("m", "d", b"x" * 700)
         assert backlog.remove("m", "d")
         backlog.push("m", "e", b"x" * 700)
-        assert (backlog.pop("m"), backlog.take_input("e")) == ("e", b"x" * 700)
+        assert (backlog.take("m", 9), backlog.take_input("e")) == ("e", b"x" * 700)
+
+
+def test_a_module_has_places_which_others_take_when_they_are_free():
+    backlog = Backlog()
+    for name in "abc":
+        backlog.push("m", name, b"")
+    assert (backlog.take("m", 2), backlog.take("m", 2), backlog.take("m", 2)) == ("a", "b", None)
+    backlog.occupy("m", -1)
+    assert (backlog.take("m", 1), backlog.take("m", 2)) == (None, "c")
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=40))
+def test_the_highest_priority_is_first_and_equals_keep_their_order(pushed):
+    backlog, waiting = Backlog(), []
+    for number, (priority, takes) in enumerate(pushed):
+        backlog.push("m", str(number), b"", priority)
+        waiting.append((-priority, number))
+        order = [str(number) for _, number in sorted(waiting)]
+        assert all(at <= backlog.ahead("m", name) < len(order) for at, name in enumerate(order))
+        assert backlog.ahead("m", order[0]) == 0
+        if takes:
+            assert backlog.take("m", 10_000) == order[0]
+            waiting.remove(min(waiting))

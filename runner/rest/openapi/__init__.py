@@ -6,7 +6,19 @@ from runner.rest.openapi.modules import ARCHIVES, FORM, FORM_PARTS
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
-from runner.rest.openapi.shapes import Change, Key, Order, Preparation, Stats, Versions
+from runner.rest.openapi.parameters import TERMS
+from runner.rest.openapi.shapes import (
+    Change,
+    Key,
+    Order,
+    Preparation,
+    Repeated,
+    RepeatedPage,
+    Repetition,
+    Repetitions,
+    Stats,
+    Versions,
+)
 
 __all__ = [
     "ARCHIVES",
@@ -16,12 +28,17 @@ __all__ = [
     "JSON",
     "LINES",
     "OPERATIONS",
+    "TERMS",
     "Change",
     "Documents",
     "Key",
     "Operation",
     "Order",
     "Preparation",
+    "Repeated",
+    "RepeatedPage",
+    "Repetition",
+    "Repetitions",
     "Stats",
     "Versions",
     "docs_page",

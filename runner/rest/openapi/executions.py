@@ -22,10 +22,10 @@ from runner.rest.openapi.parameters import (
     LIMIT,
     MODULE,
     PREFER,
-    PRIORITY,
     SECONDS,
     SINCE,
     SPAN,
+    TERMS,
     TIMEOUT,
     UNTIL,
     VERSION,
@@ -86,7 +86,7 @@ EXECUTE: Final = Operation(
         _ACCEPTED,
     ),
     Scope.EXECUTIONS_RUN,
-    parameters=(MODULE, VERSION, PRIORITY, TIMEOUT, KEY, PREFER),
+    parameters=(MODULE, VERSION, *TERMS, TIMEOUT, KEY, PREFER),
     body={JSON: {}},
     body_text="The input of the handler; an empty body is null.",
     refused=_BEGINNING,
@@ -140,12 +140,25 @@ SUBMIT: Final = Operation(
         _ACCEPTED,
     ),
     Scope.EXECUTIONS_RUN,
-    parameters=(PRIORITY, TIMEOUT, KEY),
+    parameters=(*TERMS, TIMEOUT, KEY),
     body={JSON: shapes.Order},
     body_required=True,
     refused=_BEGINNING,
     text="Accepted executions are recorded and run even after a restart.",
 )
+FILTERS: Final = (
+    Parameter("module", "Executions of this module.", text()),
+    Parameter("version", "Executions of this version.", text()),
+    Parameter("status", "Executions in this state.", choice(Status)),
+    Parameter("error", "Executions that ended with this kind of error.", choice(ErrorKind)),
+    Parameter("subject", "Executions of this caller.", text()),
+    Parameter("schedule", "Executions that this schedule started.", text()),
+    Parameter("rerun_of", "Repetitions of the execution with this ID.", text()),
+    Parameter("unresolved", "Failures without a later success in the chain of their repetitions.", flag(default=False)),
+    SINCE,
+    UNTIL,
+)
+"""The filters of a list."""
 LIST: Final = Operation(
     "GET",
     "/executions",
@@ -153,22 +166,7 @@ LIST: Final = Operation(
     "List executions, newest first",
     (Response(200, "A page, without payloads.", {JSON: shapes.ExecutionPage}),),
     Scope.EXECUTIONS_READ,
-    parameters=(
-        Parameter("module", "Executions of this module.", text()),
-        Parameter("version", "Executions of this version.", text()),
-        Parameter("status", "Executions in this state.", choice(Status)),
-        Parameter("error", "Executions that ended with this kind of error.", choice(ErrorKind)),
-        Parameter("subject", "Executions of this caller.", text()),
-        Parameter("schedule", "Executions that this schedule started.", text()),
-        Parameter("rerun_of", "Repetitions of the execution with this ID.", text()),
-        Parameter(
-            "unresolved", "Failures without a later success in the chain of their repetitions.", flag(default=False)
-        ),
-        SINCE,
-        UNTIL,
-        LIMIT,
-        CURSOR,
-    ),
+    parameters=(*FILTERS, LIMIT, CURSOR),
 )
 GET: Final = Operation(
     "GET",
@@ -236,6 +234,42 @@ CANCEL: Final = Operation(
     refused=(ErrorKind.NOT_FOUND,),
     text="Without the scope `executions:read`, input, output and result are omitted.",
 )
+RERUN: Final = Operation(
+    "POST",
+    "/executions/{id}/rerun",
+    "rerunExecution",
+    "Repeat an execution that has ended",
+    (
+        Response(200, "The key is known, and its execution has ended.", _RECORD, (_LOCATION, EXECUTION_ID)),
+        _ACCEPTED,
+    ),
+    Scope.EXECUTIONS_RUN,
+    parameters=(EXECUTION, *TERMS, KEY),
+    body={JSON: shapes.Repetition},
+    body_text="Nothing, for the same version and input.",
+    refused=_BEGINNING,
+    text="The repetition is an asynchronous execution with `rerun_of`. Input, time limit and priority are the same "
+    "where none is given. A version that is gone is refused.",
+)
+RERUN_ALL: Final = Operation(
+    "POST",
+    "/executions/rerun",
+    "rerunExecutions",
+    "Repeat the executions of a list",
+    (Response(200, "What became of each.", {JSON: shapes.RepeatedPage}),),
+    Scope.EXECUTIONS_RUN,
+    parameters=(
+        *FILTERS,
+        Parameter("dry_run", "Only tell which executions would be repeated.", flag(default=False)),
+        LIMIT,
+        CURSOR,
+    ),
+    body={JSON: shapes.Repetitions},
+    body_text="Nothing, for the versions that ran.",
+    refused=(ErrorKind.TOO_LARGE,),
+    text="At least one filter is needed. Of a chain of repetitions only the last one is repeated, and only if it has "
+    "ended: so a request that is sent again repeats nothing twice.",
+)
 STATS: Final = Operation(
     "GET",
     "/modules/{name}/stats",
@@ -269,5 +303,7 @@ EXECUTIONS: Final = (
     FOLLOW,
     FOLLOW_SOCKET,
     CANCEL,
+    RERUN,
+    RERUN_ALL,
     STATS,
 )

@@ -200,6 +200,16 @@ PRIORITY: Final = Parameter(
     "0 to 9; of the queued executions of a module, the highest runs first. Only for asynchronous calls. Default: 5.",
     whole(MIN_PRIORITY, MAX_PRIORITY),
 )
+RUN_AT: Final = Parameter(
+    "run_at", "When it is queued: seconds since 1970, or a time with its zone. Only for asynchronous calls.", MOMENT
+)
+DELAY: Final = Parameter(
+    "delay",
+    "After how long it is queued, such as 90, 15m or 2h; in place of `run_at`.",
+    Value({"type": "string"}, duration, "a duration, such as 90 (seconds), 15m, 2h, 7d"),
+)
+TERMS: Final = (PRIORITY, RUN_AT, DELAY)
+"""The terms of a submission; in the body of `POST /executions` as well."""
 IF_MATCH: Final = Parameter(
     "If-Match",
     "The `ETag` of the module as the client read it, or `*`. If the module has changed, the answer is 412.",

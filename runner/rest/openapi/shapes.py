@@ -17,9 +17,10 @@ from actors.registry import Action
 from actors.workers import ExecutorStatistics
 from config.modules import ModuleSpec
 from protocol.errors import ErrorKind
+from protocol.events import Error
 from protocol.model import Kind, Status
 from protocol.views import Json, ListedExecution, Moment
-from runner.api import NOT_SHOWN
+from runner.api import NOT_SHOWN, SAME
 
 
 class ExecutionPage(TypedDict):
@@ -205,6 +206,44 @@ class Order(Struct, forbid_unknown_fields=True):
         int | None,
         Meta(description="0 to 9, by default 5; of the queued executions of a module, the highest runs first."),
     ] = None
+    run_at: Annotated[
+        float | str | None, Meta(description="When it is queued: seconds since 1970, or a time with its zone.")
+    ] = None
+    delay: Annotated[
+        float | str | None, Meta(description="After how long it is queued: seconds, or text such as 15m; or `run_at`.")
+    ] = None
+
+
+class Repetition(Struct, forbid_unknown_fields=True):
+    """How an execution is repeated."""
+
+    version: Annotated[str, Meta(description="`same`, `active`, or the name of one.")] = SAME
+    input: Raw | UnsetType = UNSET
+    """In place of the same input."""
+
+
+class Repetitions(Struct, forbid_unknown_fields=True):
+    """How the executions of a list are repeated."""
+
+    version: Annotated[str, Meta(description="`same`, `active`, or the name of one.")] = SAME
+
+
+class Repeated(TypedDict):
+    """What became of one execution of a list."""
+
+    id: str
+    module: str
+    version: str
+    rerun: Annotated[str | None, Meta(description="The ID of its repetition; null in a dry run.")]
+    problem: Annotated[Error | None, Meta(description="Why it is not repeated.")]
+
+
+class RepeatedPage(TypedDict):
+    """The executions of one page of the list, the oldest first."""
+
+    dry_run: bool
+    items: list[Repeated]
+    cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
 
 
 class Index(TypedDict):

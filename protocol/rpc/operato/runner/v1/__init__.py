@@ -179,6 +179,16 @@ class ExecuteRequest(betterproto.Message):
      Submit.
     """
 
+    run_at: int = betterproto.int64_field(21)
+    """
+    When it is queued, in milliseconds since the epoch; 0 means at once. Only for Submit.
+    """
+
+    delay: float = betterproto.double_field(22)
+    """
+    After how many seconds it is queued, in place of `run_at`. Only for Submit.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class ExecuteResponse(betterproto.Message):
@@ -358,6 +368,74 @@ class CancelExecutionResponse(betterproto.Message):
 
     execution: "Execution" = betterproto.message_field(1)
     """The execution."""
+
+
+@dataclass(eq=False, repr=False)
+class RerunExecutionRequest(betterproto.Message):
+    """The execution to repeat."""
+
+    id: str = betterproto.string_field(1)
+    """Its id, a UUID."""
+
+    version: str = betterproto.string_field(2)
+    """`same`, `active` or the name of one; empty is `same`."""
+
+    input_json: Optional[str] = betterproto.string_field(3, optional=True)
+    """The input, one JSON value; absent is the same input."""
+
+    priority: Optional[int] = betterproto.int32_field(4, optional=True)
+    """0 to 9; absent is the same."""
+
+    run_at: int = betterproto.int64_field(5)
+    """When it is queued, in milliseconds since the epoch; 0 means at once."""
+
+    delay: float = betterproto.double_field(6)
+    """After how many seconds it is queued, in place of `run_at`."""
+
+
+@dataclass(eq=False, repr=False)
+class RerunExecutionsRequest(betterproto.Message):
+    """The executions to repeat."""
+
+    list: "ListExecutionsRequest" = betterproto.message_field(1)
+    """One page of this list; at least one filter is needed."""
+
+    version: str = betterproto.string_field(2)
+    """`same`, `active` or the name of one; empty is `same`."""
+
+    dry_run: bool = betterproto.bool_field(3)
+    """Only tell which executions would be repeated."""
+
+
+@dataclass(eq=False, repr=False)
+class Repeated(betterproto.Message):
+    """What became of one execution of the list."""
+
+    id: str = betterproto.string_field(1)
+    """Its id."""
+
+    module_name: str = betterproto.string_field(2)
+    """The name of the module."""
+
+    version: str = betterproto.string_field(3)
+    """The version that ran."""
+
+    rerun: str = betterproto.string_field(4)
+    """The id of its repetition; empty in a dry run, and with an error."""
+
+    error: "Error" = betterproto.message_field(5)
+    """Why it is not repeated."""
+
+
+@dataclass(eq=False, repr=False)
+class RerunExecutionsResponse(betterproto.Message):
+    """The executions of one page."""
+
+    executions: List["Repeated"] = betterproto.message_field(1)
+    """The oldest first."""
+
+    cursor: str = betterproto.string_field(2)
+    """The position of the next page; empty on the last page."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1238,6 +1316,40 @@ class ExecutorServiceStub(betterproto.ServiceStub):
             metadata=metadata,
         )
 
+    async def rerun_execution(
+        self,
+        rerun_execution_request: "RerunExecutionRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "SubmitResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ExecutorService/RerunExecution",
+            rerun_execution_request,
+            SubmitResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def rerun_executions(
+        self,
+        rerun_executions_request: "RerunExecutionsRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "RerunExecutionsResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ExecutorService/RerunExecutions",
+            rerun_executions_request,
+            RerunExecutionsResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def watch_execution(
         self,
         watch_execution_request: "WatchExecutionRequest",
@@ -1500,6 +1612,16 @@ class ExecutorServiceBase(ServiceBase):
     ) -> "CancelExecutionResponse":
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def rerun_execution(
+        self, rerun_execution_request: "RerunExecutionRequest"
+    ) -> "SubmitResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def rerun_executions(
+        self, rerun_executions_request: "RerunExecutionsRequest"
+    ) -> "RerunExecutionsResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def watch_execution(
         self, watch_execution_request: "WatchExecutionRequest"
     ) -> AsyncIterator[ExecutionEvent]:
@@ -1563,6 +1685,21 @@ class ExecutorServiceBase(ServiceBase):
         response = await self.cancel_execution(request)
         await stream.send_message(response)
 
+    async def __rpc_rerun_execution(
+        self, stream: "grpclib.server.Stream[RerunExecutionRequest, SubmitResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.rerun_execution(request)
+        await stream.send_message(response)
+
+    async def __rpc_rerun_executions(
+        self,
+        stream: "grpclib.server.Stream[RerunExecutionsRequest, RerunExecutionsResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.rerun_executions(request)
+        await stream.send_message(response)
+
     async def __rpc_watch_execution(
         self, stream: "grpclib.server.Stream[WatchExecutionRequest, ExecutionEvent]"
     ) -> None:
@@ -1616,6 +1753,18 @@ class ExecutorServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 CancelExecutionRequest,
                 CancelExecutionResponse,
+            ),
+            "/operato.runner.v1.ExecutorService/RerunExecution": grpclib.const.Handler(
+                self.__rpc_rerun_execution,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                RerunExecutionRequest,
+                SubmitResponse,
+            ),
+            "/operato.runner.v1.ExecutorService/RerunExecutions": grpclib.const.Handler(
+                self.__rpc_rerun_executions,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                RerunExecutionsRequest,
+                RerunExecutionsResponse,
             ),
             "/operato.runner.v1.ExecutorService/WatchExecution": grpclib.const.Handler(
                 self.__rpc_watch_execution,

@@ -1,0 +1,5 @@
+"""Repeating executions that have ended: one, or those of a list."""
+
+from runner.api.reruns.reruns import ACTIVE, SAME, Again, Reruns, seen
+
+__all__ = ["ACTIVE", "SAME", "Again", "Reruns", "seen"]

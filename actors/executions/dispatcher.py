@@ -19,7 +19,7 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.executions.attempts import Attempts, retry_delay
-from actors.executions.live import BROKEN, Live, LiveExecutions, with_recipients
+from actors.executions.live import BROKEN, Live, LiveExecutions
 from actors.executions.recovery import Recovery, end_without_module, served
 from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
@@ -86,7 +86,8 @@ class Dispatcher:
             self.live.tally.refuse(ErrorKind.OVERLOADED)
             text = "records that wait for the database take all the memory of `history_max_unwritten`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=1)
-        execution = with_recipients(module, execution)
+        if execution.on_end is None and module.telling is not None:
+            execution = replace(execution, on_end=module.telling)
         self._accepting += 1
         try:
             await self.live.accept(execution)

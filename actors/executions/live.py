@@ -17,7 +17,6 @@ from actors.executions.tally import Tally
 from actors.history import History
 from actors.registry import Published
 from actors.workers import Call, Outcome, Phases, Waiter
-from config.modules import telling
 from protocol import events, messages
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Attempt, Execution, Status, Timings, Waiting
@@ -36,13 +35,6 @@ log = structlog.get_logger("runs")
 def key_of(execution: Execution) -> Key:
     """Return the identity of an execution that has an idempotency key."""
     return execution.subject, execution.module.name, execution.idempotency_key or ""
-
-
-def with_recipients(module: Published, execution: Execution) -> Execution:
-    """Return an execution with the recipients of notices of its module, unless it has some already."""
-    if not module.spec.on_end or execution.on_end is not None:
-        return execution
-    return replace(execution, on_end=telling(module.spec.on_end, module.spec.secrets))
 
 
 @define(eq=False)
@@ -242,7 +234,6 @@ class LiveExecutions:
 
     def enter(self, module: Published, execution: Execution, *, has_followers: bool = True) -> Live:
         """Add an execution."""
-        execution = with_recipients(module, execution)
         kept = EventLog(limit=module.spec.output, keep=self.kept_output_bytes, keep_items=self.kept_item_bytes)
         live = self.by_id[execution.id] = Live(execution, module, kept, execution.attempts, has_followers)
         if execution.idempotency_key is not None:

@@ -240,6 +240,8 @@ class Registry:
         if known is None and len(self._registered) >= self.settings.max_modules:
             text = f"there are {len(self._registered)} registered modules; the limit is `max_modules`"
             raise error(ErrorKind.OVERLOADED, f"{text}; delete some", field="name")
+        if question.activate:
+            self.snapshot.check_loop(module)
         active = version if question.activate else known.active if known else None
         versions = {**(known.versions if known else {}), version: module}
         pruned = [each for each in versions if each not in (active, version)]
@@ -259,6 +261,7 @@ class Registry:
         return await self._make_active(catalog, known, question.version, question.subject)
 
     async def _make_active(self, catalog: Catalog, known: Registered, version: str, subject: str) -> Registered:
+        self.snapshot.check_loop(known.versions[version])
         revision = await self._in_catalog(catalog.activate, known.name, version, subject, known.active)
         after = evolve(known, active=version, revision=revision, updated_at=time.time(), updated_by=subject)
         self._replace(after)

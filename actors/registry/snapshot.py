@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, field, frozen
 
-from config.modules import ModuleSpec
+from config.modules import ModuleSpec, OnEnd, loop_from, loop_text, telling
 from protocol.errors import ErrorKind, error
-from protocol.model import Isolation, Kind, ModuleRef
+from protocol.model import Isolation, Kind, ModuleRef, Telling
 
 if TYPE_CHECKING:
     from config.schema import InputCheck
@@ -50,6 +50,11 @@ class Published:
     """Whether it comes from the operator's own file."""
     published_by: str | None = None
     """The subject that registered it; None for the operator's file."""
+
+    @cached_property
+    def telling(self) -> Telling | None:
+        """The recipients of notices about its executions, as their records have them; None without any."""
+        return telling(self.spec.on_end, self.spec.secrets) if self.spec.on_end else None
 
     @cached_property
     def inputs(self) -> InputCheck | None:
@@ -182,6 +187,16 @@ class RegistrySnapshot:
         if known is None:
             raise self.unknown(name, sees)
         return known
+
+    def check_loop(self, module: Published) -> None:
+        """Raise RunnerError `conflict` when the notices of a module would come back to it once it is active."""
+
+        def told(name: str) -> tuple[OnEnd, ...]:
+            each = module if name == module.ref.name else self.modules.get(name)
+            return () if each is None else each.spec.on_end
+
+        if module.spec.on_end and (way := loop_from(module.ref.name, told)):
+            raise error(ErrorKind.CONFLICT, f"on_end {loop_text(way)}", field="on_end")
 
     def unknown(self, name: str, sees: Callable[[str], bool] = lambda _: True) -> Exception:
         """Return the error for an unknown module, with similar names."""

@@ -24,12 +24,12 @@ from typing import Final, Protocol
 import structlog
 import trio
 from attrs import define, field, frozen
+from msgspec.structs import replace
 
 from actors.executions import Idempotency, Runs
 from actors.outbox import MAX_DEPTH
 from actors.starts.outbox import Outbox, Outgoing
 from config.mistakes import ConfigError
-from config.modules import telling
 from config.secrets import LookUp, Secret
 from protocol.errors import RunnerError
 from protocol.ids import execution_id
@@ -274,6 +274,6 @@ class Notices:
             subject=SUBJECT,
             asynchronous=True,
             idempotency_key=f"notice/{notice.id}",
-            on_end=telling(module.spec.on_end, module.spec.secrets, depth) if module.spec.on_end else None,
+            on_end=None if module.telling is None else replace(module.telling, depth=depth),
         )
         await self._idempotency.first(execution, partial(self.runs.dispatcher.submit, module, execution))

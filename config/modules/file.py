@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from config import secrets
 from config.mistakes import Document, Mistake, Where, Wrong, did_you_mean, parse_yaml, read_or_none, read_text
+from config.modules.on_end import OnEnd, loop_from, loop_text
 from config.modules.spec import ModuleSpec, as_written, name_of_module, read_spec
 from config.units import show
 
@@ -59,12 +60,24 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
         wrongs += [placed for wrong in found if (placed := wrong.under(where)).where not in unread]
         if spec is not None:
             specs.setdefault(spec.name, spec)
+    wrongs += _loops(specs, {str(label[0]): where for where, label in labels.items()})
     mistakes = [document.mistake(wrong, str(path), labels) for wrong in wrongs]
     mistakes.sort(key=lambda mistake: (mistake.file != str(path), mistake.file or "", mistake.line or 0))
     runner = document.value.get("runner") if isinstance(document.value, dict) else None
     runner = runner if isinstance(runner, dict) else {}
     lines = {key: document.lines["runner", key] for key in runner}
     return ModulesFile(tuple(specs.values()), runner, absolute, lines, tuple(files), began), tuple(mistakes)
+
+
+def _loops(specs: Mapping[str, ModuleSpec], places: Mapping[str, Where]) -> Iterator[Wrong]:
+    """Check that no notice of a module comes back to it over others."""
+
+    def told(name: str) -> tuple[OnEnd, ...]:
+        return specs[name].on_end if name in specs else ()
+
+    for name in specs:
+        if specs[name].on_end and (way := loop_from(name, told)):
+            yield Wrong(loop_text(way), (*places[name], "on_end"), allowed="modules that do not tell this one")
 
 
 def read_runner(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -89,7 +90,8 @@ def _form(recipient: Mapping[str, Any], name: Any, declared: list[str]) -> Itera
     if secret is not None and url is None:
         yield Wrong("signs notices to a URL; a module needs none, remove it", ("secret",))
     elif isinstance(secret, str) and secret not in declared:
-        hint = did_you_mean(secret, declared) or f"; add it: `secrets: [{secret}]`"
+        near = difflib.get_close_matches(secret, declared, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; add it: `secrets: [{secret}]`"
         yield Wrong(f"{show(secret)} is not in `secrets` of the module{hint}", ("secret",), allowed=", ".join(declared))
 
 
@@ -114,7 +116,7 @@ def loop_text(way: tuple[str, ...]) -> str:
     return f"is a loop: {shown}; each notice would be the cause of another one, remove one of these"
 
 
-def telling(on_end: Iterable[OnEnd], secrets: Mapping[str, Secret], depth: int = 0) -> Telling:
+def telling(on_end: Iterable[OnEnd], secrets: Mapping[str, Secret]) -> Telling:
     """Return the recipients as the record of an execution has them: with the sources of secrets, not the values."""
     return Telling(
         tuple(
@@ -125,8 +127,7 @@ def telling(on_end: Iterable[OnEnd], secrets: Mapping[str, Secret], depth: int =
                 secret=None if each.secret is None else secrets[each.secret].mapping(),
             )
             for each in on_end
-        ),
-        depth,
+        )
     )
 
 

@@ -9,6 +9,7 @@ from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
 from runner.api.reruns import ACTIVE, SAME, Again
 from runner.api.service import Service
+from runner.api.starts import NoticeVerbs
 
 __all__ = [
     "ACTIVE",
@@ -22,6 +23,7 @@ __all__ = [
     "InternalFailure",
     "KeyOrder",
     "Left",
+    "NoticeVerbs",
     "Publishing",
     "Service",
     "event_size",

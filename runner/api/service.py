@@ -29,7 +29,6 @@ from runner.api.checks import Checks
 from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.management import Management
-from runner.api.notices import NoticeVerbs
 from runner.api.reruns import Reruns, seen
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
@@ -52,7 +51,6 @@ class Service:
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
     keys: KeyVerbs = field(init=False)
-    notices: NoticeVerbs = field(init=False)
     reruns: Reruns = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
     _idempotency: Idempotency = field(init=False)
@@ -65,7 +63,6 @@ class Service:
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
-        self.notices = NoticeVerbs(self.outbox or Outbox(self.history))
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
         seconds = self.settings.history.idempotency_seconds
         self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
@@ -218,6 +215,7 @@ class Service:
             input=data or b"null",
             subject=principal.subject,
             timeout=timeout,
+            on_end=module.telling,
         )
         return module, execution, raw
 

@@ -15,7 +15,7 @@ from protocol.errors import ErrorKind, RunnerError, error, shutting_down
 from runner.api import Service
 from runner.auth import Verifier
 from runner.http import App, Message, Receive, Send
-from runner.rest import access, batch, executions, metrics, modules, streams
+from runner.rest import access, batch, executions, metrics, modules, starts, streams
 from runner.rest.endpoint import Answer, Endpoint, Request, json_answer, serves
 from runner.rest.openapi import OPERATIONS, Documents, docs_page, served
 from runner.rest.routing import Endpoints, Origins, Proxies, Site
@@ -59,7 +59,7 @@ def make_app(service: Service, verifier: Verifier) -> Site:
     every = [
         Endpoint(operations[each.operation.name], each.function)
         for each in (
-            *(*_AHEAD, *executions.ENDPOINTS, *modules.ENDPOINTS, *access.ENDPOINTS),
+            *(*_AHEAD, *executions.ENDPOINTS, *modules.ENDPOINTS, *access.ENDPOINTS, *starts.ENDPOINTS),
             metrics.endpoint(verifier.refused),
             *_server_endpoints(service),
         )

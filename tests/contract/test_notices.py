@@ -17,8 +17,12 @@ from config.modules.on_end import OnEnd
 from config.secrets import Secret
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Status
+from runner.api.starts.notices import NoticeVerbs
 from runner.auth.principal import Principal
+from runner.auth.tokens import sign
 from tests.certificates import Authority
+from tests.contract.test_streams import SECRET as SIGNING
+from tests.contract.test_streams import open_site
 from tests.receiver import receiving
 from tests.support import ANYBODY, PATIENCE, inline, open_service
 
@@ -33,7 +37,7 @@ def telling(name: str, code: str, *recipients: OnEnd, **fields):
 
 
 async def notices(service, **filters):
-    return (await service.notices.list(ANYBODY, NoticeQuery(**filters))).items
+    return (await NoticeVerbs.of(service).list(ANYBODY, NoticeQuery(**filters))).items
 
 
 async def settled(service, number: int = 1):
@@ -110,7 +114,7 @@ async def test_a_notice_is_repeated_under_the_same_id_until_it_is_taken(tmp_path
                 await receiver.wait(number)
                 await missed(service, number, why)
                 (notice,) = await notices(service, state="pending")
-                await service.notices.retry(ANYBODY, notice.id)
+                await NoticeVerbs.of(service).retry(ANYBODY, notice.id)
             (notice,) = await settled(service)
 
     assert notice.attempts == 3
@@ -141,16 +145,16 @@ async def test_a_receiver_that_is_gone_for_good_gets_no_more(tmp_path):
             assert [each.id for each in await notices(service, state="dead", module="m")] == [notice.id]
             assert await notices(service, state="delivered") == ()
 
-            again = await service.notices.retry(ANYBODY, notice.id)
+            again = await NoticeVerbs.of(service).retry(ANYBODY, notice.id)
             assert (again.state, again.ended_at) == ("pending", None)
             await receiver.wait(2)
             (notice,) = await settled(service)
             assert notice.state == "delivered"
             with pytest.raises(RunnerError) as caught:
-                await service.notices.retry(ANYBODY, notice.id)
+                await NoticeVerbs.of(service).retry(ANYBODY, notice.id)
             assert caught.value.failure.kind is ErrorKind.CONFLICT
             with pytest.raises(RunnerError) as caught:
-                await service.notices.retry(ANYBODY, "msg_none")
+                await NoticeVerbs.of(service).retry(ANYBODY, "msg_none")
             assert caught.value.failure.kind is ErrorKind.NOT_FOUND
 
 
@@ -258,7 +262,7 @@ async def test_notices_wait_for_the_next_runner(tmp_path):
             await service.execute(ANYBODY, "m", b"1")
             first = await missed(service, 1, "an address of this machine")
         async with open_service(tmp_path, [module], notices_allow=LOOPBACK) as service:
-            await service.notices.retry(ANYBODY, first.id)
+            await NoticeVerbs.of(service).retry(ANYBODY, first.id)
             (notice,) = await settled(service)
             assert (notice.id, notice.state) == (first.id, "delivered")
 
@@ -271,12 +275,12 @@ async def test_callers_see_notices_of_their_modules_only(tmp_path):
         for name in ("mine", "yours"):
             await service.execute(ANYBODY, name, b"1")
         both = await settled(service, 2)
-        seen = await service.notices.list(me, NoticeQuery())
+        seen = await NoticeVerbs.of(service).list(me, NoticeQuery())
         assert [each.module for each in seen.items] == ["mine"]
         other = next(each.id for each in both if each.module == "yours")
         for principal, kind in ((me, ErrorKind.NOT_FOUND), (reader, ErrorKind.FORBIDDEN)):
             with pytest.raises(RunnerError) as caught:
-                await service.notices.retry(principal, other)
+                await NoticeVerbs.of(service).retry(principal, other)
             assert caught.value.failure.kind is kind
 
 
@@ -285,14 +289,80 @@ async def test_pages_of_notices(tmp_path):
         for _ in range(5):
             await service.execute(ANYBODY, "m", b"1")
         every = [each.id for each in await settled(service, 5)]
-        first = await service.notices.list(ANYBODY, NoticeQuery(limit=3))
-        second = await service.notices.list(ANYBODY, NoticeQuery(limit=3, cursor=first.next_cursor))
+        first = await NoticeVerbs.of(service).list(ANYBODY, NoticeQuery(limit=3))
+        second = await NoticeVerbs.of(service).list(ANYBODY, NoticeQuery(limit=3, cursor=first.next_cursor))
         assert [each.id for each in (*first.items, *second.items)] == every
         assert second.next_cursor is None
         for wrong in (NoticeQuery(cursor="x"), NoticeQuery(state="lost")):
             with pytest.raises(RunnerError) as caught:
-                await service.notices.list(ANYBODY, wrong)
+                await NoticeVerbs.of(service).list(ANYBODY, wrong)
             assert caught.value.failure.kind is ErrorKind.BAD_INPUT
         one = await service.history.get(second.items[0].execution)
         assert msgspec.json.decode(one.input) == 1
         assert [each.id for each in await notices(service, execution=one.id)] == [second.items[0].id]
+
+
+@pytest.fixture
+async def site(tmp_path):
+    async with open_site(tmp_path, (inline("filed", ECHO),)) as opened:
+        yield opened
+
+
+def body(*recipients, **fields):
+    return {"env": "inline", "code": ECHO, "on_end": list(recipients), **fields}
+
+
+async def problem(site, path, described, method="PUT", **headers):
+    status, _, answer = await site.ask(method, path, described, **headers)
+    return status, json.loads(answer).get("field"), json.loads(answer)["detail"]
+
+
+async def test_modules_of_the_api_cannot_tell_each_other_in_a_circle(site):
+    for name, recipients in (("a", ()), ("b", ({"module": "a"},)), ("c", ({"module": "b"},))):
+        status, _, answer = await site.ask("PUT", f"/modules/{name}", body(*recipients))
+        assert status == 201, answer
+    status, field, detail = await problem(site, "/modules/a", body({"module": "c"}))
+    assert (status, field) == (409, "on_end")
+    assert "is a loop: a tells c tells b tells a" in detail
+    status, _, answer = await site.ask("PUT", "/modules/a?activate=false", body({"module": "c"}))
+    version = json.loads(answer)["version"]
+    status, field, _ = await problem(site, f"/modules/a/versions/{version}/activate", None, "POST")
+    assert (status, field) == (409, "on_end")
+
+
+async def test_modules_of_the_api_tell_only_modules_that_their_author_may_use(site):
+    status, field, detail = await problem(site, "/modules/m", body({"module": "fild"}))
+    assert (status, field) == (400, "on_end[0].module")
+    assert "did you mean filed" in detail
+    token = sign(SIGNING, subject="kim", scopes=["admin"], modules=["m*"], expires_seconds=600)
+    status, field, _ = await problem(site, "/modules/m", body({"module": "filed"}), Authorization=f"Bearer {token}")
+    assert (status, field) == (400, "on_end[0].module")
+
+
+async def test_modules_show_their_recipients_without_what_could_be_secret(site, monkeypatch):
+    monkeypatch.setenv("OPERATO_SECRET_HOOK", SECRET)
+    described = body({"url": "https://hooks.example.org/T0/secret?token=1", "when": ["failed"], "secret": "HOOK"})
+    status, _, answer = await site.ask("PUT", "/modules/m", described | {"secrets": ["HOOK"]})
+    assert status == 201, answer
+    shown = await site.json("GET", "/modules/m")
+    assert shown["on_end"] == [{"url": "https://hooks.example.org", "when": ["failed"]}]
+    _, _, answer = await site.ask("GET", "/openapi.json")
+    assert b"token=1" not in answer
+
+
+async def test_notices_over_rest(site):
+    await site.ask("PUT", "/modules/m", body({"module": "filed"}))
+    ended = await site.json("POST", "/modules/execute/m")
+    with trio.fail_after(PATIENCE):
+        while not (found := (await site.json("GET", "/notices?state=delivered&module=m"))["items"]):
+            await trio.sleep(0.01)
+    assert [each["execution"] for each in found] == [ended["id"]]
+    assert found[0]["due_at"] is None
+    assert (await site.json("GET", f"/notices?execution={ended['id']}&limit=1"))["items"] == found
+    status, field, _ = await problem(site, f"/notices/{found[0]['id']}/retry", None, "POST")
+    assert (status, field) == (409, "id")
+    status, field, _ = await problem(site, "/notices/msg_x/retry", None, "POST")
+    assert (status, field) == (404, "id")
+    status, field, detail = await problem(site, "/notices?state=lost", None, "GET")
+    assert (status, field) == (400, "state")
+    assert "pending, delivered, dead" in detail

@@ -19,6 +19,7 @@ from runner.rest.openapi.shapes import (
     Stats,
     Versions,
 )
+from runner.rest.openapi.starts import NoticeShape
 
 __all__ = [
     "ARCHIVES",
@@ -32,6 +33,7 @@ __all__ = [
     "Change",
     "Documents",
     "Key",
+    "NoticeShape",
     "Operation",
     "Order",
     "Preparation",

@@ -31,6 +31,7 @@ _TAGS: Final = {
     "executions": "Calls, synchronous and asynchronous.",
     "modules": "The functions that can be called.",
     "keys": "API keys, which are used in place of tokens.",
+    "notices": "Messages about ended executions.",
     "server": "The runner itself.",
 }
 _ABOUT: Final = (

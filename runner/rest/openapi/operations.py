@@ -19,6 +19,7 @@ from runner.rest.openapi.keys import KEYS
 from runner.rest.openapi.modules import MODULES
 from runner.rest.openapi.operation import JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import Parameter, text
+from runner.rest.openapi.starts import NOTICES
 
 _TEXT: Final = {"type": "string"}
 
@@ -96,6 +97,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *EXECUTIONS,
     *MODULES,
     *KEYS,
+    *NOTICES,
     *(ENVIRONMENTS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),
 )
 """In the order of the document."""

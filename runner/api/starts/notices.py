@@ -6,6 +6,7 @@ from attrs import define, evolve
 
 from actors.starts import Notice, NoticePage, NoticeQuery, Outbox
 from protocol.errors import ErrorKind, error
+from runner.api.service import Service
 from runner.auth import Principal, Scope, require
 
 
@@ -14,6 +15,11 @@ class NoticeVerbs:
     """Lists notices, and sends them again."""
 
     outbox: Outbox
+
+    @classmethod
+    def of(cls, service: Service) -> NoticeVerbs:
+        """Return the verbs of a runner."""
+        return cls(service.outbox or Outbox(service.history))
 
     async def list(self, principal: Principal, query: NoticeQuery) -> NoticePage:
         """Return notices about executions that the principal may see, newest first.

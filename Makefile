@@ -8,8 +8,8 @@ BUILDER := hatchling>=1.25,<2
 # One process more than processors, since that with the tests of containers mostly waits for the engine; at most 4.
 PARALLEL := -n $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 PURE := archive config_client config_files config_load config_modules config_secrets embedding errors events frames \
-	golden_vectors hints ids messages module_files scan schema schema_examples secret source upload views \
-	yaml_mistakes
+	golden_vectors hints ids messages module_files operato scan schema schema_examples secret signatures source typed \
+	upload views yaml_mistakes
 UPGRADE ?= --upgrade
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url
@@ -52,13 +52,13 @@ floor: $(VENV)/.dev ## fail where unit tests run less than 97 percent of protoco
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q $(PARALLEL) $(PURE:%=tests/unit/test_%.py)
 	$(BIN)/coverage combine -q
-	$(BIN)/coverage report --include="protocol/*,config/*" --omit="protocol/guest.py,protocol/relay.py,protocol/values.py" --fail-under=97
+	$(BIN)/coverage report --include="protocol/*,config/*" --omit="protocol/guest.py,protocol/parts.py,protocol/relay.py,protocol/values.py" --fail-under=97
 
 bench: $(VENV)/.dev ## run all benchmarks; results go to tests/benchmarks/results/COMMIT.json
 	$(BIN)/python -m tests.benchmarks
 
-bench-compare: $(VENV)/.dev ## compare the results of two commits: make bench-compare BASE=... HEAD=...
-	$(BIN)/python -m tests.benchmarks compare $(BASE) $(HEAD)
+bench-compare: $(VENV)/.dev ## measure two commits in turn: make bench-compare BASE=... [HEAD=...]
+	$(BIN)/python tests/benchmarks/bench_against.py $(BASE) $(HEAD)
 
 docs: $(VENV)/.dev ## serve the documentation on 127.0.0.1, and reload it when it changes
 	$(BIN)/mkdocs serve

@@ -98,7 +98,8 @@ def _decoded(text: bytes) -> str:
 
 def _copy_table(old: sqlite3.Connection, to: sqlite3.Connection, table: Copied, end: float) -> bool:
     """Copy range by range; one that cannot be read is divided some times, then read from both of its ends."""
-    kinds = {row[1]: str(row[2]).upper() for row in to.execute(f"pragma table_info({table.name})")}
+    kinds, known = _columns(to, table), _columns(old, table)
+    kinds = {name: kind for name, kind in kinds.items() if name in known} or kinds  # it may have an older schema
     columns, number = ", ".join(f"[{column}]" for column in kinds), kinds[table.key] != "TEXT"
     reading = f"select {columns} from {table.name} where {table.key} >= ? and {table.key} < ?"  # noqa: S608
     backwards = f"{reading} order by {table.key} desc"
@@ -132,6 +133,14 @@ def _copy_table(old: sqlite3.Connection, to: sqlite3.Connection, table: Copied, 
                 copied(backwards, low, high)
                 whole = False
     return whole
+
+
+def _columns(link: sqlite3.Connection, table: Copied) -> dict[str, str]:
+    """Return the types of the columns by name; nothing if they cannot be read."""
+    try:
+        return {row[1]: str(row[2]).upper() for row in link.execute(f"pragma table_info({table.name})")}
+    except sqlite3.DatabaseError:
+        return {}
 
 
 def _ranges(old: sqlite3.Connection, table: Copied, *, number: bool) -> tuple[list[Range], int]:

@@ -67,6 +67,8 @@ class EventStore:
 
     def __init__(self, keep: int, keep_items: int) -> None:
         self.dropped_bytes = 0
+        self.added_bytes = 0
+        """Bytes of all output, progress texts and items."""
         self._half = keep // 2
         self._keep_items = keep_items
         self._head: list[KeptEvent] = []
@@ -96,7 +98,9 @@ class EventStore:
 
     def add(self, event: KeptEvent) -> None:
         """Keep an event; drop older ones that no longer fit."""
-        cost = _size(event) + _EVENT_BYTES
+        size = _size(event)
+        self.added_bytes += size
+        cost = size + _EVENT_BYTES
         if not self._tail and not self._middle and self._head_bytes + cost <= self._half:
             self._head.append(event)
             self._head_bytes += cost
@@ -171,6 +175,8 @@ class EventLog:
         self.on_limit: Callable[[], None] | None = None
         self.on_output: Callable[[Stream, bytes], None] | None = None
         """Called with all output as well."""
+        self.on_item: Callable[[], None] | None = None
+        """Called once, after the first item of a generator."""
         self.next_seq = 0
         self.last: LastEvent | None = None
         """The end of the execution; no event follows it."""
@@ -226,6 +232,9 @@ class EventLog:
     def item(self, value: msgspec.Raw) -> None:
         """Add an item of a generator."""
         self._add(ItemEvent(self._number(), self._clock(), value))
+        if self.on_item is not None:
+            call, self.on_item = self.on_item, None
+            call()
 
     def progress(self, done: float | None, total: float | None, text: str) -> None:
         """Add the progress that the handler reports."""
@@ -358,7 +367,7 @@ class Follower:
 def last_of(execution: Execution) -> LastEvent:
     """Return the last event of an execution that has ended and is recorded."""
     result = execution.result or b""
-    if len(result) > _LARGE_BYTES:
+    if len(result) > _LARGE_BYTES and not execution.summary:
         return LeftEvent(execution.events_count, execution.id, len(result) + len(execution.events))
     return last_event(execution)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import trio
 from attrs import frozen
 
 from actors.executions import Attempts, Runs
+from actors.files import Files
 from actors.history import History
 from actors.keys import KEYS_FILE, ApiKeys
 from actors.registry import FILE_NAME, Catalog, Published, Publisher, Registry, RegistrySnapshot
@@ -22,7 +23,7 @@ from actors.workers import Executor
 from config.modules import ModuleSpec
 from config.secrets import LookUp
 from config.settings import Settings
-from environments.base import Managed
+from environments.base import Environment, Managed
 from environments.conda import CondaEnvironment
 from environments.docker import DockerEnvironment
 from environments.installer import trusting
@@ -58,6 +59,7 @@ class System:
     executors: Mapping[Kind, Executor]
     history: History
     runs: Runs
+    files: Files
     table: ProcessTable
     keys: ApiKeys | None = None
     """The API keys; a call from the command line has none."""
@@ -122,21 +124,21 @@ async def _open_system(
         for executor in executors.values():
             executor.publish(snapshot)
 
-    data = settings.store.data_dir.absolute()
+    async def existing(names: Collection[str]) -> set[str]:
+        live = set() if runs is None else {name for name in names if runs.find(name) is not None}
+        return live | await history.existing([name for name in names if name not in live])
+
+    data, runs = settings.store.data_dir.absolute(), None
     limits = LimitKeeper(f"operato-{os.getpid()}", watcher=around.watcher)
-    make = partial(
-        Executor,
-        settings=settings.executor,
-        limits=limits,
-        max_frame_bytes=settings.server.max_frame_bytes,
-        secrets=around.secrets,
-        verify=verify,
-    )
     # A server may use the same data directory: then only the server sweeps containers.
     kinds = _managed(settings, launcher, around, sweeps=records is None)
-    executors = {Kind.INLINE: make(InlineEnvironment(launcher)), **{kind: make(each) for kind, each in kinds.items()}}
-
+    executors = _executors(settings, around, {Kind.INLINE: InlineEnvironment(launcher), **kinds}, limits, verify)
     history = History(settings.history, records or data)
+    kept = settings.history.retention_seconds
+    files = Files(settings.files, records or data, existing, kept_seconds=kept)
+    largest, work = settings.server.max_frame_bytes, launcher.table.work_dir
+    most = max(largest, settings.server.max_buffered_bytes)
+    attempts = Attempts(executors, history, largest, most, around.secrets, files, work)
     async with trio.open_nursery() as history_nursery:
         recording = trio.CancelScope()
         await history_nursery.start(_record_within, recording, history)
@@ -147,14 +149,14 @@ async def _open_system(
             # A call from the command line serves its file only; registered modules belong to the server.
             catalog = await _open_catalog(data) if records is None else None
             registry = Registry(Publisher(data / "code", around.secrets), catalog, settings.registry, follow)
-            async with _open_actors(registry, executors):
+            async with _open_files(files), _open_actors(registry, executors):
                 await registry.publish(specs)
                 if catalog is not None:
                     await registry.collect()
-                runs_of = partial(_open_runs, settings, around, registry, executors, history)
+                runs_of = partial(_open_runs, settings, registry, attempts)
                 keys_of = partial(_open_keys, data if records is None else None)
                 async with keys_of() as keys, runs_of() as runs, _open_notices(settings, around, runs, post) as outbox:
-                    yield System(registry, executors, history, runs, launcher.table, keys, outbox)
+                    yield System(registry, executors, history, runs, files, launcher.table, keys, outbox)
         finally:
             with trio.CancelScope(shield=True):
                 await launcher.table.sweep()
@@ -169,6 +171,35 @@ async def _open_system(
 async def _record_within(scope: trio.CancelScope, history: History, *, task_status: trio.TaskStatus[None]) -> None:
     with scope:
         await supervise(history, name="history", task_status=task_status)
+
+
+def _executors(
+    settings: Settings,
+    around: Surroundings,
+    kinds: Mapping[Kind, Environment],
+    limits: LimitKeeper,
+    verify: Callable[[Published], Awaitable[None]],
+) -> dict[Kind, Executor]:
+    make = partial(
+        Executor,
+        settings=settings.executor,
+        limits=limits,
+        max_frame_bytes=settings.server.max_frame_bytes,
+        secrets=around.secrets,
+        verify=verify,
+    )
+    return {kind: make(environment) for kind, environment in kinds.items()}
+
+
+@asynccontextmanager
+async def _open_files(files: Files) -> AsyncIterator[None]:
+    """Keep files; executions, which store results, have ended on exit."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(supervise, files, name="store of files"))
+        try:
+            yield
+        finally:
+            nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -189,15 +220,10 @@ async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -
 @asynccontextmanager
 async def _open_runs(
     settings: Settings,
-    around: Surroundings,
     registry: Registry,
-    executors: Mapping[Kind, Executor],
-    history: History,
+    attempts: Attempts,
 ) -> AsyncIterator[Runs]:
     """Run executions; running ones have ended on exit."""
-    largest = settings.server.max_frame_bytes
-    most = max(largest, settings.server.max_buffered_bytes)
-    attempts = Attempts(executors, history, largest, most, around.secrets)
     runs = Runs(registry, attempts, settings.executor)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))

@@ -73,6 +73,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "history_max_unwritten": "memory for inputs, results and events waiting to be written",
     "max_modules": "most modules registered over the API",
     "max_versions": "most versions kept of a registered module",
+    "max_file": "largest file that is stored",
+    "max_files_bytes": "space for all stored files; 256 MiB of the disk stay free in any case",
+    "file_retention": "how long a file is kept that no execution of the history uses",
     "log_format": "`console` (for people) or `json` (for machines)",
     "log_level": "`debug`, `info`, `warning` or `error`",
 }

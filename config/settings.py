@@ -156,6 +156,19 @@ class HistorySettings:
 
 
 @frozen
+class FilesSettings:
+    """The store of files."""
+
+    max_file_bytes: int = field(default=1024 * MIB, validator=validators.ge(MIB))
+    max_files_bytes: int = field(
+        default=20 * 1024 * MIB, validator=validators.ge(MIB), metadata={"name": "max_files_bytes"}
+    )
+    """All files together; a file that would exceed it, or leave less than 256 MiB of the disk free, is refused."""
+    file_retention_seconds: float = field(default=86400.0, validator=validators.gt(0))
+    """How long a file is kept that no execution of the history uses."""
+
+
+@frozen
 class RegistrySettings:
     """Modules that are registered over the API."""
 
@@ -193,4 +206,5 @@ class Settings:
     history: HistorySettings = field(factory=HistorySettings)
     registry: RegistrySettings = field(factory=RegistrySettings)
     notices: NoticeSettings = field(factory=NoticeSettings)
+    files: FilesSettings = field(factory=FilesSettings)
     log: LogSettings = field(factory=LogSettings)

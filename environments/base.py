@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
+from mimetypes import MimeTypes
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from config.modules import ModuleSpec
 from environments.limits import Hold, LimitKeeper, Limits
-from protocol.errors import Failure
+from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Kind, Stream
 
 Printed: TypeAlias = Callable[[Stream, bytes], None]
 """Takes output of user code, in order for each stream; empty at the end of a stream."""
+MAX_STORED: Final = 10_000
+"""Files that one execution may store."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_types: Final = MimeTypes()
+"""The media types of suffixes that Python knows, without those of this machine."""
 
 
 class ChannelClosedError(Exception):
@@ -25,6 +32,69 @@ class ChannelClosedError(Exception):
         super().__init__("the channel is closed")
         self.unread = unread
         """The last frame was not read, so it had no effect."""
+
+
+class InterruptedWaitError(Exception):
+    """`Guest.interrupt` ended a wait for the channel."""
+
+
+class StoredFile(Protocol):
+    """A file in the store of the runner."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The object inside of `$file`."""
+
+
+class Writing(Protocol):
+    """A file that is being stored. Left without `finish`, nothing of it remains."""
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Add bytes. Raises RunnerError `too_large`, `out_of_storage`, `unavailable`."""
+
+    async def finish(self) -> StoredFile:
+        """Return the stored file. Raises as `write`."""
+
+
+Store: TypeAlias = Callable[[str, str], AbstractAsyncContextManager[Writing]]
+"""Stores one file, by its name and media type. Raises RunnerError."""
+
+
+def storing(store: Store | None, name: str, media_type: str, before: int) -> AbstractAsyncContextManager[Writing]:
+    """Store a file that a handler made, `before` which it made others; its name shows a missing media type.
+
+    Raises RunnerError.
+    """
+    if before >= MAX_STORED:
+        raise error(ErrorKind.BAD_OUTPUT, f"an execution makes at most {MAX_STORED} files; put many into an archive")
+    if store is None:
+        raise error(ErrorKind.UNAVAILABLE, "files are not stored here: return text or numbers instead of bytes")
+    return store(name, media_type or _types.guess_type(name)[0] or "")
+
+
+def refusal(problem: RunnerError) -> Failure:
+    """Return the failure of an execution whose file is not stored: the author chose its name and type."""
+    failure = problem.failure
+    return evolve(failure, kind=ErrorKind.BAD_OUTPUT) if failure.kind is ErrorKind.BAD_INPUT else failure
+
+
+def not_copied(problem: OSError) -> Failure:
+    """Return the failure of a call whose files cannot be copied for the worker."""
+    text = f"a file of the input cannot be copied into the folder of the worker: {problem}"
+    return Failure(ErrorKind.OUT_OF_STORAGE if problem.errno in _FULL else ErrorKind.UNAVAILABLE, text)
+
+
+class Inbox(Protocol):
+    """Files for the executions of one guest. Stored files are copied, as user code may change what it gets."""
+
+    async def put(self, source: Path, name: str) -> str:
+        """Copy a file for the next execution; return its path as the guest sees it.
+
+        Raises OSError and ChannelClosedError. Cancelled, the guest must be ended.
+        """
+
+    async def forget(self) -> None:
+        """Remove the files of the last execution."""
 
 
 class Guest(Protocol):
@@ -46,6 +116,10 @@ class Guest(Protocol):
         """The exit code, negative for a signal; None while it lives."""
 
     @property
+    def inbox(self) -> Inbox:
+        """Takes the files of its executions."""
+
+    @property
     def fault(self) -> Failure | None:
         """Why it ended or never started, if user code is not the reason: the engine went away. None otherwise."""
 
@@ -62,16 +136,22 @@ class Guest(Protocol):
         """
 
     async def send(self, frame: bytes) -> None:
-        """Write one whole frame. Cancelled, a frame may be cut off, and the guest must be killed.
+        """Write one whole frame. Cancelled or interrupted, a frame may be cut off, and the guest must be killed.
 
-        Raises ChannelClosedError.
+        Raises ChannelClosedError and InterruptedWaitError.
         """
 
     def has_spoken(self) -> bool:
         """Return, without waiting, whether there is something to receive from a guest that lives."""
 
     async def receive(self) -> bytes:
-        """Wait for bytes of frames; never returns empty. Raises ChannelClosedError and FrameTooLargeError."""
+        """Wait for bytes of frames; never returns empty.
+
+        Raises ChannelClosedError, FrameTooLargeError and InterruptedWaitError.
+        """
+
+    def interrupt(self) -> None:
+        """Make the task that waits in `send` or `receive` raise InterruptedWaitError; without one do nothing."""
 
     async def tend(self, printed: Printed) -> None:
         """Pass output on for the guest's whole life; return when the guest has ended."""

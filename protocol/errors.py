@@ -50,6 +50,8 @@ class ErrorKind(StrEnum):
     """The author: the processes of the execution exceeded the memory limit."""
     OUTPUT_LIMIT = "output_limit"
     """The author: the handler exceeded its output limit."""
+    OUT_OF_STORAGE = "out_of_storage"
+    """The operator: the store of files, or its disk, has no room."""
     WORKER_CRASHED = "worker_crashed"
     """The author: the worker's process ended during the call."""
     LOST = "lost"

@@ -1,8 +1,12 @@
-"""The frame: unsigned 32-bit big-endian length, then that many bytes of UTF-8 JSON. See SPEC.md."""
+"""The frame: unsigned 32-bit big-endian length, then that many bytes: JSON in UTF-8, or `00` and bytes. See SPEC.md."""
 
 from __future__ import annotations
 
 HEADER_BYTES = 4
+MARK = b"\0"
+"""Begins the payload of a byte frame; no JSON text begins so."""
+MAX_PIECE = 1 << 20
+"""Most bytes in a byte frame."""
 
 
 class FrameTooLargeError(ValueError):
@@ -17,6 +21,11 @@ class FrameTooLargeError(ValueError):
 def encode(payload: bytes) -> bytes:
     """Return the frame that carries `payload`."""
     return len(payload).to_bytes(HEADER_BYTES, "big") + payload
+
+
+def encode_bytes(piece: bytes) -> bytes:
+    """Return the byte frame that carries a piece of a file; an empty one ends the file."""
+    return b"".join(((len(piece) + 1).to_bytes(HEADER_BYTES, "big"), MARK, piece))
 
 
 class FrameDecoder:

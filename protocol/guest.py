@@ -1,13 +1,12 @@
 """The worker program: loads one module and runs its handler for each `execute` frame. SPEC.md is its contract.
 
-This file and `values.py`, standard library only, Python 3.8 and later. The host starts it as
+This file, `parts.py` and `values.py`, standard library only, Python 3.8 and later. The host starts it as
 `python -I ... -c "import guest; guest.main()" FRAMES_FD LIFELINE_FD`; descriptors 1 and 2 belong to user code.
 Modules that cost time to import are imported by `standard` where they are needed. User code does not see this program:
 it is not in `sys.modules`, its folder is not on `sys.path`, and its frames are not in tracebacks.
 """
 
 import _signal
-import _thread
 import gc
 import json
 import os
@@ -16,9 +15,12 @@ import sys
 import time
 import types
 from _frozen_importlib import module_from_spec
+from _frozen_importlib_external import PathFinder, spec_from_file_location
 
+import parts
 import values
-from values import MAX_PATH, MAX_TEXT, BadOutput, clean, encode_value, read_json
+from parts import Channel, Refused, Stop, write_all
+from values import MAX_PATH, MAX_TEXT, BadInput, BadOutput, clean, encode_value
 
 try:
     import ctypes
@@ -28,12 +30,15 @@ except (ImportError, OSError):  # a Python without ctypes works too, without sub
     _LIBC = None
 
 PROTOCOL_VERSION = 1
-HEADER_BYTES = 4
 MAX_TRACEBACK = 64 * 1024
+_STORES = b"\xff" * 8
+"""Before the first bytes that a fork stores, in the place of the length of its answer."""
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
-_OURS = (__file__, values.__file__)
+_HERE = os.path.dirname(__file__)
+_TYPED = {"protocol.authors." + name: os.path.join(_HERE, name + ".py") for name in ("readers", "typed")}
+_OURS = (__file__, parts.__file__, values.__file__) + tuple(_TYPED.values())
 _LATER = ("asyncio", "inspect", "select", "traceback")
 _FIRST = frozenset(
     ["_collections_abc", "_frozen_importlib", "_frozen_importlib_external", "abc", "codecs", "encodings", "genericpath"]
@@ -43,6 +48,8 @@ _FIRST = frozenset(
 _PATH = []
 _PLACES = ["built-in", "frozen", os.path.join(os.path.dirname(os.__file__), "")]
 _STANDARD = {}
+_JSON = ("dict", "Dict", "list", "List", "int", "float", "bool", "None", "NoneType", "Any", "object", "Mapping")
+_DONE = frozenset((dict, list, str, int, float, bool, type(None)))
 _HELPERS = (
     ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
     ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
@@ -51,15 +58,11 @@ _HELPERS = (
 """Module, variable and attribute with the process id of each helper that multiprocessing starts once for a program."""
 
 
-class Stop(BaseException):
-    """Raised inside the handler by a soft stop of the host."""
-
-
 class LoadError(Exception):
     """The module has no callable handler; the message has the remedy."""
 
 
-def standard(name):
+def standard(name, load=__import__):
     """Import a module of the standard library, even if user code changed `sys.path` or replaced modules."""
     if name not in _STANDARD:
         theirs = {}
@@ -70,7 +73,7 @@ def standard(name):
             del sys.modules[each]
         sys.path[:0] = _PATH  # in front, so that threads find all that they found before
         try:
-            __import__(name)
+            load(name)
             _STANDARD[name] = sys.modules[name]
             if theirs and name == "asyncio":
                 settle_asyncio()
@@ -79,6 +82,24 @@ def standard(name):
                 del sys.path[: len(_PATH)]
             sys.modules.update(theirs)
     return _STANDARD[name]
+
+
+def typed():
+    """Import the part of this program for handlers with parameters of their own."""
+
+    def load(_):
+        sys.modules["protocol.values"] = values
+        for name, path in _TYPED.items():
+            spec = spec_from_file_location(name, path)
+            module = sys.modules[name] = module_from_spec(spec)
+            spec.loader.exec_module(module)
+            module.standard = standard
+
+    try:
+        return standard("protocol.authors.typed", load)
+    finally:
+        for name in ("protocol.values", *_TYPED):
+            sys.modules.pop(name, None)
 
 
 def settle_asyncio():
@@ -166,87 +187,21 @@ def import_entry(root, path, package):
     return sys.modules[module.__name__]
 
 
-class Channel:
-    """Frames over one blocking descriptor. Any thread may send; processes forked by user code may not."""
+class Running:
+    """The running call, where `operato` finds it; and the last finder of imports, for user code without its own one."""
 
-    def __init__(self, fd):
-        self.fd = fd
-        self.max_bytes = 1 << 30
-        self._buffer = bytearray()
-        self._execution = None
-        self.adopt()
+    operato_call = True
+    context = files = None
 
-    def adopt(self):
-        """Let this process send; called in a fork, where another thread may have owned the lock."""
-        self._owner = os.getpid()
-        self._lock = _thread.allocate_lock()
-
-    def speak_for(self, execution):
-        """Let only this execution, or None, report progress: threads may outlive the answer of their execution."""
-        if os.getpid() == self._owner:
-            with self._lock:
-                self._execution = execution
-
-    def receive(self):
-        """Return the next message as a dict, or None if the host is gone."""
-        while len(self._buffer) < HEADER_BYTES:
-            if not self._more(1 << 16):
-                return None
-        size = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
-        while len(self._buffer) < HEADER_BYTES + size:
-            if not self._more(max(1 << 16, HEADER_BYTES + size - len(self._buffer))):
-                return None
-        payload = bytes(self._buffer[HEADER_BYTES : HEADER_BYTES + size])
-        del self._buffer[: HEADER_BYTES + size]
-        try:
-            return read_json(payload)
-        except (ValueError, RecursionError, OverflowError) as problem:
-            # Valid JSON that this Python cannot read: a number of 5,000 digits. `input` is the last field.
-            message = json.loads(payload.partition(b',"input":')[0] + b"}")
-            message["unreadable"] = "$" + getattr(problem, "path", "$.input")[len("$.input") :], problem
-            return message
-
-    def _more(self, size):
-        try:
-            data = os.read(self.fd, size)
-        except ConnectionResetError:
-            return False
-        self._buffer += data
-        return bool(data)
-
-    def waiting(self):
-        """Return whether the host has sent something that is not read yet."""
-        import select
-
-        poller = select.poll()
-        poller.register(self.fd, select.POLLIN)
-        return bool(self._buffer) or any(events & select.POLLIN for _, events in poller.poll(0))
-
-    def send(self, payload, execution=None):
-        """Write one whole frame; a frame of an `execution` only while `speak_for` allows it.
-
-        If the host is gone, or user code closed the channel, the process ends.
-        """
-        if os.getpid() != self._owner:
-            return
-        with self._lock:
-            if execution not in (None, self._execution):
-                return
-            try:
-                write_all(self.fd, len(payload).to_bytes(HEADER_BYTES, "big") + payload)
-            except OSError:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def say(self, message):
-        """Send a dict as a message."""
-        self.send(json.dumps(message).encode())
+    def find_spec(self, name, *_):
+        """Return the spec of `operato`. Its folder is put on `sys.path`, where child processes look too."""
+        if name != "operato":
+            return None
+        sys.path.append(os.path.join(_HERE, "library"))
+        return PathFinder.find_spec(name, sys.path[-1:])
 
 
-def write_all(fd, data):
-    """Write everything, in as many calls as needed."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+RUNNING = Running()
 
 
 class Context:
@@ -333,6 +288,7 @@ class Module:
         self.main = self._load(hello)
         self.handler = self._find(hello)
         self.with_context = wants_context(self.handler)
+        self.plan = typed().plan(self.handler) if self.with_context is None else None
         init = getattr(self.main, "init", None)
         if callable(init):
             self.wait(init())
@@ -361,16 +317,20 @@ class Module:
         return found
 
     def call(self, value, context, item):
-        """Run the handler; return its value. Items of a generator are passed to `item` as they come, and collected."""
-        result = self.handler(value, context) if self.with_context else self.handler(value)
+        """Run the handler; return its value, or of a generator what `item` returns for its items, as they come."""
+        RUNNING.context = context
+        if self.plan is not None:
+            args, named = self.plan.arguments(value, RUNNING)
+            result = self.handler(*args, **named)
+        else:
+            result = self.handler(value, context) if self.with_context else self.handler(value)
+        if type(result) in _DONE:
+            return result
         if hasattr(result, "__await__"):
             result = self.wait(result)
+        result = result.operato_stream() if hasattr(type(result), "operato_stream") else result
         if isinstance(result, types.GeneratorType):
-            collected = []
-            for part in result:
-                item(part)
-                collected.append(part)
-            return collected
+            return [item(part) for part in result]
         if isinstance(result, types.AsyncGeneratorType):
             return self.wait(collect(result, item))
         return result
@@ -413,48 +373,34 @@ class Module:
 
 async def collect(generator, item):
     """Return all items of an async generator."""
-    collected = []
     try:
-        async for part in generator:
-            item(part)
-            collected.append(part)
+        return [item(part) async for part in generator]
     finally:
         await generator.aclose()
-    return collected
 
 
 def wants_context(handler):
-    """Return whether the handler takes a context. Raises LoadError if it takes no input."""
+    """Return whether a handler `handler(input)` takes a context; None for others, which `typed` has a plan of."""
     code = getattr(handler, "__code__", None)
-    if code is not None and not hasattr(handler, "__wrapped__"):
-        bound = 1 if isinstance(handler, types.MethodType) else 0
-        names = code.co_varnames[bound : code.co_argcount]
-        plain = len(names) - len(handler.__defaults__ or ())
-        if code.co_kwonlyargcount == 0:
-            if not names and not code.co_flags & 4:
-                raise LoadError("the handler takes no parameter; write `def handler(input):`")
-            if plain > 2:
-                raise LoadError(
-                    "the handler needs %d parameters; it is called with input, or input and context" % plain
-                )
-            return len(names) > 1 and (plain > 1 or names[1] == "context")
-    inspect = standard("inspect")
+    if code is None or hasattr(handler, "__wrapped__") or code.co_kwonlyargcount or code.co_flags & 12:
+        return None
+    bound = 1 if isinstance(handler, types.MethodType) else 0
+    names = code.co_varnames[bound : code.co_argcount]
+    if not names or len(names) > 2 or (names[0] != "input" and names[0][0] != "_" and code.co_posonlyargcount <= bound):
+        return None
     try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):
-        return False
-    for arguments in ((None, None), (None,)):
-        try:
-            bound = signature.bind(*arguments)
-        except TypeError:
-            continue
-        parameters = [
-            p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        second = parameters[1] if len(parameters) > 1 else None
-        if len(arguments) == 1 or (second is not None and (second.default is second.empty or second.name == "context")):
-            return len(arguments) == 2
-    raise LoadError("the handler cannot be called with input, or with input and context: %s" % signature)
+        hints = getattr(handler, "__annotations__", {})
+    except Exception:  # a name that exists for type checkers only
+        return None
+    other = names[1:] not in ((), ("context",)) and (handler.__defaults__ or names[1] in hints)
+    return None if other or not is_json(hints.get(names[0], "Any")) else len(names) == 2
+
+
+def is_json(hint):
+    """Return whether a plain handler with this hint gets its input as it is; False if that takes a closer look."""
+    text = hint if isinstance(hint, str) else repr(hint)
+    name = text.partition("[")[0].rpartition(".")[2].strip("<>'")
+    return "|" not in text and name.rpartition(" ")[2].strip("'") in _JSON
 
 
 class Guest:
@@ -505,13 +451,13 @@ class Guest:
         if not self.channel.waiting():
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        elif self.module is not None:
+        elif self.module is not None and not self.channel.storing:  # which finds the announcement by itself
             self.running = False
             self.module.interrupt()
 
     def on_int(self, number, frame):
         """Raise KeyboardInterrupt in user code; between executions nothing is there to interrupt."""
-        if self.running:
+        if self.running and not self.channel.storing:
             signal.default_int_handler(number, frame)
 
     def load(self, hello):
@@ -520,6 +466,7 @@ class Guest:
         self.channel.max_bytes = hello["max_frame_bytes"]
         os.environ.update(hello["variables"])
         apply_variables(os.environ)
+        sys.meta_path.append(RUNNING)
         if hello["protocol"] != PROTOCOL_VERSION:
             failure = "LoadError", "this worker has protocol %d, not %r" % (PROTOCOL_VERSION, hello["protocol"]), ""
         else:
@@ -576,24 +523,30 @@ class Guest:
 
         room = self.channel.max_bytes - 256
         places = iter(range(sys.maxsize))
+        store = self.channel.store
 
         def item(value):
-            data = encode_value(value, room, "$[%d]" % next(places))
+            before = self.channel.stored
+            data = encode_value(value, room, "$[%d]" % next(places), store)
             self.channel.send(('{"type":"item",%s"value":' % head).encode() + data + b"}")
+            return value if self.channel.stored == before else json.loads(data)  # its bytes are stored once
 
         began = time.perf_counter()
         try:
             try:
                 self.channel.speak_for(identity)
                 self.running = True
+                RUNNING.files = message.get("files") or {}
                 value = self.module.call(message["input"], Context(self.channel, message), item)
             finally:
                 self.running = False
                 self.channel.speak_for(None)
-            data = encode_value(value, room)
+            data = encode_value(value, room, "$", store)
             del value
-        except BadOutput as problem:
-            answer = {"kind": "bad_output", "message": "%s: %s" % (problem.path, problem), "field": problem.path}
+        except Refused as problem:
+            answer = {"kind": problem.kind, "message": str(problem)}
+        except (BadInput, BadOutput) as problem:
+            answer = {"kind": problem.kind, "message": "%s: %s" % (problem.path, problem), "field": problem.path}
         except Stop:
             answer = {"kind": "cancelled", "message": "the handler was stopped"}
         except MemoryError as problem:
@@ -632,6 +585,7 @@ class Guest:
                 self.memory.begin()
                 self.pid = os.getpid()
                 self.channel.adopt()
+                self.channel.before_store = lambda: write_all(writer, _STORES)
                 reseed()
                 payload = self.run(message)
                 write_all(writer, len(payload).to_bytes(8, "big") + payload)
@@ -639,11 +593,13 @@ class Guest:
             finally:  # user code closed the pipe, or a late signal: this copy must not continue
                 os.kill(os.getpid(), signal.SIGKILL)
         os.close(writer)
-        payload = read_answer(reader, pid)
+        payload, stores = read_answer(reader, pid)
         os.close(reader)
         _, status = os.waitpid(pid, 0)
         if payload is not None:
             return payload
+        if stores:  # it may have cut off a frame, after which nothing can be sent
+            end_like(status)
         if not os.WIFSIGNALED(status):
             text = "the process ended with exit code %d before the handler returned" % os.WEXITSTATUS(status)
         elif os.WTERMSIG(status) == signal.SIGKILL:
@@ -728,7 +684,10 @@ def reseed():
 
 
 def read_answer(reader, pid):
-    """Return the answer of a forked child (8 bytes of length, then as many bytes), or None if it ended before."""
+    """Return the answer of a forked child (8 bytes of length, then as many bytes), or None if it ended before.
+
+    The second value is whether it has begun to store bytes, on the channel.
+    """
     select = standard("select")
     os.set_blocking(reader, False)
     poller = select.poll()
@@ -740,24 +699,37 @@ def read_answer(reader, pid):
     if watch is not None:
         poller.register(watch, select.POLLIN)
     data = bytearray()
-    ended = False
+    stores = ended = False
     try:
         while True:
             try:
                 part = os.read(reader, 1 << 20)
                 data += part
+                while data.startswith(_STORES):
+                    stores = True
+                    del data[: len(_STORES)]
                 if len(data) >= 8 and len(data) - 8 >= int.from_bytes(data[:8], "big"):
-                    return bytes(data[8:])
+                    return bytes(data[8:]), stores
                 if not part:
-                    return None
+                    return None, stores
             except BlockingIOError:
                 if ended:  # a grandchild may keep the pipe open: the child's end decides
-                    return None
+                    return None, stores
                 poller.poll(None if watch is not None else 10)
                 ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     finally:
         if watch is not None:
             os.close(watch)
+
+
+def end_like(status):
+    """End this process as another one has ended, by its status."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number in (signal.SIGTERM, signal.SIGINT):  # this process has handlers of its own
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)
 
 
 class Memory:
@@ -883,12 +855,12 @@ def main(alone=False):
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     sys.argv[:] = ["handler"]
-    for name in ("guest", "relay", "values"):
+    for name in ("guest", "parts", "relay", "values"):
         sys.modules.pop(name, None)
         vars(sys.modules["__main__"]).pop(name, None)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    guest = Guest(Channel(frames))
+    guest = Guest(Channel(frames, standard))
     guest.take_signals()
     if not alone:
         hide()

@@ -35,13 +35,16 @@ class Hello(msgspec.Struct, tag="hello"):
     protocol: int = PROTOCOL_VERSION
 
 
-class Execute(msgspec.Struct, tag="execute"):
+class Execute(msgspec.Struct, tag="execute", kw_only=True, omit_defaults=True):
     """Host: run the handler once. `deadline` is in seconds from now."""
 
     id: str
     attempt: int
     deadline: float
+    files: dict[str, str] = {}
+    """The files of the input: id -> path, as the guest sees it."""
     input: msgspec.Raw
+    """The last field, so that its beginning can be found without a parser."""
 
 
 class Cancel(msgspec.Struct, tag="cancel"):
@@ -51,11 +54,24 @@ class Cancel(msgspec.Struct, tag="cancel"):
 
 
 class File(msgspec.Struct, tag="file"):
-    """Host, to a relay, before `hello`: a piece of a file of the module, appended to the previous pieces."""
+    """Host, to a relay: its byte frames follow. A file of the module before `hello`, later one of an execution."""
 
     path: str
-    data: bytes
-    """Base64 in JSON."""
+
+
+class Stored(msgspec.Struct, tag="stored"):
+    """Host: the answer to `store`; `file` is the object inside of `$file`."""
+
+    id: str
+    file: dict[str, str | int]
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """Host: the other answer to `store`. It is the failure of the execution, and may come before the last byte."""
+
+    id: str
+    kind: str
+    message: str
 
 
 class Kill(msgspec.Struct, tag="kill"):
@@ -93,6 +109,17 @@ class Item(msgspec.Struct, tag="item"):
 
     id: str
     value: msgspec.Raw
+
+
+class Store(msgspec.Struct, tag="store"):
+    """Guest: bytes in a result or an item; its byte frames follow, and of other messages only `progress` among them.
+
+    An `error` before the empty frame abandons the file.
+    """
+
+    id: str
+    name: str
+    media_type: str
 
 
 class Progress(msgspec.Struct, tag="progress"):
@@ -162,8 +189,8 @@ class Pong(msgspec.Struct, tag="pong"):
     """Guest: answer to `ping`."""
 
 
-HostMessage = Hello | Execute | Cancel | File | Kill | Ping | Shutdown
-GuestMessage = Ready | LoadFailed | Item | Progress | Result | Error | Output | Limit | Ended | Pong
+HostMessage = Hello | Execute | Cancel | File | Stored | Refused | Kill | Ping | Shutdown
+GuestMessage = Ready | LoadFailed | Item | Store | Progress | Result | Error | Output | Limit | Ended | Pong
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[GuestMessage] = msgspec.json.Decoder(GuestMessage)

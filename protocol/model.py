@@ -37,6 +37,15 @@ class Isolation(StrEnum):
     """In the runner's own process; only `inline`, only from the operator's file."""
 
 
+class Record(StrEnum):
+    """How much of its executions a module leaves in the history."""
+
+    FULL = "full"
+    """Everything; the default."""
+    SUMMARY = "summary"
+    """Sizes in place of input, result, output and items."""
+
+
 class Status(StrEnum):
     """The states of an execution; `succeeded`, `failed` and `cancelled` are final."""
 
@@ -189,6 +198,15 @@ class Execution(Struct, frozen=True):
     started_at: float | None = None
     """When the first attempt had a worker."""
     finished_at: float | None = None
+    summary: bool = False
+    """The module records summaries: the history drops input, result and events, an input that waits for its turn aside.
+    """
+    input_bytes: int | None = None
+    result_bytes: int | None = None
+    output_bytes: int = 0
+    """Bytes of all output, progress texts and items, kept or not; counted at the end."""
+    input_hash: str | None = None
+    """By which a repeated idempotency key is compared where the input is not kept."""
 
     @property
     def duration(self) -> float | None:

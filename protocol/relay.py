@@ -4,7 +4,6 @@ Standard library only, Python 3.8 and later. The host sends this file and `guest
 followed by its frames; frames to the host go to standard output.
 """
 
-import base64
 import codecs
 import json
 import os
@@ -15,6 +14,7 @@ import sys
 import time
 
 import guest
+import parts
 
 READ_BYTES = 65536
 DRAINED_READS = 1 + (1 << 20) // READ_BYTES
@@ -40,14 +40,14 @@ class Buffer:
         """Return the complete payloads. Raises ValueError for a length over the limit."""
         self.data += data
         found = []
-        while len(self.data) >= guest.HEADER_BYTES:
-            size = int.from_bytes(self.data[: guest.HEADER_BYTES], "big")
+        while len(self.data) >= parts.HEADER_BYTES:
+            size = int.from_bytes(self.data[: parts.HEADER_BYTES], "big")
             if size > limit:
                 raise ValueError("a frame of %d bytes" % size)
-            end = guest.HEADER_BYTES + size
+            end = parts.HEADER_BYTES + size
             if len(self.data) < end:
                 break
-            found.append(bytes(self.data[guest.HEADER_BYTES : end]))
+            found.append(bytes(self.data[parts.HEADER_BYTES : end]))
             del self.data[:end]
         return found
 
@@ -60,7 +60,8 @@ class Relay:
         self.home = os.path.join(base, "home")
         self.limit = 1 << 30
         self.from_host, self.from_worker = Buffer(), Buffer()
-        self.execution, self.unwritten, self.loading = "", "", True
+        self.execution, self.loading = "", True
+        self.inbox = parts.Inbox(base)
         self.keep, self.kills = frozenset(), out_of_memory_kills()
         self.worker, self.poller, self.actions = None, select.poll(), {}
         self.seq, self.decoders = 0, {}
@@ -121,36 +122,31 @@ class Relay:
         for payload in self.from_host.feed(data, 1 << 31):
             head = HEAD.match(payload)
             kind = head[1] if head else b""
-            if kind == b"file":
-                self.on_file(json.loads(payload))
+            if payload[:1] == b"\0":
+                self.inbox.take(payload)
+            elif kind == b"file":
+                self.inbox.begin(json.loads(payload)["path"])
             elif kind == b"kill":
                 self.finish()
+            elif self.inbox.problem and kind == b"hello":
+                text = "the code cannot be written in the container: %s" % self.inbox.problem
+                say({"type": "load_failed", "error_type": "OSError", "message": text})
+                self.finish()
+            elif self.inbox.problem and kind == b"execute":
+                text = "a file of the input cannot be written in the container: %s" % self.inbox.problem
+                say({"type": "error", "id": head[2].decode(), "kind": "out_of_storage", "message": text})
+                self.inbox.clear()
             else:
-                if kind == b"hello" and self.unwritten:
-                    say({"type": "load_failed", "error_type": "OSError", "message": self.unwritten})
-                    self.finish()
                 if kind == b"hello":
                     self.limit = json.loads(payload)["max_frame_bytes"] + 65536
                 elif kind == b"execute":
                     self.begin(head[2].decode())
                 try:
-                    guest.write_all(self.channel, frame(payload))
+                    parts.write_all(self.channel, frame(payload))
                 except OSError:  # the worker has ended, which SIGCHLD reports
                     pass
                 if kind == b"cancel":
                     self.signal(signal.SIGTERM)
-
-    def on_file(self, message):
-        """Append a piece to a file of the module."""
-        path = os.path.join(self.base, message["path"])
-        if self.unwritten:
-            return
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "ab") as file:
-                file.write(base64.b64decode(message["data"]))
-        except OSError as problem:
-            self.unwritten = "the code cannot be written in the container: %s" % problem
 
     def begin(self, execution):
         """Attribute output from now on to this execution."""
@@ -181,7 +177,7 @@ class Relay:
         try:
             payloads = self.from_worker.feed(data, self.limit)
         except ValueError:
-            guest.write_all(1, bytes(self.from_worker.data[: guest.HEADER_BYTES]))  # the host rejects it
+            parts.write_all(1, bytes(self.from_worker.data[: parts.HEADER_BYTES]))  # the host rejects it
             self.unwatch(fd)
             return
         for payload in payloads:
@@ -189,6 +185,9 @@ class Relay:
 
     def on_message(self, payload):
         """Pass a message on after all output. Before an answer, kill the processes that the execution left."""
+        if payload[:1] == b"\0":
+            parts.write_all(1, frame(payload))
+            return
         answer = ANSWER.match(payload)
         if answer and answer[1] is not None:
             killed = kill(self.left({int(pid) for pid in answer[1].split(b",") if pid}), HELPER_SECONDS)
@@ -196,9 +195,10 @@ class Relay:
         self.drain()
         if answer or self.loading:
             self.settle()
-        guest.write_all(1, frame(payload))
+        parts.write_all(1, frame(payload))
         if answer:
             self.execution = ""
+            self.inbox.clear()
         elif self.loading:
             self.loading = False
             self.keep = frozenset(others()) - {self.worker}
@@ -352,12 +352,12 @@ def kill(find, patience=0.0):
 
 def say(message):
     """Send a message of the relay itself; its type comes first."""
-    guest.write_all(1, frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()))
+    parts.write_all(1, frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()))
 
 
 def frame(payload):
     """Return the frame that carries a payload."""
-    return len(payload).to_bytes(guest.HEADER_BYTES, "big") + payload
+    return len(payload).to_bytes(parts.HEADER_BYTES, "big") + payload
 
 
 def others():

@@ -6,6 +6,7 @@ imports it as well, for handlers in its own process.
 
 import enum
 import gc
+import io
 import json
 import os
 from itertools import accumulate
@@ -30,8 +31,11 @@ _METHODS = {  # by name, so that nothing is imported
 }
 _DIGITS = bytes.maketrans(b"123456789+E", b"0000000000e")
 _NOTHING = ("NaT", "NaN", "-NaN", "sNaN", "Infinity", "-Infinity")
+_BUFFERS = (bytes, bytearray, memoryview)
+_BINARY = (io.RawIOBase, io.BufferedIOBase)
 _REMEDIES = (  # for types that have the attribute
     ("decode", "return value.decode(), or base64.b64encode(value).decode()"),
+    ("readlines", 'return a file that was opened with mode "rb"'),
     ("to_records", 'return value.to_dict("records")'),
     ("to_dicts", "return value.to_dicts()"),
     ("to_pylist", "return value.to_pylist()"),
@@ -72,13 +76,39 @@ def finite(text):
 class BadOutput(Exception):
     """JSON cannot represent the handler's value; `path` is the place."""
 
+    kind = "bad_output"
+
     def __init__(self, path, reason):
         Exception.__init__(self, reason)
         self.path = path
 
 
-def encode_value(value, limit=1 << 30, root="$"):
-    """Return strict JSON as at most `limit` bytes. Raises BadOutput with the path, from `root`, of the wrong value."""
+class BadInput(Exception):
+    """The input does not fit the handler; `path` is the place."""
+
+    kind = "bad_input"
+
+    def __init__(self, reason):
+        Exception.__init__(self, clean(reason[:MAX_TEXT]))
+        self.steps = []
+
+    def below(self, step):
+        """Return this error as that of a value which has the wrong one at a key or at an index."""
+        self.steps.append("[%d]" % step if type(step) is int else ".%.80s" % step)
+        return self
+
+    @property
+    def path(self):
+        """The place of the wrong value."""
+        path = "".join(reversed(self.steps))
+        return clean("$" + path[: MAX_PATH - 1] + "..." * (len(path) >= MAX_PATH))
+
+
+def encode_value(value, limit=1 << 30, root="$", store=None):
+    """Return strict JSON as at most `limit` bytes. Raises BadOutput with the path, from `root`, of the wrong value.
+
+    `store(source, name, media_type)` stores a buffer or a binary file and returns the object inside of `$file`.
+    """
     try:
         data = _ENCODE(value).encode()
         shallow = data.count(b"[") + data.count(b"{") <= MAX_DEPTH or nesting(data) <= MAX_DEPTH
@@ -86,7 +116,7 @@ def encode_value(value, limit=1 << 30, root="$"):
     except (TypeError, ValueError, RecursionError):  # to be converted, or refused with its path
         done = False
     if not done:
-        data = _ENCODE(converted(value, root)).encode()
+        data = _ENCODE(converted(value, root, store)).encode()
     if len(data) > limit:
         raise BadOutput(root, "%d bytes of JSON; the limit is %d" % (len(data), limit))
     if len(data) > 2 * MAX_CONTAINERS and containers(data) > MAX_CONTAINERS:
@@ -141,14 +171,14 @@ def nesting(data):
     return max(accumulate(steps), default=0)
 
 
-def converted(value, root="$"):
+def converted(value, root="$", store=None):
     """Return a value in the types of JSON; SPEC.md has the table. Raises BadOutput with the first wrong path."""
     top = [value]
     todo = [(top, 0, (None, root, 0, value))]  # container and key of a value; its trail: above, step, depth, the value
     while todo:
         box, slot, trail = todo.pop()
         try:
-            node = simplified(trail[3])
+            node = simplified(trail[3], store)
             if isinstance(node, (dict, list)) and trail[2] == MAX_DEPTH:
                 raise BadOutput("", "nested too deeply; the limit is %d levels" % MAX_DEPTH)
             box[slot] = node = with_text_keys(node) if isinstance(node, dict) else node
@@ -187,10 +217,12 @@ def is_leaf(node):
     return node is None or kind is bool or (kind is int and node.bit_length() < _LONG_INTEGER)
 
 
-def simplified(node):
+def simplified(node, store=None):
     """Return text, number, boolean, None, a dict of any keys, or a new list; their items are as they were."""
     while not is_leaf(node):
         kind = type(node)
+        if store is not None and kind not in _PLAIN and is_binary(node):
+            return {"$file": stored(node, store)}
         if isinstance(node, enum.Enum):
             node = node.value
         elif isinstance(node, str):
@@ -228,6 +260,8 @@ def simplified(node):
             return {each.name: getattr(node, each.name) for each in kind.__attrs_attrs__}
         elif hasattr(kind, "__pydantic_fields__"):
             node = node.model_dump(mode="json")
+        elif hasattr(kind, "operato_json"):
+            return node.operato_json()
         elif hasattr(kind, "__fspath__"):
             node = os.fspath(node)
         else:
@@ -235,6 +269,68 @@ def simplified(node):
         if type(node) is kind:  # numpy.longdouble
             raise refused(kind)
     return node
+
+
+def is_binary(node):
+    """Return whether a value is bytes, an open binary file, or a file of `operato`."""
+    return isinstance(node, _BUFFERS + _BINARY) or is_file(node) or is_temporary(node)
+
+
+def is_file(node):
+    """Return whether a value is a `File` of `operato`."""
+    return getattr(type(node), "operato_kind", None) == "File"
+
+
+def is_temporary(node):
+    """Return whether a value is a binary file of `tempfile`, which wraps one."""
+    return type(node).__module__ == "tempfile" and isinstance(getattr(node, "file", None), _BINARY)
+
+
+def stored(node, store):
+    """Store a value of `is_binary`; return the object inside of `$file`. Raises BadOutput if it cannot be read."""
+    name = media_type = ""
+    opened = None
+    try:
+        if is_file(node):
+            name, media_type, node = node.name or "", node.type or "", node.open()
+            opened = node
+        elif not isinstance(node, _BUFFERS):
+            given = getattr(node, "name", "")
+            name = os.path.basename(os.fsdecode(given)) if isinstance(given, (str, bytes)) else ""
+            if not node.readable():
+                raise BadOutput("", 'a file that was opened for writing only; open it with mode "w+b"')
+            if node.writable():
+                node.flush()
+        return store(node, name, media_type)
+    except (OSError, ValueError, TypeError) as problem:
+        raise BadOutput("", "the file cannot be read: %s" % problem) from None
+    finally:
+        if opened is not None:
+            opened.close()
+
+
+def pieces_of(source, size):
+    """Yield the bytes of a buffer, or of a binary file from its beginning, in pieces of at most `size` bytes."""
+    if not hasattr(source, "read"):
+        yield from slices(source, size)
+        return
+    if source.seekable():
+        source.seek(0)
+    while True:
+        part = source.read(size)
+        if part is None:
+            raise BlockingIOError("it does not block and has no bytes yet")
+        if not part:
+            return
+        yield from slices(part, size)
+
+
+def slices(buffer, size):
+    """Yield the bytes of a buffer in pieces of at most `size` bytes."""
+    view = memoryview(buffer)
+    view = memoryview(view.tobytes()) if not view.c_contiguous else view.cast("B") if view.nbytes else view
+    for at in range(0, view.nbytes, size):
+        yield view[at : at + size]
 
 
 def by_method(node):

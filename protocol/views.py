@@ -29,7 +29,7 @@ from msgspec import Meta
 
 from protocol import model
 from protocol.events import Error, decode_all, failure_fields, text_of
-from protocol.model import Kind, Status, Stream
+from protocol.model import Kind, Record, Status, Stream
 
 MAX_PAGE: Final = 500
 DEFAULT_PAGE: Final = 50
@@ -93,7 +93,7 @@ class Execution(Core):
     stderr: str
 
 
-class Record(TypedDict):
+class History(TypedDict):
     """The fields that only history shows."""
 
     subject: Annotated[str, Meta(description="Who called.")]
@@ -103,6 +103,10 @@ class Record(TypedDict):
     created_at: Moment
     started_at: Annotated[float | None, Meta(description="When the first attempt had a worker.")]
     finished_at: float | None
+    record: Annotated[Record, Meta(description="`summary`: the history has no input, result, output and items of it.")]
+    input_bytes: int | None
+    result_bytes: int | None
+    output_bytes: Annotated[int, Meta(description="Bytes of all output, progress texts and items; 0 until the end.")]
 
 
 class Origin(TypedDict):
@@ -117,11 +121,11 @@ class Origin(TypedDict):
     group: Annotated[str | None, Meta(description="The value by which its module groups it, as JSON.")]
 
 
-class ListedExecution(Core, Record, Origin):
+class ListedExecution(Core, History, Origin):
     """An execution as lists show it: result, traceback and failed attempts are left out."""
 
 
-class RecordedExecution(Execution, Record, Origin):
+class RecordedExecution(Execution, History, Origin):
     """All that is known of an execution."""
 
     reruns: Annotated[tuple[str, ...], Meta(description="The executions that repeat it, at most 100, newest first.")]
@@ -139,14 +143,14 @@ def answered(execution: model.Execution) -> Execution:
 
 def listed(execution: model.Execution) -> ListedExecution:
     """Return an execution for a list, or one that was accepted and has not ended: without output and input."""
-    return {**_core(execution), **_record(execution), **_origin(execution)}
+    return {**_core(execution), **_history(execution), **_origin(execution)}
 
 
 def recorded(execution: model.Execution) -> RecordedExecution:
     """Return everything that is known of an execution; input and result pass through unparsed."""
     return {
         **answered(execution),
-        **_record(execution),
+        **_history(execution),
         **_origin(execution),
         "reruns": execution.reruns,
         "input": msgspec.Raw(execution.input),
@@ -175,7 +179,7 @@ def _core(execution: model.Execution) -> Core:
     }
 
 
-def _record(execution: model.Execution) -> Record:
+def _history(execution: model.Execution) -> History:
     return {
         "subject": execution.subject,
         "asynchronous": execution.asynchronous,
@@ -184,6 +188,10 @@ def _record(execution: model.Execution) -> Record:
         "created_at": round(execution.created_at, 6),
         "started_at": _rounded(execution.started_at),
         "finished_at": _rounded(execution.finished_at),
+        "record": Record.SUMMARY if execution.summary else Record.FULL,
+        "input_bytes": execution.input_bytes,
+        "result_bytes": execution.result_bytes,
+        "output_bytes": execution.output_bytes,
     }
 
 

@@ -2,7 +2,7 @@
 
 `save` writes a tar of DATA_DIR to standard output, `restore` reads one from standard input into a directory without
 records. It has history, journal, registered modules, API keys (as hashes), locked requirements and the runner's own
-secret; the rest is made again.
+secret; with `--files` also stored files. The rest is made again.
 
 The order makes it complete: first the journal, then the database. A record that leaves the journal in between is in the
 database by then, and one in both counts once, by its revision, as after a crash. It is a program of its own, with the
@@ -30,10 +30,15 @@ from environments.leftovers import BACKUPS, held
 _DATABASE = "history.db"
 _MODULES = "modules.db"
 _KEYS = "keys.db"
+_FILES = "files.db"
 _SECRET = "jwt-secret"  # noqa: S105  (the name of a file)
-_NAMES = re.compile(r"history\.db|modules\.db|keys\.db|jwt-secret|journal/\d+\.journal|locks/[0-9a-f]+\.txt")
+_NAMES = re.compile(
+    r"history\.db|modules\.db|keys\.db|jwt-secret|journal/\d+\.journal|locks/[0-9a-f]+\.txt"
+    r"|files\.db|files/[0-9a-f]{2}/[0-9a-f]{64}"
+)
 # A write-ahead log of another database would be replayed into the restored one.
-_RECORDS = (*(f"{name}{end}" for name in (_DATABASE, _MODULES, _KEYS) for end in ("", "-wal", "-shm")), "journal")
+_DATABASES = (_DATABASE, _MODULES, _KEYS, _FILES)
+_RECORDS = (*(f"{name}{end}" for name in _DATABASES for end in ("", "-wal", "-shm")), "journal")
 
 
 class RefusedError(Exception):
@@ -47,25 +52,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("verb", choices=["save", "restore"])
     parser.add_argument("data_dir", type=Path)
+    parser.add_argument("--files", action="store_true", help="save stored files too")
     given = parser.parse_args(arguments)
     try:
         if given.verb == "save":
             if sys.stdout.isatty():
                 raise RefusedError("standard output is a terminal; write `> FILE`")  # noqa: TRY301
-            save(given.data_dir, sys.stdout.buffer)
+            found = save(given.data_dir, sys.stdout.buffer, files=given.files)
+            missing = "stored files are not in it, as `--files` was not given"
         else:
-            restore(given.data_dir, sys.stdin.buffer)
+            found = restore(given.data_dir, sys.stdin.buffer)
+            missing = "stored files are not in it: executions that name some cannot run again"
+        print(missing if found is None else f"{found} stored files are in it", file=sys.stderr)  # noqa: T201
     except (RefusedError, OSError, sqlite3.Error, tarfile.TarError) as problem:
         print(f"error: {problem}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 
 
-def save(data_dir: Path, to: BinaryIO) -> None:
+def save(data_dir: Path, to: BinaryIO, *, files: bool = False) -> int | None:
     """Write the records of `data_dir` as a tar, without disturbing a running server.
 
-    Meanwhile it needs as much space in `data_dir` as the database. Raises RefusedError without records, OSError and
-    sqlite3.Error.
+    Return the number of stored files in it, None without `files`. Meanwhile it needs as much space in `data_dir` as the
+    database. Raises RefusedError without records, OSError and sqlite3.Error.
     """
     if not (data_dir / _DATABASE).is_file():
         raise RefusedError(f"there is no {_DATABASE} in {data_dir}")
@@ -77,11 +86,30 @@ def save(data_dir: Path, to: BinaryIO) -> None:
             _add(archive, f"locks/{path.name}", path.read_bytes())
         if (data_dir / _SECRET).is_file():
             _add(archive, _SECRET, (data_dir / _SECRET).read_bytes())
+        saved = _add_files(archive, data_dir) if files else None
         # History comes last: an archive with it is complete.
         for name in (_MODULES, _KEYS, _DATABASE):
             if (data_dir / name).is_file():
                 with _copy_of(data_dir / name) as copy:
                     archive.add(copy, name, filter=_for_the_owner)
+    return saved
+
+
+def _add_files(archive: tarfile.TarFile, data_dir: Path) -> int:
+    """Add the database of files, and the contents that it names: one that is deleted meanwhile is used by nothing."""
+    saved = 0
+    if not (data_dir / _FILES).is_file():
+        return saved
+    with _copy_of(data_dir / _FILES) as copy:
+        archive.add(copy, _FILES, filter=_for_the_owner)
+        with contextlib.closing(sqlite3.connect(copy)) as link:
+            for (name,) in link.execute("select id from files order by id"):
+                digest = name.removeprefix("sha256:")
+                path = f"files/{digest[:2]}/{digest}"
+                with contextlib.suppress(FileNotFoundError):
+                    archive.add(data_dir / path, path, filter=_for_the_owner)
+                    saved += 1
+    return saved
 
 
 @contextlib.contextmanager
@@ -109,8 +137,10 @@ def _for_the_owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info
 
 
-def restore(data_dir: Path, source: BinaryIO) -> None:
+def restore(data_dir: Path, source: BinaryIO) -> int | None:
     """Restore an archive of `save` into `data_dir`, which is made if missing.
+
+    Return the number of stored files in it, None if it was saved without them.
 
     Raises RefusedError if the directory has records, if a runner uses it, and for another archive; OSError and
     tarfile.TarError. After a failure the restored files are removed again.
@@ -134,6 +164,8 @@ def restore(data_dir: Path, source: BinaryIO) -> None:
             for path in written:
                 path.unlink(missing_ok=True)
             raise
+    files = sum(path.is_relative_to(data_dir / "files") for path in written)
+    return files if data_dir / _FILES in written else None
 
 
 @contextlib.contextmanager
@@ -151,7 +183,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 
 def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo, to: Path) -> None:
-    to.parent.mkdir(exist_ok=True)
+    to.parent.mkdir(parents=True, exist_ok=True)
     content = archive.extractfile(info)
     fd = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb") as file:

@@ -37,6 +37,7 @@ CODES: dict[ErrorKind, Codes] = {
     ErrorKind.CANCELLED: Codes(499, "CANCELLED", 4499, 130),
     ErrorKind.OUT_OF_MEMORY: Codes(507, "RESOURCE_EXHAUSTED", 4507, 137),
     ErrorKind.OUTPUT_LIMIT: Codes(507, "RESOURCE_EXHAUSTED", 4507, 13),
+    ErrorKind.OUT_OF_STORAGE: Codes(507, "RESOURCE_EXHAUSTED", 4507, 17),
     ErrorKind.WORKER_CRASHED: Codes(502, "INTERNAL", 4502, 14),
     ErrorKind.LOST: Codes(502, "ABORTED", 4502, 15),
     ErrorKind.SHUTDOWN: Codes(503, "UNAVAILABLE", 1012, 16),

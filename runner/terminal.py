@@ -47,10 +47,10 @@ def show_line(*pieces: tuple[str, str], err: bool = False) -> None:
 
 
 @contextmanager
-def upload_bar(total: int) -> Iterator[Callable[[int], None] | None]:
-    """Show the progress of an upload of `total` bytes on a terminal; yields a function that takes sent bytes.
+def upload_bar(total: int, verb: str = "uploading") -> Iterator[Callable[[int], None] | None]:
+    """Show the progress of a transfer of `total` bytes on a terminal; yields a function that takes the bytes of steps.
 
-    Small uploads, and those without a terminal, show nothing: then it yields None.
+    Small transfers, and those without a terminal, show nothing: then it yields None.
     """
     if total < _BAR_BYTES or not sys.stderr.isatty():
         yield None
@@ -58,7 +58,7 @@ def upload_bar(total: int) -> Iterator[Callable[[int], None] | None]:
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(binary_units=True), TimeElapsedColumn())
+    columns = (TextColumn(verb), BarColumn(), DownloadColumn(binary_units=True), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=total)
         yield lambda count: progress.advance(task, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 BAKED = "commit.txt"
@@ -23,6 +24,7 @@ def version_of_this() -> str:
     return f"{release()} ({digits[:_SHOWN_CHARACTERS]}{dash}{mark})"
 
 
+@cache
 def release() -> str:
     """Return the version in the project file of the source, else of the installed distribution."""
     project = _source() / "pyproject.toml"

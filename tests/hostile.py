@@ -147,6 +147,25 @@ modules:
         - {type: array, uniqueItems: true, maxItems: 3}
         - {type: array, uniqueItems: true, items: {anyOf: [{type: array, maxItems: 1}, {type: object}]}}
         - {type: array, items: {anyOf: [{type: string, pattern: "^(a|aa)+$"}, {type: "null"}]}}
+  - name: answers
+    env: inline
+    secrets: {HOOK: {file: modules.yaml}}
+    code: |
+      def handler(input):
+          how = input["$request"]["params"]["how"]
+          if how == "items":
+              return items()
+          if how == "headers":
+              return {"$response": {"headers": [["x-a", "b"]] * 1_000_000}}
+          return {"$response": {"text": "\u00e9" * 7_000_000}} if how == "text" else "x" * 15_000_000
+
+      def items():
+          for number in range(200_000):
+              yield {"number": number}
+    endpoints:
+      - {path: "/answers/{how}", methods: [GET, POST]}
+      - {path: "/rest/{how...}", auth: none}
+      - {path: /signed, auth: signature, signature: {header: X-Sig, algorithm: hmac-sha512, secret: HOOK}}
 """
 
 
@@ -197,6 +216,12 @@ def merges(width: int = 9, depth: int = 7) -> bytes:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, depth)]
     lines += [f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * width) if n else '*a0'}]}}" for n in range(depth)]
     return MODULE_YAML + "\n".join(lines).encode()
+
+
+def send_form(target: Target, *parts: tuple[str, bytes], module: str = "hello") -> tuple[int, bytes]:
+    head = '--bnd\r\nContent-Disposition: form-data; name="{}"\r\n\r\n'
+    body = b"".join(head.format(name).encode() + content + b"\r\n" for name, content in parts) + b"--bnd--\r\n"
+    return target.execute(module, body, content_type="multipart/form-data; boundary=bnd")
 
 
 # Floods
@@ -374,6 +399,27 @@ def unknown_names(target: Target) -> None:
 
 _NAMES = tuple(f"f/{number // 200}/{number}.txt" for number in range(MANY))
 
+
+def transfer(target: Target, size: int) -> None:
+    """Store a file of so many bytes, and get it back."""
+    _, answer = target.ask("POST", "/files", bytes(size), content_type="application/octet-stream")
+    target.ask("GET", f"/files/{json.loads(answer)['$file']['id']}")
+
+
+def endpoints(target: Target) -> None:
+    """Register modules whose endpoints cross each other, as far as they do not conflict."""
+    for number in range(20):
+        paths = [f"/{{a}}/{'{b}' if n % 2 else f'w{n}'}/x{number}-{n}" for n in range(100)]
+        body = {"env": "inline", "code": MAIN.decode(), "endpoints": [{"path": path} for path in paths]}
+        target.ask("PUT", f"/modules/crossing-{number}", json.dumps(body))
+
+
+def form(target: Target) -> None:
+    """Send forms of many fields to an open endpoint."""
+    for body in ("&".join(f"f{n}=%41" for n in range(900)), "a=" + "%41" * 5_000_000, "&" * (FRAME // 2)):
+        target.ask("POST", "/http/rest/x", body, content_type="application/x-www-form-urlencoded")
+
+
 CASES: dict[str, Callable[[Target], Any]] = {
     "websocket: pings": lambda target: socket_flood(target, frame(9, b"")),
     "websocket: pongs": lambda target: socket_flood(target, frame(10, b"")),
@@ -399,6 +445,17 @@ CASES: dict[str, Callable[[Target], Any]] = {
     "hint: 15 MB of wrong rows": lambda target: target.execute(
         "rows", b'{"rows":' + wide(b'{"a":1,"c":"a long text"}')[:-1] + b"]}"
     ),
+    "form: 1,000 texts": lambda target: send_form(target, *[(f"f{n}", b"x" * 16_000) for n in range(1000)]),
+    "form: 64 files": lambda target: send_form(target, *[(f'f{n}"; filename="x', bytes(MIB)) for n in range(64)]),
+    "form: line ends": lambda target: send_form(target, ('f"; filename="x', b"\r\n--bn" * (8 * MIB))),
+    "form: a text of JSON": lambda target: send_form(target, ("values", wide(b"[1]")), module="rows"),
+    "form: a long text": lambda target: send_form(target, ("text", b'"\\\n' * (FRAME // 4))),
+    "form: urlencoded": lambda target: target.execute(
+        "hello", b"a=" + b"%22" * (FRAME // 3 - 2), content_type="application/x-www-form-urlencoded"
+    ),
+    "form: many urlencoded fields": lambda target: target.execute(
+        "hello", b"a=&" * (FRAME // 3), content_type="application/x-www-form-urlencoded"
+    ),
     "input: 10 MiB in and out over REST": lambda target: target.execute("echo", b'"' + b"a" * (10 * MIB) + b'"'),
     "input: 16 MiB in and out over REST": lambda target: target.execute("echo", b'"' + b"a" * (FRAME - 2) + b'"'),
     "input: 10 MiB in and out over gRPC": lambda target: target.call("echo", '"' + "a" * (10 * MIB) + '"'),
@@ -412,6 +469,10 @@ CASES: dict[str, Callable[[Target], Any]] = {
     "batch: one array of 16 MiB": lambda target: batch(target, 1_600_000),
     "batch: one input of many strings": lambda target: target.ask(
         "POST", "/modules/execute/hello/batch", b"[" + wide(b'""')[:-4] + b"]]"
+    ),
+    "file: 200 MiB in and out": lambda target: transfer(target, 200 * MIB),
+    "file: many small ones, four at a time": lambda target: together(
+        *[lambda: [target.ask("POST", "/files", os.urandom(100)) for _ in range(50)]] * 4
     ),
     "order: 20,000 values of 399 levels": lambda target: target.ask(
         "POST", "/executions", b'{"module":"hello","input":' + deep() + b"}"
@@ -434,6 +495,18 @@ CASES: dict[str, Callable[[Target], Any]] = {
     "reload: 2,000 modules": reload_many,
     "keys: 3,000 idempotency keys": keys,
     "followers: 900 of one execution": lambda target: followers(target, 900),
+    "endpoint: a wrong signature of 16 MiB": lambda target: target.ask(
+        "POST", "/http/signed", bytes(FRAME), x_sig="00"
+    ),
+    "endpoint: an answer of 14 MB of text": lambda target: target.ask("GET", "/http/answers/text"),
+    "endpoint: an answer of 15 MB": lambda target: target.ask("GET", "/http/answers/plain"),
+    "endpoint: an answer of a million headers": lambda target: target.ask("GET", "/http/answers/headers"),
+    "endpoint: 200,000 items": lambda target: target.ask("GET", "/http/answers/items"),
+    "endpoint: long paths": lambda target: [
+        target.ask("POST", f"/http/rest/{piece * (15_000 // len(piece))}") for piece in ("%41/", "/", "%2F", "a/")
+    ],
+    "endpoint: forms": form,
+    "endpoints: 20 modules that cross": endpoints,
     "lists: long filters": queries,
     "names: long and unknown": unknown_names,
 }

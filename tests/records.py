@@ -1,5 +1,6 @@
 """Helpers for the tests of history: executions to record, and a history on a folder."""
 
+import re
 import shutil
 import sqlite3
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -10,6 +11,7 @@ import trio
 from attrs import evolve
 from msgspec.structs import replace
 
+from actors.history import tables
 from actors.history.archive import INLINE_BYTES
 from actors.history.history import History
 from actors.journal.records import START_BYTES
@@ -59,6 +61,10 @@ def full():
         events=printed("a\n", "é\x00\n"),
         events_count=2**41,
         output_dropped=2**40,
+        input_bytes=16,
+        result_bytes=4,
+        output_bytes=2**40 + 3,
+        input_hash="0a",
         exit_code=-9,
         attempts=3,
         failed_attempts=(Attempt(1, NOW, NOW + 1, failure, 1, 0.5, ("9 sh",)), Attempt(2, NOW + 2, NOW + 3, failure)),
@@ -116,6 +122,18 @@ async def stored(history):
 def rows(folder, sql="select * from executions order by id"):
     with closing(sqlite3.connect(f"file:{folder}/history.db?mode=ro", uri=True)) as connection:
         return connection.execute(sql).fetchall()
+
+
+def make_older(folder):
+    """Give a database the schema of the first release that converts it."""
+    with closing(sqlite3.connect(folder / "history.db")) as link, link:
+        for name in ("schedule", "rerun_of", "rerun_root", "due"):
+            link.execute(f"drop index executions_by_{name}")
+        for step in tables.STEPS.values():
+            for statement in step:
+                column = re.match("alter table executions add column (\\S+)", statement)[1]
+                link.execute(f"alter table executions drop column {column}")
+        link.execute("update meta set value = 2 where name = 'schema'")
 
 
 def segments(folder):

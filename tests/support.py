@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
@@ -18,9 +18,9 @@ import msgspec
 import trio
 
 from actors.events import EventLog, Follower
+from actors.registry.published import Published
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Registry
-from actors.registry.snapshot import Published
 from actors.system import Surroundings, open_system
 from actors.workers.call import Call, Outcome
 from actors.workers.executor import Executor
@@ -32,6 +32,7 @@ from config.secrets import LookUp
 from config.settings import (
     DockerSettings,
     ExecutorSettings,
+    FilesSettings,
     HistorySettings,
     NoticeSettings,
     ServerSettings,
@@ -40,6 +41,7 @@ from config.settings import (
 )
 from environments import proc
 from environments.base import Environment
+from environments.base import Store as FileStore
 from environments.conda.conda import CondaEnvironment
 from environments.docker.docker import DockerEnvironment
 from environments.limits.limits import LimitKeeper
@@ -176,6 +178,9 @@ class Rig:
         on_event: Callable[[Any], None] | None = None,
         log: EventLog | None = None,
         on_worker: Callable[[Worker], None] | None = None,
+        on_call: Callable[[Call], None] | None = None,
+        files: Mapping[str, tuple[Path, str]] | None = None,
+        store: FileStore | None = None,
     ) -> Ran:
         """Call a module once, as a door would."""
         phases = Phases()
@@ -191,7 +196,10 @@ class Rig:
                     if on_worker is not None:
                         on_worker(worker)
                     log.status(Status.RUNNING, 1)
-                    outcome = await worker.execute(Call(f"e{next(self._ids)}", raw, 1, seconds, log))
+                    call = Call(f"e{next(self._ids)}", raw, 1, seconds, log, files or {}, store)
+                    if on_call is not None:
+                        on_call(call)
+                    outcome = await worker.execute(call)
             except RunnerError as problem:
                 outcome = Outcome(failure=problem.failure, exit_code=1)
         log.end_output()
@@ -373,11 +381,12 @@ ANYBODY = Principal("tester", frozenset({"admin"}))
 async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: Any) -> AsyncIterator[Service]:
     """Run the whole runner except its doors, with its data under `path`. `settings` are for executors or history.
 
-    `server` has those of the doors; `notices_allow` and `notices_tls` are for notices. Opened again with the same
-    `path`, this is the next runner.
+    `server` has those of the doors, `files` those of the store; `notices_allow` and `notices_tls` are for notices.
+    Opened again with the same `path`, this is the next runner.
     """
     own = {field.name for field in attrs.fields(HistorySettings)}
     history = {name: settings.pop(name) for name in own & settings.keys()}
+    settings_of_files = settings.pop("files", FilesSettings())
     notices, tls = NoticeSettings(settings.pop("notices_allow", ())), settings.pop("notices_tls", None)
     everything = Settings(
         notices=notices,
@@ -385,11 +394,12 @@ async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: An
         store=StoreSettings(data_dir=path / "data", venv_path=path / "venvs"),
         executor=ExecutorSettings(**{"spares": 0, "grace_seconds": GRACE, **settings}),
         history=HistorySettings(**history),
+        files=settings_of_files,
     )
     around = Surroundings(base_environment(), installer_environment(), secret_values)
     async with posting(notices.allow, tls) as post, open_system(everything, around, modules, post=post) as system:
-        parts = (system.registry, system.executors, system.history, system.runs, everything, system.keys, system.outbox)
-        yield Service(*parts)
+        parts = (system.registry, system.executors, system.history, system.runs, system.files, everything)
+        yield Service(*parts, system.keys, system.outbox)
         await system.drain(0)
 
 

@@ -1,9 +1,21 @@
 """Live executions: run in their caller's task or dispatched in turn, retried, cancelled, and recorded at their end."""
 
 from actors.executions.attempts import Attempts
-from actors.executions.idempotency import Idempotency
+from actors.executions.idempotency import Delivery, Idempotency, fingerprint
+from actors.executions.inputs import use_named
 from actors.executions.live import Live
 from actors.executions.runs import Runs
 from actors.executions.tally import BUCKETS, PHASES, Histogram
 
-__all__ = ["BUCKETS", "PHASES", "Attempts", "Histogram", "Idempotency", "Live", "Runs"]
+__all__ = [
+    "BUCKETS",
+    "PHASES",
+    "Attempts",
+    "Delivery",
+    "Histogram",
+    "Idempotency",
+    "Live",
+    "Runs",
+    "fingerprint",
+    "use_named",
+]

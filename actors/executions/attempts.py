@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -11,13 +13,16 @@ import trio
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
+from actors.executions.inputs import names_files, use_named
 from actors.executions.live import Live
+from actors.files import Files
 from actors.history import History
 from actors.registry import may_run_in_process
 from actors.workers import Executor, Masker, Outcome, Worker, look_up
 from config.modules import RetryPolicy
 from config.secrets import LookUp
-from environments.local import InProcess
+from environments.base import Store
+from environments.local import Exchange, InProcess
 from environments.remedies import with_remedy
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Isolation, Kind, Status
@@ -28,6 +33,7 @@ _WORKERS = 3
 """Workers tried for one attempt, when each was gone before the call reached it."""
 _WAITS = 10
 """Times that a worker is given back while the record lacks room; then the caller waits with it."""
+_NONE: Mapping[str, tuple[Path, str]] = {}
 _RECORD_AGAIN = 0.5
 """Seconds before the next try to record a begin."""
 
@@ -44,6 +50,9 @@ class Attempts:
     max_input_bytes: int
     """Inputs of all callers that wait for a worker, together."""
     secrets: LookUp
+    files: Files
+    copies: Path
+    """The folder for files of handlers in the runner's own process."""
     _in_process: InProcess = field(factory=InProcess, init=False)
 
     def close(self) -> None:
@@ -91,13 +100,16 @@ class Attempts:
         executor = self.executors[live.module.spec.env]
         patient = live.execution.asynchronous
         outcome: Outcome | None = Outcome()
+        files = None if names_files(live.execution.input) else _NONE
         workers = waits = 0
         while workers < _WORKERS:
             try:
-                if self.history.room.scarce and not await self._take_room(live):
-                    return live.stopped()
+                if files is None or self.history.room.scarce:
+                    files = await self._ready(live, files)
+                    if files is None:
+                        return live.stopped()
                 async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
-                    outcome = await self._call(live, raw, worker, gives_back=waits < _WAITS)
+                    outcome = await self._call(live, raw, worker, files, gives_back=waits < _WAITS)
             except RunnerError as problem:
                 if live.stopped_by is not None:
                     return live.stopped()
@@ -106,7 +118,7 @@ class Attempts:
                 live.count()
                 return Outcome(failure=problem.failure, exit_code=1)
             finally:
-                live.waiter = None
+                live.waiter = live.pause = None
             if outcome is None:
                 waits += 1
                 continue
@@ -116,19 +128,37 @@ class Attempts:
             log.info("the worker was gone before the call reached it", execution=live.execution.id)
         return outcome or Outcome()
 
-    async def _call(self, live: Live, raw: msgspec.Raw, worker: Worker, *, gives_back: bool) -> Outcome | None:
+    async def _call(
+        self, live: Live, raw: msgspec.Raw, worker: Worker, files: Mapping[str, tuple[Path, str]], *, gives_back: bool
+    ) -> Outcome | None:
         """Call the handler, or return None to give the worker back until the record has room for it."""
         if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
             return live.stopped()
         if gives_back and self.history.room.lacks(live.execution):  # others took the room while this waited
             return None
         call = live.begin(raw, _seconds(live))
+        call.files, call.store = files, self._storing(live)
         try:
             await self._record_begin(live)
             return live.stopped() if call.stopped_by is not None else await worker.execute(call)
         finally:
             live.call = None
             live.killed = call.killed
+
+    async def _ready(
+        self, live: Live, files: Mapping[str, tuple[Path, str]] | None
+    ) -> Mapping[str, tuple[Path, str]] | None:
+        """Find the files of the input, and wait until the record has room; None if the execution was stopped meanwhile.
+
+        Raises RunnerError.
+        """
+        if files is None:
+            with trio.CancelScope() as live.pause:
+                files = await self._files_of(live)
+            live.pause = None
+        if files is not None and self.history.room.scarce and not await self._take_room(live):
+            return None
+        return files
 
     async def _take_room(self, live: Live) -> bool:
         """Wait, without a worker, until the record has room; return False if the execution was stopped meanwhile.
@@ -145,6 +175,16 @@ class Attempts:
         live.pause = None
         live.phases.queue += trio.current_time() - began
         return live.stopped_by is None
+
+    async def _files_of(self, live: Live) -> Mapping[str, tuple[Path, str]]:
+        """Return the files that the input names. Raises RunnerError as `use_named`."""
+        execution = live.execution
+        found = await use_named(self.files, execution.id, live.module.spec.name, execution.input)
+        return {name: (file.path, file.name) for name, file in found.items()}
+
+    def _storing(self, live: Live) -> Store:
+        """Return what stores the files that the handler makes."""
+        return partial(self.files.writing, execution=live.execution.id, module=live.module.spec.name)
 
     async def _record_begin(self, live: Live) -> None:
         """Record that the handler is about to run. An accepted execution does not fail on a full disk: it waits."""
@@ -183,6 +223,7 @@ class Attempts:
         with trio.CancelScope() as live.pause:
             await self._record_begin(live)
             try:
+                exchange = Exchange(await self._files_of(live), self._storing(live), self.copies)
                 masker = Masker.of((await look_up(module.spec, self.secrets)).values())
                 result = await self._in_process.call(
                     module.digest,
@@ -195,6 +236,7 @@ class Attempts:
                     attempt=live.attempt,
                     on_event=live.hear if masker is None else masker.before(live.hear),
                     max_bytes=self.max_frame_bytes,
+                    exchange=exchange,
                 )
                 outcome = Outcome(result=result)
             except RunnerError as problem:

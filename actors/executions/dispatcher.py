@@ -20,8 +20,8 @@ from msgspec.structs import replace
 
 from actors.executions.attempts import Attempts, retry_delay
 from actors.executions.live import BROKEN, Live, LiveExecutions
+from actors.executions.places import Places
 from actors.executions.recovery import Recovery, end_without_module, served
-from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
 from actors.turns import Backlog
 from actors.workers import Outcome
@@ -41,6 +41,7 @@ class Dispatcher:
     registry: Registry
     attempts: Attempts
     live: LiveExecutions
+    places: Places
     max_queued: int
     accepted: int = field(default=0, init=False)
     """Executions accepted since the start."""
@@ -62,6 +63,7 @@ class Dispatcher:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self.places.open(nursery, self._backlog.free, self._dispatch)
                 await self._recover()
                 task_status.started()
                 self._dispatch()
@@ -81,11 +83,6 @@ class Dispatcher:
             self.live.tally.refuse(ErrorKind.OVERLOADED)
             text = f"{len(self._backlog)} executions are queued; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
-        history = self.live.history
-        if len(execution.input) > LARGE_BYTES and history.room.lacks(execution, growing=False):
-            self.live.tally.refuse(ErrorKind.OVERLOADED)
-            text = "records that wait for the database take all the memory of `history_max_unwritten`"
-            raise error(ErrorKind.OVERLOADED, text, retry_after=1)
         if execution.on_end is None and module.telling is not None:
             execution = replace(execution, on_end=module.telling)
         self._accepting += 1
@@ -128,12 +125,13 @@ class Dispatcher:
 
     def ahead(self, live: Live) -> int | None:
         """Return how many executions of its module are before this one, at most; None when it is not queued."""
-        return self._backlog.ahead(live.execution.module.name, live.execution.id)
+        execution = live.execution
+        return self._backlog.ahead(execution.module.name, execution.id, execution.group)
 
     async def cancel(self, live: Live, why: Failure) -> None:
         """End an execution. If it is queued, this returns when its end is recorded, else at once."""
         live.cancel(why)
-        if not self._backlog.remove(live.execution.module.name, live.execution.id):
+        if not self._backlog.remove(live.execution.module.name, live.execution.id, live.execution.group):
             return
         with trio.CancelScope(shield=True):  # no other task ends it; reading and recording have their own limits
             try:
@@ -153,14 +151,15 @@ class Dispatcher:
     def hand_over(self) -> None:
         """Leave the backlog to the next runner."""
         for live in self.live:
-            if self._backlog.remove(live.execution.module.name, live.execution.id):
+            if self._backlog.remove(live.execution.module.name, live.execution.id, live.execution.group):
                 self._leave_queued(live)
 
     def _queue(self, live: Live) -> None:
         """Put an accepted execution into the backlog, without its payload."""
         live.queued_at = time.time()
         execution = live.execution
-        self._backlog.push(execution.module.name, execution.id, execution.input, execution.priority)
+        name, group = execution.module.name, execution.group
+        self._backlog.push(name, execution.id, execution.input, execution.priority, group)
         live.execution = replace(live.execution, input=b"null", events=b"[]")
         live.wait_for("queued")
 
@@ -176,9 +175,13 @@ class Dispatcher:
         """Take the next execution of a module, if its turn has come."""
         module = self.registry.snapshot.modules.get(name)
         places = module.spec.concurrency if module else 1
-        if (identity := self._backlog.take(name, places)) is None:
+        if self.places.must_wait(name, module):
             return None
-        live = self.live.by_id[identity]
+        found = self._backlog.take(name, places, self.places.full_groups(name, module))
+        if found is None:
+            return None
+        self.places.begin(name, found[1], module)
+        live = self.live.by_id[found[0]]
         live.occupy = partial(self._occupy, name)
         live.phases.queue += max(0.0, time.time() - live.queued_at)
         return live
@@ -197,6 +200,7 @@ class Dispatcher:
                 await self._run_one(following)
             finally:
                 self._backlog.occupy(name, -1)
+                self.places.end(name, following.execution.group)
             following = None if self._nursery is None or self._stopping else self._next(name)
             self._dispatch()  # the module may have more places than before
 

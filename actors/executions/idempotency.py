@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import msgspec
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from actors.executions.live import Key, Live, key_of
 from actors.history import History
@@ -21,12 +21,25 @@ _COMPARED_BYTES = 256 * 1024
 """Larger inputs are compared byte by byte, not as JSON values."""
 
 
-def fingerprint(data: bytes) -> bytes:
+def fingerprint(data: bytes) -> str:
     """Return a hash that is equal for equal inputs; in small inputs, white space and the order of keys do not count."""
     if len(data) <= _COMPARED_BYTES:
         with suppress(msgspec.DecodeError):  # a number out of range here may be valid for a handler
             data = msgspec.json.encode(msgspec.json.decode(data), order="sorted")
-    return hashlib.sha256(data).digest()
+    return hashlib.sha256(data).hexdigest()
+
+
+@frozen
+class Delivery:
+    """The id of a message that its sender delivers until it is accepted: an idempotency key by which it is run once.
+
+    The deliveries of one message differ in their headers, so inputs are not compared. One that was answered with an
+    error is delivered again in order to be run again.
+    """
+
+    key: str
+    refused: Callable[[Execution], bool]
+    """Returns whether the answer to an ended execution was an error for the sender."""
 
 
 @define(eq=False)
@@ -38,11 +51,17 @@ class Idempotency:
     find: Callable[[Key], Live | None]
     _claims: dict[Key, trio.Event] = field(factory=dict, init=False)
 
-    async def first(self, execution: Execution, begin: Callable[[], Awaitable[Live | Execution]]) -> Live | Execution:
+    async def first(
+        self,
+        execution: Execution,
+        begin: Callable[[], Awaitable[Live | Execution]],
+        delivery: Delivery | None = None,
+    ) -> Live | Execution:
         """Return the first execution with the key of this one, live or ended; without one, the result of `begin`.
 
-        Concurrent callers with the same key wait for each other here. Raises RunnerError: `conflict` when the first
-        execution had another input, `bad_input` for an invalid key, and the errors of `begin`.
+        With a `delivery`, that is its last execution, and one that was refused counts as none. Concurrent callers with
+        the same key wait for each other here. Raises RunnerError: `conflict` when the first execution had another
+        input, `bad_input` for an invalid key, and the errors of `begin`.
         """
         text = execution.idempotency_key or ""
         if not 1 <= len(text) <= MAX_KEY_CHARACTERS or not text.isprintable():
@@ -54,9 +73,12 @@ class Idempotency:
         claim = self._claims[key] = trio.Event()
         try:
             known = self.find(key) or await self.history.find_keyed(*key, time.time() - self.seconds)
+            if isinstance(known, Execution) and delivery is not None and delivery.refused(known):
+                known = None
             if known is None:
                 return await begin()
-            await self._compare(known, execution)
+            if delivery is None:
+                await self._compare(known, execution)
             return known
         finally:
             del self._claims[key]
@@ -66,6 +88,9 @@ class Idempotency:
         first: Execution | None = known.execution if isinstance(known, Live) else known
         if isinstance(known, Live) and known.execution.asynchronous:  # its input is not in memory
             first = await self.history.get(known.execution.id)
-        if first is not None and fingerprint(first.input) != fingerprint(execution.input):
+        if first is None:
+            return
+        given = fingerprint(execution.input)
+        if given != (fingerprint(first.input) if first.input_hash is None else first.input_hash):
             text = f"the execution {first.id} had the same key and another input; use a new key"
             raise error(ErrorKind.CONFLICT, text, field="Idempotency-Key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from actors.events import EventLog, last_of
 from actors.executions.tally import Tally
-from actors.history import History
+from actors.history import LARGE_BYTES, History
 from actors.registry import Published
 from actors.workers import Call, Outcome, Phases, Waiter
 from protocol import events, messages
@@ -182,6 +183,8 @@ class Live:
             events=b"[]" if trivial else events.encode_all(self.log.kept()),
             events_count=self.log.next_seq,
             output_dropped=self.log.store.dropped_bytes,
+            output_bytes=self.log.store.added_bytes,
+            result_bytes=None if outcome.result is None else len(outcome.result),
             exit_code=outcome.exit_code,
             timings=self._timings(),
             killed=outcome.killed,
@@ -210,6 +213,7 @@ class LiveExecutions:
     ended: int = field(default=0, init=False)
     tally: Tally = field(factory=Tally, init=False)
     _left: trio.Event | None = field(default=None, init=False)
+    _logs_successes: bool = field(factory=lambda: log.bind().is_enabled_for(logging.DEBUG), init=False)
 
     def __len__(self) -> int:
         return len(self.by_id)
@@ -223,6 +227,10 @@ class LiveExecutions:
         Cancelled, it may have been recorded or not.
         """
         history = self.history
+        if len(execution.input) > LARGE_BYTES and history.room.lacks(execution, growing=False):
+            self.tally.refuse(ErrorKind.OVERLOADED)
+            text = "records that wait for the database take all the memory of `history_max_unwritten`"
+            raise error(ErrorKind.OVERLOADED, text, retry_after=1)
         try:
             await history.submit(execution)
         except BaseException:
@@ -298,7 +306,11 @@ class LiveExecutions:
             self._end(live, ended)
             raise
         self._end(live, ended)
-        _log_end(ended, outcome.seconds)
+        if failure is not None:
+            why = failure.message[:200]
+            log.info("execution ended", execution=ended.id, module=str(ended.module), kind=failure.kind, why=why)
+        elif self._logs_successes:
+            log.debug("execution succeeded", execution=ended.id, module=str(ended.module), run=outcome.seconds)
         return ended
 
     def _end(self, live: Live, ended: Execution) -> None:
@@ -312,16 +324,7 @@ class LiveExecutions:
         """Store the events since the last flush, so that they survive the death of the runner."""
         for name, live in self.by_id.items():
             begun = live.recorded or live.execution.failed_attempts
-            if begun and live.flushed < live.log.next_seq:
+            if begun and live.flushed < live.log.next_seq and not live.execution.summary:
                 fresh = live.log.since(live.flushed)
                 self.history.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())
                 live.flushed = live.log.next_seq
-
-
-def _log_end(ended: Execution, seconds: float) -> None:
-    """Log an end; the line of a success costs nothing unless the level wants it."""
-    if ended.failure is None:
-        log.debug("execution succeeded", execution=ended.id, module=str(ended.module), run=seconds)
-    else:
-        kind, why = ended.failure.kind, ended.failure.message[:200]
-        log.info("execution ended", execution=ended.id, module=str(ended.module), kind=kind, why=why)

@@ -41,13 +41,14 @@ class Recovery:
             if execution is None:
                 continue
             module = served(self.registry, execution)
-            if module is not None:
-                again = _requeued(module, execution)
-                if again is not None:
-                    await self.history.submit(again)
-                    yield module, again
+            again = None if module is None else _requeued(module, execution)
+            if module is not None and again is not None:
+                await self.history.submit(again)
+                yield module, again
             elif execution.status is Status.QUEUED:
                 await end_without_module(self.history, execution)
+            elif execution.summary and execution.asynchronous:  # its input was kept for this decision
+                await self.history.finish(execution)
 
 
 def served(registry: Registry, execution: Execution) -> Published | None:

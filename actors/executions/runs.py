@@ -9,7 +9,9 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import structlog
@@ -17,10 +19,12 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
+from actors.events import EventLog
 from actors.executions.attempts import Attempts
 from actors.executions.dispatcher import Dispatcher
 from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
+from actors.executions.places import Places
 from actors.executions.tally import RunsStatistics, Tally
 from actors.history import LARGE_BYTES
 from actors.registry import Published, Registry
@@ -55,7 +59,7 @@ class Runs:
     def __attrs_post_init__(self) -> None:
         attempts, settings = self.attempts, self.settings
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
-        self.dispatcher = Dispatcher(self.registry, attempts, self._live, settings.max_queued)
+        self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), settings.max_queued)
         self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
 
     @property
@@ -77,14 +81,24 @@ class Runs:
 
     # Begin
 
-    async def execute(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Execution:
+    async def execute(
+        self,
+        module: Published,
+        execution: Execution,
+        raw: msgspec.Raw,
+        on_item: Callable[[str, EventLog], None] | None = None,
+    ) -> Execution:
         """Run an execution in this task and return it ended and recorded; a failure of user code is in it.
 
-        Raises RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and
-        recorded as cancelled before Cancelled is raised.
+        `on_item` is called with its id and events when the handler, a generator, has made the first item. Raises
+        RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and recorded as
+        cancelled before Cancelled is raised.
         """
         self._admit(execution)
-        return await self._run(self._live.enter(module, execution, has_followers=False), raw)
+        live = self._live.enter(module, execution, has_followers=False)
+        if on_item is not None:
+            live.log.on_item = partial(on_item, execution.id, live.log)
+        return await self._run(live, raw)
 
     def start(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
         """Run an execution in a task of its own, independent of its callers; `wait_ended` returns it.
@@ -130,8 +144,11 @@ class Runs:
     def waiting(self, live: Live) -> Waiting | None:
         """Return why an execution waits, and how many are before it."""
         ahead = self.dispatcher.ahead(live)
-        if ahead and live.waiting is not None:
-            return replace(live.waiting, reason=f"{live.waiting.reason}; {ahead} of this module are before it")
+        if ahead is not None and live.waiting is not None:
+            held = self.dispatcher.places.reason(live)
+            reason = live.waiting.reason if held is None else f"queued: {held}"
+            more = f"; {ahead} of this {'module' if live.execution.group is None else 'group'} are before it"
+            return replace(live.waiting, reason=reason + (more if ahead else ""))
         return live.waiting
 
     # End
@@ -191,7 +208,11 @@ class Runs:
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""
         try:
-            outcome = await self.attempts.run(live, raw)
+            spec = live.module.spec
+            if spec.rate is None and spec.group is None:
+                outcome = await self.attempts.run(live, raw)
+            else:
+                outcome = await self.dispatcher.places.run(live, partial(self.attempts.run, live, raw))
         except RunnerError as problem:
             history = self.attempts.history
             if live.recorded or (live.began_at and history.waits_for_disk):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
@@ -59,6 +59,11 @@ class Answers:
         if latest is None or latest.status.final:
             return latest or stored
         return replace(latest, events=joined(waiting) if stored is None else stored.events)
+
+    async def existing(self, names: Collection[str]) -> set[str]:
+        """Return those of the ids that are executions whose payloads are kept. Raises `RunnerError` as `get`."""
+        pending = {name for name in names if _is_whole(self._pending.find(name))}
+        return pending | await self._read(lambda link: queries.existing(link, names))
 
     async def find_keyed(self, subject: str, module: str, key: str, since: float) -> Execution | None:
         """Return a caller's newest execution of `module` with this idempotency key, whole, or None.
@@ -176,3 +181,7 @@ class Answers:
         if self._archive is None:
             raise error(ErrorKind.UNAVAILABLE, "the history is not open", retry_after=1.0)
         return self._archive
+
+
+def _is_whole(execution: Execution | None) -> bool:
+    return execution is not None and not (execution.summary and execution.status.final)

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 import structlog
 import trio
 from attrs import evolve
+from msgspec.structs import replace
 
 from actors.history.answers import MEND_SECONDS, Answers
 from actors.history.archive import Archive, Past
@@ -113,8 +114,8 @@ class History(Answers):
         in the journal.
         """
         archive, entry = self._opened(), self._entry(execution)
-        if is_large(execution):
-            self.room.note(execution)
+        if is_large(entry.execution):
+            self.room.note(entry.execution)
         try:
             whole = await self._append(archive, entry)
         except RunnerError:
@@ -184,7 +185,7 @@ class History(Answers):
 
     def _entry(self, execution: Execution) -> Entry:
         self._revision += 1
-        return Entry(self._revision, execution)
+        return Entry(self._revision, summary_of(execution) if execution.summary else execution)
 
     def statistics(self) -> HistoryStatistics:
         """Return the counters; cheap, at any time."""
@@ -266,3 +267,15 @@ class History(Answers):
         finally:
             if self._closed is not None:
                 self._closed.set()
+
+
+def summary_of(execution: Execution) -> Execution:
+    """Return an execution without its payload. An asynchronous one has its input until its end, as it may run again."""
+    waits = execution.asynchronous and not execution.status.final
+    return replace(
+        execution,
+        input=execution.input if waits else b"null",
+        result=None,
+        events=b"[]",
+        output_dropped=execution.output_bytes,
+    )

@@ -32,6 +32,8 @@ LOOKED_AT: Final = 5_000
 
 MAX_RERUNS: Final = 100
 """Repetitions that one execution shows."""
+LOOKED_UP: Final = 500
+"""Ids in one statement."""
 UNREADABLE: Final = "unreadable"
 """The key under which a connection notes the rows that cannot be read, as they are damaged: they are left out."""
 UNREADABLE_ERRORS: Final = (msgspec.MsgspecError, ValueError, TypeError)
@@ -139,6 +141,18 @@ def _unresolved() -> sa.ColumnElement[bool]:
 
 
 _UNRESOLVED: Final = _unresolved()
+
+
+def existing(connection: sa.Connection, names: Iterable[str]) -> set[str]:
+    """Return those of the ids that are executions, without those that ended and have only a summary left."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        some, left = left[:LOOKED_UP], left[LOOKED_UP:]
+        columns = executions.c
+        whole = sa.or_(columns.finished_at.is_(None), sa.not_(columns.summary))
+        found.update(connection.execute(sa.select(columns.id).where(columns.id.in_(some), whole)).scalars())
+    return found
 
 
 def _filters(query: Query) -> dict[str, str]:

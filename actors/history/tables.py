@@ -16,10 +16,17 @@ from actors import outbox
 from actors.sqlite import begin, check_schema
 from protocol.model import Execution, Status, Timings
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Raise it with every change here, and add the step from the schema before it to `STEPS`."""
 STEPS: Final = {
     2: (
+        "alter table executions add column summary boolean not null default 0",
+        "alter table executions add column input_bytes bigint",
+        "alter table executions add column result_bytes bigint",
+        "alter table executions add column output_bytes bigint not null default 0",
+        "alter table executions add column input_hash text",
+    ),
+    3: (
         "alter table executions add column priority bigint not null default 5",
         "alter table executions add column run_at double",
         "alter table executions add column schedule text",

@@ -6,9 +6,11 @@
 
 from actors.registry.audit import Audit
 from actors.registry.catalog import FILE_NAME, Catalog
+from actors.registry.published import Published, may_run_in_process
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Added, Registry
-from actors.registry.snapshot import Condition, Published, Registered, RegistrySnapshot, may_run_in_process
+from actors.registry.routes import Route, Routes
+from actors.registry.snapshot import Condition, Registered, RegistrySnapshot
 from actors.registry.stored import Action, Change, ChangesQuery, Note
 
 __all__ = [
@@ -26,5 +28,7 @@ __all__ = [
     "Registered",
     "Registry",
     "RegistrySnapshot",
+    "Route",
+    "Routes",
     "may_run_in_process",
 ]

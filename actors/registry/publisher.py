@@ -17,7 +17,8 @@ from attrs import define, evolve, field
 
 from actors.registry import code_store
 from actors.registry.code_store import Layout
-from actors.registry.snapshot import Published, Registered
+from actors.registry.published import Published
+from actors.registry.snapshot import Registered
 from actors.registry.stored import StoredModule, StoredVersion
 from actors.sqlite import TROUBLE
 from config.mistakes import ConfigError

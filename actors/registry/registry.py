@@ -6,6 +6,7 @@ stored in the catalog version by version. When both have a name, the file wins.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -20,10 +21,12 @@ from attrs import define, evolve, field, frozen
 from actors.mailbox import Mailbox, MailboxStatistics, Question
 from actors.registry.audit import Audit, InTurn
 from actors.registry.catalog import Catalog
+from actors.registry.published import Published
 from actors.registry.publisher import Publisher, stored
-from actors.registry.snapshot import Changes, Condition, Published, Registered, RegistrySnapshot
+from actors.registry.routes import Routes
+from actors.registry.snapshot import Changes, Condition, Registered, RegistrySnapshot
 from actors.registry.stored import Action, Note
-from config.modules import ModuleSpec
+from config.modules import ModuleSpec, conflict_text
 from config.settings import RegistrySettings
 from protocol.errors import ErrorKind, RunnerError, error
 
@@ -153,7 +156,7 @@ class Registry:
             except OSError as problem:
                 raise error(ErrorKind.UNAVAILABLE, f"code cannot be stored: {problem}", field="data_dir") from problem
             self._file = {module.spec.name: module for module in after}
-            self._show()
+            await self._show()
         # In a thread, as there may be thousands of modules.
         changes = await trio.to_thread.run_sync(RegistrySnapshot(self._file).since, RegistrySnapshot(before or {}))
         log.debug("modules published", **changes.summary(), total=len(after))
@@ -242,6 +245,7 @@ class Registry:
             raise error(ErrorKind.OVERLOADED, f"{text}; delete some", field="name")
         if question.activate:
             self.snapshot.check_loop(module)
+            self.snapshot.routes.check(module)
         active = version if question.activate else known.active if known else None
         versions = {**(known.versions if known else {}), version: module}
         pruned = [each for each in versions if each not in (active, version)]
@@ -249,7 +253,7 @@ class Registry:
         revision = await self._in_catalog(catalog.register, stored(module), question.files, active, pruned)
         kept = {each: published for each, published in versions.items() if each not in pruned}
         after = Registered(name, kept, active, revision, module.published_at, str(module.published_by))
-        self._replace(after)
+        await self._replace(after)
         log.info("registered", module=str(module.ref), by=module.published_by, active=active == version)
         return Added(module, after, created=True)
 
@@ -262,9 +266,10 @@ class Registry:
 
     async def _make_active(self, catalog: Catalog, known: Registered, version: str, subject: str) -> Registered:
         self.snapshot.check_loop(known.versions[version])
+        self.snapshot.routes.check(known.versions[version])
         revision = await self._in_catalog(catalog.activate, known.name, version, subject, known.active)
         after = evolve(known, active=version, revision=revision, updated_at=time.time(), updated_by=subject)
-        self._replace(after)
+        await self._replace(after)
         log.info("activated", module=known.name, version=version, before=known.active, by=subject)
         return after
 
@@ -275,7 +280,7 @@ class Registry:
             detail = {"versions": list(known.versions), "active": known.active}
             await self._in_catalog(catalog.remove, name, question.subject, detail)
             self._registered = {each: module for each, module in self._registered.items() if each != name}
-            self._show()
+            await self._show()
         else:
             self.snapshot.get(name, version)
             if version == known.active:
@@ -283,21 +288,24 @@ class Registry:
                 raise error(ErrorKind.CONFLICT, text, field="version")
             revision = await self._in_catalog(catalog.remove_version, name, version, question.subject)
             versions = {each: module for each, module in known.versions.items() if each != version}
-            self._replace(evolve(known, versions=versions, revision=revision))
+            await self._replace(evolve(known, versions=versions, revision=revision))
         log.info("deleted", module=name, version=version, by=question.subject)
 
-    def _replace(self, module: Registered) -> None:
+    async def _replace(self, module: Registered) -> None:
         self._registered = {**self._registered, module.name: module}
-        self._show()
+        await self._show()
 
-    def _show(self) -> None:
+    async def _show(self) -> None:
         """Publish the modules as they are now."""
         active = {
             name: module.versions[module.active]
             for name, module in self._registered.items()
             if module.active is not None and module.active in module.versions
         }
-        self.snapshot = RegistrySnapshot({**active, **(self._file or {})}, self._registered)
+        modules = {**active, **(self._file or {})}
+        self.snapshot = RegistrySnapshot(
+            modules, self._registered, await _routes(self.snapshot.routes, modules.values())
+        )
         self.follow(self.snapshot)
 
     async def collect(self, besides: Iterable[Path] = ()) -> None:
@@ -314,6 +322,18 @@ def _remove_code(
     used |= {module.root for module in snapshot.everything()}
     used |= {version.root for module in registered.values() for version in module.versions.values()}
     publisher.remove_code(used)
+
+
+async def _routes(known: Routes, modules: Iterable[Published]) -> Routes:
+    """Return the endpoints of modules: the `known` ones, if the modules that have some are the same."""
+    found = tuple(module for module in modules if module.spec.endpoints)
+    if len(found) == len(known.modules) and all(map(operator.is_, found, known.modules)):
+        return known
+    routes = await trio.to_thread.run_sync(Routes.of, found)
+    for route, other in routes.hidden:
+        text = conflict_text(route.endpoint, other.module.ref.name, other.endpoint)
+        log.warning("an endpoint is not served", module=str(route.module.ref), why=text)
+    return routes
 
 
 def _notes_of(changes: Changes, file: Mapping[str, Published]) -> list[Note]:

@@ -4,66 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, field, frozen
 
-from config.modules import ModuleSpec, OnEnd, loop_from, loop_text, telling
+from actors.registry.published import Published
+from actors.registry.routes import Routes
+from config.modules import OnEnd, loop_from, loop_text
 from protocol.errors import ErrorKind, error
-from protocol.model import Isolation, Kind, ModuleRef, Telling
-
-if TYPE_CHECKING:
-    from config.schema import InputCheck
+from protocol.model import Kind
 
 _SHOWN_NAMES = 20
 _SHOWN_VERSIONS = 10
 _LONGEST_NAME = 80
 _COMPARED_NAMES = 100
 """An unknown name is compared with at most so many, which takes some milliseconds."""
-
-
-@frozen
-class Published:
-    """One version of a module, with its code in a folder that never changes.
-
-    `digest` identifies everything that goes into a worker, including the values of secrets (which are not stored here):
-    equal digests run the same. It is meaningless outside of this process. `content_digest` is shown, and the version
-    derives from it: it does not depend on secrets, as a short secret could be guessed from a plain hash.
-    """
-
-    ref: ModuleRef
-    spec: ModuleSpec
-    digest: str
-    content_digest: str
-    root: Path
-    entry: Path
-    function: str
-    package: bool
-    """Whether the folder of `entry` below `root` is a package."""
-    published_at: float
-    """Seconds since the epoch; for a registered version, the time of its registration."""
-    input_schema: Mapping[str, Any] | None = None
-    """JSON Schema of the input: given by the module, else derived from the type hint; None accepts everything."""
-    trusted: bool = False
-    """Whether it comes from the operator's own file."""
-    published_by: str | None = None
-    """The subject that registered it; None for the operator's file."""
-
-    @cached_property
-    def telling(self) -> Telling | None:
-        """The recipients of notices about its executions, as their records have them; None without any."""
-        return telling(self.spec.on_end, self.spec.secrets) if self.spec.on_end else None
-
-    @cached_property
-    def inputs(self) -> InputCheck | None:
-        """The check of its inputs, made at the first call; None: every input passes."""
-        if self.input_schema is None:
-            return None
-        from config.schema import InputCheck  # noqa: PLC0415  (see `code_store.input_schema`)
-
-        return InputCheck(self.input_schema)
 
 
 @frozen
@@ -136,6 +90,8 @@ class RegistrySnapshot:
 
     modules: Mapping[str, Published] = field(factory=dict)
     registered: Mapping[str, Registered] = field(factory=dict)
+    routes: Routes = field(factory=Routes, eq=False)
+    """The endpoints of `modules`."""
 
     def get(self, name: str, version: str | None = None, sees: Callable[[str], bool] = lambda _: True) -> Published:
         """Return the active version, or the named one; a module that `sees` denies does not exist for the caller.
@@ -246,8 +202,3 @@ def _versions(registered: Registered | None) -> str:
 def _shortened(names: tuple[str, ...]) -> list[str]:
     more = len(names) - _SHOWN_NAMES
     return [*names[:_SHOWN_NAMES], *([f"and {more} more"] if more > 0 else [])]
-
-
-def may_run_in_process(module: Published) -> bool:
-    """Return whether a module may run in the runner's process: inline, `isolation: none`, of the operator's file."""
-    return module.trusted and module.spec.env is Kind.INLINE and module.spec.isolation is Isolation.NONE

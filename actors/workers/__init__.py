@@ -4,7 +4,7 @@ from actors.workers.build_log import BuildLog
 from actors.workers.builds import build
 from actors.workers.call import Call, Outcome
 from actors.workers.executor import Executor, ExecutorStatistics
-from actors.workers.masking import Masker, look_up
+from actors.workers.masking import Masker, look_up, look_up_named
 from actors.workers.pool import Phases, Waiter
 from actors.workers.worker import Worker
 
@@ -20,4 +20,5 @@ __all__ = [
     "Worker",
     "build",
     "look_up",
+    "look_up_named",
 ]

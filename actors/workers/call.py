@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,10 +14,13 @@ from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
     import msgspec
 
     from actors.events import EventLog
-    from environments.base import Guest
+    from environments.base import Guest, Store
 
 _GUEST_KINDS = {
     "handler_error": ErrorKind.HANDLER_ERROR,
@@ -24,6 +29,7 @@ _GUEST_KINDS = {
     "worker_crashed": ErrorKind.WORKER_CRASHED,
     "cancelled": ErrorKind.CANCELLED,
     "bad_input": ErrorKind.BAD_INPUT,
+    "out_of_storage": ErrorKind.OUT_OF_STORAGE,
 }
 
 
@@ -39,11 +45,21 @@ class Call:
     attempt: int
     timeout: float
     log: EventLog
+    files: Mapping[str, tuple[Path, str]] = {}
+    """The files of the input: id -> where they are, and their names."""
+    store: Store | None = None
+    """Stores the files that the handler makes."""
+    refused: Failure | None = field(default=None, init=False)
+    """Why a file of the result was not stored."""
     stopped_by: Failure | None = field(default=None, init=False)
     """Why it was cancelled."""
     killed: tuple[str, ...] = field(default=(), init=False)
     """Processes killed when the task that ran it was cancelled."""
-    _scope: trio.CancelScope | None = field(default=None, init=False)
+    deadline: float = field(default=math.inf, init=False)
+    """The Trio time at which its `timeout` ends it; the executor looks at it."""
+    interrupted: bool = field(default=False, init=False)
+    """It ends without an answer."""
+    _wake: Callable[[], None] | None = field(default=None, init=False)
 
     def cancel(self, why: Failure) -> None:
         """End the handler: soft stop, then the kill of its process tree. The first reason counts; never blocks."""
@@ -51,17 +67,30 @@ class Call:
             self.stopped_by = why
             self.interrupt()
 
-    def limit(self) -> trio.CancelScope:
-        """Return the scope for the whole call, which its `timeout` ends; it begins now."""
-        self._scope = trio.CancelScope(deadline=trio.current_time() + self.timeout)
+    def begin(self, wake: Callable[[], None]) -> None:
+        """Start its time; `wake` ends the wait of the task that runs it. A scope would cost a twentieth of a call."""
+        self.deadline, self._wake = trio.current_time() + self.timeout, wake
         if self.stopped_by is not None:
-            self._scope.cancel()
-        return self._scope
+            self.interrupt()
+
+    @contextmanager
+    def woken_by(self, wake: Callable[[], None]) -> Iterator[None]:
+        """End the wait inside this block by `wake` in place of what `begin` was given."""
+        before, self._wake = self._wake, wake
+        try:
+            yield
+        finally:
+            self._wake = before
+
+    def end(self) -> None:
+        """Note that nothing is waited for that `interrupt` could end."""
+        self._wake = None
 
     def interrupt(self) -> None:
-        """End the scope of the call."""
-        if self._scope is not None:
-            self._scope.cancel()
+        """End the call while it waits for its answer."""
+        if self._wake is not None and not self.interrupted:
+            self.interrupted = True
+            self._wake()
 
     def cut_off(self, killed: tuple[str, ...]) -> Outcome:
         """Return the outcome of a call without an answer: cancelled, printed too much, or timed out."""

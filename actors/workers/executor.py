@@ -86,19 +86,22 @@ class Lease:
 
 
 class Timeouts:
-    """Ends waits that have lasted for `queue_timeout`. One timer for all callers: each of their own would cost more."""
+    """Ends waits that have lasted for `queue_timeout`, and calls that have lasted for `timeout`.
+
+    One timer for all: each of their own would cost more.
+    """
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
         self._pools = pools
         self._alarm: trio.CancelScope | None = None
 
     def expect(self, when: float) -> None:
-        """Look at the callers at this Trio time, if not before."""
+        """Look at all of them at this Trio time, if not before."""
         if self._alarm is not None and when < self._alarm.deadline:
             self._alarm.deadline = when
 
     async def run(self) -> None:
-        """End waits until cancelled."""
+        """End waits and calls until cancelled."""
         while True:
             now = trio.current_time()
             following = min(map(self._look, self._pools.values(), [now] * len(self._pools)), default=math.inf)
@@ -106,8 +109,14 @@ class Timeouts:
                 await trio.sleep_forever()
 
     def _look(self, pool: Pool, now: float) -> float:
-        """End the waits for one module that have lasted too long; return when the next one has."""
+        """End the waits and calls of one module that have lasted too long; return when the next one has."""
         following, limit = math.inf, pool.module.spec.queue_timeout
+        for worker in pool.busy:
+            if (call := worker.call) is not None and not call.interrupted:
+                if call.deadline <= now:
+                    call.interrupt()
+                else:
+                    following = min(following, call.deadline)
         for waiter in pool.waiters:
             if waiter.expires <= now:
                 if pool.starting:  # a start has deadlines of its own; queue_timeout is for waiting behind others
@@ -142,6 +151,7 @@ class Executor:
         self._starter = Starter(self._fleet, Builds(self.environment, self.settings.max_builds, wheels_only))
         self._scheduler = self._starter.scheduler
         self._timeouts = Timeouts(self._scheduler.pools)
+        self._fleet.expect = self._timeouts.expect
 
     @property
     def availability(self) -> Availability:
@@ -199,8 +209,7 @@ class Executor:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
         scheduler = self._scheduler
         pool = scheduler.pool(module)
-        pool.forget_ended()
-        if pool.idle and not scheduler.waiting and not scheduler.closing and scheduler.room > 0:
+        if not scheduler.waiting and not scheduler.closing and scheduler.room > 0 and pool.has_idle():
             return scheduler.reuse(pool)
         return None
 

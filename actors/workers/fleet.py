@@ -134,6 +134,8 @@ class Fleet:
     """Has the stored code of a module as it was published, or raises RunnerError."""
     on_death: Callable[[Worker], None] = field(default=lambda _worker: None, init=False)
     """Called with each worker that ended."""
+    expect: Callable[[float], None] = field(default=lambda _: None, init=False)
+    """Called with the deadline of each call."""
     nursery: trio.Nursery | None = field(default=None, init=False)
     spares: Spares = field(init=False)
     started: int = field(default=0, init=False)
@@ -196,6 +198,7 @@ class Fleet:
             raise RunnerError(shutting_down())
         guest = self.environment.launch(prepared)
         worker = Worker(guest, self.max_frame_bytes, self.settings.grace_seconds, prepared.key)
+        worker.expect = self.expect
         self.started += 1
         self._alive.add(worker)
         self.nursery.start_soon(self._tend, worker, name=f"worker {guest.name}")

@@ -55,12 +55,23 @@ log = structlog.get_logger("masking")
 async def look_up(spec: ModuleSpec, secrets: LookUp) -> Mapping[str, str]:
     """Return the values of a module's secrets; without secrets there is no work, not even a checkpoint.
 
+    Raises RunnerError as `look_up_named`.
+    """
+    return await look_up_named(spec, secrets, spec.secrets) if spec.secrets else {}
+
+
+async def look_up_named(
+    spec: ModuleSpec, secrets: LookUp, names: Iterable[str], *, quickly: bool = False
+) -> Mapping[str, str]:
+    """Return the values of some secrets of a module; with `quickly` those of variables without a thread.
+
     Raises RunnerError `unavailable` with the names of the missing secrets; the log has the places that were searched.
     """
-    if not spec.secrets:
-        return {}
+    wanted = {name: spec.secrets[name] for name in names}
     try:
-        return await trio.to_thread.run_sync(secrets, spec.secrets, abandon_on_cancel=True)
+        if quickly and all(secret.file is None for secret in wanted.values()):
+            return secrets(wanted)
+        return await trio.to_thread.run_sync(secrets, wanted, abandon_on_cancel=True)
     except ConfigError as problem:
         for mistake in problem.mistakes:
             log.warning("a secret is missing", module=spec.name, secret=mistake.field, why=mistake.message)

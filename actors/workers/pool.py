@@ -244,9 +244,11 @@ class Pool:
             self.build = BuildLog()
         return self.build
 
-    def forget_ended(self) -> None:
-        """Remove idle workers that ended a moment ago: the tasks that tend them have not noticed yet."""
-        self.idle[:] = [worker for worker in self.idle if worker.guest.exit_code is None]
+    def has_idle(self) -> bool:
+        """Return whether a worker can be lent. The next one is looked at, which may have ended a moment ago."""
+        while self.idle and self.idle[-1].guest.exit_code is not None:
+            self.idle.pop()  # the task that tends it has not noticed yet
+        return bool(self.idle)
 
     def reason(self, now: float) -> str:
         """Return why a caller waits."""

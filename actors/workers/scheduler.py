@@ -48,7 +48,7 @@ class Step(Enum):
 
 def next_step(
     *,
-    idle: int,
+    idle: bool,
     own: int,
     starting: int,
     waiting: int,
@@ -243,9 +243,8 @@ class Scheduler:
 
     def _serve(self, pool: Pool, now: float) -> bool:
         """Serve the oldest caller of a module; return whether anything could be done for it."""
-        pool.forget_ended()
         step = next_step(
-            idle=len(pool.idle),
+            idle=pool.has_idle(),
             own=pool.own,
             starting=pool.starting,
             waiting=len(pool.waiters),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 from attrs import define, field
 
+from actors.channel import Channel, UnaskedError
 from actors.workers.call import (
     Outcome,
     crash,
@@ -20,7 +21,7 @@ from actors.workers.call import (
 )
 from actors.workers.masking import MaskedLog
 from environments import proc
-from environments.base import ChannelClosedError
+from environments.base import ChannelClosedError, InterruptedWaitError, not_copied
 from environments.limits import WATCH_SECONDS
 from environments.remedies import with_remedy
 from protocol import frames, messages
@@ -32,41 +33,18 @@ if TYPE_CHECKING:
     from actors.events import EventLog
     from actors.registry import Published
     from actors.workers.call import Call
-    from environments.base import Guest
+    from environments.base import Guest, Inbox
     from environments.limits import Hold
     from protocol.model import Stream
+
+_NO_FILES: Final[dict[str, str]] = {}
+_DISTURBED: Final = (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError)
 
 log = structlog.get_logger("worker")
 
 
 class StartError(RunnerError):
     """The worker ended before it was ready, not by anything that its module reported: another start may succeed."""
-
-
-class _UnaskedError(messages.ProtocolError):
-    """The guest said something before it read the call, so the handler was not reached."""
-
-
-class _Channel:
-    """Messages over the frames of a guest. Raises ChannelClosedError, ProtocolError and FrameTooLargeError."""
-
-    def __init__(self, guest: Guest, max_frame_bytes: int) -> None:
-        self._guest = guest
-        # Room for the fields around a value of the greatest size.
-        self._decoder = frames.FrameDecoder(max_frame_bytes + 65536)
-        self._pending: list[bytes] = []
-
-    async def send(self, message: messages.HostMessage) -> None:
-        await self._guest.send(frames.encode(messages.encode(message)))
-
-    async def receive(self) -> messages.GuestMessage:
-        while not self._pending:
-            self._pending = self._decoder.feed(await self._guest.receive())
-        return messages.decode(self._pending.pop(0))
-
-    def has_spoken(self) -> bool:
-        """Return, without waiting, whether there is something to receive, or the beginning of it."""
-        return bool(self._pending) or self._decoder.partial or self._guest.has_spoken()
 
 
 @define(eq=False)
@@ -109,16 +87,20 @@ class Worker:
     ended: bool = field(default=False, init=False)
     reusable: bool = field(default=True, init=False)
     over_limit: str | None = field(default=None, init=False)
+    call: Call | None = field(default=None, init=False)
+    """The call that it runs."""
+    expect: Callable[[float], None] = field(default=lambda _: None, init=False)
+    """Called with the deadline of each call; `Call.interrupt` must follow at that time."""
     masked: MaskedLog | None = field(default=None, init=False)
     """Masks the values of the module's secrets, if it has some. Its `run` must run beside the worker."""
     _ending: trio.Lock = field(factory=trio.Lock, init=False)
     _killed: tuple[str, ...] = field(default=(), init=False)
     _log: EventLog | MaskedLog | None = field(default=None, init=False)
-    _channel: _Channel = field(init=False)
-    _answered: str = field(default="", init=False)  # the id of the last answer
+    _channel: Channel = field(init=False)
+    _asked: bool = field(default=False, init=False)  # the guest has, or may have, a call
 
     def __attrs_post_init__(self) -> None:
-        self._channel = _Channel(self.guest, self.max_frame_bytes)
+        self._channel = Channel(self.guest, self.max_frame_bytes)
 
     async def tend(self, on_death: Callable[[Worker], None]) -> None:
         """Read the output of user code, and notice the guest's death; returns when it has ended."""
@@ -188,7 +170,7 @@ class Worker:
                 failure = load_failure(answer)
             else:
                 failure = Failure(ErrorKind.LOAD_FAILED, "the worker did not speak the protocol while loading")
-        except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError):
+        except _DISTURBED:
             pass
         except trio.Cancelled:
             await self.end()
@@ -215,16 +197,33 @@ class Worker:
         try:
             if self._channel.has_spoken():
                 # User code sent it after the last answer; this call would take it for its own.
-                return await self._died(_UnaskedError("it sent a message without a request"))
-            with call.limit():
-                log.on_limit = call.interrupt
-                try:
-                    await self._channel.send(messages.Execute(call.id, call.attempt, call.timeout, call.input))
-                    answer = await self._answer(call, masked)
-                except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError) as problem:
-                    broken = problem
+                return await self._died(UnaskedError("it sent a message without a request"))
+            call.begin(self._channel.interrupt)
+            self.call, log.on_limit = call, call.interrupt
+            self.expect(call.deadline)
+            try:
+                files = await _put(call, self.guest.inbox) if call.files else _NO_FILES
+                left = call.deadline - trio.current_time() if files else call.timeout
+                self._asked = True
+                await self._channel.send(
+                    messages.Execute(id=call.id, attempt=call.attempt, deadline=left, files=files, input=call.input)
+                )
+                answer, call.refused = await self._channel.answer(call.id, call.store, masked, self._drain)
+            except InterruptedWaitError:
+                pass
+            except _DISTURBED as problem:
+                broken = problem
+            except OSError as problem:
+                await self.guest.inbox.forget()
+                return Outcome(failure=not_copied(problem), exit_code=1)
+            finally:
+                call.end()
+                self._channel.resume()
             if answer is not None and not log.exceeded:
-                return await self._finish(answer, log)
+                outcome = await self._finish(answer, call)
+                if files:
+                    await self.guest.inbox.forget()
+                return outcome
             if broken is not None:
                 return await self._died(broken)
             return call.cut_off(await self._stop(call.id))
@@ -233,40 +232,21 @@ class Worker:
                 call.killed = await self._stop(call.id)
             raise
         finally:
-            log.on_limit = None
-            self._log = None
+            log.on_limit = self.call = self._log = None
+            self._asked = False
 
-    async def _answer(self, call: Call, log: EventLog | MaskedLog) -> messages.Result | messages.Error:
-        while True:
-            message = await self._channel.receive()
-            match message:
-                case messages.Result() | messages.Error() if message.id == call.id:
-                    self._answered = message.id
-                    return message
-                case messages.Item() if message.id == call.id:
-                    self._drain()  # output printed before the item is logged before it
-                    log.item(message.value.copy())
-                case messages.Progress() if message.id == call.id:
-                    self._drain()
-                    log.progress(message.done, message.total, message.text)
-                case messages.Result() | messages.Error() if message.id == self._answered:
-                    # A second answer, so the first was written by user code; the guest has not read this call.
-                    raise _UnaskedError("it answered twice")
-                case _:
-                    raise messages.ProtocolError(f"an answer was expected, not {type(message).__name__}")
-
-    async def _finish(self, answer: messages.Result | messages.Error, log: EventLog) -> Outcome:
+    async def _finish(self, answer: messages.Result | messages.Error, call: Call) -> Outcome:
         killed = answer.killed
         if answer.children:
             killed += await self.guest.end_children(answer.stays)
         self._drain()
-        if log.exceeded:
-            return printed_too_much(log, killed + await self.end())
+        if call.log.exceeded:
+            return printed_too_much(call.log, killed + await self.end())
         seconds, peak = answer.seconds, answer.peak_memory
         self.footprint.peak_bytes = peak or 0
         if isinstance(answer, messages.Result):
             return Outcome(bytes(answer.value), seconds=seconds, killed=killed, peak_memory=peak)
-        failure = failure_of(answer)
+        failure = call.refused or failure_of(answer)
         if failure.kind in (ErrorKind.CANCELLED, ErrorKind.OUT_OF_MEMORY):
             self.reusable = False
         if failure.kind is ErrorKind.WORKER_CRASHED and (passed := self._passed_limit()):
@@ -283,20 +263,18 @@ class Worker:
             failure = limit_failure(passed, kind)
         else:
             failure = self._shown(crash(self.guest, "during the call", kind, cause))
-        reached = not (isinstance(cause, _UnaskedError) or (isinstance(cause, ChannelClosedError) and cause.unread))
+        reached = not (isinstance(cause, UnaskedError) or (isinstance(cause, ChannelClosedError) and cause.unread))
         return Outcome(failure=failure, exit_code=self.guest.exit_code or 1, killed=killed, reached=reached)
 
     async def _stop(self, execution: str) -> tuple[str, ...]:
         """Soft stop, then the kill of the process tree; return the killed processes."""
         killed: tuple[str, ...] = ()
         with trio.CancelScope(shield=True):
-            with trio.move_on_after(self.grace_seconds):
+            with trio.move_on_after(self.grace_seconds if self._asked else 0.0):
                 try:
                     await self.guest.stop(execution)
-                    while not isinstance(answer := await self._channel.receive(), messages.Result | messages.Error):
-                        pass
-                    killed = answer.killed
-                except (ChannelClosedError, messages.ProtocolError, frames.FrameTooLargeError):
+                    killed = (await self._channel.receive_last()).killed
+                except _DISTURBED:
                     pass
             killed += await self.end()
             self._drain()
@@ -338,3 +316,15 @@ class Worker:
             self.over_limit = self._passed_limit()  # a call that has not noticed yet asks later
             self.hold.release()
             self.hold = None
+
+
+async def _put(call: Call, inbox: Inbox) -> dict[str, str]:
+    """Make the files of the input visible to the guest; return their paths there.
+
+    Raises OSError and InterruptedWaitError.
+    """
+    with trio.CancelScope() as scope, call.woken_by(scope.cancel):
+        files = {name: await inbox.put(path, shown) for name, (path, shown) in call.files.items()}
+        if not call.interrupted:
+            return files
+    raise InterruptedWaitError

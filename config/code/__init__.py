@@ -18,7 +18,7 @@ from config.code.entry import (
     source_wrongs,
     target_python,
 )
-from config.code.hints import input_schema
+from config.code.signatures import input_schema
 from config.code.source import MAX_BYTES, Finding, Verdict
 
 __all__ = [

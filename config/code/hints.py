@@ -1,22 +1,18 @@
-"""A JSON Schema of a handler's input, from the type hint of its first parameter, without running anything.
+"""JSON Schemas of type hints, without running anything: those of the types that JSON has.
 
-The guest passes the JSON on as Python reads it: only hints for the types of JSON are used. Uncertain hints (a name that
-is not clearly from `typing` or built in, a class, a decorator) are ignored, in part or as a whole.
+Uncertain hints (a name that is not clearly from `typing` or built in, a class) are ignored, in part or as a whole.
 """
 
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from config.code.source import Names, quiet
+from config.code.source import Names
 
 Schema: TypeAlias = dict[str, Any]
 
-_MAX_BYTES = 128 * 1024
-"""The largest source whose hints are read: parsing blocks the event loop."""
 MAX_DEPTH = 16
 """Levels of nested hints, aliases included."""
 MAX_PARTS = 500
@@ -57,42 +53,17 @@ _SAME = {"List": "list", "Dict": "dict", "Mapping": "dict", "MutableMapping": "d
 """Names of `typing` and `collections.abc` for the types of JSON; without `Sequence`, which a string is too."""
 
 
-class _TooMuchError(Exception):
+class TooMuchError(Exception):
     """The hint is too large."""
 
 
-def input_schema(source: bytes, handler: str) -> Schema | None:
-    """Return the schema in the hint of the handler's first parameter, or None if it has none or accepts everything."""
-    begun = re.compile(rb"def\s+%b\s*\([^:,=)]+:" % re.escape(handler.encode()))
-    if len(source) > _MAX_BYTES or not begun.search(source):  # most handlers have no hint: skip the parsing
-        return None
-    try:
-        with quiet():
-            tree = ast.parse(source)
-        names = Names(tree)
-        function = names.only(handler)
-        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)) or function.decorator_list:
-            return None
-        if getattr(function, "type_params", []):
-            return None
-        return _of_parameter(function.args, _Hints(names))
-    except (SyntaxError, ValueError, RecursionError, MemoryError, _TooMuchError):
-        return None
+class Hints:
+    """Reads the hints of one file, for a handler that gets JSON as Python reads it."""
 
-
-def _of_parameter(arguments: ast.arguments, hints: _Hints) -> Schema | None:
-    parameters = [*arguments.posonlyargs, *arguments.args]
-    if not parameters or parameters[0].annotation is None:
-        return None
-    schema = hints.schema(parameters[0].annotation, 0)
-    default = arguments.defaults[0] if len(arguments.defaults) == len(parameters) else None
-    if isinstance(default, ast.Constant) and default.value is None:
-        schema = _any_of([schema, {"type": "null"}])
-    return schema or None
-
-
-class _Hints:
-    """Reads the hints of one file."""
+    builtin: ClassVar[frozenset[str]] = frozenset(_PLAIN)
+    """The built-in names that are understood."""
+    library: ClassVar[Mapping[str, frozenset[str]]] = dict.fromkeys(_MODULES, _OWN)
+    """The names that are understood, by their module."""
 
     def __init__(self, names: Names) -> None:
         self.names = names
@@ -101,27 +72,28 @@ class _Hints:
         """The classes and aliases being read: a recursive use of one is ignored."""
 
     def schema(self, node: ast.expr, depth: int) -> Schema:  # noqa: PLR0911  (one for each form)
-        """Return the schema of a hint, empty if the hint accepts everything. Raises `_TooMuchError`."""
-        self._count()
+        """Return the schema of a hint, empty if the hint accepts everything. Raises `TooMuchError`."""
+        self.count()
         if depth > MAX_DEPTH:
             return {}
         match node:
             case ast.Constant(value=None):
                 return {"type": "null"}
             case ast.Constant(value=str(text)):
-                return self.schema(_parsed(text), depth + 1)
+                return self.schema(parsed(text), depth + 1)
             case ast.BinOp(op=ast.BitOr(), left=left, right=right):
-                return _any_of([self.schema(left, depth + 1), self.schema(right, depth + 1)])
+                return any_of([self.schema(left, depth + 1), self.schema(right, depth + 1)])
             case ast.Name() | ast.Attribute():
-                return self._named(node, depth)
+                return self.named(node, depth)
             case ast.Subscript(value=value, slice=inner):
-                return self._subscript(self.canonical(value), inner, depth)
+                return self.subscript(self.canonical(value), inner, depth)
         return {}
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Count one part. Raises `TooMuchError` above the limit."""
         self.parts += 1
         if self.parts > MAX_PARTS:
-            raise _TooMuchError
+            raise TooMuchError
 
     def canonical(self, node: ast.expr) -> str:
         """Return the name of an expression that is built in or from `typing`; empty for all others."""
@@ -130,12 +102,12 @@ class _Hints:
                 return ""
             sites = self.names.sites.get(node.id)
             if sites is None:
-                return node.id if node.id in _PLAIN else ""
-            found = {_imported(site, node.id) for site in sites}
+                return node.id if node.id in self.builtin else ""
+            found = {self._imported(site, node.id) for site in sites}
             return found.pop() if len(found) == 1 else ""
         if isinstance(node, ast.Attribute):
             module = self._module(node.value)
-            return _known(module, node.attr) if module else ""
+            return self._known(module, node.attr) if module else ""
         return ""
 
     def _module(self, node: ast.expr) -> str:
@@ -146,9 +118,21 @@ class _Hints:
             return ""
         sites = self.names.sites.get(node.id, [])
         found = {_imported_module(site, node.id) for site in sites}
-        return found.pop() if len(found) == 1 else ""
+        module = found.pop() if len(found) == 1 else ""
+        return module if module == "collections" or module in self.library else ""
 
-    def _named(self, node: ast.Name | ast.Attribute, depth: int) -> Schema:
+    def _known(self, module: str, name: str) -> str:
+        return name if name in self.library.get(module, ()) else ""
+
+    def _imported(self, site: ast.AST, name: str) -> str:
+        """Return the original name of an import that binds `name`, if it is understood."""
+        if isinstance(site, ast.ImportFrom) and site.level == 0:
+            made = {each.asname or each.name: each.name for each in site.names}
+            return self._known(site.module or "", made.get(name, ""))
+        return ""
+
+    def named(self, node: ast.Name | ast.Attribute, depth: int) -> Schema:
+        """Return the schema of a name."""
         name = self.canonical(node)
         if name:
             name = _SAME.get(name, name)
@@ -159,14 +143,15 @@ class _Hints:
         self.within.append(node.id)
         try:
             if isinstance(found, ast.ClassDef):
-                return self._typed_dict(found, depth + 1)
+                return self.of_class(found, depth + 1)
             if isinstance(found, ast.Assign) and len(found.targets) == 1:
                 return self.schema(found.value, depth + 1)
         finally:
             self.within.pop()
         return {}
 
-    def _subscript(self, name: str, inner: ast.expr, depth: int) -> Schema:  # noqa: PLR0911  (one for each name)
+    def subscript(self, name: str, inner: ast.expr, depth: int) -> Schema:  # noqa: PLR0911  (one for each name)
+        """Return the schema of a type with arguments."""
         parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
         match _SAME.get(name, name):
             case "list" if len(parts) == 1:
@@ -176,16 +161,16 @@ class _Hints:
                 values = self.schema(parts[1], depth + 1) if self.schema(parts[0], depth + 1) in _KEYS else {}
                 return {"type": "object"} | ({"additionalProperties": values} if values else {})
             case "Optional" if len(parts) == 1:
-                return _any_of([self.schema(parts[0], depth + 1), {"type": "null"}])
+                return any_of([self.schema(parts[0], depth + 1), {"type": "null"}])
             case "Union" if parts:
-                return _any_of([self.schema(part, depth + 1) for part in parts])
+                return any_of([self.schema(part, depth + 1) for part in parts])
             case "Literal":
-                return _literal(parts)
+                return literal(parts)
             case "Annotated" if len(parts) > 1:
                 return self.schema(parts[0], depth + 1)
         return {}
 
-    def _typed_dict(self, node: ast.ClassDef, depth: int) -> Schema:
+    def of_class(self, node: ast.ClassDef, depth: int) -> Schema:
         """Return the schema of a `TypedDict` of the file; empty for other classes."""
         if not self._is_typed_dict(node, 0):
             return {}
@@ -215,7 +200,7 @@ class _Hints:
         wanted = total is True
         for _ in range(MAX_DEPTH):
             if isinstance(hint, ast.Constant) and isinstance(hint.value, str):
-                hint = _parsed(hint.value)
+                hint = parsed(hint.value)
             if not isinstance(hint, ast.Subscript):
                 break
             name = self.canonical(hint.value)
@@ -229,24 +214,25 @@ class _Hints:
         return hint, wanted
 
     def _is_typed_dict(self, node: ast.ClassDef, depth: int) -> bool:
-        self._count()
+        self.count()
         usual = all(keyword.arg == "total" for keyword in node.keywords)
         if depth > MAX_DEPTH or node.decorator_list or getattr(node, "type_params", []) or not usual or not node.bases:
             return False
         return all(
             self.canonical(base) == "TypedDict"
-            or (isinstance(parent := self._class(base), ast.ClassDef) and self._is_typed_dict(parent, depth + 1))
+            or (isinstance(parent := self.class_of(base), ast.ClassDef) and self._is_typed_dict(parent, depth + 1))
             for base in node.bases
         )
 
-    def _class(self, base: ast.expr) -> ast.AST | None:
+    def class_of(self, base: ast.expr) -> ast.AST | None:
+        """Return what binds the name of a base class."""
         return self.names.only(base.id) if isinstance(base, ast.Name) else None
 
     def _lineage(self, node: ast.ClassDef) -> Iterator[ast.ClassDef]:
         """Yield the classes of a `TypedDict`, bases first; a class is repeated if it is inherited several times."""
-        self._count()
+        self.count()
         for base in node.bases:
-            parent = self._class(base)
+            parent = self.class_of(base)
             if isinstance(parent, ast.ClassDef) and parent is not node:
                 yield from self._lineage(parent)
         yield node
@@ -256,7 +242,7 @@ _KEYS: tuple[Schema, ...] = ({}, {"type": "string"})
 """Schemas of keys that fit JSON objects; other hints describe values made from JSON later."""
 
 
-def _parsed(text: str) -> ast.expr:
+def parsed(text: str) -> ast.expr:
     """Return a quoted hint as an expression; `...`, which is ignored, if it is not one."""
     try:
         return ast.parse(text.strip(), mode="eval").body
@@ -272,21 +258,8 @@ def _total(node: ast.ClassDef) -> bool | None:
     return values[0].value if isinstance(values[0], ast.Constant) and isinstance(values[0].value, bool) else None
 
 
-def _known(module: str, name: str) -> str:
-    return name if module in _MODULES and name in _OWN else ""
-
-
-def _imported(site: ast.AST, name: str) -> str:
-    """Return the original name of an import that binds `name`, if it is from a module of hints."""
-    if isinstance(site, ast.ImportFrom) and site.level == 0:
-        made = {each.asname or each.name: each.name for each in site.names}
-        return _known(site.module or "", made.get(name, ""))
-    return ""
-
-
 def _imported_module(site: ast.AST, name: str) -> str:
-    """Return the module that an import binds to `name`, if it is a module of hints or the parent of one."""
-    modules = (*_MODULES, "collections")
+    """Return the module that an import binds to `name`; empty for other statements."""
     found = ""
     if isinstance(site, ast.Import):
         for alias in site.names:
@@ -297,10 +270,10 @@ def _imported_module(site: ast.AST, name: str) -> str:
     elif isinstance(site, ast.ImportFrom) and site.level == 0 and site.module == "collections":
         made = {each.asname or each.name: each.name for each in site.names}
         found = "collections.abc" if made.get(name) == "abc" else ""
-    return found if found in modules else ""
+    return found
 
 
-def _any_of(schemas: list[Schema]) -> Schema:
+def any_of(schemas: list[Schema]) -> Schema:
     """Return the union of schemas; empty if one of them is empty, which accepts everything."""
     if not all(schemas):
         return {}
@@ -311,13 +284,14 @@ def _any_of(schemas: list[Schema]) -> Schema:
     return found[0] if len(found) == 1 else {"anyOf": found}
 
 
-def _literal(parts: list[ast.expr]) -> Schema:
+def literal(parts: list[ast.expr]) -> Schema:
+    """Return the schema of `Literal`."""
     values: list[Any] = []
     for part in parts[:_MAX_CHOICES]:
         match part:
-            case ast.Constant(value=str() | bool() | int() | None) if _is_json(part.value):
+            case ast.Constant(value=str() | bool() | int() | None) if is_json(part.value):
                 value = part.value
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(number))) if _is_json(number):
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(number))) if is_json(number):
                 value = -number
             case _:
                 return {}
@@ -326,7 +300,7 @@ def _literal(parts: list[ast.expr]) -> Schema:
     return {"enum": values} if len(parts) <= _MAX_CHOICES else {}
 
 
-def _is_json(value: object) -> bool:
+def is_json(value: object) -> bool:
     """Return whether a value can be part of a schema, which is stored and sent as JSON."""
     if isinstance(value, str):
         return len(value) <= _MAX_TEXT and not any("\ud800" <= character <= "\udfff" for character in value)

@@ -230,15 +230,13 @@ def _relative(tree: ast.Module, name: str) -> Iterator[Finding]:
 
 
 def _named(tree: ast.Module, handler: str, name: str) -> Iterator[Finding]:
-    """Check that handler and `init` can be called the way the guest calls them."""
+    """Check that there is a handler, and that `init` can be called without arguments."""
     names = Names(tree)
     known = handler in names.sites or handler in names.loose or names.open or hasattr(types.ModuleType, handler)
     if handler and not known:
         yield _missing(handler, names.functions(), name)
     found = names.only(handler)
-    if isinstance(found, (ast.FunctionDef, ast.AsyncFunctionDef)) and not found.decorator_list:
-        yield from _callable(found, name)
-    elif isinstance(found, ast.Assign) and isinstance(found.value, _LITERALS):
+    if isinstance(found, ast.Assign) and isinstance(found.value, _LITERALS):
         text = f"{handler!r} is a value, not a function (line {found.lineno} of {name})"
         yield Finding("handler", text, allowed="the name of a function")
     init = names.only("init")
@@ -260,21 +258,6 @@ def _missing(handler: str, functions: list[str], name: str) -> Finding:
     elif not functions:
         text += f"; write `def {handler}(input):`"
     return Finding("handler", text, allowed=", ".join(functions[:_MAX_NAMES]))
-
-
-def _callable(function: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[Finding]:
-    """Check that a function accepts an input, or an input and a context, by position."""
-    wanted = f"def {function.name}(input):"
-    needed, named = _needed(function), _needed_by_name(function)
-    if named:
-        text = f"is called with input, or input and context, but needs {_listed(named)} by name; add defaults"
-    elif not (_positional(function.args) or function.args.vararg):
-        text = f"takes no parameter; write `{wanted}`"
-    elif len(needed) > 2:
-        text = f"needs {len(needed)} parameters ({_listed(needed)}), but is called with input, or input and context"
-    else:
-        return
-    yield Finding("code", f"the handler {text} (line {function.lineno} of {name})", function.lineno, wanted)
 
 
 def _positional(arguments: ast.arguments) -> list[ast.arg]:

@@ -3,9 +3,22 @@
 Everything that an author or operator writes about a module is read here, with all mistakes at once.
 """
 
+from config.modules.endpoints import (
+    PREFIX,
+    TOLERANCE_SECONDS,
+    Algorithm,
+    Auth,
+    Encoding,
+    EndpointSpec,
+    Method,
+    Scheme,
+    Signature,
+    clashes,
+    conflict_text,
+)
 from config.modules.file import ModulesFile, read_modules, read_runner
 from config.modules.on_end import OnEnd, loop_from, loop_text, origin_of, telling
-from config.modules.policies import RetryPolicy
+from config.modules.policies import GroupPolicy, RetryPolicy, limit_of
 from config.modules.spec import (
     ModuleSpec,
     as_written,
@@ -19,12 +32,25 @@ from config.modules.upload import DESCRIPTIONS, Description, module_from_archive
 
 __all__ = [
     "DESCRIPTIONS",
+    "PREFIX",
+    "TOLERANCE_SECONDS",
+    "Algorithm",
+    "Auth",
     "Description",
+    "Encoding",
+    "EndpointSpec",
+    "GroupPolicy",
+    "Method",
     "ModuleSpec",
     "ModulesFile",
     "OnEnd",
     "RetryPolicy",
+    "Scheme",
+    "Signature",
     "as_written",
+    "clashes",
+    "conflict_text",
+    "limit_of",
     "loop_from",
     "loop_text",
     "module_from_archive",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from attrs import field, frozen
 
 from config import secrets
 from config.mistakes import Document, Mistake, Where, Wrong, did_you_mean, parse_yaml, read_or_none, read_text
+from config.modules.endpoints import EndpointSpec, clashes, conflict_text
 from config.modules.on_end import OnEnd, loop_from, loop_text
 from config.modules.spec import ModuleSpec, as_written, name_of_module, read_spec
+from config.paths import PathTree
 from config.units import show
 
 
@@ -44,6 +47,7 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
         document = Document({}, wrongs=(wrong,))
     wrongs = [*document.wrongs, *_sections(document.value)]
     specs: dict[str, ModuleSpec] = {}
+    places: dict[str, Where] = {}
     names: dict[str, int | None] = {}
     labels: dict[Where, Where] = {}
     files: list[Path] = []
@@ -60,7 +64,9 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
         wrongs += [placed for wrong in found if (placed := wrong.under(where)).where not in unread]
         if spec is not None:
             specs.setdefault(spec.name, spec)
-    wrongs += _loops(specs, {str(label[0]): where for where, label in labels.items()})
+            places.setdefault(spec.name, where)
+    wrongs += (wrong.under(places[name]) for name, wrong in _conflicts(specs.values()))
+    wrongs += _loops(specs, places)
     mistakes = [document.mistake(wrong, str(path), labels) for wrong in wrongs]
     mistakes.sort(key=lambda mistake: (mistake.file != str(path), mistake.file or "", mistake.line or 0))
     runner = document.value.get("runner") if isinstance(document.value, dict) else None
@@ -78,6 +84,17 @@ def _loops(specs: Mapping[str, ModuleSpec], places: Mapping[str, Where]) -> Iter
     for name in specs:
         if specs[name].on_end and (way := loop_from(name, told)):
             yield Wrong(loop_text(way), (*places[name], "on_end"), allowed="modules that do not tell this one")
+
+
+def _conflicts(specs: Iterable[ModuleSpec]) -> Iterator[tuple[str, Wrong]]:
+    """Yield the conflicts between endpoints of different modules, with the name of the later module."""
+    tree: PathTree[tuple[str, EndpointSpec]] = PathTree()
+    for spec in specs:
+        for place, endpoint in enumerate(spec.endpoints):
+            other = next(clashes(tree, endpoint, itemgetter(1)), None)
+            if other is not None:
+                yield spec.name, Wrong(conflict_text(endpoint, *other), ("endpoints", place, "path"))
+            tree.add(endpoint.path, (spec.name, endpoint))
 
 
 def read_runner(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:

@@ -50,6 +50,21 @@ class WorkersPolicy:
     """Calls after which a worker is replaced; 0 means no limit."""
 
 
+@frozen
+class GroupPolicy:
+    """The executions whose inputs have the same value at `key` are a group, of which `concurrency` run at a time."""
+
+    key: str
+    """`$.customer`, or a JSON Pointer: `/customer`."""
+    concurrency: int = 1
+
+
+def limit_of(rate: str) -> tuple[int, float]:
+    """Return how many executions may begin in how many seconds: `10/s` is 10 in 1."""
+    number, _, unit = rate.partition("/")
+    return int(number), float(units.DURATIONS[unit])
+
+
 def orders(data: Mapping[str, Any]) -> Iterator[Wrong]:
     """Check numbers that must not be larger than another one."""
     workers, retry = data.get("workers"), data.get("retry")
@@ -69,9 +84,18 @@ def orders(data: Mapping[str, Any]) -> Iterator[Wrong]:
 TIMEOUT = units.seconds(Range(above=0, high=units.WEEK))
 _DELAY = units.seconds(Range(0, 86400))
 
+RATE = units.matching(r"[1-9][0-9]{0,3}/[smh]", "a number from 1 to 9999 and a unit: 10/s, 100/m or 1000/h")
+
 READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
     Backoff: {"initial": _DELAY, "factor": units.real(Range(1, 100)), "max": _DELAY, "jitter": units.real(Range(0, 1))},
     RetryPolicy: {"attempts": units.count(1, 100), "on": units.items(units.one_of(ErrorKind))},
+    GroupPolicy: {
+        "key": units.matching(
+            r"\$(\.[^./\s]{1,64}){1,8}|(/[^/\s]{1,64}){1,8}",
+            "a path into the input, such as $.customer or the JSON Pointer /customer",
+        ),
+        "concurrency": units.count(1, 1000),
+    },
     WorkersPolicy: {"min": units.count(0), "idle": units.optional(TIMEOUT), "max_calls": units.count(0)},
 }
 """The reader of each field."""

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from config.mistakes import Wrong
+from config.modules.endpoints import MAX_ENDPOINTS
 
 MAX_ENTRIES: Final[Mapping[str, int]] = {
     "tags": 64,
     "channels": 64,
     "variables": 1000,
+    "endpoints": MAX_ENDPOINTS,
     **dict.fromkeys(("requirements", "constraints", "dependencies"), 5000),
 }
 """Entries of lists and mappings; the readers of secrets and schemas have limits of their own."""

@@ -24,15 +24,16 @@ from config.mistakes import (
     structure_hook,
     unfold,
 )
-from config.modules import on_end, policies
+from config.modules import endpoints, on_end, policies
 from config.modules.early import early
+from config.modules.endpoints import EndpointSpec
 from config.modules.on_end import OnEnd
-from config.modules.policies import RetryPolicy, WorkersPolicy
+from config.modules.policies import GroupPolicy, RetryPolicy, WorkersPolicy
 from config.modules.sizes import oversized
 from config.requirements import Origin
 from config.secrets import Secret
 from config.units import Range, show
-from protocol.model import Isolation, Kind
+from protocol.model import Isolation, Kind, Record
 
 
 @frozen
@@ -72,6 +73,9 @@ class ModuleSpec:
     retry: RetryPolicy = field(factory=RetryPolicy)
     on_end: tuple[OnEnd, ...] = ()
     """The recipients of notices about its ended executions."""
+    rate: str | None = None
+    """How many executions may begin in a second, minute or hour: `10/s`, `100/m`, `1000/h`."""
+    group: GroupPolicy | None = None
     variables: Mapping[str, str] = field(factory=dict)
     secrets: Mapping[str, Secret] = field(factory=dict)
     """Variables by name, with the source from which each worker gets the value."""
@@ -88,6 +92,10 @@ class ModuleSpec:
     """Conda packages; a file name in the YAML file is an `environment.yml`, replaced by its packages."""
     channels: tuple[str, ...] = ()
     input_schema: Mapping[str, Any] | None = None
+    endpoints: tuple[EndpointSpec, ...] = ()
+    """Routes of the server that call it."""
+    record: Record = Record.FULL
+    """How much of each execution the history keeps."""
 
 
 def spec_from_mapping(
@@ -179,6 +187,7 @@ def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
         yield Wrong("names a file, but `code` is only one; use `path`", ("handler",), allowed="the name of a function")
     yield from policies.orders(data)
     yield from on_end.rules(data)
+    yield from endpoints.rules(data)
 
 
 def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> Iterator[Wrong]:
@@ -280,6 +289,8 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         **dict.fromkeys(("requirements", "constraints"), units.items(units.text)),
         "python": units.optional(units.matching(r"3(\.[0-9]{1,3}){1,2}", "a Python version such as 3.12 or 3.12.4")),
         "isolation": units.one_of(Isolation),
+        "record": units.one_of(Record),
+        "rate": units.optional(policies.RATE),
         **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), policies.TIMEOUT),
         "memory": units.optional(units.bytes_from(16 * 1024 * 1024)),
         "shm": units.optional(units.bytes_from(64 * 1024)),
@@ -301,6 +312,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "dependencies": units.items(_PLAIN),
         "channels": channels,
         "input_schema": units.optional(_json_schema),
+        "endpoints": endpoints.read,
     },
 }
 """The reader of each field; fields that are missing here are of classes in this table."""
@@ -311,6 +323,7 @@ def _converter() -> Converter:
     converter.register_unstructure_hook(Path, str)
     converter.register_unstructure_hook(Secret, Secret.mapping)
     on_end.register(converter)
+    endpoints.register(converter)
     for kind, readers in _READERS.items():
         converter.register_structure_hook(kind, structure_hook(converter, kind, readers))
     return converter

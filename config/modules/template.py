@@ -30,6 +30,10 @@ timeout: 30s                  # of one call; then the handler is stopped
 # queue_timeout: 30s          # waiting for a worker
 # start_timeout: 30s          # import and init()
 # build_timeout: 10m          # building the environment
+# record: summary             # the history keeps sizes only, no inputs and results
+
+# Where it is called besides /modules/execute: its requests come as operato.Request.
+# endpoints: [{{path: "/hooks/{{event}}", methods: [POST], auth: token}}]
 
 # When a call fails.
 # retry: {{attempts: 3, "on": [timeout, worker_crashed], backoff: {{initial: 1s, factor: 2, max: 30s}}}}

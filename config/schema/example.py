@@ -14,6 +14,7 @@ _CHARACTERS: Final = 100
 _TEXTS: Final = {
     "date": "2026-01-31",
     "date-time": "2026-01-31T09:30:00Z",
+    "decimal": "9.90",
     "duration": "PT1H",
     "email": "ada@example.org",
     "hostname": "example.org",

@@ -10,6 +10,8 @@ from typing import Any, Literal, Required, TypedDict, Union, get_args, get_origi
 
 import msgspec
 
+_NOTES = frozenset({"title", "description", "default", "examples", "format"})
+"""Keywords that allow every value."""
 _PLAIN: Mapping[str, Any] = {"null": None, "boolean": bool, "integer": int, "number": float, "string": str}
 
 
@@ -35,9 +37,12 @@ def told(problem: msgspec.MsgspecError) -> tuple[str, str]:
 def _type(schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         raise _OtherError
+    schema = {word: value for word, value in schema.items() if word not in _NOTES}
     if not schema:
         return Any
     words = set(schema)
+    if isinstance(schema.get("type"), list) and words <= {"type", "properties", "required", "additionalProperties"}:
+        return _union([{**schema, "type": kind} if kind == "object" else {"type": kind} for kind in schema["type"]])
     if words == {"enum"}:
         return _choice(schema["enum"])
     if words == {"anyOf"} and isinstance(schema["anyOf"], list) and schema["anyOf"]:
@@ -73,16 +78,31 @@ def _array(schema: Mapping[str, Any]) -> Any:
 
 
 def _object(schema: Mapping[str, Any]) -> Any:
-    if schema.keys() <= {"type", "additionalProperties"}:
+    closed = schema.get("additionalProperties", True) is False
+    if schema.keys() <= {"type", "additionalProperties"} and not closed:
         return dict[str, _type(schema.get("additionalProperties", {}))]  # type: ignore[misc]
-    if not schema.keys() <= {"type", "properties", "required"}:
+    if not schema.keys() <= {"type", "properties", "required", *(["additionalProperties"] if closed else [])}:
         raise _OtherError
     properties, required = schema.get("properties", {}), schema.get("required", [])
     if not isinstance(properties, Mapping) or not isinstance(required, list):
         raise _OtherError
+    if closed:
+        return _closed({name: _type(inner) for name, inner in properties.items()}, required)
     fields: dict[str, Any] = {name: _type(inner) for name, inner in properties.items()}
     fields |= {name: Required[fields.get(name, Any)] for name in required}
     return TypedDict("Input", fields, total=False)  # type: ignore[operator]
+
+
+def _closed(fields: Mapping[str, Any], required: list[Any]) -> Any:
+    """Return a type of objects with these names only."""
+    if not fields.keys() >= set(required):
+        raise _OtherError
+    made: list[Any] = [
+        (f"field_{number}", kind) if name in required else (f"field_{number}", kind, None)
+        for number, (name, kind) in enumerate(fields.items())
+    ]
+    rename = {f"field_{number}": name for number, name in enumerate(fields)}
+    return msgspec.defstruct("Input", made, rename=rename, kw_only=True, forbid_unknown_fields=True)
 
 
 _SHAPES: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {"array": _array, "object": _object}

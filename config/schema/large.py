@@ -39,15 +39,23 @@ def check(kind: Any, data: bytes, path: str = "$") -> None:
     if part is None:
         _read(kind, data[:1] + data[-1:], path)  # which fails, as an empty one of its kind
     elif part is not Any:
-        (_check_fields if is_typeddict(part) else _check_pieces)(part, data, path)
+        (_check_fields if _has_names(part) else _check_pieces)(part, data, path)
 
 
 def _container(kind: Any, *, array: bool) -> Any:
     """Return the type, of all that a union has, for an array or an object; None without one."""
     for part in get_args(kind) if get_origin(kind) is Union else (kind,):
-        if part is Any or (get_origin(part) is list if array else get_origin(part) is dict or is_typeddict(part)):
+        if part is Any or (get_origin(part) is list if array else get_origin(part) is dict or _has_names(part)):
             return part
     return None
+
+
+def _has_names(kind: Any) -> bool:
+    return is_typeddict(kind) or _is_closed(kind)
+
+
+def _is_closed(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def _read(kind: Any, data: bytes, path: str) -> Any:
@@ -92,7 +100,7 @@ def _check_pieces(kind: Any, data: bytes, path: str) -> None:
 
 
 def _check_fields(kind: Any, data: bytes, path: str) -> None:
-    """Check an object whose names are known; others are skipped."""
+    """Check an object whose names are known; others are skipped, or refused if the type is closed."""
     names, raw = _fields(kind)
     found = _read(raw, data, path)
     for field, (name, inner) in names.items():
@@ -103,10 +111,15 @@ def _check_fields(kind: Any, data: bytes, path: str) -> None:
 @lru_cache(maxsize=256)
 def _fields(kind: Any) -> tuple[dict[str, tuple[str, Any]], Any]:
     """Return names and types of the fields, and a type that leaves their values as they are."""
-    names = {f"field_{number}": each for number, each in enumerate(get_type_hints(kind).items())}
+    closed = _is_closed(kind)
+    if closed:
+        known = {each.encode_name: each.type for each in msgspec.structs.fields(kind)}
+        required = {each.encode_name for each in msgspec.structs.fields(kind) if each.required}
+    else:
+        known, required = get_type_hints(kind), kind.__required_keys__
+    names = {f"field_{number}": each for number, each in enumerate(known.items())}
     raw: list[Any] = [
-        (field, msgspec.Raw) if name in kind.__required_keys__ else (field, msgspec.Raw, None)
-        for field, (name, _) in names.items()
+        (field, msgspec.Raw) if name in required else (field, msgspec.Raw, None) for field, (name, _) in names.items()
     ]
     rename = {field: name for field, (name, _) in names.items()}
-    return names, msgspec.defstruct("Fields", raw, rename=rename, kw_only=True)
+    return names, msgspec.defstruct("Fields", raw, rename=rename, kw_only=True, forbid_unknown_fields=closed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import structlog
 import trio
 from attrs import define, evolve, field, frozen
 
-from environments.base import ChannelClosedError, Printed
+from environments.base import ChannelClosedError, InterruptedWaitError, Printed
 from environments.docker.engine import (
     Api,
     Attached,
@@ -110,6 +111,35 @@ class ContainerHold:
 
 
 @define(eq=False)
+class ContainerInbox:
+    """Sends files into the memory of a container, as frames for its relay."""
+
+    _send: Callable[[bytes], Awaitable[None]]
+    _count: int = field(default=0, init=False)
+
+    async def put(self, source: Path, name: str) -> str:
+        """Send a file for the next execution. One that does not fit is the relay's answer to that."""
+        self._count += 1
+        path = f"files/{self._count}/{name}"
+        await self.send(source, path)
+        return f"{BASE}/{path}"
+
+    async def forget(self) -> None:
+        """Do nothing: the relay has removed them."""
+
+    async def send(self, source: Path, path: str) -> None:
+        """Send a file to a path below BASE, read piece by piece in a thread."""
+        file = await trio.to_thread.run_sync(FileIO, source)
+        try:
+            await self._send(frames.encode(messages.encode(messages.File(path))))
+            while piece := await trio.to_thread.run_sync(file.read, _PIECE_BYTES):
+                await self._send(frames.encode_bytes(piece))
+            await self._send(frames.encode_bytes(b""))
+        finally:
+            file.close()
+
+
+@define(eq=False)
 class ContainerGuest:
     """A container whose first process is the relay. `tend` makes, starts and reads it."""
 
@@ -125,6 +155,9 @@ class ContainerGuest:
     out_of_memory: bool = field(default=False, init=False)
     exit_code: int | None = field(default=None, init=False)
     fault: Failure | None = field(default=None, init=False)
+    inbox: ContainerInbox = field(init=False)
+    interrupt: Callable[[], None] = field(default=lambda: None, init=False)
+    """Ends the last wait of `send` or `receive`."""
     _attached: Attached | None = field(default=None, init=False)
     _begun: trio.Event = field(factory=trio.Event, init=False)
     """Set when the start has ended: the guest runs, or `fault` has the reason."""
@@ -143,6 +176,7 @@ class ContainerGuest:
 
     def __attrs_post_init__(self) -> None:
         self.name = self.container.name
+        self.inbox = ContainerInbox(self.send)
         self._decoder = frames.FrameDecoder(self.max_frame_bytes + 65536)
         self._put, self._get = trio.open_memory_channel[bytes](_WAITING_MESSAGES)
 
@@ -253,23 +287,26 @@ class ContainerGuest:
         """Send the module's files into the container's memory; paths in the image stay. Raises ChannelClosedError."""
         if not entry.is_absolute():
             return self.workdir, f"{self.workdir.rstrip('/')}/{entry}"
-        pieces = await trio.to_thread.run_sync(lambda: list(_pieces(root)))
-        for path, data in pieces:
-            await self.send(frames.encode(messages.encode(messages.File(f"code/{root.name}/{path}", data))))
+        for path in await trio.to_thread.run_sync(_files, root):
+            await self.inbox.send(path, f"code/{root.name}/{path.relative_to(root).as_posix()}")
         folder = f"{BASE}/code/{root.name}"
         return folder, f"{folder}/{entry.relative_to(root)}"
 
     async def send(self, frame: bytes) -> None:
-        """Write one frame to the relay. Raises ChannelClosedError."""
-        await self._begun.wait()
-        if self._attached is None or self._cut or self._over.is_set():
-            raise ChannelClosedError(unread=True)
-        self._cut = True
-        try:
-            await self._attached.send(frame)
-        except StreamBrokenError as problem:
-            raise ChannelClosedError from problem
-        self._cut = False
+        """Write one frame to the relay. Raises ChannelClosedError and InterruptedWaitError."""
+        with trio.CancelScope() as scope:
+            self.interrupt = scope.cancel
+            await self._begun.wait()
+            if self._attached is None or self._cut or self._over.is_set():
+                raise ChannelClosedError(unread=True)
+            self._cut = True
+            try:
+                await self._attached.send(frame)
+            except StreamBrokenError as problem:
+                raise ChannelClosedError from problem
+            self._cut = False
+        if scope.cancelled_caught:
+            raise InterruptedWaitError
 
     def has_spoken(self) -> bool:
         """Return whether a living worker has sent a frame that was not received."""
@@ -277,13 +314,16 @@ class ContainerGuest:
         return not self._over.is_set() and bool(left.current_buffer_used or left.tasks_waiting_send)
 
     async def receive(self) -> bytes:
-        """Wait for a frame of the worker. Raises ChannelClosedError, FrameTooLargeError."""
-        try:
-            return frames.encode(await self._get.receive())
-        except trio.EndOfChannel as problem:
-            if self._too_large is not None:
-                raise self._too_large from None
-            raise ChannelClosedError from problem
+        """Wait for a frame of the worker. Raises ChannelClosedError, FrameTooLargeError and InterruptedWaitError."""
+        with trio.CancelScope() as scope:
+            self.interrupt = scope.cancel
+            try:
+                return frames.encode(await self._get.receive())
+            except (trio.EndOfChannel, trio.ClosedResourceError) as problem:
+                if self._too_large is not None:
+                    raise self._too_large from None
+                raise ChannelClosedError from problem
+        raise InterruptedWaitError
 
     def drain(self, printed: Printed) -> None:
         """Do nothing: the relay sends all output before the answer."""
@@ -310,6 +350,7 @@ class ContainerGuest:
         """
         with trio.CancelScope(shield=True):
             self._wanted = False
+            self._get.close()  # messages that are not received any more must not hold up the report of the end
             await self._begun.wait()
             if not self._over.is_set():
                 with trio.move_on_after(_KILL_SECONDS):
@@ -320,7 +361,6 @@ class ContainerGuest:
                         pass
             if not self._over.is_set():
                 self._ended(-9)
-            self._get.close()
             await self.container.remove()
         return self._killed
 
@@ -347,10 +387,6 @@ def remove_container(api: Api, name: str) -> None:
     api.inspect_container(name)
 
 
-def _pieces(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the files below a folder in pieces that fit into a frame; an empty file is one empty piece."""
-    for path in sorted(root.rglob("*")):
-        if path.is_file():
-            data = path.read_bytes()
-            for at in range(0, len(data) or 1, _PIECE_BYTES):
-                yield path.relative_to(root).as_posix(), data[at : at + _PIECE_BYTES]
+def _files(root: Path) -> list[Path]:
+    """Return the files below a folder."""
+    return sorted(path for path in root.rglob("*") if path.is_file())

@@ -33,13 +33,26 @@ from protocol.model import Kind
 INSTANCE, BOOT = "operato.instance", "operato.boot"
 """Labels of every container: its data directory, and the run of the runner that made it."""
 _START = READ_FRAME + (
-    "import json, sys, types\n"
-    "for name, text in json.loads(sent).items():\n"
+    "import json, os, sys, types\n"
+    "sent = json.loads(sent)\n"
+    "for name, text in sent['files'].items():\n"
+    f"    path = os.path.join({BASE!r}, name)\n"
+    "    os.makedirs(os.path.dirname(path), exist_ok=True)\n"
+    "    with open(path, 'w', encoding='utf-8') as file:\n"
+    "        file.write(text)\n"
+    "for name, text in sent['modules'].items():\n"
     "    module = sys.modules[name] = types.ModuleType(name)\n"
     f"    module.__file__ = {BASE!r} + '/' + name + '.py'\n"
     "    exec(compile(text, module.__file__, 'exec'), module.__dict__)\n"
     f"sys.modules['relay'].main({BASE!r})\n"
 )
+_MODULES = ("values", "parts", "guest", "relay")
+_FILES = {
+    "readers.py": "authors/readers.py",
+    "typed.py": "authors/typed.py",
+    "library/operato.py": "authors/operato.py",
+}
+"""Files of the guest program that few modules need, below the relay's directory."""
 _OWN_PROCESSES = 2
 """The relay and the worker, which are not counted for the author."""
 
@@ -315,7 +328,7 @@ def _wanted(settings: DockerSettings, spec: ModuleSpec) -> Wanted:
 
 def _program() -> bytes:
     """Return the first frame for a container's Python: the sources of guest and relay, each after what it imports."""
-    names = ("values", "guest", "relay")
-    texts = {name: files("protocol").joinpath(f"{name}.py").read_text("utf-8") for name in names}
-    data = json.dumps(texts).encode()
+    texts = {name: files("protocol").joinpath(f"{name}.py").read_text("utf-8") for name in _MODULES}
+    later = {name: files("protocol").joinpath(place).read_text("utf-8") for name, place in _FILES.items()}
+    data = json.dumps({"files": later, "modules": texts}).encode()
     return len(data).to_bytes(4, "big") + data

@@ -19,8 +19,12 @@ from environments.base import Availability, BuildWatch, Guest, Prepared
 from environments.local.process import ProcessTable
 from protocol.model import Kind
 
-GUEST_FILES = ("guest.py", "values.py")
-"""The files of the guest program, in `protocol`."""
+GUEST_FILES = {
+    **{name: name for name in ("guest.py", "parts.py", "values.py")},
+    **{name: f"authors/{name}" for name in ("readers.py", "typed.py")},
+    "library/operato.py": "authors/operato.py",
+}
+"""The files of the guest program, and their places in `protocol`. Only user code imports what is in `library`."""
 
 log = structlog.get_logger("launcher")
 
@@ -55,6 +59,7 @@ class Launcher:
                 whole = Path(folder) / "whole"
                 whole.mkdir()
                 for name, data in sources.items():
+                    (whole / name).parent.mkdir(exist_ok=True)
                     with (whole / name).open("wb") as file:
                         file.write(data)
                         file.flush()
@@ -77,7 +82,8 @@ class Launcher:
 
     def mend(self) -> None:
         """Have the guest program right, and its bytecode made again: a worker did not start. Raises OSError."""
-        shutil.rmtree(self.guest_dir / "__pycache__", ignore_errors=True)
+        for cache in self.guest_dir.rglob("__pycache__"):
+            shutil.rmtree(cache, ignore_errors=True)
         self._write(_guest_sources())
 
     def argv(self, python: str, *flags: str) -> tuple[str, ...]:
@@ -96,7 +102,7 @@ class Launcher:
 
 
 def _guest_sources() -> dict[str, bytes]:
-    return {name: files("protocol").joinpath(name).read_bytes() for name in GUEST_FILES}
+    return {name: files("protocol").joinpath(place).read_bytes() for name, place in GUEST_FILES.items()}
 
 
 def _mark_of(path: Path) -> tuple[int, int, int] | None:

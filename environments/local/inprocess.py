@@ -14,11 +14,11 @@ import inspect
 import sys
 import threading
 import time
-import traceback
 import types
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +27,10 @@ import structlog
 import trio
 from attrs import define, field
 
+from environments.base import not_copied, refusal
+from environments.local.exchange import Exchange
+from environments.local.raised import LoadError, clean, failure_of
+from environments.local.running import BadArgumentError, arguments, plan, running, serve_operato
 from environments.local.values import BadValueError, decode_input, encode_value
 from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -34,17 +38,13 @@ from protocol.errors import ErrorKind, Failure, RunnerError
 MAX_MODULES = 256
 """Loaded modules; beyond that, the least recently called one is unloaded."""
 _MAX_TEXT = 4096
-_MAX_TRACEBACK = 65536
 _BETWEEN = (__file__, "<frozen importlib", importlib.__file__, str(Path(asyncio.__file__).parent))
 """Files whose frames are between those of the runner and those of the handler."""
+_failure = partial(failure_of, between=_BETWEEN)
 
 OnEvent: TypeAlias = Callable[[messages.Item | messages.Progress], None]
 
 log = structlog.get_logger("inprocess")
-
-
-class LoadError(Exception):
-    """The module has no callable handler; the message has the remedy."""
 
 
 class _StoppedError(BaseException):
@@ -59,6 +59,7 @@ class _Call:
     attempt: int
     seconds: float
     on_event: OnEvent | None
+    exchange: Exchange = field(factory=Exchange)
     token: trio.lowlevel.TrioToken = field(factory=trio.lowlevel.current_trio_token, init=False)
     arrived: float = field(factory=time.monotonic, init=False)
     deadline: float = field(init=False)
@@ -67,6 +68,11 @@ class _Call:
 
     def __attrs_post_init__(self) -> None:
         self.deadline = time.time() + self.seconds
+
+    def check(self) -> None:
+        """Raise _StoppedError if the caller has its answer."""
+        if self.stopped:
+            raise _StoppedError
 
     def stop(self) -> None:
         """Cancel the running coroutine; a generator ends at its next item."""
@@ -109,7 +115,7 @@ class Context:
         """Report progress to the watchers of the execution."""
         done = None if done is None else float(done)
         total = None if total is None else float(total)
-        self._call.say(messages.Progress(self.execution_id, done, total, _clean(str(text)[:_MAX_TEXT])))
+        self._call.say(messages.Progress(self.execution_id, done, total, clean(str(text)[:_MAX_TEXT])))
 
 
 @define(eq=False)
@@ -154,7 +160,7 @@ class _Module:
     function: str
     limiter: trio.CapacityLimiter
     _handler: Callable[..., Any] | None = field(default=None, init=False)
-    _with_context: bool = field(default=False, init=False)
+    _plan: Any = field(default=None, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
     _failure: Failure | None = field(default=None, init=False)
     _failed_at: float = field(default=0.0, init=False)
@@ -169,13 +175,29 @@ class _Module:
         except BadValueError as problem:
             raise RunnerError(Failure(ErrorKind.BAD_INPUT, str(problem), field=problem.path)) from None
         try:
-            result = handler(value, Context(call)) if self._with_context else handler(value)
-            return encode_value(self._collected(result, call, max_bytes), limit=max_bytes)
+            return self._answered(handler, value, call, max_bytes)
+        except RunnerError as problem:
+            raise RunnerError(refusal(problem)) from None
+        except BadArgumentError as problem:
+            raise RunnerError(Failure(ErrorKind.BAD_INPUT, str(problem), field=problem.path)) from None
         except BadValueError as problem:
             raise RunnerError(Failure(ErrorKind.BAD_OUTPUT, str(problem), field=problem.path)) from None
         except BaseException as problem:  # noqa: BLE001  (sys.exit is a failure of the handler too)
             kind = ErrorKind.OUT_OF_MEMORY if isinstance(problem, MemoryError) else ErrorKind.HANDLER_ERROR
             raise RunnerError(_failure(kind, problem)) from None
+        finally:
+            call.exchange.clear()
+
+    def _answered(self, handler: Callable[..., Any], value: Any, call: _Call, max_bytes: int | None) -> bytes:
+        try:
+            files = call.exchange.bring(call.check)
+        except OSError as problem:
+            raise RunnerError(not_copied(problem)) from None
+        with running(Context(call), files) as current:
+            args, named = arguments(self._plan, value, current)
+            result = handler(*args, **named)
+            kept = call.exchange.keep(call.check)
+            return encode_value(self._collected(result, call, max_bytes), limit=max_bytes, store=kept)
 
     def close(self) -> None:
         """End the module's loop and unload its code."""
@@ -192,13 +214,14 @@ class _Module:
                     raise RunnerError(self._failure)
                 try:
                     handler = self._import(call)
-                    self._with_context, self._handler = _wants_context(handler), handler
+                    self._plan, self._handler = plan(handler), handler
                 except BaseException as problem:  # noqa: BLE001  (any exception of the import is data)
                     self._failure, self._failed_at = _failure(ErrorKind.LOAD_FAILED, problem), time.monotonic()
                     raise RunnerError(self._failure) from None
             return self._handler
 
     def _import(self, call: _Call) -> Callable[..., Any]:
+        serve_operato()
         module = self._executed()
         found = getattr(module, self.function, None)
         if found is None:
@@ -226,14 +249,16 @@ class _Module:
         """Return the value of a handler; items of a generator are sent as they come, and collected."""
         if inspect.isawaitable(result):
             result = self._wait(result, call)
+        if hasattr(type(result), "operato_stream"):
+            result = result.operato_stream()
         collected: list[Any] = []
 
         def item(value: Any) -> None:
-            if call.stopped:
-                raise _StoppedError
-            data = encode_value(value, limit=max_bytes, root=f"$[{len(collected)}]")
+            call.check()
+            before, keep = call.exchange.stored, call.exchange.keep(call.check)
+            data = encode_value(value, limit=max_bytes, root=f"$[{len(collected)}]", store=keep)
             call.say(messages.Item(call.execution_id, msgspec.Raw(data)))
-            collected.append(value)
+            collected.append(value if call.exchange.stored == before else decode_input(data))  # bytes are stored once
 
         if inspect.isgenerator(result):
             try:
@@ -289,6 +314,7 @@ class InProcess:
         attempt: int = 1,
         on_event: OnEvent | None = None,
         max_bytes: int | None = None,
+        exchange: Exchange | None = None,
     ) -> bytes:
         """Return the handler's result as JSON of at most `max_bytes`.
 
@@ -297,7 +323,7 @@ class InProcess:
         far as possible, and its thread is abandoned.
         """
         module = self._module(digest, entry, function, concurrency)
-        call = _Call(execution_id, attempt, seconds, on_event)
+        call = _Call(execution_id, attempt, seconds, on_event, exchange or Exchange())
         try:
             with trio.move_on_after(seconds):
                 return await trio.to_thread.run_sync(
@@ -343,57 +369,3 @@ async def _drain(generator: AsyncIterator[Any], item: Callable[[Any], None]) -> 
             item(each)
     finally:
         await generator.aclose()  # type: ignore[attr-defined]
-
-
-def _wants_context(handler: Callable[..., Any]) -> bool:
-    """Return whether the handler takes a context: its second parameter has no default, or is named `context`."""
-    try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):  # some builtins have no signature
-        return False
-    named = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    for arguments in ((None, None), (None,)):
-        try:
-            signature.bind(*arguments)
-        except TypeError:
-            continue
-        second = named[1] if len(named) > 1 else None
-        if len(arguments) == 1 or (second is not None and (second.default is second.empty or second.name == "context")):
-            return len(arguments) == 2
-    if not signature.parameters:
-        raise LoadError("the handler takes no parameter; write `def handler(input):`")
-    needed = [p for p in named if p.default is p.empty]
-    if len(needed) > 2:
-        text = f"the handler needs {len(needed)} parameters; it is called with input, or input and context"
-        raise LoadError(text)
-    raise LoadError(f"the handler cannot be called with input, or with input and context: {signature}")
-
-
-def _failure(kind: ErrorKind, problem: BaseException) -> Failure:
-    """Return an exception of user code as a failure, even if its `__str__` raises."""
-    try:
-        message = str(problem)
-    except BaseException as broken:  # noqa: BLE001  (user code may raise in __str__)
-        message = f"<no message: __str__ raised {type(broken).__name__}>"
-    if isinstance(problem, SystemExit):
-        message = f"the handler called sys.exit({message})"
-    try:
-        frames = problem.__traceback__
-        while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_BETWEEN):
-            frames = frames.tb_next
-        text = (
-            ""
-            if isinstance(problem, LoadError)
-            else "".join(traceback.format_exception(type(problem), problem, frames))
-        )
-    except BaseException:  # noqa: BLE001  (user code may raise here too)
-        text = ""
-    if len(text) > _MAX_TRACEBACK:
-        text = text[: _MAX_TRACEBACK // 2] + "\n...\n" + text[-_MAX_TRACEBACK // 2 :]
-    if isinstance(problem, MemoryError):
-        message = message or "MemoryError"
-    return Failure(kind, _clean(message[:16384]), _clean(type(problem).__qualname__), _clean(text))
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

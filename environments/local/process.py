@@ -34,7 +34,7 @@ class ProcessTable:
 
     def __init__(self, work_dir: Path, short_dir: Path | None = None) -> None:
         """Put the guests into `work_dir`; `short_dir` is a short path of it, for temporary files and sockets."""
-        self._work_dir, self._short_dir = work_dir, short_dir or work_dir
+        self.work_dir, self._short_dir = work_dir, short_dir or work_dir
         self._known: set[int] = set()
         self._count = 0
         self.subreaper = proc.become_subreaper()
@@ -48,7 +48,7 @@ class ProcessTable:
         Raises OSError if it cannot be started; nothing is left open then.
         """
         self._count += 1
-        workdir = self._work_dir / f"{os.getpid()}-{self._count}"
+        workdir = self.work_dir / f"{os.getpid()}-{self._count}"
         workdir.mkdir(parents=True, mode=0o700)
         home = str(workdir)
         with contextlib.ExitStack() as undo:

@@ -20,10 +20,19 @@ class BadValueError(ValueError):
         super().__init__(f"{path}: {reason}")
 
 
-def encode_value(value: object, *, limit: int | None = None, root: str = "$") -> bytes:
-    """Return strict JSON as at most `limit` bytes. Raises BadValueError with the path, from `root`."""
+def encode_value(
+    value: object,
+    *,
+    limit: int | None = None,
+    root: str = "$",
+    store: Callable[[Any, str, str], dict[str, Any]] | None = None,
+) -> bytes:
+    """Return strict JSON as at most `limit` bytes. Raises BadValueError with the path, from `root`.
+
+    `store` stores a buffer or a binary file, by its name and media type, and returns the object inside of `$file`.
+    """
     try:
-        return _encode(value, sys.maxsize if limit is None else limit, root)
+        return _encode(value, sys.maxsize if limit is None else limit, root, store)
     except values.BadOutput as problem:
         raise BadValueError(problem.path, problem) from None
 

@@ -1,8 +1,10 @@
 """The verbs of the runner, without transport: what every door calls. Each checks scopes and modules of its caller."""
 
-from runner.api.answers import Answers, Left, event_size, is_large
-from runner.api.batch import MAX_PARALLELISM, Batch, Input
+from runner.api.answers import Answers, Left, event_size, is_large, is_small
+from runner.api.batch import MAX_PARALLELISM, Batch, Ended, Input
+from runner.api.checks import Checks
 from runner.api.described import NOT_SHOWN, module_fields
+from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
@@ -19,6 +21,8 @@ __all__ = [
     "Again",
     "Answers",
     "Batch",
+    "Checks",
+    "Ended",
     "Input",
     "InternalFailure",
     "KeyOrder",
@@ -26,9 +30,12 @@ __all__ = [
     "NoticeVerbs",
     "Publishing",
     "Service",
+    "StoredFiles",
     "event_size",
     "failure_of",
     "is_large",
+    "is_small",
     "module_fields",
+    "viewer_of",
     "while_valid",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
+from typing import TypeGuard
 
 from attrs import field, frozen
 
 from actors.events import LeftEvent
 from actors.history import History
 from protocol.errors import ErrorKind, RunnerError, error
-from protocol.events import Event, ItemEvent, last_event
+from protocol.events import Event, ItemEvent, ResultEvent, last_event
 from protocol.model import Execution
 from runner.wire import LARGE_BYTES, Budget, Share
 
@@ -32,6 +33,8 @@ class Answers:
     budget: Budget
     seconds: float
     """The longest wait for a turn: clients that do not read are cut off after this time."""
+    held: Budget
+    """The memory of results that wait for their turn and are in no record."""
     _history: History
     _reserve: Budget = field(factory=lambda: Budget(_RESERVE_BYTES))
     """For metrics, which do not depend on the clients that read other answers."""
@@ -58,7 +61,7 @@ class Answers:
         if not await share.wait(size, self.seconds):
             raise _full()
 
-    async def turn_of(self, share: Share, events: Iterable[Event | LeftEvent]) -> list[Event]:
+    async def turn_of(self, share: Share, events: Collection[Event | LeftEvent]) -> list[Event]:
         """Return events, whole, when there is memory for them. Raises RunnerError `unavailable`, `not_found`."""
         await self.turn(share, sum(map(event_size, events)))
         return [
@@ -77,6 +80,8 @@ class Answers:
         left = execution if isinstance(execution, Left) else Left(execution.id, _size(execution))
         if share.take(left.size):
             return await self._record(left.name) if isinstance(execution, Left) else execution
+        if isinstance(execution, Execution) and execution.summary:
+            return await self._held(share, execution, left.size)
         del execution
         if not await share.wait(left.size, self.seconds):
             raise _full(f"; the execution {left.name} has ended and can be read")
@@ -88,10 +93,25 @@ class Answers:
             raise error(ErrorKind.NOT_FOUND, f"the execution {name} has ended; its record is gone", field="id")
         return found
 
+    async def _held(self, share: Share, execution: Execution, size: int) -> Execution:
+        """Return an execution whose record has no result, when there is memory for its answer."""
+        kept = Share(self.held)
+        try:
+            if kept.take(size) and await share.wait(size, self.seconds):
+                return execution
+        finally:
+            kept.give()
+        raise _full(f"; the execution {execution.id} has ended, and its module records summaries only")
+
 
 def left(execution: Execution) -> Execution | Left:
-    """Return an execution as it may wait for its answer: one whose answer is large is left to its record."""
-    return Left(execution.id, _size(execution)) if is_large(execution) else execution
+    """Return an execution as it may wait for its answer: a large one is left to its record, if that is whole."""
+    return Left(execution.id, _size(execution)) if is_large(execution) and not execution.summary else execution
+
+
+def is_small(ended: Execution | Left) -> TypeGuard[Execution]:
+    """Return whether the answer for an execution that has ended takes no memory that is bounded."""
+    return isinstance(ended, Execution) and not is_large(ended)
 
 
 def is_large(execution: Execution) -> bool:
@@ -104,9 +124,11 @@ def _size(execution: Execution) -> int:
 
 
 def event_size(event: Event | LeftEvent) -> int:
-    """Return the bytes of an event; output is read in small pieces, and a result that is not left is small."""
+    """Return the bytes of an event; output is read in small pieces."""
     if isinstance(event, LeftEvent):
         return event.size
+    if isinstance(event, ResultEvent):  # small, unless the record of the execution has no result
+        return memoryview(event.result).nbytes
     return memoryview(event.value).nbytes if isinstance(event, ItemEvent) else 0
 
 

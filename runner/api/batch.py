@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 from attrs import frozen
@@ -10,8 +10,8 @@ from attrs import frozen
 from actors.registry import Published
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution
-from runner.api.answers import Left, left
-from runner.api.following import while_valid
+from runner.api.answers import Left, is_small, left
+from runner.api.following import check_valid, while_valid
 from runner.api.internal import failure_of
 from runner.api.service import Service
 from runner.auth import Principal, Scope
@@ -30,15 +30,18 @@ class Input:
 
 Take = Callable[[], Awaitable[Input | None]]
 """Returns the next input, None after the last; never called concurrently. A RunnerError ends the batch."""
-Answer = Callable[[Input, Execution | Left | Failure], Awaitable[None]]
-"""Sends the execution of an input, a large one from its record, or why it never began; never called concurrently."""
+Ended = tuple[Input, Execution | Left | Failure]
+"""An input with its execution, one with a large result without it, or why it never began."""
+Answer = Callable[[Sequence[Ended]], Awaitable[None]]
+"""Sends the answers of inputs that have ended, in this order, small ones in one write; never called concurrently."""
 
 
 class Batch:
     """A batch that may run: one task for each input that runs at a time, which takes the next input when it is free.
 
-    No input is taken ahead, and a task that waits to send its answer takes none: the client's reading sets the pace.
-    An input that does not begin is answered too, and the batch continues.
+    Answers leave from the task of the batch, in the order of their ends, those that are ready in one write. Meanwhile a
+    task takes its next input, unless its answer is large or more answers wait than inputs run at a time: the client's
+    reading sets the pace. An input that does not begin is answered too, and the batch continues.
     """
 
     def __init__(
@@ -65,35 +68,56 @@ class Batch:
             raise error(ErrorKind.BAD_INPUT, text, field=field)
         self._parallelism = parallelism or min(self._module.spec.concurrency, MAX_PARALLELISM)
         self._taking = trio.Lock()
-        self._answering = trio.Lock()
+        self._ended: list[Ended] = []
+        self._changed = trio.Event()  # something has ended
+        self._answered: trio.Event | None = None  # all that has ended until now is answered
+        self._working = 0
         self._over = False
         self._problem: RunnerError | None = None
         self.unanswered = 0
         """The number of inputs that were taken and are not answered yet."""
 
-    async def run(self, take: Take, answer: Answer, timeout: Callable[[], float | None]) -> None:
+    async def run(
+        self, take: Take, answer: Answer, timeout: Callable[[], float | None], ready: Callable[[], bool]
+    ) -> None:
         """Run inputs until there are no more; `timeout` returns the time limit of an input that begins now, in seconds.
 
+        `ready` returns whether `take` need not wait for the client: then its wait needs no watch over the caller's key.
         When `take` raises RunnerError, or the runner shuts down, no more inputs are taken; those that run end and are
         answered, and then the error is raised. On cancellation those that run are ended and recorded as `cancelled`.
         """
         async with trio.open_nursery() as nursery:
+            self._working = self._parallelism
             for _ in range(self._parallelism):
-                nursery.start_soon(self._work, take, answer, timeout)
+                nursery.start_soon(self._work, take, timeout, ready)
+            while self._working or self._ended:
+                if not self._ended:
+                    self._changed = trio.Event()
+                    await self._changed.wait()
+                    continue
+                ended, self._ended = self._ended, []
+                answered, self._answered = self._answered, None
+                await answer(ended)
+                self.unanswered -= len(ended)
+                del ended  # large results are not kept until the next end
+                if answered is not None:
+                    answered.set()
         if self._problem is not None:
             raise self._problem
 
-    async def _work(self, take: Take, answer: Answer, timeout: Callable[[], float | None]) -> None:
-        while (given := await self._next(take)) is not None:
+    async def _work(self, take: Take, timeout: Callable[[], float | None], ready: Callable[[], bool]) -> None:
+        while (given := await self._next(take, ready)) is not None:
             became = given.refusal or await self._run(given.data, timeout)  # without a result that is large
-            await _own(self._answering)
-            try:
-                await answer(given, became)
-            finally:
-                self._answering.release()
-            self.unanswered -= 1
+            self._ended.append((given, became))
+            self._changed.set()
+            if len(self._ended) > self._parallelism or not (isinstance(became, Failure) or is_small(became)):
+                if self._answered is None:
+                    self._answered = trio.Event()
+                await self._answered.wait()
+        self._working -= 1
+        self._changed.set()
 
-    async def _next(self, take: Take) -> Input | None:
+    async def _next(self, take: Take, ready: Callable[[], bool]) -> Input | None:
         await _own(self._taking)
         try:
             if self._over:
@@ -103,8 +127,12 @@ class Batch:
                 self._problem = RunnerError(shutting_down())
             else:
                 try:
-                    with while_valid(self._principal):
+                    check_valid(self._principal)
+                    if ready():
                         given = await take()
+                    else:
+                        with while_valid(self._principal):
+                            given = await take()
                 except RunnerError as problem:
                     self._problem = problem
             self._over = given is None

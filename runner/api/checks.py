@@ -44,7 +44,11 @@ class Checks:
 
     async def whole(self, read: Callable[[bytes], T], body: bytes) -> T:
         """Return what `read` makes of a body, or raise what it raises."""
-        return read(body) if len(body) <= QUICK_BYTES else await self.run(partial(read, body))
+        return await self.sized(len(body), partial(read, body))
+
+    async def sized(self, size: int, work: Callable[[], T]) -> T:
+        """Return what work on so many bytes returns, or raise what it raises."""
+        return work() if size <= QUICK_BYTES else await self.run(work)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Return what a long check returns, or raise what it raises."""

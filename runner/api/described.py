@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from actors.registry import Published
-from config.modules import OnEnd, origin_of, spec_to_mapping
+from config.modules import PREFIX, OnEnd, origin_of, spec_to_mapping
 from protocol import messages
 from protocol.errors import ErrorKind, error
 from protocol.scan import decoded, has_more_values
@@ -19,13 +19,16 @@ _MAX_VALUES: Final = 50_000
 """Values in a description; a schema has 10,000 at most."""
 
 
-def module_fields(module: Published) -> dict[str, Any]:
+def module_fields(module: Published, base: str = "") -> dict[str, Any]:
     """Return a module as lists and details show it: no code, no paths, names of variables without their values.
 
-    `input_schema` is the schema that inputs are checked against, also where it comes from the handler's type hint.
+    `base` is the address of the server, if it is known, for the URLs of endpoints. `input_schema` is the schema that
+    inputs are checked against, also where it comes from the handler's type hint.
     """
     spec = module.spec
     shown = {name: value for name, value in spec_to_mapping(spec).items() if name not in NOT_SHOWN}
+    for endpoint in shown["endpoints"]:
+        endpoint["url"] = f"{base}{PREFIX}{endpoint['path']}"
     if module.input_schema is not None:
         shown["input_schema"] = module.input_schema
     return {

@@ -120,6 +120,7 @@ class Management:
         return await self._publish(principal, spec, how, condition)
 
     async def _publish(self, principal: Principal, spec: ModuleSpec, how: Publishing, condition: Condition) -> Added:
+        _require_for(principal, spec)
         executor = self.executors[spec.env]
         self._check_recipients(principal, spec)
         if isinstance(checker := self.executors[Kind.VENV].environment, VenvEnvironment):
@@ -159,6 +160,7 @@ class Management:
         changed.
         """
         module = self._known(principal, name, version)
+        _require_for(principal, module.spec)
         if not prepare:
             after = await self.registry.activate(name, version, subject=principal.subject, condition=condition)
             return after, module
@@ -236,6 +238,13 @@ async def _warm(executor: Executor, module: Published) -> AsyncIterator[None]:
     """Build the environment and hold a worker that has imported the module. Raises RunnerError when it cannot."""
     async with executor.lease(module, Phases(), patient=True):
         yield
+
+
+def _require_for(principal: Principal, spec: ModuleSpec) -> None:
+    """Raise RunnerError `forbidden` when the principal may not publish endpoints, which others call."""
+    if spec.endpoints and not principal.allows(Scope.MODULES_ADMIN):
+        text = f"endpoints need the scope {str(Scope.MODULES_ADMIN)!r} (claim `scope`), which the token lacks"
+        raise error(ErrorKind.FORBIDDEN, f"{text}; remove `endpoints`, or use such a token", field="endpoints")
 
 
 def _spec(data: Mapping[str, Any], folder: Path | None) -> ModuleSpec:

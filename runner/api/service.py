@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,19 +15,21 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
-from actors.executions import Idempotency, Live, Runs
+from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, use_named
+from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
 from actors.registry import Published, Registry
 from actors.starts import Outbox
-from actors.turns import AT_ONCE, Terms
+from actors.turns import AT_ONCE, Terms, group_of
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.ids import execution_id
-from protocol.model import Execution, Kind, Status
+from protocol.model import Execution, Kind, Record, Status
 from runner.api.answers import Answers
 from runner.api.checks import Checks
+from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.management import Management
@@ -42,6 +46,7 @@ class Service:
     executors: Mapping[Kind, Executor]
     history: History
     runs: Runs
+    files: Files
     settings: Settings
     api_keys: ApiKeys | None = None
     outbox: Outbox | None = None
@@ -50,9 +55,13 @@ class Service:
     answers: Answers = field(init=False)
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
+    stored: StoredFiles = field(init=False)
+    """The verbs of files."""
     keys: KeyVerbs = field(init=False)
     reruns: Reruns = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
+    signatures_refused: Counter[str] = field(factory=Counter, init=False)
+    """Requests of endpoints whose signature was refused, by the reason."""
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -60,12 +69,12 @@ class Service:
         server = self.settings.server
         limit = max(server.max_buffered_bytes, server.max_frame_bytes)  # or the largest would never fit
         self.budget = Budget(limit)
-        self.answers = Answers(Budget(limit), server.send_timeout_seconds, self.history)
+        self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
+        self.stored = StoredFiles(self.files, self.budget)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
-        seconds = self.settings.history.idempotency_seconds
-        self._idempotency = Idempotency(self.history, seconds, self.runs.find_keyed)
+        self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
 
     # Modules and environments
 
@@ -113,7 +122,8 @@ class Service:
     def damaged(self) -> list[str]:
         """Return the stored parts that were found damaged, as the metrics name them."""
         mended = self.registry.catalog is not None and self.registry.catalog.damaged
-        found = (("code", self.registry.damaged), ("keys", self.keys.damaged), ("modules", mended))
+        files = bool(self.files.statistics().damaged)
+        found = (("code", self.registry.damaged), ("files", files), ("keys", self.keys.damaged), ("modules", mended))
         return sorted([*self.history.statistics().damaged, *(part for part, damaged in found if damaged)])
 
     # Executions that begin
@@ -126,23 +136,25 @@ class Service:
         *,
         version: str | None = None,
         timeout: float | None = None,
-        key: str | None = None,
+        key: str | Delivery | None = None,
+        on_item: Callable[[str, EventLog], None] | None = None,
     ) -> Execution:
         """Run a module and return the whole recorded execution; a failure of user code is in it, not raised.
 
         `timeout` in seconds can only shorten the module's own. Raises RunnerError if no execution begins. When the
         caller is cancelled, the execution is ended and recorded as `cancelled` before Cancelled propagates; an
-        execution with an idempotency `key` continues, for a caller that repeats the call.
+        execution with an idempotency `key` continues, for a caller that repeats the call. Without one, `on_item` is
+        called with its id and events when the handler, a generator, has made its first item.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
         if key is None:
-            return await self.runs.execute(module, execution, raw)
-        execution = replace(execution, idempotency_key=key)
+            return await self.runs.execute(module, execution, raw, on_item)
+        execution = await _keyed(execution, key, self.checks)
 
         async def begin() -> Live:
             return self.runs.start(module, execution, raw)
 
-        known = await self._idempotency.first(execution, begin)
+        known = await self._idempotency.first(execution, begin, _delivery(key))
         return _begun(known) if isinstance(known, Execution) else await self.runs.wait_ended(known)
 
     async def submit(
@@ -153,7 +165,7 @@ class Service:
         *,
         version: str | None = None,
         timeout: float | None = None,
-        key: str | None = None,
+        key: str | Delivery | None = None,
         terms: Terms = AT_ONCE,
     ) -> Execution:
         """Accept an execution that runs when its turn comes, even after a restart, and return its present state.
@@ -162,14 +174,16 @@ class Service:
         caller is cancelled, it may have been accepted.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        execution = replace(terms.applied(execution), input=bytes(raw), idempotency_key=key)
+        execution = replace(terms.applied(execution), input=bytes(raw))
+        if key is not None:
+            execution = await _keyed(execution, key, self.checks)
 
         async def begin() -> Live | Execution:
             if execution.status is Status.SCHEDULED:
                 return await self.runs.later.accept(execution)
             return await self.runs.dispatcher.submit(module, execution)
 
-        known = await begin() if key is None else await self._idempotency.first(execution, begin)
+        known = await begin() if key is None else await self._idempotency.first(execution, begin, _delivery(key))
         return known if isinstance(known, Execution) else self.runs.snapshot(known)
 
     async def begin(
@@ -204,19 +218,11 @@ class Service:
         raw = await self.checks.input(module, data)
         if self.runs.stopping:
             raise RunnerError(shutting_down())
-        if timeout is not None and not timeout > 0:
-            raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
-        execution = Execution(
-            id=execution_id(),
-            module=module.ref,
-            env=module.spec.env,
-            status=Status.RUNNING,
-            created_at=time.time(),
-            input=data or b"null",
-            subject=principal.subject,
-            timeout=timeout,
-            on_end=module.telling,
-        )
+        execution = _new_execution(module, principal.subject, data, timeout)
+        if (policy := module.spec.group) is not None:
+            group = await self.checks.whole(partial(group_of, policy.key), data)
+            execution = replace(execution, group=group)
+        await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 
     # Executions that exist
@@ -283,6 +289,37 @@ class Service:
             seen(principal, name, live.execution)
             return live.log
         return log_of(_begun(await self.get(principal, name)))
+
+
+def _new_execution(module: Published, subject: str, data: bytes, timeout: float | None) -> Execution:
+    """Return an execution with this input; no data is null. Raises RunnerError `bad_input` for the timeout."""
+    if timeout is not None and not timeout > 0:
+        raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
+    given = data or b"null"
+    return Execution(
+        id=execution_id(),
+        module=module.ref,
+        env=module.spec.env,
+        status=Status.RUNNING,
+        created_at=time.time(),
+        input=given,
+        subject=subject,
+        timeout=timeout,
+        on_end=module.telling,
+        summary=module.spec.record is Record.SUMMARY,
+        input_bytes=len(given),
+    )
+
+
+async def _keyed(execution: Execution, key: str | Delivery, checks: Checks) -> Execution:
+    """Return the execution with an idempotency key, and with the hash of an input that is not kept."""
+    found = await checks.whole(fingerprint, execution.input) if execution.summary else None
+    text = key.key if isinstance(key, Delivery) else key
+    return replace(execution, idempotency_key=text, input_hash=found)
+
+
+def _delivery(key: str | Delivery) -> Delivery | None:
+    return key if isinstance(key, Delivery) else None
 
 
 def _begun(execution: Execution) -> Execution:

@@ -20,8 +20,12 @@ class Scope(StrEnum):
 
     MODULES_READ = "modules:read"
     MODULES_WRITE = "modules:write"
+    MODULES_ADMIN = "modules:admin"
+    """Endpoints of modules that are registered over the API, besides `modules:write`."""
     EXECUTIONS_RUN = "executions:run"
     EXECUTIONS_READ = "executions:read"
+    FILES_READ = "files:read"
+    FILES_WRITE = "files:write"
     METRICS_READ = "metrics:read"
     ADMIN = "admin"
     """Every scope."""

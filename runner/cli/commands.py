@@ -13,7 +13,7 @@ from config.folders import new_data_elsewhere
 from config.load import SETTINGS, describe, load_settings
 from config.mistakes import ConfigError, did_you_mean
 from protocol.errors import ErrorKind, error
-from runner.cli.calls import call, executions, logs
+from runner.cli.calls import call, executions, files, logs
 from runner.cli.environments import env, prepare
 from runner.cli.keys import key
 from runner.cli.modules import modules
@@ -79,7 +79,7 @@ def cli(ctx: click.Context, /, **_options: Any) -> int:
         return int(serve.invoke(inner))
 
 
-for command in (prepare, env, call, logs, executions, modules, key, notice_commands):
+for command in (prepare, env, call, logs, executions, modules, files, key, notice_commands):
     cli.add_command(command)
 
 
@@ -134,8 +134,8 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> int:
     "--scope",
     default="executions:run modules:read",
     metavar="SCOPES",
-    help="permissions, separated by spaces: executions:run executions:read modules:read modules:write metrics:read "
-    "admin  [executions:run modules:read]",
+    help="permissions, separated by spaces: executions:run executions:read modules:read modules:write "
+    "modules:admin files:read files:write metrics:read admin  [executions:run modules:read]",
 )
 @click.option("--expires", default="1h", metavar="DURATION", help="how long the token is valid: 90s, 30m, 30d  [1h]")
 @click.option("--module", "globs", multiple=True, metavar="GLOB", help="allow only these modules; repeatable  [all]")
@@ -196,10 +196,13 @@ def check(**options: Any) -> int:
     loaded = load_settings(options)
     import trio
 
-    from runner.serve import start_mistakes, surroundings
+    from runner.serve import open_endpoints, start_mistakes, surroundings
 
     if mistakes := trio.run(start_mistakes, loaded, surroundings()):
         raise ConfigError(mistakes)
+    for spec in loaded.modules.modules:
+        for text in open_endpoints(spec):
+            click.echo(f"warning: {spec.name}: {text}", err=True)
     click.echo(table(describe(loaded)))
     click.echo(f"{len(loaded.modules.modules)} modules:")
     for spec in loaded.modules.modules:

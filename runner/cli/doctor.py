@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 import trio
 from attrs import asdict, evolve, frozen
 
+from actors.files import usage
 from actors.system import Surroundings, System, open_system
 from config.client import is_loopback
 from config.load import Loaded
@@ -25,12 +27,13 @@ from environments.local import ProcessTable
 from environments.pythons import MINORS, installed_pythons
 from protocol.model import Kind
 from runner.ports import try_port
-from runner.serve import key_mistakes, makes_secret, secret_mistakes, server_context
-from runner.terminal import show_line, style_of
+from runner.serve import key_mistakes, makes_secret, open_endpoints, secret_mistakes, server_context
+from runner.terminal import show_line, size, style_of
 from runner.version import version_of_this
 
 _TOOL_SECONDS = 5.0
 _LITTLE_SPACE_BYTES = 1024**3
+_NEARLY_FULL = 0.9
 _DELEGATE = (
     "for enforcement by the kernel let the runner write control groups: run it as a systemd service with "
     "Delegate=yes, or in a container with a writable cgroup2"
@@ -110,6 +113,7 @@ async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
     findings.append(await _key(settings))
     findings += _anonymous(settings)
     findings += _secrets(loaded, around)
+    findings += _open(loaded)
     return findings
 
 
@@ -193,8 +197,22 @@ async def _first_line(table: ProcessTable, argv: list[str], around: Surroundings
 def _folders(loaded: Loaded) -> Iterator[Finding]:
     store = loaded.settings.store
     yield _folder("data_dir", store.data_dir, State.FAILED)
+    yield _files(loaded.settings)
     yield _folder("venv_path", store.venv_path, State.FAILED if _users(loaded, Kind.VENV) else State.NOTE)
     yield _folder("conda_path", store.conda_path, State.FAILED if _users(loaded, Kind.CONDA) else State.NOTE)
+
+
+def _files(settings: Settings) -> Finding:
+    limit = settings.files.max_files_bytes
+    try:
+        count, taken = usage(settings.store.data_dir)
+    except sqlite3.Error as problem:
+        text = f"the database of files cannot be read: {problem}"
+        return Finding("folders", "files", State.NOTE, text, "the next start of the server mends it")
+    text = f"{count} stored files take {size(taken)} of {size(limit)}"
+    if taken > limit * _NEARLY_FULL:
+        return Finding("folders", "files", State.NOTE, text, "delete files, or raise `max_files_bytes`")
+    return Finding("folders", "files", State.OK, text)
 
 
 def _folder(name: str, path: Path, otherwise: State) -> Finding:
@@ -265,3 +283,9 @@ def _secrets(loaded: Loaded, around: Surroundings) -> Iterator[Finding]:
     for spec in loaded.modules.modules:
         for mistake in secret_mistakes(spec, around):
             yield Finding("secrets", f"{spec.name}.secrets", State.FAILED, str(mistake))
+
+
+def _open(loaded: Loaded) -> Iterator[Finding]:
+    for spec in loaded.modules.modules:
+        for text in open_endpoints(spec):
+            yield Finding("endpoints", spec.name, State.NOTE, text, "check that its handler may be called by anyone")

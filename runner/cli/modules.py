@@ -15,7 +15,7 @@ from protocol.model import Kind
 from runner.cli.options import Commands, connection_options, json_option, list_options, with_client
 from runner.status import INTERRUPTED
 
-_READ, _WRITE, _ADMIN = ("modules:read",), ("modules:write",), ("admin",)
+_READ, _WRITE, _ADMIN = ("modules:read",), ("modules:write", "modules:admin"), ("admin",)
 _KINDS = click.Choice([kind.value for kind in Kind])
 _REVISION = re.compile(r"\*|[0-9]{1,18}")
 _prepare = click.option(

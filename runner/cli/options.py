@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
@@ -153,6 +154,46 @@ def list_options(default: int) -> Callable[[Function], Function]:
         )
 
     return add
+
+
+_FILTERS = (
+    click.option("--module", default=None, metavar="NAME", help="only of this module"),
+    click.option("--version", default=None, metavar="VERSION", help="only of this version"),
+    click.option(
+        "--status", default=None, metavar="STATUS", help="scheduled, queued, running, succeeded, failed or cancelled"
+    ),
+    click.option(
+        "--error", default=None, metavar="KIND", help="only failures of this kind, such as timeout or handler_error"
+    ),
+    click.option("--caller", default=None, metavar="SUBJECT", help="only of this caller (the subject of its token)"),
+    click.option("--schedule", default=None, metavar="NAME", help="only those that this schedule started"),
+    click.option("--rerun-of", default=None, metavar="ID", help="only repetitions of this execution"),
+    click.option("--unresolved", is_flag=True, help="only failures without a later success of a repetition"),
+    click.option(
+        "--since",
+        default=None,
+        metavar="WHEN",
+        help="accepted since then: today, yesterday, 2h (two hours ago), 2026-01-31, 2026-01-31T09:30:00Z",
+    ),
+    click.option("--until", default=None, metavar="WHEN", help="accepted before then"),
+)
+
+
+def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the filters of a list to a command, which gets them as `filters`."""
+
+    @functools.wraps(command)
+    def with_filters(**given: Any) -> Any:
+        from runner.client import moment
+
+        filters = {"subject": given.pop("caller"), "unresolved": "true" if given.pop("unresolved") else None}
+        filters |= {name: given.pop(name) for name in ("module", "version", "status", "error", "schedule", "rerun_of")}
+        filters |= {name: moment(given.pop(name), f"--{name}") for name in ("since", "until")}
+        return command(filters=filters, **given)
+
+    for option in reversed(_FILTERS):
+        with_filters = option(with_filters)
+    return with_filters
 
 
 def json_option(instead_of: str) -> Callable[[Function], Function]:

@@ -1,7 +1,7 @@
 """A connection to a running server, and the work of the commands that use it.
 
 `connection` (HTTP), `socket` and `events` reach the server, `local_token` finds the credentials, `trouble` words the
-errors. `calls`, `executions` and `modules` do the work of a command and print to the terminal.
+errors. `calls`, `executions`, `files` and `modules` do the work of a command and print to the terminal.
 """
 
 from runner.client.calls import Order, follow_call, print_output, submit
@@ -15,6 +15,7 @@ from runner.client.executions import (
     rerun_list,
     show_execution,
 )
+from runner.client.files import Form, Part, Raw, collect_files, get_file, get_result, list_files, put_file, remove_files
 from runner.client.lists import collect, print_json, print_table, read_items
 from runner.client.local_token import credentials
 from runner.client.modules import (
@@ -31,16 +32,23 @@ from runner.client.modules import (
 __all__ = [
     "MAX_ANSWER_BYTES",
     "Client",
+    "Form",
     "Order",
+    "Part",
+    "Raw",
     "Sent",
     "activate",
     "cancel_executions",
     "collect",
+    "collect_files",
     "coming",
     "credentials",
     "follow_call",
+    "get_file",
+    "get_result",
     "list_changes",
     "list_executions",
+    "list_files",
     "list_modules",
     "list_versions",
     "moment",
@@ -48,8 +56,10 @@ __all__ = [
     "print_output",
     "print_table",
     "push",
+    "put_file",
     "read_items",
     "remove",
+    "remove_files",
     "rerun_executions",
     "rerun_list",
     "run",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 
 import click
 import msgspec
@@ -17,6 +18,7 @@ from protocol.messages import InvalidJsonError, check_json
 from protocol.model import Stream
 from runner.client.connection import ANSWER_SECONDS, MAX_ANSWER_BYTES, Client, segment
 from runner.client.events import ANSWER, Begun, End, Message, cut_off, end_in, follow, read_events, with_execution
+from runner.client.files import Form, Raw, save_result
 from runner.client.printing import Interrupts, Printer, interruptible
 from runner.client.trouble import not_a_runner
 
@@ -33,6 +35,8 @@ class Order:
     version: str | None = None
     timeout: float | None = None
     key: str | None = None
+    content: Form | Raw | None = None
+    """The input in place of `data`, in another form than JSON."""
     terms: Mapping[str, object] = {}
     """`priority`, `run_at` and `delay`, of an asynchronous call only."""
 
@@ -69,8 +73,15 @@ class Order:
         }
         headers = {name: value for name, value in given.items() if value is not None}
         path, query = f"/modules/execute/{segment(self.module)}", {"version": self.version, **self.terms}
-        answer = await client.request("POST", path, query=query, body=self.body, headers=headers, seconds=seconds)
+        body: bytes | AsyncIterator[bytes] = self.body
+        if self.content is not None:
+            headers |= {"content-type": self.content.type, "content-length": str(await self.content.size())}
+            body = self.content.pieces()
+        answer = await client.request("POST", path, query=query, body=body, headers=headers, seconds=seconds)
         return answer.read(ANSWER)
+
+
+_Through = Callable[[Client, Order, Printer, Interrupts], Awaitable[End]]
 
 
 async def submit(client: Client, order: Order) -> int:
@@ -80,8 +91,10 @@ async def submit(client: Client, order: Order) -> int:
     return 0
 
 
-async def follow_call(client: Client, order: Order, *, live: bool) -> int:
+async def follow_call(client: Client, order: Order, *, live: bool, to: Path | None = None) -> int:
     """Run a call to its end: result to stdout, output to stderr, `live` or at the end. Returns the exit code.
+
+    `to` is where the result goes instead of stdout: a file, or a folder of files.
 
     Raises RunnerError with the failure of the execution. Ctrl-C cancels the execution on the server.
     """
@@ -89,11 +102,15 @@ async def follow_call(client: Client, order: Order, *, live: bool) -> int:
     printer = Printer(live=live, apart=False)
 
     async def work(interrupts: Interrupts) -> int:
-        through = _through_socket if order.key is None else _with_key
+        through: _Through = _through_socket if order.key is None else _with_key
+        if order.content is not None:
+            through = _with_key if live or order.key is not None else _through_request
         try:
-            return await printer.end(await through(client, order, printer, interrupts))
+            end = await through(client, order, printer, interrupts)
+            code = await printer.end(end, to_stdout=to is None)
         except RunnerError as problem:
-            raise problem if order.data.strip() else _without_input(problem) from None
+            raise problem if order.content or order.data.strip() else _without_input(problem) from None
+        return code if to is None else await save_result(client, end.result or b"null", to)
 
     return await interruptible(work)
 
@@ -135,6 +152,18 @@ async def _through_socket(client: Client, order: Order, printer: Printer, interr
     return end
 
 
+async def _through_request(client: Client, order: Order, printer: Printer, _interrupts: Interrupts) -> End:
+    """Call over HTTP, where the body is no JSON. The runner cancels the execution when the connection is closed."""
+    return await _printed(await order.post(client), printer)
+
+
+async def _printed(execution: views.Execution, printer: Printer) -> End:
+    """Print the output of an execution that has ended, and return its end."""
+    await printer.output(Stream.STDOUT, execution.get("stdout", ""))
+    await printer.output(Stream.STDERR, execution.get("stderr", ""))
+    return end_in(execution) or End()
+
+
 async def _with_key(client: Client, order: Order, printer: Printer, interrupts: Interrupts) -> End:
     """Submit the call, then wait for its end: it continues without this client, and its key finds it again.
 
@@ -151,13 +180,11 @@ async def _with_key(client: Client, order: Order, printer: Printer, interrupts: 
         if printer.live:
             return await follow(client, accepted["id"], 0, printer.show, printer.again)
         execution = accepted
-        while (end := end_in(execution)) is None:
+        while end_in(execution) is None:
             execution = await order.post(client)
     except RunnerError as problem:
         raise with_execution(problem, accepted["id"], order.module) from None
-    await printer.output(Stream.STDOUT, execution.get("stdout", ""))
-    await printer.output(Stream.STDERR, execution.get("stderr", ""))
-    return end
+    return await _printed(execution, printer)
 
 
 async def print_output(client: Client, identity: str, start: int, *, following: bool) -> int:

@@ -91,14 +91,16 @@ class Client:
         path: str,
         *,
         query: Mapping[str, object] | None = None,
-        body: bytes | None = None,
+        body: bytes | AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float | None = ANSWER_SECONDS,
         sent: Callable[[int], None] | None = None,
+        into: Callable[[Answer, bytes], Awaitable[None]] | None = None,
     ) -> Answer:
         """Make one request and return its answer, which must come within `seconds` (None: no limit).
 
-        `sent` gets the size of each part of the body when it is on its way.
+        `sent` gets the size of each part of the body when it is on its way. `into` gets the parts of an answer of 200,
+        of any size, with its head; the returned answer has no body then.
 
         A failed execution is an answer, too. Raises RunnerError for every problem document of the runner, with its
         kind, message and field; `unavailable` if no runner can be reached, `lost` if the connection breaks before the
@@ -107,14 +109,20 @@ class Client:
         limits = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
         given = {**self._headers(), **(headers or {})}
         content: bytes | AsyncIterator[bytes] | None = body
-        if body is not None and sent is not None:
+        if isinstance(body, bytes) and sent is not None:
             given["content-length"], content = str(len(body)), _parts(body, sent)
         try:
             request = self._http.build_request(method, self._target(path, query), content=content, headers=given)
             request.extensions["timeout"] = limits.as_dict()
             response = await self._http.send(request, stream=True)
             try:
-                received = await self._content(response)
+                head = Answer(response.status_code, _lowered(response.headers), b"", self.address)
+                if into is not None and head.status == 200:
+                    received = b""
+                    async for part in response.aiter_raw():
+                        await into(head, part)
+                else:
+                    received = await self._content(response)
             finally:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                     await response.aclose()
@@ -122,9 +130,7 @@ class Client:
             raise _translated(self.address, problem, seconds) from None
         except (httpx.InvalidURL, UnicodeError):  # not a host name
             raise unreachable(self.address, NO_HOST) from None
-        answer = Answer(
-            response.status_code, {k.lower(): v for k, v in response.headers.items()}, received, self.address
-        )
+        answer = evolve(head, body=received)
         self._check(answer)
         return answer
 
@@ -213,6 +219,10 @@ async def _parts(body: bytes, sent: Callable[[int], None]) -> AsyncIterator[byte
         part = body[start : start + _PART_BYTES]
         yield part
         sent(len(part))
+
+
+def _lowered(headers: httpx.Headers) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def segment(name: str) -> str:

@@ -162,8 +162,7 @@ def text_of(item: views.RecordedExecution) -> str:
         ("peak memory", None if memory is None else f"{memory} bytes"),
         ("killed", ", ".join(item.get("killed", ()))),
         ("dropped", f"{dropped} bytes of output" if dropped else None),
-        ("input", _cut(item.get("input", _NULL))),
-        ("result", _cut(item.get("result", _NULL)) if item["status"] == "succeeded" else None),
+        *_payload(item),
     ]
     text = table([(name, str(value)) for name, value in rows if value not in (None, "")])
     if failure is None:
@@ -176,6 +175,18 @@ def text_of(item: views.RecordedExecution) -> str:
 def _schedule(item: views.RecordedExecution) -> str | None:
     name, instant = item.get("schedule"), item.get("scheduled_for")
     return name if instant is None else f"{name} for {time_of(instant)}"
+
+
+def _payload(item: views.RecordedExecution) -> list[tuple[str, object]]:
+    """Return input and result; their sizes where the module records summaries."""
+    if item.get("record") == "summary" and item.get("finished_at") is not None:
+        sizes = (item.get("input_bytes"), item.get("result_bytes"), item.get("output_bytes"))
+        names = ("input", "result", "output")
+        return [
+            (n, None if size is None else f"{size} bytes, not recorded") for n, size in zip(names, sizes, strict=True)
+        ]
+    result = _cut(item.get("result", _NULL)) if item["status"] == "succeeded" else None
+    return [("input", _cut(item.get("input", _NULL))), ("result", result)]
 
 
 def _cut(value: msgspec.Raw) -> str:

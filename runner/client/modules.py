@@ -31,7 +31,7 @@ _FLAT = ("workers", "retry", "backoff", "variables")
 _ABOUT = ("tags", "description")
 _SECTIONS = {
     "code": ("handler", "python", "requirements", "constraints", "dependencies", "channels", "image", "digest"),
-    "calls": ("isolation", "concurrency", "workers", "retry", "timeout", "queue_timeout"),
+    "calls": ("isolation", "concurrency", "workers", "retry", "timeout", "queue_timeout", "record"),
     "starts": ("build_timeout", "start_timeout", "variables", "secrets"),
     "limits": ("memory", "cpus", "processes", "output", "network", "user", "writable", "shm"),
     "input": ("input_schema",),
@@ -220,8 +220,18 @@ def text_of(fields: Mapping[str, Any], revision: str) -> str:
     for title, names in _SECTIONS.items():
         rows = _rows({name: rest.pop(name) for name in names if name in rest})
         sections += [[(f"{title}:", ""), *((f"  {name}", value) for name, value in rows)]] if rows else []
+    if hooks := [_endpoint(each) for each in rest.pop("endpoints", [])]:
+        sections.append([("endpoints:", ""), *hooks])
     others = _rows(rest)
     return "\n".join(table(rows) for rows in (*sections, others) if rows)
+
+
+def _endpoint(fields: Mapping[str, Any]) -> tuple[str, str]:
+    signature = fields.get("signature") or {}
+    auth = f"{fields.get('auth')} {signature.get('scheme') or signature.get('header') or ''}".strip()
+    more = "" if fields.get("wait", True) else ", answered at once"
+    about = f"{', '.join(fields.get('methods', ()))}, auth {auth}{more}"
+    return f"  {one_line(str(fields.get('url')))}", one_line(about)
 
 
 def _rows(fields: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -79,14 +79,14 @@ class Printer:
             await write(*self._kept.popleft())
         self._kept_bytes = self._left_out = 0
 
-    async def end(self, end: End) -> int:
-        """Print the result and return exit code 0. Raises RunnerError with the failure."""
+    async def end(self, end: End, *, to_stdout: bool = True) -> int:
+        """Print the result, unless it goes elsewhere, and return exit code 0. Raises RunnerError with the failure."""
         await self.flush()
         if end.failure is not None:
             if self._mid_line:
                 await write(2, b"\n")
             raise RunnerError(end.failure)
-        if not self.apart:
+        if to_stdout and not self.apart:
             await write(1, (end.result or b"null") + b"\n")
         return 0
 

@@ -127,6 +127,11 @@ class Call:
         self.stream.link.earned(len(data))
         return message
 
+    def has_message(self) -> bool:
+        """Return whether `receive` need not wait for the client."""
+        head = self.stream.peek(5)
+        return self.stream.has(5 + int.from_bytes(head[1:], "big"))
+
     async def send(self, *messages: Any) -> None:
         """Send messages; waits while the client does not read, but at most `send_seconds` without progress."""
         for message in messages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from attrs import evolve, frozen
@@ -13,12 +13,12 @@ from actors.history import Query
 from actors.turns import terms_of
 from protocol.errors import ErrorKind, Failure, error
 from protocol.events import last_event
-from protocol.model import Execution
 from protocol.rpc.operato.runner import v1
-from runner.api import SAME, Batch, Input, Left, Service, event_size, is_large
+from runner.api import SAME, Batch, Ended, Input, Service, event_size, is_large, is_small
 from runner.auth import Principal, Scope, Verifier, authenticate
 from runner.grpc.call import Call, Method
 from runner.grpc.codec import make
+from runner.grpc.files import FileVerbs
 from runner.grpc.messages import (
     error_kind,
     event_message,
@@ -32,18 +32,24 @@ from runner.grpc.messages import (
     seconds,
 )
 from runner.grpc.modules import KeyVerbs, ModuleVerbs
+from runner.inputs import WholeBody, read_input
 from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
+FILES = "operato.runner.v1.FileService"
 KEYS = "operato.runner.v1.KeyService"
 MAX_INPUT_ID = 256
 
 
 def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
     """Return the methods of all services by path."""
-    executions = _Executions(service)
-    others = {MODULES: ModuleVerbs(service).verbs(), KEYS: KeyVerbs(service).verbs()}
+    executions, files = _Executions(service), FileVerbs(service)
+    others = {
+        MODULES: ModuleVerbs(service).verbs(),
+        KEYS: KeyVerbs(service).verbs(),
+        FILES: files.verbs(),
+    }
 
     async def principal(call: Call) -> Principal:
         return await authenticate(verifier, call.metadata.get("authorization"), call.metadata.get("x-api-key"))
@@ -55,9 +61,9 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
 
         return handler
 
-    def with_stream(verb: Callable[[Call, Principal], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
-        async def handler(call: Call) -> None:
-            await verb(call, await principal(call))
+    def with_stream(verb: Callable[[Call, Principal], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+        async def handler(call: Call) -> Any:
+            return await verb(call, await principal(call))
 
         return handler
 
@@ -72,6 +78,7 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/RerunExecution": Method(with_message(executions.rerun), v1.RerunExecutionRequest),
         f"/{EXECUTOR}/RerunExecutions": Method(with_message(executions.rerun_all), v1.RerunExecutionsRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
+        f"/{FILES}/PutFile": Method(with_stream(files.put), v1.PutFileRequest),
         **{
             f"/{name}/{verb}": Method(with_message(work), kind)
             for name, verbs in others.items()
@@ -98,7 +105,7 @@ class _Executions:
         execution = await self.service.execute(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             # With a key the execution belongs to all calls with that key: it continues when this call has timed out.
             timeout=_timeout(call, request.timeout) if _key(call) is None else request.timeout or None,
@@ -109,6 +116,17 @@ class _Executions:
             del execution  # its result must not be kept while it waits
             execution = await ended
         return response_message(execution)
+
+    async def _input(self, who: Principal, request: v1.ExecuteRequest) -> bytes:
+        """Return the input of a request as JSON. Raises RunnerError."""
+        if not request.body and not request.content_type:
+            return request.input_json.encode()
+        if request.input_json:
+            raise error(ErrorKind.BAD_INPUT, "the request has `input_json` and `body`; send one", field="body")
+        name, version = request.module_name, request.version or None
+        module = self.service.module(who, Scope.EXECUTIONS_RUN, name, version)
+        kind = request.content_type or "application/octet-stream"
+        return await read_input(WholeBody(request.body), kind, self.service, who, module)
 
     def _share(self, call: Call) -> Share:
         """Return the memory of a call, with nothing of it taken for an earlier message, which has left."""
@@ -125,7 +143,7 @@ class _Executions:
         name, follower = await self.service.begin(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             timeout=_timeout(call, request.timeout),
         )
@@ -140,7 +158,7 @@ class _Executions:
         execution = await self.service.submit(
             who,
             request.module_name,
-            request.input_json.encode(),
+            await self._input(who, request),
             version=request.version or None,
             timeout=request.timeout or None,  # the deadline limits this call only
             key=_key(call),
@@ -223,14 +241,20 @@ class _Executions:
         async def take() -> Input | None:
             return await _next_input(call)
 
-        async def answer(given: Input, became: Execution | Left | Failure) -> None:
-            if isinstance(became, Failure):
-                await call.send(make(v1.ExecuteBatchResponse, id=given.name, refused=failure_message(became)))
-            else:
-                ended = await self.service.answers.ended(self._share(call), became)
-                await call.send(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(ended)))
+        async def answer(ended: Sequence[Ended]) -> None:
+            ready = []
+            for given, became in ended:
+                if isinstance(became, Failure):
+                    ready.append(make(v1.ExecuteBatchResponse, id=given.name, refused=failure_message(became)))
+                    continue
+                if not is_small(became):
+                    await call.send(*ready)
+                    ready.clear()
+                found = became if is_small(became) else await self.service.answers.ended(self._share(call), became)
+                ready.append(make(v1.ExecuteBatchResponse, id=given.name, response=response_message(found)))
+            await call.send(*ready)
 
-        await batch.run(take, answer, lambda: _timeout(call, start.timeout))
+        await batch.run(take, answer, lambda: _timeout(call, start.timeout), call.has_message)
 
 
 async def _next_input(call: Call) -> Input | None:

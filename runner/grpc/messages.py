@@ -24,7 +24,7 @@ from protocol.events import (
     decode_all,
     text_of,
 )
-from protocol.model import Attempt, Execution, Kind, Status, Stream
+from protocol.model import Attempt, Execution, Kind, Record, Status, Stream
 from protocol.rpc.operato.runner import v1
 from protocol.views import DEFAULT_PAGE, MAX_PAGE
 from runner.api import Again, module_fields
@@ -58,6 +58,7 @@ def execution_message(execution: Execution) -> v1.Execution:
         timings=_same(v1.Timings, timings, importing=timings.load),
         failed_attempts=[_attempt_message(attempt) for attempt in execution.failed_attempts],
         waiting=None if waiting is None else _same(v1.Waiting, waiting),
+        record=Record.SUMMARY.value if execution.summary else Record.FULL.value,
     )
 
 

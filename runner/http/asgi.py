@@ -81,8 +81,8 @@ async def respond(
     content_type: bytes = b"application/json",
 ) -> None:
     """Send a whole response; head and body leave in one write, with a checkpoint only if the write must wait."""
-    # A 204 has no body and, by RFC 9110, no length either.
-    about = () if status == 204 else ((b"content-type", content_type), (b"content-length", b"%d" % len(body)))
+    # These have no body, and by RFC 9110 a 204 has no length, and a 304 not this one.
+    about = () if status in (204, 304) else ((b"content-type", content_type), (b"content-length", b"%d" % len(body)))
     head = [*about, *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -15,8 +15,9 @@ from protocol.errors import ErrorKind, RunnerError, error, shutting_down
 from runner.api import Service
 from runner.auth import Verifier
 from runner.http import App, Message, Receive, Send
-from runner.rest import access, batch, executions, metrics, modules, starts, streams
+from runner.rest import access, batch, executions, files, metrics, modules, starts, streams
 from runner.rest.endpoint import Answer, Endpoint, Request, json_answer, serves
+from runner.rest.hooks import Hooks
 from runner.rest.openapi import OPERATIONS, Documents, docs_page, served
 from runner.rest.routing import Endpoints, Origins, Proxies, Site
 from runner.version import release
@@ -27,8 +28,10 @@ _AHEAD: Final = (
     executions.submit,
     executions.show,
     executions.output,
+    executions.result,
     modules.prepare,
     modules.upload,
+    *files.ENDPOINTS,
     *streams.ENDPOINTS,
 )
 """Served ahead of quart: the hot path, endpoints that read or send piece by piece, and large answers, which quart keeps
@@ -45,6 +48,7 @@ _LINKS: Final = {
     "openapi": "/openapi.json",
     "modules": "/modules",
     "executions": "/executions",
+    "files": "/files",
     "health": "/healthz",
     "readiness": "/readyz",
 }
@@ -73,6 +77,7 @@ def make_app(service: Service, verifier: Verifier) -> Site:
         origins,
         _Late(endpoints, [each for each in every if each.operation.name not in first]),
         {each.operation.name: each for each in every if each.operation.name in first},
+        Hooks(endpoints, origins),
     )
 
 

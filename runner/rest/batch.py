@@ -10,19 +10,20 @@ most `max_frame` and a `Content-Length`: such a body is read whole before anythi
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution
-from runner.api import Batch, Input, Left, Service
+from runner.api import Answers, Batch, Ended, Input, Left, Service, is_small
 from runner.rest.batch_inputs import Array, Lines
 from runner.rest.endpoint import Request, Stream, Write, serves
 from runner.rest.openapi import JSON, LINES
 from runner.rest.render import execution_line, problem_line
+from runner.wire import LARGE_BYTES
 
 
 @serves("executeBatch")
@@ -49,22 +50,12 @@ async def batch(request: Request) -> Stream:
                 await write(b"")  # the head goes with the first input: a refusal before it is a usual answer
             return found
 
-        async def add(given: Input, became: Execution | Left | Failure) -> None:
-            index, answers = int(given.name), request.service.answers
-            if isinstance(became, Failure):
-                await write(problem_line(became, index))
-                return
-            share = answers.share()
-            try:
-                await write(execution_line(await answers.ended(share, became), index))
-            finally:
-                share.give()
-
         problem = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(body.watch)
             try:
-                await made.run(take, add, lambda: request["X-Timeout"])
+                answers = _Answers(request.service.answers, write)
+                await made.run(take, answers.add, lambda: request["X-Timeout"], inputs.ready)
             except RunnerError as ended:  # caught here, as the nursery would wrap it in a group
                 problem = ended
             nursery.cancel_scope.cancel()
@@ -72,6 +63,39 @@ async def batch(request: Request) -> Stream:
             raise problem
 
     return Stream(run, problem_line, LINES[0])
+
+
+@frozen
+class _Answers:
+    """Writes the answers of inputs as lines."""
+
+    memory: Answers
+    write: Write
+
+    async def add(self, ended: Sequence[Ended]) -> None:
+        """Write the answers of inputs, those that are small together."""
+        lines = bytearray()
+        for given, became in ended:
+            index = int(given.name)
+            if isinstance(became, Failure):
+                lines += problem_line(became, index)
+            elif is_small(became):
+                lines += execution_line(became, index)
+            else:
+                await self.write(bytes(lines))
+                lines.clear()
+                await self._add_large(became, index)
+            if len(lines) > LARGE_BYTES:
+                await self.write(bytes(lines))
+                lines.clear()
+        await self.write(bytes(lines))
+
+    async def _add_large(self, became: Execution | Left, index: int) -> None:
+        share = self.memory.share()
+        try:
+            await self.write(execution_line(await self.memory.ended(share, became), index))
+        finally:
+            share.give()
 
 
 async def _inputs(request: Request, body: _Body) -> Lines | Array:

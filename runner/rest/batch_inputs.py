@@ -38,6 +38,10 @@ class Lines:
         self._ended = False
         self._count = 0
 
+    def ready(self) -> bool:
+        """Return whether `next` need not wait for the client."""
+        return self._ended or self._buffer.find(b"\n", self._searched) >= 0
+
     async def next(self) -> Input | None:
         """Return the next input, None after the last. Raises the errors of `more`; a cancellation loses nothing."""
         while True:
@@ -97,6 +101,10 @@ class Array:
             text = "the body is not an array of inputs; JSON lines need `Content-Type: application/x-ndjson`"
             raise error(ErrorKind.BAD_INPUT, text, field="$")
         self._count = 0
+
+    def ready(self) -> bool:
+        """Return that the next input is here."""
+        return True
 
     async def next(self) -> Input | None:
         """Return the next input, None after the last. A cancellation loses nothing."""

@@ -1,4 +1,4 @@
-"""The one shape of a REST endpoint: an async function `(Request) -> Answer | Stream | Socket` for one `Operation`.
+"""The one shape of a REST endpoint: an async function `(Request) -> Outcome` for one `Operation`.
 
 An endpoint neither authenticates nor parses parameters nor turns exceptions into answers: `runner.rest.routing` does.
 """
@@ -156,6 +156,21 @@ class Stream:
 
 
 @frozen
+class Download:
+    """An answer of `size` bytes that is made while it is sent. On plain ASGI only.
+
+    A failure before the first `Write` is a usual answer; one after it closes the connection, so that the client sees
+    that bytes are missing.
+    """
+
+    run: Callable[[Write], Awaitable[None]]
+    size: int
+    status: int
+    content_type: str
+    headers: Headers = ()
+
+
+@frozen
 class Close:
     """The end of a websocket."""
 
@@ -195,7 +210,7 @@ class Socket:
     run: Callable[[Peer], Awaitable[Close | None]]
 
 
-Outcome = Answer | Stream | Socket
+Outcome = Answer | Stream | Download | Socket
 
 
 @frozen

@@ -20,8 +20,11 @@ from protocol.messages import InvalidJsonError, check_json
 from protocol.model import Execution, Stream
 from protocol.scan import LARGE_BYTES
 from runner.api import is_large
-from runner.rest.endpoint import Answer, Request, json_answer, serves
-from runner.rest.openapi import TERMS, Order, RepeatedPage, Repetition, Repetitions
+from runner.auth import Scope
+from runner.inputs import read_input
+from runner.rest.endpoint import Answer, Download, Request, json_answer, serves
+from runner.rest.files import has_content, result_answer
+from runner.rest.openapi import JSON, TERMS, Order, RepeatedPage, Repetition, Repetitions
 from runner.rest.render import (
     accepted_json,
     execution_json,
@@ -35,11 +38,12 @@ from runner.rest.render import (
 _repetitions: Final = msgspec.json.Decoder(Repetition)
 _all_repetitions: Final = msgspec.json.Decoder(Repetitions)
 T = TypeVar("T")
+_ACCEPT_JSON: Final = (b"*/*", b"application/*", b"json")
 _orders: Final = msgspec.json.Decoder(Order)
 
 
 @serves("execute")
-async def execute(request: Request) -> Answer:
+async def execute(request: Request) -> Answer | Download:
     """Run a module: the hot path."""
     service, asynchronous = request.service, request["Prefer"]
     run = partial(service.submit, terms=_terms(request)) if asynchronous else service.execute
@@ -48,7 +52,7 @@ async def execute(request: Request) -> Answer:
     execution = await run(
         request.principal,
         request["name"],
-        await request.body(),
+        await _input(request, request["name"], request["version"]),
         version=request["version"],
         timeout=request["X-Timeout"],
         key=request["Idempotency-Key"],
@@ -61,9 +65,26 @@ async def execute(request: Request) -> Answer:
         del execution  # its result must not be kept while it waits
         execution = await ended
     headers = [(b"x-execution-id", execution.id.encode())]
+    if has_content(execution) and _wants_content(request):
+        return await result_answer(request, execution, tuple(headers))
     if execution.failure is not None:
         headers += failure_headers(execution.failure)
     return json_answer(execution_json(execution), execution_status(execution), tuple(headers))
+
+
+def _wants_content(request: Request) -> bool:
+    """Whether the client accepts no JSON, and so asks for a file as it is."""
+    accepted = request.fields.get(b"accept")
+    return accepted is not None and not any(kind in accepted for kind in _ACCEPT_JSON)
+
+
+async def _input(request: Request, name: str, version: str | None) -> bytes:
+    """Return the input in the body of a call. Raises RunnerError."""
+    given = request.fields.get(b"content-type", b"")
+    if given in (b"", JSON.encode()):
+        return await request.body()
+    module = request.service.module(request.principal, Scope.EXECUTIONS_RUN, name, version)
+    return await read_input(request, given.decode("latin-1"), request.service, request.principal, module)
 
 
 def _terms(request: Request, order: Order | None = None) -> Terms:
@@ -88,7 +109,7 @@ def _refuse_terms(request: Request) -> None:
 @serves("submit")
 async def submit(request: Request) -> Answer:
     """Accept an execution."""
-    order = await request.service.checks.whole(_order, await request.body())
+    order = await _ordered(request)
     given = [seconds for seconds in (order.timeout, request["X-Timeout"]) if seconds is not None]
     try:
         execution = await request.service.submit(
@@ -105,6 +126,17 @@ async def submit(request: Request) -> Answer:
             raise
         raise RunnerError(evolve(problem.failure, field="module")) from None
     return _accepted(request, execution, record_json)
+
+
+async def _ordered(request: Request) -> Order:
+    """Return the order in the body, or with the parameter `module` the order of that with the body as input."""
+    name, version = request["module"], request["version"]
+    if name is not None:
+        return Order(name, msgspec.Raw(await _input(request, name, version)), version)
+    if version is not None:
+        text = "`version` goes with the parameter `module`, else it is in the body"
+        raise error(ErrorKind.BAD_INPUT, text, field="version")
+    return await request.service.checks.whole(_order, await request.body())
 
 
 def _accepted(request: Request, execution: Execution, render: Callable[[Execution], bytes]) -> Answer:
@@ -155,6 +187,13 @@ async def list_executions(request: Request) -> Answer:
 async def show(request: Request) -> Answer:
     """Show an execution."""
     return _record(request, await request.service.get(request.principal, request["id"]))
+
+
+@serves("getResult")
+async def result(request: Request) -> Answer | Download:
+    """Show the result alone: JSON, a file, or the body of a response."""
+    execution = await request.service.get(request.principal, request["id"])
+    return await result_answer(request, execution, ((b"x-execution-id", execution.id.encode()),))
 
 
 def _record(request: Request, execution: Execution) -> Answer:
@@ -235,4 +274,4 @@ async def stats(request: Request) -> Answer:
     return json_answer(stats_json(found))
 
 
-ENDPOINTS: Final = (execute, submit, list_executions, show, output, cancel, rerun, rerun_all, stats)
+ENDPOINTS: Final = (execute, submit, list_executions, show, result, output, cancel, rerun, rerun_all, stats)

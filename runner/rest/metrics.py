@@ -24,9 +24,10 @@ from protocol.model import Kind
 from runner.api import Service
 from runner.auth import Principal
 from runner.rest.endpoint import SHARE, Answer, Endpoint, Request, serves
+from runner.rest.hooks import Refusal
 from runner.version import release
 
-PARTS: Final = ("code", "history", "journal", "keys", "modules")
+PARTS: Final = ("code", "files", "history", "journal", "keys", "modules")
 CREDENTIALS: Final = ("none", "token", "key")
 _BOUNDS = [*(str(bound) for bound in BUCKETS), "+Inf"]
 
@@ -83,11 +84,14 @@ class RunnerCollector(Collector):
         yield _gauge("operato_registry_waiting", "Changes of modules that wait for the registry.", [({}, waiting)])
         buffered = self._service.budget.taken
         yield _gauge("operato_buffered_bytes", "Bytes of requests that are not complete.", [({}, buffered)])
+        refused = [({"reason": each.value}, self._service.signatures_refused[each.value]) for each in Refusal]
+        yield _counter("operato_signatures_refused", "Requests of endpoints with a refused signature.", refused)
         yield from self._access()
         yield from self._notices()
         yield from self._executors()
         yield from self._runs()
         yield from self._ends()
+        yield from self._files()
         yield from self._history()
 
     def _access(self) -> Iterator[Metric]:
@@ -170,6 +174,22 @@ class RunnerCollector(Collector):
         ]
         text = "Seconds in each phase, over all attempts of an execution."
         yield _histogram("operato_execution_phase_seconds", text, ["env", "phase"], phases)
+
+    def _files(self) -> Iterator[Metric]:
+        found = self._service.files.statistics()
+        gauges = (
+            ("stored", "Stored files.", found.files),
+            ("bytes", "Bytes of stored files.", found.bytes),
+            ("limit_bytes", "The limit `max_files_bytes`.", found.limit_bytes),
+            ("unfinished", "Files that are being written.", found.writing),
+            ("unfinished_bytes", "Bytes of files that are being written.", found.writing_bytes),
+        )
+        for name, text, value in gauges:
+            yield _gauge(f"operato_files_{name}", text, [({}, value)])
+        yield _counter("operato_files_refused", "Files that were refused without room.", [({}, found.refused)])
+        yield _counter(
+            "operato_files_deleted", "Files that were deleted as no execution used them.", [({}, found.collected)]
+        )
 
     def _history(self) -> Iterator[Metric]:
         found = self._service.history.statistics()

@@ -19,9 +19,9 @@ from config.units import decimal
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from runner.api import Publishing, failure_of, module_fields, while_valid
 from runner.auth import Scope
-from runner.rest.bodies import read_file
+from runner.inputs import FORM, read_file
 from runner.rest.endpoint import Answer, Request, Stream, Write, json_answer, serves
-from runner.rest.openapi import ARCHIVES, EVENTS, FORM, Preparation
+from runner.rest.openapi import ARCHIVES, EVENTS, Preparation
 from runner.rest.render import change_json, problem_json, versions_json
 from runner.rest.streams import KEEP_ALIVE_SECONDS, STILL_HERE
 
@@ -44,7 +44,7 @@ async def list_modules(request: Request) -> Answer:
         limit=request["limit"],
         cursor=request["cursor"] or "",
     )
-    return json_answer({"items": [module_fields(module) for module in found], "cursor": cursor})
+    return json_answer({"items": [module_fields(module, request.outside.base) for module in found], "cursor": cursor})
 
 
 @serves("getModule")
@@ -53,7 +53,7 @@ async def show(request: Request) -> Answer:
     name = request["name"]
     found = request.service.module(request.principal, Scope.MODULES_READ, name, request["version"])
     registered = request.service.registry.snapshot.registered_only(name)
-    return json_answer(module_fields(found), headers=(_etag([found], registered),))
+    return json_answer(module_fields(found, request.outside.base), headers=(_etag([found], registered),))
 
 
 @serves("listVersions")
@@ -67,7 +67,7 @@ async def versions(request: Request) -> Answer:
 async def show_version(request: Request) -> Answer:
     """Show a version of a module."""
     found = request.service.module(request.principal, Scope.MODULES_READ, request["name"], request["version"])
-    return json_answer(module_fields(found))
+    return json_answer(module_fields(found, request.outside.base))
 
 
 @serves("getTemplate")
@@ -108,7 +108,9 @@ async def register(request: Request) -> Answer:
     """Register a new module."""
     data = await request.service.checks.description(await request.body())
     how, condition = _publishing(request, data), Condition(first=True)
-    return _added(await request.service.management.register(request.principal, data, how=how, condition=condition))
+    return _added(
+        request, await request.service.management.register(request.principal, data, how=how, condition=condition)
+    )
 
 
 @serves("uploadModule")
@@ -121,7 +123,7 @@ async def upload(request: Request) -> Answer:
         how=_publishing(request, {}),
         condition=_condition(request),
     )
-    return _added(added)
+    return _added(request, added)
 
 
 async def _archive(request: Request) -> bytes:
@@ -144,7 +146,9 @@ async def put(request: Request) -> Answer:
     how, condition = _publishing(request, data), _condition(request)
     if data.setdefault("name", name) != name:
         raise error(ErrorKind.BAD_INPUT, f"the path names {name!r}, the body {data['name']!r:.80}", field="name")
-    return _added(await request.service.management.register(request.principal, data, how=how, condition=condition))
+    return _added(
+        request, await request.service.management.register(request.principal, data, how=how, condition=condition)
+    )
 
 
 @serves("patchModule")
@@ -152,7 +156,9 @@ async def patch(request: Request) -> Answer:
     """Register the active version with some fields changed."""
     name, data = request["name"], await request.service.checks.description(await request.body())
     how, condition = _publishing(request, data), _condition(request)
-    return _added(await request.service.management.patch(request.principal, name, data, how=how, condition=condition))
+    return _added(
+        request, await request.service.management.patch(request.principal, name, data, how=how, condition=condition)
+    )
 
 
 @serves("deleteModule")
@@ -180,7 +186,7 @@ async def activate(request: Request) -> Answer:
     registered, module = await request.service.management.activate(
         request.principal, name, version, prepare=request["prepare"], condition=condition
     )
-    body = module_fields(module) | {"active": registered.active == version}
+    body = module_fields(module, request.outside.base) | {"active": registered.active == version}
     return json_answer(body, headers=(_etag([module], registered),))
 
 
@@ -216,10 +222,10 @@ def _etag(found: Sequence[Published], registered: Registered | None) -> tuple[by
     return b"etag", f'"{tag}"'.encode()
 
 
-def _added(added: Added) -> Answer:
+def _added(request: Request, added: Added) -> Answer:
     """Return a registration: 201 for a version that was added."""
     name, version = added.module.ref.name, added.module.ref.version
-    body = module_fields(added.module) | {"active": added.registered.active == version}
+    body = module_fields(added.module, request.outside.base) | {"active": added.registered.active == version}
     location = (b"location", f"/modules/{name}/versions/{version}".encode())
     return json_answer(body, 201 if added.created else 200, (location, _etag([added.module], added.registered)))
 

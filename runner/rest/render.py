@@ -15,6 +15,7 @@ from protocol.errors import ErrorKind, Failure
 from protocol.events import failure_fields
 from protocol.model import Execution
 from runner.api import Again, InternalFailure
+from runner.inputs import UnsupportedType
 from runner.rest.bodies import CODINGS
 from runner.rest.openapi import Change as ShownChange
 from runner.rest.openapi import Repeated, Stats, Versions
@@ -132,6 +133,8 @@ def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
         headers.append((b"www-authenticate", b'Bearer realm="operato-runner"'))
     if failure.kind is ErrorKind.BAD_INPUT and failure.field == "content-encoding":
         headers.append((b"accept-encoding", ", ".join(CODINGS).encode()))
+    if isinstance(failure, UnsupportedType):
+        headers.append((b"accept-post", ", ".join(failure.types).encode()))
     if isinstance(failure, InternalFailure):
         headers.append((b"x-request-id", failure.request_id.encode()))
     return headers

@@ -5,7 +5,14 @@ before the start, `reload` publishes the modules file again, `heap` gives memory
 call of the command `run`.
 """
 
-from runner.serve.checks import key_mistakes, make_verifier, makes_secret, secret_mistakes, start_mistakes
+from runner.serve.checks import (
+    key_mistakes,
+    make_verifier,
+    makes_secret,
+    open_endpoints,
+    secret_mistakes,
+    start_mistakes,
+)
 from runner.serve.once import run_once
 from runner.serve.server import run_server, surroundings
 from runner.serve.tls import server_context
@@ -14,6 +21,7 @@ __all__ = [
     "key_mistakes",
     "make_verifier",
     "makes_secret",
+    "open_endpoints",
     "run_once",
     "run_server",
     "secret_mistakes",

@@ -16,7 +16,7 @@ from actors.system import Surroundings
 from config.client import is_loopback
 from config.load import Loaded
 from config.mistakes import ConfigError, Mistake
-from config.modules import ModuleSpec
+from config.modules import PREFIX, Auth, ModuleSpec
 from config.settings import Settings
 from protocol.errors import RunnerError
 from runner.auth import Verifier, anonymous_caller, load_or_make_secret, with_secret
@@ -37,6 +37,12 @@ def secret_mistakes(spec: ModuleSpec, around: Surroundings) -> list[Mistake]:
         evolve(each, field=f"{spec.name}.secrets.{each.field}")
         for each in _raised(lambda: around.secrets(spec.secrets))
     ]
+
+
+def open_endpoints(spec: ModuleSpec) -> list[str]:
+    """Return the endpoints of a module that every client may call, in words."""
+    found = [each for each in spec.endpoints if each.auth is Auth.NONE]
+    return [f"{', '.join(each.methods)} {PREFIX}{each.path} is open to every client (`auth: none`)" for each in found]
 
 
 async def key_mistakes(settings: Settings) -> list[Mistake]:

@@ -37,7 +37,7 @@ async def _once(loaded: Loaded, around: Surroundings, name: str, data: bytes, ti
     try:
         modules = wanted or loaded.modules.modules
         async with open_system(settings, around, modules, records=Path(records)) as system:
-            service = Service(system.registry, system.executors, system.history, system.runs, settings)
+            service = Service(system.registry, system.executors, system.history, system.runs, system.files, settings)
             execution = await service.execute(caller, name, data, timeout=timeout)
     finally:
         shutil.rmtree(records, ignore_errors=True)

@@ -114,9 +114,8 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
         posting(settings.notices.allow) as post,
         open_system(settings, around, loaded.modules.modules, post=post) as system,
     ):
-        service = Service(
-            system.registry, system.executors, system.history, system.runs, settings, system.keys, system.outbox
-        )
+        parts = (system.registry, system.executors, system.history, system.runs, system.files, settings)
+        service = Service(*parts, system.keys, system.outbox)
         verifier.api_keys = system.keys
         async with trio.open_nursery() as nursery:
             reloader = Reloader(loaded.modules, system, stop.reload)

@@ -132,7 +132,7 @@ def test_help_of_serve_names_every_setting_with_its_default(run):
         (["sevre"], "there is no command 'sevre'; did you mean 'serve'?"),
         (
             ["frobnicate"],
-            "there is no command 'frobnicate'; there are call, completion, config, doctor, env, executions, key, ",
+            "there is no command 'frobnicate'; there are call, completion, config, doctor, env, executions, files, ",
         ),
         (["config", "chek"], "there is no command 'chek'; did you mean 'check'?"),
         (["modules.yaml"], "there is no command 'modules.yaml'; did you mean `serve --config modules.yaml`?"),
@@ -273,7 +273,7 @@ REFUSED = {
     "no key for other machines": ("runner: {host: 0.0.0.0}\n", {}),
     "no certificate": ("runner: {tls_certificate_file: cert.pem, tls_key_file: key.pem}\n", {}),
     "several": (SECRETS + "runner: {host: 0.0.0.0, tls_certificate_file: c.pem, tls_key_file: k.pem}\n", {}),
-    "a field": ("modules: {a: {env: inlin, code: 'def handler(i): ...'}}\n", {}),
+    "a field": ("modules: {a: {env: inlin, code: 'def handler(i, /): ...'}}\n", {}),
     "a variable": ("modules: []\n", {"OPERATO_PORT": "1"}),
 }
 
@@ -470,6 +470,7 @@ def test_doctor_of_a_file_that_works(run, tmp_path):
     assert {name for topic, name in found if topic == "tools"} >= {"uv", "python", f"python 3.{sys.version_info.minor}"}
     assert found["folders", "data_dir"]["state"] == "ok"
     assert "GiB free" in found["folders", "data_dir"]["says"]
+    assert found["folders", "files"]["says"] == "0 stored files take 0 B of 20.0 GiB"
     assert found["ports", "rest_port"]["says"] == "a free port is picked at the start"
     assert {path.name for path in tmp_path.iterdir()} - set(before) == {"modules.yaml"}, "something was left behind"
 

@@ -204,7 +204,7 @@ modules:
     env: inline
     code: |
       import importlib.util, os
-      def handler(names):
+      def handler(names, /):
           return [name for name in names if importlib.util.find_spec(name)], sorted(os.environ)
   - {name: bare, env: venv, code: "import sys\\ndef handler(input): return sys.prefix != sys.base_prefix"}
   - name: needs

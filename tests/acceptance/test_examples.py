@@ -16,7 +16,7 @@ import pytest
 from tests.server_process import ROOT, running, url_of
 
 START = "docs/examples.md: Start"
-PAGES = ("docs/examples.md", "docs/recipes.md", "README.md")
+PAGES = ("docs/examples.md", "docs/recipes.md", "docs/typed.md", "README.md")
 HEADING = re.compile(r"^##+ (.*)\n", re.MULTILINE)
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OUTPUTS = ("json", "text")

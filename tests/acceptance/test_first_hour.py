@@ -118,7 +118,7 @@ BROKEN = {
     "a field": ECHO.replace("inline", "inlin") + "runner: {jwt_issuer: us}\n",
     "YAML": "modules:\n  m:\n    env inline\n    code: |\n      x\nrunner:\n  jwt_issuer: us\n",
     "YAML after the settings": "# first\nrunner:\n\n  jwt_issuer: us\n# a comment\nmodules:\n  - name: [\n",
-    "a secret": "runner: {jwt_issuer: us}\nmodules: {m: {env: inline, code: 'def handler(i): ...', secrets: [A]}}\n",
+    "a secret": "runner: {jwt_issuer: us}\nmodules: {m: {env: inline, code: 'def handler(i, /): ...', secrets: [A]}}\n",
 }
 
 

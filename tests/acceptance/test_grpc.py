@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
+import random
 import re
 import signal
 import ssl
@@ -97,6 +99,7 @@ class Client:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{server.ready['grpc'][0][1]}", options=options)
         self.metadata = (("authorization", f"Bearer {server.token}"),)
         self.executor, self.modules = made.ExecutorServiceStub(self.channel), made.ModuleServiceStub(self.channel)
+        self.files = made.FileServiceStub(self.channel)
         # Without grpc_health, which cannot be imported beside grpclib: both define the same messages.
         self.watch_health = self.channel.unary_stream(
             "/grpc.health.v1.Health/Watch",
@@ -623,6 +626,27 @@ def test_betterproto_on_grpclib(server: Server, stubs: tuple[Any, Any]) -> None:
     assert answer["status"] == "NOT_FOUND"
 
 
+def test_a_file_goes_in_and_out_in_pieces(client: Client) -> None:
+    data = random.Random(1).randbytes(5_000_000)
+    wanted = f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    def pieces() -> Iterator[Any]:
+        yield client.pb.PutFileRequest(name="a.bin", digest=wanted, size=len(data))
+        for at in range(0, len(data), 1_000_000):
+            yield client.pb.PutFileRequest(data=data[at : at + 1_000_000])
+
+    stored = client.files.PutFile(pieces(), metadata=client.metadata, timeout=PATIENCE).file
+    request = client.pb.GetFileRequest(id=stored.id, offset=1_000_000)
+    answers = list(client.files.GetFile(request, metadata=client.metadata, timeout=PATIENCE))
+
+    assert (stored.id, stored.size) == (wanted, len(data))
+    assert answers[0].file == stored
+    assert b"".join(answer.data for answer in answers) == data[1_000_000:]
+    with pytest.raises(grpc.RpcError) as refused:
+        client.files.DeleteFile(client.pb.DeleteFileRequest(id="x"), metadata=client.metadata, timeout=PATIENCE)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 def test_health_and_reflection_need_no_token(server: Server, stubs: tuple[Any, Any]) -> None:
     answer = other_client(server, stubs, "health")
 
@@ -630,6 +654,7 @@ def test_health_and_reflection_need_no_token(server: Server, stubs: tuple[Any, A
     assert answer["services"] == [
         "grpc.health.v1.Health",
         "operato.runner.v1.ExecutorService",
+        "operato.runner.v1.FileService",
         "operato.runner.v1.KeyService",
         "operato.runner.v1.ModuleService",
     ]

@@ -118,7 +118,7 @@ def test_a_broken_file_keeps_the_modules_and_a_good_one_is_published(tmp_path: P
         wait_for(lambda: "not reloaded" in (tmp_path / "log").read_text())
         assert server.execute("hello", {"name": "x"}).status_code == 200
 
-        (tmp_path / "modules.yaml").write_text("modules: [{name: x, env: inline, code: 'def handler(i): return 7'}]")
+        (tmp_path / "modules.yaml").write_text("modules: [{name: x, env: inline, code: 'def handler(i, /): return 7'}]")
         wait_for(lambda: server.execute("x", None).status_code == 200)
         assert server.execute("hello", {"name": "x"}).status_code == 404
         assert server.stop() == 0

@@ -59,7 +59,7 @@ def subreaper(writer):
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
     subprocess.Popen(SLEEP, start_new_session=True)
     say(writer)
-def handler(path):
+def handler(path, /):
     pids = {
         "plain": subprocess.Popen(SLEEP).pid,
         "session": subprocess.Popen(SLEEP, start_new_session=True).pid,

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from tests.benchmarks.report import compare
 
-NAMES = ("http", "grpc", "workers", "modules", "kinds", "history", "executions", "start", "stalls")
+NAMES = (
+    *("http", "grpc", "endpoints", "workers", "modules", "kinds", "history", "executions", "bytes"),
+    *("growth", "start", "stalls"),
+)
 
 match sys.argv[1:]:
     case ["compare", base]:

@@ -4,8 +4,12 @@
 kinds and fails when descriptors are left, or memory that grows with the calls.
 
 The echo is a grpclib server on trio-asyncio with the messages of betterproto, which returns its input: no token, no
-worker, no record. Each server is a process of its own on loopback; the client is a third one with real grpcio
-stubs made from the .proto. Rounds go over all in turn, so that a noisy neighbour hits them alike; printed are medians.
+worker, no record. Each server is a process of its own on loopback; the client is a third one. Rounds go over all in
+turn, so that a noisy neighbour hits them alike; printed are medians.
+
+There are two clients. One sends the same call all the time by nghttp2 and costs a tenth of the servers, so it shows
+what they can do. grpcio with real stubs, in threads, takes as much of two cores as a server, so it shows what is left
+to a Python client beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import http.client
 import importlib
 import json
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -87,22 +92,33 @@ def client(port: int, rest: int, pid: int, token: str, seconds: float) -> None:
         def execute() -> Callable[[], Any]:
             return lambda: executor.Execute(request, metadata=metadata, timeout=30)
 
+        call = request.SerializeToString()
         for concurrency in CONCURRENCY:
-            before = cpu_us(pid)
-            results[f"grpc {concurrency}"] = rate(execute, concurrency, seconds)
-            results[f"cpu {concurrency}"] = (cpu_us(pid) - before) / (results[f"grpc {concurrency}"] * seconds)
+            results[f"grpcio {concurrency}"] = rate(execute, concurrency, seconds)
+            before = threads_us(pid)
+            results[f"grpc {concurrency}"] = light_rate(port, call, token, concurrency, seconds)
+            results[f"cpu {concurrency}"] = used_us(pid, before) / (results[f"grpc {concurrency}"] * seconds)
         if rest:
             for concurrency in CONCURRENCY:
                 results[f"rest {concurrency}"] = rate(lambda: rest_caller(rest, token), concurrency, seconds)
+            before = threads_us(pid)
             results["batch"] = batch_us(executor, pb, metadata)
+            results["batch cpu"] = used_us(pid, before) / BATCH
+            before = threads_us(pid)
             results["rest batch"] = rest_batch_us(rest, token)
+            results["rest batch cpu"] = used_us(pid, before) / BATCH
     print(json.dumps(results))
 
 
-def cpu_us(pid: int) -> float:
-    """Return the CPU microseconds of a process in all its threads, without its children."""
+def threads_us(pid: int) -> dict[str, float]:
+    """Return the CPU microseconds of each thread of a process, without its children."""
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1000
+    return {thread.parent.name: int(thread.read_text().split()[0]) / 1000 for thread in threads}
+
+
+def used_us(pid: int, before: dict[str, float]) -> float:
+    """Return the CPU microseconds of a process since `before`, without those of threads that have ended."""
+    return sum(now - before.get(thread, 0.0) for thread, now in threads_us(pid).items())
 
 
 def made_stubs() -> tuple[Any, Any]:
@@ -133,6 +149,37 @@ def rate(make: Callable[[], Callable[[], Any]], concurrency: int, seconds: float
     for thread in threads:
         thread.join()
     return sum(counts) / (time.perf_counter() - began)
+
+
+def light_rate(port: int, call: bytes, token: str, concurrency: int, seconds: float) -> float:
+    """Return the calls a second of one connection that keeps so many calls in flight."""
+    import ngh2  # noqa: PLC0415 - this process only
+
+    head = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"127.0.0.1")]
+    head += [(b":path", b"/operato.runner.v1.ExecutorService/Execute"), (b"content-type", b"application/grpc")]
+    head += [(b"te", b"trailers"), (b"grpc-timeout", b"30S"), (b"authorization", f"Bearer {token}".encode())]
+    body = b"\0" + len(call).to_bytes(4, "big") + call
+    http = ngh2.Connection(ngh2.Role.CLIENT)
+    http.initiate_connection()
+    begun = done = 0
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        began = time.perf_counter()
+        while done < begun or time.perf_counter() < began + seconds:
+            while begun < done + concurrency and time.perf_counter() < began + seconds:
+                http.send_data(http.send_request(head), body, end_stream=True)
+                begun += 1
+            while data := http.data_to_send():
+                sock.sendall(data)
+            http.receive_data(sock.recv(65536))
+            for event in http.events():
+                if isinstance(event, ngh2.TrailersReceived):
+                    if (b"grpc-status", b"0") not in event.headers:
+                        raise SystemExit(str(event.headers))
+                    done += 1
+                elif isinstance(event, ngh2.ResponseReceived) and event.end_stream:
+                    raise SystemExit(str(event))
+    return done / (time.perf_counter() - began)
 
 
 def rest_caller(port: int, token: str) -> Callable[[], Any]:
@@ -235,7 +282,7 @@ def started_echo() -> Iterator[tuple[int, int]]:
 def measured(port: int, rest: int, pid: int, token: str, seconds: float) -> dict[str, float]:
     """Run the client in a process of its own."""
     command = [sys.executable, __file__, "--client", str(port), str(rest), str(pid), token, "--seconds", str(seconds)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds * 8 + 90)
+    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds * 12 + 90)
     result: dict[str, float] = json.loads(out.stdout)
     return result
 
@@ -271,14 +318,20 @@ def measure(seconds: float, rounds: int) -> None:
         text = f"{grpc:,.0f}/s, x{grpc / bare:.2f} of a bare grpclib echo ({bare:,.0f}/s)"
         text += f"; {cpu:.0f} us of CPU for a call, x{cpu / bare_cpu:.2f} of the echo's"
         rates = [result[f"grpc {concurrency}"] for result in runners]
+        report.line(f"gRPC Execute, client in C, {callers}", text, per_second=rates, ratio=grpc / bare)
+        grpc, bare = median(runners, f"grpcio {concurrency}"), median(echos, f"grpcio {concurrency}")
+        rates = [result[f"grpcio {concurrency}"] for result in runners]
+        text = f"{grpc:,.0f}/s, x{grpc / bare:.2f} of the echo ({bare:,.0f}/s)"
         report.line(f"gRPC Execute, {callers}", text, per_second=rates, ratio=grpc / bare)
         text = f"{rest:,.0f}/s, gRPC is x{grpc / rest:.2f} of it (http.client and grpcio)"
         rates = [result[f"rest {concurrency}"] for result in runners]
         report.line(f"REST execute, {callers}", text, per_second=rates, ratio=grpc / rest)
     grpc, rest = median(runners, "batch"), median(runners, "rest batch")
-    text = f"{grpc:.0f} us for each input, x{grpc / trip:.1f} of a worker's round trip"
+    text = f"{grpc:.0f} us for each input, x{grpc / trip:.1f} of a worker's round trip ({trip:.0f} us)"
+    text += f"; {median(runners, 'batch cpu'):.0f} us of CPU"
     report.line("gRPC batch, one at a time", text, us=[result["batch"] for result in runners], ratio=grpc / trip)
     text = f"{rest:.0f} us, x{rest / trip:.1f} of a round trip, x{rest / grpc:.2f} of gRPC"
+    text += f"; {median(runners, 'rest batch cpu'):.0f} us of CPU"
     report.line("REST batch likewise", text, us=[result["rest batch"] for result in runners], ratio=rest / trip)
 
 

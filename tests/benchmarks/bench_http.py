@@ -1,26 +1,28 @@
 """Benchmark: requests a second of our server against stock hypercorn, with the same JSON work in each.
 
-`python tests/benchmarks/bench_http.py [--seconds 2] [--rounds 3] [--only NAME ...]`
+`python tests/benchmarks/bench_http.py [--seconds 2] [--rounds 3] [--only NAME ...] [--litserve PYTHON]`
 
 Each server is a process of its own on loopback, port 0; the client is a third process: one epoll loop over raw
 sockets with a ready-made request, many times faster than any server here. The rounds go over all servers in turn, so
 that a noisy neighbour hits them alike; printed are the medians, their ratio to the first row, and the time of the main
-thread, which a busy machine changes least.
+thread, which a busy machine changes least. LitServe with two workers is measured too if a Python that has it is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import select
 import signal
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,21 @@ SERVERS = {
     "ours-plain": "plain ASGI on runner.http.serve",
     "stock-plain": "plain ASGI on hypercorn.trio.serve",
     "ours-quart": "quart-trio on runner.http.serve",
+    "litserve": "LitServe, two workers",
 }
+LITSERVE = """
+import sys, litserve
+
+class Hello(litserve.LitAPI):
+    def setup(self, device): pass
+    def decode_request(self, request): return request["name"]
+    def predict(self, name): return f"Hello, {name}"
+    def encode_response(self, output): return {"message": output}
+
+if __name__ == "__main__":  # its workers import this file
+    server = litserve.LitServer(Hello(), accelerator="cpu", workers_per_device=2)
+    server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", generate_client_file=False)
+"""
 CONCURRENCY = (1, 16, 64)
 BODY = b'{"name": "World"}'
 MODULES = """
@@ -162,8 +178,37 @@ def client(port: int, concurrency: int, seconds: float, path: str, token: str) -
 
 
 @contextmanager
-def started(name: str) -> Iterator[tuple[int, str, str, str]]:
+def started_litserve(python: str) -> Iterator[tuple[int, str, str, str]]:
+    """Run LitServe, which cannot choose a port itself; give the same as `started`."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+        found.close()
+        program = Path(folder, "program.py")
+        program.write_text(LITSERVE)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([python, str(program), str(port)], cwd=folder, start_new_session=True, **quiet)
+        try:
+            deadline = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < deadline:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as sock:
+                    sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+                    if b" 200 " in sock.recv(1000):
+                        break
+                time.sleep(0.2)
+            yield process.pid, str(port), "/predict", "none"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # it leaves processes behind
+            process.wait(10)
+
+
+@contextmanager
+def started(name: str, litserve: str) -> Iterator[tuple[int, str, str, str]]:
     """Run one server; give its process id, its port, the path to call and a token."""
+    if name == "litserve":
+        with started_litserve(litserve) as found:
+            yield found
+        return
     if name == "runner":
         with real_doors(MODULES) as (ports, token):
             yield ports["pid"], str(ports["rest"]), "/modules/execute/hello", token
@@ -182,11 +227,11 @@ def main_thread_seconds(pid: int) -> float:
     return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
-def measure(names: list[str], seconds: float, rounds: int) -> None:
+def measure(names: list[str], seconds: float, rounds: int, litserve: str) -> None:
     """Run all servers and print the table."""
     results: dict[tuple[str, int], list[list[float]]] = {}
     with ExitStack() as stack:
-        running = {name: stack.enter_context(started(name)) for name in names}
+        running = {name: stack.enter_context(started(name, litserve)) for name in names}
         for _ in range(rounds):
             for concurrency in CONCURRENCY:
                 for name, (pid, port, path, token) in running.items():
@@ -203,8 +248,8 @@ def measure(names: list[str], seconds: float, rounds: int) -> None:
             base = statistics.median(row[0] for row in results[names[0], concurrency])
             rate, half, most, cpu = (statistics.median(each) for each in (rates, halves, mosts, cpus))
             text = (
-                f"{rate:,.0f}/s, x{rate / base:.2f} of {names[0]}; p50 {half:.2f} ms, p99 x{most / half:.1f} of it; "
-                f"main thread {cpu:.0f} us"
+                f"{rate:,.0f}/s, x{rate / base:.2f} of {names[0]}; p50 {half:.2f} ms, p99 x{most / half:.1f} of it"
+                + f"; main thread {cpu:.0f} us" * (name != "litserve")  # it serves in processes below
             )
             measures = {"per_second": rates, "ms": halves, "ms_p99": mosts, "cpu_us": cpus, "ratio": rate / base}
             report.line(f"{SERVERS[name]}, {concurrency} at once", text, **measures)
@@ -218,13 +263,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=SERVERS, default=["stock-quart", "runner"])
+    parser.add_argument("--litserve", default="", metavar="PYTHON")
     given = parser.parse_args()
     if given.server:
         server(given.server)
     elif given.client:
         client(int(given.client[0]), int(given.client[1]), float(given.client[2]), *given.client[3:])
     else:
-        measure(given.only, given.seconds, given.rounds)
+        names = [*given.only, *(["litserve"] if given.litserve and "litserve" not in given.only else [])]
+        measure(names, given.seconds, given.rounds, given.litserve)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ async def rate(service: Service, names: list[str]) -> tuple[float, float]:
 async def measure(system: System, settings: Settings) -> None:
     """Call the modules, interleaved."""
     report = Report(__file__)
-    service = Service(system.registry, system.executors, system.history, system.runs, settings)
+    service = Service(system.registry, system.executors, system.history, system.runs, system.files, settings)
     names = [f"m{number}" for number in range(MODULES)]
     began = time.perf_counter()
     for name in names:

@@ -162,7 +162,7 @@ def json_module() -> str:
         "name": "later",
         "env": "venv",
         "requirements": ["toolz==1.0.0"],
-        "code": "import toolz\ndef handler(i): return 1\n",
+        "code": "import toolz\ndef handler(i, /): return 1\n",
     }
     return f"  - {json.dumps(spec)}\n"
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,13 +24,20 @@ def real_server(modules: str, *options: str) -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def real_doors(modules: str, *options: str) -> Iterator[tuple[dict[str, int], str]]:
-    """Serve a modules file on free ports of loopback; give the port of each door by name, `pid`, and an admin token."""
+def real_doors(
+    modules: str, *options: str, prepare: Callable[[Path], None] = lambda _home: None, root: Path = ROOT
+) -> Iterator[tuple[dict[str, int], str]]:
+    """Serve a modules file on free ports of loopback; give the port of each door by name, `pid`, and an admin token.
+
+    `prepare` is called with the folder, in which `data` is the data directory, before the start. `root` is
+    the tree of the program.
+    """
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "modules.yaml").write_text(modules)
+        prepare(home)
         common = ["--config", "modules.yaml", "--data-dir", "data", "--venv-path", "venvs"]
-        main = [sys.executable, str(ROOT / "main.py")]
+        main = [sys.executable, str(root / "main.py")]
         arguments = [
             *main,
             *common,

@@ -46,6 +46,7 @@ class Batch:
         self.client = client
         self.status = 0
         self.head = {}
+        self.pieces = 0
         self._text = b""
         self._over = False
 
@@ -73,6 +74,7 @@ class Batch:
             self._text += self.client.buffer[:size]
             self.client.buffer = self.client.buffer[size + 2 :]
             self._over = not size
+            self.pieces += bool(size)
         if not self._text:
             return None
         line, _, self._text = self._text.partition(b"\n")
@@ -179,6 +181,13 @@ async def test_an_answer_arrives_before_the_next_input_is_sent(site):
         await it.done()
         assert await it.line() is None
     assert it.head[b"connection"] == b"close"
+
+
+async def test_answers_that_are_ready_leave_together_and_in_order(site):
+    async with batch(site, "echo", "?parallel=1", body=b"not JSON\n" * 40) as it:
+        lines = await it.rest()
+    assert [line["index"] for line in lines] == list(range(40))
+    assert it.pieces < 40
 
 
 async def test_a_connection_stays_usable_after_a_whole_batch(site):

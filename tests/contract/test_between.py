@@ -33,7 +33,7 @@ MIB = 1 << 20
 
 THIEF = """
 import ctypes, os
-def handler(pid):
+def handler(pid, /):
     taken = [fd for fd in range(64) if ctypes.CDLL(None).syscall(438, os.pidfd_open(pid), fd, 0) >= 0]
     found = {"pidfd_getfd": taken}
     for name in ("mem", "environ", "fd"):
@@ -70,16 +70,16 @@ async def reaching(path: Path) -> None:
 async def seeing(path: Path) -> None:
     """Measure and end workers that cannot be traced."""
     async with open_rig(path, watched=True) as rig:
-        module = await rig.publish("def handler(size):\n    held = bytearray(size); return len(held)", name="held")
+        module = await rig.publish("def handler(size, /):\n    held = bytearray(size); return len(held)", name="held")
         peaks = [(await rig.call(module, size)).outcome.peak_memory for size in (64 * MIB, 1, 64 * MIB)]
         assert peaks[0] - peaks[1] > 48 * MIB  # the peak of a call, not of the life of its worker
         assert peaks[2] - peaks[1] > 48 * MIB
-        code = "import time\ndef handler(i):\n    held = bytearray(200 << 20); time.sleep(30)"
+        code = "import time\ndef handler(i, /):\n    held = bytearray(200 << 20); time.sleep(30)"
         over = await rig.run(code, name="over", memory=100 * MIB)
         assert over.kind is ErrorKind.OUT_OF_MEMORY
         code = """
             import os, time
-            def handler(i):
+            def handler(i, /):
                 pids = []
                 for far in (False, True):
                     reader, writer = os.pipe()
@@ -95,7 +95,7 @@ async def seeing(path: Path) -> None:
         ran = await rig.run(code, name="leaver")
         assert len(ran.killed) == 2
         assert all(ran.gone(pid) for pid in ran.value)
-        pid = (await rig.run("import os\ndef handler(i): return os.getpid()", name="seen")).value
+        pid = (await rig.run("import os\ndef handler(i, /): return os.getpid()", name="seen")).value
         assert proc.resident_bytes(pid) > 0
 
 

@@ -49,7 +49,8 @@ async def test_code(rig, kind, damage):
 async def test_the_worker_program(rig, damage, file):
     module = await rig.publish(CODE, isolation=Isolation.FRESH)
     assert (await rig.call(module, 1)).value == 1
-    (program,) = (rig.path / "guest").rglob(file)
+    (folder,) = (rig.path / "guest").iterdir()
+    program = folder / file
     damage(program)
 
     assert (await rig.call(module, 2)).value == 2

@@ -19,7 +19,7 @@ from config.load import base_environment
 from environments import proc
 from environments.base import ChannelClosedError
 from environments.installer import find_uv
-from environments.local.inline import Launcher
+from environments.local.inline import GUEST_FILES, Launcher
 from environments.local.process import ProcessTable
 from environments.store.store import MANIFEST, Store
 from protocol.errors import ErrorKind
@@ -544,4 +544,5 @@ def test_the_guest_program_is_installed_once_and_whole(tmp_path):
 
     assert second.guest_dir == first.guest_dir
     assert file.stat().st_mtime_ns == stamp
-    assert {p.name for p in first.guest_dir.iterdir()} == {"guest.py", "values.py"}
+    found = [path for path in first.guest_dir.rglob("*") if path.is_file()]
+    assert {path.relative_to(first.guest_dir).as_posix() for path in found} == set(GUEST_FILES)

@@ -133,13 +133,13 @@ FORMS = {
     ),
     "lambda": ("handler = lambda input: input * 2", 14),
     "object": ("class H:\n    def __call__(self, input): return input\nhandler = H()", 7),
-    "partial": ("import functools\ndef f(a, b): return [a, b]\nhandler = functools.partial(f, 1)", [1, 7]),
+    "partial": ("import functools\ndef f(a, input): return [a, input]\nhandler = functools.partial(f, 1)", [1, 7]),
     "decorated": (
         "import functools\ndef d(f):\n    @functools.wraps(f)\n    def w(*a): return f(*a)\n    return w\n"
         "@d\ndef handler(input): return input",
         7,
     ),
-    "a default of its own": ("def handler(input, factor=3): return input * factor", 21),
+    "a default of its own": ("def handler(input, _factor=3): return input * _factor", 21),
     "nothing": ("def handler(input): pass", None),
     "a builtin": ("handler = abs", 7),
 }
@@ -386,9 +386,6 @@ UNLOADABLE = {
     "missing": ("def handle(input): pass\ndef _x(): pass", "LoadError", ["no function 'handler'", "handle"]),
     "missing, nothing there": ("x = 1", "LoadError", ["no functions"]),
     "not callable": ("handler = 42", "LoadError", ["int, not a function"]),
-    "no parameter": ("def handler(): pass", "LoadError", ["def handler(input)"]),
-    "three parameters": ("def handler(a, b, c): pass", "LoadError", ["needs 3 parameters"]),
-    "keyword only": ("def handler(input, *, key): pass", "LoadError", ["input and context"]),
     "syntax": ("def handler(input)\n    pass", "SyntaxError", ["expected ':'"]),
     "import": ("import no_such_module_1\ndef handler(input): pass", "ModuleNotFoundError", ["no_such_module_1"]),
     "raises": ("1 / 0", "ZeroDivisionError", ["division by zero"]),
@@ -522,7 +519,7 @@ async def test_exits_and_interrupts_of_every_worker(run_any):
 BAD_VALUES = {
     "nan": ("{'rows': [{'price': 1}, {'price': float('nan')}]}", "$.rows[1].price", "nan"),
     "infinity": ("[float('-inf')]", "$[0]", "-inf"),
-    "bytes": ("{'a': b'x'}", "$.a", "bytes"),
+    "bytes as a key": ("{'a': {b'x': 1}}", "$.a", "bytes"),
     "set": ("[[1], {1, 2j}]", "$[1][", "complex"),
     "object": ("{'when': __import__('datetime').timedelta(1)}", "$.when", "datetime.timedelta"),
     "function": ("handler", "$", "function"),
@@ -554,7 +551,8 @@ ROWS = {
     name: (CONVERTED | REFUSED)[name]
     for name in (
         "a dataclass", "a named tuple in a dataclass", "a moment", "enums", "sets", "a path", "keys that become text",
-        "NaN in a dataclass", "bytes", "a duration", "keys 1 and '1'", "a lone surrogate", "itself in a dataclass",
+        "NaN in a dataclass", "a key that is bytes", "a duration", "keys 1 and '1'", "a lone surrogate",
+        "itself in a dataclass",
     )
 }  # fmt: skip
 TABLE = SETUP + "".join(f"def returns_{number}(): return {row[0]}\n" for number, row in enumerate(ROWS.values()))
@@ -596,7 +594,7 @@ async def test_keys_that_are_not_text_become_text(run_any):
 
 
 async def test_a_bad_item_names_its_place(run_any):
-    failure = (await run_any("def handler(input):\n    yield 1\n    yield {'x': b''}")).failure
+    failure = (await run_any("def handler(input):\n    yield 1\n    yield {'x': 1j}")).failure
 
     assert (failure.kind, failure.field) == (ErrorKind.BAD_OUTPUT, "$[1].x")
 
@@ -699,7 +697,7 @@ SLOW = {
     "def": "def handler(input):\n    import time\n    try: time.sleep(60)\n",
     "async": "async def handler(input):\n    import asyncio\n    try: await asyncio.sleep(60)\n",
     "generator": "def handler(input):\n    import time\n    try:\n        yield 1; time.sleep(60)\n",
-    "async generator": "import asyncio\nasync def handler(i):\n    try:\n        yield 1; await asyncio.sleep(60)\n",
+    "async generator": "import asyncio\nasync def handler(i, /):\n    try:\n        yield 1; await asyncio.sleep(60)\n",
 }
 
 
@@ -717,7 +715,7 @@ async def test_a_timeout_stops_softly_first(rig, served, form):
     "code",
     [
         "import signal, time\ndef handler(input):\n    signal.signal(15, signal.SIG_IGN)\n    time.sleep(60)",
-        "import time\ndef handler(i):\n    while 1:\n        try: time.sleep(60)\n        except BaseException: pass",
+        "import time\ndef handler(_):\n    while 1:\n        try: time.sleep(60)\n        except BaseException: pass",
         "import re\ndef handler(input): re.match('(a|aa)+$', 'a' * 60 + 'b')",
         "import asyncio\nasync def handler(input):\n    while True:\n        try: await asyncio.sleep(60)\n"
         "        except BaseException: pass",

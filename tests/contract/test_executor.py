@@ -378,7 +378,7 @@ async def test_no_more_workers_run_than_may(tmp_path):
     async with open_rig(tmp_path / "rig", max_workers=1) as rig:
         idle = await rig.publish(ECHO, name="idle", queue_timeout=0.2)
         assert (await rig.call(idle, 1)).value[1] == 1
-        busy = await rig.publish("import time\ndef handler(path):\n    open(path, 'w'); time.sleep(60)", name="busy")
+        busy = await rig.publish("import time\ndef handler(path, /):\n    open(path, 'w'); time.sleep(60)", name="busy")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.call, busy, str(tmp_path / "runs"))
             await rig.wait_until((tmp_path / "runs").exists, "it does not run")

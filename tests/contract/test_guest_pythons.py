@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from protocol import frames, messages
-from tests.programs import FILES, FOLDER
+from tests.programs import install
 from tests.pythons import PYTHONS
 
 PATIENCE = 30
@@ -44,15 +43,20 @@ class Host:
     def say(self, message: messages.HostMessage) -> None:
         self.channel.sendall(frames.encode(messages.encode(message)))
 
-    def hear(self) -> messages.GuestMessage:
+    def hear(self) -> messages.GuestMessage | bytes:
         while not self.pending:
             data = self.channel.recv(65536)
             assert data, f"the guest is gone: {self.process.stderr.read().decode()}"
             self.pending = self.decoder.feed(data)
-        return messages.decode(self.pending.pop(0))
+        payload = self.pending.pop(0)
+        return payload[1:] if payload[:1] == frames.MARK else messages.decode(payload)
 
-    def call(self, identity: str, value: object) -> messages.GuestMessage:
-        self.say(messages.Execute(identity, 1, 9.0, messages.check_json(json.dumps(value).encode())))
+    def call(self, identity: str, value: object, **fields: object) -> messages.GuestMessage:
+        self.say(
+            messages.Execute(
+                id=identity, attempt=1, deadline=9.0, input=messages.check_json(json.dumps(value).encode()), **fields
+            )
+        )
         return self.hear()
 
     def close(self) -> tuple[str, str]:
@@ -64,9 +68,7 @@ class Host:
 @pytest.fixture(params=PYTHONS or [pytest.param("none", marks=pytest.mark.skip("no Python from 3.8 up was found"))])
 def host(request, tmp_path) -> Iterator[Host]:
     folder = tmp_path / "guest"
-    folder.mkdir()
-    for name in FILES:
-        shutil.copy(FOLDER / name, folder)
+    install(folder)
     started = Host(PYTHONS[request.param], folder)
     started.version = request.param
     yield started
@@ -148,6 +150,47 @@ def test_a_handler_under_every_python(host, tmp_path, isolation):
     assert host.process.returncode == 0
 
 
+STORES = """
+import io
+def handler(input):
+    yield {"a": b"x" * input, "b": io.BytesIO(b"in memory")}
+    yield 2
+"""
+
+
+@pytest.mark.parametrize("isolation", ["warm", "fork"])
+def test_bytes_under_every_python(host, tmp_path, isolation):
+    entry = tmp_path / "module.py"
+    entry.write_text(STORES)
+    host.say(messages.Hello(str(entry), str(tmp_path), "handler", isolation=isolation))
+    assert isinstance(host.hear(), messages.Ready)
+    size = 2_500_000
+
+    heard = host.call("e1", size, files={"sha256:0": "/nowhere"})
+    for content in (b"x" * size, b"in memory"):
+        assert heard == messages.Store("e1", "", "")
+        pieces = []
+        while piece := host.hear():
+            pieces.append(piece)
+        assert b"".join(pieces) == content
+        host.say(messages.Stored("e1", {"id": str(len(content))}))
+        heard = host.hear()
+    stored = {"a": {"$file": {"id": str(size)}}, "b": {"$file": {"id": "9"}}}
+    assert json.loads(bytes(heard.value)) == stored
+    assert bytes(host.hear().value) == b"2"
+    assert json.loads(bytes(host.hear().value)) == [stored, 2]
+
+    assert host.call("e2", 1) == messages.Store("e2", "", "")
+    host.say(messages.Refused("e2", "out_of_storage", "no room"))
+    while isinstance(refused := host.hear(), bytes):
+        pass
+    assert (refused.kind, refused.message) == ("out_of_storage", "no room")
+    host.say(messages.Shutdown())
+    _, err = host.close()
+    assert err == ""
+    assert host.process.returncode == 0
+
+
 def test_a_module_that_cannot_be_loaded(host, tmp_path):
     entry = tmp_path / "module.py"
     entry.write_text("def handler(input): return undefined\nimport no_such_thing")
@@ -168,7 +211,7 @@ def test_it_ends_when_the_host_is_gone(host, tmp_path, state):
     host.say(messages.Hello(str(entry), str(tmp_path), "handler"))
     assert isinstance(host.hear(), messages.Ready)
     if state == "spinning":
-        host.say(messages.Execute("e1", 1, 9.0, messages.check_json(b"null")))
+        host.say(messages.Execute(id="e1", attempt=1, deadline=9.0, input=messages.check_json(b"null")))
 
     os.close(host.lifeline)
     host.lifeline = None

@@ -30,10 +30,20 @@ DOUBLING = inline("doubling", ROWS, input_schema={"allOf": [NODE, NODE]})
 BROKEN = inline("broken", "def handler(input: int): ...\nraise SystemExit")
 """Its worker cannot start, so a refusal of the input comes from the check before it."""
 
+TYPED = """
+import datetime, decimal
+
+def handler(price: decimal.Decimal, day: datetime.date = None, *, count: int = 2):
+    'Multiply.\\n\\nArgs:\\n    price: For one.'
+    return [price * count, day]
+"""
+NAMED = inline("named", TYPED)
+UNCHECKED = inline("unchecked", TYPED, input_schema={})
+
 
 @pytest.fixture
 async def site(tmp_path):
-    async with open_site(tmp_path, (HINTED, OFF, OWN, DOUBLING, BROKEN)) as opened:
+    async with open_site(tmp_path, (HINTED, OFF, OWN, DOUBLING, BROKEN, NAMED, UNCHECKED)) as opened:
         yield opened
 
 
@@ -41,7 +51,8 @@ async def ask(site, name, body):
     """Return status, field and message."""
     status, _, answer = await site.ask("POST", f"/modules/execute/{name}", body)
     told = json.loads(answer)
-    return status, told.get("field"), told.get("detail", told.get("result"))
+    found = told.get("error") or told  # of an execution, or of a problem before it
+    return status, found.get("field"), told.get("detail", told.get("result"))
 
 
 @pytest.mark.parametrize(
@@ -67,6 +78,32 @@ async def test_another_input_is_refused_with_its_place(site, body, field, words)
 async def test_an_input_is_refused_before_a_worker_is_there(site):
     assert (await ask(site, "broken", "x"))[:2] == (400, "$")
     assert (await ask(site, "broken", 3))[0] == 424
+
+
+@pytest.mark.parametrize("name", ["named", "unchecked"])
+async def test_parameters_are_the_keys_of_the_input(site, name):
+    assert await ask(site, name, {"price": "1.50"}) == (200, None, ["3.00", None])
+    assert await ask(site, name, {"price": 2, "day": "2027-01-31", "count": 3}) == (200, None, ["6", "2027-01-31"])
+    assert (await ask(site, name, {"price": "1.50", "count": "3"}))[:2] == (400, "$.count")
+    assert (await ask(site, name, {"price": "?"}))[:2] == (400, "$.price")
+    assert (await ask(site, name, [1]))[:2] == (400, "$")
+    assert (await ask(site, name, {}))[:2] == (400, "$" if name == "named" else "$.price")
+    assert (await ask(site, name, {"price": 1, "x": 2}))[:2] == (400, "$" if name == "named" else "$.x")
+
+
+async def test_the_signature_is_shown_as_the_schema(site):
+    _, _, answer = await site.ask("GET", "/modules/named", None)
+
+    assert json.loads(answer)["input_schema"] == {
+        "type": "object",
+        "properties": {
+            "price": {"type": ["string", "number"], "format": "decimal", "description": "For one."},
+            "day": {"anyOf": [{"type": "string", "format": "date"}, {"type": "null"}], "default": None},
+            "count": {"type": "integer", "default": 2},
+        },
+        "required": ["price"],
+        "additionalProperties": False,
+    }
 
 
 async def test_the_schema_of_the_module_comes_before_the_hint(site):

@@ -36,6 +36,7 @@ from tests.records import (
     crashed,
     full,
     make,
+    make_older,
     rows,
     running,
     segments,
@@ -615,38 +616,27 @@ async def test_a_database_of_another_schema_is_refused_and_left_alone(tmp_path, 
     with pytest.raises(RunnerError) as caught:
         await History(HistorySettings(), tmp_path, clock=lambda: NOW).run()
 
-    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 3 only; start the version"
+    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 4 only; start the version"
     assert message in caught.value.failure.message
     assert "or move the file away" in caught.value.failure.message
     assert rows(tmp_path, "select * from sqlite_master") == before
 
 
-SCHEMA_2 = ("priority", "run_at", "schedule", "scheduled_for", "rerun_of", "rerun_root", "group", "on_end")
-"""Columns that the schema before this one does not have."""
-
-
-async def test_a_database_of_the_schema_before_is_brought_up_to_date(tmp_path):
-    ended, waiting = make(), make(Status.QUEUED)
-    async with running(tmp_path) as history:
-        await history.finish(ended)
-        await history.submit(waiting)
-        await history.list(Query())
+async def test_a_database_of_the_last_schema_is_converted(tmp_path):
     indexes = "select name, sql from sqlite_master where type = 'index' and sql is not null order by name"
-    wanted = rows(tmp_path, indexes)
-    with closing(sqlite3.connect(tmp_path / "history.db")) as connection, connection:
-        for name in ("schedule", "rerun_of", "rerun_root", "due"):
-            connection.execute(f"drop index executions_by_{name}")
-        for column in SCHEMA_2:
-            connection.execute(f'alter table executions drop column "{column}"')
-        connection.execute("update meta set value = 2 where name = 'schema'")
-        connection.execute("drop table notices")
-
+    before, after = make(), make(input_bytes=3, output_bytes=5, priority=9, group='"kim"')
     async with running(tmp_path) as history:
-        assert bare(await history.get(ended.id)) == bare(ended)
-        assert (await unfinished(history)) == (waiting,)
-        again = make(rerun_of=ended.id, rerun_root=ended.id, priority=9, group='"kim"')
-        await history.finish(again)
-        assert [bare(e) for e in (await history.list(Query(rerun_of=ended.id))).items] == [bare(again)]
+        await history.finish(before)
+    wanted = rows(tmp_path, indexes)
+    make_older(tmp_path)
+
+    for _ in range(2):
+        async with running(tmp_path) as history:
+            await history.finish(after)
+            assert await history.get(before.id) == before
+            assert await history.get(after.id) == after
+            assert len((await history.list(Query())).items) == 2
+    assert rows(tmp_path, "select value from meta where name = 'schema'") == [(4,)]
     assert rows(tmp_path, indexes) == wanted
 
 

@@ -14,7 +14,7 @@ from actors.history import archive
 from actors.history.queries import Query
 from config.settings import HistorySettings
 from protocol.model import Status
-from tests.records import all_lost, crashed, make, printed, rows, running, segments, stored, unfinished
+from tests.records import all_lost, crashed, make, make_older, printed, rows, running, segments, stored, unfinished
 
 PAGE = 4096
 
@@ -65,6 +65,17 @@ async def test_damage_is_found_at_the_start_and_what_can_be_read_is_kept(tmp_pat
     async with running(tmp_path) as history:
         assert history.statistics().damaged == ()
         assert await history.get(after.id) == after
+
+
+async def test_a_damaged_database_of_the_last_schema_is_converted_as_far_as_it_can_be_read(tmp_path):
+    made = await filled(tmp_path)
+    make_older(tmp_path)
+    zero(tmp_path / "history.db", 0.6, 0.62)
+
+    async with running(tmp_path) as history:
+        assert history.statistics().damaged == ("history",)
+        read = [await history.get(execution.id) for execution in made]
+        assert sum(found == execution for found, execution in zip(read, made, strict=True)) > 300
 
 
 async def test_what_waits_in_a_damaged_database_still_runs(tmp_path):

@@ -322,7 +322,7 @@ async def test_a_missing_library_is_named_with_its_remedy(rig, how, where):
         "def no(name, *_):\n    if name == 'yaml': raise ModuleNotFoundError(\"No module named 'yaml'\", name=name)\n"
     )
     code += block + (
-        "import yaml\ndef handler(input): pass" if where == "import" else "def handler(i):\n    import yaml"
+        "import yaml\ndef handler(input): pass" if where == "import" else "def handler(i, /):\n    import yaml"
     )
     ran = await rig.run(code, **how)
 

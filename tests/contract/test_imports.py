@@ -16,6 +16,7 @@ from environments.local.inprocess import InProcess
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
 from tests.contract.test_guest_pythons import PYTHONS
+from tests.programs import install
 from tests.support import PATIENCE
 from tests.workers import WORKERS, chosen
 
@@ -80,6 +81,7 @@ async def test_a_module_named_traceback_has_tracebacks(rig, isolation):
 
 OWN = {
     "guest.py": "me = 'guest'\n",
+    "parts.py": "me = 'parts'\n",
     "relay.py": "me = 'relay'\n",
     "values.py": "me = 'values'\n",
     "asyncio.py": "me = 'asyncio'\n",
@@ -88,12 +90,12 @@ OWN = {
     "select/__init__.py": "me = 'select'\n",
     "sys/data.txt": "",
     "main.py": """
-import guest, relay, values, asyncio, json, linecache, select, functools, sys
+import guest, parts, relay, values, asyncio, json, linecache, select, functools, sys
 def same(f): return functools.wraps(f)(lambda *a: f(*a))
 @same
 async def handler(input):
     assert input, sys.version
-    return [each.me for each in (guest, relay, values, asyncio, json, linecache, select)]
+    return [each.me for each in (guest, parts, relay, values, asyncio, json, linecache, select)]
 """,
 }
 
@@ -101,7 +103,8 @@ async def handler(input):
 async def test_files_of_the_author_are_found_as_python_finds_them(rig, how, folder):
     module = await rig.publish(path=folder(OWN), **how)
 
-    assert (await rig.call(module, 1)).value == ["guest", "relay", "values", "asyncio", "json", "linecache", "select"]
+    own = ["guest", "parts", "relay", "values", "asyncio", "json", "linecache", "select"]
+    assert (await rig.call(module, 1)).value == own
     failed = await rig.call(module, 0)
     assert failed.kind is ErrorKind.HANDLER_ERROR
     assert "in handler\n" in failed.failure.traceback
@@ -130,14 +133,16 @@ async def test_nothing_of_the_worker_program_is_seen(rig, how):
     def handler(input):
         main = sys.modules["__main__"]
         folders = [path for path in sys.path if os.path.exists(os.path.join(path, "guest.py"))]
-        return [name for name in ("guest", "relay", "values") if name in sys.modules or hasattr(main, name)] + folders
+        names = ("guest", "parts", "relay", "values")
+        return [name for name in names if name in sys.modules or hasattr(main, name)] + folders
     """
     assert (await rig.run(code, **how)).value == []
 
 
 STANDS = r"""
 import json, os, sys
-sys.path.insert(0, sys.argv[1]); import guest; del sys.path[0], sys.modules["guest"], sys.modules["values"]
+sys.path.insert(0, sys.argv[1]); import guest; del sys.path[0]
+for each in ("guest", "parts", "values"): del sys.modules[each]
 path = sys.path[:]
 def check(root, name):
     open(root + "/%s.py" % name, "w").write("me = 1")
@@ -147,7 +152,11 @@ def check(root, name):
     assert builtin or __import__(name).me == 1, "hidden"
     assert module.call(1, None, None) == 1
     assert guest.values.nesting(b"[[]]") == 2
-    assert guest.wants_context(__import__("functools").wraps(lambda i: 1)(lambda i, context: 1)) is False
+    wraps, named = __import__("functools").wraps, {}
+    exec("def typed(size: 'int', more: 'list' = ()): return size", named)
+    for handler in (named["typed"], wraps(named["typed"])(lambda *args, **named: 1)):
+        assert guest.wants_context(handler) is None
+        assert guest.typed().plan(handler).arguments({"size": 3.0}, None) == ((), {"size": 3})
     try: module.call(0, None, None)
     except ZeroDivisionError as problem: assert "in handler" in guest.describe(problem)[2], guest.describe(problem)
 wrong = []
@@ -174,7 +183,9 @@ def test_the_worker_stands_every_file_of_the_author(version, tmp_path):
     names = sorted({name for name in needed if name.isidentifier()} - {"__main__", "functools", "os"})
     few = ["ast", "asyncio", "linecache", "queue", "selectors", "types"]
 
-    command = [python, "-ISc", STANDS, GUEST.parent, tmp_path, *(names if here else few)]
+    install(tmp_path / "guest")
+    (tmp_path / "roots").mkdir()
+    command = [python, "-ISc", STANDS, tmp_path / "guest", tmp_path / "roots", *(names if here else few)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE * 4)
 
     assert len(names) > 50

@@ -133,6 +133,49 @@ async def test_forks_of_a_handler_begin_with_the_signals_of_a_program(inside):
         assert await inside(code) == -signal.SIGTERM
 
 
+async def test_a_typed_handler_and_operato(inside):
+    code = """
+import operato, threading
+def handler(count: int, context, when: "datetime.date" = None):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(operato.context()))
+    thread.start()
+    thread.join()
+    return operato.Response([count + 1, found == [context], operato.context() is context])
+import datetime
+"""
+    answer = await inside(code, {"count": 1})
+
+    assert answer == {"$response": {"status": 200, "headers": [], "json": [2, True, True]}}
+    failure = await inside.refused(code, {"count": "1"}, name="other")
+    assert (failure.kind, failure.field, failure.message) == (
+        ErrorKind.BAD_INPUT,
+        "$.count",
+        '$.count: expected an integer, not "1"',
+    )
+
+
+async def test_calls_beside_each_other_have_a_context_each(inside):
+    code = """
+import asyncio, operato
+async def handler(input):
+    await asyncio.sleep(0)
+    yield operato.context().execution_id
+    await asyncio.sleep(0)
+    yield operato.context().execution_id
+"""
+    found = {}
+
+    async def call(number):
+        found[number] = await inside(code, execution_id=f"e{number}")
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(call, number)
+
+    assert found == {number: [f"e{number}"] * 2 for number in range(4)}
+
+
 async def test_context_as_it_was_called(inside):
     code = "def handler(input, context): return [context.execution_id, context.attempt, context.remaining]"
 

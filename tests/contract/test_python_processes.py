@@ -168,7 +168,7 @@ async def test_an_import_that_ends_itself(rig, how):
 
 
 async def test_an_interrupt_is_an_exception_of_the_handler(rig, how):
-    module = await rig.publish("import signal\ndef handler(i):\n    signal.raise_signal(signal.SIGINT)", **how)
+    module = await rig.publish("import signal\ndef handler(i, /):\n    signal.raise_signal(signal.SIGINT)", **how)
 
     for _ in range(2):
         ran = await rig.call(module)
@@ -176,7 +176,7 @@ async def test_an_interrupt_is_an_exception_of_the_handler(rig, how):
 
 
 async def test_the_soft_stop_still_runs_the_finally_blocks(rig, how):
-    code = "import time\ndef handler(i):\n    try: time.sleep(60)\n    finally: print('cleaned up', flush=True)"
+    code = "import time\ndef handler(i, /):\n    try: time.sleep(60)\n    finally: print('cleaned up', flush=True)"
 
     ran = await rig.run(code, timeout=0.3, **how)
 
@@ -195,7 +195,7 @@ def fill(queue, name):
     memory.buf[0] = 7
     memory.close()
     queue.put("filled")
-def handler(method):
+def handler(method, /):
     context = multiprocessing.get_context(method)
     with context.Pool(2) as pool:
         found = [pool.map(double, [1, 2, 3])]
@@ -311,7 +311,7 @@ ATEXIT = """
 import atexit, os
 def say(text): print(text, flush=True)
 atexit.register(say, "import")
-def handler(path):
+def handler(path, /):
     atexit.register(open(path, "w").write, "call") if path else None
     return os.getpid()
 """
@@ -401,7 +401,7 @@ async def test_shared_memory_of_a_container(rig, with_engine):
     """As large as the memory limit, or as `shm` says; the failure names the place and the field."""
     code = """
     from multiprocessing import shared_memory
-    def handler(size):
+    def handler(size, /):
         memory = shared_memory.SharedMemory(create=True, size=size)
         memory.buf[:] = bytes(size)
         memory.close()

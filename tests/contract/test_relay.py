@@ -53,8 +53,14 @@ class Host:
         self.process.stdin.write(frames.encode(messages.encode(message)))
         self.process.stdin.flush()
 
+    def bring(self, path, data):
+        self.say(messages.File(path))
+        for piece in (data[:7], data[7:], b""):
+            self.process.stdin.write(frames.encode_bytes(piece))
+        self.process.stdin.flush()
+
     def hear(self):
-        """Return the next message, or None at the end."""
+        """Return the next message, or None at the end; of a byte frame its bytes."""
         until = time.monotonic() + PATIENCE
         while not self.pending:
             ready, _, _ = select.select([self.process.stdout], [], [], max(0, until - time.monotonic()))
@@ -63,11 +69,11 @@ class Host:
             if not data:
                 return None
             self.pending = self.decoder.feed(data)
-        return messages.decode(self.pending.pop(0))
+        payload = self.pending.pop(0)
+        return payload[1:] if payload[:1] == frames.MARK else messages.decode(payload)
 
     def load(self, code, isolation="warm"):
-        for piece in (code[:7], code[7:]):
-            self.say(messages.File("code/m/main.py", piece.encode()))
+        self.bring("code/m/main.py", code.encode())
         folder = f"{self.base}/code/m"
         hello = messages.Hello(f"{folder}/main.py", folder, "handler", isolation=isolation)
         hello.max_frame_bytes = self.max_frame_bytes
@@ -77,7 +83,7 @@ class Host:
     def call(self, value=None, name="e1"):
         """Return the text of both streams, the other messages, and the answer."""
         raw = messages.check_json(json.dumps(value).encode())
-        self.say(messages.Execute(name, 1, 10.0, raw))
+        self.say(messages.Execute(id=name, attempt=1, deadline=10.0, input=raw))
         printed, others = {"stdout": "", "stderr": ""}, []
         numbers = []
         while isinstance(message := self.hear(), messages.Output | messages.Item | messages.Progress | messages.Limit):
@@ -112,7 +118,7 @@ def host(request, tmp_path):
 
 def test_a_call(host):
     relay = host()
-    code = "import os\ndef handler(x):\n    print('o' * x)\n    os.write(2, b'e')\n    yield x"
+    code = "import os\ndef handler(x, /):\n    print('o' * x)\n    os.write(2, b'e')\n    yield x"
     assert isinstance(relay.load(code), messages.Ready)
 
     printed, others, answer = relay.call(70_000)
@@ -124,7 +130,7 @@ def test_a_call(host):
 
 def test_characters_and_bytes_that_are_none(host):
     relay = host()
-    code = "import os\ndef handler(x):\n    for b in '語é'.encode(): os.write(1, bytes([b]))\n"
+    code = "import os\ndef handler(x, /):\n    for b in '語é'.encode(): os.write(1, bytes([b]))\n"
     relay.load(code + "    os.write(1, b'\\xff\\xe8')")
 
     assert relay.call()[0]["stdout"] == "語é\ufffd\ufffd"
@@ -135,7 +141,7 @@ def test_what_an_execution_leaves_is_ended_and_told(host):
     code = """
 import os, subprocess, sys
 HELPER = subprocess.Popen(["sleep", "600"], start_new_session=True)
-def handler(x):
+def handler(x, /):
     left = subprocess.Popen(["sleep", "600"], start_new_session=True)
     return [HELPER.pid, left.pid, HELPER.poll()]
 """
@@ -155,8 +161,8 @@ def handler(x):
 
 def test_fork_and_cancel(host):
     relay = host()
-    relay.load("import time\ndef handler(x):\n    print('begun', flush=True)\n    time.sleep(600)", isolation="fork")
-    relay.say(messages.Execute("e1", 1, 10.0, messages.check_json(b"1")))
+    relay.load("import time\ndef handler(x, /):\n    print('begun', flush=True)\n    time.sleep(600)", isolation="fork")
+    relay.say(messages.Execute(id="e1", attempt=1, deadline=10.0, input=messages.check_json(b"1")))
     assert relay.hear().text == "begun\n"
     relay.say(messages.Cancel("e1"))
 
@@ -169,7 +175,7 @@ def test_fork_and_cancel(host):
 )
 def test_the_end_of_the_worker(host, code, exit_code):
     relay = host()
-    relay.load(f"import os\ndef handler(x):\n    os.write(1, b'last words')\n    {code}")
+    relay.load(f"import os\ndef handler(x, /):\n    os.write(1, b'last words')\n    {code}")
 
     printed, _, last = relay.call()
     assert printed["stdout"] == "last words"
@@ -178,7 +184,7 @@ def test_the_end_of_the_worker(host, code, exit_code):
 
 def test_an_orderly_end(host):
     relay = host()
-    relay.load("import atexit\natexit.register(lambda: print('bye'))\ndef handler(x): pass")
+    relay.load("import atexit\natexit.register(lambda: print('bye'))\ndef handler(x, /): pass")
     relay.say(messages.Shutdown())
 
     assert relay.hear().text == "bye\n"
@@ -187,8 +193,8 @@ def test_an_orderly_end(host):
 
 def test_the_end_of_input_is_the_end_of_all(host):
     relay = host()
-    relay.load("def handler(x):\n    print('begun', flush=True)\n    while True: pass")
-    relay.say(messages.Execute("e1", 1, 10.0, messages.check_json(b"1")))
+    relay.load("def handler(x, /):\n    print('begun', flush=True)\n    while True: pass")
+    relay.say(messages.Execute(id="e1", attempt=1, deadline=10.0, input=messages.check_json(b"1")))
     assert relay.hear().text == "begun\n"
     relay.process.stdin.close()
 
@@ -209,7 +215,7 @@ def later():
     done.set()
 done = threading.Event()
 threading.Thread(target=later, daemon=True).start()
-def handler(x):
+def handler(x, /):
     if x: again.set(); done.wait()
     else: threading.Thread(target=after_the_answer, daemon=True).start()
 def after_the_answer():
@@ -231,13 +237,13 @@ def test_a_frame_over_the_limit_is_told_by_its_length(host):
     relay = host(max_frame_bytes=10_000)
     code = """
 import os
-def handler(x):
+def handler(x, /):
     for fd in range(3, 20):
         try: os.write(fd, b"junk" * 10)
         except OSError: pass
 """
     relay.load(code)
-    relay.say(messages.Execute("e1", 1, 10.0, messages.check_json(b"1")))
+    relay.say(messages.Execute(id="e1", attempt=1, deadline=10.0, input=messages.check_json(b"1")))
 
     with pytest.raises(frames.FrameTooLargeError):
         relay.hear()
@@ -245,10 +251,11 @@ def handler(x):
 
 def test_files_that_cannot_be_written(host):
     relay = host()
-    relay.say(messages.File("home", b"in the way"))
-    relay.say(messages.File("home/code", b"no directory"))
+    relay.bring("home", b"in the way")
+    relay.bring("home/code/x", b"its folder can be made")
+    relay.bring("home/code/x/y", b"but not in a file")
 
-    failed = relay.load("def handler(x): pass")
+    failed = relay.load("def handler(x, /): pass")
     assert isinstance(failed, messages.LoadFailed)
     assert "cannot be written" in failed.message
 

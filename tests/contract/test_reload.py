@@ -93,7 +93,7 @@ def lines():
 async def serving(home, lines, *, look_seconds=NEVER, watching=True, first=ONE):
     (home / "modules.yaml").write_text(first)
     registry = Registry(Publisher(home.parent / f"{home.name}-kept", secret_values))
-    system = Held(registry, {}, None, None, None)
+    system = Held(registry, {}, None, None, None, None)
     modules = load_modules(home / "modules.yaml")
     async with trio.open_nursery() as nursery:
         await nursery.start(registry.run)
@@ -228,7 +228,7 @@ async def test_changes_between_reading_and_watching_are_published(home, lines):
     (home / "jobs").mkdir()
     (home / "jobs" / "main.py").write_text("handler = y1")
     registry = Registry(Publisher(home.parent / "kept", secret_values))
-    system = Held(registry, {}, None, None, None)
+    system = Held(registry, {}, None, None, None, None)
     (home / "modules.yaml").write_text(inline(jobs="path: jobs"))
     modules = load_modules(home / "modules.yaml")
     async with trio.open_nursery() as nursery:

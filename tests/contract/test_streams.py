@@ -62,7 +62,7 @@ class Site:
         client = await self.server.connect()
         async with client.stream:
             await client.send(self.head(method, path, length=len(data), **headers) + data)
-            return await client.response()
+            return await client.response(head_only=method == "HEAD")
 
     async def json(self, method: str, path: str, body: object = None, **headers: str) -> dict:
         status, _, answer = await self.ask(method, path, body, **headers)

@@ -56,7 +56,7 @@ def told(reader):
 LEAVERS = {
     "Popen": "def handler(input): return subprocess.Popen(SLEEP).pid",
     "Popen without pipes": "def handler(input): return subprocess.Popen(SLEEP, stdout=-3, stderr=-3, stdin=-3).pid",
-    "new session that holds the pipes": "def handler(i): return subprocess.Popen(SLEEP, start_new_session=True).pid",
+    "new session that holds the pipes": "def handler(i, /): return subprocess.Popen(SLEEP, start_new_session=True).pid",
     "double fork": """
 def handler(input):
     reader, writer = os.pipe()
@@ -278,7 +278,7 @@ def channel():
             return socket.socket(fileno=os.dup(fd))
         except OSError:
             pass
-def handler(how, context):
+def handler(how, /, context):
     if how == "at once":
         channel().send(frame(context))
     elif how == "long before it returns":

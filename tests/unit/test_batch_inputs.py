@@ -157,3 +157,21 @@ def test_problems_hold_the_time_to_wait():
         },
     }
     assert "index" not in json.loads(problem_line(failure))
+
+
+def test_lines_are_ready_when_the_next_one_need_not_be_waited_for():
+    pieces = [b"1\n", b"2", None]
+
+    async def more():
+        return pieces.pop(0)
+
+    async def run():
+        source = Lines(more, 100)
+        states = [source.ready()]
+        for _ in range(2):
+            await source.next()
+            states.append(source.ready())
+        return states
+
+    assert trio.run(run) == [False, False, True]
+    assert Array(b"[1]").ready()

@@ -22,6 +22,7 @@ from runner.client import local_token
 from runner.client.calls import Order
 from runner.client.connection import Client, failure_of, segment
 from runner.client.events import ANSWER, Begun, decode, end_in, end_of
+from runner.client.executions import text_of as shown_execution
 from runner.client.local_token import credentials, listens_as
 from runner.client.modules import text_of as shown_module
 from runner.client.printing import KEPT_BYTES, Printer, dropped_text, progress_text
@@ -346,3 +347,15 @@ def test_a_configuration_that_cannot_sign_is_not_an_error(home, file):
 
     assert credentials_for().token() is None
     assert "`operato-runner token --subject NAME --scope" in credentials_for().remedy
+
+
+def test_a_summary_shows_sizes_in_place_of_values() -> None:
+    item = {"id": "e", "module": "m", "version": "1", "status": "succeeded", "record": "summary", "finished_at": 1.0}
+    item |= {"input_bytes": 5, "result_bytes": None, "output_bytes": 7}
+    shown = [line.split(maxsplit=1) for line in shown_execution(item).splitlines()]
+    assert [row for row in shown if row[0] in ("input", "result", "output")] == [
+        ["input", "5 bytes, not recorded"],
+        ["output", "7 bytes, not recorded"],
+    ]
+    running = shown_execution({**item, "finished_at": None, "input": msgspec.Raw(b"[1]")})
+    assert "input     [1]" in running

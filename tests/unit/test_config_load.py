@@ -139,6 +139,9 @@ def test_the_flat_names():
         "max_modules": "registry.max_modules",
         "max_versions": "registry.max_versions",
         "notices_allow": "notices.allow",
+        "max_file": "files.max_file_bytes",
+        "max_files_bytes": "files.max_files_bytes",
+        "file_retention": "files.file_retention_seconds",
         "log_format": "log.format",
         "log_level": "log.level",
     }
@@ -489,5 +492,5 @@ def test_only_one_module_reads_the_environment():
 
     readers = [str(file.relative_to(ROOT)) for file in files if reads_the_environment(file)]
 
-    programs = ("protocol/guest.py", "protocol/relay.py", "protocol/values.py")
+    programs = ("protocol/guest.py", "protocol/parts.py", "protocol/relay.py", "protocol/values.py")
     assert [name for name in readers if name not in programs] == ["config/load.py"]

@@ -24,7 +24,7 @@ from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
 from tests.modules_file import load_modules
 
-CODE = "def handler(value):\n    return value\n"
+CODE = "def handler(value, /):\n    return value\n"
 
 
 def load(folder: Path, text: str | bytes) -> ModulesFile:
@@ -340,7 +340,7 @@ def test_all_mistakes_are_told_at_once_by_line(tmp_path):
           - name: Bad
             env: venv
             code: |
-              def handler(value):
+              def handler(value, /):
                   return (
           - just text
           - env: vnv
@@ -438,6 +438,12 @@ CASES: list[tuple[str, ...]] = [
     ("workers: {min: -1}", f"workers.min: -1 {OUT} 0 or more"),
     ("workers: {idle: 0}", f"workers.idle: 0s {OUT} more than 0s and at most 7d"),
     ("workers: {max_calls: -1}", f"workers.max_calls: -1 {OUT} 0 or more"),
+    ("rate: 10", "rate: 10 ..."),
+    ("rate: 0/s", "rate: '0/s' is not a number from 1 to 9999 and a unit..."),
+    ("group: customer", "group: is not a mapping"),
+    ("group: {concurrency: 1}", "group.key: is missing"),
+    ("group: {key: customer}", "group.key: 'customer' is not a path into the input, such as $.customer..."),
+    ("group: {key: $.a, concurrency: 0}", f"group.concurrency: 0 {OUT} from 1 to 1000"),
     ("retry: {attempts: 0}", f"retry.attempts: 0 {OUT} from 1 to 100"),
     ("retry: {attempts: 101}", f"retry.attempts: 101 {OUT} from 1 to 100"),
     ("retry: {on: timeout}", "retry.on: 'timeout' is not a list"),
@@ -1138,7 +1144,7 @@ def test_code_that_was_looked_at_is_not_again(tmp_path):
 def test_fields_have_a_largest_size(fields, where, limit):
     with pytest.raises(ConfigError) as caught:
         spec_from_mapping(
-            {"name": "a", "env": "inline", "code": "def handler(x): pass", **fields}, base=None, allow_path=False
+            {"name": "a", "env": "inline", "code": "def handler(x, /): pass", **fields}, base=None, allow_path=False
         )
 
     [mistake] = caught.value.mistakes

@@ -15,7 +15,8 @@ from protocol.errors import RETRYABLE, ErrorKind, Failure, RunnerError, error
 ACTORS = ("The caller", "The operator", "The author", "No action", "The developers")
 PROMISED = """
 bad_input not_found conflict unauthenticated forbidden too_large overloaded unavailable environment_failed load_failed
-handler_error bad_output timeout cancelled out_of_memory output_limit worker_crashed lost shutdown internal
+handler_error bad_output timeout cancelled out_of_memory output_limit out_of_storage worker_crashed lost
+shutdown internal
 """
 
 

@@ -17,36 +17,47 @@ import msgspec
 import pytest
 
 from protocol import frames, messages
-from tests.programs import guest, values
+from tests.programs import guest, parts, values
 
 SPEC = Path(__file__).parents[2] / "protocol" / "SPEC.md"
 PID = 4242
 GREETS = b"""
-def handler(value, context):
+def handler(value, /, context):
     context.progress(1, 2, "half")
     yield "Hello " + value["name"]
 """
 CONVERSATIONS = {
     "a call": (GREETS, ["execute"], ["ready", "progress", "item", "result"]),
     "liveness": (GREETS, ["ping"], ["ready", "pong"]),
-    "it raises": (b"def handler(value):\n    return value['title']\n", ["execute"], ["ready", "error: it raised"]),
+    "it raises": (b"def handler(value, /):\n    return value['title']\n", ["execute"], ["ready", "error: it raised"]),
     "a bad value": (
-        b"def handler(value):\n    return {'rows': [{'price': float('nan')}]}\n",
+        b"def handler(value, /):\n    return {'rows': [{'price': float('nan')}]}\n",
         ["execute"],
         ["ready", "error: bad value"],
     ),
     "equal keys": (
-        b"def handler(value):\n    return {'rows': [{1: 'a', '1': 'b'}]}\n",
+        b"def handler(value, /):\n    return {'rows': [{1: 'a', '1': 'b'}]}\n",
         ["execute"],
         ["ready", "error: equal keys"],
     ),
     "a converted value": (
-        b"import datetime\ndef handler(value):\n    return {datetime.date(2027, 1, 31): {'b'}}\n",
+        b"import datetime\ndef handler(value, /):\n    return {datetime.date(2027, 1, 31): {'b'}}\n",
         ["execute"],
         ["ready", "result: converted"],
     ),
+    "a file": (
+        b"def handler(value, /):\n    return {'plot': b'\\x89PNG'}\n",
+        ["execute", "stored"],
+        ["ready", "store", "piece", "end", "result: a file"],
+    ),
+    "a file of the input": (GREETS, ["execute: a file"], ["ready", "progress", "item", "result"]),
+    "a file is refused": (
+        b"def handler(value, /):\n    return {'plot': b'\\x89PNG'}\n",
+        ["execute", "refused"],
+        ["ready", "store", "error: refused"],
+    ),
     "no import": (b"import no_such_library\n", [], ["load_failed"]),
-    "what a worker does not know": (GREETS, ["cancel", "file", "kill", "ping"], ["ready", "pong"]),
+    "what a worker does not know": (GREETS, ["cancel", "file", "last piece", "kill", "ping"], ["ready", "pong"]),
 }
 """What the module is, what the host says after `hello`, and what the guest says to it, by the names of the vectors."""
 
@@ -63,7 +74,15 @@ def read_vectors():
     return found
 
 
+def read_byte_vectors():
+    """Return name -> (sender, whole frame, its bytes) of every block marked `bytes`."""
+    found = re.findall(r"^```bytes (\w+) ([^\n]+)\n(\w+)\n(\w*)\n```$", SPEC.read_text(), re.MULTILINE)
+    return {name: (who, bytes.fromhex(frame), bytes.fromhex(content)) for who, name, frame, content in found}
+
+
 VECTORS = read_vectors()
+PIECES = read_byte_vectors()
+SAID = {**VECTORS, **PIECES}
 
 
 def said_by(*who):
@@ -92,6 +111,20 @@ def test_the_frame_is_the_length_and_the_json(name):
 
     assert frames.encode(text) == frame
     assert frames.FrameDecoder(len(text)).feed(frame) == [text]
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_byte_frame_is_the_length_a_zero_and_the_bytes(name):
+    _, frame, content = PIECES[name]
+
+    assert frames.encode_bytes(content) == frame
+    (payload,) = frames.FrameDecoder(1 + len(content)).feed(frame)
+    assert payload == frames.MARK + content
+
+
+def test_each_side_has_byte_vectors_and_an_end():
+    assert {who for who, _, _ in PIECES.values()} == {"host", "guest"}
+    assert b"" in {content for _, _, content in PIECES.values()}
 
 
 @said_by("host")
@@ -133,15 +166,15 @@ def test_the_guest_reads_it(name):
 def test_the_guest_says_it(name, monkeypatch):
     source, host, expected = CONVERSATIONS[name]
 
-    said = converse(monkeypatch, source, [VECTORS[each][1] for each in ("hello", *host, "shutdown")])
+    said = converse(monkeypatch, source, [SAID[each][1] for each in ("hello", *host, "shutdown")])
 
-    assert said == b"".join(VECTORS[each][1] for each in expected)
+    assert said == b"".join(SAID[each][1] for each in expected)
 
 
 def test_the_conversations_use_every_vector_of_the_guest():
     used = {name for _, host, guests in CONVERSATIONS.values() for name in (*host, *guests)} | {"hello", "shutdown"}
 
-    assert used == {name for name, (who, _, _) in VECTORS.items() if who != "relay"}
+    assert used == {name for name, (who, _, _) in SAID.items() if who != "relay"}
 
 
 def converse(monkeypatch, source, host):
@@ -149,7 +182,7 @@ def converse(monkeypatch, source, host):
     clock = iter(range(1, 100))
     stub(monkeypatch, os, environ={}, getpid=lambda: PID, waitid=no_children, killpg=None, _exit=None)
     modules = {"__main__": types.ModuleType("__main__"), "traceback": traceback}
-    stub(monkeypatch, sys, path=[], modules=modules, version_info=(3, 11, 7))
+    stub(monkeypatch, sys, path=[], meta_path=[*sys.meta_path], modules=modules, version_info=(3, 11, 7))
     stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
     monkeypatch.setattr(guest, "peak_memory", lambda: 12_582_912)
     monkeypatch.setattr(guest.Memory, "forget", lambda _: None)
@@ -202,7 +235,7 @@ def test_the_message_table_has_every_field():
 
 def json_type(info):
     names = {"StrType": "string", "IntType": "integer", "FloatType": "number", "BoolType": "boolean", "RawType": "any"}
-    names |= {"BytesType": "string", "VarTupleType": "array"}
+    names |= {"VarTupleType": "array"}
     if isinstance(info, msgspec.inspect.UnionType):
         return " or ".join(json_type(part) for part in info.types)
     return names.get(type(info).__name__, {"DictType": "object", "NoneType": "null"}.get(type(info).__name__))
@@ -217,12 +250,21 @@ def default_of(field):
 
 def test_the_limits_are_the_same_on_both_sides():
     assert guest.PROTOCOL_VERSION == messages.PROTOCOL_VERSION
-    assert guest.HEADER_BYTES == frames.HEADER_BYTES
+    assert parts.HEADER_BYTES == frames.HEADER_BYTES
+    assert parts.MAX_PIECE == frames.MAX_PIECE
+    assert frames.MARK == parts.END
     assert values.MAX_DEPTH == messages.MAX_DEPTH
 
 
 def test_the_limits_are_as_written():
     limits = "\n".join(" ".join(row) for row in rows("Limits"))
 
-    for number in (values.MAX_DEPTH, values.MAX_TEXT, guest.MAX_TRACEBACK, values.MAX_TEXT // 4, values.MAX_PATH):
+    for number in (
+        values.MAX_DEPTH,
+        values.MAX_TEXT,
+        guest.MAX_TRACEBACK,
+        values.MAX_TEXT // 4,
+        values.MAX_PATH,
+        parts.MAX_NAME,
+    ):
         assert f"{number:,}" in limits

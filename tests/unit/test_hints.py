@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config.code.hints import MAX_PARTS, input_schema
+from config.code.hints import MAX_PARTS
+from config.code.signatures import input_schema
 from config.schema import fit
 from config.schema.schema import mismatch, problems, validator
 
@@ -71,7 +72,7 @@ def test_hints_are_read(hint, expected):
 @pytest.mark.parametrize(
     "hint",
     [
-        *("Any", "object", "bytes", "bytearray", "complex", "tuple", "set[str]", "frozenset", "type", "Ellipsis", "3"),
+        *("Any", "object", "complex", "tuple", "set[str]", "frozenset", "type", "Ellipsis", "3"),
         *("Optional[Any]", "Optional", "Union", "Literal", "Literal[b'a']", "Literal[1.5]", "Annotated[int]", "x.y"),
         *("Literal[9223372036854775808]", r"Literal['\ud800']", "Literal[1, Other.A]", "Unknown", "Unknown[int]"),
         *("list()", "'('", "Sequence[str]", "f'int'", "tuple[int, int]", "int | Any", "'not a hint'", "lambda: 1"),
@@ -130,13 +131,12 @@ def test_names_are_looked_up_in_the_file(before, hint, expected):
     [
         ("async def handler(input: int, context): yield 1", INT),
         ("def handler(input: int, /): ...", INT),
-        ("def handler(first: int, *rest: str): ...", INT),
+        ("def handler(input: int, *rest: str): ...", INT),
         ("def handler(input: int = None): ...", {"anyOf": [INT, NULL]}),
         ("def handler(input: int = 5): ...", INT),
         ("def handler(input, context: int = None): ...", None),
         ("def handler(input): ...", None),
         ("def handler(*args: int): ...", None),
-        ("def handler(*, key: int = 1): ...", None),
         ("@decorated\ndef handler(input: int): ...", None),
         ("def handler(input: int): ...\nhandler = wrapped(handler)", None),
         ("handler = lambda input: input\ndef other(input: int): ...", None),
@@ -300,7 +300,7 @@ def fits(value: Any, hint: tuple) -> bool:  # noqa: C901, PLR0911  (one for each
     return any(fits(value, each) for each in inner)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(HINTS, st.lists(VALUES, min_size=1, max_size=4))
 def test_inputs_pass_that_the_hint_allows_and_no_others(hint, values):
     classes: list[str] = []
@@ -349,7 +349,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(WORDS, st.lists(TEXTS, min_size=1, max_size=4))
 def test_what_the_fast_look_lets_pass_fits_the_schema(words, texts):
     fast = fit.decoder(words)
@@ -364,9 +364,11 @@ def test_what_the_fast_look_lets_pass_fits_the_schema(words, texts):
 @pytest.mark.parametrize(
     "words",
     [
-        {"type": "object", "additionalProperties": False},
+        {"type": "object", "properties": {}, "required": ["a"], "additionalProperties": False},
         {"type": "object", "properties": {}, "additionalProperties": {}},
-        {"type": ["object", "null"]},
+        {"type": ["string", "null"], "maxLength": 3},
+        {"type": ["nothing"]},
+        {"type": []},
         {"anyOf": [{"type": "number"}, {"enum": ["a", 1]}]},
         {"type": "string", "maxLength": 3},
         {"type": "array", "items": True},

@@ -26,9 +26,12 @@ TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in SO
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
-LONGER_MODULES = {"protocol/guest.py": 905, "protocol/relay.py": 420}
+LONGER_MODULES = {"protocol/guest.py": 875, "protocol/relay.py": 420}
 """Each file of a program of the guest is one more to find, read and verify at each start."""
-GUESTS = {"protocol/guest.py", "protocol/relay.py", "protocol/values.py"}
+GUESTS = {
+    *(f"protocol/{name}.py" for name in ("guest", "parts", "relay", "values")),
+    *(f"protocol/authors/{name}.py" for name in ("operato", "readers", "typed")),
+}
 """Separate programs, which run where user code runs."""
 LONGER_FUNCTIONS: dict[str, int] = {}
 MAX_CLASS_LINES = 250
@@ -238,7 +241,7 @@ def test_a_class_has_one_job():
 
 def test_a_room_has_few_files():
     counts = {
-        str(folder.relative_to(ROOT)): len([*folder.glob("*.py")]) - 1
+        str(folder.relative_to(ROOT)): len({str(file.relative_to(ROOT)) for file in folder.glob("*.py")} - GUESTS) - 1
         for folder in (*ROOMS, *(ROOT / package for package in PACKAGES))
     }
 

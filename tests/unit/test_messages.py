@@ -105,9 +105,11 @@ def test_values_up_to_the_greatest_nesting_are_read(depth):
 
 def test_input_is_the_last_field_of_execute():
     """The guest relies on it if its Python cannot read the input."""
-    payload = messages.encode(messages.Execute("x", 2, 1.5, msgspec.Raw(b'{ "a": 1 }')))
+    given = {"id": "x", "attempt": 2, "deadline": 1.5, "input": msgspec.Raw(b'{ "a": 1 }')}
+    plain, filed = (messages.encode(messages.Execute(**given, **more)) for more in ({}, {"files": {"f": "/p"}}))
 
-    assert payload == b'{"type":"execute","id":"x","attempt":2,"deadline":1.5,"input":{ "a": 1 }}'
+    assert plain == b'{"type":"execute","id":"x","attempt":2,"deadline":1.5,"input":{ "a": 1 }}'
+    assert filed == b'{"type":"execute","id":"x","attempt":2,"deadline":1.5,"files":{"f":"/p"},"input":{ "a": 1 }}'
 
 
 # -- values ----------------------------------------------------------------------------------------------------------

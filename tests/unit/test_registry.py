@@ -13,9 +13,10 @@ import trio
 
 from actors.registry import code_store as module_under_test
 from actors.registry.code_store import Layout
+from actors.registry.published import may_run_in_process
 from actors.registry.publisher import Publisher, stored
 from actors.registry.registry import Registry
-from actors.registry.snapshot import Changes, RegistrySnapshot, may_run_in_process
+from actors.registry.snapshot import Changes, RegistrySnapshot
 from config.load import secret_values
 from config.modules.spec import ModuleSpec
 from config.secrets import Secret

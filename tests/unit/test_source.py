@@ -19,6 +19,7 @@ from config.code import entry, source
 from config.code.source import MAX_BYTES, check
 from config.mistakes import ConfigError, Wrong
 from config.modules.spec import spec_from_mapping
+from protocol.authors.typed import plan
 from tests.contract.test_guest_pythons import PYTHONS
 from tests.modules_file import load_modules
 from tests.programs import guest
@@ -42,7 +43,8 @@ def guest_refuses(text: str, handler: str = "handler") -> str:
         module = guest.Module.__new__(guest.Module)
         module.main = main
         found = module._find({"handler": handler})
-        guest.wants_context(found)
+        if guest.wants_context(found) is None:
+            plan(found)
         init = getattr(main, "init", None)
         if callable(init):
             begun = init()
@@ -62,6 +64,10 @@ RUNS = [
     "def handler(a, b, c=1): ...",
     "def handler(a=1, b=2, c=3): ...",
     "def handler(*args): ...",
+    "def handler(): ...",
+    "async def handler(**more): ...",
+    "def handler(a, b, c): ...",
+    "def handler(a, *, key): ...",
     "def handler(*args, **more): ...",
     "def handler(a, *args, key=1): ...",
     "def handler(a, *, key=1): yield a",
@@ -116,15 +122,6 @@ FAILS = {
     " `def handler(input):`",
     "handler = 5": "'handler' is a value, not a function (line 1 of the code)",
     "\nhandler = other = []": "'handler' is a value, not a function (line 2 of the code)",
-    "def handler(): ...": "the handler takes no parameter; write `def handler(input):` (line 1 of the code)",
-    "async def handler(**more): ...": "the handler takes no parameter; write `def handler(input):`"
-    " (line 1 of the code)",
-    "def handler(a, b, c): ...": "the handler needs 3 parameters (a, b, c), but is called with input, or input and"
-    " context (line 1 of the code)",
-    "def handler(a, /, b, c, *, d=1): ...": "the handler needs 3 parameters (a, b, c), but is called with input, or"
-    " input and context (line 1 of the code)",
-    "\n\ndef handler(a, *, key): ...": "the handler is called with input, or input and context, but needs key by name;"
-    " add defaults (line 3 of the code)",
     "def handler(input): ...\ndef init(settings): ...": "`init` is called without arguments, but needs settings; add"
     " defaults, or rename the function (line 2 of the code)",
     "def handler(input): ...\ndef init(*, a, b=1): ...": "`init` is called without arguments, but needs a; add"
@@ -151,7 +148,7 @@ PARAMETERS = st.tuples(
 
 
 @given(PARAMETERS, st.sampled_from(["def", "async def"]))
-def test_every_signature_is_judged_as_the_guest_does(shape, define):
+def test_every_signature_is_one_of_a_handler(shape, define):
     only, plain, star, named, named_default, defaults, more = shape
     positional = [f"p{n}" for n in range(only + plain)]
     first = max(0, len(positional) - defaults)
@@ -164,7 +161,8 @@ def test_every_signature_is_judged_as_the_guest_does(shape, define):
     words += ["**more"] * more
     text = f"{define} handler({', '.join(words)}): ..."
 
-    assert bool(findings(text)) == bool(guest_refuses(text))
+    assert findings(text) == []
+    assert guest_refuses(text) == ""
 
 
 # -- what does not compile -------------------------------------------------------------------------------------------
@@ -290,8 +288,9 @@ def test_mistakes_in_code_have_the_line_of_the_file(tmp_path):
             code: |
               import os
 
-              def handler():
+              def init(a):
                   return 1
+              def handler(input): ...
           - name: b
             env: venv
             handler: wrk
@@ -300,14 +299,15 @@ def test_mistakes_in_code_have_the_line_of_the_file(tmp_path):
         """
 
     assert mistakes(tmp_path, text) == [
-        "modules.yaml:7: a.code: the handler takes no parameter; write `def handler(input):` (line 3 of the code)",
-        "modules.yaml:11: b.handler: there is no function 'wrk'; the code has work; did you mean 'work'?",
+        "modules.yaml:7: a.code: `init` is called without arguments, but needs a; add defaults, or rename the function"
+        " (line 3 of the code)",
+        "modules.yaml:12: b.handler: there is no function 'wrk'; the code has work; did you mean 'work'?",
     ]
 
 
 def test_mistakes_in_files_have_the_line_of_those(tmp_path):
     (tmp_path / "job").mkdir()
-    (tmp_path / "job" / "handler.py").write_text("\ndef handler(a, b, c): ...\n")
+    (tmp_path / "job" / "handler.py").write_text("\ndef init(a): ...\ndef handler(input): ...\n")
     (tmp_path / "one.py").write_text("def handler(input):\n    return (\n")
     text = (
         "modules: {a: {env: inline, path: job}, b: {env: inline, path: one.py},"
@@ -316,8 +316,8 @@ def test_mistakes_in_files_have_the_line_of_those(tmp_path):
 
     assert mistakes(tmp_path, text) == [
         "modules.yaml:1: c.handler: none of x.py, x/__init__.py, x is in the folder",
-        "job/handler.py:2: a.path: the handler needs 3 parameters (a, b, c), but is called with input, or input and"
-        " context (line 2 of handler.py)",
+        "job/handler.py:2: a.path: `init` is called without arguments, but needs a; add defaults, or rename the"
+        " function (line 2 of handler.py)",
         "one.py:2: b.path: does not compile: '(' was never closed (line 2 of one.py, column 12: `return (`)",
     ]
 

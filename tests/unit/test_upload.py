@@ -150,13 +150,13 @@ def test_the_name_may_be_given_in_both_places(tmp_path):
             ],
         ),
         (
-            {"handler.py": "\ndef handler(): ...", "requirements.txt": "a\n-e ."},
+            {"handler.py": "\ndef init(a): ...\ndef handler(input): ...", "requirements.txt": "a\n-e ."},
             "m",
             [
                 "requirements.txt:2: requirements: the option -e is not allowed: environments do not change; commit it"
                 " and write `name @ git+https://HOST/REPOSITORY`, build a wheel, or put its code beside the module's",
-                "handler.py:2: path: the handler takes no parameter; write `def handler(input):`"
-                " (line 2 of handler.py)",
+                "handler.py:2: path: `init` is called without arguments, but needs a; add defaults, or rename the"
+                " function (line 2 of handler.py)",
             ],
         ),
         (

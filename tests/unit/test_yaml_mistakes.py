@@ -153,7 +153,7 @@ def test_the_description_of_an_upload_is_explained_alike():
 def test_an_environment_file_is_explained_alike(tmp_path):
     (tmp_path / "environment.yml").write_text("channels: [a]\ndependencies\n  - numpy\n")
     file = tmp_path / "modules.yaml"
-    file.write_text("modules: [{name: a, env: conda, dependencies: environment.yml, code: 'def handler(i): ...'}]")
+    file.write_text("modules: [{name: a, env: conda, dependencies: environment.yml, code: 'def handler(i, /): ...'}]")
 
     assert any(
         "environment.yml:2: is not valid YAML: this line has no colon after `dependencies`" in str(mistake)

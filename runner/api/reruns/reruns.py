@@ -118,6 +118,9 @@ class Reruns:
         if live is not None or not found.status.final:
             text = f"the execution {identity} is {found.status}; only one that has ended can be repeated"
             raise error(ErrorKind.CONFLICT, text, field="id")
+        if with_input and found.summary:
+            text = f"the module of the execution {identity} records summaries, so its input was not kept; give `input`"
+            raise error(ErrorKind.CONFLICT, text, field="input")
         if with_input and found.input.startswith(_DROPPED):
             text = f"the input of the execution {identity} was not kept, as the disk was full; give `input`"
             raise error(ErrorKind.CONFLICT, text, field="input")

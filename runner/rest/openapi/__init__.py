@@ -1,8 +1,8 @@
 """The table of REST operations, the types of their JSON, and the OpenAPI document and page that are made from both."""
 
 from runner.rest.openapi.document import Documents
-from runner.rest.openapi.executions import LINES
-from runner.rest.openapi.modules import ARCHIVES, FORM, FORM_PARTS
+from runner.rest.openapi.executions import EXECUTE, LINES
+from runner.rest.openapi.modules import ARCHIVES
 from runner.rest.openapi.operation import EVENTS, JSON, Operation
 from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
@@ -24,8 +24,7 @@ from runner.rest.openapi.starts import NoticeShape
 __all__ = [
     "ARCHIVES",
     "EVENTS",
-    "FORM",
-    "FORM_PARTS",
+    "EXECUTE",
     "JSON",
     "LINES",
     "OPERATIONS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -11,10 +12,12 @@ import msgspec
 from attrs import define, field, frozen
 
 from actors.registry import Published, Registry, RegistrySnapshot
+from config.modules import PREFIX, Auth, EndpointSpec, Method
 from protocol import events, views
 from protocol.errors import PROBLEM, ErrorKind
 from runner.auth import Principal, Scope
 from runner.http import WEBSOCKET
+from runner.inputs import ANY, Field, Fields, media_types
 from runner.rest.openapi import shapes
 from runner.rest.openapi.executions import EXECUTE, EXECUTION_ID
 from runner.rest.openapi.operation import EVENTS, JSON, Header, Operation, Response
@@ -28,7 +31,9 @@ _SCHEMAS: Final = "#/components/schemas/"
 _RESPONSES: Final = "#/components/responses/"
 _TAGS: Final = {
     "calls": "The modules that this token may call, each with the schema of its input.",
+    "endpoints": "Routes of modules: the answer is that of their handlers.",
     "executions": "Calls, synchronous and asynchronous.",
+    "files": "Contents that inputs and results name.",
     "modules": "The functions that can be called.",
     "keys": "API keys, which are used in place of tokens.",
     "notices": "Messages about ended executions.",
@@ -57,6 +62,14 @@ _UNSUPPORTED: Final = Response(
     {PROBLEM: shapes.Problem},
     (Header("Accept-Encoding", "The encodings that are, if it is the encoding."),),
 )
+_NAME: Final = re.compile(r"\{([^}.]+)(?:\.\.\.)?\}")
+_BODILESS: Final = (Method.GET, Method.DELETE)
+_CALLERS: Final = {
+    Auth.TOKEN: "Needs a token or a key.",
+    Auth.KEY: "Needs a key.",
+    Auth.SIGNATURE: "Needs the signature of the sender.",
+    Auth.NONE: "Open to every client.",
+}
 
 
 @frozen
@@ -66,6 +79,8 @@ class Call:
     name: str
     operation: dict[str, Any]
     input: dict[str, Any]
+    hooks: Mapping[str, Mapping[str, Any]]
+    """The operations of its endpoints, by path and method."""
 
 
 @define(eq=False)
@@ -118,6 +133,9 @@ def document(
     for call in calls:
         paths[EXECUTE.path.replace("{name}", call.name)] = {"post": call.operation}
         inputs[_input(call.name)] = call.input
+        for path, methods in call.hooks.items():
+            paths.setdefault(path, {}).update(methods)
+    unused = {"calls": not inputs, "endpoints": not any(path.startswith(f"{PREFIX}/") for path in paths)}
     for operation in operations:
         method = "get" if operation.method == WEBSOCKET else operation.method.lower()
         paths.setdefault(operation.path, {})[method] = _operation(operation, refer)
@@ -125,7 +143,7 @@ def document(
         "openapi": "3.1.0",
         "info": {"title": "Operato Runner", "version": version, "description": _ABOUT, "license": {"name": "MIT"}},
         **({"servers": [{"url": base}]} if base else {}),
-        "tags": [{"name": name, "description": text} for name, text in _TAGS.items() if inputs or name != "calls"],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items() if not unused.get(name)],
         "paths": paths,
         "components": {
             "schemas": {**schemas, **inputs},
@@ -189,12 +207,13 @@ def call_of(module: Published) -> Call:
     """Return the description of one module."""
     name, spec = module.ref.name, module.spec
     schema, required, more = {}, False, ""
-    content: dict[str, Any] = {"schema": {"$ref": f"{_SCHEMAS}{_input(name)}"}}
+    reference = f"{_SCHEMAS}{_input(name)}"
+    content: dict[str, Any] = {"schema": {"$ref": reference}}
     if module.input_schema is not None:
         from config.schema import embedded  # noqa: PLC0415  (imported already, for the schema of this module)
 
         required = module.inputs is not None and module.inputs.check(b"null") is not None
-        found = embedded(module.input_schema, f"{_SCHEMAS}{_input(name)}")
+        found = embedded(module.input_schema, reference)
         if found is None:
             more = f"The schema of its input cannot be shown here; see `GET /modules/{name}`."
         schema = found or {}
@@ -206,12 +225,70 @@ def call_of(module: Published) -> Call:
         **({"description": text} if text else {}),
         "tags": ["calls"],
         "parameters": [_parameter(parameter) for parameter in EXECUTE.parameters if parameter is not MODULE],
-        "requestBody": {"required": required, "content": {JSON: content}},
+        "requestBody": {"required": required, "content": {JSON: content, **_other_bodies(module, schema, reference)}},
         "responses": _execute_responses(),
         "security": _security(EXECUTE),
         "x-module": {"version": module.ref.version, "env": spec.env.value},
     }
-    return Call(name, operation, {"title": f"The input of {name}", **schema})
+    return Call(name, operation, {"title": f"The input of {name}", **schema}, _hook_paths(module))
+
+
+def _other_bodies(module: Published, shown: Mapping[str, Any], reference: str) -> dict[str, Any]:
+    """Return the bodies that the module takes besides JSON; `shown` is its schema at the `reference`."""
+    fields = Fields(module.input_schema)
+    form: dict[str, Any] = {"type": "object"}
+    for name in shown.get("properties", ()):
+        field = fields.of(name)
+        part = {"$ref": f"{reference}/properties/{name.replace('~', '~0').replace('/', '~1')}"}
+        form.setdefault("properties", {})[name] = _file_part(field, part)
+    form |= {key: shown[key] for key in ("required", "additionalProperties") if key in shown and "properties" in form}
+    taken = media_types(module.input_schema)
+    return {kind: {"schema": {} if kind == ANY else form} for kind in taken if kind != JSON}
+
+
+def _file_part(field: Field, part: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a part: bytes for a file, else that of the field."""
+    file = {"type": "string", "format": "binary"}
+    if field.any:
+        return part
+    if field.repeated and field.items is not None and field.items.file and not field.items.any:
+        return {"type": "array", "items": file}
+    return file if field.file else part
+
+
+def _hook_paths(module: Published) -> dict[str, dict[str, Any]]:
+    """Return the operations of a module's endpoints by path and method."""
+    paths: dict[str, dict[str, Any]] = {}
+    for place, endpoint in enumerate(module.spec.endpoints):
+        path = PREFIX + _NAME.sub(r"{\1}", endpoint.path)
+        for method in endpoint.methods:
+            identity = f"endpoint.{module.ref.name}.{place}.{method.lower()}"
+            paths.setdefault(path, {})[method.lower()] = _hook(module, endpoint, method, identity)
+    return paths
+
+
+def _hook(module: Published, endpoint: EndpointSpec, method: Method, identity: str) -> dict[str, Any]:
+    name, spec = module.ref.name, module.spec
+    text = {"type": "string"}
+    identified = {"X-Execution-Id": {"description": "The id of the execution.", "schema": text}}
+    answer: dict[str, Any] = {"description": "The answer of the handler, or a problem.", "headers": identified}
+    accepted = {"description": "The request is accepted, and runs when its turn comes.", "headers": identified}
+    names = _NAME.findall(endpoint.path)
+    parameters = [{"name": each, "in": "path", "required": True, "schema": text} for each in names]
+    body: dict[str, Any] = {"content": {"*/*": {"schema": {}}}}
+    needs = [{"bearer": [Scope.EXECUTIONS_RUN.value]}] if endpoint.auth in (Auth.TOKEN, Auth.KEY) else []
+    problem = {"description": "A problem.", "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    return {
+        "operationId": identity,
+        "summary": f"Endpoint of {name}",
+        "description": "\n\n".join(part for part in (spec.description, _CALLERS[endpoint.auth]) if part),
+        "tags": ["endpoints"],
+        **({"parameters": parameters} if parameters else {}),
+        **({} if method in _BODILESS else {"requestBody": body}),
+        "responses": {"default": answer} if endpoint.wait else {"202": accepted, "default": problem},
+        "security": needs,
+        "x-module": {"version": module.ref.version, "env": spec.env.value},
+    }
 
 
 def _example(module: Published) -> dict[str, Any]:

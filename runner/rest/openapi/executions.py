@@ -11,6 +11,7 @@ from protocol.model import Status, Stream
 from runner.api import MAX_PARALLELISM
 from runner.auth import Scope
 from runner.http import WEBSOCKET
+from runner.inputs import ANY, FORM, URLENCODED
 from runner.rest.openapi import shapes
 from runner.rest.openapi.operation import ENDED, EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import (
@@ -58,6 +59,10 @@ _BEGINNING: Final = (
     ErrorKind.OVERLOADED,
     ErrorKind.SHUTDOWN,
 )
+_BINARY: Final = {"type": "string", "format": "binary"}
+_CONTENT: Final = {JSON: {}, ANY: _BINARY}
+_FORM: Final = {"type": "object", "propertyNames": {"minLength": 1}}
+_OTHER_BODIES: Final = {FORM: _FORM, URLENCODED: _FORM, ANY: {}}
 _EVENTS_TEXT: Final = (
     "Events are numbered. The stream replays past events from the number asked for, then continues live; each event "
     "comes once, in order."
@@ -80,18 +85,21 @@ EXECUTE: Final = Operation(
         Response(
             200,
             "The execution succeeded. With `Prefer: respond-async` and a known key: it has ended.",
-            _WHOLE,
+            {**_WHOLE, ANY: _BINARY},
             (EXECUTION_ID,),
         ),
         _ACCEPTED,
     ),
     Scope.EXECUTIONS_RUN,
     parameters=(MODULE, VERSION, *TERMS, TIMEOUT, KEY, PREFER),
-    body={JSON: {}},
-    body_text="The input of the handler; an empty body is null.",
-    refused=_BEGINNING,
+    body={JSON: {}, **_OTHER_BODIES},
+    body_text="The input of the handler; an empty body is null. Fields of a form become the fields of the input by its "
+    "schema; files are stored, and the handler gets them. Any other type is taken as it is by handlers of text, bytes, "
+    "a file or a request.",
+    refused=(*_BEGINNING, ErrorKind.OUT_OF_STORAGE),
     ended=ENDED,
-    text="A client that disconnects cancels its call, unless the call has a key.",
+    text="A client that disconnects cancels its call, unless the call has a key. If the header `Accept` allows no JSON "
+    "and the result is a file or a response, the answer is that content alone.",
 )
 BATCH: Final = Operation(
     "POST",
@@ -140,10 +148,16 @@ SUBMIT: Final = Operation(
         _ACCEPTED,
     ),
     Scope.EXECUTIONS_RUN,
-    parameters=(*TERMS, TIMEOUT, KEY),
-    body={JSON: shapes.Order},
+    parameters=(
+        Parameter("module", "The name of the module; the body is its input then, as in a call that waits.", text()),
+        VERSION,
+        *TERMS,
+        TIMEOUT,
+        KEY,
+    ),
+    body={JSON: shapes.Order, **_OTHER_BODIES},
     body_required=True,
-    refused=_BEGINNING,
+    refused=(*_BEGINNING, ErrorKind.OUT_OF_STORAGE),
     text="Accepted executions are recorded and run even after a restart.",
 )
 FILTERS: Final = (
@@ -177,6 +191,24 @@ GET: Final = Operation(
     Scope.EXECUTIONS_READ,
     parameters=(EXECUTION,),
     refused=(ErrorKind.NOT_FOUND,),
+)
+RESULT: Final = Operation(
+    "GET",
+    "/executions/{id}/result",
+    "getResult",
+    "Get the result of an execution as it is",
+    (
+        Response(200, "The result: JSON, the file that it is, or the body of a response.", _CONTENT, (EXECUTION_ID,)),
+        Response(206, "A part of the file.", {ANY: _BINARY}, (EXECUTION_ID,)),
+        Response(304, "The client has the file."),
+        Response(412, "The file has another ETag.", {PROBLEM: shapes.Problem}),
+        Response(416, "The range has no byte of the file.", {PROBLEM: shapes.Problem}),
+    ),
+    Scope.EXECUTIONS_READ,
+    parameters=(EXECUTION,),
+    refused=(ErrorKind.NOT_FOUND, ErrorKind.CONFLICT),
+    text="A file is answered as by `GET /files/{id}`, with ranges and conditions. While the execution has not ended, "
+    "the answer is 409; without a result, after a failure or of a module that records summaries, 404.",
 )
 OUTPUT: Final = Operation(
     "GET",
@@ -299,6 +331,7 @@ EXECUTIONS: Final = (
     SUBMIT,
     LIST,
     GET,
+    RESULT,
     OUTPUT,
     FOLLOW,
     FOLLOW_SOCKET,

@@ -11,6 +11,7 @@ from config.units import decimal
 from protocol.errors import PROBLEM, ErrorKind
 from protocol.model import Kind
 from runner.auth import Scope
+from runner.inputs import FORM, FORM_PARTS
 from runner.rest.openapi import shapes
 from runner.rest.openapi.operation import EVENTS, JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import (
@@ -34,9 +35,6 @@ MAX_VALUES: Final = 20
 """How often a filter may be given."""
 ARCHIVES: Final = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
 """Content types of an upload."""
-FORM: Final = "multipart/form-data"
-FORM_PARTS: Final = ("file", "archive")
-"""The names that the file in a form may have."""
 _UPLOAD_FORM: Final = {
     "type": "object",
     "properties": {name: {"type": "string", "contentMediaType": ARCHIVES[0]} for name in FORM_PARTS},

@@ -1,7 +1,7 @@
 """The table of all REST operations: the routes, their parameters and the OpenAPI document are made from it.
 
-A new route is one `Operation` here, or in `executions.py`, `modules.py` or `keys.py`, and one function that `serves`
-its name.
+A new route is one `Operation` here, or in `executions.py`, `files.py`, `modules.py` or `keys.py`, and one function
+that `serves` its name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from protocol.errors import ErrorKind
 from runner.auth import Scope
 from runner.rest.openapi import shapes
 from runner.rest.openapi.executions import EXECUTIONS
+from runner.rest.openapi.files import FILES
 from runner.rest.openapi.keys import KEYS
 from runner.rest.openapi.modules import MODULES
 from runner.rest.openapi.operation import JSON, Header, Operation, Response
@@ -96,6 +97,7 @@ INDEX: Final = Operation(
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *EXECUTIONS,
     *MODULES,
+    *FILES,
     *KEYS,
     *NOTICES,
     *(ENVIRONMENTS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),

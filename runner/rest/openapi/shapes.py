@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct, field
 
 from actors.registry import Action
 from actors.workers import ExecutorStatistics
-from config.modules import ModuleSpec
+from config.modules import Algorithm, Auth, Encoding, Method, ModuleSpec, Scheme
 from protocol.errors import ErrorKind
 from protocol.events import Error
 from protocol.model import Kind, Status
@@ -80,10 +80,33 @@ class Environments(TypedDict):
     items: list[Environment]
 
 
+class ShownSignature(TypedDict):
+    """How the requests of an endpoint are signed; secrets by their names."""
+
+    secret: list[str]
+    scheme: NotRequired[Scheme]
+    header: NotRequired[str]
+    algorithm: NotRequired[Algorithm]
+    encoding: NotRequired[Encoding]
+    prefix: NotRequired[str]
+    tolerance: NotRequired[float]
+
+
+class ShownEndpoint(TypedDict):
+    """A route of a module."""
+
+    path: str
+    methods: list[Method]
+    auth: Auth
+    signature: NotRequired[ShownSignature]
+    wait: bool
+    url: Annotated[str, Meta(description="For this client; a path where the address of the server is not set.")]
+
+
 def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     """Return the type of a module in answers: the fields of its specification, without those that have no value."""
     shown: list[tuple[str, Any] | tuple[str, Any, Any]] = [("name", str), ("version", str), ("env", Kind)]
-    for field_name, kind in get_type_hints(ModuleSpec).items():
+    for field_name, kind in {**get_type_hints(ModuleSpec), "endpoints": list[ShownEndpoint]}.items():
         if field_name not in NOT_SHOWN:
             filled = tuple(one for one in get_args(kind) if one is not NoneType)
             nullable = NoneType in get_args(kind)
@@ -246,6 +269,39 @@ class RepeatedPage(TypedDict):
     cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
 
 
+class File(TypedDict):
+    """A stored file."""
+
+    id: Annotated[str, Meta(description="`sha256:` and the digest of the content.")]
+    name: str
+    type: str
+    size: int
+
+
+class NamedFile(TypedDict("NamedFile", {"$file": File})):
+    """A stored file as it is written in inputs and results."""
+
+
+class ListedFile(File):
+    """A stored file in a list."""
+
+    created_at: Annotated[Moment, Meta(description="The latest upload.")]
+
+
+class FilePage(TypedDict):
+    """A page of files, newest first."""
+
+    items: list[ListedFile]
+    cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
+
+
+class CollectedFiles(TypedDict):
+    """What was deleted."""
+
+    files: int
+    bytes: int
+
+
 class Index(TypedDict):
     """Where to go from here."""
 
@@ -265,7 +321,7 @@ class Ready(TypedDict):
 
     status: Literal["ready"]
     modules: int
-    damaged: NotRequired[list[Literal["code", "history", "journal", "keys", "modules"]]]
+    damaged: NotRequired[list[Literal["code", "files", "history", "journal", "keys", "modules"]]]
     """Stores that were found damaged; the log has the details."""
 
 

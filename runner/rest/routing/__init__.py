@@ -6,7 +6,20 @@ It also knows proxies in front of the server, web sites that may use it, the cal
 from runner.rest.routing.origins import Origins
 from runner.rest.routing.paths import Paths
 from runner.rest.routing.proxies import Proxies
-from runner.rest.routing.serving import Endpoints
-from runner.rest.routing.site import FOUND, Site
+from runner.rest.routing.sending import BROKEN, transmit
+from runner.rest.routing.serving import Endpoints, fields_of
+from runner.rest.routing.site import FOUND, Site, nothing_at, other_method
 
-__all__ = ["FOUND", "Endpoints", "Origins", "Paths", "Proxies", "Site"]
+__all__ = [
+    "BROKEN",
+    "FOUND",
+    "Endpoints",
+    "Origins",
+    "Paths",
+    "Proxies",
+    "Site",
+    "fields_of",
+    "nothing_at",
+    "other_method",
+    "transmit",
+]

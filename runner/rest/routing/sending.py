@@ -1,4 +1,4 @@
-"""Sending what endpoints return: whole answers, streams and websockets, and how these end after a failure."""
+"""Sending what endpoints return: whole answers, streams, downloads, websockets, and their ends after a failure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from runner.api import failure_of
 from runner.http import Message, Receive, Send, respond
-from runner.rest.endpoint import Answer, Close, Outcome, Peer, Socket, Stream, problem
+from runner.rest.endpoint import Answer, Close, Download, Outcome, Peer, Socket, Stream, problem
 from runner.rest.render import failure_event
 from runner.status import CODES
 
@@ -23,6 +23,8 @@ async def transmit(outcome: Outcome, scope: Message, receive: Receive, send: Sen
             await respond(send, outcome.status, outcome.body, outcome.headers, outcome.content_type.encode())
     elif isinstance(outcome, Stream):
         await _stream(outcome, scope, receive, send)
+    elif isinstance(outcome, Download):
+        await _download(outcome, scope, receive, send)
     else:
         await _converse(outcome, scope, receive, send)
 
@@ -63,6 +65,32 @@ async def _stream(stream: Stream, scope: Message, receive: Receive, send: Send) 
             return
         last = stream.failed(failure)
     await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+async def _download(download: Download, scope: Message, receive: Receive, send: Send) -> None:
+    about = ((b"content-type", download.content_type.encode()), (b"content-length", b"%d" % download.size))
+    head = {"type": "http.response.start", "status": download.status, "headers": [*about, *download.headers]}
+    begun = False
+
+    async def write(data: bytes) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            await send(head)
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    if scope["method"] == "HEAD" or not download.size:
+        await send(head)
+    else:
+        try:
+            await download.run(write)
+        except Exception as found:
+            if begun:
+                raise
+            failure = failure_of(found, BROKEN, path=scope["path"])
+            await transmit(problem(failure), scope, receive, send)
+            return
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _converse(socket: Socket, scope: Message, receive: Receive, send: Send) -> None:

@@ -15,7 +15,7 @@ from runner.auth import SEVERAL, Principal, Verifier, authenticate, require
 from runner.http import Message, Receive
 from runner.rest.bodies import inflating
 from runner.rest.endpoint import OUTSIDE, SHARE, Answer, Endpoint, Outcome, Read, Request, problem
-from runner.rest.openapi import Operation
+from runner.rest.openapi import EXECUTE, Operation
 from runner.rest.routing.origins import Origins
 from runner.rest.routing.sending import BROKEN, SUBPROTOCOL
 from runner.wire import LARGE_BYTES
@@ -43,7 +43,7 @@ class Endpoints:
         """
         try:
             operation = endpoint.operation
-            fields = _fields(scope["headers"])
+            fields = fields_of(scope["headers"])
             caller = await self._caller(operation, scope, fields)
             values = _parameters(operation, names, scope["query_string"], fields)
             encoding = fields.get(b"content-encoding")
@@ -77,6 +77,12 @@ class Endpoints:
             raise error(ErrorKind.FORBIDDEN, why)
         if operation.scope is not None:
             require(caller, operation.scope)
+        return caller
+
+    async def caller(self, scope: Message, fields: Mapping[bytes, bytes]) -> Principal:
+        """Return the caller of a request that runs a module, by its token or key. Raises RunnerError."""
+        caller = await self._caller(EXECUTE, scope, fields)
+        assert caller is not None  # noqa: S101  (the operation needs one)
         return caller
 
     def _foreign_page(self, fields: Mapping[bytes, bytes]) -> str:
@@ -120,7 +126,7 @@ def _credentials(scope: Message, fields: Mapping[bytes, bytes]) -> tuple[str | N
     return shown, None if key is None else key.decode("latin-1")
 
 
-def _fields(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def fields_of(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Return the headers by name. Repeated ones are joined, so that no value is silently ignored."""
     fields = dict(headers)
     if len(fields) < len(headers):

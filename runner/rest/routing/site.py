@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from attrs import define, field
 
+from config.modules import PREFIX
 from protocol.errors import PROBLEM, ErrorKind, Failure
 from runner.http import WEBSOCKET, App, Message, Receive, Send, problem_body
 from runner.rest.endpoint import SHARE, Answer, Endpoint, problem
@@ -19,6 +20,7 @@ from runner.rest.routing.serving import Endpoints
 
 FOUND: Final = "operato.found"
 """The key in the scope of a request that is passed on: its own scope, and the names in its path."""
+_HOOKS: Final = f"{PREFIX}/".encode()
 _UPGRADE: Final = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
 
 
@@ -37,6 +39,8 @@ class Site:
     behind: App
     ahead: Mapping[str, Endpoint]
     """Endpoints that are served here, by the name of their operation."""
+    hooks: App
+    """Serves the paths below `PREFIX`."""
     _paths: Paths = field(init=False)
 
     @_paths.default
@@ -49,27 +53,33 @@ class Site:
             await self.behind(scope, receive, send)
             return
         self.proxies.apply(scope)
-        found = self._paths.find(scope["raw_path"])
         if scope["type"] == "websocket":
-            await self._open(found, scope, receive, send)
+            await self._open(self._paths.find(scope["raw_path"]), scope, receive, send)
             return
         if self.origins.allowed:
             send = self.origins.wrap(_header(scope, b"origin"), send)
+        try:
+            if scope["raw_path"].startswith(_HOOKS):
+                await self.hooks(scope, receive, send)
+            else:
+                await self._serve(scope, receive, send)
+        finally:
+            if SHARE in scope:
+                scope[SHARE].give()
+
+    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        found = self._paths.find(scope["raw_path"])
         chosen = choose(found, scope["method"])
         if chosen is None:
             await transmit(self._without(found, scope), scope, receive, send)
             return
         operation, names = chosen
         endpoint = self.ahead.get(operation.name)
-        try:
-            if endpoint is not None:
-                await transmit(await self.endpoints.serve(endpoint, names, scope, receive), scope, receive, send)
-            else:
-                inner = {**scope, "path": operation.path, "raw_path": operation.path.encode(), FOUND: (scope, names)}
-                await self.behind(inner, receive, send)
-        finally:
-            if SHARE in scope:
-                scope[SHARE].give()
+        if endpoint is not None:
+            await transmit(await self.endpoints.serve(endpoint, names, scope, receive), scope, receive, send)
+        else:
+            inner = {**scope, "path": operation.path, "raw_path": operation.path.encode(), FOUND: (scope, names)}
+            await self.behind(inner, receive, send)
 
     async def _open(self, found: Sequence[Match], scope: Message, receive: Receive, send: Send) -> None:
         """Open a websocket, or refuse its handshake."""
@@ -92,16 +102,26 @@ class Site:
         method, path = scope["method"], scope["path"]
         if method == "OPTIONS" and path == "*":
             found = [(operation, {}) for operation in self.operations]
-        allowed = methods(found)
-        allow = ((b"allow", ", ".join(allowed).encode()),)
         if not found:
-            return _problem(404, f"there is no {path}; /docs lists all paths")
-        if method == "OPTIONS":
-            asked = _header(scope, b"access-control-request-method") is not None
-            return Answer(status=204, headers=(*allow, *(self.origins.preflight(allowed) if asked else ())))
+            return nothing_at(path)
         if method in ("GET", "HEAD") and choose(found, WEBSOCKET) is not None:
             return _problem(426, f"{path} is a websocket; open it with a websocket handshake", _UPGRADE)
-        return _problem(405, f"{method} is not possible at {path}; allowed: {', '.join(allowed)}", allow)
+        return other_method(scope, methods(found), self.origins)
+
+
+def nothing_at(path: str) -> Answer:
+    """Return the answer to a request of a path that does not exist."""
+    return _problem(404, f"there is no {path}; /docs lists all paths")
+
+
+def other_method(scope: Message, allowed: Sequence[str], origins: Origins) -> Answer:
+    """Return the answer to OPTIONS, and to a method that a path does not have; `allowed` are those that it has."""
+    allow = ((b"allow", ", ".join(allowed).encode()),)
+    if scope["method"] == "OPTIONS":
+        asked = _header(scope, b"access-control-request-method") is not None
+        return Answer(status=204, headers=(*allow, *(origins.preflight(allowed) if asked else ())))
+    text = f"{scope['method']} is not possible at {scope['path']}; allowed: {', '.join(allowed)}"
+    return _problem(405, text, allow)
 
 
 def _header(scope: Message, name: bytes) -> bytes | None:

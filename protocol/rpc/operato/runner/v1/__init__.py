@@ -142,6 +142,9 @@ class ErrorKind(betterproto.Enum):
     OUTPUT_LIMIT = 16
     """The author acts: the handler exceeded its output limit."""
 
+    OUT_OF_STORAGE = 21
+    """The operator acts: the store of files, or its disk, has no room."""
+
     WORKER_CRASHED = 17
     """The author acts: the worker's process ended during the call."""
 
@@ -171,6 +174,19 @@ class ExecuteRequest(betterproto.Message):
     timeout: float = betterproto.double_field(4)
     """
     Time limit of each attempt in seconds; it can only shorten the module's own limit, as the deadline of the call can.
+    """
+
+    body: bytes = betterproto.bytes_field(5)
+    """
+    The input in place of `input_json`: bytes or text for a handler that takes these, a file or a request; a form as
+     over HTTP. Larger ones are stored first, by `FileService`, and named in `input_json`.
+    """
+
+    content_type: str = betterproto.string_field(6)
+    """
+    The type of `body`, such as `image/png` or `multipart/form-data; boundary=...`; empty is
+     `application/octet-stream`. With `application/json` the body is as `input_json`. An empty body with a type is an
+     input too.
     """
 
     priority: Optional[int] = betterproto.int32_field(20, optional=True)
@@ -627,6 +643,20 @@ class Execution(betterproto.Message):
 
     waiting: "Waiting" = betterproto.message_field(22)
     """Why it does not run yet; absent otherwise."""
+
+    record: str = betterproto.string_field(23)
+    """
+    What the history keeps of it: `full`, or `summary`: no input, result, output and items.
+    """
+
+    input_bytes: Optional[int] = betterproto.int64_field(24, optional=True)
+    """Bytes of the input as JSON; absent if unknown."""
+
+    result_bytes: Optional[int] = betterproto.int64_field(25, optional=True)
+    """Bytes of the result as JSON; absent unless it succeeded."""
+
+    output_bytes: int = betterproto.int64_field(26)
+    """Bytes of all output, progress texts and items; 0 until the end."""
 
     priority: int = betterproto.int32_field(30)
     """
@@ -1090,6 +1120,105 @@ class Environment(betterproto.Message):
 
 
 @dataclass(eq=False, repr=False)
+class File(betterproto.Message):
+    """A stored file."""
+
+    id: str = betterproto.string_field(1)
+    """`sha256:` and the digest of the content."""
+
+    name: str = betterproto.string_field(2)
+    """The name of the latest upload."""
+
+    type: str = betterproto.string_field(3)
+    """The media type of the latest upload."""
+
+    size: int = betterproto.int64_field(4)
+    """Bytes of the content."""
+
+    created_at: int = betterproto.int64_field(5)
+    """The time of the latest upload, in milliseconds since 1970."""
+
+
+@dataclass(eq=False, repr=False)
+class PutFileRequest(betterproto.Message):
+    """
+    A piece of a file; only the first message may have fields other than `data`.
+    """
+
+    name: str = betterproto.string_field(1)
+    """The name of the file, without folders; empty is `file`."""
+
+    type: str = betterproto.string_field(2)
+    """Its media type; empty is application/octet-stream."""
+
+    digest: str = betterproto.string_field(3)
+    """The id that the content must have; empty if it is not checked."""
+
+    size: int = betterproto.int64_field(4)
+    """
+    Bytes of the whole content, so that one without room is refused at once; 0 if unknown.
+    """
+
+    data: bytes = betterproto.bytes_field(5)
+    """The next bytes."""
+
+
+@dataclass(eq=False, repr=False)
+class PutFileResponse(betterproto.Message):
+    """The stored file."""
+
+    file: "File" = betterproto.message_field(1)
+    """The file."""
+
+
+@dataclass(eq=False, repr=False)
+class GetFileRequest(betterproto.Message):
+    """The file to send."""
+
+    id: str = betterproto.string_field(1)
+    """Its id."""
+
+    offset: int = betterproto.int64_field(2)
+    """The first byte."""
+
+    length: int = betterproto.int64_field(3)
+    """The number of bytes; 0 is all from the offset on."""
+
+
+@dataclass(eq=False, repr=False)
+class GetFileResponse(betterproto.Message):
+    """A piece of a file."""
+
+    file: "File" = betterproto.message_field(1)
+    """The file, in the first message only, which has no data."""
+
+    data: bytes = betterproto.bytes_field(2)
+    """The next bytes."""
+
+
+@dataclass(eq=False, repr=False)
+class ListFilesRequest(betterproto.Message):
+    """A page of files."""
+
+    limit: int = betterproto.int32_field(1)
+    """The number of files, from 1 to 500; 0 is 50."""
+
+    cursor: str = betterproto.string_field(2)
+    """The cursor of the last page; empty for the first."""
+
+
+@dataclass(eq=False, repr=False)
+class ListFilesResponse(betterproto.Message):
+    """A page of files, newest first."""
+
+    files: List["File"] = betterproto.message_field(1)
+    """The files."""
+
+    cursor: str = betterproto.string_field(2)
+    """For the next page; empty on the last page."""
+
+
+@dataclass(eq=False, repr=False)
 class CreateKeyRequest(betterproto.Message):
     """A key to create."""
 
@@ -1139,6 +1268,21 @@ class ListKeysResponse(betterproto.Message):
 
     cursor: str = betterproto.string_field(2)
     """For the next page; empty on the last page."""
+
+
+@dataclass(eq=False, repr=False)
+class DeleteFileRequest(betterproto.Message):
+    """The file to delete."""
+
+    id: str = betterproto.string_field(1)
+    """Its id."""
+
+
+@dataclass(eq=False, repr=False)
+class DeleteFileResponse(betterproto.Message):
+    """The file is deleted."""
+
+    pass
 
 
 @dataclass(eq=False, repr=False)
@@ -1518,6 +1662,80 @@ class ModuleServiceStub(betterproto.ServiceStub):
             "/operato.runner.v1.ModuleService/ListEnvironments",
             list_environments_request,
             ListEnvironmentsResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+
+class FileServiceStub(betterproto.ServiceStub):
+    async def put_file(
+        self,
+        put_file_request_iterator: Union[
+            AsyncIterable[PutFileRequest], Iterable[PutFileRequest]
+        ],
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "PutFileResponse":
+        return await self._stream_unary(
+            "/operato.runner.v1.FileService/PutFile",
+            put_file_request_iterator,
+            PutFileRequest,
+            PutFileResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def get_file(
+        self,
+        get_file_request: "GetFileRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> AsyncIterator[GetFileResponse]:
+        async for response in self._unary_stream(
+            "/operato.runner.v1.FileService/GetFile",
+            get_file_request,
+            GetFileResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        ):
+            yield response
+
+    async def list_files(
+        self,
+        list_files_request: "ListFilesRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ListFilesResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.FileService/ListFiles",
+            list_files_request,
+            ListFilesResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def delete_file(
+        self,
+        delete_file_request: "DeleteFileRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "DeleteFileResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.FileService/DeleteFile",
+            delete_file_request,
+            DeleteFileResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -1946,6 +2164,89 @@ class ModuleServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 ListEnvironmentsRequest,
                 ListEnvironmentsResponse,
+            ),
+        }
+
+
+class FileServiceBase(ServiceBase):
+
+    async def put_file(
+        self, put_file_request_iterator: AsyncIterator[PutFileRequest]
+    ) -> "PutFileResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def get_file(
+        self, get_file_request: "GetFileRequest"
+    ) -> AsyncIterator[GetFileResponse]:
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+        yield GetFileResponse()
+
+    async def list_files(
+        self, list_files_request: "ListFilesRequest"
+    ) -> "ListFilesResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def delete_file(
+        self, delete_file_request: "DeleteFileRequest"
+    ) -> "DeleteFileResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def __rpc_put_file(
+        self, stream: "grpclib.server.Stream[PutFileRequest, PutFileResponse]"
+    ) -> None:
+        request = stream.__aiter__()
+        response = await self.put_file(request)
+        await stream.send_message(response)
+
+    async def __rpc_get_file(
+        self, stream: "grpclib.server.Stream[GetFileRequest, GetFileResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        await self._call_rpc_handler_server_stream(
+            self.get_file,
+            stream,
+            request,
+        )
+
+    async def __rpc_list_files(
+        self, stream: "grpclib.server.Stream[ListFilesRequest, ListFilesResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.list_files(request)
+        await stream.send_message(response)
+
+    async def __rpc_delete_file(
+        self, stream: "grpclib.server.Stream[DeleteFileRequest, DeleteFileResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.delete_file(request)
+        await stream.send_message(response)
+
+    def __mapping__(self) -> Dict[str, grpclib.const.Handler]:
+        return {
+            "/operato.runner.v1.FileService/PutFile": grpclib.const.Handler(
+                self.__rpc_put_file,
+                grpclib.const.Cardinality.STREAM_UNARY,
+                PutFileRequest,
+                PutFileResponse,
+            ),
+            "/operato.runner.v1.FileService/GetFile": grpclib.const.Handler(
+                self.__rpc_get_file,
+                grpclib.const.Cardinality.UNARY_STREAM,
+                GetFileRequest,
+                GetFileResponse,
+            ),
+            "/operato.runner.v1.FileService/ListFiles": grpclib.const.Handler(
+                self.__rpc_list_files,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                ListFilesRequest,
+                ListFilesResponse,
+            ),
+            "/operato.runner.v1.FileService/DeleteFile": grpclib.const.Handler(
+                self.__rpc_delete_file,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                DeleteFileRequest,
+                DeleteFileResponse,
             ),
         }
 

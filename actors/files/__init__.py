@@ -1,0 +1,20 @@
+"""The store of files: content by its digest, which executions name it, quota, retention and damage."""
+
+from actors.files.files import Files, FilesStatistics
+from actors.files.index import Collected, Viewer, usage
+from actors.files.model import FILE_ID, StoredFile, checked_digest, references
+from actors.files.writing import GATHERED_BYTES, Writing
+
+__all__ = [
+    "FILE_ID",
+    "GATHERED_BYTES",
+    "Collected",
+    "Files",
+    "FilesStatistics",
+    "StoredFile",
+    "Viewer",
+    "Writing",
+    "checked_digest",
+    "references",
+    "usage",
+]

@@ -1,0 +1,216 @@
+"""The guest's end of the channel: frames of JSON and of bytes, files that come and bytes that go. See SPEC.md.
+
+Standard library only, Python 3.8 and later: this file is a part of the worker program, beside `guest.py`.
+"""
+
+import _thread
+import json
+import os
+import signal
+
+from values import clean, pieces_of, read_json
+
+HEADER_BYTES = 4
+MAX_PIECE = 1 << 20
+MAX_NAME = 200
+END = b"\0"
+"""The payload of the byte frame that ends a file."""
+
+
+class Stop(BaseException):
+    """Raised inside the handler by a soft stop of the host."""
+
+
+class Refused(Exception):
+    """The host does not store the bytes of a result or an item, which is the failure of the execution."""
+
+    def __init__(self, kind, message):
+        Exception.__init__(self, message)
+        self.kind = kind
+
+
+class Channel:
+    """Frames over one blocking descriptor. Any thread may send; processes forked by user code may not.
+
+    `library` imports a module of the standard library, also where user code hides it. `execution` is the id of the last
+    one, `stored` counts the stored values, `storing` tells whether one is being stored.
+    """
+
+    def __init__(self, fd, library=__import__):
+        self.fd = fd
+        self.max_bytes = 1 << 30
+        self.library = library
+        self.execution = None
+        self.stored = 0
+        self.storing = False
+        self.cancelled = False
+        self.before_store = None
+        self._buffer = bytearray()
+        self._speaker = None
+        self.adopt()
+
+    def adopt(self):
+        """Let this process send; called in a fork, where another thread may have owned the lock."""
+        self._owner = os.getpid()
+        self._lock = _thread.allocate_lock()
+
+    def speak_for(self, execution):
+        """Let only this execution, or None, report progress: threads may outlive the answer of their execution."""
+        if os.getpid() == self._owner:
+            with self._lock:
+                self._speaker = execution
+                self.execution = execution or self.execution
+
+    def receive(self):
+        """Return the next message as a dict, or None if the host is gone."""
+        while len(self._buffer) < HEADER_BYTES:
+            if not self._more(1 << 16):
+                return None
+        size = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
+        while len(self._buffer) < HEADER_BYTES + size:
+            if not self._more(max(1 << 16, HEADER_BYTES + size - len(self._buffer))):
+                return None
+        payload = bytes(self._buffer[HEADER_BYTES : HEADER_BYTES + size])
+        del self._buffer[: HEADER_BYTES + size]
+        if payload[:1] == END:  # bytes of a `file`, which is a message for relays
+            return {"type": "bytes"}
+        try:
+            return read_json(payload)
+        except (ValueError, RecursionError, OverflowError) as problem:
+            # Valid JSON that this Python cannot read: a number of 5,000 digits. `input` is the last field.
+            message = json.loads(payload.partition(b',"input":')[0] + b"}")
+            message["unreadable"] = "$" + getattr(problem, "path", "$.input")[len("$.input") :], problem
+            return message
+
+    def _more(self, size):
+        try:
+            data = os.read(self.fd, size)
+        except ConnectionResetError:
+            return False
+        self._buffer += data
+        return bool(data)
+
+    def waiting(self):
+        """Return whether the host has sent something that is not read yet, or has announced the end of the call."""
+        select = self.library("select")
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        return self.cancelled or bool(self._buffer) or any(events & select.POLLIN for _, events in poller.poll(0))
+
+    def send(self, payload, execution=None):
+        """Write one whole frame; a frame of an `execution` only while `speak_for` allows it.
+
+        If the host is gone, or user code closed the channel, the process ends.
+        """
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            if execution not in (None, self._speaker):
+                return
+            try:
+                write_all(self.fd, len(payload).to_bytes(HEADER_BYTES, "big") + payload)
+            except OSError:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def say(self, message):
+        """Send a dict as a message."""
+        self.send(json.dumps(message).encode())
+
+    def store(self, source, name, media_type):
+        """Send bytes, or a binary file from its beginning, to the host's store; return the object inside of `$file`.
+
+        Raises Refused, Stop, and what reading a file raises; the answer to the execution then abandons the file.
+        """
+        if os.getpid() != self._owner:  # a fork by the handler that returned: the host's answer is not for it
+            os._exit(0)
+        if self.before_store is not None:
+            self.before_store()
+        name, media_type = clean(name)[-MAX_NAME:], clean(media_type)[:MAX_NAME]
+        answer, execution = None, self.execution
+        self.storing = True
+        try:
+            self.say({"type": "store", "id": execution, "name": name, "media_type": media_type})
+            for piece in pieces_of(source, min(MAX_PIECE, self.max_bytes)):
+                if answer is None and self.waiting():
+                    answer = self._answer(execution)
+                self._send_piece(piece)
+            self._send_piece(b"")
+            answer = answer or self._answer(execution)
+            self.stored += 1
+            return answer["file"]
+        finally:
+            self.storing = False
+
+    def _send_piece(self, piece):
+        """Write a byte frame without a copy of its bytes. If it is cut off, nothing can follow: the process ends."""
+        head = (len(piece) + 1).to_bytes(HEADER_BYTES, "big") + b"\0"
+        with self._lock:
+            try:
+                done = os.writev(self.fd, (head, piece))
+                if done < len(head):
+                    write_all(self.fd, head[done:])
+                write_all(self.fd, memoryview(piece)[max(0, done - len(head)) :])
+            except BaseException:  # also of a signal handler of user code
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _answer(self, execution):
+        """Return the `stored` of the host. Raises Refused for its other answer, and Stop if it ends the execution."""
+        while not self.cancelled:
+            message = self.receive()
+            if message is None:
+                os.killpg(0, signal.SIGKILL)
+            if message["type"] == "refused" and message["id"] == execution:
+                raise Refused(message["kind"], message["message"])
+            if message["type"] == "stored" and message["id"] == execution:
+                return message
+            self.cancelled = message["type"] == "cancel"  # the signal that follows it looks here
+        raise Stop
+
+
+class Inbox:
+    """Files from the host, in a container: of the module before its import, in `files` those of one execution."""
+
+    def __init__(self, base):
+        self.base = base
+        self.problem = ""
+        self._fd = None
+        self._made = set()
+
+    def begin(self, path):
+        """Begin a file below the base."""
+        self._made.add(path.partition("/")[0])
+        try:
+            path = os.path.join(self.base, path)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        except OSError as problem:
+            self.problem = self.problem or str(problem)
+
+    def take(self, payload):
+        """Take the payload of a byte frame; one without bytes ends the file. What follows a problem is dropped."""
+        if self._fd is None:
+            return
+        try:
+            if payload != END:
+                write_all(self._fd, memoryview(payload)[1:])
+                return
+        except OSError as problem:
+            self.problem = self.problem or str(problem)
+        os.close(self._fd)
+        self._fd = None
+
+    def clear(self):
+        """Remove the files of an execution."""
+        self.problem = ""
+        if "files" in self._made:
+            import shutil
+
+            shutil.rmtree(os.path.join(self.base, "files"), ignore_errors=True)
+            self._made.clear()
+
+
+def write_all(fd, data):
+    """Write everything, in as many calls as needed."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,90 @@
+"""The verbs of files, without transport types. Each checks the scope first; a limited caller sees some files only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from attrs import define
+
+from actors.files import GATHERED_BYTES, Collected, Files, StoredFile, Viewer, Writing
+from protocol.errors import ErrorKind, RunnerError, error
+from runner.auth import Principal, Scope, require
+from runner.wire import Budget
+
+
+def viewer_of(principal: Principal) -> Viewer | None:
+    """Return the caller as the store of files sees it; None sees all files."""
+    return Viewer(principal.subject, principal.modules) if principal.modules else None
+
+
+@define(eq=False)
+class StoredFiles:
+    """The store of files, as the doors see it."""
+
+    files: Files
+    budget: Budget
+    """The memory that unfinished requests share; an upload gathers small pieces in a part of it."""
+
+    @asynccontextmanager
+    async def writing(
+        self, principal: Principal, name: str, media_type: str, announced: int = 0
+    ) -> AsyncIterator[Writing]:
+        """Yield the writer of an upload, of which `announced` bytes are to come, if that is known.
+
+        Raises RunnerError: `forbidden`, `bad_input` for name and type, `too_large`, `out_of_storage`, `unavailable`.
+        """
+        require(principal, Scope.FILES_WRITE)
+        self.files.check_size(announced)
+        if not self.budget.take(GATHERED_BYTES):
+            text = "unfinished requests take all the memory of `max_buffered`; try again"
+            raise error(ErrorKind.UNAVAILABLE, text, retry_after=1.0)
+        try:
+            async with self.files.writing(name, media_type, subject=principal.subject) as writing:
+                yield writing
+        finally:
+            self.budget.give(GATHERED_BYTES)
+
+    async def find(self, principal: Principal, name: str) -> StoredFile:
+        """Return a file. Raises RunnerError: `forbidden`, `not_found`, `unavailable` if it is damaged."""
+        require(principal, Scope.FILES_READ)
+        found = await self.files.find(name, viewer_of(principal))
+        if found is None:
+            raise _missing(name)
+        return found
+
+    async def page(self, principal: Principal, limit: int, cursor: str) -> tuple[list[StoredFile], str | None]:
+        """Return the files after a cursor, newest first, and the next cursor. Raises RunnerError.
+
+        A page with a cursor may be short or empty.
+        """
+        require(principal, Scope.FILES_READ)
+        found, after = await self.files.page(viewer_of(principal), limit, _place(cursor) if cursor else None)
+        return found, None if after is None else f"{after[0]!r}_{after[1]}"
+
+    async def remove(self, principal: Principal, name: str) -> None:
+        """Delete a file that no execution uses. Raises RunnerError: `forbidden`, `not_found`, `conflict`."""
+        require(principal, Scope.FILES_WRITE)
+        if not await self.files.remove(name, viewer_of(principal)):
+            raise _missing(name)
+
+    async def collect(self, principal: Principal) -> Collected:
+        """Delete now what is deleted once an hour. Raises RunnerError `forbidden`."""
+        require(principal, Scope.ADMIN)
+        return await self.files.collect()
+
+
+def _place(cursor: str) -> tuple[float, str]:
+    at, _, name = cursor.partition("_")
+    try:
+        seconds = float(at)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise error(ErrorKind.BAD_INPUT, "the cursor is not one of this list; take it from a page", field="cursor")
+    return seconds, name
+
+
+def _missing(name: str) -> RunnerError:
+    return error(ErrorKind.NOT_FOUND, f"there is no file {name!r:.100}", field="id")

@@ -1,0 +1,27 @@
+"""Inputs as clients send them, at every door: forms, texts and bytes become the JSON of an input, files are stored."""
+
+from runner.inputs.fields import Field, Fields
+from runner.inputs.forms import INLINE_BYTES, file_value, is_json, read_form, read_urlencoded, text_in
+from runner.inputs.inputs import ANY, URLENCODED, UnsupportedType, WholeBody, media_types, read_input
+from runner.inputs.part import FORM, FORM_PARTS
+from runner.inputs.parts import read_file
+
+__all__ = [
+    "ANY",
+    "FORM",
+    "FORM_PARTS",
+    "INLINE_BYTES",
+    "URLENCODED",
+    "Field",
+    "Fields",
+    "UnsupportedType",
+    "WholeBody",
+    "file_value",
+    "is_json",
+    "media_types",
+    "read_file",
+    "read_form",
+    "read_input",
+    "read_urlencoded",
+    "text_in",
+]

@@ -58,7 +58,7 @@ class Places:
         """Return the function that tells whether a group of a module is full."""
         policy = None if module is None else module.spec.group
         if policy is None:
-            return lambda _group: False
+            return _never
         return lambda group: self._groups.full((name, group), policy.concurrency)
 
     def begin(self, name: str, group: str | None, module: Published | None) -> None:
@@ -149,6 +149,10 @@ class Places:
         if self.rate_wait(name, live.module) > 0:
             return f"the rate of the module is {live.module.spec.rate}"
         return None
+
+
+def _never(_group: str) -> bool:
+    return False
 
 
 async def _pause(live: Live, until: float, event: trio.Event) -> None:

@@ -329,6 +329,11 @@ def web_address(value: Any) -> str:
     return address
 
 
+def module_name(value: Any) -> str:
+    """Read text that has the form of the name of a module."""
+    return _MODULE_NAME(value)
+
+
 def variables(value: Any) -> dict[str, str]:
     """Read environment variables: a mapping of names to text, numbers or booleans; None is the empty mapping."""
     if value is not None and not isinstance(value, Mapping):
@@ -363,3 +368,9 @@ def _finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+_MODULE_NAME = matching(
+    r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
+    "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
+)

@@ -43,6 +43,8 @@ _FIRST_DELAY: Final = 5.0
 _LONGEST_DELAY: Final = 3600.0
 _JITTER: Final = 0.2
 _LONGEST_REST: Final = 60.0
+_MOST_RESTS: Final = 1000
+"""Failing targets after which those that may be tried again are forgotten."""
 _LOOK_SECONDS: Final = 60.0
 """A jump of the clock is noticed after this time."""
 _TROUBLE_SECONDS: Final = 5.0
@@ -182,7 +184,7 @@ class Notices:
             log.warning("the outcome of a notice cannot be noted: it is sent again", notice=notice.id, why=str(problem))
             self._note(notice.target, failed=True)
         finally:
-            del self._sending[notice.id]
+            self._sending.pop(notice.id, None)
             self._look.set()
 
     async def _miss(self, notice: Outgoing, missed: _Missed) -> None:
@@ -198,6 +200,9 @@ class Notices:
         if not failed:
             self._rests.pop(target, None)
             return
+        if len(self._rests) >= _MOST_RESTS:
+            now = trio.current_time()
+            self._rests = {each: rest for each, rest in self._rests.items() if rest.until > now}
         rest = self._rests.setdefault(target, _Rest())
         rest.failures += 1
         rest.until = trio.current_time() + min(2.0 ** min(rest.failures - 1, 10), _LONGEST_REST)

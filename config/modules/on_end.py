@@ -157,6 +157,8 @@ def _url(value: Any) -> str:
 
 
 def _when(value: Any) -> tuple[Status, ...]:
+    if isinstance(value, (list, tuple)) and len(value) > len(ENDS):
+        raise Wrong(f"has {len(value)} entries; there are {len(ENDS)} ends", allowed=", ".join(ENDS))
     found = units.items(_end)([value] if isinstance(value, str) else value)
     if not found:
         raise Wrong(f"is empty; name ends: {', '.join(ENDS)}", allowed=", ".join(ENDS))
@@ -177,9 +179,12 @@ def register(converter: Converter) -> None:
 
 def _converter() -> Converter:
     converter = Converter()
-    # A wrong name of a module is one that does not exist: what reads names does not need to know its form here.
-    readers = {"url": units.optional(_url), "module": units.optional(units.filled), "when": _when}
-    readers["secret"] = units.optional(units.variable_name)
+    readers = {
+        "url": units.optional(_url),
+        "module": units.optional(units.module_name),
+        "when": _when,
+        "secret": units.optional(units.variable_name),
+    }
     converter.register_structure_hook(OnEnd, structure_hook(converter, OnEnd, readers))
     return converter
 

@@ -226,17 +226,13 @@ _ONLY: Mapping[str, tuple[Kind, ...]] = {
 _OPERATORS = ("user", "writable")
 """Fields that weaken isolation, for the operator's own file only."""
 
-_FORM = units.matching(
-    r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
-    "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
-)
 RESERVED = ("execute", "stream", "upload", "template")
 """Names that are parts of routes, as in `/modules/execute/{name}`, and refused for modules."""
 
 
 def name_of_module(value: Any) -> str:
     """Read the name of a module."""
-    name: str = _FORM(value)
+    name: str = units.module_name(value)
     if name in RESERVED:
         raise Wrong(f"{show(name)} is reserved for routes; choose another name", allowed="another name")
     return name

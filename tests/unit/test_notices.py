@@ -15,14 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from actors.journal.records import LEAST_BYTES, Entry, packed, reduced
 from actors.outbox import MAX_VALUE_BYTES, body_of
 from actors.starts import delay_after, signature
 from config.mistakes import ConfigError
 from config.modules import ModuleSpec, spec_from_mapping, spec_to_mapping
-from config.modules.on_end import ENDS, OnEnd, loop_from, telling
+from config.modules.on_end import ENDS, MAX_RECIPIENTS, MAX_URL, OnEnd, loop_from, telling
 from config.secrets import Secret
 from protocol.errors import ErrorKind, Failure
-from protocol.model import Attempt, Execution, Kind, ModuleRef, Status
+from protocol.model import Attempt, Execution, Kind, ModuleRef, Recipient, Status, Telling
 from runner.outgoing.addresses import Allowed
 from tests.modules_file import load_modules
 
@@ -61,6 +62,8 @@ def test_recipients_are_read_and_written_alike():
         ([{"url": URL, "when": ["faild"]}], "on_end[0].when[0]: 'faild' is not an end of an execution; did you mean"),
         ([{"url": URL, "when": ["running"]}], "on_end[0].when[0]: 'running' is not an end"),
         ([{"url": URL, "when": [["x"]]}], "on_end[0].when[0]: a list is not an end"),
+        ([{"url": URL, "when": ["failed"] * 4}], "on_end[0].when: has 4 entries; there are 3 ends"),
+        ([{"module": "m" * 65}], "on_end[0].module: '" + "m" * 56),
         ([{"url": URL, "until": 5}], "on_end[0].until: unknown field"),
         ([{"url": "ftp://example.org"}], "on_end[0].url: 'ftp://example.org' is not a URL of http or https"),
         ([{"url": "https:///x"}], "on_end[0].url: 'https:///x' is not a URL of http or https"),
@@ -170,6 +173,32 @@ def test_signatures_are_those_of_the_official_library(key, text):
 def test_a_secret_that_is_not_base64_is_no_key(secret):
     with pytest.raises(ValueError, match="base64"):
         signature(secret, "msg_1", 1, b"")
+
+
+def test_recipients_fit_into_the_place_of_an_end_in_the_journal():
+    longest = Recipient(
+        ENDS, "https://example.org/" + "x" * (MAX_URL - 20), None, {"env": "OPERATO_SECRET_" + "X" * 60}
+    )
+    deep = replace(longest, secret={"file": "/" + "x" * 4000})
+    text = "\U0001f600" * 5000
+    ended = Execution(
+        id="e" * 36,
+        module=ModuleRef("m" * 64, "v" * 64),
+        env=Kind.INLINE,
+        status=Status.FAILED,
+        created_at=1.0,
+        input=b"x" * 1000,
+        result=b"x" * 1000,
+        subject=text,
+        idempotency_key=text[:255],
+        failure=Failure(ErrorKind.HANDLER_ERROR, text, traceback=text),
+        on_end=Telling((longest,) * MAX_RECIPIENTS),
+    )
+
+    assert reduced(Entry(1, ended)).execution.on_end == ended.on_end
+    assert len(packed(reduced(Entry(1, ended)))) < LEAST_BYTES
+    shortened = reduced(Entry(1, replace(ended, on_end=Telling((longest, deep))))).execution.on_end
+    assert shortened == Telling((longest,))
 
 
 def test_a_message_is_bounded():

@@ -17,7 +17,7 @@ from actors.files import Files
 from actors.history import History
 from actors.keys import KEYS_FILE, ApiKeys
 from actors.registry import FILE_NAME, Catalog, Published, Publisher, Registry, RegistrySnapshot
-from actors.starts import Notices, Outbox, Post
+from actors.starts import STARTS_FILE, Notices, Outbox, Post, Schedules
 from actors.supervise import supervise
 from actors.workers import Executor
 from config.modules import ModuleSpec
@@ -63,6 +63,8 @@ class System:
     table: ProcessTable
     keys: ApiKeys | None = None
     """The API keys; a call from the command line has none."""
+    schedules: Schedules | None = None
+    """A call from the command line has none, as it has no keys."""
     outbox: Outbox | None = None
     """The notices about ended executions."""
 
@@ -116,29 +118,29 @@ async def _open_system(
     launcher: Launcher,
     post: Post | None,
 ) -> AsyncIterator[System]:
-
     async def verify(module: Published) -> None:
         await registry.verify(module)
 
     def follow(snapshot: RegistrySnapshot) -> None:
         for executor in executors.values():
             executor.publish(snapshot)
+        for schedules in follows:
+            schedules.follow()
 
     async def existing(names: Collection[str]) -> set[str]:
         live = set() if runs is None else {name for name in names if runs.find(name) is not None}
         return live | await history.existing([name for name in names if name not in live])
 
+    follows: list[Schedules] = []
     data, runs = settings.store.data_dir.absolute(), None
     limits = LimitKeeper(f"operato-{os.getpid()}", watcher=around.watcher)
     # A server may use the same data directory: then only the server sweeps containers.
     kinds = _managed(settings, launcher, around, sweeps=records is None)
     executors = _executors(settings, around, {Kind.INLINE: InlineEnvironment(launcher), **kinds}, limits, verify)
     history = History(settings.history, records or data)
-    kept = settings.history.retention_seconds
-    files = Files(settings.files, records or data, existing, kept_seconds=kept)
-    largest, work = settings.server.max_frame_bytes, launcher.table.work_dir
-    most = max(largest, settings.server.max_buffered_bytes)
-    attempts = Attempts(executors, history, largest, most, around.secrets, files, work)
+    files = Files(settings.files, records or data, existing, kept_seconds=settings.history.retention_seconds)
+    largest, most = settings.server.max_frame_bytes, settings.server.max_buffered_bytes
+    attempts = Attempts(executors, history, largest, max(largest, most), around.secrets, files, launcher.table.work_dir)
     async with trio.open_nursery() as history_nursery:
         recording = trio.CancelScope()
         await history_nursery.start(_record_within, recording, history)
@@ -153,10 +155,11 @@ async def _open_system(
                 await registry.publish(specs)
                 if catalog is not None:
                     await registry.collect()
-                runs_of = partial(_open_runs, settings, registry, attempts)
-                keys_of = partial(_open_keys, data if records is None else None)
-                async with keys_of() as keys, runs_of() as runs, _open_notices(settings, around, runs, post) as outbox:
-                    yield System(registry, executors, history, runs, files, launcher.table, keys, outbox)
+                own = data if records is None else None
+                async with _open_keys(own) as keys, _open_runs(settings, registry, attempts) as runs:
+                    notices_of = partial(_open_notices, settings, around, runs, post)
+                    async with _open_schedules(own, registry, runs, follows) as schedules, notices_of() as outbox:
+                        yield System(registry, executors, history, runs, files, launcher.table, keys, schedules, outbox)
         finally:
             with trio.CancelScope(shield=True):
                 await launcher.table.sweep()
@@ -268,6 +271,26 @@ async def _open_keys(data: Path | None) -> AsyncIterator[ApiKeys | None]:
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):  # one small transaction
                 await keys.aclose()
+
+
+@asynccontextmanager
+async def _open_schedules(
+    data: Path | None, registry: Registry, runs: Runs, follows: list[Schedules]
+) -> AsyncIterator[Schedules | None]:
+    """Start modules by their schedules, which follow the changes of modules as a member of `follows`."""
+    if data is None:
+        yield None
+        return
+    schedules = await trio.to_thread.run_sync(Schedules.open, data / STARTS_FILE, registry, runs)
+    follows.append(schedules)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(supervise, schedules, name="schedules"))
+        try:
+            yield schedules
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await schedules.aclose()
 
 
 async def _open_catalog(data: Path) -> Catalog:

@@ -1,8 +1,8 @@
 """`python -m runner.backup save|restore DATA_DIR`: records as one archive, while a runner serves.
 
 `save` writes a tar of DATA_DIR to standard output, `restore` reads one from standard input into a directory without
-records. It has history, journal, registered modules, API keys (as hashes), locked requirements and the runner's own
-secret; with `--files` also stored files. The rest is made again.
+records. It has history, journal, registered modules, schedules, API keys (as hashes), locked requirements and the
+runner's own secret; with `--files` also stored files. The rest is made again.
 
 The order makes it complete: first the journal, then the database. A record that leaves the journal in between is in the
 database by then, and one in both counts once, by its revision, as after a crash. It is a program of its own, with the
@@ -30,14 +30,15 @@ from environments.leftovers import BACKUPS, held
 _DATABASE = "history.db"
 _MODULES = "modules.db"
 _KEYS = "keys.db"
+_STARTS = "starts.db"
 _FILES = "files.db"
 _SECRET = "jwt-secret"  # noqa: S105  (the name of a file)
 _NAMES = re.compile(
-    r"history\.db|modules\.db|keys\.db|jwt-secret|journal/\d+\.journal|locks/[0-9a-f]+\.txt"
+    r"history\.db|modules\.db|keys\.db|starts\.db|jwt-secret|journal/\d+\.journal|locks/[0-9a-f]+\.txt"
     r"|files\.db|files/[0-9a-f]{2}/[0-9a-f]{64}"
 )
 # A write-ahead log of another database would be replayed into the restored one.
-_DATABASES = (_DATABASE, _MODULES, _KEYS, _FILES)
+_DATABASES = (_DATABASE, _MODULES, _KEYS, _STARTS, _FILES)
 _RECORDS = (*(f"{name}{end}" for name in _DATABASES for end in ("", "-wal", "-shm")), "journal")
 
 
@@ -88,7 +89,7 @@ def save(data_dir: Path, to: BinaryIO, *, files: bool = False) -> int | None:
             _add(archive, _SECRET, (data_dir / _SECRET).read_bytes())
         saved = _add_files(archive, data_dir) if files else None
         # History comes last: an archive with it is complete.
-        for name in (_MODULES, _KEYS, _DATABASE):
+        for name in (_MODULES, _KEYS, _STARTS, _DATABASE):
             if (data_dir / name).is_file():
                 with _copy_of(data_dir / name) as copy:
                     archive.add(copy, name, filter=_for_the_owner)

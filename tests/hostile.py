@@ -149,7 +149,7 @@ modules:
         - {type: array, items: {anyOf: [{type: string, pattern: "^(a|aa)+$"}, {type: "null"}]}}
   - name: answers
     env: inline
-    secrets: {HOOK: {file: modules.yaml}}
+    secrets: {HOOK: {env: PATH}}
     code: |
       def handler(input):
           how = input["$request"]["params"]["how"]

@@ -399,7 +399,7 @@ async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: An
     around = Surroundings(base_environment(), installer_environment(), secret_values)
     async with posting(notices.allow, tls) as post, open_system(everything, around, modules, post=post) as system:
         parts = (system.registry, system.executors, system.history, system.runs, system.files, everything)
-        yield Service(*parts, system.keys, system.outbox)
+        yield Service(*parts, system.keys, system.schedules, system.outbox)
         await system.drain(0)
 
 

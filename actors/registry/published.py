@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from attrs import frozen
 
 from config.modules import ModuleSpec, telling
@@ -56,6 +57,16 @@ class Published:
         from config.schema import InputCheck  # noqa: PLC0415  (see `code_store.input_schema`)
 
         return InputCheck(self.input_schema)
+
+    def example(self) -> bytes | None:
+        """Return an input to begin with, as JSON; None without a schema, and if none was found that it allows."""
+        check = self.inputs
+        if check is None or self.input_schema is None:
+            return None
+        from config.schema import examples  # noqa: PLC0415  (imported already, for `inputs`)
+
+        found = map(msgspec.json.encode, examples(self.input_schema))
+        return next((each for each in found if check.check(each) is None), None)
 
 
 def may_run_in_process(module: Published) -> bool:

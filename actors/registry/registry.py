@@ -245,7 +245,7 @@ class Registry:
             raise error(ErrorKind.OVERLOADED, f"{text}; delete some", field="name")
         if question.activate:
             self.snapshot.check_loop(module)
-            self.snapshot.routes.check(module)
+            self.snapshot.routes.check(module.ref.name, module.spec)
         active = version if question.activate else known.active if known else None
         versions = {**(known.versions if known else {}), version: module}
         pruned = [each for each in versions if each not in (active, version)]
@@ -266,7 +266,7 @@ class Registry:
 
     async def _make_active(self, catalog: Catalog, known: Registered, version: str, subject: str) -> Registered:
         self.snapshot.check_loop(known.versions[version])
-        self.snapshot.routes.check(known.versions[version])
+        self.snapshot.routes.check(known.name, known.versions[version].spec)
         revision = await self._in_catalog(catalog.activate, known.name, version, subject, known.active)
         after = evolve(known, active=version, revision=revision, updated_at=time.time(), updated_by=subject)
         await self._replace(after)

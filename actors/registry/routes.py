@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from attrs import field, frozen
 
 from actors.registry.published import Published
-from config.modules import EndpointSpec, clashes, conflict_text
+from config.modules import EndpointSpec, ModuleSpec, clashes, conflict_text
 from config.paths import PathTree
 from protocol.errors import ErrorKind, error
 
@@ -53,13 +53,16 @@ class Routes:
         """Return the routes of a path that is not decoded, with the names in it. Each has methods of its own."""
         return tuple(self._tree.find(path))
 
-    def check(self, module: Published) -> None:
-        """Raise RunnerError `conflict` when an endpoint of a module conflicts with one of another module."""
-        for place, endpoint in enumerate(module.spec.endpoints):
+    def check(self, module: str, spec: ModuleSpec, shows: Callable[[str], bool] = lambda _: True) -> None:
+        """Raise RunnerError `conflict` when an endpoint of a module conflicts with one of another module.
+
+        The error names no module of which `shows` is false.
+        """
+        for place, endpoint in enumerate(spec.endpoints):
             for other in clashes(self._tree, endpoint, _endpoint):
                 name = other.module.ref.name
-                if name != module.ref.name:
-                    text = conflict_text(endpoint, name, other.endpoint)
+                if name != module:
+                    text = conflict_text(endpoint, name if shows(name) else None, other.endpoint)
                     raise error(ErrorKind.CONFLICT, text, field=f"endpoints[{place}].path")
 
 

@@ -80,6 +80,12 @@ class Action(StrEnum):
     KEY_CREATE = "key_create"
     """Of an API key, as the next; the field `module` is empty."""
     KEY_REVOKE = "key_revoke"
+    SCHEDULE_CREATE = "schedule_create"
+    """Of a schedule of the API; `detail` has its name. Those of a module change with it."""
+    SCHEDULE_CHANGE = "schedule_change"
+    SCHEDULE_DELETE = "schedule_delete"
+    SCHEDULE_PAUSE = "schedule_pause"
+    SCHEDULE_RESUME = "schedule_resume"
 
 
 @frozen

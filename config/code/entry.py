@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from attrs import frozen
 
 from config import units
+from config.code.signatures import input_schema, takes_requests
 from config.code.source import MAX_BYTES, Verdict, check
 from config.mistakes import Wrong, read_or_none
 from config.requirements import within
@@ -28,6 +29,10 @@ QUICK_BYTES = 8 * 1024
 ENTRIES = ("main.py", "__init__.py", "handler.py")
 """Files that may have the handler of a folder, in this order, where `handler` names no file."""
 
+_NO_REQUEST = (
+    "a handler with endpoints takes the request: one parameter with the hint `Request`, after "
+    "`from operato import Request`, or a plain `input`"
+)
 _CACHES = ("__pycache__", ".git", ".venv", ".mypy_cache", ".pytest_cache", ".DS_Store")
 _EDITING = re.compile(r"\.#.*|.*~|.*\.sw[a-z]|.*\.py[co]|4913")
 """Temporary files of editors, and bytecode."""
@@ -129,6 +134,10 @@ def source_wrongs(data: Mapping[str, Any], root: Path | None, *, trusted: bool) 
     target = target_python(data)
     verdict = check(source.text, source.function, target, source.name, largest, package=source.package)
     yield from source.wrongs(verdict)
+    if data.get("endpoints") and data.get("input_schema") is None and verdict.certain and not verdict.findings:
+        schema = input_schema(source.text, source.function)
+        if schema is not None and not takes_requests(schema):
+            yield Wrong(_NO_REQUEST, ("handler",), allowed="`def handler(request: Request)`")
 
 
 def source_in(path: Path, handler: str, root: Path | None = None) -> Source:

@@ -52,6 +52,14 @@ def input_schema(source: bytes, handler: str) -> Schema | None:
         return None
 
 
+def takes_requests(schema: Schema) -> bool:
+    """Return whether an input of this schema, made by `input_schema`, may be a request to an endpoint."""
+    if "anyOf" in schema:
+        return any(map(takes_requests, schema["anyOf"]))
+    known = "$request" in schema.get("properties", ()) or schema.get("additionalProperties") is not False
+    return known and "object" in schema.get("type", ()) and {*schema.get("required", ())} <= {"$request"}
+
+
 def _of_function(function: ast.FunctionDef | ast.AsyncFunctionDef, names: Names) -> Schema:
     hints = Converted(names)
     parameters = list(_parameters(function.args))

@@ -202,10 +202,11 @@ def clashes(tree: PathTree[T], endpoint: EndpointSpec, of: Callable[[T], Endpoin
     return (each for each in tree.overlapping(endpoint.path) if methods & set(of(each).methods))
 
 
-def conflict_text(endpoint: EndpointSpec, module: str, other: EndpointSpec) -> str:
-    """Return the mistake that an endpoint conflicts with another one, of `module`."""
+def conflict_text(endpoint: EndpointSpec, module: str | None, other: EndpointSpec) -> str:
+    """Return the mistake that an endpoint conflicts with one of another module, whose name may be left out."""
     ours, theirs = (f"{', '.join(each.methods)} {each.path}" for each in (endpoint, other))
-    return f"{ours} conflicts with {theirs} of module {module!r}: a request could mean both; change a path or a method"
+    shown = "an endpoint of another module" if module is None else f"{theirs} of module {module!r}"
+    return f"{ours} conflicts with {shown}: a request could mean both; change a path or a method"
 
 
 def _path(value: Any) -> str:

@@ -29,9 +29,11 @@ from config.modules.early import early
 from config.modules.endpoints import EndpointSpec
 from config.modules.on_end import OnEnd
 from config.modules.policies import GroupPolicy, RetryPolicy, WorkersPolicy
+from config.modules.scheduled import input_wrongs
 from config.modules.sizes import oversized
 from config.requirements import Origin
 from config.secrets import Secret
+from config.timing import ScheduleSpec, read_schedules, schedule_fields
 from config.units import Range, show
 from protocol.model import Isolation, Kind, Record
 
@@ -92,6 +94,8 @@ class ModuleSpec:
     """Conda packages; a file name in the YAML file is an `environment.yml`, replaced by its packages."""
     channels: tuple[str, ...] = ()
     input_schema: Mapping[str, Any] | None = None
+    schedules: tuple[ScheduleSpec, ...] = ()
+    """When its active version runs by itself."""
     endpoints: tuple[EndpointSpec, ...] = ()
     """Routes of the server that call it."""
     record: Record = Record.FULL
@@ -175,6 +179,8 @@ def read_spec(
         spec: ModuleSpec = _CONVERTER.structure(data, ModuleSpec)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what readers raise in groups; unfold lets bugs through
         wrongs += unfold(error)
+    if not wrongs and not checked:
+        wrongs += input_wrongs(spec.schedules, spec.input_schema, code=spec.code, path=spec.path, handler=spec.handler)
     return (None, wrongs) if wrongs else (spec, [])
 
 
@@ -308,6 +314,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "dependencies": units.items(_PLAIN),
         "channels": channels,
         "input_schema": units.optional(_json_schema),
+        "schedules": read_schedules,
         "endpoints": endpoints.read,
     },
 }
@@ -319,6 +326,7 @@ def _converter() -> Converter:
     converter.register_unstructure_hook(Path, str)
     converter.register_unstructure_hook(Secret, Secret.mapping)
     on_end.register(converter)
+    converter.register_unstructure_hook(ScheduleSpec, schedule_fields)
     endpoints.register(converter)
     for kind, readers in _READERS.items():
         converter.register_structure_hook(kind, structure_hook(converter, kind, readers))

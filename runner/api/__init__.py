@@ -4,17 +4,18 @@ from runner.api.answers import Answers, Left, event_size, is_large, is_small
 from runner.api.batch import MAX_PARALLELISM, Batch, Ended, Input
 from runner.api.checks import Checks
 from runner.api.described import NOT_SHOWN, module_fields
-from runner.api.files import StoredFiles, viewer_of
+from runner.api.files import StoredFiles, gathering, viewer_of
 from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
 from runner.api.reruns import ACTIVE, SAME, Again
 from runner.api.service import Service
-from runner.api.starts import NoticeVerbs
+from runner.api.starts import MAX_NEXT, NoticeVerbs, ShownSchedule, fields_of
 
 __all__ = [
     "ACTIVE",
+    "MAX_NEXT",
     "MAX_PARALLELISM",
     "NOT_SHOWN",
     "SAME",
@@ -30,9 +31,12 @@ __all__ = [
     "NoticeVerbs",
     "Publishing",
     "Service",
+    "ShownSchedule",
     "StoredFiles",
     "event_size",
     "failure_of",
+    "fields_of",
+    "gathering",
     "is_large",
     "is_small",
     "module_fields",

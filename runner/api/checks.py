@@ -66,11 +66,16 @@ def _outcome(work: Callable[[], T]) -> T | Failure:
         return problem.failure
 
 
+def _is_of_bytes(problem: messages.InvalidJsonError) -> bool:
+    return isinstance(problem.__cause__, UnicodeDecodeError)
+
+
 def _checked_input(module: Published, data: bytes, *, quickly: bool) -> msgspec.Raw:
     try:
         raw = messages.check_json(data or b"null")
     except messages.InvalidJsonError as problem:
-        raise error(ErrorKind.BAD_INPUT, f"the input is not JSON: {problem}", field=problem.path) from None
+        more = "; a body of bytes needs its type in `Content-Type`" if _is_of_bytes(problem) else ""
+        raise error(ErrorKind.BAD_INPUT, f"the input is not JSON: {problem}{more}", field=problem.path) from None
     if module.inputs is not None and (failure := module.inputs.check(bytes(raw), quickly=quickly)) is not None:
         raise RunnerError(failure)
     return raw

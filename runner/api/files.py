@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from attrs import define
 
@@ -17,6 +17,18 @@ from runner.wire import Budget
 def viewer_of(principal: Principal) -> Viewer | None:
     """Return the caller as the store of files sees it; None sees all files."""
     return Viewer(principal.subject, principal.modules) if principal.modules else None
+
+
+@contextmanager
+def gathering(budget: Budget, size: int) -> Iterator[None]:
+    """Take the memory for the pieces of an unfinished body. Raises RunnerError `unavailable` without enough of it."""
+    if not budget.take(size):
+        text = "unfinished requests take all the memory of `max_buffered`; try again"
+        raise error(ErrorKind.UNAVAILABLE, text, retry_after=1.0)
+    try:
+        yield
+    finally:
+        budget.give(size)
 
 
 @define(eq=False)
@@ -37,14 +49,9 @@ class StoredFiles:
         """
         require(principal, Scope.FILES_WRITE)
         self.files.check_size(announced)
-        if not self.budget.take(GATHERED_BYTES):
-            text = "unfinished requests take all the memory of `max_buffered`; try again"
-            raise error(ErrorKind.UNAVAILABLE, text, retry_after=1.0)
-        try:
+        with gathering(self.budget, GATHERED_BYTES):
             async with self.files.writing(name, media_type, subject=principal.subject) as writing:
                 yield writing
-        finally:
-            self.budget.give(GATHERED_BYTES)
 
     async def find(self, principal: Principal, name: str) -> StoredFile:
         """Return a file. Raises RunnerError: `forbidden`, `not_found`, `unavailable` if it is damaged."""

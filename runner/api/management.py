@@ -120,7 +120,7 @@ class Management:
         return await self._publish(principal, spec, how, condition)
 
     async def _publish(self, principal: Principal, spec: ModuleSpec, how: Publishing, condition: Condition) -> Added:
-        _require_for(principal, spec)
+        self._require_for(principal, spec, activate=how.activate)
         executor = self.executors[spec.env]
         self._check_recipients(principal, spec)
         if isinstance(checker := self.executors[Kind.VENV].environment, VenvEnvironment):
@@ -160,7 +160,7 @@ class Management:
         changed.
         """
         module = self._known(principal, name, version)
-        _require_for(principal, module.spec)
+        self._require_for(principal, module.spec, activate=True)
         if not prepare:
             after = await self.registry.activate(name, version, subject=principal.subject, condition=condition)
             return after, module
@@ -217,6 +217,20 @@ class Management:
         require(principal, Scope.ADMIN)
         return await self.registry.audit.changes(query)
 
+    def _require_for(self, principal: Principal, spec: ModuleSpec, *, activate: bool) -> None:
+        """Raise RunnerError `forbidden` when the principal may not publish endpoints, which others call, or schedules.
+
+        Also `conflict`, here for callers that are limited to modules: the registry would name one of the others.
+        """
+        if spec.schedules and not principal.allows(Scope.SCHEDULES_WRITE):
+            text = f"schedules need the scope {str(Scope.SCHEDULES_WRITE)!r} (claim `scope`), which the token lacks"
+            raise error(ErrorKind.FORBIDDEN, f"{text}; remove `schedules`, or use such a token", field="schedules")
+        if spec.endpoints and not principal.allows(Scope.MODULES_ADMIN):
+            text = f"endpoints need the scope {str(Scope.MODULES_ADMIN)!r} (claim `scope`), which the token lacks"
+            raise error(ErrorKind.FORBIDDEN, f"{text}; remove `endpoints`, or use such a token", field="endpoints")
+        if activate and principal.modules:
+            self.registry.snapshot.routes.check(spec.name, spec, principal.may_use)
+
     def _known(self, principal: Principal, name: str, version: str | None) -> Published:
         require(principal, Scope.MODULES_WRITE)
         return self.registry.snapshot.get(name, version, principal.may_use)
@@ -238,13 +252,6 @@ async def _warm(executor: Executor, module: Published) -> AsyncIterator[None]:
     """Build the environment and hold a worker that has imported the module. Raises RunnerError when it cannot."""
     async with executor.lease(module, Phases(), patient=True):
         yield
-
-
-def _require_for(principal: Principal, spec: ModuleSpec) -> None:
-    """Raise RunnerError `forbidden` when the principal may not publish endpoints, which others call."""
-    if spec.endpoints and not principal.allows(Scope.MODULES_ADMIN):
-        text = f"endpoints need the scope {str(Scope.MODULES_ADMIN)!r} (claim `scope`), which the token lacks"
-        raise error(ErrorKind.FORBIDDEN, f"{text}; remove `endpoints`, or use such a token", field="endpoints")
 
 
 def _spec(data: Mapping[str, Any], folder: Path | None) -> ModuleSpec:

@@ -20,7 +20,7 @@ from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
 from actors.registry import Published, Registry
-from actors.starts import Outbox
+from actors.starts import Outbox, Schedules
 from actors.turns import AT_ONCE, Terms, group_of
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
@@ -34,6 +34,7 @@ from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.management import Management
 from runner.api.reruns import Reruns, seen
+from runner.api.starts import Scheduling
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
 
@@ -49,6 +50,7 @@ class Service:
     files: Files
     settings: Settings
     api_keys: ApiKeys | None = None
+    starts: Schedules | None = None
     outbox: Outbox | None = None
     budget: Budget = field(init=False)
     """The memory that unfinished requests of all doors share."""
@@ -59,6 +61,7 @@ class Service:
     """The verbs of files."""
     keys: KeyVerbs = field(init=False)
     reruns: Reruns = field(init=False)
+    schedules: Scheduling = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
     signatures_refused: Counter[str] = field(factory=Counter, init=False)
     """Requests of endpoints whose signature was refused, by the reason."""
@@ -73,6 +76,7 @@ class Service:
         self.management = Management(self.registry, self.executors, self.runs, work)
         self.stored = StoredFiles(self.files, self.budget)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
+        self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
         self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
 
@@ -121,10 +125,7 @@ class Service:
 
     def damaged(self) -> list[str]:
         """Return the stored parts that were found damaged, as the metrics name them."""
-        mended = self.registry.catalog is not None and self.registry.catalog.damaged
-        files = bool(self.files.statistics().damaged)
-        found = (("code", self.registry.damaged), ("files", files), ("keys", self.keys.damaged), ("modules", mended))
-        return sorted([*self.history.statistics().damaged, *(part for part, damaged in found if damaged)])
+        return _damaged(self)
 
     # Executions that begin
 
@@ -350,3 +351,15 @@ def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:
 
 def _as_dict(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in type(value).__match_args__}
+
+
+def _damaged(service: Service) -> list[str]:
+    catalog = service.registry.catalog
+    found = {
+        "code": bool(service.registry.damaged),
+        "files": bool(service.files.statistics().damaged),
+        "keys": service.keys.damaged,
+        "modules": catalog is not None and catalog.damaged,
+        "schedules": service.schedules.damaged,
+    }
+    return sorted([*service.history.statistics().damaged, *(part for part, damaged in found.items() if damaged)])

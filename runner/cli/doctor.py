@@ -8,6 +8,7 @@ import platform
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from enum import StrEnum
@@ -22,6 +23,7 @@ from config.client import is_loopback
 from config.load import Loaded
 from config.mistakes import ConfigError
 from config.settings import ServerSettings, Settings
+from config.timing import local_time
 from environments.installer import find_uv
 from environments.local import ProcessTable
 from environments.pythons import MINORS, installed_pythons
@@ -114,6 +116,7 @@ async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
     findings += _anonymous(settings)
     findings += _secrets(loaded, around)
     findings += _open(loaded)
+    findings += _schedules(loaded)
     return findings
 
 
@@ -289,3 +292,16 @@ def _open(loaded: Loaded) -> Iterator[Finding]:
     for spec in loaded.modules.modules:
         for text in open_endpoints(spec):
             yield Finding("endpoints", spec.name, State.NOTE, text, "check that its handler may be called by anyone")
+
+
+def _schedules(loaded: Loaded) -> Iterator[Finding]:
+    for module in loaded.modules.modules:
+        for each in module.schedules:
+            following = each.timing.next(time.time())
+            name = f"{module.name}:{each.name}"
+            if following is None:
+                yield Finding(
+                    "schedules", name, State.NOTE, f"{each.at} has passed", "remove it, or write a time to come"
+                )
+            else:
+                yield Finding("schedules", name, State.OK, f"next at {local_time(following, each.timezone)}")

@@ -19,7 +19,7 @@ from protocol.model import Stream
 from runner.client.connection import ANSWER_SECONDS, MAX_ANSWER_BYTES, Client, segment
 from runner.client.events import ANSWER, Begun, End, Message, cut_off, end_in, follow, read_events, with_execution
 from runner.client.files import Form, Raw, save_result
-from runner.client.printing import Interrupts, Printer, interruptible
+from runner.client.printing import Interrupts, Printer, interruptible, write
 from runner.client.trouble import not_a_runner
 
 _EXAMPLE = '{"name": "Ada"}'
@@ -109,18 +109,28 @@ async def follow_call(client: Client, order: Order, *, live: bool, to: Path | No
             end = await through(client, order, printer, interrupts)
             code = await printer.end(end, to_stdout=to is None)
         except RunnerError as problem:
-            raise problem if order.content or order.data.strip() else _without_input(problem) from None
-        return code if to is None else await save_result(client, end.result or b"null", to)
+            raise problem if order.content or order.data.strip() else _without_input(problem, order.module) from None
+        return code if to is None else await _save(client, end.result or b"null", to)
 
     return await interruptible(work)
 
 
-def _without_input(problem: RunnerError) -> RunnerError:
+async def _save(client: Client, result: bytes, to: Path) -> int:
+    """Write the result to a file; print it if that fails, as the call is not repeated. Raises RunnerError, OSError."""
+    try:
+        return await save_result(client, result, to)
+    except (RunnerError, OSError):
+        await write(1, result + b"\n")
+        raise
+
+
+def _without_input(problem: RunnerError, module: str) -> RunnerError:
     """Return the failure of a call without input, and show an example of one where that may be the reason."""
     failure = problem.failure
     hint = f"no input was given, so it was null; an example of one: '{_EXAMPLE}'"
     if failure.kind is ErrorKind.BAD_INPUT:
-        return RunnerError(evolve(failure, message=f"{failure.message}; {hint}"))
+        more = f"`operato-runner modules show {module}` shows the schema of its input"
+        return RunnerError(evolve(failure, message=f"{failure.message}; {hint}; {more}"))
     if failure.kind is ErrorKind.HANDLER_ERROR and sys.stderr.isatty():
         click.echo(f"-- {hint}", err=True)
     return problem

@@ -32,12 +32,14 @@ from runner.grpc.messages import (
     seconds,
 )
 from runner.grpc.modules import KeyVerbs, ModuleVerbs
+from runner.grpc.starts import ScheduleVerbs
 from runner.inputs import WholeBody, read_input
 from runner.wire import Share
 
 EXECUTOR = "operato.runner.v1.ExecutorService"
 MODULES = "operato.runner.v1.ModuleService"
 FILES = "operato.runner.v1.FileService"
+SCHEDULES = "operato.runner.v1.ScheduleService"
 KEYS = "operato.runner.v1.KeyService"
 MAX_INPUT_ID = 256
 
@@ -49,6 +51,7 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         MODULES: ModuleVerbs(service).verbs(),
         KEYS: KeyVerbs(service).verbs(),
         FILES: files.verbs(),
+        SCHEDULES: ScheduleVerbs(service).verbs(),
     }
 
     async def principal(call: Call) -> Principal:

@@ -1,7 +1,7 @@
 """Inputs as clients send them, at every door: forms, texts and bytes become the JSON of an input, files are stored."""
 
 from runner.inputs.fields import Field, Fields
-from runner.inputs.forms import INLINE_BYTES, file_value, is_json, read_form, read_urlencoded, text_in
+from runner.inputs.forms import INLINE_BYTES, is_json, read_form, read_raw, read_urlencoded, text_in
 from runner.inputs.inputs import ANY, URLENCODED, UnsupportedType, WholeBody, media_types, read_input
 from runner.inputs.part import FORM, FORM_PARTS
 from runner.inputs.parts import read_file
@@ -16,12 +16,12 @@ __all__ = [
     "Fields",
     "UnsupportedType",
     "WholeBody",
-    "file_value",
     "is_json",
     "media_types",
     "read_file",
     "read_form",
     "read_input",
+    "read_raw",
     "read_urlencoded",
     "text_in",
 ]

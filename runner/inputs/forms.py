@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from functools import partial
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_to_bytes
 
 from attrs import define, evolve, field
 
-from actors.files import StoredFile, Writing
+from actors.files import GATHERED_BYTES, StoredFile, Writing
 from protocol.errors import ErrorKind, RunnerError, error
-from runner.api import Checks
+from runner.api import Checks, gathering
 from runner.inputs.fields import Field, Fields, Value
 from runner.inputs.part import Content, Head, Piece
 from runner.inputs.parts import read_parts
@@ -23,8 +23,8 @@ INLINE_BYTES: Final = 64 * 1024
 """So many bytes of a file are in memory before it is begun in the store."""
 MAX_PARTS: Final = 1000
 MAX_FILES: Final = 64
-_GATHERED: Final = 256 * 1024
-"""The memory that a file of a form takes until the form is complete."""
+_STEP: Final = 64 * 1024
+"""Bytes of an urlencoded text that are decoded at once: the decoder makes a hundred bytes of memory for each escape."""
 _NOT_YET: Final = "sha256:" + "0" * 64
 _FOLDERS: Final = re.compile(r".*[/\\\\]", re.DOTALL)
 
@@ -68,18 +68,61 @@ async def read_form(
             budget.give(form.held)
 
 
+async def read_raw(piece: Piece, begin: Callable[[], AbstractAsyncContextManager[Writing]], budget: Budget) -> Value:
+    """Return a body as it is: a short text as a string, other bytes as a file of the store, which `begin` begins.
+
+    Takes memory of the `budget` meanwhile. Raises RunnerError: `unavailable`, `too_large`, `out_of_storage`.
+    """
+    head, more = bytearray(), True
+    with gathering(budget, INLINE_BYTES):
+        while more and len(head) <= INLINE_BYTES:
+            data, more = await piece()
+            head += data
+        if not more and len(head) <= INLINE_BYTES and (text := text_in(head)) is not None:
+            return text
+        with gathering(budget, GATHERED_BYTES):
+            async with begin() as writing:
+                await writing.write(head)
+                del head
+                while more:
+                    data, more = await piece()
+                    await writing.write(data)
+                return file_value(await writing.finish())
+
+
 def read_urlencoded(data: bytes, fields: Fields) -> dict[str, Value]:
     """Return the fields of `application/x-www-form-urlencoded`. Raises RunnerError `bad_input`, naming the field."""
-    try:
-        pairs = parse_qsl(data.decode(), keep_blank_values=True, max_num_fields=MAX_PARTS, errors="strict")
-    except UnicodeDecodeError:
-        raise error(ErrorKind.BAD_INPUT, "the form is not UTF-8", field="$") from None
-    except ValueError:
-        raise error(ErrorKind.BAD_INPUT, f"the form has more than {MAX_PARTS} fields", field="$") from None
     found: dict[str, list[Value]] = {}
-    for name, text in pairs:
+    for name, text in read_pairs(data):
         found.setdefault(_named(name, len(found) + 1), []).append(text)
     return {name: fields.of(name).whole(values) for name, values in found.items()}
+
+
+def read_pairs(data: bytes) -> list[tuple[str, str]]:
+    """Return the names and values of an urlencoded form, in order. Raises RunnerError `bad_input`."""
+    if data.count(b"&") >= MAX_PARTS:
+        raise error(ErrorKind.BAD_INPUT, f"the form has more than {MAX_PARTS} fields", field="$")
+    try:
+        halves = (pair.partition(b"=") for pair in data.split(b"&") if pair)
+        return [(_decoded(name), _decoded(value)) for name, _, value in halves]
+    except UnicodeDecodeError:
+        text = "the form is not UTF-8; send files as `multipart/form-data`"
+        raise error(ErrorKind.BAD_INPUT, text, field="$") from None
+
+
+def _decoded(data: bytes) -> str:
+    """Return the text of a name or value, decoded in steps: one call for all of it would hold up other threads.
+
+    Raises UnicodeDecodeError.
+    """
+    data, pieces, begin = data.replace(b"+", b" "), [], 0
+    while begin < len(data):
+        end = begin + _STEP
+        cut = data.find(b"%", end - 2, end) if end < len(data) else -1  # `%41` stays in one piece
+        end = end if cut < 0 else cut
+        pieces.append(unquote_to_bytes(data[begin:end]))
+        begin = end
+    return b"".join(pieces).decode()
 
 
 def is_json(data: bytes) -> bool:
@@ -215,10 +258,10 @@ class _Form:
                 text = f"the fields of the form are over {self._limit} bytes; the limit is `max_frame`"
                 raise error(ErrorKind.TOO_LARGE, text, field="$")
         if part.writing is None:
-            self._hold(min(size, _GATHERED))
+            self._hold(min(size, GATHERED_BYTES))
             part.data += content.data
             if not part.is_text and len(part.data) > INLINE_BYTES:
-                self._hold(_GATHERED)
+                self._hold(GATHERED_BYTES)
                 await self._open(part)
         else:
             with _at(part.wanted.path):

@@ -18,7 +18,7 @@ from protocol.messages import InvalidJsonError, check_json
 from runner.api import Service
 from runner.auth import Principal
 from runner.inputs.fields import Fields, Schema, Value
-from runner.inputs.forms import INLINE_BYTES, Check, file_value, is_json, read_form, read_urlencoded, text_in
+from runner.inputs.forms import Check, is_json, read_form, read_raw, read_urlencoded, text_in
 from runner.inputs.part import FORM, Piece
 
 JSON: Final = "application/json"
@@ -169,19 +169,8 @@ class _Reading:
                 raise error(ErrorKind.BAD_INPUT, "the body is not UTF-8, and the module takes text", field="$")
             return text
         self.body.stream_body()
-        piece, head, more = self._piece(), bytearray(), True
-        while more and len(head) <= INLINE_BYTES:
-            data, more = await piece()
-            head += data
-        if not more and len(head) <= INLINE_BYTES and (text := text_in(head)) is not None:
-            return text
-        async with self._store(f"body{mimetypes.guess_extension(self.kind) or ''}", self.given) as writing:
-            await writing.write(head)
-            del head
-            while more:
-                data, more = await piece()
-                await writing.write(data)
-            return file_value(await writing.finish())
+        begin = partial(self._store, f"body{mimetypes.guess_extension(self.kind) or ''}", self.given)
+        return await read_raw(self._piece(), begin, self.service.budget)
 
     def _store(self, name: str, media_type: str) -> AbstractAsyncContextManager[Writing]:
         return self.service.files.writing(name, media_type, subject=self.principal.subject)

@@ -63,7 +63,7 @@ def make_app(service: Service, verifier: Verifier) -> Site:
     every = [
         Endpoint(operations[each.operation.name], each.function)
         for each in (
-            *(*_AHEAD, *executions.ENDPOINTS, *modules.ENDPOINTS, *access.ENDPOINTS, *starts.ENDPOINTS),
+            *(*_AHEAD, *executions.ENDPOINTS, *modules.ENDPOINTS, *starts.ENDPOINTS, *access.ENDPOINTS),
             metrics.endpoint(verifier.refused),
             *_server_endpoints(service),
         )

@@ -27,7 +27,7 @@ from runner.rest.endpoint import SHARE, Answer, Endpoint, Request, serves
 from runner.rest.hooks import Refusal
 from runner.version import release
 
-PARTS: Final = ("code", "files", "history", "journal", "keys", "modules")
+PARTS: Final = ("code", "files", "history", "journal", "keys", "modules", "schedules")
 CREDENTIALS: Final = ("none", "token", "key")
 _BOUNDS = [*(str(bound) for bound in BUCKETS), "+Inf"]
 
@@ -97,6 +97,11 @@ class RunnerCollector(Collector):
     def _access(self) -> Iterator[Metric]:
         refused = [({"credential": name}, self._refused.get(name, 0)) for name in CREDENTIALS]
         yield _counter("operato_authentication_failures", "Requests without a valid token or key.", refused)
+        if counts := self._service.schedules.statistics():
+            states = [({"state": name}, counts[name]) for name in ("active", "paused")]
+            yield _gauge("operato_schedules", "Schedules by state.", states)
+            ends = [({"outcome": name}, counts[name]) for name in ("started", "skipped", "missed", "failed")]
+            yield _counter("operato_schedule_instants", "Instants of schedules by their outcome.", ends)
         if self._service.api_keys is not None:
             states = [({"state": name}, count) for name, count in self._service.api_keys.statistics().items()]
             yield _gauge("operato_api_keys", "API keys by state; ended ones were revoked or have expired.", states)

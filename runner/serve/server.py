@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 import signal
 import sys
 from functools import partial
@@ -14,6 +15,7 @@ import structlog
 import trio
 from attrs import define, field
 
+from actors.registry import RegistrySnapshot
 from actors.system import Surroundings, System, open_system
 from config.client import is_loopback
 from config.folders import new_data_elsewhere
@@ -115,7 +117,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
         open_system(settings, around, loaded.modules.modules, post=post) as system,
     ):
         parts = (system.registry, system.executors, system.history, system.runs, system.files, settings)
-        service = Service(*parts, system.keys, system.outbox)
+        service = Service(*parts, system.keys, system.schedules, system.outbox)
         verifier.api_keys = system.keys
         async with trio.open_nursery() as nursery:
             reloader = Reloader(loaded.modules, system, stop.reload)
@@ -126,7 +128,9 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             gc.set_threshold(*_COLLECTIONS)
             gc.enable()
             nursery.start_soon(Heap().run)
-            _announce(settings, doors, secret, loaded, len(system.registry.snapshot.modules))
+            _announce(settings, doors, len(system.registry.snapshot.modules))
+            if secret is not None and doors.addresses["rest"]:
+                await _print_call(doors.addresses["rest"][0], secret, loaded, system.registry.snapshot)
             _warn_of_anonymous(settings, verifier)
             _warn_of_missing_kinds(system)
             await stop.asked.wait()
@@ -157,8 +161,8 @@ def _warn_of_missing_kinds(system: System) -> None:
             log.warning("calls of these modules fail on this machine", env=str(kind), modules=shown, why=why)
 
 
-def _announce(settings: Settings, doors: Doors, secret: str | None, loaded: Loaded, modules: int) -> None:
-    """Log the addresses of the doors, write the ready file and, with the runner's own secret, print an example call."""
+def _announce(settings: Settings, doors: Doors, modules: int) -> None:
+    """Log the addresses of the doors, and write the ready file."""
     tls = settings.server.tls_certificate_file is not None
     addresses = {name: [list(address) for address in found] for name, found in doors.addresses.items()}
     ready = {"pid": os.getpid(), "tls": tls, **addresses}
@@ -167,19 +171,26 @@ def _announce(settings: Settings, doors: Doors, secret: str | None, loaded: Load
         log.warning("nothing can be called: `rest` and `grpc` are both off")
     if settings.server.ready_file is not None:
         _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
-    if secret is None or not doors.addresses["rest"]:
-        return
+
+
+async def _print_call(address: tuple[str, int], secret: str, loaded: Loaded, served: RegistrySnapshot) -> None:
+    """Print a call of the first module, with a token that is signed by the runner's own secret."""
+    settings = loaded.settings
     token = sign_for(settings.auth, secret, "local", ["admin"], _EXAMPLE_TOKEN_SECONDS)
-    host, port = doors.addresses["rest"][0]
-    url = f"{'https' if tls else 'http'}://{in_url(reachable(host))}:{port}"
-    first = next((m.name for m in loaded.modules.modules), "NAME")
+    scheme = "http" if settings.server.tls_certificate_file is None else "https"
+    url = f"{scheme}://{in_url(reachable(address[0]))}:{address[1]}"
+    first = next((module.name for module in loaded.modules.modules), "NAME")
+    module = served.modules.get(first)
+    # In a thread, as the code for schemas is imported.
+    example = None if module is None else await trio.to_thread.run_sync(module.example)
+    text = shlex.quote('{"name": "world"}' if example is None else example.decode())
     sys.stderr.write(
         "\nTry this call; its token is valid for one day:\n\n"
         f"  curl -s -X POST {url}/modules/execute/{first} \\\n"
         f"    -H 'Authorization: Bearer {token}' \\\n"
-        '    -d \'{"name": "world"}\'\n\n'
+        f"    -d {text}\n\n"
         "Or this one, in another terminal:\n\n"
-        f'  {command_line(loaded, url)} call {first} \'{{"name": "world"}}\'\n\n'
+        f"  {command_line(loaded, url)} call {first} {text}\n\n"
     )
     sys.stderr.flush()
 

@@ -147,7 +147,7 @@ REFUSED = {
     "no input": (
         ["call", "strict"],
         2,
-        """; no input was given, so it was null; an example of""",
+        """; an example of one: '{"name": "Ada"}'; `operato-runner modules show strict` shows the schema of its""",
     ),
     "no duration": (["call", "echo", "--timeout", "soon"], 2, "error: --timeout: 'soon' is not a duration"),
     "no text": (["call", b"\xff", "--version", b"\xff"], 2, "error: bad_input: the path is not UTF-8"),

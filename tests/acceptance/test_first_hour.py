@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -172,6 +173,22 @@ def test_the_printed_lines_work_as_pasted_in_any_folder(server, tmp_path):
     assert b'"result":"world"' in printed["curl"]
     assert printed["own"] == b'"world"\n'
     assert list(elsewhere.iterdir()) == []
+
+
+def test_the_printed_lines_have_an_input_that_the_module_takes(server, tmp_path):
+    server("""
+modules:
+  - name: order
+    env: inline
+    code: |
+      def handler(item: str, amount: int = 2, note: str = "it's"):
+          return [item, amount, note]
+""")
+    text = log(tmp_path)
+    line = text[text.index("Or this one, in another terminal:") :].splitlines()[2]
+    printed = subprocess.run(line, shell=True, env=environment(), capture_output=True, check=True, timeout=60)
+
+    assert json.loads(printed.stdout) == ["text", 2, "it's"]
 
 
 # -- the terminal --------------------------------------------------------------------------------

@@ -133,6 +133,14 @@ def test_a_result_goes_into_a_file(run: Commands, tmp_path: Path) -> None:
     assert run("executions", "result", identity)[1] == "picture"
 
 
+def test_a_result_that_cannot_be_written_is_printed(run: Commands, tmp_path: Path) -> None:
+    token = run("key", "create", "runs", "--scope", "executions:run")[1].strip()
+    code, out, err = run("call", "draws", "-o", "out.png", "--token", token)
+    assert (code, "the scope 'files:read'" in err) == (6, True)
+    assert json.loads(out)["$file"]["name"] == "plot.png"
+    assert not (tmp_path / "out.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -406,7 +406,7 @@ async def test_a_caller_without_a_token_calls(tmp_path):
 @pytest.mark.parametrize("site_host", ["127.0.0.1", "127.0.0.1:8000", "localhost:8000", "[::1]:8000"])
 async def test_pages_of_the_runner_itself_need_no_token(tmp_path, site_host):
     async with open_anonymous(tmp_path) as site:
-        for headers in ({}, {"Origin": f"http://{site_host}"}):
+        for headers in ({}, {"Origin": f"http://{site_host}"}, {"Sec-Fetch-Site": "none"}):
             assert (await asked(site, "GET", "/modules", Host=site_host, **headers))[0] == 200
 
 
@@ -419,6 +419,8 @@ async def test_pages_of_the_runner_itself_need_no_token(tmp_path, site_host):
         {"Host": "evil.example:8000"},  # a name that was made to lead here
         {"Host": "evil.example", "Origin": "http://evil.example"},
         {"Host": "localhost.evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
     ],
 )
 async def test_foreign_pages_need_a_token(tmp_path, headers):

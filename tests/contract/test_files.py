@@ -272,6 +272,7 @@ async def test_a_file_comes_back_as_it_was_sent(site):
         ("image/png", b"inline"),
         ("text/csv; charset=utf-8", b"inline"),
         ("application/x-unknown", b"attachment"),
+        ("image/png, text/html", b"attachment"),
     ],
 )
 async def test_a_browser_shows_what_runs_nothing(site, media_type, shown):

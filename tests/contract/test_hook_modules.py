@@ -88,6 +88,24 @@ async def test_a_conflict_is_refused_and_names_both(site):
     await put(site, "m", module("/{x}", text="two"))
 
 
+async def test_a_conflict_names_no_module_that_the_caller_may_not_use(site):
+    first = await put(site, "a", module("/a"))
+    await put(site, "a", module("/b"))
+    await put(site, "m", module("/a"))
+    scopes = ["modules:write", "modules:admin"]
+    site.token = sign(SECRET, subject="lee", scopes=scopes, expires_seconds=3600, modules=["a"])
+
+    for method, path, body in (
+        ("PUT", "/modules/a", module("/own/push")),
+        ("PATCH", "/modules/a", {"endpoints": [{"path": "/own/push"}]}),
+        ("POST", f"/modules/a/versions/{first['version']}/activate", None),
+    ):
+        status, _, detail = await refused(site, method, path, body)
+        assert status == 409
+        assert "conflicts with an endpoint of another module" in detail
+        assert "'own'" not in detail
+
+
 async def test_a_conflict_is_refused_when_a_version_is_activated(site):
     waiting = await put(site, "m", module("/a"), "?activate=false")
     await put(site, "n", module("/a", text="two"))

@@ -335,7 +335,9 @@ async def test_the_items_of_a_generator_are_sent(site, items, content_type, body
 
     assert "200 ok" in head
     assert f"content-type: {content_type}\r\n" in head
+    assert "x-content-type-options: nosniff\r\n" in head
     assert "x-execution-id: " in head
+    assert "x-content-type-options: nosniff\r\n" in head
     assert (await whole(client)).decode() == body
 
 
@@ -457,6 +459,18 @@ async def test_a_body_over_its_limit_is_refused_and_leaves_nothing(tmp_path, aut
         assert (await site.json("GET", "/executions"))["items"] == []
         assert (await site.json("GET", "/files"))["items"] == []
         assert (await send(b"x" * (size - 500)))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/http/typed/x?how=show", "/modules/execute/typed"])
+async def test_bytes_share_the_memory_of_unfinished_requests(typed, path):
+    budget = typed.service.budget
+    assert budget.take(budget.limit - 100_000)
+    refused = await typed.ask("POST", path, b"\xff" * 100_000, Content_Type="image/png")
+    budget.give(budget.limit - 100_000)
+
+    assert (refused[0], json.loads(refused[2])["kind"]) == (503, "unavailable")
+    assert (await typed.ask("POST", path, b"\xff" * 100_000, Content_Type="image/png"))[0] != 503
+    assert budget.taken == 0
 
 
 async def test_bytes_are_answered_as_they_are(typed):

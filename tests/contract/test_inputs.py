@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import tracemalloc
 from urllib.parse import urlencode
 
 import pytest
 import trio
 
 from config.settings import FilesSettings, ServerSettings
-from runner.inputs import Fields, forms
+from runner.inputs import Fields, forms, read_urlencoded
 from runner.wire import Budget
 from tests.contract.test_streams import open_site
 from tests.support import inline, wait_until
@@ -449,6 +450,18 @@ async def test_a_wrong_urlencoded_form(site, data, words):
     assert (status, words in json.loads(body)["detail"]) == (400, True), body
 
 
+def test_many_escapes_take_little_memory():
+    data = b"a=" + b"+%C3%A9x%4" * 100_000
+    tracemalloc.start()
+    try:
+        found = read_urlencoded(data, Fields(None))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == {"a": " éx%4" * 100_000}
+    assert peak < 12 * len(data)  # the decoder of the standard library takes forty times its size
+
+
 # -- other types -----------------------------------------------------------------------------------------------------
 
 
@@ -470,6 +483,11 @@ async def test_bytes_go_to_a_handler_of_bytes(site):
         answer = await site.json("POST", "/modules/execute/bytes", data, Content_Type="image/png")
         shown = {"id": named(data), "name": "body.png", "type": "image/png", "size": len(data)}
         assert answer["result"] == {"$file": shown}
+
+
+async def test_bytes_without_a_type_are_refused_with_the_remedy(site):
+    status, _, body = await site.ask("POST", "/modules/execute/bytes", PICTURE)
+    assert (status, "bytes needs its type in `Content-Type`" in json.loads(body)["detail"]) == (400, True), body
 
 
 async def test_every_body_goes_to_a_handler_of_requests(site):

@@ -36,8 +36,12 @@ def telling(name: str, code: str, *recipients: OnEnd, **fields):
     return inline(name, code, on_end=recipients, **fields)
 
 
+def verbs(service):
+    return NoticeVerbs.of(service.outbox, service.history)
+
+
 async def notices(service, **filters):
-    return (await NoticeVerbs.of(service).list(ANYBODY, NoticeQuery(**filters))).items
+    return (await verbs(service).list(ANYBODY, NoticeQuery(**filters))).items
 
 
 async def settled(service, number: int = 1):
@@ -114,7 +118,7 @@ async def test_a_notice_is_repeated_under_the_same_id_until_it_is_taken(tmp_path
                 await receiver.wait(number)
                 await missed(service, number, why)
                 (notice,) = await notices(service, state="pending")
-                await NoticeVerbs.of(service).retry(ANYBODY, notice.id)
+                await verbs(service).retry(ANYBODY, notice.id)
             (notice,) = await settled(service)
 
     assert notice.attempts == 3
@@ -145,16 +149,16 @@ async def test_a_receiver_that_is_gone_for_good_gets_no_more(tmp_path):
             assert [each.id for each in await notices(service, state="dead", module="m")] == [notice.id]
             assert await notices(service, state="delivered") == ()
 
-            again = await NoticeVerbs.of(service).retry(ANYBODY, notice.id)
+            again = await verbs(service).retry(ANYBODY, notice.id)
             assert (again.state, again.ended_at) == ("pending", None)
             await receiver.wait(2)
             (notice,) = await settled(service)
             assert notice.state == "delivered"
             with pytest.raises(RunnerError) as caught:
-                await NoticeVerbs.of(service).retry(ANYBODY, notice.id)
+                await verbs(service).retry(ANYBODY, notice.id)
             assert caught.value.failure.kind is ErrorKind.CONFLICT
             with pytest.raises(RunnerError) as caught:
-                await NoticeVerbs.of(service).retry(ANYBODY, "msg_none")
+                await verbs(service).retry(ANYBODY, "msg_none")
             assert caught.value.failure.kind is ErrorKind.NOT_FOUND
 
 
@@ -262,7 +266,7 @@ async def test_notices_wait_for_the_next_runner(tmp_path):
             await service.execute(ANYBODY, "m", b"1")
             first = await missed(service, 1, "an address of this machine")
         async with open_service(tmp_path, [module], notices_allow=LOOPBACK) as service:
-            await NoticeVerbs.of(service).retry(ANYBODY, first.id)
+            await verbs(service).retry(ANYBODY, first.id)
             (notice,) = await settled(service)
             assert (notice.id, notice.state) == (first.id, "delivered")
 
@@ -275,12 +279,12 @@ async def test_callers_see_notices_of_their_modules_only(tmp_path):
         for name in ("mine", "yours"):
             await service.execute(ANYBODY, name, b"1")
         both = await settled(service, 2)
-        seen = await NoticeVerbs.of(service).list(me, NoticeQuery())
+        seen = await verbs(service).list(me, NoticeQuery())
         assert [each.module for each in seen.items] == ["mine"]
         other = next(each.id for each in both if each.module == "yours")
         for principal, kind in ((me, ErrorKind.NOT_FOUND), (reader, ErrorKind.FORBIDDEN)):
             with pytest.raises(RunnerError) as caught:
-                await NoticeVerbs.of(service).retry(principal, other)
+                await verbs(service).retry(principal, other)
             assert caught.value.failure.kind is kind
 
 
@@ -289,13 +293,13 @@ async def test_pages_of_notices(tmp_path):
         for _ in range(5):
             await service.execute(ANYBODY, "m", b"1")
         every = [each.id for each in await settled(service, 5)]
-        first = await NoticeVerbs.of(service).list(ANYBODY, NoticeQuery(limit=3))
-        second = await NoticeVerbs.of(service).list(ANYBODY, NoticeQuery(limit=3, cursor=first.next_cursor))
+        first = await verbs(service).list(ANYBODY, NoticeQuery(limit=3))
+        second = await verbs(service).list(ANYBODY, NoticeQuery(limit=3, cursor=first.next_cursor))
         assert [each.id for each in (*first.items, *second.items)] == every
         assert second.next_cursor is None
         for wrong in (NoticeQuery(cursor="x"), NoticeQuery(state="lost")):
             with pytest.raises(RunnerError) as caught:
-                await NoticeVerbs.of(service).list(ANYBODY, wrong)
+                await verbs(service).list(ANYBODY, wrong)
             assert caught.value.failure.kind is ErrorKind.BAD_INPUT
         one = await service.history.get(second.items[0].execution)
         assert msgspec.json.decode(one.input) == 1

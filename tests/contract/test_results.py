@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import attrs
 import pytest
 
 from protocol.model import Record
-from tests.contract.test_streams import open_site
+from runner.auth.tokens import sign
+from tests.contract.test_streams import SECRET, open_site
 from tests.support import WAIT_FOR, inline, wait_until
 
 PNG = b"\x89PNG" + bytes(range(256)) * 300
@@ -155,6 +157,33 @@ async def test_a_file_of_a_result_that_is_gone_or_damaged(site):
     assert (await site.ask("GET", f"/executions/{name}/result"))[0] == 503
     shutil.rmtree(stored.parent)
     assert (await site.ask("GET", f"/executions/{name}/result"))[0] == 503
+
+
+async def test_a_handler_that_writes_an_id_itself_gives_no_file_of_others(site):
+    own = json.loads((await site.ask("POST", "/files", b"own"))[2])["$file"]["id"]
+    scopes = ["executions:run", "executions:read"]
+    token = sign(SECRET, subject="bob", scopes=scopes, expires_seconds=3600, modules=["e*"])
+    bob = attrs.evolve(site, token=token)
+    for written in ({"id": own}, {"$response": {"file": {"$file": {"id": own}}}}):
+        given = json.dumps(written if "$response" in written else {"$file": written}).replace("$", "\\u0024")
+        name = (await call(bob, "echo", given.encode()))[1][b"x-execution-id"].decode()
+        assert (await bob.ask("GET", f"/executions/{name}/result"))[0] == 404
+        assert (await call(bob, "echo", given.encode(), Accept="text/plain"))[0] == 404
+        assert (await site.ask("GET", f"/executions/{name}/result"))[2] == b"own"
+
+
+@pytest.mark.parametrize("wrong", ["a/b\r\nx-own: 1", "\u2603", "no type", "a/" + "b" * 300])
+async def test_a_name_or_type_that_no_header_may_have_does_not_count(site, wrong):
+    file = json.loads((await site.ask("POST", "/files?name=a.txt", b"own", Content_Type="text/plain"))[2])["$file"]
+    for value, kind in (
+        ({"$file": {**file, "type": wrong, "name": "a\r\nb"}}, b"text/plain"),
+        ({"$response": {"headers": [["content-type", wrong]], "file": {"$file": file}}}, b"text/plain"),
+        ({"$response": {"headers": [["content-type", wrong]], "text": "own"}}, b"text/plain; charset=utf-8"),
+    ):
+        name = await identity(site, "echo", value)
+        status, headers, body = await site.ask("GET", f"/executions/{name}/result")
+        assert (status, headers[b"content-type"], body) == (200, kind, b"own")
+        assert b"x-own" not in headers
 
 
 async def test_an_unknown_execution(site):

@@ -144,6 +144,42 @@ def test_endpoints_are_a_list(value):
         read(endpoints=value)
 
 
+TAKES_REQUESTS = [
+    "from operato import Request\ndef handler(request: Request): return 1",
+    "from operato import Request\ndef handler(input: Request | None, context): return 1",
+    "import operato\ndef handler(r: operato.Request): return 1",
+    "def handler(input): return 1",
+    "def handler(input: dict): return 1",
+    "def handler(input: dict | str): return 1",
+    "def handler(event, /, context): return 1",
+    "def handler(**more): return 1",
+    "from elsewhere import Request\n@decorated\ndef handler(name, count): return 1",
+]
+TAKES_NONE = [
+    "def handler(): return 1",
+    "def handler(request): return 1",
+    "def handler(name: str, count: int = 1): return 1",
+    "def handler(input: str): return 1",
+    "def handler(input: bytes): return 1",
+    "from typing import Literal\ndef handler(input: Literal['a']): return 1",
+    "from typing import TypedDict\nclass Order(TypedDict):\n    item: str\ndef handler(input: Order): return 1",
+]
+
+
+@pytest.mark.parametrize("code", TAKES_REQUESTS)
+def test_handlers_that_take_requests_may_have_endpoints(code):
+    assert read({"path": "/a"}, code=code).endpoints
+
+
+@pytest.mark.parametrize("code", TAKES_NONE)
+def test_a_handler_that_takes_no_request_has_no_endpoints(code):
+    with pytest.raises(ConfigError, match="one parameter with the hint `Request`"):
+        read({"path": "/a"}, code=code)
+    assert read(code=code).endpoints == ()
+    schema = {"type": "object"}
+    assert read({"path": "/a"}, code=code, input_schema=schema).input_schema == schema
+
+
 def test_a_module_has_at_most_100_endpoints():
     with pytest.raises(ConfigError, match="101 entries; the limit is 100"):
         read(*({"path": f"/{number}"} for number in range(101)))

@@ -168,6 +168,13 @@ def test_a_secret_of_standard_webhooks_is_base64(secret):
     assert "***" not in caught.value.failure.message
 
 
+@pytest.mark.parametrize("secrets", [[""], ["", STRIPE_SECRET]])
+def test_nobody_can_sign_by_an_empty_secret(secrets):
+    with pytest.raises(RunnerError) as caught:
+        check(Signature(("A", "B"), Scheme.STRIPE), secrets, stripe(""), STRIPE_BODY, STRIPE_AT)
+    assert caught.value.failure.kind is ErrorKind.UNAVAILABLE
+
+
 # -- a header of any name ----------------------------------------------------------------------------------------------
 
 

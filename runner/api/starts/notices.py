@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from attrs import define, evolve
 
+from actors.history import History
 from actors.starts import Notice, NoticePage, NoticeQuery, Outbox
 from protocol.errors import ErrorKind, error
-from runner.api.service import Service
 from runner.auth import Principal, Scope, require
 
 
@@ -17,9 +17,9 @@ class NoticeVerbs:
     outbox: Outbox
 
     @classmethod
-    def of(cls, service: Service) -> NoticeVerbs:
-        """Return the verbs of a runner."""
-        return cls(service.outbox or Outbox(service.history))
+    def of(cls, outbox: Outbox | None, history: History) -> NoticeVerbs:
+        """Return the verbs for an outbox, or for the notices of a history."""
+        return cls(outbox or Outbox(history))
 
     async def list(self, principal: Principal, query: NoticeQuery) -> NoticePage:
         """Return notices about executions that the principal may see, newest first.

@@ -82,6 +82,7 @@ def _disposition(stored: StoredFile) -> bytes:
     kind = stored.type.partition(";")[0].strip().lower()
     family = kind.partition("/")[0]
     shown = kind in _SHOWN or (family in ("image", "audio", "video") and not kind.endswith("xml"))
+    shown = shown and "," not in stored.type  # of several types a browser takes the last one
     plain = "".join(letter if " " <= letter <= "~" and letter not in '"\\%' else "_" for letter in stored.name)
     named = f'{"inline" if shown else "attachment"}; filename="{plain}"'
     if plain != stored.name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -9,7 +10,8 @@ import msgspec
 from attrs import evolve
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from protocol.errors import ErrorKind, error
+from actors.files import Viewer, checked_name, checked_type
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Execution, Status
 from runner.rest.endpoint import Answer, Download, Headers, Request
 from runner.rest.files.answers import SAFE, file_answer
@@ -62,9 +64,9 @@ async def result_answer(request: Request, execution: Execution, headers: Headers
     request.service.answers.take(request.share, len(result))
     content = await request.service.checks.whole(_content, result) if has_content(execution) else None
     if isinstance(content, _HasFile):
-        return await _file(request, content.file, headers)
+        return await _file(request, execution.module.name, content.file, headers)
     if isinstance(content, _HasResponse):
-        return await _response(request, content.response, headers)
+        return await _response(request, execution.module.name, content.response, headers)
     return Answer(result, headers=headers)
 
 
@@ -103,19 +105,35 @@ def _file_in(raw: Raw) -> _File:
         return msgspec.json.decode(raw, type=_File)
 
 
-async def _file(request: Request, named: _File, headers: Headers, content_type: str = "") -> Answer | Download:
-    stored = await request.service.files.find(named.id)
+async def _file(
+    request: Request, module: str, named: _File, headers: Headers, content_type: str = ""
+) -> Answer | Download:
+    """Return the answer with a file of a result. A handler can write any id into its result.
+
+    So a caller that is limited to modules gets no files here but those of the module's executions.
+    """
+    principal = request.principal
+    viewer = Viewer(principal.subject, (module,)) if principal.modules else None
+    stored = await request.service.files.find(named.id, viewer)
     if stored is None:
-        raise error(ErrorKind.NOT_FOUND, f"the file {named.id} of the result is gone", field="result")
-    shown = evolve(stored, name=named.name or stored.name, type=content_type or named.type or stored.type)
+        raise error(ErrorKind.NOT_FOUND, f"there is no file {named.id:.100} of the result", field="result")
+    kind = content_type or _usable(checked_type, named.type) or stored.type
+    shown = evolve(stored, name=_usable(checked_name, named.name) or stored.name, type=kind)
     return file_answer(request, shown, headers=headers)
 
 
-async def _response(request: Request, response: _Response, headers: Headers) -> Answer | Download:
+def _usable(check: Callable[[str], str], given: str) -> str:
+    """Return a name or a type that a handler wrote, "" for one that no header may have."""
+    with suppress(RunnerError):
+        return given and check(given)
+    return ""
+
+
+async def _response(request: Request, module: str, response: _Response, headers: Headers) -> Answer | Download:
     given = {name.lower(): value for name, value in response.headers}
-    content_type = given.get("content-type", "")
+    content_type = _usable(checked_type, given.get("content-type", ""))
     if response.file is not UNSET:
-        return await _file(request, _file_in(response.file), headers, content_type)
+        return await _file(request, module, _file_in(response.file), headers, content_type)
     if response.text is not UNSET:
         return Answer(response.text.encode(), content_type=content_type or _TEXT, headers=(*SAFE, *headers))
     body = b"" if response.json is UNSET else bytes(response.json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import trio
 from attrs import define, evolve, frozen
@@ -25,7 +25,7 @@ from runner.rest.bodies import inflating
 from runner.rest.endpoint import Answer, Download, Headers, Request, json_answer, problem
 from runner.rest.files import file_answer
 from runner.rest.hooks.incoming import read_body, request_json
-from runner.rest.hooks.outgoing import TEXT, Reply, file_name, file_type, is_error, reply_of, shown_failure
+from runner.rest.hooks.outgoing import NOSNIFF, TEXT, Reply, file_name, file_type, is_error, reply_of, shown_failure
 from runner.rest.hooks.signatures import Checked, check
 from runner.rest.hooks.stream import ItemStream
 from runner.rest.render import accepted_json
@@ -196,8 +196,8 @@ async def _answer(call: _Call, execution: Execution) -> Answer | Download:
             return file_answer(call.request, stored, status=reply.status, headers=headers)
     except RunnerError as problem:
         return _refused(call.route, problem.failure, execution)
-    if not any(name == _NOSNIFF[0] for name, _ in headers):
-        headers = (*headers, _NOSNIFF)
+    if not any(name == NOSNIFF[0] for name, _ in headers):
+        headers = (*headers, NOSNIFF)
     return Answer(reply.body, reply.status, reply.content_type or TEXT, headers)
 
 
@@ -212,9 +212,6 @@ async def _find(call: _Call, file: Mapping[str, Any], content_type: str | None =
         text = f"the response names the file {identity[:100]}, which does not belong to its module"
         raise error(ErrorKind.BAD_OUTPUT, text, field="$.file")
     return evolve(stored, name=file_name(file, stored.name), type=content_type or file_type(file, stored.type))
-
-
-_NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
 def _own(execution: str) -> Headers:

@@ -24,9 +24,10 @@ from runner.inputs import (
     INLINE_BYTES,
     URLENCODED,
     Fields,
-    file_value,
+    WholeBody,
     is_json,
     read_form,
+    read_raw,
     read_urlencoded,
     text_in,
 )
@@ -87,26 +88,17 @@ async def _read_form(request: Request, caller: Principal, media_type: str, piece
 
 
 async def _read_value(request: Request, caller: Principal, media_type: str, piece: Piece) -> Any:
-    more = True
     if _announces_little(request):
-        held, more = bytearray(await request.body()), False
+        data = await request.body()
+        if (text := text_in(data)) is not None:
+            return text or None
+        piece = WholeBody(data).piece
     else:
         request.stream_body()
-        held = bytearray()
-    while more and len(held) <= INLINE_BYTES:
-        data, more = await piece()
-        held += data
-    if not more and len(held) <= INLINE_BYTES and (text := text_in(held)) is not None:
-        return text or None
     kind = media_type.partition(";")[0].strip().lower()
     name = f"body{mimetypes.guess_extension(kind) or ''}"
-    async with request.service.files.writing(name, media_type, subject=caller.subject) as writing:
-        await writing.write(held)
-        del held
-        while more:
-            data, more = await piece()
-            await writing.write(data)
-        return file_value(await writing.finish())
+    begin = partial(request.service.files.writing, name, media_type, subject=caller.subject)
+    return await read_raw(piece, begin, request.service.budget) or None
 
 
 def _announces_little(request: Request) -> bool:

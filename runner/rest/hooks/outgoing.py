@@ -15,6 +15,8 @@ from runner.rest.hooks.incoming import SESSION
 from runner.rest.openapi import JSON
 
 TEXT: Final = "text/plain; charset=utf-8"
+NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+"""For answers whose handler does not say otherwise."""
 _RESPONSE, _FILE = b'{"$response"', b'{"$file"'
 _BODILESS: Final = frozenset({204, 205, 304})
 _MAX_HEADER_BYTES: Final = 16 * 1024

@@ -18,7 +18,7 @@ from runner.api import failure_of
 from runner.http import Send
 from runner.rest.endpoint import Download, Headers, Request
 from runner.rest.files import file_answer
-from runner.rest.hooks.outgoing import TEXT, Reply, file_of, is_head, reply_of
+from runner.rest.hooks.outgoing import NOSNIFF, TEXT, Reply, file_of, is_head, reply_of
 from runner.rest.openapi import EVENTS
 from runner.rest.routing import BROKEN
 
@@ -115,7 +115,11 @@ class ItemStream:
         content_type = head.content_type or LINES
         self._events = content_type.partition(";")[0].strip().lower() == EVENTS
         named = {name for name, _ in head.headers}
-        own = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))  # or Nginx would hold items back
+        own = (
+            NOSNIFF,
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+        )  # or Nginx would hold items back
         headers = [(b"content-type", content_type.encode("latin-1")), *head.headers, *self.more]
         headers += [header for header in own if header[0] not in named]
         self.begun = True

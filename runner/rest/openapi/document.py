@@ -35,6 +35,7 @@ _TAGS: Final = {
     "executions": "Calls, synchronous and asynchronous.",
     "files": "Contents that inputs and results name.",
     "modules": "The functions that can be called.",
+    "schedules": "Modules that run by themselves, by time.",
     "keys": "API keys, which are used in place of tokens.",
     "notices": "Messages about ended executions.",
     "server": "The runner itself.",
@@ -217,7 +218,8 @@ def call_of(module: Published) -> Call:
         if found is None:
             more = f"The schema of its input cannot be shown here; see `GET /modules/{name}`."
         schema = found or {}
-        content |= _example(module)
+        if (example := module.example()) is not None:
+            content["example"] = msgspec.json.decode(example)
     text = "\n\n".join(part for part in (spec.description, more) if part)
     operation = {
         "operationId": f"execute.{name}",
@@ -289,17 +291,6 @@ def _hook(module: Published, endpoint: EndpointSpec, method: Method, identity: s
         "security": needs,
         "x-module": {"version": module.ref.version, "env": spec.env.value},
     }
-
-
-def _example(module: Published) -> dict[str, Any]:
-    """Return an example of the input as the keyword `example`, nothing if none was found that the schema allows."""
-    from config.schema import examples  # noqa: PLC0415  (imported already, for the schema of this module)
-
-    check, schema = module.inputs, module.input_schema
-    for value in examples(schema) if schema is not None else ():
-        if check is not None and check.check(msgspec.json.encode(value)) is None:
-            return {"example": value}
-    return {}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The table of all REST operations: the routes, their parameters and the OpenAPI document are made from it.
 
-A new route is one `Operation` here, or in `executions.py`, `files.py`, `modules.py` or `keys.py`, and one function
-that `serves` its name.
+A new route is one `Operation` here, or in `executions.py`, `files.py`, `modules.py`, `keys.py` or `starts/`, and one
+function that `serves` its name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runner.rest.openapi.keys import KEYS
 from runner.rest.openapi.modules import MODULES
 from runner.rest.openapi.operation import JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import Parameter, text
-from runner.rest.openapi.starts import NOTICES
+from runner.rest.openapi.starts import NOTICES, SCHEDULES
 
 _TEXT: Final = {"type": "string"}
 
@@ -98,6 +98,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *EXECUTIONS,
     *MODULES,
     *FILES,
+    *SCHEDULES,
     *KEYS,
     *NOTICES,
     *(ENVIRONMENTS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from attrs import evolve, frozen
@@ -95,10 +95,16 @@ class Endpoints:
         origin = fields.get(b"origin")
         if origin is not None and self.origins.foreign(origin, host):
             return f"pages of {origin.decode('latin-1')!r:.200} need a token; or add the site to `cors_origins`"
+        if origin is None and fields.get(b"sec-fetch-site") in _FROM_ELSEWHERE and not self.origins.allows("*"):
+            return "links, pictures and scripts in pages of other sites need a token; or open the address by itself"
         name = _name(f"//{host.decode('latin-1')}")
         if name and is_loopback(server.host) and not is_loopback(name) and name != _name(server.external_url or ""):
             return f"callers of {name!r:.200} need a token: this runner serves its machine only; or set `external_url`"
         return ""
+
+
+_FROM_ELSEWHERE: Final = (b"cross-site", b"same-site")
+"""A browser names no origin where it only follows a link or loads a picture, which may run an endpoint."""
 
 
 def _name(address: str) -> str:

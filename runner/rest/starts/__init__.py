@@ -1,5 +1,7 @@
-"""The endpoints for what happens without a caller: notices."""
+"""The endpoints of what happens without a caller: schedules and notices."""
 
-from runner.rest.starts.notices import ENDPOINTS
+from runner.rest.starts import notices, schedules
+
+ENDPOINTS = (*schedules.ENDPOINTS, *notices.ENDPOINTS)
 
 __all__ = ["ENDPOINTS"]

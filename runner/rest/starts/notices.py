@@ -10,6 +10,10 @@ from runner.rest.endpoint import Answer, Request, json_answer, serves
 from runner.rest.openapi import NoticeShape
 
 
+def _verbs(request: Request) -> NoticeVerbs:
+    return NoticeVerbs.of(request.service.outbox, request.service.history)
+
+
 @serves("listNotices")
 async def list_notices(request: Request) -> Answer:
     """List notices."""
@@ -20,14 +24,14 @@ async def list_notices(request: Request) -> Answer:
         limit=request["limit"],
         cursor=request["cursor"],
     )
-    page = await NoticeVerbs.of(request.service).list(request.principal, query)
+    page = await _verbs(request).list(request.principal, query)
     return json_answer({"items": [notice_json(each) for each in page.items], "cursor": page.next_cursor})
 
 
 @serves("retryNotice")
 async def retry(request: Request) -> Answer:
     """Send a notice again."""
-    found = await NoticeVerbs.of(request.service).retry(request.principal, request["id"])
+    found = await _verbs(request).retry(request.principal, request["id"])
     return json_answer(notice_json(found), 202)
 
 

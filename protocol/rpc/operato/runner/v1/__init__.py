@@ -1335,6 +1335,145 @@ class RevokeKeyResponse(betterproto.Message):
     pass
 
 
+@dataclass(eq=False, repr=False)
+class Schedule(betterproto.Message):
+    """A schedule."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier; MODULE:NAME for a schedule of a module."""
+
+    module_name: str = betterproto.string_field(2)
+    """The name of its module."""
+
+    next_at: int = betterproto.int64_field(3)
+    """The next time that it runs; 0 if it is paused or has none."""
+
+    paused: bool = betterproto.bool_field(4)
+    """Whether it is paused."""
+
+    last_execution: str = betterproto.string_field(5)
+    """The last execution that it started; empty for none."""
+
+    schedule_json: str = betterproto.string_field(6)
+    """All of it, in the form of `GET /schedules/{id}`."""
+
+
+@dataclass(eq=False, repr=False)
+class ListSchedulesRequest(betterproto.Message):
+    """A page of schedules."""
+
+    limit: int = betterproto.int32_field(1)
+    """The maximum number, 1 to 500; 0 means 50."""
+
+    cursor: str = betterproto.string_field(2)
+    """The cursor of the previous page."""
+
+    module_name: str = betterproto.string_field(3)
+    """Only those of this module."""
+
+
+@dataclass(eq=False, repr=False)
+class ListSchedulesResponse(betterproto.Message):
+    """A page of schedules."""
+
+    schedules: List["Schedule"] = betterproto.message_field(1)
+    """The schedules."""
+
+    cursor: str = betterproto.string_field(2)
+    """For the next page; empty on the last page."""
+
+
+@dataclass(eq=False, repr=False)
+class GetScheduleRequest(betterproto.Message):
+    """A schedule to return."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+    count: int = betterproto.int32_field(2)
+    """The next times to return, at most 100."""
+
+
+@dataclass(eq=False, repr=False)
+class GetScheduleResponse(betterproto.Message):
+    """A schedule and its next times."""
+
+    schedule: "Schedule" = betterproto.message_field(1)
+    """The schedule."""
+
+    next: List[int] = betterproto.int64_field(2)
+    """In order, in milliseconds since 1970."""
+
+
+@dataclass(eq=False, repr=False)
+class CreateScheduleRequest(betterproto.Message):
+    """A schedule to create."""
+
+    schedule_json: str = betterproto.string_field(1)
+    """The body of `POST /schedules`."""
+
+
+@dataclass(eq=False, repr=False)
+class PatchScheduleRequest(betterproto.Message):
+    """Changes of a schedule."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+    patch_json: str = betterproto.string_field(2)
+    """The body of `PATCH /schedules/{id}`."""
+
+
+@dataclass(eq=False, repr=False)
+class ScheduleResponse(betterproto.Message):
+    """A schedule, created or changed."""
+
+    schedule: "Schedule" = betterproto.message_field(1)
+    """The schedule."""
+
+
+@dataclass(eq=False, repr=False)
+class DeleteScheduleRequest(betterproto.Message):
+    """A schedule to delete."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+
+@dataclass(eq=False, repr=False)
+class DeleteScheduleResponse(betterproto.Message):
+    """The schedule is deleted."""
+
+    pass
+
+
+@dataclass(eq=False, repr=False)
+class PauseScheduleRequest(betterproto.Message):
+    """A schedule to pause or to resume."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+    resume: bool = betterproto.bool_field(2)
+    """Resume it instead."""
+
+
+@dataclass(eq=False, repr=False)
+class FireScheduleRequest(betterproto.Message):
+    """A schedule to run now."""
+
+    id: str = betterproto.string_field(1)
+    """Its identifier."""
+
+
+@dataclass(eq=False, repr=False)
+class FireScheduleResponse(betterproto.Message):
+    """The accepted execution."""
+
+    execution: "Execution" = betterproto.message_field(1)
+    """The execution."""
+
+
 class ExecutorServiceStub(betterproto.ServiceStub):
     async def execute(
         self,
@@ -1736,6 +1875,127 @@ class FileServiceStub(betterproto.ServiceStub):
             "/operato.runner.v1.FileService/DeleteFile",
             delete_file_request,
             DeleteFileResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+
+class ScheduleServiceStub(betterproto.ServiceStub):
+    async def list_schedules(
+        self,
+        list_schedules_request: "ListSchedulesRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ListSchedulesResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/ListSchedules",
+            list_schedules_request,
+            ListSchedulesResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def get_schedule(
+        self,
+        get_schedule_request: "GetScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "GetScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/GetSchedule",
+            get_schedule_request,
+            GetScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def create_schedule(
+        self,
+        create_schedule_request: "CreateScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/CreateSchedule",
+            create_schedule_request,
+            ScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def patch_schedule(
+        self,
+        patch_schedule_request: "PatchScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/PatchSchedule",
+            patch_schedule_request,
+            ScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def delete_schedule(
+        self,
+        delete_schedule_request: "DeleteScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "DeleteScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/DeleteSchedule",
+            delete_schedule_request,
+            DeleteScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def pause_schedule(
+        self,
+        pause_schedule_request: "PauseScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/PauseSchedule",
+            pause_schedule_request,
+            ScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def fire_schedule(
+        self,
+        fire_schedule_request: "FireScheduleRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "FireScheduleResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ScheduleService/FireSchedule",
+            fire_schedule_request,
+            FireScheduleResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -2247,6 +2507,141 @@ class FileServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 DeleteFileRequest,
                 DeleteFileResponse,
+            ),
+        }
+
+
+class ScheduleServiceBase(ServiceBase):
+
+    async def list_schedules(
+        self, list_schedules_request: "ListSchedulesRequest"
+    ) -> "ListSchedulesResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def get_schedule(
+        self, get_schedule_request: "GetScheduleRequest"
+    ) -> "GetScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def create_schedule(
+        self, create_schedule_request: "CreateScheduleRequest"
+    ) -> "ScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def patch_schedule(
+        self, patch_schedule_request: "PatchScheduleRequest"
+    ) -> "ScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def delete_schedule(
+        self, delete_schedule_request: "DeleteScheduleRequest"
+    ) -> "DeleteScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def pause_schedule(
+        self, pause_schedule_request: "PauseScheduleRequest"
+    ) -> "ScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def fire_schedule(
+        self, fire_schedule_request: "FireScheduleRequest"
+    ) -> "FireScheduleResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def __rpc_list_schedules(
+        self,
+        stream: "grpclib.server.Stream[ListSchedulesRequest, ListSchedulesResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.list_schedules(request)
+        await stream.send_message(response)
+
+    async def __rpc_get_schedule(
+        self, stream: "grpclib.server.Stream[GetScheduleRequest, GetScheduleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.get_schedule(request)
+        await stream.send_message(response)
+
+    async def __rpc_create_schedule(
+        self, stream: "grpclib.server.Stream[CreateScheduleRequest, ScheduleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.create_schedule(request)
+        await stream.send_message(response)
+
+    async def __rpc_patch_schedule(
+        self, stream: "grpclib.server.Stream[PatchScheduleRequest, ScheduleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.patch_schedule(request)
+        await stream.send_message(response)
+
+    async def __rpc_delete_schedule(
+        self,
+        stream: "grpclib.server.Stream[DeleteScheduleRequest, DeleteScheduleResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.delete_schedule(request)
+        await stream.send_message(response)
+
+    async def __rpc_pause_schedule(
+        self, stream: "grpclib.server.Stream[PauseScheduleRequest, ScheduleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.pause_schedule(request)
+        await stream.send_message(response)
+
+    async def __rpc_fire_schedule(
+        self, stream: "grpclib.server.Stream[FireScheduleRequest, FireScheduleResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.fire_schedule(request)
+        await stream.send_message(response)
+
+    def __mapping__(self) -> Dict[str, grpclib.const.Handler]:
+        return {
+            "/operato.runner.v1.ScheduleService/ListSchedules": grpclib.const.Handler(
+                self.__rpc_list_schedules,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                ListSchedulesRequest,
+                ListSchedulesResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/GetSchedule": grpclib.const.Handler(
+                self.__rpc_get_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                GetScheduleRequest,
+                GetScheduleResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/CreateSchedule": grpclib.const.Handler(
+                self.__rpc_create_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                CreateScheduleRequest,
+                ScheduleResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/PatchSchedule": grpclib.const.Handler(
+                self.__rpc_patch_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                PatchScheduleRequest,
+                ScheduleResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/DeleteSchedule": grpclib.const.Handler(
+                self.__rpc_delete_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                DeleteScheduleRequest,
+                DeleteScheduleResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/PauseSchedule": grpclib.const.Handler(
+                self.__rpc_pause_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                PauseScheduleRequest,
+                ScheduleResponse,
+            ),
+            "/operato.runner.v1.ScheduleService/FireSchedule": grpclib.const.Handler(
+                self.__rpc_fire_schedule,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                FireScheduleRequest,
+                FireScheduleResponse,
             ),
         }
 

@@ -102,7 +102,7 @@ def page(connection: sa.Connection, query: Query) -> Page:
     if query.unresolved:
         if query.status not in (None, Status.FAILED):
             text = f"unresolved executions have failed, so none is {query.status}; leave one of the two out"
-            raise error(ErrorKind.BAD_INPUT, text, field="status")
+            raise error(ErrorKind.BAD_INPUT, text, field="unresolved")
         query = evolve(query, status=Status.FAILED)
     before = _upper_bound(query)
     filters, globs = _filters(query), query.modules

@@ -206,7 +206,7 @@ RUN_AT: Final = Parameter(
 DELAY: Final = Parameter(
     "delay",
     "After how long it is queued, such as 90, 15m or 2h; in place of `run_at`.",
-    Value({"type": "string"}, duration, "a duration, such as 90 (seconds), 15m, 2h, 7d"),
+    Value(text("^[0-9]{1,4}(ms|s|m|h|d)?$").schema, duration, "a duration, such as 90 (seconds), 15m, 2h, 7d"),
 )
 TERMS: Final = (PRIORITY, RUN_AT, DELAY)
 """The terms of a submission; in the body of `POST /executions` as well."""

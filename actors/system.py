@@ -17,7 +17,7 @@ from actors.files import Files
 from actors.history import History
 from actors.keys import KEYS_FILE, ApiKeys
 from actors.registry import FILE_NAME, Catalog, Published, Publisher, Registry, RegistrySnapshot
-from actors.starts import STARTS_FILE, Schedules
+from actors.starts import STARTS_FILE, Notices, Outbox, Post, Schedules
 from actors.supervise import supervise
 from actors.workers import Executor
 from config.modules import ModuleSpec
@@ -65,6 +65,8 @@ class System:
     """The API keys; a call from the command line has none."""
     schedules: Schedules | None = None
     """A call from the command line has none, as it has no keys."""
+    outbox: Outbox | None = None
+    """The notices about ended executions."""
 
     async def publish(self, specs: Iterable[ModuleSpec]) -> None:
         """Serve `specs` as the modules of the file. Raises RunnerError; then nothing has changed."""
@@ -87,24 +89,35 @@ class System:
 
 @asynccontextmanager
 async def open_system(
-    settings: Settings, around: Surroundings, specs: Iterable[ModuleSpec], *, records: Path | None = None
+    settings: Settings,
+    around: Surroundings,
+    specs: Iterable[ModuleSpec],
+    *,
+    records: Path | None = None,
+    post: Post | None = None,
 ) -> AsyncIterator[System]:
     """Serve the modules `specs` while the context is open. `records` is another folder for the history.
+
+    `post` sends notices; without it they wait for the next runner.
 
     On exit executions end first, then workers, and the history is closed last. Raises RunnerError: `unavailable` when
     the data directory cannot be used, and the errors of `Registry.publish`; and `ActorFailed` in a group when an actor
     failed too often.
     """
     with _open_launcher(settings, around) as launcher:
-        async with _open_system(settings, around, specs, records, launcher) as system:
+        async with _open_system(settings, around, specs, records, launcher, post) as system:
             yield system
 
 
 @asynccontextmanager
 async def _open_system(
-    settings: Settings, around: Surroundings, specs: Iterable[ModuleSpec], records: Path | None, launcher: Launcher
+    settings: Settings,
+    around: Surroundings,
+    specs: Iterable[ModuleSpec],
+    records: Path | None,
+    launcher: Launcher,
+    post: Post | None,
 ) -> AsyncIterator[System]:
-
     async def verify(module: Published) -> None:
         await registry.verify(module)
 
@@ -125,11 +138,9 @@ async def _open_system(
     kinds = _managed(settings, launcher, around, sweeps=records is None)
     executors = _executors(settings, around, {Kind.INLINE: InlineEnvironment(launcher), **kinds}, limits, verify)
     history = History(settings.history, records or data)
-    kept = settings.history.retention_seconds
-    files = Files(settings.files, records or data, existing, kept_seconds=kept)
-    largest, work = settings.server.max_frame_bytes, launcher.table.work_dir
-    most = max(largest, settings.server.max_buffered_bytes)
-    attempts = Attempts(executors, history, largest, most, around.secrets, files, work)
+    files = Files(settings.files, records or data, existing, kept_seconds=settings.history.retention_seconds)
+    largest, most = settings.server.max_frame_bytes, settings.server.max_buffered_bytes
+    attempts = Attempts(executors, history, largest, max(largest, most), around.secrets, files, launcher.table.work_dir)
     async with trio.open_nursery() as history_nursery:
         recording = trio.CancelScope()
         await history_nursery.start(_record_within, recording, history)
@@ -144,14 +155,11 @@ async def _open_system(
                 await registry.publish(specs)
                 if catalog is not None:
                     await registry.collect()
-                runs_of = partial(_open_runs, settings, registry, attempts)
                 own = data if records is None else None
-                async with (
-                    _open_keys(own) as keys,
-                    runs_of() as runs,
-                    _open_schedules(own, registry, runs, follows) as schedules,
-                ):
-                    yield System(registry, executors, history, runs, files, launcher.table, keys, schedules)
+                async with _open_keys(own) as keys, _open_runs(settings, registry, attempts) as runs:
+                    notices_of = partial(_open_notices, settings, around, runs, post)
+                    async with _open_schedules(own, registry, runs, follows) as schedules, notices_of() as outbox:
+                        yield System(registry, executors, history, runs, files, launcher.table, keys, schedules, outbox)
         finally:
             with trio.CancelScope(shield=True):
                 await launcher.table.sweep()
@@ -229,6 +237,22 @@ async def _open_runs(
         finally:
             runs.stop(at_once=True)
             attempts.close()
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_notices(
+    settings: Settings, around: Surroundings, runs: Runs, post: Post | None
+) -> AsyncIterator[Outbox]:
+    """Send notices, also those that the last runner left; executions that it lost were queued again before that."""
+    outbox = Outbox(runs.attempts.history)
+    async with trio.open_nursery() as nursery:
+        if post is not None:
+            notices = Notices(outbox, runs, around.secrets, post, settings.history.idempotency_seconds)
+            await nursery.start(partial(supervise, notices, name="notices"))
+        try:
+            yield outbox
+        finally:
             nursery.cancel_scope.cancel()
 
 

@@ -26,6 +26,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "cors_origins": "origins of web pages that may call REST, such as https://app.example.org; `*` for all",
     "external_url": "address of REST for clients behind a proxy, such as https://example.org/runner",
     "trusted_proxies": "networks of proxies whose forwarding headers are believed, such as 10.0.0.0/8",
+    "notices_allow": "networks and hosts that may get notices though they are not public, such as 10.0.0.0/8",
     "data_dir": "directory for history, code, locks and the runner's own secret",
     "venv_path": "directory for virtual environments; runners may share it",
     "conda_path": "directory for conda environments; runners may share it",

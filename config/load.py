@@ -28,7 +28,7 @@ from config.units import Range
 VARIABLE_PREFIX = "OPERATO_"
 HIDDEN = "***"
 
-_PREFIXES = {"auth": "jwt_", "docker": "docker_", "history": "history_", "log": "log_"}
+_PREFIXES = {"auth": "jwt_", "docker": "docker_", "history": "history_", "log": "log_", "notices": "notices_"}
 """Prefixes of flat names by section; names of the other sections are unique without one."""
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^/\s]*@")

@@ -178,6 +178,14 @@ class RegistrySettings:
 
 
 @frozen
+class NoticeSettings:
+    """Notices about ended executions."""
+
+    allow: tuple[str, ...] = field(default=(), metadata={"read": units.destinations})
+    """Networks, and names of hosts, to which notices may go though they are not public."""
+
+
+@frozen
 class LogSettings:
     """Logging."""
 
@@ -197,5 +205,6 @@ class Settings:
     executor: ExecutorSettings = field(factory=ExecutorSettings)
     history: HistorySettings = field(factory=HistorySettings)
     registry: RegistrySettings = field(factory=RegistrySettings)
+    notices: NoticeSettings = field(factory=NoticeSettings)
     files: FilesSettings = field(factory=FilesSettings)
     log: LogSettings = field(factory=LogSettings)

@@ -35,6 +35,8 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 _ORIGIN = re.compile(rf"[a-z][a-z0-9+.-]*://{_HOST}")
 _WEB_ADDRESS = re.compile(rf"https?://{_HOST}(?:/[A-Za-z0-9._~-]+)*")
+_HOST_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_NUMBERS = re.compile(r"[0-9.]+")
 _LONG = 18
 """Digits of a 64-bit number; a longer duration is not written in units."""
 _QUANTITY = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)", re.ASCII)
@@ -295,6 +297,21 @@ def networks(value: Any) -> tuple[str, ...]:
     return tuple(map(_network, words(value)))
 
 
+def destinations(value: Any) -> tuple[str, ...]:
+    """Read networks, addresses and names of hosts: `10.0.0.0/8`, `hooks.internal`, `*.example.org`."""
+    return tuple(map(_destination, words(value)))
+
+
+def _destination(value: str) -> str:
+    if _HOST_NAME.fullmatch(value) and not _NUMBERS.fullmatch(value):
+        return value.lower()
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        allowed = "a network, an address or the name of a host, such as 10.0.0.0/8, hooks.internal or *.example.org"
+        raise Wrong(f"{show(value)} is not {allowed}", allowed=allowed) from None
+
+
 def _network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value, strict=False))
@@ -310,6 +327,11 @@ def web_address(value: Any) -> str:
         allowed = "http:// or https://, a host and, if needed, a port and a path, such as https://example.org/runner"
         raise Wrong(f"{show(value)} is not an address of a web server: write {allowed}", allowed=allowed)
     return address
+
+
+def module_name(value: Any) -> str:
+    """Read text that has the form of the name of a module."""
+    return _MODULE_NAME(value)
 
 
 def variables(value: Any) -> dict[str, str]:
@@ -346,3 +368,9 @@ def _finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+_MODULE_NAME = matching(
+    r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
+    "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
+)

@@ -117,6 +117,25 @@ MAX_PRIORITY: Final = 9
 DEFAULT_PRIORITY: Final = 5
 
 
+class Recipient(Struct, frozen=True):
+    """One recipient of notices about the end of an execution: either a `url` or a `module`."""
+
+    when: tuple[Status, ...]
+    """The ends that it hears of."""
+    url: str | None = None
+    module: str | None = None
+    secret: dict[str, str] | None = None
+    """The source of the secret that signs notices to a `url`: `env` with a variable or `file` with a path."""
+
+
+class Telling(Struct, frozen=True):
+    """The recipients of notices about the end of an execution."""
+
+    recipients: tuple[Recipient, ...]
+    depth: int = 0
+    """How many notices led to the execution, each the cause of the next one."""
+
+
 class Execution(Struct, frozen=True):
     """One call of one module version, as history keeps it and every door shows it.
 
@@ -152,6 +171,8 @@ class Execution(Struct, frozen=True):
     group: str | None = None
     """The value by which its module groups it, as JSON."""
     idempotency_key: str | None = None
+    on_end: Telling | None = None
+    """The recipients of notices about its end; None without any. Not shown: addresses can be secrets."""
     result: bytes | None = None
     failure: Failure | None = None
     events: bytes = b"[]"

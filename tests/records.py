@@ -18,7 +18,7 @@ from actors.journal.records import START_BYTES
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure
 from protocol.events import OutputEvent, encode_all
-from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Stream, Timings
+from protocol.model import Attempt, Execution, Kind, ModuleRef, Recipient, Status, Stream, Telling, Timings
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = count()
@@ -80,6 +80,7 @@ def full():
         rerun_of="e1",
         rerun_root="e0",
         group='"kim"',
+        on_end=Telling((Recipient((Status.SUCCEEDED,), "http://example.org/", None, {"env": "X"}),), 2),
         timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
         started_at=NOW + 0.25,
     )

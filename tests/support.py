@@ -34,6 +34,7 @@ from config.settings import (
     ExecutorSettings,
     FilesSettings,
     HistorySettings,
+    NoticeSettings,
     ServerSettings,
     Settings,
     StoreSettings,
@@ -54,6 +55,7 @@ from protocol.events import ItemEvent, OutputEvent, ProgressEvent
 from protocol.model import Kind, Status, Stream
 from runner.api.service import Service
 from runner.auth.principal import Principal
+from runner.outgoing import posting
 from tests import engines
 
 PATIENCE = 30
@@ -379,13 +381,15 @@ ANYBODY = Principal("tester", frozenset({"admin"}))
 async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: Any) -> AsyncIterator[Service]:
     """Run the whole runner except its doors, with its data under `path`. `settings` are for executors or history.
 
-    `server` has those of the doors, `files` those of the store. Opened again with the same `path`, this is the next
-    runner.
+    `server` has those of the doors, `files` those of the store; `notices_allow` and `notices_tls` are for notices.
+    Opened again with the same `path`, this is the next runner.
     """
     own = {field.name for field in attrs.fields(HistorySettings)}
     history = {name: settings.pop(name) for name in own & settings.keys()}
     settings_of_files = settings.pop("files", FilesSettings())
+    notices, tls = NoticeSettings(settings.pop("notices_allow", ())), settings.pop("notices_tls", None)
     everything = Settings(
+        notices=notices,
         server=settings.pop("server", ServerSettings()),
         store=StoreSettings(data_dir=path / "data", venv_path=path / "venvs"),
         executor=ExecutorSettings(**{"spares": 0, "grace_seconds": GRACE, **settings}),
@@ -393,17 +397,9 @@ async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: An
         files=settings_of_files,
     )
     around = Surroundings(base_environment(), installer_environment(), secret_values)
-    async with open_system(everything, around, modules) as system:
-        yield Service(
-            system.registry,
-            system.executors,
-            system.history,
-            system.runs,
-            system.files,
-            everything,
-            system.keys,
-            system.schedules,
-        )
+    async with posting(notices.allow, tls) as post, open_system(everything, around, modules, post=post) as system:
+        parts = (system.registry, system.executors, system.history, system.runs, system.files, everything)
+        yield Service(*parts, system.keys, system.schedules, system.outbox)
         await system.drain(0)
 
 

@@ -83,6 +83,8 @@ class Dispatcher:
             self.live.tally.refuse(ErrorKind.OVERLOADED)
             text = f"{len(self._backlog)} executions are queued; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
+        if execution.on_end is None and module.telling is not None:
+            execution = replace(execution, on_end=module.telling)
         self._accepting += 1
         try:
             await self.live.accept(execution)

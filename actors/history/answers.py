@@ -29,7 +29,10 @@ MEND_SECONDS: Final = 60.0
 
 
 class Answers:
-    """The part of a history that reads. Methods are called on the event loop, while the history is open."""
+    """The part of a history that reads, and lets others keep tables beside the record.
+
+    Methods are called on the event loop, while the history is open.
+    """
 
     def __init__(self, settings: HistorySettings, clock: Callable[[], float]) -> None:
         self._settings = settings
@@ -132,6 +135,35 @@ class Answers:
         stored number: a reader may have seen events that were never stored, and no number may come twice.
         """
         return self._opened().past
+
+    @property
+    def noticed(self) -> trio.Event:
+        """The event of the next notices that are stored."""
+        return self._committer.noticed
+
+    def notice(self) -> None:
+        """Let those that wait for notices look at the stored ones."""
+        self._committer.notice()
+
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Return the result of `work` on the stored record, for questions about tables that others own.
+
+        It may lack what was recorded in the last second. Raises `RunnerError` as `get`.
+        """
+        return await self._read(work)
+
+    async def change(self, work: Callable[[sa.Connection], T]) -> T:
+        """Return the result of `work` in a transaction, for changes of tables that others own.
+
+        Raises `RunnerError` (`unavailable`); then nothing has changed. Cancellation waits for its end.
+        """
+        archive = self._opened()
+        try:
+            return await archive.write(work)
+        except TROUBLE as problem:
+            if archive.suspect(problem):
+                self._committer.wake()
+            raise unavailable("written", reason_of(problem)) from problem
 
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:
         try:

@@ -24,7 +24,7 @@ from actors.history.pending import Batch, weight
 from actors.history.retention import Kept
 from actors.history.storage import Stored
 from actors.journal import Entry, Journal, Mark, write_segment
-from actors.sqlite import TROUBLE, reason_of
+from actors.sqlite import TROUBLE, begin, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, error
 
@@ -191,6 +191,13 @@ class Archive:
             log.error("rows of the history cannot be read and are left out", first=unreadable[0])
         return found
 
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Return the result of `work` in a transaction of its own. Cancellation waits for its end."""
+        transaction = partial(self._database.write, partial(_within, work))
+        with trio.CancelScope(shield=True):
+            found = await trio.to_thread.run_sync(transaction, limiter=self._writers)
+        return found
+
     async def aclose(self) -> None:
         """Close everything."""
         with trio.CancelScope(shield=True):
@@ -300,6 +307,12 @@ def _replay(database: Database, journal: Journal, damaged: set[str]) -> int:
             log.error("journal damaged: what cannot be read or stored is skipped", kept=str(path), damage=damage)
             damaged.add("journal")
     return revision
+
+
+def _within(work: Callable[[sa.Connection], T], connection: sa.Connection) -> T:
+    with connection.begin():
+        begin(connection)
+        return work(connection)
 
 
 def _commit(database: Database, batch: Batch, mark: Mark, *, again: bool, measure: bool) -> tuple[Stored, int | None]:

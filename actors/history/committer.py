@@ -94,6 +94,8 @@ class Committer:
         self._hurry = trio.Event()  # a caller waits for the next commit
         self._settled = trio.Event()  # the commit on its way has ended
         self._mended = trio.Event()  # a damaged database was replaced
+        self.noticed = trio.Event()
+        """Set, and replaced, when notices were stored."""
 
     def put(self, entry: Entry) -> None:
         """Add a recorded state to what is pending."""
@@ -121,6 +123,11 @@ class Committer:
         self._closing.set()
         self._wake.set()
         self._hurry.set()
+
+    def notice(self) -> None:
+        """Let those that wait for notices look."""
+        noticed, self.noticed = self.noticed, trio.Event()
+        noticed.set()
 
     # For callers
 
@@ -252,6 +259,8 @@ class Committer:
             log.error("an execution cannot be stored and is dropped", execution=name, reason=why)
         for name, why in stored.refused_pieces.items():
             log.error("events cannot be stored and are dropped", execution=name, reason=why)
+        if stored.notices:
+            self.notice()
         self.failing = False
         if again:
             log.info("the history is stored again", rows=len(batch.entries))

@@ -16,7 +16,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from actors.damage import Copied, check, salvage, set_aside
 from actors.history import storage
-from actors.history.tables import add_rows, count_rows, executions
+from actors.history.tables import add_rows, count_rows, executions, prepare
 from actors.sqlite import identity_of, open_reader, open_writer
 from protocol.errors import ErrorKind, error
 
@@ -30,6 +30,7 @@ _SALVAGED: Final = (
     Copied("payloads", "id"),
     Copied("events", "id"),
     Copied("rollups", "module"),
+    Copied("notices", "id"),
 )
 
 
@@ -70,7 +71,7 @@ class Database:
 
     def prepare(self) -> int:
         """Make the schema where it is missing and return the highest revision ever stored; raises `RunnerError`."""
-        return self.write(lambda link: storage.prepare(link, self._path))
+        return self.write(lambda link: prepare(link, self._path))
 
     def replaced(self) -> bool:
         """Whether the file was deleted or replaced by others since it was opened for writing."""

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from actors.history.pending import Key
 from actors.history.pieces import NOTHING, joined, seqs_of
 from actors.history.tables import PHASES, PLAIN, events, executions, payloads, rollups
+from actors.outbox import read_telling
 from actors.rollups import Part, Rollup
 from actors.sqlite import matching, module_matches
 from protocol.errors import ErrorKind, Failure, error
@@ -345,6 +346,7 @@ def _execution(row: Mapping[Any, Any]) -> Execution:
         env=Kind(row["env"]),
         status=Status(row["status"]),
         failure=failure,
+        on_end=read_telling(row["on_end"]),
         failed_attempts=() if attempts is None else _attempts_decoder.decode(attempts),
         killed=() if killed is None else _killed_decoder.decode(killed),
         timings=Timings(*(row[f"{phase}_seconds"] for phase in PHASES)),

@@ -8,6 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from attrs import define, frozen
 
+from actors import outbox
 from actors.history.tables import add_rows, count_rows, events, executions, payloads, rollups
 from actors.rollups import expired
 from config.settings import HistorySettings
@@ -96,6 +97,7 @@ def retain(connection: sa.Connection, settings: HistorySettings, now: float, chu
             for table in (events, payloads, executions):
                 connection.execute(sa.delete(table).where(table.c.id.in_(names)))
             add_rows(connection, -len(names))
+        outbox.forget(connection, names, now - settings.retention_seconds, chunk)
         limits = expired(now, settings.retention_seconds)
         forgotten = sum(connection.execute(_expired_rollups(width, start)).rowcount for width, start in limits)
     shrinking = _shrink(connection)

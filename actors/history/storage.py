@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -14,27 +13,25 @@ import sqlalchemy as sa
 from attrs import define, evolve, field
 from sqlalchemy.dialects import sqlite
 
+from actors import outbox
 from actors.damage import is_damage
+from actors.history import queries
 from actors.history.pending import Batch
 from actors.history.pieces import NOTHING, Piece, seqs_of
 from actors.history.tables import (
     PHASES,
     PLAIN,
-    SCHEMA_VERSION,
-    STEPS,
     add_rows,
     count_rows,
     events,
     executions,
     meta,
-    metadata,
     payloads,
     rollups,
     set_journal_position,
 )
 from actors.journal import Entry, Mark, cleaned
 from actors.rollups import Changes, Ended, Rollup, Span, changed, ended_of
-from actors.sqlite import begin, check_schema
 from protocol.errors import ErrorKind, Failure
 from protocol.model import Execution, Status
 
@@ -60,32 +57,10 @@ class Stored:
     refused: dict[str, str] = field(factory=dict)
     """Reasons by id of executions that the database refuses in every form; they are left out."""
     refused_pieces: dict[str, str] = field(factory=dict)
+    notices: int = 0
+    """Notices that it added."""
     rows: int = 0
     """Executions in the database now."""
-
-
-def prepare(connection: sa.Connection, path: Path) -> int:
-    """Make the schema where it is missing or older, in one transaction; return the highest revision ever stored.
-
-    Raises `RunnerError` (`unavailable`), naming `path`, when the database has another schema.
-    """
-    with connection.begin():
-        begin(connection)
-        metadata.create_all(connection)
-        values = {row.name: int(row.value) for row in connection.execute(sa.select(meta))}
-        found = values.get("schema", SCHEMA_VERSION)
-        while found in STEPS:
-            for statement in STEPS[found]:
-                connection.exec_driver_sql(statement)
-            found += 1
-            connection.execute(sa.update(meta).where(meta.c.name == "schema").values(value=found))
-        check_schema(path, found, SCHEMA_VERSION)
-        for index in executions.indexes:
-            index.create(connection, checkfirst=True)
-        for name, value in (("schema", SCHEMA_VERSION), ("revision", 0), ("rows", 0)):
-            if name not in values:
-                connection.execute(sa.insert(meta).values(name=name, value=value))
-    return values.get("revision", 0)
 
 
 def store(connection: sa.Connection, batch: Batch, mark: Mark | None = None) -> Stored:
@@ -103,7 +78,7 @@ def store(connection: sa.Connection, batch: Batch, mark: Mark | None = None) -> 
 def _store(connection: sa.Connection, batch: Batch, mark: Mark | None = None) -> Stored:
     try:
         with connection.begin():
-            _write(connection, batch)
+            notices = _write(connection, batch)
             if mark is not None:
                 set_journal_position(connection, mark.salt, mark.at)
     except sa.exc.OperationalError:
@@ -124,11 +99,12 @@ def _store(connection: sa.Connection, batch: Batch, mark: Mark | None = None) ->
             one = _store(connection, part)
             stored.refused |= one.refused
             stored.refused_pieces |= one.refused_pieces
+            stored.notices += one.notices
         if mark is not None:
             with connection.begin():
                 set_journal_position(connection, mark.salt, mark.at)
         return stored
-    return Stored()
+    return Stored(notices=notices)
 
 
 def _store_cleaned(connection: sa.Connection, batch: Batch, why: str) -> Stored:
@@ -142,8 +118,9 @@ def _store_cleaned(connection: sa.Connection, batch: Batch, why: str) -> Stored:
     return Stored(refused_pieces={piece.name: why for piece in batch.pieces})
 
 
-def _write(connection: sa.Connection, batch: Batch) -> None:
-    """Write a batch inside of a transaction."""
+def _write(connection: sa.Connection, batch: Batch) -> int:
+    """Write a batch inside of a transaction, with the notices about ends; return how many these are."""
+    notices = 0
     entries = {entry.execution.id: entry.execution for entry in batch.entries}
     names = {*entries, *(piece.name for piece in batch.pieces)}
     known = _known(connection, names if batch.all_known else names & batch.known)
@@ -163,6 +140,7 @@ def _write(connection: sa.Connection, batch: Batch) -> None:
             if execution.status.final:
                 changes.add(ended_of(execution))
         _count(connection, changes)
+        notices = outbox.write(connection, entries.values(), known)
         add_rows(connection, len(entries.keys() - known.keys()))
         connection.execute(RAISE_REVISION, {"highest": max(entry.revision for entry in batch.entries)})
     if batch.pieces:
@@ -173,6 +151,7 @@ def _write(connection: sa.Connection, batch: Batch) -> None:
         _write_pieces(connection, [piece for piece in batch.pieces if piece.name in running])
     for gone in batch.forgotten:
         connection.execute(_FORGET_PIECES, {"name": gone.name, "start": gone.seqs[0], "end": gone.seqs[1]})
+    return notices
 
 
 def _known(connection: sa.Connection, names: Iterable[str]) -> dict[str, Ended]:
@@ -267,13 +246,15 @@ def newer(connection: sa.Connection, entries: Iterable[Entry]) -> tuple[Entry, .
 def mark_lost(connection: sa.Connection, now: float, revision: int) -> tuple[str, ...]:
     """Fail all running executions as `lost` at `now`; return their ids, oldest first.
 
-    Their pieces stay. A reader may have seen events that were never stored, and no number may come twice: so
-    `events_count`, from which a retry numbers its events, is `LOST_SEQS` above the next multiple of `LOST_SEQS` over
-    the highest known number.
+    Their notices are added, and withdrawn if they run again. Their pieces stay. A reader may have seen events that were
+    never stored, and no number may come twice: so `events_count`, from which a retry numbers its events, is `LOST_SEQS`
+    above the next multiple of `LOST_SEQS` over the highest known number.
     """
     columns, changes = executions.c, Changes()
     highest = sa.select(sa.func.max(events.c.last_seq)).where(events.c.id == columns.id).scalar_subquery()
-    wanted = sa.select(columns.id, columns.module, columns.run_seconds, columns.events_count, highest.label("last"))
+    wanted = sa.select(
+        columns.id, columns.module, columns.run_seconds, columns.events_count, columns.on_end, highest.label("last")
+    )
     with connection.begin():
         running = wanted.where(columns.status == Status.RUNNING.value).order_by(columns.created_at, columns.id)
         rows = connection.execute(running).all()
@@ -283,6 +264,8 @@ def mark_lost(connection: sa.Connection, now: float, revision: int) -> tuple[str
             connection.execute(_LOSE, {"name": row.id, "revision": revision, "now": now, "count": count})
             changes.add(Ended(row.module, now, Status.FAILED, LOST.kind, row.run_seconds))
         _count(connection, changes)
+        telling = [queries.fetch(connection, row.id) for row in rows if row.on_end is not None]
+        outbox.write(connection, filter(None, telling))
         connection.execute(RAISE_REVISION, {"highest": revision})
     return tuple(row.id for row in rows)
 
@@ -380,6 +363,7 @@ def _execution_row(entry: Entry) -> tuple[Any, ...]:
         execution.status.value,
         None if failure is None else failure.kind.value,
         None if failure is None else _failure_text(failure),
+        outbox.telling_text(execution.on_end),
         *_phases_of(execution.timings),
     )
 

@@ -6,11 +6,14 @@ Metadata, payloads and events of executions are in separate tables: a cold scan 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import NoneType
 from typing import Any, Final, get_args, get_type_hints
 
 import sqlalchemy as sa
 
+from actors import outbox
+from actors.sqlite import begin, check_schema
 from protocol.model import Execution, Status, Timings
 
 SCHEMA_VERSION: Final = 4
@@ -31,6 +34,7 @@ STEPS: Final = {
         "alter table executions add column rerun_of text",
         "alter table executions add column rerun_root text",
         'alter table executions add column "group" text',
+        "alter table executions add column on_end text",
     ),
 }
 """Statements that make of a database with this schema one with the next. Missing indexes are made after all steps."""
@@ -78,6 +82,7 @@ executions = sa.Table(
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("failure_kind", sa.Text),
     sa.Column("failure", sa.Text),  # JSON, without the traceback
+    sa.Column("on_end", sa.Text),  # JSON of a Telling; null for no notices
     *(sa.Column(f"{phase}_seconds", sa.Double, nullable=False) for phase in PHASES),
     # `queries` leads with one of these, each in the order of the pages.
     sa.Index("executions_by_time", "created_at", "id"),
@@ -142,6 +147,31 @@ rollups = sa.Table(
     sa.Index("rollups_by_age", "width", "start"),
     sqlite_with_rowid=False,
 )
+
+
+def prepare(connection: sa.Connection, path: Path) -> int:
+    """Make the schema where it is missing or older, in one transaction; return the highest revision ever stored.
+
+    Raises `RunnerError` (`unavailable`), naming `path`, when the database has another schema.
+    """
+    with connection.begin():
+        begin(connection)
+        metadata.create_all(connection)
+        outbox.metadata.create_all(connection)
+        values = {row.name: int(row.value) for row in connection.execute(sa.select(meta))}
+        found = values.get("schema", SCHEMA_VERSION)
+        while found in STEPS:
+            for statement in STEPS[found]:
+                connection.exec_driver_sql(statement)
+            found += 1
+            connection.execute(sa.update(meta).where(meta.c.name == "schema").values(value=found))
+        check_schema(path, found, SCHEMA_VERSION)
+        for index in executions.indexes:
+            index.create(connection, checkfirst=True)
+        for name, value in (("schema", SCHEMA_VERSION), ("revision", 0), ("rows", 0)):
+            if name not in values:
+                connection.execute(sa.insert(meta).values(name=name, value=value))
+    return values.get("revision", 0)
 
 
 _ROWS: Final = sa.select(meta.c.value).where(meta.c.name == "rows")

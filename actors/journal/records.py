@@ -18,7 +18,7 @@ import msgspec
 from attrs import evolve, frozen
 from msgspec.structs import replace
 
-from protocol.model import Execution
+from protocol.model import Execution, Telling
 
 MAGIC: Final = b"OPJ2"
 SALT_BYTES: Final = 4
@@ -30,6 +30,8 @@ _MOST_ZEROS: Final = 16
 """At the end of a record: more than any has, as its last values are numbers and texts."""
 _TEXT: Final = 1000
 """Characters of a message in a reduced record."""
+_RECIPIENTS: Final = 3 * 1024
+"""Bytes of recipients of notices in a reduced record: as many as a module may have, with the longest URLs."""
 _LENGTH: Final = struct.Struct(">I")
 
 _encoder = msgspec.msgpack.Encoder()
@@ -112,6 +114,7 @@ def reduced(entry: Entry) -> Entry:
             execution,
             input=_dropped(execution.input),
             subject=execution.subject[:_TEXT],
+            on_end=_shortened(execution.on_end),
             result=None if execution.result is None else _dropped(execution.result),
             failure=failure,
             events=b"[]",
@@ -120,6 +123,18 @@ def reduced(entry: Entry) -> Entry:
             killed=(),
         ),
     )
+
+
+def _shortened(telling: Telling | None) -> Telling | None:
+    """Return the recipients that fit into a reduced record: all, unless files of secrets have very long names."""
+    if telling is None:
+        return None
+    found, size = [], 0
+    for each in telling.recipients:
+        size += len(_encoder.encode(each))
+        if size <= _RECIPIENTS:
+            found.append(each)
+    return replace(telling, recipients=tuple(found))
 
 
 def _dropped(data: bytes) -> bytes:

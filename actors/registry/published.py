@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from attrs import frozen
 
-from config.modules import ModuleSpec
-from protocol.model import Isolation, Kind, ModuleRef
+from config.modules import ModuleSpec, telling
+from protocol.model import Isolation, Kind, ModuleRef, Telling
 
 if TYPE_CHECKING:
     from config.schema import InputCheck
@@ -43,6 +43,11 @@ class Published:
     """Whether it comes from the operator's own file."""
     published_by: str | None = None
     """The subject that registered it; None for the operator's file."""
+
+    @cached_property
+    def telling(self) -> Telling | None:
+        """The recipients of notices about its executions, as their records have them; None without any."""
+        return telling(self.spec.on_end, self.spec.secrets) if self.spec.on_end else None
 
     @cached_property
     def inputs(self) -> InputCheck | None:

@@ -244,6 +244,7 @@ class Registry:
             text = f"there are {len(self._registered)} registered modules; the limit is `max_modules`"
             raise error(ErrorKind.OVERLOADED, f"{text}; delete some", field="name")
         if question.activate:
+            self.snapshot.check_loop(module)
             self.snapshot.routes.check(module.ref.name, module.spec)
         active = version if question.activate else known.active if known else None
         versions = {**(known.versions if known else {}), version: module}
@@ -264,6 +265,7 @@ class Registry:
         return await self._make_active(catalog, known, question.version, question.subject)
 
     async def _make_active(self, catalog: Catalog, known: Registered, version: str, subject: str) -> Registered:
+        self.snapshot.check_loop(known.versions[version])
         self.snapshot.routes.check(known.name, known.versions[version].spec)
         revision = await self._in_catalog(catalog.activate, known.name, version, subject, known.active)
         after = evolve(known, active=version, revision=revision, updated_at=time.time(), updated_by=subject)

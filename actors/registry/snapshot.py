@@ -9,6 +9,7 @@ from attrs import asdict, field, frozen
 
 from actors.registry.published import Published
 from actors.registry.routes import Routes
+from config.modules import OnEnd, loop_from, loop_text
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
 
@@ -142,6 +143,16 @@ class RegistrySnapshot:
         if known is None:
             raise self.unknown(name, sees)
         return known
+
+    def check_loop(self, module: Published) -> None:
+        """Raise RunnerError `conflict` when the notices of a module would come back to it once it is active."""
+
+        def told(name: str) -> tuple[OnEnd, ...]:
+            each = module if name == module.ref.name else self.modules.get(name)
+            return () if each is None else each.spec.on_end
+
+        if module.spec.on_end and (way := loop_from(module.ref.name, told)):
+            raise error(ErrorKind.CONFLICT, f"on_end {loop_text(way)}", field="on_end")
 
     def unknown(self, name: str, sees: Callable[[str], bool] = lambda _: True) -> Exception:
         """Return the error for an unknown module, with similar names."""

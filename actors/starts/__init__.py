@@ -1,10 +1,31 @@
-"""Modules that start by themselves: schedules of modules and of the API, and the actor that starts what is due.
+"""What happens without a caller: modules that start by themselves, and notices about ended executions.
 
-`Schedules` is the actor. `due` is the policy, `Firing` starts each instant once, `StartsFile` is the database.
+`Schedules` is the actor of the schedules of modules and of the API. `due` is the policy, `Firing` starts each instant
+once, `StartsFile` is the database. `Notices` is the actor that sends notices, `Outbox` lists and changes them.
 """
 
 from actors.starts.firing import Schedule
+from actors.starts.notices import MAX_AT_ONCE, MAX_FOR_ONE, Notices, Post, PostError, delay_after, signature
+from actors.starts.outbox import Notice, NoticePage, NoticeQuery, Outbox
 from actors.starts.schedules import MAX_API_SCHEDULES, Schedules
 from actors.starts.stored import STARTS_FILE, State, StoredSchedule
 
-__all__ = ["MAX_API_SCHEDULES", "STARTS_FILE", "Schedule", "Schedules", "State", "StoredSchedule"]
+__all__ = [
+    "MAX_API_SCHEDULES",
+    "MAX_AT_ONCE",
+    "MAX_FOR_ONE",
+    "STARTS_FILE",
+    "Notice",
+    "NoticePage",
+    "NoticeQuery",
+    "Notices",
+    "Outbox",
+    "Post",
+    "PostError",
+    "Schedule",
+    "Schedules",
+    "State",
+    "StoredSchedule",
+    "delay_after",
+    "signature",
+]

@@ -17,6 +17,7 @@ from config.modules.endpoints import (
     conflict_text,
 )
 from config.modules.file import ModulesFile, read_modules, read_runner
+from config.modules.on_end import OnEnd, loop_from, loop_text, origin_of, telling
 from config.modules.policies import GroupPolicy, RetryPolicy, limit_of
 from config.modules.spec import (
     ModuleSpec,
@@ -42,6 +43,7 @@ __all__ = [
     "Method",
     "ModuleSpec",
     "ModulesFile",
+    "OnEnd",
     "RetryPolicy",
     "Scheme",
     "Signature",
@@ -49,8 +51,11 @@ __all__ = [
     "clashes",
     "conflict_text",
     "limit_of",
+    "loop_from",
+    "loop_text",
     "module_from_archive",
     "name_of_module",
+    "origin_of",
     "read_module",
     "read_modules",
     "read_runner",
@@ -58,4 +63,5 @@ __all__ = [
     "spec_from_mapping",
     "spec_to_mapping",
     "starter",
+    "telling",
 ]

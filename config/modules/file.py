@@ -15,6 +15,7 @@ from attrs import field, frozen
 from config import secrets
 from config.mistakes import Document, Mistake, Where, Wrong, did_you_mean, parse_yaml, read_or_none, read_text
 from config.modules.endpoints import EndpointSpec, clashes, conflict_text
+from config.modules.on_end import OnEnd, loop_from, loop_text
 from config.modules.spec import ModuleSpec, as_written, name_of_module, read_spec
 from config.paths import PathTree
 from config.units import show
@@ -65,12 +66,24 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
             specs.setdefault(spec.name, spec)
             places.setdefault(spec.name, where)
     wrongs += (wrong.under(places[name]) for name, wrong in _conflicts(specs.values()))
+    wrongs += _loops(specs, places)
     mistakes = [document.mistake(wrong, str(path), labels) for wrong in wrongs]
     mistakes.sort(key=lambda mistake: (mistake.file != str(path), mistake.file or "", mistake.line or 0))
     runner = document.value.get("runner") if isinstance(document.value, dict) else None
     runner = runner if isinstance(runner, dict) else {}
     lines = {key: document.lines["runner", key] for key in runner}
     return ModulesFile(tuple(specs.values()), runner, absolute, lines, tuple(files), began), tuple(mistakes)
+
+
+def _loops(specs: Mapping[str, ModuleSpec], places: Mapping[str, Where]) -> Iterator[Wrong]:
+    """Check that no notice of a module comes back to it over others."""
+
+    def told(name: str) -> tuple[OnEnd, ...]:
+        return specs[name].on_end if name in specs else ()
+
+    for name in specs:
+        if specs[name].on_end and (way := loop_from(name, told)):
+            yield Wrong(loop_text(way), (*places[name], "on_end"), allowed="modules that do not tell this one")
 
 
 def _conflicts(specs: Iterable[ModuleSpec]) -> Iterator[tuple[str, Wrong]]:

@@ -24,9 +24,10 @@ from config.mistakes import (
     structure_hook,
     unfold,
 )
-from config.modules import endpoints, policies
+from config.modules import endpoints, on_end, policies
 from config.modules.early import early
 from config.modules.endpoints import EndpointSpec
+from config.modules.on_end import OnEnd
 from config.modules.policies import GroupPolicy, RetryPolicy, WorkersPolicy
 from config.modules.scheduled import input_wrongs
 from config.modules.sizes import oversized
@@ -72,6 +73,8 @@ class ModuleSpec:
     """The maximum number of workers of this module."""
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
+    on_end: tuple[OnEnd, ...] = ()
+    """The recipients of notices about its ended executions."""
     rate: str | None = None
     """How many executions may begin in a second, minute or hour: `10/s`, `100/m`, `1000/h`."""
     group: GroupPolicy | None = None
@@ -189,6 +192,7 @@ def _rules(data: Mapping[str, Any], *, trusted: bool) -> Iterator[Wrong]:
     if isinstance(handler, str) and ":" in handler and "code" in given:
         yield Wrong("names a file, but `code` is only one; use `path`", ("handler",), allowed="the name of a function")
     yield from policies.orders(data)
+    yield from on_end.rules(data)
     yield from endpoints.rules(data)
 
 
@@ -228,17 +232,13 @@ _ONLY: Mapping[str, tuple[Kind, ...]] = {
 _OPERATORS = ("user", "writable")
 """Fields that weaken isolation, for the operator's own file only."""
 
-_FORM = units.matching(
-    r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
-    "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
-)
 RESERVED = ("execute", "stream", "upload", "template")
 """Names that are parts of routes, as in `/modules/execute/{name}`, and refused for modules."""
 
 
 def name_of_module(value: Any) -> str:
     """Read the name of a module."""
-    name: str = _FORM(value)
+    name: str = units.module_name(value)
     if name in RESERVED:
         raise Wrong(f"{show(name)} is reserved for routes; choose another name", allowed="another name")
     return name
@@ -300,6 +300,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "processes": units.optional(units.count(1)),
         "output": units.bytes_from(0),
         "concurrency": units.count(1, 1000),
+        "on_end": on_end.read,
         "variables": units.variables,
         "secrets": secrets.read,
         "network": units.optional(units.flag),
@@ -324,6 +325,7 @@ def _converter() -> Converter:
     converter = Converter(unstruct_collection_overrides={tuple: list})
     converter.register_unstructure_hook(Path, str)
     converter.register_unstructure_hook(Secret, Secret.mapping)
+    on_end.register(converter)
     converter.register_unstructure_hook(ScheduleSpec, schedule_fields)
     endpoints.register(converter)
     for kind, readers in _READERS.items():

@@ -11,7 +11,7 @@ from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
 from runner.api.reruns import ACTIVE, SAME, Again
 from runner.api.service import Service
-from runner.api.starts import MAX_NEXT, ShownSchedule, fields_of
+from runner.api.starts import MAX_NEXT, NoticeVerbs, ShownSchedule, fields_of
 
 __all__ = [
     "ACTIVE",
@@ -28,6 +28,7 @@ __all__ = [
     "InternalFailure",
     "KeyOrder",
     "Left",
+    "NoticeVerbs",
     "Publishing",
     "Service",
     "ShownSchedule",

@@ -7,12 +7,12 @@ from typing import Any, Final
 import msgspec
 
 from actors.registry import Published
-from config.modules import PREFIX, spec_to_mapping
+from config.modules import PREFIX, OnEnd, origin_of, spec_to_mapping
 from protocol import messages
 from protocol.errors import ErrorKind, error
 from protocol.scan import decoded, has_more_values
 
-NOT_SHOWN: Final = ("code", "path", "variables", "secrets", "name", "env", "version")
+NOT_SHOWN: Final = ("code", "path", "variables", "secrets", "name", "env", "version", "on_end")
 """Fields of a specification that callers do not see, or see in another form."""
 
 _MAX_VALUES: Final = 50_000
@@ -38,11 +38,18 @@ def module_fields(module: Published, base: str = "") -> dict[str, Any]:
         **shown,
         "variables": sorted(spec.variables),
         "secrets": list(spec.secrets),
+        "on_end": [_recipient(each) for each in spec.on_end],
         "digest": module.content_digest,
         "published_at": round(module.published_at, 3),
         "published_by": module.published_by,
         "source": "file" if module.trusted else "api",
     }
+
+
+def _recipient(recipient: OnEnd) -> dict[str, Any]:
+    """Return a recipient of notices without path and query of its URL, which can be secrets."""
+    place = {"module": recipient.module} if recipient.url is None else {"url": origin_of(recipient.url)}
+    return {**place, "when": list(recipient.when)}
 
 
 def parse_description(body: bytes, field: str = "$") -> dict[str, Any]:

@@ -122,6 +122,7 @@ class Management:
     async def _publish(self, principal: Principal, spec: ModuleSpec, how: Publishing, condition: Condition) -> Added:
         self._require_for(principal, spec, activate=how.activate)
         executor = self.executors[spec.env]
+        self._check_recipients(principal, spec)
         if isinstance(checker := self.executors[Kind.VENV].environment, VenvEnvironment):
             _refuse(await check_module(checker, spec))
         module, files = await self.registry.stage(spec, principal.subject)
@@ -135,6 +136,16 @@ class Management:
             self.registry.release(module)
             with trio.CancelScope(shield=True):  # a refused or replaced version leaves no files
                 await self._collect()
+
+    def _check_recipients(self, principal: Principal, spec: ModuleSpec) -> None:
+        """Raise RunnerError `bad_input` when a module would tell one that does not exist for the principal."""
+        for place, each in enumerate(spec.on_end):
+            if each.module is not None:
+                try:
+                    self.registry.snapshot.get(each.module, None, principal.may_use)
+                except RunnerError as problem:
+                    text = f"{problem.failure.message}: register it first"
+                    raise error(ErrorKind.BAD_INPUT, text, field=f"on_end[{place}].module") from None
 
     async def _collect(self) -> None:
         """Remove the code of versions that no longer exist, except those that executions still use."""

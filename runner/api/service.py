@@ -20,7 +20,7 @@ from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
 from actors.registry import Published, Registry
-from actors.starts import Schedules
+from actors.starts import Outbox, Schedules
 from actors.turns import AT_ONCE, Terms, group_of
 from actors.workers import BuildLog, Executor
 from config.settings import Settings
@@ -51,6 +51,7 @@ class Service:
     settings: Settings
     api_keys: ApiKeys | None = None
     starts: Schedules | None = None
+    outbox: Outbox | None = None
     budget: Budget = field(init=False)
     """The memory that unfinished requests of all doors share."""
     answers: Answers = field(init=False)
@@ -305,6 +306,7 @@ def _new_execution(module: Published, subject: str, data: bytes, timeout: float 
         input=given,
         subject=subject,
         timeout=timeout,
+        on_end=module.telling,
         summary=module.spec.record is Record.SUMMARY,
         input_bytes=len(given),
     )

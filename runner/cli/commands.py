@@ -18,7 +18,7 @@ from runner.cli.environments import env, prepare
 from runner.cli.keys import key
 from runner.cli.modules import modules
 from runner.cli.options import Root, connection_options, duration, json_option, load, settings_options
-from runner.cli.starts import schedules
+from runner.cli.starts import notice_commands, schedules
 from runner.status import INTERRUPTED
 from runner.terminal import one_line, table
 from runner.version import version_of_this
@@ -79,7 +79,7 @@ def cli(ctx: click.Context, /, **_options: Any) -> int:
         return int(serve.invoke(inner))
 
 
-for command in (prepare, env, call, logs, executions, modules, files, schedules, key):
+for command in (prepare, env, call, logs, executions, modules, files, schedules, key, notice_commands):
     cli.add_command(command)
 
 

@@ -87,6 +87,7 @@ class RunnerCollector(Collector):
         refused = [({"reason": each.value}, self._service.signatures_refused[each.value]) for each in Refusal]
         yield _counter("operato_signatures_refused", "Requests of endpoints with a refused signature.", refused)
         yield from self._access()
+        yield from self._notices()
         yield from self._executors()
         yield from self._runs()
         yield from self._ends()
@@ -104,6 +105,12 @@ class RunnerCollector(Collector):
         if self._service.api_keys is not None:
             states = [({"state": name}, count) for name, count in self._service.api_keys.statistics().items()]
             yield _gauge("operato_api_keys", "API keys by state; ended ones were revoked or have expired.", states)
+
+    def _notices(self) -> Iterator[Metric]:
+        outbox = self._service.outbox
+        if outbox is not None:
+            outcomes = [({"outcome": name}, getattr(outbox, name)) for name in ("delivered", "failed", "dead")]
+            yield _counter("operato_notices", "Attempts to send notices; failed ones are repeated.", outcomes)
 
     def _executors(self) -> Iterator[Metric]:
         executors = self._service.executors

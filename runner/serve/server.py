@@ -25,6 +25,7 @@ from config.settings import Settings
 from environments import proc
 from runner.api import Service
 from runner.auth import Verifier, sign_for
+from runner.outgoing import posting
 from runner.ports import in_url, reachable
 from runner.serve.again import command_line
 from runner.serve.checks import make_verifier, makes_secret, start_mistakes
@@ -111,17 +112,12 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
     verifier, secret = await make_verifier(settings)
     if new:
         log.info("made a secret for tokens", file=str(settings.store.data_dir / "jwt-secret"))
-    async with open_system(settings, around, loaded.modules.modules) as system:
-        service = Service(
-            system.registry,
-            system.executors,
-            system.history,
-            system.runs,
-            system.files,
-            settings,
-            system.keys,
-            system.schedules,
-        )
+    async with (
+        posting(settings.notices.allow) as post,
+        open_system(settings, around, loaded.modules.modules, post=post) as system,
+    ):
+        parts = (system.registry, system.executors, system.history, system.runs, system.files, settings)
+        service = Service(*parts, system.keys, system.schedules, system.outbox)
         verifier.api_keys = system.keys
         async with trio.open_nursery() as nursery:
             reloader = Reloader(loaded.modules, system, stop.reload)

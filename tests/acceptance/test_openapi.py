@@ -83,8 +83,8 @@ DESCRIBE = {
     *("POST /modules/execute/{name}/batch", "POST /modules/execute/{name}", "POST /executions", "POST /files"),
     *("POST /executions/{id}/rerun", "POST /schedules", "PATCH /schedules/{id}"),
 }
-"""Operations whose body is a module, an input, an archive, JSON lines, a form or a time, or must have a digest that another
-part of the request names, which a schema cannot describe fully.
+"""Operations whose body is a module, an input, an archive, JSON lines, a form or a time, or must have the digest that a
+part of the request names: a schema cannot describe them fully.
 """
 
 

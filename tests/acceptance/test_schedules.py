@@ -36,7 +36,6 @@ modules:
 """
 ROUNDS = 8
 SEED = 20_261_129
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 def instants(server: Server, schedule: str) -> list[float]:
@@ -71,8 +70,10 @@ def test_kill_9_at_random_moments_starts_every_instant_once(tmp_path: Path) -> N
         assert server.stop() == 0
 
 
-@pytest.mark.skipif(not FAKETIME.exists(), reason="libfaketime is not installed")
 def test_a_clock_that_is_set_forward_and_back(tmp_path: Path) -> None:
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("libfaketime is not installed")
     shift = tmp_path / "shift"
     hour = 3600.0
     to_next = hour - time.time() % hour
@@ -89,7 +90,7 @@ def test_a_clock_that_is_set_forward_and_back(tmp_path: Path) -> None:
     set_clock(to_next - 120)  # two minutes before an hour
     environ = {
         **os.environ,
-        "LD_PRELOAD": str(FAKETIME),
+        "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(shift),
         "FAKETIME_NO_CACHE": "1",
         "DONT_FAKE_MONOTONIC": "1",

@@ -141,7 +141,7 @@ def test_one_module_starts_processes():
 
 
 def test_only_the_doors_import_web_libraries():
-    web = ("quart", "quart_trio", "hypercorn", "h11", "h2", "wsproto", "trio_websocket", "httpx")
+    web = ("quart", "quart_trio", "hypercorn", "h11", "h2", "wsproto", "trio_websocket", "httpx", "httpcore")
     rpc = ("grpclib", "betterproto", "ngh2")
 
     assert {file for file in importers(*web) if not file.startswith("runner/")} == set()

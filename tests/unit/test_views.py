@@ -36,8 +36,9 @@ PARTS = {
     "summary": {"record"},
 }
 """Fields of the model that are shown under other names."""
-NOT_SHOWN = {"events_count", "input_hash"}
-"""The first numbers events: every reader of events sees the numbers themselves. The second is for comparing keys."""
+NOT_SHOWN = {"events_count", "input_hash", "on_end"}
+"""The first numbers events: every reader of events sees the numbers themselves. The second is for comparing keys, the
+third has addresses, which can be secrets."""
 IN_MESSAGES = {"module": "module_name"}
 NOT_IN_MESSAGES = {"result", "stdout", "stderr", "input"}
 """Payloads: fields of the responses around an `Execution` message."""

@@ -19,6 +19,7 @@ from runner.rest.openapi.shapes import (
     Stats,
     Versions,
 )
+from runner.rest.openapi.starts import NoticeShape
 
 __all__ = [
     "ARCHIVES",
@@ -31,6 +32,7 @@ __all__ = [
     "Change",
     "Documents",
     "Key",
+    "NoticeShape",
     "Operation",
     "Order",
     "Preparation",

@@ -37,6 +37,7 @@ _TAGS: Final = {
     "modules": "The functions that can be called.",
     "schedules": "Modules that run by themselves, by time.",
     "keys": "API keys, which are used in place of tokens.",
+    "notices": "Messages about ended executions.",
     "server": "The runner itself.",
 }
 _ABOUT: Final = (

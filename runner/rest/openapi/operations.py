@@ -20,7 +20,7 @@ from runner.rest.openapi.keys import KEYS
 from runner.rest.openapi.modules import MODULES
 from runner.rest.openapi.operation import JSON, Header, Operation, Response
 from runner.rest.openapi.parameters import Parameter, text
-from runner.rest.openapi.starts import SCHEDULES
+from runner.rest.openapi.starts import NOTICES, SCHEDULES
 
 _TEXT: Final = {"type": "string"}
 
@@ -100,6 +100,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *FILES,
     *SCHEDULES,
     *KEYS,
+    *NOTICES,
     *(ENVIRONMENTS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),
 )
 """In the order of the document."""

@@ -1,5 +1,7 @@
-"""The endpoints of modules that start by themselves: schedules."""
+"""The endpoints of what happens without a caller: schedules and notices."""
 
-from runner.rest.starts.schedules import ENDPOINTS
+from runner.rest.starts import notices, schedules
+
+ENDPOINTS = (*schedules.ENDPOINTS, *notices.ENDPOINTS)
 
 __all__ = ["ENDPOINTS"]

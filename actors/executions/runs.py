@@ -162,11 +162,11 @@ class Runs:
         return await self.wait_ended(live)
 
     async def cancel_scheduled(self, execution: Execution, why: str = "cancelled on request") -> Execution:
-        """End an execution that was scheduled when it was read, and return it; one that has ended stays as it is.
+        """End an execution that was not live when it was read, and return it; one that has ended stays as it is.
 
         Raises RunnerError when its end cannot be recorded.
         """
-        if execution.status is not Status.SCHEDULED:
+        if execution.status.final:
             return execution
         ended = await self.later.cancel(execution.id, Failure(ErrorKind.CANCELLED, why))
         if ended is not None:

@@ -40,6 +40,9 @@ timeout: 30s                  # of one call; then the handler is stopped
 # When it runs by itself.
 # schedules: [{{cron: "30 3 * * mon-fri", timezone: Asia/Seoul, input: {{name: night}}, misfire: last}}]
 
+# Who is told when it has ended.
+# on_end: [{{url: "https://example.com/hook", when: [failed]}}]
+
 # When a call fails.
 # retry: {{attempts: 3, "on": [timeout, worker_crashed], backoff: {{initial: 1s, factor: 2, max: 30s}}}}
 

@@ -108,7 +108,7 @@ async def test_an_accepted_execution_has_its_file_after_a_restart(tmp_path):
     modules = [inline("m", READS, concurrency=1)]
     async with open_service(tmp_path, modules) as service:
         name = await upload(service, b"kept")
-        service.runs.dispatcher._running["m"] = 1  # its turn is taken, so it is left to the next runner
+        service.runs.dispatcher._backlog.occupy("m", 1)  # its turn is taken, so it is left to the next runner
         execution = await service.submit(ANYBODY, "m", naming(name))
         assert execution.status is Status.QUEUED
 

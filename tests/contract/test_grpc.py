@@ -981,7 +981,9 @@ async def test_reflection(door: OpenDoor, version: str) -> None:
 
     assert [s.name for s in services.list_services_response.service] == ["grpc.health.v1.Health", "test.Test"]
     (described,) = (FileDescriptorProto.FromString(d) for d in file.file_descriptor_response.file_descriptor_proto)
-    assert [s.name for s in described.service] == ["ExecutorService", "ModuleService", "FileService", "KeyService"]
+    assert [s.name for s in described.service] == [
+        *("ExecutorService", "ModuleService", "FileService", "ScheduleService", "KeyService")
+    ]
     assert nothing.error_response.error_code == GrpcStatus.NOT_FOUND
 
 

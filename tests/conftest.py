@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from xdist.scheduler import LoadScopeScheduling
 
 from environments import proc
@@ -19,6 +20,10 @@ from tests.channel import make_channel
 from tests.support import descendants, open_fds, open_rig
 
 pytest_plugins = ["tests.time_limit"]
+
+# As the runner logs: a traceback with the values of variables takes minutes where these reach the whole application.
+_PLAIN = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _PLAIN])
 
 _FD_SLACK = 2
 """Descriptors that libraries open once and keep."""

@@ -6,10 +6,11 @@ queries and rollups read, retention deletes.
 """
 
 from actors.history.committer import HistoryStatistics
+from actors.history.database import database_path
 from actors.history.history import History
 from actors.history.pending import LARGE_BYTES
 from actors.history.queries import Page, Query
 from actors.history.storage import LOST
 from actors.rollups import ModuleStats
 
-__all__ = ["LARGE_BYTES", "LOST", "History", "HistoryStatistics", "ModuleStats", "Page", "Query"]
+__all__ = ["LARGE_BYTES", "LOST", "History", "HistoryStatistics", "ModuleStats", "Page", "Query", "database_path"]

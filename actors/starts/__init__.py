@@ -6,7 +6,7 @@ once, `StartsFile` is the database. `Notices` is the actor that sends notices, `
 
 from actors.starts.firing import Schedule
 from actors.starts.notices import MAX_AT_ONCE, MAX_FOR_ONE, Notices, Post, PostError, delay_after, signature
-from actors.starts.outbox import Notice, NoticePage, NoticeQuery, Outbox
+from actors.starts.outbox import Notice, NoticePage, NoticeQuery, Outbox, unsent
 from actors.starts.schedules import MAX_API_SCHEDULES, Schedules
 from actors.starts.stored import STARTS_FILE, State, StoredSchedule
 
@@ -28,4 +28,5 @@ __all__ = [
     "StoredSchedule",
     "delay_after",
     "signature",
+    "unsent",
 ]

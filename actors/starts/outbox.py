@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +16,7 @@ from attrs import define, field, frozen
 
 from actors.history import History
 from actors.outbox import DEAD, DELIVERED, PENDING, SECONDS, STATES, notices
-from actors.sqlite import matching
+from actors.sqlite import matching, open_reader
 from protocol.errors import ErrorKind, error
 from protocol.model import Recipient
 
@@ -22,6 +24,7 @@ _columns: Final = notices.c
 _SHOWN: Final = tuple(column for column in _columns if column.name not in ("recipient", "body"))
 _LOOKED_AT: Final = 5_000
 """Rows that one page reads at most."""
+_UNSENT: Final = "select state, count(*) from notices where state in ('pending', 'dead') group by state"
 _recipients: Final = msgspec.json.Decoder(Recipient)
 
 
@@ -137,6 +140,11 @@ class Outbox:
         await self.history.catch_up()
         return await self.history.read(partial(_page, query))
 
+    async def unsent(self) -> Mapping[str, int]:
+        """Return how many notices are stored that are `pending` and `dead`."""
+        rows = await self.history.read(lambda link: link.execute(sa.text(_UNSENT)).all())
+        return _counted([(state, count) for state, count in rows])
+
     async def get(self, name: str) -> Notice | None:
         """Return the notice with this identifier."""
         wanted = sa.select(*_SHOWN).where(_columns.id == name)
@@ -156,6 +164,23 @@ class Outbox:
         changed = await self.history.change(lambda link: link.execute(change).rowcount)
         self.history.notice()
         return changed > 0
+
+
+def unsent(path: Path) -> Mapping[str, int]:
+    """Return how many notices in a history are `pending` and `dead`, also beside a running server.
+
+    Raises `sqlite3.Error`.
+    """
+    if not path.exists():
+        return _counted(())
+    with closing(open_reader(path)) as link:
+        if link.execute("select 1 from sqlite_master where name = 'notices'").fetchone() is None:
+            return _counted(())  # of an older release
+        return _counted(link.execute(_UNSENT).fetchall())
+
+
+def _counted(rows: Collection[tuple[str, int]]) -> Mapping[str, int]:
+    return {PENDING: 0, DEAD: 0, **dict(rows)}
 
 
 def _waiting(busy: Collection[str], sending: Collection[str]) -> list[sa.ColumnElement[bool]]:

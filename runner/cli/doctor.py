@@ -18,6 +18,8 @@ import trio
 from attrs import asdict, evolve, frozen
 
 from actors.files import usage
+from actors.history import database_path
+from actors.starts import unsent
 from actors.system import Surroundings, System, open_system
 from config.client import is_loopback
 from config.load import Loaded
@@ -27,6 +29,7 @@ from config.timing import local_time
 from environments.installer import find_uv
 from environments.local import ProcessTable
 from environments.pythons import MINORS, installed_pythons
+from protocol.errors import RunnerError
 from protocol.model import Kind
 from runner.ports import try_port
 from runner.serve import key_mistakes, makes_secret, open_endpoints, secret_mistakes, server_context
@@ -117,6 +120,7 @@ async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
     findings += _secrets(loaded, around)
     findings += _open(loaded)
     findings += _schedules(loaded)
+    findings += _notices(settings)
     return findings
 
 
@@ -305,3 +309,18 @@ def _schedules(loaded: Loaded) -> Iterator[Finding]:
                 )
             else:
                 yield Finding("schedules", name, State.OK, f"next at {local_time(following, each.timezone)}")
+
+
+def _notices(settings: Settings) -> Iterator[Finding]:
+    try:
+        found = unsent(database_path(settings.history.database, settings.store.data_dir))
+    except (RunnerError, sqlite3.Error) as problem:
+        text = f"the database of notices cannot be read: {problem}"
+        yield Finding("notices", "unsent", State.NOTE, text, "the next start of the server mends it")
+        return
+    text = f"{found['pending']} wait, {found['dead']} are dead"
+    if found["dead"]:
+        remedy = "`operato-runner notices list --state dead` says why; `notices retry ID` sends one again"
+        yield Finding("notices", "unsent", State.NOTE, text, remedy)
+    else:
+        yield Finding("notices", "unsent", State.OK, text)

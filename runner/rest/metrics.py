@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from actors.executions import BUCKETS, PHASES, Histogram
 from actors.history import HistoryStatistics
+from protocol.errors import RunnerError
 from protocol.model import Kind
 from runner.api import Service
 from runner.auth import Principal
@@ -40,7 +41,9 @@ def endpoint(refused: Mapping[str, int]) -> Endpoint:
         """Show the metrics: to a caller with a token those of its modules, to everybody all where they are open."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_process())
-        registry.register(RunnerCollector(request.service, release(), request.caller, refused))
+        registry.register(
+            RunnerCollector(request.service, release(), request.caller, refused, await _unsent(request.service))
+        )
         encode, content_type = choose_encoder(request.header("accept") or "")
         body = encode(registry)
         request.scope[SHARE] = share = request.service.answers.reserved()
@@ -55,6 +58,14 @@ def _process() -> ProcessCollector:
     return ProcessCollector(registry=None)
 
 
+async def _unsent(service: Service) -> Mapping[str, int]:
+    """Return the numbers of unsent notices; none while the history cannot be read."""
+    try:
+        return {} if service.outbox is None else await service.outbox.unsent()
+    except RunnerError:
+        return {}
+
+
 class RunnerCollector(Collector):
     """All metrics of one runner at this moment, for the modules that the principal may use (None: all modules)."""
 
@@ -64,11 +75,13 @@ class RunnerCollector(Collector):
         version: str,
         principal: Principal | None = None,
         refused: Mapping[str, int] = MappingProxyType({}),
+        unsent: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._service = service
         self._version = version
         self._principal = principal
         self._refused = refused
+        self._unsent = unsent
 
     def collect(self) -> Iterator[Metric]:
         """Yield each metric with all its series. Never waits."""
@@ -111,6 +124,9 @@ class RunnerCollector(Collector):
         if outbox is not None:
             outcomes = [({"outcome": name}, getattr(outbox, name)) for name in ("delivered", "failed", "dead")]
             yield _counter("operato_notices", "Attempts to send notices; failed ones are repeated.", outcomes)
+        if self._unsent:
+            states = [({"state": name}, count) for name, count in self._unsent.items()]
+            yield _gauge("operato_notices_unsent", "Stored notices that wait or are dead.", states)
 
     def _executors(self) -> Iterator[Metric]:
         executors = self._service.executors

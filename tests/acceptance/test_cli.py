@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -473,6 +474,20 @@ def test_doctor_of_a_file_that_works(run, tmp_path):
     assert found["folders", "files"]["says"] == "0 stored files take 0 B of 20.0 GiB"
     assert found["ports", "rest_port"]["says"] == "a free port is picked at the start"
     assert {path.name for path in tmp_path.iterdir()} - set(before) == {"modules.yaml"}, "something was left behind"
+
+
+def test_doctor_counts_notices_that_were_not_sent(run, tmp_path):
+    done = run("doctor", "--json", "--rest-port", "0")
+    assert findings(done)["notices", "unsent"]["says"] == "0 wait, 0 are dead"
+
+    with closing(sqlite3.connect(tmp_path / "history.db")) as link:
+        link.execute("create table notices (state text)")
+        link.executemany("insert into notices values (?)", [("dead",), ("delivered",), ("pending",), ("dead",)])
+        link.commit()
+    done = run("--data-dir", ".", "doctor", "--json", "--rest-port", "0")
+    finding = findings(done)["notices", "unsent"]
+    assert (finding["state"], finding["says"]) == ("note", "1 wait, 2 are dead")
+    assert "notices list --state dead" in finding["remedy"]
 
 
 def test_doctor_as_text(run):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 import structlog
 from trio_websocket import ConnectionRejected
 
 from config.schema import InputCheck
+from runner.rest.openapi import OPERATIONS
 from tests.contract.test_streams import ECHO, messages_of, open_site
 from tests.support import inline
 
@@ -45,6 +47,53 @@ async def test_a_bug_is_logged_under_the_request_id_of_its_problem(site, monkeyp
     assert headers[b"x-request-id"].decode() == entry["request_id"] == problem["request_id"]
     assert isinstance(entry["exc_info"], RuntimeError)
     assert entry["path"] == path
+
+
+def misread(monkeypatch, name, parameter):
+    """Let the reader of a parameter have a bug."""
+
+    def reads(_text):
+        raise KeyError("a bug")
+
+    [operation] = [each for each in OPERATIONS if each.name == name]
+    for table in (operation.query, operation.headers):
+        for key, known in table.items():
+            if known.name == parameter:
+                monkeypatch.setitem(table, key, attrs.evolve(known, value=attrs.evolve(known.value, read=reads)))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "method", "path"),
+    [
+        ("listNotices", "state", "GET", "/notices?state=x"),
+        ("listModules", "limit", "GET", "/modules?limit=1"),
+        ("deleteModule", "force", "DELETE", "/modules/echo?force=true"),
+        ("execute", "version", "POST", "/modules/execute/echo?version=1"),
+        ("submit", "priority", "POST", "/executions?priority=1"),
+        ("executeBatch", "parallel", "POST", "/modules/execute/echo/batch?parallel=1"),
+        ("followEvents", "from", "GET", "/executions/x/events?from=1"),
+    ],
+)
+async def test_a_bug_of_a_reader_is_a_problem_that_is_logged_once(site, monkeypatch, name, parameter, method, path):
+    misread(monkeypatch, name, parameter)
+    with structlog.testing.capture_logs() as logs:
+        status, headers, body = await site.ask(method, path)
+
+    [entry] = [entry for entry in logs if entry["log_level"] == "error"]
+    assert (status, json.loads(body)["kind"]) == (500, "internal")
+    assert headers[b"x-request-id"].decode() == entry["request_id"] == json.loads(body)["request_id"]
+    assert isinstance(entry["exc_info"], KeyError)
+
+
+async def test_a_bug_behind_quart_is_answered_at_once_when_it_is_printed(site, monkeypatch, capfd):
+    misread(monkeypatch, "listModules", "limit")
+
+    status, _, body = await site.ask("GET", "/modules?limit=1")
+
+    assert status == 500
+    printed = "".join(capfd.readouterr())
+    assert printed.count(json.loads(body)["request_id"]) == 1
+    assert printed.count("KeyError: 'a bug'") == 1
 
 
 async def test_a_bug_before_a_websocket_is_open_is_a_problem(site, monkeypatch):

@@ -121,6 +121,7 @@ async def test_the_numbers_count_the_executions(tmp_path):
     assert now("operato_workers_started_total", env="inline") == 3
     assert now("operato_environment_available", env="inline") == 1
     assert now("operato_modules") == 3
+    assert [now("operato_notices_unsent", state=state) for state in ("pending", "dead")] == [0, 0]
     assert now("operato_history_writable") == 1
     assert now("operato_history_journal_bytes") + now("operato_history_committed_rows_total") > 0
     assert at_last("operato_execution_duration_seconds_count", env="inline") == 7

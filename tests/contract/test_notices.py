@@ -12,7 +12,7 @@ import standardwebhooks
 import trio
 
 from actors.outbox import MAX_VALUE_BYTES
-from actors.starts import NoticeQuery
+from actors.starts import NoticeQuery, unsent
 from config.modules.on_end import OnEnd
 from config.secrets import Secret
 from protocol.errors import ErrorKind, RunnerError
@@ -148,6 +148,9 @@ async def test_a_receiver_that_is_gone_for_good_gets_no_more(tmp_path):
             assert (notice.state, notice.reason) == ("dead", "it answered 410: no more notices are wanted there")
             assert [each.id for each in await notices(service, state="dead", module="m")] == [notice.id]
             assert await notices(service, state="delivered") == ()
+            assert await service.outbox.unsent() == {"pending": 0, "dead": 1}
+            beside = unsent(tmp_path / "data" / "history.db")
+            assert (beside, unsent(tmp_path / "none.db")) == ({"pending": 0, "dead": 1}, {"pending": 0, "dead": 0})
 
             again = await verbs(service).retry(ANYBODY, notice.id)
             assert (again.state, again.ended_at) == ("pending", None)

@@ -18,9 +18,10 @@ SECRET = "hunter2"
 @pytest.fixture
 def configured():
     """Return `configure_logging`; the next test logs as before."""
+    before = structlog.get_config()
     handlers, level = logging.root.handlers[:], logging.root.level
     yield configure_logging
-    structlog.reset_defaults()
+    structlog.configure(**before)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
 

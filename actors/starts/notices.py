@@ -26,14 +26,15 @@ import trio
 from attrs import define, field, frozen
 from msgspec.structs import replace
 
-from actors.executions import Idempotency, Runs
+from actors.executions import Idempotency, Runs, fingerprint
 from actors.outbox import MAX_DEPTH
 from actors.starts.outbox import Outbox, Outgoing
+from actors.turns import group_of
 from config.mistakes import ConfigError
 from config.secrets import LookUp, Secret
 from protocol.errors import RunnerError
 from protocol.ids import execution_id
-from protocol.model import Execution, Status
+from protocol.model import Execution, Record, Status
 
 MAX_AT_ONCE: Final = 64
 MAX_FOR_ONE: Final = 2
@@ -269,6 +270,7 @@ class Notices:
             failure = await trio.to_thread.run_sync(partial(module.inputs.check, body))
             if failure is not None:
                 raise RunnerError(failure)
+        summary = module.spec.record is Record.SUMMARY
         execution = Execution(
             id=execution_id(),
             module=module.ref,
@@ -280,5 +282,9 @@ class Notices:
             asynchronous=True,
             idempotency_key=f"notice/{notice.id}",
             on_end=None if module.telling is None else replace(module.telling, depth=depth),
+            summary=summary,
+            input_bytes=len(body),
+            input_hash=fingerprint(body) if summary else None,
+            group=None if module.spec.group is None else group_of(module.spec.group.key, body),
         )
         await self._idempotency.first(execution, partial(self.runs.dispatcher.submit, module, execution))

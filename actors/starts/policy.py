@@ -68,7 +68,7 @@ def _last(timing: Timing, after: float, until: float, count: int) -> list[float]
     """Return the instants up to `until`: at least the last `count`, if there are so many later than `after`."""
     wanted = count
     while True:
-        begin = max(after, timing.back(wanted, until))
+        begin = max(after, timing.back(wanted, until, after))
         found = list(_between(timing, begin, until))
         if len(found) >= count or begin == after:
             return found

@@ -116,14 +116,17 @@ class Schedules:
 
     # Changes over the API
 
-    async def put(self, stored: StoredSchedule, spec: ScheduleSpec) -> Schedule:
-        """Add a schedule of the API, or change it; done when it is written.
+    async def put(self, stored: StoredSchedule, spec: ScheduleSpec, before: StoredSchedule | None) -> Schedule:
+        """Add a schedule of the API, or change the one that was `before`; done when it is written.
 
-        Raises RunnerError: `overloaded` when there are too many, `unavailable` when it cannot be written. On
-        cancellation it may have been made.
+        Raises RunnerError: `conflict` when another caller was faster, `overloaded` when there are too many,
+        `unavailable` when it cannot be written. On cancellation it may have been made.
         """
         async with self._changing:
             known = self._by_id.get(stored.id)
+            if (None if known is None else known.stored) is not before:
+                text = f"the schedule {stored.id!r} was changed by another caller; read it again"
+                raise error(ErrorKind.CONFLICT, text, field="name")
             if known is None and sum(each.stored is not None for each in self._by_id.values()) >= MAX_API_SCHEDULES:
                 text = f"there are {MAX_API_SCHEDULES} schedules; delete some"
                 raise error(ErrorKind.OVERLOADED, text, field="name")

@@ -30,9 +30,12 @@ def group_of(path: str, data: bytes) -> str:
     for name in _names(path):
         try:
             value = _inner(value, name)
-        except (msgspec.DecodeError, KeyError, IndexError, ValueError):
+        except (msgspec.DecodeError, KeyError, IndexError, ValueError, RecursionError):
             raise _missing(path) from None
-    found: Any = msgspec.json.decode(value)
+    try:
+        found: Any = msgspec.json.decode(value)
+    except (msgspec.DecodeError, ValueError, RecursionError):  # such as a number that is too large
+        raise _missing(path) from None
     if isinstance(found, (dict, list)):
         raise _missing(path)
     text = msgspec.json.encode(found).decode()

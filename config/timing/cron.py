@@ -81,6 +81,8 @@ class Cron:
     """The parsed expression, at no time in particular."""
     _wild: bool
     """Whether minute or hour begins with `*`."""
+    _known: list[tuple[float, float | None]] = field(factory=list, init=False, eq=False, repr=False)
+    """The last answer of `next`, with its question: a date that is decades away takes a walk of a millisecond."""
 
     @classmethod
     def parse(cls, text: str, zone: str = "UTC") -> Cron:
@@ -89,18 +91,29 @@ class Cron:
 
     def next(self, after: float) -> float | None:
         """Return the first instant later than `after`, or None if decades have none."""
+        if self._known:
+            asked, answer = self._known[0]
+            if asked <= after and answer is not None and after < answer:
+                return answer
+        found = self._next(after)
+        self._known[:] = [(after, found)]
+        return found
+
+    def _next(self, after: float) -> float | None:
         try:
             return self._next_shown(after) if self._wild else self._next_once(after)
         except (StopIteration, OverflowError):
             return None
 
-    def back(self, count: int, before: float) -> float:
-        """Return an instant that has at least `count` instants between it and `before`, if there are so many."""
-        walk = copy.copy(self._walk)
+    def back(self, count: int, before: float, after: float) -> float:
+        """Return an instant that has `count` instants or more between it and `before`, if so many are above `after`."""
+        walk, end = copy.copy(self._walk), self._wall(after - _MARGIN)
         walk.dt, walk.tick_direction = self._wall(before), -1
         try:
             for _ in range(count):
                 wall = next(walk)
+                if wall < end:
+                    return after
         except (StopIteration, OverflowError):
             return 0.0
         return self._instant(wall) - _MARGIN

@@ -90,10 +90,10 @@ class Timing:
             return (math.floor(after / self.every) + 1) * self.every
         return self.at if self.at is not None and self.at > after else None
 
-    def back(self, count: int, before: float) -> float:
-        """Return an instant that has at least `count` instants between it and `before`, if there are so many."""
+    def back(self, count: int, before: float, after: float) -> float:
+        """Return an instant that has `count` instants or more between it and `before`, if so many are above `after`."""
         if self.cron is not None:
-            return self.cron.back(count, before)
+            return self.cron.back(count, before, after)
         return 0.0 if self.every is None else before - (count + 1) * self.every
 
 

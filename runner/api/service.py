@@ -33,7 +33,7 @@ from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.management import Management
-from runner.api.reruns import Reruns, seen
+from runner.api.reruns import Reruns, seen, shown
 from runner.api.starts import Scheduling
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
@@ -269,9 +269,9 @@ class Service:
         live = self.runs.find(name)
         if live is not None:
             seen(principal, name, live.execution)
-            return _shown(principal, await self.runs.cancel(live))
+            return shown(principal, await self.runs.cancel(live))
         found = seen(principal, name, await self.history.get(name))
-        return _shown(principal, await self.runs.cancel_scheduled(found))
+        return shown(principal, await self.runs.cancel_scheduled(found))
 
     async def follow(self, principal: Principal, name: str, start: int = 0) -> Follower:
         """Return the events of an execution: past ones from number `start`, then live ones.
@@ -330,12 +330,6 @@ def _begun(execution: Execution) -> Execution:
         text = f"the execution {execution.id} is scheduled for {at}; follow it, or repeat the call, from then on"
         raise error(ErrorKind.CONFLICT, text, field="id")
     return execution
-
-
-def _shown(principal: Principal, execution: Execution) -> Execution:
-    if principal.allows(Scope.EXECUTIONS_READ):
-        return execution
-    return replace(execution, input=b"null", result=None, events=b"[]")
 
 
 def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from attrs import frozen
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+"""The public addresses of IPv6 that are given out."""
 _KINDS: Final = (
     ("is_unspecified", "an address of this machine"),
     ("is_loopback", "an address of this machine"),
@@ -81,4 +83,5 @@ def _not_public(address: Address) -> str | None:
     for kind, text in _KINDS:
         if getattr(address, kind):
             return text
-    return None if address.is_global else "an address that is not public"
+    given_out = isinstance(address, ipaddress.IPv4Address) or address in _UNICAST or address in _NAT64
+    return None if address.is_global and given_out else "an address that is not public"

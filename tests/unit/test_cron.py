@@ -97,7 +97,7 @@ def test_instants_are_those_of_a_clock_on_the_wall(change, minute, hour, weekday
 def test_looking_back_reaches_so_many_instants():
     cron, now = Cron.parse("*/7 1-20 * * mon", "Europe/Berlin"), datetime(2027, 10, 31, 12, tzinfo=UTC).timestamp()
 
-    at, found = cron.back(50, now), 0
+    at, found = cron.back(50, now, 0.0), 0
     while (at := cron.next(at)) <= now:
         found += 1
 

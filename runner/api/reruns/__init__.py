@@ -1,5 +1,5 @@
 """Repeating executions that have ended: one, or those of a list."""
 
-from runner.api.reruns.reruns import ACTIVE, SAME, Again, Reruns, seen
+from runner.api.reruns.reruns import ACTIVE, SAME, Again, Reruns, seen, shown
 
-__all__ = ["ACTIVE", "SAME", "Again", "Reruns", "seen"]
+__all__ = ["ACTIVE", "SAME", "Again", "Reruns", "seen", "shown"]

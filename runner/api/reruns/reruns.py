@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-from attrs import evolve, frozen
+import trio
+from attrs import evolve, field, frozen
+from msgspec.structs import replace
 
 from actors.executions import Runs
 from actors.history import History, Query
@@ -60,6 +62,8 @@ class Reruns:
     registry: Registry
     checks: Checks
     submit: Submit
+    _lists: trio.Lock = field(factory=trio.Lock, init=False)
+    """Held by the one that repeats a list: two at a time would repeat an execution twice."""
 
     async def one(
         self,
@@ -74,14 +78,16 @@ class Reruns:
         """Accept an execution that repeats an ended one, and return its present state.
 
         `version` is `same`, `active` or the name of one; without `data` the input is the same, and so is the priority
-        unless the terms have one. Raises RunnerError: `conflict` when it has not ended or its input is not kept,
+        unless the terms have one. Without the scope `executions:read` the answer omits the input.
+
+        Raises RunnerError: `conflict` when it has not ended or its input is not kept,
         `not_found` for the execution, its module and its version, and what `submit` raises.
         """
         require(principal, Scope.EXECUTIONS_RUN)
         origin = await self._origin(principal, identity, with_input=data is None)
         repetition = await self._submit(principal, origin, version, data, key, terms)
         await self.history.catch_up()  # so that the first one shows it from now on
-        return repetition
+        return shown(principal, repetition)
 
     async def many(
         self, principal: Principal, query: Query, *, version: str = SAME, dry_run: bool = False
@@ -89,12 +95,29 @@ class Reruns:
         """Repeat the executions of one page of a list, the oldest first; return what became of each, and the cursor.
 
         Of a chain of repetitions only the last one is repeated, so a second call repeats nothing twice. With `dry_run`
-        nothing is. Raises RunnerError `forbidden`, and `bad_input` for the query.
+        nothing is. Raises RunnerError `forbidden`, `bad_input` for the query, and `overloaded` while another list is
+        repeated.
         """
         require(principal, Scope.EXECUTIONS_RUN)
         if query == Query(limit=query.limit, cursor=query.cursor):
             text = "give a filter, such as `unresolved=true` or `module`: all executions would be repeated"
             raise error(ErrorKind.BAD_INPUT, text, field="unresolved")
+        if dry_run:
+            return await self._page(principal, query, version, dry_run=True)
+        try:
+            self._lists.acquire_nowait()
+        except trio.WouldBlock:
+            text = "another list of executions is being repeated; repeat this one when it is done"
+            raise error(ErrorKind.OVERLOADED, text, retry_after=1) from None
+        try:
+            return await self._page(principal, query, version, dry_run=False)
+        finally:
+            self._lists.release()
+
+    async def _page(
+        self, principal: Principal, query: Query, version: str, *, dry_run: bool
+    ) -> tuple[list[Again], str | None]:
+        await self.history.catch_up()  # a caller before may have gone away in the middle of a list
         page = await self.history.list(evolve(query, modules=principal.modules))
         found: list[Again] = []
         stopped: Failure | None = None
@@ -167,6 +190,13 @@ def seen(principal: Principal, name: str, execution: Execution | None) -> Execut
     if execution is None or not principal.may_use(execution.module.name):
         raise error(ErrorKind.NOT_FOUND, f"there is no execution {name!r}", field="id")
     return execution
+
+
+def shown(principal: Principal, execution: Execution) -> Execution:
+    """Return an execution as an answer to a caller has it who may run modules, and perhaps read nothing."""
+    if principal.allows(Scope.EXECUTIONS_READ):
+        return execution
+    return replace(execution, input=b"null", result=None, events=b"[]")
 
 
 def _version(origin: Execution, version: str) -> str | None:

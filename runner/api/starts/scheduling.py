@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+import trio
 from attrs import define, evolve
 from msgspec.structs import replace
 
@@ -78,12 +79,13 @@ class Scheduling:
         """Return a schedule. Raises RunnerError `forbidden` or `not_found`."""
         return self._shown(self._known(principal, Scope.SCHEDULES_READ, name))
 
-    def next(self, principal: Principal, name: str, count: int) -> tuple[Schedule, list[float]]:
+    async def next(self, principal: Principal, name: str, count: int) -> tuple[Schedule, list[float]]:
         """Return a schedule and its next instants, at most `count`, as if it were not paused. Raises RunnerError."""
         schedule = self._known(principal, Scope.SCHEDULES_READ, name)
         found, at = list[float](), next_of(schedule, self.schedules.clock())
         while at is not None and len(found) < min(count, MAX_NEXT):
             found.append(at)
+            await trio.lowlevel.checkpoint()  # decades may lie between two
             at = schedule.spec.timing.next(at)
         return schedule, found
 
@@ -109,7 +111,7 @@ class Scheduling:
             updated_at=time.time(),
             updated_by=principal.subject,
         )
-        return await self._put(principal, Action.SCHEDULE_CREATE, stored, spec)
+        return await self._put(principal, Action.SCHEDULE_CREATE, stored, spec, None)
 
     async def change(self, principal: Principal, name: str, changes: Mapping[str, Any]) -> ShownSchedule:
         """Change some fields of a schedule of the API, by the rules of JSON Merge Patch, where null removes a field.
@@ -124,7 +126,7 @@ class Scheduling:
             before = {each: value for each, value in before.items() if each not in ("cron", "every", "at")}
         after = {each: value for each, value in {**before, **changes}.items() if value is not None or each == "input"}
         spec = _read(after)
-        stored = replace(
+        changed = replace(
             stored,
             module=_word(after, "module"),
             version=None if after.get("version") is None else _word(after, "version"),
@@ -132,7 +134,9 @@ class Scheduling:
             updated_at=time.time(),
             updated_by=principal.subject,
         )
-        return await self._put(principal, Action.SCHEDULE_CHANGE, stored, evolve(spec, name=schedule.spec.name))
+        return await self._put(
+            principal, Action.SCHEDULE_CHANGE, changed, evolve(spec, name=schedule.spec.name), stored
+        )
 
     async def remove(self, principal: Principal, name: str) -> None:
         """Delete a schedule of the API; its executions stay. Raises RunnerError."""
@@ -157,7 +161,12 @@ class Scheduling:
         return shown_schedule(schedule, self.schedules.clock())
 
     async def _put(
-        self, principal: Principal, action: Action, stored: StoredSchedule, spec: ScheduleSpec
+        self,
+        principal: Principal,
+        action: Action,
+        stored: StoredSchedule,
+        spec: ScheduleSpec,
+        before: StoredSchedule | None,
     ) -> ShownSchedule:
         try:
             module = self.registry.snapshot.get(stored.module, stored.version, principal.may_use)
@@ -173,7 +182,7 @@ class Scheduling:
             raise error(ErrorKind.BAD_INPUT, text, field="input") from None
         if spec.timing.next(self.schedules.clock()) is None:
             raise error(ErrorKind.BAD_INPUT, f"{spec.at} has passed; write a time to come", field="at")
-        schedule = await self.schedules.put(stored, spec)
+        schedule = await self.schedules.put(stored, spec, before)
         await self._note(principal, action, schedule)
         return self._shown(schedule)
 

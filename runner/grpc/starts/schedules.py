@@ -45,7 +45,7 @@ class ScheduleVerbs:
         """Return a schedule and its next instants."""
         shown = self.service.schedules.get(who, request.id)
         count = max(0, min(request.count, MAX_NEXT))
-        instants = self.service.schedules.next(who, request.id, count)[1]
+        instants = (await self.service.schedules.next(who, request.id, count))[1]
         return make(v1.GetScheduleResponse, schedule=_message(shown), next=[milliseconds(each) for each in instants])
 
     async def create(self, _call: Call, who: Principal, request: v1.CreateScheduleRequest) -> v1.ScheduleResponse:

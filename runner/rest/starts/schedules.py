@@ -68,7 +68,7 @@ async def fire(request: Request) -> Answer:
 @serves("listInstants")
 async def next_instants(request: Request) -> Answer:
     """Show the next instants of a schedule."""
-    schedule, found = request.service.schedules.next(request.principal, request["id"], request["count"])
+    schedule, found = await request.service.schedules.next(request.principal, request["id"], request["count"])
     zone = schedule.spec.timezone
     return json_answer({"timezone": zone, "items": [{"at": at, "local": local_time(at, zone)} for at in found]})
 

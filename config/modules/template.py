@@ -40,7 +40,7 @@ timeout: 30s                  # of one call; then the handler is stopped
 # When it runs by itself.
 # schedules: [{{cron: "30 3 * * mon-fri", timezone: Asia/Seoul, input: {{name: night}}, misfire: last}}]
 
-# Who is told when it has ended.
+# Recipients of a message about its end.
 # on_end: [{{url: "https://example.com/hook", when: [failed]}}]
 
 # When a call fails.

@@ -193,7 +193,7 @@ def seen(principal: Principal, name: str, execution: Execution | None) -> Execut
 
 
 def shown(principal: Principal, execution: Execution) -> Execution:
-    """Return an execution as an answer to a caller has it who may run modules, and perhaps read nothing."""
+    """Return an execution as the answer to a caller, whose scopes may not include `executions:read`."""
     if principal.allows(Scope.EXECUTIONS_READ):
         return execution
     return replace(execution, input=b"null", result=None, events=b"[]")

@@ -116,7 +116,7 @@ class Schedules:
 
     # Changes over the API
 
-    async def put(self, stored: StoredSchedule, spec: ScheduleSpec, before: StoredSchedule | None) -> Schedule:
+    async def put(self, stored: StoredSchedule, spec: ScheduleSpec, before: StoredSchedule | None = None) -> Schedule:
         """Add a schedule of the API, or change the one that was `before`; done when it is written.
 
         Raises RunnerError: `conflict` when another caller was faster, `overloaded` when there are too many,

@@ -26,12 +26,46 @@ _LOOKUPS: Final = 16
 """Names that are resolved at a time, in threads of their own: a slow server of names must not take those of others."""
 _ANSWER_BYTES: Final = 64 * 1024
 """Of an answer are read, so that its connection can be used again; no more than that."""
+_READ_BYTES: Final = 4096
+"""Read at a time: thousands of small parts of an answer, such as `100 Continue`, would hold up everything else."""
+_ALL_BYTES: Final = 256 * 1024
+"""Of one answer, headers and interim answers included; more is a failed attempt."""
 _IDLE_SECONDS: Final = 5.0
 _SHOWN: Final = 200
 
 
 class _RefusedError(Exception):
     """No address of a host is allowed."""
+
+
+@define
+class _Bounded(httpcore.AsyncNetworkStream):
+    """A connection that reads answers in small pieces, and none without an end."""
+
+    _inner: httpcore.AsyncNetworkStream
+    _left: int = _ALL_BYTES
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data = await self._inner.read(min(max_bytes, _READ_BYTES), timeout)
+        self._left -= len(data)
+        if self._left < 0:
+            raise httpcore.ReadError(f"the answer is longer than {_ALL_BYTES} bytes")
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._left = _ALL_BYTES  # the next answer
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _Bounded(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
 
 
 @define
@@ -67,7 +101,7 @@ class _Network(httpcore.AsyncNetworkBackend):
                 failed = problem
                 continue
             if named or not self._is_own(stream):
-                return stream
+                return _Bounded(stream)
             await stream.aclose()
             refused.append(f"{address}, an address of this machine")
         if refused:

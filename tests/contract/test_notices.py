@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import ssl
 
@@ -14,9 +15,10 @@ import trio
 from actors.outbox import MAX_VALUE_BYTES
 from actors.starts import NoticeQuery, unsent
 from config.modules.on_end import OnEnd
+from config.modules.policies import GroupPolicy
 from config.secrets import Secret
 from protocol.errors import ErrorKind, RunnerError
-from protocol.model import Status
+from protocol.model import Record, Status
 from runner.api.starts.notices import NoticeVerbs
 from runner.auth.principal import Principal
 from runner.auth.tokens import sign
@@ -373,3 +375,37 @@ async def test_notices_over_rest(site):
     status, field, detail = await problem(site, "/notices?state=lost", None, "GET")
     assert (status, field) == (400, "state")
     assert "pending, delivered, dead" in detail
+
+
+async def test_a_module_that_is_told_keeps_its_fields(tmp_path):
+    keeps = inline("teller", ECHO, record=Record.SUMMARY, group=GroupPolicy("/type"))
+    async with open_service(tmp_path, [telling("m", ECHO, OnEnd(module="teller")), keeps]) as service:
+        await service.execute(ANYBODY, "m", b'"private"')
+        (notice,) = await settled(service)
+        told = await service.history.find_keyed("notices", "teller", f"notice/{notice.id}", 0)
+        if (live := service.runs.find(told.id)) is not None:
+            await service.runs.wait_ended(live)
+        told = await service.history.get(told.id)
+
+    assert (told.summary, told.group, told.status) == (True, '"execution.succeeded"', Status.SUCCEEDED)
+    assert b"private" not in told.input
+
+
+async def test_an_answer_without_an_end_is_left(tmp_path):
+    async def flood(stream: trio.abc.Stream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, flood, 0)
+        port = listeners[0].socket.getsockname()[1]
+        module = telling("m", ECHO, OnEnd(url=f"http://127.0.0.1:{port}/"))
+        async with open_service(tmp_path, [module], notices_allow=LOOPBACK) as service:
+            await service.execute(ANYBODY, "m", b"1")
+            with trio.fail_after(PATIENCE):
+                while not (found := (await notices(service))[0]).reason:
+                    await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+    assert "the answer is longer than" in found.reason

@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+import trio
 
 from actors.history.queries import Query
 from actors.turns import Terms
@@ -14,6 +15,7 @@ from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Status
 from protocol.rpc.operato.runner import v1
 from runner.api import ACTIVE
+from runner.auth import Principal
 from runner.client.executions import coming
 from tests.contract.test_runs import ECHO, ended
 from tests.contract.test_streams import open_site
@@ -250,3 +252,32 @@ def test_the_command_line_reads_coming_times():
     for wrong in ("soon", "2h", "today"):
         with pytest.raises(ConfigError, match="is not a time; write 2027-01-31"):
             coming(wrong, "--at")
+
+
+async def test_two_lists_at_a_time_repeat_nothing_twice(service):
+    first = await run(service, "needs", "/nowhere")
+    answers: list[object] = []
+
+    async def repeat() -> None:
+        try:
+            answers.append(await service.reruns.many(ANYBODY, Query(unresolved=True)))
+        except RunnerError as problem:
+            answers.append(problem.failure.kind)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(repeat)
+
+    assert ErrorKind.OVERLOADED in answers
+    assert len((await service.get(ANYBODY, first.id)).reruns) == 1
+    await service.reruns.many(ANYBODY, Query(unresolved=True), dry_run=True)
+
+
+async def test_who_may_not_read_gets_no_input_of_another(service):
+    first = await run(service, "echo", "private")
+    runner = Principal("r", frozenset({"executions:run"}))
+
+    repetition = await service.reruns.one(runner, first.id)
+
+    assert (repetition.input, repetition.rerun_of) == (b"null", first.id)
+    assert (await ended(service, repetition.id)).result == b'"private"'

@@ -67,7 +67,8 @@ class Bench:
             updated_at=now,
             updated_by="tester",
         )
-        return await self.schedules.put(stored, spec)
+        known = self.schedules.get(stored.id)
+        return await self.schedules.put(stored, spec, None if known is None else known.stored)
 
     def set(self, instant):
         self.clock.set(instant)

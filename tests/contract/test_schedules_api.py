@@ -6,11 +6,13 @@ import json
 import time
 
 import pytest
+import trio
 from attrs import evolve
 
 from actors.starts import STARTS_FILE
 from config.settings import AuthSettings
 from config.timing import read_schedule
+from protocol.errors import RunnerError
 from protocol.rpc.operato.runner import v1
 from runner.auth.tokens import Verifier, sign
 from runner.grpc.executions import make_methods
@@ -264,3 +266,27 @@ async def test_schedules_over_grpc(site):
         assert listed.schedules[0].last_execution == fired.execution.id
         await ask("DeleteSchedule", v1.DeleteScheduleRequest("hourly"), v1.DeleteScheduleResponse)
         assert site.service.starts.get("hourly") is None
+
+
+async def test_of_two_callers_with_one_name_the_second_is_refused(site):
+    """The first one's schedule could be of a module that the second may not use."""
+    answers = []
+
+    async def create() -> None:
+        answers.append((await site.ask("POST", "/schedules", ORDER))[0])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(create)
+
+    assert sorted(answers) == [201, 409, 409]
+
+
+async def test_a_change_does_not_bring_a_deleted_schedule_back(site):
+    await site.json("POST", "/schedules", ORDER)
+    schedules = site.service.schedules.schedules
+    schedule = schedules.get("hourly")
+    await schedules.remove(schedule)
+
+    with pytest.raises(RunnerError, match="was changed by another caller"):
+        await schedules.put(schedule.stored, schedule.spec, schedule.stored)

@@ -152,6 +152,8 @@ def test_values_of_groups():
     assert group_of("/a~1b/1", b'{"a/b": [1, 2]}') == "2"
     assert group_of("$.a", b'{"a": null}') == "null"
     assert group_of("$.a", b'{"a": 1.50}') == "1.5"
+    with pytest.raises(RunnerError, match="groups its executions by"):
+        group_of("$.a", b'{"a": 1e999}')
     long = group_of("$.a", json.dumps({"a": "x" * 300}).encode())
     assert long.startswith("sha256:")
     assert long != group_of("$.a", json.dumps({"a": "x" * 301}).encode())

@@ -104,6 +104,22 @@ def test_looking_back_reaches_so_many_instants():
     assert 50 <= found < 300
 
 
+def test_looking_back_ends_at_the_settled_instants():
+    cron, now = Cron.parse("0 0 29 2 */7"), datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+
+    assert cron.back(100, now, now - 600) == now - 600, "not the 29th of February of another century"
+
+
+@given(st.lists(st.integers(0, 400), min_size=2, max_size=6))
+def test_an_answer_is_the_same_after_any_other(days):
+    start = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    asked = Cron.parse("30 4 1,15 * *", "Europe/Berlin")
+
+    for each in days:
+        at = start + each * 86400 - each % 3 * 0.5
+        assert asked.next(at) == Cron.parse("30 4 1,15 * *", "Europe/Berlin").next(at)
+
+
 def test_an_instant_years_away_is_found_and_one_after_the_calendar_is_none():
     leap = Cron.parse("0 12 29 2 *", "America/New_York")
     now = datetime(2027, 1, 1, tzinfo=UTC).timestamp()

@@ -1,4 +1,4 @@
-"""Contract: rates and groups hold for batches, websockets and streams too, and `waiting` says so."""
+"""Contract: rates and groups hold for batches, websockets and streams too, and `waiting` names them."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 """
 
 from actors.registry.audit import Audit
-from actors.registry.catalog import FILE_NAME, Catalog
+from actors.registry.catalog import FILE_NAME, Catalog, registered_names
 from actors.registry.published import Published, may_run_in_process
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Added, Registry
@@ -31,4 +31,5 @@ __all__ = [
     "Route",
     "Routes",
     "may_run_in_process",
+    "registered_names",
 ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +21,7 @@ from actors.damage import Copied
 from actors.one_file import OneFile, mending
 from actors.registry import stored as tables
 from actors.registry.stored import Action, Change, ChangesQuery, Note, StoredModule, StoredVersion
-from actors.sqlite import matching
+from actors.sqlite import matching, open_reader
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "modules.db"
@@ -216,3 +218,12 @@ def _forget(link: sa.Connection, name: str, version: str | None = None) -> None:
     for table in (tables.versions, tables.code):
         where = [table.c.module == name, *([] if version is None else [table.c.version == version])]
         link.execute(sa.delete(table).where(*where))
+
+
+def registered_names(data_dir: Path) -> set[str]:
+    """Return the names of registered modules, also beside a running server. Raises `sqlite3.Error`."""
+    path = data_dir / FILE_NAME
+    if not path.exists():
+        return set()
+    with closing(open_reader(path)) as link:
+        return {name for (name,) in link.execute("select name from modules where active is not null")}

@@ -46,6 +46,9 @@ timeout: 30s                  # of one call; then the handler is stopped
 # When a call fails.
 # retry: {{attempts: 3, "on": [timeout, worker_crashed], backoff: {{initial: 1s, factor: 2, max: 30s}}}}
 
+# Who hears of the end of a call.
+# on_end: [{{url: "https://example.org/hooks/runner", when: [failed]}}]
+
 # Its variables.
 # variables: {{GREETING: Hello}}
 # secrets: [API_KEY]          # the variable API_KEY gets the value of the runner's OPERATO_SECRET_API_KEY

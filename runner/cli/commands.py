@@ -196,13 +196,16 @@ def check(**options: Any) -> int:
     loaded = load_settings(options)
     import trio
 
-    from runner.serve import open_endpoints, start_mistakes, surroundings
+    from runner.serve import open_endpoints, registered, start_mistakes, surroundings, unknown_recipients
 
     if mistakes := trio.run(start_mistakes, loaded, surroundings()):
         raise ConfigError(mistakes)
     for spec in loaded.modules.modules:
         for text in open_endpoints(spec):
             click.echo(f"warning: {spec.name}: {text}", err=True)
+    known = {spec.name for spec in loaded.modules.modules} | registered(loaded.settings.store.data_dir)
+    for name, text in unknown_recipients(loaded.modules.modules, known):
+        click.echo(f"warning: {name}: {text}", err=True)
     click.echo(table(describe(loaded)))
     click.echo(f"{len(loaded.modules.modules)} modules:")
     for spec in loaded.modules.modules:

@@ -10,8 +10,10 @@ from runner.serve.checks import (
     make_verifier,
     makes_secret,
     open_endpoints,
+    registered,
     secret_mistakes,
     start_mistakes,
+    unknown_recipients,
 )
 from runner.serve.once import run_once
 from runner.serve.server import run_server, surroundings
@@ -22,10 +24,12 @@ __all__ = [
     "make_verifier",
     "makes_secret",
     "open_endpoints",
+    "registered",
     "run_once",
     "run_server",
     "secret_mistakes",
     "server_context",
     "start_mistakes",
     "surroundings",
+    "unknown_recipients",
 ]

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 
 import trio
 from attrs import evolve
 
+from actors.registry import registered_names
 from actors.system import Surroundings
 from config.client import is_loopback
 from config.load import Loaded
@@ -43,6 +45,23 @@ def open_endpoints(spec: ModuleSpec) -> list[str]:
     """Return the endpoints of a module that every client may call, in words."""
     found = [each for each in spec.endpoints if each.auth is Auth.NONE]
     return [f"{', '.join(each.methods)} {PREFIX}{each.path} is open to every client (`auth: none`)" for each in found]
+
+
+def unknown_recipients(specs: Iterable[ModuleSpec], known: Container[str]) -> Iterator[tuple[str, str]]:
+    """Yield each module that tells one that is not known, with a warning: it may be registered later."""
+    for spec in specs:
+        for place, each in enumerate(spec.on_end):
+            if each.module is not None and each.module not in known:
+                text = f"there is no module {each.module!r} yet; its notices wait a day for it, then they are dead"
+                yield spec.name, f"on_end[{place}].module: {text}"
+
+
+def registered(data_dir: Path) -> set[str]:
+    """Return the names of the modules that were registered over the API; none where they cannot be read."""
+    try:
+        return registered_names(data_dir)
+    except sqlite3.Error:
+        return set()
 
 
 async def key_mistakes(settings: Settings) -> list[Mistake]:

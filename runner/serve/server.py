@@ -28,7 +28,7 @@ from runner.auth import Verifier, sign_for
 from runner.outgoing import posting
 from runner.ports import in_url, reachable
 from runner.serve.again import command_line
-from runner.serve.checks import make_verifier, makes_secret, start_mistakes
+from runner.serve.checks import make_verifier, makes_secret, start_mistakes, unknown_recipients
 from runner.serve.doors import Doors, open_doors
 from runner.serve.heap import Heap
 from runner.serve.reload import Bell, Reloader
@@ -133,6 +133,8 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
                 await _print_call(doors.addresses["rest"][0], secret, loaded, system.registry.snapshot)
             _warn_of_anonymous(settings, verifier)
             _warn_of_missing_kinds(system)
+            for name, text in unknown_recipients(loaded.modules.modules, system.registry.snapshot.modules):
+                log.warning("a notice has no receiver yet", module=name, why=text)
             await stop.asked.wait()
             drained = await system.drain(settings.server.drain_timeout_seconds)
             closed.set()

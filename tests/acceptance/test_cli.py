@@ -451,6 +451,23 @@ def test_check_shows_no_control_characters(run):
     assert run("config", "check", file=file).out.splitlines()[-1].isprintable()
 
 
+def test_a_module_that_is_told_and_does_not_exist_is_a_warning(run, tmp_path):
+    file = """
+modules:
+  a: {env: inline, code: "handler = print", on_end: [{module: b}, {module: absent}, {module: registered}]}
+  b: {env: inline, code: "handler = print"}
+"""
+    (tmp_path / "data").mkdir()
+    with closing(sqlite3.connect(tmp_path / "data" / "modules.db")) as link:
+        link.execute("create table modules (name text, active text)")
+        link.execute("insert into modules values ('registered', '1')")
+        link.commit()
+    done = run("--data-dir", "data", "config", "check", file=file)
+    warnings = [line for line in done.err.splitlines() if line.startswith("warning")]
+    text = "there is no module 'absent' yet; its notices wait a day for it, then they are dead"
+    assert (done.returncode, warnings) == (0, [f"warning: a: on_end[1].module: {text}"])
+
+
 # -- doctor ------------------------------------------------------------------------------------------------------------
 
 

@@ -77,6 +77,15 @@ def test_the_start_names_modules_that_cannot_run_here(server, tmp_path):
     assert running.execute("m", 1).status_code == 200
 
 
+def test_the_start_names_recipients_that_do_not_exist(server, tmp_path):
+    running = server(ECHO.replace("}}\n", ", on_end: [{module: later}]}}\n"))
+    running.stop()
+
+    warnings = [line for line in log(tmp_path).splitlines() if "a notice has no receiver yet" in line]
+    assert len(warnings) == 1
+    assert "on_end[0].module: there is no module 'later' yet" in warnings[0]
+
+
 def test_prepare_without_an_engine_names_the_cause(tmp_path):
     (tmp_path / "modules.yaml").write_text("modules:" + CONTAINED)
     code, _, err = command(tmp_path, "prepare")

@@ -40,9 +40,6 @@ timeout: 30s                  # of one call; then the handler is stopped
 # When it runs by itself.
 # schedules: [{{cron: "30 3 * * mon-fri", timezone: Asia/Seoul, input: {{name: night}}, misfire: last}}]
 
-# Recipients of a message about its end.
-# on_end: [{{url: "https://example.com/hook", when: [failed]}}]
-
 # When a call fails.
 # retry: {{attempts: 3, "on": [timeout, worker_crashed], backoff: {{initial: 1s, factor: 2, max: 30s}}}}
 

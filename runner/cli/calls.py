@@ -246,7 +246,9 @@ def rerun(
     cursor: str | None,
     **options: Any,
 ) -> int:
-    """Repeat executions that have ended: those with these IDs, or at most --limit of those that the filters find.
+    """Repeat executions that have ended.
+
+    Those with these IDs, or at most --limit of those that the filters find.
 
     Example: operato-runner executions rerun --unresolved --module report --since 2h --dry-run
 

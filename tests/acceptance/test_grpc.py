@@ -657,6 +657,7 @@ def test_health_and_reflection_need_no_token(server: Server, stubs: tuple[Any, A
         "operato.runner.v1.FileService",
         "operato.runner.v1.KeyService",
         "operato.runner.v1.ModuleService",
+        "operato.runner.v1.ScheduleService",
     ]
     assert {"Execute", "ExecuteBatch", "WatchExecution"} <= set(answer["methods"])
 

@@ -166,7 +166,7 @@ async def test_an_input_that_cannot_be_run_is_one_line_and_the_batch_continues(s
 
 
 async def test_failures_of_the_handler_are_lines_too(site):
-    async with batch(site, "echo", kind="application/json", body=b"[1]", X_Timeout="0.0000001") as it:
+    async with batch(site, "sleeps", kind="application/json", body=b"[600]", X_Timeout="0.1") as it:
         (line,) = await it.rest()
 
     assert (line["index"], line["status"], line["error"]["kind"]) == (0, "failed", "timeout")

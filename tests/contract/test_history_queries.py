@@ -11,7 +11,7 @@ from attrs import evolve
 from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
-from actors.history import queries
+from actors.history import committer, queries
 from actors.history.queries import Page, Query
 from actors.sqlite import module_matches, open_reader
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -35,6 +35,12 @@ def sample():
         else:
             made.append(make((Status.SUCCEEDED, Status.QUEUED, Status.SUCCEEDED)[number % 4 - 1], **fields))
     return [replace(e, module=replace(e.module, version=str(n % 2))) for n, e in enumerate(made)]
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """A list waits only a second for the database, which a busy machine may take longer to write."""
+    monkeypatch.setattr(committer, "LIST_WAIT_SECONDS", 60.0)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ class _Execution(msgspec.Struct):
 
 @click.group(cls=Commands)
 def schedules() -> None:
-    """Manage schedules of a running server: modules that run by themselves."""
+    """Manage the schedules of modules on a running server."""
 
 
 @schedules.command("list")
@@ -146,7 +146,9 @@ def pause(name: str, **options: Any) -> int:
 @click.argument("name", metavar="ID")
 @connection_options()
 def resume(name: str, **options: Any) -> int:
-    """Resume a schedule; times that passed while it was paused do not run.
+    """Resume a schedule.
+
+    Times that passed while it was paused do not run.
 
     Needs the scope schedules:write.
     """
@@ -166,7 +168,7 @@ def _change(name: str, verb: str, done: str, options: dict[str, Any]) -> int:
 @click.argument("name", metavar="ID")
 @connection_options()
 def fire(name: str, **options: Any) -> int:
-    """Run a schedule now, besides its times, and print the ID of the execution.
+    """Run a schedule now, and print the ID of the execution.
 
     Needs the scope schedules:write.
     """
@@ -220,7 +222,9 @@ def create(module: str, input_json: str, as_json: bool, **options: Any) -> int:
 @click.argument("names", metavar="ID...", nargs=-1, required=True)
 @connection_options()
 def remove(names: tuple[str, ...], **options: Any) -> int:
-    """Delete schedules that were created over the API; their executions stay.
+    """Delete schedules that were created over the API.
+
+    Their executions stay.
 
     Needs the scope schedules:write.
     """

@@ -103,6 +103,14 @@ class ShownEndpoint(TypedDict):
     url: Annotated[str, Meta(description="For this client; a path where the address of the server is not set.")]
 
 
+class ShownRecipient(TypedDict):
+    """A recipient of notices: a module, or the scheme, host and port of a URL."""
+
+    module: NotRequired[str]
+    url: NotRequired[str]
+    when: list[Status]
+
+
 def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     """Return the type of a module in answers: the fields of its specification, without those that have no value."""
     shown: list[tuple[str, Any] | tuple[str, Any, Any]] = [("name", str), ("version", str), ("env", Kind)]
@@ -114,7 +122,8 @@ def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     names = Annotated[list[str], Meta(description="Names, without values.")]
     by = Annotated[str | None, Meta(description="Null for a module of the modules file.")]
     source = Literal["file", "api"]
-    shown += [("variables", names), ("secrets", names), ("digest", str), ("published_at", Moment)]
+    shown += [("variables", names), ("secrets", names), ("on_end", list[ShownRecipient])]
+    shown += [("digest", str), ("published_at", Moment)]
     shown += [("published_by", by), ("source", source), *more]
     return defstruct(name, shown, namespace={"__doc__": text}, kw_only=True)
 

@@ -39,7 +39,7 @@ def sample():
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch):
-    """A list waits only a second for the database, which a busy machine may take longer to write."""
+    """Wait longer than a second for the database, which a busy machine may take to write."""
     monkeypatch.setattr(committer, "LIST_WAIT_SECONDS", 60.0)
 
 

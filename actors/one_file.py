@@ -10,9 +10,11 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial, wraps
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
+import msgspec
 import sqlalchemy as sa
 import structlog
 from attrs import define, field
@@ -44,6 +46,12 @@ def mending(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P
         return method(self, *arguments, **named)
 
     return cast("Callable[Concatenate[S, P], T]", work)
+
+
+def sealed(value: Any) -> dict[str, bytes]:
+    """Return the columns of a value that is kept as JSON, with the digest that shows damage."""
+    content = msgspec.json.encode(value)
+    return {"content": content, "digest": sha256(content).digest()}
 
 
 @define
@@ -115,6 +123,20 @@ class OneFile:
     def _unreadable(self, what: str, problem: Exception) -> None:
         self.damaged = True
         log.error("a row of a database cannot be read", of=self.WHAT, row=what, reason=str(problem))
+
+    def _sealed_rows(self, link: sa.Connection, table: sa.Table, kind: type[T]) -> Iterator[tuple[sa.Row[Any], T]]:
+        """Yield the rows with `sealed` values of a table, and these; a row that is damaged is reported and left out."""
+        decoder = msgspec.json.Decoder(kind)
+        for row in link.execute(sa.select(table)):
+            try:
+                value = decoder.decode(row.content) if sha256(row.content).digest() == row.digest else None
+            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError) as problem:
+                self._unreadable(f"{table.name} {row.id}", problem)
+            else:
+                if value is None:
+                    self._unreadable(f"{table.name} {row.id}", ValueError("its digest does not match"))
+                else:
+                    yield row, value
 
     def _prepare(self) -> None:
         self._opened = None

@@ -6,7 +6,6 @@ Everything here blocks and is called by one thread at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from typing import Final
 
 import msgspec
@@ -14,7 +13,7 @@ import sqlalchemy as sa
 from attrs import define
 
 from actors.damage import Copied
-from actors.one_file import OneFile, mending
+from actors.one_file import OneFile, mending, sealed
 
 KEYS_FILE: Final = "keys.db"
 """Its name in the data directory."""
@@ -52,9 +51,6 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     revoked_by: str | None = None
 
 
-_decoder = msgspec.json.Decoder(StoredKey)
-
-
 @define
 class KeyFile(OneFile):
     """An open file of keys."""
@@ -68,22 +64,13 @@ class KeyFile(OneFile):
     @mending
     def load(self) -> list[tuple[StoredKey, float | None]]:
         """Return all keys that can be read, each with its last use."""
-        found = []
         with self._engine.connect() as link:
-            for row in link.execute(sa.select(_keys)):
-                try:
-                    if sha256(row.content).digest() != row.digest:
-                        raise ValueError("its digest does not match")  # noqa: TRY301  (handled with the other damage)
-                    found.append((_decoder.decode(row.content), row.used_at))
-                except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError) as problem:
-                    self._unreadable(f"key {row.id}", problem)
-        return found
+            return [(key, row.used_at) for row, key in self._sealed_rows(link, _keys, StoredKey)]
 
     @mending
     def write(self, key: StoredKey, forgotten: Iterable[str] = ()) -> None:
         """Add or change a key, and delete the `forgotten` ones."""
-        content = msgspec.json.encode(key)
-        values = {"content": content, "digest": sha256(content).digest()}
+        values = sealed(key)
         with self._transaction() as link:
             if not link.execute(sa.update(_keys).where(_keys.c.id == key.id).values(**values)).rowcount:
                 link.execute(sa.insert(_keys).values(id=key.id, **values))

@@ -6,15 +6,14 @@ Everything here blocks and is called by one thread at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 from attrs import define
 
 from actors.damage import Copied
-from actors.one_file import OneFile, mending
+from actors.one_file import OneFile, mending, sealed
 
 STARTS_FILE: Final = "starts.db"
 """Its name in the data directory."""
@@ -80,9 +79,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Why the last instant did not start."""
 
 
-T = TypeVar("T", StoredSchedule, State)
-
-
 @define
 class StartsFile(OneFile):
     """An open file of schedules."""
@@ -97,18 +93,8 @@ class StartsFile(OneFile):
     def load(self) -> tuple[list[StoredSchedule], list[State]]:
         """Return all schedules of the API and all states that can be read."""
         with self._engine.connect() as link:
-            return self._read(link, _schedules, StoredSchedule), self._read(link, _states, State)
-
-    def _read(self, link: sa.Connection, table: sa.Table, kind: type[T]) -> list[T]:
-        found, decoder = [], msgspec.json.Decoder(kind)
-        for row in link.execute(sa.select(table)):
-            try:
-                if sha256(row.content).digest() != row.digest:
-                    raise ValueError("its digest does not match")  # noqa: TRY301  (handled with the other damage)
-                found.append(decoder.decode(row.content))
-            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError) as problem:
-                self._unreadable(f"{table.name} {row.id}", problem)
-        return found
+            schedules = [schedule for _, schedule in self._sealed_rows(link, _schedules, StoredSchedule)]
+            return schedules, [state for _, state in self._sealed_rows(link, _states, State)]
 
     @mending
     def write(
@@ -124,9 +110,6 @@ class StartsFile(OneFile):
 
 
 def _put(link: sa.Connection, table: sa.Table, values: Iterable[StoredSchedule | State]) -> None:
-    rows = []
-    for value in values:
-        content = msgspec.json.encode(value)
-        rows.append({"id": value.id, "content": content, "digest": sha256(content).digest()})
+    rows = [{"id": value.id, **sealed(value)} for value in values]
     if rows:
         link.execute(sa.insert(table).prefix_with("or replace"), rows)

@@ -55,6 +55,7 @@ _SEEN: Final = (
 )
 LOOKED_AT: Final = 1000
 """Rows that one step looks at, so that other changes do not wait long."""
+# Statements are put together (S608) of texts of this file only; everything else is a parameter.
 _COLUMNS: Final = "f.id, f.size, f.type, f.name, f.created_at"
 Row = tuple[str, int, str, str, float]
 """Id, size, type, name, time of the latest upload."""

@@ -215,7 +215,7 @@ class Schedules:
             try:
                 spec = known_schedule(each.fields)
             except (KeyError, TypeError, ValueError) as problem:  # of another release
-                log.error("a schedule cannot be read", schedule=each.id, why=repr(problem))  # noqa: TRY400
+                log.error("a schedule cannot be read", schedule=each.id, why=repr(problem))  # noqa: TRY400  (the traceback would be ours)
                 continue
             after = _state_of(each.id, spec, state, self.clock())
             self._enter(Schedule(each.id, each.module, spec, after, each), None, written=after == state)

@@ -34,7 +34,7 @@ class _Late:
         return await poster(url, headers, body)
 
     def _make(self) -> Poster:
-        from runner.outgoing.post import Poster, trusting  # noqa: PLC0415
+        from runner.outgoing.post import Poster, trusting  # noqa: PLC0415  (httpcore, only where messages are sent)
 
         return Poster(self.allowed, self.context or trusting())
 

@@ -17,7 +17,7 @@ from actors.registry import Published, RegistrySnapshot
 from actors.workers.build_log import BuildLog
 from actors.workers.builds import Builds
 from actors.workers.fleet import Fleet
-from actors.workers.pool import Phases, Pool, Waiter
+from actors.workers.pool import Phases, Pool, PoolState, Waiter, state_of
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
@@ -312,3 +312,8 @@ class Executor:
             kept_memory=self._scheduler.keeping.kept_bytes(),
             evicted=self._scheduler.keeping.evicted,
         )
+
+    def pools(self) -> list[PoolState]:
+        """Return the workers and callers of each module version."""
+        now = trio.current_time()
+        return [state_of(pool, now) for pool in self._scheduler.pools.values()]

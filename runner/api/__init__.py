@@ -8,6 +8,7 @@ from runner.api.files import StoredFiles, gathering, viewer_of
 from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
+from runner.api.machine import BuiltEnvironment, ShownWorker
 from runner.api.management import Publishing
 from runner.api.reruns import ACTIVE, SAME, Again
 from runner.api.service import Service
@@ -22,6 +23,7 @@ __all__ = [
     "Again",
     "Answers",
     "Batch",
+    "BuiltEnvironment",
     "Checks",
     "Ended",
     "Input",
@@ -32,6 +34,7 @@ __all__ = [
     "Publishing",
     "Service",
     "ShownSchedule",
+    "ShownWorker",
     "StoredFiles",
     "event_size",
     "failure_of",

@@ -1,0 +1,135 @@
+"""The verbs of the machine, without transport types. Each checks the scope, and shows callers their modules only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import trio
+from attrs import define
+
+from actors.workers import Executor, PoolState
+from environments.base import Managed, Stored
+from protocol.errors import ErrorKind, RunnerError, error
+from protocol.model import Kind
+from runner.api.machine.shown import BuiltEnvironment, ShownWorker, shown_environment, shown_workers
+from runner.auth import Principal, Scope, require
+
+LOG_BYTES: Final = 64 * 1024
+"""Of a build log, its end."""
+Users: TypeAlias = dict[str, list[str]]
+"""Served modules, as NAME@VERSION, by the key of their environment."""
+
+
+@define(eq=False)
+class Machine:
+    """Shows what this machine has for the modules."""
+
+    executors: Mapping[Kind, Executor]
+
+    def kinds(self, principal: Principal) -> list[dict[str, Any]]:
+        """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
+        require(principal, Scope.MODULES_READ)
+        return [_kind(kind, executor) for kind, executor in self.executors.items()]
+
+    def workers(self, principal: Principal) -> list[ShownWorker]:
+        """Return the workers of the caller's modules, by module, those that are being started included."""
+        require(principal, Scope.MODULES_READ)
+        pools = [pool for pool in self._pools(principal) if pool.workers or pool.starting]
+        return [each for pool in sorted(pools, key=lambda pool: str(pool.module.ref)) for each in shown_workers(pool)]
+
+    async def built(self, principal: Principal) -> list[BuiltEnvironment]:
+        """Return the built environments, the largest first; for callers with some modules only, those of these."""
+        require(principal, Scope.MODULES_READ)
+        found = [
+            shown_environment(one, users.get(one.key, ()))
+            for kind, executor in self.executors.items()
+            for users in [await self._users(principal, kind)]
+            for one in await _stored(executor)
+            if one.key in users or not principal.modules
+        ]
+        return sorted(found, key=lambda one: (-one["size_bytes"], one["key"]))
+
+    async def environment(self, principal: Principal, key: str) -> tuple[BuiltEnvironment, str]:
+        """Return a built environment and the end of its build log. Raises RunnerError `forbidden` or `not_found`."""
+        require(principal, Scope.MODULES_READ)
+        for kind, executor in self.executors.items():
+            users = await self._users(principal, kind)
+            for one in await _stored(executor):
+                if one.key == key and (key in users or not principal.modules):
+                    return shown_environment(one, users.get(key, ())), await _end_of(one.log)
+        raise error(ErrorKind.NOT_FOUND, f"there is no environment {key!r:.80}", field="key")
+
+    def _pools(self, principal: Principal) -> list[PoolState]:
+        found = [pool for executor in self.executors.values() for pool in executor.pools()]
+        return [pool for pool in found if principal.may_use(pool.module.spec.name)]
+
+    async def _users(self, principal: Principal, kind: Kind) -> Users:
+        """Return the caller's modules of a kind whose environments are known."""
+        users: Users = {}
+        environment = self.executors[kind].environment
+        for pool in self._pools(principal):
+            if pool.module.spec.env is not kind or pool.key is None:
+                continue
+            key: str | None = pool.key
+            if kind is Kind.DOCKER:  # the key of a worker has the limits of its container as well
+                key = await _key_of_image(environment, pool)
+            if key is not None:
+                users.setdefault(key, []).append(str(pool.module.ref))
+        return users
+
+
+async def _key_of_image(environment: Any, pool: PoolState) -> str | None:
+    """Return the key of the image that was built for a module."""
+    managed: Managed = environment
+    try:
+        return (await managed.known(pool.module.spec)).key if pool.module.spec.requirements else None
+    except RunnerError:  # the engine has gone
+        return None
+
+
+async def _stored(executor: Executor) -> list[Stored]:
+    """Return the built environments of a kind; none while its engine does not answer, which `kinds` shows."""
+    environment: Any = executor.environment
+    if not hasattr(environment, "stored"):  # `inline` builds nothing
+        return []
+    managed: Managed = environment
+    try:
+        return await managed.stored()
+    except RunnerError:
+        return []
+
+
+async def _end_of(path: str) -> str:
+    """Return the end of a build log, cut at a line; empty without one."""
+
+    def read() -> bytes:
+        with Path(path).open("rb") as file:
+            file.seek(0, 2)
+            start = max(0, file.tell() - LOG_BYTES)
+            file.seek(start)
+            data = file.read(LOG_BYTES)
+        return data.partition(b"\n")[2] if start else data
+
+    if not path:
+        return ""
+    try:
+        return (await trio.to_thread.run_sync(read)).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _kind(kind: Kind, executor: Executor) -> dict[str, Any]:
+    return {
+        "env": kind.value,
+        "available": executor.availability.available,
+        "reason": executor.availability.reason or None,
+        "detail": dict(executor.availability.detail),
+        "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
+        "statistics": _as_dict(executor.statistics()),
+    }
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in type(value).__match_args__}

@@ -294,6 +294,15 @@ class Executor:
         self._refuse(pool, patient=True)
         return self._starter.build(pool)
 
+    def rebuild(self, module: Published) -> BuildLog:
+        """Build the environment of a module again, whose idle workers end; return the log of the build.
+
+        The build continues when all its followers have gone; calls wait for it. Raises RunnerError `unavailable`,
+        `shutdown`, and `conflict` while a call uses the environment, or others are built.
+        """
+        self._refuse_all()
+        return self._starter.rebuild(self._scheduler.pool(module))
+
     def statistics(self) -> ExecutorStatistics:
         """Return the counters."""
         pools, builds, fleet = self._scheduler.pools.values(), self._starter.builds, self._fleet

@@ -137,6 +137,8 @@ class Pool:
     served: bool = True
     """Calls that name no version get this one, so workers are kept ahead of calls."""
     prepared: Prepared | None = None
+    rebuilding: str | None = None
+    """The key of its environment while that is built again."""
     preparing: trio.Lock = field(factory=trio.Lock)
     build: BuildLog | None = None
     """The log of the last build."""
@@ -299,7 +301,7 @@ def state_of(pool: Pool, now: float) -> PoolState:
     """Return the workers and callers of a pool at this moment."""
     return PoolState(
         module=pool.module,
-        key=None if pool.prepared is None else pool.prepared.key,
+        key=pool.rebuilding if pool.prepared is None else pool.prepared.key,
         workers=tuple(
             WorkerState(
                 pid=worker.guest.pid,

@@ -6,14 +6,21 @@ import pytest
 import trio
 
 from config.modules.spec import ModuleSpec
-from protocol.errors import ErrorKind, RunnerError
+from environments.venv import VenvEnvironment
+from protocol.errors import ErrorKind, Failure, RunnerError
 from protocol.model import Kind
+from runner.auth import Principal
 from runner.auth.tokens import sign
 from tests.contract.test_environments import make_wheel
 from tests.contract.test_streams import SECRET, open_site
 from tests.support import ANYBODY, PATIENCE, WAIT_FOR, Watch, inline, open_service, wait_until
 
 SLOW = inline("slow", f"{WAIT_FOR}\ndef handler(input):\n    wait_for(input)\n    return 1")
+
+VENV = ModuleSpec(name="m", env=Kind.VENV, code="def handler(input): return input")
+WAITS = ModuleSpec(
+    name="waits", env=Kind.VENV, code=f"{WAIT_FOR}\ndef handler(input):\n    wait_for(input)\n    return 1"
+)
 
 
 def bearer(*modules):
@@ -86,8 +93,7 @@ async def test_built_environments_have_size_content_and_users(tmp_path):
 
 
 async def test_an_environment_built_again_is_measured_again(tmp_path):
-    module = ModuleSpec(name="m", env=Kind.VENV, code="def handler(input): return input")
-    async with open_service(tmp_path, (module,)) as service:
+    async with open_service(tmp_path, (VENV,)) as service:
         with trio.fail_after(PATIENCE):
             await service.prepare(ANYBODY, "m")[1].wait_ended()
         store = service.executors[Kind.VENV].environment.store
@@ -102,3 +108,65 @@ async def test_an_environment_built_again_is_measured_again(tmp_path):
         await store.replace(before["key"], {"kind": "venv"}, larger, watch)
         (after,) = await service.machine.built(ANYBODY)
         assert 10_000_000 <= after["size_bytes"] < 11_000_000
+
+
+async def test_an_environment_is_built_again_and_its_workers_are_new(tmp_path):
+    async with open_service(tmp_path, (VENV,)) as service:
+        assert (await service.execute(ANYBODY, "m", b"1")).status == "succeeded"
+        (before,) = await service.machine.built(ANYBODY)
+        (worker,) = service.machine.workers(ANYBODY)
+        mark = tmp_path / "venvs" / before["key"] / "mark"
+        mark.touch()
+
+        lines = await service.machine.rebuild(ANYBODY, before["key"])
+        assert await service.machine.rebuild(ANYBODY, before["key"]) is lines, "callers share a build"
+        assert (await service.execute(ANYBODY, "m", b"2")).status == "succeeded"  # it waited for the build
+        assert lines.prepared is not None
+        assert lines.prepared.key == before["key"]
+        assert not mark.exists()
+        (after,) = await service.machine.built(ANYBODY)
+        assert after["built_at"] > before["built_at"]
+        assert service.machine.workers(ANYBODY)[0]["pid"] != worker["pid"]
+
+
+async def test_an_environment_in_use_is_not_built_again(tmp_path):
+    async with open_service(tmp_path, (VENV, WAITS)) as service, trio.open_nursery() as nursery:
+        nursery.start_soon(service.execute, ANYBODY, "waits", f'"{tmp_path / "go"}"'.encode())
+        await wait_until(lambda: [w for w in service.machine.workers(ANYBODY) if w["state"] == "busy"], "not busy")
+        (found,) = await service.machine.built(ANYBODY)
+
+        with pytest.raises(RunnerError) as caught:
+            await service.machine.rebuild(ANYBODY, found["key"])
+        assert caught.value.failure.kind is ErrorKind.CONFLICT
+        assert "waits@" in caught.value.failure.message
+        (tmp_path / "go").touch()
+
+
+async def test_a_failed_build_leaves_the_environment(tmp_path, monkeypatch):
+    async with open_service(tmp_path, (VENV,)) as service:
+        assert (await service.execute(ANYBODY, "m", b"1")).status == "succeeded"
+        (before,) = await service.machine.built(ANYBODY)
+
+        async def fail(*_):
+            raise RunnerError(Failure(ErrorKind.ENVIRONMENT_FAILED, "no room"))
+
+        monkeypatch.setattr(VenvEnvironment, "_build", fail)
+        lines = await service.machine.rebuild(ANYBODY, before["key"])
+        await lines.wait_ended()
+        assert lines.failure is not None
+        assert "no room" in lines.failure.message
+        assert (await service.machine.built(ANYBODY))[0]["built_at"] == before["built_at"]
+        assert (await service.execute(ANYBODY, "m", b"2")).status == "succeeded"
+
+
+async def test_only_a_caller_of_all_its_modules_builds_a_shared_environment_again(tmp_path):
+    async with open_service(tmp_path, (VENV, WAITS)) as service:
+        for module in ("m", "waits"):
+            await service.prepare(ANYBODY, module)[1].wait_ended()
+        (found,) = await service.machine.built(ANYBODY)
+        some = Principal("lee", frozenset({"modules:read", "modules:write"}), modules=("m",))
+        assert [name.partition("@")[0] for name in (await service.machine.built(some))[0]["modules"]] == ["m"]
+        with pytest.raises(RunnerError) as caught:
+            await service.machine.rebuild(some, found["key"])
+        assert caught.value.failure.kind is ErrorKind.FORBIDDEN
+        assert "waits" not in caught.value.failure.message

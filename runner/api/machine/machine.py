@@ -9,7 +9,8 @@ from typing import Any, Final, TypeAlias
 import trio
 from attrs import define
 
-from actors.workers import Executor, PoolState
+from actors.registry import Published
+from actors.workers import BuildLog, Executor, PoolState
 from environments.base import Managed, Stored
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
@@ -18,8 +19,8 @@ from runner.auth import Principal, Scope, require
 
 LOG_BYTES: Final = 64 * 1024
 """Of a build log, its end."""
-Users: TypeAlias = dict[str, list[str]]
-"""Served modules, as NAME@VERSION, by the key of their environment."""
+Users: TypeAlias = dict[str, list[Published]]
+"""Modules by the key of their environment."""
 
 
 @define(eq=False)
@@ -36,47 +37,68 @@ class Machine:
     def workers(self, principal: Principal) -> list[ShownWorker]:
         """Return the workers of the caller's modules, by module, those that are being started included."""
         require(principal, Scope.MODULES_READ)
-        pools = [pool for pool in self._pools(principal) if pool.workers or pool.starting]
+        pools = [
+            pool
+            for executor in self.executors.values()
+            for pool in executor.pools()
+            if (pool.workers or pool.starting) and principal.may_use(pool.module.spec.name)
+        ]
         return [each for pool in sorted(pools, key=lambda pool: str(pool.module.ref)) for each in shown_workers(pool)]
 
     async def built(self, principal: Principal) -> list[BuiltEnvironment]:
         """Return the built environments, the largest first; for callers with some modules only, those of these."""
         require(principal, Scope.MODULES_READ)
-        found = [
-            shown_environment(one, users.get(one.key, ()))
-            for kind, executor in self.executors.items()
-            for users in [await self._users(principal, kind)]
-            for one in await _stored(executor)
-            if one.key in users or not principal.modules
-        ]
+        found = [shown for kind in self.executors for shown, _ in await self._built(principal, kind)]
         return sorted(found, key=lambda one: (-one["size_bytes"], one["key"]))
 
     async def environment(self, principal: Principal, key: str) -> tuple[BuiltEnvironment, str]:
         """Return a built environment and the end of its build log. Raises RunnerError `forbidden` or `not_found`."""
         require(principal, Scope.MODULES_READ)
-        for kind, executor in self.executors.items():
-            users = await self._users(principal, kind)
-            for one in await _stored(executor):
-                if one.key == key and (key in users or not principal.modules):
-                    return shown_environment(one, users.get(key, ())), await _end_of(one.log)
+        for kind in self.executors:
+            for shown, log in await self._built(principal, kind):
+                if shown["key"] == key:
+                    return shown, await _end_of(log)
         raise error(ErrorKind.NOT_FOUND, f"there is no environment {key!r:.80}", field="key")
 
-    def _pools(self, principal: Principal) -> list[PoolState]:
-        found = [pool for executor in self.executors.values() for pool in executor.pools()]
-        return [pool for pool in found if principal.may_use(pool.module.spec.name)]
+    async def rebuild(self, principal: Principal, key: str) -> BuildLog:
+        """Build an environment again, and replace it; return the build to follow, which continues without followers.
 
-    async def _users(self, principal: Principal, kind: Kind) -> Users:
-        """Return the caller's modules of a kind whose environments are known."""
+        Its idle workers end first, and calls wait for it. Raises RunnerError `forbidden`, also where it is shared with
+        modules that the caller may not use; `not_found`; `conflict` while a call or another process uses it, and where
+        no module of this runner does.
+        """
+        require(principal, Scope.MODULES_WRITE)
+        found, _ = await self.environment(principal, key)
+        kind = Kind(found["env"])
+        users = (await self._users(kind)).get(key, [])
+        if not users:
+            text = "no module of this runner uses it, so its content is unknown; `operato-runner env gc` removes it"
+            raise error(ErrorKind.CONFLICT, text, field="key")
+        if not all(principal.may_use(module.spec.name) for module in users):
+            text = "other modules share this environment; someone who may use all of them can build it again"
+            raise error(ErrorKind.FORBIDDEN, text, field="key")
+        return self.executors[kind].rebuild(users[0])
+
+    async def _built(self, principal: Principal, kind: Kind) -> list[tuple[BuiltEnvironment, str]]:
+        """Return the environments of a kind that the caller may see, each with the path of its build log."""
+        users = await self._users(kind)
+        found = []
+        for one in await _stored(self.executors[kind]):
+            own = [str(each.ref) for each in users.get(one.key, ()) if principal.may_use(each.spec.name)]
+            if own or not principal.modules:
+                found.append((shown_environment(one, own), one.log))
+        return found
+
+    async def _users(self, kind: Kind) -> Users:
+        """Return the modules of a kind whose environments are known."""
         users: Users = {}
-        environment = self.executors[kind].environment
-        for pool in self._pools(principal):
-            if pool.module.spec.env is not kind or pool.key is None:
-                continue
-            key: str | None = pool.key
-            if kind is Kind.DOCKER:  # the key of a worker has the limits of its container as well
-                key = await _key_of_image(environment, pool)
+        executor = self.executors[kind]
+        for pool in executor.pools():
+            key = pool.key
+            if key is not None and kind is Kind.DOCKER:  # the key of a worker has the limits of its container as well
+                key = await _key_of_image(executor.environment, pool)
             if key is not None:
-                users.setdefault(key, []).append(str(pool.module.ref))
+                users.setdefault(key, []).append(pool.module)
         return users
 
 

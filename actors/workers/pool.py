@@ -118,6 +118,8 @@ class PoolState:
     """Why these wait; empty without any."""
     failure: Failure | None
     """Of the last start, when it failed."""
+    build: BuildLog | None
+    """The last build of its environment, or the one in progress."""
 
 
 @define(eq=False)
@@ -316,4 +318,5 @@ def state_of(pool: Pool, now: float) -> PoolState:
         waiting=len(pool.waiters),
         reason=pool.reason(now) if pool.waiters else "",
         failure=pool.last_failure,
+        build=pool.build,
     )

@@ -80,7 +80,7 @@ async def test_built_environments_have_size_content_and_users(tmp_path):
 
         store = site.service.executors[Kind.VENV].environment.store
         store.log_path(larger["key"]).write_text("".join(f"line {number}\n" for number in range(20_000)))
-        shown, text = await site.service.machine.environment(ANYBODY, larger["key"])
+        shown, text, _ = await site.service.machine.environment(ANYBODY, larger["key"])
         assert shown == larger
         assert text.startswith("line ")
         assert text.endswith("line 19999\n")

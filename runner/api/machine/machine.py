@@ -51,13 +51,18 @@ class Machine:
         found = [shown for kind in self.executors for shown, _ in await self._built(principal, kind)]
         return sorted(found, key=lambda one: (-one["size_bytes"], one["key"]))
 
-    async def environment(self, principal: Principal, key: str) -> tuple[BuiltEnvironment, str]:
-        """Return a built environment and the end of its build log. Raises RunnerError `forbidden` or `not_found`."""
+    async def environment(self, principal: Principal, key: str) -> tuple[BuiltEnvironment, str, BuildLog | None]:
+        """Return a built environment, the end of its build log, and the last build by this runner.
+
+        Raises RunnerError `forbidden` or `not_found`.
+        """
         require(principal, Scope.MODULES_READ)
-        for kind in self.executors:
+        for kind, executor in self.executors.items():
             for shown, log in await self._built(principal, kind):
                 if shown["key"] == key:
-                    return shown, await _end_of(log)
+                    builds = [pool.build for pool in executor.pools() if pool.key == key and pool.build is not None]
+                    build = next((each for each in builds if not each.ended or each.failure), None)
+                    return shown, await _end_of(log), build
         raise error(ErrorKind.NOT_FOUND, f"there is no environment {key!r:.80}", field="key")
 
     async def rebuild(self, principal: Principal, key: str) -> BuildLog:
@@ -68,7 +73,7 @@ class Machine:
         no module of this runner does.
         """
         require(principal, Scope.MODULES_WRITE)
-        found, _ = await self.environment(principal, key)
+        found, _, _ = await self.environment(principal, key)
         kind = Kind(found["env"])
         users = (await self._users(kind)).get(key, [])
         if not users:

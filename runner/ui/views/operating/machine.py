@@ -31,8 +31,16 @@ async def show(page: Visit) -> Reply:
 @view("GET", "/environments/{key}", scope=Scope.MODULES_READ)
 async def one(page: Visit) -> Reply:
     """Show why an environment exists, what is in it, and how it was built."""
-    found, log = await page.service.machine.environment(page.principal, page.path["key"])
-    return page.render("environment.html", one=found, log=log.strip(), path=path_of(found["key"]))
+    found, log, build = await page.service.machine.environment(page.principal, page.path["key"])
+    return page.render("environment.html", one=found, log=log.strip(), path=path_of(found["key"]), build=build)
+
+
+@view("POST", "/environments/{key}/rebuild", scope=Scope.MODULES_WRITE)
+async def rebuild(page: Visit) -> Reply:
+    """Build an environment again, and show it meanwhile."""
+    key = page.path["key"]
+    await page.service.machine.rebuild(page.principal, key)
+    return page.redirect(path_of(key))
 
 
 def path_of(key: str) -> str:
@@ -40,4 +48,4 @@ def path_of(key: str) -> str:
     return f"/environments/{quote(key, safe='')}"
 
 
-VIEWS = (show, one)
+VIEWS = (show, one, rebuild)

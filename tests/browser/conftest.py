@@ -10,12 +10,8 @@ import pytest
 
 from tests.browser import chromium as browsers
 from tests.browser.chromium import AXE, WAIT_MS, Chromium, Complaints, running_chromium
+from tests.browser.showcase import MODULES, fill
 from tests.server_process import Server, running, url_of
-
-MODULES = """
-modules:
-  - {name: hello, env: inline, code: "def handler(input): return input"}
-"""
 
 
 def lack(reason: str) -> None:

@@ -6,8 +6,8 @@ FRAME: Final = {
     "Overview": "개요",
     "Executions": "실행",
     "Modules": "모듈",
-    "Schedules": "일정",
+    "Schedules": "스케줄",
     "Environments": "환경",
     "Keys": "키",
-    "Audit": "감사 기록",
+    "Audit": "감사 로그",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from actors.registry import Action, Change, ChangesQuery
 from config.units import decimal
@@ -11,6 +11,8 @@ from runner.auth import Scope
 from runner.ui.views.operating.filters import PAGE, filters, since, until
 from runner.ui.visit import Reply, Visit, view
 
+_DIGEST: Final = 12
+"""Characters of a digest that a page shows."""
 ACTIONS: Final = {
     Action.REGISTER: "Module registered",
     Action.ACTIVATE: "Version activated",
@@ -68,13 +70,16 @@ def _before(cursor: str) -> int | None:
     return found
 
 
-def _about(change: Change) -> list[tuple[str, str]]:
-    """Return the details of a change as names and texts."""
-    return [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for name, value in change.detail.items()
-        if value not in (None, "", [])
-    ]
+def _about(change: Change) -> list[tuple[str, str, float | None]]:
+    """Return the details of a change as names and texts, or times."""
+    return [_detail(name, value) for name, value in change.detail.items() if value not in (None, "", [])]
+
+
+def _detail(name: str, value: Any) -> tuple[str, str, float | None]:
+    if name.endswith("_at") and isinstance(value, int | float):
+        return name, "", float(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return name, text[:_DIGEST] if name == "digest" else text, None
 
 
 VIEWS = (show,)

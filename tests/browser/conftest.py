@@ -10,7 +10,7 @@ import pytest
 
 from tests.browser import chromium as browsers
 from tests.browser.chromium import AXE, WAIT_MS, Chromium, Complaints, running_chromium
-from tests.browser.showcase import MODULES, fill
+from tests.browser.showcase import MODULES
 from tests.server_process import Server, running, url_of
 
 

@@ -1,7 +1,7 @@
 """Browser: pictures of all views, in both themes and languages, and at the width of a phone.
 
-`make screenshots` writes them to build/screenshots/. Each file is named after its view and its look; each server is new,
-so that the pictures of two commits can be compared.
+`make screenshots` writes them to build/screenshots/. Each file is named after its view and its look. The server
+is a new one each time.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Reader:
 
 @asynccontextmanager
 async def open_dashboard(path: Any, modules: Iterable[ModuleSpec] = (), **settings: Any) -> AsyncIterator[Reader]:
-    """Serve REST and the dashboard; yield a reader who is an admin."""
+    """Serve REST and the dashboard; yield an admin."""
     token = sign(SECRET, subject="kim", scopes=["admin"], expires_seconds=3600)
     async with open_service(path, modules, **settings) as service:
         verifier = Verifier(AuthSettings(), secret=SECRET)

@@ -10,7 +10,7 @@ MODULES = """
 modules:
   - name: hello
     env: inline
-    description: Greets everybody who is named.
+    description: Greets the person in the input.
     tags: [example]
     code: |
       def handler(input):

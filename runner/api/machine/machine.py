@@ -80,7 +80,7 @@ class Machine:
             text = "no module of this runner uses it, so its content is unknown; `operato-runner env gc` removes it"
             raise error(ErrorKind.CONFLICT, text, field="key")
         if not all(principal.may_use(module.spec.name) for module in users):
-            text = "other modules share this environment; someone who may use all of them can build it again"
+            text = "other modules share this environment; it can be built again with the permission for all of them"
             raise error(ErrorKind.FORBIDDEN, text, field="key")
         return self.executors[kind].rebuild(users[0])
 

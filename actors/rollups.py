@@ -249,6 +249,18 @@ def window(since: float | None, until: float | None, now: float, retention: floa
     return Window(start, end, tuple(parts))
 
 
+def steps(start: int, end: int, step: int) -> list[Window]:
+    """Return windows of one step each, of the widest spans that divide a step."""
+    width = max(level.width for level in LEVELS if step % level.width == 0)
+    return [Window(at, at + step, (Part(width, at, at + step),)) for at in range(start, end, step)]
+
+
+def since_yesterday(now: float) -> Window:
+    """Return the window of yesterday and today, UTC."""
+    today = math.floor(now / _DAY) * _DAY
+    return Window(today - _DAY, today + _DAY, (Part(_DAY, today - _DAY, today + _DAY),))
+
+
 def _edge(time: float, limits: list[tuple[int, int]], *, up: bool) -> int:
     """Return the edge of a span of the finest level kept at `time`."""
     width = next(w for w, limit in limits if time >= limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
@@ -11,7 +11,7 @@ import trio
 from msgspec.structs import replace
 
 from actors import rollups
-from actors.history import queries
+from actors.history import counts, queries
 from actors.history.archive import Archive, Past
 from actors.history.committer import Committer
 from actors.history.pending import unavailable
@@ -124,8 +124,26 @@ class Answers:
                 raise error(ErrorKind.BAD_INPUT, f"{name} must be a number of seconds since the epoch", field=name)
         await self._committer.catch_up()
         over = rollups.window(since, until, self._clock(), self._settings.retention_seconds)
-        total = await self._read(lambda link: queries.total(link, module, over.parts))
+        total = await self._read(lambda link: counts.total(link, module, over.parts))
         return rollups.summary(module, over, total)
+
+    async def stats_over(self, module: str, *, seconds: int, step: int) -> Sequence[ModuleStats]:
+        """Return statistics of `module` for each step of the last `seconds`, the oldest first; the last step is now's.
+
+        A step is a multiple of the width of a level of rollups that is kept so long. Raises `RunnerError` as `get`.
+        """
+        await self._committer.catch_up()
+        end = math.floor(self._clock() / step + 1) * step
+        windows = rollups.steps(end - seconds, end, step)
+        found = await self._read(lambda link: counts.by_start(link, module, windows))
+        return [rollups.summary(module, over, total) for over, total in zip(windows, found, strict=True)]
+
+    async def stats_lately(self) -> dict[str, ModuleStats]:
+        """Return statistics of the modules that ran since yesterday, UTC. Raises `RunnerError` as `get`."""
+        await self._committer.catch_up()
+        over = rollups.since_yesterday(self._clock())
+        found = await self._read(lambda link: counts.by_module(link, over.parts[0]))
+        return {module: rollups.summary(module, over, total) for module, total in found.items()}
 
     def left(self) -> Past:
         """Return the ids of the executions that the last runner left queued, and of those that it lost, oldest first.

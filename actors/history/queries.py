@@ -19,9 +19,8 @@ from msgspec.structs import replace
 
 from actors.history.pending import Key
 from actors.history.pieces import NOTHING, joined, printing, seqs_of
-from actors.history.tables import PHASES, PLAIN, events, executions, payloads, rollups
+from actors.history.tables import PHASES, PLAIN, events, executions, payloads
 from actors.outbox import read_telling
-from actors.rollups import Part, Rollup
 from actors.sqlite import matching, module_matches
 from protocol.errors import ErrorKind, Failure, error
 from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Timings
@@ -48,7 +47,6 @@ Place = tuple[float, str]
 _failure_decoder = msgspec.json.Decoder(Failure)
 _attempts_decoder = msgspec.json.Decoder(tuple[Attempt, ...])
 _killed_decoder = msgspec.json.Decoder(tuple[str, ...])
-_rollup_decoder = msgspec.msgpack.Decoder(Rollup)
 _place_decoder: Final[msgspec.json.Decoder[Place]] = msgspec.json.Decoder(Place)
 
 # Indexes that a list may follow, the most selective first; the index of callers is tried as well.
@@ -284,7 +282,7 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
     try:
         return replace(found, events=joined([*(decodable(piece) for piece in stored), *waiting]))
     except UNREADABLE_ERRORS as problem:
-        _note(connection, name, problem)
+        note_unreadable(connection, name, problem)
         return replace(found, events=joined(waiting) if waiting else NOTHING)
 
 
@@ -340,28 +338,16 @@ def find_keyed(connection: sa.Connection, key: Key, since: float) -> Execution |
     return None if name is None else fetch(connection, name)
 
 
-def total(connection: sa.Connection, module: str, parts: Iterable[Part]) -> Rollup:
-    """Return the sum of the rollups of a module over some spans."""
-    table, result = rollups.c, Rollup()
-    for part in parts:
-        spans = (table.module == module, table.width == part.width, table.start >= part.start, table.start < part.end)
-        for counts in connection.execute(sa.select(table.counts).where(*spans)).scalars():
-            try:
-                result.merge(_rollup_decoder.decode(counts))
-            except UNREADABLE_ERRORS as problem:
-                _note(connection, f"counts of {module}", problem)
-    return result
-
-
 def _readable(connection: sa.Connection, row: Mapping[Any, Any]) -> Execution | None:
     try:
         return _execution(row)
     except UNREADABLE_ERRORS as problem:
-        _note(connection, str(row["id"]), problem)
+        note_unreadable(connection, str(row["id"]), problem)
         return None
 
 
-def _note(connection: sa.Connection, what: str, problem: Exception) -> None:
+def note_unreadable(connection: sa.Connection, what: str, problem: Exception) -> None:
+    """Note a row that cannot be read, which its reader leaves out."""
     connection.info.setdefault(UNREADABLE, []).append(f"{what}: {problem}")
 
 

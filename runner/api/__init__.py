@@ -4,6 +4,7 @@ from runner.api.answers import Answers, Left, event_size, is_large, is_small
 from runner.api.batch import MAX_PARALLELISM, Batch, Ended, Input
 from runner.api.checks import Checks
 from runner.api.described import NOT_SHOWN, module_fields
+from runner.api.details import SPANS, CodeFile, Span
 from runner.api.files import StoredFiles, gathering, viewer_of
 from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
@@ -22,11 +23,13 @@ __all__ = [
     "MAX_PARALLELISM",
     "NOT_SHOWN",
     "SAME",
+    "SPANS",
     "Again",
     "Answers",
     "Batch",
     "Cancelled",
     "Checks",
+    "CodeFile",
     "Ended",
     "Input",
     "InternalFailure",
@@ -41,6 +44,7 @@ __all__ = [
     "Service",
     "ShownSchedule",
     "Sort",
+    "Span",
     "StoredFiles",
     "Window",
     "event_size",

@@ -29,6 +29,7 @@ from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Record, Status
 from runner.api.answers import Answers
 from runner.api.checks import Checks
+from runner.api.details import Details
 from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
@@ -58,6 +59,7 @@ class Service:
     answers: Answers = field(init=False)
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
+    details: Details = field(init=False)
     stored: StoredFiles = field(init=False)
     """The verbs of files."""
     keys: KeyVerbs = field(init=False)
@@ -77,6 +79,7 @@ class Service:
         self.budget = Budget(limit)
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
+        self.details = Details(self.registry, self.executors, self.history)
         self.stored = StoredFiles(self.files, self.budget)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)

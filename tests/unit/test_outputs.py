@@ -9,7 +9,7 @@ from protocol.events import DroppedEvent, OutputEvent, ProgressEvent, StatusEven
 from protocol.model import Status, Stream
 from runner.api import Lines, Sort
 from runner.api.outputs import MAX_LINES, checked_text
-from runner.api.outputs.outputs import _mistake, _search, _window
+from runner.api.outputs.outputs import mistake_in, search_in, window_of
 
 OUT, ERR = Stream.STDOUT, Stream.STDERR
 
@@ -130,8 +130,7 @@ MANY = Lines().all(events(*(f"line {n}\n" if n % 2 == 0 else (f"error {n}\n",) f
     ],
 )
 def test_windows(how, first, last, before, after):
-    how = {"stream": None, "after": None, "before": None, "last": False, **how}
-    found = _window(10, how["stream"], how["after"], how["before"], MANY, last=how["last"])
+    found = window_of(MANY, 10, **how)
 
     numbers = [line.number for line in found.lines]
     assert (numbers[:1], numbers[-1:]) == ([first] if first else [], [last] if last else [])
@@ -141,10 +140,10 @@ def test_windows(how, first, last, before, after):
 def test_search():
     made = Lines().all(events("\x1b[31mFa\x1b[0mTal\nfatal", DroppedEvent(1, 1.0, 1, 5), ("a FATAL one",), "straße"))
 
-    assert [line.number for line in _search("fatal", None, made).lines] == [1, 2, 4]
-    assert [line.number for line in _search("fatal", ERR, made).lines] == [4]
-    assert _search("STRASSE".casefold(), None, made).count == 1
-    everything = _search("o", None, Lines().all(events("no\n" * (MAX_LINES + 5))))
+    assert [line.number for line in search_in(made, "fatal").lines] == [1, 2, 4]
+    assert [line.number for line in search_in(made, "fatal", ERR).lines] == [4]
+    assert search_in(made, "STRASSE".casefold()).count == 1
+    everything = search_in(Lines().all(events("no\n" * (MAX_LINES + 5))), "o")
     assert (len(everything.lines), everything.count) == (MAX_LINES, MAX_LINES + 5)
 
 
@@ -157,6 +156,6 @@ def test_texts_that_are_not_searched(text):
 
 def test_where_the_mistake_is():
     traceback = "Traceback (most recent call last)"
-    assert _mistake(Lines().all(events("fine\n"))) is None
-    assert _mistake(Lines().all(events("fine\n", ("warning\nlast\n\n",), "more"))) == (1, 1)
-    assert _mistake(Lines().all(events((f"{traceback}:\n  x\nE\n{traceback}:\nE\n",), ("after\n",)))) == (0, 3)
+    assert mistake_in(Lines().all(events("fine\n"))) is None
+    assert mistake_in(Lines().all(events("fine\n", ("warning\nlast\n\n",), "more"))) == (1, 1)
+    assert mistake_in(Lines().all(events((f"{traceback}:\n  x\nE\n{traceback}:\nE\n",), ("after\n",)))) == (0, 3)

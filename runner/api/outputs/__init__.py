@@ -1,7 +1,7 @@
 """The output of an execution in lines: parts of it, and a search over all of it."""
 
 from runner.api.outputs.lines import MAX_LINE, Line, Lines, Place, Sort
-from runner.api.outputs.outputs import MAX_LINES, MAX_SEARCHED, Matches, Outputs, Window, checked_text
+from runner.api.outputs.outputs import MAX_LINES, MAX_SEARCHED, Look, Matches, Outputs, Window, checked_text
 
 __all__ = [
     "MAX_LINE",
@@ -9,6 +9,7 @@ __all__ = [
     "MAX_SEARCHED",
     "Line",
     "Lines",
+    "Look",
     "Matches",
     "Outputs",
     "Place",

@@ -1,0 +1,1 @@
+"""The dashboard: pages that the runner renders, at `/ui/`."""

@@ -130,7 +130,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             nursery.start_soon(Heap().run)
             _announce(settings, doors, len(system.registry.snapshot.modules))
             if secret is not None and doors.addresses["rest"]:
-                await _print_call(doors.addresses["rest"][0], secret, loaded, system.registry.snapshot)
+                await _print_call(doors, secret, loaded, system.registry.snapshot)
             _warn_of_anonymous(settings, verifier)
             _warn_of_missing_kinds(system)
             for name, text in unknown_recipients(loaded.modules.modules, system.registry.snapshot.modules):
@@ -175,9 +175,12 @@ def _announce(settings: Settings, doors: Doors, modules: int) -> None:
         _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
 
 
-async def _print_call(address: tuple[str, int], secret: str, loaded: Loaded, served: RegistrySnapshot) -> None:
-    """Print a call of the first module, with a token that is signed by the runner's own secret."""
-    settings = loaded.settings
+async def _print_call(doors: Doors, secret: str, loaded: Loaded, served: RegistrySnapshot) -> None:
+    """Print a call of the first module, with a token that is signed by the runner's own secret.
+
+    On a terminal also a link that opens the dashboard with this token: elsewhere nobody would read it in time.
+    """
+    settings, address = loaded.settings, doors.addresses["rest"][0]
     token = sign_for(settings.auth, secret, "local", ["admin"], _EXAMPLE_TOKEN_SECONDS)
     scheme = "http" if settings.server.tls_certificate_file is None else "https"
     url = f"{scheme}://{in_url(reachable(address[0]))}:{address[1]}"
@@ -194,6 +197,9 @@ async def _print_call(address: tuple[str, int], secret: str, loaded: Loaded, ser
         "Or this one, in another terminal:\n\n"
         f"  {command_line(loaded, url)} call {first} {text}\n\n"
     )
+    if doors.ui is not None and sys.stderr.isatty():
+        link = (settings.server.external_url or url) + doors.ui.link(token)
+        sys.stderr.write(f"The dashboard; this link signs in once, within a minute:\n\n  {link}\n\n")
     sys.stderr.flush()
 
 

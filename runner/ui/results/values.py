@@ -156,9 +156,7 @@ def _table(value: Any) -> Table | None:
         columns |= dict.fromkeys(row)
     names = list(columns)
     some = names[:MAX_COLUMNS]
-    rows = tuple(
-        tuple(_plain(row[name], None) if name in row else None for name in some) for row in value[:MAX_ROWS]
-    )
+    rows = tuple(tuple(_plain(row[name], None) if name in row else None for name in some) for row in value[:MAX_ROWS])
     return Table(tuple(map(_short, some)), rows, len(value), len(names) - len(some))
 
 
@@ -191,9 +189,7 @@ def _file(named: dict[str, Any]) -> NamedFile:
 def _with_pictures(files: tuple[NamedFile, ...]) -> tuple[NamedFile, ...]:
     """Return files of which only the first pictures are shown as such."""
     pictures = [file.id for file in files if file.picture][:_MAX_PICTURES]
-    return tuple(
-        NamedFile(file.id, file.name, file.type, file.size, file.id in pictures) for file in files
-    )
+    return tuple(NamedFile(file.id, file.name, file.type, file.size, file.id in pictures) for file in files)
 
 
 _SIGNATURES: Final = (

@@ -98,7 +98,7 @@ def read_filters(page: Visit) -> Filters:
     return Filters(texts, query, problems)
 
 
-def refused(page: Visit, filters: Filters, problem: RunnerError) -> Filters:
+def refused(filters: Filters, problem: RunnerError) -> Filters:
     """Return filters with what a verb found wrong at one of them. Raises the problem if it is another one."""
     failure = problem.failure
     if failure.kind is not ErrorKind.BAD_INPUT or failure.field not in filters.texts:

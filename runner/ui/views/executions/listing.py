@@ -26,7 +26,7 @@ async def show(page: Visit) -> Reply:
     try:
         found = await page.service.list(page.principal, filters.query)
     except RunnerError as problem:
-        filters, found = refused(page, filters, problem), Page(())
+        filters, found = refused(filters, problem), Page(())
     values = _values(page, filters, found)
     if page.query.get("part") == "rows":
         return page.render("executions_rows.html", **values)

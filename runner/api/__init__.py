@@ -10,12 +10,15 @@ from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
-from runner.api.reruns import ACTIVE, SAME, Again
+from runner.api.outputs import MAX_LINE, MAX_LINES, Line, Lines, Matches, Place, Sort, Window
+from runner.api.reruns import ACTIVE, SAME, Again, Cancelled
 from runner.api.service import Service
 from runner.api.starts import MAX_NEXT, NoticeVerbs, ShownSchedule, fields_of
 
 __all__ = [
     "ACTIVE",
+    "MAX_LINE",
+    "MAX_LINES",
     "MAX_NEXT",
     "MAX_PARALLELISM",
     "NOT_SHOWN",
@@ -24,6 +27,7 @@ __all__ = [
     "Again",
     "Answers",
     "Batch",
+    "Cancelled",
     "Checks",
     "CodeFile",
     "Ended",
@@ -31,12 +35,18 @@ __all__ = [
     "InternalFailure",
     "KeyOrder",
     "Left",
+    "Line",
+    "Lines",
+    "Matches",
     "NoticeVerbs",
+    "Place",
     "Publishing",
     "Service",
     "ShownSchedule",
+    "Sort",
     "Span",
     "StoredFiles",
+    "Window",
     "event_size",
     "failure_of",
     "fields_of",

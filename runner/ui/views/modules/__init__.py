@@ -1,4 +1,4 @@
-"""The pages of modules: the list, and for each module calls by a form, code, versions, statistics, environment, starts."""
+"""The pages of modules: their list, an editor, and for each module a form to run it and what there is to know."""
 
 from runner.ui.views.modules import building, code, editing, listing, running, starts, statistics, versions
 from runner.ui.visit import View

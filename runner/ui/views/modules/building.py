@@ -13,6 +13,7 @@ from protocol.errors import Failure, RunnerError
 from protocol.model import Kind
 from runner.auth import Scope
 from runner.status import CODES
+from runner.ui.views.modules.facts import made_of
 from runner.ui.views.modules.subject import Subject, subject_of
 from runner.ui.visit import Answer, Reply, Stream, Visit, Write, view
 
@@ -38,6 +39,7 @@ def _page(subject: Subject, status: int = 200, failure: Failure | None = None) -
         "/environment",
         status,
         kind=kind,
+        made_of=list(made_of(spec, page.words)),
         inline=spec.env is Kind.INLINE,
         build=build,
         lines=lines,
@@ -64,13 +66,13 @@ async def follow(page: Visit) -> Answer:
     build = page.service.details.build(page.principal, subject.name, subject.version)
     text = page.header("last-event-id") or page.query.get("after", "0")
     start = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
-    return Stream(partial(_send, page, build, start))
+    return Stream(partial(_send, build, start))
 
 
-async def _send(page: Visit, build: BuildLog | None, number: int, write: Write) -> None:
+async def _send(build: BuildLog | None, number: int, write: Write) -> None:
     await write(_HERE)
     while build is not None and not (build.ended and number >= build.next_number):
-        with page.lasting(), trio.move_on_after(_SILENT_SECONDS):
+        with trio.move_on_after(_SILENT_SECONDS):
             await build.wait(number)
         found = build.read(number)
         if found.next == number and not build.ended:

@@ -17,6 +17,7 @@ from runner.auth import Scope
 from runner.http import stream_body
 from runner.status import CODES
 from runner.ui.forms import NotShownError, Posted, Shape, added, fields, flatten, pretty, read, removed, shape_of, start
+from runner.ui.views.modules.facts import settings_of
 from runner.ui.views.modules.subject import Subject, subject_of
 from runner.ui.visit import Answer, Reply, Visit, view
 
@@ -87,7 +88,7 @@ async def _from_form(page: Visit, shape: Shape, what: str, at: str) -> Input:
     posted = {name: text for name, text in page.form.items() if name not in ("csrf", "do", "raw")}
     for name, file in page.posted.files.items():
         if file.filename and name.startswith("file"):
-            posted["keep" + name.removeprefix("file")] = await _store(page, file.filename, file.content_type, file)
+            posted["keep" + name.removeprefix("file")] = await _store(page, file.filename, file.content_type or "", file)
     if what == "add":
         posted = added(shape, posted, at)
     elif what == "remove":
@@ -142,7 +143,8 @@ def _page(subject: Subject, shape: Shape, given: Input, *, status: int = 200, **
     values = {"failure": None, "accepted": None, **values}
     form = fields(shape, given.posted, given.wrong)
     if not _by_script(page):
-        return subject.render("module_run.html", "", status, form=form, given=given, **values)
+        settings = settings_of(subject.module.spec, page.words)
+        return subject.render("module_run.html", "", status, form=form, given=given, settings=settings, **values)
     made = page.render("form_part.html", form=form, given=given)
     failure: Failure | None = values["failure"]
     told = {

@@ -18,7 +18,9 @@ COLOURED: Final = 64 * 1024
 _COMPARED: Final = 3000
 """Lines of a file that is compared."""
 _CONTEXT: Final = 3
-_HIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+_HIDDEN: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
 """Characters that are not seen, or change the order of others."""
 
 

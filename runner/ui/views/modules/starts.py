@@ -34,7 +34,9 @@ async def show(page: Visit) -> Reply:
         "/starts",
         schedules=schedules,
         more=more is not None,
-        endpoints=[(each, f"{page.base}{PREFIX}{each.path}", command(page, each)) for each in subject.module.spec.endpoints],
+        endpoints=[
+            (each, f"{page.base}{PREFIX}{each.path}", command(page, each)) for each in subject.module.spec.endpoints
+        ],
         call=_call(page, name),
         recipients=fields["on_end"],
         notices=notices,
@@ -45,7 +47,7 @@ def _call(page: Visit, name: str) -> str:
     """Return the command that calls a module over REST."""
     return (
         f"curl -X POST {shlex.quote(f'{page.base}/modules/execute/{name}')} \\\n"
-        f'  -H "Authorization: Bearer $TOKEN" -H \'Content-Type: application/json\' \\\n'
+        f"  -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\\n"
         "  -d '{}'"
     )
 

@@ -11,7 +11,7 @@ from protocol.model import Status
 from runner.api import SPANS
 from runner.auth import Scope
 from runner.ui.drawing import Labels, Series, lines, stacked
-from runner.ui.formatting import duration
+from runner.ui.looks import duration
 from runner.ui.views.modules.subject import subject_of
 from runner.ui.visit import Reply, Visit, view
 from runner.ui.words import Words
@@ -44,7 +44,11 @@ async def show(page: Visit) -> Reply:
 def _ends(t: Words, times: Sequence[str], steps: Sequence[ModuleStats]) -> str:
     series = [
         Series(t(name), status.value, [step.statuses.get(status, 0) for step in steps])
-        for name, status in (("succeeded", Status.SUCCEEDED), ("cancelled", Status.CANCELLED), ("failed", Status.FAILED))
+        for name, status in (
+            ("succeeded", Status.SUCCEEDED),
+            ("cancelled", Status.CANCELLED),
+            ("failed", Status.FAILED),
+        )
     ]
     total, failed = sum(step.total for step in steps), sum(series[-1].values)  # type: ignore[arg-type]
     summary = t("{total} executions ended, {failed} of them failed.", total=f"{total:,}", failed=f"{failed:,}")

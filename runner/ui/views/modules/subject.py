@@ -106,5 +106,7 @@ def condition_of(page: Visit) -> Condition:
     """Return the condition that the module is as the form showed it. Raises RunnerError `bad_input`."""
     text = page.form.get("revision", "")
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise error(ErrorKind.BAD_INPUT, "the form has no revision of the module; open its page again", field="revision")
+        raise error(
+            ErrorKind.BAD_INPUT, "the form has no revision of the module; open its page again", field="revision"
+        )
     return Condition(revision=int(text))

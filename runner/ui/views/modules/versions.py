@@ -42,6 +42,7 @@ async def _page(subject: Subject, status: int = 200, **values: Any) -> Reply:
         old=old,
         new=new,
         compared=compared,
+        older=lambda version: subject.active in names and names.index(version) > names.index(subject.active),
         with_code=page.may(Scope.MODULES_WRITE),
     )
 
@@ -62,7 +63,9 @@ def fields_text(module: Published) -> str:
     """Return the fields of a version as text, without code, and without the values of its variables."""
     fields: Mapping[str, Any] = spec_to_mapping(module.spec)
     left_out = ("code", "path", "name", "version", "secrets", "on_end")
-    shown = {name: value for name, value in sorted(fields.items()) if name not in left_out and value not in ([], {}, "")}
+    shown = {
+        name: value for name, value in sorted(fields.items()) if name not in left_out and value not in ([], {}, "")
+    }
     if module.spec.variables:
         shown["variables"] = sorted(module.spec.variables)
     return pretty(shown) + "\n"

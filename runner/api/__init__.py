@@ -10,7 +10,7 @@ from runner.api.following import while_valid
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
-from runner.api.outputs import MAX_LINE, MAX_LINES, Line, Lines, Matches, Place, Sort, Window
+from runner.api.outputs import MAX_LINE, MAX_LINES, MAX_SEARCHED, Line, Lines, Look, Matches, Place, Sort, Window
 from runner.api.reruns import ACTIVE, SAME, Again, Cancelled
 from runner.api.service import Service
 from runner.api.starts import MAX_NEXT, NoticeVerbs, ShownSchedule, fields_of
@@ -19,6 +19,7 @@ __all__ = [
     "ACTIVE",
     "MAX_LINE",
     "MAX_LINES",
+    "MAX_SEARCHED",
     "MAX_NEXT",
     "MAX_PARALLELISM",
     "NOT_SHOWN",
@@ -37,6 +38,7 @@ __all__ = [
     "Left",
     "Line",
     "Lines",
+    "Look",
     "Matches",
     "NoticeVerbs",
     "Place",

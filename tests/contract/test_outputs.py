@@ -46,7 +46,6 @@ async def test_windows_and_search_of_one_that_ran(site):
     assert (found.count, found.lines[0].text) == (111, "line 49")
     around = found.lines[5].place
     assert (await outputs.window(ANYBODY, made.id, limit=5, after=around, before=around)).lines[2].place == around
-    assert await outputs.mistake(ANYBODY, made.id) is None
     assert last.next_seq == made.events_count
     assert (await outputs.text(ANYBODY, made.id)).splitlines() == [b"line %d" % n for n in range(5000)]
 

@@ -156,6 +156,10 @@ def test_texts_that_are_not_searched(text):
 
 def test_where_the_mistake_is():
     traceback = "Traceback (most recent call last)"
-    assert mistake_in(Lines().all(events("fine\n"))) is None
-    assert mistake_in(Lines().all(events("fine\n", ("warning\nlast\n\n",), "more"))) == (1, 1)
-    assert mistake_in(Lines().all(events((f"{traceback}:\n  x\nE\n{traceback}:\nE\n",), ("after\n",)))) == (0, 3)
+    warned = Lines().all(events("fine\n", ("warning\nlast\n\n",), "more"))
+    raised = Lines().all(events((f"{traceback}:\n  x\nE\n{traceback}:\nE\n",), ("after\n",)))
+
+    assert mistake_in(Lines().all(events("fine\n")), failed=True) is None
+    assert mistake_in(warned, failed=True) == (1, 1)
+    assert mistake_in(warned, failed=False) is None
+    assert mistake_in(raised, failed=True) == mistake_in(raised, failed=False) == (0, 3)

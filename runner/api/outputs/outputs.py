@@ -12,7 +12,7 @@ from actors.executions import Runs
 from actors.history import History
 from protocol.errors import ErrorKind, error
 from protocol.events import DroppedEvent, ItemEvent, KeptEvent, OutputEvent, ProgressEvent, decode_all
-from protocol.model import Execution, Stream
+from protocol.model import Execution, Status, Stream
 from protocol.terminal import plain
 from runner.api.checks import Checks
 from runner.api.outputs.lines import Line, Lines, Place, Sort
@@ -56,7 +56,7 @@ class Look:
 
     window: Window
     mistake: Place | None
-    """See `Outputs.mistake`."""
+    """Where it tells of a mistake: its last traceback, else after a failure the last line of `stderr`."""
     progress: ProgressEvent | None
     """The latest one."""
     items: int
@@ -102,10 +102,6 @@ class Outputs:
         wanted = checked_text(text).casefold()
         return await self._made(principal, name, lambda events: search_in(Lines().all(events), wanted, stream))
 
-    async def mistake(self, principal: Principal, name: str) -> Place | None:
-        """Return where the output tells of a mistake: its last traceback, else its last line of `stderr`, or None."""
-        return await self._made(principal, name, lambda events: mistake_in(Lines().all(events)))
-
     async def look(self, execution: Execution, limit: int, *, last: bool) -> Look:
         """Return the first, or the last, lines of an execution that its caller has read, and where to look."""
 
@@ -116,7 +112,12 @@ class Outputs:
             progress = [event for event in events if isinstance(event, ProgressEvent)]
             items = sum(isinstance(event, ItemEvent) for event in events)
             window = evolve(window, next_seq=events[-1].seq + 1 if events else 0)
-            return Look(window, mistake_in(lines), progress[-1] if progress else None, items)
+            return Look(
+                window,
+                mistake_in(lines, failed=execution.status is Status.FAILED),
+                progress[-1] if progress else None,
+                items,
+            )
 
         return await self.checks.whole(work, execution.events)
 
@@ -185,13 +186,13 @@ def search_in(lines: list[Line], wanted: str, stream: Stream | None = None) -> M
     return Matches(tuple(found[:MAX_LINES]), len(found))
 
 
-def mistake_in(lines: list[Line]) -> Place | None:
-    """Return where lines tell of a mistake; see `Outputs.mistake`."""
+def mistake_in(lines: list[Line], *, failed: bool) -> Place | None:
+    """Return where lines tell of a mistake; see `Look`."""
     last = None
     for line in reversed(lines):
         if line.text.startswith("Traceback (most recent call last)"):
             return line.place
-        if last is None and line.stream is Stream.STDERR and line.text.strip():
+        if failed and last is None and line.stream is Stream.STDERR and line.text.strip():
             last = line.place
     return last
 

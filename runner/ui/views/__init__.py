@@ -1,8 +1,8 @@
 """The handlers of all pages: one file, or one room, for each area; each lists its views as `VIEWS`."""
 
-from runner.ui.views import modules, overview, signing
+from runner.ui.views import executions, modules, overview, signing
 from runner.ui.visit import View
 
-VIEWS: tuple[View, ...] = (*signing.VIEWS, *overview.VIEWS, *modules.VIEWS)
+VIEWS: tuple[View, ...] = (*signing.VIEWS, *overview.VIEWS, *executions.VIEWS, *modules.VIEWS)
 
 __all__ = ["VIEWS"]

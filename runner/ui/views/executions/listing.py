@@ -30,7 +30,7 @@ async def show(page: Visit) -> Reply:
     values = _values(page, filters, found)
     if page.query.get("part") == "rows":
         return page.render("executions_rows.html", **values)
-    return page.render("executions.html", status=400 if filters.problems else 200, here="/executions", **values)
+    return page.render("executions.html", status=400 if filters.problems else 200, **values)
 
 
 def _values(page: Visit, filters: Filters, found: Page) -> Mapping[str, object]:

@@ -73,7 +73,7 @@ def _filters(page: Visit) -> Filters:
 
 
 def _values(filters: Filters, what: str) -> dict[str, object]:
-    return {"filters": filters, "what": what, "here": "/executions"}
+    return {"filters": filters, "what": what}
 
 
 VIEWS = (show_rerun, rerun, show_cancel, cancel)

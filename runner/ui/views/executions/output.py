@@ -75,10 +75,9 @@ async def events(page: Visit) -> Answer:
     """Follow an execution from event `after`, or from the last one that the browser has had."""
     last = page.header("last-event-id")
     start = _number(page.query.get("after"), 0) if last is None else _number(last, -1) + 1
-    follower = await page.service.follow(page.principal, page.path["id"])
-    latest = follower.last
-    if latest is not None and start > latest:  # 204 stops a browser, which connects again after the last event
-        return Reply(status=204)
+    if (await page.service.follow(page.principal, page.path["id"], start)).ended:
+        return Reply(status=204)  # stops a browser, which connects again after the last event
+    follower = await page.service.follow(page.principal, page.path["id"])  # lines grow from the first event on
     return Stream(partial(send_news, follower, start), failed=failed)
 
 

@@ -11,6 +11,7 @@ from attrs import frozen
 from actors.history import ModuleStats
 from actors.registry import Published
 from protocol.model import Kind, Status
+from protocol.terminal import visible
 from runner.auth import Scope
 from runner.ui.visit import Reply, Visit, view
 
@@ -27,6 +28,11 @@ class Row:
 
     module: Published
     stats: ModuleStats | None
+
+    @property
+    def description(self) -> str:
+        """The first line of its description."""
+        return visible(self.module.spec.description.partition("\n")[0])
 
     @property
     def failed(self) -> int:

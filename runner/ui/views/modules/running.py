@@ -88,7 +88,9 @@ async def _from_form(page: Visit, shape: Shape, what: str, at: str) -> Input:
     posted = {name: text for name, text in page.form.items() if name not in ("csrf", "do", "raw")}
     for name, file in page.posted.files.items():
         if file.filename and name.startswith("file"):
-            posted["keep" + name.removeprefix("file")] = await _store(page, file.filename, file.content_type or "", file)
+            posted["keep" + name.removeprefix("file")] = await _store(
+                page, file.filename, file.content_type or "", file
+            )
     if what == "add":
         posted = added(shape, posted, at)
     elif what == "remove":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 from markupsafe import Markup, escape
+
+from protocol.terminal import visible
 
 if TYPE_CHECKING:
     from pygments.lexer import Lexer
@@ -18,15 +19,6 @@ COLOURED: Final = 64 * 1024
 _COMPARED: Final = 3000
 """Lines of a file that is compared."""
 _CONTEXT: Final = 3
-_HIDDEN: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
-)
-"""Characters that are not seen, or change the order of others."""
-
-
-def visible(text: str) -> str:
-    """Return a text with escapes in place of characters that hide or reorder others."""
-    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
 
 
 def lines_of(name: str, text: str) -> list[Markup]:

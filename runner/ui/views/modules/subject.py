@@ -9,6 +9,7 @@ from attrs import frozen
 
 from actors.registry import Condition, Published, Registered
 from protocol.errors import ErrorKind, error
+from protocol.terminal import visible
 from runner.api import module_fields
 from runner.auth import Scope
 from runner.ui.visit import Reply, Visit
@@ -52,6 +53,11 @@ class Subject:
     def chosen(self) -> str | None:
         """The version in links, None for the active one."""
         return None if self.version == self.active else self.version
+
+    @property
+    def description(self) -> str:
+        """What it is for."""
+        return visible(self.module.spec.description)
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -12,14 +12,18 @@ from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
 from runner.api.machine import BuiltEnvironment, ShownWorker
 from runner.api.management import Publishing
-from runner.api.reruns import ACTIVE, SAME, Again
+from runner.api.outputs import MAX_LINE, MAX_LINES, MAX_SEARCHED, Line, Lines, Look, Matches, Place, Sort, Window
+from runner.api.reruns import ACTIVE, SAME, Again, Cancelled
 from runner.api.service import Service
 from runner.api.starts import MAX_NEXT, NoticeVerbs, ShownSchedule, fields_of
 
 __all__ = [
     "ACTIVE",
+    "MAX_LINE",
+    "MAX_LINES",
     "MAX_NEXT",
     "MAX_PARALLELISM",
+    "MAX_SEARCHED",
     "NOT_SHOWN",
     "SAME",
     "SPANS",
@@ -27,6 +31,7 @@ __all__ = [
     "Answers",
     "Batch",
     "BuiltEnvironment",
+    "Cancelled",
     "Checks",
     "CodeFile",
     "Ended",
@@ -36,15 +41,22 @@ __all__ = [
     "InternalFailure",
     "KeyOrder",
     "Left",
+    "Line",
+    "Lines",
     "Lives",
+    "Look",
     "Machine",
+    "Matches",
     "NoticeVerbs",
+    "Place",
     "Publishing",
     "Service",
     "ShownSchedule",
     "ShownWorker",
+    "Sort",
     "Span",
     "StoredFiles",
+    "Window",
     "event_size",
     "failure_of",
     "fields_of",

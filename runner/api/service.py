@@ -34,7 +34,8 @@ from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.machine import Machine
 from runner.api.management import Management
-from runner.api.reruns import Reruns, seen, shown
+from runner.api.outputs import Outputs
+from runner.api.reruns import Cancels, Reruns, seen, shown
 from runner.api.starts import Scheduling
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
@@ -64,6 +65,8 @@ class Service:
     """The verbs of files."""
     keys: KeyVerbs = field(init=False)
     reruns: Reruns = field(init=False)
+    cancels: Cancels = field(init=False)
+    outputs: Outputs = field(init=False)
     schedules: Scheduling = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
     signatures_refused: Counter[str] = field(factory=Counter, init=False)
@@ -83,6 +86,8 @@ class Service:
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
+        self.cancels = Cancels(self.history, self.runs)
+        self.outputs = Outputs(self.history, self.runs, self.checks)
         self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
 
     # Modules and environments
@@ -238,11 +243,7 @@ class Service:
         """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
         require(principal, Scope.EXECUTIONS_READ)
         page = await self.history.list(evolve(query, modules=principal.modules))
-        return evolve(page, items=tuple(map(self._with_waiting, page.items)))
-
-    def _with_waiting(self, execution: Execution) -> Execution:
-        live = self.runs.find(execution.id)
-        return execution if live is None else replace(execution, waiting=self.runs.waiting(live))
+        return evolve(page, items=tuple(_with_waiting(self.runs, item) for item in page.items))
 
     async def stats(self, principal: Principal, name: str, *, since: float | None, until: float | None) -> ModuleStats:
         """Return the counts of a module's executions that ended in a window of time, also of a deleted module.
@@ -290,6 +291,11 @@ class Service:
             seen(principal, name, live.execution)
             return live.log
         return log_of(_begun(await self.get(principal, name)))
+
+
+def _with_waiting(runs: Runs, execution: Execution) -> Execution:
+    live = runs.find(execution.id)
+    return execution if live is None else replace(execution, waiting=runs.waiting(live))
 
 
 def _new_execution(module: Published, subject: str, data: bytes, timeout: float | None) -> Execution:

@@ -290,6 +290,24 @@ class RepeatedPage(TypedDict):
     cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
 
 
+class CancelledExecution(TypedDict):
+    """What became of one execution of a list."""
+
+    id: str
+    module: str
+    version: str
+    status: Status
+    problem: Annotated[Error | None, Meta(description="Why it is not cancelled.")]
+
+
+class CancelledPage(TypedDict):
+    """The executions that were cancelled."""
+
+    dry_run: bool
+    items: list[CancelledExecution]
+    more: Annotated[bool, Meta(description="Whether more executions match.")]
+
+
 class File(TypedDict):
     """A stored file."""
 

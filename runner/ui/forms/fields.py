@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import count
@@ -79,6 +80,26 @@ class Field:
     """The default as JSON, where the schema has one."""
     placeholder: str = ""
     error: str | None = None
+
+    @property
+    def keep_name(self) -> str:
+        """The name of the stored file, or its id."""
+        found = self._file
+        return str(found.get("name") or found.get("id", ""))
+
+    @property
+    def keep_size(self) -> int | None:
+        """The bytes of the stored file, where they are known."""
+        found = self._file.get("size")
+        return found if isinstance(found, int) else None
+
+    @property
+    def _file(self) -> Mapping[str, Any]:
+        try:
+            found = json.loads(self.keep)["$file"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def walk(self) -> Iterator[Field]:
         """Yield the field and all inside of it."""

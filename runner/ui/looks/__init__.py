@@ -6,6 +6,7 @@ from runner.ui.looks.formatting import duration as as_duration
 from runner.ui.looks.formatting import number as as_number
 from runner.ui.looks.formatting import percent as as_percent
 from runner.ui.looks.formatting import size as as_size
+from runner.ui.looks.formatting import duration, size
 from runner.ui.looks.menu import ENTRIES, Entry
 from runner.ui.looks.templates import Templates
 
@@ -20,4 +21,6 @@ __all__ = [
     "as_number",
     "as_percent",
     "as_size",
+    "duration",
+    "size",
 ]

@@ -1,0 +1,17 @@
+"""The pages of modules: their list, an editor, and for each module a form to run it and what there is to know."""
+
+from runner.ui.views.modules import building, code, editing, listing, running, starts, statistics, versions
+from runner.ui.visit import View
+
+VIEWS: tuple[View, ...] = (
+    *listing.VIEWS,
+    *running.VIEWS,
+    *code.VIEWS,
+    *versions.VIEWS,
+    *statistics.VIEWS,
+    *building.VIEWS,
+    *starts.VIEWS,
+    *editing.VIEWS,
+)
+
+__all__ = ["VIEWS"]

@@ -1,0 +1,5 @@
+"""Korean: modules."""
+
+from typing import Final
+
+MODULES: Final[dict[str, str]] = {}

@@ -1,6 +1,6 @@
-// Pages of operators: a question before what cannot be undone, copying, and a build that is followed in place.
+// Pages of operators: a question before what cannot be undone, and copying.
 
-import { announce, showTimes } from "./app.js";
+import { announce } from "./app.js";
 
 /** Asks in a dialog before a form with `data-sure` is sent. */
 function ask(form) {
@@ -45,17 +45,3 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     button.textContent = button.dataset.done;
   });
 }
-
-/** Loads the page again while a build runs, and replaces its content in place. */
-async function followBuild() {
-  while (document.querySelector("[data-building]")) {
-    await new Promise((done) => setTimeout(done, 1000));
-    const answer = await fetch(location.href);
-    if (!answer.ok || answer.redirected) return location.reload();
-    const found = new DOMParser().parseFromString(await answer.text(), "text/html");
-    document.getElementById("content").replaceChildren(...found.getElementById("content").childNodes);
-    showTimes();
-  }
-}
-
-followBuild();

@@ -112,7 +112,12 @@ class Outputs:
             progress = [event for event in events if isinstance(event, ProgressEvent)]
             items = sum(isinstance(event, ItemEvent) for event in events)
             window = evolve(window, next_seq=events[-1].seq + 1 if events else 0)
-            return Look(window, mistake_in(lines, failed=execution.status is Status.FAILED), progress[-1] if progress else None, items)
+            return Look(
+                window,
+                mistake_in(lines, failed=execution.status is Status.FAILED),
+                progress[-1] if progress else None,
+                items,
+            )
 
         return await self.checks.whole(work, execution.events)
 

@@ -33,7 +33,7 @@ async def show(page: Visit) -> Reply:
 
 
 async def shown_page(
-    page: Visit, *, failure: Failure | None = None, typed: Mapping[str, str] | None = None, status: int = 200
+    page: Visit, *, failure: Failure | None = None, typed: Mapping[str, str | None] | None = None, status: int = 200
 ) -> Reply:
     """Return the page; with a failure, and what was typed into its form, if that was refused."""
     service = page.service
@@ -49,7 +49,7 @@ async def shown_page(
 
 
 async def _values(page: Visit, execution: Execution) -> dict[str, Any]:
-    service, ended = page.service, execution.status.final
+    ended = execution.status.final
     given = await _shown(page, execution.input)
     result = None if execution.result is None else await _shown(page, execution.result)
     look, last = await _look(page, execution)
@@ -135,7 +135,10 @@ def _phases(t: Words, execution: Execution) -> Any:
         (t("import"), "import", timings.load),
         (t("run"), "run", run),
     )
-    return share(t("Phases"), [Part(name, look, value, formatting.duration(value)) for name, look, value in parts if value > 0.0005])
+    return share(
+        t("Phases"),
+        [Part(name, look, value, formatting.duration(value)) for name, look, value in parts if value > 0.0005],
+    )
 
 
 VIEWS = (show,)

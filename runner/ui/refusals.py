@@ -11,7 +11,7 @@ from runner.status import CODES
 from runner.ui.visit import Reply, View, Visit
 
 FAILED: Final = "a page failed inside the runner"
-_TITLES: Final = {
+TITLES: Final = {
     ErrorKind.NOT_FOUND: "Not found",
     ErrorKind.FORBIDDEN: "Not allowed",
     ErrorKind.UNAUTHENTICATED: "Not signed in",
@@ -33,7 +33,7 @@ def problem_page(page: Visit, failure: Failure) -> Reply:
         about = {"status": status, "title": failure.kind.replace("_", " "), "detail": failure.message}
         more = {"kind": failure.kind, "field": failure.field}
         return Reply(msgspec.json.encode({"type": "about:blank", **about, **more}), status, PROBLEM)
-    title = _TITLES.get(failure.kind, _TITLES[ErrorKind.BAD_INPUT])
+    title = TITLES.get(failure.kind, TITLES[ErrorKind.BAD_INPUT])
     return page.render("error.html", status=status, failure=failure, title=title)
 
 

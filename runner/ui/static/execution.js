@@ -379,6 +379,7 @@ async function refresh() {
   }
   showTimes();
   forms();
+  pictures();
 }
 
 let next = Number(run.dataset.next);
@@ -458,6 +459,16 @@ function forms() {
   }
 }
 
+/** A file whose content is no picture is not shown as one. */
+function pictures() {
+  for (const image of document.querySelectorAll("[data-picture] img")) {
+    const hide = () => (image.parentElement.hidden = true);
+    if (image.complete && !image.naturalWidth) hide();
+    image.addEventListener("error", hide);
+  }
+}
+
 forms();
+pictures();
 if ("follow" in run.dataset) listen();
 else if ("later" in run.dataset) setInterval(refresh, 5000);

@@ -96,7 +96,7 @@ def _add_record(page: Visit, health: Health, record: HistoryStatistics) -> None:
     elif record.last_error is not None:
         health.problems.append(("bad", t("The history cannot be written"), record.last_error))
     if damaged := page.service.damaged():
-        remedy = t("The log has the details; see “Damage” in the documentation of operating.")
+        remedy = t("The log names the files and the remedy.")
         health.problems.append(("bad", t("Damaged: {parts}", parts=", ".join(damaged)), remedy))
 
 

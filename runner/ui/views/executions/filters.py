@@ -52,8 +52,8 @@ _PROBLEMS: Final = {
     "until": "Write a span such as 24h, or a date such as 2026-01-31 or 2026-01-31 09:30.",
 }
 _UNKNOWN: Final = "There is no such value; choose one of the list."
-MORE: Final = ("version", "error", "subject", "schedule", "rerun_of", "since", "until", "unresolved")
-"""Filters that are folded away while none of them is set."""
+FOLDED: Final = ("version", "error", "subject", "schedule", "rerun_of", "since", "until", "unresolved")
+"""Filters whose fields are folded away."""
 
 
 @frozen
@@ -71,9 +71,9 @@ class Filters:
         return self.texts.get(name, "")
 
     @property
-    def more(self) -> bool:
-        """Whether one of the filters that are folded away is set."""
-        return any(name in self.texts for name in MORE)
+    def folded(self) -> dict[str, str]:
+        """The texts of the filters whose fields are folded away."""
+        return {name: text for name, text in self.texts.items() if name in FOLDED}
 
     def without(self, *names: str) -> dict[str, str]:
         """Return the texts of the other filters, for links."""
@@ -101,6 +101,7 @@ def read_filters(page: Visit) -> Filters:
 def refused(filters: Filters, problem: RunnerError) -> Filters:
     """Return filters with what a verb found wrong at one of them. Raises the problem if it is another one."""
     failure = problem.failure
-    if failure.kind is not ErrorKind.BAD_INPUT or failure.field not in filters.texts:
+    name = failure.field or ""
+    if failure.kind is not ErrorKind.BAD_INPUT or name not in filters.texts:
         raise problem
-    return evolve(filters, problems={**filters.problems, failure.field: failure.message})
+    return evolve(filters, problems={**filters.problems, name: failure.message})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from actors.history import Page
 from protocol.errors import ErrorKind, RunnerError
@@ -33,7 +32,7 @@ async def show(page: Visit) -> Reply:
     return page.render("executions.html", status=400 if filters.problems else 200, **values)
 
 
-def _values(page: Visit, filters: Filters, found: Page) -> Mapping[str, object]:
+def _values(page: Visit, filters: Filters, found: Page) -> dict[str, Any]:
     """Return the values of the templates."""
     searched = found.next_cursor is not None and len(found.items) < filters.query.limit
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from attrs import evolve
 
@@ -72,7 +72,7 @@ def _filters(page: Visit) -> Filters:
     return filters
 
 
-def _values(filters: Filters, what: str) -> dict[str, object]:
+def _values(filters: Filters, what: str) -> dict[str, Any]:
     return {"filters": filters, "what": what}
 
 

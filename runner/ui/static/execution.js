@@ -1,5 +1,6 @@
 // The page of an execution: follows it, and shows any part of a long output without having all of it.
 import { address, announce, showTimes } from "./app.js";
+import { become } from "./refresh.js";
 
 const run = document.getElementById("run");
 const id = run.dataset.execution;
@@ -345,7 +346,12 @@ async function refresh() {
   await new Promise((done) => setTimeout(done, 300)); // several changes come together
   asked = false;
   const answer = await fetch(path, { headers: { Accept: "text/html" } }).catch(() => null);
-  if (!answer) return;
+  if (!answer || answer.status >= 500) {
+    output.say(output.text("textLost"));
+    setTimeout(refresh, 2000);
+    return;
+  }
+  output.say("");
   if (answer.redirected || answer.status === 401) {
     output.say(output.text("textOut"));
     return;
@@ -357,8 +363,7 @@ async function refresh() {
     if (!old) {
       if (part.id === "attempts") document.getElementById("output").before(part);
       else run.append(part);
-    } else if (part.dataset.part !== "once" && !old.isEqualNode(part) && !old.contains(document.activeElement)) old.replaceWith(part);
-    else if (part.id === "do" && !old.isEqualNode(part)) old.replaceWith(part);
+    } else if (part.id !== "again") become(old, part);
   }
   const mistake = fresh.querySelector("[data-mistake]");
   if (mistake && !output.root.querySelector("[data-mistake]")) {

@@ -47,11 +47,6 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "until": ("until", _moment),
 }
 """By the name in the address, which is that of REST: the field of `Query`, and the reader of its text."""
-_PROBLEMS: Final = {
-    "since": "Write a span such as 24h, or a date such as 2026-01-31 or 2026-01-31 09:30.",
-    "until": "Write a span such as 24h, or a date such as 2026-01-31 or 2026-01-31 09:30.",
-}
-_UNKNOWN: Final = "There is no such value; choose one of the list."
 FOLDED: Final = ("version", "error", "subject", "schedule", "rerun_of", "since", "until", "unresolved")
 """Filters whose fields are folded away."""
 
@@ -93,9 +88,16 @@ def read_filters(page: Visit) -> Filters:
         try:
             values[field] = read(text)
         except (ValueError, KeyError, OverflowError):
-            problems[name] = page.words(_PROBLEMS.get(name, _UNKNOWN))
+            problems[name] = _problem(page, name)
     query = Query(limit=PAGE, cursor=page.query.get("cursor") or None, **values)
     return Filters(texts, query, problems)
+
+
+def _problem(page: Visit, name: str) -> str:
+    """Return why a filter cannot be read, and what to write."""
+    if name in ("since", "until"):
+        return page.words("Write a span such as 24h, or a date such as 2026-01-31 or 2026-01-31 09:30.")
+    return page.words("There is no such value; choose one of the list.")
 
 
 def refused(filters: Filters, problem: RunnerError) -> Filters:

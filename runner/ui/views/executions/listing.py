@@ -1,4 +1,4 @@
-"""The list of executions, newest first; a script asks for its rows again while it is looked at."""
+"""The list of executions, newest first."""
 
 from __future__ import annotations
 
@@ -26,10 +26,7 @@ async def show(page: Visit) -> Reply:
         found = await page.service.list(page.principal, filters.query)
     except RunnerError as problem:
         filters, found = refused(filters, problem), Page(())
-    values = _values(page, filters, found)
-    if page.query.get("part") == "rows":
-        return page.render("executions_rows.html", **values)
-    return page.render("executions.html", status=400 if filters.problems else 200, **values)
+    return page.render("executions.html", status=400 if filters.problems else 200, **_values(page, filters, found))
 
 
 def _values(page: Visit, filters: Filters, found: Page) -> dict[str, Any]:

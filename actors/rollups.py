@@ -100,6 +100,20 @@ class ModuleStats:
     p99: float | None = None
 
 
+@frozen
+class Ends:
+    """How many executions ended in one span of time, by status; `start` in seconds since the epoch."""
+
+    start: int
+    statuses: Mapping[Status, int]
+
+
+class Statuses(msgspec.Struct):
+    """The part of a `Rollup` that counts ends by status, which is quick to read."""
+
+    statuses: dict[Status, int] = msgspec.field(default_factory=dict)
+
+
 class Rollup(msgspec.Struct):
     """Counts that can be added and subtracted."""
 

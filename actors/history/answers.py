@@ -17,7 +17,7 @@ from actors.history.committer import Committer
 from actors.history.pending import unavailable
 from actors.history.pieces import NOTHING, joined
 from actors.history.queries import Page, Query
-from actors.rollups import ModuleStats
+from actors.rollups import Ends, ModuleStats
 from actors.sqlite import TROUBLE, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, error
@@ -137,6 +137,17 @@ class Answers:
         windows = rollups.steps(end - seconds, end, step)
         found = await self._read(lambda link: counts.by_start(link, module, windows))
         return [rollups.summary(module, over, total) for over, total in zip(windows, found, strict=True)]
+
+    async def ends_over(self, globs: tuple[str, ...], *, seconds: int, step: int) -> Sequence[Ends]:
+        """Return the ends of all modules of these globs, () for all, for each step of the last `seconds`.
+
+        Steps are those of `stats_over`. Raises `RunnerError` as `get`.
+        """
+        await self._committer.catch_up()
+        end = math.floor(self._clock() / step + 1) * step
+        windows = rollups.steps(end - seconds, end, step)
+        found = await self._read(lambda link: counts.in_all(link, globs, windows))
+        return [Ends(over.parts[0].start, sums) for over, sums in zip(windows, found, strict=True)]
 
     async def stats_lately(self) -> dict[str, ModuleStats]:
         """Return statistics of the modules that ran since yesterday, UTC. Raises `RunnerError` as `get`."""

@@ -7,6 +7,7 @@ from runner.api.described import NOT_SHOWN, module_fields
 from runner.api.details import SPANS, CodeFile, Span
 from runner.api.files import StoredFiles, gathering, viewer_of
 from runner.api.following import while_valid
+from runner.api.glance import Ends, Glance, Lives, Machine
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
@@ -32,6 +33,8 @@ __all__ = [
     "Checks",
     "CodeFile",
     "Ended",
+    "Ends",
+    "Glance",
     "Input",
     "InternalFailure",
     "KeyOrder",
@@ -40,6 +43,8 @@ __all__ = [
     "Lines",
     "Look",
     "Matches",
+    "Lives",
+    "Machine",
     "NoticeVerbs",
     "Place",
     "Publishing",

@@ -201,16 +201,22 @@ def json_option(instead_of: str) -> Callable[[Function], Function]:
     return click.option("--json", "as_json", is_flag=True, help=f"print one JSON document instead of {instead_of}")
 
 
-def with_client(options: dict[str, Any], scopes: Sequence[str], work: Callable[[Client], Awaitable[int]]) -> int:
+def with_client(
+    options: dict[str, Any],
+    scopes: Sequence[str],
+    work: Callable[[Client], Awaitable[int]],
+    seconds: float | None = None,
+) -> int:
     """Run `work` with a connection as `options` describe it; return its exit code.
 
     `scopes` are those that the command needs: for the token signed with the secret of a local runner, and for the hint
-    that names a missing token.
+    that names a missing token. `seconds` is how long such a token is valid, if not for a minute.
     """
     from runner.client import credentials, run
 
     settings = load_client_settings(options)
-    return run(settings, credentials(settings, scopes), work)
+    found = credentials(settings, scopes) if seconds is None else credentials(settings, scopes, seconds)
+    return run(settings, found, work)
 
 
 def load(options: dict[str, Any], *, quiet: bool = False) -> Loaded:

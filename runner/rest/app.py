@@ -77,7 +77,7 @@ def make_app(service: Service, verifier: Verifier, ui: App | None = None) -> Sit
         origins,
         _Late(endpoints, [each for each in every if each.operation.name not in first]),
         {each.operation.name: each for each in every if each.operation.name in first},
-        Hooks(endpoints, origins),
+        Hooks(endpoints, origins, beside_pages=ui is not None),
         ui,
     )
 

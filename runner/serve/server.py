@@ -178,7 +178,7 @@ def _announce(settings: Settings, doors: Doors, modules: int) -> None:
 async def _print_call(doors: Doors, secret: str, loaded: Loaded, served: RegistrySnapshot) -> None:
     """Print a call of the first module, with a token that is signed by the runner's own secret.
 
-    On a terminal also a link that opens the dashboard with this token: elsewhere nobody would read it in time.
+    On a terminal also a link that opens the dashboard with this token: in a log it would be too old when it is read.
     """
     settings, address = loaded.settings, doors.addresses["rest"][0]
     token = sign_for(settings.auth, secret, "local", ["admin"], _EXAMPLE_TOKEN_SECONDS)

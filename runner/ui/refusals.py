@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.errors import ErrorKind, Failure
+import msgspec
+
+from protocol.errors import PROBLEM, ErrorKind, Failure
 from runner.status import CODES
 from runner.ui.visit import Reply, View, Visit
 
 FAILED: Final = "a page failed inside the runner"
-_TITLES: Final = {
+TITLES: Final = {
     ErrorKind.NOT_FOUND: "Not found",
     ErrorKind.FORBIDDEN: "Not allowed",
     ErrorKind.UNAUTHENTICATED: "Not signed in",
@@ -25,11 +27,13 @@ _TITLES: Final = {
 
 
 def problem_page(page: Visit, failure: Failure) -> Reply:
-    """Return the page of a failure, with its kind, text and status; as one line of text where no page is asked for."""
+    """Return the page of a failure, with kind, text and status; a problem (RFC 9457) where no page is asked for."""
     status = status_of(failure)
-    if "text/html" not in (page.header("accept") or "text/html"):
-        return Reply(f"{failure.kind}: {failure.message}\n".encode(), status, "text/plain; charset=utf-8")
-    title = _TITLES.get(failure.kind, _TITLES[ErrorKind.BAD_INPUT])
+    if "text/html" not in (page.header("accept") or ""):
+        about = {"status": status, "title": failure.kind.replace("_", " "), "detail": failure.message}
+        more = {"kind": failure.kind, "field": failure.field}
+        return Reply(msgspec.json.encode({"type": "about:blank", **about, **more}), status, PROBLEM)
+    title = TITLES.get(failure.kind, TITLES[ErrorKind.BAD_INPUT])
     return page.render("error.html", status=status, failure=failure, title=title)
 
 

@@ -154,7 +154,7 @@ class Visit:
         return self.outside.base or f"{self.scope['scheme']}://{host}"
 
     def may(self, scope: str, module: str | None = None) -> bool:
-        """Whether the reader has a scope, and may use a module: what is not allowed is not shown."""
+        """Whether the reader has a scope, and may use a module: views show nothing else."""
         caller = self.caller
         return caller is not None and caller.allows(scope) and (module is None or caller.may_use(module))
 

@@ -46,6 +46,14 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def about(seconds: float) -> str:
+    """Return a duration in its largest unit: `12 s`, `6 min`, `2 h`, `3 d`."""
+    for width, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= width:
+            return f"{seconds / width:.0f} {name}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 def percent(share: float | None) -> str:
     """Return a share of 1 in percent; a dash for None. Only all is 100 %, and only none 0 %."""
     if share is None:
@@ -72,6 +80,7 @@ GLOBALS: Final = {
     "as_number": number,
     "as_size": size,
     "as_duration": duration,
+    "as_about": about,
     "as_percent": percent,
     "as_iso": iso,
     "as_clock": clock,

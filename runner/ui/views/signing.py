@@ -12,7 +12,7 @@ from runner.auth import authenticate
 from runner.ui.headers import cookies, session_cookie, set_preference, set_session
 from runner.ui.refusals import status_of
 from runner.ui.sessions import LINK_SECONDS
-from runner.ui.visit import Reply, Visit, view
+from runner.ui.visit import PREFIX, Reply, Visit, view
 from runner.ui.words import LANGUAGES
 
 _MAX_FORM: Final = 64 * 1024
@@ -66,15 +66,18 @@ async def prefer(page: Visit) -> Reply:
 
 @view("POST", "/links", open=True, raw=True, api=True)
 async def make_link(page: Visit) -> Reply:
-    """Answer a program, which shows a token or key in its headers, with the path of a link that signs in with it."""
+    """Answer a program, which shows a token or key in its headers, with the path of a link that signs in with it.
+
+    `base` is the address of the server for clients, if a proxy or the settings tell it.
+    """
     header, key = page.header("authorization"), page.header("x-api-key")
     if header is None and key is None:
         raise error(ErrorKind.UNAUTHENTICATED, "a link needs a token: send `Authorization: Bearer TOKEN`")
     await authenticate(page.access.verifier, header, key)
     credential = key.strip(" ") if key is not None else str(header).split(None, 1)[1].strip()
-    code = page.access.links.make(credential)
-    body = msgspec.json.encode({"path": page.url("/sign-in", code=code), "seconds": LINK_SECONDS})
-    return Reply(body, 201, "application/json")
+    path = f"{PREFIX}/sign-in?code={page.access.links.make(credential)}"
+    about = {"path": path, "seconds": LINK_SECONDS, "base": page.outside.base}
+    return Reply(msgspec.json.encode(about), 201, "application/json")
 
 
 def safe_path(text: str | None) -> str:

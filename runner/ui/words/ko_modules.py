@@ -148,9 +148,7 @@ MODULES: Final = {
     "The file is too long to be compared here.": "파일이 너무 길어 여기에서 비교할 수 없습니다.",
     "These versions do not differ in what is shown": "표시되는 내용에서 두 버전이 같습니다",
     "Delete the module": "모듈 삭제",
-    "All versions are deleted. The record of its executions stays.": (
-        "모든 버전이 삭제됩니다. 실행 기록은 남습니다."
-    ),
+    "All versions are deleted. The record of its executions stays.": ("모든 버전이 삭제됩니다. 실행 기록은 남습니다."),
     "Cancel executions that run or wait": "실행 중이거나 대기 중인 실행 취소",
     "Delete {name} with all versions?": "{name}의 모든 버전을 삭제할까요?",
     # Statistics

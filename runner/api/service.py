@@ -240,7 +240,7 @@ class Service:
         """Return the latest state of an execution. Raises RunnerError `forbidden` or `not_found`."""
         require(principal, Scope.EXECUTIONS_READ)
         live = self.runs.find(name)
-        return seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
+        return seen(principal, name, await (self.history.get(name) if live is None else _snapshot(self, live)))
 
     async def list(self, principal: Principal, query: Query) -> Page:
         """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
@@ -294,6 +294,15 @@ class Service:
             seen(principal, name, live.execution)
             return live.log
         return log_of(_begun(await self.get(principal, name)))
+
+
+async def _snapshot(service: Service, live: Live) -> Execution:
+    """Return a live execution as it is now, with its input, which is only in the history while it is queued."""
+    found = service.runs.snapshot(live)
+    if found.status is not Status.QUEUED or found.input != b"null" or found.input_bytes == len(found.input):
+        return found
+    stored = await service.history.get(found.id)
+    return found if stored is None else replace(found, input=stored.input)
 
 
 def _with_waiting(runs: Runs, execution: Execution) -> Execution:

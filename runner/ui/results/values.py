@@ -51,6 +51,8 @@ class Table:
     """A list of flat objects."""
 
     columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    """Of each column, whether its values are numbers."""
     rows: tuple[tuple[Node | None, ...], ...]
     """None where an object has no such key."""
     total: int
@@ -89,13 +91,13 @@ def shown(data: bytes, most: int = MAX_PARSED) -> Shown:
         return Shown(len(data), beginning=visible(data[:_MAX_BEGINNING].decode("utf-8", "ignore")))
     value = msgspec.json.decode(data)
     files = list(_files(value))
-    some = tuple(files[:_MAX_FILES])
-    named = {"files": _with_pictures(some), "more_files": len(files) > _MAX_FILES}
+    tree, text, table = None, None, _table(value)
     if isinstance(value, str) and ("\n" in value or len(value) > _MAX_TEXT):
-        return Shown(len(data), text=_text(value, _MAX_ALONE, None), **named)
-    if (table := _table(value)) is not None:
-        return Shown(len(data), table=table, **named)
-    return Shown(len(data), tree=_Tree().node(value, None, 0), **named)
+        text = _text(value, _MAX_ALONE, None)
+    elif table is None:
+        tree = _Tree().node(value, None, 0)
+    some = _with_pictures(tuple(files[:_MAX_FILES]))
+    return Shown(len(data), tree, table, text, files=some, more_files=len(files) > _MAX_FILES)
 
 
 def pretty(data: bytes, most: int) -> str | None:
@@ -157,7 +159,8 @@ def _table(value: Any) -> Table | None:
     names = list(columns)
     some = names[:MAX_COLUMNS]
     rows = tuple(tuple(_plain(row[name], None) if name in row else None for name in some) for row in value[:MAX_ROWS])
-    return Table(tuple(map(_short, some)), rows, len(value), len(names) - len(some))
+    numeric = tuple(all(cell is None or cell.sort == "number" for cell in column) for column in zip(*rows, strict=True))
+    return Table(tuple(map(_short, some)), numeric, rows, len(value), len(names) - len(some))
 
 
 def _files(value: Any) -> Iterator[NamedFile]:

@@ -1,5 +1,6 @@
 // The page of an execution: follows it, and shows any part of a long output without having all of it.
 import { address, announce, showTimes } from "./app.js";
+import { become } from "./refresh.js";
 
 const run = document.getElementById("run");
 const id = run.dataset.execution;
@@ -357,8 +358,7 @@ async function refresh() {
     if (!old) {
       if (part.id === "attempts") document.getElementById("output").before(part);
       else run.append(part);
-    } else if (part.dataset.part !== "once" && !old.isEqualNode(part) && !old.contains(document.activeElement)) old.replaceWith(part);
-    else if (part.id === "do" && !old.isEqualNode(part)) old.replaceWith(part);
+    } else if (part.id !== "again") become(old, part);
   }
   const mistake = fresh.querySelector("[data-mistake]");
   if (mistake && !output.root.querySelector("[data-mistake]")) {
@@ -379,6 +379,7 @@ async function refresh() {
   }
   showTimes();
   forms();
+  pictures();
 }
 
 let next = Number(run.dataset.next);
@@ -458,6 +459,16 @@ function forms() {
   }
 }
 
+/** A file whose content is no picture is not shown as one. */
+function pictures() {
+  for (const image of document.querySelectorAll("[data-picture] img")) {
+    const hide = () => (image.parentElement.hidden = true);
+    if (image.complete && !image.naturalWidth) hide();
+    image.addEventListener("error", hide);
+  }
+}
+
 forms();
+pictures();
 if ("follow" in run.dataset) listen();
 else if ("later" in run.dataset) setInterval(refresh, 5000);

@@ -47,13 +47,8 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "until": ("until", _moment),
 }
 """By the name in the address, which is that of REST: the field of `Query`, and the reader of its text."""
-_PROBLEMS: Final = {
-    "since": "Write a span such as 24h, or a date such as 2026-01-31 or 2026-01-31 09:30.",
-    "until": "Write a span such as 24h, or a date such as 2026-01-31 or 2026-01-31 09:30.",
-}
-_UNKNOWN: Final = "There is no such value; choose one of the list."
-MORE: Final = ("version", "error", "subject", "schedule", "rerun_of", "since", "until", "unresolved")
-"""Filters that are folded away while none of them is set."""
+FOLDED: Final = ("version", "error", "subject", "schedule", "rerun_of", "since", "until", "unresolved")
+"""Filters whose fields are folded away."""
 
 
 @frozen
@@ -71,9 +66,9 @@ class Filters:
         return self.texts.get(name, "")
 
     @property
-    def more(self) -> bool:
-        """Whether one of the filters that are folded away is set."""
-        return any(name in self.texts for name in MORE)
+    def folded(self) -> dict[str, str]:
+        """The texts of the filters whose fields are folded away."""
+        return {name: text for name, text in self.texts.items() if name in FOLDED}
 
     def without(self, *names: str) -> dict[str, str]:
         """Return the texts of the other filters, for links."""
@@ -93,14 +88,22 @@ def read_filters(page: Visit) -> Filters:
         try:
             values[field] = read(text)
         except (ValueError, KeyError, OverflowError):
-            problems[name] = page.words(_PROBLEMS.get(name, _UNKNOWN))
+            problems[name] = _problem(page, name)
     query = Query(limit=PAGE, cursor=page.query.get("cursor") or None, **values)
     return Filters(texts, query, problems)
+
+
+def _problem(page: Visit, name: str) -> str:
+    """Return why a filter cannot be read, and what to write."""
+    if name in ("since", "until"):
+        return page.words("Write a span such as 24h, or a date such as 2026-01-31 or 2026-01-31 09:30.")
+    return page.words("There is no such value; choose one of the list.")
 
 
 def refused(filters: Filters, problem: RunnerError) -> Filters:
     """Return filters with what a verb found wrong at one of them. Raises the problem if it is another one."""
     failure = problem.failure
-    if failure.kind is not ErrorKind.BAD_INPUT or failure.field not in filters.texts:
+    name = failure.field or ""
+    if failure.kind is not ErrorKind.BAD_INPUT or name not in filters.texts:
         raise problem
-    return evolve(filters, problems={**filters.problems, failure.field: failure.message})
+    return evolve(filters, problems={**filters.problems, name: failure.message})

@@ -1,10 +1,9 @@
-"""The list of executions, newest first; a script asks for its rows again while it is looked at."""
+"""The list of executions, newest first."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from actors.history import Page
 from protocol.errors import ErrorKind, RunnerError
@@ -27,13 +26,10 @@ async def show(page: Visit) -> Reply:
         found = await page.service.list(page.principal, filters.query)
     except RunnerError as problem:
         filters, found = refused(filters, problem), Page(())
-    values = _values(page, filters, found)
-    if page.query.get("part") == "rows":
-        return page.render("executions_rows.html", **values)
-    return page.render("executions.html", status=400 if filters.problems else 200, **values)
+    return page.render("executions.html", status=400 if filters.problems else 200, **_values(page, filters, found))
 
 
-def _values(page: Visit, filters: Filters, found: Page) -> Mapping[str, object]:
+def _values(page: Visit, filters: Filters, found: Page) -> dict[str, Any]:
     """Return the values of the templates."""
     searched = found.next_cursor is not None and len(found.items) < filters.query.limit
     return {

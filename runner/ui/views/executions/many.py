@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import evolve
 
 from protocol.errors import ErrorKind, RunnerError, error
-from runner.api import ACTIVE, SAME
+from runner.api import ACTIVE, SAME, Again, Cancelled
 from runner.auth import Scope
 from runner.ui.views.executions.filters import Filters, read_filters
 from runner.ui.visit import Reply, Visit, view
@@ -37,10 +38,8 @@ async def _rerun(page: Visit, *, dry_run: bool) -> Reply:
     except RunnerError as problem:
         if problem.failure.kind is not ErrorKind.OVERLOADED:
             raise
-        return page.render("executions_many.html", status=429, failure=problem.failure, **_values(filters, "rerun"))
-    good = sum(each.problem is None for each in found)
-    values = {"found": found, "good": good, "cursor": cursor, "version": version, "done": not dry_run, "more": False}
-    return page.render("executions_many.html", **_values(filters, "rerun"), **values, failure=None)
+        return page.render("executions_many.html", status=429, failure=problem.failure, what="rerun", filters=filters)
+    return _answer(page, filters, found, what="rerun", cursor=cursor, version=version, done=not dry_run)
 
 
 @view("GET", "/executions/cancel", scope=Scope.EXECUTIONS_RUN)
@@ -59,9 +58,7 @@ async def _cancel(page: Visit, *, dry_run: bool) -> Reply:
     filters = _filters(page)
     query = evolve(filters.query, limit=_AT_ONCE, cursor=None)
     found, more = await page.service.cancels.many(page.principal, query, dry_run=dry_run)
-    good = sum(each.problem is None for each in found)
-    values = {"found": found, "good": good, "cursor": None, "version": SAME, "done": not dry_run, "more": more}
-    return page.render("executions_many.html", **_values(filters, "cancel"), **values, failure=None)
+    return _answer(page, filters, found, what="cancel", more=more, done=not dry_run)
 
 
 def _filters(page: Visit) -> Filters:
@@ -72,8 +69,29 @@ def _filters(page: Visit) -> Filters:
     return filters
 
 
-def _values(filters: Filters, what: str) -> dict[str, object]:
-    return {"filters": filters, "what": what}
+def _answer(
+    page: Visit,
+    filters: Filters,
+    found: Sequence[Again | Cancelled],
+    *,
+    what: str,
+    done: bool,
+    cursor: str | None = None,
+    version: str = SAME,
+    more: bool = False,
+) -> Reply:
+    return page.render(
+        "executions_many.html",
+        filters=filters,
+        found=found,
+        what=what,
+        done=done,
+        cursor=cursor,
+        version=version,
+        more=more,
+        good=sum(each.problem is None for each in found),
+        failure=None,
+    )
 
 
 VIEWS = (show_rerun, rerun, show_cancel, cancel)

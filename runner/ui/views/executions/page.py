@@ -33,7 +33,7 @@ async def show(page: Visit) -> Reply:
 
 
 async def shown_page(
-    page: Visit, *, failure: Failure | None = None, typed: Mapping[str, str] | None = None, status: int = 200
+    page: Visit, *, failure: Failure | None = None, typed: Mapping[str, str | None] | None = None, status: int = 200
 ) -> Reply:
     """Return the page; with a failure, and what was typed into its form, if that was refused."""
     service = page.service
@@ -49,7 +49,7 @@ async def shown_page(
 
 
 async def _values(page: Visit, execution: Execution) -> dict[str, Any]:
-    service, ended = page.service, execution.status.final
+    ended = execution.status.final
     given = await _shown(page, execution.input)
     result = None if execution.result is None else await _shown(page, execution.result)
     look, last = await _look(page, execution)

@@ -17,7 +17,7 @@ from actors.registry import Published, RegistrySnapshot
 from actors.workers.build_log import BuildLog
 from actors.workers.builds import Builds
 from actors.workers.fleet import Fleet
-from actors.workers.pool import Phases, Pool, Waiter
+from actors.workers.pool import Phases, Pool, PoolState, Waiter, state_of
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
@@ -294,6 +294,15 @@ class Executor:
         self._refuse(pool, patient=True)
         return self._starter.build(pool)
 
+    def rebuild(self, module: Published) -> BuildLog:
+        """Build the environment of a module again, whose idle workers end; return the log of the build.
+
+        The build continues when all its followers have gone; calls wait for it. Raises RunnerError `unavailable`,
+        `shutdown`, and `conflict` while a call uses the environment, or others are built.
+        """
+        self._refuse_all()
+        return self._starter.rebuild(self._scheduler.pool(module))
+
     def last_build(self, module: Published) -> BuildLog | None:
         """Return the last build of a module's environment, which may still run; None without one."""
         return self._scheduler.pool(module).build
@@ -316,3 +325,8 @@ class Executor:
             kept_memory=self._scheduler.keeping.kept_bytes(),
             evicted=self._scheduler.keeping.evicted,
         )
+
+    def pools(self) -> list[PoolState]:
+        """Return the workers and callers of each module version."""
+        now = trio.current_time()
+        return [state_of(pool, now) for pool in self._scheduler.pools.values()]

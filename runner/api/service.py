@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import msgspec
 from attrs import define, evolve, field
@@ -33,6 +32,7 @@ from runner.api.details import Details
 from runner.api.files import StoredFiles, viewer_of
 from runner.api.following import Following, check_valid, following_call
 from runner.api.keys import KeyVerbs
+from runner.api.machine import Machine
 from runner.api.management import Management
 from runner.api.outputs import Outputs
 from runner.api.reruns import Cancels, Reruns, seen, shown
@@ -59,6 +59,7 @@ class Service:
     answers: Answers = field(init=False)
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
+    machine: Machine = field(init=False)
     details: Details = field(init=False)
     stored: StoredFiles = field(init=False)
     """The verbs of files."""
@@ -79,6 +80,7 @@ class Service:
         self.budget = Budget(limit)
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
+        self.machine = Machine(self.executors)
         self.details = Details(self.registry, self.executors, self.history)
         self.stored = StoredFiles(self.files, self.budget)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
@@ -116,11 +118,6 @@ class Service:
             if m.spec.name > cursor and principal.may_use(m.spec.name)
         ]
         return found[:limit], found[limit - 1].spec.name if len(found) > limit else None
-
-    def environments(self, principal: Principal) -> list[dict[str, Any]]:
-        """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
-        require(principal, Scope.MODULES_READ)
-        return [_environment(kind, executor) for kind, executor in self.executors.items()]
 
     def prepare(self, principal: Principal, name: str, version: str | None = None) -> tuple[Published, BuildLog]:
         """Build a module's environment if it is missing; return the module and the build to follow.
@@ -348,21 +345,6 @@ def _begun(execution: Execution) -> Execution:
         text = f"the execution {execution.id} is scheduled for {at}; follow it, or repeat the call, from then on"
         raise error(ErrorKind.CONFLICT, text, field="id")
     return execution
-
-
-def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:
-    return {
-        "env": kind.value,
-        "available": executor.availability.available,
-        "reason": executor.availability.reason or None,
-        "detail": dict(executor.availability.detail),
-        "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
-        "statistics": _as_dict(executor.statistics()),
-    }
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in type(value).__match_args__}
 
 
 def _damaged(service: Service) -> list[str]:

@@ -250,7 +250,13 @@ def test_a_room_has_few_files():
     assert above == FULLER_ROOMS, above
 
 
-RANKS = {"unit": "Unit:", "contract": "Contract:", "acceptance": "Acceptance:", "benchmarks": "Benchmark:"}
+RANKS = {
+    "unit": "Unit:",
+    "contract": "Contract:",
+    "acceptance": "Acceptance:",
+    "browser": "Browser:",
+    "benchmarks": "Benchmark:",
+}
 
 
 @pytest.mark.parametrize("path", TESTS, ids=[str(path.relative_to(ROOT)) for path in TESTS])

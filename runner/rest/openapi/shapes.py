@@ -20,7 +20,7 @@ from protocol.errors import ErrorKind
 from protocol.events import Error
 from protocol.model import Kind, Status
 from protocol.views import Json, ListedExecution, Moment
-from runner.api import NOT_SHOWN, SAME
+from runner.api import NOT_SHOWN, SAME, BuiltEnvironment, ShownWorker
 
 
 class ExecutionPage(TypedDict):
@@ -78,6 +78,18 @@ class Environments(TypedDict):
     """All kinds of environment."""
 
     items: list[Environment]
+
+
+class BuiltEnvironments(TypedDict):
+    """All built environments, the largest first."""
+
+    items: list[BuiltEnvironment]
+
+
+class Workers(TypedDict):
+    """All workers, by module."""
+
+    items: list[ShownWorker]
 
 
 class ShownSignature(TypedDict):

@@ -33,7 +33,7 @@ def _page(subject: Subject, status: int = 200, failure: Failure | None = None) -
     page, spec = subject.page, subject.module.spec
     build = page.service.details.build(page.principal, subject.name, subject.version)
     lines = () if build is None else build.last(_SHOWN)
-    kind = next(each for each in page.service.environments(page.principal) if each["env"] == spec.env.value)
+    kind = next(each for each in page.service.machine.kinds(page.principal) if each["env"] == spec.env.value)
     return subject.render(
         "module_environment.html",
         "/environment",

@@ -120,7 +120,8 @@ def _figure(
     ).format(
         title=labels.title,
         keys=Markup("").join(keys),
-        scale=Markup("").join(Markup("<span>{}</span>").format(form(each)) for each in (top, top / 2, 0)),
+        scale=Markup("").join(Markup("<span>{}</span>").format(form(each)) for each in (top, top / 2))
+        + Markup("<span>0</span>"),
         width=width,
         height=_HEIGHT,
         summary=f"{labels.title}. {labels.summary}",

@@ -18,8 +18,8 @@ def start(shape: Shape) -> dict[str, str]:
 
 def start_value(shape: Shape, *, required: bool) -> Any:
     """Return the value that a part begins with, `ABSENT` for an empty one."""
-    if "default" in shape.schema:
-        default = shape.schema["default"]
+    default = shape.schema.get("default")
+    if default is not None and default != "":
         try:
             flatten(shape, default)
         except NotShownError:

@@ -29,18 +29,37 @@ class Runner {
     this.raw.addEventListener("keydown", indent);
     this.form.addEventListener("submit", (event) => this.submitted(event, this.form));
     this.json.addEventListener("submit", (event) => this.submitted(event, this.json));
+    root.addEventListener("wronginput", (event) => this.mark(event.detail));
     showBranches(this.form);
+  }
+
+  /** Shows at its field what the module itself found wrong. */
+  mark({ at, why }) {
+    let path = at;
+    let field = null;
+    while (path && !(field = this.form.querySelector(`[data-path="${CSS.escape(path)}"]`))) {
+      path = path.slice(0, Math.max(path.lastIndexOf("."), path.lastIndexOf("[")));
+    }
+    if (!field || field.querySelector(".problem.found")) return;
+    field.classList.add("wrong");
+    const line = document.createElement("p");
+    line.className = "problem found";
+    line.textContent = path === at ? why : `${at}: ${why}`;
+    (field.querySelector(":scope > .inside") ?? field).append(line);
   }
 
   typed(event, toJson) {
     const group = event.target.closest("fieldset.group");
     if (group && !event.target.matches("[data-use]")) {
       for (let each = group; each; each = each.parentElement.closest("fieldset.group")) {
-        const tick = each.querySelector(":scope > .tick > [data-use]");
+        const tick = each.querySelector(":scope > .inside > .tick > [data-use]");
         if (tick) tick.checked = true;
       }
     }
     showBranches(this.form);
+    const marked = event.target.closest(".wrong");
+    marked?.classList.remove("wrong");
+    marked?.querySelector(".problem.found")?.remove();
     if (event.target.type !== "file") toJson();
   }
 

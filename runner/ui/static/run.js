@@ -57,6 +57,8 @@ async function refresh(path, place) {
     else if (!old.isEqualNode(part)) old.replaceWith(part);
   });
   showTimes(place);
+  const [, at, why] = /^(\$[^:]*): (.*)/s.exec(place.querySelector(".bad-edge .message")?.textContent.trim() ?? "") ?? [];
+  if (at) place.dispatchEvent(new CustomEvent("wronginput", { bubbles: true, detail: { at, why } }));
 }
 
 export function followRun(place, id) {

@@ -69,8 +69,11 @@ def of_version(module: Published, files: Iterable[CodeFile]) -> Draft:
     return Draft(module.ref.name, texts, tuple(kept))
 
 
-def fields_of(module: Published) -> str:
-    """Return the fields of a module that differ from their defaults, as YAML. Raises ConfigError."""
+def fields_of(module: Published, *, whole: bool = True) -> str:
+    """Return the fields of a module that differ from their defaults, as YAML.
+
+    Without `whole`, what others than its authors do not see is left out: values of variables, recipients of notices.
+    """
     fields = spec_to_mapping(module.spec)
     plain = spec_from_mapping(
         {"name": module.ref.name, "env": module.spec.env.value, "code": "handler = print"}, base=None, allow_path=False
@@ -80,6 +83,9 @@ def fields_of(module: Published) -> str:
     for field, value in fields.items():
         if field not in (*_NOT_WRITTEN, "secrets") and field not in shown and value != defaults.get(field):
             shown[field] = value
+    if not whole:
+        shown.pop("on_end", None)
+        shown |= {"variables": sorted(module.spec.variables)} if module.spec.variables else {}
     if module.spec.secrets:
         shown["secrets"] = list(module.spec.secrets)
     text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)

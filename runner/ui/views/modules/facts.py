@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from config.modules import ModuleSpec
 from protocol.model import Isolation, Record
-from runner.ui.looks import duration, size
+from runner.ui.looks import as_duration, as_size
 from runner.ui.words import Words
 
 Fact: TypeAlias = tuple[str, str | Sequence[str]]
@@ -17,7 +17,7 @@ _LINES = 30
 
 def settings_of(spec: ModuleSpec, t: Words) -> Iterator[Fact]:
     """Yield how a module runs."""
-    yield t("Time limit"), duration(spec.timeout)
+    yield t("Time limit"), as_duration(spec.timeout)
     yield t("Workers at a time"), f"{spec.concurrency:,}"
     yield (
         t("Isolation"),
@@ -29,10 +29,10 @@ def settings_of(spec: ModuleSpec, t: Words) -> Iterator[Fact]:
         }[spec.isolation],
     )
     if spec.memory is not None:
-        yield t("Memory"), size(spec.memory)
+        yield t("Memory"), as_size(spec.memory)
     if spec.cpus is not None:
         yield t("Processors"), f"{spec.cpus:g}"
-    yield t("Most output"), size(spec.output)
+    yield t("Most output"), as_size(spec.output)
     if spec.retry.attempts > 1:
         yield t("Attempts"), t("{n}, after {kinds}", n=spec.retry.attempts, kinds=", ".join(spec.retry.on))
     if spec.rate:

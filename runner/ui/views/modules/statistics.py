@@ -11,7 +11,7 @@ from protocol.model import Status
 from runner.api import SPANS
 from runner.auth import Scope
 from runner.ui.drawing import Labels, Series, lines, stacked
-from runner.ui.looks import duration
+from runner.ui.looks import as_duration
 from runner.ui.views.modules.subject import subject_of
 from runner.ui.visit import Reply, Visit, view
 from runner.ui.words import Words
@@ -62,9 +62,9 @@ def _durations(t: Words, times: Sequence[str], steps: Sequence[ModuleStats]) -> 
         Series("p99", "p99", [step.p99 for step in steps]),
     ]
     known = [value for value in series[0].values if value is not None]
-    summary = t("Half of the calls took at most {time} at their slowest.", time=duration(max(known, default=0.0)))
+    summary = t("Half of the calls took at most {time} at their slowest.", time=as_duration(max(known, default=0.0)))
     labels = Labels(t("Time in the handler"), times, t("From (UTC)"), t("As a table"), summary)
-    return lines(labels, series, duration)
+    return lines(labels, series, as_duration)
 
 
 VIEWS = (show,)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from actors.registry import Published
-from config.modules import spec_to_mapping
+from config.modules import DESCRIPTIONS
 from protocol.errors import RunnerError
 from runner.auth import Scope
-from runner.ui.forms import pretty
+from runner.ui.views.modules.drafts import fields_of
 from runner.ui.views.modules.shown_code import Compared, compare
 from runner.ui.views.modules.subject import Subject, condition_of, subject_of
 from runner.ui.visit import Reply, Visit, view
-
-FIELDS = "module"
-"""The name under which the fields of a version are compared like a file."""
 
 
 @view("GET", "/modules/{name}/versions", scope=Scope.MODULES_READ)
@@ -51,24 +46,15 @@ async def _compared(subject: Subject, old: str, new: str) -> list[Compared]:
     found = []
     for version in (old, new):
         module = next(each for each in subject.versions if each.ref.version == version)
-        texts: dict[str, str | None] = {FIELDS: await subject.page.service.checks.run(partial(fields_text, module))}
+        texts: dict[str, str | None] = {}
         if subject.page.may(Scope.MODULES_WRITE):
             files = await subject.page.service.details.code(subject.page.principal, subject.name, version)
             texts |= {file.name: file.text for file in files}
+        texts[DESCRIPTIONS[0]] = await subject.page.service.checks.run(
+            partial(fields_of, module, whole=subject.may_change)
+        )
         found.append(texts)
     return await subject.page.service.checks.run(lambda: list(compare(*found)))
-
-
-def fields_text(module: Published) -> str:
-    """Return the fields of a version as text, without code, and without the values of its variables."""
-    fields: Mapping[str, Any] = spec_to_mapping(module.spec)
-    left_out = ("code", "path", "name", "version", "secrets", "on_end")
-    shown = {
-        name: value for name, value in sorted(fields.items()) if name not in left_out and value not in ([], {}, "")
-    }
-    if module.spec.variables:
-        shown["variables"] = sorted(module.spec.variables)
-    return pretty(shown) + "\n"
 
 
 @view("POST", "/modules/{name}/versions", scope=Scope.MODULES_WRITE)

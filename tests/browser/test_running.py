@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser.chromium import WAIT_MS
 from tests.browser.showcase import MODULES, sign_in
-from tests.server_process import Server, running, url_of
+from tests.server_process import running, url_of
 
 pytestmark = pytest.mark.usefixtures("filled")
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import trio
+import trio.lowlevel
 
-from protocol.errors import ErrorKind
-from protocol.model import Status
 from tests.support import ANYBODY, inline, open_service
 
 ADD = "def handler(input):\n    return input['a'] + input['b']\n"
@@ -28,4 +26,4 @@ async def test_a_handler_calls_a_module(tmp_path):
             ended = await service.execute(ANYBODY, "caller", b"41")
     print(ended.failure)
     assert json.loads(ended.result) == 42
-    await trio.sleep(0)
+    await trio.lowlevel.checkpoint()

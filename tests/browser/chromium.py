@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -77,6 +78,8 @@ class Chromium:
 
     def run(self, function: Callable[..., Found], *args: Any, **named: Any) -> Found:
         """Call a function in the browser's thread, and wait for it."""
+        if threading.current_thread().name.startswith("chromium"):
+            return function(*args, **named)
         return self._thread.submit(function, *args, **named).result()
 
     def close(self) -> None:
@@ -99,6 +102,18 @@ def running_chromium() -> Iterator[Chromium]:
         yield chromium
     finally:
         chromium.close()
+
+
+@contextmanager
+def opened(chromium: Chromium, complaints: Complaints, **how: Any) -> Iterator[Any]:
+    """Open a page in a context of its own, and watch it."""
+    context = chromium.run(chromium.browser.new_context, base_url=complaints.origin, locale="en-GB", **how)
+    try:
+        chromium.run(complaints.watch, context)
+        context.set_default_timeout(WAIT_MS)
+        yield chromium.run(context.new_page)
+    finally:
+        chromium.run(context.close)
 
 
 def violations(page: Page) -> list[str]:

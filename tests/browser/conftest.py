@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from tests.browser import chromium as browsers
-from tests.browser.chromium import AXE, WAIT_MS, Chromium, Complaints, running_chromium
+from tests.browser.chromium import AXE, Chromium, Complaints, opened, running_chromium
 from tests.browser.showcase import MODULES, fill, sign_in
 from tests.server_process import Server, running, url_of
 
@@ -71,7 +70,7 @@ def complaints(server: Server) -> Iterator[Complaints]:
 @pytest.fixture
 def visitor(chromium: Chromium, server: Server, complaints: Complaints) -> Iterator[Any]:
     """Provide a page without a session."""
-    with opened(chromium, server, complaints) as page:
+    with opened(chromium, complaints) as page:
         yield page
 
 
@@ -92,17 +91,5 @@ def session(chromium: Chromium, server: Server) -> Any:
 @pytest.fixture
 def page(chromium: Chromium, server: Server, complaints: Complaints, session: Any) -> Iterator[Any]:
     """Provide a page of an admin."""
-    with opened(chromium, server, complaints, storage_state=session) as page:
+    with opened(chromium, complaints, storage_state=session) as page:
         yield page
-
-
-@contextmanager
-def opened(chromium: Chromium, server: Server, complaints: Complaints, **how: Any) -> Iterator[Any]:
-    """Open a page in a context of its own, and watch it."""
-    context = chromium.run(chromium.browser.new_context, base_url=url_of(server), locale="en-GB", **how)
-    try:
-        chromium.run(complaints.watch, context)
-        context.set_default_timeout(WAIT_MS)
-        yield chromium.run(context.new_page)
-    finally:
-        chromium.run(context.close)

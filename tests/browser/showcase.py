@@ -56,7 +56,7 @@ modules:
 
       def handler(input):
           for number in range(input["to"]):
-              print("line", number, flush=True)
+              print("line", number, flush="pause" in input)
               time.sleep(input.get("pause", 0))
           return input["to"]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.chromium import WAIT_MS
-from tests.browser.showcase import MODULES, sign_in
-from tests.server_process import running, url_of
+from tests.browser.chromium import Complaints, opened
+from tests.browser.relay import Relay
+from tests.server_process import Server, running
 
 pytestmark = pytest.mark.usefixtures("filled")
 
@@ -67,19 +68,47 @@ def test_a_long_output_is_searched_as_a_whole(page, server):
     expect(page.locator("[data-found]")).to_contain_text("11")  # itself, and 47110 to 47119
 
 
-@pytest.mark.timeout(180)
+STEADY = """
+modules:
+  - name: steady
+    env: inline
+    retry: {attempts: 2, on: [lost], backoff: {initial: 10ms}}
+    code: |
+      import time
+      from pathlib import Path
+
+      def handler(input, context):
+          for number in range(1000):
+              print(f"{context.attempt}: line {number}", flush=True)
+              if number == 20 and context.attempt == 1:
+                  time.sleep(3600)
+              if number == 40:
+                  break
+              time.sleep(0.01)
+          return "done"
+"""
+
+
 def test_a_page_follows_over_a_restart_of_the_runner(chromium, tmp_path):
-    options = ["--host", "127.0.0.1"]
-    with running(tmp_path, MODULES, *options) as server:
-
-        def follow():
-            context = chromium.browser.new_context(base_url=url_of(server), locale="en-GB")
-            context.set_default_timeout(WAIT_MS)
-            page = context.new_page()
-            key = server.client.post("/keys", json={"name": "k", "scopes": ["admin"]}).json()["key"]
-            sign_in(page, key)
-            waiting = start(server, module="count", input={"to": 30}, delay=None)
-            page.goto(f"/ui/executions/{waiting}")
-            return context, page, waiting
-
-        del follow
+    """Without sessions, which end with the runner. The relay keeps the address."""
+    scopes = "executions:read executions:run modules:read"
+    with Relay() as relay, running(tmp_path, STEADY, "--anonymous", scopes) as first:
+        relay.target = first.ready["rest"][0][1]
+        accepted = start(first, module="steady", input=None)
+        complaints = Complaints(relay.url)
+        with opened(chromium, complaints) as page:
+            page.goto(f"/ui/executions/{accepted}")
+            lines = page.locator("[data-body] .l")
+            expect(lines.filter(has_text="1: line 20")).to_be_visible()
+            first.stop(signal.SIGKILL)
+            relay.cut()
+            second = Server(tmp_path, "--anonymous", scopes)
+            try:
+                relay.target = second.ready["rest"][0][1]
+                expect(status_of(page)).to_have_text("succeeded")
+                found = lines.all_inner_texts()
+            finally:
+                second.stop(signal.SIGKILL)
+    assert len(found) == len({*found}), "no line is there twice"
+    assert [line for line in found if line.startswith("2: ")] == [f"2: line {number}" for number in range(41)]
+    assert "console" not in "".join(complaints.found).replace("console: the", "")

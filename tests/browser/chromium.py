@@ -107,7 +107,8 @@ def running_chromium() -> Iterator[Chromium]:
 @contextmanager
 def opened(chromium: Chromium, complaints: Complaints, **how: Any) -> Iterator[Any]:
     """Open a page in a context of its own, and watch it."""
-    context = chromium.run(chromium.browser.new_context, base_url=complaints.origin, locale="en-GB", **how)
+    look = {"locale": "en-GB", "reduced_motion": "reduce"}  # colours that fade are measured half-way
+    context = chromium.run(chromium.browser.new_context, base_url=complaints.origin, **look, **how)
     try:
         chromium.run(complaints.watch, context)
         context.set_default_timeout(WAIT_MS)
@@ -116,11 +117,12 @@ def opened(chromium: Chromium, complaints: Complaints, **how: Any) -> Iterator[A
         chromium.run(context.close)
 
 
-def violations(page: Page) -> list[str]:
-    """Return what the accessibility checker finds in a page: the rule, and the elements that break it."""
+def violations(page: Page, *rules: str) -> list[str]:
+    """Return what the accessibility checker finds in a page, by these rules or all: the rule, and what breaks it."""
     if not page.evaluate("typeof axe == 'object'"):
         page.evaluate(AXE.read_text())  # the page's policy binds its own scripts only
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found = page.evaluate("options => axe.run(document, options)", options)
     return [
         f"{rule['id']}: {rule['help']}: {node['html'][:200]} ({node['failureSummary']})"
         for rule in found["violations"]

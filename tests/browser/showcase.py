@@ -57,7 +57,8 @@ modules:
       def handler(input):
           for number in range(input["to"]):
               print("line", number, flush="pause" in input)
-              time.sleep(input.get("pause", 0))
+              if "pause" in input:
+                  time.sleep(input["pause"])
           return input["to"]
 
   - name: upper

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
@@ -90,6 +90,7 @@ class Chromium:
 
 def _launch() -> tuple[Playwright, Browser]:
     playwright = sync_playwright().start()
+    expect.set_options(timeout=WAIT_MS)
     environ = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     return playwright, playwright.chromium.launch(executable_path=PROGRAM, args=OPTIONS, env=environ)
 

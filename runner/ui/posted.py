@@ -58,8 +58,9 @@ def _parse(content_type: str, body: bytes) -> Posted:
             text = body.decode()
             return Posted(MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS)))
         if kind == MULTIPART:
-            limits = {"max_form_memory_size": len(body) + 1, "max_form_parts": _MAX_FIELDS}
-            parser = FormDataParser(_in_memory, **limits, silent=False)
+            parser = FormDataParser(
+                _in_memory, max_form_memory_size=len(body) + 1, max_form_parts=_MAX_FIELDS, silent=False
+            )
             boundary = _boundary(rest)
             _, form, files = parser.parse(BytesIO(body), kind, len(body), {"boundary": boundary})
             return Posted(form, files)

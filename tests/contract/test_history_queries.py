@@ -356,19 +356,19 @@ async def test_the_ends_of_all_modules_are_counted_by_hour_and_by_module(tmp_pat
         both = {Status.SUCCEEDED: 1, Status.FAILED: 1}
 
         async def ends(globs):
-            found = await history.ends_over(globs, seconds=86400, step=3600)
+            found, _ = await history.ends(globs, seconds=86400, step=3600)
             assert [each.start - found[0].start for each in found] == [3600 * number for number in range(24)]
             return [each.statuses for each in found if each.statuses]
 
         assert await ends(()) == [both, {Status.SUCCEEDED: 1}]
         assert await ends(("gr*",)) == [{Status.FAILED: 1}, {Status.SUCCEEDED: 1}]
         assert await ends(("none",)) == []
-        lately = await history.ends_lately(())
+        _, lately = await history.ends((), seconds=86400, step=3600)
         assert {name: (each.statuses, each.kinds) for name, each in lately.items()} == {
             "greet": (both, {ErrorKind.TIMEOUT: 1}),
             "other": ({Status.SUCCEEDED: 1}, {}),
         }
-        assert set(await history.ends_lately(("oth*",))) == {"other"}
+        assert set((await history.ends(("oth*",), seconds=86400, step=3600))[1]) == {"other"}
         with closing(sqlite3.connect(tmp_path / "history.db")) as link:  # as an earlier release left it
             link.execute("delete from rollups where module = ''")
             link.commit()

@@ -373,7 +373,7 @@ async def test_a_failure_is_a_page_with_the_remedy_and_a_bug_tells_nothing(site,
     async def refuse(*_args, **_more):
         raise error(ErrorKind.UNAVAILABLE, "the history <is> away; look at the disk")
 
-    monkeypatch.setattr("actors.history.answers.Answers.ends_over", refuse)
+    monkeypatch.setattr("actors.history.answers.Answers.ends", refuse)
     page = await browser.get("/")
     assert page.status_code == 200
     assert "the history &lt;is&gt; away; look at the disk" in page.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from actors.history.committer import Committer
 from actors.history.pending import unavailable
 from actors.history.pieces import NOTHING, joined
 from actors.history.queries import Page, Query
-from actors.rollups import Ends, ModuleStats
+from actors.rollups import EndCounts, Ends, ModuleStats
 from actors.sqlite import TROUBLE, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, error
@@ -146,8 +146,14 @@ class Answers:
         await self._committer.catch_up()
         end = math.floor(self._clock() / step + 1) * step
         windows = rollups.steps(end - seconds, end, step)
-        found = await self._read(lambda link: counts.in_all(link, globs, windows))
-        return [Ends(over.parts[0].start, sums) for over, sums in zip(windows, found, strict=True)]
+        found = await self._read(lambda link: counts.ended_in_all(link, globs, windows))
+        return [Ends(over.parts[0].start, sums.statuses) for over, sums in zip(windows, found, strict=True)]
+
+    async def ends_lately(self, globs: tuple[str, ...]) -> Mapping[str, EndCounts]:
+        """Return the ends since yesterday, UTC, of the modules of these globs, () for all. Raises as `get`."""
+        await self._committer.catch_up()
+        part = rollups.since_yesterday(self._clock()).parts[0]
+        return await self._read(lambda link: counts.ended_by_module(link, globs, part))
 
     async def stats_lately(self) -> dict[str, ModuleStats]:
         """Return statistics of the modules that ran since yesterday, UTC. Raises `RunnerError` as `get`."""

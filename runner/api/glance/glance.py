@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from actors.executions import Live, Runs
 from actors.history import Ends, History, HistoryStatistics
 from config.settings import Settings
+from protocol.errors import ErrorKind
 from protocol.model import Execution, Status
 from runner.api.details import Span
 from runner.api.glance.machine import Machine
@@ -27,6 +28,17 @@ class Lives:
     waiting: tuple[Execution, ...]
     """Queued ones, and those that wait for a worker or a build; each knows why."""
     waiting_total: int
+
+
+@frozen
+class Red:
+    """A module with failures since yesterday, UTC."""
+
+    name: str
+    failed: int
+    total: int
+    kind: ErrorKind | None
+    """The most frequent kind of failure."""
 
 
 @frozen
@@ -53,6 +65,25 @@ class Glance:
         """
         require(principal, Scope.EXECUTIONS_READ)
         return await self.history.ends_over(principal.modules, seconds=span.seconds, step=span.step)
+
+    async def red(self, principal: Principal) -> list[Red]:
+        """Return the modules with failures since yesterday, those with most of them first.
+
+        Raises RunnerError `unavailable`.
+        """
+        require(principal, Scope.EXECUTIONS_READ)
+        found = await self.history.ends_lately(principal.modules)
+        failures = [
+            Red(
+                name,
+                failed,
+                sum(each.statuses.values()),
+                max(each.kinds, key=lambda kind: each.kinds[kind], default=None),
+            )
+            for name, each in found.items()
+            if (failed := each.statuses.get(Status.FAILED, 0))
+        ]
+        return sorted(failures, key=lambda each: (-each.failed, each.name))
 
     async def machine(self, principal: Principal) -> tuple[Machine, HistoryStatistics]:
         """Return the state of the machine, and that of the record."""

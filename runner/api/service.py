@@ -62,7 +62,6 @@ class Service:
     machine: Machine = field(init=False)
     details: Details = field(init=False)
     stored: StoredFiles = field(init=False)
-    """The verbs of files."""
     keys: KeyVerbs = field(init=False)
     reruns: Reruns = field(init=False)
     cancels: Cancels = field(init=False)
@@ -86,8 +85,7 @@ class Service:
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
-        self.cancels = Cancels(self.history, self.runs)
-        self.outputs = Outputs(self.history, self.runs, self.checks)
+        self.cancels, self.outputs = Cancels(self.history, self.runs), Outputs(self.history, self.runs, self.checks)
         self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
         self.runs.nesting.serve(self.checks.input, self._idempotency.first_child)
 

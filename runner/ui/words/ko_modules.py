@@ -164,7 +164,9 @@ MODULES: Final = {
     "Executions by their end": "결과별 실행 수",
     "From (UTC)": "시작 (UTC)",
     "As a table": "표로 보기",
-    "Half of the calls took at most {time} at their slowest.": "가장 느린 구간에서 호출의 절반이 {time} 안에 끝났습니다.",
+    "Half of the calls took at most {time} at their slowest.": (
+        "가장 느린 구간에서 호출의 절반이 {time} 안에 끝났습니다."
+    ),
     "Time in the handler": "핸들러 실행 시간",
     # Environment
     "This machine has no {kind}": "이 컴퓨터에는 {kind}이(가) 없습니다",
@@ -172,6 +174,14 @@ MODULES: Final = {
     "The module runs in the Python of the runner, with its standard library; there is nothing to build.": (
         "모듈은 러너의 Python과 표준 라이브러리로 실행되므로 빌드할 것이 없습니다."
     ),
+    "On this machine": "이 컴퓨터에서",
+    "All about it": "자세히 보기",
+    "Size": "크기",
+    "Built": "빌드 시각",
+    "Last use": "마지막 사용",
+    "Shared with": "함께 쓰는 모듈",
+    "no other module": "다른 모듈 없음",
+    "Key": "키",
     "Build": "빌드",
     "Build it now": "지금 빌드하기",
     "Nothing was built since the start of the runner": "러너가 시작된 뒤에 빌드한 것이 없습니다",

@@ -35,7 +35,7 @@ MODULES: Final = {
     "of the modules file": "모듈 파일의 모듈",
     "published by {name}": "{name} 게시",
     "Pages of the module": "모듈의 페이지",
-    "Run": "실행하기",
+    "Run it": "실행하기",
     "About": "정보",
     "Code": "코드",
     "Versions": "버전",
@@ -162,7 +162,7 @@ MODULES: Final = {
     "Choose a longer span, or run the module.": "더 긴 기간을 고르거나 모듈을 실행하세요.",
     "{total} executions ended, {failed} of them failed.": "실행 {total}건이 끝났고, 그중 {failed}건이 실패했습니다.",
     "Executions by their end": "결과별 실행 수",
-    "From (UTC)": "시작 (UTC)",
+    "Begin (UTC)": "시작 (UTC)",
     "As a table": "표로 보기",
     "Half of the calls took at most {time} at their slowest.": (
         "가장 느린 구간에서 호출의 절반이 {time} 안에 끝났습니다."
@@ -177,7 +177,7 @@ MODULES: Final = {
     "On this machine": "이 컴퓨터에서",
     "All about it": "자세히 보기",
     "Size": "크기",
-    "Built": "빌드 시각",
+    "Built at": "빌드 시각",
     "Last use": "마지막 사용",
     "Shared with": "함께 쓰는 모듈",
     "no other module": "다른 모듈 없음",
@@ -205,7 +205,7 @@ MODULES: Final = {
     "It has no routes of its own. The field endpoints gives it some.": (
         "자체 경로가 없습니다. endpoints 필드로 만들 수 있습니다."
     ),
-    "When": "시기",
+    "When": "시점",
     "Next": "다음",
     "Last": "마지막",
     "every {time}": "{time}마다",

@@ -33,7 +33,9 @@ async def _page(subject: Subject, status: int = 200, failure: Failure | None = N
     page, spec = subject.page, subject.module.spec
     build = page.service.details.build(page.principal, subject.name, subject.version)
     lines = () if build is None else build.last(_SHOWN)
-    kind = next(each for each in page.service.machine.kinds(page.principal) if each["env"] == spec.env.value)
+    machine, ref = page.service.machine, str(subject.module.ref)
+    kind = next(each for each in machine.kinds(page.principal) if each["env"] == spec.env.value)
+    built = [each for each in await machine.built(page.principal) if ref in each["modules"]]
     return subject.render(
         "module_environment.html",
         "/environment",

@@ -50,6 +50,9 @@ MODULES: Final = {
     "Show as JSON": "JSON으로 보기",
     "The input as JSON": "입력 JSON",
     "This is not JSON: {why}": "JSON이 아닙니다: {why}",
+    "The module describes no fields: its input is JSON. Type hints or the field input_schema make a form.": (
+        "모듈이 필드를 설명하지 않아 입력을 JSON으로 작성합니다. 타입 힌트나 input_schema 필드가 있으면 양식이 됩니다."
+    ),
     "Run this JSON": "이 JSON으로 실행하기",
     "Fill in the form": "양식 채우기",
     "This run": "이번 실행",

@@ -16,7 +16,7 @@ function later(work) {
 class Runner {
   constructor(root) {
     this.root = root;
-    this.form = root.querySelector("[data-form]");
+    this.form = root.querySelector("[data-form]") ?? document.createElement("form"); // without a schema there is no form
     this.json = root.querySelector("[data-json]");
     this.raw = this.json.elements.raw;
     this.asked = 0;
@@ -26,7 +26,7 @@ class Runner {
     const toForm = later(() => this.turn("to-form"));
     this.form.addEventListener("input", (event) => this.typed(event, toJson));
     this.form.addEventListener("change", (event) => this.changed(event));
-    this.raw.addEventListener("input", toForm);
+    if (this.form.isConnected) this.raw.addEventListener("input", toForm);
     this.raw.addEventListener("keydown", indent);
     this.form.addEventListener("submit", (event) => this.submitted(event, this.form));
     this.json.addEventListener("submit", (event) => this.submitted(event, this.json));
@@ -127,6 +127,7 @@ class Runner {
   draw(html) {
     const place = this.form.querySelector("[data-fields]");
     const held = document.activeElement?.name;
+    if (!place) return;
     place.innerHTML = html; // the server has escaped every text in it
     showBranches(this.form);
     if (held) place.querySelector(`[name="${CSS.escape(held)}"]`)?.focus();

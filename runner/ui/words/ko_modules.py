@@ -35,7 +35,7 @@ MODULES: Final = {
     "of the modules file": "모듈 파일의 모듈",
     "published by {name}": "{name} 게시",
     "Pages of the module": "모듈의 페이지",
-    "Run": "실행하기",
+    "Run it": "실행하기",
     "About": "정보",
     "Code": "코드",
     "Versions": "버전",
@@ -50,6 +50,9 @@ MODULES: Final = {
     "Show as JSON": "JSON으로 보기",
     "The input as JSON": "입력 JSON",
     "This is not JSON: {why}": "JSON이 아닙니다: {why}",
+    "The module describes no fields: its input is JSON. Type hints or the field input_schema make a form.": (
+        "모듈이 필드를 설명하지 않아 입력을 JSON으로 작성합니다. 타입 힌트나 input_schema 필드가 있으면 양식이 됩니다."
+    ),
     "Run this JSON": "이 JSON으로 실행하기",
     "Fill in the form": "양식 채우기",
     "This run": "이번 실행",
@@ -162,9 +165,11 @@ MODULES: Final = {
     "Choose a longer span, or run the module.": "더 긴 기간을 고르거나 모듈을 실행하세요.",
     "{total} executions ended, {failed} of them failed.": "실행 {total}건이 끝났고, 그중 {failed}건이 실패했습니다.",
     "Executions by their end": "결과별 실행 수",
-    "From (UTC)": "시작 (UTC)",
+    "Begin (UTC)": "시작 (UTC)",
     "As a table": "표로 보기",
-    "Half of the calls took at most {time} at their slowest.": "가장 느린 구간에서 호출의 절반이 {time} 안에 끝났습니다.",
+    "Half of the calls took at most {time} at their slowest.": (
+        "가장 느린 구간에서 호출의 절반이 {time} 안에 끝났습니다."
+    ),
     "Time in the handler": "핸들러 실행 시간",
     # Environment
     "This machine has no {kind}": "이 컴퓨터에는 {kind}이(가) 없습니다",
@@ -172,6 +177,14 @@ MODULES: Final = {
     "The module runs in the Python of the runner, with its standard library; there is nothing to build.": (
         "모듈은 러너의 Python과 표준 라이브러리로 실행되므로 빌드할 것이 없습니다."
     ),
+    "On this machine": "이 컴퓨터에서",
+    "All about it": "자세히 보기",
+    "Size": "크기",
+    "Built at": "빌드 시각",
+    "Last use": "마지막 사용",
+    "Shared with": "함께 쓰는 모듈",
+    "no other module": "다른 모듈 없음",
+    "Key": "키",
     "Build": "빌드",
     "Build it now": "지금 빌드하기",
     "Nothing was built since the start of the runner": "러너가 시작된 뒤에 빌드한 것이 없습니다",
@@ -195,7 +208,7 @@ MODULES: Final = {
     "It has no routes of its own. The field endpoints gives it some.": (
         "자체 경로가 없습니다. endpoints 필드로 만들 수 있습니다."
     ),
-    "When": "시기",
+    "When": "시점",
     "Next": "다음",
     "Last": "마지막",
     "every {time}": "{time}마다",

@@ -26,19 +26,23 @@ _HERE: Final = b": here\n\n"
 @view("GET", "/modules/{name}/environment", scope=Scope.MODULES_READ)
 async def show(page: Visit) -> Reply:
     """Show the environment of a module, and its last build."""
-    return _page(subject_of(page))
+    return await _page(subject_of(page))
 
 
-def _page(subject: Subject, status: int = 200, failure: Failure | None = None) -> Reply:
+async def _page(subject: Subject, status: int = 200, failure: Failure | None = None) -> Reply:
     page, spec = subject.page, subject.module.spec
     build = page.service.details.build(page.principal, subject.name, subject.version)
     lines = () if build is None else build.last(_SHOWN)
-    kind = next(each for each in page.service.machine.kinds(page.principal) if each["env"] == spec.env.value)
+    machine, ref = page.service.machine, str(subject.module.ref)
+    kind = next(each for each in machine.kinds(page.principal) if each["env"] == spec.env.value)
+    built = [each for each in await machine.built(page.principal) if ref in each["modules"]]
     return subject.render(
         "module_environment.html",
         "/environment",
         status,
         kind=kind,
+        built=built,
+        shared=sorted({each for one in built for each in one["modules"]} - {ref}),
         made_of=list(made_of(spec, page.words)),
         inline=spec.env is Kind.INLINE,
         build=build,
@@ -55,7 +59,7 @@ async def prepare(page: Visit) -> Reply:
     try:
         page.service.prepare(page.principal, subject.name, subject.version)
     except RunnerError as problem:
-        return _page(subject, CODES[problem.failure.kind].http, problem.failure)
+        return await _page(subject, CODES[problem.failure.kind].http, problem.failure)
     return subject.redirect("/environment", version=page.query.get("version"))
 
 

@@ -32,7 +32,7 @@ async def show(page: Visit) -> Reply:
     registered = page.service.registry.snapshot.changeable(name, Condition(), page.principal.may_use)
     files = await page.service.details.code(page.principal, name, module.ref.version)
     draft = of_version(module, files)
-    base = {
+    base: dict[str, Any] = {
         "module": name,
         "base": module.ref.version,
         "revision": str(0 if registered is None else registered.revision),

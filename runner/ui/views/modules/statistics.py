@@ -52,7 +52,7 @@ def _ends(t: Words, times: Sequence[str], steps: Sequence[ModuleStats]) -> str:
     ]
     total, failed = sum(step.total for step in steps), sum(series[-1].values)  # type: ignore[arg-type]
     summary = t("{total} executions ended, {failed} of them failed.", total=f"{total:,}", failed=f"{failed:,}")
-    return stacked(Labels(t("Executions by their end"), times, t("From (UTC)"), t("As a table"), summary), series)
+    return stacked(Labels(t("Executions by their end"), times, t("Begin (UTC)"), t("As a table"), summary), series)
 
 
 def _durations(t: Words, times: Sequence[str], steps: Sequence[ModuleStats]) -> str:
@@ -63,7 +63,7 @@ def _durations(t: Words, times: Sequence[str], steps: Sequence[ModuleStats]) -> 
     ]
     known = [value for value in series[0].values if value is not None]
     summary = t("Half of the calls took at most {time} at their slowest.", time=as_duration(max(known, default=0.0)))
-    labels = Labels(t("Time in the handler"), times, t("From (UTC)"), t("As a table"), summary)
+    labels = Labels(t("Time in the handler"), times, t("Begin (UTC)"), t("As a table"), summary)
     return lines(labels, series, as_duration)
 
 

@@ -77,7 +77,7 @@ class Subject:
     def tabs(self) -> Iterator[Tab]:
         """Yield the pages that the reader may see."""
         page, t = self.page, self.page.words
-        yield Tab("", t("Run") if page.may(Scope.EXECUTIONS_RUN) else t("About"))
+        yield Tab("", t("Run it") if page.may(Scope.EXECUTIONS_RUN) else t("About"))
         if page.may(Scope.MODULES_WRITE):
             yield Tab("/code", t("Code"))
         yield Tab("/versions", t("Versions"))

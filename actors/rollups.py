@@ -23,7 +23,7 @@ GROWTH: Final = 1.04
 _LOG: Final = math.log(GROWTH)
 _SHORTEST: Final = 1e-6
 ALL: Final = ""
-"""The module of the rows that count the ends of all modules, so that nobody has to add up thousands of them."""
+"""The module of the rows that count the ends of all modules, so that a sum of thousands of them takes no time."""
 _HOUR: Final = 3600
 _DAY: Final = 24 * _HOUR
 

@@ -6,6 +6,7 @@ import re
 import time
 from html.parser import HTMLParser
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -13,14 +14,21 @@ import trio.testing
 from actors.executions import Runs
 from config.modules import Auth, EndpointSpec, Method
 from config.settings import AuthSettings, ServerSettings
+from config.timing import ScheduleSpec
 from protocol.errors import ErrorKind, error
 from runner.auth import Principal, Verifier
 from runner.rest import make_app
 from runner.ui import make_ui
 from tests.http_support import serving
-from tests.support import inline, open_service
+from tests.support import inline, open_service, wait_until
 from tests.ui_site import SECRET, open_ui, token
 
+WAITS = """
+import os, time
+def handler(input):
+    while not os.path.exists(input):
+        time.sleep(0.002)
+"""
 ECHO = inline("echo", "def handler(input): return input")
 
 
@@ -260,6 +268,31 @@ async def test_a_reader_sees_what_the_token_allows(site):
     assert "Nothing has run yet" in other
 
 
+async def test_the_overview_names_what_runs_waits_failed_and_comes(tmp_path):
+    flag = tmp_path / "flag"
+    often, seldom = (ScheduleSpec(name=name, every=seconds) for name, seconds in (("often", 60.0), ("seldom", 86400.0)))
+    modules = (
+        inline("slow", WAITS, concurrency=1),
+        inline("bad", "def handler(input): raise ValueError('no')"),
+        inline("timed", "def handler(input): return 1", schedules=(seldom, often)),
+    )
+    async with open_ui(tmp_path, modules) as site:
+        kim = Principal("kim", frozenset({"admin"}))
+        assert (await site.service.execute(kim, "bad", b"1")).failure is not None
+        for _ in range(3):
+            await site.service.submit(kim, "slow", msgspec.json.encode(str(flag)))
+        await wait_until(lambda: any(live.call for live in site.service.runs.live_executions()), "nothing runs")
+        page = (await site.browser().sign_in(token())).text
+        flag.touch()
+    tiles = re.findall(r'tile-number">([^<]+)<', page)
+    assert tiles == ["1", "2", "1", tiles[3]]
+    assert re.fullmatch(r"in \d+ s|in 1 min", tiles[3])
+    assert "1 of this module are before it" in page
+    assert page.index("timed:often") < page.index("timed:seldom")
+    assert "1 of 1" in page
+    assert "handler_error" in page
+
+
 async def test_anonymous_reads_without_signing_in_and_only_by_the_own_name(tmp_path):
     async with open_ui(tmp_path, (ECHO,), anonymous=("executions:read", "modules:read")) as site:
         browser = site.browser()
@@ -340,7 +373,7 @@ async def test_a_failure_is_a_page_with_the_remedy_and_a_bug_tells_nothing(site,
     async def refuse(*_args, **_more):
         raise error(ErrorKind.UNAVAILABLE, "the history <is> away; look at the disk")
 
-    monkeypatch.setattr("actors.history.answers.Answers.ends_over", refuse)
+    monkeypatch.setattr("actors.history.answers.Answers.ends", refuse)
     page = await browser.get("/")
     assert page.status_code == 200
     assert "the history &lt;is&gt; away; look at the disk" in page.text

@@ -76,6 +76,7 @@ function pressed(event) {
 }
 
 function start() {
+  document.querySelector(".menu [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   showTimes();
   setInterval(showTimes, 10000);
   document.addEventListener("keydown", pressed);

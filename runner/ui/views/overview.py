@@ -1,6 +1,6 @@
-"""The overview: what runs, what waits and why, what is red since yesterday, what comes next, how the machine is.
+"""The overview: running and waiting executions, failures since yesterday, next schedules, health of the machine.
 
-Each part is shown to readers who may see it. A part that cannot be read says so, and the others are shown all the same.
+Each part needs its scope. A part that cannot be read says so, and the others are shown all the same.
 """
 
 from __future__ import annotations
@@ -53,11 +53,10 @@ async def show(page: Visit) -> Reply:
     if page.may(Scope.EXECUTIONS_READ):
         await parts.take("lives", _at_once(glance.lives(reader, _MOST)))
         await parts.take("ends", glance.ends(reader, _DAY))
-        await parts.take("red", glance.red(reader))
     if page.may(Scope.SCHEDULES_READ):
         await parts.take("coming", _coming(page))
     found = parts.found
-    ends, red = found.get("ends"), found.get("red")
+    ends, red = found.get("ends") or (None, None)
     return page.render(
         "overview.html",
         problems=parts.problems,

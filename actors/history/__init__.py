@@ -11,11 +11,12 @@ from actors.history.history import History
 from actors.history.pending import LARGE_BYTES
 from actors.history.queries import Page, Query
 from actors.history.storage import LOST
-from actors.rollups import Ends, ModuleStats
+from actors.rollups import EndCounts, Ends, ModuleStats
 
 __all__ = [
     "LARGE_BYTES",
     "LOST",
+    "EndCounts",
     "Ends",
     "History",
     "HistoryStatistics",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from actors.history.committer import Committer
 from actors.history.pending import unavailable
 from actors.history.pieces import NOTHING, joined
 from actors.history.queries import Page, Query
-from actors.rollups import Ends, ModuleStats
+from actors.rollups import EndCounts, Ends, ModuleStats
 from actors.sqlite import TROUBLE, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, error
@@ -138,16 +138,24 @@ class Answers:
         found = await self._read(lambda link: counts.by_start(link, module, windows))
         return [rollups.summary(module, over, total) for over, total in zip(windows, found, strict=True)]
 
-    async def ends_over(self, globs: tuple[str, ...], *, seconds: int, step: int) -> Sequence[Ends]:
-        """Return the ends of all modules of these globs, () for all, for each step of the last `seconds`.
+    async def ends(
+        self, globs: tuple[str, ...], *, seconds: int, step: int
+    ) -> tuple[Sequence[Ends], Mapping[str, EndCounts]]:
+        """Return the ends of the modules of these globs, () for all: in each step, and since yesterday by module.
 
-        Steps are those of `stats_over`. Raises `RunnerError` as `get`.
+        Steps are those of `stats_over`, over all modules together; yesterday is that of UTC. Raises `RunnerError` as
+        `get`.
         """
         await self._committer.catch_up()
         end = math.floor(self._clock() / step + 1) * step
-        windows = rollups.steps(end - seconds, end, step)
-        found = await self._read(lambda link: counts.in_all(link, globs, windows))
-        return [Ends(over.parts[0].start, sums) for over, sums in zip(windows, found, strict=True)]
+        windows, lately = rollups.steps(end - seconds, end, step), rollups.since_yesterday(self._clock()).parts[0]
+
+        def read(link: sa.Connection) -> tuple[Sequence[EndCounts], Mapping[str, EndCounts]]:
+            return counts.ended_in_all(link, globs, windows), counts.ended_by_module(link, globs, lately)
+
+        found, by_module = await self._read(read)
+        over = [Ends(each.parts[0].start, sums.statuses) for each, sums in zip(windows, found, strict=True)]
+        return over, by_module
 
     async def stats_lately(self) -> dict[str, ModuleStats]:
         """Return statistics of the modules that ran since yesterday, UTC. Raises `RunnerError` as `get`."""

@@ -14,7 +14,7 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
-from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, use_named
+from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, reach_of, use_named
 from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
@@ -62,7 +62,6 @@ class Service:
     machine: Machine = field(init=False)
     details: Details = field(init=False)
     stored: StoredFiles = field(init=False)
-    """The verbs of files."""
     keys: KeyVerbs = field(init=False)
     reruns: Reruns = field(init=False)
     cancels: Cancels = field(init=False)
@@ -86,9 +85,9 @@ class Service:
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
-        self.cancels = Cancels(self.history, self.runs)
-        self.outputs = Outputs(self.history, self.runs, self.checks)
+        self.cancels, self.outputs = Cancels(self.history, self.runs), Outputs(self.history, self.runs, self.checks)
         self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
+        self.runs.nesting.serve(self.checks.input, self._idempotency.first_child)
 
     # Modules and environments
 
@@ -228,6 +227,8 @@ class Service:
         if (policy := module.spec.group) is not None:
             group = await self.checks.whole(partial(group_of, policy.key), data)
             execution = replace(execution, group=group)
+        if principal.modules and module.spec.calls_modules:
+            execution = replace(execution, reach=reach_of(principal.modules))
         await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 

@@ -43,6 +43,7 @@ _SWITCH_SECONDS = 0.001
 _COLLECTIONS = 2000, 20, 100
 """Thresholds of the garbage collector: full collections are rare, and the others take few milliseconds."""
 _EXAMPLE_TOKEN_SECONDS = 86400.0
+_SUBJECT = "local"
 _SHOWN_USERS = 20
 
 log = structlog.get_logger("main")
@@ -181,7 +182,7 @@ async def _print_call(doors: Doors, secret: str, loaded: Loaded, served: Registr
     On a terminal also a link that opens the dashboard with this token: in a log it would be too old when it is read.
     """
     settings, address = loaded.settings, doors.addresses["rest"][0]
-    token = sign_for(settings.auth, secret, "local", ["admin"], _EXAMPLE_TOKEN_SECONDS)
+    token = sign_for(settings.auth, secret, _SUBJECT, ["admin"], _EXAMPLE_TOKEN_SECONDS)
     scheme = "http" if settings.server.tls_certificate_file is None else "https"
     url = f"{scheme}://{in_url(reachable(address[0]))}:{address[1]}"
     first = next((module.name for module in loaded.modules.modules), "NAME")
@@ -198,7 +199,7 @@ async def _print_call(doors: Doors, secret: str, loaded: Loaded, served: Registr
         f"  {command_line(loaded, url)} call {first} {text}\n\n"
     )
     if doors.ui is not None and sys.stderr.isatty():
-        link = (settings.server.external_url or url) + doors.ui.link(token)
+        link = (settings.server.external_url or url) + doors.ui.link(token, _SUBJECT)
         sys.stderr.write(f"The dashboard; this link signs in once, within a minute:\n\n  {link}\n\n")
     sys.stderr.flush()
 

@@ -29,9 +29,9 @@ class Ui:
         pages = self._pages or await self._import()
         await pages(scope, receive, send)
 
-    def link(self, credential: str) -> str:
+    def link(self, credential: str, subject: str) -> str:
         """Return a path that signs in once, within a minute, with this token or API key."""
-        return f"{PREFIX}/sign-in?code={self.access.links.make(credential)}"
+        return f"{PREFIX}/sign-in?code={self.access.links.make(credential, subject)}"
 
     async def _import(self) -> App:
         """Import the pages in a thread, so that other requests are served meanwhile."""

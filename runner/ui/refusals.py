@@ -57,6 +57,7 @@ def foreign_link(page: Visit) -> Reply | None:
 
     The browser sends the cookie of a session only where the dashboard itself asks for a page. None for all others.
     """
-    if page.fields.get(b"sec-fetch-site") != b"cross-site" or page.fields.get(b"sec-fetch-mode") != b"navigate":
+    elsewhere = page.fields.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+    if not elsewhere or page.fields.get(b"sec-fetch-mode") != b"navigate":
         return None
     return page.render("again.html")

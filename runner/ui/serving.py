@@ -119,8 +119,10 @@ class Pages:
             raise error(ErrorKind.FORBIDDEN, text, field="origin")
         await self._find_reader(page)
         if not view.open:
+            if page.session is None and not view.raw and (again := foreign_link(page)) is not None:
+                return again
             if page.caller is None:
-                return foreign_link(page) or sign_in_first(view, page)
+                return sign_in_first(view, page)
             if view.scope is not None:
                 require(page.principal, view.scope)
         if read is not None:

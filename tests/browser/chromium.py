@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
@@ -77,6 +78,8 @@ class Chromium:
 
     def run(self, function: Callable[..., Found], *args: Any, **named: Any) -> Found:
         """Call a function in the browser's thread, and wait for it."""
+        if threading.current_thread().name.startswith("chromium"):
+            return function(*args, **named)
         return self._thread.submit(function, *args, **named).result()
 
     def close(self) -> None:
@@ -87,6 +90,7 @@ class Chromium:
 
 def _launch() -> tuple[Playwright, Browser]:
     playwright = sync_playwright().start()
+    expect.set_options(timeout=WAIT_MS)
     environ = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     return playwright, playwright.chromium.launch(executable_path=PROGRAM, args=OPTIONS, env=environ)
 
@@ -101,11 +105,25 @@ def running_chromium() -> Iterator[Chromium]:
         chromium.close()
 
 
-def violations(page: Page) -> list[str]:
-    """Return what the accessibility checker finds in a page: the rule, and the elements that break it."""
+@contextmanager
+def opened(chromium: Chromium, complaints: Complaints, **how: Any) -> Iterator[Any]:
+    """Open a page in a context of its own, and watch it."""
+    look = {"locale": "en-GB", "reduced_motion": "reduce"}  # colours that fade are measured half-way
+    context = chromium.run(chromium.browser.new_context, base_url=complaints.origin, **look, **how)
+    try:
+        chromium.run(complaints.watch, context)
+        context.set_default_timeout(WAIT_MS)
+        yield chromium.run(context.new_page)
+    finally:
+        chromium.run(context.close)
+
+
+def violations(page: Page, *rules: str) -> list[str]:
+    """Return what the accessibility checker finds in a page, by these rules or all: the rule, and what breaks it."""
     if not page.evaluate("typeof axe == 'object'"):
         page.evaluate(AXE.read_text())  # the page's policy binds its own scripts only
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found = page.evaluate("options => axe.run(document, options)", options)
     return [
         f"{rule['id']}: {rule['help']}: {node['html'][:200]} ({node['failureSummary']})"
         for rule in found["violations"]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.browser import chromium as browsers
-from tests.browser.chromium import AXE, WAIT_MS, Chromium, Complaints, running_chromium
-from tests.browser.showcase import MODULES
+from tests.browser.chromium import AXE, Chromium, Complaints, opened, running_chromium
+from tests.browser.showcase import MODULES, fill, sign_in
 from tests.server_process import Server, running, url_of
 
 
@@ -48,9 +48,15 @@ def axe() -> None:
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Run a server with the modules of the tests."""
+    """Run a server with the modules of the showcase."""
     with running(tmp_path_factory.mktemp("dashboard"), MODULES) as one:
         yield one
+
+
+@pytest.fixture(scope="package")
+def filled(server: Server) -> dict[str, Any]:
+    """Fill the server; return the names that pages need."""
+    return fill(server)
 
 
 @pytest.fixture
@@ -62,12 +68,28 @@ def complaints(server: Server) -> Iterator[Complaints]:
 
 
 @pytest.fixture
-def page(chromium: Chromium, server: Server, complaints: Complaints) -> Iterator[Any]:
-    """Provide a page of a context without cookies."""
-    context = chromium.run(chromium.browser.new_context, base_url=url_of(server), locale="en-GB")
-    try:
-        chromium.run(complaints.watch, context)
-        context.set_default_timeout(WAIT_MS)
-        yield chromium.run(context.new_page)
-    finally:
-        chromium.run(context.close)
+def visitor(chromium: Chromium, server: Server, complaints: Complaints) -> Iterator[Any]:
+    """Provide a page without a session."""
+    with opened(chromium, complaints) as page:
+        yield page
+
+
+@pytest.fixture(scope="package")
+def session(chromium: Chromium, server: Server) -> Any:
+    """Sign in once for all tests; return the cookies."""
+
+    def begin() -> Any:
+        context = chromium.browser.new_context(base_url=url_of(server))
+        sign_in(context.new_page(), server.token)
+        state = context.storage_state()
+        context.close()
+        return state
+
+    return chromium.run(begin)
+
+
+@pytest.fixture
+def page(chromium: Chromium, server: Server, complaints: Complaints, session: Any) -> Iterator[Any]:
+    """Provide a page of an admin."""
+    with opened(chromium, complaints, storage_state=session) as page:
+        yield page

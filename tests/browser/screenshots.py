@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import attrs
 
 from tests.browser.chromium import ROOT, WAIT_MS, Chromium, missing, running_chromium
-from tests.browser.showcase import MODULES, fill
+from tests.browser.showcase import MODULES, fill, sign_in, views
 from tests.server_process import running, url_of
 
 FOLDER = ROOT / "build" / "screenshots"
@@ -39,41 +38,6 @@ LOOKS = (
     *(Look(f"{theme}-{language}", theme, language) for theme, language in product(("light", "dark"), ("en", "ko"))),
     Look("phone", size=PHONE),
 )
-
-
-def views(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the name and the path of each view of a server that `fill` has filled."""
-    yield "overview", "/"
-    yield "executions", "/executions"
-    yield "executions-failed", "/executions?status=failed"
-    yield "execution", f"/executions/{found['ended']}"
-    yield "execution-failed", f"/executions/{found['failed']}"
-    yield "execution-running", f"/executions/{found['running']}"
-    yield "modules", "/modules"
-    yield "module", "/modules/report"
-    yield "module-code", "/modules/report/code"
-    yield "module-versions", "/modules/answer/versions"
-    yield "module-stats", "/modules/hello/statistics"
-    yield "module-environment", "/modules/numbers/environment"
-    yield "module-starts", "/modules/report/starts"
-    yield "publish", "/publish"
-    yield "schedules", "/schedules"
-    yield "schedule", "/schedules/report:nightly"
-    yield "schedule-form", "/schedules/new?module=report"
-    yield "environments", "/environments"
-    yield "environment", f"/environments/{found['environment']}"
-    yield "notices", "/notices"
-    yield "keys", "/keys"
-    yield "audit", "/audit"
-    yield "not-found", "/nothing"
-
-
-def sign_in(page: Any, token: str) -> None:
-    """Sign in by the form."""
-    page.goto("/ui/sign-in")
-    page.locator("input[name=token]").fill(token)
-    page.locator("form:has(input[name=token]) button").click()
-    page.wait_for_url(lambda url: "sign-in" not in url)
 
 
 def draw(chromium: Chromium, url: str, token: str, found: dict[str, Any], wanted: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tests.server_process import Server
@@ -55,8 +56,9 @@ modules:
 
       def handler(input):
           for number in range(input["to"]):
-              print("line", number, flush=True)
-              time.sleep(input.get("pause", 0))
+              print("line", number, flush="pause" in input)
+              if "pause" in input:
+                  time.sleep(input["pause"])
           return input["to"]
 
   - name: upper
@@ -116,3 +118,38 @@ def fill(server: Server) -> dict[str, Any]:
     (environment,) = server.client.get("/environments/built").json()["items"]
     running = server.client.post("/executions", json={"module": "count", "input": {"to": 10_000, "pause": 0.2}})
     return {"ended": ended, "failed": failed, "running": running.json()["id"], "environment": environment["key"]}
+
+
+def views(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the path of each view of a server that `fill` has filled."""
+    yield "overview", "/"
+    yield "executions", "/executions"
+    yield "executions-failed", "/executions?status=failed"
+    yield "execution", f"/executions/{found['ended']}"
+    yield "execution-failed", f"/executions/{found['failed']}"
+    yield "execution-running", f"/executions/{found['running']}"
+    yield "modules", "/modules"
+    yield "module", "/modules/report"
+    yield "module-code", "/modules/report/code"
+    yield "module-versions", "/modules/answer/versions"
+    yield "module-stats", "/modules/hello/statistics"
+    yield "module-environment", "/modules/numbers/environment"
+    yield "module-starts", "/modules/report/starts"
+    yield "publish", "/publish"
+    yield "schedules", "/schedules"
+    yield "schedule", "/schedules/report:nightly"
+    yield "schedule-form", "/schedules/new?module=report"
+    yield "environments", "/environments"
+    yield "environment", f"/environments/{found['environment']}"
+    yield "notices", "/notices"
+    yield "keys", "/keys"
+    yield "audit", "/audit"
+    yield "not-found", "/nothing"
+
+
+def sign_in(page: Any, token: str) -> None:
+    """Sign in by the form."""
+    page.goto("/ui/sign-in")
+    page.locator("input[name=token]").fill(token)
+    page.locator("form:has(input[name=token]) button").click()
+    page.wait_for_url(lambda url: "sign-in" not in url)

@@ -347,6 +347,34 @@ async def test_statistics_since_yesterday_are_those_of_each_module(tmp_path):
         }
 
 
+async def test_the_ends_of_all_modules_are_counted_by_hour_and_by_module(tmp_path):
+    async with running(tmp_path) as history:
+        await history.finish(ran(2.0, at=NOW - 60))
+        await history.finish(failed(ErrorKind.TIMEOUT, at=NOW - 7200))
+        await history.finish(ran(5.0, module="other", at=NOW - 7200))
+        await history.finish(ran(5.0, module="old", at=NOW - 3 * 86400))
+        both = {Status.SUCCEEDED: 1, Status.FAILED: 1}
+
+        async def ends(globs):
+            found, _ = await history.ends(globs, seconds=86400, step=3600)
+            assert [each.start - found[0].start for each in found] == [3600 * number for number in range(24)]
+            return [each.statuses for each in found if each.statuses]
+
+        assert await ends(()) == [both, {Status.SUCCEEDED: 1}]
+        assert await ends(("gr*",)) == [{Status.FAILED: 1}, {Status.SUCCEEDED: 1}]
+        assert await ends(("none",)) == []
+        _, lately = await history.ends((), seconds=86400, step=3600)
+        assert {name: (each.statuses, each.kinds) for name, each in lately.items()} == {
+            "greet": (both, {ErrorKind.TIMEOUT: 1}),
+            "other": ({Status.SUCCEEDED: 1}, {}),
+        }
+        assert set((await history.ends(("oth*",), seconds=86400, step=3600))[1]) == {"other"}
+        with closing(sqlite3.connect(tmp_path / "history.db")) as link:  # as an earlier release left it
+            link.execute("delete from rollups where module = ''")
+            link.commit()
+        assert await ends(()) == [both, {Status.SUCCEEDED: 1}]
+
+
 async def test_each_execution_is_counted_once(tmp_path):
     queued = make(Status.QUEUED, at=NOW - 60)
     ended = replace(queued, status=Status.SUCCEEDED, result=b"1", finished_at=NOW - 50, timings=Timings(run=2.0))

@@ -10,8 +10,9 @@ from attrs import frozen
 from msgspec.structs import replace
 
 from actors.executions import Live, Runs
-from actors.history import Ends, History, HistoryStatistics
+from actors.history import EndCounts, Ends, History, HistoryStatistics
 from config.settings import Settings
+from protocol.errors import ErrorKind
 from protocol.model import Execution, Status
 from runner.api.details import Span
 from runner.api.glance.machine import Machine
@@ -27,6 +28,17 @@ class Lives:
     waiting: tuple[Execution, ...]
     """Queued ones, and those that wait for a worker or a build; each knows why."""
     waiting_total: int
+
+
+@frozen
+class Red:
+    """A module with failures since yesterday, UTC."""
+
+    name: str
+    failed: int
+    total: int
+    kind: ErrorKind | None
+    """The most frequent kind of failure."""
 
 
 @frozen
@@ -46,13 +58,20 @@ class Glance:
                 (waiting if _waits(live) else running).append(live)
         return Lives(self._oldest(running, most), len(running), self._oldest(waiting, most), len(waiting))
 
-    async def ends(self, principal: Principal, span: Span) -> Sequence[Ends]:
+    async def ends(self, principal: Principal, span: Span) -> tuple[Sequence[Ends], list[Red]]:
         """Return how many executions ended in each step of a span of time until now, by status, the oldest first.
 
-        Raises RunnerError `unavailable`.
+        With them come the modules with failures since yesterday, those with most of them first. Raises RunnerError
+        `unavailable`.
         """
         require(principal, Scope.EXECUTIONS_READ)
-        return await self.history.ends_over(principal.modules, seconds=span.seconds, step=span.step)
+        over, lately = await self.history.ends(principal.modules, seconds=span.seconds, step=span.step)
+        failures = [
+            Red(name, failed, sum(each.statuses.values()), _most_frequent(each))
+            for name, each in lately.items()
+            if (failed := each.statuses.get(Status.FAILED, 0))
+        ]
+        return over, sorted(failures, key=lambda each: (-each.failed, each.name))
 
     async def machine(self, principal: Principal) -> tuple[Machine, HistoryStatistics]:
         """Return the state of the machine, and that of the record."""
@@ -63,6 +82,10 @@ class Glance:
     def _oldest(self, lives: Iterable[Live], most: int) -> tuple[Execution, ...]:
         found = heapq.nsmallest(most, lives, key=_since)
         return tuple(replace(live.execution, waiting=self.runs.waiting(live)) for live in found)
+
+
+def _most_frequent(ends: EndCounts) -> ErrorKind | None:
+    return max(ends.kinds, key=lambda kind: ends.kinds[kind], default=None)
 
 
 def _waits(live: Live) -> bool:

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from actors.events import Follower, LeftEvent
 from protocol.errors import Failure
-from protocol.events import ErrorEvent, Event, ItemEvent, ProgressEvent, ResultEvent, StatusEvent
+from protocol.events import ChildEvent, ErrorEvent, Event, ItemEvent, ProgressEvent, ResultEvent, StatusEvent
 from protocol.terminal import visible
 from runner.api import MAX_LINE, Line, Lines
 from runner.ui.live.lines import fields_of
@@ -51,7 +51,7 @@ class Feed:
                 continue
             changed |= {line.place: line for line in found}
             match event:
-                case StatusEvent():
+                case StatusEvent() | ChildEvent():
                     told["changed"] = True
                 case ItemEvent():
                     told["items"] = self._items

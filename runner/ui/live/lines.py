@@ -94,7 +94,7 @@ def key_of(place: Place) -> str:
 
 
 def place_of(key: str | None) -> Place | None:
-    """Return the place of a name, None for a text that is none."""
+    """Return the place of a name, None for another text."""
     first, _, second = (key or "").partition(".")
     if not all(part.isascii() and part.isdecimal() and len(part) <= 18 for part in (first, second)):
         return None

@@ -34,7 +34,7 @@ class Node:
     """One value of a tree."""
 
     sort: str
-    """`object`, `array`, `text`, `number`, `word` (true, false, null)."""
+    """`object`, `array`, `file`, `text`, `number`, `word` (true, false, null)."""
     text: str = ""
     """Of a value without others in it, ready to be shown."""
     key: str | None = None
@@ -117,6 +117,8 @@ class _Tree:
         self.made += 1
         name = None if key is None else _short(key)
         match value:
+            case {"$file": {"id": str()} as named} if len(value) == 1:
+                return Node("file", _short(_file(named).name), name)
             case dict() | list():
                 pairs = list(value.items()) if isinstance(value, dict) else [(None, item) for item in value]
                 items = []

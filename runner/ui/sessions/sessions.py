@@ -19,7 +19,7 @@ from attrs import define, field
 
 MAX_SESSIONS: Final = 1000
 MAX_OF_ONE: Final = 20
-"""Sessions of one credential; one more ends the one that is unused longest."""
+"""Sessions of one subject; one more ends the one that is unused longest."""
 IDLE_SECONDS: Final = 24 * 3600.0
 LIFE_SECONDS: Final = 7 * 86400.0
 _BYTES: Final = 32
@@ -31,6 +31,7 @@ class Session:
 
     credential: str = field(repr=False)
     """The token or API key."""
+    subject: str
     began: float
     used: float
     csrf: str = field(factory=lambda: secrets.token_urlsafe(_BYTES), repr=False)
@@ -59,7 +60,7 @@ class Session:
 
 @define(eq=False)
 class Sessions:
-    """All sessions, bounded in number, for each credential and in all. `clock` returns seconds since the epoch."""
+    """All sessions, bounded in number, for each subject and in all. `clock` returns seconds since the epoch."""
 
     _clock: Callable[[], float] = time.time
     _by_hash: OrderedDict[bytes, Session] = field(factory=OrderedDict, init=False)
@@ -68,11 +69,11 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._by_hash)
 
-    def open(self, credential: str) -> tuple[str, Session]:
+    def open(self, credential: str, subject: str) -> tuple[str, Session]:
         """Begin a session and return its name for the cookie. The name is chosen here, never by the browser."""
         now = self._clock()
-        name, session = secrets.token_urlsafe(_BYTES), Session(credential, now, now)
-        own = [key for key, each in self._by_hash.items() if each.credential == credential]
+        name, session = secrets.token_urlsafe(_BYTES), Session(credential, subject, now, now)
+        own = [key for key, each in self._by_hash.items() if each.subject == subject]
         for key in own[: max(0, len(own) + 1 - MAX_OF_ONE)]:
             self._drop(key)
         while len(self._by_hash) >= MAX_SESSIONS:

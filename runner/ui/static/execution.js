@@ -346,7 +346,12 @@ async function refresh() {
   await new Promise((done) => setTimeout(done, 300)); // several changes come together
   asked = false;
   const answer = await fetch(path, { headers: { Accept: "text/html" } }).catch(() => null);
-  if (!answer) return;
+  if (!answer || answer.status >= 500) {
+    output.say(output.text("textLost"));
+    setTimeout(refresh, 2000);
+    return;
+  }
+  output.say("");
   if (answer.redirected || answer.status === 401) {
     output.say(output.text("textOut"));
     return;

@@ -20,6 +20,7 @@ class Runner {
     this.json = root.querySelector("[data-json]");
     this.raw = this.json.elements.raw;
     this.asked = 0;
+    this.changes = 0; // of the form
     for (const each of root.querySelectorAll("[data-without-script]")) each.hidden = true;
     const toJson = later(() => this.turn("to-json"));
     const toForm = later(() => this.turn("to-form"));
@@ -49,6 +50,7 @@ class Runner {
   }
 
   typed(event, toJson) {
+    this.changes += 1;
     const group = event.target.closest("fieldset.group");
     if (group && !event.target.matches("[data-use]")) {
       for (let each = group; each; each = each.parentElement.closest("fieldset.group")) {
@@ -103,6 +105,7 @@ class Runner {
   /** Lets the other side follow: `to-json` after the form, `to-form` after the JSON. */
   async turn(what, redraw = false) {
     const number = ++this.asked;
+    const changes = this.changes;
     let told;
     try {
       [, told] = await this.ask(what === "to-form" ? this.json : this.form, what);
@@ -110,6 +113,7 @@ class Runner {
       return; // the next change asks again
     }
     if (number !== this.asked) return;
+    if (redraw && changes !== this.changes) return this.turn(what, redraw); // or what was typed meanwhile would be lost
     if (what === "to-form") {
       this.showProblem(told.problem);
       if (!told.problem && told.fits) this.draw(told.form);

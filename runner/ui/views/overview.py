@@ -1,4 +1,4 @@
-"""The overview: what runs, what waits and why, what is red since yesterday, what comes next, how the machine is.
+"""The overview: running and waiting executions, failures since yesterday, next schedules, health of the machine.
 
 Each part is shown to readers who may see it. A part that cannot be read says so, and the others are shown all the same.
 """
@@ -12,7 +12,6 @@ from typing import Any, Final, TypeVar
 
 from attrs import field, frozen
 
-from actors.history import ModuleStats
 from protocol.errors import RunnerError
 from protocol.model import Status
 from runner.api import Ends, Glance, Span
@@ -26,17 +25,6 @@ _MOST: Final = 6
 """Lines of each list; the pages of the lists have the rest."""
 _DAY: Final = Span(24 * 3600, 3600)
 _ORDER: Final = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
-
-
-@frozen
-class Red:
-    """A module with failures since yesterday."""
-
-    name: str
-    failed: int
-    total: int
-    kind: str
-    """The most frequent kind of failure."""
 
 
 @frozen
@@ -65,21 +53,19 @@ async def show(page: Visit) -> Reply:
     if page.may(Scope.EXECUTIONS_READ):
         await parts.take("lives", _at_once(glance.lives(reader, _MOST)))
         await parts.take("ends", glance.ends(reader, _DAY))
-        await parts.take("lately", service.details.lately(reader))
     if page.may(Scope.SCHEDULES_READ):
         await parts.take("coming", _coming(page))
     found = parts.found
-    lately, ends = found.get("lately"), found.get("ends")
-    red = _red(lately or {})
+    ends, red = found.get("ends") or (None, None)
     return page.render(
         "overview.html",
         problems=parts.problems,
         lives=found.get("lives"),
         chart=None if ends is None or not any(each.statuses for each in ends) else _chart(page, ends),
         ended=None if ends is None else _sums(ends),
-        red=None if lately is None else red[:_MOST],
-        red_modules=len(red),
-        red_total=sum(each.failed for each in red),
+        red=None if red is None else red[:_MOST],
+        red_modules=len(red or ()),
+        red_total=sum(each.failed for each in red or ()),
         since=_yesterday(),
         coming=found.get("coming"),
         health=await find_health(page, glance),
@@ -93,17 +79,6 @@ async def _at_once(value: T) -> T:
 
 async def _coming(page: Visit) -> Sequence[Mapping[str, Any]]:
     return page.service.schedules.soonest(page.principal, _MOST)
-
-
-def _red(lately: Mapping[str, ModuleStats]) -> list[Red]:
-    """Return the modules with failures, the most failures first."""
-    found = []
-    for name, stats in lately.items():
-        failed = stats.statuses.get(Status.FAILED, 0)
-        if failed:
-            kind = max(stats.kinds, key=lambda each: stats.kinds[each], default=None)
-            found.append(Red(name, failed, stats.total, "" if kind is None else kind.value))
-    return sorted(found, key=lambda each: (-each.failed, each.name))
 
 
 def _sums(ends: Sequence[Ends]) -> dict[str, int]:

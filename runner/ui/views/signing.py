@@ -35,11 +35,11 @@ async def sign_in(page: Visit) -> Reply:
     code = page.form.get("code", "")
     try:
         credential = _linked(page, code) if code else _given(page.form.get("token", ""))
-        await page.access.owner(credential)
+        owner = await page.access.owner(credential)
     except RunnerError as problem:
         return _form(page, status=status_of(problem.failure), failure=problem.failure)
     _end_session(page)
-    name, _ = page.access.sessions.open(credential)
+    name, _ = page.access.sessions.open(credential, owner.subject)
     page.cookies[:] = [set_session(page.scope, session_cookie(page.scope, page.fields), name)]
     return page.redirect(safe_path(page.form.get("next")))
 
@@ -73,9 +73,9 @@ async def make_link(page: Visit) -> Reply:
     header, key = page.header("authorization"), page.header("x-api-key")
     if header is None and key is None:
         raise error(ErrorKind.UNAUTHENTICATED, "a link needs a token: send `Authorization: Bearer TOKEN`")
-    await authenticate(page.access.verifier, header, key)
+    owner = await authenticate(page.access.verifier, header, key)
     credential = key.strip(" ") if key is not None else str(header).split(None, 1)[1].strip()
-    path = f"{PREFIX}/sign-in?code={page.access.links.make(credential)}"
+    path = f"{PREFIX}/sign-in?code={page.access.links.make(credential, owner.subject)}"
     about = {"path": path, "seconds": LINK_SECONDS, "base": page.outside.base}
     return Reply(msgspec.json.encode(about), 201, "application/json")
 

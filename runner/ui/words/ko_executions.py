@@ -7,9 +7,11 @@ _LIST: Final = {
     "All": "전체",
     "Any": "모두",
     "Apply": "적용",
+    "Called by": "호출한 실행",
     "Caller": "호출자",
     "Cancel…": "취소…",
     "Clear filters": "필터 지우기",
+    "Calls of modules": "모듈 호출",
     "Created": "생성",
     "Duration": "소요 시간",
     "Executions, newest first": "실행 목록(최신순)",
@@ -78,6 +80,7 @@ _MANY: Final = {
     "{n} executions will run again": "{n}개를 다시 실행하게 됩니다",
 }
 _PAGE: Final = {
+    "All of them": "모두 보기",
     "Attempts": "시도 횟수",
     "Attempts that failed": "실패한 시도",
     "Cancel": "취소",
@@ -109,6 +112,7 @@ _PAGE: Final = {
     "The input was not kept: the module records summaries.": (
         "입력을 보관하지 않았습니다. 이 모듈은 요약만 기록합니다."
     ),
+    "The newest {n} are shown.": "최근 {n}개를 보여 줍니다.",
     "The version that ran": "실행했던 버전",
     "This is no JSON yet": "아직 올바른 JSON이 아닙니다",
     "Time limit of the caller": "호출자의 시간 제한",
@@ -122,6 +126,7 @@ _PAGE: Final = {
     "run": "실행",
     "since": "시작:",
     "start": "시작",
+    "this one": "이 실행",
     "took": "소요 시간",
     "version": "버전",
 }

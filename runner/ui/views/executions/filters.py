@@ -42,12 +42,14 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "subject": ("subject", str),
     "schedule": ("schedule", str),
     "rerun_of": ("rerun_of", str),
+    "parent": ("parent", str),
+    "root": ("root", str),
     "unresolved": ("unresolved", lambda text: {"true": True}[text]),
     "since": ("since", _moment),
     "until": ("until", _moment),
 }
 """By the name in the address, which is that of REST: the field of `Query`, and the reader of its text."""
-FOLDED: Final = ("version", "error", "subject", "schedule", "rerun_of", "since", "until", "unresolved")
+FOLDED: Final = tuple(name for name in _READERS if name not in ("text", "module", "status"))
 """Filters whose fields are folded away."""
 
 

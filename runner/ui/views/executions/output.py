@@ -91,7 +91,7 @@ def _attachment(data: bytes, name: str, ending: str, kind: str = "text/plain; ch
 
 
 def _number(text: str | None, default: int) -> int:
-    """Return a number in a query, the default for a text that is none."""
+    """Return a number in a query, the default for another text."""
     if text is None or not (text.isascii() and text.isdecimal() and len(text) <= 18):
         return default
     return min(int(text), _MAX_SEQ)

@@ -14,10 +14,11 @@ from protocol.model import Execution, Status
 from protocol.terminal import visible
 from runner.api import ACTIVE, MAX_SEARCHED, SAME, Look, Matches
 from runner.auth import Scope
-from runner.ui.drawing import Part, share
+from runner.ui import drawing
 from runner.ui.live import MAX_SHOWN, key_of, place_of, progress_fields, shown_line, some_of
-from runner.ui.looks import formatting
+from runner.ui.looks import as_duration
 from runner.ui.results import Shown, pretty, shown
+from runner.ui.views.executions.family import family_of
 from runner.ui.visit import Reply, Visit, view
 from runner.ui.words import Words
 
@@ -73,6 +74,7 @@ async def _values(page: Visit, execution: Execution) -> dict[str, Any]:
         "matched": [] if matches is None else [shown_line(line) for line in matches.lines[:MAX_SHOWN]],
         "mistake": None if look.mistake is None else key_of(look.mistake),
         "progress": None if ended or look.progress is None else progress_fields(look.progress),
+        "family": await family_of(page, execution),
         "error": None if execution.failure is None else _error(execution.failure),
         "attempts": [(each, _error(each.failure)) for each in execution.failed_attempts],
         "follow": execution.status in (Status.RUNNING, Status.QUEUED),
@@ -135,9 +137,9 @@ def _phases(t: Words, execution: Execution) -> Any:
         (t("import"), "import", timings.load),
         (t("run"), "run", run),
     )
-    return share(
+    return drawing.share(
         t("Phases"),
-        [Part(name, look, value, formatting.duration(value)) for name, look, value in parts if value > 0.0005],
+        [drawing.Part(name, look, value, as_duration(value)) for name, look, value in parts if value > 0.0005],
     )
 
 

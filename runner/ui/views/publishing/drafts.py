@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import msgspec
 import yaml
 from attrs import frozen
 from werkzeug.datastructures import FileStorage
@@ -88,7 +89,7 @@ def fields_of(module: Published, *, whole: bool = True) -> str:
         shown |= {"variables": sorted(module.spec.variables)} if module.spec.variables else {}
     if module.spec.secrets:
         shown["secrets"] = list(module.spec.secrets)
-    text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
+    text: str = yaml.safe_dump(msgspec.to_builtins(shown), sort_keys=False, allow_unicode=True, width=100)
     return text
 
 

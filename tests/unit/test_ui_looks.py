@@ -10,7 +10,7 @@ from attrs import define
 from protocol.errors import ErrorKind, RunnerError
 from runner import ui
 from runner.auth import Principal, Scope
-from runner.ui.looks import ENTRIES, Asset, Assets, formatting, menu
+from runner.ui.looks import ENTRIES, Asset, Assets, formatting, linked, menu
 from runner.ui.posted import parse_posted
 
 DASH = "\N{EN DASH}"
@@ -125,3 +125,23 @@ async def test_other_bodies_are_refused(content_type: str, body: bytes) -> None:
     with pytest.raises(RunnerError) as caught:
         await parse_posted(content_type, body)
     assert caught.value.failure.kind is ErrorKind.BAD_INPUT
+
+
+# -- tracebacks ------------------------------------------------------------------------------------------------------
+
+
+def test_lines_of_a_traceback_lead_to_the_code_of_the_module() -> None:
+    text = (
+        "Traceback (most recent call last):\n"
+        '  File "/data/code/m-1/a b.py", line 5, in handler\n'
+        '    File "<b>", line 1\n'
+        '  File "/usr/lib/python3.11/json/__init__.py", line 9, in loads\n'
+        "ValueError: <script>\n"
+    )
+    shown = linked(text, "/ui/modules/m/code?version=1")
+
+    assert shown.count("<a ") == 1
+    assert '<a href="/ui/modules/m/code?version=1&amp;file=/data/code/m-1/a%20b.py#L5">' in shown
+    assert shown.striptags() == " ".join(text.split())
+    assert "<script>" not in shown
+    assert linked(text, "").unescape() == text

@@ -1,8 +1,8 @@
 """Forms for JSON: a JSON Schema becomes fields, and what a browser posts becomes JSON again. Pure.
 
-`Shape` is the schema as a form sees it. `flatten` returns the controls that a browser would post for a value, `fields_of`
-the fields to draw for posted controls, `read` their value. So `read` returns every value that `flatten` takes; other
-values are written as JSON by hand.
+`Shape` is the schema as a form sees it. `flatten` returns the controls that a browser would post for a value,
+`fields_of` the fields to draw for posted controls, `read` their value. So `read` returns every value that `flatten`
+takes; other values are written as JSON by hand.
 """
 
 from runner.ui.forms.changes import added, removed

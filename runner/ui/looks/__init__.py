@@ -2,13 +2,13 @@
 
 from runner.ui.looks.assets import Asset, Assets
 from runner.ui.looks.formatting import clock as as_clock
-from runner.ui.looks.formatting import duration, size
 from runner.ui.looks.formatting import duration as as_duration
 from runner.ui.looks.formatting import number as as_number
 from runner.ui.looks.formatting import percent as as_percent
 from runner.ui.looks.formatting import size as as_size
 from runner.ui.looks.menu import ENTRIES, Entry
 from runner.ui.looks.templates import Templates
+from runner.ui.looks.tracebacks import linked
 
 __all__ = [
     "ENTRIES",
@@ -21,6 +21,5 @@ __all__ = [
     "as_number",
     "as_percent",
     "as_size",
-    "duration",
-    "size",
+    "linked",
 ]

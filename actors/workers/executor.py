@@ -342,10 +342,6 @@ class Executor:
         self._refuse_all()
         return self._starter.rebuild(self._scheduler.pool(module))
 
-    def last_build(self, module: Published) -> BuildLog | None:
-        """Return the last build of a module's environment, which may still run; None without one."""
-        return self._scheduler.pool(module).build
-
     def statistics(self) -> ExecutorStatistics:
         """Return the counters."""
         pools, builds, fleet = self._scheduler.pools.values(), self._starter.builds, self._fleet

@@ -25,12 +25,6 @@ class Posted:
     form: MultiDict[str, str] = field(factory=MultiDict)
     files: MultiDict[str, FileStorage] = field(factory=MultiDict)
 
-    def close(self) -> None:
-        """Remove the files of the form, which may be on the disk."""
-        for files in self.files.listvalues():
-            for each in files:
-                each.close()
-
 
 NOTHING: Final = Posted()
 

@@ -109,8 +109,6 @@ class Pages:
             if failure.kind is ErrorKind.UNAUTHENTICATED and not view.open:
                 return sign_in_first(view, page)
             return problem_page(page, failure)
-        finally:
-            page.posted.close()
 
     async def _answer(self, view: View, page: Visit, read: ReadForm | None) -> Answer:
         changes = view.method != "GET"

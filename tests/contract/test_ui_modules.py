@@ -332,7 +332,7 @@ async def test_versions_are_compared_and_rolled_back(reader):
     one, two = await two_versions(reader)
     page = await reader.get("/modules/m/versions")
     assert f"From {one} to {two}" in page.text
-    assert "− def handler(input): return 1" in page.text
+    assert "\N{MINUS SIGN} def handler(input): return 1" in page.text
     assert "+ def handler(input): return 2" in page.text
     assert "+ timeout: 6.0" in page.text
     assert "Roll back to it" in page.text

@@ -108,8 +108,8 @@ class Field:
             yield from each.walk()
 
 
-def fields(shape: Shape, posted: Posted, wrong: Mapping[str, str] | None = None) -> Field:
-    """Return the fields for something posted, with what is wrong at the fields that it belongs to."""
+def fields_of(shape: Shape, posted: Posted, wrong: Mapping[str, str] | None = None) -> Field:
+    """Return the fields for a posted form, each with its mistake."""
     drawn = _Drawing(posted).field(shape, "", "$", "", required=True)
     return drawn if not wrong else _marked(drawn, _places(drawn, wrong))
 
@@ -188,7 +188,7 @@ def _placeholder(schema: Mapping[str, Any]) -> str:
 
 
 def _places(drawn: Field, wrong: Mapping[str, str]) -> dict[str, str]:
-    """Return what is wrong by the place of the field that is nearest to each path."""
+    """Return the mistakes by the place of the field nearest to each path."""
     known: dict[str, str] = {}
     for each in drawn.walk():
         known.setdefault(each.path, each.at)

@@ -2,7 +2,6 @@
 
 from runner.ui.looks.assets import Asset, Assets
 from runner.ui.looks.formatting import clock as as_clock
-from runner.ui.looks.formatting import duration, size
 from runner.ui.looks.formatting import duration as as_duration
 from runner.ui.looks.formatting import number as as_number
 from runner.ui.looks.formatting import percent as as_percent
@@ -21,6 +20,4 @@ __all__ = [
     "as_number",
     "as_percent",
     "as_size",
-    "duration",
-    "size",
 ]

@@ -128,7 +128,7 @@ class Runner {
     const place = this.form.querySelector("[data-fields]");
     const held = document.activeElement?.name;
     if (!place) return;
-    place.innerHTML = html; // the server has escaped every text in it
+    place.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
     showBranches(this.form);
     if (held) place.querySelector(`[name="${CSS.escape(held)}"]`)?.focus();
   }

@@ -48,8 +48,9 @@ async function refresh(path, place) {
   }
   for (const part of fresh) {
     part.id = `run-${part.id}`;
-    part.classList.remove("card", "span-8");
-    for (const card of part.querySelectorAll(".card")) card.classList.remove("card");
+    for (const each of [part, ...part.querySelectorAll(".card")]) {
+      each.className = each.className.replace(/\b(card|span-\d+)\b/g, "").trim();
+    }
   }
   fresh.forEach((part, at) => {
     const old = place.children[at];

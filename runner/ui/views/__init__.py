@@ -1,6 +1,6 @@
 """The handlers of all pages: one file, or one room, for each area; each lists its views as `VIEWS`."""
 
-from runner.ui.views import executions, modules, operating, overview, signing
+from runner.ui.views import executions, modules, operating, overview, publishing, signing
 from runner.ui.visit import View
 
 VIEWS: tuple[View, ...] = (
@@ -8,6 +8,7 @@ VIEWS: tuple[View, ...] = (
     *overview.VIEWS,
     *executions.VIEWS,
     *modules.VIEWS,
+    *publishing.VIEWS,
     *operating.VIEWS,
 )
 

@@ -12,7 +12,7 @@ MODULES: Final = {
     "Tag": "태그",
     "every tag": "모든 태그",
     "Since yesterday": "어제부터",
-    "whatever happened": "실행 결과 전체",
+    "every result": "실행 결과 전체",
     "red since yesterday": "어제부터 실패한 모듈",
     "ran since yesterday": "어제부터 실행된 모듈",
     "idle since yesterday": "어제부터 실행되지 않은 모듈",
@@ -143,8 +143,8 @@ MODULES: Final = {
     "Delete": "삭제",
     "Compare": "비교",
     "From {old} to {new}": "{old}에서 {new}(으)로",
-    "The fields only: code is shown to those who may publish modules.": (
-        "필드만 비교합니다. 코드는 모듈을 게시할 수 있는 사람에게만 보입니다."
+    "Fields only: code needs the scope modules:write.": (
+        "필드만 비교합니다. 코드를 보려면 modules:write 권한이 필요합니다."
     ),
     "fields of the module": "모듈의 필드",
     "The content differs; it is no text, or too large.": "내용이 다릅니다. 텍스트가 아니거나 너무 큽니다.",
@@ -220,7 +220,7 @@ MODULES: Final = {
     "Notices": "알림",
     "to": "받는 곳:",
     "when it ends as": "다음으로 끝날 때:",
-    "Nobody is told of its ends. The field on_end names recipients.": (
+    "It has no recipients of notices. The field on_end names them.": (
         "실행이 끝나도 알림을 받는 곳이 없습니다. on_end 필드에 적으세요."
     ),
     "Latest notices": "최근 알림",

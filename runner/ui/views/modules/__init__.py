@@ -1,6 +1,6 @@
-"""The pages of modules: their list, an editor, and for each module a form to run it and what there is to know."""
+"""The pages of modules: their list, and for each module a form to run it and what there is to know."""
 
-from runner.ui.views.modules import building, code, editing, listing, running, starts, statistics, versions
+from runner.ui.views.modules import building, code, listing, running, starts, statistics, versions
 from runner.ui.visit import View
 
 VIEWS: tuple[View, ...] = (
@@ -11,7 +11,6 @@ VIEWS: tuple[View, ...] = (
     *statistics.VIEWS,
     *building.VIEWS,
     *starts.VIEWS,
-    *editing.VIEWS,
 )
 
 __all__ = ["VIEWS"]

@@ -16,7 +16,19 @@ from runner.api import gathering
 from runner.auth import Scope
 from runner.http import stream_body
 from runner.status import CODES
-from runner.ui.forms import NotShownError, Posted, Shape, added, fields, flatten, pretty, read, removed, shape_of, start
+from runner.ui.forms import (
+    NotShownError,
+    Posted,
+    Shape,
+    added,
+    fields_of,
+    flatten,
+    pretty,
+    read,
+    removed,
+    shape_of,
+    start_of,
+)
 from runner.ui.views.modules.facts import settings_of
 from runner.ui.views.modules.subject import Subject, subject_of
 from runner.ui.visit import Answer, Reply, Visit, view
@@ -55,7 +67,7 @@ async def _begin(subject: Subject, shape: Shape) -> Input:
     if text:
         return _from_json(shape, text)
     if shape.schema:
-        posted = start(shape)
+        posted = start_of(shape)
         return Input(posted, pretty(read(shape, posted).value), {})
     example = await subject.page.service.checks.sized(0, subject.module.example)
     text = "{}" if example is None else pretty(msgspec.Raw(example))
@@ -107,13 +119,13 @@ def _from_json(shape: Shape, text: str) -> Input:
     try:
         value = check_json(text.encode("utf-8", "replace") or b"null")
     except InvalidJsonError as problem:
-        return Input(start(shape), text, {}, problem=str(problem), fits=False)
+        return Input(start_of(shape), text, {}, problem=str(problem), fits=False)
     if len(text) > _MAX_FORM:
-        return Input(start(shape), text, {}, fits=False)
+        return Input(start_of(shape), text, {}, fits=False)
     try:
         return Input(flatten(shape, msgspec.json.decode(value)), text, {})
     except (NotShownError, msgspec.DecodeError, RecursionError):
-        return Input(start(shape), text, {}, fits=False)
+        return Input(start_of(shape), text, {}, fits=False)
 
 
 async def _run(subject: Subject, given: Input) -> Reply:
@@ -143,7 +155,7 @@ def _refused(subject: Subject, shape: Shape, given: Input, failure: Failure) -> 
 def _page(subject: Subject, shape: Shape, given: Input, *, status: int = 200, **values: Any) -> Reply:
     page = subject.page
     values = {"failure": None, "accepted": None, **values}
-    form = fields(shape, given.posted, given.wrong)
+    form = fields_of(shape, given.posted, given.wrong)
     if not _by_script(page):
         settings = settings_of(subject.module.spec, page.words)
         return subject.render("module_run.html", "", status, form=form, given=given, settings=settings, **values)

@@ -8,9 +8,9 @@ from typing import Any
 from config.modules import DESCRIPTIONS
 from protocol.errors import RunnerError
 from runner.auth import Scope
-from runner.ui.views.modules.drafts import fields_of
 from runner.ui.views.modules.shown_code import Compared, compare
 from runner.ui.views.modules.subject import Subject, condition_of, subject_of
+from runner.ui.views.publishing import fields_of
 from runner.ui.visit import Reply, Visit, view
 
 

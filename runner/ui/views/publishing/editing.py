@@ -15,7 +15,7 @@ from protocol.model import Kind
 from runner.api import Publishing
 from runner.auth import Scope
 from runner.status import CODES
-from runner.ui.views.modules.drafts import Draft, archive, mistakes, of_version, posted, started, uploaded
+from runner.ui.views.publishing.drafts import Draft, archive, mistakes, of_version, posted, started, uploaded
 from runner.ui.visit import Reply, Visit, view
 
 _JSON: Final = "application/json"
@@ -46,7 +46,7 @@ def _kind(text: str) -> Kind:
 
 @view("POST", "/publish", scope=Scope.MODULES_WRITE)
 async def publish(page: Visit) -> Reply:
-    """Check or publish what was written or uploaded. Refused, it is shown again as it was sent."""
+    """Check or publish a draft or an upload. A refused draft is shown again as it was sent."""
     form, what = page.form, page.form.get("do", "publish")
     draft = posted(form)
     base: dict[str, Any] = {name: form.get(name, "") for name in ("module", "base", "revision", "kind")}

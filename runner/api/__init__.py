@@ -11,7 +11,7 @@ from runner.api.glance import Ends, Glance, Lives, Machine
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
 from runner.api.management import Publishing
-from runner.api.outputs import MAX_LINE, MAX_LINES, MAX_SEARCHED, Line, Lines, Look, Matches, Place, Sort, Window
+from runner.api.outputs import MAX_LINE, MAX_LINES, MAX_SEARCHED, Line, Lines, Look, Matches, Sort, Spot, Window
 from runner.api.reruns import ACTIVE, SAME, Again, Cancelled
 from runner.api.service import Service
 from runner.api.starts import MAX_NEXT, NoticeVerbs, ShownSchedule, fields_of
@@ -46,12 +46,12 @@ __all__ = [
     "Machine",
     "Matches",
     "NoticeVerbs",
-    "Place",
     "Publishing",
     "Service",
     "ShownSchedule",
     "Sort",
     "Span",
+    "Spot",
     "StoredFiles",
     "Window",
     "event_size",

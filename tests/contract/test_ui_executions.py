@@ -14,7 +14,7 @@ from actors.history import Query
 from actors.turns import Terms
 from protocol.model import Status
 from runner.ui.views.executions.family import tree
-from runner.ui.views.executions.page import _with_places
+from runner.ui.views.executions.page import _linked
 from tests.contract.test_streams import ECHO, TALKS
 from tests.records import make
 from tests.support import ANYBODY, inline
@@ -92,11 +92,11 @@ async def test_filters_live_in_the_address(site, browser):
     failed = (await run(site, "hostile", "raise")).id
 
     page = await browser.get("/executions")
-    assert rows(page) == [failed, *reversed(echoes[11:])]
+    assert rows(page) == [failed, *reversed(echoes[21:])]
     older = re.search(r'rel="next" href="/ui(/executions[^"]+)"', page.text)[1].replace("&amp;", "&")
-    assert rows(await browser.get(older)) == list(reversed(echoes[:11]))
+    assert rows(await browser.get(older)) == list(reversed(echoes[:21]))
     page = await browser.get("/executions?module=echo&since=24h")
-    assert (len(rows(page)), failed in page.text) == (50, False)
+    assert (len(rows(page)), failed in page.text) == (40, False)
     assert 'href="/ui/executions?module=echo"' in page.text, "the filter `since` can be removed"
     assert re.search(r'rel="next" href="/ui/executions\?cursor=[^"]+&amp;module=echo&amp;since=24h"', page.text)
     assert 'data-refresh="3"' in page.text
@@ -197,7 +197,7 @@ async def test_lines_of_a_traceback_lead_to_the_code(site, browser):
     page = await reader.get(f"/executions/{made.id}")
     assert "File &#34;" in page.text
     assert "/code?" not in page.text
-    assert _with_places('x\nFile "/usr/lib/python3.11/re.py", line 3\nFile "<string>", line 1\n') == [
+    assert _linked('x\nFile "/usr/lib/python3.11/re.py", line 3\nFile "<string>", line 1\n') == [
         ('x\nFile "/usr/lib/python3.11/re.py", line 3\nFile "<string>", line 1\n', "", "")
     ]
 

@@ -8,7 +8,6 @@ from runner.ui.looks.formatting import percent as as_percent
 from runner.ui.looks.formatting import size as as_size
 from runner.ui.looks.menu import ENTRIES, Entry
 from runner.ui.looks.templates import Templates
-from runner.ui.looks.tracebacks import linked
 
 __all__ = [
     "ENTRIES",
@@ -21,5 +20,4 @@ __all__ = [
     "as_number",
     "as_percent",
     "as_size",
-    "linked",
 ]

@@ -12,7 +12,6 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from runner.ui.looks import formatting
 from runner.ui.looks.assets import Assets
 from runner.ui.looks.menu import entries
-from runner.ui.looks.tracebacks import linked
 from runner.version import release
 
 
@@ -33,7 +32,7 @@ class Templates:
             cache_size=-1,
         )
         self._environment.globals.update(
-            release=release(), static=assets.url, menu=partial(entries, pages), linked=linked, **formatting.GLOBALS
+            release=release(), static=assets.url, menu=partial(entries, pages), **formatting.GLOBALS
         )
         for name in texts:
             self._environment.get_template(name)

@@ -1,30 +1,26 @@
-"""Forms that browsers post: read whole, within a limit, and parsed in a thread where that takes time."""
+"""Forms that browsers post: read whole, within a limit, and parsed in bounded steps or in a thread."""
 
 from __future__ import annotations
 
 from functools import partial
 from io import BytesIO
 from typing import Final
-from urllib.parse import parse_qsl
 
 import trio
-from attrs import field, frozen
+from attrs import define, field, frozen
 from werkzeug.datastructures import FileStorage, MultiDict
-from werkzeug.exceptions import HTTPException
-from werkzeug.formparser import FormDataParser
 
 from protocol.errors import ErrorKind, error
 from runner.http import BodyError, BodyTooLargeError, Message, Receive, read_body
+from runner.inputs import FORM, URLENCODED, Content, Head, read_pairs, read_parts
 
-_MAX_FIELDS: Final = 1000
+_MAX_PARTS: Final = 1000
 _LONG_BYTES: Final = 64 * 1024
-URLENCODED: Final = "application/x-www-form-urlencoded"
-MULTIPART: Final = "multipart/form-data"
 
 
 @frozen
 class Posted:
-    """The fields and files of one form."""
+    """The fields and files of one form, all of them in memory."""
 
     form: MultiDict[str, str] = field(factory=MultiDict)
     files: MultiDict[str, FileStorage] = field(factory=MultiDict)
@@ -46,43 +42,49 @@ async def read_posted(scope: Message, receive: Receive, limit: int) -> Posted:
 
 async def parse_posted(content_type: str, body: bytes) -> Posted:
     """Return the fields of a body. Raises RunnerError `bad_input`."""
-    parse = partial(_parse, content_type, body)
-    return parse() if len(body) <= _LONG_BYTES else await trio.to_thread.run_sync(parse)
-
-
-def _parse(content_type: str, body: bytes) -> Posted:
-    kind, _, rest = content_type.partition(";")
-    kind = kind.strip().lower()
-    try:
-        if kind == URLENCODED:
-            text = body.decode()
-            return Posted(MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS)))
-        if kind == MULTIPART:
-            parser = FormDataParser(
-                _in_memory, max_form_memory_size=len(body) + 1, max_form_parts=_MAX_FIELDS, silent=False
-            )
-            boundary = _boundary(rest)
-            _, form, files = parser.parse(BytesIO(body), kind, len(body), {"boundary": boundary})
-            return Posted(form, files)
-    except (ValueError, HTTPException):
-        raise error(ErrorKind.BAD_INPUT, "the form cannot be read", field="$") from None
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == URLENCODED:
+        pairs = partial(read_pairs, body)
+        found = pairs() if len(body) <= _LONG_BYTES else await trio.to_thread.run_sync(pairs)
+        return Posted(MultiDict(found))
+    if kind == FORM:
+        parts = _Parts()
+        await read_parts(content_type, partial(_whole, body), _MAX_PARTS, parts.take)
+        return parts.posted
     raise error(ErrorKind.BAD_INPUT, f"a page takes forms, not {kind[:80] or 'a body without type'!r}", field="$")
 
 
-def _in_memory(
-    total_content_length: int | None, content_type: str | None, filename: str | None, content_length: int | None = None
-) -> BytesIO:
-    """Return the place of a file: the body is in memory already, and no file is left in a folder of the system."""
-    del total_content_length, content_type, filename, content_length
-    return BytesIO()
+@define(eq=False)
+class _Parts:
+    """Collects the parts of a form."""
+
+    posted: Posted = field(factory=Posted)
+    _head: Head | None = None
+    _data: bytearray = field(factory=bytearray)
+
+    async def take(self, event: Head | Content) -> None:
+        """Take the next event of the form. Raises RunnerError `bad_input`."""
+        if isinstance(event, Head):
+            self._head = event
+            return
+        self._data += event.data
+        if event.last and self._head is not None:
+            self._end(self._head, bytes(self._data))
+            self._data = bytearray()
+
+    def _end(self, head: Head, data: bytes) -> None:
+        name = head.name or ""
+        if head.filename is not None:
+            self.posted.files.add(name, FileStorage(BytesIO(data), head.filename, name, head.type))
+            return
+        try:
+            self.posted.form.add(name, data.decode())
+        except UnicodeDecodeError:
+            raise error(ErrorKind.BAD_INPUT, f"the form field {name!r:.80} is not UTF-8", field=name[:80]) from None
 
 
-def _boundary(rest: str) -> str:
-    for part in rest.split(";"):
-        name, _, value = part.strip().partition("=")
-        if name.lower() == "boundary":
-            return value.strip('"')
-    return ""
+async def _whole(body: bytes) -> tuple[bytes, bool]:
+    return body, False
 
 
 def _type(scope: Message) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from protocol.errors import ErrorKind
 from runner.api import failure_of
 from runner.http import Message, Send, respond
 from runner.ui.looks import Assets
@@ -61,9 +62,10 @@ async def _stream(page: Visit, stream: Stream, headers: Headers, send: Send) -> 
         if not begun:
             await transmit(page, problem_page(page, failure), headers, send)
             return
-        if stream.failed is None:
+        if stream.failed is not None:
+            last = stream.failed(failure)
+        elif stream.size is not None or failure.kind is not ErrorKind.UNAUTHENTICATED:
             raise
-        last = stream.failed(failure)
     await send({"type": "http.response.body", "body": last, "more_body": False})
 
 

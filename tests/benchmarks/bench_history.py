@@ -67,6 +67,7 @@ COLUMNS = [
     "priority",
     "summary",
     "output_bytes",
+    "depth",
 ]
 
 
@@ -96,7 +97,7 @@ def some_rows(rollups: dict[Span, Rollup]) -> Iterator[tuple[Any, ...]]:
         yield (
             *(name, number, module, f"1.{number % 3}", "venv", status.value, caller, at, at, at + seconds),
             *(kind and kind.value, failure, 0 if kind is None else 1, 1, 0, 0.001, 0.0, 0.0, 0.0, seconds),
-            *(f"key-{number}" if number % 10 == 0 else None, 2, 0, 5, 0, 80),
+            *(f"key-{number}" if number % 10 == 0 else None, 2, 0, 5, 0, 80, 0),
         )
 
 

@@ -88,6 +88,7 @@ function confirmed(event) {
 function start() {
   document.addEventListener("change", chosen);
   document.addEventListener("submit", confirmed);
+  document.querySelector(".menu [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   showTimes();
   setInterval(showTimes, 10000);
   document.addEventListener("keydown", pressed);

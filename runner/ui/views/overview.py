@@ -1,6 +1,6 @@
 """The overview: running and waiting executions, failures since yesterday, next schedules, health of the machine.
 
-Each part is shown to readers who may see it. A part that cannot be read says so, and the others are shown all the same.
+Each part needs its scope. A part that cannot be read says so, and the others are shown all the same.
 """
 
 from __future__ import annotations

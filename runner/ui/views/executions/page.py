@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -25,6 +26,9 @@ from runner.ui.words import Words
 _MAX_EDITED: Final = 128 * 1024
 """Bytes of an input that is put into the form for the next one."""
 _MAX_TRACEBACK: Final = 8_000
+_PLACE: Final = re.compile(r'File "(?P<path>[^"\n]{1,500})", line (?P<line>[0-9]{1,9})')
+_ELSEWHERE: Final = re.compile(r"^<|/(site-packages|lib/python[0-9.]+)/")
+"""Files that are no code of a module."""
 
 
 @view("GET", "/executions/{id}", scope=Scope.EXECUTIONS_READ)
@@ -114,16 +118,27 @@ async def _shown(page: Visit, data: bytes) -> Shown:
     return await page.service.checks.sized(len(data), partial(shown, data))
 
 
-def _error(failure: Failure) -> dict[str, str]:
-    """Return the texts of a failure, with nothing hidden in them."""
+def _error(failure: Failure) -> dict[str, Any]:
+    """Return the texts of a failure, with nothing hidden in them; of its traceback, parts of which some are places."""
     traceback = failure.traceback or ""
     cut = len(traceback) - _MAX_TRACEBACK
     return {
         "kind": failure.kind.value,
         "type": visible(failure.type or ""),
         "message": visible(failure.message),
-        "traceback": visible(traceback[-_MAX_TRACEBACK:] if cut > 0 else traceback),
+        "traceback": _with_places(visible(traceback[-_MAX_TRACEBACK:] if cut > 0 else traceback)),
     }
+
+
+def _with_places(traceback: str) -> list[tuple[str, str, str]]:
+    """Return the parts of a traceback, each with the path and the number of the line that it names, else with ""."""
+    parts: list[tuple[str, str, str]] = []
+    at = 0
+    for found in _PLACE.finditer(traceback):
+        if not _ELSEWHERE.search(found["path"]):
+            parts += [(traceback[at : found.start()], "", ""), (found[0], found["path"], found["line"])]
+            at = found.end()
+    return [part for part in (*parts, (traceback[at:], "", "")) if part[0]]
 
 
 def _phases(t: Words, execution: Execution) -> Any:

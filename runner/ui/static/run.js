@@ -48,8 +48,8 @@ async function refresh(path, place) {
   }
   for (const part of fresh) {
     part.id = `run-${part.id}`;
-    for (const each of [part, ...part.querySelectorAll(".card")]) {
-      each.className = each.className.replace(/\b(card|span-\d+)\b/g, "").trim();
+    for (const each of [part, ...part.querySelectorAll('.card, [class*="span-"]')]) {
+      each.className = each.className.replace(/\b(card|grid|span-\d+)(?!\S)/g, "").trim();
     }
   }
   fresh.forEach((part, at) => {

@@ -420,7 +420,26 @@ def form(target: Target) -> None:
         target.ask("POST", "/http/rest/x", body, content_type="application/x-www-form-urlencoded")
 
 
+def pages(target: Target) -> None:
+    """Open the dashboard, and send it forms as large as it takes."""
+    own = {"sec_fetch_site": "same-origin", "content_type": "application/x-www-form-urlencoded"}
+    with closing(target.open()) as connection:
+        given = {name.replace("_", "-"): value for name, value in own.items()}
+        connection.request("POST", "/ui/sign-in", f"token={target.token}", given)
+        answer = connection.getresponse()
+        answer.read()
+        cookie = answer.headers["set-cookie"].partition(";")[0]
+    assert target.ask("GET", "/ui/?" + "&".join(f"a{n}=%41%42" for n in range(900)), cookie=cookie)[0] == 200
+    for body in (b"a=" + b"%41" * (FRAME // 3), b"&".join([b"a=1"] * 999)):
+        assert target.ask("POST", "/ui/sign-out", body, **own, cookie=cookie)[0] == 403
+    own["content_type"] = "multipart/form-data; boundary=x"
+    part = b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n'
+    for body in (part + b"\r\n-" * (FRAME // 3 - 100) + b"\r\n--x--\r\n", (part + b"1\r\n") * 999 + b"--x--\r\n"):
+        assert target.ask("POST", "/ui/sign-out", body, **own, cookie=cookie)[0] == 403
+
+
 CASES: dict[str, Callable[[Target], Any]] = {
+    "pages and forms of the dashboard": pages,
     "websocket: pings": lambda target: socket_flood(target, frame(9, b"")),
     "websocket: pongs": lambda target: socket_flood(target, frame(10, b"")),
     "websocket: messages of one byte": lambda target: socket_flood(target, frame(1, b"x")),

@@ -13,6 +13,7 @@ import trio
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
+from actors.executions.children import Nesting, Turn
 from actors.executions.inputs import names_files, use_named
 from actors.executions.live import Live
 from actors.files import Files
@@ -53,6 +54,8 @@ class Attempts:
     files: Files
     copies: Path
     """The folder for files of handlers in the runner's own process."""
+    nesting: Nesting | None = field(default=None, init=False)
+    """Makes the calls of handlers."""
     _in_process: InProcess = field(factory=InProcess, init=False)
 
     def close(self) -> None:
@@ -108,8 +111,12 @@ class Attempts:
                     files = await self._ready(live, files)
                     if files is None:
                         return live.stopped()
-                async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
-                    outcome = await self._call(live, raw, worker, files, gives_back=waits < _WAITS)
+                level = len(live.path)
+                async with executor.lease(
+                    live.module, live.phases, ask=live.ask, patient=patient, level=level
+                ) as worker:
+                    turn = executor.turn(worker, level) if live.module.spec.calls_modules else None
+                    outcome = await self._call(live, raw, worker, files, turn, gives_back=waits < _WAITS)
             except RunnerError as problem:
                 if live.stopped_by is not None:
                     return live.stopped()
@@ -129,7 +136,14 @@ class Attempts:
         return outcome or Outcome()
 
     async def _call(
-        self, live: Live, raw: msgspec.Raw, worker: Worker, files: Mapping[str, tuple[Path, str]], *, gives_back: bool
+        self,
+        live: Live,
+        raw: msgspec.Raw,
+        worker: Worker,
+        files: Mapping[str, tuple[Path, str]],
+        turn: Turn | None,
+        *,
+        gives_back: bool,
     ) -> Outcome | None:
         """Call the handler, or return None to give the worker back until the record has room for it."""
         if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
@@ -138,12 +152,17 @@ class Attempts:
             return None
         call = live.begin(raw, _seconds(live))
         call.files, call.store = files, self._storing(live)
+        if turn is not None and self.nesting is not None:
+            call.nested = live.children = self.nesting.children(live, turn)
         try:
             await self._record_begin(live)
             return live.stopped() if call.stopped_by is not None else await worker.execute(call)
         finally:
             live.call = None
             live.killed = call.killed
+            if live.children is not None:
+                await live.children.close()
+                live.children = None
 
     async def _ready(
         self, live: Live, files: Mapping[str, tuple[Path, str]] | None

@@ -11,6 +11,17 @@ from actors.history.history import History
 from actors.history.pending import LARGE_BYTES
 from actors.history.queries import Page, Query
 from actors.history.storage import LOST
-from actors.rollups import ModuleStats
+from actors.rollups import EndCounts, Ends, ModuleStats
 
-__all__ = ["LARGE_BYTES", "LOST", "History", "HistoryStatistics", "ModuleStats", "Page", "Query", "database_path"]
+__all__ = [
+    "LARGE_BYTES",
+    "LOST",
+    "EndCounts",
+    "Ends",
+    "History",
+    "HistoryStatistics",
+    "ModuleStats",
+    "Page",
+    "Query",
+    "database_path",
+]

@@ -73,6 +73,8 @@ class ModuleSpec:
     """The maximum number of workers of this module."""
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
+    calls_modules: tuple[str, ...] = ()
+    """Names and globs of the modules that its handler may call."""
     on_end: tuple[OnEnd, ...] = ()
     """The recipients of notices about its ended executions."""
     rate: str | None = None
@@ -300,6 +302,9 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "processes": units.optional(units.count(1)),
         "output": units.bytes_from(0),
         "concurrency": units.count(1, 1000),
+        "calls_modules": units.items(
+            units.matching(r"[a-z0-9._*?\[\]!-]{1,64}", "the name of a module, or a glob such as `report-*`")
+        ),
         "on_end": on_end.read,
         "variables": units.variables,
         "secrets": secrets.read,

@@ -15,7 +15,7 @@ from config.mistakes import ConfigError, did_you_mean
 from protocol.errors import ErrorKind, error
 from runner.cli.calls import call, executions, files, logs
 from runner.cli.environments import env, prepare
-from runner.cli.keys import key
+from runner.cli.keys import key, ui
 from runner.cli.modules import modules
 from runner.cli.options import Root, connection_options, duration, json_option, load, settings_options
 from runner.cli.starts import notice_commands, schedules
@@ -79,7 +79,7 @@ def cli(ctx: click.Context, /, **_options: Any) -> int:
         return int(serve.invoke(inner))
 
 
-for command in (prepare, env, call, logs, executions, modules, files, schedules, key, notice_commands):
+for command in (prepare, env, call, logs, executions, modules, files, schedules, key, ui, notice_commands):
     cli.add_command(command)
 
 

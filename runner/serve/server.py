@@ -43,6 +43,7 @@ _SWITCH_SECONDS = 0.001
 _COLLECTIONS = 2000, 20, 100
 """Thresholds of the garbage collector: full collections are rare, and the others take few milliseconds."""
 _EXAMPLE_TOKEN_SECONDS = 86400.0
+_SUBJECT = "local"
 _SHOWN_USERS = 20
 
 log = structlog.get_logger("main")
@@ -130,7 +131,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             nursery.start_soon(Heap().run)
             _announce(settings, doors, len(system.registry.snapshot.modules))
             if secret is not None and doors.addresses["rest"]:
-                await _print_call(doors.addresses["rest"][0], secret, loaded, system.registry.snapshot)
+                await _print_call(doors, secret, loaded, system.registry.snapshot)
             _warn_of_anonymous(settings, verifier)
             _warn_of_missing_kinds(system)
             for name, text in unknown_recipients(loaded.modules.modules, system.registry.snapshot.modules):
@@ -175,10 +176,13 @@ def _announce(settings: Settings, doors: Doors, modules: int) -> None:
         _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
 
 
-async def _print_call(address: tuple[str, int], secret: str, loaded: Loaded, served: RegistrySnapshot) -> None:
-    """Print a call of the first module, with a token that is signed by the runner's own secret."""
-    settings = loaded.settings
-    token = sign_for(settings.auth, secret, "local", ["admin"], _EXAMPLE_TOKEN_SECONDS)
+async def _print_call(doors: Doors, secret: str, loaded: Loaded, served: RegistrySnapshot) -> None:
+    """Print a call of the first module, with a token that is signed by the runner's own secret.
+
+    On a terminal also a link that opens the dashboard with this token: in a log it would be too old when it is read.
+    """
+    settings, address = loaded.settings, doors.addresses["rest"][0]
+    token = sign_for(settings.auth, secret, _SUBJECT, ["admin"], _EXAMPLE_TOKEN_SECONDS)
     scheme = "http" if settings.server.tls_certificate_file is None else "https"
     url = f"{scheme}://{in_url(reachable(address[0]))}:{address[1]}"
     first = next((module.name for module in loaded.modules.modules), "NAME")
@@ -194,6 +198,9 @@ async def _print_call(address: tuple[str, int], secret: str, loaded: Loaded, ser
         "Or this one, in another terminal:\n\n"
         f"  {command_line(loaded, url)} call {first} {text}\n\n"
     )
+    if doors.ui is not None and sys.stderr.isatty():
+        link = (settings.server.external_url or url) + doors.ui.link(token, _SUBJECT)
+        sys.stderr.write(f"The dashboard; this link signs in once, within a minute:\n\n  {link}\n\n")
     sys.stderr.flush()
 
 

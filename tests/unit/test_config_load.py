@@ -87,6 +87,7 @@ def test_the_flat_names():
         "keep_alive": "server.keep_alive_seconds",
         "body_timeout": "server.body_timeout_seconds",
         "send_timeout": "server.send_timeout_seconds",
+        "ui": "server.ui",
         "reload": "server.reload",
         "metrics": "server.metrics",
         "cors_origins": "server.cors_origins",

@@ -20,7 +20,7 @@ from protocol.errors import ErrorKind
 from protocol.events import Error
 from protocol.model import Kind, Status
 from protocol.views import Json, ListedExecution, Moment
-from runner.api import NOT_SHOWN, SAME
+from runner.api import NOT_SHOWN, SAME, BuiltEnvironment, ShownWorker
 
 
 class ExecutionPage(TypedDict):
@@ -78,6 +78,18 @@ class Environments(TypedDict):
     """All kinds of environment."""
 
     items: list[Environment]
+
+
+class BuiltEnvironments(TypedDict):
+    """All built environments, the largest first."""
+
+    items: list[BuiltEnvironment]
+
+
+class Workers(TypedDict):
+    """All workers, by module."""
+
+    items: list[ShownWorker]
 
 
 class ShownSignature(TypedDict):
@@ -276,6 +288,24 @@ class RepeatedPage(TypedDict):
     dry_run: bool
     items: list[Repeated]
     cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
+
+
+class CancelledExecution(TypedDict):
+    """What became of one execution of a list."""
+
+    id: str
+    module: str
+    version: str
+    status: Status
+    problem: Annotated[Error | None, Meta(description="Why it is not cancelled.")]
+
+
+class CancelledPage(TypedDict):
+    """The executions that were cancelled."""
+
+    dry_run: bool
+    items: list[CancelledExecution]
+    more: Annotated[bool, Meta(description="Whether more executions match.")]
 
 
 class File(TypedDict):

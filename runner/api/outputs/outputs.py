@@ -22,6 +22,7 @@ from runner.auth import Principal, Scope, require
 T = TypeVar("T")
 MAX_LINES: Final = 1_000
 """Lines in one window, and places in one answer of a search."""
+_TRACEBACK: Final = "Traceback (most recent call last)"
 MAX_SEARCHED: Final = 200
 """Characters of a text to search for."""
 
@@ -190,7 +191,7 @@ def mistake_in(lines: list[Line], *, failed: bool) -> Place | None:
     """Return where lines tell of a mistake; see `Look`."""
     last = None
     for line in reversed(lines):
-        if line.text.startswith("Traceback (most recent call last)"):
+        if line.text.startswith(_TRACEBACK):
             return line.place
         if failed and last is None and line.stream is Stream.STDERR and line.text.strip():
             last = line.place

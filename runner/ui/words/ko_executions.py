@@ -35,6 +35,8 @@ _LIST: Final = {
     "Run again…": "다시 실행…",
     "Schedule": "일정",
     "Search": "검색",
+    "Searching older ones…": "더 오래된 실행에서 찾는 중…",
+    "Stop": "멈추기",
     "Search older ones": "더 오래된 실행에서 찾기",
     "Status": "상태",
     "Text in output or error, or an ID": "출력이나 오류에 있는 글자, 또는 ID",

@@ -16,7 +16,7 @@ from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Status
 from runner.ui.visit import Visit
 
-PAGE: Final = 50
+PAGE: Final = 40
 _MAX_TEXT: Final = 300
 
 

@@ -28,7 +28,7 @@ from config.modules.spec import (
     spec_to_mapping,
 )
 from config.modules.template import starter
-from config.modules.upload import DESCRIPTIONS, Description, module_from_archive, read_module
+from config.modules.upload import DESCRIPTIONS, Description, module_from_archive, name_in_block, read_module
 
 __all__ = [
     "DESCRIPTIONS",
@@ -54,6 +54,7 @@ __all__ = [
     "loop_from",
     "loop_text",
     "module_from_archive",
+    "name_in_block",
     "name_of_module",
     "origin_of",
     "read_module",

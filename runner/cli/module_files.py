@@ -21,6 +21,7 @@ from config.modules import (
     ModuleSpec,
     as_written,
     module_from_archive,
+    name_in_block,
     name_of_module,
     read_module,
     read_spec,
@@ -97,7 +98,7 @@ def _content(file: Path) -> bytes:
 
 def _archive(target: Path, data: bytes, files: Mapping[str, bytes], name: str | None, *, check: bool) -> Sent:
     """Return the request for an archive. Raises ConfigError with paths relative to `target`, Wrong, RunnerError."""
-    if name is None and not any(file in files for file in DESCRIPTIONS):
+    if name is None and not any(file in files for file in DESCRIPTIONS) and name_in_block(files) is None:
         name = _called(target)
     if check:
         try:

@@ -180,6 +180,7 @@ def test_fields_with_their_default_value_are_not_sent(write):
     fields = json.loads(sent.body)
 
     assert (sent.method, sent.path) == ("PUT", "/modules/m")
+    assert fields.pop("packages_from") == {"r.txt": ""}
     assert {name: fields.pop(name) for name in ("name", "env", "version", "python", "requirements", "timeout")} == {
         "name": "m",
         "env": "venv",

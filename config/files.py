@@ -85,7 +85,8 @@ def requirements_given(data: MutableMapping[str, Any], origin: Origin, *, allow_
 
 def _project(file: Path, data: MutableMapping[str, Any], origin: Origin) -> list[str]:
     """Return the requirements in a lock or project, and note the range of Pythons that it is for. Raises `Wrong`."""
-    found = packages.read_project(file, origin.named, MAX_BYTES if origin.trusted else _MAX_LOCK_BYTES)
+    largest = MAX_BYTES if origin.trusted else _MAX_LOCK_BYTES
+    found = packages.read_project(file, origin.named, largest, trusted=origin.trusted)
     _came_from(data, found.texts)
     if data.get("python") is None and found.python is not None:
         data["python"] = found.python

@@ -14,6 +14,7 @@ from config.packages.locks import (
     read_conda_lock,
     read_project,
     read_texts,
+    registries,
     subdir,
 )
 from config.packages.versions import MINORS, fits, is_range, minor_for, read_python
@@ -37,5 +38,6 @@ __all__ = [
     "read_project",
     "read_python",
     "read_texts",
+    "registries",
     "subdir",
 ]

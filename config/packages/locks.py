@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -32,6 +32,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _HASHED = re.compile(r"\s--hash[= ]")
 _PINNED = re.compile(r"@\s*git\+[^\s]+@(?:[0-9a-f]{40}|[0-9a-f]{64})(?:\s|#|;|$)", re.IGNORECASE)
 _EXPLICIT = re.compile(r"[A-Za-z]+://\S+\.(?:conda|tar\.bz2)#[0-9a-f]+")
+_WEB = re.compile(r"(?:git\+)?https?://", re.IGNORECASE)
+_REGISTRY = re.compile(r'^source = \{ registry = "([^"\n]{1,2000})" \}', re.MULTILINE)
 _FOLDER = "is a folder, which changes without notice; lock a release, a wheel, or a commit of a git repository"
 _MOST_FILES: Final = 4
 _FILE_NAME = re.compile(r"[^\x00-\x1f/]{1,255}")
@@ -71,7 +73,7 @@ def is_project(name: str) -> bool:
     return base in (UV_LOCK, PROJECT) or _PYLOCK.fullmatch(base) is not None
 
 
-def is_locked(requirements: tuple[str, ...] | list[str]) -> bool:
+def is_locked(requirements: Sequence[str]) -> bool:
     """Return whether requirements are a lock: each line has a hash or a commit, and one at least has a hash.
 
     Exactly these are installed then; what they require themselves is in the lock too, or is not wanted.
@@ -81,21 +83,28 @@ def is_locked(requirements: tuple[str, ...] | list[str]) -> bool:
     return bool(hashed) and all(_HASHED.search(line) or _PINNED.search(line) for line in lines)
 
 
-def is_explicit(dependencies: tuple[str, ...] | list[str]) -> bool:
+def registries(lock: str) -> list[str]:
+    """Return the indexes that the text of a `uv.lock` names, each once."""
+    return list(dict.fromkeys(_REGISTRY.findall(lock)))
+
+
+def is_explicit(dependencies: Sequence[str]) -> bool:
     """Return whether conda packages are a lock: each is the address of a file with its digest."""
     return bool(dependencies) and all(_EXPLICIT.fullmatch(line) for line in dependencies)
 
 
-def read_project(path: Path, named: list[Path], largest: int = MAX_BYTES) -> Packages:
+def read_project(path: Path, named: list[Path], largest: int = MAX_BYTES, *, trusted: bool = True) -> Packages:
     """Return the packages of a `uv.lock`, `pylock.toml` or `pyproject.toml`; `named` collects the files.
+
+    Files and keys of this machine are for its operator, who is `trusted`.
 
     Raises `Wrong`, with file and line.
     """
     if path.name == UV_LOCK:
-        return _read_uv(path.with_name(PROJECT), path, named, largest)
+        return _read_uv(path.with_name(PROJECT), path, named, largest, trusted=trusted)
     if path.name == PROJECT:
         if path.with_name(UV_LOCK).is_file():
-            return _read_uv(path, path.with_name(UV_LOCK), named, largest)
+            return _read_uv(path, path.with_name(UV_LOCK), named, largest, trusted=trusted)
         project = _project(_toml(path, named, largest), path)
         return Packages(tuple(_own(project, path)), (), _python(project, path), {path.name: ""})
     return _read_pylock(path, named, largest)
@@ -109,13 +118,34 @@ def has_project(text: bytes) -> bool:
         return True  # reading it tells what is wrong
 
 
-def _read_uv(project: Path, lock: Path, named: list[Path], largest: int) -> Packages:
-    data = _toml(project, named, largest)
-    text = read_text(project, largest)
-    named.append(lock)
-    return Packages(
-        (), (), _python(_project(data, project), project), {PROJECT: text, UV_LOCK: read_text(lock, largest)}
-    )
+def _read_uv(project: Path, lock: Path, named: list[Path], largest: int, *, trusted: bool) -> Packages:
+    """Return the texts of a project and its lock, if it names nothing that another machine has not. Raises `Wrong`."""
+    data, locked = _toml(project, named, largest), _toml(lock, named, largest)
+    table = _project(data, project)
+    packages = locked.get("package", [])
+    sources = [(each.get("name"), each.get("source")) for each in packages if isinstance(each, Mapping)]
+    for name, source in sources:
+        if isinstance(source, Mapping) and (problem := _foreign(source, trusted=trusted)):
+            raise Wrong(f"package {name}: {problem}", file=str(lock))
+    uv = table["tool"].get("uv", {}) if isinstance(table["tool"], Mapping) else {}
+    if isinstance(uv, Mapping) and "workspace" in uv:
+        text = "tool.uv.workspace: a module is one project; lock it without the workspace"
+        raise Wrong(text, file=str(project))
+    texts = {PROJECT: read_text(project, largest), UV_LOCK: read_text(lock, largest)}
+    return Packages((), (), _python(table, project), texts)
+
+
+def _foreign(source: Mapping[str, Any], *, trusted: bool) -> str:
+    """Return why a source in a `uv.lock` cannot be installed here; empty if it can."""
+    for kind in ("directory", "editable"):
+        if source.get(kind, ".") != ".":
+            return f"{show(source[kind])} {_FOLDER}"
+    if "path" in source and not trusted:
+        return f"{show(source['path'])} is a file of another machine; lock it by its address"
+    places = [source[kind] for kind in ("registry", "git", "url") if kind in source]
+    if not trusted and not all(isinstance(each, str) and _WEB.match(each) for each in places):
+        return f"{show(places[0])} is only for the operator's modules file; lock it by an address with https"
+    return ""
 
 
 def _toml(path: Path, named: list[Path], largest: int) -> Mapping[str, Any]:

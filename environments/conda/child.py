@@ -108,25 +108,22 @@ def _write(request: dict[str, Any], records: list[Any]) -> None:
 
 
 def _explicit(request: dict[str, Any]) -> list[Any]:
-    """Return the records of packages given as addresses with digests: `https://HOST/CHANNEL/noarch/NAME-1.0-0.conda#...`."""
+    """Return the records of packages, each given as `https://HOST/CHANNEL/noarch/NAME-1.0-0.conda#DIGEST`."""
     from rattler import PackageRecord, RepoDataRecord  # noqa: PLC0415
 
     records = []
+    described = Path(request["lock"] + ".index.json")
     for line in request["specs"]:
         url, _, digest = line.rpartition("#")
         channel, subdir, file = url.rsplit("/", 2)
         name, version, build = file.removesuffix(".conda").removesuffix(".tar.bz2").rsplit("-", 2)
         number = build.rpartition("_")[2]
-        kind = {64: "sha256", 32: "md5"}[len(digest)]
-        package = PackageRecord(
-            name=name,
-            version=version,
-            build=build,
-            build_number=int(number) if number.isdigit() else 0,
-            subdir=subdir,
-            **{kind: bytes.fromhex(digest)},
-        )
+        index = {"name": name, "version": version, "build": build, "subdir": subdir, "depends": []}
+        described.write_text(json.dumps({**index, "build_number": int(number) if number.isdigit() else 0}))
+        given = {"sha256" if len(digest) == 64 else "md5": digest}
+        package = PackageRecord.from_index_json(described, **given)
         records.append(RepoDataRecord(package, file, url, channel))
+    described.unlink()
     return records
 
 

@@ -67,6 +67,10 @@ class Runs:
         """How executions ended since the start of the runner."""
         return self._live.tally
 
+    def watch(self, on_enter: Callable[[Live], None]) -> None:
+        """Call `on_enter` with each execution that becomes live from now on."""
+        self._live.on_enter = on_enter
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run keyed executions and store output until cancelled; running executions have ended when this returns."""
         try:

@@ -16,7 +16,7 @@ from config.modules.endpoints import (
     clashes,
     conflict_text,
 )
-from config.modules.file import ModulesFile, read_modules, read_runner
+from config.modules.file import ModulesFile, read_modules, read_runner, read_script
 from config.modules.on_end import OnEnd, loop_from, loop_text, origin_of, telling
 from config.modules.policies import GroupPolicy, RetryPolicy, limit_of
 from config.modules.spec import (
@@ -60,6 +60,7 @@ __all__ = [
     "read_module",
     "read_modules",
     "read_runner",
+    "read_script",
     "read_spec",
     "spec_from_mapping",
     "spec_to_mapping",

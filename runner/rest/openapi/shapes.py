@@ -122,9 +122,10 @@ def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     names = Annotated[list[str], Meta(description="Names, without values.")]
     by = Annotated[str | None, Meta(description="Null for a module of the modules file.")]
     source = Literal["file", "api"]
+    files = Annotated[list[str], Meta(description="The files that its packages came from.")]
     shown += [("variables", names), ("secrets", names), ("on_end", list[ShownRecipient])]
     shown += [("digest", str), ("published_at", Moment)]
-    shown += [("published_by", by), ("source", source), *more]
+    shown += [("published_by", by), ("source", source), ("packages_from", files), *more]
     return defstruct(name, shown, namespace={"__doc__": text}, kw_only=True)
 
 

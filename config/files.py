@@ -73,7 +73,8 @@ def requirements_given(data: MutableMapping[str, Any], origin: Origin, *, allow_
             except Wrong as wrong:
                 hint = f"; give {_GIVEN}" if wrong.message == ABSENT else ""
                 shown = "" if wrong.allowed else f"{value:.80}: "
-                found = [Wrong(f"{shown}{wrong.message}{hint}", allowed=wrong.allowed or _GIVEN)]
+                text = f"{shown}{wrong.message}{hint}"
+                found = [wrong if wrong.file else Wrong(text, allowed=wrong.allowed or _GIVEN)]
             wrongs += [wrong.under((name,)) for wrong in found]
     spread_pip(data)
     for name in ("constraints", "requirements"):

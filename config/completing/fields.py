@@ -62,7 +62,7 @@ class Completed:
         elif not packages.fits(RUNNING_VERSION, block.requires):
             running = ".".join(map(str, RUNNING_VERSION))
             text = f'env: inline is the Python of the runner, {running}; write `env = "venv"` below [tool.operato]'
-            self.wrongs.append(block.placed(Wrong(text, ("python",)), self._file or ""))
+            self.wrongs.append(self._in_file(block.placed(Wrong(text, ("python",)), "")))
 
     def placed(self, wrong: Wrong) -> Wrong:
         """Return a mistake at its place in the block, if the block gave the field."""

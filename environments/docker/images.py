@@ -310,13 +310,7 @@ class Images:
 
     def _sent(self, wanted: Wanted) -> dict[str, Any]:
         """Return what the program in the container gets on standard input: nothing of it is in a layer."""
-        lines: Sequence[str] = wanted.requirements
-        installs = [["-r", "requirements.txt", "-c", "constraints.txt"]]
-        files: dict[str, Sequence[str]] = {"requirements.txt": lines, "constraints.txt": wanted.constraints}
-        if is_locked(lines):  # pip has no hash for a commit, and wants one for all lines of a call
-            files = {"requirements.txt": [line for line in lines if not is_git(line)]}
-            files["commits.txt"] = [line for line in lines if is_git(line)]
-            installs = [["--no-deps", "-r", name] for name in files if files[name]]
+        files, installs = installs_of(wanted)
         texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in files.items()}
         if self.build_ca is not None:
             texts["ca.pem"] = read_ca(self.build_ca)
@@ -336,6 +330,20 @@ class Images:
             environ.setdefault("PIP_INDEX_URL", index)
         environ |= {name.lower(): environ[name] for name in _PROXIES if name in environ}
         return environ | {"PIP_ROOT_USER_ACTION": "ignore", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
+
+
+def installs_of(wanted: Wanted) -> tuple[dict[str, Sequence[str]], list[list[str]]]:
+    """Return the files of requirements, and the options of each call of pip that installs them.
+
+    Of a lock nothing but its lines is installed. Pip has no hash for a commit and wants one for all lines of a call.
+    """
+    lines = wanted.requirements
+    if not is_locked(lines):
+        files = {"requirements.txt": lines, "constraints.txt": wanted.constraints}
+        return dict(files), [["-r", "requirements.txt", "-c", "constraints.txt"]]
+    split = {"requirements.txt": [line for line in lines if not is_git(line)]}
+    split["commits.txt"] = [line for line in lines if is_git(line)]
+    return dict(split), [["--no-deps", "-r", name] for name in split if split[name]]
 
 
 @contextlib.contextmanager

@@ -222,6 +222,7 @@ def check(**options: Any) -> int:
     loaded = load_settings(options)
     import trio
 
+    from runner.cli.module_files import not_read
     from runner.serve import open_endpoints, registered, start_mistakes, surroundings, unknown_recipients
 
     if mistakes := trio.run(start_mistakes, loaded, surroundings()):
@@ -229,6 +230,8 @@ def check(**options: Any) -> int:
     for spec in loaded.modules.modules:
         for text in open_endpoints(spec):
             click.echo(f"warning: {spec.name}: {text}", err=True)
+        for text in not_read(spec, spec.path):
+            click.echo(f"note: {text}", err=True)
     known = {spec.name for spec in loaded.modules.modules} | registered(loaded.settings.store.data_dir)
     for name, text in unknown_recipients(loaded.modules.modules, known):
         click.echo(f"warning: {name}: {text}", err=True)

@@ -39,8 +39,8 @@ def new_data_elsewhere(loaded: Loaded) -> str | None:
 def load_script(options: Mapping[str, Any], file: Path) -> Loaded:
     """Return the settings for one Python file as the only module; a modules file is not needed.
 
-    Where there is none, and no folders are set, environments and locks are kept for all such files, below the home of
-    the user. Raises ConfigError with the mistakes of settings and module.
+    Without a modules file, the default folders are below the home of the user, and environments are shared by all such
+    files. Raises ConfigError with the mistakes of settings and module.
     """
     loaded = load_settings(options, modules=False, needed=False)
     store, changed = loaded.settings.store, {}

@@ -1,4 +1,4 @@
-"""What is fixed by uv before anything is installed: the commits of git requirements, and the lock of a project."""
+"""Requirements that uv fixes before an installation: git repositories to commits, projects to their lock."""
 
 from __future__ import annotations
 

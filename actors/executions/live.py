@@ -212,8 +212,8 @@ class LiveExecutions:
     """Only those with an idempotency key."""
     ended: int = field(default=0, init=False)
     tally: Tally = field(factory=Tally, init=False)
-    on_enter: Callable[[Live], None] | None = field(default=None, init=False)
-    """Called with each execution that is added."""
+    on_enter: list[Callable[[Live], None]] = field(factory=list, init=False)
+    """Functions that get each execution that is added."""
     _left: trio.Event | None = field(default=None, init=False)
     _logs_successes: bool = field(factory=lambda: log.bind().is_enabled_for(logging.DEBUG), init=False)
 
@@ -248,8 +248,8 @@ class LiveExecutions:
         live = self.by_id[execution.id] = Live(execution, module, kept, execution.attempts, has_followers)
         if execution.idempotency_key is not None:
             self.by_key[key_of(execution)] = live
-        if self.on_enter is not None:
-            self.on_enter(live)
+        for hear in self.on_enter:
+            hear(live)
         return live
 
     def check_inputs(self, size: int, limit: int) -> None:

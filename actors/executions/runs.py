@@ -52,6 +52,8 @@ class Runs:
     """An actor of its own, to be supervised beside this one."""
     later: Later = field(init=False)
     """Another one."""
+    on_enter: list[Callable[[Live], None]] = field(init=False)
+    """Functions that get each execution when it becomes live."""
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
@@ -59,6 +61,7 @@ class Runs:
     def __attrs_post_init__(self) -> None:
         attempts, settings = self.attempts, self.settings
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
+        self.on_enter = self._live.on_enter
         self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), settings.max_queued)
         self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
 
@@ -66,10 +69,6 @@ class Runs:
     def tally(self) -> Tally:
         """How executions ended since the start of the runner."""
         return self._live.tally
-
-    def watch(self, on_enter: Callable[[Live], None]) -> None:
-        """Call `on_enter` with each execution that becomes live from now on."""
-        self._live.on_enter = on_enter
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run keyed executions and store output until cancelled; running executions have ended when this returns."""

@@ -57,7 +57,7 @@ class Block:
 def blocks(text: str) -> Iterator[tuple[str, int, list[str]]]:
     """Yield type, line of the opening, and the lines inside of each block, as the specification finds them.
 
-    A block ends at the last `# ///` of its comment; one that does not end is none.
+    A block ends at the last `# ///` of its comment; one without an end does not count.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     at = 0
@@ -206,7 +206,7 @@ def lines_of(text: list[str]) -> dict[Where, int]:
 
 
 def _opens(value: str) -> bool:
-    """Return whether an array that begins in a line goes on in the next one."""
+    """Return whether an array that begins in a line continues in the next one."""
     bare = re.sub(r"\"(?:[^\"\\]|\\.)*\"|'[^']*'", "", value).partition("#")[0]
     return bare.count("[") > bare.count("]")
 

@@ -96,7 +96,7 @@ def is_explicit(dependencies: Sequence[str]) -> bool:
 def read_project(path: Path, named: list[Path], largest: int = MAX_BYTES, *, trusted: bool = True) -> Packages:
     """Return the packages of a `uv.lock`, `pylock.toml` or `pyproject.toml`; `named` collects the files.
 
-    Files and keys of this machine are for its operator, who is `trusted`.
+    Only a `trusted` module (the operator's own) may name files and keys of this machine.
 
     Raises `Wrong`, with file and line.
     """

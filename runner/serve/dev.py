@@ -41,7 +41,7 @@ _STORED = re.compile(r"/[^\"\n]*/code/[^/\"\n]+/main\.py")
 
 @define(eq=False)
 class Console:
-    """Prints the calls of one file. Give `enter` to `Runs.watch`, and run `run` beside it."""
+    """Prints the calls of one file. Add `enter` to `Runs.on_enter`, and run `run` beside it."""
 
     file: Path
     _send: trio.MemorySendChannel[Live] = field(init=False)
@@ -169,7 +169,7 @@ class Dev:
 
     def begin(self, system: System, nursery: trio.Nursery) -> None:
         """Print the calls of a system from now on."""
-        system.runs.watch(self.console.enter)
+        system.runs.on_enter.append(self.console.enter)
         nursery.start_soon(self.console.run)
         nursery.start_soon(self._begin, system)
 

@@ -66,7 +66,7 @@ class Reloader:
     bell: Bell
     look_seconds: float = _LOOK_SECONDS
     dev: Dev | None = None
-    """Serves one file for its author: it is read another way, tried before it is published, and its author is told."""
+    """Serves one file for its author: reads it, tries it before it is published, and prints the outcome."""
     watched: dict[Path, int] = field(factory=dict, init=False)
     """The watched folders with their inodes: a folder replaced by another one is watched again."""
     _marks: dict[Path, _Mark] = field(factory=dict, init=False)

@@ -86,7 +86,7 @@ def completed(data: Mapping[str, Any], base: Path | None, *, trusted: bool, allo
     found = Completed(dict(data))
     code, path = data.get("code"), data.get("path")
     if isinstance(code, str):
-        block = read_block(code) if "# /// " in code else None
+        block = read_block(code) if "# /// " in code and len(code) <= MAX_BYTES else None
         if block is not None:
             found.fill(block, None, f"{data.get('name')}.py")
         found.settle(with_env=block is not None)

@@ -7,14 +7,13 @@ fields of the module.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date, time
 from typing import Any, Final
 
 from attrs import frozen
 
-from config.mistakes import Document, Where, Wrong
+from config.mistakes import MAX_DEPTH, Document, Where, Wrong, parse_toml
 from config.packages import read_python
 from config.units import show
 
@@ -23,9 +22,8 @@ MAX_BLOCK: Final = 64 * 1024
 """Characters of one block."""
 TABLE: Final = "[tool.operato]"
 ALLOWED: Final = "names of packages with their versions, such as requests>=2"
-_OPENING = re.compile(r"# /// ([a-zA-Z0-9-]+)")
+_OPENING = re.compile(r"^# /// ([a-zA-Z0-9-]+)$", re.MULTILINE)
 _CLOSING = "# ///"
-_TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _ITEM_END = re.compile(r"[\"'}\]0-9a-z]\s?,")
 _FOREIGN = ("code", "path")
 NAMES: Final[Mapping[str, str]] = {"requirements": "dependencies", "python": "requires-python"}
@@ -59,20 +57,22 @@ def blocks(text: str) -> Iterator[tuple[str, int, list[str]]]:
 
     A block ends at the last `# ///` of its comment; one without an end does not count.
     """
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    at = 0
-    while at < len(lines):
-        opening = _OPENING.fullmatch(lines[at])
-        end = at + 1
-        if opening is not None:
-            last = None
-            while end < len(lines) and (lines[end] == "#" or lines[end].startswith("# ")):
-                last = end if lines[end] == _CLOSING and end > at + 1 else last
-                end += 1
-            if last is not None:
-                yield opening[1], at + 1, [line[2:] for line in lines[at + 1 : last]]
-                end = last + 1
-        at = end
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    line, counted, at = 1, 0, 0
+    while (opening := _OPENING.search(text, at)) is not None:
+        line, counted = line + text.count("\n", counted, opening.start()), opening.start()
+        first = at = opening.end() + 1
+        last = None
+        while at < len(text):
+            end = found if (found := text.find("\n", at)) >= 0 else len(text)
+            inside = text[at:end]
+            if inside != "#" and not inside.startswith("# "):
+                break
+            last = at if inside == _CLOSING and at > first else last
+            at = end + 1
+        if last is not None:
+            yield opening[1], line, [each[2:] for each in text[first : last - 1].split("\n")]
+            at = last
 
 
 def read_block(text: str) -> Block | None:
@@ -88,17 +88,12 @@ def read_block(text: str) -> Block | None:
     if len(content) > MAX_BLOCK:
         return Block({}, Document({}), wrongs=(Wrong(f"the block is over {MAX_BLOCK} characters", line=first),))
     try:
-        data = tomllib.loads(content)
-    except (tomllib.TOMLDecodeError, RecursionError) as problem:
-        return Block({}, Document({}), wrongs=(_not_toml(str(problem), first, len(inside)),))
+        data = parse_toml(content)
+    except Wrong as wrong:
+        line = first if wrong.line is None else first + wrong.line
+        return Block({}, Document({}), wrongs=(Wrong(f"the block {wrong.message}", line=line),))
     lines = {where: first + line for where, line in lines_of(inside).items()}
     return _block(data, lines, first)
-
-
-def _not_toml(problem: str, first: int, length: int) -> Wrong:
-    place = _TOML_PLACE.search(problem)
-    line = first + (length if place is None or place[1] is None else int(place[1]))
-    return Wrong(f"the block is not TOML: {_TOML_PLACE.sub('', problem)}", line=line)
 
 
 def _block(data: Mapping[str, Any], lines: Mapping[Where, int], first: int) -> Block:
@@ -197,7 +192,7 @@ def lines_of(text: list[str]) -> dict[Where, int]:
                 table = (*table, counts[table])
             found.setdefault(table, number)
         elif equals and key and not key.startswith("#"):
-            where = (*table, *_keys(key))
+            where = (*table, *_keys(key))[:MAX_DEPTH]
             for length in range(len(table) + 1, len(where) + 1):
                 found.setdefault(where[:length], number)
             if value.lstrip().startswith("[") and _opens(value):

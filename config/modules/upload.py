@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from config.code import ENTRIES, find_entry
+from config.code import ENTRIES, MAX_BYTES, find_entry
 from config.completing import read_block
 from config.mistakes import MAX_UPLOADED_BYTES, ConfigError, Document, Mistake, Wrong, parse_yaml
 from config.modules.spec import ModuleSpec, as_written, read_spec
@@ -118,6 +118,8 @@ def name_in_block(files: Mapping[str, bytes], handler: Any = "handler") -> Any:
         only = next(iter(files)) if len(files) == 1 else None
         entry = find_entry(files.__contains__, handler if isinstance(handler, str) else "handler", only)
     except Wrong:
+        return None
+    if len(files[entry]) > MAX_BYTES:
         return None
     block = read_block(files[entry].decode("utf-8-sig", "replace"))
     return None if block is None else block.fields.get("name")

@@ -9,14 +9,13 @@ from __future__ import annotations
 import platform
 import re
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from attrs import field, frozen
 
-from config.mistakes import MAX_BYTES, Wrong, parse_yaml, read_text
+from config.mistakes import MAX_BYTES, Wrong, parse_toml, parse_yaml, read_text
 from config.packages.versions import read_python
 from config.units import show, text
 
@@ -27,7 +26,6 @@ CONDA_LOCK: Final = ("conda-lock.yml", "conda-lock.yaml")
 CONDA_LOCK_COMMAND: Final = "conda-lock lock -f environment.yml"
 _PYLOCK: Final = re.compile(r"pylock\.(?:[A-Za-z0-9_-]+\.)?toml")
 _PYLOCK_VERSION, _CONDA_VERSION = "1.", 1
-_TOML_LINE = re.compile(r"\(at line (\d+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _HASHED = re.compile(r"\s--hash[= ]")
 _PINNED = re.compile(r"@\s*git\+[^\s]+@(?:[0-9a-f]{40}|[0-9a-f]{64})(?:\s|#|;|$)", re.IGNORECASE)
@@ -113,8 +111,8 @@ def read_project(path: Path, named: list[Path], largest: int = MAX_BYTES, *, tru
 def has_project(text: bytes) -> bool:
     """Return whether a `pyproject.toml` describes a project; many have settings of tools only."""
     try:
-        return "project" in tomllib.loads(text.decode())
-    except (ValueError, RecursionError):
+        return "project" in parse_toml(text.decode())
+    except ValueError:
         return True  # reading it tells what is wrong
 
 
@@ -151,15 +149,9 @@ def _foreign(source: Mapping[str, Any], *, trusted: bool) -> str:
 def _toml(path: Path, named: list[Path], largest: int) -> Mapping[str, Any]:
     named.append(path)
     try:
-        text = read_text(path, largest)
+        return parse_toml(read_text(path, largest))
     except Wrong as wrong:
         raise Wrong(wrong.message, allowed=wrong.allowed, file=str(path), line=wrong.line) from None
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as problem:
-        found = _TOML_LINE.search(str(problem))
-        line = int(found[1]) if found else None
-        raise Wrong(f"is not TOML: {problem}", file=str(path), line=line) from None
 
 
 def _project(data: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

@@ -80,7 +80,7 @@ class Console:
             self._end(number, live.execution, trio.current_time() - began)
         else:
             failure = live.refusal.failure
-            self.say(number, (str(failure.kind), "bold red"), (f": {failure.message}", ""))
+            self.say(number, (str(failure.kind), "bold red"), (f": {one_line(failure.message)}", ""))
 
     def _show(self, number: str, event: Event | LeftEvent, lines: _Lines) -> None:
         match event:
@@ -109,7 +109,7 @@ class Console:
         if failure.traceback:
             for line in with_source(failure.traceback, self.file).rstrip("\n").split("\n"):
                 self.say(number, ("| ", "red"), (printable(line), ""))
-        self.say(number, (str(failure.kind), "bold red"), (f" after {times}: {failure.message}", ""))
+        self.say(number, (str(failure.kind), "bold red"), (f" after {times}: {one_line(failure.message)}", ""))
 
     def say(self, number: str, *parts: tuple[str, str]) -> None:
         """Print one line, with the time and the number of a call."""
@@ -181,9 +181,8 @@ class Dev:
         except (RunnerError, OSError) as problem:
             self._wrong(problem)
 
-    def announce(self, url: str, name: str, call: str) -> None:
-        """Print where the file is served; `call` is a command that calls it."""
-        page = f"{url}/docs"
+    def announce(self, url: str, name: str, page: str, call: str) -> None:
+        """Print where the file is served: the page on which it can be called, and a command that calls it."""
         self.console.say("", (f"{self.file}", "bold"), (f" serves {name} at {url}", ""))
         for what, text in (("page", page), ("call", call), ("stop", "Ctrl-C")):
             self.console.say("", (f"  {what}  ", "dim"), (text, ""))

@@ -198,7 +198,8 @@ async def _print_call(
     example = None if module is None else await trio.to_thread.run_sync(module.example)
     text = shlex.quote('{"name": "world"}' if example is None else example.decode())
     if dev is not None:
-        dev.announce(url, first, f"{command_line(loaded, url)} call {first} {text}")
+        page = f"{url}/ui/modules/{first}" if getattr(settings.server, "ui", False) else f"{url}/docs"
+        dev.announce(url, first, page, f"{command_line(loaded, url)} call {first} {text}")
         return
     sys.stderr.write(
         "\nTry this call; its token is valid for one day:\n\n"

@@ -138,7 +138,7 @@ RegisteredModule: Final = _module(
 
 
 def _described() -> type[Struct]:
-    """Return the type of a module in a body: durations and sizes also as text, all fields but `env` optional."""
+    """Return the type of a module in a body: durations and sizes also as text, all fields optional."""
     written: dict[Any, Any] = {float: float | str, int: int | str, Path: str}
     written[get_type_hints(ModuleSpec)["secrets"]] = list[str] | Mapping[str, Mapping[str, str]]
     fields: list[tuple[str, Any, Any]] = []

@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 
 from config.code import RUNNING_VERSION
 from config.modules import ModuleSpec
-from config.packages import fits, is_locked, is_range
+from config.packages import fits, is_locked, is_range, without_hash
 from environments.base import Availability, Known, Prepared
 from environments.built import BuiltEnvironment
 from environments.installer import find_uv, run_uv, write_lock
@@ -126,6 +126,10 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
         path = self._lock_path(spec, version)
         if path is None:
             return None
+        if (bare := without_hash(spec.requirements)) is not None:  # uv would replace the hashes that are given
+            remedy = "a lock has one for every line: `uv pip compile --generate-hashes` writes them"
+            text = f"`{bare}` has no --hash, and other lines have one; {remedy}"
+            raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="requirements")
 
         async def run(arguments: list[str]) -> None:
             options = ["--generate-hashes", "--emit-build-options", "--python", python]

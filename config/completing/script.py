@@ -110,6 +110,12 @@ def _block(data: Mapping[str, Any], lines: Mapping[Where, int], first: int) -> B
             wrongs.append(Wrong(text, ("requirements",), line=places.get(("requirements",), first)))
         wrongs += (found := list(_dependency_wrongs(data["dependencies"], lines)))
         fields["requirements"] = [] if found else data["dependencies"]
+    tool = data.get("tool")
+    uv = tool.get("uv") if isinstance(tool, Mapping) else None
+    if isinstance(uv, Mapping) and uv.get("sources"):
+        where = ("tool", "uv", "sources")
+        text = "is read by uv only; write the address in `dependencies`: NAME @ git+https://HOST/REPOSITORY"
+        wrongs.append(Wrong(text, (".".join(where),), line=lines.get(where, first)))
     requires = None
     if "requires-python" in data:
         requires, found = _requires(data["requires-python"], lines.get(("requires-python",), first))

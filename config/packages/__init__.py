@@ -16,6 +16,7 @@ from config.packages.locks import (
     read_texts,
     registries,
     subdir,
+    without_hash,
 )
 from config.packages.versions import MINORS, fits, is_range, minor_for, read_python
 
@@ -40,4 +41,5 @@ __all__ = [
     "read_texts",
     "registries",
     "subdir",
+    "without_hash",
 ]

@@ -76,9 +76,15 @@ def is_locked(requirements: Sequence[str]) -> bool:
 
     Exactly these are installed then; what they require themselves is in the lock too, or is not wanted.
     """
+    return any(_HASHED.search(line) for line in requirements) and without_hash(requirements) is None
+
+
+def without_hash(requirements: Sequence[str]) -> str | None:
+    """Return the first requirement without hash and commit, if others have a hash; installers want one for each."""
     lines = [line for line in requirements if not line.startswith("--")]
-    hashed = [line for line in lines if _HASHED.search(line)]
-    return bool(hashed) and all(_HASHED.search(line) or _PINNED.search(line) for line in lines)
+    if not any(_HASHED.search(line) for line in lines):
+        return None
+    return next((line for line in lines if not (_HASHED.search(line) or _PINNED.search(line))), None)
 
 
 def registries(lock: str) -> list[str]:

@@ -141,6 +141,14 @@ async def test_a_file_with_another_hash_is_refused(rig, index):
     assert "hash" in failure.message.lower()
 
 
+async def test_some_hashes_are_no_lock(rig, index):
+    lines = (f"tinyv==1.0 --hash=sha256:{'0' * 64}", "tinyw==1.0")
+    failure = (await rig.run(CODE, env=Kind.VENV, requirements=lines)).failure
+
+    assert (failure.kind, failure.field) == (ErrorKind.ENVIRONMENT_FAILED, "requirements")
+    assert failure.message.startswith("`tinyw==1.0` has no --hash, and other lines have one; ")
+
+
 async def test_a_pylock_is_installed(rig, index, tmp_path):
     folder = locked(tmp_path / "job", index)
     uv = [find_uv() or "uv", "export", "-q", "--frozen", "--directory", str(folder), "--format", "pylock.toml"]

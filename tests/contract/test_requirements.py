@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import ssl
@@ -202,12 +203,12 @@ async def test_constraints_count(rig, tmp_path, kind, request):
 # -- build_ca ----------------------------------------------------------------------------------------------------------
 
 
-def index(module: bytes = b"answer = 42\n"):
+def index(module: bytes = b"answer = 42\n", more: str = ""):
     """Return the pages of a package index with the package tiny."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as wheel:
         wheel.writestr("tiny.py", module)
-        wheel.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        wheel.writestr("tiny-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n{more}")
         wheel.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr("tiny-1.0.dist-info/RECORD", "")
     name = "tiny-1.0-py3-none-any.whl"
@@ -317,3 +318,20 @@ async def test_an_image_without_git_is_named(rig, repository, unbuilt_images):
     assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
     assert "has no git; name an image that has it" in failure.message
     assert not unbuilt_images()
+
+
+@pytest.mark.usefixtures("with_engine")
+@pytest.mark.timeout(300)
+async def test_a_container_has_what_its_lock_lists_and_nothing_else(rig, tmp_path, unbuilt_images):
+    """The wheel requires another package, which is not in the lock and nowhere to be had."""
+    pages = index(f"answer = 42  # {tmp_path}\n".encode(), "Requires-Dist: never\n")
+    digest = hashlib.sha256(pages("/tiny-1.0-py3-none-any.whl")).hexdigest()
+    code = "import tiny\ndef handler(input): return tiny.answer"
+    async with file_server(pages) as port:
+        line = f"tiny @ http://127.0.0.1:{port}/tiny-1.0-py3-none-any.whl --hash=sha256:"
+        failure = (await rig.run(code, env=Kind.DOCKER, requirements=(line + "0" * 64,))).failure
+        assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
+        assert "hash" in failure.message.lower()
+        assert not unbuilt_images()
+        assert (await rig.run(code, env=Kind.DOCKER, requirements=(line + digest,))).value == 42
+    assert unbuilt_images()

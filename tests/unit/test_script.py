@@ -166,6 +166,7 @@ MISTAKES = [
         "dependencies = ['a']\n[tool.operato]\nenv = 'inline'",
         "m.py:2: dependencies: is not for env: inline, ...; use env: venv",
     ),
+    ("[tool.uv.sources]\na = {git = 'https://x.org/a'}", "m.py:2: tool.uv.sources: is read by uv only; write ..."),
     ("dependencies = [", "m.py:2: the block is not TOML: Invalid value"),
     ("a = 1\nb =", "m.py:3: the block is not TOML: Invalid value"),
     ("a = 'x" + "x" * 70000, "m.py:1: the block is over 65536 characters"),

@@ -108,10 +108,12 @@ def completed(data: Mapping[str, Any], base: Path | None, *, trusted: bool, allo
 
 
 def _entry(place: Path, handler: Any) -> Path | None:
+    """Return the file with the handler; None for one that cannot be read at once, such as a pipe."""
     try:
-        return entry_of(place, handler if isinstance(handler, str) else "handler")
+        entry = entry_of(place, handler if isinstance(handler, str) else "handler")
     except Wrong:
         return None
+    return entry if entry.is_file() else None
 
 
 def _block_of(file: Path) -> Block | None:

@@ -23,6 +23,7 @@ from config.modules.policies import WorkersPolicy
 from config.settings import Settings, StoreSettings
 from environments.base import Managed
 from environments.installer import only_wheels
+from environments.locking import Projects
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
 from tests import engines
@@ -185,6 +186,27 @@ def test_wheels_are_allowed():
 
     assert only_wheels(ModuleSpec("m", Kind.VENV, requirements=lines)).requirements == ("--only-binary :all:", *lines)
     assert only_wheels(ModuleSpec("m", Kind.VENV)).requirements == ()
+
+
+async def test_a_lock_of_uv_installs_wheels_only_too(rig, tmp_path):
+    """Its lines are known only when uv has read it."""
+    files = {"pyproject.toml": "[project]", "uv.lock": "version = 1"}
+    spec = only_wheels(ModuleSpec("m", Kind.VENV, packages_from=files))
+    projects = Projects(tmp_path / "locks", rig.table, {})
+    path = projects._path(spec)
+    assert spec.requirements == ("--only-binary :all:",)
+    assert projects.known(spec) is None
+
+    path.parent.mkdir()
+    path.write_text("a==1 \\\n    --hash=sha256:00\nb==1 ; python_version >= '3' \\\n    --hash=sha256:11\n")
+    assert projects.known(spec).requirements == (
+        "--only-binary :all:",
+        "a==1 --hash=sha256:00",
+        "b==1 ; python_version >= '3' --hash=sha256:11",
+    )
+    path.write_text(f"x @ git+https://example.org/x@{'0' * 40}\n")
+    with pytest.raises(RunnerError, match="is no wheel, and would be built"):
+        projects.known(spec)
 
 
 @pytest.mark.parametrize("kind", [Kind.VENV, Kind.CONDA])

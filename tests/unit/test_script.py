@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from textwrap import dedent
@@ -242,6 +243,14 @@ def test_the_modules_file_may_name_such_a_file(tmp_path):
         (Kind.INLINE, 7),
         (Kind.INLINE, 60),
     ]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "modules.yaml").write_text("modules:\n  a: {path: pipe.py, env: inline}\n")
+
+    (mistake,) = read_modules(tmp_path / "modules.yaml")[1]
+    assert "'pipe.py' is not a .py file" in str(mistake) or "does not exist" in str(mistake)
 
 
 def test_a_mistake_in_code_within_yaml_has_the_line_of_the_yaml_file(tmp_path):

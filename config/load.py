@@ -85,9 +85,11 @@ class _Given:
 
 
 def load_settings(
-    options: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, modules: bool = True
+    options: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, modules: bool = True, needed: bool = True
 ) -> Loaded:
     """Return the settings of this run and the modules file that they name; without `modules`, only its settings.
+
+    Unless it is `needed`, the default file may be absent.
 
     `options` has the flat names of the command line and `config`, the modules file; None means not given. Relative
     paths are relative to the current folder, those in the file to the file's folder; all are made absolute. Raises
@@ -99,7 +101,8 @@ def load_settings(
     if mistakes:
         raise ConfigError(mistakes)
     file, file_mistakes = read_modules(config) if modules else read_runner(config)
-    mistakes += _missing(config, config_source) or file_mistakes
+    missing = _missing(config, config_source)
+    mistakes += missing or file_mistakes if needed or not missing else ()
     givens = [
         *_from_file(file, str(config), mistakes),
         *_from_environment(environ, mistakes),

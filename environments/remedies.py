@@ -10,6 +10,7 @@ from pathlib import Path
 from attrs import evolve
 
 from config.modules import ModuleSpec
+from config.packages import PROJECT, UV_LOCK
 from protocol.errors import Failure
 from protocol.model import Kind
 
@@ -181,9 +182,17 @@ def _installed(name: str, spec: ModuleSpec) -> str:
         wanted = _CONDA.get(top, wanted.lower() if top in _DISTRIBUTIONS else top)
     if any(_plain(line) == _plain(wanted) for line in (*spec.requirements, *spec.dependencies)):
         return f"{wanted} is installed, but has no `{top}`: check its version, and the name that it is imported by."
-    place = "`dependencies`" if spec.env is Kind.CONDA else "`requirements`"
+    place = "`dependencies`" if spec.env is Kind.CONDA else _listed_in(spec)
     image = ", or install it in the image" if spec.image is not None else ""
     return f"Add {wanted} to {place} of the module{known}{image}."
+
+
+def _listed_in(spec: ModuleSpec) -> str:
+    """Return where the packages of the index are listed: in a field, in the block of a file, or in a project."""
+    if UV_LOCK in spec.packages_from:
+        return f"`dependencies` of {PROJECT}, and run `uv lock`: they are the packages"
+    script = next((name for name in spec.packages_from if name.endswith(".py")), None)
+    return "`requirements`" if script is None else f"`dependencies` in the block of {script}: they are the packages"
 
 
 def _plain(requirement: str) -> str:

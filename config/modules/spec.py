@@ -12,6 +12,7 @@ from cattrs import Converter
 
 from config import secrets, units
 from config.code import read_handler, source_wrongs
+from config.completing import Completed, completed
 from config.files import FILES, channels, locate, requirements_given
 from config.mistakes import (
     ConfigError,
@@ -31,6 +32,7 @@ from config.modules.on_end import OnEnd
 from config.modules.policies import GroupPolicy, RetryPolicy, WorkersPolicy
 from config.modules.scheduled import input_wrongs
 from config.modules.sizes import oversized
+from config.packages import read_python, read_texts
 from config.requirements import Origin
 from config.secrets import Secret
 from config.timing import ScheduleSpec, read_schedules, schedule_fields
@@ -58,7 +60,10 @@ class ModuleSpec:
     """Requirement lines for the installer; a text or a file is replaced by its lines, `-r` by those of its file."""
     constraints: tuple[str, ...] = ()
     """Lines of the same form that limit versions and install nothing; `-c FILE` in `requirements` adds its lines."""
+    packages_from: Mapping[str, str] = field(factory=dict)
+    """The files that packages came from, found or named; a `uv.lock` has its text, until uv reads it."""
     python: str | None = None
+    """A version, or a range such as `>=3.11`."""
     isolation: Isolation = Isolation.WARM
     timeout: float = 60.0
     queue_timeout: float = 30.0
@@ -154,6 +159,8 @@ def read_spec(
     if too_large := list(oversized(data)):
         return None, too_large
     files = allow_path and trusted
+    whole = Completed(dict(data)) if checked else completed(data, base, trusted=trusted, allow_path=allow_path)
+    data = whole.data
     wrongs = [*_rules(data, trusted=trusted), *secrets.rules(data, trusted=trusted, files=files)]
     data = {"env": None} | dict(data)
     named = [] if named is None else named
@@ -183,6 +190,7 @@ def read_spec(
         wrongs += unfold(error)
     if not wrongs and not checked:
         wrongs += input_wrongs(spec.schedules, spec.input_schema, code=spec.code, path=spec.path, handler=spec.handler)
+    wrongs = [*whole.wrongs, *map(whole.placed, wrongs)]
     return (None, wrongs) if wrongs else (spec, [])
 
 
@@ -218,7 +226,7 @@ def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> I
 
 
 _ONLY: Mapping[str, tuple[Kind, ...]] = {
-    **dict.fromkeys(("requirements", "constraints"), (Kind.VENV, Kind.DOCKER, Kind.CONDA)),
+    **dict.fromkeys(("requirements", "constraints", "packages_from"), (Kind.VENV, Kind.DOCKER, Kind.CONDA)),
     "python": (Kind.VENV, Kind.CONDA, Kind.DOCKER),
     "dependencies": (Kind.CONDA,),
     "channels": (Kind.CONDA,),
@@ -291,7 +299,8 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "tags": units.items(units.filled),
         "description": units.text,
         **dict.fromkeys(("requirements", "constraints"), units.items(units.text)),
-        "python": units.optional(units.matching(r"3(\.[0-9]{1,3}){1,2}", "a Python version such as 3.12 or 3.12.4")),
+        "packages_from": read_texts,
+        "python": units.optional(read_python),
         "isolation": units.one_of(Isolation),
         "record": units.one_of(Record),
         "rate": units.optional(policies.RATE),

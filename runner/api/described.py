@@ -12,7 +12,7 @@ from protocol import messages
 from protocol.errors import ErrorKind, error
 from protocol.scan import decoded, has_more_values
 
-NOT_SHOWN: Final = ("code", "path", "variables", "secrets", "name", "env", "version", "on_end")
+NOT_SHOWN: Final = ("code", "path", "variables", "secrets", "name", "env", "version", "on_end", "packages_from")
 """Fields of a specification that callers do not see, or see in another form."""
 
 _MAX_VALUES: Final = 50_000
@@ -43,6 +43,7 @@ def module_fields(module: Published, base: str = "") -> dict[str, Any]:
         "published_at": round(module.published_at, 3),
         "published_by": module.published_by,
         "source": "file" if module.trusted else "api",
+        "packages_from": list(spec.packages_from),
     }
 
 

@@ -30,7 +30,10 @@ _FLAT = ("workers", "retry", "backoff", "variables")
 """Fields with few inner fields, shown in one line."""
 _ABOUT = ("tags", "description")
 _SECTIONS = {
-    "code": ("handler", "python", "requirements", "constraints", "dependencies", "channels", "image", "digest"),
+    "code": (
+        *("handler", "python", "packages_from", "requirements", "constraints", "dependencies", "channels"),
+        *("image", "digest"),
+    ),
     "calls": ("isolation", "concurrency", "workers", "retry", "timeout", "queue_timeout", "record"),
     "starts": ("build_timeout", "start_timeout", "variables", "secrets"),
     "limits": ("memory", "cpus", "processes", "output", "network", "user", "writable", "shm"),

@@ -461,8 +461,8 @@ CASES: list[tuple[str, ...]] = [
     ("handler: ../x:f", "handler: names a file, but ...", "handler: '../x:f' is not ..."),
     ("handler: jobs:f", "handler: names a file, but `code` is only one; use `path`"),
     ("version: 'a b'", "version: 'a b' is not a version: ..."),
-    ("python: 3", "python: '3' is not a Python version such as 3.12 or 3.12.4"),
-    ("python: '>=3.11'", "python: '>=3.11' is not a Python version such as 3.12 or 3.12.4"),
+    ("python: 3", "python: '3' is not a Python version such as 3.12 or 3.12.4, or a range such as >=3.11,<4"),
+    ("python: '>=4'", "python: '>=4' allows no Python 3 from 3.8 on"),
     (
         "variables: [a]",
         "variables: a list is not a mapping of names to values; write lines ...",

@@ -106,7 +106,11 @@ INDEX: Final = Operation(
     "Show where to go from here",
     (
         Response(200, "Links to other routes.", {JSON: shapes.Index}),
-        Response(307, "For browsers: the dashboard, without it the page of this document.", headers=(Header("Location", "The page."),)),
+        Response(
+            307,
+            "For browsers: the dashboard, without it the page of this document.",
+            headers=(Header("Location", "The page."),),
+        ),
     ),
     parameters=(Parameter("Accept", "`text/html`: lead to a page.", text(), "header"),),
     tag="server",

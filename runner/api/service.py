@@ -14,7 +14,7 @@ import msgspec
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
-from actors.events import EventLog, Follower, log_of
+from actors.events import EventLog, Follower
 from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, use_named
 from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
@@ -30,7 +30,7 @@ from protocol.model import Execution, Kind, Record, Status
 from runner.api.answers import Answers
 from runner.api.checks import Checks
 from runner.api.files import StoredFiles, viewer_of
-from runner.api.following import Following, check_valid, following_call
+from runner.api.following import Following, check_valid, current_log, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.management import Management
 from runner.api.reruns import Reruns, seen, shown
@@ -285,11 +285,10 @@ class Service:
         return Following(await self._log(principal, name), start, principal)
 
     async def _log(self, principal: Principal, name: str) -> EventLog:
-        live = self.runs.find(name)
-        if live is not None:
-            seen(principal, name, live.execution)
-            return live.log
-        return log_of(_begun(await self.get(principal, name)))
+        async def read() -> Execution:
+            return _begun(await self.get(principal, name))
+
+        return await current_log(read, lambda: self.runs.find(name))
 
 
 def _new_execution(module: Published, subject: str, data: bytes, timeout: float | None) -> Execution:

@@ -28,6 +28,7 @@ from runner.client.modules import (
     remove,
     show_module,
 )
+from runner.client.stubs import print_stubs
 
 __all__ = [
     "MAX_ANSWER_BYTES",
@@ -54,6 +55,7 @@ __all__ = [
     "moment",
     "print_json",
     "print_output",
+    "print_stubs",
     "print_table",
     "push",
     "put_file",

@@ -37,7 +37,7 @@ _SECTIONS = {
     "calls": ("isolation", "concurrency", "workers", "retry", "timeout", "queue_timeout", "record"),
     "starts": ("build_timeout", "start_timeout", "variables", "secrets"),
     "limits": ("memory", "cpus", "processes", "output", "network", "user", "writable", "shm"),
-    "input": ("input_schema",),
+    "input": ("input_schema", "output_schema"),
 }
 """The fields of a module by topic, as `show` prints them; other fields follow."""
 

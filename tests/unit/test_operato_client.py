@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -14,25 +11,16 @@ import pytest
 from config.client import DEFAULT_URL, VARIABLES
 from protocol.authors import operato as authors
 from protocol.errors import RETRYABLE, ErrorKind
+from tests.operato_package import CLIENT, checked, imported
 
 ROOT = Path(__file__).parents[2]
-CLIENT = ROOT / "packaging" / "client"
 SOURCES = {path.relative_to(CLIENT).as_posix(): path for path in sorted(CLIENT.rglob("*.py"))}
 
 
 @pytest.fixture
-def operato(monkeypatch):
-    """Return the package, imported for this test only: workers within this process have an `operato` of their own."""
-    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "operato"}
-    for name in before:
-        del sys.modules[name]
-    monkeypatch.syspath_prepend(str(CLIENT))
-    package = importlib.import_module("operato")
-    importlib.import_module("operato.connection")
-    yield package
-    for name in [name for name in sys.modules if name.partition(".")[0] == "operato"]:
-        del sys.modules[name]
-    sys.modules.update(before)
+def operato():
+    with imported() as package:
+        yield package
 
 
 def test_every_error_kind_has_a_class(operato):
@@ -116,7 +104,7 @@ def test_its_code_keeps_the_sizes_of_the_house():
                 assert node.end_lineno - node.lineno < 60, f"{name}:{node.name}"
 
 
-def test_its_types_are_strict_also_for_those_who_use_it(tmp_path):
+def test_its_types_are_strict_for_its_users(tmp_path, tmp_path_factory):
     use = tmp_path / "use.py"
     use.write_text(
         "from operato import AsyncClient, Client, Event, Execution, File, HandlerError, Stream\n"
@@ -131,24 +119,9 @@ def test_its_types_are_strict_also_for_those_who_use_it(tmp_path):
         "    reveal_type(await client.map('a', [1]))\n"
         "    return await client.files.download('x')\n"
     )
-    checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--python-version=3.10", "-p", "operato"],
-        cwd=CLIENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout
-    used = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", str(use)],
-        env={"MYPYPATH": str(CLIENT), "PATH": ""},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert 'Revealed type is "operato.streams.Stream[operato.records.Execution]"' in used.stdout
-    assert 'Revealed type is "list[Any]"' in used.stdout
-    errors = [line for line in used.stdout.splitlines() if ": error:" in line]
-    assert len(errors) == 1, used.stdout
+    used = checked(use, tmp_path_factory.getbasetemp() / "mypy", "3.10")
+    assert 'Revealed type is "operato.streams.Stream[operato.records.Execution]"' in used
+    assert 'Revealed type is "list[Any]"' in used
+    errors = [line for line in used.splitlines() if ": error:" in line]
+    assert len(errors) == 1, used
     assert 'Argument "priority"' in errors[0]

@@ -26,6 +26,7 @@ from runner.client.modules import (
     list_versions,
     push,
     remove,
+    rollback,
     show_module,
 )
 from runner.client.stubs import print_stubs
@@ -64,6 +65,7 @@ __all__ = [
     "remove_files",
     "rerun_executions",
     "rerun_list",
+    "rollback",
     "run",
     "segment",
     "show_execution",

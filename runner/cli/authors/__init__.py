@@ -1,5 +1,5 @@
-"""Commands for authors and callers of modules, besides those of a running module: typed functions, a way back."""
+"""Commands for authors and callers of modules: typed functions, and a way back to an earlier version."""
 
-from runner.cli.authors.stubs import client_commands
+from runner.cli.authors.commands import client_commands, rollback
 
-__all__ = ["client_commands"]
+__all__ = ["client_commands", "rollback"]

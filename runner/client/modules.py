@@ -137,9 +137,7 @@ async def rollback(client: Client, name: str, wanted: str | None, *, prepare: bo
         known = ", ".join(printable(each.version) for each in found[:_SHOWN_VERSIONS])
         raise error(ErrorKind.NOT_FOUND, f"{name} has no version {wanted!r:.80}; it has {known}", field="--to")
     before, after = ("-" if each is None else printable(each.version) for each in (active, target))
-    published = f"published {time_of(target.published_at)}" + (
-        f" by {target.published_by}" if target.published_by else ""
-    )
+    published = f"published {time_of(target.published_at)} by {target.published_by or '-'}"
     click.echo(f"{name}: version {after} ({one_line(published)}) replaces {before} for calls that name none", err=True)
     if target is active:
         click.echo(f"{name}  {after}  unchanged, active")
@@ -153,9 +151,8 @@ async def rollback(client: Client, name: str, wanted: str | None, *, prepare: bo
     if await _request(client, "POST", path, query, name, prepare=prepare, headers=match) is None:
         return INTERRUPTED
     click.echo(f"{name}  {after}  active")
-    click.echo(
-        f"the way forward again: operato-runner rollback {shlex.quote(name)} --to {shlex.quote(before)}", err=True
-    )
+    back = f"operato-runner rollback {shlex.quote(name)} --to {shlex.quote(before)}"
+    click.echo(f"to activate {before} again: {back}", err=True)
     return 0
 
 

@@ -1,5 +1,6 @@
-"""Commands for authors and callers of modules: typed functions, and a way back to an earlier version."""
+"""Commands for authors and callers of modules: typed functions, a way back, a module from a plain script."""
 
 from runner.cli.authors.commands import client_commands, rollback
+from runner.cli.authors.script import Script, read_script, write_script
 
-__all__ = ["client_commands", "rollback"]
+__all__ = ["Script", "client_commands", "read_script", "rollback", "write_script"]

@@ -208,7 +208,7 @@ def completion(shell: str) -> int:
 
 @cli.group()
 def config() -> None:
-    """Check the configuration."""
+    """Check and describe the configuration."""
 
 
 @config.command()
@@ -242,6 +242,22 @@ def check(**options: Any) -> int:
     for spec in loaded.modules.modules:
         description = one_line(" ".join(spec.description.split()))
         click.echo(f"  {spec.name}  ({spec.env}, {spec.isolation})  {description}".rstrip())
+    return 0
+
+
+@config.command()
+def schema() -> int:
+    """Print the JSON Schema of modules.yaml, for editors.
+
+    Example: operato-runner config schema > modules.schema.json
+
+    Name the file in the first line of modules.yaml: # yaml-language-server: $schema=modules.schema.json
+    """
+    import msgspec
+
+    from runner.cli.authors import modules_schema
+
+    click.echo(msgspec.json.format(msgspec.json.encode(modules_schema()), indent=1))
     return 0
 
 

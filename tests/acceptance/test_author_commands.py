@@ -114,7 +114,9 @@ def test_a_way_back_that_does_not_exist(run, server):
     assert code == 3
     assert "other has no version '9'; it has 1" in err
     assert run("rollback", "othr")[0] == 3
-    assert run("rollback", "filed")[0] == 4
+    code, _, err = run("rollback", "filed")
+    assert (code, "has no version before" in err) == (4, True)
+    assert done(run("modules", "versions", "filed")).count("\n") == 2
 
 
 def test_typed_functions_for_the_modules_of_a_server(run, server):
@@ -221,7 +223,10 @@ def shell(name: str, *arguments: str) -> str:
 def test_bash_completes(home):
     text = 'eval "$(operato-runner completion bash)"; COMP_WORDS=(operato-runner roll) COMP_CWORD=1; '
 
-    assert shell("bash", "--norc", "-c", f'{text}_operato_runner_completion; echo "${{COMPREPLY[@]}}"') == "rollback\n"
+    assert (
+        shell("bash", "--norc", "-c", f'{text}_operato_runner_completion operato-runner; echo "${{COMPREPLY[@]}}"')
+        == "rollback\n"
+    )
     assert shell("bash", "--norc", "-c", f"{text}complete -p operato-runner").startswith("complete -o nosort -F ")
 
 

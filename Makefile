@@ -34,6 +34,7 @@ lint: $(VENV)/.dev ## style, types, walls between rooms, and the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy packaging/make_dist.py packaging/commit_hook.py
+	MYPYPATH=packaging/client $(BIN)/mypy --python-version 3.10 -p operato
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict -q -d build/site
 

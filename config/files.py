@@ -10,6 +10,7 @@ from config import packages, requirements, units
 from config.code import ENTRIES
 from config.mistakes import ABSENT, MAX_BYTES, MAX_UPLOADED_BYTES, Wrong, parse_yaml, read_text
 from config.requirements import Origin
+from config.shapes import Values, accepting, nullable
 from config.units import show
 
 _Resolve: TypeAlias = Callable[[Path, str, Origin, MutableMapping[str, Any]], tuple[Any, list[Wrong]]]
@@ -36,6 +37,7 @@ def locate(name: str, base: Path | None, *, trusted: bool) -> Path:
     return requirements.within(base or Path("/"), units.filled(name), None if trusted else base)
 
 
+@accepting(nullable({"type": "array", "items": Values.FILLED}))
 def channels(value: Any) -> tuple[str, ...]:
     """Read conda channels: names and URLs. `nodefaults` is dropped: there are no default channels."""
     found: tuple[str, ...] = units.items(_channel)(value)

@@ -304,11 +304,11 @@ def _typed(setting: Setting, value: Any) -> Any:
 def _read(given: _Given) -> Any:
     """Return the setting's value. Raises `Wrong`, which does not show secrets."""
     setting, value = given.setting, given.value
-    if value is None and _optional(setting):
+    if value is None and is_optional(setting):
         return None
     try:
-        limits, options = _limits(setting)
-        result: Any = units.choose(value, options) if options else _reader(setting)(value)
+        limits, options = limits_of(setting)
+        result: Any = units.choose(value, options) if options else reader_of(setting)(value)
         if limits is not None:
             limits.check(result, _renderer(setting))
     except Wrong as wrong:
@@ -318,12 +318,11 @@ def _read(given: _Given) -> Any:
     return given.base / result if isinstance(result, Path) else result
 
 
-def _reader(setting: Setting) -> Callable[[Any], Any]:
+def reader_of(setting: Setting) -> Callable[[Any], Any]:
+    """Return the reader of a setting, without its limits."""
     name, kind = setting.attribute.name, _kind(setting)
-    if name.endswith("_seconds"):
-        return units.duration
-    if name.endswith("_bytes"):
-        return units.size
+    if name.endswith(("_seconds", "_bytes")):
+        return units.duration if name.endswith("_seconds") else units.size
     if kind is Path:
         return lambda value: Path(units.filled(str(value) if isinstance(value, Path) else value))
     readers: dict[Any, Callable[[Any], Any]]
@@ -338,7 +337,7 @@ def _renderer(setting: Setting) -> Callable[[Any], str]:
     return units.format_size if name.endswith("_bytes") else str
 
 
-def _limits(setting: Setting) -> tuple[Range | None, tuple[str, ...]]:
+def limits_of(setting: Setting) -> tuple[Range | None, tuple[str, ...]]:
     """Return the range and the choices that the validators of a setting allow."""
     validator: Any = setting.attribute.validator
     bounds: dict[str, float] = {}
@@ -358,7 +357,8 @@ def _kind(setting: Setting) -> Any:
     return kinds[0] if kinds else setting.attribute.type
 
 
-def _optional(setting: Setting) -> bool:
+def is_optional(setting: Setting) -> bool:
+    """Return whether a setting may be null."""
     return NoneType in get_args(setting.attribute.type)
 
 

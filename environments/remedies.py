@@ -75,6 +75,12 @@ _LOOKED_AT = 2000
 """Files of a module among which a name is searched."""
 
 
+def distribution_of(name: str) -> str:
+    """Return the distribution that brings an import, as far as it is known; most have the name of their import."""
+    found = _DISTRIBUTIONS.get(name, name)
+    return name if " " in found else found
+
+
 def with_remedy(failure: Failure, spec: ModuleSpec, root: Path, *, package: bool) -> Failure:
     """Return a failure with its remedy in the message, if it is a missing import, or a file of the module's own.
 

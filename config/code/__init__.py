@@ -20,6 +20,7 @@ from config.code.entry import (
     source_wrongs,
     target_python,
 )
+from config.code.results import output_schema
 from config.code.signatures import input_schema
 from config.code.source import MAX_BYTES, Finding, Verdict
 
@@ -38,6 +39,7 @@ __all__ = [
     "find_entry",
     "input_schema",
     "is_left_out",
+    "output_schema",
     "pack",
     "read_folder",
     "read_handler",

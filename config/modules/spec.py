@@ -35,6 +35,7 @@ from config.modules.sizes import oversized
 from config.packages import read_python, read_texts
 from config.requirements import Origin
 from config.secrets import Secret
+from config.shapes import Schema, Values, accepting, object_shape, shape_of, shaped
 from config.timing import ScheduleSpec, read_schedules, schedule_fields
 from config.units import Range, show
 from protocol.model import Isolation, Kind, Record
@@ -254,6 +255,10 @@ def name_of_module(value: Any) -> str:
     return name
 
 
+shaped(name_of_module, shape_of(units.module_name))
+
+
+@accepting({"type": "object"})
 def _json_schema(value: Any) -> Mapping[str, Any]:
     """Read a JSON Schema without references to other documents."""
     schema = _json_mapping(value)
@@ -289,7 +294,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "name": name_of_module,
         "env": units.one_of(Kind),
         "code": units.optional(units.text),
-        "path": units.optional(lambda value: Path(units.filled(value))),
+        "path": units.optional(accepting(Values.FILLED)(lambda value: Path(units.filled(value)))),
         "handler": read_handler,
         "version": units.optional(
             units.matching(
@@ -333,6 +338,23 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
     },
 }
 """The reader of each field; fields that are missing here are of classes in this table."""
+
+
+def module_shape() -> Schema:
+    """Return the JSON Schema of the fields of a module in a modules file, without the rules between them."""
+    shape = object_shape(ModuleSpec, _READERS)
+    fields = shape["properties"]
+    fields["name"] |= {"not": {"enum": [*RESERVED]}}
+    for name in ("version", "python"):  # `as_written` reads 3.12 and 1.10 as text
+        fields[name] = {"anyOf": [{"type": "number"}, fields[name]]}
+    for name in ("requirements", "constraints", "dependencies"):  # the name of a file, and for the first two also lines
+        fields[name] = {"anyOf": [{"type": "string"}, fields[name]]}
+    return shape
+
+
+def fields_by_kind() -> Mapping[str, tuple[Kind, ...]]:
+    """Return the fields that only some kinds of environment have, with these kinds."""
+    return _ONLY
 
 
 def _converter() -> Converter:

@@ -17,6 +17,7 @@ from attrs import field, frozen
 
 from config.mistakes import MAX_BYTES, Wrong, parse_toml, parse_yaml, read_text
 from config.packages.versions import read_python
+from config.shapes import Values, accepting
 from config.units import show, text
 
 UV_LOCK: Final = "uv.lock"
@@ -51,6 +52,7 @@ class Packages:
     """The files that were read."""
 
 
+@accepting({"type": "object", "maxProperties": _MOST_FILES, "additionalProperties": Values.TEXT})
 def read_texts(value: Any) -> Texts:
     """Read the field `packages_from`: at most four files with their texts."""
     if not isinstance(value, Mapping) or len(value) > _MOST_FILES:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from config.mistakes import Wrong
+from config.shapes import Values, accepting
 from config.units import filled, show
 
 Version: TypeAlias = tuple[int, ...]
@@ -18,6 +19,7 @@ _ONE = re.compile(r"3(\.[0-9]{1,3}){1,2}")
 _CLAUSE = re.compile(r"(===?|~=|!=|<=|>=|<|>)\s*([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})(\.\*)?")
 
 
+@accepting(Values.TEXT)
 def read_python(value: Any) -> str:
     """Read the field `python`. Raises `Wrong`."""
     if isinstance(value, str) and _ONE.fullmatch(value):

@@ -14,6 +14,7 @@ from config.folders import new_data_elsewhere
 from config.load import SETTINGS, describe, load_settings
 from config.mistakes import ConfigError, did_you_mean
 from protocol.errors import ErrorKind, error
+from runner.cli.authors import client_commands, rollback
 from runner.cli.calls import call, executions, files, logs
 from runner.cli.environments import env, prepare
 from runner.cli.keys import key, ui
@@ -81,7 +82,8 @@ def cli(ctx: click.Context, /, **_options: Any) -> int:
         return int(serve.invoke(inner))
 
 
-for command in (prepare, env, call, logs, executions, modules, push, files, schedules, key, ui, notice_commands):
+_CALLS = (call, logs, executions, files, schedules, notice_commands, client_commands)
+for command in (prepare, env, modules, push, rollback, key, ui, *_CALLS):
     cli.add_command(command)
 
 
@@ -206,7 +208,7 @@ def completion(shell: str) -> int:
 
 @cli.group()
 def config() -> None:
-    """Check the configuration."""
+    """Check and describe the configuration."""
 
 
 @config.command()
@@ -240,6 +242,22 @@ def check(**options: Any) -> int:
     for spec in loaded.modules.modules:
         description = one_line(" ".join(spec.description.split()))
         click.echo(f"  {spec.name}  ({spec.env}, {spec.isolation})  {description}".rstrip())
+    return 0
+
+
+@config.command()
+def schema() -> int:
+    """Print the JSON Schema of modules.yaml, for editors.
+
+    Example: operato-runner config schema > modules.schema.json
+
+    Name the file in the first line of modules.yaml: # yaml-language-server: $schema=modules.schema.json
+    """
+    import msgspec
+
+    from runner.cli.authors import modules_schema
+
+    click.echo(msgspec.json.format(msgspec.json.encode(modules_schema()), indent=1))
     return 0
 
 

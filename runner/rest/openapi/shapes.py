@@ -137,7 +137,8 @@ def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     files = Annotated[list[str], Meta(description="The files that its packages came from.")]
     shown += [("variables", names), ("secrets", names), ("on_end", list[ShownRecipient])]
     shown += [("digest", str), ("published_at", Moment)]
-    shown += [("published_by", by), ("source", source), ("packages_from", files), *more]
+    result = Annotated[dict[str, Any] | UnsetType, Meta(description="JSON Schema of the result, from the type hint.")]
+    shown += [("published_by", by), ("source", source), ("packages_from", files), ("output_schema", result, UNSET), *more]
     return defstruct(name, shown, namespace={"__doc__": text}, kw_only=True)
 
 

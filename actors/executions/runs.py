@@ -27,11 +27,12 @@ from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
 from actors.executions.places import Places
 from actors.executions.tally import RunsStatistics, Tally
-from actors.history import LARGE_BYTES
+from actors.history import LARGE_BYTES, MAX_LINKED
 from actors.registry import Published, Registry
 from actors.workers import Outcome
 from config.settings import ExecutorSettings
 from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
+from protocol.events import ChildEvent
 from protocol.model import Execution, Status, Waiting
 
 _FLUSH_SECONDS = 1.0
@@ -157,7 +158,9 @@ class Runs:
 
     def snapshot(self, live: Live) -> Execution:
         """Return an execution as it is now, with its waiting reason."""
-        return replace(live.snapshot(), waiting=self.waiting(live))
+        found = live.snapshot()
+        called = (each.id for each in live.log.store.all() if isinstance(each, ChildEvent))
+        return replace(found, waiting=self.waiting(live), children=tuple(called)[: -MAX_LINKED - 1 : -1])
 
     def waiting(self, live: Live) -> Waiting | None:
         """Return why an execution waits, and how many are before it."""

@@ -9,7 +9,7 @@ from actors.history.committer import HistoryStatistics
 from actors.history.database import database_path
 from actors.history.history import History
 from actors.history.pending import LARGE_BYTES
-from actors.history.queries import Page, Query
+from actors.history.queries import MAX_LINKED, Page, Query
 from actors.history.storage import LOST
 from actors.rollups import EndCounts, Ends, ModuleStats
 
@@ -18,6 +18,7 @@ __all__ = [
     "LOST",
     "EndCounts",
     "Ends",
+    "MAX_LINKED",
     "History",
     "HistoryStatistics",
     "ModuleStats",

@@ -138,7 +138,13 @@ def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     shown += [("variables", names), ("secrets", names), ("on_end", list[ShownRecipient])]
     shown += [("digest", str), ("published_at", Moment)]
     result = Annotated[dict[str, Any] | UnsetType, Meta(description="JSON Schema of the result, from the type hint.")]
-    shown += [("published_by", by), ("source", source), ("packages_from", files), ("output_schema", result, UNSET), *more]
+    shown += [
+        ("published_by", by),
+        ("source", source),
+        ("packages_from", files),
+        ("output_schema", result, UNSET),
+        *more,
+    ]
     return defstruct(name, shown, namespace={"__doc__": text}, kw_only=True)
 
 

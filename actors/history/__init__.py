@@ -16,9 +16,9 @@ from actors.rollups import EndCounts, Ends, ModuleStats
 __all__ = [
     "LARGE_BYTES",
     "LOST",
+    "MAX_LINKED",
     "EndCounts",
     "Ends",
-    "MAX_LINKED",
     "History",
     "HistoryStatistics",
     "ModuleStats",

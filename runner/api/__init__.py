@@ -12,7 +12,7 @@ from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
 from runner.api.machine import BuiltEnvironment, ShownWorker
 from runner.api.management import Publishing
-from runner.api.outputs import MAX_LINE, MAX_LINES, MAX_SEARCHED, Line, Lines, Look, Matches, Place, Sort, Window
+from runner.api.outputs import MAX_LINE, MAX_LINES, MAX_SEARCHED, Line, Lines, Look, Matches, Sort, Spot, Window
 from runner.api.reruns import ACTIVE, SAME, Again, Cancelled
 from runner.api.service import Service
 from runner.api.starts import MAX_NEXT, NoticeVerbs, ShownSchedule, fields_of
@@ -48,13 +48,13 @@ __all__ = [
     "Machine",
     "Matches",
     "NoticeVerbs",
-    "Place",
     "Publishing",
     "Service",
     "ShownSchedule",
     "ShownWorker",
     "Sort",
     "Span",
+    "Spot",
     "StoredFiles",
     "Window",
     "event_size",

@@ -40,12 +40,12 @@ async def test_windows_and_search_of_one_that_ran(site):
 
     last = await outputs.window(ANYBODY, made.id, limit=3, last=True)
     assert [line.text for line in last.lines] == ["line 4997", "line 4998", "line 4999"]
-    earlier = await outputs.window(ANYBODY, made.id, limit=2, before=last.lines[0].place)
+    earlier = await outputs.window(ANYBODY, made.id, limit=2, before=last.lines[0].spot)
     assert [line.text for line in earlier.lines] == ["line 4995", "line 4996"]
     found = await outputs.search(ANYBODY, made.id, "LINE 49")
     assert (found.count, found.lines[0].text) == (111, "line 49")
-    around = found.lines[5].place
-    assert (await outputs.window(ANYBODY, made.id, limit=5, after=around, before=around)).lines[2].place == around
+    around = found.lines[5].spot
+    assert (await outputs.window(ANYBODY, made.id, limit=5, after=around, before=around)).lines[2].spot == around
     assert last.next_seq == made.events_count
     assert (await outputs.text(ANYBODY, made.id)).splitlines() == [b"line %d" % n for n in range(5000)]
 

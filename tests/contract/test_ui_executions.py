@@ -14,7 +14,7 @@ from actors.history import Query
 from actors.turns import Terms
 from protocol.model import Status
 from runner.ui.views.executions.family import tree
-from runner.ui.views.executions.page import _with_places
+from runner.ui.views.executions.page import _linked
 from tests.contract.test_streams import ECHO, TALKS
 from tests.records import make
 from tests.support import ANYBODY, inline
@@ -197,7 +197,7 @@ async def test_lines_of_a_traceback_lead_to_the_code(site, browser):
     page = await reader.get(f"/executions/{made.id}")
     assert "File &#34;" in page.text
     assert "/code?" not in page.text
-    assert _with_places('x\nFile "/usr/lib/python3.11/re.py", line 3\nFile "<string>", line 1\n') == [
+    assert _linked('x\nFile "/usr/lib/python3.11/re.py", line 3\nFile "<string>", line 1\n') == [
         ('x\nFile "/usr/lib/python3.11/re.py", line 3\nFile "<string>", line 1\n', "", "")
     ]
 

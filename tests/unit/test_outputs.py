@@ -29,7 +29,7 @@ def events(*texts):
 
 
 def shown(lines):
-    return [(line.number, *line.place, line.text) for line in lines]
+    return [(line.number, *line.spot, line.text) for line in lines]
 
 
 def test_lines_are_put_together_per_stream():
@@ -46,7 +46,7 @@ def test_lines_are_put_together_per_stream():
     assert [line.stream for line in found] == [OUT, OUT, ERR, OUT, OUT, OUT]
 
 
-def test_a_line_grows_and_keeps_its_place():
+def test_a_line_grows_and_keeps_its_spot():
     lines = Lines()
     first = lines.add(OutputEvent(7, 1.0, OUT, "a"))
     lines.settle()
@@ -103,12 +103,12 @@ def test_bit_by_bit_is_the_same_as_at_once():
         at_once, kept, steps = Lines().all(made), {}, Lines()
         for event in made:
             for line in steps.add(event):
-                kept[line.place] = line
+                kept[line.spot] = line
         steps.settle()
 
         assert list(kept.values()) == at_once
         assert [line.number for line in at_once] == list(range(1, len(at_once) + 1))
-        assert sorted(line.place for line in at_once) == [line.place for line in at_once]
+        assert sorted(line.spot for line in at_once) == [line.spot for line in at_once]
 
 
 MANY = Lines().all(events(*(f"line {n}\n" if n % 2 == 0 else (f"error {n}\n",) for n in range(100))))

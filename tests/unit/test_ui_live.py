@@ -18,7 +18,7 @@ from protocol.events import (
 )
 from protocol.model import Status, Stream
 from runner.api import MAX_LINE, Lines, Window
-from runner.ui.live import MAX_SHOWN, key_of, place_of, shown_line, some_of, stream_of
+from runner.ui.live import MAX_SHOWN, key_of, shown_line, some_of, spot_of, stream_of
 from runner.ui.live.following import Feed
 
 
@@ -117,9 +117,9 @@ def test_a_page_shows_as_many_lines_as_are_quickly_loaded():
 
 @pytest.mark.parametrize("key", [None, "", "1", "a.b", "1.2.3", "-1.0", "1.", "٣.1", "9" * 30 + ".0"])
 def test_keys_that_are_none(key):
-    assert place_of(key) is None
+    assert spot_of(key) is None
 
 
 def test_keys_and_streams():
-    assert place_of(key_of((12, 3))) == (12, 3)
+    assert spot_of(key_of((12, 3))) == (12, 3)
     assert (stream_of("stderr"), stream_of("x"), stream_of(None)) == (Stream.STDERR, None, None)

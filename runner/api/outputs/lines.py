@@ -1,7 +1,7 @@
 """The output of an execution as lines, made of its events: all at once from its record, or bit by bit while it runs.
 
 A line begins where its first character was printed, and grows there, also while the other stream prints. The
-place of a line is the number of the event in which it begins and its index in the text of that event. Places never
+spot of a line is the number of the event in which it begins and its index in the text of that event. Spots never
 change; the ordinal number of a line does, when output before it is dropped.
 """
 
@@ -20,8 +20,8 @@ from protocol.terminal import last_written
 
 MAX_LINE = 4_000
 """Characters of a line that are shown; the rest is in the download."""
-Place = tuple[int, int]
-"""The number of an event, and the index of a line in it. Lines are in the order of their places."""
+Spot = tuple[int, int]
+"""The number of an event, and the index of a line in it. Lines are in the order of their spots."""
 
 
 class Sort(StrEnum):
@@ -51,7 +51,7 @@ class Line(Struct, gc=False):
     """Characters that were left out at its end, as it is too long; of a gap the bytes that are missing."""
 
     @property
-    def place(self) -> Place:
+    def spot(self) -> Spot:
         """Where it begins."""
         return self.seq, self.index
 

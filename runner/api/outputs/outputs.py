@@ -15,13 +15,13 @@ from protocol.events import DroppedEvent, ItemEvent, KeptEvent, OutputEvent, Pro
 from protocol.model import Execution, Status, Stream
 from protocol.terminal import plain
 from runner.api.checks import Checks
-from runner.api.outputs.lines import Line, Lines, Place, Sort
+from runner.api.outputs.lines import Line, Lines, Sort, Spot
 from runner.api.reruns import seen
 from runner.auth import Principal, Scope, require
 
 T = TypeVar("T")
 MAX_LINES: Final = 1_000
-"""Lines in one window, and places in one answer of a search."""
+"""Lines in one window, and in one answer of a search."""
 _TRACEBACK: Final = "Traceback (most recent call last)"
 MAX_SEARCHED: Final = 200
 """Characters of a text to search for."""
@@ -56,7 +56,7 @@ class Look:
     """The parts of an output that are looked at first."""
 
     window: Window
-    mistake: Place | None
+    mistake: Spot | None
     """Where it tells of a mistake: its last traceback, else after a failure the last line of `stderr`."""
     progress: ProgressEvent | None
     """The latest one."""
@@ -79,13 +79,13 @@ class Outputs:
         *,
         limit: int,
         stream: Stream | None = None,
-        after: Place | None = None,
-        before: Place | None = None,
+        after: Spot | None = None,
+        before: Spot | None = None,
         last: bool = False,
     ) -> Window:
         """Return at most `limit` lines: the first ones, those from `after` on, those before `before`, or the last ones.
 
-        With both places the lines begin in the middle, at `after`, and as many come before it as after it. Raises
+        With both spots the lines begin in the middle, at `after`, and as many come before it as after it. Raises
         RunnerError `forbidden` or `not_found`.
         """
 
@@ -150,8 +150,8 @@ def window_of(
     lines: list[Line],
     limit: int,
     stream: Stream | None = None,
-    after: Place | None = None,
-    before: Place | None = None,
+    after: Spot | None = None,
+    before: Spot | None = None,
     *,
     last: bool = False,
 ) -> Window:
@@ -161,11 +161,11 @@ def window_of(
         lines = [line for line in lines if line.stream in (stream, None)]
     start = 0
     if after is not None:
-        start = bisect_left(lines, after, key=_place)
+        start = bisect_left(lines, after, key=_spot)
         if before is not None:
             start = max(0, start - limit // 2)
     elif before is not None:
-        end = bisect_left(lines, before, key=_place)
+        end = bisect_left(lines, before, key=_spot)
         start, limit = max(0, end - limit), min(limit, end)
     elif last:
         start = max(0, len(lines) - limit)
@@ -173,8 +173,8 @@ def window_of(
     return Window(some, total, start > 0, start + limit < len(lines), 0)
 
 
-def _place(line: Line) -> Place:
-    return line.place
+def _spot(line: Line) -> Spot:
+    return line.spot
 
 
 def search_in(lines: list[Line], wanted: str, stream: Stream | None = None) -> Matches:
@@ -187,14 +187,14 @@ def search_in(lines: list[Line], wanted: str, stream: Stream | None = None) -> M
     return Matches(tuple(found[:MAX_LINES]), len(found))
 
 
-def mistake_in(lines: list[Line], *, failed: bool) -> Place | None:
+def mistake_in(lines: list[Line], *, failed: bool) -> Spot | None:
     """Return where lines tell of a mistake; see `Look`."""
     last = None
     for line in reversed(lines):
         if line.text.startswith(_TRACEBACK):
-            return line.place
+            return line.spot
         if failed and last is None and line.stream is Stream.STDERR and line.text.strip():
-            last = line.place
+            last = line.spot
     return last
 
 

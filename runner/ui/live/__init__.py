@@ -6,9 +6,9 @@ from runner.ui.live.lines import (
     ShownLine,
     fields_of,
     key_of,
-    place_of,
     shown_line,
     some_of,
+    spot_of,
     stream_of,
     window_fields,
 )
@@ -19,11 +19,11 @@ __all__ = [
     "failed",
     "fields_of",
     "key_of",
-    "place_of",
     "progress_fields",
     "send_news",
     "shown_line",
     "some_of",
+    "spot_of",
     "stream_of",
     "window_fields",
 ]

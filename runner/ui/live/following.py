@@ -49,7 +49,7 @@ class Feed:
             self._items += isinstance(event, ItemEvent)
             if last < self.start:
                 continue
-            changed |= {line.place: line for line in found}
+            changed |= {line.spot: line for line in found}
             match event:
                 case StatusEvent() | ChildEvent():
                     told["changed"] = True
@@ -62,7 +62,7 @@ class Feed:
         if last < self.start or not (changed or told):
             return b""
         self._lines.settle()
-        lines = sorted(changed.values(), key=lambda line: line.place)
+        lines = sorted(changed.values(), key=lambda line: line.spot)
         if lines:
             told["skipped"] = max(0, len(lines) - _MAX_LINES)
             told["lines"] = fields_of(lines[-_MAX_LINES:])

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from protocol.model import Stream
 from protocol.terminal import styled
-from runner.api import MAX_LINE, Line, Place, Window
+from runner.api import MAX_LINE, Line, Spot, Window
 
 MAX_SHOWN: Final = 100
 """Lines in a page as it is loaded; its script loads more."""
@@ -22,7 +22,7 @@ class ShownLine:
     """One line."""
 
     key: str
-    """Names its place; it never changes."""
+    """Names its spot; it never changes."""
     number: int
     sort: str
     """`text`, `gap` or `attempt`."""
@@ -57,7 +57,7 @@ def shown_line(line: Line) -> ShownLine:
         cut += sum(len(part) for _, part in parts[_MAX_PARTS:])
     stream = "" if line.stream is None else line.stream.value
     kept = tuple(parts[:_MAX_PARTS])
-    return ShownLine(key_of(line.place), line.number, line.sort.value, stream, line.attempt, line.at, kept, cut)
+    return ShownLine(key_of(line.spot), line.number, line.sort.value, stream, line.attempt, line.at, kept, cut)
 
 
 def some_of(window: Window, *, last: bool) -> tuple[ShownLine, ...]:
@@ -88,13 +88,13 @@ def fields_of(lines: Sequence[Line]) -> list[dict[str, Any]]:
     return [shown_line(line).fields for line in lines]
 
 
-def key_of(place: Place) -> str:
-    """Return the name of a place."""
-    return f"{place[0]}.{place[1]}"
+def key_of(spot: Spot) -> str:
+    """Return the name of a spot."""
+    return f"{spot[0]}.{spot[1]}"
 
 
-def place_of(key: str | None) -> Place | None:
-    """Return the place of a name, None for another text."""
+def spot_of(key: str | None) -> Spot | None:
+    """Return the spot of a name, None for another text."""
     first, _, second = (key or "").partition(".")
     if not all(part.isascii() and part.isdecimal() and len(part) <= 18 for part in (first, second)):
         return None

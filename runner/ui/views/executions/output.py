@@ -10,7 +10,7 @@ import msgspec
 from protocol.errors import ErrorKind, RunnerError, error
 from runner.api import MAX_LINES
 from runner.auth import Scope
-from runner.ui.live import failed, key_of, place_of, send_news, stream_of, window_fields
+from runner.ui.live import failed, key_of, send_news, spot_of, stream_of, window_fields
 from runner.ui.visit import Answer, Reply, Stream, Visit, view
 
 _JSON: Final = "application/json"
@@ -21,14 +21,14 @@ _MAX_SEQ: Final = 10**18 - 1
 async def lines(page: Visit) -> Reply:
     """Return some lines: `after` or `before` the key of one, `around` one, or the last ones."""
     query = page.query
-    around = place_of(query.get("around"))
+    around = spot_of(query.get("around"))
     window = await page.service.outputs.window(
         page.principal,
         page.path["id"],
         limit=min(_number(query.get("limit"), 500), MAX_LINES),
         stream=stream_of(query.get("stream")),
-        after=around or place_of(query.get("after")),
-        before=around or place_of(query.get("before")),
+        after=around or spot_of(query.get("after")),
+        before=around or spot_of(query.get("before")),
         last=query.get("last") == "true",
     )
     return _json(window_fields(window))
@@ -36,7 +36,7 @@ async def lines(page: Visit) -> Reply:
 
 @view("GET", "/executions/{id}/search", scope=Scope.EXECUTIONS_READ)
 async def search(page: Visit) -> Reply:
-    """Return the places of the lines of the whole output that contain a text."""
+    """Return the keys of the lines of the whole output that contain a text."""
     try:
         found = await page.service.outputs.search(
             page.principal, page.path["id"], page.query.get("q", ""), stream_of(page.query.get("stream"))
@@ -45,7 +45,7 @@ async def search(page: Visit) -> Reply:
         if problem.failure.kind is not ErrorKind.BAD_INPUT:
             raise
         return _json({"count": 0, "keys": [], "problem": problem.failure.message}, 400)
-    return _json({"count": found.count, "keys": [key_of(line.place) for line in found.lines], "problem": None})
+    return _json({"count": found.count, "keys": [key_of(line.spot) for line in found.lines], "problem": None})
 
 
 @view("GET", "/executions/{id}/output", scope=Scope.EXECUTIONS_READ)

@@ -16,7 +16,7 @@ from protocol.terminal import visible
 from runner.api import ACTIVE, MAX_SEARCHED, SAME, Look, Matches
 from runner.auth import Scope
 from runner.ui import drawing
-from runner.ui.live import MAX_SHOWN, key_of, place_of, progress_fields, shown_line, some_of
+from runner.ui.live import MAX_SHOWN, key_of, progress_fields, shown_line, some_of, spot_of
 from runner.ui.looks import as_duration
 from runner.ui.results import Shown, pretty, shown
 from runner.ui.views.executions.family import family_of
@@ -26,7 +26,7 @@ from runner.ui.words import Words
 _MAX_EDITED: Final = 128 * 1024
 """Bytes of an input that is put into the form for the next one."""
 _MAX_TRACEBACK: Final = 8_000
-_PLACE: Final = re.compile(r'File "(?P<path>[^"\n]{1,500})", line (?P<line>[0-9]{1,9})')
+_SOURCE_LINE: Final = re.compile(r'File "(?P<path>[^"\n]{1,500})", line (?P<line>[0-9]{1,9})')
 _ELSEWHERE: Final = re.compile(r"^<|/(site-packages|lib/python[0-9.]+)/")
 """Files that are no code of a module."""
 
@@ -98,7 +98,7 @@ async def _look(page: Visit, execution: Execution) -> tuple[Look, bool]:
     outputs, query = page.service.outputs, page.query
     last = execution.status is not Status.SUCCEEDED
     look = await outputs.look(execution, MAX_SHOWN, last=last)
-    around, before, after = (place_of(query.get(name)) for name in ("around", "before", "after"))
+    around, before, after = (spot_of(query.get(name)) for name in ("around", "before", "after"))
     if around is None and before is None and after is None:
         return look, last
     window = await outputs.window(
@@ -119,22 +119,22 @@ async def _shown(page: Visit, data: bytes) -> Shown:
 
 
 def _error(failure: Failure) -> dict[str, Any]:
-    """Return the texts of a failure, with nothing hidden in them; of its traceback, parts of which some are places."""
+    """Return the texts of a failure, with nothing hidden in them; of its traceback, its parts."""
     traceback = failure.traceback or ""
     cut = len(traceback) - _MAX_TRACEBACK
     return {
         "kind": failure.kind.value,
         "type": visible(failure.type or ""),
         "message": visible(failure.message),
-        "traceback": _with_places(visible(traceback[-_MAX_TRACEBACK:] if cut > 0 else traceback)),
+        "traceback": _linked(visible(traceback[-_MAX_TRACEBACK:] if cut > 0 else traceback)),
     }
 
 
-def _with_places(traceback: str) -> list[tuple[str, str, str]]:
+def _linked(traceback: str) -> list[tuple[str, str, str]]:
     """Return the parts of a traceback, each with the path and the number of the line that it names, else with ""."""
     parts: list[tuple[str, str, str]] = []
     at = 0
-    for found in _PLACE.finditer(traceback):
+    for found in _SOURCE_LINE.finditer(traceback):
         if not _ELSEWHERE.search(found["path"]):
             parts += [(traceback[at : found.start()], "", ""), (found[0], found["path"], found["line"])]
             at = found.end()

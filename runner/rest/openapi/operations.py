@@ -87,9 +87,13 @@ INDEX: Final = Operation(
     "Show where to go from here",
     (
         Response(200, "Links to other routes.", {JSON: shapes.Index}),
-        Response(307, "For browsers: the page of this document.", headers=(Header("Location", "The page."),)),
+        Response(
+            307,
+            "For browsers: the dashboard, without it the page of this document.",
+            headers=(Header("Location", "The page."),),
+        ),
     ),
-    parameters=(Parameter("Accept", "`text/html`: lead to the page.", text(), "header"),),
+    parameters=(Parameter("Accept", "`text/html`: lead to a page.", text(), "header"),),
     tag="server",
     any_query=True,
 )

@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import msgspec
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
-from actors.events import EventLog, Follower, log_of
-from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, use_named
+from actors.events import EventLog, Follower
+from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, reach_of, use_named
 from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
@@ -31,8 +30,9 @@ from runner.api.answers import Answers
 from runner.api.checks import Checks
 from runner.api.details import Details
 from runner.api.files import StoredFiles, viewer_of
-from runner.api.following import Following, check_valid, following_call
+from runner.api.following import Following, check_valid, current_log, following_call
 from runner.api.keys import KeyVerbs
+from runner.api.machine import Machine
 from runner.api.management import Management
 from runner.api.outputs import Outputs
 from runner.api.reruns import Cancels, Reruns, seen, shown
@@ -59,6 +59,7 @@ class Service:
     answers: Answers = field(init=False)
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
+    machine: Machine = field(init=False)
     details: Details = field(init=False)
     stored: StoredFiles = field(init=False)
     keys: KeyVerbs = field(init=False)
@@ -78,6 +79,7 @@ class Service:
         self.budget = Budget(limit)
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
+        self.machine = Machine(self.executors)
         self.details = Details(self.registry, self.executors, self.history)
         self.stored = StoredFiles(self.files, self.budget)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
@@ -85,6 +87,7 @@ class Service:
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
         self.cancels, self.outputs = Cancels(self.history, self.runs), Outputs(self.history, self.runs, self.checks)
         self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
+        self.runs.nesting.serve(self.checks.input, self._idempotency.first_child)
 
     # Modules and environments
 
@@ -114,11 +117,6 @@ class Service:
             if m.spec.name > cursor and principal.may_use(m.spec.name)
         ]
         return found[:limit], found[limit - 1].spec.name if len(found) > limit else None
-
-    def environments(self, principal: Principal) -> list[dict[str, Any]]:
-        """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
-        require(principal, Scope.MODULES_READ)
-        return [_environment(kind, executor) for kind, executor in self.executors.items()]
 
     def prepare(self, principal: Principal, name: str, version: str | None = None) -> tuple[Published, BuildLog]:
         """Build a module's environment if it is missing; return the module and the build to follow.
@@ -229,6 +227,8 @@ class Service:
         if (policy := module.spec.group) is not None:
             group = await self.checks.whole(partial(group_of, policy.key), data)
             execution = replace(execution, group=group)
+        if principal.modules and module.spec.calls_modules:
+            execution = replace(execution, reach=reach_of(principal.modules))
         await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 
@@ -287,11 +287,10 @@ class Service:
         return Following(await self._log(principal, name), start, principal)
 
     async def _log(self, principal: Principal, name: str) -> EventLog:
-        live = self.runs.find(name)
-        if live is not None:
-            seen(principal, name, live.execution)
-            return live.log
-        return log_of(_begun(await self.get(principal, name)))
+        async def read() -> Execution:
+            return _begun(await self.get(principal, name))
+
+        return await current_log(read, lambda: self.runs.find(name))
 
 
 async def _snapshot(service: Service, live: Live) -> Execution:
@@ -346,21 +345,6 @@ def _begun(execution: Execution) -> Execution:
         text = f"the execution {execution.id} is scheduled for {at}; follow it, or repeat the call, from then on"
         raise error(ErrorKind.CONFLICT, text, field="id")
     return execution
-
-
-def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:
-    return {
-        "env": kind.value,
-        "available": executor.availability.available,
-        "reason": executor.availability.reason or None,
-        "detail": dict(executor.availability.detail),
-        "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
-        "statistics": _as_dict(executor.statistics()),
-    }
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in type(value).__match_args__}
 
 
 def _damaged(service: Service) -> list[str]:

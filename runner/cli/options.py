@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +15,7 @@ import click
 from config import units
 from config.client import VARIABLES
 from config.descriptions import DESCRIPTIONS
+from config.folders import load_script
 from config.load import SETTINGS, Loaded, form_of, load_client_settings, load_settings, shown_default
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from protocol.errors import RunnerError
@@ -227,13 +229,16 @@ def with_client(
     return run(settings, found, work)
 
 
-def load(options: dict[str, Any], *, quiet: bool = False) -> Loaded:
-    """Return settings and modules, and set up logging; `quiet` logs only errors by default. Raises ConfigError."""
+def load(options: dict[str, Any], *, quiet: bool = False, file: Path | None = None) -> Loaded:
+    """Return settings and modules, and set up logging; `quiet` logs only errors by default. Raises ConfigError.
+
+    With `file`, that Python file is the only module.
+    """
     from runner.logs import configure_logging
 
     if quiet:
         options = {**options, "log_level": options.get("log_level") or "error"}
-    loaded = load_settings(options)
+    loaded = load_settings(options) if file is None else load_script(options, file)
     configure_logging(loaded.settings.log)
     return loaded
 

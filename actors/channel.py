@@ -142,8 +142,7 @@ class Channel:
         if nested is not None:
             nested.begin(message, self.reply)
             return
-        text = f"the module calls {message.module!r}, but none is in its field `calls_modules`; add the name there"
-        await self.reply(messages.CallFailed(message.id, message.number, ErrorKind.FORBIDDEN, text))
+        await self.reply(no_call(message))
 
     async def reply(self, message: messages.HostMessage) -> None:
         """Send the answer to a call of a module; in any task, also while another one receives."""
@@ -210,6 +209,12 @@ class Channel:
                 raise InterruptedWaitError
             self._pending = self._decoder.feed(await self._guest.receive())
         return self._pending.pop(0)
+
+
+def no_call(message: messages.Call) -> messages.CallFailed:
+    """Return the answer to a call by a module that may call none."""
+    text = f"the module calls {message.module!r}, but none is in its field `calls_modules`; add the name there"
+    return messages.CallFailed(message.id, message.number, ErrorKind.FORBIDDEN, text, field="calls_modules")
 
 
 def abandoned(message: messages.GuestMessage, execution: str) -> messages.Error:

@@ -219,6 +219,28 @@ class Context:
         self._channel.send(json.dumps(message, allow_nan=False).encode(), self.execution_id)
 
 
+class Buffer:
+    """Cuts received bytes into payloads."""
+
+    def __init__(self):
+        self.data = bytearray()
+
+    def feed(self, data, limit):
+        """Return the complete payloads. Raises ValueError for a length over the limit."""
+        self.data += data
+        found = []
+        while len(self.data) >= HEADER_BYTES:
+            size = int.from_bytes(self.data[:HEADER_BYTES], "big")
+            if size > limit:
+                raise ValueError("a frame of %d bytes" % size)
+            end = HEADER_BYTES + size
+            if len(self.data) < end:
+                break
+            found.append(bytes(self.data[HEADER_BYTES:end]))
+            del self.data[:end]
+        return found
+
+
 class Inbox:
     """Files from the host, in a container: of the module before its import, in `files` those of one execution."""
 

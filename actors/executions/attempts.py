@@ -13,7 +13,8 @@ import trio
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
-from actors.executions.children import Nesting, Turn
+from actors.channel import no_call
+from actors.executions.children import Nesting, Reply, Turn
 from actors.executions.inputs import names_files, use_named
 from actors.executions.live import Live
 from actors.files import Files
@@ -25,6 +26,7 @@ from config.secrets import LookUp
 from environments.base import Store
 from environments.local import Exchange, InProcess
 from environments.remedies import with_remedy
+from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Isolation, Kind, Status
 
@@ -239,6 +241,8 @@ class Attempts:
         live.begin(raw, seconds)
         live.call = None  # a thread cannot be stopped: `cancel` ends the wait for it
         outcome, masker = Outcome(), None
+        if self.nesting is not None:
+            live.children = self.nesting.children(live, None)
         with trio.CancelScope() as live.pause:
             await self._record_begin(live)
             try:
@@ -256,16 +260,28 @@ class Attempts:
                     on_event=live.hear if masker is None else masker.before(live.hear),
                     max_bytes=self.max_frame_bytes,
                     exchange=exchange,
+                    begin=_no_calls if live.children is None else live.children.take,
+                    level=len(live.path),
                 )
                 outcome = Outcome(result=result)
             except RunnerError as problem:
                 failure = with_remedy(problem.failure, module.spec, module.root, package=module.package)
                 hidden = failure if masker is None else masker.failure(failure)
                 outcome = Outcome(failure=hidden, exit_code=1)
+            finally:
+                if live.children is not None:
+                    await live.children.close()
+                    live.children = None
         if live.pause.cancelled_caught:
             outcome = live.stopped()
         live.pause = None
         return evolve(outcome, seconds=trio.current_time() - began)
+
+
+def _no_calls(message: messages.Call | messages.Withdraw, reply: Reply) -> None:
+    """Refuse a call by a module that may call none."""
+    if isinstance(message, messages.Call):
+        trio.lowlevel.spawn_system_task(reply, no_call(message))
 
 
 def _seconds(live: Live) -> float:

@@ -27,11 +27,12 @@ from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
 from actors.executions.places import Places
 from actors.executions.tally import RunsStatistics, Tally
-from actors.history import LARGE_BYTES
+from actors.history import LARGE_BYTES, MAX_LINKED
 from actors.registry import Published, Registry
 from actors.workers import Outcome
 from config.settings import ExecutorSettings
 from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
+from protocol.events import ChildEvent
 from protocol.model import Execution, Status, Waiting
 
 _FLUSH_SECONDS = 1.0
@@ -55,6 +56,8 @@ class Runs:
     """Another one."""
     nesting: Nesting = field(init=False)
     """The calls that handlers make."""
+    on_enter: list[Callable[[Live], None]] = field(init=False)
+    """Functions that get each execution when it becomes live."""
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
@@ -62,6 +65,7 @@ class Runs:
     def __attrs_post_init__(self) -> None:
         attempts, settings = self.attempts, self.settings
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
+        self.on_enter = self._live.on_enter
         self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), settings.max_queued)
         attempts.nesting = self.nesting = Nesting(self.registry, self, self.dispatcher.submit, attempts.files)
         self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
@@ -154,7 +158,9 @@ class Runs:
 
     def snapshot(self, live: Live) -> Execution:
         """Return an execution as it is now, with its waiting reason."""
-        return replace(live.snapshot(), waiting=self.waiting(live))
+        found = live.snapshot()
+        called = (each.id for each in live.log.store.all() if isinstance(each, ChildEvent))
+        return replace(found, waiting=self.waiting(live), children=tuple(called)[: -MAX_LINKED - 1 : -1])
 
     def waiting(self, live: Live) -> Waiting | None:
         """Return why an execution waits, and how many are before it."""

@@ -99,10 +99,10 @@ class Builds:
     def _allowed(self, module: Published) -> Iterator[ModuleSpec]:
         """Give a module with what it may install; a failure has the remedy. Raises RunnerError `environment_failed`."""
         spec = module.spec
-        if not self.wheels_only or module.trusted or not spec.requirements:
+        limited = only_wheels(spec) if self.wheels_only and not module.trusted else spec
+        if limited is spec:
             yield spec
             return
-        limited = only_wheels(spec)
         try:
             yield limited
         except RunnerError as problem:

@@ -13,7 +13,7 @@ import msgspec
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
-from actors.events import EventLog, Follower, log_of
+from actors.events import EventLog, Follower
 from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, reach_of, use_named
 from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
@@ -30,7 +30,7 @@ from runner.api.answers import Answers
 from runner.api.checks import Checks
 from runner.api.details import Details
 from runner.api.files import StoredFiles, viewer_of
-from runner.api.following import Following, check_valid, following_call
+from runner.api.following import Following, check_valid, current_log, following_call
 from runner.api.keys import KeyVerbs
 from runner.api.machine import Machine
 from runner.api.management import Management
@@ -287,11 +287,10 @@ class Service:
         return Following(await self._log(principal, name), start, principal)
 
     async def _log(self, principal: Principal, name: str) -> EventLog:
-        live = self.runs.find(name)
-        if live is not None:
-            seen(principal, name, live.execution)
-            return live.log
-        return log_of(_begun(await self.get(principal, name)))
+        async def read() -> Execution:
+            return _begun(await self.get(principal, name))
+
+        return await current_log(read, lambda: self.runs.find(name))
 
 
 async def _snapshot(service: Service, live: Live) -> Execution:

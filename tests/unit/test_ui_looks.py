@@ -127,6 +127,3 @@ async def test_other_bodies_are_refused(content_type: str, body: bytes) -> None:
     with pytest.raises(RunnerError) as caught:
         await parse_posted(content_type, body)
     assert caught.value.failure.kind is ErrorKind.BAD_INPUT
-
-
-# -- tracebacks ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Calls of modules by handlers: what is allowed, and the executions that a running handler waits for."""
 
-from actors.executions.children.children import Begun, Children, Open, Parent, Turn
+from actors.executions.children.children import Begun, Children, Open, Parent, Reply, Turn
 from actors.executions.children.nesting import Nesting, waits_for
 from actors.executions.children.rules import MAX_DEPTH, check_allowed, child_of, reach_of
 
@@ -11,6 +11,7 @@ __all__ = [
     "Nesting",
     "Open",
     "Parent",
+    "Reply",
     "Turn",
     "check_allowed",
     "child_of",

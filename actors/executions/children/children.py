@@ -145,6 +145,13 @@ class Children:
             self._park()
         self.nursery.start_soon(self._run, number, made, reply, name=f"call {message.module}")
 
+    def take(self, message: messages.Call | messages.Withdraw, reply: Reply) -> None:
+        """Begin or withdraw a call of a handler in the runner's own process."""
+        if isinstance(message, messages.Call):
+            self.begin(message, reply)
+        else:
+            self.withdraw(message.number)
+
     def withdraw(self, number: int) -> None:
         """End a call that is not waited for any more."""
         if (made := self._open.get(number)) is not None:

@@ -134,9 +134,17 @@ def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     names = Annotated[list[str], Meta(description="Names, without values.")]
     by = Annotated[str | None, Meta(description="Null for a module of the modules file.")]
     source = Literal["file", "api"]
+    files = Annotated[list[str], Meta(description="The files that its packages came from.")]
     shown += [("variables", names), ("secrets", names), ("on_end", list[ShownRecipient])]
     shown += [("digest", str), ("published_at", Moment)]
-    shown += [("published_by", by), ("source", source), *more]
+    result = Annotated[dict[str, Any] | UnsetType, Meta(description="JSON Schema of the result, from the type hint.")]
+    shown += [
+        ("published_by", by),
+        ("source", source),
+        ("packages_from", files),
+        ("output_schema", result, UNSET),
+        *more,
+    ]
     return defstruct(name, shown, namespace={"__doc__": text}, kw_only=True)
 
 
@@ -149,7 +157,7 @@ RegisteredModule: Final = _module(
 
 
 def _described() -> type[Struct]:
-    """Return the type of a module in a body: durations and sizes also as text, all fields but `env` optional."""
+    """Return the type of a module in a body: durations and sizes also as text, all fields optional."""
     written: dict[Any, Any] = {float: float | str, int: int | str, Path: str}
     written[get_type_hints(ModuleSpec)["secrets"]] = list[str] | Mapping[str, Mapping[str, str]]
     fields: list[tuple[str, Any, Any]] = []

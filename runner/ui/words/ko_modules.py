@@ -126,6 +126,7 @@ MODULES: Final = {
     "It is no text in UTF-8, or larger than 256 KiB.": "UTF-8 텍스트가 아니거나 256 KiB보다 큽니다.",
     "Line {n}": "{n}번째 줄",
     "{n} lines": "{n}줄",
+    "{n} more lines are not shown.": "{n}줄은 표시하지 않습니다.",
     "This module is in the modules file of the runner.": "이 모듈은 러너의 모듈 파일에 있습니다.",
     "It has the version that is written there. Change it in the file, and reload the runner.": (
         "버전은 그 파일에 적힌 것 하나입니다. 파일에서 바꾼 다음 러너를 다시 불러오세요."

@@ -21,7 +21,7 @@ from tests.server_process import running, url_of
 
 FOLDER = ROOT / "build" / "screenshots"
 WIDE = {"width": 1280, "height": 800}
-PICTURES = ("overview", "execution-failed", "module")
+PICTURES = ("overview", "execution", "module")
 """Views of which the documentation has pictures: `NAME-docs.png`, reduced to 64 colours, is docs/pictures/NAME.png."""
 SMALL = {"width": 1120, "height": 700}
 PHONE = {"width": 390, "height": 844}

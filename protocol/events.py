@@ -58,6 +58,15 @@ class ProgressEvent(msgspec.Struct, frozen=True, tag="progress"):
     text: str = ""
 
 
+class ChildEvent(msgspec.Struct, frozen=True, tag="child"):
+    """The handler called a module, or submitted an execution to it."""
+
+    seq: int
+    at: float
+    id: str
+    module: str
+
+
 class DroppedEvent(msgspec.Struct, frozen=True, tag="dropped"):
     """Stands for events that were not kept; `seq` is the number of the last one."""
 
@@ -92,9 +101,9 @@ class ErrorEvent(msgspec.Struct, frozen=True, tag="error"):
     duration: float = 0.0
 
 
-Event = StatusEvent | OutputEvent | ItemEvent | ProgressEvent | DroppedEvent | ResultEvent | ErrorEvent
-KeptEvent = StatusEvent | OutputEvent | ItemEvent | ProgressEvent | DroppedEvent
+KeptEvent = StatusEvent | OutputEvent | ItemEvent | ProgressEvent | ChildEvent | DroppedEvent
 """The stored events: the last one is made from the execution itself."""
+Event = KeptEvent | ResultEvent | ErrorEvent
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[tuple[KeptEvent, ...]] = msgspec.json.Decoder(tuple[KeptEvent, ...])
@@ -170,3 +179,9 @@ def text_of(events: Iterable[KeptEvent], stream: Stream | None) -> str:
             attempt = event.attempt
             texts.clear()
     return "".join(texts)
+
+
+def printed_text(events: Iterable[KeptEvent]) -> str:
+    """Return the kept output of all attempts, first that of `stdout`, so that its lines are whole, then `stderr`."""
+    printed = [event for event in events if isinstance(event, OutputEvent)]
+    return "".join(event.text for stream in Stream for event in printed if event.stream is stream)

@@ -19,7 +19,7 @@ from _frozen_importlib_external import PathFinder, spec_from_file_location
 
 import parts
 import values
-from parts import Channel, Refused, Stop, write_all
+from parts import Channel, Context, Refused, Stop, write_all
 from values import MAX_PATH, MAX_TEXT, BadInput, BadOutput, clean, encode_value
 
 try:
@@ -37,8 +37,8 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
 _HERE = os.path.dirname(__file__)
-_TYPED = {"protocol.authors." + name: os.path.join(_HERE, name + ".py") for name in ("readers", "typed")}
-_OURS = (__file__, parts.__file__, values.__file__) + tuple(_TYPED.values())
+_MORE = {name: os.path.join(_HERE, name + ".py") for name in ("readers", "typed", "calling")}
+_OURS = (__file__, parts.__file__, values.__file__) + tuple(_MORE.values())
 _LATER = ("asyncio", "inspect", "select", "traceback")
 _FIRST = frozenset(
     ["_collections_abc", "_frozen_importlib", "_frozen_importlib_external", "abc", "codecs", "encodings", "genericpath"]
@@ -84,21 +84,22 @@ def standard(name, load=__import__):
     return _STANDARD[name]
 
 
-def typed():
-    """Import the part of this program for handlers with parameters of their own."""
+def more(*names):
+    """Import files of this program that only some handlers need; return the last one."""
+    names = ["protocol.authors." + name for name in names]
 
     def load(_):
         sys.modules["protocol.values"] = values
-        for name, path in _TYPED.items():
-            spec = spec_from_file_location(name, path)
+        for name in names:
+            spec = spec_from_file_location(name, _MORE[name.rpartition(".")[2]])
             module = sys.modules[name] = module_from_spec(spec)
             spec.loader.exec_module(module)
             module.standard = standard
 
     try:
-        return standard("protocol.authors.typed", load)
+        return standard(names[-1], load)
     finally:
-        for name in ("protocol.values", *_TYPED):
+        for name in ("protocol.values", *names):
             sys.modules.pop(name, None)
 
 
@@ -204,34 +205,6 @@ class Running:
 RUNNING = Running()
 
 
-class Context:
-    """The second parameter of a handler: information about its execution."""
-
-    def __init__(self, channel, message):
-        self._channel = channel
-        self.execution_id = message["id"]
-        self.attempt = message["attempt"]
-        self.deadline = time.time() + message["deadline"]
-
-    @property
-    def remaining(self):
-        """Seconds until the runner ends the execution."""
-        return max(0.0, self.deadline - time.time())
-
-    def progress(self, done=None, total=None, text=""):
-        """Report progress to the watchers of the execution; do nothing after its answer."""
-        done = None if done is None else float(done)
-        total = None if total is None else float(total)
-        message = {
-            "type": "progress",
-            "id": self.execution_id,
-            "done": done,
-            "total": total,
-            "text": clean(str(text)[: MAX_TEXT // 4]),
-        }
-        self._channel.send(json.dumps(message, allow_nan=False).encode(), self.execution_id)
-
-
 def describe(problem):
     """Return type, message and traceback (only the user's frames) of an exception, even if its methods raise."""
     try:
@@ -288,7 +261,7 @@ class Module:
         self.main = self._load(hello)
         self.handler = self._find(hello)
         self.with_context = wants_context(self.handler)
-        self.plan = typed().plan(self.handler) if self.with_context is None else None
+        self.plan = more("readers", "typed").plan(self.handler) if self.with_context is None else None
         init = getattr(self.main, "init", None)
         if callable(init):
             self.wait(init())
@@ -408,6 +381,7 @@ class Guest:
 
     def __init__(self, channel):
         self.channel = channel
+        channel.calling = self.calling
         self.memory = Memory()
         self.left = False
         self.module = None
@@ -418,6 +392,11 @@ class Guest:
             signal.SIGTERM: (self.on_term, signal.SIG_DFL),
             signal.SIGINT: (self.on_int, signal.default_int_handler),
         }
+
+    def calling(self, execution):
+        """Return the calls of the running execution to other modules; several threads may begin at once."""
+        with self.channel.turn:
+            return more("calling").of(self.channel, execution)
 
     def take_signals(self):
         """Give user code and its children the signals that a shell gives a program, however the host was started."""
@@ -541,6 +520,8 @@ class Guest:
             finally:
                 self.running = False
                 self.channel.speak_for(None)
+                if self.channel.calls is not None:
+                    self.channel.calls.finish()
             data = encode_value(value, room, "$", store)
             del value
         except Refused as problem:

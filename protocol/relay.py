@@ -30,28 +30,6 @@ OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_c
 _PR_SET_DUMPABLE = 4
 
 
-class Buffer:
-    """Cuts received bytes into payloads."""
-
-    def __init__(self):
-        self.data = bytearray()
-
-    def feed(self, data, limit):
-        """Return the complete payloads. Raises ValueError for a length over the limit."""
-        self.data += data
-        found = []
-        while len(self.data) >= parts.HEADER_BYTES:
-            size = int.from_bytes(self.data[: parts.HEADER_BYTES], "big")
-            if size > limit:
-                raise ValueError("a frame of %d bytes" % size)
-            end = parts.HEADER_BYTES + size
-            if len(self.data) < end:
-                break
-            found.append(bytes(self.data[parts.HEADER_BYTES : end]))
-            del self.data[:end]
-        return found
-
-
 class Relay:
     """The worker, and the streams between it and the host. One thread; only `poll` waits."""
 
@@ -59,12 +37,13 @@ class Relay:
         self.base = base
         self.home = os.path.join(base, "home")
         self.limit = 1 << 30
-        self.from_host, self.from_worker = Buffer(), Buffer()
+        self.from_host, self.from_worker = parts.Buffer(), parts.Buffer()
         self.execution, self.loading = "", True
         self.inbox = parts.Inbox(base)
         self.keep, self.kills = frozenset(), out_of_memory_kills()
         self.worker, self.poller, self.actions = None, select.poll(), {}
         self.seq, self.decoders = 0, {}
+        self.later = bytearray()
 
     def start(self):
         """Fork the worker. Return True in the worker, which must call `guest.main` then."""
@@ -83,7 +62,7 @@ class Relay:
             os.close(fd)
         if guest._LIBC is not None:  # user code, which has the same user, cannot read its memory and descriptors
             guest._LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-        self.channel = mine.detach()
+        self.mine, self.channel = mine, mine.fileno()
         self.outputs = {out: "stdout", err: "stderr"}
         for fd in (wake, wake_end, out, err):
             os.set_blocking(fd, False)
@@ -110,8 +89,10 @@ class Relay:
     def serve(self):
         """Pass messages on until the end; never returns."""
         while True:
-            for fd, _ in self.poller.poll():
-                if fd in self.actions:
+            for fd, event in self.poller.poll():
+                if event & select.POLLOUT:
+                    self.send_later()
+                if fd in self.actions and event != select.POLLOUT:
                     self.actions[fd](fd)
 
     def on_host(self, fd):
@@ -141,12 +122,28 @@ class Relay:
                     self.limit = json.loads(payload)["max_frame_bytes"] + 65536
                 elif kind == b"execute":
                     self.begin(head[2].decode())
-                try:
-                    parts.write_all(self.channel, frame(payload))
-                except OSError:  # the worker has ended, which SIGCHLD reports
-                    pass
+                self.send(frame(payload), waits=kind in (b"hello", b"execute"))
                 if kind == b"cancel":
                     self.signal(signal.SIGTERM)
+
+    def send(self, data, waits):
+        """Send a frame to the worker. If it runs a handler, do not wait: it may be sending, and read afterwards."""
+        self.later += data
+        self.mine.setblocking(waits)
+        self.send_later()
+
+    def send_later(self):
+        """Send what is left, as far as the worker reads."""
+        try:
+            while self.later:
+                del self.later[: self.mine.send(self.later)]
+        except BlockingIOError:
+            self.poller.modify(self.channel, select.POLLIN | select.POLLOUT)
+            return
+        except OSError:  # the worker has ended, which SIGCHLD reports
+            self.later.clear()
+        if self.channel in self.actions:
+            self.poller.modify(self.channel, select.POLLIN)
 
     def begin(self, execution):
         """Attribute output from now on to this execution."""

@@ -323,6 +323,17 @@ def upload(target: Target, data: bytes) -> tuple[int, bytes]:
     return target.ask("POST", "/modules/upload", data, content_type="application/zip")
 
 
+def upload_toml(target: Target) -> None:
+    """Send a block of a file and a lock, with much for a parser of TOML in few bytes."""
+    block = f"# /// script\n# a = {'[' * 4000}\n# [{'.'.join('a' * 8000)}]\n# ///\n".encode()
+    key = ".".join("a" * 15)
+    lock = "".join(f"{key}{number} = 1\n" for number in range(2 * MIB // 50)).encode()
+    upload(target, archive({"module.yaml": b"name: uploaded\n", "main.py": block + MAIN, "pylock.toml": lock}))
+    code = "# /// a\n" * (MIB // 4) + MAIN.decode()
+    target.ask("PUT", "/modules/uploaded", json.dumps({"code": code, "env": "inline"}).encode())
+    target.ask("DELETE", "/modules/uploaded")
+
+
 def upload_many(target: Target) -> None:
     upload(target, archive({"module.yaml": MODULE_YAML, "main.py": MAIN} | dict.fromkeys(_NAMES, b"x")))
     target.ask("DELETE", "/modules/uploaded")
@@ -509,6 +520,7 @@ CASES: dict[str, Callable[[Target], Any]] = {
     "upload: 20,000 files": upload_many,
     "upload: a bomb of 960 MB": lambda target: upload(target, bomb()),
     "upload: a bomb of YAML": lambda target: upload(target, archive({"module.yaml": merges(), "main.py": MAIN})),
+    "upload: a bomb of TOML": upload_toml,
     "upload: no zip": lambda target: upload(target, b"PK\5\6" * (FRAME // 4)),
     "worker: a folder of 20,000 files": lambda target: target.execute("files", b"%d" % MANY),
     "reload: 2,000 modules": reload_many,

@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 from msgspec.structs import replace
 
 from actors.history.pending import Key
-from actors.history.pieces import NOTHING, joined, seqs_of
+from actors.history.pieces import NOTHING, joined, printing, seqs_of
 from actors.history.tables import PHASES, PLAIN, events, executions, payloads
 from actors.outbox import read_telling
 from actors.sqlite import matching, module_matches
@@ -29,8 +29,12 @@ from protocol.views import DEFAULT_PAGE, MAX_PAGE
 LOOKED_AT: Final = 5_000
 """Rows of an index that one page reads at most: some ten milliseconds."""
 
-MAX_RERUNS: Final = 100
-"""Repetitions that one execution shows."""
+MAX_LINKED: Final = 100
+"""Repetitions, and children, that one execution shows."""
+MAX_TEXT: Final = 200
+"""Characters of a text to search for."""
+TEXT_ROWS: Final = 1_000
+"""Executions that one page searches at most for a text."""
 LOOKED_UP: Final = 500
 """Ids in one statement."""
 UNREADABLE: Final = "unreadable"
@@ -48,6 +52,8 @@ _place_decoder: Final[msgspec.json.Decoder[Place]] = msgspec.json.Decoder(Place)
 # Indexes that a list may follow, the most selective first; the index of callers is tried as well.
 _LEADS: Final[tuple[tuple[str, ...], ...]] = (
     ("rerun_of",),
+    ("parent",),
+    ("root",),
     ("schedule",),
     ("module", "failure_kind"),
     ("failure_kind",),
@@ -72,8 +78,12 @@ class Query:
     subject: str | None = None
     schedule: str | None = None
     rerun_of: str | None = None
+    parent: str | None = None
+    root: str | None = None
     unresolved: bool = False
     """Only failures without a later success in their chain of repetitions."""
+    text: str | None = None
+    """Only those with this text in the output or the error message; case is ignored."""
     modules: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
@@ -95,13 +105,7 @@ class Page:
 
 def page(connection: sa.Connection, query: Query) -> Page:
     """Return one page. Raises `RunnerError` (`bad_input`) for a limit or cursor that is not valid."""
-    if not 1 <= query.limit <= MAX_PAGE:
-        raise error(ErrorKind.BAD_INPUT, f"limit must be from 1 to {MAX_PAGE}", field="limit")
-    if query.unresolved:
-        if query.status not in (None, Status.FAILED):
-            text = f"unresolved executions have failed, so none is {query.status}; leave one of the two out"
-            raise error(ErrorKind.BAD_INPUT, text, field="unresolved")
-        query = evolve(query, status=Status.FAILED)
+    query = _checked(query)
     before = _upper_bound(query)
     filters, globs = _filters(query), query.modules
     if globs and "module" in filters:
@@ -117,6 +121,8 @@ def page(connection: sa.Connection, query: Query) -> Page:
         wanted = wanted.where(matching(executions.c.module, globs))
     if query.unresolved:
         wanted = wanted.where(_UNRESOLVED)
+    if query.text is not None:
+        return _with_text(connection, wanted, query, floor)
     rows = connection.execute(_newest_first(wanted).limit(query.limit + 1)).mappings().all()
     found = (_readable(connection, row) for row in rows[: query.limit])
     items = tuple(execution for execution in found if execution is not None)
@@ -125,6 +131,36 @@ def page(connection: sa.Connection, query: Query) -> Page:
         return Page(items, _cursor(last["created_at"], last["id"]))
     # No id is below "": the next page begins before the time of the last row that was read.
     return Page(items, None if floor is None else _cursor(floor, ""))
+
+
+def _checked(query: Query) -> Query:
+    """Return a query with the state that it implies. Raises `RunnerError` (`bad_input`)."""
+    if not 1 <= query.limit <= MAX_PAGE:
+        raise error(ErrorKind.BAD_INPUT, f"limit must be from 1 to {MAX_PAGE}", field="limit")
+    if query.unresolved:
+        if query.status not in (None, Status.FAILED):
+            text = f"unresolved executions have failed, so none is {query.status}; leave one of the two out"
+            raise error(ErrorKind.BAD_INPUT, text, field="unresolved")
+        query = evolve(query, status=Status.FAILED)
+    if query.text is not None and not 0 < len(query.text.strip()) <= len(query.text) <= MAX_TEXT:
+        raise error(ErrorKind.BAD_INPUT, f"text must have 1 to {MAX_TEXT} characters", field="text")
+    return query
+
+
+def _with_text(connection: sa.Connection, wanted: sa.Select[Any], query: Query, floor: float | None) -> Page:
+    """Return those of the executions that have a text in their output or error message."""
+    rows = connection.execute(_newest_first(wanted).limit(TEXT_ROWS + 1)).mappings().all()
+    sought, found = (query.text or "").casefold(), list[Execution]()
+    looked: Mapping[Any, Any] | None = None
+    for row, printed in printing(connection, rows[:TEXT_ROWS], sought):
+        if len(found) == query.limit:
+            break
+        looked = row
+        if printed or sought in (row["failure"] or "").casefold():
+            found += filter(None, [_readable(connection, row)])
+    if looked is not None and looked is not rows[-1]:
+        return Page(tuple(found), _cursor(looked["created_at"], looked["id"]))
+    return Page(tuple(found), None if floor is None else _cursor(floor, ""))
 
 
 def _unresolved() -> sa.ColumnElement[bool]:
@@ -163,6 +199,8 @@ def _filters(query: Query) -> dict[str, str]:
         "subject": query.subject,
         "schedule": query.schedule,
         "rerun_of": query.rerun_of,
+        "parent": query.parent,
+        "root": query.root,
     }
     return {name: value for name, value in filters.items() if value is not None}
 
@@ -243,8 +281,9 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
     found = _readable(connection, row)
     if found is None:
         return None
+    found = replace(found, children=_linked(connection, "parent", name))
     if found.status.final:
-        found = replace(found, reruns=_reruns(connection, name))
+        found = replace(found, reruns=_linked(connection, "rerun_of", name))
     pieces = sa.select(events.c.events).where(events.c.id == name).order_by(events.c.first_seq)
     stored = connection.execute(pieces).scalars().all()
     try:
@@ -254,9 +293,10 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
         return replace(found, events=joined(waiting) if waiting else NOTHING)
 
 
-def _reruns(connection: sa.Connection, name: str) -> tuple[str, ...]:
-    wanted = sa.select(executions.c.id).where(executions.c.rerun_of == name)
-    return tuple(connection.execute(_newest_first(wanted).limit(MAX_RERUNS)).scalars())
+def _linked(connection: sa.Connection, column: str, name: str) -> tuple[str, ...]:
+    """Return the newest executions that name an execution in this column."""
+    wanted = sa.select(executions.c.id).where(executions.c[column] == name)
+    return tuple(connection.execute(_newest_first(wanted).limit(MAX_LINKED)).scalars())
 
 
 def decodable(piece: bytes) -> bytes:

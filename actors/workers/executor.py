@@ -17,7 +17,7 @@ from actors.registry import Published, RegistrySnapshot
 from actors.workers.build_log import BuildLog
 from actors.workers.builds import Builds
 from actors.workers.fleet import Fleet
-from actors.workers.pool import Phases, Pool, Waiter
+from actors.workers.pool import Phases, Pool, PoolState, Waiter, state_of
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
@@ -57,25 +57,35 @@ class ExecutorStatistics:
     """Memory of the idle workers in bytes."""
     evicted: int = 0
     """Idle workers retired for others, or because memory was short."""
+    parked: int = 0
+    """Busy workers whose handlers wait for calls of other modules; others run in their place."""
 
 
 class Lease:
     """Has a worker inside of its `async with`. A generator as the context manager would cost a tenth of a call."""
 
-    __slots__ = ("_ask", "_lender", "_module", "_patient", "_phases", "_worker")
+    __slots__ = ("_ask", "_lender", "_level", "_module", "_patient", "_phases", "_worker")
 
     def __init__(
-        self, lender: Executor, module: Published, phases: Phases, ask: Callable[[], Waiter] | None, patient: bool
+        self,
+        lender: Executor,
+        module: Published,
+        phases: Phases,
+        ask: Callable[[], Waiter] | None,
+        patient: bool,
+        level: int,
     ) -> None:
         self._lender, self._module, self._phases, self._ask, self._patient = lender, module, phases, ask, patient
+        self._level = level
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Worker:
         lender, module = self._lender, self._module
-        worker = lender.borrow(module)
+        worker = lender.borrow(module, self._level)
         if worker is None:
-            lender.refuse(module, patient=self._patient)
+            lender.refuse(module, patient=self._patient or self._level > 0)
             waiter = Waiter() if self._ask is None else self._ask()
+            waiter.level = self._level
             worker = await lender.acquire(module, waiter, self._phases, patient=self._patient)
         self._worker = worker
         return worker
@@ -83,6 +93,23 @@ class Lease:
     async def __aexit__(self, *_: object) -> None:
         if self._worker is not None:
             self._lender.give_back(self._worker)
+
+
+@frozen
+class Turn:
+    """The turn of a handler among those that may run at a time."""
+
+    scheduler: Scheduler
+    worker: Worker
+    level: int
+
+    def give(self) -> None:
+        """Let others run, while this handler waits for calls of its own."""
+        self.scheduler.park(self.worker, self.level)
+
+    async def take(self) -> None:
+        """Wait until this handler may go on. Returns at once if its worker has ended, or is given back."""
+        await self.scheduler.resume(self.worker)
 
 
 class Timeouts:
@@ -193,23 +220,31 @@ class Executor:
         self._scheduler.close()
 
     def lease(
-        self, module: Published, phases: Phases, *, ask: Callable[[], Waiter] | None = None, patient: bool = False
+        self,
+        module: Published,
+        phases: Phases,
+        *,
+        ask: Callable[[], Waiter] | None = None,
+        patient: bool = False,
+        level: int = 0,
     ) -> Lease:
         """Lend a worker of `module` for an `async with`; `phases` gets the times until then.
 
         A caller that must wait does so as the waiter that `ask` returns, through which any task can end the wait. A
-        `patient` caller was counted before, so that neither `max_waiting` nor `queue_timeout` applies. Raises
-        RunnerError: `overloaded` (the waiting room is full, or `queue_timeout` passed; with the waiting reason),
+        `patient` caller was counted before, so that neither `max_waiting` nor `queue_timeout` applies. `level` is the
+        number of handlers that wait for this call; above 0, `max_waiting` does not apply either.
+
+        Raises RunnerError: `overloaded` (the waiting room is full, or `queue_timeout` passed; with the waiting reason),
         `environment_failed`, `load_failed`, `unavailable`, `shutdown`, and the failure with which the waiter gave up.
         Cancelled while waiting, nothing stays taken.
         """
-        return Lease(self, module, phases, ask, patient)
+        return Lease(self, module, phases, ask, patient, level)
 
-    def borrow(self, module: Published) -> Worker | None:
+    def borrow(self, module: Published, level: int = 0) -> Worker | None:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
         scheduler = self._scheduler
         pool = scheduler.pool(module)
-        if not scheduler.waiting and not scheduler.closing and scheduler.room > 0 and pool.has_idle():
+        if not scheduler.waiting and not scheduler.closing and pool.has_idle() and scheduler.room_for(pool, level) > 0:
             return scheduler.reuse(pool)
         return None
 
@@ -239,6 +274,10 @@ class Executor:
     def give_back(self, worker: Worker) -> None:
         """Take a worker back."""
         self._scheduler.release(worker)
+
+    def turn(self, worker: Worker, level: int) -> Turn:
+        """Return the turn of a worker that is lent to a caller of this level."""
+        return Turn(self._scheduler, worker, level)
 
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""
@@ -294,9 +333,14 @@ class Executor:
         self._refuse(pool, patient=True)
         return self._starter.build(pool)
 
-    def last_build(self, module: Published) -> BuildLog | None:
-        """Return the last build of a module's environment, which may still run; None without one."""
-        return self._scheduler.pool(module).build
+    def rebuild(self, module: Published) -> BuildLog:
+        """Build the environment of a module again, whose idle workers end; return the log of the build.
+
+        The build continues when all its followers have gone; calls wait for it. Raises RunnerError `unavailable`,
+        `shutdown`, and `conflict` while a call uses the environment, or others are built.
+        """
+        self._refuse_all()
+        return self._starter.rebuild(self._scheduler.pool(module))
 
     def statistics(self) -> ExecutorStatistics:
         """Return the counters."""
@@ -315,4 +359,10 @@ class Executor:
             builds_failed=builds.failed,
             kept_memory=self._scheduler.keeping.kept_bytes(),
             evicted=self._scheduler.keeping.evicted,
+            parked=len(self._scheduler.parking),
         )
+
+    def pools(self) -> list[PoolState]:
+        """Return the workers and callers of each module version."""
+        now = trio.current_time()
+        return [state_of(pool, now) for pool in self._scheduler.pools.values()]

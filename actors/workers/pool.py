@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from actors.workers.build_log import BuildLog
 from protocol.errors import ErrorKind, Failure
@@ -55,6 +55,8 @@ class Waiter:
     report: Callable[[str], None] = field(default=lambda _reason: None)
     log: EventLog | None = None
     """Gets what the module prints while it is imported, if this caller caused the start and while it waits."""
+    level: int = 0
+    """How many handlers wait for this caller, each called by the one before. The highest level is served first."""
     caused: bool = field(default=False, init=False)
     """A start is in progress because of this caller."""
     expires: float = field(default=math.inf, init=False)
@@ -90,6 +92,38 @@ class Waiter:
             self.woken.set()
 
 
+@frozen
+class WorkerState:
+    """One worker of a module at a moment."""
+
+    pid: int | None
+    """None where it has no process on this machine."""
+    busy: bool
+    calls: int
+    """Calls that it has begun."""
+    age_seconds: float
+    memory_bytes: int
+
+
+@frozen
+class PoolState:
+    """The workers of one module version at a moment."""
+
+    module: Published
+    key: str | None
+    """Of its environment; None while that is not prepared."""
+    workers: tuple[WorkerState, ...]
+    starting: int
+    waiting: int
+    """Callers without a worker."""
+    reason: str
+    """Why these wait; empty without any."""
+    failure: Failure | None
+    """Of the last start, when it failed."""
+    build: BuildLog | None
+    """The last build of its environment, or the one in progress."""
+
+
 @define(eq=False)
 class Pool:
     """The workers of one module version. Changed only between checkpoints, by the executor that owns it."""
@@ -97,9 +131,11 @@ class Pool:
     module: Published
     idle: list[Worker] = field(factory=list)
     busy: set[Worker] = field(factory=set)
+    parked: dict[int, int] = field(factory=dict)
+    """How many of the busy ones wait for calls of their own, by the level of their callers. They do not count."""
     starting: int = 0
     waiters: deque[Waiter] = field(factory=deque)
-    """The callers without a worker, oldest first."""
+    """The callers without a worker: by level, the oldest first."""
     turn_at: float = -math.inf
     """When this module last got a worker while other modules waited for one."""
     retired: bool = False
@@ -107,6 +143,8 @@ class Pool:
     served: bool = True
     """Calls that name no version get this one, so workers are kept ahead of calls."""
     prepared: Prepared | None = None
+    rebuilding: str | None = None
+    """The key of its environment while that is built again."""
     preparing: trio.Lock = field(factory=trio.Lock)
     build: BuildLog | None = None
     """The log of the last build."""
@@ -129,6 +167,12 @@ class Pool:
         return len(self.idle) + len(self.busy) + self.starting
 
     @property
+    def running(self) -> int:
+        """Number of workers that count against `concurrency`: those that start, or whose handlers do not just wait."""
+        working = len(self.busy) + self.starting
+        return working - sum(self.parked.values()) if self.parked else working
+
+    @property
     def fewest(self) -> int:
         """The minimum number of workers to keep."""
         return self.module.spec.workers.min if self.served and not self.retired else 0
@@ -142,6 +186,13 @@ class Pool:
     def unused(self) -> bool:
         """Whether it has neither workers nor waiting callers."""
         return not self.own and not self.waiters
+
+    def join(self, waiter: Waiter) -> None:
+        """Add a caller behind those of its level."""
+        place = len(self.waiters)
+        if waiter.level:
+            place = next((at for at, each in enumerate(self.waiters) if each.level < waiter.level), place)
+        self.waiters.insert(place, waiter)
 
     def report(self, activity: str, now: float, cause: Waiter | None) -> None:
         """Set the step of a start in progress; the caller that it is for gets it as its waiting reason.
@@ -263,3 +314,70 @@ class Pool:
             )
             return f"{workers}; callers that wait: {len(self.waiters)}"
         return f"as many workers run as `max_workers` allows; callers that wait: {len(self.waiters)}"
+
+
+def state_of(pool: Pool, now: float) -> PoolState:
+    """Return the workers and callers of a pool at this moment."""
+    return PoolState(
+        module=pool.module,
+        key=pool.rebuilding if pool.prepared is None else pool.prepared.key,
+        workers=tuple(
+            WorkerState(
+                pid=worker.guest.pid,
+                busy=worker in pool.busy,
+                calls=worker.calls,
+                age_seconds=now - worker.launched_at,
+                memory_bytes=worker.footprint.memory_bytes,
+            )
+            for worker in (*pool.busy, *pool.idle)
+        ),
+        starting=pool.starting,
+        waiting=len(pool.waiters),
+        reason=pool.reason(now) if pool.waiters else "",
+        failure=pool.last_failure,
+        build=pool.build,
+    )
+
+
+@define(eq=False)
+class Parking:
+    """The workers whose handlers wait for calls of their own, and those of them that want to go on."""
+
+    levels: dict[int, int] = field(factory=dict, init=False)
+    """Their number by the level of their callers."""
+    resuming: dict[Worker, trio.Event] = field(factory=dict, init=False)
+    """Those that want to go on, the first one first."""
+    _parked: dict[Worker, int] = field(factory=dict, init=False)
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def begin(self, worker: Worker, pool: Pool, level: int) -> None:
+        """Note that a worker waits."""
+        self._parked[worker] = level
+        for levels in (self.levels, pool.parked):
+            levels[level] = levels.get(level, 0) + 1
+
+    def ask(self, worker: Worker) -> trio.Event | None:
+        """Note that a worker wants to go on; return what comes when it does. None if it does not wait."""
+        return self.resuming.setdefault(worker, trio.Event()) if worker in self._parked else None
+
+    def end(self, worker: Worker, pool: Pool) -> bool:
+        """Note that a worker goes on, or has ended; return whether it waited."""
+        level = self._parked.pop(worker, None) if self._parked else None
+        if level is None:
+            return False
+        for levels in (self.levels, pool.parked):
+            levels[level] -= 1
+            if not levels[level]:
+                del levels[level]
+        if (turn := self.resuming.pop(worker, None)) is not None:
+            turn.set()
+        return True
+
+    def clear(self) -> None:
+        """Forget all; they have ended."""
+        for turn in self.resuming.values():
+            turn.set()
+        for each in (self.levels, self.resuming, self._parked):
+            each.clear()

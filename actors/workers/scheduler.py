@@ -15,7 +15,7 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.workers.pool import Phases, Pool, Waiter
+from actors.workers.pool import Parking, Phases, Pool, Waiter
 from protocol.errors import Failure, shutting_down
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def next_step(
 ) -> Step:
     """Return the step for the oldest waiting caller of a module.
 
-    `own` counts the module's workers (starting ones included), `waiting` its callers without a worker. `room` is how
-    many more workers of the kind may run, `paused` whether a start failed so recently that none is allowed.
+    `own` counts the module's workers at work (starting ones included), `waiting` its callers without a worker. `room`
+    is how many more workers may run for it, `paused` whether a start failed so recently that none is allowed.
     """
     if idle:
         return Step.REUSE if room > 0 else Step.WAIT
@@ -70,16 +70,17 @@ def next_step(
     return Step.SPAWN
 
 
-def rank(pool: Pool, now: float) -> tuple[float, float]:
+def rank(pool: Pool, now: float) -> tuple[int, float, float]:
     """Return the order in which modules with waiting callers are served, lowest first.
 
-    The module with the fewest workers at work comes first, among equals the one whose last turn is longest ago, so that
-    a flood of one module does not starve the others. A turn lasts a moment, so that workers are not replaced for each
-    call.
+    Callers for which most handlers wait come first. Then the module with the fewest workers at work, among equals the
+    one whose last turn is longest ago, so that a flood of one module does not starve the others. A turn lasts a moment,
+    so that workers are not replaced for each call.
     """
+    level = -pool.waiters[0].level
     if pool.idle and now - pool.turn_at < _TURN_SECONDS:
-        return -1, pool.turn_at
-    return len(pool.busy) + pool.starting, pool.turn_at
+        return level, -1, pool.turn_at
+    return level, pool.running, pool.turn_at
 
 
 @define(eq=False)
@@ -170,7 +171,7 @@ class Scheduler:
     waiting: int = field(default=0, init=False)
     """Callers without a worker, of all modules."""
     working: int = field(default=0, init=False)
-    """Workers that run a call, or start."""
+    """Workers that run a call, or start; those that are parked do not count."""
     closing: bool = field(default=False, init=False)
     """No more workers are handed out."""
     _published: Collection[str] = field(default=frozenset(), init=False)
@@ -178,6 +179,7 @@ class Scheduler:
     _served: Collection[str] = field(default=frozenset(), init=False)
     """Digests of the versions used by calls that name none."""
     keeping: Keeping = field(init=False)
+    parking: Parking = field(factory=Parking, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.keeping = Keeping(self.settings, self.memory, self.retire, self.pools)
@@ -187,9 +189,22 @@ class Scheduler:
         """How many more workers of the kind may run."""
         return self.settings.max_workers - self.working
 
+    def room_for(self, pool: Pool, level: int) -> int:
+        """How many more workers of a module may run for callers of this level.
+
+        Each level has places of its own: those of handlers that wait for calls are not for others of their level, so
+        that the number of workers is bounded, and a call of the level above always finds a place in the end.
+        """
+        room, own = self.settings.max_workers - self.working, pool.module.spec.concurrency - pool.running
+        if self.parking.levels:
+            room -= self.parking.levels.get(level, 0)
+            own -= pool.parked.get(level, 0)
+        return min(room, own)
+
     def clear(self) -> None:
         """Forget all workers; they have ended."""
         self.pools.clear()
+        self.parking.clear()
         self.working = 0
 
     def pool(self, module: Published) -> Pool:
@@ -218,9 +233,9 @@ class Scheduler:
 
     def join(self, pool: Pool, waiter: Waiter) -> None:
         """Add a caller to the queue of its module, and serve it if that is possible now."""
-        pool.waiters.append(waiter)
+        pool.join(waiter)
         self.waiting += 1
-        if pool.idle or pool.own < pool.module.spec.concurrency:  # else nothing can be done for it now
+        if pool.running < pool.module.spec.concurrency:  # else nothing can be done for it now
             self.pump()
 
     def leave(self, pool: Pool, waiter: Waiter) -> None:
@@ -235,6 +250,7 @@ class Scheduler:
     def pump(self) -> None:
         """Serve the waiting callers as far as capacity allows: modules in turn, callers of one module in order."""
         now = trio.current_time()
+        self._resume()
         todo = [pool for pool in self.pools.values() if pool.waiters]
         while todo:
             pool = min(todo, key=lambda pool: rank(pool, now))
@@ -245,11 +261,11 @@ class Scheduler:
         """Serve the oldest caller of a module; return whether anything could be done for it."""
         step = next_step(
             idle=pool.has_idle(),
-            own=pool.own,
+            own=pool.running,
             starting=pool.starting,
             waiting=len(pool.waiters),
             concurrency=pool.module.spec.concurrency,
-            room=self.room,
+            room=self.room_for(pool, pool.waiters[0].level),
             paused=pool.pause(now) > 0,
         )
         if step is Step.REUSE:
@@ -300,20 +316,46 @@ class Scheduler:
         if pool is None:
             self.retire(worker)
             return
+        parked = False
         if worker in pool.busy:
             pool.busy.remove(worker)
-            self.working -= 1
+            parked = self.parking.end(worker, pool)
+            self.working -= 0 if parked else 1
         now = trio.current_time()
         if not self.closing and pool.keeps(worker, now=now, max_age=self.settings.max_age_seconds):
             worker.idle_since = now
             pool.idle.append(worker)
         else:
             self.retire(worker)
-        if self.waiting:
-            if pool.idle and self.waiting == len(pool.waiters):  # no other module wants it
+        if self.waiting or self.parking.resuming:
+            alone = self.waiting == len(pool.waiters) and not parked and not self.parking.levels
+            if pool.idle and alone:  # no other module wants it
                 self._next(pool).wake(worker=self.reuse(pool))
             else:
                 self.pump()
+
+    def park(self, worker: Worker, level: int) -> None:
+        """Let others run in place of a worker whose handler waits for calls of its own; its caller has this level."""
+        pool = self.pools.get(worker.module.digest) if worker.module else None
+        if pool is not None and worker in pool.busy:
+            self.parking.begin(worker, pool, level)
+            self.working -= 1
+            if self.waiting or self.parking.resuming:
+                self.pump()
+
+    async def resume(self, worker: Worker) -> None:
+        """Return when it is the turn of a parked worker again; at once if it has ended, or is not parked."""
+        if (turn := self.parking.ask(worker)) is not None:
+            self._resume()
+            await turn.wait()
+
+    def _resume(self) -> None:
+        """Let parked workers go on, as far as capacity allows: they come before all that wait for a worker."""
+        for worker in list(self.parking.resuming):
+            pool = self.pools.get(worker.module.digest) if worker.module else None
+            if self.room > 0 and pool is not None and pool.running < pool.module.spec.concurrency:
+                self.parking.end(worker, pool)
+                self.working += 1
 
     def started(self, pool: Pool, result: Worker | Failure, phases: Phases, cause: Waiter | None = None) -> None:
         """Hand a started worker, or why it failed, to the caller that caused the start.

@@ -133,6 +133,8 @@ class Management:
         data = {field: value for field, value in spec_to_mapping(module.spec).items() if field != "version"}
         has_files = data.pop("path", None) is not None and "code" not in changes
         data |= {"path": "."} if has_files else {}
+        if {"requirements", "dependencies", "constraints"} & changes.keys():
+            data.pop("packages_from", None)
         folder = module.spec.path if has_files else None
         spec = await trio.to_thread.run_sync(_spec, merged(data, changes), folder)
         return await self._publish(principal, spec, how, condition)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +15,7 @@ import click
 from config import units
 from config.client import VARIABLES
 from config.descriptions import DESCRIPTIONS
+from config.folders import load_script
 from config.load import SETTINGS, Loaded, form_of, load_client_settings, load_settings, shown_default
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from protocol.errors import RunnerError
@@ -168,6 +170,10 @@ _FILTERS = (
     click.option("--caller", default=None, metavar="SUBJECT", help="only of this caller (the subject of its token)"),
     click.option("--schedule", default=None, metavar="NAME", help="only those that this schedule started"),
     click.option("--rerun-of", default=None, metavar="ID", help="only repetitions of this execution"),
+    click.option("--parent", default=None, metavar="ID", help="only those that the handler of this execution called"),
+    click.option(
+        "--root", default=None, metavar="ID", help="only those that this execution led to, calls within calls"
+    ),
     click.option("--unresolved", is_flag=True, help="only failures without a later success of a repetition"),
     click.option(
         "--since",
@@ -179,6 +185,9 @@ _FILTERS = (
 )
 
 
+_PLAIN_FILTERS = ("module", "version", "status", "error", "schedule", "rerun_of", "parent", "root")
+
+
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the filters of a list to a command, which gets them as `filters`."""
 
@@ -187,7 +196,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         from runner.client import moment
 
         filters = {"subject": given.pop("caller"), "unresolved": "true" if given.pop("unresolved") else None}
-        filters |= {name: given.pop(name) for name in ("module", "version", "status", "error", "schedule", "rerun_of")}
+        filters |= {name: given.pop(name) for name in _PLAIN_FILTERS}
         filters |= {name: moment(given.pop(name), f"--{name}") for name in ("since", "until")}
         return command(filters=filters, **given)
 
@@ -219,13 +228,16 @@ def with_client(
     return run(settings, found, work)
 
 
-def load(options: dict[str, Any], *, quiet: bool = False) -> Loaded:
-    """Return settings and modules, and set up logging; `quiet` logs only errors by default. Raises ConfigError."""
+def load(options: dict[str, Any], *, quiet: bool = False, file: Path | None = None) -> Loaded:
+    """Return settings and modules, and set up logging; `quiet` logs only errors by default. Raises ConfigError.
+
+    With `file`, that Python file is the only module.
+    """
     from runner.logs import configure_logging
 
     if quiet:
         options = {**options, "log_level": options.get("log_level") or "error"}
-    loaded = load_settings(options)
+    loaded = load_settings(options) if file is None else load_script(options, file)
     configure_logging(loaded.settings.log)
     return loaded
 

@@ -68,7 +68,10 @@ def _local(address: Address, scopes: Sequence[str], seconds: float) -> Callable[
     if not address.loopback:
         raise _NoTokenError("a token is signed automatically only for a runner on this machine")
     try:
-        settings = load_settings({}, modules=False).settings
+        loaded = load_settings({}, modules=False, needed=False)
+        if loaded.sources["store.data_dir"] == "default":  # beside the modules file, which must be there then
+            loaded = load_settings({}, modules=False)
+        settings = loaded.settings
     except ConfigError as problem:
         # These commands have no --config.
         why = str(problem.mistakes[0]).replace("--config or OPERATO_CONFIG", "OPERATO_CONFIG")

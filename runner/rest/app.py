@@ -145,12 +145,22 @@ def _server_endpoints(service: Service, home: str) -> tuple[Endpoint, ...]:
         shown = {name: request.outside.prefix + path for name, path in links.items()}
         return json_answer({"name": "operato-runner", "version": release(), "links": shown}, headers=(vary,))
 
-    return index, _environments, _health, _readiness, document, _docs
+    return index, _environments, _built, _workers, _health, _readiness, document, _docs
 
 
 @serves("listEnvironments")
 async def _environments(request: Request) -> Answer:
-    return json_answer({"items": request.service.environments(request.principal)})
+    return json_answer({"items": request.service.machine.kinds(request.principal)})
+
+
+@serves("listBuiltEnvironments")
+async def _built(request: Request) -> Answer:
+    return json_answer({"items": await request.service.machine.built(request.principal)})
+
+
+@serves("listWorkers")
+async def _workers(request: Request) -> Answer:
+    return json_answer({"items": request.service.machine.workers(request.principal)})
 
 
 @serves("getHealth")

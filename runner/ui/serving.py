@@ -20,7 +20,7 @@ from runner.ui.headers import SAFE, cookies, session_cookie, set_session
 from runner.ui.looks import Assets, Templates
 from runner.ui.posted import Posted
 from runner.ui.refusals import FAILED, foreign_link, problem_page, sign_in_first
-from runner.ui.sending import fields_of, send_asset, transmit
+from runner.ui.sending import fields_of, packed, send_asset, transmit
 from runner.ui.sessions import Access, forged
 from runner.ui.views import VIEWS
 from runner.ui.visit import PREFIX, Answer, Headers, Reply, View, Visit
@@ -127,7 +127,7 @@ class Pages:
             page.posted = await read()
         if changes and not view.open:
             _check_token(view, page)
-        answer = await view(page)
+        answer = packed(page, await view(page))
         if isinstance(answer, Reply) and len(answer.body) > LARGE_BYTES:
             self.service.answers.take(page.share, len(answer.body))
         return answer
@@ -170,7 +170,7 @@ class Pages:
 
 def _headers(page: Visit, answer: Answer) -> Headers:
     own = {name for name, _ in answer.headers}
-    added = (*SAFE, ("cache-control", "no-store"), ("vary", "cookie, accept-language"))
+    added = (*SAFE, ("cache-control", "no-store"), ("vary", "cookie, accept-language, accept-encoding"))
     return (
         *(each for each in added if each[0] not in own),
         *answer.headers,

@@ -49,8 +49,8 @@ class Made:
 
     def __init__(self, out: Path, wheels: Path) -> None:
         self.out, self.wheels = out, wheels
-        (self.wheel,) = out.glob("*.whl")
-        (self.sdist,) = out.glob("*.tar.gz")
+        (self.wheel,) = out.glob("operato_runner-*.whl")
+        (self.sdist,) = out.glob("operato_runner-*.tar.gz")
 
     def executable(self, kind: str) -> Path:
         return self.out / f"operato-runner.{kind}"
@@ -440,6 +440,7 @@ def test_the_checksums_are_right(made: Made) -> None:
     files = {path.name: path for path in made.out.iterdir() if path.name != "SHA256SUMS"}
     assert told == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert {name.rpartition(".")[2] for name in told} == {"pyz", "pex", "whl", "gz"}
+    assert sum(name.startswith("operato_client-") for name in told) == 2
 
 
 def test_another_checkout_makes_the_same_bytes(made: Made, checkout: Path, tmp_path: Path) -> None:

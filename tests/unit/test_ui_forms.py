@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.ui.forms import NotShownError, Widget, added, fields, flatten, pretty, read, removed, shape_of, start
+from runner.ui.forms import NotShownError, Widget, added, fields_of, flatten, pretty, read, removed, shape_of, start_of
 
 FILE = {
     "type": "object",
@@ -144,7 +144,7 @@ def test_a_value_that_a_form_shows_comes_back_the_same(case):
         posted = flatten(shape, value)
     except NotShownError:
         return
-    drawn = fields(shape, posted)
+    drawn = fields_of(shape, posted)
     found = read(shape, posted)
 
     assert json.loads(found.data) == value
@@ -157,10 +157,10 @@ def test_a_value_that_a_form_shows_comes_back_the_same(case):
 @settings(max_examples=40, deadline=None)
 def test_whatever_is_posted_is_read_and_drawn(schema, posted):
     shape = shape_of(schema)
-    found = read(shape, {**start(shape), **posted})
+    found = read(shape, {**start_of(shape), **posted})
 
     json.loads(found.data)
-    fields(shape, posted, found.wrong)
+    fields_of(shape, posted, found.wrong)
 
 
 def test_a_whole_order_comes_back():
@@ -262,7 +262,7 @@ def test_a_group_that_was_filled_in_without_its_mark_counts():
 def test_a_form_begins_with_the_defaults_and_what_is_required():
     shape = shape_of(ORDER)
 
-    assert value_of(shape, start(shape))[0] == {"rows": [{}], "a/b~c": 3}
+    assert value_of(shape, start_of(shape))[0] == {"rows": [{}], "a/b~c": 3}
 
 
 def test_a_schema_that_holds_itself_ends():
@@ -299,7 +299,7 @@ def test_items_are_added_with_their_defaults_and_taken_away():
 
 def test_a_list_that_is_not_there_neither_grows_nor_shrinks():
     shape = shape_of(ORDER)
-    posted = start(shape)
+    posted = start_of(shape)
 
     assert added(shape, posted, "/nothing") == posted
     assert added(shape, posted, "/due") == posted
@@ -313,19 +313,21 @@ def test_a_list_that_is_not_there_neither_grows_nor_shrinks():
 def test_a_failure_of_the_check_is_shown_at_its_field():
     shape = shape_of(ORDER)
     posted = flatten(shape, {"rows": [{"name": "tea", "price": 1}, {"name": "rice", "price": 2}]})
-    drawn = fields(shape, posted, {"$.rows[1].price": "is less than the minimum", "$.more.deep[3]": "is odd"})
+    drawn = fields_of(shape, posted, {"$.rows[1].price": "is less than the minimum", "$.more.deep[3]": "is odd"})
     found = {each.path: each.error for each in drawn.walk() if each.error}
 
     assert found == {"$.rows[1].price": "is less than the minimum", "$.more": "$.more.deep[3]: is odd"}
 
 
 def test_a_failure_without_a_field_is_shown_at_the_whole():
-    assert fields(shape_of(ORDER), {}, {"$": "'rows' is a required property"}).error == "'rows' is a required property"
+    assert (
+        fields_of(shape_of(ORDER), {}, {"$": "'rows' is a required property"}).error == "'rows' is a required property"
+    )
 
 
 def test_bounds_descriptions_and_defaults_are_told():
     schema = {"type": "integer", "minimum": 1, "maximum": 9, "default": 3, "description": "How many.", "title": "Count"}
-    (drawn,) = fields(shape_of({"type": "object", "properties": {"n": schema}}), {}).fields
+    (drawn,) = fields_of(shape_of({"type": "object", "properties": {"n": schema}}), {}).fields
 
     assert (drawn.title, drawn.description, drawn.default) == ("Count", "How many.", "3")
     assert drawn.bounds == {"minimum": 1, "maximum": 9}

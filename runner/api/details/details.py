@@ -25,9 +25,9 @@ class Details:
     history: History
 
     async def code(self, principal: Principal, name: str, version: str | None = None) -> tuple[CodeFile, ...]:
-        """Return the files of a module to those who may replace them.
+        """Return the files of a module to callers with the scope to replace them.
 
-        Others see modules without code, which can hold what is not for them. Raises RunnerError `forbidden`,
+        Code can hold secrets, so that readers of modules see none. Raises RunnerError `forbidden`,
         `not_found`, `unavailable`.
         """
         require(principal, Scope.MODULES_WRITE)
@@ -60,4 +60,5 @@ class Details:
         """
         require(principal, Scope.MODULES_READ)
         module = self.registry.snapshot.get(name, version, principal.may_use)
-        return self.executors[module.spec.env].last_build(module)
+        pools = self.executors[module.spec.env].pools()
+        return next((pool.build for pool in pools if pool.module.digest == module.digest), None)

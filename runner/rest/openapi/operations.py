@@ -33,6 +33,25 @@ ENVIRONMENTS: Final = Operation(
     Scope.MODULES_READ,
     tag="server",
 )
+BUILT: Final = Operation(
+    "GET",
+    "/environments/built",
+    "listBuiltEnvironments",
+    "List the built environments with their sizes and the modules that use them",
+    (Response(200, "All of them, the largest first.", {JSON: shapes.BuiltEnvironments}),),
+    Scope.MODULES_READ,
+    text="A caller with some modules only gets the environments of these.",
+    tag="server",
+)
+WORKERS: Final = Operation(
+    "GET",
+    "/workers",
+    "listWorkers",
+    "List the workers, with state, memory and calls",
+    (Response(200, "All workers of the caller's modules, by module.", {JSON: shapes.Workers}),),
+    Scope.MODULES_READ,
+    tag="server",
+)
 HEALTH: Final = Operation(
     "GET",
     "/healthz",
@@ -105,7 +124,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *SCHEDULES,
     *KEYS,
     *NOTICES,
-    *(ENVIRONMENTS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),
+    *(ENVIRONMENTS, BUILT, WORKERS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),
 )
 """In the order of the document."""
 

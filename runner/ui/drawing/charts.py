@@ -21,7 +21,7 @@ _LEAST: Final = 1.0
 
 @frozen
 class Series:
-    """The values of one thing, one for each point in time; None where there is none."""
+    """The values of one thing, one for each point in time; None for a missing value."""
 
     name: str
     look: str
@@ -39,9 +39,9 @@ class Labels:
     time: str
     """The head of the column of times in the table."""
     numbers: str
-    """What opens the table."""
+    """The text that opens the table."""
     summary: str
-    """What the chart shows, in a sentence for those who do not see it."""
+    """The content of the chart in a sentence, for readers who do not see it."""
 
 
 def stacked(labels: Labels, series: Sequence[Series], form: Callable[[float], str] = "{:,.0f}".format) -> Markup:
@@ -120,7 +120,8 @@ def _figure(
     ).format(
         title=labels.title,
         keys=Markup("").join(keys),
-        scale=Markup("").join(Markup("<span>{}</span>").format(form(each)) for each in (top, top / 2, 0)),
+        scale=Markup("").join(Markup("<span>{}</span>").format(form(each)) for each in (top, top / 2))
+        + Markup("<span>0</span>"),
         width=width,
         height=_HEIGHT,
         summary=f"{labels.title}. {labels.summary}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import count
@@ -80,6 +81,26 @@ class Field:
     placeholder: str = ""
     error: str | None = None
 
+    @property
+    def keep_name(self) -> str:
+        """The name of the stored file, or its id."""
+        found = self._file
+        return str(found.get("name") or found.get("id", ""))
+
+    @property
+    def keep_size(self) -> int | None:
+        """The bytes of the stored file, where they are known."""
+        found = self._file.get("size")
+        return found if isinstance(found, int) else None
+
+    @property
+    def _file(self) -> Mapping[str, Any]:
+        try:
+            found = json.loads(self.keep)["$file"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def walk(self) -> Iterator[Field]:
         """Yield the field and all inside of it."""
         yield self
@@ -87,8 +108,8 @@ class Field:
             yield from each.walk()
 
 
-def fields(shape: Shape, posted: Posted, wrong: Mapping[str, str] | None = None) -> Field:
-    """Return the fields for something posted, with what is wrong at the fields that it belongs to."""
+def fields_of(shape: Shape, posted: Posted, wrong: Mapping[str, str] | None = None) -> Field:
+    """Return the fields for a posted form, each with its mistake."""
     drawn = _Drawing(posted).field(shape, "", "$", "", required=True)
     return drawn if not wrong else _marked(drawn, _places(drawn, wrong))
 
@@ -167,7 +188,7 @@ def _placeholder(schema: Mapping[str, Any]) -> str:
 
 
 def _places(drawn: Field, wrong: Mapping[str, str]) -> dict[str, str]:
-    """Return what is wrong by the place of the field that is nearest to each path."""
+    """Return the mistakes by the place of the field nearest to each path."""
     known: dict[str, str] = {}
     for each in drawn.walk():
         known.setdefault(each.path, each.at)

@@ -21,12 +21,12 @@ _NEEDED: Final = "fill in this field"
 
 @frozen
 class Reading:
-    """The value of a form, and what is wrong in it."""
+    """The value of a form, and its mistakes."""
 
     value: Any
-    """As JSON can be made of it; `msgspec.Raw` is JSON already. What is wrong is not in it."""
+    """`msgspec.Raw` in it is JSON already. Fields with mistakes are left out."""
     wrong: Mapping[str, str]
-    """What to mend, by the path of the field."""
+    """Remedies by the path of the field."""
 
     @property
     def data(self) -> bytes:
@@ -108,11 +108,11 @@ class _Reader:
             found = self._parts(shape, at, path)
         if self._posted.get("use" + at) or self._filled(shape, at):
             return found
-        self.wrong = wrong  # nobody needs to mend what is not there
+        self.wrong = wrong  # an absent part has no mistakes
         return self._blank(shape, at, path, required=required)
 
     def _filled(self, shape: Shape, at: str) -> bool:
-        """Whether somebody filled in a part of something that is not marked as there, in a browser without scripts."""
+        """Whether a field inside was filled in; a browser without scripts does not mark the part as present."""
         return self._count(at) > 0 if shape.widget is Widget.LIST else at in self._above
 
     def _count(self, at: str) -> int:

@@ -12,7 +12,7 @@ from attrs import field, frozen
 Schema: TypeAlias = Mapping[str, Any]
 
 _MAX_DEPTH: Final = 6
-"""Levels of fields; what is deeper is written as JSON."""
+"""Levels of fields; deeper values are written as JSON."""
 _MAX_PROPERTIES: Final = 100
 _MAX_CHOICES: Final = 200
 _MAX_BRANCHES: Final = 8

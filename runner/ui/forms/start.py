@@ -8,7 +8,7 @@ from runner.ui.forms.flat import ABSENT, NotShownError, flatten
 from runner.ui.forms.shape import Shape, Widget
 
 
-def start(shape: Shape) -> dict[str, str]:
+def start_of(shape: Shape) -> dict[str, str]:
     """Return what an untouched form posts: defaults are filled in, required parts are there."""
     try:
         return flatten(shape, start_value(shape, required=True))
@@ -18,8 +18,8 @@ def start(shape: Shape) -> dict[str, str]:
 
 def start_value(shape: Shape, *, required: bool) -> Any:
     """Return the value that a part begins with, `ABSENT` for an empty one."""
-    if "default" in shape.schema:
-        default = shape.schema["default"]
+    default = shape.schema.get("default")
+    if default is not None and default != "":
         try:
             flatten(shape, default)
         except NotShownError:

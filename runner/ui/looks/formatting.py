@@ -6,6 +6,8 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
+from protocol.terminal import visible
+
 NONE: Final = "\N{EN DASH}"
 _SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -83,4 +85,5 @@ GLOBALS: Final = {
     "as_iso": iso,
     "as_clock": clock,
     "now": time.time,
+    "visible": visible,
 }

@@ -35,6 +35,7 @@ ENTRIES: Final = (
     Entry("/modules", "Modules", Scope.MODULES_READ, "m"),
     Entry("/schedules", "Schedules", Scope.SCHEDULES_READ, "s"),
     Entry("/environments", "Environments", Scope.MODULES_READ, "n"),
+    Entry("/notices", "Notices", Scope.EXECUTIONS_READ, "t"),
     Entry("/keys", "Keys", Scope.ADMIN, "k"),
     Entry("/audit", "Audit", Scope.ADMIN, "a"),
 )

@@ -75,7 +75,19 @@ function pressed(event) {
   }
 }
 
+/** Asks before a form does what cannot be undone; choices marked so are applied at once. */
+function chosen(event) {
+  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+}
+
+function confirmed(event) {
+  const question = event.submitter?.dataset.confirm;
+  if (question && !confirm(question)) event.preventDefault();
+}
+
 function start() {
+  document.addEventListener("change", chosen);
+  document.addEventListener("submit", confirmed);
   document.querySelector(".menu [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   showTimes();
   setInterval(showTimes, 10000);

@@ -22,6 +22,28 @@ export function become(node, wanted) {
   for (const { name, value } of wanted.attributes) {
     if (name !== "open" && node.getAttribute(name) !== value) node.setAttribute(name, value);
   }
+  if (node.nodeName === "TBODY") becomeRows(node, wanted);
+  else becomeChildren(node, wanted);
+}
+
+/** Rows with an `id` keep their nodes when others come before them: the focus stays where it is. */
+function becomeRows(node, wanted) {
+  const known = new Map([...node.children].filter((row) => row.id).map((row) => [row.id, row]));
+  if (!known.size) return becomeChildren(node, wanted);
+  let place = null;
+  for (const row of wanted.children) {
+    let mine = known.get(row.id);
+    if (mine) become(mine, row);
+    else mine = row.cloneNode(true);
+    known.delete(row.id);
+    const next = place ? place.nextElementSibling : node.firstElementChild;
+    if (mine !== next) node.insertBefore(mine, next);
+    place = mine;
+  }
+  while (place ? place.nextElementSibling : node.firstElementChild) (place ? place.nextElementSibling : node.firstElementChild).remove();
+}
+
+function becomeChildren(node, wanted) {
   const now = [...node.childNodes];
   const then = [...wanted.childNodes];
   then.forEach((each, at) => (at < now.length ? become(now[at], each) : node.append(each.cloneNode(true))));

@@ -105,7 +105,7 @@ def _add_kinds(page: Visit, health: Health) -> None:
     t, may_use = page.words, page.principal.may_use
     modules = page.service.registry.snapshot.modules
     used = {module.spec.env for name, module in modules.items() if may_use(name)}
-    for kind in page.service.environments(page.principal):
+    for kind in page.service.machine.kinds(page.principal):
         if kind["env"] not in used:
             continue
         if not kind["available"]:

@@ -4,7 +4,7 @@ from typing import Final
 
 FRAME: Final = {
     "API": "API",
-    "Audit": "감사 기록",
+    "Audit": "감사 로그",
     "Close": "닫기",
     "Colours of the system": "시스템 색상",
     "Continue": "계속",

@@ -8,11 +8,14 @@ from typing import Final
 
 from attrs import frozen
 
+from runner.ui.words.ko_executions import EXECUTIONS
 from runner.ui.words.ko_frame import FRAME
+from runner.ui.words.ko_modules import MODULES
+from runner.ui.words.ko_operating import OPERATING
 from runner.ui.words.ko_overview import OVERVIEW
 
 LANGUAGES: Final = {"en": "English", "ko": "한국어"}
-KO: Final[Mapping[str, str]] = FRAME | OVERVIEW
+KO: Final[Mapping[str, str]] = FRAME | OVERVIEW | EXECUTIONS | MODULES | OPERATING
 """All texts in Korean; each area adds its mapping here."""
 _TEXTS: Final[Mapping[str, Mapping[str, str]]] = {"en": {}, "ko": KO}
 

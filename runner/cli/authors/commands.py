@@ -20,8 +20,8 @@ _READ, _WRITE = ("modules:read",), ("modules:read", "modules:write", "modules:ad
 def rollback(name: str, wanted: str | None, prepare: bool, dry_run: bool, **options: Any) -> int:
     """Activate the version before.
 
-    It is the version that was published before the active one. Prints which version replaces which, and the command that leads
-    back. If somebody else changes the module at the same time, nothing is activated, and the exit code is 4.
+    It is the version that was published before the active one. Prints which version replaces which, and the command
+    that leads back. If somebody else changes the module at the same time, nothing is activated, and the exit code is 4.
 
     Running calls end on the version they began with.
     """

@@ -42,8 +42,7 @@ class Relay:
         self.inbox = parts.Inbox(base)
         self.keep, self.kills = frozenset(), out_of_memory_kills()
         self.worker, self.poller, self.actions = None, select.poll(), {}
-        self.seq, self.decoders = 0, {}
-        self.later = bytearray()
+        self.seq, self.decoders, self.later = 0, {}, bytearray()
 
     def start(self):
         """Fork the worker. Return True in the worker, which must call `guest.main` then."""
@@ -134,16 +133,16 @@ class Relay:
 
     def send_later(self):
         """Send what is left, as far as the worker reads."""
+        events = select.POLLIN
         try:
             while self.later:
                 del self.later[: self.mine.send(self.later)]
         except BlockingIOError:
-            self.poller.modify(self.channel, select.POLLIN | select.POLLOUT)
-            return
+            events |= select.POLLOUT
         except OSError:  # the worker has ended, which SIGCHLD reports
             self.later.clear()
         if self.channel in self.actions:
-            self.poller.modify(self.channel, select.POLLIN)
+            self.poller.modify(self.channel, events)
 
     def begin(self, execution):
         """Attribute output from now on to this execution."""
@@ -187,7 +186,8 @@ class Relay:
             return
         answer = ANSWER.match(payload)
         if answer and answer[1] is not None:
-            killed = kill(self.left({int(pid) for pid in answer[1].split(b",") if pid}), HELPER_SECONDS)
+            stays = {int(pid) for pid in answer[1].split(b",") if pid}
+            killed = kill(left(self.keep, self.worker, stays), HELPER_SECONDS)
             payload = b'{"children":false,"killed":%s,' % json.dumps(killed).encode() + payload[answer.end() :]
         self.drain()
         if answer or self.loading:
@@ -282,23 +282,24 @@ class Relay:
             pass
         os._exit(0)
 
-    def left(self, stays):
-        """Return a function that finds the processes of an execution: not the worker, its import's, and `stays`."""
 
-        def find():
-            parents = {pid: look(pid)[2] for pid in others()}
+def left(keep, worker, stays):
+    """Return a function that finds the processes of an execution: not the worker, its import's, and `stays`."""
 
-            def kept(pid):
-                known = self.keep | stays
-                while pid in parents and pid != self.worker:
-                    if pid in known:
-                        return True
-                    pid, known = parents[pid], self.keep - stays
-                return False
+    def find():
+        parents = {pid: look(pid)[2] for pid in others()}
 
-            return [pid for pid in parents if pid != self.worker and not kept(pid)]
+        def kept(pid):
+            known = keep | stays
+            while pid in parents and pid != worker:
+                if pid in known:
+                    return True
+                pid, known = parents[pid], keep - stays
+            return False
 
-        return find
+        return [pid for pid in parents if pid != worker and not kept(pid)]
+
+    return find
 
 
 def become_worker(frames, lifeline, outputs, home, close):

@@ -17,7 +17,7 @@ from actors.registry import Published, RegistrySnapshot
 from actors.workers.build_log import BuildLog
 from actors.workers.builds import Builds
 from actors.workers.fleet import Fleet
-from actors.workers.pool import Phases, Pool, Waiter
+from actors.workers.pool import Parking, Phases, Pool, Waiter
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
@@ -99,17 +99,17 @@ class Lease:
 class Turn:
     """The turn of a handler among those that may run at a time."""
 
-    scheduler: Scheduler
+    parking: Parking
     worker: Worker
     level: int
 
     def give(self) -> None:
         """Let others run, while this handler waits for calls of its own."""
-        self.scheduler.park(self.worker, self.level)
+        self.parking.park(self.worker, self.level)
 
     async def take(self) -> None:
         """Wait until this handler may go on. Returns at once if its worker has ended, or is given back."""
-        await self.scheduler.resume(self.worker)
+        await self.parking.resume(self.worker)
 
 
 class Timeouts:
@@ -244,7 +244,12 @@ class Executor:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
         scheduler = self._scheduler
         pool = scheduler.pool(module)
-        if not scheduler.waiting and not scheduler.closing and pool.has_idle() and scheduler.room_for(pool, level) > 0:
+        if (
+            not scheduler.waiting
+            and not scheduler.closing
+            and pool.has_idle()
+            and scheduler.parking.room_for(pool, level) > 0
+        ):
             return scheduler.reuse(pool)
         return None
 
@@ -277,7 +282,7 @@ class Executor:
 
     def turn(self, worker: Worker, level: int) -> Turn:
         """Return the turn of a worker that is lent to a caller of this level."""
-        return Turn(self._scheduler, worker, level)
+        return Turn(self._scheduler.parking, worker, level)
 
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from attrs import define, evolve, field
@@ -133,12 +133,6 @@ class Pool:
         return len(self.idle) + len(self.busy) + self.starting
 
     @property
-    def running(self) -> int:
-        """Number of workers that count against `concurrency`: those that start, or whose handlers do not just wait."""
-        working = len(self.busy) + self.starting
-        return working - sum(self.parked.values()) if self.parked else working
-
-    @property
     def fewest(self) -> int:
         """The minimum number of workers to keep."""
         return self.module.spec.workers.min if self.served and not self.retired else 0
@@ -152,13 +146,6 @@ class Pool:
     def unused(self) -> bool:
         """Whether it has neither workers nor waiting callers."""
         return not self.own and not self.waiters
-
-    def join(self, waiter: Waiter) -> None:
-        """Add a caller behind those of its level."""
-        place = len(self.waiters)
-        if waiter.level:
-            place = next((at for at, each in enumerate(self.waiters) if each.level < waiter.level), place)
-        self.waiters.insert(place, waiter)
 
     def report(self, activity: str, now: float, cause: Waiter | None) -> None:
         """Set the step of a start in progress; the caller that it is for gets it as its waiting reason.
@@ -282,31 +269,93 @@ class Pool:
         return f"as many workers run as `max_workers` allows; callers that wait: {len(self.waiters)}"
 
 
+def running(pool: Pool) -> int:
+    """Return how many workers count against `concurrency`: those that start, or whose handlers do not just wait."""
+    working = len(pool.busy) + pool.starting
+    return working - sum(pool.parked.values()) if pool.parked else working
+
+
+def join(waiters: deque[Waiter], waiter: Waiter) -> None:
+    """Add a caller behind those of its level."""
+    place = len(waiters)
+    if waiter.level:
+        place = next((at for at, each in enumerate(waiters) if each.level < waiter.level), place)
+    waiters.insert(place, waiter)
+
+
+class Capacity(Protocol):
+    """The pools of one kind, and how many of their workers count."""
+
+    pools: dict[str, Pool]
+    working: int
+
+    @property
+    def room(self) -> int:
+        """How many more workers of the kind may run."""
+
+    @property
+    def waiting(self) -> int:
+        """Callers without a worker."""
+
+    def pump(self) -> None:
+        """Serve callers as far as capacity allows."""
+
+
 @define(eq=False)
 class Parking:
-    """The workers whose handlers wait for calls of their own, and those of them that want to go on."""
+    """The workers whose handlers wait for calls of their own, and those of them that are to continue.
 
+    Others run in their place. Each level of callers has places of its own: those of handlers that wait are not for
+    others of their level, so that the number of workers is bounded, and a call of the next level finds a place.
+    """
+
+    capacity: Capacity
     levels: dict[int, int] = field(factory=dict, init=False)
     """Their number by the level of their callers."""
     resuming: dict[Worker, trio.Event] = field(factory=dict, init=False)
-    """Those that want to go on, the first one first."""
+    """Those that are to continue, the first one first."""
     _parked: dict[Worker, int] = field(factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self._parked)
 
-    def begin(self, worker: Worker, pool: Pool, level: int) -> None:
-        """Note that a worker waits."""
-        self._parked[worker] = level
-        for levels in (self.levels, pool.parked):
-            levels[level] = levels.get(level, 0) + 1
+    def room_for(self, pool: Pool, level: int) -> int:
+        """Return how many more workers of a module may run for callers of this level."""
+        room, own = self.capacity.room, pool.module.spec.concurrency - running(pool)
+        if self.levels:
+            room -= self.levels.get(level, 0)
+            own -= pool.parked.get(level, 0)
+        return min(room, own)
 
-    def ask(self, worker: Worker) -> trio.Event | None:
-        """Note that a worker wants to go on; return what comes when it does. None if it does not wait."""
-        return self.resuming.setdefault(worker, trio.Event()) if worker in self._parked else None
+    def park(self, worker: Worker, level: int) -> None:
+        """Let others run in place of a worker whose handler waits for calls of its own; its caller has this level."""
+        pool = self._pool(worker)
+        if pool is not None and worker in pool.busy:
+            self._parked[worker] = level
+            for levels in (self.levels, pool.parked):
+                levels[level] = levels.get(level, 0) + 1
+            self.capacity.working -= 1
+            if self.capacity.waiting or self.resuming:
+                self.capacity.pump()
+
+    async def resume(self, worker: Worker) -> None:
+        """Return when it is the turn of a parked worker again; at once if it has ended, or is not parked."""
+        if worker in self._parked:
+            turn = self.resuming.setdefault(worker, trio.Event())
+            self.serve()
+            if not turn.is_set():
+                await turn.wait()
+
+    def serve(self) -> None:
+        """Let parked workers continue, as far as capacity allows: they come before all that wait for a worker."""
+        for worker in list(self.resuming):
+            pool = self._pool(worker)
+            if self.capacity.room > 0 and pool is not None and running(pool) < pool.module.spec.concurrency:
+                self.end(worker, pool)
+                self.capacity.working += 1
 
     def end(self, worker: Worker, pool: Pool) -> bool:
-        """Note that a worker goes on, or has ended; return whether it waited."""
+        """Note that a worker continues, or has ended; return whether it was parked."""
         level = self._parked.pop(worker, None) if self._parked else None
         if level is None:
             return False
@@ -324,3 +373,6 @@ class Parking:
             turn.set()
         for each in (self.levels, self.resuming, self._parked):
             each.clear()
+
+    def _pool(self, worker: Worker) -> Pool | None:
+        return self.capacity.pools.get(worker.module.digest) if worker.module else None

@@ -15,7 +15,7 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.workers.pool import Parking, Phases, Pool, Waiter
+from actors.workers.pool import Parking, Phases, Pool, Waiter, join, running
 from protocol.errors import Failure, shutting_down
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def rank(pool: Pool, now: float) -> tuple[int, float, float]:
     level = -pool.waiters[0].level
     if pool.idle and now - pool.turn_at < _TURN_SECONDS:
         return level, -1, pool.turn_at
-    return level, pool.running, pool.turn_at
+    return level, running(pool), pool.turn_at
 
 
 @define(eq=False)
@@ -179,27 +179,16 @@ class Scheduler:
     _served: Collection[str] = field(default=frozenset(), init=False)
     """Digests of the versions used by calls that name none."""
     keeping: Keeping = field(init=False)
-    parking: Parking = field(factory=Parking, init=False)
+    parking: Parking = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.keeping = Keeping(self.settings, self.memory, self.retire, self.pools)
+        self.parking = Parking(self)
 
     @property
     def room(self) -> int:
         """How many more workers of the kind may run."""
         return self.settings.max_workers - self.working
-
-    def room_for(self, pool: Pool, level: int) -> int:
-        """How many more workers of a module may run for callers of this level.
-
-        Each level has places of its own: those of handlers that wait for calls are not for others of their level, so
-        that the number of workers is bounded, and a call of the level above always finds a place in the end.
-        """
-        room, own = self.settings.max_workers - self.working, pool.module.spec.concurrency - pool.running
-        if self.parking.levels:
-            room -= self.parking.levels.get(level, 0)
-            own -= pool.parked.get(level, 0)
-        return min(room, own)
 
     def clear(self) -> None:
         """Forget all workers; they have ended."""
@@ -233,9 +222,9 @@ class Scheduler:
 
     def join(self, pool: Pool, waiter: Waiter) -> None:
         """Add a caller to the queue of its module, and serve it if that is possible now."""
-        pool.join(waiter)
+        join(pool.waiters, waiter)
         self.waiting += 1
-        if pool.running < pool.module.spec.concurrency:  # else nothing can be done for it now
+        if running(pool) < pool.module.spec.concurrency:  # else nothing can be done for it now
             self.pump()
 
     def leave(self, pool: Pool, waiter: Waiter) -> None:
@@ -250,7 +239,7 @@ class Scheduler:
     def pump(self) -> None:
         """Serve the waiting callers as far as capacity allows: modules in turn, callers of one module in order."""
         now = trio.current_time()
-        self._resume()
+        self.parking.serve()
         todo = [pool for pool in self.pools.values() if pool.waiters]
         while todo:
             pool = min(todo, key=lambda pool: rank(pool, now))
@@ -261,11 +250,11 @@ class Scheduler:
         """Serve the oldest caller of a module; return whether anything could be done for it."""
         step = next_step(
             idle=pool.has_idle(),
-            own=pool.running,
+            own=running(pool),
             starting=pool.starting,
             waiting=len(pool.waiters),
             concurrency=pool.module.spec.concurrency,
-            room=self.room_for(pool, pool.waiters[0].level),
+            room=self.parking.room_for(pool, pool.waiters[0].level),
             paused=pool.pause(now) > 0,
         )
         if step is Step.REUSE:
@@ -333,29 +322,6 @@ class Scheduler:
                 self._next(pool).wake(worker=self.reuse(pool))
             else:
                 self.pump()
-
-    def park(self, worker: Worker, level: int) -> None:
-        """Let others run in place of a worker whose handler waits for calls of its own; its caller has this level."""
-        pool = self.pools.get(worker.module.digest) if worker.module else None
-        if pool is not None and worker in pool.busy:
-            self.parking.begin(worker, pool, level)
-            self.working -= 1
-            if self.waiting or self.parking.resuming:
-                self.pump()
-
-    async def resume(self, worker: Worker) -> None:
-        """Return when it is the turn of a parked worker again; at once if it has ended, or is not parked."""
-        if (turn := self.parking.ask(worker)) is not None:
-            self._resume()
-            await turn.wait()
-
-    def _resume(self) -> None:
-        """Let parked workers go on, as far as capacity allows: they come before all that wait for a worker."""
-        for worker in list(self.parking.resuming):
-            pool = self.pools.get(worker.module.digest) if worker.module else None
-            if self.room > 0 and pool is not None and pool.running < pool.module.spec.concurrency:
-                self.parking.end(worker, pool)
-                self.working += 1
 
     def started(self, pool: Pool, result: Worker | Failure, phases: Phases, cause: Waiter | None = None) -> None:
         """Hand a started worker, or why it failed, to the caller that caused the start.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from environments.docker.engine import (
     NotThereError,
     StreamBrokenError,
 )
+from environments.docker.programs import Waits
 from environments.limits import LimitKeeper, Limits, memory_exceeded
 from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -157,8 +157,9 @@ class ContainerGuest:
     exit_code: int | None = field(default=None, init=False)
     fault: Failure | None = field(default=None, init=False)
     inbox: ContainerInbox = field(init=False)
-    _waits: set[trio.CancelScope] = field(factory=set, init=False)
-    """One of `send` and one of `receive`, while they wait."""
+    _waits: Waits = field(factory=Waits, init=False)
+    interrupt: Callable[[], None] = field(init=False)
+    """Ends the waits of `send` and `receive`."""
     _attached: Attached | None = field(default=None, init=False)
     _begun: trio.Event = field(factory=trio.Event, init=False)
     """Set when the start has ended: the guest runs, or `fault` has the reason."""
@@ -178,6 +179,7 @@ class ContainerGuest:
     def __attrs_post_init__(self) -> None:
         self.name = self.container.name
         self.inbox = ContainerInbox(self.send)
+        self.interrupt = self._waits.end
         self._decoder = frames.FrameDecoder(self.max_frame_bytes + 65536)
         self._put, self._get = trio.open_memory_channel[bytes](_WAITING_MESSAGES)
 
@@ -295,7 +297,7 @@ class ContainerGuest:
 
     async def send(self, frame: bytes) -> None:
         """Write one frame to the relay. Raises ChannelClosedError and InterruptedWaitError."""
-        with self._interruptible() as scope:
+        with self._waits.one() as scope:
             await self._begun.wait()
             if self._attached is None or self._cut or self._over.is_set():
                 raise ChannelClosedError(unread=True)
@@ -308,20 +310,6 @@ class ContainerGuest:
         if scope.cancelled_caught:
             raise InterruptedWaitError
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[trio.CancelScope]:
-        with trio.CancelScope() as scope:
-            self._waits.add(scope)
-            try:
-                yield scope
-            finally:
-                self._waits.discard(scope)
-
-    def interrupt(self) -> None:
-        """End the waits of `send` and `receive`."""
-        for scope in self._waits:
-            scope.cancel()
-
     def has_spoken(self) -> bool:
         """Return whether a living worker has sent a frame that was not received."""
         left = self._get.statistics()
@@ -329,7 +317,7 @@ class ContainerGuest:
 
     async def receive(self) -> bytes:
         """Wait for a frame of the worker. Raises ChannelClosedError, FrameTooLargeError and InterruptedWaitError."""
-        with self._interruptible():
+        with self._waits.one():
             try:
                 return frames.encode(await self._get.receive())
             except (trio.EndOfChannel, trio.ClosedResourceError) as problem:

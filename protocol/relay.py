@@ -34,9 +34,8 @@ class Relay:
     """The worker, and the streams between it and the host. One thread; only `poll` waits."""
 
     def __init__(self, base):
-        self.base = base
+        self.base, self.limit = base, 1 << 30
         self.home = os.path.join(base, "home")
-        self.limit = 1 << 30
         self.from_host, self.from_worker = parts.Buffer(), parts.Buffer()
         self.execution, self.loading = "", True
         self.inbox = parts.Inbox(base)

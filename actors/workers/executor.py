@@ -17,7 +17,8 @@ from actors.registry import Published, RegistrySnapshot
 from actors.workers.build_log import BuildLog
 from actors.workers.builds import Builds
 from actors.workers.fleet import Fleet
-from actors.workers.pool import Parking, Phases, Pool, Waiter
+from actors.workers.parking import Parking
+from actors.workers.pool import Phases, Pool, PoolState, Waiter, state_of
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
@@ -61,6 +62,23 @@ class ExecutorStatistics:
     """Busy workers whose handlers wait for calls of other modules; others run in their place."""
 
 
+@frozen
+class Turn:
+    """The turn of a handler among those that may run at a time."""
+
+    parking: Parking
+    worker: Worker
+    level: int
+
+    def give(self) -> None:
+        """Let others run, while this handler waits for calls of its own."""
+        self.parking.park(self.worker, self.level)
+
+    async def take(self) -> None:
+        """Wait until this handler may go on. Returns at once if its worker has ended, or is given back."""
+        await self.parking.resume(self.worker)
+
+
 class Lease:
     """Has a worker inside of its `async with`. A generator as the context manager would cost a tenth of a call."""
 
@@ -90,26 +108,13 @@ class Lease:
         self._worker = worker
         return worker
 
+    def turn(self) -> Turn | None:
+        """Return the turn of the worker, while it is lent."""
+        return None if self._worker is None else Turn(self._lender.parking, self._worker, self._level)
+
     async def __aexit__(self, *_: object) -> None:
         if self._worker is not None:
             self._lender.give_back(self._worker)
-
-
-@frozen
-class Turn:
-    """The turn of a handler among those that may run at a time."""
-
-    parking: Parking
-    worker: Worker
-    level: int
-
-    def give(self) -> None:
-        """Let others run, while this handler waits for calls of its own."""
-        self.parking.park(self.worker, self.level)
-
-    async def take(self) -> None:
-        """Wait until this handler may go on. Returns at once if its worker has ended, or is given back."""
-        await self.parking.resume(self.worker)
 
 
 class Timeouts:
@@ -170,6 +175,7 @@ class Executor:
     _starter: Starter = field(init=False)
     _scheduler: Scheduler = field(init=False)
     _timeouts: Timeouts = field(init=False)
+    parking: Parking = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         given = self.environment, self.settings, self.limits, self.max_frame_bytes, self.secrets, self.verify
@@ -179,6 +185,7 @@ class Executor:
         self._scheduler = self._starter.scheduler
         self._timeouts = Timeouts(self._scheduler.pools)
         self._fleet.expect = self._timeouts.expect
+        self.parking = self._scheduler.parking
 
     @property
     def availability(self) -> Availability:
@@ -280,10 +287,6 @@ class Executor:
         """Take a worker back."""
         self._scheduler.release(worker)
 
-    def turn(self, worker: Worker, level: int) -> Turn:
-        """Return the turn of a worker that is lent to a caller of this level."""
-        return Turn(self._scheduler.parking, worker, level)
-
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""
         pool = self._scheduler.pool(module)
@@ -338,6 +341,15 @@ class Executor:
         self._refuse(pool, patient=True)
         return self._starter.build(pool)
 
+    def rebuild(self, module: Published) -> BuildLog:
+        """Build the environment of a module again, whose idle workers end; return the log of the build.
+
+        The build continues when all its followers have gone; calls wait for it. Raises RunnerError `unavailable`,
+        `shutdown`, and `conflict` while a call uses the environment, or others are built.
+        """
+        self._refuse_all()
+        return self._starter.rebuild(self._scheduler.pool(module))
+
     def statistics(self) -> ExecutorStatistics:
         """Return the counters."""
         pools, builds, fleet = self._scheduler.pools.values(), self._starter.builds, self._fleet
@@ -357,3 +369,8 @@ class Executor:
             evicted=self._scheduler.keeping.evicted,
             parked=len(self._scheduler.parking),
         )
+
+    def pools(self) -> list[PoolState]:
+        """Return the workers and callers of each module version."""
+        now = trio.current_time()
+        return [state_of(pool, now) for pool in self._scheduler.pools.values()]

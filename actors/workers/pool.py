@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from actors.workers.build_log import BuildLog
 from protocol.errors import ErrorKind, Failure
@@ -92,6 +92,38 @@ class Waiter:
             self.woken.set()
 
 
+@frozen
+class WorkerState:
+    """One worker of a module at a moment."""
+
+    pid: int | None
+    """None where it has no process on this machine."""
+    busy: bool
+    calls: int
+    """Calls that it has begun."""
+    age_seconds: float
+    memory_bytes: int
+
+
+@frozen
+class PoolState:
+    """The workers of one module version at a moment."""
+
+    module: Published
+    key: str | None
+    """Of its environment; None while that is not prepared."""
+    workers: tuple[WorkerState, ...]
+    starting: int
+    waiting: int
+    """Callers without a worker."""
+    reason: str
+    """Why these wait; empty without any."""
+    failure: Failure | None
+    """Of the last start, when it failed."""
+    build: BuildLog | None
+    """The last build of its environment, or the one in progress."""
+
+
 @define(eq=False)
 class Pool:
     """The workers of one module version. Changed only between checkpoints, by the executor that owns it."""
@@ -111,6 +143,8 @@ class Pool:
     served: bool = True
     """Calls that name no version get this one, so workers are kept ahead of calls."""
     prepared: Prepared | None = None
+    rebuilding: str | None = None
+    """The key of its environment while that is built again."""
     preparing: trio.Lock = field(factory=trio.Lock)
     build: BuildLog | None = None
     """The log of the last build."""
@@ -269,12 +303,6 @@ class Pool:
         return f"as many workers run as `max_workers` allows; callers that wait: {len(self.waiters)}"
 
 
-def running(pool: Pool) -> int:
-    """Return how many workers count against `concurrency`: those that start, or whose handlers do not just wait."""
-    working = len(pool.busy) + pool.starting
-    return working - sum(pool.parked.values()) if pool.parked else working
-
-
 def join(waiters: deque[Waiter], waiter: Waiter) -> None:
     """Add a caller behind those of its level."""
     place = len(waiters)
@@ -283,96 +311,24 @@ def join(waiters: deque[Waiter], waiter: Waiter) -> None:
     waiters.insert(place, waiter)
 
 
-class Capacity(Protocol):
-    """The pools of one kind, and how many of their workers count."""
-
-    pools: dict[str, Pool]
-    working: int
-
-    @property
-    def room(self) -> int:
-        """How many more workers of the kind may run."""
-
-    @property
-    def waiting(self) -> int:
-        """Callers without a worker."""
-
-    def pump(self) -> None:
-        """Serve callers as far as capacity allows."""
-
-
-@define(eq=False)
-class Parking:
-    """The workers whose handlers wait for calls of their own, and those of them that are to continue.
-
-    Others run in their place. Each level of callers has places of its own: those of handlers that wait are not for
-    others of their level, so that the number of workers is bounded, and a call of the next level finds a place.
-    """
-
-    capacity: Capacity
-    levels: dict[int, int] = field(factory=dict, init=False)
-    """Their number by the level of their callers."""
-    resuming: dict[Worker, trio.Event] = field(factory=dict, init=False)
-    """Those that are to continue, the first one first."""
-    _parked: dict[Worker, int] = field(factory=dict, init=False)
-
-    def __len__(self) -> int:
-        return len(self._parked)
-
-    def room_for(self, pool: Pool, level: int) -> int:
-        """Return how many more workers of a module may run for callers of this level."""
-        room, own = self.capacity.room, pool.module.spec.concurrency - running(pool)
-        if self.levels:
-            room -= self.levels.get(level, 0)
-            own -= pool.parked.get(level, 0)
-        return min(room, own)
-
-    def park(self, worker: Worker, level: int) -> None:
-        """Let others run in place of a worker whose handler waits for calls of its own; its caller has this level."""
-        pool = self._pool(worker)
-        if pool is not None and worker in pool.busy:
-            self._parked[worker] = level
-            for levels in (self.levels, pool.parked):
-                levels[level] = levels.get(level, 0) + 1
-            self.capacity.working -= 1
-            if self.capacity.waiting or self.resuming:
-                self.capacity.pump()
-
-    async def resume(self, worker: Worker) -> None:
-        """Return when it is the turn of a parked worker again; at once if it has ended, or is not parked."""
-        if worker in self._parked:
-            turn = self.resuming.setdefault(worker, trio.Event())
-            self.serve()
-            if not turn.is_set():
-                await turn.wait()
-
-    def serve(self) -> None:
-        """Let parked workers continue, as far as capacity allows: they come before all that wait for a worker."""
-        for worker in list(self.resuming):
-            pool = self._pool(worker)
-            if self.capacity.room > 0 and pool is not None and running(pool) < pool.module.spec.concurrency:
-                self.end(worker, pool)
-                self.capacity.working += 1
-
-    def end(self, worker: Worker, pool: Pool) -> bool:
-        """Note that a worker continues, or has ended; return whether it was parked."""
-        level = self._parked.pop(worker, None) if self._parked else None
-        if level is None:
-            return False
-        for levels in (self.levels, pool.parked):
-            levels[level] -= 1
-            if not levels[level]:
-                del levels[level]
-        if (turn := self.resuming.pop(worker, None)) is not None:
-            turn.set()
-        return True
-
-    def clear(self) -> None:
-        """Forget all; they have ended."""
-        for turn in self.resuming.values():
-            turn.set()
-        for each in (self.levels, self.resuming, self._parked):
-            each.clear()
-
-    def _pool(self, worker: Worker) -> Pool | None:
-        return self.capacity.pools.get(worker.module.digest) if worker.module else None
+def state_of(pool: Pool, now: float) -> PoolState:
+    """Return the workers and callers of a pool at this moment."""
+    return PoolState(
+        module=pool.module,
+        key=pool.rebuilding if pool.prepared is None else pool.prepared.key,
+        workers=tuple(
+            WorkerState(
+                pid=worker.guest.pid,
+                busy=worker in pool.busy,
+                calls=worker.calls,
+                age_seconds=now - worker.launched_at,
+                memory_bytes=worker.footprint.memory_bytes,
+            )
+            for worker in (*pool.busy, *pool.idle)
+        ),
+        starting=pool.starting,
+        waiting=len(pool.waiters),
+        reason=pool.reason(now) if pool.waiters else "",
+        failure=pool.last_failure,
+        build=pool.build,
+    )

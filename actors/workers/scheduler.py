@@ -15,7 +15,8 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.workers.pool import Parking, Phases, Pool, Waiter, join, running
+from actors.workers.parking import Parking, running
+from actors.workers.pool import Phases, Pool, Waiter, join
 from protocol.errors import Failure, shutting_down
 
 if TYPE_CHECKING:

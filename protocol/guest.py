@@ -38,7 +38,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
 _HERE = os.path.dirname(__file__)
 _TYPED = {"protocol.authors." + name: os.path.join(_HERE, name + ".py") for name in ("readers", "typed")}
-_OURS = (__file__, parts.__file__, values.__file__) + tuple(_TYPED.values())
+_MANY = {"protocol.many": os.path.join(_HERE, "many.py")}
+_OURS = (__file__, parts.__file__, values.__file__) + tuple(_TYPED.values()) + tuple(_MANY.values())
 _LATER = ("asyncio", "inspect", "select", "traceback")
 _FIRST = frozenset(
     ["_collections_abc", "_frozen_importlib", "_frozen_importlib_external", "abc", "codecs", "encodings", "genericpath"]
@@ -84,22 +85,25 @@ def standard(name, load=__import__):
     return _STANDARD[name]
 
 
-def typed():
-    """Import the part of this program for handlers with parameters of their own."""
+def later(files, program=sys.modules[__name__]):
+    """Import a part of this program that few modules need: the last one of these files."""
+    ours = {"protocol.values": values, "protocol.parts": parts, "protocol.guest": program}
+    theirs = {name: sys.modules[name] for name in (*ours, *files) if name in sys.modules}
 
     def load(_):
-        sys.modules["protocol.values"] = values
-        for name, path in _TYPED.items():
+        sys.modules.update(ours)
+        for name, path in files.items():
             spec = spec_from_file_location(name, path)
             module = sys.modules[name] = module_from_spec(spec)
             spec.loader.exec_module(module)
             module.standard = standard
 
     try:
-        return standard("protocol.authors.typed", load)
+        return standard(list(files)[-1], load)
     finally:
-        for name in ("protocol.values", *_TYPED):
+        for name in (*ours, *files):
             sys.modules.pop(name, None)
+        sys.modules.update(theirs)
 
 
 def settle_asyncio():
@@ -270,6 +274,20 @@ def is_between(filename):
     return inside or filename in _OURS or filename.startswith("<frozen importlib")
 
 
+def fields_of(problem):
+    """Return the fields of the answer to an execution that ended by an exception."""
+    if isinstance(problem, Refused):
+        return {"kind": problem.kind, "message": str(problem)}
+    if isinstance(problem, (BadInput, BadOutput)):
+        return {"kind": problem.kind, "message": "%s: %s" % (problem.path, problem), "field": problem.path}
+    if isinstance(problem, Stop):
+        return {"kind": "cancelled", "message": "the handler was stopped"}
+    name, text, trace = describe(problem)
+    kind = "out_of_memory" if isinstance(problem, MemoryError) else "handler_error"
+    text = text or ("MemoryError" if kind == "out_of_memory" else "")
+    return {"kind": kind, "message": text, "error_type": name, "traceback": trace}
+
+
 def failed(limit, **fields):
     """Return a message about a failure as JSON, shortened if it exceeds a very low limit of frames."""
     data = json.dumps(fields)
@@ -288,7 +306,7 @@ class Module:
         self.main = self._load(hello)
         self.handler = self._find(hello)
         self.with_context = wants_context(self.handler)
-        self.plan = typed().plan(self.handler) if self.with_context is None else None
+        self.plan = later(_TYPED).plan(self.handler) if self.with_context is None else None
         init = getattr(self.main, "init", None)
         if callable(init):
             self.wait(init())
@@ -406,11 +424,13 @@ def is_json(hint):
 class Guest:
     """One worker: state between frames."""
 
+    found = RUNNING
+
     def __init__(self, channel):
         self.channel = channel
         self.memory = Memory()
         self.left = False
-        self.module = None
+        self.make, self.module = Module, None
         self.pid = os.getpid()
         self.running = False
         self.forking = False
@@ -466,7 +486,7 @@ class Guest:
         self.channel.max_bytes = hello["max_frame_bytes"]
         os.environ.update(hello["variables"])
         apply_variables(os.environ)
-        sys.meta_path.append(RUNNING)
+        sys.meta_path.append(self.found)
         if hello["protocol"] != PROTOCOL_VERSION:
             failure = "LoadError", "this worker has protocol %d, not %r" % (PROTOCOL_VERSION, hello["protocol"]), ""
         else:
@@ -474,7 +494,7 @@ class Guest:
             try:
                 try:
                     self.running = True
-                    self.module = Module(hello)
+                    self.module = self.make(hello)
                 finally:
                     self.running = False
             except LoadError as problem:
@@ -543,18 +563,8 @@ class Guest:
                 self.channel.speak_for(None)
             data = encode_value(value, room, "$", store)
             del value
-        except Refused as problem:
-            answer = {"kind": problem.kind, "message": str(problem)}
-        except (BadInput, BadOutput) as problem:
-            answer = {"kind": problem.kind, "message": "%s: %s" % (problem.path, problem), "field": problem.path}
-        except Stop:
-            answer = {"kind": "cancelled", "message": "the handler was stopped"}
-        except MemoryError as problem:
-            kind, text, trace = describe(problem)
-            answer = {"kind": "out_of_memory", "message": text or "MemoryError", "error_type": kind, "traceback": trace}
         except BaseException as problem:  # sys.exit and KeyboardInterrupt are failures of the handler too
-            kind, text, trace = describe(problem)
-            answer = {"kind": "handler_error", "message": text, "error_type": kind, "traceback": trace}
+            answer = fields_of(problem)
         else:
             seconds = time.perf_counter() - began
             peak = json.dumps(self.memory.peak())
@@ -867,5 +877,7 @@ def main(alone=False):
     hello = guest.channel.receive()
     if hello is None or hello["type"] != "hello":
         return
-    if guest.load(hello):
+    if hello.get("calls", 1) > 1:
+        later(_MANY).Many(guest).serve(hello)
+    elif guest.load(hello):
         guest.serve(hello["isolation"] == "fork")

@@ -82,6 +82,11 @@ class Channel:
             message["unreadable"] = "$" + getattr(problem, "path", "$.input")[len("$.input") :], problem
             return message
 
+    def whole(self):
+        """Return whether a whole frame is here, so that `receive` does not wait."""
+        size = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
+        return len(self._buffer) >= HEADER_BYTES and len(self._buffer) >= HEADER_BYTES + size
+
     def _more(self, size):
         try:
             data = os.read(self.fd, size)
@@ -167,24 +172,51 @@ class Channel:
         raise Stop
 
 
+class Buffer:
+    """Cuts received bytes into payloads."""
+
+    def __init__(self):
+        self.data = bytearray()
+
+    def feed(self, data, limit):
+        """Return the complete payloads. Raises ValueError for a length over the limit."""
+        self.data += data
+        found = []
+        while len(self.data) >= HEADER_BYTES:
+            size = int.from_bytes(self.data[:HEADER_BYTES], "big")
+            if size > limit:
+                raise ValueError("a frame of %d bytes" % size)
+            end = HEADER_BYTES + size
+            if len(self.data) < end:
+                break
+            found.append(bytes(self.data[HEADER_BYTES:end]))
+            del self.data[:end]
+        return found
+
+
 class Inbox:
-    """Files from the host, in a container: of the module before its import, in `files` those of one execution."""
+    """Files from the host, in a container: of the module before its import, below `files` those of executions.
+
+    There, the first folder is the place of one execution, where many run at a time.
+    """
 
     def __init__(self, base):
         self.base = base
-        self.problem = ""
+        self._problems = {}
         self._fd = None
-        self._made = set()
+        self._place = ""
+        self._filled = False
 
     def begin(self, path):
         """Begin a file below the base."""
-        self._made.add(path.partition("/")[0])
+        folder, place = path.split("/")[:2] if path.startswith("files/") else ("", "")
+        self._place, self._filled = place, self._filled or bool(folder)
         try:
             path = os.path.join(self.base, path)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         except OSError as problem:
-            self.problem = self.problem or str(problem)
+            self._problems.setdefault(place, str(problem))
 
     def take(self, payload):
         """Take the payload of a byte frame; one without bytes ends the file. What follows a problem is dropped."""
@@ -195,18 +227,24 @@ class Inbox:
                 write_all(self._fd, memoryview(payload)[1:])
                 return
         except OSError as problem:
-            self.problem = self.problem or str(problem)
+            self._problems.setdefault(self._place, str(problem))
         os.close(self._fd)
         self._fd = None
 
-    def clear(self):
-        """Remove the files of an execution."""
-        self.problem = ""
-        if "files" in self._made:
+    def problem(self, place=None):
+        """Return why a file was not written in a place, or in any; empty if all were."""
+        return self._problems.get(place, "") if place else next(iter(self._problems.values()), "")
+
+    def clear(self, place=None):
+        """Remove the files of one execution, or of all."""
+        if place is None:
+            self._problems.clear()
+        self._problems.pop(place, None)
+        if self._filled:
             import shutil
 
-            shutil.rmtree(os.path.join(self.base, "files"), ignore_errors=True)
-            self._made.clear()
+            shutil.rmtree(os.path.join(self.base, "files", place or ""), ignore_errors=True)
+            self._filled = place is not None
 
 
 def write_all(fd, data):

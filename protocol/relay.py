@@ -23,33 +23,11 @@ HELPER_SECONDS = 2.0
 OPEN_FILES = 4096
 HEAD = re.compile(rb'\{"type":"(\w+)"(?:,"id":"([^"]*)")?')
 """The host writes the type first and the execution second, so that a large input need not be parsed."""
-ANSWER = re.compile(rb'\{"children":(?:false|true,"stays":\[([-\d, ]*)\]),')
+ANSWER = re.compile(rb'\{"children":(?:false|true,"stays":\[([-\d, ]*)\]),(?:"id":"([^"]*)")?')
 HELPER = re.compile(rb"\.(resource_tracker|forkserver) import main")
 """In the command of a helper of multiprocessing."""
 OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _PR_SET_DUMPABLE = 4
-
-
-class Buffer:
-    """Cuts received bytes into payloads."""
-
-    def __init__(self):
-        self.data = bytearray()
-
-    def feed(self, data, limit):
-        """Return the complete payloads. Raises ValueError for a length over the limit."""
-        self.data += data
-        found = []
-        while len(self.data) >= parts.HEADER_BYTES:
-            size = int.from_bytes(self.data[: parts.HEADER_BYTES], "big")
-            if size > limit:
-                raise ValueError("a frame of %d bytes" % size)
-            end = parts.HEADER_BYTES + size
-            if len(self.data) < end:
-                break
-            found.append(bytes(self.data[parts.HEADER_BYTES : end]))
-            del self.data[:end]
-        return found
 
 
 class Relay:
@@ -59,8 +37,9 @@ class Relay:
         self.base = base
         self.home = os.path.join(base, "home")
         self.limit = 1 << 30
-        self.from_host, self.from_worker = Buffer(), Buffer()
+        self.from_host, self.from_worker = parts.Buffer(), parts.Buffer()
         self.execution, self.loading = "", True
+        self.many, self.running = False, set()
         self.inbox = parts.Inbox(base)
         self.keep, self.kills = frozenset(), out_of_memory_kills()
         self.worker, self.poller, self.actions = None, select.poll(), {}
@@ -128,29 +107,35 @@ class Relay:
                 self.inbox.begin(json.loads(payload)["path"])
             elif kind == b"kill":
                 self.finish()
-            elif self.inbox.problem and kind == b"hello":
-                text = "the code cannot be written in the container: %s" % self.inbox.problem
+            elif kind == b"hello" and self.inbox.problem():
+                text = "the code cannot be written in the container: %s" % self.inbox.problem()
                 say({"type": "load_failed", "error_type": "OSError", "message": text})
                 self.finish()
-            elif self.inbox.problem and kind == b"execute":
-                text = "a file of the input cannot be written in the container: %s" % self.inbox.problem
+            elif kind == b"execute" and self.inbox.problem(head[2].decode() if self.many else None):
+                place = head[2].decode() if self.many else None
+                text = "a file of the input cannot be written in the container: %s" % self.inbox.problem(place)
                 say({"type": "error", "id": head[2].decode(), "kind": "out_of_storage", "message": text})
-                self.inbox.clear()
+                self.inbox.clear(place)
             else:
                 if kind == b"hello":
-                    self.limit = json.loads(payload)["max_frame_bytes"] + 65536
+                    hello = json.loads(payload)
+                    self.limit, self.many = hello["max_frame_bytes"] + 65536, hello.get("calls", 1) > 1
                 elif kind == b"execute":
                     self.begin(head[2].decode())
                 try:
                     parts.write_all(self.channel, frame(payload))
                 except OSError:  # the worker has ended, which SIGCHLD reports
                     pass
-                if kind == b"cancel":
+                if kind == b"cancel" and not self.many:
                     self.signal(signal.SIGTERM)
 
     def begin(self, execution):
-        """Attribute output from now on to this execution."""
+        """Attribute output from now on to this execution, or to all that run."""
         self.drain()
+        self.running.add(execution)
+        if self.many:
+            self.execution = "*"
+            return
         self.execution, self.seq, self.decoders = execution, 0, {}
         self.kills = out_of_memory_kills()
 
@@ -189,16 +174,20 @@ class Relay:
             parts.write_all(1, frame(payload))
             return
         answer = ANSWER.match(payload)
-        if answer and answer[1] is not None:
+        if answer:
+            self.running.discard(answer[2].decode() if self.many else self.execution)
+        if answer and answer[1] is not None and self.running:  # they may be of another one
+            payload = b'{"children":false,' + payload[answer.end(1) + 2 :]
+        elif answer and answer[1] is not None:
             killed = kill(self.left({int(pid) for pid in answer[1].split(b",") if pid}), HELPER_SECONDS)
-            payload = b'{"children":false,"killed":%s,' % json.dumps(killed).encode() + payload[answer.end() :]
+            payload = b'{"children":false,"killed":%s,' % json.dumps(killed).encode() + payload[answer.end(1) + 2 :]
         self.drain()
-        if answer or self.loading:
+        if (answer and not self.running) or self.loading:
             self.settle()
         parts.write_all(1, frame(payload))
         if answer:
-            self.execution = ""
-            self.inbox.clear()
+            self.execution = "*" if self.running else ""
+            self.inbox.clear(answer[2].decode() if self.many else None)
         elif self.loading:
             self.loading = False
             self.keep = frozenset(others()) - {self.worker}

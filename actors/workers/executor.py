@@ -48,6 +48,8 @@ class ExecutorStatistics:
     spares: int
     started: int
     ended: int
+    calls: int = 0
+    """Calls that have a worker."""
     building: int = 0
     """Environments being prepared."""
     built: int = 0
@@ -112,7 +114,9 @@ class Timeouts:
         """End the waits and calls of one module that have lasted too long; return when the next one has."""
         following, limit = math.inf, pool.module.spec.queue_timeout
         for worker in pool.busy:
-            if (call := worker.call) is not None and not call.interrupted:
+            for call in worker.running:
+                if call.interrupted:
+                    continue
                 if call.deadline <= now:
                     call.interrupt()
                 else:
@@ -209,7 +213,7 @@ class Executor:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
         scheduler = self._scheduler
         pool = scheduler.pool(module)
-        if not scheduler.waiting and not scheduler.closing and scheduler.room > 0 and pool.has_idle():
+        if not scheduler.waiting and not scheduler.closing and scheduler.can_lend(pool):
             return scheduler.reuse(pool)
         return None
 
@@ -243,7 +247,7 @@ class Executor:
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""
         pool = self._scheduler.pool(module)
-        if not pool.idle or self._scheduler.waiting or self._scheduler.closing:
+        if not (pool.idle or pool.open) or self._scheduler.waiting or self._scheduler.closing:
             self._refuse(pool, patient=False)
 
     def refuse(self, module: Published, *, patient: bool) -> None:
@@ -306,6 +310,7 @@ class Executor:
             spares=len(fleet.spares),
             started=fleet.started,
             ended=fleet.ended,
+            calls=sum(pool.calls for pool in pools),
             building=builds.running,
             built=builds.built,
             builds_failed=builds.failed,

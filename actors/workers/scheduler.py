@@ -55,17 +55,22 @@ def next_step(
     concurrency: int,
     room: int,
     paused: bool,
+    shared: bool = False,
+    calls: int = 1,
 ) -> Step:
     """Return the step for the oldest waiting caller of a module.
 
     `own` counts the module's workers (starting ones included), `waiting` its callers without a worker. `room` is how
-    many more workers of the kind may run, `paused` whether a start failed so recently that none is allowed.
+    many more workers of the kind may run, `paused` whether a start failed so recently that none is allowed. Each
+    runs up to `calls` calls at a time; `shared` is whether a busy one can take another.
     """
+    if shared:
+        return Step.REUSE
     if idle:
         return Step.REUSE if room > 0 else Step.WAIT
     if paused:
         return Step.WAIT if own else Step.REFUSE
-    if own >= concurrency or starting >= waiting or room <= 0:
+    if own >= concurrency or starting * calls >= waiting or room <= 0:
         return Step.WAIT
     return Step.SPAWN
 
@@ -220,7 +225,7 @@ class Scheduler:
         """Add a caller to the queue of its module, and serve it if that is possible now."""
         pool.waiters.append(waiter)
         self.waiting += 1
-        if pool.idle or pool.own < pool.module.spec.concurrency:  # else nothing can be done for it now
+        if pool.idle or pool.open or pool.own < pool.module.spec.most_workers:  # else nothing can be done for it now
             self.pump()
 
     def leave(self, pool: Pool, waiter: Waiter) -> None:
@@ -243,12 +248,17 @@ class Scheduler:
 
     def _serve(self, pool: Pool, now: float) -> bool:
         """Serve the oldest caller of a module; return whether anything could be done for it."""
+        spec = pool.module.spec
+        if pool.shares and pool.lent >= spec.concurrency:
+            return False
         step = next_step(
+            shared=pool.shares and pool.next_open() is not None,
+            calls=spec.calls,
             idle=pool.has_idle(),
             own=pool.own,
             starting=pool.starting,
             waiting=len(pool.waiters),
-            concurrency=pool.module.spec.concurrency,
+            concurrency=spec.most_workers,
             room=self.room,
             paused=pool.pause(now) > 0,
         )
@@ -277,11 +287,23 @@ class Scheduler:
 
     # Workers
 
+    def can_lend(self, pool: Pool) -> bool:
+        """Return whether a caller of a module gets a worker at once."""
+        if pool.shares:
+            if pool.lent >= pool.module.spec.concurrency:
+                return False
+            if pool.next_open() is not None:
+                return True
+        return self.room > 0 and pool.has_idle()
+
     def reuse(self, pool: Pool) -> Worker:
-        """Return the most recently used idle worker of a module; it is busy now."""
-        worker = pool.idle.pop()
-        pool.busy.add(worker)
-        self.working += 1
+        """Return a busy worker that takes another call, else the most recently used idle one; it is busy now."""
+        if (worker := pool.next_open() if pool.open else None) is None:
+            worker = pool.idle.pop()
+            pool.busy.add(worker)
+            self.working += 1
+        if pool.shares:
+            pool.take(worker)
         return worker
 
     def begin(self, pool: Pool) -> None:
@@ -300,17 +322,19 @@ class Scheduler:
         if pool is None:
             self.retire(worker)
             return
-        if worker in pool.busy:
-            pool.busy.remove(worker)
-            self.working -= 1
         now = trio.current_time()
-        if not self.closing and pool.keeps(worker, now=now, max_age=self.settings.max_age_seconds):
-            worker.idle_since = now
-            pool.idle.append(worker)
-        else:
-            self.retire(worker)
+        keeps = not self.closing and pool.keeps(worker, now=now, max_age=self.settings.max_age_seconds)
+        if not pool.shares or pool.give_back(worker, keeps=keeps):
+            if worker in pool.busy:
+                pool.busy.remove(worker)
+                self.working -= 1
+            if keeps:
+                worker.idle_since = now
+                pool.idle.append(worker)
+            else:
+                self.retire(worker)
         if self.waiting:
-            if pool.idle and self.waiting == len(pool.waiters):  # no other module wants it
+            if pool.idle and not pool.shares and self.waiting == len(pool.waiters):  # no other module wants it
                 self._next(pool).wake(worker=self.reuse(pool))
             else:
                 self.pump()
@@ -328,6 +352,8 @@ class Scheduler:
         else:
             pool.busy.add(result)
             self.working += 1
+            if pool.shares:
+                pool.take(result)
             if waiter := waiter or next(iter(pool.waiters), None):
                 self._take(pool, waiter).wake(worker=result, phases=phases)
             else:

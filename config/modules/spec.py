@@ -69,8 +69,10 @@ class ModuleSpec:
     processes: int | None = None
     output: int = 16 * 1024 * 1024
     """Bytes that one execution may print before it is ended with `output_limit`."""
-    concurrency: int = 4
-    """The maximum number of workers of this module."""
+    calls: int = 1
+    """Calls that one worker runs at a time; more than one for async handlers only."""
+    concurrency: int = field()
+    """Calls that run at a time, in all workers of this module."""
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
     on_end: tuple[OnEnd, ...] = ()
@@ -100,6 +102,15 @@ class ModuleSpec:
     """Routes of the server that call it."""
     record: Record = Record.FULL
     """How much of each execution the history keeps."""
+
+    @concurrency.default
+    def _four_workers(self) -> int:
+        return min(policies.MOST_CALLS, policies.WORKERS * self.calls)
+
+    @property
+    def most_workers(self) -> int:
+        """The maximum number of workers: as many as `concurrency` needs."""
+        return -(-self.concurrency // self.calls)
 
 
 def spec_from_mapping(
@@ -299,7 +310,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "cpus": units.optional(units.real(Range(above=0, high=4096))),
         "processes": units.optional(units.count(1)),
         "output": units.bytes_from(0),
-        "concurrency": units.count(1, 1000),
+        **dict.fromkeys(("calls", "concurrency"), units.count(1, policies.MOST_CALLS)),
         "on_end": on_end.read,
         "variables": units.variables,
         "secrets": secrets.read,

@@ -115,26 +115,34 @@ class ContainerInbox:
     """Sends files into the memory of a container, as frames for its relay."""
 
     _send: Callable[[bytes], Awaitable[None]]
+    _place: str = ""
+    _whole: trio.Lock = field(factory=trio.Lock)
+    """Held for one file, whose frames follow each other."""
     _count: int = field(default=0, init=False)
 
     async def put(self, source: Path, name: str) -> str:
         """Send a file for the next execution. One that does not fit is the relay's answer to that."""
         self._count += 1
-        path = f"files/{self._count}/{name}"
+        path = f"files/{self._place}{self._count}/{name}"
         await self.send(source, path)
         return f"{BASE}/{path}"
 
     async def forget(self) -> None:
         """Do nothing: the relay has removed them."""
 
+    def apart(self, execution: str) -> ContainerInbox:
+        """Return the inbox of one of many executions at a time, with a folder of its own."""
+        return ContainerInbox(self._send, f"{execution}/", self._whole)
+
     async def send(self, source: Path, path: str) -> None:
         """Send a file to a path below BASE, read piece by piece in a thread."""
         file = await trio.to_thread.run_sync(FileIO, source)
         try:
-            await self._send(frames.encode(messages.encode(messages.File(path))))
-            while piece := await trio.to_thread.run_sync(file.read, _PIECE_BYTES):
-                await self._send(frames.encode_bytes(piece))
-            await self._send(frames.encode_bytes(b""))
+            async with self._whole:
+                await self._send(frames.encode(messages.encode(messages.File(path))))
+                while piece := await trio.to_thread.run_sync(file.read, _PIECE_BYTES):
+                    await self._send(frames.encode_bytes(piece))
+                await self._send(frames.encode_bytes(b""))
         finally:
             file.close()
 
@@ -159,6 +167,7 @@ class ContainerGuest:
     interrupt: Callable[[], None] = field(default=lambda: None, init=False)
     """Ends the last wait of `send` or `receive`."""
     _attached: Attached | None = field(default=None, init=False)
+    _sending: trio.Lock = field(factory=trio.Lock, init=False)
     _begun: trio.Event = field(factory=trio.Event, init=False)
     """Set when the start has ended: the guest runs, or `fault` has the reason."""
     _over: trio.Event = field(factory=trio.Event, init=False)
@@ -297,14 +306,15 @@ class ContainerGuest:
         with trio.CancelScope() as scope:
             self.interrupt = scope.cancel
             await self._begun.wait()
-            if self._attached is None or self._cut or self._over.is_set():
-                raise ChannelClosedError(unread=True)
-            self._cut = True
-            try:
-                await self._attached.send(frame)
-            except StreamBrokenError as problem:
-                raise ChannelClosedError from problem
-            self._cut = False
+            async with self._sending:
+                if self._attached is None or self._cut or self._over.is_set():
+                    raise ChannelClosedError(unread=True)
+                self._cut = True
+                try:
+                    await self._attached.send(frame)
+                except StreamBrokenError as problem:
+                    raise ChannelClosedError from problem
+                self._cut = False
         if scope.cancelled_caught:
             raise InterruptedWaitError
 

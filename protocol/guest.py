@@ -19,7 +19,7 @@ from _frozen_importlib_external import PathFinder, spec_from_file_location
 
 import parts
 import values
-from parts import Channel, Refused, Stop, write_all
+from parts import Channel, Refused, Stop, peak_memory, write_all
 from values import MAX_PATH, MAX_TEXT, BadInput, BadOutput, clean, encode_value
 
 try:
@@ -38,7 +38,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
 _HERE = os.path.dirname(__file__)
 _TYPED = {"protocol.authors." + name: os.path.join(_HERE, name + ".py") for name in ("readers", "typed")}
-_MANY = {"protocol.many": os.path.join(_HERE, "many.py")}
+_MANY = {"protocol." + name: os.path.join(_HERE, name + ".py") for name in ("sharing", "many")}
 _OURS = (__file__, parts.__file__, values.__file__) + tuple(_TYPED.values()) + tuple(_MANY.values())
 _LATER = ("asyncio", "inspect", "select", "traceback")
 _FIRST = frozenset(
@@ -801,19 +801,6 @@ class Memory:
         if self.fd is not None:
             os.close(self.fd)
         self.fd = self.faults = None
-
-
-def peak_memory():
-    """Return the kernel's record of this process's peak of resident memory in bytes, or None."""
-    try:
-        fd = os.open("/proc/self/status", os.O_RDONLY)
-        try:
-            text = os.read(fd, 4096)
-        finally:
-            os.close(fd)
-        return int(text.partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def flush():

@@ -179,7 +179,8 @@ class Relay:
         if answer and answer[1] is not None and self.running:  # they may be of another one
             payload = b'{"children":false,' + payload[answer.end(1) + 2 :]
         elif answer and answer[1] is not None:
-            killed = kill(self.left({int(pid) for pid in answer[1].split(b",") if pid}), HELPER_SECONDS)
+            stays = {int(pid) for pid in answer[1].split(b",") if pid}
+            killed = kill(left(self.keep, self.worker, stays), HELPER_SECONDS)
             payload = b'{"children":false,"killed":%s,' % json.dumps(killed).encode() + payload[answer.end(1) + 2 :]
         self.drain()
         if (answer and not self.running) or self.loading:
@@ -274,23 +275,24 @@ class Relay:
             pass
         os._exit(0)
 
-    def left(self, stays):
-        """Return a function that finds the processes of an execution: not the worker, its import's, and `stays`."""
 
-        def find():
-            parents = {pid: look(pid)[2] for pid in others()}
+def left(keep, worker, stays):
+    """Return a function that finds the processes of an execution: not the worker, its import's, and `stays`."""
 
-            def kept(pid):
-                known = self.keep | stays
-                while pid in parents and pid != self.worker:
-                    if pid in known:
-                        return True
-                    pid, known = parents[pid], self.keep - stays
-                return False
+    def find():
+        parents = {pid: look(pid)[2] for pid in others()}
 
-            return [pid for pid in parents if pid != self.worker and not kept(pid)]
+        def kept(pid):
+            known = keep | stays
+            while pid in parents and pid != worker:
+                if pid in known:
+                    return True
+                pid, known = parents[pid], keep - stays
+            return False
 
-        return find
+        return [pid for pid in parents if pid != worker and not kept(pid)]
+
+    return find
 
 
 def become_worker(frames, lifeline, outputs, home, close):

@@ -7,7 +7,7 @@ cancellation, deadline and errors travel on its call stack.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
 import trio
@@ -16,9 +16,10 @@ from attrs import define, field, frozen
 from actors.registry import Published, RegistrySnapshot
 from actors.workers.build_log import BuildLog
 from actors.workers.builds import Builds
+from actors.workers.call import Call
 from actors.workers.fleet import Fleet
 from actors.workers.pool import Phases, Pool, Waiter
-from actors.workers.scheduler import Scheduler
+from actors.workers.scheduler import Scheduler, can_lend
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
 from config.secrets import LookUp
@@ -114,7 +115,7 @@ class Timeouts:
         """End the waits and calls of one module that have lasted too long; return when the next one has."""
         following, limit = math.inf, pool.module.spec.queue_timeout
         for worker in pool.busy:
-            for call in worker.running:
+            for call in _calls(worker):
                 if call.interrupted:
                     continue
                 if call.deadline <= now:
@@ -131,6 +132,11 @@ class Timeouts:
                     continue
             following = min(following, waiter.expires)
         return following
+
+
+def _calls(worker: Worker) -> Collection[Call]:
+    """Return the calls that a worker runs."""
+    return worker.shared.calls if worker.shared is not None else () if worker.call is None else (worker.call,)
 
 
 @define(eq=False)
@@ -213,7 +219,7 @@ class Executor:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
         scheduler = self._scheduler
         pool = scheduler.pool(module)
-        if not scheduler.waiting and not scheduler.closing and scheduler.can_lend(pool):
+        if not scheduler.waiting and not scheduler.closing and can_lend(pool, scheduler.room):
             return scheduler.reuse(pool)
         return None
 
@@ -247,7 +253,11 @@ class Executor:
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""
         pool = self._scheduler.pool(module)
-        if not (pool.idle or pool.open) or self._scheduler.waiting or self._scheduler.closing:
+        if (
+            not (pool.idle or (pool.seats is not None and pool.seats.next()))
+            or self._scheduler.waiting
+            or self._scheduler.closing
+        ):
             self._refuse(pool, patient=False)
 
     def refuse(self, module: Published, *, patient: bool) -> None:
@@ -310,7 +320,7 @@ class Executor:
             spares=len(fleet.spares),
             started=fleet.started,
             ended=fleet.ended,
-            calls=sum(pool.calls for pool in pools),
+            calls=sum(len(pool.busy) if pool.seats is None else pool.seats.lent for pool in pools),
             building=builds.running,
             built=builds.built,
             builds_failed=builds.failed,

@@ -8,9 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import define, evolve, field
+from attrs import Factory, define, evolve, field
 
 from actors.workers.build_log import BuildLog
+from actors.workers.shared import Seats
 from protocol.errors import ErrorKind, Failure
 from protocol.model import Isolation, Stream
 
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
     from actors.events import EventLog
     from actors.registry import Published
     from actors.workers.worker import Worker
+    from config.modules import ModuleSpec
     from environments.base import Prepared
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
+
+
+def _seats(spec: ModuleSpec) -> Seats[Worker] | None:
+    return Seats(spec.calls, spec.concurrency, spec.workers.max_calls) if spec.calls > 1 else None
 
 
 @define(eq=False)
@@ -97,10 +103,8 @@ class Pool:
     module: Published
     idle: list[Worker] = field(factory=list)
     busy: set[Worker] = field(factory=set)
-    open: list[Worker] = field(factory=list)
-    """Of the busy ones, those that take another call beside theirs."""
-    lent: int = 0
-    """Calls of the workers that run many at a time."""
+    seats: Seats[Worker] | None = field(default=Factory(lambda self: _seats(self.module.spec), takes_self=True))
+    """The calls of the busy ones, if they run many at a time."""
     starting: int = 0
     waiters: deque[Waiter] = field(factory=deque)
     """The callers without a worker, oldest first."""
@@ -131,16 +135,6 @@ class Pool:
     def own(self) -> int:
         """Number of workers, starting ones included."""
         return len(self.idle) + len(self.busy) + self.starting
-
-    @property
-    def shares(self) -> bool:
-        """Whether its workers run many calls at a time."""
-        return self.module.spec.calls > 1
-
-    @property
-    def calls(self) -> int:
-        """Number of calls that have a worker."""
-        return self.lent if self.shares else len(self.busy)
 
     @property
     def fewest(self) -> int:
@@ -264,42 +258,15 @@ class Pool:
             self.idle.pop()  # the task that tends it has not noticed yet
         return bool(self.idle)
 
-    def next_open(self) -> Worker | None:
-        """Return the fullest worker that takes another call beside its own, so that the others become idle."""
-        self.open = [worker for worker in self.open if worker.reusable and worker.guest.exit_code is None]
-        return max(self.open, key=lambda worker: worker.lent, default=None)
-
-    def take(self, worker: Worker) -> None:
-        """Count a call of a worker that runs many at a time."""
-        spec, is_open = self.module.spec, worker in self.open
-        worker.lent += 1
-        worker.calls += 1
-        self.lent += 1
-        full = worker.lent == spec.calls or worker.calls == spec.workers.max_calls
-        if full and is_open:
-            self.open.remove(worker)
-        elif not full and not is_open:
-            self.open.append(worker)
-
-    def give_back(self, worker: Worker, *, keeps: bool) -> bool:
-        """Count a call of such a worker no more; return whether it was the last one."""
-        worker.lent -= 1
-        self.lent -= 1
-        if worker in self.open:
-            self.open.remove(worker)
-        if worker.lent and keeps:
-            self.open.append(worker)
-        return not worker.lent
-
     def reason(self, now: float) -> str:
         """Return why a caller waits."""
         if self.activity:
             return f"{self.activity} (for {now - self.activity_since:.1f} s)"
-        if self.lent and self.lent >= self.module.spec.concurrency:
-            return f"{self.lent} calls run, as many as `concurrency` allows; callers that wait: {len(self.waiters)}"
-        if self.busy and not self.idle and self.shares:
-            workers = "its only worker runs" if len(self.busy) == 1 else f"its {len(self.busy)} workers run"
-            return f"{workers} {self.lent} calls; callers that wait: {len(self.waiters)}"
+        if self.seats is not None and self.seats.lent:
+            calls = f"its {self.seats.lent} calls run in {len(self.busy)} of its workers"
+            if self.seats.full:
+                calls += ", as many as `concurrency` allows"
+            return f"{calls}; callers that wait: {len(self.waiters)}"
         if self.busy and not self.idle:
             workers = "its only worker is busy" if len(self.busy) == 1 else f"its {len(self.busy)} workers are busy"
             return f"{workers}; callers that wait: {len(self.waiters)}"

@@ -75,6 +75,16 @@ def next_step(
     return Step.SPAWN
 
 
+def can_lend(pool: Pool, room: int) -> bool:
+    """Return whether a caller of a module gets a worker at once."""
+    if (seats := pool.seats) is not None:
+        if seats.full:
+            return False
+        if seats.next() is not None:
+            return True
+    return room > 0 and pool.has_idle()
+
+
 def rank(pool: Pool, now: float) -> tuple[float, float]:
     """Return the order in which modules with waiting callers are served, lowest first.
 
@@ -225,7 +235,7 @@ class Scheduler:
         """Add a caller to the queue of its module, and serve it if that is possible now."""
         pool.waiters.append(waiter)
         self.waiting += 1
-        if pool.idle or pool.open or pool.own < pool.module.spec.most_workers:  # else nothing can be done for it now
+        if pool.idle or pool.seats or pool.own < pool.module.spec.most_workers:  # else nothing can be done for it now
             self.pump()
 
     def leave(self, pool: Pool, waiter: Waiter) -> None:
@@ -248,11 +258,11 @@ class Scheduler:
 
     def _serve(self, pool: Pool, now: float) -> bool:
         """Serve the oldest caller of a module; return whether anything could be done for it."""
-        spec = pool.module.spec
-        if pool.shares and pool.lent >= spec.concurrency:
+        spec, seats = pool.module.spec, pool.seats
+        if seats is not None and seats.full:
             return False
         step = next_step(
-            shared=pool.shares and pool.next_open() is not None,
+            shared=seats is not None and seats.next() is not None,
             calls=spec.calls,
             idle=pool.has_idle(),
             own=pool.own,
@@ -287,23 +297,16 @@ class Scheduler:
 
     # Workers
 
-    def can_lend(self, pool: Pool) -> bool:
-        """Return whether a caller of a module gets a worker at once."""
-        if pool.shares:
-            if pool.lent >= pool.module.spec.concurrency:
-                return False
-            if pool.next_open() is not None:
-                return True
-        return self.room > 0 and pool.has_idle()
-
     def reuse(self, pool: Pool) -> Worker:
         """Return a busy worker that takes another call, else the most recently used idle one; it is busy now."""
-        if (worker := pool.next_open() if pool.open else None) is None:
+        seats = pool.seats
+        worker = None if seats is None else seats.next()
+        if worker is None:
             worker = pool.idle.pop()
             pool.busy.add(worker)
             self.working += 1
-        if pool.shares:
-            pool.take(worker)
+        if seats is not None:
+            seats.take(worker)
         return worker
 
     def begin(self, pool: Pool) -> None:
@@ -324,7 +327,8 @@ class Scheduler:
             return
         now = trio.current_time()
         keeps = not self.closing and pool.keeps(worker, now=now, max_age=self.settings.max_age_seconds)
-        if not pool.shares or pool.give_back(worker, keeps=keeps):
+        seats = pool.seats
+        if seats is None or seats.give_back(worker, keeps=keeps):
             if worker in pool.busy:
                 pool.busy.remove(worker)
                 self.working -= 1
@@ -334,7 +338,7 @@ class Scheduler:
             else:
                 self.retire(worker)
         if self.waiting:
-            if pool.idle and not pool.shares and self.waiting == len(pool.waiters):  # no other module wants it
+            if pool.idle and seats is None and self.waiting == len(pool.waiters):  # no other module wants it
                 self._next(pool).wake(worker=self.reuse(pool))
             else:
                 self.pump()
@@ -352,8 +356,8 @@ class Scheduler:
         else:
             pool.busy.add(result)
             self.working += 1
-            if pool.shares:
-                pool.take(result)
+            if pool.seats is not None:
+                pool.seats.take(result)
             if waiter := waiter or next(iter(pool.waiters), None):
                 self._take(pool, waiter).wake(worker=result, phases=phases)
             else:

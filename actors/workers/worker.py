@@ -29,7 +29,7 @@ from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure, RunnerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from actors.events import EventLog
     from actors.registry import Published
@@ -92,8 +92,6 @@ class Worker:
     """The call that it runs."""
     shared: Shared | None = field(default=None, init=False)
     """Its calls, if it runs many at a time. Its `run` must run beside the worker."""
-    lent: int = field(default=0, init=False)
-    """Calls that have it, if it runs many at a time; the scheduler counts them."""
     expect: Callable[[float], None] = field(default=lambda _: None, init=False)
     """Called with the deadline of each call; `Call.interrupt` must follow at that time."""
     masked: MaskedLog | None = field(default=None, init=False)
@@ -129,17 +127,6 @@ class Worker:
         elif data:
             log.debug("output outside of an execution", worker=self.guest.name, stream=stream, bytes=len(data))
 
-    @property
-    def running(self) -> Collection[Call]:
-        """The calls that it runs."""
-        if self.shared is not None:
-            return self.shared.calls
-        return () if self.call is None else (self.call,)
-
-    def expect_call(self, call: Call) -> None:
-        """Have a call interrupted at its deadline."""
-        self.expect(call.deadline)
-
     def drain(self) -> None:
         """Read the output up to now: output before the answer belongs to this execution."""
         self.guest.drain(self._printed)
@@ -161,16 +148,7 @@ class Worker:
         self.module = module
         self._log = printed if self.masked is None else self.masked.before(printed)
         spec = module.spec
-        hello = messages.Hello(
-            entry="",
-            root="",
-            handler=module.function,
-            package=module.package,
-            isolation=spec.isolation,
-            variables={**spec.variables, **secrets},
-            max_frame_bytes=self.max_frame_bytes,
-            calls=spec.calls,
-        )
+        hello = _hello(module, secrets, self.max_frame_bytes)
         failure: Failure | None = None
         try:
             with trio.move_on_after(spec.start_timeout) as scope:
@@ -338,6 +316,21 @@ class Worker:
             self.over_limit = self.passed_limit()  # a call that has not noticed yet asks later
             self.hold.release()
             self.hold = None
+
+
+def _hello(module: Published, secrets: Mapping[str, str], max_frame_bytes: int) -> messages.Hello:
+    """Return the first message for a module, without the places of its code."""
+    spec = module.spec
+    return messages.Hello(
+        entry="",
+        root="",
+        handler=module.function,
+        package=module.package,
+        isolation=spec.isolation,
+        variables={**spec.variables, **secrets},
+        max_frame_bytes=max_frame_bytes,
+        calls=spec.calls,
+    )
 
 
 async def _put(call: Call, inbox: Inbox) -> dict[str, str]:

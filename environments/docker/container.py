@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import closing
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -136,15 +137,12 @@ class ContainerInbox:
 
     async def send(self, source: Path, path: str) -> None:
         """Send a file to a path below BASE, read piece by piece in a thread."""
-        file = await trio.to_thread.run_sync(FileIO, source)
-        try:
+        with closing(await trio.to_thread.run_sync(FileIO, source)) as file:
             async with self._whole:
                 await self._send(frames.encode(messages.encode(messages.File(path))))
                 while piece := await trio.to_thread.run_sync(file.read, _PIECE_BYTES):
                     await self._send(frames.encode_bytes(piece))
                 await self._send(frames.encode_bytes(b""))
-        finally:
-            file.close()
 
 
 @define(eq=False)

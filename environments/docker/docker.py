@@ -49,6 +49,7 @@ _START = READ_FRAME + (
 _MODULES = ("values", "parts", "guest", "relay")
 _FILES = {
     "many.py": "many.py",
+    "sharing.py": "sharing.py",
     "readers.py": "authors/readers.py",
     "typed.py": "authors/typed.py",
     "library/operato.py": "authors/operato.py",

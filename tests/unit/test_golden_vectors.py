@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 import types
@@ -17,7 +19,7 @@ import msgspec
 import pytest
 
 from protocol import frames, messages
-from tests.programs import guest, parts, values
+from tests.programs import guest, many, parts, values
 
 SPEC = Path(__file__).parents[2] / "protocol" / "SPEC.md"
 PID = 4242
@@ -60,6 +62,15 @@ CONVERSATIONS = {
     "what a worker does not know": (GREETS, ["cancel", "file", "last piece", "kill", "ping"], ["ready", "pong"]),
 }
 """What the module is, what the host says after `hello`, and what the guest says to it, by the names of the vectors."""
+MANY = [
+    (["hello: many calls"], ["ready"]),
+    (["execute"], ["printed", "store", "part", "piece", "part", "end"]),
+    (["execute: another"], ["printed: another", "store: another", "part: another", "piece", "part: another", "end"]),
+    (["cancel: another"], ["error: one of many"]),
+    (["stored"], ["result: one of many"]),
+    (["shutdown"], []),
+]
+"""What the host says to a guest of many calls, and its answers."""
 
 
 def read_vectors():
@@ -173,21 +184,46 @@ def test_the_guest_says_it(name, monkeypatch):
 
 def test_the_conversations_use_every_vector_of_the_guest():
     used = {name for _, host, guests in CONVERSATIONS.values() for name in (*host, *guests)} | {"hello", "shutdown"}
+    used |= {name for turn in MANY for names in turn for name in names}
 
     assert used == {name for name, (who, _, _) in SAID.items() if who != "relay"}
 
 
+def test_a_guest_of_many_calls_says_it(monkeypatch):
+    source = b"async def handler(value, /):\n    print(value['name'])\n    return {'plot': b'\\x89PNG'}\n"
+    said, expected = [], []
+    stub_all(monkeypatch, source)
+    stub(monkeypatch, os, many, getpid=lambda: PID)
+    stub(monkeypatch, signal, many, signal=lambda *_: None)
+    stub(monkeypatch, time, many, perf_counter=guest.time.perf_counter)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    ours, theirs = socket.socketpair()
+
+    def host():
+        for sends, answers in MANY:
+            ours.sendall(b"".join(SAID[each][1] for each in sends))
+            expected.append(b"".join(SAID[each][1] for each in answers))
+            said.append(b"")
+            while len(said[-1]) < len(expected[-1]) and (part := ours.recv(len(expected[-1]) - len(said[-1]))):
+                said[-1] += part
+
+    with ours, theirs:
+        ours.settimeout(20)
+        thread = threading.Thread(target=host)
+        thread.start()
+        worker = guest.Guest(guest.Channel(theirs.fileno()))
+        calls = many.Many(worker)
+        calls.serve(calls.channel.receive())
+        calls.loop.close()
+        thread.join()
+
+    assert said == expected
+
+
 def converse(monkeypatch, source, host):
     """Return all bytes that the guest answers to these frames, with clock, pid and version of the vectors."""
-    clock = iter(range(1, 100))
-    stub(monkeypatch, os, environ={}, getpid=lambda: PID, waitid=no_children, killpg=None, _exit=None)
-    modules = {"__main__": types.ModuleType("__main__"), "traceback": traceback}
-    stub(monkeypatch, sys, path=[], meta_path=[*sys.meta_path], modules=modules, version_info=(3, 11, 7))
-    stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
-    monkeypatch.setattr(guest, "peak_memory", lambda: 12_582_912)
-    monkeypatch.setattr(guest.Memory, "forget", lambda _: None)
-    monkeypatch.setattr(guest, "_LIBC", types.SimpleNamespace(fflush=lambda _: 0))
-    monkeypatch.setattr(SourceFileLoader, "get_code", lambda self, _: compile(source, self.path, "exec"))
+    stub_all(monkeypatch, source)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for frame in host:
@@ -199,9 +235,22 @@ def converse(monkeypatch, source, host):
         return b"".join(iter(lambda: ours.recv(65536), b""))
 
 
-def stub(monkeypatch, module, **instead):
-    """Replace some names of a module for the guest only."""
-    monkeypatch.setattr(guest, module.__name__, types.SimpleNamespace(**{**vars(module), **instead}))
+def stub_all(monkeypatch, source):
+    """Let the guest find this source, and clock, pid and version of the vectors."""
+    clock = iter(range(1, 100))
+    stub(monkeypatch, os, environ={}, getpid=lambda: PID, waitid=no_children, killpg=None, _exit=None)
+    modules = {"__main__": types.ModuleType("__main__"), "traceback": traceback}
+    stub(monkeypatch, sys, path=[], meta_path=[*sys.meta_path], modules=modules, version_info=(3, 11, 7))
+    stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
+    monkeypatch.setattr(guest, "peak_memory", lambda: 12_582_912)
+    monkeypatch.setattr(guest.Memory, "forget", lambda _: None)
+    monkeypatch.setattr(guest, "_LIBC", types.SimpleNamespace(fflush=lambda _: 0))
+    monkeypatch.setattr(SourceFileLoader, "get_code", lambda self, _: compile(source, self.path, "exec"))
+
+
+def stub(monkeypatch, module, program=guest, **instead):
+    """Replace some names of a module for a file of the guest program only."""
+    monkeypatch.setattr(program, module.__name__, types.SimpleNamespace(**{**vars(module), **instead}))
 
 
 def no_children(*_):

@@ -10,9 +10,10 @@ import pytest
 from actors.workers.pool import Phases, Waiter
 from actors.workers.scheduler import Scheduler, Step, next_step
 from config.modules.policies import WorkersPolicy
+from config.modules.spec import ModuleSpec
 from config.settings import ExecutorSettings
 from protocol.errors import ErrorKind, Failure
-from protocol.model import Isolation
+from protocol.model import Kind as Kinds
 
 CALM = {
     "idle": 0,
@@ -25,9 +26,9 @@ CALM = {
 }
 
 
-def module(name, *, concurrency=2, least=0):
-    workers = WorkersPolicy(min=least)
-    spec = SimpleNamespace(isolation=Isolation.WARM, concurrency=concurrency, workers=workers)
+def module(name, *, concurrency=2, least=0, calls=1, most=0):
+    workers = WorkersPolicy(min=least, max_calls=most)
+    spec = ModuleSpec(name, Kinds.INLINE, code="", concurrency=concurrency, calls=calls, workers=workers)
     return SimpleNamespace(digest=name, ref=name, spec=spec)
 
 

@@ -262,7 +262,7 @@ def test_what_the_guest_runs_passes_in_any_order(parts):
 def test_every_python_runs_it_and_finds_the_same(version, tmp_path):
     file = tmp_path / "handled.py"
     file.write_text("from . import x\ndef handlr(input): ...\ndef init(x): ...\n")
-    command = [PYTHONS[version], "-I", "-S", "-W", "error", source.__file__, str(file), "handler", "main.py", ""]
+    command = [PYTHONS[version], "-I", "-S", "-W", "error", source.__file__, str(file), "handler", "main.py", "", ""]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
 
     found = check(file.read_bytes(), "handler", RUNNING, "main.py", package=False).findings

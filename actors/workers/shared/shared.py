@@ -20,7 +20,7 @@ from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from actors.channel import Channel
     from actors.workers.call import Call
@@ -45,8 +45,9 @@ class Owner(Protocol):
     masked: MaskedLog | None
     reusable: bool
 
-    def expect_call(self, call: Call) -> None:
-        """Have the call interrupted at its deadline."""
+    @property
+    def expect(self) -> Callable[[float], None]:
+        """Takes the deadline of each call, which is interrupted then."""
 
     def drain(self) -> None:
         """Read the output up to now."""
@@ -184,7 +185,7 @@ class Shared:
         try:
             call.begin(running.wake)
             call.log.on_limit = call.interrupt
-            self.owner.expect_call(call)
+            self.owner.expect(call.deadline)
             try:
                 await self._begin(running, inbox)
                 while not running.over and not call.interrupted:
@@ -293,6 +294,6 @@ class Shared:
 
 
 def flush(running: Running) -> None:
-    """Write output that was held back."""
+    """Write the output that the masker holds back."""
     if isinstance(running.log, MaskedLog):
         running.log.flush()

@@ -14,12 +14,14 @@ import codecs
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 
 import msgspec
 import trio
 from attrs import frozen
 
 from protocol.events import (
+    ChildEvent,
     DroppedEvent,
     ErrorEvent,
     Event,
@@ -85,9 +87,8 @@ class EventStore:
         number = 0
         for event in events:
             at = event.at
-            self._restore_gap(
-                number, event.seq - event.events + 1 if isinstance(event, DroppedEvent) else event.seq, at
-            )
+            first = event.seq - event.events + 1 if isinstance(event, DroppedEvent) else event.seq
+            self._restore_gap(number, first, at)
             self._head.append(event)
             number = event.seq + 1
         self._restore_gap(number, next_seq, at)
@@ -143,12 +144,8 @@ class EventStore:
         """Yield the kept events from `start` on; of a gap, its part from there on, with the bytes of the whole gap."""
         tail = self._tail
         if tail and start >= tail[0].seq:
-            newest = []
-            for event in reversed(tail):  # readers that keep up want the last few
-                if event.seq < start:
-                    break
-                newest.append(event)
-            yield from reversed(newest)
+            newest = takewhile(lambda event: event.seq >= start, reversed(tail))
+            yield from reversed(tuple(newest))  # readers that keep up want the last few
             return
         for part in (self._head, self._middle, tail):
             for event in part:
@@ -240,6 +237,10 @@ class EventLog:
     def progress(self, done: float | None, total: float | None, text: str) -> None:
         """Add the progress that the handler reports."""
         self._add(ProgressEvent(self._number(), self._clock(), done, total, text))
+
+    def child(self, execution: str, module: str) -> None:
+        """Add that the handler called a module, as this execution."""
+        self._add(ChildEvent(self._number(), self._clock(), execution, module))
 
     def end_output(self) -> None:
         """End the streams of output: the rest of a split character becomes a replacement character."""

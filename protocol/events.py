@@ -60,6 +60,15 @@ class ProgressEvent(msgspec.Struct, frozen=True, tag="progress"):
     text: str = ""
 
 
+class ChildEvent(msgspec.Struct, frozen=True, tag="child"):
+    """The handler called a module, or submitted an execution to it."""
+
+    seq: int
+    at: float
+    id: str
+    module: str
+
+
 class DroppedEvent(msgspec.Struct, frozen=True, tag="dropped"):
     """Stands for events that were not kept; `seq` is the number of the last one."""
 
@@ -94,9 +103,9 @@ class ErrorEvent(msgspec.Struct, frozen=True, tag="error"):
     duration: float = 0.0
 
 
-Event = StatusEvent | OutputEvent | ItemEvent | ProgressEvent | DroppedEvent | ResultEvent | ErrorEvent
-KeptEvent = StatusEvent | OutputEvent | ItemEvent | ProgressEvent | DroppedEvent
+KeptEvent = StatusEvent | OutputEvent | ItemEvent | ProgressEvent | ChildEvent | DroppedEvent
 """The stored events: the last one is made from the execution itself."""
+Event = KeptEvent | ResultEvent | ErrorEvent
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[tuple[KeptEvent, ...]] = msgspec.json.Decoder(tuple[KeptEvent, ...])

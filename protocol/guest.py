@@ -19,7 +19,7 @@ from _frozen_importlib_external import PathFinder, spec_from_file_location
 
 import parts
 import values
-from parts import Channel, Refused, Stop, peak_memory, write_all
+from parts import Channel, Context, Refused, Stop, peak_memory, write_all
 from values import MAX_PATH, MAX_TEXT, BadInput, BadOutput, clean, encode_value
 
 try:
@@ -37,9 +37,8 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
 _HERE = os.path.dirname(__file__)
-_TYPED = {"protocol.authors." + name: os.path.join(_HERE, name + ".py") for name in ("readers", "typed")}
-_MANY = {"protocol." + name: os.path.join(_HERE, name + ".py") for name in ("sharing", "many")}
-_OURS = (__file__, parts.__file__, values.__file__) + tuple(_TYPED.values()) + tuple(_MANY.values())
+_MORE = {name: os.path.join(_HERE, name + ".py") for name in ("readers", "typed", "calling", "sharing", "many")}
+_OURS = (__file__, parts.__file__, values.__file__) + tuple(_MORE.values())
 _LATER = ("asyncio", "inspect", "select", "traceback")
 _FIRST = frozenset(
     ["_collections_abc", "_frozen_importlib", "_frozen_importlib_external", "abc", "codecs", "encodings", "genericpath"]
@@ -85,23 +84,24 @@ def standard(name, load=__import__):
     return _STANDARD[name]
 
 
-def later(files, program=sys.modules[__name__]):
-    """Import a part of this program that few modules need: the last one of these files."""
+def more(*names, package="protocol.authors.", program=sys.modules[__name__]):
+    """Import files of this program that only some handlers need; return the last one."""
+    names = [package + name for name in names]
     ours = {"protocol.values": values, "protocol.parts": parts, "protocol.guest": program}
-    theirs = {name: sys.modules[name] for name in (*ours, *files) if name in sys.modules}
+    theirs = {name: sys.modules[name] for name in (*ours, *names) if name in sys.modules}
 
     def load(_):
         sys.modules.update(ours)
-        for name, path in files.items():
-            spec = spec_from_file_location(name, path)
+        for name in names:
+            spec = spec_from_file_location(name, _MORE[name.rpartition(".")[2]])
             module = sys.modules[name] = module_from_spec(spec)
             spec.loader.exec_module(module)
             module.standard = standard
 
     try:
-        return standard(list(files)[-1], load)
+        return standard(names[-1], load)
     finally:
-        for name in (*ours, *files):
+        for name in (*ours, *names):
             sys.modules.pop(name, None)
         sys.modules.update(theirs)
 
@@ -208,34 +208,6 @@ class Running:
 RUNNING = Running()
 
 
-class Context:
-    """The second parameter of a handler: information about its execution."""
-
-    def __init__(self, channel, message):
-        self._channel = channel
-        self.execution_id = message["id"]
-        self.attempt = message["attempt"]
-        self.deadline = time.time() + message["deadline"]
-
-    @property
-    def remaining(self):
-        """Seconds until the runner ends the execution."""
-        return max(0.0, self.deadline - time.time())
-
-    def progress(self, done=None, total=None, text=""):
-        """Report progress to the watchers of the execution; do nothing after its answer."""
-        done = None if done is None else float(done)
-        total = None if total is None else float(total)
-        message = {
-            "type": "progress",
-            "id": self.execution_id,
-            "done": done,
-            "total": total,
-            "text": clean(str(text)[: MAX_TEXT // 4]),
-        }
-        self._channel.send(json.dumps(message, allow_nan=False).encode(), self.execution_id)
-
-
 def describe(problem):
     """Return type, message and traceback (only the user's frames) of an exception, even if its methods raise."""
     try:
@@ -306,7 +278,7 @@ class Module:
         self.main = self._load(hello)
         self.handler = self._find(hello)
         self.with_context = wants_context(self.handler)
-        self.plan = later(_TYPED).plan(self.handler) if self.with_context is None else None
+        self.plan = more("readers", "typed").plan(self.handler) if self.with_context is None else None
         init = getattr(self.main, "init", None)
         if callable(init):
             self.wait(init())
@@ -428,6 +400,7 @@ class Guest:
 
     def __init__(self, channel):
         self.channel = channel
+        channel.calling = lambda execution: more("calling").of(channel, execution)
         self.memory = Memory()
         self.left = False
         self.make, self.module = Module, None
@@ -561,6 +534,8 @@ class Guest:
             finally:
                 self.running = False
                 self.channel.speak_for(None)
+                if self.channel.calls is not None:
+                    self.channel.calls.finish()
             data = encode_value(value, room, "$", store)
             del value
         except BaseException as problem:  # sys.exit and KeyboardInterrupt are failures of the handler too
@@ -865,6 +840,6 @@ def main(alone=False):
     if hello is None or hello["type"] != "hello":
         return
     if hello.get("calls", 1) > 1:
-        later(_MANY).Many(guest).serve(hello)
+        more("sharing", "many", package="protocol.").Many(guest).serve(hello)
     elif guest.load(hello):
         guest.serve(hello["isolation"] == "fork")

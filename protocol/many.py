@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from protocol.guest import LoadError, Module, Running, failed, fields_of, flush, helpers, standard
+from protocol.guest import LoadError, Module, Running, failed, fields_of, flush, helpers, more, standard
 from protocol.parts import Refused, Stop
 from protocol.sharing import CALL, Call, Frames, Output
 from protocol.values import encode_value
@@ -72,6 +72,7 @@ class Many:
         self.guest = guest
         self.channel = guest.channel = Frames(guest.channel)
         self.calls = self.channel.calls
+        self.channel.read, self.channel.calling = self.read, self.calling_of
         self.ended = False
 
     def serve(self, hello):
@@ -117,7 +118,7 @@ class Many:
         """Take the messages of the host that are here."""
         if os.getpid() != self.guest.pid:  # a fork by a handler, which must not read
             os._exit(0)
-        if not self.channel._more(READ_BYTES):
+        if not self.channel.more(READ_BYTES):
             os.killpg(0, signal.SIGKILL)
         self.take_all()
 
@@ -143,6 +144,8 @@ class Many:
             elif kind in ("stored", "refused"):
                 call.reply = message
                 call.replied.set()
+            elif kind in ("called", "call_failed"):
+                call.hear(message)
 
     def begin(self, message):
         """Begin an execution."""
@@ -254,14 +257,31 @@ class Many:
             raise problem
         return data
 
+    def calling_of(self, execution):
+        """Return what an execution calls other modules by. Raises RuntimeError when it has ended."""
+        call = self.calls.get(execution)
+        if call is None:
+            raise RuntimeError("the execution has ended, and so have its calls")
+        made = more("calling").of(call.calling, execution)
+        call.calling.calls.reader = call.calling.calls  # the loop reads for it
+        return made
+
     async def tidy(self, call):
-        """End the tasks that a call has left."""
+        """End the tasks and the calls of other modules that a call has left."""
         me = asyncio.current_task()
         left = [task for task in call.tasks if task is not me and not task.done()]
         for task in left:
             task.cancel()
         if left:
             await asyncio.gather(*left, return_exceptions=True)
+        calls = call.calling.calls
+        if calls is not None:
+            with call.calling.turn, calls.changed:
+                calls.ended = True
+                calls.withdraw_all()
+            while calls.open and not call.stopped:
+                call.heard = self.loop.create_future()
+                await call.heard
 
 
 def needs_thread(*_):

@@ -76,6 +76,31 @@ class Refused(msgspec.Struct, tag="refused"):
     message: str
 
 
+class Called(msgspec.Struct, tag="called"):
+    """Host: the answer to `call`: what the other handler returned; null if the guest did not want to wait for it."""
+
+    id: str
+    number: int
+    child: str
+    """The execution that was called."""
+    value: msgspec.Raw
+    """The last field, so that its beginning can be found without a parser."""
+
+
+class CallFailed(msgspec.Struct, tag="call_failed"):
+    """Host: the other answer to `call`: why the other execution failed, or why none began."""
+
+    id: str
+    number: int
+    kind: str
+    message: str
+    child: str = ""
+    """The execution that failed; empty if none began."""
+    error_type: str | None = None
+    traceback: str | None = None
+    field: str | None = None
+
+
 class Kill(msgspec.Struct, tag="kill"):
     """Host, to a relay: kill the worker and everything that it started, answer `ended`, and end."""
 
@@ -147,6 +172,29 @@ class Progress(msgspec.Struct, tag="progress"):
     text: str = ""
 
 
+class Call(msgspec.Struct, tag="call"):
+    """Guest: execute another module."""
+
+    id: str
+    number: int
+    """Counts from 1 in each execution; the answer repeats it."""
+    module: str
+    input: msgspec.Raw
+    waits: bool = True
+    """False: `called` comes when the execution is accepted, which then depends on this one no more."""
+    version: str | None = None
+    key: str | None = None
+    """An idempotency key."""
+    priority: int | None = None
+
+
+class Withdraw(msgspec.Struct, tag="withdraw"):
+    """Guest: end a called execution that is not waited for any more. Its answer comes all the same."""
+
+    id: str
+    number: int
+
+
 class Result(msgspec.Struct, tag="result"):
     """Guest: the handler returned. `children`: the execution left processes; a relay has `killed` them.
 
@@ -205,9 +253,23 @@ class Pong(msgspec.Struct, tag="pong"):
     """Guest: answer to `ping`."""
 
 
-HostMessage = Hello | Execute | Cancel | File | Stored | Refused | Kill | Ping | Shutdown
+HostMessage = Hello | Execute | Cancel | File | Stored | Refused | Called | CallFailed | Kill | Ping | Shutdown
 GuestMessage = (
-    Ready | LoadFailed | Item | Store | Part | Printed | Progress | Result | Error | Output | Limit | Ended | Pong
+    Ready
+    | LoadFailed
+    | Item
+    | Store
+    | Part
+    | Printed
+    | Progress
+    | Call
+    | Withdraw
+    | Result
+    | Error
+    | Output
+    | Limit
+    | Ended
+    | Pong
 )
 
 _encoder = msgspec.json.Encoder()

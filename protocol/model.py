@@ -168,6 +168,14 @@ class Execution(Struct, frozen=True):
     """The execution that it repeats."""
     rerun_root: str | None = None
     """The first execution of the chain of repetitions that it belongs to."""
+    parent: str | None = None
+    """The execution whose handler called or submitted it."""
+    root: str | None = None
+    """The execution at the beginning of the chain of calls that led to it; None where no handler called it."""
+    depth: int = 0
+    """How many calls of handlers led to it, each from within the one before."""
+    reach: str | None = None
+    """The globs of the modules that its first caller may use, as a JSON array; None for all. Not shown."""
     group: str | None = None
     """The value by which its module groups it, as JSON."""
     idempotency_key: str | None = None
@@ -195,6 +203,8 @@ class Execution(Struct, frozen=True):
     """Set by those who show an execution that has not ended; it is not recorded."""
     reruns: tuple[str, ...] = ()
     """The executions that repeat it, the newest first. Set by the history where one is read; it is not recorded."""
+    children: tuple[str, ...] = ()
+    """The executions that its handler called or submitted, the newest first. Set and not recorded, as `reruns`."""
     started_at: float | None = None
     """When the first attempt had a worker."""
     finished_at: float | None = None

@@ -7,12 +7,15 @@ import _thread
 import json
 import os
 import signal
+import time
 
-from values import clean, pieces_of, read_json
+from values import MAX_TEXT, clean, pieces_of, read_json
 
 HEADER_BYTES = 4
 MAX_PIECE = 1 << 20
 MAX_NAME = 200
+CALLING = ("call", "map", "submit", "call_async", "map_async", "submit_async")
+"""The ways to call other modules."""
 END = b"\0"
 """The payload of the byte frame that ends a file."""
 
@@ -33,7 +36,9 @@ class Channel:
     """Frames over one blocking descriptor. Any thread may send; processes forked by user code may not.
 
     `library` imports a module of the standard library, also where user code hides it. `execution` is the id of the last
-    one, `stored` counts the stored values, `storing` tells whether one is being stored.
+    one, `stored` counts the stored values, `storing` tells whether one is being stored. `calls` are those of the
+    execution to other modules, if it made some; they read the channel then. `calling` makes them. Who sends frames that
+    must follow each other has the `turn`.
     """
 
     def __init__(self, fd, library=__import__):
@@ -45,30 +50,33 @@ class Channel:
         self.storing = False
         self.cancelled = False
         self.before_store = None
+        self.calls = None
+        self.calling = None
         self._buffer = bytearray()
-        self._speaker = None
+        self.speaker = None
         self.adopt()
 
     def adopt(self):
         """Let this process send; called in a fork, where another thread may have owned the lock."""
-        self._owner = os.getpid()
+        self.owner = os.getpid()
+        self.turn = _thread.RLock()
         self._lock = _thread.allocate_lock()
 
     def speak_for(self, execution):
         """Let only this execution, or None, report progress: threads may outlive the answer of their execution."""
-        if os.getpid() == self._owner:
+        if os.getpid() == self.owner:
             with self._lock:
-                self._speaker = execution
+                self.speaker = execution
                 self.execution = execution or self.execution
 
     def receive(self):
         """Return the next message as a dict, or None if the host is gone."""
         while len(self._buffer) < HEADER_BYTES:
-            if not self._more(1 << 16):
+            if not self.more(1 << 16):
                 return None
         size = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
         while len(self._buffer) < HEADER_BYTES + size:
-            if not self._more(max(1 << 16, HEADER_BYTES + size - len(self._buffer))):
+            if not self.more(max(1 << 16, HEADER_BYTES + size - len(self._buffer))):
                 return None
         payload = bytes(self._buffer[HEADER_BYTES : HEADER_BYTES + size])
         del self._buffer[: HEADER_BYTES + size]
@@ -78,16 +86,18 @@ class Channel:
             return read_json(payload)
         except (ValueError, RecursionError, OverflowError) as problem:
             # Valid JSON that this Python cannot read: a number of 5,000 digits. `input` is the last field.
-            message = json.loads(payload.partition(b',"input":')[0] + b"}")
-            message["unreadable"] = "$" + getattr(problem, "path", "$.input")[len("$.input") :], problem
+            name = "value" if payload.startswith(b'{"type":"called"') else "input"
+            message = json.loads(payload.partition(b',"%s":' % name.encode())[0] + b"}")
+            message["unreadable"] = "$" + getattr(problem, "path", "")[len("$.") + len(name) :], problem
             return message
 
     def whole(self):
-        """Return whether a whole frame is here, so that `receive` does not wait."""
+        """Return whether a whole frame has been read."""
         size = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
-        return len(self._buffer) >= HEADER_BYTES and len(self._buffer) >= HEADER_BYTES + size
+        return HEADER_BYTES <= len(self._buffer) >= HEADER_BYTES + size
 
-    def _more(self, size):
+    def more(self, size):
+        """Read once, at most so many bytes; return whether the host is there."""
         try:
             data = os.read(self.fd, size)
         except ConnectionResetError:
@@ -107,10 +117,10 @@ class Channel:
 
         If the host is gone, or user code closed the channel, the process ends.
         """
-        if os.getpid() != self._owner:
+        if os.getpid() != self.owner:
             return
         with self._lock:
-            if execution not in (None, self._speaker):
+            if execution not in (None, self.speaker):
                 return
             try:
                 write_all(self.fd, len(payload).to_bytes(HEADER_BYTES, "big") + payload)
@@ -126,25 +136,26 @@ class Channel:
 
         Raises Refused, Stop, and what reading a file raises; the answer to the execution then abandons the file.
         """
-        if os.getpid() != self._owner:  # a fork by the handler that returned: the host's answer is not for it
+        if os.getpid() != self.owner:  # a fork by the handler that returned: the host's answer is not for it
             os._exit(0)
         if self.before_store is not None:
             self.before_store()
         name, media_type = clean(name)[-MAX_NAME:], clean(media_type)[:MAX_NAME]
         answer, execution = None, self.execution
-        self.storing = True
-        try:
-            self.say({"type": "store", "id": execution, "name": name, "media_type": media_type})
-            for piece in pieces_of(source, min(MAX_PIECE, self.max_bytes)):
-                if answer is None and self.waiting():
-                    answer = self._answer(execution)
-                self._send_piece(piece)
-            self._send_piece(b"")
-            answer = answer or self._answer(execution)
-            self.stored += 1
-            return answer["file"]
-        finally:
-            self.storing = False
+        with self.turn:
+            self.storing = True
+            try:
+                self.say({"type": "store", "id": execution, "name": name, "media_type": media_type})
+                for piece in pieces_of(source, min(MAX_PIECE, self.max_bytes)):
+                    if answer is None and self.waiting():
+                        answer = self._answer(execution, self.calls is None)
+                    self._send_piece(piece)
+                self._send_piece(b"")
+                answer = answer or self._answer(execution)
+                self.stored += 1
+                return answer["file"]
+            finally:
+                self.storing = False
 
     def _send_piece(self, piece):
         """Write a byte frame without a copy of its bytes. If it is cut off, nothing can follow: the process ends."""
@@ -158,10 +169,12 @@ class Channel:
             except BaseException:  # also of a signal handler of user code
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def _answer(self, execution):
+    def _answer(self, execution, waits=True):
         """Return the `stored` of the host. Raises Refused for its other answer, and Stop if it ends the execution."""
         while not self.cancelled:
-            message = self.receive()
+            message = self.receive() if self.calls is None else self.calls.stored(waits)
+            if message is None and not waits:
+                return None
             if message is None:
                 os.killpg(0, signal.SIGKILL)
             if message["type"] == "refused" and message["id"] == execution:
@@ -192,6 +205,40 @@ class Buffer:
             found.append(bytes(self.data[HEADER_BYTES:end]))
             del self.data[:end]
         return found
+
+
+class Context:
+    """The second parameter of a handler: information about its execution."""
+
+    def __init__(self, channel, message):
+        self._channel = channel
+        self.execution_id = message["id"]
+        self.attempt = message["attempt"]
+        self.deadline = time.time() + message["deadline"]
+
+    @property
+    def remaining(self):
+        """Seconds until the runner ends the execution."""
+        return max(0.0, self.deadline - time.time())
+
+    def __getattr__(self, name):
+        """Return one of the ways to call other modules."""
+        if name not in CALLING:
+            raise AttributeError("a context has no attribute %r" % name)
+        return getattr(self._channel.calling(self.execution_id), name)
+
+    def progress(self, done=None, total=None, text=""):
+        """Report progress to the watchers of the execution; do nothing after its answer."""
+        done = None if done is None else float(done)
+        total = None if total is None else float(total)
+        message = {
+            "type": "progress",
+            "id": self.execution_id,
+            "done": done,
+            "total": total,
+            "text": clean(str(text)[: MAX_TEXT // 4]),
+        }
+        self._channel.send(json.dumps(message, allow_nan=False).encode(), self.execution_id)
 
 
 class Inbox:

@@ -14,8 +14,7 @@ import signal
 import threading
 import weakref
 
-from protocol.guest import Context
-from protocol.parts import END, HEADER_BYTES, MAX_NAME, MAX_PIECE, Channel, Refused, Stop, write_all
+from protocol.parts import END, HEADER_BYTES, MAX_NAME, MAX_PIECE, Channel, Context, Refused, Stop, write_all
 from protocol.values import clean, pieces_of
 
 CALL = contextvars.ContextVar("operato_call", default=None)
@@ -33,6 +32,27 @@ class Told(Context):
         Context.progress(self, done, total, text)
 
 
+class Calling:
+    """The channel for the calls of one execution to other modules, whose answers come by its `calls`."""
+
+    before_store = None
+
+    def __init__(self, channel, execution):
+        self.channel, self.execution = channel, execution
+        self.turn = _thread.RLock()
+        self.calls, self.cancelled = None, False
+        self.owner, self.max_bytes, self.store = channel.owner, channel.max_bytes, channel.store
+
+    @property
+    def speaker(self):
+        """The execution while it runs."""
+        return self.execution if self.execution in self.channel.calls else None
+
+    def send(self, payload):
+        """Write one whole frame."""
+        self.channel.send(payload, self.execution)
+
+
 class Call:
     """One execution that runs."""
 
@@ -44,6 +64,8 @@ class Call:
         self.tasks = weakref.WeakSet()
         self.started = self.stopped = False
         self.items = self.stored = 0
+        self.calling = Calling(channel, self.id)
+        self.heard = None
         self.reply = None
         self.replied = threading.Event()
         self.printed, self.sizes = {"stdout": [], "stderr": []}, {"stdout": 0, "stderr": 0}
@@ -55,8 +77,19 @@ class Call:
         if not self.stopped:
             self.stopped = True
             self.replied.set()
+            self.hear({"type": "cancel"})
             if self.started:  # a task that is cancelled before could not answer
                 self.task.cancel()
+
+    def hear(self, message):
+        """Take an answer to a call of another module, or the end of this execution."""
+        calls = self.calling.calls
+        if calls is not None:
+            with calls.changed:
+                calls.hear(message)
+            calls.send_later()
+        if self.heard is not None and not self.heard.done():
+            self.heard.set_result(None)
 
     def print(self, stream, data):
         """Add output; return whether it is to be sent: whole lines, as they come."""
@@ -86,6 +119,8 @@ class Frames(Channel):
         self._waiting = []
         self._writing = False
         self._buffer = channel._buffer
+        self.loop_thread = _thread.get_ident()
+        self.read = None
 
     def adopt(self):
         """Let this process send."""
@@ -107,7 +142,7 @@ class Frames(Channel):
 
     def _write(self, execution, payloads, ended):
         """Write frames one behind the other. What a destructor sends meanwhile is written by the send around it."""
-        if os.getpid() != self._owner:
+        if os.getpid() != self.owner:
             return
         self._waiting.append((execution, payloads, ended))
         with self._lock:
@@ -146,7 +181,7 @@ class Frames(Channel):
     def store(self, source, name, media_type):
         """Send bytes to the host's store and wait for its answer, in a thread. Raises as `Channel.store`."""
         call = CALL.get()
-        if call is None or call.stopped or os.getpid() != self._owner:
+        if call is None or call.stopped or os.getpid() != self.owner:
             raise Stop
         name, media_type = clean(name)[-MAX_NAME:], clean(media_type)[:MAX_NAME]
         call.reply = None
@@ -160,7 +195,10 @@ class Frames(Channel):
         else:
             self.send_piece(call, b"")
         while call.reply is None and not call.stopped:
-            call.replied.wait(1)
+            if _thread.get_ident() == self.loop_thread:  # an input of another module: the reader itself waits
+                self.read()
+            else:
+                call.replied.wait(1)
         if call.stopped:
             raise Stop
         if call.reply["type"] == "refused":
@@ -182,7 +220,7 @@ class Output(io.BufferedIOBase):
         """Write bytes."""
         data = bytes(data)
         call = CALL.get()
-        if call is None or call.id not in self._channel.calls or os.getpid() != self._channel._owner:
+        if call is None or call.id not in self._channel.calls or os.getpid() != self._channel.owner:
             write_all(self._fd, data)
         elif call.print(self._stream, data):
             self._channel.send_output(call, self._stream)

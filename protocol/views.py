@@ -118,6 +118,9 @@ class Origin(TypedDict):
     scheduled_for: Annotated[float | None, Meta(description="The instant of the schedule.")]
     rerun_of: Annotated[str | None, Meta(description="The execution that it repeats.")]
     rerun_root: Annotated[str | None, Meta(description="The first execution of its chain of repetitions.")]
+    parent: Annotated[str | None, Meta(description="The execution whose handler called or submitted it.")]
+    root: Annotated[str | None, Meta(description="The first execution of the chain of calls that led to it.")]
+    depth: Annotated[int, Meta(description="How many calls of handlers led to it.")]
     group: Annotated[str | None, Meta(description="The value by which its module groups it, as JSON.")]
 
 
@@ -129,6 +132,7 @@ class RecordedExecution(Execution, History, Origin):
     """All that is known of an execution."""
 
     reruns: Annotated[tuple[str, ...], Meta(description="The executions that repeat it, at most 100, newest first.")]
+    children: Annotated[tuple[str, ...], Meta(description="The executions that it called, at most 100, newest first.")]
     input: Json
 
 
@@ -153,6 +157,7 @@ def recorded(execution: model.Execution) -> RecordedExecution:
         **_history(execution),
         **_origin(execution),
         "reruns": execution.reruns,
+        "children": execution.children,
         "input": msgspec.Raw(execution.input),
     }
 
@@ -203,6 +208,9 @@ def _origin(execution: model.Execution) -> Origin:
         "scheduled_for": _rounded(execution.scheduled_for),
         "rerun_of": execution.rerun_of,
         "rerun_root": execution.rerun_root,
+        "parent": execution.parent,
+        "root": execution.root,
+        "depth": execution.depth,
         "group": execution.group,
     }
 

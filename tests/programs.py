@@ -20,7 +20,7 @@ try:
     import parts
     import values
 
-    many = guest.later(guest._MANY)
+    many = guest.more("sharing", "many", package="protocol.")
 finally:
     sys.path.remove(str(FOLDER))
     for name in ("guest", "parts", "values"):

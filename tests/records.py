@@ -79,6 +79,10 @@ def full():
         scheduled_for=NOW,
         rerun_of="e1",
         rerun_root="e0",
+        parent="e2",
+        root="e0",
+        depth=2,
+        reach='["a*"]',
         group='"kim"',
         on_end=Telling((Recipient((Status.SUCCEEDED,), "http://example.org/", None, {"env": "X"}),), 2),
         timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
@@ -127,7 +131,7 @@ def rows(folder, sql="select * from executions order by id"):
 def make_older(folder):
     """Give a database the schema of the first release that converts it."""
     with closing(sqlite3.connect(folder / "history.db")) as link, link:
-        for name in ("schedule", "rerun_of", "rerun_root", "due"):
+        for name in ("schedule", "rerun_of", "rerun_root", "parent", "root", "due"):
             link.execute(f"drop index executions_by_{name}")
         for step in tables.STEPS.values():
             for statement in step:

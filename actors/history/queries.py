@@ -30,8 +30,8 @@ from protocol.views import DEFAULT_PAGE, MAX_PAGE
 LOOKED_AT: Final = 5_000
 """Rows of an index that one page reads at most: some ten milliseconds."""
 
-MAX_RERUNS: Final = 100
-"""Repetitions that one execution shows."""
+MAX_LINKED: Final = 100
+"""Repetitions, and children, that one execution shows."""
 LOOKED_UP: Final = 500
 """Ids in one statement."""
 UNREADABLE: Final = "unreadable"
@@ -50,6 +50,8 @@ _place_decoder: Final[msgspec.json.Decoder[Place]] = msgspec.json.Decoder(Place)
 # Indexes that a list may follow, the most selective first; the index of callers is tried as well.
 _LEADS: Final[tuple[tuple[str, ...], ...]] = (
     ("rerun_of",),
+    ("parent",),
+    ("root",),
     ("schedule",),
     ("module", "failure_kind"),
     ("failure_kind",),
@@ -74,6 +76,8 @@ class Query:
     subject: str | None = None
     schedule: str | None = None
     rerun_of: str | None = None
+    parent: str | None = None
+    root: str | None = None
     unresolved: bool = False
     """Only failures without a later success in their chain of repetitions."""
     modules: tuple[str, ...] = ()
@@ -165,6 +169,8 @@ def _filters(query: Query) -> dict[str, str]:
         "subject": query.subject,
         "schedule": query.schedule,
         "rerun_of": query.rerun_of,
+        "parent": query.parent,
+        "root": query.root,
     }
     return {name: value for name, value in filters.items() if value is not None}
 
@@ -245,8 +251,9 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
     found = _readable(connection, row)
     if found is None:
         return None
+    found = replace(found, children=_linked(connection, "parent", name))
     if found.status.final:
-        found = replace(found, reruns=_reruns(connection, name))
+        found = replace(found, reruns=_linked(connection, "rerun_of", name))
     pieces = sa.select(events.c.events).where(events.c.id == name).order_by(events.c.first_seq)
     stored = connection.execute(pieces).scalars().all()
     try:
@@ -256,9 +263,10 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
         return replace(found, events=joined(waiting) if waiting else NOTHING)
 
 
-def _reruns(connection: sa.Connection, name: str) -> tuple[str, ...]:
-    wanted = sa.select(executions.c.id).where(executions.c.rerun_of == name)
-    return tuple(connection.execute(_newest_first(wanted).limit(MAX_RERUNS)).scalars())
+def _linked(connection: sa.Connection, column: str, name: str) -> tuple[str, ...]:
+    """Return the newest executions that name an execution in this column."""
+    wanted = sa.select(executions.c.id).where(executions.c[column] == name)
+    return tuple(connection.execute(_newest_first(wanted).limit(MAX_LINKED)).scalars())
 
 
 def decodable(piece: bytes) -> bytes:

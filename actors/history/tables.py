@@ -16,7 +16,7 @@ from actors import outbox
 from actors.sqlite import begin, check_schema
 from protocol.model import Execution, Status, Timings
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """Raise it with every change here, and add the step from the schema before it to `STEPS`."""
 STEPS: Final = {
     2: (
@@ -35,6 +35,12 @@ STEPS: Final = {
         "alter table executions add column rerun_root text",
         'alter table executions add column "group" text',
         "alter table executions add column on_end text",
+    ),
+    4: (
+        "alter table executions add column parent text",
+        "alter table executions add column root text",
+        "alter table executions add column depth bigint not null default 0",
+        "alter table executions add column reach text",
     ),
 }
 """Statements that make of a database with this schema one with the next. Missing indexes are made after all steps."""
@@ -107,7 +113,7 @@ sa.Index(
     sqlite_where=_keyed,
 )
 
-for _name in ("schedule", "rerun_of"):
+for _name in ("schedule", "rerun_of", "parent", "root"):
     _some = executions.c[_name].is_not(None)
     sa.Index(
         f"executions_by_{_name}", executions.c[_name], executions.c.created_at, executions.c.id, sqlite_where=_some

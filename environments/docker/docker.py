@@ -50,6 +50,7 @@ _MODULES = ("values", "parts", "guest", "relay")
 _FILES = {
     "many.py": "many.py",
     "sharing.py": "sharing.py",
+    "calling.py": "authors/calling.py",
     "readers.py": "authors/readers.py",
     "typed.py": "authors/typed.py",
     "library/operato.py": "authors/operato.py",

@@ -21,7 +21,7 @@ from protocol.model import Kind
 
 GUEST_FILES = {
     **{name: name for name in ("guest.py", "many.py", "parts.py", "sharing.py", "values.py")},
-    **{name: f"authors/{name}" for name in ("readers.py", "typed.py")},
+    **{name: f"authors/{name}" for name in ("calling.py", "readers.py", "typed.py")},
     "library/operato.py": "authors/operato.py",
 }
 """The files of the guest program, and their places in `protocol`. Only user code imports what is in `library`."""

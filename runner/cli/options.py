@@ -168,6 +168,10 @@ _FILTERS = (
     click.option("--caller", default=None, metavar="SUBJECT", help="only of this caller (the subject of its token)"),
     click.option("--schedule", default=None, metavar="NAME", help="only those that this schedule started"),
     click.option("--rerun-of", default=None, metavar="ID", help="only repetitions of this execution"),
+    click.option("--parent", default=None, metavar="ID", help="only those that the handler of this execution called"),
+    click.option(
+        "--root", default=None, metavar="ID", help="only those that this execution led to, calls within calls"
+    ),
     click.option("--unresolved", is_flag=True, help="only failures without a later success of a repetition"),
     click.option(
         "--since",
@@ -179,6 +183,9 @@ _FILTERS = (
 )
 
 
+_PLAIN_FILTERS = ("module", "version", "status", "error", "schedule", "rerun_of", "parent", "root")
+
+
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the filters of a list to a command, which gets them as `filters`."""
 
@@ -187,7 +194,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         from runner.client import moment
 
         filters = {"subject": given.pop("caller"), "unresolved": "true" if given.pop("unresolved") else None}
-        filters |= {name: given.pop(name) for name in ("module", "version", "status", "error", "schedule", "rerun_of")}
+        filters |= {name: given.pop(name) for name in _PLAIN_FILTERS}
         filters |= {name: moment(given.pop(name), f"--{name}") for name in ("since", "until")}
         return command(filters=filters, **given)
 

@@ -12,6 +12,7 @@ from attrs import frozen
 from protocol import views
 from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
 from protocol.events import (
+    ChildEvent,
     DroppedEvent,
     Error,
     ErrorEvent,
@@ -46,7 +47,7 @@ class Refused(msgspec.Struct, frozen=True, tag="error"):
 
 
 Message: TypeAlias = (
-    Begun | StatusEvent | OutputEvent | ItemEvent | ProgressEvent | DroppedEvent | ResultEvent | ErrorEvent
+    Begun | StatusEvent | OutputEvent | ItemEvent | ProgressEvent | ChildEvent | DroppedEvent | ResultEvent | ErrorEvent
 )
 Show: TypeAlias = Callable[[Message], Awaitable[None]]
 

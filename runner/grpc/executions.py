@@ -282,6 +282,8 @@ def _query(request: v1.ListExecutionsRequest) -> Query:
         subject=request.subject or None,
         schedule=request.schedule or None,
         rerun_of=request.rerun_of or None,
+        parent=request.parent or None,
+        root=request.root or None,
         unresolved=request.unresolved,
         since=seconds(request.since),
         until=seconds(request.until),

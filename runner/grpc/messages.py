@@ -13,6 +13,7 @@ from actors.history import ModuleStats
 from actors.registry import Published
 from protocol.errors import ErrorKind, Failure, error
 from protocol.events import (
+    ChildEvent,
     DroppedEvent,
     ErrorEvent,
     Event,
@@ -158,6 +159,8 @@ def _event_member(event: Event) -> dict[str, Any]:  # noqa: PLR0911  (one for ea
             return {"item": make(v1.ItemEvent, value_json=_text(bytes(event.value)))}
         case ProgressEvent():
             return {"progress": make(v1.ProgressEvent, done=event.done, total=event.total, text=event.text)}
+        case ChildEvent():
+            return {"child": make(v1.ChildEvent, id=event.id, module_name=event.module)}
         case DroppedEvent():
             return {"dropped": make(v1.DroppedEvent, events=event.events, bytes=event.bytes)}
         case ResultEvent():

@@ -168,6 +168,8 @@ def _query(request: Request) -> Query:
         subject=request["subject"],
         schedule=request["schedule"],
         rerun_of=request["rerun_of"],
+        parent=request["parent"],
+        root=request["root"],
         unresolved=request["unresolved"],
         since=request["since"],
         until=request["until"],

@@ -156,7 +156,7 @@ def check(root, name):
     exec("def typed(size: 'int', more: 'list' = ()): return size", named)
     for handler in (named["typed"], wraps(named["typed"])(lambda *args, **named: 1)):
         assert guest.wants_context(handler) is None
-        assert guest.later(guest._TYPED).plan(handler).arguments({"size": 3.0}, None) == ((), {"size": 3})
+        assert guest.more("readers", "typed").plan(handler).arguments({"size": 3.0}, None) == ((), {"size": 3})
     try: module.call(0, None, None)
     except ZeroDivisionError as problem: assert "in handler" in guest.describe(problem)[2], guest.describe(problem)
 wrong = []

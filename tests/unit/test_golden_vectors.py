@@ -20,6 +20,7 @@ import pytest
 
 from protocol import frames, messages
 from tests.programs import guest, many, parts, values
+from tests.programs import source as guest_source
 
 SPEC = Path(__file__).parents[2] / "protocol" / "SPEC.md"
 PID = 4242
@@ -27,6 +28,14 @@ GREETS = b"""
 def handler(value, /, context):
     context.progress(1, 2, "half")
     yield "Hello " + value["name"]
+"""
+CALLS = """
+def handler(value, /, context):
+    try:
+        %s
+    except Exception as problem:
+        assert isinstance(problem, ZeroDivisionError) or problem.kind == "timeout"
+    return ["Hello " + value["name"]]
 """
 CONVERSATIONS = {
     "a call": (GREETS, ["execute"], ["ready", "progress", "item", "result"]),
@@ -57,6 +66,21 @@ CONVERSATIONS = {
         b"def handler(value, /):\n    return {'plot': b'\\x89PNG'}\n",
         ["execute", "refused"],
         ["ready", "store", "error: refused"],
+    ),
+    "a call of a module": (
+        CALLS % "context.call('price', {'id': 7})",
+        ["execute", "called"],
+        ["ready", "call", "result"],
+    ),
+    "a call that fails": (
+        CALLS % "context.call('price', {'id': 7})",
+        ["execute", "call_failed"],
+        ["ready", "call", "result"],
+    ),
+    "a call that is withdrawn": (
+        CALLS % "context.map('price', ({'id': 7 // n} for n in (1, 0)))",
+        ["execute", "called"],
+        ["ready", "call", "withdraw", "result"],
     ),
     "no import": (b"import no_such_library\n", [], ["load_failed"]),
     "what a worker does not know": (GREETS, ["cancel", "file", "last piece", "kill", "ping"], ["ready", "pong"]),
@@ -239,13 +263,17 @@ def stub_all(monkeypatch, source):
     """Let the guest find this source, and clock, pid and version of the vectors."""
     clock = iter(range(1, 100))
     stub(monkeypatch, os, environ={}, getpid=lambda: PID, waitid=no_children, killpg=None, _exit=None)
-    modules = {"__main__": types.ModuleType("__main__"), "traceback": traceback}
+    modules = {"__main__": types.ModuleType("__main__"), "threading": threading, "traceback": traceback}
     stub(monkeypatch, sys, path=[], meta_path=[*sys.meta_path], modules=modules, version_info=(3, 11, 7))
     stub(monkeypatch, time, perf_counter=lambda: next(clock) * 0.25)
     monkeypatch.setattr(guest, "peak_memory", lambda: 12_582_912)
+    monkeypatch.setitem(guest._MORE, "calling", str(guest_source("calling.py")))
     monkeypatch.setattr(guest.Memory, "forget", lambda _: None)
     monkeypatch.setattr(guest, "_LIBC", types.SimpleNamespace(fflush=lambda _: 0))
-    monkeypatch.setattr(SourceFileLoader, "get_code", lambda self, _: compile(source, self.path, "exec"))
+    monkeypatch.setattr(SourceFileLoader, "get_code", lambda self, _: compile(code(self.path), self.path, "exec"))
+
+    def code(path):
+        return source if path.startswith("/srv/") else Path(path).read_bytes()
 
 
 def stub(monkeypatch, module, program=guest, **instead):

@@ -134,6 +134,7 @@ def test_results_pass_through() -> None:
         (events.OutputEvent(1, 2.5, Stream.STDERR, "x"), "output", {"stream": v1.OutputStream.STDERR, "text": "x"}),
         (events.ItemEvent(1, 2.5, msgspec.Raw(b"[1]")), "item", {"value_json": "[1]"}),
         (events.ProgressEvent(1, 2.5, 0.0, None, ""), "progress", {"done": 0.0, "total": None, "text": ""}),
+        (events.ChildEvent(1, 2.5, "e9", "price"), "child", {"id": "e9", "module_name": "price"}),
         (events.DroppedEvent(1, 2.5, 3, 4), "dropped", {"events": 3, "bytes": 4}),
         (events.ResultEvent(1, 2.5, Status.SUCCEEDED, msgspec.Raw(b"null")), "result", {"result_json": "null"}),
         (

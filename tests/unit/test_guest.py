@@ -410,7 +410,7 @@ def test_host_and_guest_cut_the_same_frames(said, cuts):
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     pieces = [stream[a:b] for a, b in itertools.pairwise(places) if a < b]
     channel = guest.Channel(-1)
-    channel._more = lambda _size: bool(pieces) and not channel._buffer.extend(pieces.pop(0))
+    channel.more = lambda _size: bool(pieces) and not channel._buffer.extend(pieces.pop(0))
 
     assert [channel.receive() for _ in said] == said
     assert channel.receive() is None

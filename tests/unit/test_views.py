@@ -36,13 +36,13 @@ PARTS = {
     "summary": {"record"},
 }
 """Fields of the model that are shown under other names."""
-NOT_SHOWN = {"events_count", "input_hash", "on_end"}
+NOT_SHOWN = {"events_count", "input_hash", "on_end", "reach"}
 """The first numbers events: every reader of events sees the numbers themselves. The second is for comparing keys, the
-third has addresses, which can be secrets."""
+third has addresses, which can be secrets; the fourth belongs to the token of the caller."""
 IN_MESSAGES = {"module": "module_name"}
 NOT_IN_MESSAGES = {"result", "stdout", "stderr", "input"}
 """Payloads: fields of the responses around an `Execution` message."""
-NOT_IN_TABLES = {"waiting", "reruns"}
+NOT_IN_TABLES = {"waiting", "reruns", "children"}
 """True of the moment only."""
 IN_TABLES = {
     "module": {"executions.module", "executions.version"},

@@ -168,6 +168,8 @@ FILTERS: Final = (
     Parameter("subject", "Executions of this caller.", text()),
     Parameter("schedule", "Executions that this schedule started.", text()),
     Parameter("rerun_of", "Repetitions of the execution with this ID.", text()),
+    Parameter("parent", "Executions that the handler of this one called or submitted.", text()),
+    Parameter("root", "Executions that this one led to, by calls within calls.", text()),
     Parameter("unresolved", "Failures without a later success in the chain of their repetitions.", flag(default=False)),
     SINCE,
     UNTIL,

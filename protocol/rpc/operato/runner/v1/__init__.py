@@ -358,6 +358,12 @@ class ListExecutionsRequest(betterproto.Message):
     unresolved: bool = betterproto.bool_field(12)
     """Failed, and no later success in the chain of its repetitions."""
 
+    parent: str = betterproto.string_field(13)
+    """The execution whose handler called or submitted it."""
+
+    root: str = betterproto.string_field(14)
+    """The execution at the beginning of the chain of calls that led to it."""
+
 
 @dataclass(eq=False, repr=False)
 class ListExecutionsResponse(betterproto.Message):
@@ -496,6 +502,9 @@ class ExecutionEvent(betterproto.Message):
     error: "Error" = betterproto.message_field(9, group="event")
     """The end: it failed or was cancelled."""
 
+    child: "ChildEvent" = betterproto.message_field(11, group="event")
+    """The handler called a module, or submitted an execution to it."""
+
     execution: "Execution" = betterproto.message_field(10)
     """The execution; only with the last event."""
 
@@ -536,6 +545,17 @@ class ItemEvent(betterproto.Message):
 
     value_json: str = betterproto.string_field(1)
     """The item, as JSON."""
+
+
+@dataclass(eq=False, repr=False)
+class ChildEvent(betterproto.Message):
+    """An execution that the handler called or submitted."""
+
+    id: str = betterproto.string_field(1)
+    """Its id."""
+
+    module_name: str = betterproto.string_field(2)
+    """The name of its module."""
 
 
 @dataclass(eq=False, repr=False)
@@ -691,6 +711,20 @@ class Execution(betterproto.Message):
     reruns: List[str] = betterproto.string_field(37)
     """
     The executions that repeat it, at most 100, the newest first; only from GetExecution.
+    """
+
+    parent: str = betterproto.string_field(38)
+    """The execution whose handler called or submitted it."""
+
+    root: str = betterproto.string_field(39)
+    """The execution at the beginning of the chain of calls that led to it."""
+
+    depth: int = betterproto.int32_field(40)
+    """How many calls of handlers led to it."""
+
+    children: List[str] = betterproto.string_field(41)
+    """
+    The executions that its handler called or submitted, at most 100, the newest first; only from GetExecution.
     """
 
 

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
 
 from actors.events import EventLog
-from actors.workers.call import Call
 from environments import proc
 from protocol.errors import ErrorKind, Failure
 from protocol.events import OutputEvent
+from protocol.model import Kind
 from tests.support import open_rig
+from tests.workers import Flag, chosen
 
-pytestmark = pytest.mark.trio
-ASYNC = """
-    import asyncio
+WAITS = """
+    import asyncio, os, sys, threading, time
+    from operato import File, context
 
-    async def handler(input):
-        await asyncio.sleep(input)
-        return input
+    async def flag(path):
+        while not os.path.exists(path):
+            await asyncio.sleep(0.002)
 """
 
 
@@ -31,6 +33,11 @@ ASYNC = """
 async def rig(tmp_path):
     async with open_rig(tmp_path / "rig") as rig:
         yield rig
+
+
+@pytest.fixture(params=["inline-warm", "docker-warm"])
+def how(request):
+    return chosen(request)
 
 
 async def all_of(rig, module, values, **options):
@@ -43,17 +50,388 @@ async def all_of(rig, module, values, **options):
     async with trio.open_nursery() as nursery:
         for place, value in enumerate(values):
             nursery.start_soon(one, place, value)
-    return [found[place] for place in range(len(found))]
+    return [found[place] for place in range(len(values))]
+
+
+@asynccontextmanager
+async def beside(rig, module, value, **options):
+    """Give the call that runs while the block does, and then its outcome as `ran`."""
+    running = SimpleNamespace(call=None, ran=None)
+
+    async def run():
+        running.ran = await rig.call(module, value, on_call=lambda call: setattr(running, "call", call), **options)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await rig.wait_until(lambda: running.call is not None, "it does not begin")
+        yield running
 
 
 async def test_a_hundred_calls_take_one_worker_and_the_time_of_one(rig):
-    module = await rig.publish(ASYNC, calls=100)
+    code = """
+        import asyncio
+
+        async def handler(input):
+            await asyncio.sleep(input)
+            return input
+    """
+    module = await rig.publish(code, calls=100)
     first = await rig.call(module, 0)
     before = proc.resident_bytes(first.pid)
     began = trio.current_time()
 
     ran = await all_of(rig, module, [1] * 100)
-    took = trio.current_time() - began
-    print("seconds", took, "memory", before, proc.resident_bytes(first.pid))
-    assert {each.value for each in ran} == {1}
-    assert {each.pid for each in ran} == {first.pid}
+
+    assert trio.current_time() - began < 1.5
+    assert {(each.value, each.pid) for each in ran} == {(1, first.pid)}
+    assert proc.resident_bytes(first.pid) < before + (8 << 20)
+    assert rig.inline.statistics().started == 1
+
+
+async def test_each_call_has_its_own_output_files_and_context(rig, how, tmp_path):
+    code = (
+        WAITS
+        + """
+    async def handler(n, file: File, go):
+        print("begin", n, end="")
+        late = asyncio.create_task(flag("/never"))
+        await flag(go)
+        print(" end", n)
+        await asyncio.to_thread(print, "thread", n, file=sys.stderr)
+        context().progress(n, 2, "half")
+        assert context().execution_id, context()
+        yield File(file.read_bytes() * 2, name=f"{n}.txt")
+        yield n
+    """
+    )
+    stored = {}
+    module = await rig.publish(code, calls=2, timeout=60, **how)
+    flags, sources = Flag(rig, how, tmp_path), [tmp_path / str(n) for n in range(2)]
+    for n, source in enumerate(sources):
+        source.write_text(f"content {n} " * 300_000)
+    files = [{f"sha256:{n}": (source, "a.txt")} for n, source in enumerate(sources)]
+    found = [None, None]
+
+    async def one(n):
+        value = {"n": n, "file": {"$file": {"id": f"sha256:{n}"}}, "go": flags.path}
+        found[n] = await rig.call(module, value, files=files[n], store=storing(stored))
+
+    async with trio.open_nursery() as nursery:
+        for n in range(2):
+            nursery.start_soon(one, n)
+        executor = rig.executors[module.spec.env]
+        await rig.wait_until(lambda: executor.statistics().calls == 2, "they do not run")
+        assert executor.statistics().busy == 1
+        flags.touch()
+
+    for n, ran in enumerate(found):
+        name = f"{n}.txt"
+        assert ran.value == [{"$file": {"id": name}}, n]
+        assert stored[name] == sources[n].read_bytes() * 2
+        assert ran.stdout == f"begin {n} end {n}\n"
+        assert ran.stderr == f"thread {n}\n"
+        assert (ran.events[0].done, len(ran.events)) == (n, 3)
+    await rig.settled(executor)
+
+
+def storing(stored):
+    """Return a store that keeps contents by their names."""
+
+    @asynccontextmanager
+    async def store(name, media_type):
+        parts = []
+
+        class Writing:
+            async def write(self, data):
+                await trio.lowlevel.checkpoint()
+                parts.append(bytes(data))
+
+            async def finish(self):
+                stored[name] = b"".join(parts)
+                return SimpleNamespace(described={"id": name})
+
+        yield Writing()
+
+    return store
+
+
+async def test_output_of_no_single_call_goes_to_all_and_is_marked(rig, how, tmp_path):
+    code = (
+        WAITS
+        + """
+    async def handler(input):
+        if input.get("prints"):
+            os.write(1, b"by C\\n")
+        await flag(input["go"])
+    """
+    )
+    flag = Flag(rig, how, tmp_path)
+    module = await rig.publish(code, calls=2, timeout=60, **how)
+    logs = [EventLog(limit=1 << 20, keep=1 << 20) for _ in range(2)]
+    async with beside(rig, module, {"go": flag.path}, log=logs[0]) as first:
+        await rig.wait_until(lambda: rig.executors[module.spec.env].statistics().calls == 1, "it does not run")
+        async with beside(rig, module, {"go": flag.path, "prints": True}, log=logs[1]) as second:
+            await rig.wait_until(lambda: all(log.printed for log in logs), "it is not printed")
+            flag.touch()
+
+    for each, log in ((first, logs[0]), (second, logs[1])):
+        assert each.ran.value is None
+        assert [(e.text, e.shared) for e in log.kept() if isinstance(e, OutputEvent)] == [("by C\n", True)]
+
+
+@pytest.mark.parametrize("end", ["cancel", "timeout", "output"])
+async def test_one_call_ends_softly_and_the_others_go_on(rig, how, tmp_path, end):
+    code = (
+        WAITS
+        + """
+    async def handler(input):
+        if input.get("ends"):
+            if input["ends"] == "output":
+                print("x" * 2000)
+            try:
+                await asyncio.sleep(100)
+            finally:
+                print("soft")
+        await flag(input["go"])
+        return os.getpid()
+    """
+    )
+    flag = Flag(rig, how, tmp_path)
+    module = await rig.publish(code, calls=2, timeout=60, output=1000, **how)
+    why = Failure(ErrorKind.CANCELLED, "it is cancelled")
+    kinds = {"cancel": ErrorKind.CANCELLED, "timeout": ErrorKind.TIMEOUT, "output": ErrorKind.OUTPUT_LIMIT}
+    async with beside(rig, module, {"go": flag.path}) as other:
+        executor = rig.executors[module.spec.env]
+        await rig.wait_until(lambda: executor.statistics().calls == 1, "it does not run")
+        async with beside(rig, module, {"ends": end}, timeout=0.2 if end == "timeout" else None) as ending:
+            if end == "cancel":
+                await rig.wait_until(lambda: executor.statistics().calls == 2, "it does not run")
+                ending.call.cancel(why)
+        assert ending.ran.kind is kinds[end]
+        flag.touch()
+
+    assert other.ran.pid == ending.ran.pid
+    assert isinstance(other.ran.value, int)
+    again = await rig.call(module, {"go": flag.path})
+    assert again.pid == other.ran.pid
+    assert executor.statistics().started == 1
+
+
+async def test_a_caller_that_goes_away_ends_its_call_only(rig, tmp_path):
+    code = (
+        WAITS
+        + """
+    async def handler(input):
+        try:
+            await asyncio.sleep(100) if input.get("sleeps") else await flag(input["go"])
+        finally:
+            if input.get("sleeps"):
+                open(input["sleeps"], "w").close()
+    """
+    )
+    module = await rig.publish(code, calls=2)
+    async with beside(rig, module, {"go": str(tmp_path / "go")}) as other:
+        await rig.wait_until(lambda: rig.inline.statistics().calls == 1, "it does not run")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.call, module, {"sleeps": str(tmp_path / "ended")})
+            await rig.wait_until(lambda: rig.inline.statistics().calls == 2, "it does not run")
+            await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+        assert (tmp_path / "ended").exists()
+        (tmp_path / "go").touch()
+
+    assert other.ran.value is None
+
+
+@pytest.mark.parametrize("blocks", ["time.sleep(100)", "await stubborn()"])
+async def test_a_call_that_does_not_stop_ends_the_worker_and_others_are_lost(rig, how, tmp_path, blocks):
+    code = (
+        WAITS
+        + f"""
+    async def stubborn():
+        while True:
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                pass
+
+    async def handler(input):
+        if input:
+            {blocks}
+        await asyncio.sleep(100)
+    """
+    )
+    module = await rig.publish(code, calls=3, timeout=60, **how)
+    executor = rig.executors[module.spec.env]
+    async with beside(rig, module, None) as other:
+        await rig.wait_until(lambda: executor.statistics().calls == 1, "it does not run")
+        await trio.sleep(0.1)
+        blocking = await rig.call(module, 1, timeout=0.3)
+
+    assert blocking.kind is ErrorKind.TIMEOUT
+    assert other.ran.kind is ErrorKind.LOST
+    assert "`calls`" in other.ran.failure.message
+    await rig.settled(executor)
+    assert executor.statistics().idle == 0
+
+
+async def test_a_killed_worker_ends_all_its_calls_and_the_next_ones_get_another(rig):
+    code = (
+        WAITS
+        + """
+    async def handler(input):
+        await asyncio.sleep(input)
+        return os.getpid()
+    """
+    )
+    module = await rig.publish(code, calls=10)
+    pid = (await rig.call(module, 0)).value
+    found = []
+
+    async def one():
+        found.append(await rig.call(module, 100))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(one)
+        await rig.wait_until(lambda: rig.inline.statistics().calls == 10, "they do not run")
+        os.kill(pid, signal.SIGKILL)
+
+    assert {each.kind for each in found} <= {ErrorKind.WORKER_CRASHED, ErrorKind.LOST}
+    assert (await rig.call(module, 0)).value != pid
+    await rig.settled()
+
+
+async def test_workers_are_filled_before_more_are_started(rig, tmp_path):
+    code = (
+        WAITS
+        + """
+    async def handler(input):
+        await flag(input)
+        return os.getpid()
+    """
+    )
+    module = await rig.publish(code, calls=3, concurrency=7)
+    go, found, reasons = str(tmp_path / "go"), [], []
+    async with trio.open_nursery() as nursery:
+
+        async def one():
+            found.append((await rig.call(module, go)).value)
+
+        for _ in range(9):
+            nursery.start_soon(one)
+        await rig.wait_until(lambda: rig.inline.statistics().calls == 7, "they do not run")
+        now = rig.inline.statistics()
+        assert (now.workers, now.busy, now.waiting) == (3, 3, 2)
+        pool = rig.inline._scheduler.pool(module)
+        reasons.append(pool.reason(trio.current_time()))
+        Path(go).touch()
+
+    assert len(set(found)) <= 3
+    assert reasons == ["its 7 calls run in 3 of its workers, as many as `concurrency` allows; callers that wait: 2"]
+    assert rig.inline.statistics().started == 3
+
+
+async def test_a_worker_is_replaced_after_its_calls(rig):
+    code = (
+        WAITS
+        + """
+    async def handler(input):
+        await asyncio.sleep(0.01)
+        return os.getpid()
+    """
+    )
+    from config.modules.policies import WorkersPolicy
+
+    module = await rig.publish(code, calls=4, workers=WorkersPolicy(max_calls=5))
+    pids = [each.value for each in await all_of(rig, module, [None] * 20)]
+
+    assert max(pids.count(pid) for pid in pids) <= 5
+
+
+async def test_processes_that_a_call_leaves_end_when_no_call_runs(rig, tmp_path):
+    code = (
+        WAITS
+        + """
+    import subprocess
+
+    async def handler(input):
+        if input:
+            await flag(input)
+            return None
+        return subprocess.Popen(["sleep", "1000"]).pid
+    """
+    )
+    module = await rig.publish(code, calls=2)
+    async with beside(rig, module, str(tmp_path / "go")) as other:
+        await rig.wait_until(lambda: rig.inline.statistics().calls == 1, "it does not run")
+        leaves = await rig.call(module, None)
+        assert proc.alive(leaves.value)
+        (tmp_path / "go").touch()
+
+    assert other.ran.value is None
+    assert not proc.alive(leaves.value)
+    assert any("sleep" in each for each in other.ran.killed)
+
+
+async def test_a_handler_that_is_not_async_is_refused_by_its_worker(rig):
+    code = """
+    def wrapped(function):
+        return function
+
+    @wrapped
+    def handler(input):
+        return input
+    """
+    ran = await rig.run(code, calls=2)
+
+    assert ran.kind is ErrorKind.LOAD_FAILED
+    assert "write `async def`" in ran.failure.message
+
+
+async def test_secrets_are_masked_in_each_call(tmp_path):
+    code = (
+        WAITS
+        + """
+    async def handler(input):
+        print(os.environ["KEY"], input)
+        os.write(1, os.environ["KEY"].encode() + b"\\n")
+        await asyncio.sleep(0.01)
+        raise ValueError(os.environ["KEY"])
+    """
+    )
+    from config.secrets import Secret
+
+    secret = Secret("OPERATO_SECRET_KEY")
+    async with open_rig(tmp_path / "rig", secrets=lambda wanted: dict.fromkeys(wanted, "hidden-value")) as rig:
+        module = await rig.publish(code, calls=5, secrets={"KEY": secret})
+        for n, ran in enumerate(await all_of(rig, module, range(5))):
+            assert "hidden" not in ran.stdout + str(ran.failure)
+            assert f"*** {n}\n" in ran.stdout
+
+
+async def test_memory_is_a_limit_of_the_worker(rig):
+    code = (
+        WAITS
+        + """
+    kept = []
+
+    async def handler(input):
+        if input:
+            kept.append(b"x" * input)
+        await asyncio.sleep(100)
+    """
+    )
+    if rig.limits.memory is None:
+        pytest.skip("no limits")
+    module = await rig.publish(code, calls=2, memory=64 << 20)
+    async with beside(rig, module, 0) as other:
+        await rig.wait_until(lambda: rig.inline.statistics().calls == 1, "it does not run")
+        much = await rig.call(module, 200 << 20)
+
+    assert much.kind is ErrorKind.OUT_OF_MEMORY
+    assert other.ran.kind is ErrorKind.OUT_OF_MEMORY
+
+
+def test_only_warm_kinds_are_listed():
+    assert Kind.INLINE

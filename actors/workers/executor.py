@@ -10,6 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
+import structlog
 import trio
 from attrs import define, field, frozen
 
@@ -22,6 +23,7 @@ from actors.workers.pool import Phases, Pool, Waiter
 from actors.workers.scheduler import Scheduler, can_lend
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
+from config.modules import crowding
 from config.secrets import LookUp
 from config.settings import ExecutorSettings
 from environments.base import Availability, Environment
@@ -31,6 +33,8 @@ from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_dow
 _MAINTENANCE_SECONDS = 1.0
 _LOOK_SECONDS: Final = 0.01
 """All callers are looked at when one has waited too long, but not more often than this."""
+
+log = structlog.get_logger("executor")
 
 
 async def trust(module: Published) -> None:
@@ -153,6 +157,7 @@ class Executor:
     _starter: Starter = field(init=False)
     _scheduler: Scheduler = field(init=False)
     _timeouts: Timeouts = field(init=False)
+    _served: frozenset[str] = field(default=frozenset(), init=False)
 
     def __attrs_post_init__(self) -> None:
         given = self.environment, self.settings, self.limits, self.max_frame_bytes, self.secrets, self.verify
@@ -288,6 +293,10 @@ class Executor:
         """
         mine = {m.digest: m for m in snapshot.everything() if m.spec.env is self.environment.kind}
         served = frozenset(m.digest for m in snapshot.modules.values()) & mine.keys()
+        for digest in served - self._served:
+            if text := crowding(mine[digest].spec, self.settings.max_workers):
+                log.warning("a module asks for too many workers", module=str(mine[digest].ref), why=text)
+        self._served = served
         self._scheduler.publish(frozenset(mine), served)
         self._starter.build_ahead([self._scheduler.pool(mine[digest]) for digest in served])
 

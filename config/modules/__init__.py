@@ -22,6 +22,7 @@ from config.modules.policies import GroupPolicy, RetryPolicy, limit_of
 from config.modules.spec import (
     ModuleSpec,
     as_written,
+    crowding,
     name_of_module,
     read_spec,
     spec_from_mapping,
@@ -50,6 +51,7 @@ __all__ = [
     "as_written",
     "clashes",
     "conflict_text",
+    "crowding",
     "limit_of",
     "loop_from",
     "loop_text",

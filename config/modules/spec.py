@@ -113,6 +113,15 @@ class ModuleSpec:
         return -(-self.concurrency // self.calls)
 
 
+def crowding(spec: ModuleSpec, max_workers: int) -> str | None:
+    """Return the warning about a module that asks for more workers than all modules of its kind may run together."""
+    workers = spec.most_workers
+    if spec.isolation is Isolation.NONE or workers <= max(policies.WORKERS, max_workers):
+        return None
+    reason = f"`concurrency` {spec.concurrency} needs {workers} workers, but `max_workers` is {max_workers}"
+    return f"{reason}; lower it, or raise `max_workers`, or for an async handler `calls`"
+
+
 def spec_from_mapping(
     data: Mapping[str, Any], *, base: Path | None, allow_path: bool, trusted: bool = False, checked: bool = False
 ) -> ModuleSpec:

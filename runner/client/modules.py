@@ -31,7 +31,7 @@ _FLAT = ("workers", "retry", "backoff", "variables")
 _ABOUT = ("tags", "description")
 _SECTIONS = {
     "code": ("handler", "python", "requirements", "constraints", "dependencies", "channels", "image", "digest"),
-    "calls": ("isolation", "concurrency", "workers", "retry", "timeout", "queue_timeout", "record"),
+    "calls": ("isolation", "calls", "concurrency", "workers", "retry", "timeout", "queue_timeout", "record"),
     "starts": ("build_timeout", "start_timeout", "variables", "secrets"),
     "limits": ("memory", "cpus", "processes", "output", "network", "user", "writable", "shm"),
     "input": ("input_schema",),

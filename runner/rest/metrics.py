@@ -144,6 +144,7 @@ class RunnerCollector(Collector):
             for state in states
         ]
         yield _gauge("operato_workers", "Workers by state; a busy worker runs an execution.", workers)
+        yield _gauge("operato_calls", "Calls that run in workers, or are about to.", each("calls"))
         yield _gauge("operato_spare_workers", "Started interpreters without a module.", each("spares"))
         yield _gauge("operato_kept_memory_bytes", "Memory of idle workers.", each("kept_memory"))
         evicted = "Idle workers retired for others, or because memory was short."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,12 @@ import pytest
 import trio
 
 from actors.events import EventLog
+from config.modules.policies import Backoff, RetryPolicy, WorkersPolicy
+from config.secrets import Secret
 from environments import proc
 from protocol.errors import ErrorKind, Failure
 from protocol.events import OutputEvent
-from protocol.model import Kind
-from tests.support import open_rig
+from tests.support import ANYBODY, inline, open_rig, open_service
 from tests.workers import Flag, chosen
 
 WAITS = """
@@ -24,6 +26,7 @@ WAITS = """
     from operato import File, context
 
     async def flag(path):
+        print("begun")
         while not os.path.exists(path):
             await asyncio.sleep(0.002)
 """
@@ -55,15 +58,17 @@ async def all_of(rig, module, values, **options):
 
 @asynccontextmanager
 async def beside(rig, module, value, **options):
-    """Give the call that runs while the block does, and then its outcome as `ran`."""
-    running = SimpleNamespace(call=None, ran=None)
+    """Give a call that has printed and runs while the block does, and then its outcome as `ran`."""
+    log = EventLog(limit=module.spec.output, keep=1 << 20)
+    running = SimpleNamespace(call=None, ran=None, log=log)
 
     async def run():
-        running.ran = await rig.call(module, value, on_call=lambda call: setattr(running, "call", call), **options)
+        on_call = partial(setattr, running, "call")
+        running.ran = await rig.call(module, value, on_call=on_call, log=log, **options)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        await rig.wait_until(lambda: running.call is not None, "it does not begin")
+        await rig.wait_until(lambda: log.printed, "it does not begin")
         yield running
 
 
@@ -92,10 +97,14 @@ async def test_each_call_has_its_own_output_files_and_context(rig, how, tmp_path
     code = (
         WAITS
         + """
+    async def never():
+        await asyncio.sleep(1000)
+
     async def handler(n, file: File, go):
         print("begin", n, end="")
-        late = asyncio.create_task(flag("/never"))
-        await flag(go)
+        late = asyncio.create_task(never())
+        while not os.path.exists(go):
+            await asyncio.sleep(0.002)
         print(" end", n)
         await asyncio.to_thread(print, "thread", n, file=sys.stderr)
         context().progress(n, 2, "half")
@@ -167,16 +176,17 @@ async def test_output_of_no_single_call_goes_to_all_and_is_marked(rig, how, tmp_
     )
     flag = Flag(rig, how, tmp_path)
     module = await rig.publish(code, calls=2, timeout=60, **how)
-    logs = [EventLog(limit=1 << 20, keep=1 << 20) for _ in range(2)]
-    async with beside(rig, module, {"go": flag.path}, log=logs[0]) as first:
-        await rig.wait_until(lambda: rig.executors[module.spec.env].statistics().calls == 1, "it does not run")
-        async with beside(rig, module, {"go": flag.path, "prints": True}, log=logs[1]) as second:
-            await rig.wait_until(lambda: all(log.printed for log in logs), "it is not printed")
-            flag.touch()
+    both = []
+    prints = {"go": flag.path, "prints": True}
+    async with beside(rig, module, {"go": flag.path}) as first, beside(rig, module, prints) as second:
+        both += [first, second]
+        await rig.wait_until(lambda: all(each.log.printed == 11 for each in both), "it is not printed")
+        flag.touch()
 
-    for each, log in ((first, logs[0]), (second, logs[1])):
+    for each in both:
         assert each.ran.value is None
-        assert [(e.text, e.shared) for e in log.kept() if isinstance(e, OutputEvent)] == [("by C\n", True)]
+        shown = [(event.text, event.shared) for event in each.log.kept() if isinstance(event, OutputEvent)]
+        assert sorted(shown) == [("begun\n", False), ("by C\n", True)]
 
 
 @pytest.mark.parametrize("end", ["cancel", "timeout", "output"])
@@ -186,8 +196,7 @@ async def test_one_call_ends_softly_and_the_others_go_on(rig, how, tmp_path, end
         + """
     async def handler(input):
         if input.get("ends"):
-            if input["ends"] == "output":
-                print("x" * 2000)
+            print("begun" if input["ends"] != "output" else "x" * 2000)
             try:
                 await asyncio.sleep(100)
             finally:
@@ -200,12 +209,10 @@ async def test_one_call_ends_softly_and_the_others_go_on(rig, how, tmp_path, end
     module = await rig.publish(code, calls=2, timeout=60, output=1000, **how)
     why = Failure(ErrorKind.CANCELLED, "it is cancelled")
     kinds = {"cancel": ErrorKind.CANCELLED, "timeout": ErrorKind.TIMEOUT, "output": ErrorKind.OUTPUT_LIMIT}
+    executor = rig.executors[module.spec.env]
     async with beside(rig, module, {"go": flag.path}) as other:
-        executor = rig.executors[module.spec.env]
-        await rig.wait_until(lambda: executor.statistics().calls == 1, "it does not run")
         async with beside(rig, module, {"ends": end}, timeout=0.2 if end == "timeout" else None) as ending:
             if end == "cancel":
-                await rig.wait_until(lambda: executor.statistics().calls == 2, "it does not run")
                 ending.call.cancel(why)
         assert ending.ran.kind is kinds[end]
         flag.touch()
@@ -223,20 +230,17 @@ async def test_a_caller_that_goes_away_ends_its_call_only(rig, tmp_path):
         + """
     async def handler(input):
         try:
-            await asyncio.sleep(100) if input.get("sleeps") else await flag(input["go"])
+            await flag(input["go"])
         finally:
-            if input.get("sleeps"):
-                open(input["sleeps"], "w").close()
+            if input.get("ended"):
+                open(input["ended"], "w").close()
     """
     )
     module = await rig.publish(code, calls=2)
     async with beside(rig, module, {"go": str(tmp_path / "go")}) as other:
-        await rig.wait_until(lambda: rig.inline.statistics().calls == 1, "it does not run")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.call, module, {"sleeps": str(tmp_path / "ended")})
-            await rig.wait_until(lambda: rig.inline.statistics().calls == 2, "it does not run")
-            await trio.sleep(0.05)
-            nursery.cancel_scope.cancel()
+        with trio.CancelScope() as scope:
+            async with beside(rig, module, {"go": "/never", "ended": str(tmp_path / "ended")}):
+                scope.cancel()
         assert (tmp_path / "ended").exists()
         (tmp_path / "go").touch()
 
@@ -256,6 +260,7 @@ async def test_a_call_that_does_not_stop_ends_the_worker_and_others_are_lost(rig
                 pass
 
     async def handler(input):
+        print("begun")
         if input:
             {blocks}
         await asyncio.sleep(100)
@@ -264,8 +269,6 @@ async def test_a_call_that_does_not_stop_ends_the_worker_and_others_are_lost(rig
     module = await rig.publish(code, calls=3, timeout=60, **how)
     executor = rig.executors[module.spec.env]
     async with beside(rig, module, None) as other:
-        await rig.wait_until(lambda: executor.statistics().calls == 1, "it does not run")
-        await trio.sleep(0.1)
         blocking = await rig.call(module, 1, timeout=0.3)
 
     assert blocking.kind is ErrorKind.TIMEOUT
@@ -341,8 +344,6 @@ async def test_a_worker_is_replaced_after_its_calls(rig):
         return os.getpid()
     """
     )
-    from config.modules.policies import WorkersPolicy
-
     module = await rig.publish(code, calls=4, workers=WorkersPolicy(max_calls=5))
     pids = [each.value for each in await all_of(rig, module, [None] * 20)]
 
@@ -364,7 +365,6 @@ async def test_processes_that_a_call_leaves_end_when_no_call_runs(rig, tmp_path)
     )
     module = await rig.publish(code, calls=2)
     async with beside(rig, module, str(tmp_path / "go")) as other:
-        await rig.wait_until(lambda: rig.inline.statistics().calls == 1, "it does not run")
         leaves = await rig.call(module, None)
         assert proc.alive(leaves.value)
         (tmp_path / "go").touch()
@@ -400,8 +400,6 @@ async def test_secrets_are_masked_in_each_call(tmp_path):
         raise ValueError(os.environ["KEY"])
     """
     )
-    from config.secrets import Secret
-
     secret = Secret("OPERATO_SECRET_KEY")
     async with open_rig(tmp_path / "rig", secrets=lambda wanted: dict.fromkeys(wanted, "hidden-value")) as rig:
         module = await rig.publish(code, calls=5, secrets={"KEY": secret})
@@ -417,21 +415,48 @@ async def test_memory_is_a_limit_of_the_worker(rig):
     kept = []
 
     async def handler(input):
+        print("begun")
         if input:
             kept.append(b"x" * input)
         await asyncio.sleep(100)
     """
     )
-    if rig.limits.memory is None:
-        pytest.skip("no limits")
     module = await rig.publish(code, calls=2, memory=64 << 20)
     async with beside(rig, module, 0) as other:
-        await rig.wait_until(lambda: rig.inline.statistics().calls == 1, "it does not run")
         much = await rig.call(module, 200 << 20)
 
     assert much.kind is ErrorKind.OUT_OF_MEMORY
     assert other.ran.kind is ErrorKind.OUT_OF_MEMORY
 
 
-def test_only_warm_kinds_are_listed():
-    assert Kind.INLINE
+async def test_lost_calls_are_tried_again_by_the_policy_of_their_module(tmp_path):
+    code = (
+        WAITS
+        + """
+    async def handler(input, context):
+        if input == "blocks" and context.attempt == 1:
+            while not os.path.exists(PATH):
+                await asyncio.sleep(0.002)
+            time.sleep(100)
+        elif context.attempt == 1:
+            open(PATH, "w").close()
+            await asyncio.sleep(100)
+        return context.attempt
+    """.replace("PATH", repr(str(tmp_path / "begun")))
+    )
+    retry = RetryPolicy(attempts=2, backoff=Backoff(initial=0.01, max=0.01, jitter=0.0), on=(ErrorKind.LOST,))
+    module = inline("m", code, calls=2, timeout=30.0, retry=retry)
+    found = {}
+    async with open_service(tmp_path / "runner", [module]) as service:
+
+        async def one(value, timeout):
+            found[value] = await service.execute(ANYBODY, "m", b'"%s"' % value.encode(), timeout=timeout)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one, "blocks", 1.0)
+            nursery.start_soon(one, "waits", None)
+
+    assert found["blocks"].failure.kind is ErrorKind.TIMEOUT
+    assert found["waits"].result == b"2"
+    (first,) = found["waits"].failed_attempts
+    assert first.failure.kind is ErrorKind.LOST

@@ -435,6 +435,15 @@ CASES: list[tuple[str, ...]] = [
     ("workers: 3", "workers: is not a mapping"),
     ("workers: {mn: 3}", "workers.mn: unknown field; did you mean 'min'?"),
     ("workers: {min: 5}", "workers.min: 5 is more than concurrency, which is 4"),
+    ("calls: 0", f"calls: 0 {OUT} from 1 to 1000"),
+    (
+        "calls: 10, concurrency: 25, workers: {min: 4}",
+        "workers.min: 4 is more than concurrency, which is 25, needs (3)",
+    ),
+    *(
+        (f"calls: 2, isolation: {each}", f"calls: is for isolation: warm, where calls share a worker, not for {each}")
+        for each in ("fork", "fresh")
+    ),
     ("workers: {min: -1}", f"workers.min: -1 {OUT} 0 or more"),
     ("workers: {idle: 0}", f"workers.idle: 0s {OUT} more than 0s and at most 7d"),
     ("workers: {max_calls: -1}", f"workers.max_calls: -1 {OUT} 0 or more"),

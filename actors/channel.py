@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import msgspec
+import trio
 
 from environments.base import Guest, InterruptedWaitError, Store, refusal, storing
 from protocol import frames, messages
-from protocol.errors import Failure, RunnerError
+from protocol.errors import ErrorKind, Failure, RunnerError
 
 _ON_THEIR_WAY: Final = 64 << 20
 """Bytes that a guest may still send until it notices a refusal."""
@@ -23,6 +24,23 @@ class Log(Protocol):
 
     def progress(self, done: float | None, total: float | None, text: str) -> None:
         """Add progress."""
+
+
+class Nested(Protocol):
+    """The calls of other modules that a handler makes."""
+
+    @property
+    def open(self) -> int:
+        """How many have no answer yet."""
+
+    def begin(self, message: messages.Call, reply: Callable[[messages.HostMessage], Awaitable[None]]) -> None:
+        """Begin one; `reply` sends its answer. Raises ProtocolError for a number that is in use, and for too many."""
+
+    def withdraw(self, number: int) -> None:
+        """End one that is not waited for any more."""
+
+    def stop(self) -> None:
+        """End all, as the handler is being stopped; begin no more."""
 
 
 class UnaskedError(messages.ProtocolError):
@@ -42,6 +60,7 @@ class Channel:
         self._pending: list[bytes] = []
         self._answered = ""  # the id of the last answer
         self._interrupted = False
+        self._replying: trio.Lock | None = None
 
     def interrupt(self) -> None:
         """Make the wait for the guest, and until `resume` each later one, raise InterruptedWaitError."""
@@ -65,11 +84,16 @@ class Channel:
         return bool(self._pending) or self._decoder.partial or self._guest.has_spoken()
 
     async def answer(
-        self, execution: str, store: Store | None, log: Log, drain: Callable[[], None]
+        self,
+        execution: str,
+        store: Store | None,
+        log: Log,
+        drain: Callable[[], None],
+        nested: Nested | None = None,
     ) -> tuple[messages.Result | messages.Error, Failure | None]:
         """Return the answer to an execution, and why a file of it was refused, if one was.
 
-        `log` gets items and progress, after `drain` has read the output before them.
+        `log` gets items and progress, after `drain` has read the output before them, `nested` the calls of modules.
         """
 
         def progress(message: messages.Progress) -> None:
@@ -81,7 +105,7 @@ class Channel:
             message = await self.receive()
             match message:
                 case messages.Result() | messages.Error() if message.id == execution:
-                    self._answered = execution
+                    self._end(execution, nested)
                     return message, None
                 case messages.Item() if message.id == execution:
                     drain()
@@ -94,11 +118,38 @@ class Channel:
                     if answer is not None:
                         self._answered = execution
                         return answer, refused
+                case messages.Call() | messages.Withdraw() if message.id == execution:
+                    drain()
+                    await self._call(message, nested)
                 case messages.Result() | messages.Error() if message.id == self._answered:
                     # A second answer, so the first was written by user code; the guest has not read this call.
                     raise UnaskedError("it answered twice")
                 case _:
                     raise messages.ProtocolError(f"an answer was expected, not {type(message).__name__}")
+
+    def _end(self, execution: str, nested: Nested | None) -> None:
+        """Note that an execution has its answer."""
+        if nested is not None and nested.open:
+            raise messages.ProtocolError("it answered while its calls of modules were open")
+        self._answered = execution
+
+    async def _call(self, message: messages.Call | messages.Withdraw, nested: Nested | None) -> None:
+        """Begin or withdraw a call of a module; without `nested` it is refused."""
+        if isinstance(message, messages.Withdraw):
+            if nested is not None:
+                nested.withdraw(message.number)
+            return
+        if nested is not None:
+            nested.begin(message, self.reply)
+            return
+        await self.reply(no_call(message))
+
+    async def reply(self, message: messages.HostMessage) -> None:
+        """Send the answer to a call of a module; in any task, also while another one receives."""
+        if self._replying is None:
+            self._replying = trio.Lock()
+        async with self._replying:
+            await self.send(message)
 
     async def receive_last(self) -> messages.Result | messages.Error:
         """Return the answer to an execution that is being stopped; drop everything before it."""
@@ -159,6 +210,12 @@ class Channel:
                 raise InterruptedWaitError
             self._pending = self._decoder.feed(await self._guest.receive())
         return self._pending.pop(0)
+
+
+def no_call(message: messages.Call) -> messages.CallFailed:
+    """Return the answer to a call by a module that may call none."""
+    text = f"the module calls {message.module!r}, but none is in its field `calls_modules`; add the name there"
+    return messages.CallFailed(message.id, message.number, ErrorKind.FORBIDDEN, text, field="calls_modules")
 
 
 def abandoned(message: messages.GuestMessage, execution: str) -> messages.Error:

@@ -400,7 +400,7 @@ class Guest:
 
     def __init__(self, channel):
         self.channel = channel
-        channel.calling = lambda execution: more("calling").of(channel, execution)
+        channel.calling = self.calling
         self.memory = Memory()
         self.left = False
         self.make, self.module = Module, None
@@ -411,6 +411,11 @@ class Guest:
             signal.SIGTERM: (self.on_term, signal.SIG_DFL),
             signal.SIGINT: (self.on_int, signal.default_int_handler),
         }
+
+    def calling(self, execution):
+        """Return the calls of the running execution to other modules; several threads may begin at once."""
+        with self.channel.turn:
+            return more("calling").of(self.channel, execution)
 
     def take_signals(self):
         """Give user code and its children the signals that a shell gives a program, however the host was started."""

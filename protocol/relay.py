@@ -44,6 +44,7 @@ class Relay:
         self.keep, self.kills = frozenset(), out_of_memory_kills()
         self.worker, self.poller, self.actions = None, select.poll(), {}
         self.seq, self.decoders = 0, {}
+        self.later = bytearray()
 
     def start(self):
         """Fork the worker. Return True in the worker, which must call `guest.main` then."""
@@ -62,7 +63,7 @@ class Relay:
             os.close(fd)
         if guest._LIBC is not None:  # user code, which has the same user, cannot read its memory and descriptors
             guest._LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-        self.channel = mine.detach()
+        self.mine, self.channel = mine, mine.fileno()
         self.outputs = {out: "stdout", err: "stderr"}
         for fd in (wake, wake_end, out, err):
             os.set_blocking(fd, False)
@@ -89,8 +90,10 @@ class Relay:
     def serve(self):
         """Pass messages on until the end; never returns."""
         while True:
-            for fd, _ in self.poller.poll():
-                if fd in self.actions:
+            for fd, event in self.poller.poll():
+                if event & select.POLLOUT:
+                    self.send_later()
+                if fd in self.actions and event != select.POLLOUT:
                     self.actions[fd](fd)
 
     def on_host(self, fd):
@@ -122,12 +125,28 @@ class Relay:
                     self.limit, self.many = hello["max_frame_bytes"] + 65536, hello.get("calls", 1) > 1
                 elif kind == b"execute":
                     self.begin(head[2].decode())
-                try:
-                    parts.write_all(self.channel, frame(payload))
-                except OSError:  # the worker has ended, which SIGCHLD reports
-                    pass
+                self.send(frame(payload), waits=kind == b"hello" or (kind == b"execute" and not self.many))
                 if kind == b"cancel" and not self.many:
                     self.signal(signal.SIGTERM)
+
+    def send(self, data, waits):
+        """Send a frame to the worker. If it runs a handler, do not wait: it may be sending, and read afterwards."""
+        self.later += data
+        self.mine.setblocking(waits)
+        self.send_later()
+
+    def send_later(self):
+        """Send what is left, as far as the worker reads."""
+        try:
+            while self.later:
+                del self.later[: self.mine.send(self.later)]
+        except BlockingIOError:
+            self.poller.modify(self.channel, select.POLLIN | select.POLLOUT)
+            return
+        except OSError:  # the worker has ended, which SIGCHLD reports
+            self.later.clear()
+        if self.channel in self.actions:
+            self.poller.modify(self.channel, select.POLLIN)
 
     def begin(self, execution):
         """Attribute output from now on to this execution, or to all that run."""

@@ -1,6 +1,7 @@
 """Live executions: run in their caller's task or dispatched in turn, retried, cancelled, and recorded at their end."""
 
 from actors.executions.attempts import Attempts
+from actors.executions.children import reach_of
 from actors.executions.idempotency import Delivery, Idempotency, fingerprint
 from actors.executions.inputs import use_named
 from actors.executions.live import Live
@@ -17,5 +18,6 @@ __all__ = [
     "Live",
     "Runs",
     "fingerprint",
+    "reach_of",
     "use_named",
 ]

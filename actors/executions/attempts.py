@@ -13,6 +13,8 @@ import trio
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
+from actors.channel import no_call
+from actors.executions.children import Nesting, Reply, Turn
 from actors.executions.inputs import names_files, use_named
 from actors.executions.live import Live
 from actors.files import Files
@@ -24,6 +26,7 @@ from config.secrets import LookUp
 from environments.base import Store
 from environments.local import Exchange, InProcess
 from environments.remedies import with_remedy
+from protocol import messages
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Isolation, Kind, Status
 
@@ -53,6 +56,8 @@ class Attempts:
     files: Files
     copies: Path
     """The folder for files of handlers in the runner's own process."""
+    nesting: Nesting | None = field(default=None, init=False)
+    """Makes the calls of handlers."""
     _in_process: InProcess = field(factory=InProcess, init=False)
 
     def close(self) -> None:
@@ -108,8 +113,12 @@ class Attempts:
                     files = await self._ready(live, files)
                     if files is None:
                         return live.stopped()
-                async with executor.lease(live.module, live.phases, ask=live.ask, patient=patient) as worker:
-                    outcome = await self._call(live, raw, worker, files, gives_back=waits < _WAITS)
+                level = len(live.path)
+                async with executor.lease(
+                    live.module, live.phases, ask=live.ask, patient=patient, level=level
+                ) as worker:
+                    turn = executor.turn(worker, level) if live.module.spec.calls_modules else None
+                    outcome = await self._call(live, raw, worker, files, turn, gives_back=waits < _WAITS)
             except RunnerError as problem:
                 if live.stopped_by is not None:
                     return live.stopped()
@@ -129,7 +138,14 @@ class Attempts:
         return outcome or Outcome()
 
     async def _call(
-        self, live: Live, raw: msgspec.Raw, worker: Worker, files: Mapping[str, tuple[Path, str]], *, gives_back: bool
+        self,
+        live: Live,
+        raw: msgspec.Raw,
+        worker: Worker,
+        files: Mapping[str, tuple[Path, str]],
+        turn: Turn | None,
+        *,
+        gives_back: bool,
     ) -> Outcome | None:
         """Call the handler, or return None to give the worker back until the record has room for it."""
         if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
@@ -138,12 +154,17 @@ class Attempts:
             return None
         call = live.begin(raw, _seconds(live))
         call.files, call.store = files, self._storing(live)
+        if turn is not None and self.nesting is not None:
+            call.nested = live.children = self.nesting.children(live, turn)
         try:
             await self._record_begin(live)
             return live.stopped() if call.stopped_by is not None else await worker.execute(call)
         finally:
             live.call = None
             live.killed = call.killed
+            if live.children is not None:
+                await live.children.close()
+                live.children = None
 
     async def _ready(
         self, live: Live, files: Mapping[str, tuple[Path, str]] | None
@@ -220,6 +241,8 @@ class Attempts:
         live.begin(raw, seconds)
         live.call = None  # a thread cannot be stopped: `cancel` ends the wait for it
         outcome, masker = Outcome(), None
+        if self.nesting is not None:
+            live.children = self.nesting.children(live, None)
         with trio.CancelScope() as live.pause:
             await self._record_begin(live)
             try:
@@ -237,16 +260,28 @@ class Attempts:
                     on_event=live.hear if masker is None else masker.before(live.hear),
                     max_bytes=self.max_frame_bytes,
                     exchange=exchange,
+                    begin=_no_calls if live.children is None else live.children.take,
+                    level=len(live.path),
                 )
                 outcome = Outcome(result=result)
             except RunnerError as problem:
                 failure = with_remedy(problem.failure, module.spec, module.root, package=module.package)
                 hidden = failure if masker is None else masker.failure(failure)
                 outcome = Outcome(failure=hidden, exit_code=1)
+            finally:
+                if live.children is not None:
+                    await live.children.close()
+                    live.children = None
         if live.pause.cancelled_caught:
             outcome = live.stopped()
         live.pause = None
         return evolve(outcome, seconds=trio.current_time() - began)
+
+
+def _no_calls(message: messages.Call | messages.Withdraw, reply: Reply) -> None:
+    """Refuse a call by a module that may call none."""
+    if isinstance(message, messages.Call):
+        trio.lowlevel.spawn_system_task(reply, no_call(message))
 
 
 def _seconds(live: Live) -> float:

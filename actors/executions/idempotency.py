@@ -6,15 +6,17 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import trio
 from attrs import define, field, frozen
+from msgspec.structs import replace
 
 from actors.executions.live import Key, Live, key_of
 from actors.history import History
 from protocol.errors import ErrorKind, error
-from protocol.model import Execution
+from protocol.model import Execution, Status
 
 MAX_KEY_CHARACTERS = 255
 _COMPARED_BYTES = 256 * 1024
@@ -40,6 +42,12 @@ class Delivery:
     key: str
     refused: Callable[[Execution], bool]
     """Returns whether the answer to an ended execution was an error for the sender."""
+    compares: bool = False
+    """Inputs are compared all the same."""
+
+
+def _left(execution: Execution) -> bool:
+    return execution.status is Status.CANCELLED
 
 
 @define(eq=False)
@@ -77,12 +85,25 @@ class Idempotency:
                 known = None
             if known is None:
                 return await begin()
-            if delivery is None:
+            if delivery is None or delivery.compares:
                 await self._compare(known, execution)
             return known
         finally:
             del self._claims[key]
             claim.set()
+
+    async def first_child(
+        self, execution: Execution, begin: Callable[[Execution], Awaitable[Live | Execution]]
+    ) -> Live | Execution:
+        """Return the first execution with the key of one that a handler calls, or begin it.
+
+        One that ended with its caller counts as none, so that another attempt of the caller begins it again.
+        """
+        if execution.summary:
+            found = await trio.to_thread.run_sync(fingerprint, execution.input)
+            execution = replace(execution, input_hash=found)
+        key = execution.idempotency_key or ""
+        return await self.first(execution, partial(begin, execution), Delivery(key, _left, compares=True))
 
     async def _compare(self, known: Live | Execution, execution: Execution) -> None:
         first: Execution | None = known.execution if isinstance(known, Live) else known

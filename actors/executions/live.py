@@ -14,6 +14,7 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from actors.events import EventLog, last_of
+from actors.executions.children import Children
 from actors.executions.tally import Tally
 from actors.history import LARGE_BYTES, History
 from actors.registry import Published
@@ -55,6 +56,10 @@ class Live:
     """When this attempt got a worker, in seconds since the epoch; 0 before that."""
     queued_at: float = field(default=0.0, init=False)
     """When it joined the backlog, in seconds since the epoch."""
+    path: tuple[str, ...] = ()
+    """The modules of the handlers that wait for it, each called by the one before; the first caller first."""
+    children: Children | None = field(default=None, init=False)
+    """The calls of modules that the running handler makes."""
     has_followers: bool = False
     """Others than its caller may follow it, so its waiting reasons before the first attempt are events too."""
     call: Call | None = field(default=None, init=False)
@@ -91,6 +96,8 @@ class Live:
         """End it in any state. Never blocks; the first reason counts."""
         if self.stopped_by is None and not self.ended.is_set():
             self.stopped_by = why
+            if self.children is not None:
+                self.children.stop()
             if self.call is not None:
                 self.call.cancel(why)
             elif self.waiter is not None:
@@ -240,10 +247,19 @@ class LiveExecutions:
                     await history.finish(replace(ended, finished_at=time.time()))
             raise
 
-    def enter(self, module: Published, execution: Execution, *, has_followers: bool = True) -> Live:
+    def enter(
+        self,
+        module: Published,
+        execution: Execution,
+        *,
+        path: tuple[str, ...] = (),
+        has_followers: bool = True,
+    ) -> Live:
         """Add an execution."""
         kept = EventLog(limit=module.spec.output, keep=self.kept_output_bytes, keep_items=self.kept_item_bytes)
-        live = self.by_id[execution.id] = Live(execution, module, kept, execution.attempts, has_followers)
+        live = self.by_id[execution.id] = Live(
+            execution, module, kept, execution.attempts, path=path, has_followers=has_followers
+        )
         if execution.idempotency_key is not None:
             self.by_key[key_of(execution)] = live
         return live

@@ -81,13 +81,13 @@ class Places:
 
         Raises RunnerError: `overloaded` when it has none within `queue_timeout`, and what the attempts raise.
         """
-        name, group, module = live.execution.module.name, live.execution.group, live.module
+        name, group, module = place_of(live), live.execution.group, live.module
         limit = trio.current_time() + module.spec.queue_timeout
         if group is not None and not await self._wait_group(live, name, group, limit):
             return live.stopped()
         try:
             if live.stopped_by is None:
-                await self._wait_rate(live, name, limit)
+                await self._wait_rate(live, module.spec.name, limit)
             return live.stopped() if live.stopped_by is not None else await attempts()
         finally:
             self.end(name, group)
@@ -149,6 +149,16 @@ class Places:
         if self.rate_wait(name, live.module) > 0:
             return f"the rate of the module is {live.module.spec.rate}"
         return None
+
+
+def place_of(live: Live) -> str:
+    """Return the name under which a call takes its place in a group.
+
+    Calls of handlers have places of their own, apart for each number of handlers that wait: one that waits for another
+    execution of its group waits for handlers only that were called as deeply, and never for its own caller.
+    """
+    name = live.execution.module.name
+    return f"{name} {len(live.path)}" if live.path else name
 
 
 def _never(_group: str) -> bool:

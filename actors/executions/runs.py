@@ -21,16 +21,18 @@ from msgspec.structs import replace
 
 from actors.events import EventLog
 from actors.executions.attempts import Attempts
+from actors.executions.children import Nesting, Open, Parent
 from actors.executions.dispatcher import Dispatcher
 from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
 from actors.executions.places import Places
 from actors.executions.tally import RunsStatistics, Tally
-from actors.history import LARGE_BYTES
+from actors.history import LARGE_BYTES, MAX_LINKED
 from actors.registry import Published, Registry
 from actors.workers import Outcome
 from config.settings import ExecutorSettings
 from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
+from protocol.events import ChildEvent
 from protocol.model import Execution, Status, Waiting
 
 _FLUSH_SECONDS = 1.0
@@ -52,6 +54,8 @@ class Runs:
     """An actor of its own, to be supervised beside this one."""
     later: Later = field(init=False)
     """Another one."""
+    nesting: Nesting = field(init=False)
+    """The calls that handlers make."""
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
@@ -60,6 +64,7 @@ class Runs:
         attempts, settings = self.attempts, self.settings
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
         self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), settings.max_queued)
+        attempts.nesting = self.nesting = Nesting(self.registry, self, self.dispatcher.submit, attempts.files)
         self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
 
     @property
@@ -71,13 +76,13 @@ class Runs:
         """Run keyed executions and store output until cancelled; running executions have ended when this returns."""
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+                self._nursery = self.nesting.nursery = nursery
                 task_status.started()
                 while True:
                     await trio.sleep(_FLUSH_SECONDS)
                     self._live.flush()
         finally:
-            self._nursery = None
+            self._nursery = self.nesting.nursery = None
 
     # Begin
 
@@ -100,15 +105,26 @@ class Runs:
             live.log.on_item = partial(on_item, execution.id, live.log)
         return await self._run(live, raw)
 
-    def start(self, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
+    async def run_child(
+        self, module: Published, execution: Execution, raw: msgspec.Raw, parent: Parent, made: Open
+    ) -> Execution:
+        """Run an execution that a handler called, as `execute` does."""
+        self._admit(execution)
+        live = self._live.enter(module, execution, path=(*parent.path, parent.module.spec.name))
+        made.begun(live, owned=True)
+        return await self._run(live, raw)
+
+    def start(self, module: Published, execution: Execution, raw: msgspec.Raw, parent: Parent | None = None) -> Live:
         """Run an execution in a task of its own, independent of its callers; `wait_ended` returns it.
 
-        Raises RunnerError (`shutdown`, and `unavailable` when its end could not be recorded).
+        `parent` is the execution that called it. Raises RunnerError (`shutdown`, and `unavailable` when its end could
+        not be recorded).
         """
         if self._nursery is None or self.stopping:
             raise RunnerError(shutting_down())
         self._admit(execution)
-        live = self._live.enter(module, execution)
+        path = () if parent is None else (*parent.path, parent.module.spec.name)
+        live = self._live.enter(module, execution, path=path)
         self._nursery.start_soon(self._run_alone, live, raw, name=f"run {execution.id}")
         return live
 
@@ -139,7 +155,9 @@ class Runs:
 
     def snapshot(self, live: Live) -> Execution:
         """Return an execution as it is now, with its waiting reason."""
-        return replace(live.snapshot(), waiting=self.waiting(live))
+        found = live.snapshot()
+        called = (each.id for each in live.log.store.all() if isinstance(each, ChildEvent))
+        return replace(found, waiting=self.waiting(live), children=tuple(called)[: -MAX_LINKED - 1 : -1])
 
     def waiting(self, live: Live) -> Waiting | None:
         """Return why an execution waits, and how many are before it."""

@@ -9,8 +9,18 @@ from actors.history.committer import HistoryStatistics
 from actors.history.database import database_path
 from actors.history.history import History
 from actors.history.pending import LARGE_BYTES
-from actors.history.queries import Page, Query
+from actors.history.queries import MAX_LINKED, Page, Query
 from actors.history.storage import LOST
 from actors.rollups import ModuleStats
 
-__all__ = ["LARGE_BYTES", "LOST", "History", "HistoryStatistics", "ModuleStats", "Page", "Query", "database_path"]
+__all__ = [
+    "LARGE_BYTES",
+    "LOST",
+    "MAX_LINKED",
+    "History",
+    "HistoryStatistics",
+    "ModuleStats",
+    "Page",
+    "Query",
+    "database_path",
+]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from actors.channel import Nested
     from actors.events import EventLog
     from environments.base import Guest, Store
 
@@ -49,6 +50,8 @@ class Call:
     """The files of the input: id -> where they are, and their names."""
     store: Store | None = None
     """Stores the files that the handler makes."""
+    nested: Nested | None = None
+    """Makes the calls of other modules; None if the module may call none."""
     refused: Failure | None = field(default=None, init=False)
     """Why a file of the result was not stored."""
     stopped_by: Failure | None = field(default=None, init=False)

@@ -20,7 +20,7 @@ from actors.workers.builds import Builds
 from actors.workers.call import Call
 from actors.workers.fleet import Fleet
 from actors.workers.pool import Phases, Pool, Waiter
-from actors.workers.scheduler import Scheduler, can_lend
+from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
 from config.modules import crowding
@@ -64,25 +64,35 @@ class ExecutorStatistics:
     """Memory of the idle workers in bytes."""
     evicted: int = 0
     """Idle workers retired for others, or because memory was short."""
+    parked: int = 0
+    """Busy workers whose handlers wait for calls of other modules; others run in their place."""
 
 
 class Lease:
     """Has a worker inside of its `async with`. A generator as the context manager would cost a tenth of a call."""
 
-    __slots__ = ("_ask", "_lender", "_module", "_patient", "_phases", "_worker")
+    __slots__ = ("_ask", "_lender", "_level", "_module", "_patient", "_phases", "_worker")
 
     def __init__(
-        self, lender: Executor, module: Published, phases: Phases, ask: Callable[[], Waiter] | None, patient: bool
+        self,
+        lender: Executor,
+        module: Published,
+        phases: Phases,
+        ask: Callable[[], Waiter] | None,
+        patient: bool,
+        level: int,
     ) -> None:
         self._lender, self._module, self._phases, self._ask, self._patient = lender, module, phases, ask, patient
+        self._level = level
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Worker:
         lender, module = self._lender, self._module
-        worker = lender.borrow(module)
+        worker = lender.borrow(module, self._level)
         if worker is None:
-            lender.refuse(module, patient=self._patient)
+            lender.refuse(module, patient=self._patient or self._level > 0)
             waiter = Waiter() if self._ask is None else self._ask()
+            waiter.level = self._level
             worker = await lender.acquire(module, waiter, self._phases, patient=self._patient)
         self._worker = worker
         return worker
@@ -90,6 +100,27 @@ class Lease:
     async def __aexit__(self, *_: object) -> None:
         if self._worker is not None:
             self._lender.give_back(self._worker)
+
+
+@frozen
+class Turn:
+    """The turn of a handler among those that may run at a time."""
+
+    scheduler: Scheduler
+    worker: Worker
+    level: int
+
+    def give(self) -> None:
+        """Let others run, while this handler waits for calls of its own."""
+        self.scheduler.park(self.worker, self.level)
+
+    def end(self) -> None:
+        """Note that this handler has ended while others run in its place."""
+        self.scheduler.unpark(self.worker, self.level)
+
+    async def take(self) -> None:
+        """Wait until this handler may go on. Returns at once if its worker has ended, or is given back."""
+        await self.scheduler.resume(self.worker, self.level)
 
 
 class Timeouts:
@@ -208,24 +239,32 @@ class Executor:
         self._scheduler.close()
 
     def lease(
-        self, module: Published, phases: Phases, *, ask: Callable[[], Waiter] | None = None, patient: bool = False
+        self,
+        module: Published,
+        phases: Phases,
+        *,
+        ask: Callable[[], Waiter] | None = None,
+        patient: bool = False,
+        level: int = 0,
     ) -> Lease:
         """Lend a worker of `module` for an `async with`; `phases` gets the times until then.
 
         A caller that must wait does so as the waiter that `ask` returns, through which any task can end the wait. A
-        `patient` caller was counted before, so that neither `max_waiting` nor `queue_timeout` applies. Raises
-        RunnerError: `overloaded` (the waiting room is full, or `queue_timeout` passed; with the waiting reason),
+        `patient` caller was counted before, so that neither `max_waiting` nor `queue_timeout` applies. `level` is the
+        number of handlers that wait for this call; above 0, `max_waiting` does not apply either.
+
+        Raises RunnerError: `overloaded` (the waiting room is full, or `queue_timeout` passed; with the waiting reason),
         `environment_failed`, `load_failed`, `unavailable`, `shutdown`, and the failure with which the waiter gave up.
         Cancelled while waiting, nothing stays taken.
         """
-        return Lease(self, module, phases, ask, patient)
+        return Lease(self, module, phases, ask, patient, level)
 
-    def borrow(self, module: Published) -> Worker | None:
+    def borrow(self, module: Published, level: int = 0) -> Worker | None:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
         scheduler = self._scheduler
         pool = scheduler.pool(module)
-        if not scheduler.waiting and not scheduler.closing and can_lend(pool, scheduler.room):
-            return scheduler.reuse(pool)
+        if not scheduler.waiting and not scheduler.closing and scheduler.can_lend(pool, level):
+            return scheduler.reuse(pool, level)
         return None
 
     async def acquire(self, module: Published, waiter: Waiter, phases: Phases, *, patient: bool) -> Worker:
@@ -255,11 +294,15 @@ class Executor:
         """Take a worker back."""
         self._scheduler.release(worker)
 
+    def turn(self, worker: Worker, level: int) -> Turn:
+        """Return the turn of a worker that is lent to a caller of this level."""
+        return Turn(self._scheduler, worker, level)
+
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""
         pool = self._scheduler.pool(module)
         if (
-            not (pool.idle or (pool.seats is not None and pool.seats.next()))
+            not (pool.idle or (pool.seats is not None and pool.seats.next(0)))
             or self._scheduler.waiting
             or self._scheduler.closing
         ):
@@ -335,4 +378,5 @@ class Executor:
             builds_failed=builds.failed,
             kept_memory=self._scheduler.keeping.kept_bytes(),
             evicted=self._scheduler.keeping.evicted,
+            parked=len(self._scheduler.parking),
         )

@@ -61,6 +61,8 @@ class Waiter:
     report: Callable[[str], None] = field(default=lambda _reason: None)
     log: EventLog | None = None
     """Gets what the module prints while it is imported, if this caller caused the start and while it waits."""
+    level: int = 0
+    """How many handlers wait for this caller, each called by the one before. The highest level is served first."""
     caused: bool = field(default=False, init=False)
     """A start is in progress because of this caller."""
     expires: float = field(default=math.inf, init=False)
@@ -105,9 +107,11 @@ class Pool:
     busy: set[Worker] = field(factory=set)
     seats: Seats[Worker] | None = field(default=Factory(lambda self: _seats(self.module.spec), takes_self=True))
     """The calls of the busy ones, if they run many at a time."""
+    parked: dict[int, int] = field(factory=dict)
+    """How many of the busy ones wait for calls of their own, by the level of their callers. They do not count."""
     starting: int = 0
     waiters: deque[Waiter] = field(factory=deque)
-    """The callers without a worker, oldest first."""
+    """The callers without a worker: by level, the oldest first."""
     turn_at: float = -math.inf
     """When this module last got a worker while other modules waited for one."""
     retired: bool = False
@@ -137,6 +141,12 @@ class Pool:
         return len(self.idle) + len(self.busy) + self.starting
 
     @property
+    def running(self) -> int:
+        """Number of workers that count against `concurrency`: those that start, or whose handlers do not just wait."""
+        working = len(self.busy) + self.starting
+        return working - sum(self.parked.values()) if self.parked else working
+
+    @property
     def fewest(self) -> int:
         """The minimum number of workers to keep."""
         return self.module.spec.workers.min if self.served and not self.retired else 0
@@ -150,6 +160,13 @@ class Pool:
     def unused(self) -> bool:
         """Whether it has neither workers nor waiting callers."""
         return not self.own and not self.waiters
+
+    def join(self, waiter: Waiter) -> None:
+        """Add a caller behind those of its level."""
+        place = len(self.waiters)
+        if waiter.level:
+            place = next((at for at, each in enumerate(self.waiters) if each.level < waiter.level), place)
+        self.waiters.insert(place, waiter)
 
     def report(self, activity: str, now: float, cause: Waiter | None) -> None:
         """Set the step of a start in progress; the caller that it is for gets it as its waiting reason.
@@ -264,7 +281,7 @@ class Pool:
             return f"{self.activity} (for {now - self.activity_since:.1f} s)"
         if self.seats is not None and self.seats.lent:
             calls = f"its {self.seats.lent} calls run in {len(self.busy)} of its workers"
-            if self.seats.full:
+            if self.seats.full(0):
                 calls += ", as many as `concurrency` allows"
             return f"{calls}; callers that wait: {len(self.waiters)}"
         if self.busy and not self.idle:
@@ -276,3 +293,62 @@ class Pool:
             )
             return f"{workers}; callers that wait: {len(self.waiters)}"
         return f"as many workers run as `max_workers` allows; callers that wait: {len(self.waiters)}"
+
+
+@define(eq=False)
+class Seat:
+    """A handler of a worker that runs many calls at a time, which waits for its turn."""
+
+    pool: Pool
+    worker: Worker
+    level: int
+    turn: trio.Event = field(factory=trio.Event, init=False)
+
+
+@define(eq=False)
+class Parking:
+    """The workers whose handlers wait for calls of their own, and those of them that want to go on."""
+
+    levels: dict[int, int] = field(factory=dict, init=False)
+    """Their number by the level of their callers."""
+    resuming: dict[Worker, trio.Event] = field(factory=dict, init=False)
+    """Those that want to go on, the first one first."""
+    seated: list[Seat] = field(factory=list, init=False)
+    """The handlers of shared workers that want to go on, the first one first."""
+    _parked: dict[Worker, int] = field(factory=dict, init=False)
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def __contains__(self, worker: object) -> bool:
+        return worker in self._parked
+
+    def begin(self, worker: Worker, pool: Pool, level: int) -> None:
+        """Note that a worker waits."""
+        self._parked[worker] = level
+        for levels in (self.levels, pool.parked):
+            levels[level] = levels.get(level, 0) + 1
+
+    def ask(self, worker: Worker) -> trio.Event | None:
+        """Note that a worker wants to go on; return what comes when it does. None if it does not wait."""
+        return self.resuming.setdefault(worker, trio.Event()) if worker in self._parked else None
+
+    def end(self, worker: Worker, pool: Pool) -> bool:
+        """Note that a worker goes on, or has ended; return whether it waited."""
+        level = self._parked.pop(worker, None) if self._parked else None
+        if level is None:
+            return False
+        for levels in (self.levels, pool.parked):
+            levels[level] -= 1
+            if not levels[level]:
+                del levels[level]
+        if (turn := self.resuming.pop(worker, None)) is not None:
+            turn.set()
+        return True
+
+    def clear(self) -> None:
+        """Forget all; they have ended."""
+        for turn in (*self.resuming.values(), *(seat.turn for seat in self.seated)):
+            turn.set()
+        for each in (self.levels, self.resuming, self.seated, self._parked):
+            each.clear()

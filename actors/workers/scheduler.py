@@ -15,7 +15,7 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.workers.pool import Phases, Pool, Waiter
+from actors.workers.pool import Parking, Phases, Pool, Seat, Waiter
 from protocol.errors import Failure, shutting_down
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def next_step(
 ) -> Step:
     """Return the step for the oldest waiting caller of a module.
 
-    `own` counts the module's workers (starting ones included), `waiting` its callers without a worker. `room` is how
-    many more workers of the kind may run, `paused` whether a start failed so recently that none is allowed. Each
-    runs up to `calls` calls at a time; `shared` is whether a busy one can take another.
+    `own` counts the module's workers at work (starting ones included), `waiting` its callers without a worker. `room`
+    is how many more workers may run for it, `paused` whether a start failed so recently that none is allowed. Each runs
+    up to `calls` calls at a time; `shared` is whether a busy one can take another.
     """
     if shared:
         return Step.REUSE
@@ -75,26 +75,17 @@ def next_step(
     return Step.SPAWN
 
 
-def can_lend(pool: Pool, room: int) -> bool:
-    """Return whether a caller of a module gets a worker at once."""
-    if (seats := pool.seats) is not None:
-        if seats.full:
-            return False
-        if seats.next() is not None:
-            return True
-    return room > 0 and pool.has_idle()
-
-
-def rank(pool: Pool, now: float) -> tuple[float, float]:
+def rank(pool: Pool, now: float) -> tuple[int, float, float]:
     """Return the order in which modules with waiting callers are served, lowest first.
 
-    The module with the fewest workers at work comes first, among equals the one whose last turn is longest ago, so that
-    a flood of one module does not starve the others. A turn lasts a moment, so that workers are not replaced for each
-    call.
+    Callers for which most handlers wait come first. Then the module with the fewest workers at work, among equals the
+    one whose last turn is longest ago, so that a flood of one module does not starve the others. A turn lasts a moment,
+    so that workers are not replaced for each call.
     """
+    level = -pool.waiters[0].level
     if pool.idle and now - pool.turn_at < _TURN_SECONDS:
-        return -1, pool.turn_at
-    return len(pool.busy) + pool.starting, pool.turn_at
+        return level, -1, pool.turn_at
+    return level, pool.running, pool.turn_at
 
 
 @define(eq=False)
@@ -185,7 +176,7 @@ class Scheduler:
     waiting: int = field(default=0, init=False)
     """Callers without a worker, of all modules."""
     working: int = field(default=0, init=False)
-    """Workers that run a call, or start."""
+    """Workers that run a call, or start; those that are parked do not count."""
     closing: bool = field(default=False, init=False)
     """No more workers are handed out."""
     _published: Collection[str] = field(default=frozenset(), init=False)
@@ -193,6 +184,7 @@ class Scheduler:
     _served: Collection[str] = field(default=frozenset(), init=False)
     """Digests of the versions used by calls that name none."""
     keeping: Keeping = field(init=False)
+    parking: Parking = field(factory=Parking, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.keeping = Keeping(self.settings, self.memory, self.retire, self.pools)
@@ -202,9 +194,22 @@ class Scheduler:
         """How many more workers of the kind may run."""
         return self.settings.max_workers - self.working
 
+    def room_for(self, pool: Pool, level: int) -> int:
+        """How many more workers of a module may run for callers of this level.
+
+        Each level has places of its own: those of handlers that wait for calls are not for others of their level, so
+        that the number of workers is bounded, and a call of the level above always finds a place in the end.
+        """
+        room, own = self.settings.max_workers - self.working, pool.module.spec.most_workers - pool.running
+        if self.parking.levels:
+            room -= self.parking.levels.get(level, 0)
+            own -= pool.parked.get(level, 0)
+        return min(room, own)
+
     def clear(self) -> None:
         """Forget all workers; they have ended."""
         self.pools.clear()
+        self.parking.clear()
         self.working = 0
 
     def pool(self, module: Published) -> Pool:
@@ -233,9 +238,9 @@ class Scheduler:
 
     def join(self, pool: Pool, waiter: Waiter) -> None:
         """Add a caller to the queue of its module, and serve it if that is possible now."""
-        pool.waiters.append(waiter)
+        pool.join(waiter)
         self.waiting += 1
-        if pool.idle or pool.seats or pool.own < pool.module.spec.most_workers:  # else nothing can be done for it now
+        if pool.seats is not None or pool.running < pool.module.spec.concurrency:  # else nothing can be done for it now
             self.pump()
 
     def leave(self, pool: Pool, waiter: Waiter) -> None:
@@ -250,6 +255,7 @@ class Scheduler:
     def pump(self) -> None:
         """Serve the waiting callers as far as capacity allows: modules in turn, callers of one module in order."""
         now = trio.current_time()
+        self._resume()
         todo = [pool for pool in self.pools.values() if pool.waiters]
         while todo:
             pool = min(todo, key=lambda pool: rank(pool, now))
@@ -258,24 +264,24 @@ class Scheduler:
 
     def _serve(self, pool: Pool, now: float) -> bool:
         """Serve the oldest caller of a module; return whether anything could be done for it."""
-        spec, seats = pool.module.spec, pool.seats
-        if seats is not None and seats.full:
+        spec, level = pool.module.spec, pool.waiters[0].level
+        if pool.seats is not None and pool.seats.full(level):
             return False
         step = next_step(
-            shared=seats is not None and seats.next() is not None,
+            shared=self._open(pool, level) is not None,
             calls=spec.calls,
             idle=pool.has_idle(),
-            own=pool.own,
+            own=pool.running,
             starting=pool.starting,
             waiting=len(pool.waiters),
             concurrency=spec.most_workers,
-            room=self.room,
+            room=self.room_for(pool, level),
             paused=pool.pause(now) > 0,
         )
         if step is Step.REUSE:
             if now - pool.turn_at >= _TURN_SECONDS:
                 pool.turn_at = now
-            self._next(pool).wake(worker=self.reuse(pool))
+            self._next(pool).wake(worker=self.reuse(pool, level))
         elif step is Step.REFUSE:
             self._next(pool).wake(failure=pool.refusal(now))
         elif step is Step.SPAWN:
@@ -297,16 +303,30 @@ class Scheduler:
 
     # Workers
 
-    def reuse(self, pool: Pool) -> Worker:
+    def can_lend(self, pool: Pool, level: int) -> bool:
+        """Return whether a caller of a module, of this level, gets a worker at once."""
+        if pool.seats is not None:
+            if pool.seats.full(level):
+                return False
+            if self._open(pool, level) is not None:
+                return True
+        return pool.has_idle() and self.room_for(pool, level) > 0
+
+    def _open(self, pool: Pool, level: int) -> Worker | None:
+        """Return a busy worker that takes another call."""
+        worker = None if pool.seats is None else pool.seats.next(level)
+        return None if worker in self.parking and self.room_for(pool, level) <= 0 else worker
+
+    def reuse(self, pool: Pool, level: int = 0) -> Worker:
         """Return a busy worker that takes another call, else the most recently used idle one; it is busy now."""
-        seats = pool.seats
-        worker = None if seats is None else seats.next()
+        worker = self._open(pool, level)
         if worker is None:
             worker = pool.idle.pop()
             pool.busy.add(worker)
             self.working += 1
-        if seats is not None:
-            seats.take(worker)
+        if pool.seats is not None:
+            pool.seats.take(worker)
+            self._settle(pool, worker)
         return worker
 
     def begin(self, pool: Pool) -> None:
@@ -327,21 +347,100 @@ class Scheduler:
             return
         now = trio.current_time()
         keeps = not self.closing and pool.keeps(worker, now=now, max_age=self.settings.max_age_seconds)
-        seats = pool.seats
+        seats, parked = pool.seats, False
         if seats is None or seats.give_back(worker, keeps=keeps):
             if worker in pool.busy:
                 pool.busy.remove(worker)
-                self.working -= 1
+                parked = self.parking.end(worker, pool)
+                self.working -= 0 if parked else 1
             if keeps:
                 worker.idle_since = now
                 pool.idle.append(worker)
             else:
                 self.retire(worker)
-        if self.waiting:
-            if pool.idle and seats is None and self.waiting == len(pool.waiters):  # no other module wants it
+        else:
+            self._settle(pool, worker)
+        if self.waiting or self.parking.resuming or self.parking.seated:
+            alone = self.waiting == len(pool.waiters) and not parked and not self.parking.levels
+            if pool.idle and seats is None and alone:  # no other module wants it
                 self._next(pool).wake(worker=self.reuse(pool))
             else:
                 self.pump()
+
+    def park(self, worker: Worker, level: int) -> None:
+        """Let others run in place of a handler that waits for calls of its own; its caller has this level."""
+        pool = self.pools.get(worker.module.digest) if worker.module else None
+        if pool is not None and worker in pool.busy:
+            if pool.seats is None:
+                self.parking.begin(worker, pool, level)
+                self.working -= 1
+            else:
+                pool.seats.park(worker, level)
+                self._settle(pool, worker)
+            if self.waiting or self.parking.resuming or self.parking.seated:
+                self.pump()
+
+    async def resume(self, worker: Worker, level: int) -> None:
+        """Return when it is the turn of a parked handler again; at once if its worker has ended, or is not parked."""
+        pool = self.pools.get(worker.module.digest) if worker.module else None
+        if pool is not None and pool.seats is not None:
+            seat = Seat(pool, worker, level)
+            self.parking.seated.append(seat)
+            self._resume()
+            try:
+                await seat.turn.wait()
+            except trio.Cancelled:
+                if seat in self.parking.seated:
+                    self.parking.seated.remove(seat)
+                else:
+                    pool.seats.park(worker, level)  # `unpark` follows
+                    self._settle(pool, worker)
+                raise
+        elif (turn := self.parking.ask(worker)) is not None:
+            self._resume()
+            await turn.wait()
+
+    def unpark(self, worker: Worker, level: int) -> None:
+        """Note that a parked handler has ended, before its worker is given back."""
+        pool = self.pools.get(worker.module.digest) if worker.module else None
+        if pool is not None and pool.seats is not None:
+            self._seat(Seat(pool, worker, level))
+
+    def _seat(self, seat: Seat) -> None:
+        """Let a handler of a shared worker go on."""
+        if seat in self.parking.seated:
+            self.parking.seated.remove(seat)
+        if seat.pool.seats is not None:
+            seat.pool.seats.resume(seat.worker, seat.level)
+            self._settle(seat.pool, seat.worker)
+        seat.turn.set()
+
+    def _settle(self, pool: Pool, worker: Worker) -> None:
+        """Park a shared worker whose calls all wait, or let it work again."""
+        level = None if pool.seats is None else pool.seats.level(worker)
+        if level is None and self.parking.end(worker, pool):
+            self.working += 1
+        elif level is not None and worker not in self.parking:
+            self.parking.begin(worker, pool, level)
+            self.working -= 1
+
+    def _may_work(self, pool: Pool, worker: Worker | None = None) -> bool:
+        """Return whether a parked worker may work again; one that is not parked may."""
+        if worker is not None and worker not in self.parking:
+            return True
+        return self.room > 0 and pool.running < pool.module.spec.most_workers
+
+    def _resume(self) -> None:
+        """Let parked workers go on, as far as capacity allows: they come before all that wait for a worker."""
+        for worker in list(self.parking.resuming):
+            pool = self.pools.get(worker.module.digest) if worker.module else None
+            if pool is not None and self._may_work(pool):
+                self.parking.end(worker, pool)
+                self.working += 1
+        for each in list(self.parking.seated):
+            seats = each.pool.seats
+            if seats is None or (seats.has_room(each.worker) and self._may_work(each.pool, each.worker)):
+                self._seat(each)
 
     def started(self, pool: Pool, result: Worker | Failure, phases: Phases, cause: Waiter | None = None) -> None:
         """Hand a started worker, or why it failed, to the caller that caused the start.

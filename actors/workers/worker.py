@@ -208,7 +208,7 @@ class Worker:
                 await self._channel.send(
                     messages.Execute(id=call.id, attempt=call.attempt, deadline=left, files=files, input=call.input)
                 )
-                answer, call.refused = await self._channel.answer(call.id, call.store, masked, self.drain)
+                answer, call.refused = await self._channel.answer(call.id, call.store, masked, self.drain, call.nested)
             except InterruptedWaitError:
                 pass
             except _DISTURBED as problem:
@@ -269,6 +269,8 @@ class Worker:
     async def _stop(self, execution: str) -> tuple[str, ...]:
         """Soft stop, then the kill of the process tree; return the killed processes."""
         killed: tuple[str, ...] = ()
+        if self.call is not None and self.call.nested is not None:
+            self.call.nested.stop()
         with trio.CancelScope(shield=True):
             with trio.move_on_after(self.grace_seconds if self._asked else 0.0):
                 try:

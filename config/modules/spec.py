@@ -75,6 +75,8 @@ class ModuleSpec:
     """Calls that run at a time, in all workers of this module."""
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
+    calls_modules: tuple[str, ...] = ()
+    """Names and globs of the modules that its handler may call."""
     on_end: tuple[OnEnd, ...] = ()
     """The recipients of notices about its ended executions."""
     rate: str | None = None
@@ -320,6 +322,9 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "processes": units.optional(units.count(1)),
         "output": units.bytes_from(0),
         **dict.fromkeys(("calls", "concurrency"), units.count(1, policies.MOST_CALLS)),
+        "calls_modules": units.items(
+            units.matching(r"[a-z0-9._*?\[\]!-]{1,64}", "the name of a module, or a glob such as `report-*`")
+        ),
         "on_end": on_end.read,
         "variables": units.variables,
         "secrets": secrets.read,

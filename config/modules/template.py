@@ -35,6 +35,9 @@ timeout: 30s                  # of one call; then the handler is stopped
 # group: {{key: $.name, concurrency: 1}}    # most with the same value of the input at a time
 # record: summary             # the history keeps sizes only, no inputs and results
 
+# The modules that it calls, by names and globs: context.call("greeter", {{"name": "Ada"}}).
+# calls_modules: [greeter]
+
 # Where it is called besides /modules/execute: its requests come as operato.Request.
 # endpoints: [{{path: "/hooks/{{event}}", methods: [POST], auth: token}}]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -162,8 +162,8 @@ class ContainerGuest:
     exit_code: int | None = field(default=None, init=False)
     fault: Failure | None = field(default=None, init=False)
     inbox: ContainerInbox = field(init=False)
-    interrupt: Callable[[], None] = field(default=lambda: None, init=False)
-    """Ends the last wait of `send` or `receive`."""
+    _waits: set[trio.CancelScope] = field(factory=set, init=False)
+    """One of `send` and one of `receive`, while they wait."""
     _attached: Attached | None = field(default=None, init=False)
     _sending: trio.Lock = field(factory=trio.Lock, init=False)
     _begun: trio.Event = field(factory=trio.Event, init=False)
@@ -301,8 +301,7 @@ class ContainerGuest:
 
     async def send(self, frame: bytes) -> None:
         """Write one frame to the relay. Raises ChannelClosedError and InterruptedWaitError."""
-        with trio.CancelScope() as scope:
-            self.interrupt = scope.cancel
+        with self._interruptible() as scope:
             await self._begun.wait()
             async with self._sending:
                 if self._attached is None or self._cut or self._over.is_set():
@@ -316,6 +315,20 @@ class ContainerGuest:
         if scope.cancelled_caught:
             raise InterruptedWaitError
 
+    @contextmanager
+    def _interruptible(self) -> Iterator[trio.CancelScope]:
+        with trio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                yield scope
+            finally:
+                self._waits.discard(scope)
+
+    def interrupt(self) -> None:
+        """End the waits of `send` and `receive`."""
+        for scope in self._waits:
+            scope.cancel()
+
     def has_spoken(self) -> bool:
         """Return whether a living worker has sent a frame that was not received."""
         left = self._get.statistics()
@@ -323,8 +336,7 @@ class ContainerGuest:
 
     async def receive(self) -> bytes:
         """Wait for a frame of the worker. Raises ChannelClosedError, FrameTooLargeError and InterruptedWaitError."""
-        with trio.CancelScope() as scope:
-            self.interrupt = scope.cancel
+        with self._interruptible():
             try:
                 return frames.encode(await self._get.receive())
             except (trio.EndOfChannel, trio.ClosedResourceError) as problem:

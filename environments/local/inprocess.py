@@ -28,6 +28,7 @@ import trio
 from attrs import define, field
 
 from environments.base import not_copied, refusal
+from environments.local.calling import Begin, Line
 from environments.local.exchange import Exchange
 from environments.local.raised import LoadError, clean, failure_of
 from environments.local.running import BadArgumentError, arguments, plan, running, serve_operato
@@ -38,6 +39,8 @@ from protocol.errors import ErrorKind, Failure, RunnerError
 MAX_MODULES = 256
 """Loaded modules; beyond that, the least recently called one is unloaded."""
 _MAX_TEXT = 4096
+CALLING = ("call", "map", "submit", "call_async", "map_async", "submit_async")
+"""The ways to call other modules, as in a worker."""
 _BETWEEN = (__file__, "<frozen importlib", importlib.__file__, str(Path(asyncio.__file__).parent))
 """Files whose frames are between those of the runner and those of the handler."""
 _failure = partial(failure_of, between=_BETWEEN)
@@ -60,6 +63,8 @@ class _Call:
     seconds: float
     on_event: OnEvent | None
     exchange: Exchange = field(factory=Exchange)
+    line: Line | None = None
+    """Makes its calls of modules."""
     token: trio.lowlevel.TrioToken = field(factory=trio.lowlevel.current_trio_token, init=False)
     arrived: float = field(factory=time.monotonic, init=False)
     deadline: float = field(init=False)
@@ -75,8 +80,10 @@ class _Call:
             raise _StoppedError
 
     def stop(self) -> None:
-        """Cancel the running coroutine; a generator ends at its next item."""
+        """Cancel the running coroutine and the calls of modules; a generator ends at its next item."""
         self.stopped = True
+        if self.line is not None:
+            self.line.end()
         if self.awaited is not None:
             self.awaited.cancel()
 
@@ -110,6 +117,14 @@ class Context:
     def remaining(self) -> float:
         """Seconds until the timeout."""
         return max(0.0, self.deadline - time.time())
+
+    def __getattr__(self, name: str) -> Any:
+        """Return one of the ways to call other modules."""
+        if name not in CALLING:
+            raise AttributeError(f"a context has no attribute {name!r}")
+        if self._call.line is None:
+            raise RuntimeError("modules cannot be called here")
+        return getattr(self._call.line.calls(), name)
 
     def progress(self, done: float | None = None, total: float | None = None, text: str = "") -> None:
         """Report progress to the watchers of the execution."""
@@ -158,7 +173,8 @@ class _Module:
     name: str
     entry: Path
     function: str
-    limiter: trio.CapacityLimiter
+    concurrency: int
+    _limiters: dict[int, trio.CapacityLimiter] = field(factory=dict, init=False)
     _handler: Callable[..., Any] | None = field(default=None, init=False)
     _plan: Any = field(default=None, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
@@ -166,6 +182,15 @@ class _Module:
     _failed_at: float = field(default=0.0, init=False)
     _loop: _Loop | None = field(default=None, init=False)
     _loop_lock: threading.Lock = field(factory=threading.Lock, init=False)
+
+    def limiter(self, level: int) -> trio.CapacityLimiter:
+        """Return the places for calls of a level: for each number of handlers that wait, others."""
+        return self._limiters.setdefault(level, trio.CapacityLimiter(self.concurrency))
+
+    @property
+    def used(self) -> bool:
+        """Whether a call of it runs."""
+        return any(limiter.borrowed_tokens for limiter in self._limiters.values())
 
     def run(self, call: _Call, data: bytes, max_bytes: int | None) -> bytes:
         """Return the handler's result as JSON. Raises RunnerError."""
@@ -315,19 +340,24 @@ class InProcess:
         on_event: OnEvent | None = None,
         max_bytes: int | None = None,
         exchange: Exchange | None = None,
+        begin: Begin | None = None,
+        level: int = 0,
     ) -> bytes:
         """Return the handler's result as JSON of at most `max_bytes`.
 
-        `on_event` is called in this task's loop with items and progress. Raises RunnerError: `load_failed`,
+        `on_event` is called in this task's loop with items and progress, `begin` with calls of modules; `level` is the
+        number of handlers that wait for this one. Raises RunnerError: `load_failed`,
         `handler_error`, `out_of_memory`, `bad_input`, `bad_output` or `timeout`. Cancelled, the handler is stopped as
         far as possible, and its thread is abandoned.
         """
         module = self._module(digest, entry, function, concurrency)
         call = _Call(execution_id, attempt, seconds, on_event, exchange or Exchange())
+        if begin is not None:
+            call.line = Line(execution_id, begin, partial(_encoded, call, max_bytes))
         try:
             with trio.move_on_after(seconds):
                 return await trio.to_thread.run_sync(
-                    module.run, call, data, max_bytes, abandon_on_cancel=True, limiter=module.limiter
+                    module.run, call, data, max_bytes, abandon_on_cancel=True, limiter=module.limiter(level)
                 )
             awaiting = call.awaited is not None
         finally:
@@ -346,13 +376,18 @@ class InProcess:
         if found is None:
             stem = entry.parent.name if entry.name == "__init__.py" else entry.stem
             name = "".join(c if c.isalnum() else "_" for c in f"inprocess_{stem}_{digest[:12]}")
-            found = self._modules[digest] = _Module(name, entry, function, trio.CapacityLimiter(concurrency))
-            idle = [key for key, module in self._modules.items() if not module.limiter.borrowed_tokens]
+            found = self._modules[digest] = _Module(name, entry, function, concurrency)
+            idle = [key for key, module in self._modules.items() if not module.used]
             for key in idle[: max(0, len(self._modules) - MAX_MODULES)]:
                 if key != digest:
                     self._modules.pop(key).close()
         self._modules.move_to_end(digest)
         return found
+
+
+def _encoded(call: _Call, max_bytes: int | None, value: Any) -> bytes:
+    """Return the input for a call of a module. Raises BadValueError."""
+    return encode_value(value, limit=max_bytes, store=call.exchange.keep(call.check))
 
 
 async def _outcome(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:

@@ -1,6 +1,19 @@
 """What a worker adds to a module of its author: the module `operato`, and handlers with parameters of their own."""
 
-from protocol.authors.operato import Context, File, Headers, Pairs, Request, Response, context
+from protocol.authors.calling import Answers, Calls
+from protocol.authors.operato import CallError, Context, File, Headers, Pairs, Request, Response, context
 from protocol.authors.typed import plan
 
-__all__ = ["Context", "File", "Headers", "Pairs", "Request", "Response", "context", "plan"]
+__all__ = [
+    "Answers",
+    "CallError",
+    "Calls",
+    "Context",
+    "File",
+    "Headers",
+    "Pairs",
+    "Request",
+    "Response",
+    "context",
+    "plan",
+]

@@ -13,17 +13,56 @@ import sys
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to import than this module
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from typing import IO, Any
 
     _PathLike = os.PathLike[str]
 else:
     _PathLike = os.PathLike
 
-__all__ = ["Context", "File", "Headers", "Pairs", "Request", "Response", "context"]
+__all__ = ["CallError", "Context", "File", "Headers", "Pairs", "Request", "Response", "context"]
 
 _DEFAULT_TYPE = "application/octet-stream"
 _MAX_NAME = 200
+
+
+class CallError(Exception):
+    """A module that a handler called has failed, or was not called. The attributes say why."""
+
+    kind: str
+    """The error kind, such as `handler_error`, `timeout`, `bad_input`, `forbidden` or `cancelled`."""
+    message: str
+    """The message of the failure."""
+    module: str
+    """The name of the module."""
+    error_type: str | None
+    """The class of the exception in the other handler, if it raised one."""
+    traceback: str | None
+    """Where the other handler raised it."""
+    field: str | None
+    """The path of the value at fault."""
+    execution_id: str | None
+    """The execution that failed; None if none began."""
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        module: str = "",
+        error_type: str | None = None,
+        traceback: str | None = None,
+        field: str | None = None,
+        execution_id: str | None = None,
+    ) -> None:
+        where = f" (execution {execution_id})" if execution_id else ""
+        raised = f"{error_type}: " if error_type else ""
+        super().__init__(f"{module}: {kind}: {raised}{message}{where}")
+        self.kind, self.message, self.module, self.error_type = kind, message, module, error_type
+        self.traceback, self.field, self.execution_id = traceback, field, execution_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = (self.kind, self.message, self.module, self.error_type, self.traceback, self.field, self.execution_id)
+        return type(self), given
 
 
 class Context:
@@ -39,10 +78,18 @@ class Context:
     deadline: float
     """When the runner ends the execution, in seconds since the epoch."""
 
-    def __init__(self, execution_id: str = "", attempt: int = 1, deadline: float = float("inf")) -> None:
+    def __init__(
+        self,
+        execution_id: str = "",
+        attempt: int = 1,
+        deadline: float = float("inf"),
+        modules: Mapping[str, Callable[[Any], Any]] | None = None,
+    ) -> None:
+        """Make a context for a test. `modules` stand for the modules that the handler calls: functions of the input."""
         self.execution_id = execution_id
         self.attempt = attempt
         self.deadline = deadline
+        self._modules = modules or {}
 
     @property
     def remaining(self) -> float:
@@ -53,6 +100,64 @@ class Context:
 
     def progress(self, done: float | None = None, total: float | None = None, text: str = "") -> None:
         """Report progress to the watchers of the execution; without a runner there are none."""
+
+    def call(self, module: str, input: Any = None, *, version: str | None = None, key: str | None = None) -> Any:
+        """Execute another module and return its result. Raises CallError if it fails.
+
+        `version` is a version other than the active one. Calls with the same `key` execute it once.
+        """
+        try:
+            function = self._modules[module]
+        except KeyError:
+            text = f"no runner is here; to test the handler, make `Context(modules={{{module!r}: function}})`"
+            raise CallError("unavailable", text, module) from None
+        return function(input)
+
+    def map(self, module: str, inputs: Iterable[Any], *, parallel: int = 8, version: str | None = None) -> list[Any]:
+        """Execute another module for each input, up to `parallel` at a time; return the results in order.
+
+        The first failure is raised, and ends the others.
+        """
+        return [self.call(module, each, version=version) for each in inputs]
+
+    def submit(
+        self,
+        module: str,
+        input: Any = None,
+        *,
+        version: str | None = None,
+        key: str | None = None,
+        priority: int | None = None,
+    ) -> str:
+        """Have another module executed, also after the end of this execution; return the id of its execution."""
+        self.call(module, input, version=version, key=key)
+        return ""
+
+    async def call_async(
+        self, module: str, input: Any = None, *, version: str | None = None, key: str | None = None
+    ) -> Any:
+        """Do what `call` does, in an async handler."""
+        result = self.call(module, input, version=version, key=key)
+        return await result if hasattr(result, "__await__") else result
+
+    async def map_async(
+        self, module: str, inputs: Iterable[Any], *, parallel: int = 8, version: str | None = None
+    ) -> list[Any]:
+        """Do what `map` does, in an async handler."""
+        return [await self.call_async(module, each, version=version) for each in inputs]
+
+    async def submit_async(
+        self,
+        module: str,
+        input: Any = None,
+        *,
+        version: str | None = None,
+        key: str | None = None,
+        priority: int | None = None,
+    ) -> str:
+        """Do what `submit` does, in an async handler."""
+        await self.call_async(module, input, version=version, key=key)
+        return ""
 
 
 def context() -> Context:

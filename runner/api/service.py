@@ -15,7 +15,7 @@ from attrs import define, evolve, field
 from msgspec.structs import replace
 
 from actors.events import EventLog, Follower, log_of
-from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, use_named
+from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, reach_of, use_named
 from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
 from actors.keys import ApiKeys
@@ -79,6 +79,7 @@ class Service:
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
         self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
+        self.runs.nesting.serve(self.checks.input, self._idempotency.first_child)
 
     # Modules and environments
 
@@ -223,6 +224,8 @@ class Service:
         if (policy := module.spec.group) is not None:
             group = await self.checks.whole(partial(group_of, policy.key), data)
             execution = replace(execution, group=group)
+        if principal.modules and module.spec.calls_modules:
+            execution = replace(execution, reach=reach_of(principal.modules))
         await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 

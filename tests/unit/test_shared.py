@@ -440,7 +440,7 @@ def test_seats_hold_their_limits(calls, concurrency, max_calls, choices):
             continue
         worker = seats.next()
         if worker is None:
-            if seats.full:
+            if seats.full():
                 continue
             worker = Taking()
             workers.append(worker)

@@ -72,6 +72,8 @@ class Running:
         """Take a message. Raises ProtocolError."""
         match message:
             case messages.Result() | messages.Error():
+                if self.call.nested is not None and self.call.nested.open and not self.stopping:
+                    raise messages.ProtocolError("it answered while its calls of modules were open")
                 self.answer = message
                 self.wake()
             case messages.Printed():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 from attrs import define, field
 
+from actors.channel import no_call
 from actors.workers.call import Outcome, crash, failure_of, limit_failure, printed_too_much
 from actors.workers.masking import MaskedLog
 from actors.workers.shared.running import Running
@@ -22,7 +23,7 @@ from protocol.errors import ErrorKind, Failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from actors.channel import Channel
+    from actors.channel import Channel, Nested
     from actors.workers.call import Call
     from environments.base import Guest, Inbox
     from protocol.model import Stream
@@ -140,9 +141,26 @@ class Shared:
             return
         if not isinstance(message, messages.Printed):
             self.owner.drain()
+        if isinstance(message, messages.Call | messages.Withdraw):
+            self._call(running.call.nested, message)
+            return
         await running.take(message)
         if running.answer is not None:
             del self._running[running.call.id]
+
+    def _call(self, nested: Nested | None, message: messages.Call | messages.Withdraw) -> None:
+        """Begin or withdraw a call of a module. Raises ProtocolError."""
+        if nested is None:
+            if isinstance(message, messages.Call):
+                self._say(no_call(message))
+        elif isinstance(message, messages.Call):
+            nested.begin(message, self._reply)
+        else:
+            nested.withdraw(message.number)
+
+    async def _reply(self, message: messages.HostMessage) -> None:
+        """Send the answer to a call of a module."""
+        self._say(message)
 
     def _break(self, cause: Exception) -> None:
         """End all calls: the guest is gone, or cannot be trusted. The first cause counts."""
@@ -273,6 +291,8 @@ class Shared:
     async def _stop(self, running: Running) -> tuple[str, ...]:
         """Stop a call softly, and end the worker if it does not answer in time; return the killed processes."""
         running.stopping = True
+        if running.call.nested is not None:
+            running.call.nested.stop()
         if not running.sent:
             self._sending = deque(each for each in self._sending if each[1] is not running)
             return ()

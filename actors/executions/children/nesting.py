@@ -1,0 +1,152 @@
+"""What a call of a module by a handler does: the checks of any call, then an execution below that of the handler."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+import trio
+from attrs import define, field
+from msgspec.structs import replace
+
+from actors.executions.children.children import Begun, Children, FailedCallError, Open, Parent, Turn
+from actors.executions.children.rules import check_allowed, child_of, globs_of
+from actors.files import Files, Viewer, references
+from actors.registry import Published, Registry
+from actors.turns import Terms, group_of, terms_of
+from protocol.errors import ErrorKind, error
+from protocol.model import Execution, Status
+
+_NULL = msgspec.Raw(b"null")
+_FILE = b'"$file"'
+
+Check: TypeAlias = Callable[[Published, bytes], Awaitable[msgspec.Raw]]
+"""Returns an input that a module accepts. Raises RunnerError `bad_input`."""
+First: TypeAlias = Callable[[Execution, Callable[[Execution], Awaitable[Any]]], Awaitable[Any]]
+"""Returns the first execution with the idempotency key of this one, live or ended; without one, begins it."""
+Submit: TypeAlias = Callable[[Published, Execution], Awaitable[Begun]]
+"""Accepts an execution that runs when its turn comes. Raises RunnerError."""
+
+
+class Executions(Protocol):
+    """The executions of the runner."""
+
+    async def run_child(
+        self, module: Published, execution: Execution, raw: msgspec.Raw, parent: Parent, made: Open
+    ) -> Execution:
+        """Run an execution in this task and return it ended and recorded. Raises RunnerError when it never began."""
+
+    def start(self, module: Published, execution: Execution, raw: msgspec.Raw, parent: Parent | None = None) -> Any:
+        """Run an execution in a task of its own. Raises RunnerError."""
+
+    async def wait_ended(self, live: Any) -> Execution:
+        """Return an execution when its end is recorded. Raises RunnerError when it never began or was not recorded."""
+
+
+@define(eq=False)
+class Nesting:
+    """Makes the calls of all handlers, in `nursery`, after `serve`."""
+
+    registry: Registry
+    executions: Executions
+    submit: Submit
+    files: Files
+    nursery: trio.Nursery | None = field(default=None, init=False)
+    _check: Check | None = field(default=None, init=False)
+    _first: First | None = field(default=None, init=False)
+    called: int = field(default=0, init=False)
+    """Calls of handlers since the start of the runner."""
+
+    def serve(self, check: Check, first: First) -> None:
+        """Make calls from now on."""
+        self._check, self._first = check, first
+
+    def children(self, parent: Parent, turn: Turn | None) -> Children | None:
+        """Return what takes the calls of an attempt; None if its module may call none, or the runner ends."""
+        if not parent.module.spec.calls_modules or self.nursery is None or self._check is None:
+            return None
+        return Children(parent, self.nursery, self.answer, turn)
+
+    async def answer(self, parent: Parent, made: Open) -> tuple[str, msgspec.Raw]:
+        """Execute what was called; return the id of the execution and its result. Raises RunnerError."""
+        message = made.message
+        self.called += 1
+        module, execution, raw = await self._new(parent, message.module, message.version, bytes(message.input))
+        if message.key is not None:
+            execution = replace(execution, idempotency_key=message.key)
+        parent.log.child(execution.id, module.spec.name)
+        if not message.waits:
+            return await self._submitted(module, execution, raw, terms_of(0.0, priority=message.priority)), _NULL
+        if message.key is None:
+            ended = await self.executions.run_child(module, execution, raw, parent, made)
+        else:
+            ended = await self._keyed(module, execution, raw, parent, made)
+        if ended.failure is not None:
+            raise FailedCallError(ended.failure, ended.id)
+        result = ended.result or b"null"
+        if _FILE in result:  # it may become a part of what the handler returns
+            await self.files.use(parent.execution.id, parent.module.spec.name, references(result))
+        return ended.id, msgspec.Raw(result)
+
+    async def _new(
+        self, parent: Parent, name: str, version: str | None, data: bytes
+    ) -> tuple[Published, Execution, msgspec.Raw]:
+        """Return an execution that may begin. Raises RunnerError."""
+        caller = parent.execution
+        check_allowed(caller, parent.module.spec.calls_modules, name, (*parent.path, caller.module.name))
+        module = self.registry.snapshot.get(name, version)
+        assert self._check is not None  # noqa: S101  (`children` needs it)
+        raw = await self._check(module, data)
+        group = None if module.spec.group is None else group_of(module.spec.group.key, data)
+        execution = child_of(caller, module, data, group)
+        if _FILE in data:
+            globs = globs_of(caller)
+            viewer = Viewer(caller.subject, globs) if globs else None
+            await self.files.use(execution.id, name, references(data), viewer)
+        return module, execution, raw
+
+    async def _submitted(self, module: Published, execution: Execution, raw: msgspec.Raw, terms: Terms) -> str:
+        """Accept an execution; return the id of it, or of the first one with its key."""
+        priority = execution.priority if terms.priority is None else terms.priority
+        accepted = replace(execution, asynchronous=True, status=Status.QUEUED, priority=priority, input=bytes(raw))
+        begin = partial(self.submit, module)
+        if accepted.idempotency_key is None or self._first is None:
+            return (await begin(accepted)).execution.id
+        known = await self._first(accepted, begin)
+        return known.id if isinstance(known, Execution) else str(known.execution.id)
+
+    async def _keyed(
+        self, module: Published, execution: Execution, raw: msgspec.Raw, parent: Parent, made: Open
+    ) -> Execution:
+        """Return the ended first execution with the key of this one."""
+
+        async def begin(child: Execution) -> Begun:
+            live: Begun = self.executions.start(module, child, raw, parent)
+            made.begun(live, owned=True)
+            return live
+
+        assert self._first is not None  # noqa: S101  (`children` needs it)
+        known = await self._first(execution, begin)
+        if isinstance(known, Execution):
+            return known
+        if made.child is None:
+            if waits_for(known, parent):
+                text = f"the execution {known.execution.id}, which has the key {made.message.key!r}, waits for this one"
+                raise error(ErrorKind.CONFLICT, f"{text}; use another key", field="key")
+            made.begun(known, owned=False)
+        return await self.executions.wait_ended(known)
+
+
+def waits_for(execution: Begun, other: Parent) -> bool:
+    """Return whether an execution is another one, or waits for it: to wait for the first would have no end."""
+    todo, seen = [execution], set[str]()
+    while todo:
+        found = todo.pop()
+        if found.execution.id == other.execution.id:
+            return True
+        if found.execution.id not in seen and found.children is not None:
+            seen.add(found.execution.id)
+            todo += found.children.awaited()
+    return False

@@ -17,7 +17,7 @@ from config.modules.policies import Backoff, RetryPolicy, WorkersPolicy
 from config.secrets import Secret
 from environments import proc
 from protocol.errors import ErrorKind, Failure
-from protocol.events import OutputEvent
+from protocol.events import OutputEvent, decode_all, text_of
 from tests.support import ANYBODY, inline, open_rig, open_service
 from tests.workers import Flag, chosen
 
@@ -460,3 +460,79 @@ async def test_lost_calls_are_tried_again_by_the_policy_of_their_module(tmp_path
     assert found["waits"].result == b"2"
     (first,) = found["waits"].failed_attempts
     assert first.failure.kind is ErrorKind.LOST
+
+
+@pytest.mark.parametrize("max_workers", [1, 3])
+async def test_handlers_that_share_a_worker_call_modules_and_themselves(tmp_path, max_workers):
+    """All pools are at their limits, and no caller waits for ever."""
+    code = """
+    import asyncio
+    from operato import context
+
+    async def handler(input):
+        if input == 0:
+            return 1
+        print("depth", input)
+        own = await context().call_async("m", input - 1)
+        others = await asyncio.gather(*(context().call_async("leaf", n) for n in range(3)))
+        one = await asyncio.to_thread(context().call, "leaf", 3)
+        return own + sum(others) + one
+    """
+    module = inline("m", code, calls=3, concurrency=5, calls_modules=("m", "leaf"), timeout=60.0)
+    leaf = inline("leaf", "def handler(input): return input", concurrency=1, timeout=60.0)
+    found = []
+    async with open_service(tmp_path, [module, leaf], max_workers=max_workers, max_waiting=1000) as service:
+
+        async def one():
+            found.append(await service.execute(ANYBODY, "m", b"3"))
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for _ in range(12):
+                    nursery.start_soon(one)
+        executor = service.executors["inline"]
+        now = executor.statistics()
+        assert (now.busy, now.calls, now.parked, now.waiting) == (0, 0, 0, 0)
+        assert executor._scheduler.working == 0
+
+    assert [each.result for each in found] == [b"19"] * 12
+    texts = {text_of(decode_all(each.events), None) for each in found}
+    assert texts == {"depth 3\n"}
+
+
+async def test_a_cancelled_handler_that_shares_a_worker_leaves_no_calls(tmp_path):
+    code = """
+    import asyncio
+    from operato import context
+
+    async def handler(input):
+        print("begun", flush=True)
+        if input == "waits":
+            return await context().call_async("held", None)
+        await asyncio.sleep(0.3)
+        return await context().call_async("leaf", 1)
+    """
+    module = inline("m", code, calls=2, calls_modules=("*",))
+    held = inline("held", "import time\ndef handler(input): time.sleep(100)")
+    leaf = inline("leaf", "def handler(input): return input")
+    async with open_service(tmp_path, [module, held, leaf]) as service:
+        waits = await service.submit(ANYBODY, "m", b'"waits"')
+        with trio.fail_after(30):
+            while service.executors["inline"].statistics().parked == 0:
+                await trio.sleep(0.01)
+            other = {}
+
+            async def one():
+                other["done"] = await service.execute(ANYBODY, "m", b'"goes"')
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one)
+                await service.cancel(ANYBODY, waits.id)
+            statistics = service.executors["inline"].statistics
+            while statistics().busy or service.runs.statistics().live:
+                await trio.sleep(0.01)
+        now = statistics()
+        assert (now.calls, now.parked, now.waiting) == (0, 0, 0)
+        assert service.executors["inline"]._scheduler.working == 0
+
+    assert other["done"].result == b"1"

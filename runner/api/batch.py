@@ -17,6 +17,10 @@ from runner.api.service import Service
 from runner.auth import Principal, Scope
 
 MAX_PARALLELISM = 256
+_GATHERING = 0.001
+"""Seconds from one write of answers to the next, unless a task waits: a write costs as much as half a small input."""
+_GATHERED = 32
+"""Answers that may be ready for one write, beside those of inputs that run at a time."""
 
 
 @frozen
@@ -39,9 +43,10 @@ Answer = Callable[[Sequence[Ended]], Awaitable[None]]
 class Batch:
     """A batch that may run: one task for each input that runs at a time, which takes the next input when it is free.
 
-    Answers leave from the task of the batch, in the order of their ends, those that are ready in one write. Meanwhile a
-    task takes its next input, unless its answer is large or more answers wait than inputs run at a time: the client's
-    reading sets the pace. An input that does not begin is answered too, and the batch continues.
+    Answers leave from the task of the batch, in the order of their ends, those of a millisecond in one write. Meanwhile
+    a task takes its next input, unless its answer is large or too many answers wait: the client's reading sets the
+    pace. Answers leave at once when a task waits for the client or for a write. An input that does not begin is
+    answered too, and the batch continues.
     """
 
     def __init__(
@@ -71,6 +76,8 @@ class Batch:
         self._ended: list[Ended] = []
         self._changed = trio.Event()  # something has ended
         self._answered: trio.Event | None = None  # all that has ended until now is answered
+        self._urgent = trio.Event()  # a task waits
+        self._asking = False  # for the client's next input
         self._working = 0
         self._over = False
         self._problem: RunnerError | None = None
@@ -91,28 +98,42 @@ class Batch:
             for _ in range(self._parallelism):
                 nursery.start_soon(self._work, take, timeout, ready)
             while self._working or self._ended:
-                if not self._ended:
+                if self._ended:
+                    await self._answer(answer)
+                    await self._gather()
+                else:
                     self._changed = trio.Event()
                     await self._changed.wait()
-                    continue
-                ended, self._ended = self._ended, []
-                answered, self._answered = self._answered, None
-                await answer(ended)
-                self.unanswered -= len(ended)
-                del ended  # large results are not kept until the next end
-                if answered is not None:
-                    answered.set()
         if self._problem is not None:
             raise self._problem
+
+    async def _answer(self, answer: Answer) -> None:
+        ended, self._ended = self._ended, []
+        answered, self._answered = self._answered, None
+        await answer(ended)
+        self.unanswered -= len(ended)
+        del ended  # large results are not kept until the next end
+        if answered is not None:
+            answered.set()
+
+    async def _gather(self) -> None:
+        """Wait for more answers, as long as no task waits."""
+        if not (self._asking or self._answered is not None or self._over):
+            self._urgent = trio.Event()
+            with trio.move_on_after(_GATHERING):
+                await self._urgent.wait()
 
     async def _work(self, take: Take, timeout: Callable[[], float | None], ready: Callable[[], bool]) -> None:
         while (given := await self._next(take, ready)) is not None:
             became = given.refusal or await self._run(given.data, timeout)  # without a result that is large
             self._ended.append((given, became))
             self._changed.set()
-            if len(self._ended) > self._parallelism or not (isinstance(became, Failure) or is_small(became)):
+            if len(self._ended) > self._parallelism + _GATHERED or not (
+                isinstance(became, Failure) or is_small(became)
+            ):
                 if self._answered is None:
                     self._answered = trio.Event()
+                self._urgent.set()
                 await self._answered.wait()
         self._working -= 1
         self._changed.set()
@@ -131,14 +152,19 @@ class Batch:
                     if ready():
                         given = await take()
                     else:
+                        self._asking = True
+                        self._urgent.set()
                         with while_valid(self._principal):
                             given = await take()
                 except RunnerError as problem:
                     self._problem = problem
             self._over = given is None
+            if self._over:
+                self._urgent.set()
             self.unanswered += given is not None
             return given
         finally:
+            self._asking = False
             self._taking.release()
 
     async def _run(self, data: bytes, timeout: Callable[[], float | None]) -> Execution | Left | Failure:

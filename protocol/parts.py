@@ -14,6 +14,7 @@ from values import MAX_TEXT, clean, pieces_of, read_json
 HEADER_BYTES = 4
 MAX_PIECE = 1 << 20
 MAX_NAME = 200
+OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 CALLING = ("call", "map", "submit", "call_async", "map_async", "submit_async")
 """The ways to call other modules."""
 END = b"\0"
@@ -312,3 +313,17 @@ def peak_memory():
         return int(text.partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
     except (OSError, ValueError, IndexError):
         return None
+
+
+def out_of_memory_kills():
+    """Return how many processes of this container the kernel killed for memory; 0 if unknown."""
+    for path in OOM_FILES:
+        try:
+            with open(path) as file:
+                for line in file:
+                    key, _, count = line.partition(" ")
+                    if key == "oom_kill":
+                        return int(count)
+        except (OSError, ValueError):
+            continue
+    return 0

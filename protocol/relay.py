@@ -26,7 +26,6 @@ HEAD = re.compile(rb'\{"type":"(\w+)"(?:,"id":"([^"]*)")?')
 ANSWER = re.compile(rb'\{"children":(?:false|true,"stays":\[([-\d, ]*)\]),(?:"id":"([^"]*)")?')
 HELPER = re.compile(rb"\.(resource_tracker|forkserver) import main")
 """In the command of a helper of multiprocessing."""
-OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _PR_SET_DUMPABLE = 4
 
 
@@ -38,13 +37,11 @@ class Relay:
         self.home = os.path.join(base, "home")
         self.limit = 1 << 30
         self.from_host, self.from_worker = parts.Buffer(), parts.Buffer()
-        self.execution, self.loading = "", True
-        self.many, self.running = False, set()
+        self.execution, self.loading, self.many, self.running = "", True, False, set()
         self.inbox = parts.Inbox(base)
-        self.keep, self.kills = frozenset(), out_of_memory_kills()
+        self.keep, self.kills = frozenset(), parts.out_of_memory_kills()
         self.worker, self.poller, self.actions = None, select.poll(), {}
-        self.seq, self.decoders = 0, {}
-        self.later = bytearray()
+        self.seq, self.decoders, self.later = 0, {}, bytearray()
 
     def start(self):
         """Fork the worker. Return True in the worker, which must call `guest.main` then."""
@@ -114,8 +111,7 @@ class Relay:
                 text = "the code cannot be written in the container: %s" % self.inbox.problem()
                 say({"type": "load_failed", "error_type": "OSError", "message": text})
                 self.finish()
-            elif kind == b"execute" and self.inbox.problem(head[2].decode() if self.many else None):
-                place = head[2].decode() if self.many else None
+            elif kind == b"execute" and self.inbox.problem(place := head[2].decode() if self.many else None):
                 text = "a file of the input cannot be written in the container: %s" % self.inbox.problem(place)
                 say({"type": "error", "id": head[2].decode(), "kind": "out_of_storage", "message": text})
                 self.inbox.clear(place)
@@ -127,7 +123,7 @@ class Relay:
                     self.begin(head[2].decode())
                 self.send(frame(payload), waits=kind == b"hello" or (kind == b"execute" and not self.many))
                 if kind == b"cancel" and not self.many:
-                    self.signal(signal.SIGTERM)
+                    signal_worker(self.worker, signal.SIGTERM)
 
     def send(self, data, waits):
         """Send a frame to the worker. If it runs a handler, do not wait: it may be sending, and read afterwards."""
@@ -137,35 +133,24 @@ class Relay:
 
     def send_later(self):
         """Send what is left, as far as the worker reads."""
+        events = select.POLLIN
         try:
             while self.later:
                 del self.later[: self.mine.send(self.later)]
         except BlockingIOError:
-            self.poller.modify(self.channel, select.POLLIN | select.POLLOUT)
-            return
+            events |= select.POLLOUT
         except OSError:  # the worker has ended, which SIGCHLD reports
             self.later.clear()
         if self.channel in self.actions:
-            self.poller.modify(self.channel, select.POLLIN)
+            self.poller.modify(self.channel, events)
 
     def begin(self, execution):
         """Attribute output from now on to this execution, or to all that run."""
         self.drain()
         self.running.add(execution)
-        if self.many:
-            self.execution = "*"
-            return
-        self.execution, self.seq, self.decoders = execution, 0, {}
-        self.kills = out_of_memory_kills()
-
-    def signal(self, number):
-        """Signal the worker's group, or the worker alone before it leads one."""
-        for send in (os.killpg, os.kill):
-            try:
-                send(self.worker, number)
-                break
-            except OSError:
-                continue
+        self.execution = "*" if self.many else execution
+        if not self.many:
+            self.seq, self.decoders, self.kills = 0, {}, parts.out_of_memory_kills()
 
     def on_worker(self, fd):
         """Pass the worker's messages on; end everything if it lives and has closed its channel."""
@@ -247,7 +232,7 @@ class Relay:
         for stream in list(self.decoders):
             self.print(stream, b"", True)
         self.decoders = {}
-        if out_of_memory_kills() > self.kills:
+        if parts.out_of_memory_kills() > self.kills:
             say({"type": "limit", "what": "memory"})
 
     def on_signal(self, fd):
@@ -279,10 +264,10 @@ class Relay:
             if not data:
                 break
         if self.worker is not None:  # stopped first, so that it cannot fork between the search and the kill
-            self.signal(signal.SIGSTOP)
+            signal_worker(self.worker, signal.SIGSTOP)
         killed = kill(lambda: [pid for pid in others() if pid != self.worker])
         if self.worker is not None:
-            self.signal(signal.SIGKILL)
+            signal_worker(self.worker, signal.SIGKILL)
             _, status = os.waitpid(self.worker, 0)
             code = exit_code(status)  # its own if it was already ending
             killed += kill(others)
@@ -312,6 +297,16 @@ def left(keep, worker, stays):
         return [pid for pid in parents if pid != worker and not kept(pid)]
 
     return find
+
+
+def signal_worker(worker, number):
+    """Signal the worker's group, or the worker alone before it leads one."""
+    for send in (os.killpg, os.kill):
+        try:
+            send(worker, number)
+            break
+        except OSError:
+            continue
 
 
 def become_worker(frames, lifeline, outputs, home, close):
@@ -400,20 +395,6 @@ def helps(pid):
 def exit_code(status):
     """Return the exit code from the status of `wait`, negative for a signal."""
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
-def out_of_memory_kills():
-    """Return how many processes of this container the kernel killed for memory; 0 if unknown."""
-    for path in OOM_FILES:
-        try:
-            with open(path) as file:
-                for line in file:
-                    key, _, count = line.partition(" ")
-                    if key == "oom_kill":
-                        return int(count)
-        except (OSError, ValueError):
-            continue
-    return 0
 
 
 def main(base):

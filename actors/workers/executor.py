@@ -19,6 +19,7 @@ from actors.workers.build_log import BuildLog
 from actors.workers.builds import Builds
 from actors.workers.call import Call
 from actors.workers.fleet import Fleet
+from actors.workers.parking import Parking
 from actors.workers.pool import Phases, Pool, Waiter
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
@@ -106,21 +107,21 @@ class Lease:
 class Turn:
     """The turn of a handler among those that may run at a time."""
 
-    scheduler: Scheduler
+    parking: Parking
     worker: Worker
     level: int
 
     def give(self) -> None:
         """Let others run, while this handler waits for calls of its own."""
-        self.scheduler.park(self.worker, self.level)
+        self.parking.park(self.worker, self.level)
 
     def end(self) -> None:
         """Note that this handler has ended while others run in its place."""
-        self.scheduler.unpark(self.worker, self.level)
+        self.parking.unpark(self.worker, self.level)
 
     async def take(self) -> None:
         """Wait until this handler may go on. Returns at once if its worker has ended, or is given back."""
-        await self.scheduler.resume(self.worker, self.level)
+        await self.parking.resume(self.worker, self.level)
 
 
 class Timeouts:
@@ -263,7 +264,7 @@ class Executor:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
         scheduler = self._scheduler
         pool = scheduler.pool(module)
-        if not scheduler.waiting and not scheduler.closing and scheduler.can_lend(pool, level):
+        if not scheduler.waiting and not scheduler.closing and scheduler.parking.can_lend(pool, level):
             return scheduler.reuse(pool, level)
         return None
 
@@ -296,7 +297,7 @@ class Executor:
 
     def turn(self, worker: Worker, level: int) -> Turn:
         """Return the turn of a worker that is lent to a caller of this level."""
-        return Turn(self._scheduler, worker, level)
+        return Turn(self._scheduler.parking, worker, level)
 
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""

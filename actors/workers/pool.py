@@ -141,12 +141,6 @@ class Pool:
         return len(self.idle) + len(self.busy) + self.starting
 
     @property
-    def running(self) -> int:
-        """Number of workers that count against `concurrency`: those that start, or whose handlers do not just wait."""
-        working = len(self.busy) + self.starting
-        return working - sum(self.parked.values()) if self.parked else working
-
-    @property
     def fewest(self) -> int:
         """The minimum number of workers to keep."""
         return self.module.spec.workers.min if self.served and not self.retired else 0
@@ -160,13 +154,6 @@ class Pool:
     def unused(self) -> bool:
         """Whether it has neither workers nor waiting callers."""
         return not self.own and not self.waiters
-
-    def join(self, waiter: Waiter) -> None:
-        """Add a caller behind those of its level."""
-        place = len(self.waiters)
-        if waiter.level:
-            place = next((at for at, each in enumerate(self.waiters) if each.level < waiter.level), place)
-        self.waiters.insert(place, waiter)
 
     def report(self, activity: str, now: float, cause: Waiter | None) -> None:
         """Set the step of a start in progress; the caller that it is for gets it as its waiting reason.
@@ -295,60 +282,15 @@ class Pool:
         return f"as many workers run as `max_workers` allows; callers that wait: {len(self.waiters)}"
 
 
-@define(eq=False)
-class Seat:
-    """A handler of a worker that runs many calls at a time, which waits for its turn."""
-
-    pool: Pool
-    worker: Worker
-    level: int
-    turn: trio.Event = field(factory=trio.Event, init=False)
+def running(pool: Pool) -> int:
+    """Return how many workers count against `concurrency`: those that start, or whose handlers do not just wait."""
+    working = len(pool.busy) + pool.starting
+    return working - sum(pool.parked.values()) if pool.parked else working
 
 
-@define(eq=False)
-class Parking:
-    """The workers whose handlers wait for calls of their own, and those of them that want to go on."""
-
-    levels: dict[int, int] = field(factory=dict, init=False)
-    """Their number by the level of their callers."""
-    resuming: dict[Worker, trio.Event] = field(factory=dict, init=False)
-    """Those that want to go on, the first one first."""
-    seated: list[Seat] = field(factory=list, init=False)
-    """The handlers of shared workers that want to go on, the first one first."""
-    _parked: dict[Worker, int] = field(factory=dict, init=False)
-
-    def __len__(self) -> int:
-        return len(self._parked)
-
-    def __contains__(self, worker: object) -> bool:
-        return worker in self._parked
-
-    def begin(self, worker: Worker, pool: Pool, level: int) -> None:
-        """Note that a worker waits."""
-        self._parked[worker] = level
-        for levels in (self.levels, pool.parked):
-            levels[level] = levels.get(level, 0) + 1
-
-    def ask(self, worker: Worker) -> trio.Event | None:
-        """Note that a worker wants to go on; return what comes when it does. None if it does not wait."""
-        return self.resuming.setdefault(worker, trio.Event()) if worker in self._parked else None
-
-    def end(self, worker: Worker, pool: Pool) -> bool:
-        """Note that a worker goes on, or has ended; return whether it waited."""
-        level = self._parked.pop(worker, None) if self._parked else None
-        if level is None:
-            return False
-        for levels in (self.levels, pool.parked):
-            levels[level] -= 1
-            if not levels[level]:
-                del levels[level]
-        if (turn := self.resuming.pop(worker, None)) is not None:
-            turn.set()
-        return True
-
-    def clear(self) -> None:
-        """Forget all; they have ended."""
-        for turn in (*self.resuming.values(), *(seat.turn for seat in self.seated)):
-            turn.set()
-        for each in (self.levels, self.resuming, self.seated, self._parked):
-            each.clear()
+def join(waiters: deque[Waiter], waiter: Waiter) -> None:
+    """Add a caller behind those of its level."""
+    place = len(waiters)
+    if waiter.level:
+        place = next((at for at, each in enumerate(waiters) if each.level < waiter.level), place)
+    waiters.insert(place, waiter)

@@ -15,7 +15,8 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.workers.pool import Parking, Phases, Pool, Seat, Waiter
+from actors.workers.parking import Parking
+from actors.workers.pool import Phases, Pool, Waiter, join, running
 from protocol.errors import Failure, shutting_down
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def rank(pool: Pool, now: float) -> tuple[int, float, float]:
     level = -pool.waiters[0].level
     if pool.idle and now - pool.turn_at < _TURN_SECONDS:
         return level, -1, pool.turn_at
-    return level, pool.running, pool.turn_at
+    return level, running(pool), pool.turn_at
 
 
 @define(eq=False)
@@ -184,27 +185,16 @@ class Scheduler:
     _served: Collection[str] = field(default=frozenset(), init=False)
     """Digests of the versions used by calls that name none."""
     keeping: Keeping = field(init=False)
-    parking: Parking = field(factory=Parking, init=False)
+    parking: Parking = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.keeping = Keeping(self.settings, self.memory, self.retire, self.pools)
+        self.parking = Parking(self)
 
     @property
     def room(self) -> int:
         """How many more workers of the kind may run."""
         return self.settings.max_workers - self.working
-
-    def room_for(self, pool: Pool, level: int) -> int:
-        """How many more workers of a module may run for callers of this level.
-
-        Each level has places of its own: those of handlers that wait for calls are not for others of their level, so
-        that the number of workers is bounded, and a call of the level above always finds a place in the end.
-        """
-        room, own = self.settings.max_workers - self.working, pool.module.spec.most_workers - pool.running
-        if self.parking.levels:
-            room -= self.parking.levels.get(level, 0)
-            own -= pool.parked.get(level, 0)
-        return min(room, own)
 
     def clear(self) -> None:
         """Forget all workers; they have ended."""
@@ -238,9 +228,11 @@ class Scheduler:
 
     def join(self, pool: Pool, waiter: Waiter) -> None:
         """Add a caller to the queue of its module, and serve it if that is possible now."""
-        pool.join(waiter)
+        join(pool.waiters, waiter)
         self.waiting += 1
-        if pool.seats is not None or pool.running < pool.module.spec.concurrency:  # else nothing can be done for it now
+        if (
+            pool.seats is not None or running(pool) < pool.module.spec.concurrency
+        ):  # else nothing can be done for it now
             self.pump()
 
     def leave(self, pool: Pool, waiter: Waiter) -> None:
@@ -255,7 +247,7 @@ class Scheduler:
     def pump(self) -> None:
         """Serve the waiting callers as far as capacity allows: modules in turn, callers of one module in order."""
         now = trio.current_time()
-        self._resume()
+        self.parking.serve()
         todo = [pool for pool in self.pools.values() if pool.waiters]
         while todo:
             pool = min(todo, key=lambda pool: rank(pool, now))
@@ -268,14 +260,14 @@ class Scheduler:
         if pool.seats is not None and pool.seats.full(level):
             return False
         step = next_step(
-            shared=self._open(pool, level) is not None,
+            shared=self.parking.open(pool, level) is not None,
             calls=spec.calls,
             idle=pool.has_idle(),
-            own=pool.running,
+            own=running(pool),
             starting=pool.starting,
             waiting=len(pool.waiters),
             concurrency=spec.most_workers,
-            room=self.room_for(pool, level),
+            room=self.parking.room_for(pool, level),
             paused=pool.pause(now) > 0,
         )
         if step is Step.REUSE:
@@ -303,30 +295,16 @@ class Scheduler:
 
     # Workers
 
-    def can_lend(self, pool: Pool, level: int) -> bool:
-        """Return whether a caller of a module, of this level, gets a worker at once."""
-        if pool.seats is not None:
-            if pool.seats.full(level):
-                return False
-            if self._open(pool, level) is not None:
-                return True
-        return pool.has_idle() and self.room_for(pool, level) > 0
-
-    def _open(self, pool: Pool, level: int) -> Worker | None:
-        """Return a busy worker that takes another call."""
-        worker = None if pool.seats is None else pool.seats.next(level)
-        return None if worker in self.parking and self.room_for(pool, level) <= 0 else worker
-
     def reuse(self, pool: Pool, level: int = 0) -> Worker:
         """Return a busy worker that takes another call, else the most recently used idle one; it is busy now."""
-        worker = self._open(pool, level)
+        worker = self.parking.open(pool, level)
         if worker is None:
             worker = pool.idle.pop()
             pool.busy.add(worker)
             self.working += 1
         if pool.seats is not None:
             pool.seats.take(worker)
-            self._settle(pool, worker)
+            self.parking.settle(pool, worker)
         return worker
 
     def begin(self, pool: Pool) -> None:
@@ -359,88 +337,13 @@ class Scheduler:
             else:
                 self.retire(worker)
         else:
-            self._settle(pool, worker)
+            self.parking.settle(pool, worker)
         if self.waiting or self.parking.resuming or self.parking.seated:
             alone = self.waiting == len(pool.waiters) and not parked and not self.parking.levels
             if pool.idle and seats is None and alone:  # no other module wants it
                 self._next(pool).wake(worker=self.reuse(pool))
             else:
                 self.pump()
-
-    def park(self, worker: Worker, level: int) -> None:
-        """Let others run in place of a handler that waits for calls of its own; its caller has this level."""
-        pool = self.pools.get(worker.module.digest) if worker.module else None
-        if pool is not None and worker in pool.busy:
-            if pool.seats is None:
-                self.parking.begin(worker, pool, level)
-                self.working -= 1
-            else:
-                pool.seats.park(worker, level)
-                self._settle(pool, worker)
-            if self.waiting or self.parking.resuming or self.parking.seated:
-                self.pump()
-
-    async def resume(self, worker: Worker, level: int) -> None:
-        """Return when it is the turn of a parked handler again; at once if its worker has ended, or is not parked."""
-        pool = self.pools.get(worker.module.digest) if worker.module else None
-        if pool is not None and pool.seats is not None:
-            seat = Seat(pool, worker, level)
-            self.parking.seated.append(seat)
-            self._resume()
-            try:
-                await seat.turn.wait()
-            except trio.Cancelled:
-                if seat in self.parking.seated:
-                    self.parking.seated.remove(seat)
-                else:
-                    pool.seats.park(worker, level)  # `unpark` follows
-                    self._settle(pool, worker)
-                raise
-        elif (turn := self.parking.ask(worker)) is not None:
-            self._resume()
-            await turn.wait()
-
-    def unpark(self, worker: Worker, level: int) -> None:
-        """Note that a parked handler has ended, before its worker is given back."""
-        pool = self.pools.get(worker.module.digest) if worker.module else None
-        if pool is not None and pool.seats is not None:
-            self._seat(Seat(pool, worker, level))
-
-    def _seat(self, seat: Seat) -> None:
-        """Let a handler of a shared worker go on."""
-        if seat in self.parking.seated:
-            self.parking.seated.remove(seat)
-        if seat.pool.seats is not None:
-            seat.pool.seats.resume(seat.worker, seat.level)
-            self._settle(seat.pool, seat.worker)
-        seat.turn.set()
-
-    def _settle(self, pool: Pool, worker: Worker) -> None:
-        """Park a shared worker whose calls all wait, or let it work again."""
-        level = None if pool.seats is None else pool.seats.level(worker)
-        if level is None and self.parking.end(worker, pool):
-            self.working += 1
-        elif level is not None and worker not in self.parking:
-            self.parking.begin(worker, pool, level)
-            self.working -= 1
-
-    def _may_work(self, pool: Pool, worker: Worker | None = None) -> bool:
-        """Return whether a parked worker may work again; one that is not parked may."""
-        if worker is not None and worker not in self.parking:
-            return True
-        return self.room > 0 and pool.running < pool.module.spec.most_workers
-
-    def _resume(self) -> None:
-        """Let parked workers go on, as far as capacity allows: they come before all that wait for a worker."""
-        for worker in list(self.parking.resuming):
-            pool = self.pools.get(worker.module.digest) if worker.module else None
-            if pool is not None and self._may_work(pool):
-                self.parking.end(worker, pool)
-                self.working += 1
-        for each in list(self.parking.seated):
-            seats = each.pool.seats
-            if seats is None or (seats.has_room(each.worker) and self._may_work(each.pool, each.worker)):
-                self._seat(each)
 
     def started(self, pool: Pool, result: Worker | Failure, phases: Phases, cause: Waiter | None = None) -> None:
         """Hand a started worker, or why it failed, to the caller that caused the start.

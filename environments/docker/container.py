@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import closing
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from environments.docker.engine import (
     NotThereError,
     StreamBrokenError,
 )
+from environments.docker.programs import Waits
 from environments.limits import LimitKeeper, Limits, memory_exceeded
 from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -162,8 +163,9 @@ class ContainerGuest:
     exit_code: int | None = field(default=None, init=False)
     fault: Failure | None = field(default=None, init=False)
     inbox: ContainerInbox = field(init=False)
-    _waits: set[trio.CancelScope] = field(factory=set, init=False)
-    """One of `send` and one of `receive`, while they wait."""
+    _waits: Waits = field(factory=Waits, init=False)
+    interrupt: Callable[[], None] = field(init=False)
+    """Ends the waits of `send` and `receive`."""
     _attached: Attached | None = field(default=None, init=False)
     _sending: trio.Lock = field(factory=trio.Lock, init=False)
     _begun: trio.Event = field(factory=trio.Event, init=False)
@@ -184,6 +186,7 @@ class ContainerGuest:
     def __attrs_post_init__(self) -> None:
         self.name = self.container.name
         self.inbox = ContainerInbox(self.send)
+        self.interrupt = self._waits.end
         self._decoder = frames.FrameDecoder(self.max_frame_bytes + 65536)
         self._put, self._get = trio.open_memory_channel[bytes](_WAITING_MESSAGES)
 
@@ -296,12 +299,11 @@ class ContainerGuest:
             return self.workdir, f"{self.workdir.rstrip('/')}/{entry}"
         for path in await trio.to_thread.run_sync(_files, root):
             await self.inbox.send(path, f"code/{root.name}/{path.relative_to(root).as_posix()}")
-        folder = f"{BASE}/code/{root.name}"
-        return folder, f"{folder}/{entry.relative_to(root)}"
+        return f"{BASE}/code/{root.name}", f"{BASE}/code/{root.name}/{entry.relative_to(root)}"
 
     async def send(self, frame: bytes) -> None:
         """Write one frame to the relay. Raises ChannelClosedError and InterruptedWaitError."""
-        with self._interruptible() as scope:
+        with self._waits.one() as scope:
             await self._begun.wait()
             async with self._sending:
                 if self._attached is None or self._cut or self._over.is_set():
@@ -315,20 +317,6 @@ class ContainerGuest:
         if scope.cancelled_caught:
             raise InterruptedWaitError
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[trio.CancelScope]:
-        with trio.CancelScope() as scope:
-            self._waits.add(scope)
-            try:
-                yield scope
-            finally:
-                self._waits.discard(scope)
-
-    def interrupt(self) -> None:
-        """End the waits of `send` and `receive`."""
-        for scope in self._waits:
-            scope.cancel()
-
     def has_spoken(self) -> bool:
         """Return whether a living worker has sent a frame that was not received."""
         left = self._get.statistics()
@@ -336,7 +324,7 @@ class ContainerGuest:
 
     async def receive(self) -> bytes:
         """Wait for a frame of the worker. Raises ChannelClosedError, FrameTooLargeError and InterruptedWaitError."""
-        with self._interruptible():
+        with self._waits.one():
             try:
                 return frames.encode(await self._get.receive())
             except (trio.EndOfChannel, trio.ClosedResourceError) as problem:

@@ -88,7 +88,7 @@ class Seats(Generic[W]):
         return self.lent < self.concurrency and self.taken.get(worker, 0) < self.calls
 
     def resume(self, worker: W, level: int) -> None:
-        """Note that the handler of a call goes on, or has ended."""
+        """Note that the handler of a call continues, or has ended."""
         self._count(worker, 1)
         self._levels[level] -= 1
         waiting = self._waiting[worker]

@@ -8,9 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import define, evolve, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
 from actors.workers.build_log import BuildLog
+from actors.workers.shared import Seats
 from protocol.errors import ErrorKind, Failure
 from protocol.model import Isolation, Stream
 
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
     from actors.events import EventLog
     from actors.registry import Published
     from actors.workers.worker import Worker
+    from config.modules import ModuleSpec
     from environments.base import Prepared
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
+
+
+def _seats(spec: ModuleSpec) -> Seats[Worker] | None:
+    return Seats(spec.calls, spec.concurrency, spec.workers.max_calls) if spec.calls > 1 else None
 
 
 @define(eq=False)
@@ -131,6 +137,8 @@ class Pool:
     module: Published
     idle: list[Worker] = field(factory=list)
     busy: set[Worker] = field(factory=set)
+    seats: Seats[Worker] | None = field(default=Factory(lambda self: _seats(self.module.spec), takes_self=True))
+    """The calls of the busy ones, if they run many at a time."""
     parked: dict[int, int] = field(factory=dict)
     """How many of the busy ones wait for calls of their own, by the level of their callers. They do not count."""
     starting: int = 0
@@ -292,6 +300,11 @@ class Pool:
         """Return why a caller waits."""
         if self.activity:
             return f"{self.activity} (for {now - self.activity_since:.1f} s)"
+        if self.seats is not None and self.seats.lent:
+            calls = f"its {self.seats.lent} calls run in {len(self.busy)} of its workers"
+            if self.seats.full(0):
+                calls += ", as many as `concurrency` allows"
+            return f"{calls}; callers that wait: {len(self.waiters)}"
         if self.busy and not self.idle:
             workers = "its only worker is busy" if len(self.busy) == 1 else f"its {len(self.busy)} workers are busy"
             return f"{workers}; callers that wait: {len(self.waiters)}"
@@ -301,6 +314,12 @@ class Pool:
             )
             return f"{workers}; callers that wait: {len(self.waiters)}"
         return f"as many workers run as `max_workers` allows; callers that wait: {len(self.waiters)}"
+
+
+def running(pool: Pool) -> int:
+    """Return how many workers count against `concurrency`: those that start, or whose handlers do not just wait."""
+    working = len(pool.busy) + pool.starting
+    return working - sum(pool.parked.values()) if pool.parked else working
 
 
 def join(waiters: deque[Waiter], waiter: Waiter) -> None:

@@ -15,8 +15,8 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.workers.parking import Parking, running
-from actors.workers.pool import Phases, Pool, Waiter, join
+from actors.workers.parking import Parking
+from actors.workers.pool import Phases, Pool, Waiter, join, running
 from protocol.errors import Failure, shutting_down
 
 if TYPE_CHECKING:
@@ -56,17 +56,22 @@ def next_step(
     concurrency: int,
     room: int,
     paused: bool,
+    shared: bool = False,
+    calls: int = 1,
 ) -> Step:
     """Return the step for the oldest waiting caller of a module.
 
     `own` counts the module's workers at work (starting ones included), `waiting` its callers without a worker. `room`
-    is how many more workers may run for it, `paused` whether a start failed so recently that none is allowed.
+    is how many more workers may run for it, `paused` whether a start failed so recently that none is allowed. Each runs
+    up to `calls` calls at a time; `shared` is whether a busy one can take another.
     """
+    if shared:
+        return Step.REUSE
     if idle:
         return Step.REUSE if room > 0 else Step.WAIT
     if paused:
         return Step.WAIT if own else Step.REFUSE
-    if own >= concurrency or starting >= waiting or room <= 0:
+    if own >= concurrency or starting * calls >= waiting or room <= 0:
         return Step.WAIT
     return Step.SPAWN
 
@@ -225,7 +230,9 @@ class Scheduler:
         """Add a caller to the queue of its module, and serve it if that is possible now."""
         join(pool.waiters, waiter)
         self.waiting += 1
-        if running(pool) < pool.module.spec.concurrency:  # else nothing can be done for it now
+        if (
+            pool.seats is not None or running(pool) < pool.module.spec.concurrency
+        ):  # else nothing can be done for it now
             self.pump()
 
     def leave(self, pool: Pool, waiter: Waiter) -> None:
@@ -249,19 +256,24 @@ class Scheduler:
 
     def _serve(self, pool: Pool, now: float) -> bool:
         """Serve the oldest caller of a module; return whether anything could be done for it."""
+        spec, level = pool.module.spec, pool.waiters[0].level
+        if pool.seats is not None and pool.seats.full(level):
+            return False
         step = next_step(
+            shared=self.parking.open(pool, level) is not None,
+            calls=spec.calls,
             idle=pool.has_idle(),
             own=running(pool),
             starting=pool.starting,
             waiting=len(pool.waiters),
-            concurrency=pool.module.spec.concurrency,
-            room=self.parking.room_for(pool, pool.waiters[0].level),
+            concurrency=spec.most_workers,
+            room=self.parking.room_for(pool, level),
             paused=pool.pause(now) > 0,
         )
         if step is Step.REUSE:
             if now - pool.turn_at >= _TURN_SECONDS:
                 pool.turn_at = now
-            self._next(pool).wake(worker=self.reuse(pool))
+            self._next(pool).wake(worker=self.reuse(pool, level))
         elif step is Step.REFUSE:
             self._next(pool).wake(failure=pool.refusal(now))
         elif step is Step.SPAWN:
@@ -283,11 +295,16 @@ class Scheduler:
 
     # Workers
 
-    def reuse(self, pool: Pool) -> Worker:
-        """Return the most recently used idle worker of a module; it is busy now."""
-        worker = pool.idle.pop()
-        pool.busy.add(worker)
-        self.working += 1
+    def reuse(self, pool: Pool, level: int = 0) -> Worker:
+        """Return a busy worker that takes another call, else the most recently used idle one; it is busy now."""
+        worker = self.parking.open(pool, level)
+        if worker is None:
+            worker = pool.idle.pop()
+            pool.busy.add(worker)
+            self.working += 1
+        if pool.seats is not None:
+            pool.seats.take(worker)
+            self.parking.settle(pool, worker)
         return worker
 
     def begin(self, pool: Pool) -> None:
@@ -306,20 +323,24 @@ class Scheduler:
         if pool is None:
             self.retire(worker)
             return
-        parked = False
-        if worker in pool.busy:
-            pool.busy.remove(worker)
-            parked = self.parking.end(worker, pool)
-            self.working -= 0 if parked else 1
         now = trio.current_time()
-        if not self.closing and pool.keeps(worker, now=now, max_age=self.settings.max_age_seconds):
-            worker.idle_since = now
-            pool.idle.append(worker)
+        keeps = not self.closing and pool.keeps(worker, now=now, max_age=self.settings.max_age_seconds)
+        seats, parked = pool.seats, False
+        if seats is None or seats.give_back(worker, keeps=keeps):
+            if worker in pool.busy:
+                pool.busy.remove(worker)
+                parked = self.parking.end(worker, pool)
+                self.working -= 0 if parked else 1
+            if keeps:
+                worker.idle_since = now
+                pool.idle.append(worker)
+            else:
+                self.retire(worker)
         else:
-            self.retire(worker)
-        if self.waiting or self.parking.resuming:
+            self.parking.settle(pool, worker)
+        if self.waiting or self.parking.resuming or self.parking.seated:
             alone = self.waiting == len(pool.waiters) and not parked and not self.parking.levels
-            if pool.idle and alone:  # no other module wants it
+            if pool.idle and seats is None and alone:  # no other module wants it
                 self._next(pool).wake(worker=self.reuse(pool))
             else:
                 self.pump()
@@ -337,6 +358,8 @@ class Scheduler:
         else:
             pool.busy.add(result)
             self.working += 1
+            if pool.seats is not None:
+                pool.seats.take(result)
             if waiter := waiter or next(iter(pool.waiters), None):
                 self._take(pool, waiter).wake(worker=result, phases=phases)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import closing
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -116,28 +117,33 @@ class ContainerInbox:
     """Sends files into the memory of a container, as frames for its relay."""
 
     _send: Callable[[bytes], Awaitable[None]]
+    _place: str = ""
+    _whole: trio.Lock = field(factory=trio.Lock)
+    """Held for one file, whose frames follow each other."""
     _count: int = field(default=0, init=False)
 
     async def put(self, source: Path, name: str) -> str:
         """Send a file for the next execution. One that does not fit is the relay's answer to that."""
         self._count += 1
-        path = f"files/{self._count}/{name}"
+        path = f"files/{self._place}{self._count}/{name}"
         await self.send(source, path)
         return f"{BASE}/{path}"
 
     async def forget(self) -> None:
         """Do nothing: the relay has removed them."""
 
+    def apart(self, execution: str) -> ContainerInbox:
+        """Return the inbox of one of many executions at a time, with a folder of its own."""
+        return ContainerInbox(self._send, f"{execution}/", self._whole)
+
     async def send(self, source: Path, path: str) -> None:
         """Send a file to a path below BASE, read piece by piece in a thread."""
-        file = await trio.to_thread.run_sync(FileIO, source)
-        try:
-            await self._send(frames.encode(messages.encode(messages.File(path))))
-            while piece := await trio.to_thread.run_sync(file.read, _PIECE_BYTES):
-                await self._send(frames.encode_bytes(piece))
-            await self._send(frames.encode_bytes(b""))
-        finally:
-            file.close()
+        with closing(await trio.to_thread.run_sync(FileIO, source)) as file:
+            async with self._whole:
+                await self._send(frames.encode(messages.encode(messages.File(path))))
+                while piece := await trio.to_thread.run_sync(file.read, _PIECE_BYTES):
+                    await self._send(frames.encode_bytes(piece))
+                await self._send(frames.encode_bytes(b""))
 
 
 @define(eq=False)
@@ -161,6 +167,7 @@ class ContainerGuest:
     interrupt: Callable[[], None] = field(init=False)
     """Ends the waits of `send` and `receive`."""
     _attached: Attached | None = field(default=None, init=False)
+    _sending: trio.Lock = field(factory=trio.Lock, init=False)
     _begun: trio.Event = field(factory=trio.Event, init=False)
     """Set when the start has ended: the guest runs, or `fault` has the reason."""
     _over: trio.Event = field(factory=trio.Event, init=False)
@@ -292,21 +299,21 @@ class ContainerGuest:
             return self.workdir, f"{self.workdir.rstrip('/')}/{entry}"
         for path in await trio.to_thread.run_sync(_files, root):
             await self.inbox.send(path, f"code/{root.name}/{path.relative_to(root).as_posix()}")
-        folder = f"{BASE}/code/{root.name}"
-        return folder, f"{folder}/{entry.relative_to(root)}"
+        return f"{BASE}/code/{root.name}", f"{BASE}/code/{root.name}/{entry.relative_to(root)}"
 
     async def send(self, frame: bytes) -> None:
         """Write one frame to the relay. Raises ChannelClosedError and InterruptedWaitError."""
         with self._waits.one() as scope:
             await self._begun.wait()
-            if self._attached is None or self._cut or self._over.is_set():
-                raise ChannelClosedError(unread=True)
-            self._cut = True
-            try:
-                await self._attached.send(frame)
-            except StreamBrokenError as problem:
-                raise ChannelClosedError from problem
-            self._cut = False
+            async with self._sending:
+                if self._attached is None or self._cut or self._over.is_set():
+                    raise ChannelClosedError(unread=True)
+                self._cut = True
+                try:
+                    await self._attached.send(frame)
+                except StreamBrokenError as problem:
+                    raise ChannelClosedError from problem
+                self._cut = False
         if scope.cancelled_caught:
             raise InterruptedWaitError
 

@@ -144,6 +144,7 @@ class RunnerCollector(Collector):
             for state in states
         ]
         yield _gauge("operato_workers", "Workers by state; a busy worker runs an execution.", workers)
+        yield _gauge("operato_calls", "Calls that run in workers, or are about to.", each("calls"))
         parked = "Busy workers whose handlers wait for calls of modules."
         yield _gauge("operato_workers_parked", parked, each("parked"))
         yield _gauge("operato_spare_workers", "Started interpreters without a module.", each("spares"))

@@ -63,6 +63,9 @@ class Turn(Protocol):
     async def take(self) -> None:
         """Wait until it may go on."""
 
+    def end(self) -> None:
+        """Note that it has ended while others run in its place."""
+
 
 @define(eq=False)
 class Open:
@@ -172,6 +175,9 @@ class Children:
             self._none_left = trio.Event()
             with trio.CancelScope(shield=True):
                 await self._none_left.wait()
+        if self._parked and self.turn is not None:
+            self._parked = False
+            self.turn.end()
 
     def awaited(self) -> list[Begun]:
         """Return the executions that the handler waits for."""

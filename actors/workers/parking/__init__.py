@@ -1,5 +1,5 @@
-"""Workers whose handlers wait for calls of modules: they count for no limit until they continue."""
+"""The turns of handlers that wait for calls of their own: others run in their place meanwhile."""
 
-from actors.workers.parking.parking import Parking, running
+from actors.workers.parking.parking import Parking
 
-__all__ = ["Parking", "running"]
+__all__ = ["Parking"]

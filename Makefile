@@ -8,13 +8,13 @@ BUILDER := hatchling>=1.25,<2
 # One process more than processors, since that with the tests of containers mostly waits for the engine; at most 4.
 PARALLEL := -n $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 PURE := archive config_client config_files config_load config_modules config_secrets cron embedding endpoint_fields \
-	errors events frames golden_vectors hints ids messages module_files notices operato scan schema \
-	schema_examples secret signatures source timing typed upload views yaml_mistakes
+	errors events frames golden_vectors hints ids messages module_files notices operato packages scan schema \
+	schema_examples script secret signatures source terminal timing typed upload views yaml_mistakes
 UPGRADE ?= --upgrade
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url
 
-.PHONY: help run test check lint fix coverage floor bench bench-compare docs dist lock proto clean
+.PHONY: help run test check lint fix coverage floor bench bench-compare axe screenshots docs dist lock proto clean
 .DEFAULT_GOAL := run
 
 help: ## list the targets
@@ -34,6 +34,7 @@ lint: $(VENV)/.dev ## style, types, walls between rooms, and the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy packaging/make_dist.py packaging/commit_hook.py
+	MYPYPATH=packaging/client $(BIN)/mypy --python-version 3.10 -p operato
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict -q -d build/site
 
@@ -59,6 +60,17 @@ bench: $(VENV)/.dev ## run all benchmarks; results go to tests/benchmarks/result
 
 bench-compare: $(VENV)/.dev ## measure two commits in turn: make bench-compare BASE=... [HEAD=...]
 	$(BIN)/python tests/benchmarks/bench_against.py $(BASE) $(HEAD)
+
+axe: build/axe/node_modules ## the accessibility checker of the browser tests, by npm
+
+build/axe/node_modules: tests/browser/package.json tests/browser/package-lock.json
+	@mkdir -p build/axe
+	@cp $^ build/axe/
+	npm ci --prefix build/axe --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+screenshots: $(VENV)/.dev ## pictures of all views of the dashboard, in build/screenshots (needs chromium)
+	$(BIN)/python -m tests.browser.screenshots
 
 docs: $(VENV)/.dev ## serve the documentation on 127.0.0.1, and reload it when it changes
 	$(BIN)/mkdocs serve

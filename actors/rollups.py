@@ -22,6 +22,8 @@ GROWTH: Final = 1.04
 """A bin is this much wider than the one before, and stands for its middle: an error of at most (1.04 - 1) / 2.04."""
 _LOG: Final = math.log(GROWTH)
 _SHORTEST: Final = 1e-6
+ALL: Final = ""
+"""The module of the rows that count the ends of all modules, so that a sum of thousands of them takes no time."""
 _HOUR: Final = 3600
 _DAY: Final = 24 * _HOUR
 
@@ -100,6 +102,28 @@ class ModuleStats:
     p99: float | None = None
 
 
+@frozen
+class Ends:
+    """How many executions ended in one span of time, by status; `start` in seconds since the epoch."""
+
+    start: int
+    statuses: Mapping[Status, int]
+
+
+class EndCounts(msgspec.Struct):
+    """The part of a `Rollup` without durations, which is quick to read."""
+
+    statuses: dict[Status, int] = msgspec.field(default_factory=dict)
+    kinds: dict[ErrorKind, int] = msgspec.field(default_factory=dict)
+
+    def merge(self, other: EndCounts) -> None:
+        """Add other counts."""
+        for status, times in other.statuses.items():
+            _add(self.statuses, status, times)
+        for kind, times in other.kinds.items():
+            _add(self.kinds, kind, times)
+
+
 class Rollup(msgspec.Struct):
     """Counts that can be added and subtracted."""
 
@@ -169,8 +193,9 @@ def ended_of(execution: Execution) -> Ended:
 
 
 def spans_of(ended: Ended) -> Iterable[Span]:
-    """Return the spans that count an end: one of each level."""
-    return [Span(ended.module, level.width, int(ended.at // level.width) * level.width) for level in LEVELS]
+    """Return the spans that count an end: one of each level, for its module and for all together."""
+    starts = [(level.width, int(ended.at // level.width) * level.width) for level in LEVELS]
+    return [Span(module, *start) for module in (ended.module, ALL) for start in starts]
 
 
 class Changes:
@@ -204,7 +229,9 @@ class Changes:
         for (module, number), counts in self._added.items():
             at = number * LEVELS[0].width
             for level in LEVELS:
-                found.setdefault(Span(module, level.width, at // level.width * level.width), ([], []))[0].append(counts)
+                start = at // level.width * level.width
+                for name in (module, ALL):
+                    found.setdefault(Span(name, level.width, start), ([], []))[0].append(counts)
         return found
 
 
@@ -247,6 +274,18 @@ def window(since: float | None, until: float | None, now: float, retention: floa
             parts.append(Part(width, at, at + width))
         at += width
     return Window(start, end, tuple(parts))
+
+
+def steps(start: int, end: int, step: int) -> list[Window]:
+    """Return windows of one step each, of the widest spans that divide a step."""
+    width = max(level.width for level in LEVELS if step % level.width == 0)
+    return [Window(at, at + step, (Part(width, at, at + step),)) for at in range(start, end, step)]
+
+
+def since_yesterday(now: float) -> Window:
+    """Return the window of yesterday and today, UTC."""
+    today = math.floor(now / _DAY) * _DAY
+    return Window(today - _DAY, today + _DAY, (Part(_DAY, today - _DAY, today + _DAY),))
 
 
 def _edge(time: float, limits: list[tuple[int, int]], *, up: bool) -> int:

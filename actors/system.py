@@ -150,7 +150,9 @@ async def _open_system(
         try:
             # A call from the command line serves its file only; registered modules belong to the server.
             catalog = await _open_catalog(data) if records is None else None
-            registry = Registry(Publisher(data / "code", around.secrets), catalog, settings.registry, follow)
+            registry = Registry(
+                Publisher((records or data) / "code", around.secrets), catalog, settings.registry, follow
+            )
             async with _open_files(files), _open_actors(registry, executors):
                 await registry.publish(specs)
                 if catalog is not None:

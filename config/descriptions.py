@@ -21,6 +21,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "keep_alive": "idle timeout of a connection",
     "body_timeout": "time limit for receiving a request body",
     "send_timeout": "time limit for a client that does not read its answer",
+    "ui": "serve the dashboard at /ui/",
     "reload": "publish modules again when the modules file or a file it names changes",
     "metrics": "access to GET /metrics: `open` (no token), `token` (scope metrics:read) or `off`",
     "cors_origins": "origins of web pages that may call REST, such as https://app.example.org; `*` for all",

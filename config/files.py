@@ -6,16 +6,22 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from config import requirements, units
+from config import packages, requirements, units
 from config.code import ENTRIES
 from config.mistakes import ABSENT, MAX_BYTES, MAX_UPLOADED_BYTES, Wrong, parse_yaml, read_text
 from config.requirements import Origin
+from config.shapes import Values, accepting, nullable
 from config.units import show
 
 _Resolve: TypeAlias = Callable[[Path, str, Origin, MutableMapping[str, Any]], tuple[Any, list[Wrong]]]
 
 _ENVIRONMENT = ("channels", "dependencies", "variables")
+_ENVIRONMENT_FILES = ("environment.yml", "environment.yaml")
 _GIVEN = "a list, a text of lines, or the name of a requirements file"
+_MAX_LOCK_BYTES = 2 * 1024 * 1024
+"""Size of one lock file of a caller."""
+_MAX_CONDA_LOCK_BYTES = 512 * 1024
+"""The same for YAML."""
 _PASSED_OVER = ("name", "prefix")
 """Keys of an `environment.yml` that are ignored: its place on another machine."""
 _DEFAULTS = (
@@ -31,6 +37,7 @@ def locate(name: str, base: Path | None, *, trusted: bool) -> Path:
     return requirements.within(base or Path("/"), units.filled(name), None if trusted else base)
 
 
+@accepting(nullable({"type": "array", "items": Values.FILLED}))
 def channels(value: Any) -> tuple[str, ...]:
     """Read conda channels: names and URLs. `nodefaults` is dropped: there are no default channels."""
     found: tuple[str, ...] = units.items(_channel)(value)
@@ -59,11 +66,17 @@ def requirements_given(data: MutableMapping[str, Any], origin: Origin, *, allow_
             data[name] = []
             found: list[Wrong] = []
             try:
-                data[name], found = _listed(data, name, _text_or_file(value, origin, allow_path=allow_path), origin)
+                given: list[Any] | str | Path = _text_or_file(value, origin, allow_path=allow_path)
+                if isinstance(given, Path) and packages.is_project(given.name):
+                    given = _project(given, data, origin)
+                data[name], found = _listed(data, name, given, origin)
+                if isinstance(given, Path):
+                    _came_from(data, {given.name: ""})
             except Wrong as wrong:
                 hint = f"; give {_GIVEN}" if wrong.message == ABSENT else ""
                 shown = "" if wrong.allowed else f"{value:.80}: "
-                found = [Wrong(f"{shown}{wrong.message}{hint}", allowed=wrong.allowed or _GIVEN)]
+                text = f"{shown}{wrong.message}{hint}"
+                found = [wrong if wrong.file else Wrong(text, allowed=wrong.allowed or _GIVEN)]
             wrongs += [wrong.under((name,)) for wrong in found]
     spread_pip(data)
     for name in ("constraints", "requirements"):
@@ -71,6 +84,22 @@ def requirements_given(data: MutableMapping[str, Any], origin: Origin, *, allow_
             data[name], found = _listed(data, name, list(value), origin)
             wrongs += [wrong.under((name,)) for wrong in found]
     return wrongs
+
+
+def _project(file: Path, data: MutableMapping[str, Any], origin: Origin) -> list[str]:
+    """Return the requirements in a lock or project, and note the range of Pythons that it is for. Raises `Wrong`."""
+    largest = MAX_BYTES if origin.trusted else _MAX_LOCK_BYTES
+    found = packages.read_project(file, origin.named, largest, trusted=origin.trusted)
+    _came_from(data, found.texts)
+    if data.get("python") is None and found.python is not None:
+        data["python"] = found.python
+    return list(found.requirements)
+
+
+def _came_from(data: MutableMapping[str, Any], files: packages.Texts) -> None:
+    """Note the files that the packages of a module came from."""
+    before = data.get("packages_from")
+    data["packages_from"] = {**(before if isinstance(before, Mapping) else {}), **files}
 
 
 def _listed(
@@ -119,6 +148,9 @@ def _environment(
 ) -> tuple[list[Any], list[Wrong]]:
     """Read the `environment.yml` that `dependencies` names; the module's own fields override it."""
     allowed = "a list, or the name of an environment.yml"
+    if file.name in packages.CONDA_LOCK:
+        return _conda_lock(file, origin, data), []
+    _came_from(data, {file.name: ""})
     try:
         text = read_text(file, MAX_BYTES if origin.trusted else MAX_UPLOADED_BYTES)
         if not text.strip():
@@ -148,6 +180,19 @@ def _environment(
         own = data.get("variables")
         data["variables"] = written | (own if isinstance(own, dict) else {})
     return dependencies if isinstance(dependencies, list) else [], wrongs
+
+
+def _conda_lock(file: Path, origin: Origin, data: MutableMapping[str, Any]) -> list[str]:
+    """Read a `conda-lock.yml`: conda packages, and the requirements beside them. Raises `Wrong`."""
+    found = packages.read_conda_lock(file, MAX_BYTES if origin.trusted else _MAX_CONDA_LOCK_BYTES)
+    _came_from(data, found.texts)
+    if found.requirements and data.get("requirements") is None:
+        data["requirements"] = list(found.requirements)
+    beside = next((each for name in _ENVIRONMENT_FILES if (each := file.with_name(name)).is_file()), None)
+    if beside is not None and isinstance(data.get("packages_from"), Mapping):
+        origin.named.append(beside)
+        _came_from(data, {beside.name: read_text(beside, MAX_BYTES if origin.trusted else MAX_UPLOADED_BYTES)})
+    return list(found.dependencies)
 
 
 def _pip_read(dependencies: list[Any], file: Path, origin: Origin, data: MutableMapping[str, Any]) -> Iterator[Wrong]:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from config.load import Loaded
+from attrs import evolve
+
+from config.load import Loaded, load_settings
+from config.mistakes import ConfigError
+from config.modules import read_script
 
 _DATA = "data"
 
@@ -27,3 +34,28 @@ def new_data_elsewhere(loaded: Loaded) -> str | None:
         f"current folder; the modules file is in {home}{has}; to use one in any folder, set `data_dir` in the section "
         "`runner:` of the modules file, or give --data-dir"
     )
+
+
+def load_script(options: Mapping[str, Any], file: Path) -> Loaded:
+    """Return the settings for one Python file as the only module; a modules file is not needed.
+
+    Without a modules file, the default folders are below the home of the user, and environments are shared by all such
+    files. Raises ConfigError with the mistakes of settings and module.
+    """
+    loaded = load_settings(options, modules=False, needed=False)
+    store, changed = loaded.settings.store, {}
+    if not loaded.settings.config.exists():
+        for name in ("data_dir", "venv_path", "conda_path"):
+            if loaded.sources[f"store.{name}"] == "default":
+                changed[name] = _cache() / getattr(store, name).name
+    script, mistakes = read_script(file)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return evolve(loaded, settings=evolve(loaded.settings, store=evolve(store, **changed)), modules=script)
+
+
+def _cache() -> Path:
+    try:
+        return Path.home() / ".cache" / "operato-runner"
+    except RuntimeError:  # a user without a home
+        return Path.cwd()

@@ -85,9 +85,11 @@ class _Given:
 
 
 def load_settings(
-    options: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, modules: bool = True
+    options: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, modules: bool = True, needed: bool = True
 ) -> Loaded:
     """Return the settings of this run and the modules file that they name; without `modules`, only its settings.
+
+    Unless it is `needed`, the default file may be absent.
 
     `options` has the flat names of the command line and `config`, the modules file; None means not given. Relative
     paths are relative to the current folder, those in the file to the file's folder; all are made absolute. Raises
@@ -99,7 +101,8 @@ def load_settings(
     if mistakes:
         raise ConfigError(mistakes)
     file, file_mistakes = read_modules(config) if modules else read_runner(config)
-    mistakes += _missing(config, config_source) or file_mistakes
+    missing = _missing(config, config_source)
+    mistakes += missing or file_mistakes if needed or not missing else ()
     givens = [
         *_from_file(file, str(config), mistakes),
         *_from_environment(environ, mistakes),
@@ -301,11 +304,11 @@ def _typed(setting: Setting, value: Any) -> Any:
 def _read(given: _Given) -> Any:
     """Return the setting's value. Raises `Wrong`, which does not show secrets."""
     setting, value = given.setting, given.value
-    if value is None and _optional(setting):
+    if value is None and is_optional(setting):
         return None
     try:
-        limits, options = _limits(setting)
-        result: Any = units.choose(value, options) if options else _reader(setting)(value)
+        limits, options = limits_of(setting)
+        result: Any = units.choose(value, options) if options else reader_of(setting)(value)
         if limits is not None:
             limits.check(result, _renderer(setting))
     except Wrong as wrong:
@@ -315,12 +318,11 @@ def _read(given: _Given) -> Any:
     return given.base / result if isinstance(result, Path) else result
 
 
-def _reader(setting: Setting) -> Callable[[Any], Any]:
+def reader_of(setting: Setting) -> Callable[[Any], Any]:
+    """Return the reader of a setting, without its limits."""
     name, kind = setting.attribute.name, _kind(setting)
-    if name.endswith("_seconds"):
-        return units.duration
-    if name.endswith("_bytes"):
-        return units.size
+    if name.endswith(("_seconds", "_bytes")):
+        return units.duration if name.endswith("_seconds") else units.size
     if kind is Path:
         return lambda value: Path(units.filled(str(value) if isinstance(value, Path) else value))
     readers: dict[Any, Callable[[Any], Any]]
@@ -335,7 +337,7 @@ def _renderer(setting: Setting) -> Callable[[Any], str]:
     return units.format_size if name.endswith("_bytes") else str
 
 
-def _limits(setting: Setting) -> tuple[Range | None, tuple[str, ...]]:
+def limits_of(setting: Setting) -> tuple[Range | None, tuple[str, ...]]:
     """Return the range and the choices that the validators of a setting allow."""
     validator: Any = setting.attribute.validator
     bounds: dict[str, float] = {}
@@ -355,7 +357,8 @@ def _kind(setting: Setting) -> Any:
     return kinds[0] if kinds else setting.attribute.type
 
 
-def _optional(setting: Setting) -> bool:
+def is_optional(setting: Setting) -> bool:
+    """Return whether a setting may be null."""
     return NoneType in get_args(setting.attribute.type)
 
 

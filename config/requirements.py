@@ -181,7 +181,7 @@ def _target(line: str) -> str | None:
     if head.startswith(".") or re.search(r"[:/\\]", head) or _ARCHIVE.fullmatch(head):
         return line.split(" ", 1)[0]
     named = _NAMED.fullmatch(line)
-    if len(line) > _MAX_LINE or named is None:
+    if len(line.partition(" --hash")[0]) > _MAX_LINE or named is None:
         raise Wrong(f"{units.show(line)} is not {_FORM}", allowed=_FORM)
     return named["target"]
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from attrs import frozen
 
-from config import units
+from config import shapes, units
 from config.files import locate
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean, read_or_none
 from config.units import show
@@ -194,3 +194,18 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
 }
 _SOURCE = "{env: VARIABLE} or {file: PATH}"
 _OPEN = f"variables that begin with {SECRET_PREFIX}"
+_NAMES = {"type": "array", "items": shapes.Values.VARIABLE_NAME, "maxItems": MAX_SECRETS}
+_ONE_SOURCE = {
+    "type": "object",
+    "properties": dict.fromkeys(_READERS, shapes.Values.FILLED),
+    "additionalProperties": False,
+    "minProperties": 1,
+    "maxProperties": 1,
+}
+_MAPPING = {
+    "type": "object",
+    "propertyNames": shapes.Values.VARIABLE_NAME,
+    "additionalProperties": _ONE_SOURCE,
+    "maxProperties": MAX_SECRETS,
+}
+shapes.shaped(read, shapes.nullable({"anyOf": [_NAMES, _MAPPING]}))

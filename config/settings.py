@@ -41,6 +41,8 @@ class ServerSettings:
     keep_alive_seconds: float = field(default=75.0, validator=validators.gt(0))
     body_timeout_seconds: float = field(default=60.0, validator=validators.gt(0))
     send_timeout_seconds: float = field(default=30.0, validator=validators.gt(0))
+    ui: bool = True
+    """Serve the dashboard at `/ui/`."""
     reload: bool = True
     """Watch the modules file and the code that it names, and publish changes."""
     metrics: str = field(default="token", validator=validators.in_(("open", "token", "off")))

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from attrs import frozen
 
 from config.mistakes import Wrong, did_you_mean
+from config.shapes import Values, accepting, bounded, nullable, shape_of, shaped
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -60,6 +61,7 @@ def show(value: object) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
+@accepting(Values.TEXT)
 def text(value: Any) -> str:
     """Read text that can be passed to a process: no null characters, no lone surrogates."""
     if not isinstance(value, str):
@@ -81,6 +83,7 @@ def _quotes(value: Any) -> str:
     return "; write it in quotes" if isinstance(value, (int, float)) else ""
 
 
+@accepting(Values.FILLED)
 def filled(value: Any) -> str:
     """Read text that is not blank."""
     if not text(value).strip():
@@ -88,6 +91,7 @@ def filled(value: Any) -> str:
     return text(value)
 
 
+@accepting(Values.FLAG)
 def flag(value: Any) -> bool:
     """Read a boolean."""
     if not isinstance(value, bool):
@@ -95,6 +99,7 @@ def flag(value: Any) -> bool:
     return value
 
 
+@accepting(Values.WHOLE)
 def whole(value: Any) -> int:
     """Read a whole number."""
     if not isinstance(value, int) or isinstance(value, bool):
@@ -102,6 +107,7 @@ def whole(value: Any) -> int:
     return value
 
 
+@accepting(Values.NUMBER)
 def number(value: Any) -> float:
     """Read a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value):
@@ -114,6 +120,7 @@ def decimal(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONG else None
 
 
+@accepting(Values.DURATION)
 def duration(value: Any) -> float:
     """Read seconds: a number, or text such as `30s`, `5m`, `1.5h`, `250ms`, `7d`."""
     if isinstance(value, str) and (match := _QUANTITY.fullmatch(value.strip())):
@@ -126,6 +133,7 @@ def duration(value: Any) -> float:
     raise Wrong(f"{show(value)} is not a duration; write {allowed}", allowed=allowed)
 
 
+@accepting(Values.SIZE)
 def size(value: Any) -> int:
     """Read bytes: a whole number, or text such as `256MB` (decimal) or `1GiB` (binary)."""
     if isinstance(value, str) and (match := _QUANTITY.fullmatch(value.strip())):
@@ -177,6 +185,12 @@ class Range:
             words = f"at most {render(high)}" if low is None else f"from {render(low)} to {render(high)}"
         raise Wrong(f"{render(value)} is out of range; it must be {words}", allowed=words)
 
+    @property
+    def keywords(self) -> dict[str, float]:
+        """The range in the words of JSON Schema."""
+        given = {"minimum": self.low, "maximum": self.high, "exclusiveMinimum": self.above}
+        return {name: value for name, value in given.items() if value is not None}
+
 
 def ranged(read: Callable[[Any], T], limits: Range, render: Callable[[Any], str] = str) -> Callable[[Any], T]:
     """Return a reader of numbers within limits."""
@@ -186,7 +200,7 @@ def ranged(read: Callable[[Any], T], limits: Range, render: Callable[[Any], str]
         limits.check(result, render)
         return result  # type: ignore[no-any-return]
 
-    return checked
+    return shaped(checked, bounded(shape_of(read), limits.keywords))
 
 
 def seconds(limits: Range) -> Callable[[Any], float]:
@@ -211,7 +225,9 @@ def bytes_from(low: int) -> Callable[[Any], int]:
 
 def one_of(kind: type[E]) -> Callable[[Any], E]:
     """Return a reader of one member of an enumeration."""
-    return lambda value: kind(choose(value, [str(member) for member in kind]))
+    names = [str(member) for member in kind]
+    words = names + [value for word, value in (("on", True), ("off", False)) if word in names]
+    return shaped(lambda value: kind(choose(value, names)), {"enum": words})
 
 
 def choose(value: Any, names: Sequence[str]) -> str:
@@ -235,12 +251,12 @@ def matching(pattern: str, allowed: str) -> Callable[[Any], str]:
             raise Wrong(f"{show(value)} is not {allowed}", allowed=allowed)
         return text(value)
 
-    return read
+    return shaped(read, {"type": "string", "pattern": f"^(?:{pattern})$"})
 
 
 def optional(read: Callable[[Any], T]) -> Callable[[Any], T | None]:
     """Return a reader that also accepts None."""
-    return lambda value: None if value is None else read(value)
+    return shaped(lambda value: None if value is None else read(value), nullable(shape_of(read)))
 
 
 def items(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
@@ -251,7 +267,7 @@ def items(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
             raise Wrong(f"{show(value)} is not a list", allowed="a list")
         return tuple(all_of(enumerate(value or ()), read).values())
 
-    return read_all
+    return shaped(read_all, nullable({"type": "array", "items": shape_of(read)}))
 
 
 def all_of(entries: Any, read: Callable[[Any], T], check_key: Callable[[Any], Any] | None = None) -> dict[Any, T]:
@@ -270,6 +286,7 @@ def all_of(entries: Any, read: Callable[[Any], T], check_key: Callable[[Any], An
     return result
 
 
+@accepting(Values.WORDS)
 def words(value: Any) -> tuple[str, ...]:
     """Read a list of words, or text with commas or blanks between them, as a command line gives it."""
     if isinstance(value, str):
@@ -279,6 +296,7 @@ def words(value: Any) -> tuple[str, ...]:
     return tuple(map(filled, value or ()))
 
 
+@accepting(Values.WORDS)
 def origins(value: Any) -> tuple[str, ...]:
     """Read origins of web pages, `https://app.example.org`, in lower case; `*` means all of them."""
     return tuple(map(_origin, words(value)))
@@ -292,11 +310,13 @@ def _origin(value: str) -> str:
     return origin
 
 
+@accepting(Values.WORDS)
 def networks(value: Any) -> tuple[str, ...]:
     """Read networks and addresses of IPv4 and IPv6: `10.0.0.0/8`, `::1`."""
     return tuple(map(_network, words(value)))
 
 
+@accepting(Values.WORDS)
 def destinations(value: Any) -> tuple[str, ...]:
     """Read networks, addresses and names of hosts: `10.0.0.0/8`, `hooks.internal`, `*.example.org`."""
     return tuple(map(_destination, words(value)))
@@ -320,6 +340,7 @@ def _network(value: str) -> str:
         raise Wrong(f"{show(value)} is not {allowed}", allowed=allowed) from None
 
 
+@accepting(Values.TEXT)
 def web_address(value: Any) -> str:
     """Read the address of a web server, `https://example.org/runner`, without a slash at its end."""
     address = filled(value).strip().rstrip("/")
@@ -334,6 +355,7 @@ def module_name(value: Any) -> str:
     return _MODULE_NAME(value)
 
 
+@accepting(Values.VARIABLES)
 def variables(value: Any) -> dict[str, str]:
     """Read environment variables: a mapping of names to text, numbers or booleans; None is the empty mapping."""
     if value is not None and not isinstance(value, Mapping):
@@ -342,6 +364,7 @@ def variables(value: Any) -> dict[str, str]:
     return all_of((value or {}).items(), _variable, check_key=variable_name)
 
 
+@accepting(Values.VARIABLE_NAME)
 def variable_name(name: Any) -> str:
     """Read the name of a variable for user code; names with `OPERATO_` are reserved for the runner."""
     if not VARIABLE.fullmatch(text(name)):
@@ -374,3 +397,4 @@ _MODULE_NAME = matching(
     r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
     "a name: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first and last",
 )
+shaped(module_name, shape_of(_MODULE_NAME))

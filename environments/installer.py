@@ -11,10 +11,12 @@ from pathlib import Path
 from attrs import evolve
 
 from config.modules import ModuleSpec
+from config.packages import UV_LOCK
 from environments.local import ProcessTable
 from protocol.errors import ErrorKind, error
 
 _LAST_LINES = 20
+_ONLY_WHEELS = "--only-binary :all:"
 CA_VARIABLES = (
     "SSL_CERT_FILE",
     "GIT_SSL_CAINFO",
@@ -89,12 +91,22 @@ def only_wheels(spec: ModuleSpec) -> ModuleSpec:
 
     Raises RunnerError `environment_failed` for a requirement that names something else.
     """
+    if not spec.requirements and not spec.packages_from.get(UV_LOCK):
+        return spec
+    return wheels_only(evolve(spec, requirements=(_ONLY_WHEELS, *spec.requirements)))
+
+
+def wheels_only(spec: ModuleSpec) -> ModuleSpec:
+    """Return the module. Raises RunnerError `environment_failed` if it installs wheels only, and names others."""
+    if _ONLY_WHEELS not in spec.requirements:
+        return spec
     for line in spec.requirements:
         place = line.partition(" @ ")[2].partition(";")[0].partition("#")[0].partition("?")[0].strip()
+        place = place.partition(" --hash")[0].strip()
         if "git+" in line.lower() or (place and not place.endswith(".whl")):
             text = f"`{line}` is no wheel, and would be built; {WHEELS_REMEDY}"
             raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="requirements")
-    return evolve(spec, requirements=("--only-binary :all:", *spec.requirements)) if spec.requirements else spec
+    return spec
 
 
 async def write_lock(

@@ -11,10 +11,9 @@ from pathlib import Path
 import trio
 from attrs import frozen
 
+from config.packages import MINORS, fits, is_range
 from environments.local import ProcessTable
 
-MINORS = range(8, 17)
-"""Minor versions of Python 3 that are looked for without being asked for."""
 _SECONDS = 5.0
 _AT_A_TIME = 4
 _CODE = "import sys; print('%d.%d.%d' % sys.version_info[:3], sys._base_executable)"
@@ -28,8 +27,8 @@ class Python:
     path: str
 
     def fits(self, version: str | None) -> bool:
-        """Return whether it has a wanted version: `3.12`, `3.12.1` or any."""
-        return version is None or self.version == version or self.version.startswith(f"{version}.")
+        """Return whether it has a wanted version: `3.12`, `3.12.1`, `>=3.11` or any."""
+        return fits(self.order, version)
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -38,9 +37,14 @@ class Python:
 
 
 def python_candidates(version: str | None, search: Sequence[Path]) -> list[Path]:
-    """Return interpreters on this machine that may have `version` (`3.12`, `3.12.1`; None means the runner's own)."""
+    """Return interpreters on this machine that may have `version` (`3.12`, `3.12.1`; None means the runner's own).
+
+    Of a range such as `>=3.11` the newest ones come first.
+    """
     if version is None:
         return [Path(sys.executable)]
+    if is_range(version):
+        return [path for minor in reversed(MINORS) for path in python_candidates(f"3.{minor}", search)]
     short = ".".join(version.split(".")[:2])
     names = [f"python{short}", "python3", "python"]
     folders = [*search, Path("/usr/local/bin"), Path("/usr/bin")]

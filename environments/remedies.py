@@ -10,6 +10,7 @@ from pathlib import Path
 from attrs import evolve
 
 from config.modules import ModuleSpec
+from config.packages import PROJECT, UV_LOCK
 from protocol.errors import Failure
 from protocol.model import Kind
 
@@ -72,6 +73,12 @@ _MISSING = re.compile(r"No module named '([^']+)'(.*)", re.DOTALL)
 _NO_FILE = re.compile(r"\[Errno 2\] No such file or directory: '([^'\\]+)'")
 _LOOKED_AT = 2000
 """Files of a module among which a name is searched."""
+
+
+def distribution_of(name: str) -> str:
+    """Return the distribution that brings an import, as far as it is known; most have the name of their import."""
+    found = _DISTRIBUTIONS.get(name, name)
+    return name if " " in found else found
 
 
 def with_remedy(failure: Failure, spec: ModuleSpec, root: Path, *, package: bool) -> Failure:
@@ -181,9 +188,17 @@ def _installed(name: str, spec: ModuleSpec) -> str:
         wanted = _CONDA.get(top, wanted.lower() if top in _DISTRIBUTIONS else top)
     if any(_plain(line) == _plain(wanted) for line in (*spec.requirements, *spec.dependencies)):
         return f"{wanted} is installed, but has no `{top}`: check its version, and the name that it is imported by."
-    place = "`dependencies`" if spec.env is Kind.CONDA else "`requirements`"
+    place = "`dependencies`" if spec.env is Kind.CONDA else _listed_in(spec)
     image = ", or install it in the image" if spec.image is not None else ""
     return f"Add {wanted} to {place} of the module{known}{image}."
+
+
+def _listed_in(spec: ModuleSpec) -> str:
+    """Return where the packages of the index are listed: in a field, in the block of a file, or in a project."""
+    if UV_LOCK in spec.packages_from:
+        return f"`dependencies` of {PROJECT}, and run `uv lock`: they are the packages"
+    script = next((name for name in spec.packages_from if name.endswith(".py")), None)
+    return "`requirements`" if script is None else f"`dependencies` in the block of {script}: they are the packages"
 
 
 def _plain(requirement: str) -> str:

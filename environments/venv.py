@@ -11,12 +11,14 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
+from config.code import RUNNING_VERSION
 from config.modules import ModuleSpec
+from config.packages import fits, is_locked, is_range, without_hash
 from environments.base import Availability, Known, Prepared
 from environments.built import BuiltEnvironment
-from environments.commits import is_git
 from environments.installer import find_uv, run_uv, write_lock
 from environments.local import Launcher
+from environments.locking import Projects, is_git
 from environments.pythons import installed_pythons, python_at, python_candidates, search_path
 from environments.store import Store, environment_key, platform_tag
 from protocol.errors import ErrorKind, RunnerError, error
@@ -54,6 +56,10 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
     _uv: str | None = field(factory=find_uv, init=False)
     _pythons: dict[str | None, tuple[str, str]] = field(factory=dict, init=False)
     _locking: dict[str, trio.Lock] = field(factory=dict, init=False)
+    _projects: Projects = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._projects = Projects(self.lock_dir, self.launcher.table, self.installer_environ)
 
     async def probe(self) -> Availability:
         """Return whether uv is installed."""
@@ -64,16 +70,18 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
     async def known(self, spec: ModuleSpec) -> Known:
         """Return the key of a module's environment if its requirements are locked."""
         python, version = await self._python(spec.python)
-        path = self._lock_path(spec, version)
-        if path is not None and not path.exists():
+        read = self._projects.known(spec)
+        path = None if read is None else self._lock_path(read, version)
+        if read is None or (path is not None and not path.exists()):
             return Known(None, "its requirements are not locked yet")
-        return Known(_plan(python, version, path).key)
+        return Known(_plan(python, version, _locked(read, path)).key)
 
     async def _plan(self, spec: ModuleSpec, say: Callable[[str], None]) -> _Plan:
         if self._uv is None:
             raise error(ErrorKind.UNAVAILABLE, (await self.probe()).reason)
         python, version = await self._python(spec.python)
-        return _plan(python, version, await self._lock(spec, python, version, say))
+        read = await self._projects.read(spec, say)
+        return _plan(python, version, _locked(read, await self._lock(read, python, version, say)))
 
     async def _prepared(self, plan: _Plan, path: Path, seconds: float) -> Prepared:
         environ = dict(self.launcher.environ)
@@ -92,7 +100,8 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
         """Return path and full version of the interpreter; cached."""
         if version not in self._pythons:
             table, environ = self.launcher.table, self.installer_environ
-            for candidate in python_candidates(version, search_path(environ)):
+            own = is_range(version) and fits(RUNNING_VERSION, version)
+            for candidate in python_candidates(None if own else version, search_path(environ)):
                 python = await python_at(candidate, table, environ)
                 if python is not None and python.fits(version):
                     self._pythons[version] = (python.path, python.version)
@@ -105,8 +114,8 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
         return self._pythons[version]
 
     def _lock_path(self, spec: ModuleSpec, version: str) -> Path | None:
-        """Return the lock file of a module's requirements, existing or not; None without requirements."""
-        if not spec.requirements:
+        """Return the lock file of requirements, existing or not; None without requirements, or if they are a lock."""
+        if not spec.requirements or is_locked(spec.requirements):
             return None
         limits = [f"-c {line}" for line in spec.constraints]
         content = "\n".join([version, platform_tag(), *spec.requirements, *limits])
@@ -117,6 +126,10 @@ class VenvEnvironment(BuiltEnvironment[_Plan]):
         path = self._lock_path(spec, version)
         if path is None:
             return None
+        if (bare := without_hash(spec.requirements)) is not None:  # uv would replace the hashes that are given
+            remedy = "a lock has one for every line: `uv pip compile --generate-hashes` writes them"
+            text = f"`{bare}` has no --hash, and other lines have one; {remedy}"
+            raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="requirements")
 
         async def run(arguments: list[str]) -> None:
             options = ["--generate-hashes", "--emit-build-options", "--python", python]
@@ -160,6 +173,10 @@ def _unheard(_line: str) -> None:
     """Take a line of an attempt whose failure is no failure of the build."""
 
 
-def _plan(python: str, version: str, lock: Path | None) -> _Plan:
-    locked = tuple(lock.read_text().splitlines()) if lock is not None else ()
+def _locked(spec: ModuleSpec, lock: Path | None) -> tuple[str, ...]:
+    """Return the lines to install: those of the lock file, or the requirements that are a lock themselves."""
+    return spec.requirements if lock is None else tuple(lock.read_text().splitlines())
+
+
+def _plan(python: str, version: str, locked: tuple[str, ...]) -> _Plan:
     return _Plan(environment_key(Kind.VENV, locked, version), python, version, locked)

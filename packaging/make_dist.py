@@ -1,4 +1,4 @@
-"""Makes the release: wheel, sdist, two one-file executables, and their checksums.
+"""Makes the release: wheel and sdist of runner and client, two one-file executables, and their checksums.
 
     python packaging/make_dist.py [--out dist] [--wheels build/wheels]
 
@@ -33,6 +33,7 @@ from packaging.requirements import Requirement
 from packaging.tags import compatible_tags, cpython_tags
 
 ROOT = Path(__file__).parents[1]
+CLIENT = ROOT / "packaging" / "client"
 PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 MACHINE = platform.machine()
 _GLIBC = [f"manylinux_2_{minor}_{MACHINE}" for minor in range(28, 4, -1)]
@@ -58,10 +59,12 @@ def main() -> None:
     os.environ["SOURCE_DATE_EPOCH"] = _epoch()
     out, wheels = given.out.absolute(), given.wheels.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    for old in (*out.glob("operato[_-]runner[-.]*"), *out.glob("SHA256SUMS")):
+    for old in (*out.glob("operato[_-]runner[-.]*"), *out.glob("operato_client-*"), *out.glob("SHA256SUMS")):
         old.unlink()
-    run([sys.executable, "-m", "hatchling", "build", "-d", out])
-    (wheel,) = out.glob("*.whl")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", out]
+    run(build)
+    run(build, folder=CLIENT)
+    (wheel,) = out.glob("operato_runner-*.whl")
     with tempfile.TemporaryDirectory(prefix="operato-dist-") as name:
         work = Path(name)
         locks = [locked(python, work) for python in PYTHONS]
@@ -71,14 +74,15 @@ def main() -> None:
             pex = pool.submit(make_pex, wheel, wheels, work, out / "operato-runner.pex")
         shiv.result()
         pex.result()
-    made = sorted(path for path in out.iterdir() if path.name.startswith(("operato-runner.", "operato_runner-")))
+    names = ("operato-runner.", "operato_runner-", "operato_client-")
+    made = sorted(path for path in out.iterdir() if path.name.startswith(names))
     (out / "SHA256SUMS").write_text("".join(f"{sha256(path)}  {path.name}\n" for path in made))
 
 
-def run(argv: Sequence[object], *, exit_code: int = 1) -> None:
+def run(argv: Sequence[object], *, exit_code: int = 1, folder: Path = ROOT) -> None:
     """Run a tool; when it fails, print its output and exit with `exit_code`."""
     words = [str(word) for word in argv]
-    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         text = f"error: `{' '.join(words[1:5])} ...` ended with exit code {done.returncode}"
         sys.stderr.write(f"{done.stdout}\n{text}\n")

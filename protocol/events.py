@@ -181,3 +181,9 @@ def text_of(events: Iterable[KeptEvent], stream: Stream | None) -> str:
             attempt = event.attempt
             texts.clear()
     return "".join(texts)
+
+
+def printed_text(events: Iterable[KeptEvent]) -> str:
+    """Return the kept output of all attempts, first that of `stdout`, so that its lines are whole, then `stderr`."""
+    printed = [event for event in events if isinstance(event, OutputEvent)]
+    return "".join(event.text for stream in Stream for event in printed if event.stream is stream)

@@ -29,9 +29,12 @@ _FD_SLACK = 2
 """Descriptors that libraries open once and keep."""
 _BUILDING = ("test_docker.py::", "test_image.py::", "test_requirements.py::")
 """Files whose tests build images. In the last it is those with `engine` among their parameters."""
+_BROWSER = "tests/browser/"
+"""Its tests share one browser and one server."""
 _LONGEST_FIRST = (
     "tests/contract/test_executions.py",
     "images",
+    _BROWSER,
     "tests/acceptance/test_dist.py",
     "tests/contract/",
     "tests/acceptance/",
@@ -40,14 +43,15 @@ _LONGEST_FIRST = (
 
 
 class OneBuilder(LoadScopeScheduling):
-    """Gives all tests of a file to one process, and all tests that build images to one as well.
+    """Gives all tests of a file to one process, and all tests that build images to one as well, as all with a browser.
 
     Built images are seen by all processes, and fixtures of a file may be expensive.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         builds = any(file in nodeid for file in _BUILDING[:2]) or (_BUILDING[2] in nodeid and "engine" in nodeid)
-        return "images" if builds else nodeid.partition("::")[0]
+        browses = nodeid.startswith(_BROWSER)
+        return "images" if builds else _BROWSER if browses else nodeid.partition("::")[0]
 
     def _assign_work_unit(self, node: Any) -> None:
         """Begin with the longest scopes, so that short ones fill the gap at the end."""

@@ -323,6 +323,17 @@ def upload(target: Target, data: bytes) -> tuple[int, bytes]:
     return target.ask("POST", "/modules/upload", data, content_type="application/zip")
 
 
+def upload_toml(target: Target) -> None:
+    """Send a block of a file and a lock, with much for a parser of TOML in few bytes."""
+    block = f"# /// script\n# a = {'[' * 4000}\n# [{'.'.join('a' * 8000)}]\n# ///\n".encode()
+    key = ".".join("a" * 15)
+    lock = "".join(f"{key}{number} = 1\n" for number in range(2 * MIB // 50)).encode()
+    upload(target, archive({"module.yaml": b"name: uploaded\n", "main.py": block + MAIN, "pylock.toml": lock}))
+    code = "# /// a\n" * (MIB // 4) + MAIN.decode()
+    target.ask("PUT", "/modules/uploaded", json.dumps({"code": code, "env": "inline"}).encode())
+    target.ask("DELETE", "/modules/uploaded")
+
+
 def upload_many(target: Target) -> None:
     upload(target, archive({"module.yaml": MODULE_YAML, "main.py": MAIN} | dict.fromkeys(_NAMES, b"x")))
     target.ask("DELETE", "/modules/uploaded")
@@ -420,7 +431,26 @@ def form(target: Target) -> None:
         target.ask("POST", "/http/rest/x", body, content_type="application/x-www-form-urlencoded")
 
 
+def pages(target: Target) -> None:
+    """Open the dashboard, and send it forms as large as it takes."""
+    own = {"sec_fetch_site": "same-origin", "content_type": "application/x-www-form-urlencoded"}
+    with closing(target.open()) as connection:
+        given = {name.replace("_", "-"): value for name, value in own.items()}
+        connection.request("POST", "/ui/sign-in", f"token={target.token}", given)
+        answer = connection.getresponse()
+        answer.read()
+        cookie = answer.headers["set-cookie"].partition(";")[0]
+    assert target.ask("GET", "/ui/?" + "&".join(f"a{n}=%41%42" for n in range(900)), cookie=cookie)[0] == 200
+    for body in (b"a=" + b"%41" * (FRAME // 3), b"&".join([b"a=1"] * 999)):
+        assert target.ask("POST", "/ui/sign-out", body, **own, cookie=cookie)[0] == 403
+    own["content_type"] = "multipart/form-data; boundary=x"
+    part = b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n'
+    for body in (part + b"\r\n-" * (FRAME // 3 - 100) + b"\r\n--x--\r\n", (part + b"1\r\n") * 999 + b"--x--\r\n"):
+        assert target.ask("POST", "/ui/sign-out", body, **own, cookie=cookie)[0] == 403
+
+
 CASES: dict[str, Callable[[Target], Any]] = {
+    "pages and forms of the dashboard": pages,
     "websocket: pings": lambda target: socket_flood(target, frame(9, b"")),
     "websocket: pongs": lambda target: socket_flood(target, frame(10, b"")),
     "websocket: messages of one byte": lambda target: socket_flood(target, frame(1, b"x")),
@@ -490,6 +520,7 @@ CASES: dict[str, Callable[[Target], Any]] = {
     "upload: 20,000 files": upload_many,
     "upload: a bomb of 960 MB": lambda target: upload(target, bomb()),
     "upload: a bomb of YAML": lambda target: upload(target, archive({"module.yaml": merges(), "main.py": MAIN})),
+    "upload: a bomb of TOML": upload_toml,
     "upload: no zip": lambda target: upload(target, b"PK\5\6" * (FRAME // 4)),
     "worker: a folder of 20,000 files": lambda target: target.execute("files", b"%d" % MANY),
     "reload: 2,000 modules": reload_many,

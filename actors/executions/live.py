@@ -219,6 +219,8 @@ class LiveExecutions:
     """Only those with an idempotency key."""
     ended: int = field(default=0, init=False)
     tally: Tally = field(factory=Tally, init=False)
+    on_enter: list[Callable[[Live], None]] = field(factory=list, init=False)
+    """Functions that get each execution that is added."""
     _left: trio.Event | None = field(default=None, init=False)
     _logs_successes: bool = field(factory=lambda: log.bind().is_enabled_for(logging.DEBUG), init=False)
 
@@ -262,6 +264,8 @@ class LiveExecutions:
         )
         if execution.idempotency_key is not None:
             self.by_key[key_of(execution)] = live
+        for hear in self.on_enter:
+            hear(live)
         return live
 
     def check_inputs(self, size: int, limit: int) -> None:

@@ -56,6 +56,8 @@ class Runs:
     """Another one."""
     nesting: Nesting = field(init=False)
     """The calls that handlers make."""
+    on_enter: list[Callable[[Live], None]] = field(init=False)
+    """Functions that get each execution when it becomes live."""
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
@@ -63,6 +65,7 @@ class Runs:
     def __attrs_post_init__(self) -> None:
         attempts, settings = self.attempts, self.settings
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
+        self.on_enter = self._live.on_enter
         self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), settings.max_queued)
         attempts.nesting = self.nesting = Nesting(self.registry, self, self.dispatcher.submit, attempts.files)
         self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)

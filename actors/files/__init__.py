@@ -2,7 +2,7 @@
 
 from actors.files.files import Files, FilesStatistics
 from actors.files.index import Collected, Viewer, usage
-from actors.files.model import FILE_ID, StoredFile, checked_digest, checked_name, checked_type, references
+from actors.files.model import FILE_ID, StoredFile, checked_digest, checked_id, checked_name, checked_type, references
 from actors.files.writing import GATHERED_BYTES, Writing
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Viewer",
     "Writing",
     "checked_digest",
+    "checked_id",
     "checked_name",
     "checked_type",
     "references",

@@ -11,12 +11,14 @@ from actors.history.history import History
 from actors.history.pending import LARGE_BYTES
 from actors.history.queries import MAX_LINKED, Page, Query
 from actors.history.storage import LOST
-from actors.rollups import ModuleStats
+from actors.rollups import EndCounts, Ends, ModuleStats
 
 __all__ = [
     "LARGE_BYTES",
     "LOST",
     "MAX_LINKED",
+    "EndCounts",
+    "Ends",
     "History",
     "HistoryStatistics",
     "ModuleStats",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
@@ -11,13 +11,13 @@ import trio
 from msgspec.structs import replace
 
 from actors import rollups
-from actors.history import queries
+from actors.history import counts, queries
 from actors.history.archive import Archive, Past
 from actors.history.committer import Committer
 from actors.history.pending import unavailable
 from actors.history.pieces import NOTHING, joined
 from actors.history.queries import Page, Query
-from actors.rollups import ModuleStats
+from actors.rollups import EndCounts, Ends, ModuleStats
 from actors.sqlite import TROUBLE, reason_of
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, error
@@ -124,8 +124,45 @@ class Answers:
                 raise error(ErrorKind.BAD_INPUT, f"{name} must be a number of seconds since the epoch", field=name)
         await self._committer.catch_up()
         over = rollups.window(since, until, self._clock(), self._settings.retention_seconds)
-        total = await self._read(lambda link: queries.total(link, module, over.parts))
+        total = await self._read(lambda link: counts.total(link, module, over.parts))
         return rollups.summary(module, over, total)
+
+    async def stats_over(self, module: str, *, seconds: int, step: int) -> Sequence[ModuleStats]:
+        """Return statistics of `module` for each step of the last `seconds`, the oldest first; the last step is now's.
+
+        A step is a multiple of the width of a level of rollups that is kept so long. Raises `RunnerError` as `get`.
+        """
+        await self._committer.catch_up()
+        end = math.floor(self._clock() / step + 1) * step
+        windows = rollups.steps(end - seconds, end, step)
+        found = await self._read(lambda link: counts.by_start(link, module, windows))
+        return [rollups.summary(module, over, total) for over, total in zip(windows, found, strict=True)]
+
+    async def ends(
+        self, globs: tuple[str, ...], *, seconds: int, step: int
+    ) -> tuple[Sequence[Ends], Mapping[str, EndCounts]]:
+        """Return the ends of the modules of these globs, () for all: in each step, and since yesterday by module.
+
+        Steps are those of `stats_over`, over all modules together; yesterday is that of UTC. Raises `RunnerError` as
+        `get`.
+        """
+        await self._committer.catch_up()
+        end = math.floor(self._clock() / step + 1) * step
+        windows, lately = rollups.steps(end - seconds, end, step), rollups.since_yesterday(self._clock()).parts[0]
+
+        def read(link: sa.Connection) -> tuple[Sequence[EndCounts], Mapping[str, EndCounts]]:
+            return counts.ended_in_all(link, globs, windows), counts.ended_by_module(link, globs, lately)
+
+        found, by_module = await self._read(read)
+        over = [Ends(each.parts[0].start, sums.statuses) for each, sums in zip(windows, found, strict=True)]
+        return over, by_module
+
+    async def stats_lately(self) -> dict[str, ModuleStats]:
+        """Return statistics of the modules that ran since yesterday, UTC. Raises `RunnerError` as `get`."""
+        await self._committer.catch_up()
+        over = rollups.since_yesterday(self._clock())
+        found = await self._read(lambda link: counts.by_module(link, over.parts[0]))
+        return {module: rollups.summary(module, over, total) for module, total in found.items()}
 
     def left(self) -> Past:
         """Return the ids of the executions that the last runner left queued, and of those that it lost, oldest first.

@@ -6,11 +6,17 @@ all of its events, so pieces matter only if the runner dies before that end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
+import sqlalchemy as sa
 from attrs import frozen
+
+from actors.history.tables import events as stored_events
+from protocol.events import decode_all, printed_text
+from protocol.model import Status
+from protocol.terminal import plain
 
 NOTHING: Final = b"[]"
 MAX_BYTES: Final = 32 * 1024 * 1024
@@ -155,3 +161,50 @@ class Waiting:
         del of_name[number]
         if not of_name:
             del self._by_name[piece.name]
+
+
+TEXT_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of stored events that one page of a list searches at most for a text: some ten milliseconds."""
+_LEAST_BYTES: Final = 4096
+_PIECES: Final = (
+    sa.select(stored_events.c.id, stored_events.c.events)
+    .where(stored_events.c.id.in_(sa.bindparam("names", expanding=True)))
+    .order_by(stored_events.c.id, stored_events.c.first_seq)
+)
+
+
+def printing(
+    connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], sought: str
+) -> Iterator[tuple[Mapping[Any, Any], bool]]:
+    """Yield executions, each with whether it printed a text in lower case, until enough output was searched."""
+    left = TEXT_BYTES
+    for some in _in_parts(rows):
+        if left <= 0:
+            return
+        printed: dict[str, list[bytes]] = {}
+        for name, piece in connection.execute(_PIECES, {"names": [row["id"] for row in some]}):
+            printed.setdefault(name, []).append(piece)
+            left -= len(piece)
+        for row in some:
+            yield row, row["id"] in printed and _contains(printed[row["id"]], sought)
+
+
+def _in_parts(rows: Sequence[Mapping[Any, Any]]) -> Iterator[list[Mapping[Any, Any]]]:
+    """Yield rows in parts whose output one statement reads: few, where they printed much."""
+    some, size = list[Mapping[Any, Any]](), 0
+    for row in rows:
+        some.append(row)
+        # It is counted at the end of an execution.
+        size += _LEAST_BYTES + (row["output_bytes"] if Status(row["status"]).final else TEXT_BYTES // 8)
+        if size > TEXT_BYTES // 4:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _contains(pieces: Sequence[bytes], sought: str) -> bool:
+    try:
+        return sought in plain(printed_text(decode_all(joined(pieces)))).casefold()
+    except (msgspec.MsgspecError, ValueError, TypeError):
+        return False  # damaged: noticed by those who read it

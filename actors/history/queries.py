@@ -18,10 +18,9 @@ from attrs import evolve, frozen
 from msgspec.structs import replace
 
 from actors.history.pending import Key
-from actors.history.pieces import NOTHING, joined, seqs_of
-from actors.history.tables import PHASES, PLAIN, events, executions, payloads, rollups
+from actors.history.pieces import NOTHING, joined, printing, seqs_of
+from actors.history.tables import PHASES, PLAIN, events, executions, payloads
 from actors.outbox import read_telling
-from actors.rollups import Part, Rollup
 from actors.sqlite import matching, module_matches
 from protocol.errors import ErrorKind, Failure, error
 from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Timings
@@ -32,6 +31,10 @@ LOOKED_AT: Final = 5_000
 
 MAX_LINKED: Final = 100
 """Repetitions, and children, that one execution shows."""
+MAX_TEXT: Final = 200
+"""Characters of a text to search for."""
+TEXT_ROWS: Final = 1_000
+"""Executions that one page searches at most for a text."""
 LOOKED_UP: Final = 500
 """Ids in one statement."""
 UNREADABLE: Final = "unreadable"
@@ -44,7 +47,6 @@ Place = tuple[float, str]
 _failure_decoder = msgspec.json.Decoder(Failure)
 _attempts_decoder = msgspec.json.Decoder(tuple[Attempt, ...])
 _killed_decoder = msgspec.json.Decoder(tuple[str, ...])
-_rollup_decoder = msgspec.msgpack.Decoder(Rollup)
 _place_decoder: Final[msgspec.json.Decoder[Place]] = msgspec.json.Decoder(Place)
 
 # Indexes that a list may follow, the most selective first; the index of callers is tried as well.
@@ -80,6 +82,8 @@ class Query:
     root: str | None = None
     unresolved: bool = False
     """Only failures without a later success in their chain of repetitions."""
+    text: str | None = None
+    """Only those with this text in the output or the error message; case is ignored."""
     modules: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
@@ -101,13 +105,7 @@ class Page:
 
 def page(connection: sa.Connection, query: Query) -> Page:
     """Return one page. Raises `RunnerError` (`bad_input`) for a limit or cursor that is not valid."""
-    if not 1 <= query.limit <= MAX_PAGE:
-        raise error(ErrorKind.BAD_INPUT, f"limit must be from 1 to {MAX_PAGE}", field="limit")
-    if query.unresolved:
-        if query.status not in (None, Status.FAILED):
-            text = f"unresolved executions have failed, so none is {query.status}; leave one of the two out"
-            raise error(ErrorKind.BAD_INPUT, text, field="unresolved")
-        query = evolve(query, status=Status.FAILED)
+    query = _checked(query)
     before = _upper_bound(query)
     filters, globs = _filters(query), query.modules
     if globs and "module" in filters:
@@ -123,6 +121,8 @@ def page(connection: sa.Connection, query: Query) -> Page:
         wanted = wanted.where(matching(executions.c.module, globs))
     if query.unresolved:
         wanted = wanted.where(_UNRESOLVED)
+    if query.text is not None:
+        return _with_text(connection, wanted, query, floor)
     rows = connection.execute(_newest_first(wanted).limit(query.limit + 1)).mappings().all()
     found = (_readable(connection, row) for row in rows[: query.limit])
     items = tuple(execution for execution in found if execution is not None)
@@ -131,6 +131,36 @@ def page(connection: sa.Connection, query: Query) -> Page:
         return Page(items, _cursor(last["created_at"], last["id"]))
     # No id is below "": the next page begins before the time of the last row that was read.
     return Page(items, None if floor is None else _cursor(floor, ""))
+
+
+def _checked(query: Query) -> Query:
+    """Return a query with the state that it implies. Raises `RunnerError` (`bad_input`)."""
+    if not 1 <= query.limit <= MAX_PAGE:
+        raise error(ErrorKind.BAD_INPUT, f"limit must be from 1 to {MAX_PAGE}", field="limit")
+    if query.unresolved:
+        if query.status not in (None, Status.FAILED):
+            text = f"unresolved executions have failed, so none is {query.status}; leave one of the two out"
+            raise error(ErrorKind.BAD_INPUT, text, field="unresolved")
+        query = evolve(query, status=Status.FAILED)
+    if query.text is not None and not 0 < len(query.text.strip()) <= len(query.text) <= MAX_TEXT:
+        raise error(ErrorKind.BAD_INPUT, f"text must have 1 to {MAX_TEXT} characters", field="text")
+    return query
+
+
+def _with_text(connection: sa.Connection, wanted: sa.Select[Any], query: Query, floor: float | None) -> Page:
+    """Return those of the executions that have a text in their output or error message."""
+    rows = connection.execute(_newest_first(wanted).limit(TEXT_ROWS + 1)).mappings().all()
+    sought, found = (query.text or "").casefold(), list[Execution]()
+    looked: Mapping[Any, Any] | None = None
+    for row, printed in printing(connection, rows[:TEXT_ROWS], sought):
+        if len(found) == query.limit:
+            break
+        looked = row
+        if printed or sought in (row["failure"] or "").casefold():
+            found += filter(None, [_readable(connection, row)])
+    if looked is not None and looked is not rows[-1]:
+        return Page(tuple(found), _cursor(looked["created_at"], looked["id"]))
+    return Page(tuple(found), None if floor is None else _cursor(floor, ""))
 
 
 def _unresolved() -> sa.ColumnElement[bool]:
@@ -259,7 +289,7 @@ def fetch(connection: sa.Connection, name: str, waiting: Sequence[bytes] = ()) -
     try:
         return replace(found, events=joined([*(decodable(piece) for piece in stored), *waiting]))
     except UNREADABLE_ERRORS as problem:
-        _note(connection, name, problem)
+        note_unreadable(connection, name, problem)
         return replace(found, events=joined(waiting) if waiting else NOTHING)
 
 
@@ -316,28 +346,16 @@ def find_keyed(connection: sa.Connection, key: Key, since: float) -> Execution |
     return None if name is None else fetch(connection, name)
 
 
-def total(connection: sa.Connection, module: str, parts: Iterable[Part]) -> Rollup:
-    """Return the sum of the rollups of a module over some spans."""
-    table, result = rollups.c, Rollup()
-    for part in parts:
-        spans = (table.module == module, table.width == part.width, table.start >= part.start, table.start < part.end)
-        for counts in connection.execute(sa.select(table.counts).where(*spans)).scalars():
-            try:
-                result.merge(_rollup_decoder.decode(counts))
-            except UNREADABLE_ERRORS as problem:
-                _note(connection, f"counts of {module}", problem)
-    return result
-
-
 def _readable(connection: sa.Connection, row: Mapping[Any, Any]) -> Execution | None:
     try:
         return _execution(row)
     except UNREADABLE_ERRORS as problem:
-        _note(connection, str(row["id"]), problem)
+        note_unreadable(connection, str(row["id"]), problem)
         return None
 
 
-def _note(connection: sa.Connection, what: str, problem: Exception) -> None:
+def note_unreadable(connection: sa.Connection, what: str, problem: Exception) -> None:
+    """Note a row that cannot be read, which its reader leaves out."""
     connection.info.setdefault(UNREADABLE, []).append(f"{what}: {problem}")
 
 

@@ -13,12 +13,12 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import structlog
 from attrs import frozen
 
-from config.code import MAX_BYTES, code_files, find_entry
+from config.code import MAX_BYTES, code_files, find_entry, output_schema
 from config.code import input_schema as hinted_schema
 from config.mistakes import Wrong
 from config.modules import ModuleSpec, spec_to_mapping
@@ -119,23 +119,29 @@ def _package(folder: str) -> str:
     return name if free else f"module_{name}"
 
 
-def input_schema(spec: ModuleSpec, source: bytes | Path, function: str) -> Mapping[str, Any] | None:
-    """Return the JSON Schema of a module's input, given or derived from the type hint; None accepts everything.
+class Schemas(TypedDict):
+    """The JSON Schemas of a module; None accepts everything."""
+
+    input_schema: Mapping[str, Any] | None
+    output_schema: Mapping[str, Any] | None
+
+
+def schemas(spec: ModuleSpec, source: bytes | Path, function: str) -> Schemas:
+    """Return the JSON Schemas of a module: of its input, given or derived from the type hints, and of its result.
 
     `source` is the code with the handler, or its file. Raises OSError when it cannot be read.
     """
-    if spec.input_schema is not None:
-        return spec.input_schema or None
+    given = None if spec.input_schema is None else spec.input_schema or None
     if spec.code is None and spec.path is None:  # the code is in the image
-        return None
+        return {"input_schema": given, "output_schema": None}
     if isinstance(source, Path):
         with source.open("rb") as file:
             source = file.read(MAX_BYTES + 1)
-    schema = hinted_schema(source, function)
-    if schema is not None:
+    schema = hinted_schema(source, function) if spec.input_schema is None else given
+    if schema is not None and spec.input_schema is None:
         # In this thread: the first call would hold up the event loop for 50 ms.
         import config.schema  # noqa: F401, PLC0415
-    return schema
+    return {"input_schema": schema, "output_schema": output_schema(source, function)}
 
 
 def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:

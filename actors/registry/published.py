@@ -39,6 +39,8 @@ class Published:
     """Seconds since the epoch; for a registered version, the time of its registration."""
     input_schema: Mapping[str, Any] | None = None
     """JSON Schema of the input: given by the module, else derived from the type hint; None accepts everything."""
+    output_schema: Mapping[str, Any] | None = None
+    """JSON Schema of the result, derived from the type hint and never checked; None if nothing is known."""
     trusted: bool = False
     """Whether it comes from the operator's own file."""
     published_by: str | None = None

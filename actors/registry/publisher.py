@@ -95,7 +95,7 @@ class Publisher:
             function=function,
             package=layout.package,
             published_at=time.time(),
-            input_schema=code_store.input_schema(spec, files.get(layout.entry, b""), function),
+            **code_store.schemas(spec, files.get(layout.entry, b""), function),
         )
 
     def _identity(self, content_digest: str, spec: ModuleSpec, secret: Mapping[str, str], layout: Layout) -> str:
@@ -215,7 +215,7 @@ class Publisher:
             package=layout.package,
             published_at=stored.created_at,
             published_by=stored.created_by,
-            input_schema=code_store.input_schema(spec, entry, function),
+            **code_store.schemas(spec, entry, function),
         )
 
 

@@ -5,7 +5,7 @@ from actors.workers.builds import build
 from actors.workers.call import Call, Outcome
 from actors.workers.executor import Executor, ExecutorStatistics
 from actors.workers.masking import Masker, look_up, look_up_named
-from actors.workers.pool import Phases, Waiter
+from actors.workers.pool import Phases, PoolState, Waiter
 from actors.workers.worker import Worker
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Masker",
     "Outcome",
     "Phases",
+    "PoolState",
     "Waiter",
     "Worker",
     "build",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 import trio
@@ -66,6 +66,30 @@ class Builds:
             raise
         return pool.prepared
 
+    async def rebuild(self, pool: Pool, used: Collection[str]) -> None:
+        """Build the environment of a pool again, whose callers wait, and replace the existing one.
+
+        `used` are the environments of others. Raises as `prepared`, and `conflict` if another process uses it; the
+        existing one stays then.
+        """
+        lines = pool.log_build()
+        managed: Any = self.environment  # a kind that builds nothing has no key that a caller could name
+        self.environment.keep(used)
+        self.running += 1
+        pool.build_begins(trio.current_time())
+        try:
+            with self._allowed(pool.module) as spec:
+                pool.prepared = await build(managed.rebuild, spec, self._places, lines, partial(_report, pool))
+        except BaseException as problem:
+            self.failed += isinstance(problem, RunnerError | OSError)
+            lines.end(failure=_failure_of(problem))
+            raise
+        finally:
+            self.running -= 1
+            pool.build_ended(trio.current_time())
+        self.built += 1
+        lines.end(prepared=pool.prepared)
+
     async def lock(self, module: Published) -> None:
         """Resolve a module's unpinned requirements within its `build_timeout`. Raises as `prepared`, and OSError."""
         with self._allowed(module) as spec:
@@ -75,10 +99,10 @@ class Builds:
     def _allowed(self, module: Published) -> Iterator[ModuleSpec]:
         """Give a module with what it may install; a failure has the remedy. Raises RunnerError `environment_failed`."""
         spec = module.spec
-        if not self.wheels_only or module.trusted or not spec.requirements:
+        limited = only_wheels(spec) if self.wheels_only and not module.trusted else spec
+        if limited is spec:
             yield spec
             return
-        limited = only_wheels(spec)
         try:
             yield limited
         except RunnerError as problem:

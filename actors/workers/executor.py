@@ -20,7 +20,7 @@ from actors.workers.builds import Builds
 from actors.workers.call import Call
 from actors.workers.fleet import Fleet
 from actors.workers.parking import Parking
-from actors.workers.pool import Phases, Pool, Waiter
+from actors.workers.pool import Phases, Pool, PoolState, Waiter, state_of
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
@@ -361,6 +361,15 @@ class Executor:
         self._refuse(pool, patient=True)
         return self._starter.build(pool)
 
+    def rebuild(self, module: Published) -> BuildLog:
+        """Build the environment of a module again, whose idle workers end; return the log of the build.
+
+        The build continues when all its followers have gone; calls wait for it. Raises RunnerError `unavailable`,
+        `shutdown`, and `conflict` while a call uses the environment, or others are built.
+        """
+        self._refuse_all()
+        return self._starter.rebuild(self._scheduler.pool(module))
+
     def statistics(self) -> ExecutorStatistics:
         """Return the counters."""
         pools, builds, fleet = self._scheduler.pools.values(), self._starter.builds, self._fleet
@@ -381,3 +390,8 @@ class Executor:
             evicted=self._scheduler.keeping.evicted,
             parked=len(self._scheduler.parking),
         )
+
+    def pools(self) -> list[PoolState]:
+        """Return the workers and callers of each module version."""
+        now = trio.current_time()
+        return [state_of(pool, now) for pool in self._scheduler.pools.values()]

@@ -67,6 +67,10 @@ class Spares:
         except (OSError, RunnerError) as problem:
             log.warning("no spare interpreter could be started", why=str(problem))
 
+    def give_up(self, key: str) -> None:
+        """Forget the spares of an environment, which end."""
+        self._kept.pop(key, None)
+
     def forget(self, worker: Worker) -> None:
         """Remove a worker that has ended."""
         for workers in self._kept.values():
@@ -141,6 +145,7 @@ class Fleet:
     started: int = field(default=0, init=False)
     ended: int = field(default=0, init=False)
     _alive: set[Worker] = field(factory=set, init=False)
+    _one_ended: trio.Event = field(factory=trio.Event, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.spares = Spares(self.settings.spares, self.settings.max_age_seconds, self._launch, self.retire)
@@ -215,6 +220,8 @@ class Fleet:
             worker.release()
             self._alive.discard(worker)
             self.ended += 1
+            self._one_ended.set()
+            self._one_ended = trio.Event()
 
     def _died(self, worker: Worker) -> None:
         self.spares.forget(worker)
@@ -223,6 +230,15 @@ class Fleet:
     def environment_keys(self) -> set[str]:
         """Return the keys of the environments of all living workers."""
         return {worker.environment_key for worker in self._alive}
+
+    async def leave(self, key: str) -> None:
+        """End all workers of an environment, none of which is busy; they are gone when this returns."""
+        self.spares.give_up(key)
+        async with trio.open_nursery() as nursery:
+            for worker in [each for each in self._alive if each.environment_key == key]:
+                nursery.start_soon(worker.retire)
+        while key in self.environment_keys():  # the tasks that tend them give back what they had
+            await self._one_ended.wait()
 
     def retire(self, worker: Worker) -> None:
         """End an unused worker. At shutdown the task that tends it does so."""

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import Factory, define, evolve, field
+from attrs import Factory, define, evolve, field, frozen
 
 from actors.workers.build_log import BuildLog
 from actors.workers.shared import Seats
@@ -98,6 +98,38 @@ class Waiter:
             self.woken.set()
 
 
+@frozen
+class WorkerState:
+    """One worker of a module at a moment."""
+
+    pid: int | None
+    """None where it has no process on this machine."""
+    busy: bool
+    calls: int
+    """Calls that it has begun."""
+    age_seconds: float
+    memory_bytes: int
+
+
+@frozen
+class PoolState:
+    """The workers of one module version at a moment."""
+
+    module: Published
+    key: str | None
+    """Of its environment; None while that is not prepared."""
+    workers: tuple[WorkerState, ...]
+    starting: int
+    waiting: int
+    """Callers without a worker."""
+    reason: str
+    """Why these wait; empty without any."""
+    failure: Failure | None
+    """Of the last start, when it failed."""
+    build: BuildLog | None
+    """The last build of its environment, or the one in progress."""
+
+
 @define(eq=False)
 class Pool:
     """The workers of one module version. Changed only between checkpoints, by the executor that owns it."""
@@ -119,6 +151,8 @@ class Pool:
     served: bool = True
     """Calls that name no version get this one, so workers are kept ahead of calls."""
     prepared: Prepared | None = None
+    rebuilding: str | None = None
+    """The key of its environment while that is built again."""
     preparing: trio.Lock = field(factory=trio.Lock)
     build: BuildLog | None = None
     """The log of the last build."""
@@ -286,6 +320,29 @@ def running(pool: Pool) -> int:
     """Return how many workers count against `concurrency`: those that start, or whose handlers do not just wait."""
     working = len(pool.busy) + pool.starting
     return working - sum(pool.parked.values()) if pool.parked else working
+
+
+def state_of(pool: Pool, now: float) -> PoolState:
+    """Return the workers and callers of a pool at this moment."""
+    return PoolState(
+        module=pool.module,
+        key=pool.rebuilding if pool.prepared is None else pool.prepared.key,
+        workers=tuple(
+            WorkerState(
+                pid=worker.guest.pid,
+                busy=worker in pool.busy,
+                calls=worker.calls,
+                age_seconds=now - worker.launched_at,
+                memory_bytes=worker.footprint.memory_bytes,
+            )
+            for worker in (*pool.busy, *pool.idle)
+        ),
+        starting=pool.starting,
+        waiting=len(pool.waiters),
+        reason=pool.reason(now) if pool.waiters else "",
+        failure=pool.last_failure,
+        build=pool.build,
+    )
 
 
 def join(waiters: deque[Waiter], waiter: Waiter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 
 import structlog
 import trio
@@ -15,7 +16,7 @@ from actors.workers.pool import Phases, Pool, Waiter
 from actors.workers.scheduler import Scheduler
 from actors.workers.worker import StartError, Worker
 from environments.base import Availability, Environment, Prepared
-from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 
 _PROBE_SECONDS = 2.0
 """Interval at which an unusable kind is probed again: an engine may be started, or a tool installed, meanwhile."""
@@ -155,6 +156,48 @@ class Starter:
             self.fleet.nursery.start_soon(self._prepare, pool, name=f"prepare {pool.module.ref}")
         return pool.log_build()
 
+    def rebuild(self, pool: Pool) -> BuildLog:
+        """Build the environment of a pool again in a task of its own, and replace the existing one; return its log.
+
+        Joins a build in progress. Idle workers of all modules that share the environment end first. Raises RunnerError
+        `conflict` while one of them is busy or starts, and while others are built, whose keys are not known yet.
+        """
+        if pool.build is not None and not pool.build.ended:
+            return pool.build
+        key = None if pool.prepared is None else pool.prepared.key
+        pools = self.scheduler.pools.values()
+        sharing = [each for each in pools if each.prepared is not None and each.prepared.key == key] or [pool]
+        users = sorted(str(each.module.ref) for each in sharing if each.busy or each.starting)
+        if users:
+            text = f"workers of {', '.join(users)} use it now; cancel or wait for their calls, then try again"
+            raise error(ErrorKind.CONFLICT, text, field="key", retry_after=1)
+        if self.builds.running or self.fleet.nursery is None:
+            text = "other environments are being built; try again when these builds have ended"
+            raise error(ErrorKind.CONFLICT, text, field="key", retry_after=1)
+        for each in sharing:
+            each.idle.clear()
+            each.prepared, each.rebuilding = None, key
+        self.fleet.nursery.start_soon(self._rebuild, pool, sharing, key, name=f"rebuild {pool.module.ref}")
+        return pool.log_build()
+
+    async def _rebuild(self, pool: Pool, sharing: Sequence[Pool], key: str | None) -> None:
+        """Hold back the callers of these pools, end the workers of the environment, and build it."""
+        lines = pool.log_build()
+        try:
+            async with AsyncExitStack() as stack:
+                for each in sharing:
+                    await stack.enter_async_context(each.preparing)
+                if key is not None:
+                    await self.fleet.leave(key)
+                await self.builds.rebuild(pool, self._keys())
+        except (RunnerError, OSError) as problem:
+            log.warning("an environment was not built again", module=str(pool.module.ref), why=str(problem))
+        finally:
+            lines.end(failure=shutting_down())  # where it has not ended before
+            for each in sharing:
+                each.rebuilding = None
+        self.build_ahead(sharing)
+
     def build_ahead(self, pools: Iterable[Pool]) -> None:
         """Build the missing environments of published versions, if the kind can be used."""
         missing = [pool for pool in pools if pool.prepared is None]
@@ -195,8 +238,7 @@ class Starter:
                 self.build_ahead([pool])
         self.fleet.spares.maintain()
         if not self.builds.running:  # the key of an environment being built is not known here yet
-            keys = {pool.prepared.key for pool in self.scheduler.pools.values() if pool.prepared is not None}
-            self.fleet.environment.keep(keys | self.fleet.environment_keys())
+            self.fleet.environment.keep(self._keys())
 
     def _usable(self) -> None:
         """Resume builds and callers that waited for the kind to be usable."""
@@ -206,3 +248,8 @@ class Starter:
                 pool.started()
         self.build_ahead(pools)
         self.scheduler.pump()
+
+    def _keys(self) -> set[str]:
+        """Return the keys of the environments in use."""
+        keys = {pool.prepared.key for pool in self.scheduler.pools.values() if pool.prepared is not None}
+        return keys | self.fleet.environment_keys()

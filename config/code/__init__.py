@@ -9,8 +9,10 @@ from config.code.entry import (
     ENTRIES,
     QUICK_BYTES,
     RUNNING,
+    RUNNING_VERSION,
     Source,
     code_files,
+    entry_of,
     find_entry,
     is_left_out,
     read_handler,
@@ -18,6 +20,7 @@ from config.code.entry import (
     source_wrongs,
     target_python,
 )
+from config.code.results import output_schema
 from config.code.signatures import input_schema
 from config.code.source import MAX_BYTES, Finding, Verdict
 
@@ -26,14 +29,17 @@ __all__ = [
     "MAX_BYTES",
     "QUICK_BYTES",
     "RUNNING",
+    "RUNNING_VERSION",
     "Finding",
     "Source",
     "TooLargeError",
     "Verdict",
     "code_files",
+    "entry_of",
     "find_entry",
     "input_schema",
     "is_left_out",
+    "output_schema",
     "pack",
     "read_folder",
     "read_handler",

@@ -15,6 +15,7 @@ from config import units
 from config.code.signatures import input_schema, takes_requests
 from config.code.source import MAX_BYTES, Verdict, check
 from config.mistakes import Wrong, read_or_none
+from config.packages import fits, is_range, read_python
 from config.requirements import within
 from protocol.model import Kind
 
@@ -22,7 +23,8 @@ read_handler = units.matching(
     r"(\w[\w.-]*(/\w[\w.-]*)*:)?[^\W\d]\w*", "the name of a function, or `file:function` for a file of a folder"
 )
 """Read the field `handler`."""
-RUNNING = sys.version_info[:2]
+RUNNING_VERSION = sys.version_info[:3]
+RUNNING = RUNNING_VERSION[:2]
 """The Python of the runner: major and minor version, which decide the grammar."""
 QUICK_BYTES = 8 * 1024
 """The largest untrusted source that the runner compiles in its own process."""
@@ -108,8 +110,11 @@ def find_entry(has: Callable[[str], bool], handler: str, only: str | None = None
 def target_python(data: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the Python that will import a module, from its fields; None if only the environment determines it."""
     env = read_or_none(units.one_of(Kind), data.get("env"))
-    version = re.fullmatch(r"3\.([0-9]{1,3})(\..*)?", str(data.get("python") or ""))
-    if env is Kind.INLINE or (env is Kind.VENV and not data.get("python")):
+    python = str(data.get("python") or "")
+    version = re.fullmatch(r"3\.([0-9]{1,3})(\..*)?", python)
+    if env is Kind.INLINE or (env is Kind.VENV and not python):
+        return RUNNING
+    if env is Kind.VENV and is_range(read_or_none(read_python, python)) and fits(RUNNING_VERSION, python):
         return RUNNING
     return (3, int(version[1])) if version and not (env is Kind.DOCKER and data.get("image")) else None
 

@@ -10,6 +10,7 @@ from config.mistakes.document import (
     MAX_REPEATED,
     MAX_UPLOADED_BYTES,
     Document,
+    parse_toml,
     parse_yaml,
     read_text,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Wrong",
     "did_you_mean",
     "dotted",
+    "parse_toml",
     "parse_yaml",
     "read_or_none",
     "read_text",

@@ -1,4 +1,4 @@
-"""Text files and YAML that knows the line of each value."""
+"""Text files, TOML, and YAML that knows the line of each value."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 import stat
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,15 @@ MAX_REPEATED = 100_000
 """Values that aliases may repeat in one file; aliases of aliases grow exponentially."""
 MAX_DEPTH = 64
 """Levels of nesting in one file; an alias to its own parent is infinitely deep."""
+MAX_LINE = 16 * 1024
+"""Characters of a line of TOML."""
+MAX_PARTS = 16
+"""Parts of a key of TOML, with dots between them."""
 
+_DOTTED = re.compile(
+    r"(?:(?:[\w-]{1,200}|\"[^\"]{0,200}\"|'[^']{0,200}')[ \t]*\.[ \t]*){%d}" % MAX_PARTS  # noqa: UP031 (braces)
+)
+_TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _FAST: Any = getattr(yaml, "CSafeLoader", None)
 _READ_OTHERWISE = re.compile(r"[\t\x85\u2028\u2029\ufeff]|[|>][-+0-9]*#|[?](?:[][{},\s]|$)")
 """Text of which the parsers in C and in Python make different things."""
@@ -123,6 +132,33 @@ def parse_yaml(text: str) -> Document:
     except RecursionError:
         raise Wrong("is nested too deeply") from None
     return Document(value, reader.lines, reader.texts, reader.blocks, tuple(reader.wrongs))
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the values of a TOML document. Raises `Wrong`, with the line where it is known.
+
+    Keys of very many parts are refused before they are parsed, which would take memory by the square of their number.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > MAX_LINE:
+            raise Wrong(f"has a line of {len(line):,} characters; the limit is {MAX_LINE:,}", line=number)
+        if line.count(".") > MAX_PARTS and _DOTTED.search(line):
+            raise Wrong(f"has a key of more than {MAX_PARTS} parts", line=number)
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = _TOML_PLACE.search(str(error))
+        at = text.count("\n") + 1 if place is None or place[1] is None else int(place[1])
+        raise Wrong(f"is not TOML: {_TOML_PLACE.sub('', str(error))}", line=at) from None
+    except RecursionError:
+        raise Wrong("is nested too deeply") from None
+    level: list[Any] = [found]
+    for _ in range(MAX_DEPTH):
+        inner = (each.values() if isinstance(each, Mapping) else each for each in level)
+        level = [value for values in inner for value in values if isinstance(value, (Mapping, list))]
+        if not level:
+            return found
+    raise Wrong(f"is nested more than {MAX_DEPTH} levels deep")
 
 
 def _composed(text: str) -> yaml.Node | None:

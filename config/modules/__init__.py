@@ -16,20 +16,22 @@ from config.modules.endpoints import (
     clashes,
     conflict_text,
 )
-from config.modules.file import ModulesFile, read_modules, read_runner
+from config.modules.file import ModulesFile, read_modules, read_runner, read_script
 from config.modules.on_end import OnEnd, loop_from, loop_text, origin_of, telling
 from config.modules.policies import GroupPolicy, RetryPolicy, limit_of
 from config.modules.spec import (
     ModuleSpec,
     as_written,
     crowding,
+    fields_by_kind,
+    module_shape,
     name_of_module,
     read_spec,
     spec_from_mapping,
     spec_to_mapping,
 )
 from config.modules.template import starter
-from config.modules.upload import DESCRIPTIONS, Description, module_from_archive, read_module
+from config.modules.upload import DESCRIPTIONS, Description, module_from_archive, name_in_block, read_module
 
 __all__ = [
     "DESCRIPTIONS",
@@ -52,15 +54,19 @@ __all__ = [
     "clashes",
     "conflict_text",
     "crowding",
+    "fields_by_kind",
     "limit_of",
     "loop_from",
     "loop_text",
     "module_from_archive",
+    "module_shape",
+    "name_in_block",
     "name_of_module",
     "origin_of",
     "read_module",
     "read_modules",
     "read_runner",
+    "read_script",
     "read_spec",
     "spec_from_mapping",
     "spec_to_mapping",

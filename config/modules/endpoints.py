@@ -15,6 +15,7 @@ from cattrs.gen import make_dict_unstructure_fn, override
 from config import units
 from config.mistakes import Wrong, structure_hook, unfold
 from config.paths import PathTree
+from config.shapes import Values, accepting, list_shape, shaped
 from config.units import Range, show
 
 T = TypeVar("T")
@@ -209,6 +210,7 @@ def conflict_text(endpoint: EndpointSpec, module: str | None, other: EndpointSpe
     return f"{ours} conflicts with {shown}: a request could mean both; change a path or a method"
 
 
+@accepting({"type": "string", "pattern": "^/"})
 def _path(value: Any) -> str:
     path = units.filled(value)
     if not path.startswith("/"):
@@ -232,6 +234,7 @@ def _path(value: Any) -> str:
     return path
 
 
+@accepting({"anyOf": [{"enum": [*Method]}, {"type": "array", "items": {"enum": [*Method]}}, {"type": "null"}]})
 def _methods(value: Any) -> tuple[Method, ...]:
     found = units.items(_method)([value] if isinstance(value, str) else value)
     if not found:
@@ -243,6 +246,7 @@ def _method(value: Any) -> Method:
     return units.one_of(Method)(value.upper() if isinstance(value, str) else value)
 
 
+@accepting({"anyOf": [Values.VARIABLE_NAME, {"type": "array", "items": Values.VARIABLE_NAME}]})
 def _secret(value: Any) -> tuple[str, ...]:
     names = units.items(units.variable_name)([value] if isinstance(value, str) else value)
     if not 1 <= len(names) <= _MAX_SECRETS:
@@ -292,3 +296,4 @@ def _converter() -> Converter:
 
 
 _CONVERTER: Final = _converter()
+shaped(read, lambda: list_shape(EndpointSpec, _READERS, MAX_ENDPOINTS))

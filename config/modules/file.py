@@ -17,6 +17,7 @@ from config.mistakes import Document, Mistake, Where, Wrong, did_you_mean, parse
 from config.modules.endpoints import EndpointSpec, clashes, conflict_text
 from config.modules.on_end import OnEnd, loop_from, loop_text
 from config.modules.spec import ModuleSpec, as_written, name_of_module, read_spec
+from config.modules.upload import name_in_block
 from config.paths import PathTree
 from config.units import show
 
@@ -73,6 +74,30 @@ def read_modules(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     runner = runner if isinstance(runner, dict) else {}
     lines = {key: document.lines["runner", key] for key in runner}
     return ModulesFile(tuple(specs.values()), runner, absolute, lines, tuple(files), began), tuple(mistakes)
+
+
+def read_script(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
+    """Return a modules file with one module, the Python file `path`, and all mistakes; it has none if there are some.
+
+    The block of the file has its fields. Its name is that of the file, if the block has none.
+    """
+    absolute, began = Path.cwd() / path, time.time()
+    files = [absolute]
+    data: dict[str, Any] = {"path": str(absolute)}
+    try:
+        found = name_in_block({absolute.name: read_text(absolute).encode()})
+        data["name"] = absolute.stem.lower().replace(" ", "-") if found is None else found
+        if found is None and read_or_none(name_of_module, data["name"]) is None:
+            text = f"{show(absolute.stem)} cannot be the name of a module; write `name` below [tool.operato]"
+            raise Wrong(text, ("name",))  # noqa: TRY301
+        spec, wrongs = read_spec(data, base=absolute.parent, allow_path=True, trusted=True, named=files)
+    except Wrong as wrong:
+        spec, wrongs = None, [wrong]
+    document = Document({})
+    mistakes = [document.mistake(wrong, str(absolute), {}) for wrong in wrongs]
+    shown = [attrs.evolve(each, file=str(path) if each.file == str(absolute) else each.file) for each in mistakes]
+    shown.sort(key=lambda mistake: (mistake.file != str(path), mistake.file or "", mistake.line or 0))
+    return ModulesFile(() if spec is None else (spec,), {}, absolute, {}, tuple(files), began), tuple(shown)
 
 
 def _loops(specs: Mapping[str, ModuleSpec], places: Mapping[str, Where]) -> Iterator[Wrong]:

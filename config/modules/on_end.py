@@ -15,6 +15,7 @@ from cattrs.gen import make_dict_unstructure_fn
 from config import units
 from config.mistakes import Wrong, did_you_mean, structure_hook, unfold
 from config.secrets import Secret
+from config.shapes import accepting, list_shape, shaped
 from config.units import show
 from protocol.model import Recipient, Status, Telling
 
@@ -137,6 +138,7 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
+@accepting({"type": "string", "pattern": "^\\s*https?://"})
 def _url(value: Any) -> str:
     url = units.filled(value).strip()
     if len(url) > MAX_URL:
@@ -156,6 +158,7 @@ def _url(value: Any) -> str:
     return url
 
 
+@accepting({"anyOf": [{"enum": [*ENDS]}, {"type": "array", "items": {"enum": [*ENDS]}}]})
 def _when(value: Any) -> tuple[Status, ...]:
     if isinstance(value, (list, tuple)) and len(value) > len(ENDS):
         raise Wrong(f"has {len(value)} entries; there are {len(ENDS)} ends", allowed=", ".join(ENDS))
@@ -177,16 +180,19 @@ def register(converter: Converter) -> None:
     converter.register_unstructure_hook(OnEnd, make_dict_unstructure_fn(OnEnd, converter, _cattrs_omit_if_default=True))
 
 
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "url": units.optional(_url),
+    "module": units.optional(units.module_name),
+    "when": _when,
+    "secret": units.optional(units.variable_name),
+}
+
+
 def _converter() -> Converter:
     converter = Converter()
-    readers = {
-        "url": units.optional(_url),
-        "module": units.optional(units.module_name),
-        "when": _when,
-        "secret": units.optional(units.variable_name),
-    }
-    converter.register_structure_hook(OnEnd, structure_hook(converter, OnEnd, readers))
+    converter.register_structure_hook(OnEnd, structure_hook(converter, OnEnd, _READERS))
     return converter
 
 
 _CONVERTER: Final = _converter()
+shaped(read, lambda: list_shape(OnEnd, {OnEnd: _READERS}, MAX_RECIPIENTS))

@@ -12,6 +12,7 @@ from cattrs import Converter
 
 from config import secrets, units
 from config.code import read_handler, source_wrongs
+from config.completing import Completed, completed
 from config.files import FILES, channels, locate, requirements_given
 from config.mistakes import (
     ConfigError,
@@ -31,8 +32,10 @@ from config.modules.on_end import OnEnd
 from config.modules.policies import GroupPolicy, RetryPolicy, WorkersPolicy
 from config.modules.scheduled import input_wrongs
 from config.modules.sizes import oversized
+from config.packages import read_python, read_texts
 from config.requirements import Origin
 from config.secrets import Secret
+from config.shapes import Schema, Values, accepting, object_shape, shape_of, shaped
 from config.timing import ScheduleSpec, read_schedules, schedule_fields
 from config.units import Range, show
 from protocol.model import Isolation, Kind, Record
@@ -58,7 +61,10 @@ class ModuleSpec:
     """Requirement lines for the installer; a text or a file is replaced by its lines, `-r` by those of its file."""
     constraints: tuple[str, ...] = ()
     """Lines of the same form that limit versions and install nothing; `-c FILE` in `requirements` adds its lines."""
+    packages_from: Mapping[str, str] = field(factory=dict)
+    """The files that packages came from, found or named; a `uv.lock` has its text, until uv reads it."""
     python: str | None = None
+    """A version, or a range such as `>=3.11`."""
     isolation: Isolation = Isolation.WARM
     timeout: float = 60.0
     queue_timeout: float = 30.0
@@ -174,6 +180,8 @@ def read_spec(
     if too_large := list(oversized(data)):
         return None, too_large
     files = allow_path and trusted
+    whole = Completed(dict(data)) if checked else completed(data, base, trusted=trusted, allow_path=allow_path)
+    data = whole.data
     wrongs = [*_rules(data, trusted=trusted), *secrets.rules(data, trusted=trusted, files=files)]
     data = {"env": None} | dict(data)
     named = [] if named is None else named
@@ -203,6 +211,7 @@ def read_spec(
         wrongs += unfold(error)
     if not wrongs and not checked:
         wrongs += input_wrongs(spec.schedules, spec.input_schema, code=spec.code, path=spec.path, handler=spec.handler)
+    wrongs = [*whole.wrongs, *map(whole.placed, wrongs)]
     return (None, wrongs) if wrongs else (spec, [])
 
 
@@ -238,7 +247,7 @@ def _kind_rules(data: Mapping[str, Any], given: set[str], *, trusted: bool) -> I
 
 
 _ONLY: Mapping[str, tuple[Kind, ...]] = {
-    **dict.fromkeys(("requirements", "constraints"), (Kind.VENV, Kind.DOCKER, Kind.CONDA)),
+    **dict.fromkeys(("requirements", "constraints", "packages_from"), (Kind.VENV, Kind.DOCKER, Kind.CONDA)),
     "python": (Kind.VENV, Kind.CONDA, Kind.DOCKER),
     "dependencies": (Kind.CONDA,),
     "channels": (Kind.CONDA,),
@@ -266,6 +275,10 @@ def name_of_module(value: Any) -> str:
     return name
 
 
+shaped(name_of_module, shape_of(units.module_name))
+
+
+@accepting({"type": "object"})
 def _json_schema(value: Any) -> Mapping[str, Any]:
     """Read a JSON Schema without references to other documents."""
     schema = _json_mapping(value)
@@ -301,7 +314,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "name": name_of_module,
         "env": units.one_of(Kind),
         "code": units.optional(units.text),
-        "path": units.optional(lambda value: Path(units.filled(value))),
+        "path": units.optional(accepting(Values.FILLED)(lambda value: Path(units.filled(value)))),
         "handler": read_handler,
         "version": units.optional(
             units.matching(
@@ -311,7 +324,8 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "tags": units.items(units.filled),
         "description": units.text,
         **dict.fromkeys(("requirements", "constraints"), units.items(units.text)),
-        "python": units.optional(units.matching(r"3(\.[0-9]{1,3}){1,2}", "a Python version such as 3.12 or 3.12.4")),
+        "packages_from": read_texts,
+        "python": units.optional(read_python),
         "isolation": units.one_of(Isolation),
         "record": units.one_of(Record),
         "rate": units.optional(policies.RATE),
@@ -344,6 +358,23 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
     },
 }
 """The reader of each field; fields that are missing here are of classes in this table."""
+
+
+def module_shape() -> Schema:
+    """Return the JSON Schema of the fields of a module in a modules file, without the rules between them."""
+    shape = object_shape(ModuleSpec, _READERS)
+    fields = shape["properties"]
+    fields["name"] |= {"not": {"enum": [*RESERVED]}}
+    for name in ("version", "python"):  # `as_written` reads 3.12 and 1.10 as text
+        fields[name] = {"anyOf": [{"type": "number"}, fields[name]]}
+    for name in ("requirements", "constraints", "dependencies"):  # the name of a file, and for the first two also lines
+        fields[name] = {"anyOf": [{"type": "string"}, fields[name]]}
+    return shape
+
+
+def fields_by_kind() -> Mapping[str, tuple[Kind, ...]]:
+    """Return the fields that only some kinds of environment have, with these kinds."""
+    return _ONLY
 
 
 def _converter() -> Converter:

@@ -9,15 +9,13 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from config.code import ENTRIES
+from config.code import ENTRIES, MAX_BYTES, find_entry
+from config.completing import read_block
 from config.mistakes import MAX_UPLOADED_BYTES, ConfigError, Document, Mistake, Wrong, parse_yaml
 from config.modules.spec import ModuleSpec, as_written, read_spec
 from config.units import show
-from protocol.model import Kind
 
 DESCRIPTIONS = ("module.yaml", "module.yml")
-REQUIREMENTS, CONDA = "requirements.txt", "environment.yml"
-_WITH_REQUIREMENTS = (Kind.VENV, Kind.CONDA, Kind.DOCKER)
 
 
 @frozen
@@ -45,9 +43,8 @@ def module_from_archive(
     """Return the description of a module from its files, which have relative names.
 
     `module.yaml` has the fields of one module, without `code`; its `name` may come from the caller instead, and fields
-    `given` with the archive override its own. Missing fields are taken from the files: `requirements` and
-    `dependencies` from `requirements.txt` and `environment.yml` if the kind of environment has such, `env` from the
-    existence of these files, and the handler's file if the only `.py` file has another name than `ENTRIES`.
+    `given` with the archive override its own. The handler's file is the only `.py` file, if that has another name than
+    `ENTRIES`; the name may be in its block. `read_module` takes other missing fields from the files.
 
     Raises `ConfigError` if the description cannot be read; `read_module` reports mistakes in its fields.
     """
@@ -65,11 +62,12 @@ def module_from_archive(
         fields.pop("modules")
     if fields.get("code") is not None:
         wrongs.append(Wrong("the code of an uploaded module is in its files; remove `code`", ("code",)))
+    fields = _completed(fields, files)
     if name is not None and fields.setdefault("name", name) != name:
         wrongs.append(Wrong(f"{show(fields['name'])} differs from the name it was sent with, {show(name)}", ("name",)))
     if "name" not in fields:
         wrongs.append(Wrong("is missing; write it in module.yaml, or send it with the archive", ("name",)))
-    found = Description(_completed(fields, files), document, file)
+    found = Description(fields, document, file)
     if wrongs:
         raise found.mistakes(wrongs)
     return found
@@ -102,20 +100,29 @@ def _document(data: bytes, file: str) -> Document:
 
 
 def _completed(written: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return the fields, with missing ones taken from the files."""
+    """Return the fields, with the place of the handler and the name, where they are not written."""
     fields = {"path": "."} | dict(written)
-    if "env" not in fields:
-        fields["env"] = str(Kind.CONDA if CONDA in files else Kind.VENV if REQUIREMENTS in files else Kind.INLINE)
-    if fields.get("requirements") is None and REQUIREMENTS in files and fields["env"] in _WITH_REQUIREMENTS:
-        fields["requirements"] = REQUIREMENTS
-    if fields.get("dependencies") is None and CONDA in files and fields["env"] == Kind.CONDA:
-        fields["dependencies"] = CONDA
     handler = fields.get("handler", "handler")
     sources = [name for name in files if name.endswith(".py") and "/" not in name]
     alone = fields["path"] == "." and len(sources) == 1 and sources[0] not in ENTRIES
     if alone and isinstance(handler, str) and ":" not in handler:
         fields["handler"] = f"{sources[0].removesuffix('.py')}:{handler}"
+    if "name" not in fields and (found := name_in_block(files, fields.get("handler", "handler"))) is not None:
+        fields["name"] = found
     return fields
+
+
+def name_in_block(files: Mapping[str, bytes], handler: Any = "handler") -> Any:
+    """Return the name that the block in the file with the handler gives the module; None without one."""
+    try:
+        only = next(iter(files)) if len(files) == 1 else None
+        entry = find_entry(files.__contains__, handler if isinstance(handler, str) else "handler", only)
+    except Wrong:
+        return None
+    if len(files[entry]) > MAX_BYTES:
+        return None
+    block = read_block(files[entry].decode("utf-8-sig", "replace"))
+    return None if block is None else block.fields.get("name")
 
 
 def _relative(file: str | None, folder: Path | None) -> str | None:

@@ -16,6 +16,7 @@ from cattrs import Converter
 
 from config import units
 from config.mistakes import Wrong, structure_hook, unfold
+from config.shapes import Values, accepting, list_shape, shape_of, shaped
 from config.timing.cron import Cron, local_time, zone_of
 from config.units import Range, show
 
@@ -196,6 +197,7 @@ def _moment(value: str, zone: str) -> str:
         raise Wrong(f"{show(value)} is not {allowed}", allowed=allowed) from None
 
 
+@accepting(shape_of(units.seconds(Range(1, _YEAR))))
 def _whole_seconds(value: Any) -> float:
     found = units.seconds(Range(1, _YEAR))(value)
     if found != int(found):
@@ -203,6 +205,7 @@ def _whole_seconds(value: Any) -> float:
     return found
 
 
+@accepting(Values.FILLED)
 def _zone(value: Any) -> str:
     return zone_of(units.filled(value)).key
 
@@ -234,3 +237,4 @@ _READERS: Final = {
 }
 _CONVERTER: Final = Converter()
 _CONVERTER.register_structure_hook(ScheduleSpec, structure_hook(_CONVERTER, ScheduleSpec, _READERS))
+shaped(read_schedules, lambda: list_shape(ScheduleSpec, {ScheduleSpec: _READERS}, MAX_SCHEDULES))

@@ -68,16 +68,20 @@ async def lock(request: dict[str, Any]) -> None:
     from rattler import (  # noqa: PLC0415  (the request has its path)
         ChannelPriority,
         Gateway,
-        LockFile,
-        LockPlatform,
         MatchSpec,
         SourceConfig,
         VirtualPackage,
         VirtualPackageOverrides,
         solve,
     )
-    from rattler.lock import LockChannel  # noqa: PLC0415
 
+    if request["explicit"]:
+        records = _explicit(request)
+        if missing := _missing(request["asked"], records):
+            send(event="stale", why=missing)
+            return
+        _write(request, records)
+        return
     source = SourceConfig(cache_action="force-cache-only") if request["offline"] else SourceConfig()
     records = await solve(
         request["channels"],  # positional: its name differs between versions
@@ -86,6 +90,14 @@ async def lock(request: dict[str, Any]) -> None:
         virtual_packages=VirtualPackage.detect(VirtualPackageOverrides.from_env()),
         channel_priority=ChannelPriority.Strict,
     )
+    _write(request, records)
+
+
+def _write(request: dict[str, Any], records: list[Any]) -> None:
+    """Write the lock file, and report the packages in it."""
+    from rattler import LockFile, LockPlatform  # noqa: PLC0415
+    from rattler.lock import LockChannel  # noqa: PLC0415
+
     platform = LockPlatform(request["platform"])
     file = LockFile([platform])
     file.set_channels(_ENVIRONMENT, [LockChannel(channel) for channel in request["urls"]])
@@ -93,6 +105,37 @@ async def lock(request: dict[str, Any]) -> None:
         file.add_conda_package(_ENVIRONMENT, platform, record)
     file.to_path(Path(request["lock"]))
     send(event="solved", packages=[[str(r.name.normalized), str(r.version), str(r.url), _sha256(r)] for r in records])
+
+
+def _explicit(request: dict[str, Any]) -> list[Any]:
+    """Return the records of packages, each given as `https://HOST/CHANNEL/noarch/NAME-1.0-0.conda#DIGEST`."""
+    from rattler import PackageRecord, RepoDataRecord  # noqa: PLC0415
+
+    records = []
+    described = Path(request["lock"] + ".index.json")
+    for line in request["specs"]:
+        url, _, digest = line.rpartition("#")
+        channel, subdir, file = url.rsplit("/", 2)
+        name, version, build = file.removesuffix(".conda").removesuffix(".tar.bz2").rsplit("-", 2)
+        number = build.rpartition("_")[2]
+        index = {"name": name, "version": version, "build": build, "subdir": subdir, "depends": []}
+        described.write_text(json.dumps({**index, "build_number": int(number) if number.isdigit() else 0}))
+        given = {"sha256" if len(digest) == 64 else "md5": digest}
+        package = PackageRecord.from_index_json(described, **given)
+        records.append(RepoDataRecord(package, file, url, channel))
+    described.unlink()
+    return records
+
+
+def _missing(asked: list[str], records: list[Any]) -> str:
+    """Return the first asked package that the records do not have; empty if they have all."""
+    from rattler import MatchSpec  # noqa: PLC0415
+
+    for line in asked:
+        spec = MatchSpec(line, strict=False)
+        if not any(spec.matches(record) for record in records):
+            return f"it has no {line}"
+    return ""
 
 
 def _sha256(record: Any) -> str:

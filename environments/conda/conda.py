@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +17,15 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
+from config.mistakes import parse_yaml
 from config.modules import ModuleSpec
+from config.packages import CONDA_LOCK, CONDA_LOCK_COMMAND, is_explicit, is_locked, is_range, subdir
 from environments.base import Availability, Known, Prepared
 from environments.built import BuiltEnvironment
-from environments.commits import Commits
 from environments.conda.activation import activated
 from environments.installer import Tail, find_uv, run_installer, run_uv
 from environments.local import Launcher
+from environments.locking import Commits, Projects
 from environments.store import Store, environment_key
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
@@ -106,14 +107,6 @@ def _library() -> Client | None:
     return Client(f"py-rattler {version}", library=str(Path(spec.origin).parent.parent))
 
 
-def subdir() -> str:
-    """Return conda's name for this platform."""
-    machine = {"AMD64": "64", "x86_64": "64", "i686": "32", "arm64": "arm64"}.get(
-        platform.machine(), platform.machine()
-    )
-    return f"{'osx' if sys.platform == 'darwin' else 'linux'}-{machine}"
-
-
 @define
 class CondaEnvironment(BuiltEnvironment[_Plan]):
     """Locks, builds and starts conda environments. Installers get `installer_environ`."""
@@ -129,8 +122,10 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
     _locking: dict[str, trio.Lock] = field(factory=dict, init=False)
     _activated: dict[str, Mapping[str, str]] = field(factory=dict, init=False)
     _commits: Commits = field(init=False)
+    _projects: Projects = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._projects = Projects(self.lock_dir, self.launcher.table, self.installer_environ)
         self._commits = Commits(self.lock_dir, self.launcher.table, self.installer_environ, self.offline)
 
     async def probe(self) -> Availability:
@@ -144,10 +139,13 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
     async def known(self, spec: ModuleSpec) -> Known:
         """Return the key of a module's environment if its packages are locked."""
         client = await self._usable()
-        specs, channels = _specs(spec), spec.channels or DEFAULT_CHANNELS
-        if not client.exe and not self._lock_path(specs, channels).with_suffix(".json").exists():
+        read = self._projects.known(spec)
+        if read is None:
+            return Known(None, "its requirements are not locked yet")
+        spec, specs, channels = read, _specs(spec), spec.channels or DEFAULT_CHANNELS
+        if not client.exe and not self._lock_path([*specs, *_asked(spec)], channels).with_suffix(".json").exists():
             return Known(None, "its packages are not locked yet")
-        locked = await self._lock(client, specs, channels, spec.python, lambda _: None)
+        locked = await self._lock(client, specs, channels, spec, lambda _: None)
         requirements = self._commits.known(spec.requirements, locked.python)
         if requirements is None:
             return Known(None, "its requirements are not locked yet")
@@ -160,8 +158,9 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
 
     async def _plan(self, spec: ModuleSpec, say: Callable[[str], None]) -> _Plan:
         client = await self._usable()
+        spec = await self._projects.read(spec, say)
         specs, channels = _specs(spec), spec.channels or DEFAULT_CHANNELS
-        locked = await self._lock(client, specs, channels, spec.python, say)
+        locked = await self._lock(client, specs, channels, spec, say)
         requirements = await self._commits.fixed(spec.requirements, locked.python, say)
         return _Plan(client, tuple(specs), channels, requirements, spec.constraints, locked)
 
@@ -182,21 +181,29 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
         client: Client,
         specs: Sequence[str],
         channels: Sequence[str],
-        python: str | None,
+        spec: ModuleSpec,
         say: Callable[[str], None],
     ) -> Locked:
         """Return the locked packages: solved once by the library, then read. A tool solves during the installation."""
         if client.exe:
+            python = None if is_range(spec.python) else spec.python
             return Locked((Path(client.exe).name, *channels, *specs), python or "3")
-        path = self._lock_path(specs, channels)
+        asked = _asked(spec)
+        path = self._lock_path([*specs, *asked], channels)
         packages, name = path.with_suffix(".json"), path.name.partition(".")[0]
         async with self._locking.setdefault(name, trio.Lock()):
             if not packages.exists():
                 self.lock_dir.mkdir(parents=True, exist_ok=True)
                 say("solving the environment")
                 temporary = self.lock_dir / f"{name}.{os.getpid()}.tmp"
-                request = {"do": "lock", "specs": list(specs), "channels": list(channels), "lock": str(temporary)}
+                request: dict[str, object] = {
+                    "do": "lock",
+                    "specs": list(specs),
+                    "channels": list(channels),
+                    "lock": str(temporary),
+                }
                 request |= {"platform": subdir(), "urls": [_url(channel) for channel in channels]}
+                request |= {"explicit": is_explicit(specs), "asked": asked}
                 try:
                     solved = await self._child(client, request, say, "solved")
                     temporary.rename(path)
@@ -227,6 +234,7 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
             limits.write_text("\n".join(plan.constraints) + "\n")
             interpreter = ["--python", str(to / "bin" / "python")]
             options = ["--break-system-packages", "--compile-bytecode", "--strict"]
+            options += ["--no-deps", "--verify-hashes"] if is_locked(plan.requirements) else []
             arguments = ["install", *options, *interpreter, "-c", str(limits), "-r", str(listing)]
             await self._pip(arguments, say, "the requirements could not be installed")
             installed: list[str] = []
@@ -241,6 +249,11 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
         """Create the environment with an installed tool, which never runs anything in it."""
         where = [option for channel in plan.channels for option in ("--channel", channel)]
         argv = [plan.client.exe, "create", "--yes", "--prefix", str(to), "--override-channels", *where, *plan.specs]
+        if is_explicit(plan.specs):
+            listing = self.store.root / ".cache" / f"{plan.key}.explicit.txt"
+            listing.parent.mkdir(parents=True, exist_ok=True)
+            listing.write_text("\n".join(["@EXPLICIT", *plan.specs]) + "\n")
+            argv = [plan.client.exe, "create", "--yes", "--prefix", str(to), "--file", str(listing)]
         argv += ["--offline"] if self.offline else []
         environ = {"MAMBA_ROOT_PREFIX": str(self.store.root / ".cache" / "mamba"), **self.installer_environ}
         failed = "the environment could not be created"
@@ -256,6 +269,9 @@ class CondaEnvironment(BuiltEnvironment[_Plan]):
         program = files("environments.conda").joinpath("child.py").read_text("utf-8")
         argv = [sys.executable, "-I", "-c", program, json.dumps(request)]
         status = await self.launcher.table.run(argv, self.installer_environ, on_line=heard.hear)
+        if heard.stale:
+            text = f"the lock does not fit environment.yml any more: {heard.stale}; run `{CONDA_LOCK_COMMAND}`"
+            raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="dependencies")
         if not heard.done:
             text = heard.error or heard.tail.text(f"the installer ended with exit code {status}")
             raise error(
@@ -271,6 +287,7 @@ class _Heard:
         self.done = False
         self.error = ""
         self.tail = Tail(say)
+        self.stale = ""
         self.packages: list[list[str]] = []
         self._say = say
 
@@ -288,6 +305,8 @@ class _Heard:
             self.error = message["message"]
             for part in self.error.splitlines():
                 self._say(part)
+        elif event == "stale":
+            self.stale = message["why"]
         elif event == "solved":
             self.packages = message["packages"]
             self._say(f"solved: {len(self.packages)} packages")
@@ -300,12 +319,23 @@ class _Heard:
 def _specs(spec: ModuleSpec) -> list[str]:
     """Return the module's packages, with a Python if it is missing."""
     specs = list(spec.dependencies)
+    if is_explicit(specs):
+        return specs
     named = any(_name(line) == "python" for line in specs)
     if spec.python:
-        specs.append(f"python {spec.python}.*")
+        specs.append(f"python {spec.python}" if is_range(spec.python) else f"python {spec.python}.*")
     elif not named:
         specs.append("python")
     return specs
+
+
+def _asked(spec: ModuleSpec) -> list[str]:
+    """Return the packages in the `environment.yml` beside a lock, which the lock must have."""
+    locked = any(name in spec.packages_from for name in CONDA_LOCK)
+    texts = [text for name, text in spec.packages_from.items() if name not in CONDA_LOCK and text]
+    found = parse_yaml(texts[0]).value if locked and texts else None
+    asked = found.get("dependencies") if isinstance(found, dict) else None
+    return [line for line in asked if isinstance(line, str)] if isinstance(asked, list) else []
 
 
 def _name(line: str) -> str:

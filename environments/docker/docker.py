@@ -18,14 +18,15 @@ import trio
 from attrs import define, field, frozen
 
 from config.modules import ModuleSpec
+from config.packages import UV_LOCK, fits, minor_for
 from config.settings import DockerSettings
 from environments.base import Availability, BuildWatch, Guest, Known, Prepared, Stored
-from environments.commits import Commits
 from environments.docker.container import BASE, Container, ContainerGuest, remove_container
 from environments.docker.engine import Address, Api, Engine, EngineAwayError, EngineError, NotThereError
 from environments.docker.images import Image, Images, Wanted
 from environments.docker.programs import COMMON, READ_FRAME, Programs
 from environments.local import ProcessTable
+from environments.locking import Commits, Projects
 from environments.store import Store
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
@@ -139,6 +140,7 @@ class DockerEnvironment:
     _engine: Engine | None = field(default=None, init=False)
     _absent: str = field(default="no container engine has been asked yet", init=False)
     """Why there is no engine."""
+    _projects: Projects = field(init=False)
     _images: Images | None = field(default=None, init=False)
     _program: bytes = field(init=False)
     _guests: dict[str, ContainerGuest] = field(factory=dict, init=False)
@@ -148,6 +150,7 @@ class DockerEnvironment:
 
     def __attrs_post_init__(self) -> None:
         self._program = _program()
+        self._projects = Projects(self.data_dir / "locks", self.table, self.installer_environ)
 
     async def probe(self) -> Availability:
         """Return whether an engine answers; remove the containers that dead runners left on it."""
@@ -171,9 +174,9 @@ class DockerEnvironment:
 
     async def prepare(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Return the module's image, pulled and built if it is missing, with its walls."""
-        wanted = _wanted(self.settings, spec)
+        wanted = _wanted(self.settings, await self._projects.read(spec, say))
         image = await self._made().get(wanted, say)
-        if spec.python and not f"{image.version}.".startswith(f"{spec.python}."):
+        if not fits(tuple(map(int, image.version.split("."))), spec.python):
             text = f"the image {wanted.name} has Python {image.version}, the module wants {spec.python}"
             text += "; change one of them"
             raise error(ErrorKind.ENVIRONMENT_FAILED, text, field="python")
@@ -181,20 +184,23 @@ class DockerEnvironment:
 
     async def lock(self, spec: ModuleSpec, say: BuildWatch) -> None:
         """Build the image of requirements, since only a build resolves them; do nothing without requirements."""
-        if spec.requirements:
+        if spec.requirements or UV_LOCK in spec.packages_from:
             await self.prepare(spec, say)
 
     async def rebuild(self, spec: ModuleSpec, say: BuildWatch) -> Prepared:
         """Build the image of the module's requirements again. Raises RunnerError `bad_input` without requirements."""
-        if not spec.requirements:
+        read = await self._projects.read(spec, say)
+        if not read.requirements:
             text = f"{spec.name} uses the image {_wanted(self.settings, spec).name} as it is; there is nothing to build"
             raise error(ErrorKind.BAD_INPUT, text, field="requirements")
-        image = await self._made().rebuild(_wanted(self.settings, spec), say)
-        return self._prepared(spec, image)
+        return self._prepared(spec, await self._made().rebuild(_wanted(self.settings, read), say))
 
     async def known(self, spec: ModuleSpec) -> Known:
         """Return the key of the image for the module's requirements."""
-        return await self._made().known(_wanted(self.settings, spec))
+        read = self._projects.known(spec)
+        if read is None:
+            return Known(None, f"its {UV_LOCK} has not been read yet")
+        return await self._made().known(_wanted(self.settings, read))
 
     async def stored(self) -> list[Stored]:
         """Return the images built for modules of this data directory."""
@@ -325,7 +331,7 @@ class DockerEnvironment:
 
 
 def _wanted(settings: DockerSettings, spec: ModuleSpec) -> Wanted:
-    name = spec.image or settings.base_image.replace("{python}", spec.python or "3.12")
+    name = spec.image or settings.base_image.replace("{python}", minor_for(spec.python, "3.12"))
     return Wanted(name, spec.requirements, spec.constraints)
 
 

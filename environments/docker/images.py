@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import structlog
 import trio
 from attrs import define, evolve, field, frozen
 
+from config.packages import is_locked
 from environments.base import BuildWatch, Known, Stored
-from environments.commits import Commits
 from environments.docker.engine import Api, EngineAwayError, EngineError, NotThereError
 from environments.docker.programs import READ_FRAME, Programs
 from environments.docker.progress import MAX_TEXT, Lines, Progress
 from environments.installer import CA_VARIABLES, Tail, read_ca
+from environments.locking import Commits, is_git
 from environments.store import MANIFEST, Store
 from protocol.errors import ErrorKind, error
 from protocol.model import Stream
@@ -49,8 +50,10 @@ environ = dict(os.environ, **sent["environ"])
 environ.update((name, paths["ca.pem"]) for name in sent["trust"])
 pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "--no-color"]
 install = ["install", "--no-cache-dir", "--progress-bar", "off"]
-install += ["-r", paths["requirements.txt"], "-c", paths["constraints.txt"]]
-code = subprocess.call(pip + install, env=environ, stdin=subprocess.DEVNULL, stdout=2)
+code = 0
+for options in sent["installs"]:
+    options = [paths.get(option, option) for option in options]
+    code = code or subprocess.call(pip + install + options, env=environ, stdin=subprocess.DEVNULL, stdout=2)
 folder.cleanup()
 environ = dict(os.environ, **sent["environ"])
 sys.exit(code or subprocess.call(pip + ["freeze", "--all"], env=environ, stdin=subprocess.DEVNULL))
@@ -307,11 +310,16 @@ class Images:
 
     def _sent(self, wanted: Wanted) -> dict[str, Any]:
         """Return what the program in the container gets on standard input: nothing of it is in a layer."""
-        files = {"requirements.txt": wanted.requirements, "constraints.txt": wanted.constraints}
+        files, installs = installs_of(wanted)
         texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in files.items()}
         if self.build_ca is not None:
             texts["ca.pem"] = read_ca(self.build_ca)
-        return {"files": texts, "environ": self._pip_environ(), "trust": CA_VARIABLES if self.build_ca else ()}
+        return {
+            "files": texts,
+            "installs": installs,
+            "environ": self._pip_environ(),
+            "trust": CA_VARIABLES if self.build_ca else (),
+        }
 
     def _pip_environ(self) -> dict[str, str]:
         """Return the index variables of pip in a container."""
@@ -322,6 +330,20 @@ class Images:
             environ.setdefault("PIP_INDEX_URL", index)
         environ |= {name.lower(): environ[name] for name in _PROXIES if name in environ}
         return environ | {"PIP_ROOT_USER_ACTION": "ignore", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
+
+
+def installs_of(wanted: Wanted) -> tuple[dict[str, Sequence[str]], list[list[str]]]:
+    """Return the files of requirements, and the options of each call of pip that installs them.
+
+    Of a lock nothing but its lines is installed. Pip has no hash for a commit and wants one for all lines of a call.
+    """
+    lines = wanted.requirements
+    if not is_locked(lines):
+        files = {"requirements.txt": lines, "constraints.txt": wanted.constraints}
+        return dict(files), [["-r", "requirements.txt", "-c", "constraints.txt"]]
+    split = {"requirements.txt": [line for line in lines if not is_git(line)]}
+    split["commits.txt"] = [line for line in lines if is_git(line)]
+    return dict(split), [["--no-deps", "-r", name] for name in split if split[name]]
 
 
 @contextlib.contextmanager

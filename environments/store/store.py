@@ -31,6 +31,22 @@ MANIFEST = "operato.json"
 
 
 @define
+class Sizes:
+    """Measures each environment once: it does not change, and has up to tens of thousands of files."""
+
+    _known: dict[str, tuple[object, int]] = field(factory=dict, init=False)
+
+    def measure(self, built: Mapping[str, tuple[Path, object]]) -> dict[str, int]:
+        """Return the sizes of environments; they are given by key, each with its folder and the time of its build."""
+        known = self._known
+        self._known = {
+            key: known[key] if key in known and known[key][0] == time else (time, _size(path))
+            for key, (path, time) in built.items()
+        }
+        return {key: size for key, (_, size) in self._known.items()}
+
+
+@define
 class Store:
     """The directories of one kind. Concurrent builds of one key are one build, also across processes."""
 
@@ -38,6 +54,7 @@ class Store:
     builds: int = 0
     uses: Uses = field(init=False)
     _locks: dict[str, trio.Lock] = field(factory=dict, init=False)
+    _sizes: Sizes = field(factory=Sizes, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.uses = Uses(self.root / ".locks")
@@ -218,8 +235,9 @@ class Store:
         return await trio.to_thread.run_sync(self._stored)
 
     def _stored(self) -> list[Stored]:
-        keys = [path.parent.name for path in self.root.glob(f"*/{MANIFEST}") if not path.parent.name.startswith(".")]
-        return [self.describe(key, _size(self.path(key))) for key in sorted(keys)]
+        keys = sorted(path.parent.name for path in self.root.glob(f"[!.]*/{MANIFEST}"))
+        sizes = self._sizes.measure({key: (self.path(key), self.manifest(key).get("built_at")) for key in keys})
+        return [self.describe(key, sizes[key]) for key in keys]
 
     def describe(self, key: str, size: int) -> Stored:
         """Return the description of an environment of `size` bytes."""

@@ -12,7 +12,7 @@ from protocol import messages
 from protocol.errors import ErrorKind, error
 from protocol.scan import decoded, has_more_values
 
-NOT_SHOWN: Final = ("code", "path", "variables", "secrets", "name", "env", "version", "on_end")
+NOT_SHOWN: Final = ("code", "path", "variables", "secrets", "name", "env", "version", "on_end", "packages_from")
 """Fields of a specification that callers do not see, or see in another form."""
 
 _MAX_VALUES: Final = 50_000
@@ -23,7 +23,7 @@ def module_fields(module: Published, base: str = "") -> dict[str, Any]:
     """Return a module as lists and details show it: no code, no paths, names of variables without their values.
 
     `base` is the address of the server, if it is known, for the URLs of endpoints. `input_schema` is the schema that
-    inputs are checked against, also where it comes from the handler's type hint.
+    inputs are checked against, also where it comes from the handler's type hint; `output_schema` is that of its result.
     """
     spec = module.spec
     shown = {name: value for name, value in spec_to_mapping(spec).items() if name not in NOT_SHOWN}
@@ -31,6 +31,8 @@ def module_fields(module: Published, base: str = "") -> dict[str, Any]:
         endpoint["url"] = f"{base}{PREFIX}{endpoint['path']}"
     if module.input_schema is not None:
         shown["input_schema"] = module.input_schema
+    if module.output_schema is not None:
+        shown["output_schema"] = module.output_schema
     return {
         "name": spec.name,
         "version": module.ref.version,
@@ -43,6 +45,7 @@ def module_fields(module: Published, base: str = "") -> dict[str, Any]:
         "published_at": round(module.published_at, 3),
         "published_by": module.published_by,
         "source": "file" if module.trusted else "api",
+        "packages_from": list(spec.packages_from),
     }
 
 

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 from attrs import define
 
-from actors.files import GATHERED_BYTES, Collected, Files, StoredFile, Viewer, Writing
+from actors.files import GATHERED_BYTES, Collected, Files, StoredFile, Viewer, Writing, checked_id
 from protocol.errors import ErrorKind, RunnerError, error
+from protocol.model import Execution
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
 
@@ -57,6 +58,21 @@ class StoredFiles:
         """Return a file. Raises RunnerError: `forbidden`, `not_found`, `unavailable` if it is damaged."""
         require(principal, Scope.FILES_READ)
         found = await self.files.find(name, viewer_of(principal))
+        if found is None:
+            raise _missing(name)
+        return found
+
+    async def of_execution(self, principal: Principal, execution: Execution, name: str) -> StoredFile:
+        """Return a file that the input or result of an execution names. The caller may read the execution.
+
+        A handler can write any id into its result: a caller that is limited to modules gets no files but those of the
+        executions of this module. Raises RunnerError `not_found`, `bad_input`, `unavailable` if it is damaged.
+        """
+        written = b'"%b"' % checked_id(name).encode()
+        if not any(written in (value or b"") for value in (execution.input, execution.result)):
+            raise _missing(name)
+        viewer = Viewer(principal.subject, (execution.module.name,)) if principal.modules else None
+        found = await self.files.find(name, viewer)
         if found is None:
             raise _missing(name)
         return found

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 
 import trio
 from attrs import evolve
 
-from actors.events import EventLog, Follower, LeftEvent
+from actors.events import EventLog, Follower, LeftEvent, log_of
+from actors.executions import Live
 from protocol.errors import ErrorKind, error
 from protocol.events import Event
+from protocol.model import Execution
 from runner.auth import Principal
+
+_READS = 10
 
 
 @contextmanager
@@ -70,3 +74,18 @@ def following_call(log: EventLog, principal: Principal) -> Follower:
     A call that has begun continues when its token or key expires, but its events end when its key is revoked.
     """
     return Follower(log) if principal.key is None else Following(log, 0, evolve(principal, expires=inf))
+
+
+async def current_log(read: Callable[[], Awaitable[Execution]], find: Callable[[], Live | None]) -> EventLog:
+    """Return the events of an execution: those of the live one, else those in its record, which has its end.
+
+    While the record is read, the execution may begin to live, or end: then it is looked for again.
+    """
+    for _ in range(_READS):
+        execution = await read()
+        if execution.status.final:
+            return log_of(execution)
+        live = find()
+        if live is not None:
+            return live.log
+    raise error(ErrorKind.UNAVAILABLE, f"execution {execution.id} is changing its state; follow it again", field="id")

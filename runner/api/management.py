@@ -90,6 +90,25 @@ class Management:
         `name` is used if its `module.yaml` has none, and `fields` override those in there. Raises RunnerError as
         `register`, and `bad_input` or `too_large` for an archive that cannot be read.
         """
+        async with self._uploaded(principal, data, name, fields, condition) as spec:
+            return await self._publish(principal, spec, how, condition)
+
+    async def check(
+        self, principal: Principal, data: bytes, *, name: str | None = None, activate: bool, condition: Condition
+    ) -> ModuleSpec:
+        """Return the module of an archive if `upload` would begin to build it; nothing is built or registered.
+
+        Raises RunnerError as `upload`, without the failures of builds and imports.
+        """
+        async with self._uploaded(principal, data, name, {}, condition) as spec:
+            await self._check(principal, spec, activate=activate)
+            return spec
+
+    @asynccontextmanager
+    async def _uploaded(
+        self, principal: Principal, data: bytes, name: str | None, fields: Mapping[str, Any], condition: Condition
+    ) -> AsyncIterator[ModuleSpec]:
+        """Give the module of an archive, whose files are in a folder inside of the block. Raises RunnerError."""
         require(principal, Scope.MODULES_WRITE)
         async with _folder(self.work) as folder:
             work = partial(_unpacked, data, folder, name, fields)
@@ -97,8 +116,7 @@ class Management:
             found = str(description.fields["name"])
             require_module(principal, found)
             self.registry.snapshot.changeable(found, condition)
-            spec = await trio.to_thread.run_sync(_read, description, folder)
-            return await self._publish(principal, spec, how, condition)
+            yield await trio.to_thread.run_sync(_read, description, folder)
 
     async def patch(
         self, principal: Principal, name: str, changes: Mapping[str, Any], *, how: Publishing, condition: Condition
@@ -115,16 +133,15 @@ class Management:
         data = {field: value for field, value in spec_to_mapping(module.spec).items() if field != "version"}
         has_files = data.pop("path", None) is not None and "code" not in changes
         data |= {"path": "."} if has_files else {}
+        if {"requirements", "dependencies", "constraints"} & changes.keys():
+            data.pop("packages_from", None)
         folder = module.spec.path if has_files else None
         spec = await trio.to_thread.run_sync(_spec, merged(data, changes), folder)
         return await self._publish(principal, spec, how, condition)
 
     async def _publish(self, principal: Principal, spec: ModuleSpec, how: Publishing, condition: Condition) -> Added:
-        self._require_for(principal, spec, activate=how.activate)
+        await self._check(principal, spec, activate=how.activate)
         executor = self.executors[spec.env]
-        self._check_recipients(principal, spec)
-        if isinstance(checker := self.executors[Kind.VENV].environment, VenvEnvironment):
-            _refuse(await check_module(checker, spec))
         module, files = await self.registry.stage(spec, principal.subject)
         try:
             if not how.prepare:
@@ -136,6 +153,13 @@ class Management:
             self.registry.release(module)
             with trio.CancelScope(shield=True):  # a refused or replaced version leaves no files
                 await self._collect()
+
+    async def _check(self, principal: Principal, spec: ModuleSpec, *, activate: bool) -> None:
+        """Raise the RunnerError of a module that is not to be published."""
+        self._require_for(principal, spec, activate=activate)
+        self._check_recipients(principal, spec)
+        if isinstance(checker := self.executors[Kind.VENV].environment, VenvEnvironment):
+            _refuse(await check_module(checker, spec))
 
     def _check_recipients(self, principal: Principal, spec: ModuleSpec) -> None:
         """Raise RunnerError `bad_input` when a module would tell one that does not exist for the principal."""

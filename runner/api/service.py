@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import msgspec
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
-from actors.events import EventLog, Follower, log_of
+from actors.events import EventLog, Follower
 from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, reach_of, use_named
 from actors.files import Files
 from actors.history import History, ModuleStats, Page, Query
@@ -29,11 +28,14 @@ from protocol.ids import execution_id
 from protocol.model import Execution, Kind, Record, Status
 from runner.api.answers import Answers
 from runner.api.checks import Checks
+from runner.api.details import Details
 from runner.api.files import StoredFiles, viewer_of
-from runner.api.following import Following, check_valid, following_call
+from runner.api.following import Following, check_valid, current_log, following_call
 from runner.api.keys import KeyVerbs
+from runner.api.machine import Machine
 from runner.api.management import Management
-from runner.api.reruns import Reruns, seen, shown
+from runner.api.outputs import Outputs
+from runner.api.reruns import Cancels, Reruns, seen, shown
 from runner.api.starts import Scheduling
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
@@ -57,10 +59,13 @@ class Service:
     answers: Answers = field(init=False)
     """The memory that large answers of all doors share."""
     management: Management = field(init=False)
+    machine: Machine = field(init=False)
+    details: Details = field(init=False)
     stored: StoredFiles = field(init=False)
-    """The verbs of files."""
     keys: KeyVerbs = field(init=False)
     reruns: Reruns = field(init=False)
+    cancels: Cancels = field(init=False)
+    outputs: Outputs = field(init=False)
     schedules: Scheduling = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
     signatures_refused: Counter[str] = field(factory=Counter, init=False)
@@ -74,10 +79,13 @@ class Service:
         self.budget = Budget(limit)
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
+        self.machine = Machine(self.executors)
+        self.details = Details(self.registry, self.executors, self.history)
         self.stored = StoredFiles(self.files, self.budget)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
+        self.cancels, self.outputs = Cancels(self.history, self.runs), Outputs(self.history, self.runs, self.checks)
         self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
         self.runs.nesting.serve(self.checks.input, self._idempotency.first_child)
 
@@ -109,11 +117,6 @@ class Service:
             if m.spec.name > cursor and principal.may_use(m.spec.name)
         ]
         return found[:limit], found[limit - 1].spec.name if len(found) > limit else None
-
-    def environments(self, principal: Principal) -> list[dict[str, Any]]:
-        """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
-        require(principal, Scope.MODULES_READ)
-        return [_environment(kind, executor) for kind, executor in self.executors.items()]
 
     def prepare(self, principal: Principal, name: str, version: str | None = None) -> tuple[Published, BuildLog]:
         """Build a module's environment if it is missing; return the module and the build to follow.
@@ -233,17 +236,13 @@ class Service:
         """Return the latest state of an execution. Raises RunnerError `forbidden` or `not_found`."""
         require(principal, Scope.EXECUTIONS_READ)
         live = self.runs.find(name)
-        return seen(principal, name, await self.history.get(name) if live is None else self.runs.snapshot(live))
+        return seen(principal, name, await (self.history.get(name) if live is None else _snapshot(self, live)))
 
     async def list(self, principal: Principal, query: Query) -> Page:
         """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
         require(principal, Scope.EXECUTIONS_READ)
         page = await self.history.list(evolve(query, modules=principal.modules))
-        return evolve(page, items=tuple(map(self._with_waiting, page.items)))
-
-    def _with_waiting(self, execution: Execution) -> Execution:
-        live = self.runs.find(execution.id)
-        return execution if live is None else replace(execution, waiting=self.runs.waiting(live))
+        return evolve(page, items=tuple(_with_waiting(self.runs, item) for item in page.items))
 
     async def stats(self, principal: Principal, name: str, *, since: float | None, until: float | None) -> ModuleStats:
         """Return the counts of a module's executions that ended in a window of time, also of a deleted module.
@@ -285,11 +284,24 @@ class Service:
         return Following(await self._log(principal, name), start, principal)
 
     async def _log(self, principal: Principal, name: str) -> EventLog:
-        live = self.runs.find(name)
-        if live is not None:
-            seen(principal, name, live.execution)
-            return live.log
-        return log_of(_begun(await self.get(principal, name)))
+        async def read() -> Execution:
+            return _begun(await self.get(principal, name))
+
+        return await current_log(read, lambda: self.runs.find(name))
+
+
+async def _snapshot(service: Service, live: Live) -> Execution:
+    """Return a live execution as it is now, with its input, which is only in the history while it is queued."""
+    found = service.runs.snapshot(live)
+    if found.status is not Status.QUEUED or found.input != b"null" or found.input_bytes == len(found.input):
+        return found
+    stored = await service.history.get(found.id)
+    return found if stored is None else replace(found, input=stored.input)
+
+
+def _with_waiting(runs: Runs, execution: Execution) -> Execution:
+    live = runs.find(execution.id)
+    return execution if live is None else replace(execution, waiting=runs.waiting(live))
 
 
 def _new_execution(module: Published, principal: Principal, data: bytes, timeout: float | None) -> Execution:
@@ -331,21 +343,6 @@ def _begun(execution: Execution) -> Execution:
         text = f"the execution {execution.id} is scheduled for {at}; follow it, or repeat the call, from then on"
         raise error(ErrorKind.CONFLICT, text, field="id")
     return execution
-
-
-def _environment(kind: Kind, executor: Executor) -> dict[str, Any]:
-    return {
-        "env": kind.value,
-        "available": executor.availability.available,
-        "reason": executor.availability.reason or None,
-        "detail": dict(executor.availability.detail),
-        "limits": dict(executor.availability.limits) or _as_dict(executor.limits.enforcement),
-        "statistics": _as_dict(executor.statistics()),
-    }
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in type(value).__match_args__}
 
 
 def _damaged(service: Service) -> list[str]:

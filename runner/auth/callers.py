@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
+from config.client import is_loopback
+from config.settings import ServerSettings
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import KEY, KEY_PREFIX
 from runner.auth.principal import SCOPES, Principal, Scope
@@ -88,3 +91,22 @@ def anonymous_caller(scopes: Iterable[str]) -> Principal | None:
         text = f"{too_much[0]!r} would let callers without a token change the runner; make a key or a token for it"
         raise error(ErrorKind.BAD_INPUT, text, field="anonymous")
     return Principal("anonymous", wanted, anonymous=True)
+
+
+def foreign_name(host: str, server: ServerSettings) -> str:
+    """Return why a browser that asks for this host may not be a caller without a token, "" if it may.
+
+    A page of another site can make its own name lead to this machine; the browser then takes the two for one site.
+    """
+    name = _name(f"//{host}")
+    if name and is_loopback(server.host) and not is_loopback(name) and name != _name(server.external_url or ""):
+        return f"callers of {name!r:.200} need a token: this runner serves its machine only; or set `external_url`"
+    return ""
+
+
+def _name(address: str) -> str:
+    """Return the name of the host in an address, "" without any."""
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return address

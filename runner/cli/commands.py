@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,10 +14,11 @@ from config.folders import new_data_elsewhere
 from config.load import SETTINGS, describe, load_settings
 from config.mistakes import ConfigError, did_you_mean
 from protocol.errors import ErrorKind, error
+from runner.cli.authors import client_commands, rollback
 from runner.cli.calls import call, executions, files, logs
 from runner.cli.environments import env, prepare
-from runner.cli.keys import key
-from runner.cli.modules import modules
+from runner.cli.keys import key, ui
+from runner.cli.modules import modules, push
 from runner.cli.options import Root, connection_options, duration, json_option, load, settings_options
 from runner.cli.starts import notice_commands, schedules
 from runner.status import INTERRUPTED
@@ -26,6 +28,7 @@ from runner.watch import be_watched
 
 _RUN = {"max_frame", "data_dir", "venv_path", "offline", "grace", "kept_output", "log_format", "log_level"}
 """Settings that matter without a server; the others are accepted, and have no effect."""
+_DEV = {"host", "rest_port", "grpc", "grpc_port"}
 _TOKEN = {"data_dir", "jwt_secret", "jwt_secret_file", "jwt_issuer", "jwt_audience"}
 
 
@@ -79,7 +82,8 @@ def cli(ctx: click.Context, /, **_options: Any) -> int:
         return int(serve.invoke(inner))
 
 
-for command in (prepare, env, call, logs, executions, modules, files, schedules, key, notice_commands):
+_CALLS = (call, logs, executions, files, schedules, notice_commands, client_commands)
+for command in (prepare, env, modules, push, rollback, key, ui, *_CALLS):
     cli.add_command(command)
 
 
@@ -102,20 +106,22 @@ def serve(**options: Any) -> int:
 
 
 @cli.command()
-@click.argument("module")
+@click.argument("module", metavar="MODULE|FILE")
 @click.argument("data", metavar="[JSON]", default="")
 @click.option("--timeout", default=None, metavar="DURATION", help="shorten the module's timeout: 5, 500ms, 2m")
 @settings_options(besides=frozenset(SETTINGS) - _RUN)
 def run(module: str, data: str, timeout: str | None, **options: Any) -> int:
     """Run one module once, without a server.
 
-    MODULE is called with JSON as its input; `-` reads the input from standard input; the default is null.
+    MODULE is the name of a module of the modules file, or a Python file that is a module itself: FILE.py. It is called
+    with JSON as its input; `-` reads the input from standard input; the default is null.
 
     The result goes to standard output; the output of the handler follows on standard error when the call has ended.
     Exit code: 0 for success, else the code of the error kind. Only this module is started, and nothing is recorded.
     """
-    loaded = load(options, quiet=True)
+    loaded = load(options, quiet=True, file=Path(module) if module.endswith(".py") else None)
     names = [spec.name for spec in loaded.modules.modules]
+    module = names[0] if module.endswith(".py") else module
     if module not in names:
         raise error(ErrorKind.NOT_FOUND, f"there is no module {module!r:.80}{did_you_mean(module, names)}")
     from runner.serve import run_once, surroundings
@@ -126,6 +132,28 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> int:
         raise error(ErrorKind.TOO_LARGE, f"the input is over {limit} bytes; the limit is `max_frame`", field="$")
     seconds = None if timeout is None else duration(timeout, "--timeout")
     return run_once(loaded, surroundings(be_watched()), module, content, seconds)
+
+
+@cli.command()
+@click.argument("file", metavar="FILE")
+@settings_options(besides=frozenset(SETTINGS) - _RUN - _DEV)
+def dev(file: str, **options: Any) -> int:
+    """Serve one Python file while you edit it.
+
+    FILE is a module: its block `# /// script` has its packages and fields (PEP 723). Each change is served at once;
+    with a mistake in it, the mistake is shown and the last good version keeps serving. Each call is printed with its
+    output, its times and its error. Nothing is recorded; Ctrl-C ends it.
+
+    Serves REST only, unless --grpc is given.
+    """
+    gc.disable()
+    for name, value in (("grpc", False), ("drain_timeout", "1s"), ("log_level", "error")):
+        options[name] = value if options[name] is None else options[name]
+    loaded = load(options, file=Path(file))
+    watcher = be_watched()
+    from runner.serve import Dev, run_server, surroundings
+
+    return run_server(loaded, surroundings(watcher), Dev(Path(file)))
 
 
 @cli.command()
@@ -180,7 +208,7 @@ def completion(shell: str) -> int:
 
 @cli.group()
 def config() -> None:
-    """Check the configuration."""
+    """Check and describe the configuration."""
 
 
 @config.command()
@@ -197,6 +225,7 @@ def check(**options: Any) -> int:
     import trio
 
     from config.modules import crowding
+    from runner.cli.module_files import not_read
     from runner.serve import open_endpoints, registered, start_mistakes, surroundings, unknown_recipients
 
     if mistakes := trio.run(start_mistakes, loaded, surroundings()):
@@ -205,6 +234,8 @@ def check(**options: Any) -> int:
         crowded = crowding(spec, loaded.settings.executor.max_workers)
         for text in (*open_endpoints(spec), *([crowded] if crowded else [])):
             click.echo(f"warning: {spec.name}: {text}", err=True)
+        for text in not_read(spec, spec.path):
+            click.echo(f"note: {text}", err=True)
     known = {spec.name for spec in loaded.modules.modules} | registered(loaded.settings.store.data_dir)
     for name, text in unknown_recipients(loaded.modules.modules, known):
         click.echo(f"warning: {name}: {text}", err=True)
@@ -213,6 +244,22 @@ def check(**options: Any) -> int:
     for spec in loaded.modules.modules:
         description = one_line(" ".join(spec.description.split()))
         click.echo(f"  {spec.name}  ({spec.env}, {spec.isolation})  {description}".rstrip())
+    return 0
+
+
+@config.command()
+def schema() -> int:
+    """Print the JSON Schema of modules.yaml, for editors.
+
+    Example: operato-runner config schema > modules.schema.json
+
+    Name the file in the first line of modules.yaml: # yaml-language-server: $schema=modules.schema.json
+    """
+    import msgspec
+
+    from runner.cli.authors import modules_schema
+
+    click.echo(msgspec.json.format(msgspec.json.encode(modules_schema()), indent=1))
     return 0
 
 

@@ -24,11 +24,12 @@ from actors.system import Surroundings, System, open_system
 from config.client import is_loopback
 from config.load import Loaded
 from config.mistakes import ConfigError
+from config.packages import MINORS
 from config.settings import ServerSettings, Settings
 from config.timing import local_time
 from environments.installer import find_uv
 from environments.local import ProcessTable
-from environments.pythons import MINORS, installed_pythons
+from environments.pythons import installed_pythons
 from protocol.errors import RunnerError
 from protocol.model import Kind
 from runner.ports import try_port

@@ -1,4 +1,4 @@
-"""The group `key`: create, list and revoke API keys of a running server."""
+"""The group `key`, for API keys of a running server, and `ui`, which opens its dashboard."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from protocol.errors import ErrorKind, error
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import KEY_ID
-from runner.cli.options import Commands, connection_options, duration, json_option, list_options, with_client
+from runner.cli.options import Command, Commands, connection_options, duration, json_option, list_options, with_client
 
 if TYPE_CHECKING:
     from runner.client import Client
@@ -153,3 +153,43 @@ def _state(each: _Key) -> str:
     if each.revoked_at is not None:
         return "revoked"
     return "expired" if each.expires_at is not None and each.expires_at <= time.time() else "valid"
+
+
+class _Link(msgspec.Struct):
+    path: str
+    seconds: float
+    base: str = ""
+
+
+@click.command(cls=Command)
+@click.option(
+    "--expires", default="12h", metavar="DURATION", help="how long the browser stays signed in: 1h, 7d  [12h]"
+)
+@click.option("--scope", default="admin", metavar="SCOPES", help="permissions; see `token --help`  [admin]")
+@click.option("--open", "opened", is_flag=True, help="open the link in the browser of this machine")
+@connection_options()
+def ui(expires: str, scope: str, opened: bool, **options: Any) -> int:
+    """Print a link that signs in to the dashboard.
+
+    It signs in once, within a minute. The browser may do what the token of this command allows: with OPERATO_TOKEN or
+    --token that of the token, for as long as it is valid; otherwise --scope and --expires, signed with the secret of
+    the runner on this machine.
+    """
+
+    async def work(client: Client) -> int:
+        try:
+            answer = await client.request("POST", "/ui/links")
+        except RunnerError as problem:
+            if problem.failure.kind is not ErrorKind.NOT_FOUND:
+                raise
+            text = f"the runner at {client.address} serves no dashboard: its setting `ui` is false, or it is older"
+            raise error(ErrorKind.NOT_FOUND, text) from None
+        made = answer.read(_Link)
+        link = (made.base or str(client.address)) + made.path
+        click.echo(link)
+        click.echo(f"the link signs in once, within {made.seconds:.0f} seconds", err=True)
+        if opened:
+            click.launch(link)
+        return 0
+
+    return with_client(options, scope.split(), work, duration(expires, "--expires"))

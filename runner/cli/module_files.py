@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 from attrs import evolve
 
 from config.code import ENTRIES, TooLargeError, pack, read_folder, unpack, write_files
+from config.completing import passed_over
 from config.mistakes import ConfigError, Mistake, Wrong, parse_yaml, read_or_none, read_text
 from config.modules import (
     DESCRIPTIONS,
@@ -21,6 +23,7 @@ from config.modules import (
     ModuleSpec,
     as_written,
     module_from_archive,
+    name_in_block,
     name_of_module,
     read_module,
     read_spec,
@@ -97,7 +100,7 @@ def _content(file: Path) -> bytes:
 
 def _archive(target: Path, data: bytes, files: Mapping[str, bytes], name: str | None, *, check: bool) -> Sent:
     """Return the request for an archive. Raises ConfigError with paths relative to `target`, Wrong, RunnerError."""
-    if name is None and not any(file in files for file in DESCRIPTIONS):
+    if name is None and not any(file in files for file in DESCRIPTIONS) and name_in_block(files) is None:
         name = _called(target)
     if check:
         try:
@@ -124,7 +127,19 @@ def _checked(files: Mapping[str, bytes], name: str | None) -> ModuleSpec:
     described = module_from_archive(files, name)
     with tempfile.TemporaryDirectory(prefix="operato-push-") as folder:
         write_files(files, Path(folder))
-        return read_module(described, Path(folder))
+        spec = read_module(described, Path(folder))
+        for text in not_read(spec, Path(folder)):
+            click.echo(f"note: {text}", err=True)
+        return spec
+
+
+def not_read(spec: ModuleSpec, folder: Path | None) -> list[str]:
+    """Return a text for each file in the folder of a module that lists packages, and does not count."""
+    used = " and ".join(spec.packages_from)
+    return [
+        f"{spec.name}: packages come from {used}; {name} is not read"
+        for name in passed_over(folder, spec.packages_from)
+    ]
 
 
 def _described(file: Path, name: str | None, *, check: bool) -> Sent:

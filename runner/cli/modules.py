@@ -29,18 +29,35 @@ def modules() -> None:
 
 
 @modules.command("init")
-@click.argument("name")
-@click.option("--env", default=Kind.INLINE.value, type=_KINDS, help="kind of environment  [inline]")
+@click.argument("name", metavar="[NAME]", default=None, required=False)
+@click.option("--env", default=None, type=_KINDS, help="kind of environment  [inline]")
 @click.option("--folder", default=None, metavar="DIR", help="folder to write to  [./NAME]")
-def init(name: str, env: str, folder: str | None) -> int:
+@click.option("--from", "script", default=None, metavar="FILE", help="make a module of one file from this script")
+@click.option(
+    "--function", default=None, metavar="NAME", help="with --from: call this one  [handler, main or the only one]"
+)
+def init(name: str | None, env: str | None, folder: str | None, script: str | None, function: str | None) -> int:
     """Write the files of a new module, without a server.
+
+    With --from, the script is copied, with a block of comments that makes it a module: its packages, as far as its
+    imports tell, and the function to call. NAME is then that of the script.
 
     If one of the files exists, nothing is written.
     """
+    if script is not None:
+        if env is not None:
+            raise click.UsageError("--env is for a starter; the packages of a script decide its environment")
+        from runner.cli.authors import write_script
+
+        return write_script(Path(script), name, function, folder)
+    if function is not None:
+        raise click.UsageError("--function is a function of the script in --from")
+    if name is None:
+        raise click.UsageError("Missing argument 'NAME'.")
     from runner.cli.module_files import make_starter
 
     place = Path(name if folder is None else folder)
-    files = make_starter(name, Kind(env), place)
+    files = make_starter(name, Kind(env or Kind.INLINE), place)
     click.echo(f"{click.format_filename(place)}: {', '.join(files)}")
     click.echo(f"edit handler.py, then: operato-runner modules push {shlex.quote(str(place))}", err=True)
     click.echo(f'and call it: operato-runner call {name} \'{{"name": "Ada"}}\'', err=True)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +15,7 @@ import click
 from config import units
 from config.client import VARIABLES
 from config.descriptions import DESCRIPTIONS
+from config.folders import load_script
 from config.load import SETTINGS, Loaded, form_of, load_client_settings, load_settings, shown_default
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from protocol.errors import RunnerError
@@ -208,25 +210,34 @@ def json_option(instead_of: str) -> Callable[[Function], Function]:
     return click.option("--json", "as_json", is_flag=True, help=f"print one JSON document instead of {instead_of}")
 
 
-def with_client(options: dict[str, Any], scopes: Sequence[str], work: Callable[[Client], Awaitable[int]]) -> int:
+def with_client(
+    options: dict[str, Any],
+    scopes: Sequence[str],
+    work: Callable[[Client], Awaitable[int]],
+    seconds: float | None = None,
+) -> int:
     """Run `work` with a connection as `options` describe it; return its exit code.
 
     `scopes` are those that the command needs: for the token signed with the secret of a local runner, and for the hint
-    that names a missing token.
+    that names a missing token. `seconds` is how long such a token is valid, if not for a minute.
     """
     from runner.client import credentials, run
 
     settings = load_client_settings(options)
-    return run(settings, credentials(settings, scopes), work)
+    found = credentials(settings, scopes) if seconds is None else credentials(settings, scopes, seconds)
+    return run(settings, found, work)
 
 
-def load(options: dict[str, Any], *, quiet: bool = False) -> Loaded:
-    """Return settings and modules, and set up logging; `quiet` logs only errors by default. Raises ConfigError."""
+def load(options: dict[str, Any], *, quiet: bool = False, file: Path | None = None) -> Loaded:
+    """Return settings and modules, and set up logging; `quiet` logs only errors by default. Raises ConfigError.
+
+    With `file`, that Python file is the only module.
+    """
     from runner.logs import configure_logging
 
     if quiet:
         options = {**options, "log_level": options.get("log_level") or "error"}
-    loaded = load_settings(options)
+    loaded = load_settings(options) if file is None else load_script(options, file)
     configure_logging(loaded.settings.log)
     return loaded
 

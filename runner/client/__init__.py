@@ -26,8 +26,10 @@ from runner.client.modules import (
     list_versions,
     push,
     remove,
+    rollback,
     show_module,
 )
+from runner.client.stubs import print_stubs
 
 __all__ = [
     "MAX_ANSWER_BYTES",
@@ -54,6 +56,7 @@ __all__ = [
     "moment",
     "print_json",
     "print_output",
+    "print_stubs",
     "print_table",
     "push",
     "put_file",
@@ -62,6 +65,7 @@ __all__ = [
     "remove_files",
     "rerun_executions",
     "rerun_list",
+    "rollback",
     "run",
     "segment",
     "show_execution",

@@ -1,7 +1,7 @@
 """The credentials of a command: a given token, or one signed with the secret of a runner on this machine.
 
 A signed token is sent only to loopback, only if the port belongs to the same user, to root or to the owner of the
-secret, and is valid for one minute: another user who listens there instead of the runner must not get one.
+secret, and is usually valid for one minute: another user who listens there instead of the runner must not get one.
 """
 
 from __future__ import annotations
@@ -43,14 +43,17 @@ class _NoTokenError(Exception):
     """The reason why no token can be signed."""
 
 
-def credentials(settings: ClientSettings, scopes: Sequence[str]) -> Credentials:
-    """Return the credentials of a command that needs `scopes`. Blocks. Without a token, the runner decides."""
+def credentials(settings: ClientSettings, scopes: Sequence[str], seconds: float = _VALID_SECONDS) -> Credentials:
+    """Return the credentials of a command that needs `scopes`. Blocks. Without a token, the runner decides.
+
+    A signed token is valid for `seconds`.
+    """
     command = f'`operato-runner token --subject NAME --scope "{" ".join(scopes)}"`'
     how = f"OPERATO_TOKEN; {command} prints one in the folder of that runner"
     if settings.token is not None:
         return Credentials(lambda: settings.token, f"set another token in {how}")
     try:
-        found = _local(settings.address, scopes)
+        found = _local(settings.address, scopes, seconds)
     except _NoTokenError as reason:
         return Credentials(lambda: None, f"set {how}", f"there is no token: {reason}")
     remedy = (
@@ -60,12 +63,15 @@ def credentials(settings: ClientSettings, scopes: Sequence[str]) -> Credentials:
     return Credentials(found, remedy)
 
 
-def _local(address: Address, scopes: Sequence[str]) -> Callable[[], str]:
+def _local(address: Address, scopes: Sequence[str], seconds: float) -> Callable[[], str]:
     """Return a function that signs tokens. Raises _NoTokenError."""
     if not address.loopback:
         raise _NoTokenError("a token is signed automatically only for a runner on this machine")
     try:
-        settings = load_settings({}, modules=False).settings
+        loaded = load_settings({}, modules=False, needed=False)
+        if loaded.sources["store.data_dir"] == "default":  # beside the modules file, which must be there then
+            loaded = load_settings({}, modules=False)
+        settings = loaded.settings
     except ConfigError as problem:
         # These commands have no --config.
         why = str(problem.mistakes[0]).replace("--config or OPERATO_CONFIG", "OPERATO_CONFIG")
@@ -76,7 +82,7 @@ def _local(address: Address, scopes: Sequence[str]) -> Callable[[], str]:
     secret, owner = _secret(settings)
     if not listens_as(_sockets(), address.port, {_ROOT, os.geteuid(), owner}):
         raise _NoTokenError(f"none was signed: port {address.port} does not belong to a runner of this user")
-    return lambda: sign_for(auth, secret, SUBJECT, scopes, _VALID_SECONDS)
+    return lambda: sign_for(auth, secret, SUBJECT, scopes, seconds)
 
 
 def _secret(settings: Settings) -> tuple[str, int]:

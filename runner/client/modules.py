@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,7 +12,7 @@ import msgspec
 from attrs import evolve, frozen
 
 from config.units import format_duration
-from protocol.errors import ErrorKind, RunnerError
+from protocol.errors import ErrorKind, RunnerError, error
 from runner.client.connection import Answer, Client, segment
 from runner.client.lists import collect, print_json, print_table, read_items
 from runner.client.printing import Interrupts, interruptible
@@ -22,6 +22,7 @@ from runner.terminal import one_line, printable, shortened, size, table, time_of
 PUBLISH_SECONDS = 3600.0
 """Time limit of answers that wait for locked requirements, a built environment or the end of executions."""
 _SHOWN_CHARACTERS = 2000
+_SHOWN_VERSIONS = 10
 _DESCRIPTION = 60
 """Characters of a description in a list."""
 _DURATIONS = ("timeout", "queue_timeout", "build_timeout", "start_timeout", "idle", "initial", "max")
@@ -30,11 +31,14 @@ _FLAT = ("workers", "retry", "backoff", "variables")
 """Fields with few inner fields, shown in one line."""
 _ABOUT = ("tags", "description")
 _SECTIONS = {
-    "code": ("handler", "python", "requirements", "constraints", "dependencies", "channels", "image", "digest"),
+    "code": (
+        *("handler", "python", "packages_from", "requirements", "constraints", "dependencies", "channels"),
+        *("image", "digest"),
+    ),
     "calls": ("isolation", "calls", "concurrency", "workers", "retry", "timeout", "queue_timeout", "record"),
     "starts": ("build_timeout", "start_timeout", "variables", "secrets"),
     "limits": ("memory", "cpus", "processes", "output", "network", "user", "writable", "shm"),
-    "input": ("input_schema",),
+    "input": ("input_schema", "output_schema"),
 }
 """The fields of a module by topic, as `show` prints them; other fields follow."""
 
@@ -118,6 +122,47 @@ async def activate(client: Client, name: str, version: str, *, prepare: bool) ->
     module = answer.read(_Module)
     click.echo(f"{printable(module.name)}  {printable(module.version)}  active")
     return 0
+
+
+async def rollback(client: Client, name: str, wanted: str | None, *, prepare: bool, dry_run: bool) -> int:
+    """Activate the version that was published before the active one, or the `wanted` one; print what changes.
+
+    Nothing is activated if the module changes meanwhile. Returns the exit code. Raises RunnerError.
+    """
+    shown = await client.request("GET", f"/modules/{segment(name)}")
+    found = (await client.request("GET", f"/modules/{segment(name)}/versions")).read(_Versions).items
+    active = next((each for each in found if each.active), None)
+    target = _before(found, active, name) if wanted is None else next((v for v in found if v.version == wanted), None)
+    if target is None:
+        known = ", ".join(printable(each.version) for each in found[:_SHOWN_VERSIONS])
+        raise error(ErrorKind.NOT_FOUND, f"{name} has no version {wanted!r:.80}; it has {known}", field="--to")
+    before, after = ("-" if each is None else printable(each.version) for each in (active, target))
+    published = f"published {time_of(target.published_at)} by {target.published_by or '-'}"
+    click.echo(f"{name}: version {after} ({one_line(published)}) replaces {before} for calls that name none", err=True)
+    if target is active:
+        click.echo(f"{name}  {after}  unchanged, active")
+        return 0
+    if dry_run:
+        click.echo(f"{name}  {after}  not activated")
+        return 0
+    path = f"/modules/{segment(name)}/versions/{segment(target.version)}/activate"
+    match = {"if-match": shown.headers.get("etag", "*")}
+    query = {"prepare": "true" if prepare else None}
+    if await _request(client, "POST", path, query, name, prepare=prepare, headers=match) is None:
+        return INTERRUPTED
+    click.echo(f"{name}  {after}  active")
+    back = f"operato-runner rollback {shlex.quote(name)} --to {shlex.quote(before)}"
+    click.echo(f"to activate {before} again: {back}", err=True)
+    return 0
+
+
+def _before(found: Sequence[_Version], active: _Version | None, name: str) -> _Version:
+    """Return the version published before the active one; the list begins with the newest. Raises RunnerError."""
+    older = found[found.index(active) + 1 :] if active is not None else found
+    if not older:
+        text = f"{name} has no version before {'any' if active is None else active.version}; --to names another one"
+        raise error(ErrorKind.CONFLICT, text, field="name")
+    return older[0]
 
 
 async def remove(client: Client, name: str, version: str | None, *, force: bool) -> int:

@@ -74,7 +74,7 @@ class ModuleVerbs:
         self, _call: Call, who: Principal, _request: v1.ListEnvironmentsRequest
     ) -> v1.ListEnvironmentsResponse:
         """List the kinds of environment."""
-        found = self.service.environments(who)
+        found = self.service.machine.kinds(who)
         return make(v1.ListEnvironmentsResponse, environments=[environment_message(e) for e in found])
 
     async def versions(

@@ -5,10 +5,12 @@ that do without a web framework.
 """
 
 from runner.http.asgi import (
+    OUTSIDE,
     WEBSOCKET,
     App,
     BodyError,
     BodyTooLargeError,
+    Outside,
     Receive,
     Send,
     read_body,
@@ -20,12 +22,14 @@ from runner.http.server import serve
 from runner.http.states import HttpLimits
 
 __all__ = [
+    "OUTSIDE",
     "WEBSOCKET",
     "App",
     "BodyError",
     "BodyTooLargeError",
     "HttpLimits",
     "Message",
+    "Outside",
     "Receive",
     "Send",
     "problem_body",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+from attrs import frozen
 
 from runner.http.messages import Message
 
@@ -12,6 +14,18 @@ Send = Callable[[Message], Awaitable[None]]
 WEBSOCKET = "WEBSOCKET"
 STREAMED_BODY = "operato.streamed_body"
 """The ASGI extension through which `stream_body` reaches the request."""
+OUTSIDE: Final = "operato.outside"
+"""The key of the `Outside` of a request in its ASGI scope."""
+
+
+@frozen
+class Outside:
+    """The address of the server as its clients know it, which a proxy may have changed."""
+
+    base: str = ""
+    """Without a slash at its end, such as `https://example.org/runner`; empty: as the request says."""
+    prefix: str = ""
+    """The path of `base`, which a proxy removed from the path of the request."""
 
 
 class App(Protocol):

@@ -54,8 +54,8 @@ _LINKS: Final = {
 }
 
 
-def make_app(service: Service, verifier: Verifier) -> Site:
-    """Return the ASGI application of all REST routes."""
+def make_app(service: Service, verifier: Verifier, ui: App | None = None) -> Site:
+    """Return the ASGI application of all REST routes, and of the dashboard where there is one."""
     settings = service.settings.server
     operations = {operation.name: operation for operation in served(settings)}
     origins = Origins.of(settings.cors_origins, operations.values())
@@ -65,7 +65,7 @@ def make_app(service: Service, verifier: Verifier) -> Site:
         for each in (
             *(*_AHEAD, *executions.ENDPOINTS, *modules.ENDPOINTS, *starts.ENDPOINTS, *access.ENDPOINTS),
             metrics.endpoint(verifier.refused),
-            *_server_endpoints(service),
+            *_server_endpoints(service, "/docs" if ui is None else "/ui/"),
         )
         if each.operation.name in operations
     ]
@@ -77,7 +77,8 @@ def make_app(service: Service, verifier: Verifier) -> Site:
         origins,
         _Late(endpoints, [each for each in every if each.operation.name not in first]),
         {each.operation.name: each for each in every if each.operation.name in first},
-        Hooks(endpoints, origins),
+        Hooks(endpoints, origins, beside_pages=ui is not None),
+        ui,
     )
 
 
@@ -124,7 +125,7 @@ async def _live(receive: Receive, send: Send) -> None:
             return
 
 
-def _server_endpoints(service: Service) -> tuple[Endpoint, ...]:
+def _server_endpoints(service: Service, home: str) -> tuple[Endpoint, ...]:
     documents = Documents(service.registry, release(), served(service.settings.server))
     making = trio.Lock()  # in a thread, as there may be thousands of modules
 
@@ -139,16 +140,27 @@ def _server_endpoints(service: Service) -> tuple[Endpoint, ...]:
     async def index(request: Request) -> Answer:
         vary = (b"vary", b"accept")
         if "text/html" in (request["Accept"] or ""):
-            return Answer(status=307, headers=((b"location", b"/docs"), vary))
-        shown = {name: request.outside.prefix + path for name, path in _LINKS.items()}
+            return Answer(status=307, headers=((b"location", home.encode()), vary))
+        links = _LINKS if home == "/docs" else {"ui": home, **_LINKS}
+        shown = {name: request.outside.prefix + path for name, path in links.items()}
         return json_answer({"name": "operato-runner", "version": release(), "links": shown}, headers=(vary,))
 
-    return index, _environments, _health, _readiness, document, _docs
+    return index, _environments, _built, _workers, _health, _readiness, document, _docs
 
 
 @serves("listEnvironments")
 async def _environments(request: Request) -> Answer:
-    return json_answer({"items": request.service.environments(request.principal)})
+    return json_answer({"items": request.service.machine.kinds(request.principal)})
+
+
+@serves("listBuiltEnvironments")
+async def _built(request: Request) -> Answer:
+    return json_answer({"items": await request.service.machine.built(request.principal)})
+
+
+@serves("listWorkers")
+async def _workers(request: Request) -> Answer:
+    return json_answer({"items": request.service.machine.workers(request.principal)})
 
 
 @serves("getHealth")

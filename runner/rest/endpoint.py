@@ -15,7 +15,17 @@ from attrs import define, frozen
 from protocol.errors import PROBLEM, ErrorKind, Failure, error
 from runner.api import Service
 from runner.auth import Principal
-from runner.http import BodyError, BodyTooLargeError, Message, Receive, Send, read_body, stream_body
+from runner.http import (
+    OUTSIDE,
+    BodyError,
+    BodyTooLargeError,
+    Message,
+    Outside,
+    Receive,
+    Send,
+    read_body,
+    stream_body,
+)
 from runner.rest.bodies import paid
 from runner.rest.openapi import EVENTS, JSON, OPERATIONS, Operation
 from runner.rest.render import failure_headers, problem_json, problem_status
@@ -29,20 +39,8 @@ Write = Callable[[bytes], Awaitable[None]]
 """Sends bytes of a stream; the first call sends the head too. Waits while the client does not read."""
 
 
-@frozen
-class Outside:
-    """The address of the server as its clients know it, which a proxy may have changed."""
-
-    base: str = ""
-    """Without a slash at its end, such as `https://example.org/runner`; empty: as the request says."""
-    prefix: str = ""
-    """The path of `base`, which a proxy removed from the path of the request."""
-
-
 SHARE: Final = "operato.share"
 """The key of the memory that the answer takes, in the ASGI scope of a request; `Site` gives it back."""
-OUTSIDE: Final = "operato.outside"
-"""The key of the `Outside` of a request in its ASGI scope."""
 _DIRECT: Final = Outside()
 
 

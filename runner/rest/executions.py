@@ -24,12 +24,14 @@ from runner.auth import Scope
 from runner.inputs import read_input
 from runner.rest.endpoint import Answer, Download, Request, json_answer, serves
 from runner.rest.files import has_content, result_answer
-from runner.rest.openapi import JSON, TERMS, Order, RepeatedPage, Repetition, Repetitions
+from runner.rest.openapi import JSON, TERMS, CancelledPage, Order, RepeatedPage, Repetition, Repetitions
 from runner.rest.render import (
     accepted_json,
+    cancelled,
     execution_json,
     execution_status,
     failure_headers,
+    line_json,
     record_json,
     repeated,
     stats_json,
@@ -171,10 +173,11 @@ def _query(request: Request) -> Query:
         parent=request["parent"],
         root=request["root"],
         unresolved=request["unresolved"],
+        text=request["text"],
         since=request["since"],
         until=request["until"],
         limit=request["limit"],
-        cursor=request["cursor"],
+        cursor=request.values.get("cursor"),
     )
 
 
@@ -206,6 +209,10 @@ def _record(request: Request, execution: Execution) -> Answer:
 @serves("getOutput")
 async def output(request: Request) -> Answer:
     """Show the output of an execution."""
+    if (sought := request["search"]) is not None:
+        outputs = request.service.outputs
+        found = await outputs.search(request.principal, request["id"], sought, request["stream"])
+        return Answer(b"".join(map(line_json, found.lines)), content_type="application/jsonl")
     events = (await request.service.get(request.principal, request["id"])).events
     request.service.answers.take(request.share, len(events))
     kept = decode_all(events)
@@ -264,6 +271,15 @@ def _decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
         raise error(ErrorKind.BAD_INPUT, f"the body cannot be read: {problem}; write {example}", field="$") from None
 
 
+@serves("cancelExecutions")
+async def cancel_all(request: Request) -> Answer:
+    """Cancel the executions of a list."""
+    dry_run = request["dry_run"]
+    found, more = await request.service.cancels.many(request.principal, _query(request), dry_run=dry_run)
+    shown: CancelledPage = {"dry_run": dry_run, "items": list(map(cancelled, found)), "more": more}
+    return json_answer(shown)
+
+
 @serves("getStats")
 async def stats(request: Request) -> Answer:
     """Count the executions of a module by their end."""
@@ -276,4 +292,4 @@ async def stats(request: Request) -> Answer:
     return json_answer(stats_json(found))
 
 
-ENDPOINTS: Final = (execute, submit, list_executions, show, result, output, cancel, rerun, rerun_all, stats)
+ENDPOINTS: Final = (execute, submit, list_executions, show, result, output, cancel, rerun, rerun_all, cancel_all, stats)

@@ -116,14 +116,12 @@ async def register(request: Request) -> Answer:
 @serves("uploadModule")
 async def upload(request: Request) -> Answer:
     """Register a module from an archive."""
-    added = await request.service.management.upload(
-        request.principal,
-        await _archive(request),
-        name=request["name"],
-        how=_publishing(request, {}),
-        condition=_condition(request),
-    )
-    return _added(request, added)
+    management, data = request.service.management, await _archive(request)
+    who, name, how, condition = request.principal, request["name"], _publishing(request, {}), _condition(request)
+    if request["dry_run"]:
+        await management.check(who, data, name=name, activate=how.activate, condition=condition)
+        return Answer(status=204)
+    return _added(request, await management.upload(who, data, name=name, how=how, condition=condition))
 
 
 async def _archive(request: Request) -> bytes:

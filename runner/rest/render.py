@@ -14,11 +14,11 @@ from protocol import views
 from protocol.errors import ErrorKind, Failure
 from protocol.events import failure_fields
 from protocol.model import Execution
-from runner.api import Again, InternalFailure
+from runner.api import Again, Cancelled, InternalFailure, Line
 from runner.inputs import UnsupportedType
 from runner.rest.bodies import CODINGS
+from runner.rest.openapi import CancelledExecution, Repeated, Stats, Versions
 from runner.rest.openapi import Change as ShownChange
-from runner.rest.openapi import Repeated, Stats, Versions
 from runner.status import CODES
 
 _encoder = msgspec.json.Encoder()
@@ -56,6 +56,24 @@ def repeated(again: Again) -> Repeated:
         "rerun": None if made is None else made.id,
         "problem": None if problem is None else failure_fields(problem),
     }
+
+
+def cancelled(each: Cancelled) -> CancelledExecution:
+    """Return what became of one execution of a list that is cancelled."""
+    execution, problem = each.execution, each.problem
+    return {
+        "id": execution.id,
+        "module": execution.module.name,
+        "version": execution.module.version,
+        "status": execution.status,
+        "problem": None if problem is None else failure_fields(problem),
+    }
+
+
+def line_json(line: Line) -> bytes:
+    """Return a line of output as a JSON line."""
+    shown = {"line": line.number, "seq": line.seq, "at": line.at, "attempt": line.attempt, "stream": line.stream}
+    return msgspec.json.encode({**shown, "text": line.text}) + b"\n"
 
 
 def stats_json(stats: ModuleStats) -> bytes:

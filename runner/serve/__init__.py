@@ -2,7 +2,7 @@
 
 `server` runs the only event loop, `doors` opens REST and gRPC, `tls` makes their TLS context, `checks` finds mistakes
 before the start, `reload` publishes the modules file again, `heap` gives memory back, `once` makes the
-call of the command `run`.
+call of the command `run`, `dev` prints the calls of the command `dev`.
 """
 
 from runner.serve.checks import (
@@ -15,11 +15,13 @@ from runner.serve.checks import (
     start_mistakes,
     unknown_recipients,
 )
+from runner.serve.dev import Dev
 from runner.serve.once import run_once
 from runner.serve.server import run_server, surroundings
 from runner.serve.tls import server_context
 
 __all__ = [
+    "Dev",
     "key_mistakes",
     "make_verifier",
     "makes_secret",

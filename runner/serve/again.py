@@ -17,7 +17,9 @@ def command_line(loaded: Loaded, url: str) -> str:
 
     The line works in any folder: paths are absolute.
     """
-    given = {"OPERATO_CONFIG": str(loaded.settings.config), "OPERATO_DATA_DIR": str(loaded.settings.store.data_dir)}
+    given = {"OPERATO_DATA_DIR": str(loaded.settings.store.data_dir)}
+    if loaded.settings.config.exists():
+        given = {"OPERATO_CONFIG": str(loaded.settings.config), **given}
     if url != DEFAULT_URL:
         given["OPERATO_URL"] = url
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in given.items()), _program()])

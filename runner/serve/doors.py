@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
@@ -14,6 +15,9 @@ from runner.auth import Verifier
 from runner.ports import explaining_bind_errors
 from runner.serve.tls import server_context
 
+if TYPE_CHECKING:
+    from runner.ui import Ui
+
 _GRACEFUL_SECONDS = 2.0
 """Time to deliver answers that are under way when the doors close."""
 
@@ -23,6 +27,8 @@ class Doors:
     """The doors, with the addresses of the open ones by name."""
 
     addresses: dict[str, list[tuple[str, int]]] = field(factory=lambda: {"rest": [], "grpc": []})
+    ui: Ui | None = None
+    """The dashboard, if there is one."""
     _ended: list[trio.Event] = field(factory=list)
 
     async def open(
@@ -62,7 +68,9 @@ async def open_doors(
     server = settings.server
     doors = Doors()
     if server.rest:
-        await doors.open(nursery, "rest", _rest_door(service, verifier, server, closed), server.host, server.rest_port)
+        doors.ui = _dashboard(service, verifier)
+        rest = _rest_door(service, verifier, server, doors.ui, closed)
+        await doors.open(nursery, "rest", rest, server.host, server.rest_port)
     if server.grpc:
         grpc = _grpc_door(service, verifier, server, draining, closed)
         await doors.open(nursery, "grpc", grpc, server.host, server.grpc_port)
@@ -72,8 +80,14 @@ async def open_doors(
 # Each door imports its libraries itself: `--no-rest` and `--no-grpc` save their start-up time and memory.
 
 
+def _dashboard(service: Service, verifier: Verifier) -> Ui | None:
+    from runner.ui import make_ui  # noqa: PLC0415
+
+    return make_ui(service, verifier)
+
+
 def _rest_door(
-    service: Service, verifier: Verifier, server: ServerSettings, closed: trio.Event
+    service: Service, verifier: Verifier, server: ServerSettings, ui: Ui | None, closed: trio.Event
 ) -> Callable[..., Awaitable[None]]:
     from runner.http import HttpLimits, serve  # noqa: PLC0415
     from runner.rest import HEALTH_PATHS, make_app  # noqa: PLC0415
@@ -89,7 +103,7 @@ def _rest_door(
     )
     return partial(
         serve,
-        make_app(service, verifier),
+        make_app(service, verifier, ui),
         host=server.host,
         port=server.rest_port,
         limits=limits,

@@ -16,6 +16,7 @@ from environments import proc
 from protocol.events import decode_all, text_of
 from runner.api import Service
 from runner.auth import Principal
+from runner.serve.dev import with_source
 from runner.status import CODES
 
 
@@ -46,5 +47,8 @@ async def _once(loaded: Loaded, around: Surroundings, name: str, data: bytes, ti
     if failure is None:
         sys.stdout.write((execution.result or b"null").decode() + "\n")
         return 0
-    sys.stderr.write(f"{failure.traceback or ''}error: {failure.kind}: {failure.message}\n")
+    traceback = failure.traceback or ""
+    if loaded.modules.path.suffix == ".py":  # the file itself, in place of its stored copy
+        traceback = with_source(traceback, loaded.modules.path)
+    sys.stderr.write(f"{traceback}error: {failure.kind}: {failure.message}\n")
     return CODES[failure.kind].exit

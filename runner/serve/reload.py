@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -28,6 +28,7 @@ from protocol.errors import RunnerError
 
 if TYPE_CHECKING:
     from actors.system import System
+    from runner.serve.dev import Dev
 
 _LOOK_SECONDS = 5.0
 """How often the marks are compared without a notice."""
@@ -64,6 +65,8 @@ class Reloader:
     system: System
     bell: Bell
     look_seconds: float = _LOOK_SECONDS
+    dev: Dev | None = None
+    """Serves one file for its author: reads it, tries it before it is published, and prints the outcome."""
     watched: dict[Path, int] = field(factory=dict, init=False)
     """The watched folders with their inodes: a folder replaced by another one is watched again."""
     _marks: dict[Path, _Mark] = field(factory=dict, init=False)
@@ -92,20 +95,27 @@ class Reloader:
         began = time.time()
         try:
             # A file with mistakes is watched too, with the files it names: the fix may be in one of those.
-            self.modules, mistakes = await trio.to_thread.run_sync(read_modules, published.path, abandon_on_cancel=True)
+            read = read_modules if self.dev is None else self.dev.read
+            self.modules, mistakes = await trio.to_thread.run_sync(read, published.path, abandon_on_cancel=True)
             await self._mark(since=began)
             if mistakes:
                 raise ConfigError(mistakes)  # noqa: TRY301  (reported like a failure of publishing)
-            await self.system.publish(self.modules.modules)
+            async with nullcontext() if self.dev is None else self.dev.trying(self.system, self.modules.modules):
+                await self.system.publish(self.modules.modules)
         except (ConfigError, RunnerError, OSError) as problem:
             why = problem.failure.message if isinstance(problem, RunnerError) else str(problem)
-            log.warning("not reloaded, the modules are unchanged", file=str(published.path), why=why)
+            if self.dev is not None:
+                self.dev.told(problem)
+            else:
+                log.warning("not reloaded, the modules are unchanged", file=str(published.path), why=why)
             return published
         except Exception:
             # No content of files may end the runner.
             log.exception("not reloaded, the modules are unchanged", file=str(published.path))
             return published
         changes = await trio.to_thread.run_sync(self.system.registry.snapshot.since, before)
+        if self.dev is not None and changes:
+            self.dev.told(None)
         log.info("reloaded" if changes else "reloaded, no changes", file=str(published.path), **changes.summary())
         if self.modules.runner != published.runner:
             log.warning("the section `runner:` is read only at the start; restart the runner to apply its changes")

@@ -8,6 +8,8 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from runner.outgoing import posting
 from runner.ports import in_url, reachable
 from runner.serve.again import command_line
 from runner.serve.checks import make_verifier, makes_secret, start_mistakes, unknown_recipients
+from runner.serve.dev import Dev
 from runner.serve.doors import Doors, open_doors
 from runner.serve.heap import Heap
 from runner.serve.reload import Bell, Reloader
@@ -43,6 +46,7 @@ _SWITCH_SECONDS = 0.001
 _COLLECTIONS = 2000, 20, 100
 """Thresholds of the garbage collector: full collections are rare, and the others take few milliseconds."""
 _EXAMPLE_TOKEN_SECONDS = 86400.0
+_SUBJECT = "local"
 _SHOWN_USERS = 20
 
 log = structlog.get_logger("main")
@@ -77,22 +81,26 @@ class _Stop:
                     self.scope.cancel()
 
 
-def run_server(loaded: Loaded, around: Surroundings) -> int:
-    """Serve until a signal stops it; return the exit code. Raises RunnerError, ConfigError and OSError of the start."""
+def run_server(loaded: Loaded, around: Surroundings, dev: Dev | None = None) -> int:
+    """Serve until a signal stops it; return the exit code. Raises RunnerError, ConfigError and OSError of the start.
+
+    With `dev`, one file is served for its author, and nothing is recorded.
+    """
     proc.hide()
     proc.give_back_memory()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    return trio.run(_run, loaded, around)
+    with tempfile.TemporaryDirectory(prefix="operato-dev-") if dev else nullcontext() as records:
+        return trio.run(_run, loaded, around, dev, None if records is None else Path(records))
 
 
-async def _run(loaded: Loaded, around: Surroundings) -> int:
+async def _run(loaded: Loaded, around: Surroundings, dev: Dev | None, records: Path | None) -> int:
     stop = _Stop()
     drained = True
     # Signals are received to the very end: the default action of a second one would cut off writing the history.
     async with trio.open_nursery() as signals:
         await signals.start(stop.listen)
         with stop.scope:
-            drained = await _serve(loaded, around, stop)
+            drained = await _serve(loaded, around, stop, dev, records)
         signals.cancel_scope.cancel()
     if stop.forced or not drained:
         log.warning("stopped, some work was cut off")
@@ -101,12 +109,12 @@ async def _run(loaded: Loaded, around: Surroundings) -> int:
     return EXIT_DRAINED
 
 
-async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
+async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop, dev: Dev | None, records: Path | None) -> bool:
     """Run system and doors until the first signal; return whether all work ended within `drain_timeout`."""
     settings = loaded.settings
     if mistakes := await start_mistakes(loaded, around):
         raise ConfigError(mistakes)
-    if warning := await trio.to_thread.run_sync(new_data_elsewhere, loaded):
+    if dev is None and (warning := await trio.to_thread.run_sync(new_data_elsewhere, loaded)):
         log.warning(warning)
     new = makes_secret(settings)
     verifier, secret = await make_verifier(settings)
@@ -114,13 +122,15 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
         log.info("made a secret for tokens", file=str(settings.store.data_dir / "jwt-secret"))
     async with (
         posting(settings.notices.allow) as post,
-        open_system(settings, around, loaded.modules.modules, post=post) as system,
+        open_system(settings, around, loaded.modules.modules, records=records, post=post) as system,
     ):
         parts = (system.registry, system.executors, system.history, system.runs, system.files, settings)
         service = Service(*parts, system.keys, system.schedules, system.outbox)
         verifier.api_keys = system.keys
         async with trio.open_nursery() as nursery:
-            reloader = Reloader(loaded.modules, system, stop.reload)
+            reloader = Reloader(loaded.modules, system, stop.reload, dev=dev)
+            if dev is not None:
+                dev.begin(system, nursery)
             nursery.start_soon(partial(reloader.run, watching=settings.server.reload))
             closed = trio.Event()
             doors = await open_doors(nursery, service, verifier, settings, stop.asked, closed)
@@ -130,7 +140,7 @@ async def _serve(loaded: Loaded, around: Surroundings, stop: _Stop) -> bool:
             nursery.start_soon(Heap().run)
             _announce(settings, doors, len(system.registry.snapshot.modules))
             if secret is not None and doors.addresses["rest"]:
-                await _print_call(doors.addresses["rest"][0], secret, loaded, system.registry.snapshot)
+                await _print_call(doors, secret, loaded, system.registry.snapshot, dev)
             _warn_of_anonymous(settings, verifier)
             _warn_of_missing_kinds(system)
             for name, text in unknown_recipients(loaded.modules.modules, system.registry.snapshot.modules):
@@ -175,10 +185,13 @@ def _announce(settings: Settings, doors: Doors, modules: int) -> None:
         _write_whole(settings.server.ready_file, json.dumps(ready) + "\n")
 
 
-async def _print_call(address: tuple[str, int], secret: str, loaded: Loaded, served: RegistrySnapshot) -> None:
-    """Print a call of the first module, with a token that is signed by the runner's own secret."""
-    settings = loaded.settings
-    token = sign_for(settings.auth, secret, "local", ["admin"], _EXAMPLE_TOKEN_SECONDS)
+async def _print_call(doors: Doors, secret: str, loaded: Loaded, served: RegistrySnapshot, dev: Dev | None) -> None:
+    """Print a call of the first module, with a token that is signed by the runner's own secret.
+
+    On a terminal also a link that opens the dashboard with this token: in a log it would be too old when it is read.
+    """
+    settings, address = loaded.settings, doors.addresses["rest"][0]
+    token = sign_for(settings.auth, secret, _SUBJECT, ["admin"], _EXAMPLE_TOKEN_SECONDS)
     scheme = "http" if settings.server.tls_certificate_file is None else "https"
     url = f"{scheme}://{in_url(reachable(address[0]))}:{address[1]}"
     first = next((module.name for module in loaded.modules.modules), "NAME")
@@ -186,6 +199,13 @@ async def _print_call(address: tuple[str, int], secret: str, loaded: Loaded, ser
     # In a thread, as the code for schemas is imported.
     example = None if module is None else await trio.to_thread.run_sync(module.example)
     text = shlex.quote('{"name": "world"}' if example is None else example.decode())
+    if dev is not None:
+        page = f"{url}/docs"
+        if doors.ui is not None:
+            shown = f"/ui/modules/{first}"
+            page = f"{url}{doors.ui.link(token, _SUBJECT)}&next={shown}" if sys.stderr.isatty() else url + shown
+        dev.announce(url, first, page, f"{command_line(loaded, url)} call {first} {text}")
+        return
     sys.stderr.write(
         "\nTry this call; its token is valid for one day:\n\n"
         f"  curl -s -X POST {url}/modules/execute/{first} \\\n"
@@ -194,6 +214,9 @@ async def _print_call(address: tuple[str, int], secret: str, loaded: Loaded, ser
         "Or this one, in another terminal:\n\n"
         f"  {command_line(loaded, url)} call {first} {text}\n\n"
     )
+    if doors.ui is not None and sys.stderr.isatty():
+        link = (settings.server.external_url or url) + doors.ui.link(token, _SUBJECT)
+        sys.stderr.write(f"The dashboard; this link signs in once, within a minute:\n\n  {link}\n\n")
     sys.stderr.flush()
 
 

@@ -133,7 +133,7 @@ def test_help_of_serve_names_every_setting_with_its_default(run):
         (["sevre"], "there is no command 'sevre'; did you mean 'serve'?"),
         (
             ["frobnicate"],
-            "there is no command 'frobnicate'; there are call, completion, config, doctor, env, executions, files, ",
+            "there is no command 'frobnicate'; there are call, client, completion, config, dev, doctor, env, ",
         ),
         (["config", "chek"], "there is no command 'chek'; did you mean 'check'?"),
         (["modules.yaml"], "there is no command 'modules.yaml'; did you mean `serve --config modules.yaml`?"),

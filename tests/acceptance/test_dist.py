@@ -49,8 +49,8 @@ class Made:
 
     def __init__(self, out: Path, wheels: Path) -> None:
         self.out, self.wheels = out, wheels
-        (self.wheel,) = out.glob("*.whl")
-        (self.sdist,) = out.glob("*.tar.gz")
+        (self.wheel,) = out.glob("operato_runner-*.whl")
+        (self.sdist,) = out.glob("operato_runner-*.tar.gz")
 
     def executable(self, kind: str) -> Path:
         return self.out / f"operato-runner.{kind}"
@@ -241,6 +241,16 @@ def test_the_page_and_its_document_are_inside(server: Server) -> None:
     assert server.client.get("/openapi.json").json()["info"]["version"] == release()
 
 
+def test_the_dashboard_is_inside(server: Server) -> None:
+    page = server.client.get("/ui/sign-in")
+    assert page.status_code == 200, page.text
+    for path in re.findall(r'"(/ui/static/[^"]+)"', page.text):
+        assert server.client.get(path).status_code == 200, path
+    done = server.client.post("/ui/sign-in", data={"token": server.token}, headers={"sec-fetch-site": "same-origin"})
+    assert done.status_code == 303
+    assert "Sign out" in server.client.get("/ui/").text
+
+
 async def test_websocket(server: Server) -> None:
     headers = [("authorization", f"Bearer {server.token}")]
     with trio.fail_after(PATIENCE):
@@ -346,7 +356,9 @@ def test_the_contents_of_the_wheel(made: Made) -> None:
         names = set(wheel.namelist())
 
     source = {"protocol/SPEC.md", "protocol/executor.proto", "protocol/rpc/executor.binpb", "protocol/guest.py"}
-    assert names >= {*source, "protocol/relay.py", "protocol/values.py", "runner/py.typed", "runner/commit.txt"}
+    pages = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("runner/ui/*/*.*") if path.suffix != ".pyc"}
+    assert "runner/ui/templates/base.html" in pages
+    assert names >= {*source, *pages, "protocol/relay.py", "protocol/values.py", "runner/py.typed", "runner/commit.txt"}
     top = {name.partition("/")[0] for name in names}
     assert top == {
         *("runner", "actors", "protocol", "environments", "config"),
@@ -428,6 +440,7 @@ def test_the_checksums_are_right(made: Made) -> None:
     files = {path.name: path for path in made.out.iterdir() if path.name != "SHA256SUMS"}
     assert told == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert {name.rpartition(".")[2] for name in told} == {"pyz", "pex", "whl", "gz"}
+    assert sum(name.startswith("operato_client-") for name in told) == 2
 
 
 def test_another_checkout_makes_the_same_bytes(made: Made, checkout: Path, tmp_path: Path) -> None:

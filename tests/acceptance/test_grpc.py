@@ -22,6 +22,7 @@ import httpx
 import pytest
 from grpclib.health.v1 import health_pb2
 
+from config.code.archive import pack
 from tests.certificates import Authority
 from tests.server_process import ROOT, Server, running, wait_for
 
@@ -583,6 +584,20 @@ def test_modules_are_registered_versioned_and_deleted(client: Client) -> None:
     ask("DeleteModule", module_name="made", version=first.module.version)
     ask("DeleteModule", module_name="made")
     assert refused(called).code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_the_block_of_a_file_describes_the_module(client: Client) -> None:
+    code = '# /// script\n# dependencies = []\n# [tool.operato]\n# name = "blocked"\n# tags = ["block"]\n# ///\n'
+    archive = pack({"job.py": (code + "def handler(input): return 3\n").encode()})
+    made = client.modules.RegisterModule(
+        client.pb.RegisterModuleRequest(archive=archive), metadata=client.metadata, timeout=30
+    )
+    fields = json.loads(made.module.spec_json)
+    assert (made.module.name, list(made.module.tags), fields["packages_from"]) == ("blocked", ["block"], [])
+    assert json.loads(client.execute("blocked", None).result_json) == 3
+    client.modules.DeleteModule(
+        client.pb.DeleteModuleRequest(module_name="blocked"), metadata=client.metadata, timeout=30
+    )
 
 
 # Other clients

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -114,6 +117,61 @@ def test_a_command_says_what_to_do_without_a_server(tmp_path: Path) -> None:
     assert code != 0
     assert "no runner answers at http://127.0.0.1:1" in err
     assert "operato-runner serve" in err
+
+
+def follow(link: str) -> httpx.Response:
+    """Open a link as a browser does, and return the overview."""
+    address, _, code = link.partition("/ui/sign-in?code=")
+    with httpx.Client(base_url=address, headers={"sec-fetch-site": "same-origin"}, trust_env=False) as browser:
+        assert browser.get(f"/ui/sign-in?code={code}").status_code == 200
+        done = browser.post("/ui/sign-in", data={"code": code})
+        assert (done.status_code, done.headers.get("location")) == (303, "/ui/"), done.text
+        return browser.get("/ui/")
+
+
+def test_a_command_prints_a_link_to_the_dashboard(server: Server, run: Commands) -> None:
+    code, out, err = run("ui")
+    assert (code, "within 60 seconds" in err) == (0, True)
+    assert "hello-world" not in out
+    assert "Sign out" in follow(out.strip()).text
+    code, out, _ = run("ui", "--scope", "files:read", "--expires", "5m")
+    assert "nothing for you to see here" in follow(out.strip()).text
+    run.environ["OPERATO_TOKEN"] = run("key", "create", "reader", "--scope", "modules:read")[1].strip()
+    code, out, _ = run("ui")
+    assert "key:reader" in follow(out.strip()).text
+    run.environ["OPERATO_TOKEN"] = "opk_0123456789_" + "0" * 48
+    code, out, err = run("ui")
+    assert (code, out, "the API key is not valid" in err) == (5, "", True)
+
+
+def test_a_start_on_a_terminal_prints_a_link(tmp_path: Path) -> None:
+    (tmp_path / "modules.yaml").write_text(HELLO)
+    terminal, theirs = pty.openpty()
+    ports = ["--rest-port", "0", "--no-grpc", "--config", "modules.yaml"]
+    process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), *ports], cwd=tmp_path, stderr=theirs)
+    os.close(theirs)
+    try:
+        text = ""
+        while (link := re.search(r"(http://127\S+/ui/sign-in\?code=\S+)\r\n", text)) is None:
+            text += os.read(terminal, 65536).decode()
+        assert "local" in follow(link[1]).text
+    finally:
+        process.terminate()
+        while process.poll() is None:  # it writes to the terminal until its end
+            with contextlib.suppress(OSError):
+                os.read(terminal, 65536)
+        os.close(terminal)
+    assert process.returncode == 0
+
+
+def test_the_dashboard_can_be_turned_off(tmp_path: Path) -> None:
+    with running(tmp_path, f"runner: {{ui: false}}\n{HELLO}") as server:
+        assert server.client.get("/ui/").status_code == 404
+        home = server.client.get("/", headers={"accept": "text/html"})
+        assert home.headers["location"] == "/docs"
+        code, _, err = Commands(server.home, url_of(server), None)("ui")
+        assert (code, "its setting `ui` is false" in err) == (3, True)
+        assert server.stop() == 0
 
 
 def test_what_was_answered_about_keys_outlives_a_kill(tmp_path: Path) -> None:

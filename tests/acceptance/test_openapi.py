@@ -254,6 +254,8 @@ def test_real_answers_are_as_they_are_described(server: Server, spec: dict[str, 
     check("GET /modules/{name}", 200, name="greet")
     check("POST /modules/{name}/prepare", 200, name="greet")
     check("GET /environments", 200)
+    check("GET /environments/built", 200)
+    check("GET /workers", 200)
     for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"):
         check(f"GET {path}", 200)
     check("GET /modules/stream/{name}", 426, name="echo")

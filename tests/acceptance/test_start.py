@@ -76,6 +76,12 @@ def test_quart_is_imported_at_the_first_request_for_it(served: Server) -> None:
     assert served.client.get("/nowhere").status_code == 404
 
 
+def test_the_dashboard_is_imported_at_the_first_request_for_it(served: Server) -> None:
+    assert imported(served) & HEAVY == set()
+    assert served.client.get("/ui/sign-in").status_code == 200
+    assert {"quart", "jinja2"} <= imported(served)
+
+
 def test_a_hint_imports_the_check_of_schemas_when_it_is_published(tmp_path: Path) -> None:
     """The first call would hold up the event loop."""
     with running(tmp_path, MODULES) as server:

@@ -64,6 +64,10 @@ COLUMNS = [
     "idempotency_key",
     "events_count",
     "asynchronous",
+    "priority",
+    "summary",
+    "output_bytes",
+    "depth",
 ]
 
 
@@ -93,7 +97,7 @@ def some_rows(rollups: dict[Span, Rollup]) -> Iterator[tuple[Any, ...]]:
         yield (
             *(name, number, module, f"1.{number % 3}", "venv", status.value, caller, at, at, at + seconds),
             *(kind and kind.value, failure, 0 if kind is None else 1, 1, 0, 0.001, 0.0, 0.0, 0.0, seconds),
-            *(f"key-{number}" if number % 10 == 0 else None, 2, 0),
+            *(f"key-{number}" if number % 10 == 0 else None, 2, 0, 5, 0, 80, 0),
         )
 
 
@@ -171,6 +175,11 @@ async def lists(history: History) -> None:
         "globs": Query(modules=globs),
         "globs, none": Query(modules=("unknown-*", "x[a-z]*")),
         "globs + status + subject": Query(modules=globs, status=failed, subject="caller-5"),
+        "text": Query(text="XXX"),
+        "text, none": Query(text="unknown"),
+        "text, in errors": Query(text="did not WORK", status=failed),
+        "text + module, none": Query(text="unknown", module=common),
+        "text + globs + version, none": Query(text="unknown", modules=globs, version="9"),
         "a day in the middle": Query(since=middle, until=middle + 86400),
         "a day in the middle, version, none": Query(since=middle, until=middle + 86400, version="9"),
     }.items():

@@ -313,6 +313,68 @@ async def test_the_statistics_of_a_module(tmp_path):
         assert (await history.stats("unknown")).total == 0
 
 
+async def test_statistics_over_time_have_a_step_for_each_part_of_the_span(tmp_path):
+    async with running(tmp_path) as history:
+        await history.finish(ran(2.0, at=NOW - 60))
+        await history.finish(ran(4.0, at=NOW - 3600))
+        await history.finish(failed(ErrorKind.TIMEOUT, at=NOW - 3600))
+        await history.finish(ran(8.0, at=NOW - 90000))
+        await history.finish(ran(5.0, module="other"))
+        steps = await history.stats_over("greet", seconds=86400, step=1800)
+
+        assert [step.until - step.since for step in steps] == [1800] * 48
+        assert all(one.until == other.since for one, other in itertools.pairwise(steps))
+        assert steps[-1].since <= NOW < steps[-1].until
+        assert {step.total for step in steps} == {0, 1, 2}
+        found = {step.total: step for step in steps}
+        assert found[2].statuses == {Status.SUCCEEDED: 1, Status.FAILED: 1}
+        assert found[2].since <= NOW - 3600 < found[2].until
+        assert found[1].p50 == pytest.approx(2.0, rel=0.02)
+        assert sum(step.total for step in await history.stats_over("greet", seconds=30 * 86400, step=86400)) == 4
+
+
+async def test_statistics_since_yesterday_are_those_of_each_module(tmp_path):
+    async with running(tmp_path) as history:
+        await history.finish(ran(2.0))
+        await history.finish(failed(ErrorKind.TIMEOUT, at=NOW - 600))
+        await history.finish(ran(5.0, module="other"))
+        await history.finish(ran(5.0, module="old", at=NOW - 3 * 86400))
+        found = await history.stats_lately()
+
+        assert {name: stats.statuses for name, stats in found.items()} == {
+            "greet": {Status.SUCCEEDED: 1, Status.FAILED: 1},
+            "other": {Status.SUCCEEDED: 1},
+        }
+
+
+async def test_the_ends_of_all_modules_are_counted_by_hour_and_by_module(tmp_path):
+    async with running(tmp_path) as history:
+        await history.finish(ran(2.0, at=NOW - 60))
+        await history.finish(failed(ErrorKind.TIMEOUT, at=NOW - 7200))
+        await history.finish(ran(5.0, module="other", at=NOW - 7200))
+        await history.finish(ran(5.0, module="old", at=NOW - 3 * 86400))
+        both = {Status.SUCCEEDED: 1, Status.FAILED: 1}
+
+        async def ends(globs):
+            found, _ = await history.ends(globs, seconds=86400, step=3600)
+            assert [each.start - found[0].start for each in found] == [3600 * number for number in range(24)]
+            return [each.statuses for each in found if each.statuses]
+
+        assert await ends(()) == [both, {Status.SUCCEEDED: 1}]
+        assert await ends(("gr*",)) == [{Status.FAILED: 1}, {Status.SUCCEEDED: 1}]
+        assert await ends(("none",)) == []
+        _, lately = await history.ends((), seconds=86400, step=3600)
+        assert {name: (each.statuses, each.kinds) for name, each in lately.items()} == {
+            "greet": (both, {ErrorKind.TIMEOUT: 1}),
+            "other": ({Status.SUCCEEDED: 1}, {}),
+        }
+        assert set((await history.ends(("oth*",), seconds=86400, step=3600))[1]) == {"other"}
+        with closing(sqlite3.connect(tmp_path / "history.db")) as link:  # as an earlier release left it
+            link.execute("delete from rollups where module = ''")
+            link.commit()
+        assert await ends(()) == [both, {Status.SUCCEEDED: 1}]
+
+
 async def test_each_execution_is_counted_once(tmp_path):
     queued = make(Status.QUEUED, at=NOW - 60)
     ended = replace(queued, status=Status.SUCCEEDED, result=b"1", finished_at=NOW - 50, timings=Timings(run=2.0))

@@ -6,6 +6,7 @@ import json
 import time
 from functools import partial
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -13,6 +14,7 @@ import trio.testing
 from actors.history.queries import Query
 from actors.turns import Terms, terms_of
 from protocol.errors import ErrorKind, RunnerError
+from protocol.events import ResultEvent
 from protocol.ids import execution_id
 from protocol.model import Status
 from protocol.rpc.operato.runner import v1
@@ -171,6 +173,26 @@ async def test_a_key_finds_a_scheduled_execution(service):
     with pytest.raises(RunnerError, match="is scheduled for") as caught:
         await service.follow(ANYBODY, accepted.id)
     assert caught.value.failure.kind is ErrorKind.CONFLICT
+
+
+async def test_a_follower_that_comes_while_an_execution_becomes_due_sees_its_end(service, monkeypatch):
+    accepted = await later(service, HOUR)
+    outdated = [msgspec.structs.replace(await service.history.get(accepted.id), status=Status.QUEUED)]
+    pass_time(service, 2 * HOUR)
+    await done(service, accepted.id)
+    read = service.history.get
+
+    async def get(_history, name):
+        return outdated.pop() if outdated else await read(name)
+
+    monkeypatch.setattr(type(service.history), "get", get)
+    follower = await service.follow(ANYBODY, accepted.id)
+    with trio.fail_after(PATIENCE):
+        found = []
+        while (events := await follower.next()) is not None:
+            found += events
+
+    assert isinstance(found[-1], ResultEvent)
 
 
 async def test_many_take_no_place_in_memory_and_those_that_are_due_are_read_in_pieces(tmp_path):

@@ -399,6 +399,18 @@ async def test_a_template_can_be_uploaded_and_called(site):
     assert (await site.ask("POST", "/modules/execute/started", {"name": "you"}))[0] == 200
 
 
+async def test_a_dry_run_of_an_upload_finds_all_mistakes_and_registers_nothing(site):
+    good = pack({"handler.py": b"def handler(input): return 1"})
+    assert (await site.ask("POST", "/modules/upload?name=m&dry_run=true", good, **ZIP))[::2] == (204, b"")
+    bad = pack({"handler.py": b"def handler(input) return 1"})
+    status, field, words = await refused(site, "POST", "/modules/upload?name=m&dry_run=true", bad, **ZIP)
+    assert (status, field) == (400, "path")
+    assert "handler.py:1" in words
+    assert (await refused(site, "POST", "/modules/upload?name=filed&dry_run=true", good, **ZIP))[0] == 409
+    assert (await refused(site, "POST", "/modules/upload?name=m&dry_run=true", good, If_Match='"7"', **ZIP))[0] == 412
+    assert (await site.ask("GET", "/modules/m"))[0] == 404
+
+
 async def test_an_uploaded_module_keeps_its_files_after_a_restart_and_a_patch(tmp_path):
     code = b"import pathlib\ndef handler(input): return pathlib.Path(__file__).with_name('data.txt').read_text()\n"
     archive = pack({"handler.py": code, "data.txt": b"said", "module.yaml": b"tags: [x]\ndescription: d\n"})

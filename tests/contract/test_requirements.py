@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import ssl
@@ -22,6 +23,7 @@ from config.modules.policies import WorkersPolicy
 from config.settings import Settings, StoreSettings
 from environments.base import Managed
 from environments.installer import only_wheels
+from environments.locking import Projects
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Kind
 from tests import engines
@@ -186,6 +188,27 @@ def test_wheels_are_allowed():
     assert only_wheels(ModuleSpec("m", Kind.VENV)).requirements == ()
 
 
+async def test_a_lock_of_uv_installs_wheels_only_too(rig, tmp_path):
+    """Its lines are known only when uv has read it."""
+    files = {"pyproject.toml": "[project]", "uv.lock": "version = 1"}
+    spec = only_wheels(ModuleSpec("m", Kind.VENV, packages_from=files))
+    projects = Projects(tmp_path / "locks", rig.table, {})
+    path = projects._path(spec)
+    assert spec.requirements == ("--only-binary :all:",)
+    assert projects.known(spec) is None
+
+    path.parent.mkdir()
+    path.write_text("a==1 \\\n    --hash=sha256:00\nb==1 ; python_version >= '3' \\\n    --hash=sha256:11\n")
+    assert projects.known(spec).requirements == (
+        "--only-binary :all:",
+        "a==1 --hash=sha256:00",
+        "b==1 ; python_version >= '3' --hash=sha256:11",
+    )
+    path.write_text(f"x @ git+https://example.org/x@{'0' * 40}\n")
+    with pytest.raises(RunnerError, match="is no wheel, and would be built"):
+        projects.known(spec)
+
+
 @pytest.mark.parametrize("kind", [Kind.VENV, Kind.CONDA])
 async def test_constraints_count(rig, tmp_path, kind, request):
     how = {"env": kind, "requirements": (make_wheel(tmp_path),)}
@@ -202,12 +225,12 @@ async def test_constraints_count(rig, tmp_path, kind, request):
 # -- build_ca ----------------------------------------------------------------------------------------------------------
 
 
-def index(module: bytes = b"answer = 42\n"):
+def index(module: bytes = b"answer = 42\n", more: str = ""):
     """Return the pages of a package index with the package tiny."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as wheel:
         wheel.writestr("tiny.py", module)
-        wheel.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        wheel.writestr("tiny-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n{more}")
         wheel.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr("tiny-1.0.dist-info/RECORD", "")
     name = "tiny-1.0-py3-none-any.whl"
@@ -317,3 +340,20 @@ async def test_an_image_without_git_is_named(rig, repository, unbuilt_images):
     assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
     assert "has no git; name an image that has it" in failure.message
     assert not unbuilt_images()
+
+
+@pytest.mark.usefixtures("with_engine")
+@pytest.mark.timeout(300)
+async def test_a_container_has_what_its_lock_lists_and_nothing_else(rig, tmp_path, unbuilt_images):
+    """The wheel requires another package, which is not in the lock and nowhere to be had."""
+    pages = index(f"answer = 42  # {tmp_path}\n".encode(), "Requires-Dist: never\n")
+    digest = hashlib.sha256(pages("/tiny-1.0-py3-none-any.whl")).hexdigest()
+    code = "import tiny\ndef handler(input): return tiny.answer"
+    async with file_server(pages) as port:
+        line = f"tiny @ http://127.0.0.1:{port}/tiny-1.0-py3-none-any.whl --hash=sha256:"
+        failure = (await rig.run(code, env=Kind.DOCKER, requirements=(line + "0" * 64,))).failure
+        assert failure.kind is ErrorKind.ENVIRONMENT_FAILED
+        assert "hash" in failure.message.lower()
+        assert not unbuilt_images()
+        assert (await rig.run(code, env=Kind.DOCKER, requirements=(line + digest,))).value == 42
+    assert unbuilt_images()

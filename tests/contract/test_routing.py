@@ -12,8 +12,7 @@ from trio_websocket import ConnectionRejected
 
 from config.settings import ServerSettings
 from runner.auth.tokens import sign
-from runner.http import WEBSOCKET
-from runner.rest.endpoint import OUTSIDE, Outside
+from runner.http import OUTSIDE, WEBSOCKET, Outside
 from runner.rest.openapi.operations import OPERATIONS
 from runner.rest.routing.paths import Paths, choose, methods
 from runner.rest.routing.proxies import Proxies

@@ -87,6 +87,7 @@ def test_the_flat_names():
         "keep_alive": "server.keep_alive_seconds",
         "body_timeout": "server.body_timeout_seconds",
         "send_timeout": "server.send_timeout_seconds",
+        "ui": "server.ui",
         "reload": "server.reload",
         "metrics": "server.metrics",
         "cors_origins": "server.cors_origins",
@@ -155,7 +156,7 @@ def test_every_default_is_allowed_and_every_setting_can_be_read(name):
     given = loaded(options={} if default is None else {name: default})
 
     assert value_of(given, setting.dotted) == default
-    assert load._limits(setting) is not None
+    assert load.limits_of(setting) is not None
     assert name in {row[0] for row in describe(given)}
 
 
@@ -340,42 +341,42 @@ def test_what_is_overridden_must_be_right_as_well():
     )
 
 
-@pytest.mark.parametrize(
-    ("runner", "expected"),
-    [
-        ("rest: 1", "rest: 1 is neither true nor false"),
-        ("rest: 'yes'", "rest: 'yes' is neither true nor false"),
-        ("rest_port: '8000'", "rest_port: '8000' is not a whole number"),
-        ("rest_port: -1", "rest_port: -1 is out of range; it must be from 0 to 65535"),
-        ("rest_port: true", "rest_port: true is not a whole number"),
-        ("rest_port:", "rest_port: nothing is not a whole number"),
-        ("max_frame: 1k", "max_frame: 1000B is out of range; it must be from 1KiB to 1GiB"),
-        ("max_buffered: 1k", "max_buffered: 1000B is out of range; it must be 1MiB or more"),
-        ("max_connections: 0", "max_connections: 0 is out of range; it must be more than 0"),
-        ("drain_timeout: -1", "drain_timeout: -1s is out of range; it must be 0s or more"),
-        ("idle: 0", "idle: 0s is out of range; it must be more than 0s"),
-        ("idle: .inf", "idle: inf is not a duration; write a number of seconds, or text such as ..."),
-        ("cors_origins: [example.org]", "cors_origins: 'example.org' is not an origin: write a scheme and a host..."),
-        ("cors_origins: ['https://a.org/path']", "cors_origins: 'https://a.org/path' is not an origin..."),
-        ("cors_origins: 5", "cors_origins: 5 is not a list"),
-        ("trusted_proxies: [10.0.0.0/33]", "trusted_proxies: '10.0.0.0/33' is not a network or an address, such as..."),
-        ("notices_allow: [10.0.0.0/33]", "notices_allow: '10.0.0.0/33' is not a network, an address or the name..."),
-        ("notices_allow: [300.1.1.1]", "notices_allow: '300.1.1.1' is not a network, an address or the name..."),
-        ("external_url: example.org", "external_url: 'example.org' is not an address of a web server..."),
-        ("external_url: 'https://me@example.org'", "external_url: 'https://me@example.org' is not an address..."),
-        ("external_url: 'https://example.org/?x'", "external_url: 'https://example.org/?x' is not an address..."),
-        ("jwt_leeway: 10m", "jwt_leeway: 10m is out of range; it must be from 0s to 5m"),
-        ("host: 3", "host: 3 is not text; write it in quotes"),
-        ("host: ' '", "host: is empty"),
-        ("data_dir: ''", "data_dir: is empty"),
-        ("data_dir: 3", "data_dir: 3 is not text; write it in quotes"),
-        ("log_level: no", "log_level: false is not one of debug, info, warning, error; YAML reads no, off and..."),
-        ("log_format: jsn", "log_format: 'jsn' is not one of console, json; did you mean 'json'?"),
-        ("history_durability: none", "history_durability: 'none' is not one of process, disk"),
-        ("config: x.yaml", "config: cannot be set in the file itself"),
-        ("server: {host: x}", "server: unknown setting..."),
-    ],
-)
+MISTAKES_IN_SETTINGS = [
+    ("rest: 1", "rest: 1 is neither true nor false"),
+    ("rest: 'yes'", "rest: 'yes' is neither true nor false"),
+    ("rest_port: '8000'", "rest_port: '8000' is not a whole number"),
+    ("rest_port: -1", "rest_port: -1 is out of range; it must be from 0 to 65535"),
+    ("rest_port: true", "rest_port: true is not a whole number"),
+    ("rest_port:", "rest_port: nothing is not a whole number"),
+    ("max_frame: 1k", "max_frame: 1000B is out of range; it must be from 1KiB to 1GiB"),
+    ("max_buffered: 1k", "max_buffered: 1000B is out of range; it must be 1MiB or more"),
+    ("max_connections: 0", "max_connections: 0 is out of range; it must be more than 0"),
+    ("drain_timeout: -1", "drain_timeout: -1s is out of range; it must be 0s or more"),
+    ("idle: 0", "idle: 0s is out of range; it must be more than 0s"),
+    ("idle: .inf", "idle: inf is not a duration; write a number of seconds, or text such as ..."),
+    ("cors_origins: [example.org]", "cors_origins: 'example.org' is not an origin: write a scheme and a host..."),
+    ("cors_origins: ['https://a.org/path']", "cors_origins: 'https://a.org/path' is not an origin..."),
+    ("cors_origins: 5", "cors_origins: 5 is not a list"),
+    ("trusted_proxies: [10.0.0.0/33]", "trusted_proxies: '10.0.0.0/33' is not a network or an address, such as..."),
+    ("notices_allow: [10.0.0.0/33]", "notices_allow: '10.0.0.0/33' is not a network, an address or the name..."),
+    ("notices_allow: [300.1.1.1]", "notices_allow: '300.1.1.1' is not a network, an address or the name..."),
+    ("external_url: example.org", "external_url: 'example.org' is not an address of a web server..."),
+    ("external_url: 'https://me@example.org'", "external_url: 'https://me@example.org' is not an address..."),
+    ("external_url: 'https://example.org/?x'", "external_url: 'https://example.org/?x' is not an address..."),
+    ("jwt_leeway: 10m", "jwt_leeway: 10m is out of range; it must be from 0s to 5m"),
+    ("host: 3", "host: 3 is not text; write it in quotes"),
+    ("host: ' '", "host: is empty"),
+    ("data_dir: ''", "data_dir: is empty"),
+    ("data_dir: 3", "data_dir: 3 is not text; write it in quotes"),
+    ("log_level: no", "log_level: false is not one of debug, info, warning, error; YAML reads no, off and..."),
+    ("log_format: jsn", "log_format: 'jsn' is not one of console, json; did you mean 'json'?"),
+    ("history_durability: none", "history_durability: 'none' is not one of process, disk"),
+    ("config: x.yaml", "config: cannot be set in the file itself"),
+    ("server: {host: x}", "server: unknown setting..."),
+]
+
+
+@pytest.mark.parametrize(("runner", "expected"), MISTAKES_IN_SETTINGS)
 def test_a_setting_of_the_file_is_wrong(runner, expected):
     check(f"modules.yaml:2: runner.{expected}", runner=runner)
 

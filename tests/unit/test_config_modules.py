@@ -495,8 +495,8 @@ CASES: list[tuple[str, ...]] = [
     ("handler: ../x:f", "handler: names a file, but ...", "handler: '../x:f' is not ..."),
     ("handler: jobs:f", "handler: names a file, but `code` is only one; use `path`"),
     ("version: 'a b'", "version: 'a b' is not a version: ..."),
-    ("python: 3", "python: '3' is not a Python version such as 3.12 or 3.12.4"),
-    ("python: '>=3.11'", "python: '>=3.11' is not a Python version such as 3.12 or 3.12.4"),
+    ("python: 3", "python: '3' is not a Python version such as 3.12 or 3.12.4, or a range such as >=3.11,<4"),
+    ("python: '>=4'", "python: '>=4' allows no Python 3 from 3.8 on"),
     (
         "variables: [a]",
         "variables: a list is not a mapping of names to values; write lines ...",
@@ -544,43 +544,43 @@ def test_a_field_is_wrong(tmp_path, case):
     )
 
 
-@pytest.mark.parametrize(
-    ("module", "expected"),
-    [
-        ("{env: inline}", "m: has no code; give `code` or `path`"),
-        ("{env: docker}", "m: has no code; give `code` or `path`"),
-        ("{env: inline, code: ''}", "m: has no code; give `code` or `path`"),
-        ("{code: handler = print}", "m.env: is missing; it is one of inline, venv, conda, docker"),
-        (
-            "{env: none, code: handler = print}",
-            "m.env: 'none' is not one of inline, venv, conda, docker; did you mean 'inline'?",
-        ),
-        (
-            "{env: inline, code: handler = print, requirements: [a]}",
-            "m.requirements: is not for env: inline, only for venv, docker, conda; use env: venv",
-        ),
-        (
-            "{env: inline, code: handler = print, python: 3.12}",
-            "m.python: is not for env: inline, only for venv, conda, docker; use env: venv",
-        ),
-        ("{env: docker, image: -x}", "m.image: '-x' is not the name of an image"),
-        ("{env: docker, image: x, isolation: none}", "m.isolation: none is not for env: docker; it is only for inline"),
-        (
-            "{env: conda, code: handler = print, dependencies: [-x]}",
-            "m.dependencies[0]: '-x' is not text without a leading '-'",
-        ),
-        ("{env: inline, code: 3}", "m.code: 3 is not text; write it in quotes"),
-        ('{env: inline, code: "a\\0b"}', "m.code: contains a null character"),
-        ("{env: inline, path: ''}", "m: has no code; give `code` or `path`"),
-        ("{env: inline, path: notes.txt}", "m.path: 'notes.txt' is not a .py file"),
-        (
-            "{env: inline, path: empty}",
-            "m.handler: none of main.py, __init__.py, handler.py is in the folder; name it as `handler: file:function`",
-        ),
-        ('{env: inline, path: "a\\0b"}', "m.path: contains a null character"),
-        (f"{{env: inline, path: {'x' * 300}}}", "m.path: ..."),
-    ],
-)
+MISTAKES_IN_MODULES = [
+    ("{env: inline}", "m: has no code; give `code` or `path`"),
+    ("{env: docker}", "m: has no code; give `code` or `path`"),
+    ("{env: inline, code: ''}", "m: has no code; give `code` or `path`"),
+    ("{code: handler = print}", "m.env: is missing; it is one of inline, venv, conda, docker"),
+    (
+        "{env: none, code: handler = print}",
+        "m.env: 'none' is not one of inline, venv, conda, docker; did you mean 'inline'?",
+    ),
+    (
+        "{env: inline, code: handler = print, requirements: [a]}",
+        "m.requirements: is not for env: inline, only for venv, docker, conda; use env: venv",
+    ),
+    (
+        "{env: inline, code: handler = print, python: 3.12}",
+        "m.python: is not for env: inline, only for venv, conda, docker; use env: venv",
+    ),
+    ("{env: docker, image: -x}", "m.image: '-x' is not the name of an image"),
+    ("{env: docker, image: x, isolation: none}", "m.isolation: none is not for env: docker; it is only for inline"),
+    (
+        "{env: conda, code: handler = print, dependencies: [-x]}",
+        "m.dependencies[0]: '-x' is not text without a leading '-'",
+    ),
+    ("{env: inline, code: 3}", "m.code: 3 is not text; write it in quotes"),
+    ('{env: inline, code: "a\\0b"}', "m.code: contains a null character"),
+    ("{env: inline, path: ''}", "m: has no code; give `code` or `path`"),
+    ("{env: inline, path: notes.txt}", "m.path: 'notes.txt' is not a .py file"),
+    (
+        "{env: inline, path: empty}",
+        "m.handler: none of main.py, __init__.py, handler.py is in the folder; name it as `handler: file:function`",
+    ),
+    ('{env: inline, path: "a\\0b"}', "m.path: contains a null character"),
+    (f"{{env: inline, path: {'x' * 300}}}", "m.path: ..."),
+]
+
+
+@pytest.mark.parametrize(("module", "expected"), MISTAKES_IN_MODULES)
 def test_a_module_is_wrong(tmp_path, module, expected):
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "empty").mkdir()

@@ -86,7 +86,7 @@ def paths_in(document):
 
 @pytest.mark.parametrize("path", [*GUIDES, *PAGES], ids=names([*GUIDES, *PAGES]))
 def test_files_that_are_named_exist(path):
-    theirs = {"pylock.toml", "requirements.lock"}  # of modules
+    theirs = {"pylock.toml", "requirements.lock", "uv.lock"}  # of modules
 
     assert [name for name in paths_in(read(path)) if not is_there(name) and name not in theirs] == []
 

@@ -180,6 +180,7 @@ def test_fields_with_their_default_value_are_not_sent(write):
     fields = json.loads(sent.body)
 
     assert (sent.method, sent.path) == ("PUT", "/modules/m")
+    assert fields.pop("packages_from") == {"r.txt": ""}
     assert {name: fields.pop(name) for name in ("name", "env", "version", "python", "requirements", "timeout")} == {
         "name": "m",
         "env": "venv",
@@ -202,3 +203,19 @@ def test_without_a_check_the_runner_decides(write):
         "said": 1,
     }
     assert "half of a character" in refused(write, {}, "h.yaml", check=False).message
+
+
+def test_files_with_packages_that_do_not_count_are_named(write, capsys):
+    project = '[project]\nname = "x"\nversion = "1"\n'
+    home = write({"job/main.py": ONE, "job/requirements.txt": "six\n", "job/pyproject.toml": project})
+    read_module_files(home / "job", None)
+
+    assert capsys.readouterr().err == "note: job: packages come from requirements.txt; pyproject.toml is not read\n"
+
+
+def test_one_file_is_named_by_its_block(write):
+    home = write({"job.py": "# /// script\n# [tool.operato]\n# name = 'report'\n# ///\n" + ONE})
+
+    assert read_module_files(home / "job.py", None).name == "report"
+    with pytest.raises(RunnerError, match="'report' differs from the name it was sent with, 'other'"):
+        read_module_files(home / "job.py", "other")

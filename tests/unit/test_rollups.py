@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.rollups import (
+    ALL,
     LEVELS,
     Changes,
     Ended,
@@ -77,17 +78,19 @@ def test_what_is_taken_away_again_leaves_nothing_behind():
     assert rollup == Rollup()
 
 
-def test_changes_are_kept_for_each_span_of_each_module():
+def test_changes_are_kept_for_each_span_of_each_module_and_of_all():
     changes = Changes()
     changes.add(end(module="a"))
     changes.add(end(module="b"))
     changes.remove(end(module="b", status=Status.FAILED, kind=ErrorKind.LOST))
     spans = changes.by_span()
     assert set(spans) == {*spans_of(end(module="a")), *spans_of(end(module="b"))}
-    assert len(spans) == 2 * len(LEVELS)
+    assert len(spans) == 3 * len(LEVELS)
+    together = [each for span, each in spans.items() if span.module == ALL]
+    assert [(len(added), len(removed)) for added, removed in together] == [(2, 1)] * len(LEVELS)
     for span, change in spans.items():
-        before = rollup_of(end(status=Status.FAILED, kind=ErrorKind.LOST)) if span.module == "b" else Rollup()
-        assert changed(before, *change).statuses == {Status.SUCCEEDED: 1}
+        before = rollup_of(end(status=Status.FAILED, kind=ErrorKind.LOST)) if span.module != "a" else Rollup()
+        assert changed(before, *change).statuses == {Status.SUCCEEDED: 2 if span.module == ALL else 1}
 
 
 @given(st.lists(st.floats(NOW - 400 * DAY, NOW + DAY), max_size=30))

@@ -248,7 +248,7 @@ def test_starters_show_every_field_that_a_sent_module_may_have():
     texts = [starter("m", kind)["module.yaml"].decode() for kind in Kind]
     shown = {field for text in texts for field in re.findall(r"^(?:# )?([a-z_]+):", text, flags=re.MULTILINE)}
 
-    assert {field.name for field in fields(ModuleSpec)} - shown == {"code", "path", "user", "writable"}
+    assert {field.name for field in fields(ModuleSpec)} - shown == {"code", "path", "user", "writable", "packages_from"}
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -271,17 +271,18 @@ def test_a_starter_has_a_name_of_a_module():
 @pytest.mark.parametrize(
     ("files", "given", "found"),
     [
-        ({"job.py": b""}, {"name": "x", "handler": "run"}, {"handler": "job:run", "env": "inline"}),
-        ({"handler.py": b"", "requirements.txt": b""}, {"name": "x", "env": "inline"}, {"env": "inline"}),
+        ({"job.py": CODE}, {"name": "x"}, ("x", Kind.INLINE, (), "job:handler")),
+        ({"handler.py": CODE, "requirements.txt": "a"}, {"name": "x", "env": "inline"}, ("x", Kind.INLINE, (), "")),
         (
-            {"handler.py": b"", "requirements.txt": b"", "module.yaml": b"{name: y, env: inline}"},
+            {"handler.py": CODE, "requirements.txt": "a", "module.yaml": "{name: y, env: inline}"},
             {"name": "x", "env": "venv"},
-            {"name": "x", "env": "venv", "requirements": "requirements.txt"},
+            ("x", Kind.VENV, ("a",), ""),
         ),
     ],
 )
-def test_fields_beside_the_archive_are_completed_by_its_files(files, given, found):
-    fields = module_from_archive(files, None, given).fields
+def test_fields_beside_the_archive_are_completed_by_its_files(tmp_path, files, given, found):
+    data = {file: text.encode() for file, text in files.items()}
+    write_files(data, tmp_path)
+    spec = read_module(module_from_archive(data, None, given), tmp_path)
 
-    assert {name: fields[name] for name in found} == found
-    assert ("requirements" in fields) is ("requirements" in found)
+    assert (spec.name, spec.env, spec.requirements, spec.handler) == (*found[:3], found[3] or "handler")

@@ -7,6 +7,7 @@ started here, and changed where the module is.
 from __future__ import annotations
 
 import difflib
+import heapq
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -74,6 +75,17 @@ class Scheduling:
         now = self.schedules.clock()
         following = found[limit - 1].id if len(found) > limit else None
         return [shown_schedule(each, now) for each in found[:limit]], following
+
+    def soonest(self, principal: Principal, most: int) -> list[ShownSchedule]:
+        """Return the schedules that start next, at most so many, the first one first."""
+        require(principal, Scope.SCHEDULES_READ)
+        coming = [
+            (each.due, each.id, each)
+            for each in self.schedules.all()
+            if each.due is not None and each.state.paused_by is None and principal.may_use(each.module)
+        ]
+        now = self.schedules.clock()
+        return [shown_schedule(each, now) for _, _, each in heapq.nsmallest(most, coming)]
 
     def get(self, principal: Principal, name: str) -> ShownSchedule:
         """Return a schedule. Raises RunnerError `forbidden` or `not_found`."""

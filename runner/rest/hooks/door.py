@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import trio
 from attrs import define, evolve, frozen
@@ -30,6 +30,11 @@ from runner.rest.hooks.signatures import Checked, check
 from runner.rest.hooks.stream import ItemStream
 from runner.rest.render import accepted_json
 from runner.rest.routing import BROKEN, Endpoints, Origins, fields_of, nothing_at, other_method, transmit
+
+_SANDBOX: Final = (
+    b"content-security-policy",
+    b"sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts",
+)
 
 
 @frozen
@@ -56,9 +61,13 @@ class Hooks:
 
     endpoints: Endpoints
     origins: Origins
+    beside_pages: bool = False
+    """Whether the dashboard has the same origin: no page of a module may act in the name of its readers."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any, /) -> None:
         """Serve one request. Its handler is cancelled when the client disconnects, unless the request has an id."""
+        if self.beside_pages:
+            send = _in_sandbox(send)
         routes = self.endpoints.service.registry.snapshot.routes
         found = routes.find(scope["raw_path"][len(PREFIX) :].decode("latin-1"))
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
@@ -119,6 +128,17 @@ class Hooks:
             text = "this endpoint needs an API key: send it as `X-API-Key`, or as `Authorization: Bearer opk_...`"
             raise error(ErrorKind.UNAUTHENTICATED, text)
         return caller
+
+
+def _in_sandbox(send: Send) -> Send:
+    """Return a `send` that gives every answer an origin of its own in a browser, besides the policy of its handler."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), _SANDBOX]}
+        await send(message)
+
+    return sent
 
 
 def _is_open(route: Route) -> bool:

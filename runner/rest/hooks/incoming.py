@@ -6,6 +6,7 @@ A short body that is text is a part of it; another one is a file in the store.
 from __future__ import annotations
 
 import mimetypes
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
@@ -33,8 +34,9 @@ from runner.inputs import (
 )
 from runner.rest.endpoint import Request
 
-SESSION: Final = b"operato_"
+OWN_COOKIE: Final = r"(?:__Secure-|__Host-)?operato_"
 """The beginning of the names of the server's own cookies, which no handler gets or sets."""
+_OWN_COOKIE: Final = re.compile(OWN_COOKIE.encode(), re.IGNORECASE)
 _LEFT_OUT: Final = frozenset({b"authorization", b"proxy-authorization", b"x-api-key"})
 """Headers with the secrets of callers, which would be recorded."""
 _OF_THE_CODING: Final = frozenset({b"content-encoding", b"content-length"})
@@ -150,8 +152,8 @@ def _headers(headers: list[tuple[bytes, bytes]], *, inflated: bool) -> Iterator[
     for name, value in headers:
         if name in _LEFT_OUT or (inflated and name in _OF_THE_CODING):
             continue
-        if name == b"cookie" and SESSION in value:
-            kept = b"; ".join(each.strip() for each in value.split(b";") if not each.strip().startswith(SESSION))
+        if name == b"cookie" and _OWN_COOKIE.search(value):
+            kept = b"; ".join(each.strip() for each in value.split(b";") if not _OWN_COOKIE.match(each.strip()))
             if not kept:
                 continue
             yield "cookie", kept.decode("latin-1")

@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from runner.rest.endpoint import Headers
-from runner.rest.hooks.incoming import SESSION
+from runner.rest.hooks.incoming import OWN_COOKIE
 from runner.rest.openapi import JSON
 
 TEXT: Final = "text/plain; charset=utf-8"
@@ -24,6 +24,8 @@ _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TYPE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[ -~]{1,200}")
 _MAX_NAME: Final = 255
+_OWN_COOKIE: Final = re.compile(rf"[\s=]*{OWN_COOKIE}", re.IGNORECASE)
+"""A cookie without a name is sent back as its value alone, which may look like another cookie."""
 _OWNED: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
@@ -148,8 +150,8 @@ def _checked(given: Iterable[tuple[str, str]]) -> tuple[str | None, Headers]:
         if name in _OWNED or name.startswith("access-control-"):
             remedy = "the setting `cors_origins` makes it" if name.startswith("access") else "the runner sets it"
             raise _bad(f"a response cannot have the header {name}; {remedy}", where)
-        if name == "set-cookie" and value.lstrip().encode("latin-1").startswith(SESSION):
-            raise _bad(f"cookies whose names begin with {SESSION.decode()} belong to the runner", where)
+        if name == "set-cookie" and _OWN_COOKIE.match(value):
+            raise _bad("cookies whose names begin with operato_ belong to the runner", where)
         if name != "content-type":
             headers.append((name.encode(), value.strip().encode("latin-1")))
         elif content_type is not None:

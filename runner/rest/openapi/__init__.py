@@ -8,6 +8,8 @@ from runner.rest.openapi.operations import OPERATIONS, served
 from runner.rest.openapi.page import docs_page
 from runner.rest.openapi.parameters import TERMS
 from runner.rest.openapi.shapes import (
+    CancelledExecution,
+    CancelledPage,
     Change,
     Key,
     Order,
@@ -29,6 +31,8 @@ __all__ = [
     "LINES",
     "OPERATIONS",
     "TERMS",
+    "CancelledExecution",
+    "CancelledPage",
     "Change",
     "Documents",
     "Key",

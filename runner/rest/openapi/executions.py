@@ -171,6 +171,7 @@ FILTERS: Final = (
     Parameter("parent", "Executions that the handler of this one called or submitted.", text()),
     Parameter("root", "Executions that this one led to, by calls within calls.", text()),
     Parameter("unresolved", "Failures without a later success in the chain of their repetitions.", flag(default=False)),
+    Parameter("text", "Executions with this text in output or error message; case is ignored.", text()),
     SINCE,
     UNTIL,
 )
@@ -229,8 +230,11 @@ OUTPUT: Final = Operation(
         EXECUTION,
         Parameter("stream", "One stream. Default: both, in order.", choice(Stream)),
         Parameter("format", "Text, or JSON lines.", word("text", "jsonl", default="text")),
+        Parameter("search", "Only the first 1000 lines with this text, of all attempts; as JSON lines.", text()),
     ),
     refused=(ErrorKind.NOT_FOUND,),
+    text="`search` ignores the case of letters and the escape sequences of terminals. Each line of its answer has the "
+    "`line` of the kept output, the `seq` of the event in which it begins, `at`, `attempt`, `stream` and `text`.",
 )
 FOLLOW: Final = Operation(
     "GET",
@@ -304,6 +308,21 @@ RERUN_ALL: Final = Operation(
     text="At least one filter is needed. Of a chain of repetitions only the last one is repeated, and only if it has "
     "ended: so a request that is sent again repeats nothing twice.",
 )
+CANCEL_ALL: Final = Operation(
+    "POST",
+    "/executions/cancel",
+    "cancelExecutions",
+    "Cancel the executions of a list",
+    (Response(200, "What became of each.", {JSON: shapes.CancelledPage}),),
+    Scope.EXECUTIONS_RUN,
+    parameters=(
+        *FILTERS,
+        Parameter("dry_run", "Only tell which executions would be cancelled.", flag(default=False)),
+        LIMIT,
+    ),
+    text="At least one filter is needed. The answer waits until each has ended. While `more` is true, send the request "
+    "again.",
+)
 STATS: Final = Operation(
     "GET",
     "/modules/{name}/stats",
@@ -338,6 +357,7 @@ EXECUTIONS: Final = (
     FOLLOW,
     FOLLOW_SOCKET,
     CANCEL,
+    CANCEL_ALL,
     RERUN,
     RERUN_ALL,
     STATS,

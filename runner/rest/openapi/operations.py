@@ -33,6 +33,25 @@ ENVIRONMENTS: Final = Operation(
     Scope.MODULES_READ,
     tag="server",
 )
+BUILT: Final = Operation(
+    "GET",
+    "/environments/built",
+    "listBuiltEnvironments",
+    "List the built environments with their sizes and the modules that use them",
+    (Response(200, "All of them, the largest first.", {JSON: shapes.BuiltEnvironments}),),
+    Scope.MODULES_READ,
+    text="A caller with some modules only gets the environments of these.",
+    tag="server",
+)
+WORKERS: Final = Operation(
+    "GET",
+    "/workers",
+    "listWorkers",
+    "List the workers, with state, memory and calls",
+    (Response(200, "All workers of the caller's modules, by module.", {JSON: shapes.Workers}),),
+    Scope.MODULES_READ,
+    tag="server",
+)
 HEALTH: Final = Operation(
     "GET",
     "/healthz",
@@ -87,9 +106,13 @@ INDEX: Final = Operation(
     "Show where to go from here",
     (
         Response(200, "Links to other routes.", {JSON: shapes.Index}),
-        Response(307, "For browsers: the page of this document.", headers=(Header("Location", "The page."),)),
+        Response(
+            307,
+            "For browsers: the dashboard, without it the page of this document.",
+            headers=(Header("Location", "The page."),),
+        ),
     ),
-    parameters=(Parameter("Accept", "`text/html`: lead to the page.", text(), "header"),),
+    parameters=(Parameter("Accept", "`text/html`: lead to a page.", text(), "header"),),
     tag="server",
     any_query=True,
 )
@@ -101,7 +124,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *SCHEDULES,
     *KEYS,
     *NOTICES,
-    *(ENVIRONMENTS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),
+    *(ENVIRONMENTS, BUILT, WORKERS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),
 )
 """In the order of the document."""
 

@@ -20,7 +20,7 @@ from protocol.errors import ErrorKind
 from protocol.events import Error
 from protocol.model import Kind, Status
 from protocol.views import Json, ListedExecution, Moment
-from runner.api import NOT_SHOWN, SAME
+from runner.api import NOT_SHOWN, SAME, BuiltEnvironment, ShownWorker
 
 
 class ExecutionPage(TypedDict):
@@ -80,6 +80,18 @@ class Environments(TypedDict):
     items: list[Environment]
 
 
+class BuiltEnvironments(TypedDict):
+    """All built environments, the largest first."""
+
+    items: list[BuiltEnvironment]
+
+
+class Workers(TypedDict):
+    """All workers, by module."""
+
+    items: list[ShownWorker]
+
+
 class ShownSignature(TypedDict):
     """How the requests of an endpoint are signed; secrets by their names."""
 
@@ -122,9 +134,17 @@ def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     names = Annotated[list[str], Meta(description="Names, without values.")]
     by = Annotated[str | None, Meta(description="Null for a module of the modules file.")]
     source = Literal["file", "api"]
+    files = Annotated[list[str], Meta(description="The files that its packages came from.")]
     shown += [("variables", names), ("secrets", names), ("on_end", list[ShownRecipient])]
     shown += [("digest", str), ("published_at", Moment)]
-    shown += [("published_by", by), ("source", source), *more]
+    result = Annotated[dict[str, Any] | UnsetType, Meta(description="JSON Schema of the result, from the type hint.")]
+    shown += [
+        ("published_by", by),
+        ("source", source),
+        ("packages_from", files),
+        ("output_schema", result, UNSET),
+        *more,
+    ]
     return defstruct(name, shown, namespace={"__doc__": text}, kw_only=True)
 
 
@@ -137,7 +157,7 @@ RegisteredModule: Final = _module(
 
 
 def _described() -> type[Struct]:
-    """Return the type of a module in a body: durations and sizes also as text, all fields but `env` optional."""
+    """Return the type of a module in a body: durations and sizes also as text, all fields optional."""
     written: dict[Any, Any] = {float: float | str, int: int | str, Path: str}
     written[get_type_hints(ModuleSpec)["secrets"]] = list[str] | Mapping[str, Mapping[str, str]]
     fields: list[tuple[str, Any, Any]] = []
@@ -276,6 +296,24 @@ class RepeatedPage(TypedDict):
     dry_run: bool
     items: list[Repeated]
     cursor: Annotated[str | None, Meta(description="For the next page; null on the last page.")]
+
+
+class CancelledExecution(TypedDict):
+    """What became of one execution of a list."""
+
+    id: str
+    module: str
+    version: str
+    status: Status
+    problem: Annotated[Error | None, Meta(description="Why it is not cancelled.")]
+
+
+class CancelledPage(TypedDict):
+    """The executions that were cancelled."""
+
+    dry_run: bool
+    items: list[CancelledExecution]
+    more: Annotated[bool, Meta(description="Whether more executions match.")]
 
 
 class File(TypedDict):

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from config.settings import ServerSettings
-from runner.http import Message
-from runner.rest.endpoint import OUTSIDE, Outside
+from runner.http import OUTSIDE, Message, Outside
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PREFIX: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from attrs import evolve, frozen
 
-from config.client import is_loopback
 from protocol.errors import ErrorKind, error
 from runner.api import Service, failure_of
-from runner.auth import SEVERAL, Principal, Verifier, authenticate, require
-from runner.http import Message, Receive
+from runner.auth import SEVERAL, Principal, Verifier, authenticate, foreign_name, require
+from runner.http import OUTSIDE, Message, Receive
 from runner.rest.bodies import inflating
-from runner.rest.endpoint import OUTSIDE, SHARE, Answer, Endpoint, Outcome, Read, Request, problem
+from runner.rest.endpoint import SHARE, Answer, Endpoint, Outcome, Read, Request, problem
 from runner.rest.openapi import EXECUTE, Operation
 from runner.rest.routing.origins import Origins
 from runner.rest.routing.sending import BROKEN, SUBPROTOCOL
@@ -97,22 +96,11 @@ class Endpoints:
             return f"pages of {origin.decode('latin-1')!r:.200} need a token; or add the site to `cors_origins`"
         if origin is None and fields.get(b"sec-fetch-site") in _FROM_ELSEWHERE and not self.origins.allows("*"):
             return "links, pictures and scripts in pages of other sites need a token; or open the address by itself"
-        name = _name(f"//{host.decode('latin-1')}")
-        if name and is_loopback(server.host) and not is_loopback(name) and name != _name(server.external_url or ""):
-            return f"callers of {name!r:.200} need a token: this runner serves its machine only; or set `external_url`"
-        return ""
+        return foreign_name(host.decode("latin-1"), server)
 
 
 _FROM_ELSEWHERE: Final = (b"cross-site", b"same-site")
 """A browser names no origin where it only follows a link or loads a picture, which may run an endpoint."""
-
-
-def _name(address: str) -> str:
-    """Return the name of the host in an address, "" without any."""
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return address
 
 
 def _credentials(scope: Message, fields: Mapping[bytes, bytes]) -> tuple[str | None, str | None]:

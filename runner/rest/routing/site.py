@@ -21,6 +21,7 @@ from runner.rest.routing.serving import Endpoints
 FOUND: Final = "operato.found"
 """The key in the scope of a request that is passed on: its own scope, and the names in its path."""
 _HOOKS: Final = f"{PREFIX}/".encode()
+_UI: Final = b"/ui"
 _UPGRADE: Final = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
 
 
@@ -41,6 +42,8 @@ class Site:
     """Endpoints that are served here, by the name of their operation."""
     hooks: App
     """Serves the paths below `PREFIX`."""
+    ui: App | None = None
+    """Serves `/ui` and the paths below."""
     _paths: Paths = field(init=False)
 
     @_paths.default
@@ -55,6 +58,9 @@ class Site:
         self.proxies.apply(scope)
         if scope["type"] == "websocket":
             await self._open(self._paths.find(scope["raw_path"]), scope, receive, send)
+            return
+        if self.ui is not None and scope["raw_path"].startswith(_UI) and scope["raw_path"][3:4] in (b"", b"/"):
+            await self.ui(scope, receive, send)
             return
         if self.origins.allowed:
             send = self.origins.wrap(_header(scope, b"origin"), send)

@@ -1,0 +1,82 @@
+"""The versions of a module: comparing, activating and deleting them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from config.modules import DESCRIPTIONS
+from protocol.errors import RunnerError
+from runner.auth import Scope
+from runner.ui.views.modules.shown_code import Compared, compare
+from runner.ui.views.modules.subject import Subject, condition_of, subject_of
+from runner.ui.views.publishing import fields_of
+from runner.ui.visit import Reply, Visit, view
+
+
+@view("GET", "/modules/{name}/versions", scope=Scope.MODULES_READ)
+async def show(page: Visit) -> Reply:
+    """Show the versions, and the difference between two of them."""
+    subject = subject_of(page)
+    return await _page(subject)
+
+
+async def _page(subject: Subject, status: int = 200, **values: Any) -> Reply:
+    page, names = subject.page, [each.ref.version for each in subject.versions]
+    new = page.query.get("to") or (names[0] if names else "")
+    place = names.index(new) if new in names else 0
+    old = page.query.get("from") or (names[place + 1] if place + 1 < len(names) else "")
+    compared: list[Compared] | None = None
+    if old in names and new in names and old != new:
+        compared = await _compared(subject, old, new)
+    return subject.render(
+        "module_versions.html",
+        "/versions",
+        status,
+        **{"failure": None, **values},
+        old=old,
+        new=new,
+        compared=compared,
+        older=lambda version: subject.active in names and names.index(version) > names.index(subject.active),
+        with_code=page.may(Scope.MODULES_WRITE),
+    )
+
+
+async def _compared(subject: Subject, old: str, new: str) -> list[Compared]:
+    found = []
+    for version in (old, new):
+        module = next(each for each in subject.versions if each.ref.version == version)
+        texts: dict[str, str | None] = {}
+        if subject.page.may(Scope.MODULES_WRITE):
+            files = await subject.page.service.details.code(subject.page.principal, subject.name, version)
+            texts |= {file.name: file.text for file in files}
+        texts[DESCRIPTIONS[0]] = await subject.page.service.checks.run(
+            partial(fields_of, module, whole=subject.may_change)
+        )
+        found.append(texts)
+    return await subject.page.service.checks.run(lambda: list(compare(*found)))
+
+
+@view("POST", "/modules/{name}/versions", scope=Scope.MODULES_WRITE)
+async def change(page: Visit) -> Reply:
+    """Activate or delete a version, or delete the module, if it is still as the form showed it."""
+    management, version = page.service.management, page.form.get("version", "")
+    try:
+        match page.form.get("do"):
+            case "activate":
+                await management.activate(
+                    page.principal, page.path["name"], version, prepare=False, condition=condition_of(page)
+                )
+            case "delete":
+                await management.remove(page.principal, page.path["name"], version, condition=condition_of(page))
+            case "delete-module":
+                force = page.form.get("force") == "1"
+                condition = condition_of(page)
+                await management.remove(page.principal, page.path["name"], force=force, condition=condition)
+                return page.redirect("/modules", gone=page.path["name"])
+    except RunnerError as problem:
+        return await _page(subject_of(page), 409, failure=problem.failure)
+    return page.redirect(f"/modules/{page.path['name']}/versions")
+
+
+VIEWS = (show, change)

@@ -1,0 +1,173 @@
+"""Acceptance: one file is a module: run, served while it is edited, pushed; and a script for uv all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from environments.installer import find_uv
+from tests.contract.test_locks import wheel
+from tests.server_process import ROOT, running, wait_for
+
+PROGRAM = (sys.executable, str(ROOT / "main.py"))
+
+FILE = """\
+# /// script
+# requires-python = ">=3.9"
+# dependencies = ["tinyv"]
+#
+# [tool.operato]
+# description = "Says the version"
+# timeout = "20s"
+# ///
+import sys
+
+import tinyv
+
+
+def handler(input):
+    print("got", input)
+    if input == "bad":
+        raise ValueError("not " + input)
+    return {"version": tinyv.V, "input": input}
+
+
+if __name__ == "__main__":
+    print(handler("by hand"))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder without a modules file, with the index, the caches and the variables of its commands."""
+    root = tmp_path_factory.mktemp("dev")
+    (root / "index" / "tinyv").mkdir(parents=True)
+    link = wheel(root / "index" / "tinyv", "tinyv", "1.0")
+    (root / "index" / "tinyv" / "index.html").write_text(f"<!DOCTYPE html><html><body>{link}</body></html>")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OPERATO_", "PIP_"))}
+    environ = clean | {"HOME": str(root), "UV_DEFAULT_INDEX": str(root / "index"), "UV_CACHE_DIR": str(root / "uv")}
+    (root / "work").mkdir()
+    return root / "work", environ
+
+
+def command(place, *arguments, **extra):
+    home, environ = place
+    done = subprocess.run(
+        [*PROGRAM, *arguments],
+        cwd=home,
+        env={**environ, **extra},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def file(place):
+    path = place[0] / "hello.py"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_file_runs_without_a_modules_file(place, file):
+    code, out, err = command(place, "run", "hello.py", '"Ada"')
+    assert (code, json.loads(out)) == (0, {"version": "1.0", "input": "Ada"}), err
+    assert err == "got Ada\n"
+
+    code, out, err = command(place, "run", "hello.py", '"bad"')
+    assert (code, out) == (1, "")
+    assert f'File "{file}", line 17, in handler\n    raise ValueError("not " + input)\n' in err
+    assert sorted(each.name for each in place[0].iterdir()) == ["hello.py"], "it leaves nothing beside it"
+
+
+def test_a_mistake_in_the_block_names_its_line(place, file):
+    file.write_text(FILE.replace('"20s"', '"soon"'))
+    code, out, err = command(place, "run", "hello.py")
+
+    assert (code, out) == (2, "")
+    assert err.startswith("error: hello.py:7: timeout: 'soon' is not a duration; ")
+
+
+def test_the_same_file_runs_under_uv(place, file):
+    home, environ = place
+    uv = [find_uv() or "uv", "run", "--no-config", "--offline", "--python", sys.executable, "hello.py"]
+    done = subprocess.run(uv, cwd=home, env=environ, capture_output=True, check=False, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "got by hand\n{'version': '1.0', 'input': 'by hand'}\n"
+
+
+def test_a_file_is_served_while_it_is_edited(place, file):
+    home, environ = place
+    log, ready = home.parent / "log", home.parent / "ready.json"
+    with log.open("w") as opened:
+        ports = ["--rest-port", "0", "--ready-file", str(ready)]
+        process = subprocess.Popen([*PROGRAM, "dev", "hello.py", *ports], cwd=home, env=environ, stderr=opened)
+    try:
+        wait_for(lambda: "  call  " in log.read_text() or process.poll() is not None)
+        ((_, port),) = json.loads(ready.read_text())["rest"]
+        assert f"hello.py serves hello at http://127.0.0.1:{port}\n" in log.read_text()
+        assert f"http://127.0.0.1:{port}/docs\n" in log.read_text()
+        (shown,) = [line for line in log.read_text().splitlines() if "  call  " in line]
+        variables = dict(each.split("=", 1) for each in shown.partition("  call  ")[2].split()[:2])
+
+        def call(value):
+            return command(place, "call", "hello", json.dumps(value), **variables)
+
+        assert call("Ada")[:2] == (0, '{"version":"1.0","input":"Ada"}\n')
+        wait_for(lambda: "#1 succeeded in " in log.read_text())
+        lines = [line.partition(" ")[2] for line in log.read_text().splitlines()]
+        assert {'#1 call hello "Ada"', "#1 | got Ada"} <= {*lines}
+        assert any(line.endswith(': {"version":"1.0","input":"Ada"}') and "(handler " in line for line in lines)
+
+        assert call("bad")[0] == 1
+        wait_for(lambda: "#2 handler_error after " in log.read_text())
+        assert '#2 |   File "hello.py", line 17, in handler\n' in log.read_text()
+        assert '#2 |     raise ValueError("not " + input)\n' in log.read_text()
+
+        file.write_text(FILE.replace("(input):", "(input:"))
+        wait_for(lambda: log.read_text().count("the last good version keeps serving") == 1)
+        assert "hello.py:14: path: does not compile: '(' was never closed" in log.read_text()
+        assert call("still")[0] == 0
+
+        file.write_text(FILE.replace("import sys", "import nothing_like_this"))
+        wait_for(lambda: log.read_text().count("the last good version keeps serving") == 2)
+        assert 'File "hello.py", line 9, in <module>\n' in log.read_text()
+        assert call("still")[0] == 0
+
+        file.write_text(FILE.replace('"input": input', '"other": input'))
+        wait_for(lambda: " reloaded\n" in log.read_text())
+        assert call("new")[:2] == (0, '{"version":"1.0","other":"new"}\n')
+    finally:
+        process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert sorted(each.name for each in home.iterdir()) == ["hello.py"], "it leaves nothing beside it"
+
+
+def test_dev_needs_a_file_that_is_a_module(place):
+    code, _, err = command(place, "dev", "missing.py")
+
+    assert (code, err) == (2, "error: missing.py: does not exist\n")
+
+
+def test_a_file_is_pushed_with_its_block(place, file, tmp_path):
+    _, environ = place
+    with running(tmp_path, "modules: []\n", environ=environ) as server:
+        where = {"OPERATO_URL": str(server.client.base_url), "OPERATO_TOKEN": server.token}
+        code, out, err = command(place, "push", "hello.py", **where)
+        assert (code, err) == (0, ""), err
+        assert out.startswith("hello  ")
+        assert server.execute("hello", 1).json()["result"] == {"version": "1.0", "input": 1}
+        _, out, _ = command(place, "modules", "show", "hello", **where)
+        assert "  packages_from  hello.py\n" in out
+        assert "Says the version" in out
+        assert Path(place[0] / "hello.py").exists()

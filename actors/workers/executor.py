@@ -302,19 +302,13 @@ class Executor:
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""
         pool = self._scheduler.pool(module)
-        if (
-            not (pool.idle or (pool.seats is not None and pool.seats.next(0)))
-            or self._scheduler.waiting
-            or self._scheduler.closing
-        ):
-            self._refuse(pool, patient=False)
+        able = pool.idle or (pool.seats is not None and pool.seats.next() is not None)
+        if not able or self._scheduler.waiting or self._scheduler.closing:
+            self.refuse(module, patient=False)
 
     def refuse(self, module: Published, *, patient: bool) -> None:
         """Raise the errors of a caller that would have to wait for a worker, but need not."""
-        self._refuse(self._scheduler.pool(module), patient=patient)
-
-    def _refuse(self, pool: Pool, *, patient: bool) -> None:
-        """Raise the errors that need no waiting."""
+        pool = self._scheduler.pool(module)
         self._starter.refuse()
         waiting = self._scheduler.waiting
         if waiting >= self.settings.max_waiting and not patient:
@@ -353,7 +347,7 @@ class Executor:
         pool = self._scheduler.pool(module)
         if pool.prepared is not None and pool.build is not None:
             return pool.build
-        self._refuse(pool, patient=True)
+        self.refuse(module, patient=True)
         return self._starter.build(pool)
 
     def rebuild(self, module: Published) -> BuildLog:

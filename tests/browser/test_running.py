@@ -28,7 +28,7 @@ def test_a_module_runs_by_its_form_with_a_file(page):
     page.goto("/ui/modules/upper")
     page.locator("input[type=file]").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"hello "})
     page.get_by_label("copies").fill("2")
-    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("button", name="Run it").click()
     result = page.locator("[data-result]")
     expect(result).to_contain_text("succeeded")
     expect(result).to_contain_text("HELLO HELLO")

@@ -112,7 +112,8 @@ def test_targets_of_make_that_are_named_exist(path):
 def members():
     """Return the members of each class of the packages, and each function and constant of a module, by name."""
     classes, others = {}, set()
-    for tree in TREES.values():
+    client = [ast.parse(path.read_text()) for path in (ROOT / "packaging" / "client").rglob("*.py")]
+    for tree in (*TREES.values(), *client):
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 found = classes.setdefault(node.name, set())

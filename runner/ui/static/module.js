@@ -1,6 +1,6 @@
 // The page of a module: form and JSON in step, runs followed below, builds line by line. Without it the forms work too.
 
-import { post } from "./app.js";
+import { post, showTimes } from "./app.js";
 import { indent } from "./indent.js";
 
 const WAIT = 300; // milliseconds of silence after which the other side follows
@@ -202,6 +202,16 @@ function showBranches(form) {
   }
 }
 
+/** Changes the page in place to what it is now. */
+async function reread() {
+  const answer = await fetch(location.href, { headers: { accept: "text/html" } }).catch(() => null);
+  if (!answer?.ok || answer.redirected) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const { become } = await import("./refresh.js");
+  become(document.getElementById("content"), page.getElementById("content"));
+  showTimes();
+}
+
 /** Adds the lines of a build as they come; the page itself shows the end. */
 function followBuild(log) {
   const source = new EventSource(log.dataset.build);
@@ -213,7 +223,7 @@ function followBuild(log) {
   });
   source.addEventListener("ended", () => {
     source.close();
-    location.reload();
+    reread();
   });
 }
 

@@ -29,7 +29,7 @@ from config.secrets import LookUp
 from config.settings import ExecutorSettings
 from environments.base import Availability, Environment
 from environments.limits import LimitKeeper
-from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
+from protocol.errors import ErrorKind, Failure, RunnerError, error
 
 _MAINTENANCE_SECONDS = 1.0
 _LOOK_SECONDS: Final = 0.01
@@ -304,17 +304,14 @@ class Executor:
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""
         pool = self._scheduler.pool(module)
-        if (
-            not (pool.idle or (pool.seats is not None and pool.seats.next(0)))
-            or self._scheduler.waiting
-            or self._scheduler.closing
-        ):
+        able = pool.idle or (pool.seats is not None and pool.seats.next(0) is not None)
+        if not able or self._scheduler.waiting or self._scheduler.closing:
             self.refuse(module, patient=False)
 
     def refuse(self, module: Published, *, patient: bool) -> None:
         """Raise the errors of a caller that would have to wait for a worker, but need not."""
         pool = self._scheduler.pool(module)
-        self._refuse_all()
+        self._starter.refuse()
         waiting = self._scheduler.waiting
         if waiting >= self.settings.max_waiting and not patient:
             why = pool.reason(trio.current_time())
@@ -323,11 +320,6 @@ class Executor:
             now = trio.current_time()
             if pool.pause(now) and (refusal := pool.refusal(now)) is not None:
                 raise RunnerError(refusal)
-
-    def _refuse_all(self) -> None:
-        if self._scheduler.closing or self._fleet.nursery is None:
-            raise RunnerError(shutting_down())
-        self._starter.probing.refuse()
 
     def publish(self, snapshot: RegistrySnapshot) -> None:
         """Follow the registry: workers of removed versions take no call, environments of active versions are built.
@@ -345,7 +337,7 @@ class Executor:
 
     async def lock(self, module: Published) -> None:
         """Resolve the unpinned requirements of a module, as its builds will. Raises RunnerError as `prepare`."""
-        self._refuse_all()
+        self._starter.refuse()
         await self._starter.builds.lock(module)
 
     def prepare(self, module: Published) -> BuildLog:
@@ -366,7 +358,7 @@ class Executor:
         The build continues when all its followers have gone; calls wait for it. Raises RunnerError `unavailable`,
         `shutdown`, and `conflict` while a call uses the environment, or others are built.
         """
-        self._refuse_all()
+        self._starter.refuse()
         return self._starter.rebuild(self._scheduler.pool(module))
 
     def statistics(self) -> ExecutorStatistics:

@@ -63,7 +63,7 @@ class Reader:
 
 
 def test_the_menu_has_pages_that_exist_and_that_the_reader_may_see() -> None:
-    pages = {"/", "/executions", "/modules", "/schedules", "/environments", "/keys"}
+    pages = {"/", "/executions", "/modules", "/schedules", "/environments", "/notices", "/keys"}
     shown = lambda *scopes: [each.text for each in menu.entries(pages, Reader(Principal("x", frozenset(scopes))))]  # noqa: E731
     assert shown() == ["Overview"]
     assert shown(Scope.MODULES_READ) == ["Overview", "Modules", "Environments"]

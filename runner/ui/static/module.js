@@ -21,6 +21,7 @@ class Runner {
     this.raw = this.json.elements.raw;
     this.asked = 0;
     this.changes = 0; // of the form
+    this.uploads = Promise.resolve(); // a run waits for its files
     for (const each of root.querySelectorAll("[data-without-script]")) each.hidden = true;
     const toJson = later(() => this.turn("to-json"));
     const toForm = later(() => this.turn("to-form"));
@@ -65,9 +66,12 @@ class Runner {
     if (event.target.type !== "file") toJson();
   }
 
-  async changed(event) {
-    const field = event.target;
-    if (field.type !== "file" || !field.files.length) return;
+  changed({ target }) {
+    if (target.type !== "file" || !target.files.length) return;
+    this.uploads = Promise.all([this.uploads, this.upload(target)]);
+  }
+
+  async upload(field) {
     const [file] = field.files;
     const line = document.createElement("p");
     line.className = "stored muted";
@@ -144,6 +148,7 @@ class Runner {
     const what = event.submitter?.value ?? (form === this.form ? "run" : "run-json");
     event.preventDefault();
     if (event.submitter) event.submitter.disabled = true;
+    await this.uploads;
     try {
       const [status, told] = await this.ask(form, what);
       if (status === 202) {

@@ -22,6 +22,7 @@ from config.modules.policies import GroupPolicy, RetryPolicy, limit_of
 from config.modules.spec import (
     ModuleSpec,
     as_written,
+    crowding,
     fields_by_kind,
     module_shape,
     name_of_module,
@@ -52,6 +53,7 @@ __all__ = [
     "as_written",
     "clashes",
     "conflict_text",
+    "crowding",
     "fields_by_kind",
     "limit_of",
     "loop_from",

@@ -11,6 +11,7 @@ from config import units
 from config.mistakes import Wrong, read_or_none
 from config.units import Range
 from protocol.errors import ErrorKind
+from protocol.model import Isolation
 
 
 @frozen
@@ -65,14 +66,25 @@ def limit_of(rate: str) -> tuple[int, float]:
     return int(number), float(units.DURATIONS[unit])
 
 
+WORKERS = 4
+"""Workers of a module, unless its `concurrency` says otherwise."""
+MOST_CALLS = 1000
+"""The highest `calls` and `concurrency`."""
+
+
 def orders(data: Mapping[str, Any]) -> Iterator[Wrong]:
     """Check numbers that must not be larger than another one."""
     workers, retry = data.get("workers"), data.get("retry")
     backoff = retry.get("backoff") if isinstance(retry, Mapping) else None
     least = read_or_none(units.whole, workers.get("min")) if isinstance(workers, Mapping) else None
-    most = read_or_none(units.whole, data.get("concurrency", 4))
-    if least is not None and most is not None and least > most:
-        yield Wrong(f"{least} is more than concurrency, which is {most}", ("workers", "min"), allowed=f"at most {most}")
+    calls = read_or_none(units.whole, data.get("calls", 1)) or 1
+    most = read_or_none(units.whole, data.get("concurrency", min(MOST_CALLS, WORKERS * max(1, calls))))
+    if least is not None and most is not None and calls > 0 and least > (workers := -(-most // calls)):
+        text = f"{least} is more than concurrency, which is {most}" + (f", needs ({workers})" if calls > 1 else "")
+        yield Wrong(text, ("workers", "min"), allowed=f"at most {workers}")
+    if calls > 1 and data.get("isolation") not in (None, Isolation.WARM):
+        text = f"is for isolation: warm, where calls share a worker, not for {data['isolation']}"
+        yield Wrong(text, ("calls",), allowed="1, or isolation: warm")
     first = read_or_none(units.duration, backoff.get("initial", 0.5)) if isinstance(backoff, Mapping) else None
     last = read_or_none(units.duration, backoff.get("max", 30.0)) if isinstance(backoff, Mapping) else None
     if first is not None and last is not None and first > last:

@@ -75,8 +75,10 @@ class ModuleSpec:
     processes: int | None = None
     output: int = 16 * 1024 * 1024
     """Bytes that one execution may print before it is ended with `output_limit`."""
-    concurrency: int = 4
-    """The maximum number of workers of this module."""
+    calls: int = 1
+    """Calls that one worker runs at a time; more than one for async handlers only."""
+    concurrency: int = field()
+    """Calls that run at a time, in all workers of this module."""
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
     calls_modules: tuple[str, ...] = ()
@@ -108,6 +110,24 @@ class ModuleSpec:
     """Routes of the server that call it."""
     record: Record = Record.FULL
     """How much of each execution the history keeps."""
+
+    @concurrency.default
+    def _four_workers(self) -> int:
+        return min(policies.MOST_CALLS, policies.WORKERS * self.calls)
+
+    @property
+    def most_workers(self) -> int:
+        """The maximum number of workers: as many as `concurrency` needs."""
+        return -(-self.concurrency // self.calls)
+
+
+def crowding(spec: ModuleSpec, max_workers: int) -> str | None:
+    """Return the warning about a module that asks for more workers than all modules of its kind may run together."""
+    workers = spec.most_workers
+    if spec.isolation is Isolation.NONE or workers <= max(policies.WORKERS, max_workers):
+        return None
+    reason = f"`concurrency` {spec.concurrency} needs {workers} workers, but `max_workers` is {max_workers}"
+    return f"{reason}; lower it, or raise `max_workers`, or for an async handler `calls`"
 
 
 def spec_from_mapping(
@@ -315,7 +335,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "cpus": units.optional(units.real(Range(above=0, high=4096))),
         "processes": units.optional(units.count(1)),
         "output": units.bytes_from(0),
-        "concurrency": units.count(1, 1000),
+        **dict.fromkeys(("calls", "concurrency"), units.count(1, policies.MOST_CALLS)),
         "calls_modules": units.items(
             units.matching(r"[a-z0-9._*?\[\]!-]{1,64}", "the name of a module, or a glob such as `report-*`")
         ),

@@ -21,7 +21,8 @@ handler: handler              # the function to call; `file:function` picks anot
 # How it runs.
 timeout: 30s                  # of one call; then the handler is stopped
 # isolation: warm             # warm: the worker is kept; fork: fresh state for each call; fresh: a new interpreter
-# concurrency: 4              # simultaneous calls, each in its own worker
+# calls: 1                    # calls at a time in one worker; more for `async def` handlers
+# concurrency: 4              # simultaneous calls in all its workers
 # workers: {{min: 1, idle: 10m, max_calls: 1000}}    # kept ready; idle limit; calls before it is replaced
 # memory: 256MiB              # of a worker with all its processes
 # cpus: 1

@@ -223,12 +223,10 @@ class Service:
         raw = await self.checks.input(module, data)
         if self.runs.stopping:
             raise RunnerError(shutting_down())
-        execution = _new_execution(module, principal.subject, data, timeout)
+        execution = _new_execution(module, principal, data, timeout)
         if (policy := module.spec.group) is not None:
             group = await self.checks.whole(partial(group_of, policy.key), data)
             execution = replace(execution, group=group)
-        if principal.modules and module.spec.calls_modules:
-            execution = replace(execution, reach=reach_of(principal.modules))
         await use_named(self.files, execution.id, module.spec.name, data, viewer_of(principal))
         return module, execution, raw
 
@@ -264,7 +262,6 @@ class Service:
         """End an execution in any state, and return it when its end is recorded. A second call changes nothing.
 
         Without the scope `executions:read`, input, output and result are omitted.
-
         Raises RunnerError `forbidden`, `not_found`, or `unavailable` when the end cannot be recorded.
         """
         require(principal, Scope.EXECUTIONS_RUN)
@@ -307,7 +304,7 @@ def _with_waiting(runs: Runs, execution: Execution) -> Execution:
     return execution if live is None else replace(execution, waiting=runs.waiting(live))
 
 
-def _new_execution(module: Published, subject: str, data: bytes, timeout: float | None) -> Execution:
+def _new_execution(module: Published, principal: Principal, data: bytes, timeout: float | None) -> Execution:
     """Return an execution with this input; no data is null. Raises RunnerError `bad_input` for the timeout."""
     if timeout is not None and not timeout > 0:
         raise error(ErrorKind.BAD_INPUT, f"the timeout must be above 0 seconds, not {timeout:g}", field="timeout")
@@ -319,7 +316,8 @@ def _new_execution(module: Published, subject: str, data: bytes, timeout: float 
         status=Status.RUNNING,
         created_at=time.time(),
         input=given,
-        subject=subject,
+        subject=principal.subject,
+        reach=reach_of(principal.modules) if module.spec.calls_modules else None,
         timeout=timeout,
         on_end=module.telling,
         summary=module.spec.record is Record.SUMMARY,

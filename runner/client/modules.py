@@ -35,7 +35,7 @@ _SECTIONS = {
         *("handler", "python", "packages_from", "requirements", "constraints", "dependencies", "channels"),
         *("image", "digest"),
     ),
-    "calls": ("isolation", "concurrency", "workers", "retry", "timeout", "queue_timeout", "record"),
+    "calls": ("isolation", "calls", "concurrency", "workers", "retry", "timeout", "queue_timeout", "record"),
     "starts": ("build_timeout", "start_timeout", "variables", "secrets"),
     "limits": ("memory", "cpus", "processes", "output", "network", "user", "writable", "shm"),
     "input": ("input_schema", "output_schema"),

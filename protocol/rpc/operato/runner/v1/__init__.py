@@ -533,6 +533,11 @@ class OutputEvent(betterproto.Message):
     text: str = betterproto.string_field(2)
     """The text; bytes that are not UTF-8 are replaced."""
 
+    shared: bool = betterproto.bool_field(3)
+    """
+    Whether all calls that the worker ran at that time have it, since it is not known which of them made it.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class ItemEvent(betterproto.Message):

@@ -144,6 +144,10 @@ def test_a_file_is_served_while_it_is_edited(place, file):
         assert 'File "hello.py", line 9, in <module>\n' in log.read_text()
         assert call("still")[0] == 0
 
+        file.write_text(FILE)
+        wait_for(lambda: " the mistake is gone; nothing else changed\n" in log.read_text())
+        assert " reloaded\n" not in log.read_text()
+
         file.write_text(FILE.replace('"input": input', '"other": input'))
         wait_for(lambda: " reloaded\n" in log.read_text())
         assert call("new")[:2] == (0, '{"version":"1.0","other":"new"}\n')
@@ -157,6 +161,16 @@ def test_dev_needs_a_file_that_is_a_module(place):
     code, _, err = command(place, "dev", "missing.py")
 
     assert (code, err) == (2, "error: missing.py: does not exist\n")
+    assert command(place, "dev", ".")[2] == "error: .: is a folder; name one Python file in it\n"
+
+
+def test_a_folder_is_not_run_as_a_file(place, tmp_path):
+    (tmp_path / "modules.yaml").write_text("modules: []\n")
+    (tmp_path / "job").mkdir()
+    code, _, err = command((tmp_path, place[1]), "run", "job")
+
+    assert code == 3
+    assert err.startswith("error: not_found: there is no module 'job'; a folder runs as the `path` of a module, or ")
 
 
 def test_a_file_is_pushed_with_its_block(place, file, tmp_path):

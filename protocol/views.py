@@ -122,6 +122,7 @@ class Origin(TypedDict):
     root: Annotated[str | None, Meta(description="The first execution of the chain of calls that led to it.")]
     depth: Annotated[int, Meta(description="How many calls of handlers led to it.")]
     group: Annotated[str | None, Meta(description="The value by which its module groups it, as JSON.")]
+    via: Annotated[str | None, Meta(description="`mcp NAME/VERSION` for a tool call, with the name of the client.")]
 
 
 class ListedExecution(Core, History, Origin):
@@ -212,6 +213,7 @@ def _origin(execution: model.Execution) -> Origin:
         "root": execution.root,
         "depth": execution.depth,
         "group": execution.group,
+        "via": execution.via,
     }
 
 

@@ -16,7 +16,7 @@ from actors import outbox
 from actors.sqlite import begin, check_schema
 from protocol.model import Execution, Status, Timings
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """Raise it with every change here, and add the step from the schema before it to `STEPS`."""
 STEPS: Final = {
     2: (
@@ -42,6 +42,7 @@ STEPS: Final = {
         "alter table executions add column depth bigint not null default 0",
         "alter table executions add column reach text",
     ),
+    5: ("alter table executions add column via text",),
 }
 """Statements that make of a database with this schema one with the next. Missing indexes are made after all steps."""
 PHASES: Final = Timings.__struct_fields__

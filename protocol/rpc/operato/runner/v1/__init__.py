@@ -727,6 +727,11 @@ class Execution(betterproto.Message):
     The executions that its handler called or submitted, at most 100, the newest first; only from GetExecution.
     """
 
+    via: str = betterproto.string_field(42)
+    """
+    `mcp NAME/VERSION` if it was called as a tool, with the name that the client gives itself.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class Attempt(betterproto.Message):

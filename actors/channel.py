@@ -77,7 +77,7 @@ class Channel:
 
     async def receive(self) -> messages.GuestMessage:
         """Return the next message. Bytes are not allowed here."""
-        return messages.decode(await self._payload())
+        return messages.decode(await self.payload())
 
     def has_spoken(self) -> bool:
         """Return, without waiting, whether there is something to receive, or the beginning of it."""
@@ -148,13 +148,19 @@ class Channel:
         """Send the answer to a call of a module; in any task, also while another one receives."""
         if self._replying is None:
             self._replying = trio.Lock()
-        async with self._replying:
+        try:
+            self._replying.acquire_nowait()  # without a checkpoint, which would cost a turn of the loop
+        except trio.WouldBlock:
+            await self._replying.acquire()
+        try:
             await self.send(message)
+        finally:
+            self._replying.release()
 
     async def receive_last(self) -> messages.Result | messages.Error:
         """Return the answer to an execution that is being stopped; drop everything before it."""
         while True:
-            payload = await self._payload()
+            payload = await self.payload()
             if payload[:1] != frames.MARK and isinstance(
                 message := messages.decode(payload), messages.Result | messages.Error
             ):
@@ -193,7 +199,7 @@ class Channel:
     ) -> memoryview | messages.GuestMessage:
         """Return the next bytes of a file, empty at its end, or the message that abandons it."""
         while True:
-            payload = await self._payload()
+            payload = await self.payload()
             if payload[:1] == frames.MARK:
                 if len(payload) > frames.MAX_PIECE + 1:
                     raise messages.ProtocolError(f"a byte frame of more than {frames.MAX_PIECE} bytes")
@@ -203,7 +209,8 @@ class Channel:
                 return message
             hear(message)
 
-    async def _payload(self) -> bytes:
+    async def payload(self) -> bytes:
+        """Return the payload of the next frame."""
         while not self._pending:
             if self._interrupted:
                 raise InterruptedWaitError

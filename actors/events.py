@@ -184,7 +184,7 @@ class EventLog:
         self._open: OutputEvent | None = None  # the piece that still grows; it has its number
         self._open_parts: list[str] = []
         self._open_bytes = 0
-        self._decoders: dict[Stream, codecs.IncrementalDecoder] = {}
+        self._decoders: dict[tuple[Stream, bool], codecs.IncrementalDecoder] = {}
         self._changed: trio.Event | None = None
         self._closed = False
 
@@ -199,10 +199,10 @@ class EventLog:
 
     # Writing
 
-    def write(self, stream: Stream, data: bytes) -> None:
-        """Add bytes read from a stream, and count them."""
+    def write(self, stream: Stream, data: bytes, *, shared: bool = False) -> None:
+        """Add bytes read from a stream, and count them. `shared` output is of all calls of the worker."""
         self.printed += len(data)
-        self.add_output(stream, data)
+        self.add_output(stream, data, shared=shared)
         if self.on_output is not None:
             self.on_output(stream, data)
         if self.printed > self.limit and not self.exceeded:
@@ -210,14 +210,15 @@ class EventLog:
             if self.on_limit is not None:
                 self.on_limit()
 
-    def add_output(self, stream: Stream, data: bytes) -> None:
+    def add_output(self, stream: Stream, data: bytes, *, shared: bool = False) -> None:
         """Add bytes that do not count. A character that was split between two reads is put together."""
-        decoder = self._decoders.get(stream)
+        place = stream, shared
+        decoder = self._decoders.get(place)
         if decoder is None:
-            decoder = self._decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
+            decoder = self._decoders[place] = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(data)
         if text:
-            self._grow(stream, text)
+            self._grow(place, text)
 
     def status(self, status: Status, attempt: int = 0, reason: str = "") -> None:
         """Add a change of state or of the waiting reason. RUNNING restarts the count of printed bytes."""
@@ -243,9 +244,9 @@ class EventLog:
 
     def end_output(self) -> None:
         """End the streams of output: the rest of a split character becomes a replacement character."""
-        for stream, decoder in self._decoders.items():
+        for place, decoder in self._decoders.items():
             if text := decoder.decode(b"", final=True):
-                self._grow(stream, text)
+                self._grow(place, text)
         self._decoders.clear()
 
     def end(self, last: LastEvent) -> None:
@@ -265,7 +266,7 @@ class EventLog:
         """End the piece of output that still grows, so that it can be read."""
         piece = self._open
         if piece is not None:
-            whole = OutputEvent(piece.seq, piece.at, piece.stream, "".join(self._open_parts))
+            whole = OutputEvent(piece.seq, piece.at, piece.stream, "".join(self._open_parts), piece.shared)
             self._open, self._open_parts, self._open_bytes = None, [], 0
             self._add(whole)
 
@@ -276,16 +277,16 @@ class EventLog:
         self.next_seq += 1
         return number
 
-    def _grow(self, stream: Stream, text: str) -> None:
+    def _grow(self, place: tuple[Stream, bool], text: str) -> None:
         now, size = self._clock(), _bytes(text)
         piece = self._open
         if (
             piece is None
-            or piece.stream is not stream
+            or (piece.stream, piece.shared) != place
             or self._open_bytes + size > _PIECE_BYTES
             or not 0 <= now - piece.at < _PIECE_SECONDS
         ):
-            self._open = OutputEvent(self._number(), now, stream, "")
+            self._open = OutputEvent(self._number(), now, place[0], "", place[1])
         self._open_parts.append(text)
         self._open_bytes += size
         self._wake()

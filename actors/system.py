@@ -150,9 +150,8 @@ async def _open_system(
         try:
             # A call from the command line serves its file only; registered modules belong to the server.
             catalog = await _open_catalog(data) if records is None else None
-            registry = Registry(
-                Publisher((records or data) / "code", around.secrets), catalog, settings.registry, follow
-            )
+            publisher = Publisher((records or data) / "code", around.secrets)
+            registry = Registry(publisher, catalog, settings.registry, follow)
             async with _open_files(files), _open_actors(registry, executors):
                 await registry.publish(specs)
                 if catalog is not None:

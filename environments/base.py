@@ -96,6 +96,9 @@ class Inbox(Protocol):
     async def forget(self) -> None:
         """Remove the files of the last execution."""
 
+    def apart(self, execution: str) -> Inbox:
+        """Return the inbox of one of many executions that run at a time."""
+
 
 class Guest(Protocol):
     """One started guest program: a process of this machine, or a container.

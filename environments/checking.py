@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import trio
+from attrs import evolve
 
 from config.code import QUICK_BYTES, RUNNING, Finding, Source, Verdict, source_in, target_python
 from config.mistakes import Wrong
@@ -40,7 +41,7 @@ async def check_under(table: ProcessTable, python: str, source: Source, environ:
         program.write_bytes(files("config.code").joinpath("source.py").read_bytes())
         file.write_bytes(source.text)
         command = [python, "-I", "-S", "-X", "utf8", str(program), str(file), source.function, source.name]
-        command.append("package" if source.package else "")
+        command += ["package" if source.package else "", "shared" if source.shared else ""]
         status: int | None = None
         try:
             with trio.move_on_after(SECONDS):
@@ -70,6 +71,7 @@ async def check_module(environment: VenvEnvironment, spec: ModuleSpec) -> list[W
             return []
     except Wrong as wrong:
         return [wrong]
+    source = evolve(source, shared=spec.calls > 1)
     python = target_python({"env": spec.env, "python": spec.python, "image": spec.image})
     if python is None or (python == RUNNING and len(source.text) <= QUICK_BYTES):
         return []

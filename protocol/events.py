@@ -31,13 +31,15 @@ class StatusEvent(msgspec.Struct, frozen=True, tag="status"):
     """Why it waits; empty while it runs."""
 
 
-class OutputEvent(msgspec.Struct, frozen=True, tag="output"):
+class OutputEvent(msgspec.Struct, frozen=True, tag="output", omit_defaults=True):
     """A piece of output of user code."""
 
     seq: int
     at: float
     stream: Stream
     text: str
+    shared: bool = False
+    """All calls that the worker ran at that time have it: it is not known which of them made it."""
 
 
 class ItemEvent(msgspec.Struct, frozen=True, tag="item"):

@@ -19,7 +19,7 @@ from _frozen_importlib_external import PathFinder, spec_from_file_location
 
 import parts
 import values
-from parts import Channel, Context, Refused, Stop, write_all
+from parts import Channel, Context, Refused, Stop, peak_memory, write_all
 from values import MAX_PATH, MAX_TEXT, BadInput, BadOutput, clean, encode_value
 
 try:
@@ -37,7 +37,7 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
 _HERE = os.path.dirname(__file__)
-_MORE = {name: os.path.join(_HERE, name + ".py") for name in ("readers", "typed", "calling")}
+_MORE = {name: os.path.join(_HERE, name + ".py") for name in ("readers", "typed", "calling", "sharing", "many")}
 _OURS = (__file__, parts.__file__, values.__file__) + tuple(_MORE.values())
 _LATER = ("asyncio", "inspect", "select", "traceback")
 _FIRST = frozenset(
@@ -84,12 +84,14 @@ def standard(name, load=__import__):
     return _STANDARD[name]
 
 
-def more(*names):
+def more(*names, package="protocol.authors.", program=sys.modules[__name__]):
     """Import files of this program that only some handlers need; return the last one."""
-    names = ["protocol.authors." + name for name in names]
+    names = [package + name for name in names]
+    ours = {"protocol.values": values, "protocol.parts": parts, "protocol.guest": program}
+    theirs = {name: sys.modules[name] for name in (*ours, *names) if name in sys.modules}
 
     def load(_):
-        sys.modules["protocol.values"] = values
+        sys.modules.update(ours)
         for name in names:
             spec = spec_from_file_location(name, _MORE[name.rpartition(".")[2]])
             module = sys.modules[name] = module_from_spec(spec)
@@ -99,8 +101,9 @@ def more(*names):
     try:
         return standard(names[-1], load)
     finally:
-        for name in ("protocol.values", *names):
+        for name in (*ours, *names):
             sys.modules.pop(name, None)
+        sys.modules.update(theirs)
 
 
 def settle_asyncio():
@@ -243,6 +246,20 @@ def is_between(filename):
     return inside or filename in _OURS or filename.startswith("<frozen importlib")
 
 
+def fields_of(problem):
+    """Return the fields of the answer to an execution that ended by an exception."""
+    if isinstance(problem, Refused):
+        return {"kind": problem.kind, "message": str(problem)}
+    if isinstance(problem, (BadInput, BadOutput)):
+        return {"kind": problem.kind, "message": "%s: %s" % (problem.path, problem), "field": problem.path}
+    if isinstance(problem, Stop):
+        return {"kind": "cancelled", "message": "the handler was stopped"}
+    name, text, trace = describe(problem)
+    kind = "out_of_memory" if isinstance(problem, MemoryError) else "handler_error"
+    text = text or ("MemoryError" if kind == "out_of_memory" else "")
+    return {"kind": kind, "message": text, "error_type": name, "traceback": trace}
+
+
 def failed(limit, **fields):
     """Return a message about a failure as JSON, shortened if it exceeds a very low limit of frames."""
     data = json.dumps(fields)
@@ -379,12 +396,14 @@ def is_json(hint):
 class Guest:
     """One worker: state between frames."""
 
+    found = RUNNING
+
     def __init__(self, channel):
         self.channel = channel
         channel.calling = self.calling
         self.memory = Memory()
         self.left = False
-        self.module = None
+        self.make, self.module = Module, None
         self.pid = os.getpid()
         self.running = False
         self.forking = False
@@ -445,7 +464,7 @@ class Guest:
         self.channel.max_bytes = hello["max_frame_bytes"]
         os.environ.update(hello["variables"])
         apply_variables(os.environ)
-        sys.meta_path.append(RUNNING)
+        sys.meta_path.append(self.found)
         if hello["protocol"] != PROTOCOL_VERSION:
             failure = "LoadError", "this worker has protocol %d, not %r" % (PROTOCOL_VERSION, hello["protocol"]), ""
         else:
@@ -453,7 +472,7 @@ class Guest:
             try:
                 try:
                     self.running = True
-                    self.module = Module(hello)
+                    self.module = self.make(hello)
                 finally:
                     self.running = False
             except LoadError as problem:
@@ -524,18 +543,8 @@ class Guest:
                     self.channel.calls.finish()
             data = encode_value(value, room, "$", store)
             del value
-        except Refused as problem:
-            answer = {"kind": problem.kind, "message": str(problem)}
-        except (BadInput, BadOutput) as problem:
-            answer = {"kind": problem.kind, "message": "%s: %s" % (problem.path, problem), "field": problem.path}
-        except Stop:
-            answer = {"kind": "cancelled", "message": "the handler was stopped"}
-        except MemoryError as problem:
-            kind, text, trace = describe(problem)
-            answer = {"kind": "out_of_memory", "message": text or "MemoryError", "error_type": kind, "traceback": trace}
         except BaseException as problem:  # sys.exit and KeyboardInterrupt are failures of the handler too
-            kind, text, trace = describe(problem)
-            answer = {"kind": "handler_error", "message": text, "error_type": kind, "traceback": trace}
+            answer = fields_of(problem)
         else:
             seconds = time.perf_counter() - began
             peak = json.dumps(self.memory.peak())
@@ -774,19 +783,6 @@ class Memory:
         self.fd = self.faults = None
 
 
-def peak_memory():
-    """Return the kernel's record of this process's peak of resident memory in bytes, or None."""
-    try:
-        fd = os.open("/proc/self/status", os.O_RDONLY)
-        try:
-            text = os.read(fd, 4096)
-        finally:
-            os.close(fd)
-        return int(text.partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 def flush():
     """Flush the buffers of Python and C for descriptors 1 and 2, so that output counts for this execution."""
     for stream in (sys.stdout, sys.stderr, sys.__stdout__):
@@ -848,5 +844,7 @@ def main(alone=False):
     hello = guest.channel.receive()
     if hello is None or hello["type"] != "hello":
         return
-    if guest.load(hello):
+    if hello.get("calls", 1) > 1:
+        more("sharing", "many", package="protocol.").Many(guest).serve(hello)
+    elif guest.load(hello):
         guest.serve(hello["isolation"] == "fork")

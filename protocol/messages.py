@@ -32,6 +32,8 @@ class Hello(msgspec.Struct, tag="hello"):
     isolation: str = "warm"
     variables: dict[str, str] = {}
     max_frame_bytes: int = 16 * 1024 * 1024
+    calls: int = 1
+    """How many executions the host may have running at a time."""
     protocol: int = PROTOCOL_VERSION
 
 
@@ -147,6 +149,20 @@ class Store(msgspec.Struct, tag="store"):
     media_type: str
 
 
+class Part(msgspec.Struct, tag="part"):
+    """Guest of many calls: the byte frame that follows directly continues the file of this execution."""
+
+    id: str
+
+
+class Printed(msgspec.Struct, tag="printed"):
+    """Guest of many calls: output of one execution. The pipes have the output that belongs to no single one."""
+
+    id: str
+    stream: str
+    text: str
+
+
 class Progress(msgspec.Struct, tag="progress"):
     """Guest: progress as the handler reports it."""
 
@@ -239,7 +255,21 @@ class Pong(msgspec.Struct, tag="pong"):
 
 HostMessage = Hello | Execute | Cancel | File | Stored | Refused | Called | CallFailed | Kill | Ping | Shutdown
 GuestMessage = (
-    Ready | LoadFailed | Item | Store | Progress | Call | Withdraw | Result | Error | Output | Limit | Ended | Pong
+    Ready
+    | LoadFailed
+    | Item
+    | Store
+    | Part
+    | Printed
+    | Progress
+    | Call
+    | Withdraw
+    | Result
+    | Error
+    | Output
+    | Limit
+    | Ended
+    | Pong
 )
 
 _encoder = msgspec.json.Encoder()

@@ -189,6 +189,8 @@ class Execution(Struct, frozen=True):
     """The globs of the modules that its first caller may use, as a JSON array; None for all. Not shown."""
     group: str | None = None
     """The value by which its module groups it, as JSON."""
+    via: str | None = None
+    """`mcp NAME/VERSION`: it was called as a tool, by a client that calls itself so. None for the other doors."""
     idempotency_key: str | None = None
     approval: Approval | None = None
     """The decision of the person it waited for; None before that, and where it waited for nobody."""

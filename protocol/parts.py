@@ -14,6 +14,7 @@ from values import MAX_TEXT, clean, pieces_of, read_json
 HEADER_BYTES = 4
 MAX_PIECE = 1 << 20
 MAX_NAME = 200
+OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 CALLING = ("call", "map", "submit", "call_async", "map_async", "submit_async")
 """The ways to call other modules."""
 END = b"\0"
@@ -185,6 +186,28 @@ class Channel:
         raise Stop
 
 
+class Buffer:
+    """Cuts received bytes into payloads."""
+
+    def __init__(self):
+        self.data = bytearray()
+
+    def feed(self, data, limit):
+        """Return the complete payloads. Raises ValueError for a length over the limit."""
+        self.data += data
+        found = []
+        while len(self.data) >= HEADER_BYTES:
+            size = int.from_bytes(self.data[:HEADER_BYTES], "big")
+            if size > limit:
+                raise ValueError("a frame of %d bytes" % size)
+            end = HEADER_BYTES + size
+            if len(self.data) < end:
+                break
+            found.append(bytes(self.data[HEADER_BYTES:end]))
+            del self.data[:end]
+        return found
+
+
 class Context:
     """The second parameter of a handler: information about its execution."""
 
@@ -219,46 +242,29 @@ class Context:
         self._channel.send(json.dumps(message, allow_nan=False).encode(), self.execution_id)
 
 
-class Buffer:
-    """Cuts received bytes into payloads."""
-
-    def __init__(self):
-        self.data = bytearray()
-
-    def feed(self, data, limit):
-        """Return the complete payloads. Raises ValueError for a length over the limit."""
-        self.data += data
-        found = []
-        while len(self.data) >= HEADER_BYTES:
-            size = int.from_bytes(self.data[:HEADER_BYTES], "big")
-            if size > limit:
-                raise ValueError("a frame of %d bytes" % size)
-            end = HEADER_BYTES + size
-            if len(self.data) < end:
-                break
-            found.append(bytes(self.data[HEADER_BYTES:end]))
-            del self.data[:end]
-        return found
-
-
 class Inbox:
-    """Files from the host, in a container: of the module before its import, in `files` those of one execution."""
+    """Files from the host, in a container: of the module before its import, below `files` those of executions.
+
+    There, the first folder is the place of one execution, where many run at a time.
+    """
 
     def __init__(self, base):
         self.base = base
-        self.problem = ""
+        self._problems = {}
         self._fd = None
-        self._made = set()
+        self._place = ""
+        self._filled = False
 
     def begin(self, path):
         """Begin a file below the base."""
-        self._made.add(path.partition("/")[0])
+        folder, place = path.split("/")[:2] if path.startswith("files/") else ("", "")
+        self._place, self._filled = place, self._filled or bool(folder)
         try:
             path = os.path.join(self.base, path)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         except OSError as problem:
-            self.problem = self.problem or str(problem)
+            self._problems.setdefault(place, str(problem))
 
     def take(self, payload):
         """Take the payload of a byte frame; one without bytes ends the file. What follows a problem is dropped."""
@@ -269,18 +275,24 @@ class Inbox:
                 write_all(self._fd, memoryview(payload)[1:])
                 return
         except OSError as problem:
-            self.problem = self.problem or str(problem)
+            self._problems.setdefault(self._place, str(problem))
         os.close(self._fd)
         self._fd = None
 
-    def clear(self):
-        """Remove the files of an execution."""
-        self.problem = ""
-        if "files" in self._made:
+    def problem(self, place=None):
+        """Return why a file was not written in a place, or in any; empty if all were."""
+        return self._problems.get(place, "") if place else next(iter(self._problems.values()), "")
+
+    def clear(self, place=None):
+        """Remove the files of one execution, or of all."""
+        if place is None:
+            self._problems.clear()
+        self._problems.pop(place, None)
+        if self._filled:
             import shutil
 
-            shutil.rmtree(os.path.join(self.base, "files"), ignore_errors=True)
-            self._made.clear()
+            shutil.rmtree(os.path.join(self.base, "files", place or ""), ignore_errors=True)
+            self._filled = place is not None
 
 
 def write_all(fd, data):
@@ -288,3 +300,30 @@ def write_all(fd, data):
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def peak_memory():
+    """Return the kernel's record of this process's peak of resident memory in bytes, or None."""
+    try:
+        fd = os.open("/proc/self/status", os.O_RDONLY)
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+        return int(text.partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def out_of_memory_kills():
+    """Return how many processes of this container the kernel killed for memory; 0 if unknown."""
+    for path in OOM_FILES:
+        try:
+            with open(path) as file:
+                for line in file:
+                    key, _, count = line.partition(" ")
+                    if key == "oom_kill":
+                        return int(count)
+        except (OSError, ValueError):
+            continue
+    return 0

@@ -23,10 +23,9 @@ HELPER_SECONDS = 2.0
 OPEN_FILES = 4096
 HEAD = re.compile(rb'\{"type":"(\w+)"(?:,"id":"([^"]*)")?')
 """The host writes the type first and the execution second, so that a large input need not be parsed."""
-ANSWER = re.compile(rb'\{"children":(?:false|true,"stays":\[([-\d, ]*)\]),')
+ANSWER = re.compile(rb'\{"children":(?:false|true,"stays":\[([-\d, ]*)\]),(?:"id":"([^"]*)")?')
 HELPER = re.compile(rb"\.(resource_tracker|forkserver) import main")
 """In the command of a helper of multiprocessing."""
-OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _PR_SET_DUMPABLE = 4
 
 
@@ -34,16 +33,14 @@ class Relay:
     """The worker, and the streams between it and the host. One thread; only `poll` waits."""
 
     def __init__(self, base):
-        self.base = base
+        self.base, self.limit = base, 1 << 30
         self.home = os.path.join(base, "home")
-        self.limit = 1 << 30
         self.from_host, self.from_worker = parts.Buffer(), parts.Buffer()
-        self.execution, self.loading = "", True
+        self.execution, self.loading, self.many, self.running = "", True, False, set()
         self.inbox = parts.Inbox(base)
-        self.keep, self.kills = frozenset(), out_of_memory_kills()
+        self.keep, self.kills = frozenset(), parts.out_of_memory_kills()
         self.worker, self.poller, self.actions = None, select.poll(), {}
-        self.seq, self.decoders = 0, {}
-        self.later = bytearray()
+        self.seq, self.decoders, self.later = 0, {}, bytearray()
 
     def start(self):
         """Fork the worker. Return True in the worker, which must call `guest.main` then."""
@@ -109,22 +106,23 @@ class Relay:
                 self.inbox.begin(json.loads(payload)["path"])
             elif kind == b"kill":
                 self.finish()
-            elif self.inbox.problem and kind == b"hello":
-                text = "the code cannot be written in the container: %s" % self.inbox.problem
+            elif kind == b"hello" and self.inbox.problem():
+                text = "the code cannot be written in the container: %s" % self.inbox.problem()
                 say({"type": "load_failed", "error_type": "OSError", "message": text})
                 self.finish()
-            elif self.inbox.problem and kind == b"execute":
-                text = "a file of the input cannot be written in the container: %s" % self.inbox.problem
+            elif kind == b"execute" and self.inbox.problem(place := head[2].decode() if self.many else None):
+                text = "a file of the input cannot be written in the container: %s" % self.inbox.problem(place)
                 say({"type": "error", "id": head[2].decode(), "kind": "out_of_storage", "message": text})
-                self.inbox.clear()
+                self.inbox.clear(place)
             else:
                 if kind == b"hello":
-                    self.limit = json.loads(payload)["max_frame_bytes"] + 65536
+                    hello = json.loads(payload)
+                    self.limit, self.many = hello["max_frame_bytes"] + 65536, hello.get("calls", 1) > 1
                 elif kind == b"execute":
                     self.begin(head[2].decode())
-                self.send(frame(payload), waits=kind in (b"hello", b"execute"))
-                if kind == b"cancel":
-                    self.signal(signal.SIGTERM)
+                self.send(frame(payload), waits=kind == b"hello" or (kind == b"execute" and not self.many))
+                if kind == b"cancel" and not self.many:
+                    signal_worker(self.worker, signal.SIGTERM)
 
     def send(self, data, waits):
         """Send a frame to the worker. If it runs a handler, do not wait: it may be sending, and read afterwards."""
@@ -134,31 +132,24 @@ class Relay:
 
     def send_later(self):
         """Send what is left, as far as the worker reads."""
+        events = select.POLLIN
         try:
             while self.later:
                 del self.later[: self.mine.send(self.later)]
         except BlockingIOError:
-            self.poller.modify(self.channel, select.POLLIN | select.POLLOUT)
-            return
+            events |= select.POLLOUT
         except OSError:  # the worker has ended, which SIGCHLD reports
             self.later.clear()
         if self.channel in self.actions:
-            self.poller.modify(self.channel, select.POLLIN)
+            self.poller.modify(self.channel, events)
 
     def begin(self, execution):
-        """Attribute output from now on to this execution."""
+        """Attribute output from now on to this execution, or to all that run."""
         self.drain()
-        self.execution, self.seq, self.decoders = execution, 0, {}
-        self.kills = out_of_memory_kills()
-
-    def signal(self, number):
-        """Signal the worker's group, or the worker alone before it leads one."""
-        for send in (os.killpg, os.kill):
-            try:
-                send(self.worker, number)
-                break
-            except OSError:
-                continue
+        self.running.add(execution)
+        self.execution = "*" if self.many else execution
+        if not self.many:
+            self.seq, self.decoders, self.kills = 0, {}, parts.out_of_memory_kills()
 
     def on_worker(self, fd):
         """Pass the worker's messages on; end everything if it lives and has closed its channel."""
@@ -186,16 +177,21 @@ class Relay:
             parts.write_all(1, frame(payload))
             return
         answer = ANSWER.match(payload)
-        if answer and answer[1] is not None:
-            killed = kill(self.left({int(pid) for pid in answer[1].split(b",") if pid}), HELPER_SECONDS)
-            payload = b'{"children":false,"killed":%s,' % json.dumps(killed).encode() + payload[answer.end() :]
+        if answer:
+            self.running.discard(answer[2].decode() if self.many else self.execution)
+        if answer and answer[1] is not None and self.running:  # they may be of another one
+            payload = b'{"children":false,' + payload[answer.end(1) + 2 :]
+        elif answer and answer[1] is not None:
+            stays = {int(pid) for pid in answer[1].split(b",") if pid}
+            killed = kill(left(self.keep, self.worker, stays), HELPER_SECONDS)
+            payload = b'{"children":false,"killed":%s,' % json.dumps(killed).encode() + payload[answer.end(1) + 2 :]
         self.drain()
-        if answer or self.loading:
+        if (answer and not self.running) or self.loading:
             self.settle()
         parts.write_all(1, frame(payload))
         if answer:
-            self.execution = ""
-            self.inbox.clear()
+            self.execution = "*" if self.running else ""
+            self.inbox.clear(answer[2].decode() if self.many else None)
         elif self.loading:
             self.loading = False
             self.keep = frozenset(others()) - {self.worker}
@@ -235,7 +231,7 @@ class Relay:
         for stream in list(self.decoders):
             self.print(stream, b"", True)
         self.decoders = {}
-        if out_of_memory_kills() > self.kills:
+        if parts.out_of_memory_kills() > self.kills:
             say({"type": "limit", "what": "memory"})
 
     def on_signal(self, fd):
@@ -267,10 +263,10 @@ class Relay:
             if not data:
                 break
         if self.worker is not None:  # stopped first, so that it cannot fork between the search and the kill
-            self.signal(signal.SIGSTOP)
+            signal_worker(self.worker, signal.SIGSTOP)
         killed = kill(lambda: [pid for pid in others() if pid != self.worker])
         if self.worker is not None:
-            self.signal(signal.SIGKILL)
+            signal_worker(self.worker, signal.SIGKILL)
             _, status = os.waitpid(self.worker, 0)
             code = exit_code(status)  # its own if it was already ending
             killed += kill(others)
@@ -282,23 +278,34 @@ class Relay:
             pass
         os._exit(0)
 
-    def left(self, stays):
-        """Return a function that finds the processes of an execution: not the worker, its import's, and `stays`."""
 
-        def find():
-            parents = {pid: look(pid)[2] for pid in others()}
+def left(keep, worker, stays):
+    """Return a function that finds the processes of an execution: not the worker, its import's, and `stays`."""
 
-            def kept(pid):
-                known = self.keep | stays
-                while pid in parents and pid != self.worker:
-                    if pid in known:
-                        return True
-                    pid, known = parents[pid], self.keep - stays
-                return False
+    def find():
+        parents = {pid: look(pid)[2] for pid in others()}
 
-            return [pid for pid in parents if pid != self.worker and not kept(pid)]
+        def kept(pid):
+            known = keep | stays
+            while pid in parents and pid != worker:
+                if pid in known:
+                    return True
+                pid, known = parents[pid], keep - stays
+            return False
 
-        return find
+        return [pid for pid in parents if pid != worker and not kept(pid)]
+
+    return find
+
+
+def signal_worker(worker, number):
+    """Signal the worker's group, or the worker alone before it leads one."""
+    for send in (os.killpg, os.kill):
+        try:
+            send(worker, number)
+            break
+        except OSError:
+            continue
 
 
 def become_worker(frames, lifeline, outputs, home, close):
@@ -387,20 +394,6 @@ def helps(pid):
 def exit_code(status):
     """Return the exit code from the status of `wait`, negative for a signal."""
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
-def out_of_memory_kills():
-    """Return how many processes of this container the kernel killed for memory; 0 if unknown."""
-    for path in OOM_FILES:
-        try:
-            with open(path) as file:
-                for line in file:
-                    key, _, count = line.partition(" ")
-                    if key == "oom_kill":
-                        return int(count)
-        except (OSError, ValueError):
-            continue
-    return 0
 
 
 def main(base):

@@ -6,6 +6,7 @@ Output may have any of them, by accident or to mislead a reader: overwritten lin
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 _ESCAPE: Final = re.compile(
@@ -15,14 +16,29 @@ _ESCAPE: Final = re.compile(
 )
 """No sequence spans lines, so that none can hide what follows it."""
 
+_STEP: Final = 64 * 1024
 _CONTROLS: Final = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)} | {0x7F: "\u2421"}
 _OTHERS: Final = (*range(0x80, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
 _VISIBLE: Final = _CONTROLS | {code: f"[U+{code:04X}]" for code in (*_OTHERS, 0x2028, 0x2029)}
 
 
 def plain(text: str) -> str:
-    """Return a text without escape sequences; it has the same lines."""
-    return _ESCAPE.sub("", text) if "\x1b" in text or "\x9b" in text else text
+    """Return a text without escape sequences; it has the same lines. Works in short steps, for callers in threads."""
+    if "\x1b" not in text and "\x9b" not in text:
+        return text
+    return "".join(_ESCAPE.sub("", step) for step in _steps(text))
+
+
+def _steps(text: str) -> Iterator[str]:
+    """Yield a text in parts, between which other threads run: each begins with a sequence or has none at its end."""
+    at = 0
+    while at < len(text):
+        end = at + _STEP
+        if end < len(text):
+            found = text.rfind("\x1b", at + 1, end)
+            end = found if found > at else end
+        yield text[at:end]
+        at = end
 
 
 def visible(text: str) -> str:

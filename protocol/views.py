@@ -131,6 +131,7 @@ class Origin(TypedDict):
     root: Annotated[str | None, Meta(description="The first execution of the chain of calls that led to it.")]
     depth: Annotated[int, Meta(description="How many calls of handlers led to it.")]
     group: Annotated[str | None, Meta(description="The value by which its module groups it, as JSON.")]
+    via: Annotated[str | None, Meta(description="`mcp NAME/VERSION` for a tool call, with the name of the client.")]
     approval: Annotated[Approval | None, Meta(description="The decision of the person that it waited for.")]
 
 
@@ -222,6 +223,7 @@ def _origin(execution: model.Execution) -> Origin:
         "root": execution.root,
         "depth": execution.depth,
         "group": execution.group,
+        "via": execution.via,
         "approval": None if execution.approval is None else _approval(execution.approval),
     }
 

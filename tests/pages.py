@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -86,7 +87,10 @@ class Reader:
             size = int(answered.get(b"content-length", 0))
             while len(client.buffer) < size:
                 await client.more()
-            return Page(int(first.split()[1]), answered, client.buffer[:size].decode())
+            body = client.buffer[:size]
+            if answered.get(b"content-encoding") == b"gzip":
+                body = gzip.decompress(body)
+            return Page(int(first.split()[1]), answered, body.decode())
 
 
 @asynccontextmanager

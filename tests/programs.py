@@ -19,6 +19,8 @@ try:
     import guest
     import parts
     import values
+
+    many = guest.more("sharing", "many", package="protocol.")
 finally:
     sys.path.remove(str(FOLDER))
     for name in ("guest", "parts", "values"):
@@ -37,4 +39,4 @@ def source(name: str) -> Path:
     return FOLDER / GUEST_FILES.get(name, name)
 
 
-__all__ = ["FILES", "FOLDER", "guest", "install", "parts", "source", "values"]
+__all__ = ["FILES", "FOLDER", "guest", "install", "many", "parts", "source", "values"]

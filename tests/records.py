@@ -84,6 +84,7 @@ def full():
         depth=2,
         reach='["a*"]',
         group='"kim"',
+        via="mcp desk/1.0",
         on_end=Telling((Recipient((Status.SUCCEEDED,), "http://example.org/", None, {"env": "X"}),), 2),
         timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
         started_at=NOW + 0.25,

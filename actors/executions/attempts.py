@@ -113,11 +113,9 @@ class Attempts:
                     files = await self._ready(live, files)
                     if files is None:
                         return live.stopped()
-                level = len(live.path)
-                async with executor.lease(
-                    live.module, live.phases, ask=live.ask, patient=patient, level=level
-                ) as worker:
-                    turn = executor.turn(worker, level) if live.module.spec.calls_modules else None
+                lease = executor.lease(live.module, live.phases, ask=live.ask, patient=patient, level=len(live.path))
+                async with lease as worker:
+                    turn = lease.turn() if live.module.spec.calls_modules else None
                     outcome = await self._call(live, raw, worker, files, turn, gives_back=waits < _WAITS)
             except RunnerError as problem:
                 if live.stopped_by is not None:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from actors.events import EventLog
 from actors.executions.approvals import Approvals, Asking
 from actors.executions.attempts import Attempts
-from actors.executions.children import Nesting, Open, Parent
+from actors.executions.children import Nesting, Parent
 from actors.executions.dispatcher import Dispatcher
 from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
@@ -99,26 +99,22 @@ class Runs:
         execution: Execution,
         raw: msgspec.Raw,
         on_item: Callable[[str, EventLog], None] | None = None,
+        parent: Parent | None = None,
+        begun: Callable[[Live], None] | None = None,
     ) -> Execution:
         """Run an execution in this task and return it ended and recorded; a failure of user code is in it.
 
-        `on_item` is called with its id and events when the handler, a generator, has made the first item. Raises
+        `on_item` is called with its id and events when the handler, a generator, has made the first item, `begun` at
+        the begin; `parent` is the execution that called it. Raises
         RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and recorded as
         cancelled before Cancelled is raised.
         """
         self._admit(execution)
-        live = self._live.enter(module, execution, has_followers=False)
+        live = self._live.enter(module, execution, path=_path(parent), has_followers=parent is not None)
+        if begun is not None:
+            begun(live)
         if on_item is not None:
             live.log.on_item = partial(on_item, execution.id, live.log)
-        return await self._run(live, raw)
-
-    async def run_child(
-        self, module: Published, execution: Execution, raw: msgspec.Raw, parent: Parent, made: Open
-    ) -> Execution:
-        """Run an execution that a handler called, as `execute` does."""
-        self._admit(execution)
-        live = self._live.enter(module, execution, path=(*parent.path, parent.module.spec.name))
-        made.begun(live, owned=True)
         return await self._run(live, raw)
 
     def start(self, module: Published, execution: Execution, raw: msgspec.Raw, parent: Parent | None = None) -> Live:
@@ -130,8 +126,7 @@ class Runs:
         if self._nursery is None or self.stopping:
             raise RunnerError(shutting_down())
         self._admit(execution)
-        path = () if parent is None else (*parent.path, parent.module.spec.name)
-        live = self._live.enter(module, execution, path=path)
+        live = self._live.enter(module, execution, path=_path(parent))
         self._nursery.start_soon(self._run_alone, live, raw, name=f"run {execution.id}")
         return live
 
@@ -228,8 +223,8 @@ class Runs:
 
     def statistics(self) -> RunsStatistics:
         """Return the counters."""
-        live, dispatcher = self._live, self.dispatcher
-        return RunsStatistics(len(live), dispatcher.queued, dispatcher.accepted, live.ended, self.later.count)
+        live, dispatcher, called = self._live, self.dispatcher, self.nesting.called
+        return RunsStatistics(len(live), dispatcher.queued, dispatcher.accepted, live.ended, self.later.count, called)
 
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""
@@ -267,3 +262,8 @@ class Runs:
             log.warning("an execution has no recorded end", execution=live.execution.id, why=str(problem))
         except Exception:
             log.exception("an execution failed inside the runner", execution=live.execution.id)
+
+
+def _path(parent: Parent | None) -> tuple[str, ...]:
+    """Return the modules of the handlers that wait for an execution."""
+    return () if parent is None else (*parent.path, parent.module.spec.name)

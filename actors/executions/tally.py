@@ -28,6 +28,8 @@ class RunsStatistics:
     ended: int
     scheduled: int
     """Executions that will be queued at their time; they are not live."""
+    called: int = 0
+    """Calls of modules by handlers since the start."""
 
 
 @define(eq=False)

@@ -42,7 +42,10 @@ STEPS: Final = {
         "alter table executions add column depth bigint not null default 0",
         "alter table executions add column reach text",
     ),
-    5: ("alter table executions add column approval text",),
+    5: (
+        "alter table executions add column via text",
+        "alter table executions add column approval text",
+    ),
 }
 """Statements that make of a database with this schema one with the next. Missing indexes are made after all steps."""
 PHASES: Final = Timings.__struct_fields__

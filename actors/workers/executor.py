@@ -7,29 +7,35 @@ cancellation, deadline and errors travel on its call stack.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
+import structlog
 import trio
 from attrs import define, field, frozen
 
 from actors.registry import Published, RegistrySnapshot
 from actors.workers.build_log import BuildLog
 from actors.workers.builds import Builds
+from actors.workers.call import Call
 from actors.workers.fleet import Fleet
+from actors.workers.parking import Parking
 from actors.workers.pool import Phases, Pool, PoolState, Waiter, state_of
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
+from config.modules import crowding
 from config.secrets import LookUp
 from config.settings import ExecutorSettings
 from environments.base import Availability, Environment
 from environments.limits import LimitKeeper
-from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
+from protocol.errors import ErrorKind, Failure, RunnerError, error
 
 _MAINTENANCE_SECONDS = 1.0
 _LOOK_SECONDS: Final = 0.01
 """All callers are looked at when one has waited too long, but not more often than this."""
+
+log = structlog.get_logger("executor")
 
 
 async def trust(module: Published) -> None:
@@ -48,6 +54,8 @@ class ExecutorStatistics:
     spares: int
     started: int
     ended: int
+    calls: int = 0
+    """Calls that have a worker."""
     building: int = 0
     """Environments being prepared."""
     built: int = 0
@@ -59,6 +67,27 @@ class ExecutorStatistics:
     """Idle workers retired for others, or because memory was short."""
     parked: int = 0
     """Busy workers whose handlers wait for calls of other modules; others run in their place."""
+
+
+@frozen
+class Turn:
+    """The turn of a handler among those that may run at a time."""
+
+    parking: Parking
+    worker: Worker
+    level: int
+
+    def give(self) -> None:
+        """Let others run, while this handler waits for calls of its own."""
+        self.parking.park(self.worker, self.level)
+
+    def end(self) -> None:
+        """Note that this handler has ended while others run in its place."""
+        self.parking.unpark(self.worker, self.level)
+
+    async def take(self) -> None:
+        """Wait until this handler may go on. Returns at once if its worker has ended, or is given back."""
+        await self.parking.resume(self.worker, self.level)
 
 
 class Lease:
@@ -90,26 +119,13 @@ class Lease:
         self._worker = worker
         return worker
 
+    def turn(self) -> Turn | None:
+        """Return the turn of the worker, while it is lent."""
+        return None if self._worker is None else Turn(self._lender.parking, self._worker, self._level)
+
     async def __aexit__(self, *_: object) -> None:
         if self._worker is not None:
             self._lender.give_back(self._worker)
-
-
-@frozen
-class Turn:
-    """The turn of a handler among those that may run at a time."""
-
-    scheduler: Scheduler
-    worker: Worker
-    level: int
-
-    def give(self) -> None:
-        """Let others run, while this handler waits for calls of its own."""
-        self.scheduler.park(self.worker, self.level)
-
-    async def take(self) -> None:
-        """Wait until this handler may go on. Returns at once if its worker has ended, or is given back."""
-        await self.scheduler.resume(self.worker)
 
 
 class Timeouts:
@@ -139,7 +155,9 @@ class Timeouts:
         """End the waits and calls of one module that have lasted too long; return when the next one has."""
         following, limit = math.inf, pool.module.spec.queue_timeout
         for worker in pool.busy:
-            if (call := worker.call) is not None and not call.interrupted:
+            for call in _calls(worker):
+                if call.interrupted:
+                    continue
                 if call.deadline <= now:
                     call.interrupt()
                 else:
@@ -156,6 +174,11 @@ class Timeouts:
         return following
 
 
+def _calls(worker: Worker) -> Collection[Call]:
+    """Return the calls that a worker runs."""
+    return worker.shared.calls if worker.shared is not None else () if worker.call is None else (worker.call,)
+
+
 @define(eq=False)
 class Executor:
     """Owns all workers of one kind."""
@@ -170,6 +193,8 @@ class Executor:
     _starter: Starter = field(init=False)
     _scheduler: Scheduler = field(init=False)
     _timeouts: Timeouts = field(init=False)
+    parking: Parking = field(init=False)
+    _served: frozenset[str] = field(default=frozenset(), init=False)
 
     def __attrs_post_init__(self) -> None:
         given = self.environment, self.settings, self.limits, self.max_frame_bytes, self.secrets, self.verify
@@ -179,6 +204,7 @@ class Executor:
         self._scheduler = self._starter.scheduler
         self._timeouts = Timeouts(self._scheduler.pools)
         self._fleet.expect = self._timeouts.expect
+        self.parking = self._scheduler.parking
 
     @property
     def availability(self) -> Availability:
@@ -244,8 +270,8 @@ class Executor:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
         scheduler = self._scheduler
         pool = scheduler.pool(module)
-        if not scheduler.waiting and not scheduler.closing and pool.has_idle() and scheduler.room_for(pool, level) > 0:
-            return scheduler.reuse(pool)
+        if not scheduler.waiting and not scheduler.closing and scheduler.parking.can_lend(pool, level):
+            return scheduler.reuse(pool, level)
         return None
 
     async def acquire(self, module: Published, waiter: Waiter, phases: Phases, *, patient: bool) -> Worker:
@@ -275,23 +301,17 @@ class Executor:
         """Take a worker back."""
         self._scheduler.release(worker)
 
-    def turn(self, worker: Worker, level: int) -> Turn:
-        """Return the turn of a worker that is lent to a caller of this level."""
-        return Turn(self._scheduler, worker, level)
-
     def check_room(self, module: Published) -> None:
         """Raise the RunnerError with which `lease` would refuse a caller at once, if it would."""
         pool = self._scheduler.pool(module)
-        if not pool.idle or self._scheduler.waiting or self._scheduler.closing:
-            self._refuse(pool, patient=False)
+        able = pool.idle or (pool.seats is not None and pool.seats.next(0) is not None)
+        if not able or self._scheduler.waiting or self._scheduler.closing:
+            self.refuse(module, patient=False)
 
     def refuse(self, module: Published, *, patient: bool) -> None:
         """Raise the errors of a caller that would have to wait for a worker, but need not."""
-        self._refuse(self._scheduler.pool(module), patient=patient)
-
-    def _refuse(self, pool: Pool, *, patient: bool) -> None:
-        """Raise the errors that need no waiting."""
-        self._refuse_all()
+        pool = self._scheduler.pool(module)
+        self._starter.refuse()
         waiting = self._scheduler.waiting
         if waiting >= self.settings.max_waiting and not patient:
             why = pool.reason(trio.current_time())
@@ -301,11 +321,6 @@ class Executor:
             if pool.pause(now) and (refusal := pool.refusal(now)) is not None:
                 raise RunnerError(refusal)
 
-    def _refuse_all(self) -> None:
-        if self._scheduler.closing or self._fleet.nursery is None:
-            raise RunnerError(shutting_down())
-        self._starter.probing.refuse()
-
     def publish(self, snapshot: RegistrySnapshot) -> None:
         """Follow the registry: workers of removed versions take no call, environments of active versions are built.
 
@@ -313,12 +328,16 @@ class Executor:
         """
         mine = {m.digest: m for m in snapshot.everything() if m.spec.env is self.environment.kind}
         served = frozenset(m.digest for m in snapshot.modules.values()) & mine.keys()
+        for digest in served - self._served:
+            if text := crowding(mine[digest].spec, self.settings.max_workers):
+                log.warning("a module asks for too many workers", module=str(mine[digest].ref), why=text)
+        self._served = served
         self._scheduler.publish(frozenset(mine), served)
         self._starter.build_ahead([self._scheduler.pool(mine[digest]) for digest in served])
 
     async def lock(self, module: Published) -> None:
         """Resolve the unpinned requirements of a module, as its builds will. Raises RunnerError as `prepare`."""
-        self._refuse_all()
+        self._starter.refuse()
         await self._starter.builds.lock(module)
 
     def prepare(self, module: Published) -> BuildLog:
@@ -330,7 +349,7 @@ class Executor:
         pool = self._scheduler.pool(module)
         if pool.prepared is not None and pool.build is not None:
             return pool.build
-        self._refuse(pool, patient=True)
+        self.refuse(module, patient=True)
         return self._starter.build(pool)
 
     def rebuild(self, module: Published) -> BuildLog:
@@ -339,7 +358,7 @@ class Executor:
         The build continues when all its followers have gone; calls wait for it. Raises RunnerError `unavailable`,
         `shutdown`, and `conflict` while a call uses the environment, or others are built.
         """
-        self._refuse_all()
+        self._starter.refuse()
         return self._starter.rebuild(self._scheduler.pool(module))
 
     def statistics(self) -> ExecutorStatistics:
@@ -354,6 +373,7 @@ class Executor:
             spares=len(fleet.spares),
             started=fleet.started,
             ended=fleet.ended,
+            calls=sum(len(pool.busy) if pool.seats is None else pool.seats.lent for pool in pools),
             building=builds.running,
             built=builds.built,
             builds_failed=builds.failed,

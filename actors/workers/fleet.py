@@ -175,6 +175,8 @@ class Fleet:
                 if self.nursery is not None:
                     self.nursery.start_soon(worker.masked.run, name=f"mask {worker.guest.name}")
             ready = await worker.start(pool.module, secrets, printed)
+            if worker.shared is not None and self.nursery is not None:
+                self.nursery.start_soon(worker.shared.run, name=f"calls of {worker.guest.name}")
         except BaseException:
             await worker.end()
             if worker.masked is not None:

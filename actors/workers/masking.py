@@ -202,7 +202,7 @@ class MaskedLog:
 
     masker: Masker
     _log: EventLog | None = field(default=None, init=False)
-    _readings: dict[Stream, Reading] = field(factory=dict, init=False)
+    _readings: dict[tuple[Stream, bool], Reading] = field(factory=dict, init=False)
     _held: trio.Event = field(factory=trio.Event, init=False)
     _closed: bool = field(default=False, init=False)
 
@@ -212,12 +212,13 @@ class MaskedLog:
         self._readings.clear()
         return self
 
-    def write(self, stream: Stream, data: bytes) -> None:
+    def write(self, stream: Stream, data: bytes, *, shared: bool = False) -> None:
         """Add bytes read from a stream; hold back a possible beginning of a value."""
-        reading = self._readings.get(stream)
+        place = stream, shared
+        reading = self._readings.get(place)
         if reading is None:
-            reading = self._readings[stream] = Reading(self.masker)
-        self._write(stream, reading.feed(data))
+            reading = self._readings[place] = Reading(self.masker)
+        self._write(place, reading.feed(data))
         if reading.holds:
             reading.fed_at = trio.current_time()
             self._held.set()
@@ -234,13 +235,13 @@ class MaskedLog:
 
     def flush(self, fed_before: float = math.inf) -> None:
         """Write the held bytes: the handler has sent something else, has ended, or is silent."""
-        for stream, reading in self._readings.items():
+        for place, reading in self._readings.items():
             if reading.fed_at <= fed_before:
-                self._write(stream, reading.flush())
+                self._write(place, reading.flush())
 
-    def _write(self, stream: Stream, data: bytes) -> None:
+    def _write(self, place: tuple[Stream, bool], data: bytes) -> None:
         if data and self._log is not None:
-            self._log.write(stream, data)
+            self._log.write(place[0], data, shared=place[1])
 
     def close(self) -> None:
         """Let `run` return."""

@@ -8,9 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import define, evolve, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
 from actors.workers.build_log import BuildLog
+from actors.workers.shared import Seats
 from protocol.errors import ErrorKind, Failure
 from protocol.model import Isolation, Stream
 
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
     from actors.events import EventLog
     from actors.registry import Published
     from actors.workers.worker import Worker
+    from config.modules import ModuleSpec
     from environments.base import Prepared
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
+
+
+def _seats(spec: ModuleSpec) -> Seats[Worker] | None:
+    return Seats(spec.calls, spec.concurrency, spec.workers.max_calls) if spec.calls > 1 else None
 
 
 @define(eq=False)
@@ -131,6 +137,8 @@ class Pool:
     module: Published
     idle: list[Worker] = field(factory=list)
     busy: set[Worker] = field(factory=set)
+    seats: Seats[Worker] | None = field(default=Factory(lambda self: _seats(self.module.spec), takes_self=True))
+    """The calls of the busy ones, if they run many at a time."""
     parked: dict[int, int] = field(factory=dict)
     """How many of the busy ones wait for calls of their own, by the level of their callers. They do not count."""
     starting: int = 0
@@ -167,12 +175,6 @@ class Pool:
         return len(self.idle) + len(self.busy) + self.starting
 
     @property
-    def running(self) -> int:
-        """Number of workers that count against `concurrency`: those that start, or whose handlers do not just wait."""
-        working = len(self.busy) + self.starting
-        return working - sum(self.parked.values()) if self.parked else working
-
-    @property
     def fewest(self) -> int:
         """The minimum number of workers to keep."""
         return self.module.spec.workers.min if self.served and not self.retired else 0
@@ -186,13 +188,6 @@ class Pool:
     def unused(self) -> bool:
         """Whether it has neither workers nor waiting callers."""
         return not self.own and not self.waiters
-
-    def join(self, waiter: Waiter) -> None:
-        """Add a caller behind those of its level."""
-        place = len(self.waiters)
-        if waiter.level:
-            place = next((at for at, each in enumerate(self.waiters) if each.level < waiter.level), place)
-        self.waiters.insert(place, waiter)
 
     def report(self, activity: str, now: float, cause: Waiter | None) -> None:
         """Set the step of a start in progress; the caller that it is for gets it as its waiting reason.
@@ -305,6 +300,11 @@ class Pool:
         """Return why a caller waits."""
         if self.activity:
             return f"{self.activity} (for {now - self.activity_since:.1f} s)"
+        if self.seats is not None and self.seats.lent:
+            calls = f"its {self.seats.lent} calls run in {len(self.busy)} of its workers"
+            if self.seats.full(0):
+                calls += ", as many as `concurrency` allows"
+            return f"{calls}; callers that wait: {len(self.waiters)}"
         if self.busy and not self.idle:
             workers = "its only worker is busy" if len(self.busy) == 1 else f"its {len(self.busy)} workers are busy"
             return f"{workers}; callers that wait: {len(self.waiters)}"
@@ -314,6 +314,20 @@ class Pool:
             )
             return f"{workers}; callers that wait: {len(self.waiters)}"
         return f"as many workers run as `max_workers` allows; callers that wait: {len(self.waiters)}"
+
+
+def running(pool: Pool) -> int:
+    """Return how many workers count against `concurrency`: those that start, or whose handlers do not just wait."""
+    working = len(pool.busy) + pool.starting
+    return working - sum(pool.parked.values()) if pool.parked else working
+
+
+def join(waiters: deque[Waiter], waiter: Waiter) -> None:
+    """Add a caller behind those of its level."""
+    place = len(waiters)
+    if waiter.level:
+        place = next((at for at, each in enumerate(waiters) if each.level < waiter.level), place)
+    waiters.insert(place, waiter)
 
 
 def state_of(pool: Pool, now: float) -> PoolState:
@@ -337,47 +351,3 @@ def state_of(pool: Pool, now: float) -> PoolState:
         failure=pool.last_failure,
         build=pool.build,
     )
-
-
-@define(eq=False)
-class Parking:
-    """The workers whose handlers wait for calls of their own, and those of them that want to go on."""
-
-    levels: dict[int, int] = field(factory=dict, init=False)
-    """Their number by the level of their callers."""
-    resuming: dict[Worker, trio.Event] = field(factory=dict, init=False)
-    """Those that want to go on, the first one first."""
-    _parked: dict[Worker, int] = field(factory=dict, init=False)
-
-    def __len__(self) -> int:
-        return len(self._parked)
-
-    def begin(self, worker: Worker, pool: Pool, level: int) -> None:
-        """Note that a worker waits."""
-        self._parked[worker] = level
-        for levels in (self.levels, pool.parked):
-            levels[level] = levels.get(level, 0) + 1
-
-    def ask(self, worker: Worker) -> trio.Event | None:
-        """Note that a worker wants to go on; return what comes when it does. None if it does not wait."""
-        return self.resuming.setdefault(worker, trio.Event()) if worker in self._parked else None
-
-    def end(self, worker: Worker, pool: Pool) -> bool:
-        """Note that a worker goes on, or has ended; return whether it waited."""
-        level = self._parked.pop(worker, None) if self._parked else None
-        if level is None:
-            return False
-        for levels in (self.levels, pool.parked):
-            levels[level] -= 1
-            if not levels[level]:
-                del levels[level]
-        if (turn := self.resuming.pop(worker, None)) is not None:
-            turn.set()
-        return True
-
-    def clear(self) -> None:
-        """Forget all; they have ended."""
-        for turn in self.resuming.values():
-            turn.set()
-        for each in (self.levels, self.resuming, self._parked):
-            each.clear()

@@ -15,7 +15,8 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.workers.pool import Parking, Phases, Pool, Waiter
+from actors.workers.parking import Parking
+from actors.workers.pool import Phases, Pool, Waiter, join, running
 from protocol.errors import Failure, shutting_down
 
 if TYPE_CHECKING:
@@ -55,17 +56,22 @@ def next_step(
     concurrency: int,
     room: int,
     paused: bool,
+    shared: bool = False,
+    calls: int = 1,
 ) -> Step:
     """Return the step for the oldest waiting caller of a module.
 
     `own` counts the module's workers at work (starting ones included), `waiting` its callers without a worker. `room`
-    is how many more workers may run for it, `paused` whether a start failed so recently that none is allowed.
+    is how many more workers may run for it, `paused` whether a start failed so recently that none is allowed. Each runs
+    up to `calls` calls at a time; `shared` is whether a busy one can take another.
     """
+    if shared:
+        return Step.REUSE
     if idle:
         return Step.REUSE if room > 0 else Step.WAIT
     if paused:
         return Step.WAIT if own else Step.REFUSE
-    if own >= concurrency or starting >= waiting or room <= 0:
+    if own >= concurrency or starting * calls >= waiting or room <= 0:
         return Step.WAIT
     return Step.SPAWN
 
@@ -80,7 +86,7 @@ def rank(pool: Pool, now: float) -> tuple[int, float, float]:
     level = -pool.waiters[0].level
     if pool.idle and now - pool.turn_at < _TURN_SECONDS:
         return level, -1, pool.turn_at
-    return level, pool.running, pool.turn_at
+    return level, running(pool), pool.turn_at
 
 
 @define(eq=False)
@@ -179,27 +185,16 @@ class Scheduler:
     _served: Collection[str] = field(default=frozenset(), init=False)
     """Digests of the versions used by calls that name none."""
     keeping: Keeping = field(init=False)
-    parking: Parking = field(factory=Parking, init=False)
+    parking: Parking = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.keeping = Keeping(self.settings, self.memory, self.retire, self.pools)
+        self.parking = Parking(self)
 
     @property
     def room(self) -> int:
         """How many more workers of the kind may run."""
         return self.settings.max_workers - self.working
-
-    def room_for(self, pool: Pool, level: int) -> int:
-        """How many more workers of a module may run for callers of this level.
-
-        Each level has places of its own: those of handlers that wait for calls are not for others of their level, so
-        that the number of workers is bounded, and a call of the level above always finds a place in the end.
-        """
-        room, own = self.settings.max_workers - self.working, pool.module.spec.concurrency - pool.running
-        if self.parking.levels:
-            room -= self.parking.levels.get(level, 0)
-            own -= pool.parked.get(level, 0)
-        return min(room, own)
 
     def clear(self) -> None:
         """Forget all workers; they have ended."""
@@ -233,9 +228,11 @@ class Scheduler:
 
     def join(self, pool: Pool, waiter: Waiter) -> None:
         """Add a caller to the queue of its module, and serve it if that is possible now."""
-        pool.join(waiter)
+        join(pool.waiters, waiter)
         self.waiting += 1
-        if pool.running < pool.module.spec.concurrency:  # else nothing can be done for it now
+        if (
+            pool.seats is not None or running(pool) < pool.module.spec.concurrency
+        ):  # else nothing can be done for it now
             self.pump()
 
     def leave(self, pool: Pool, waiter: Waiter) -> None:
@@ -250,7 +247,7 @@ class Scheduler:
     def pump(self) -> None:
         """Serve the waiting callers as far as capacity allows: modules in turn, callers of one module in order."""
         now = trio.current_time()
-        self._resume()
+        self.parking.serve()
         todo = [pool for pool in self.pools.values() if pool.waiters]
         while todo:
             pool = min(todo, key=lambda pool: rank(pool, now))
@@ -259,19 +256,24 @@ class Scheduler:
 
     def _serve(self, pool: Pool, now: float) -> bool:
         """Serve the oldest caller of a module; return whether anything could be done for it."""
+        spec, level = pool.module.spec, pool.waiters[0].level
+        if pool.seats is not None and pool.seats.full(level):
+            return False
         step = next_step(
+            shared=self.parking.open(pool, level) is not None,
+            calls=spec.calls,
             idle=pool.has_idle(),
-            own=pool.running,
+            own=running(pool),
             starting=pool.starting,
             waiting=len(pool.waiters),
-            concurrency=pool.module.spec.concurrency,
-            room=self.room_for(pool, pool.waiters[0].level),
+            concurrency=spec.most_workers,
+            room=self.parking.room_for(pool, level),
             paused=pool.pause(now) > 0,
         )
         if step is Step.REUSE:
             if now - pool.turn_at >= _TURN_SECONDS:
                 pool.turn_at = now
-            self._next(pool).wake(worker=self.reuse(pool))
+            self._next(pool).wake(worker=self.reuse(pool, level))
         elif step is Step.REFUSE:
             self._next(pool).wake(failure=pool.refusal(now))
         elif step is Step.SPAWN:
@@ -293,11 +295,16 @@ class Scheduler:
 
     # Workers
 
-    def reuse(self, pool: Pool) -> Worker:
-        """Return the most recently used idle worker of a module; it is busy now."""
-        worker = pool.idle.pop()
-        pool.busy.add(worker)
-        self.working += 1
+    def reuse(self, pool: Pool, level: int = 0) -> Worker:
+        """Return a busy worker that takes another call, else the most recently used idle one; it is busy now."""
+        worker = self.parking.open(pool, level)
+        if worker is None:
+            worker = pool.idle.pop()
+            pool.busy.add(worker)
+            self.working += 1
+        if pool.seats is not None:
+            pool.seats.take(worker)
+            self.parking.settle(pool, worker)
         return worker
 
     def begin(self, pool: Pool) -> None:
@@ -316,46 +323,27 @@ class Scheduler:
         if pool is None:
             self.retire(worker)
             return
-        parked = False
-        if worker in pool.busy:
-            pool.busy.remove(worker)
-            parked = self.parking.end(worker, pool)
-            self.working -= 0 if parked else 1
         now = trio.current_time()
-        if not self.closing and pool.keeps(worker, now=now, max_age=self.settings.max_age_seconds):
-            worker.idle_since = now
-            pool.idle.append(worker)
+        keeps = not self.closing and pool.keeps(worker, now=now, max_age=self.settings.max_age_seconds)
+        seats, parked = pool.seats, False
+        if seats is None or seats.give_back(worker, keeps=keeps):
+            if worker in pool.busy:
+                pool.busy.remove(worker)
+                parked = self.parking.end(worker, pool)
+                self.working -= 0 if parked else 1
+            if keeps:
+                worker.idle_since = now
+                pool.idle.append(worker)
+            else:
+                self.retire(worker)
         else:
-            self.retire(worker)
-        if self.waiting or self.parking.resuming:
+            self.parking.settle(pool, worker)
+        if self.waiting or self.parking.resuming or self.parking.seated:
             alone = self.waiting == len(pool.waiters) and not parked and not self.parking.levels
-            if pool.idle and alone:  # no other module wants it
+            if pool.idle and seats is None and alone:  # no other module wants it
                 self._next(pool).wake(worker=self.reuse(pool))
             else:
                 self.pump()
-
-    def park(self, worker: Worker, level: int) -> None:
-        """Let others run in place of a worker whose handler waits for calls of its own; its caller has this level."""
-        pool = self.pools.get(worker.module.digest) if worker.module else None
-        if pool is not None and worker in pool.busy:
-            self.parking.begin(worker, pool, level)
-            self.working -= 1
-            if self.waiting or self.parking.resuming:
-                self.pump()
-
-    async def resume(self, worker: Worker) -> None:
-        """Return when it is the turn of a parked worker again; at once if it has ended, or is not parked."""
-        if (turn := self.parking.ask(worker)) is not None:
-            self._resume()
-            await turn.wait()
-
-    def _resume(self) -> None:
-        """Let parked workers go on, as far as capacity allows: they come before all that wait for a worker."""
-        for worker in list(self.parking.resuming):
-            pool = self.pools.get(worker.module.digest) if worker.module else None
-            if self.room > 0 and pool is not None and pool.running < pool.module.spec.concurrency:
-                self.parking.end(worker, pool)
-                self.working += 1
 
     def started(self, pool: Pool, result: Worker | Failure, phases: Phases, cause: Waiter | None = None) -> None:
         """Hand a started worker, or why it failed, to the caller that caused the start.
@@ -370,6 +358,8 @@ class Scheduler:
         else:
             pool.busy.add(result)
             self.working += 1
+            if pool.seats is not None:
+                pool.seats.take(result)
             if waiter := waiter or next(iter(pool.waiters), None):
                 self._take(pool, waiter).wake(worker=result, phases=phases)
             else:

@@ -76,6 +76,12 @@ class Starter:
         self.fleet.on_death = self.scheduler.forget
         self.probing = Probing(self.fleet.environment, self._usable)
 
+    def refuse(self) -> None:
+        """Raise RunnerError `shutdown` at the end, and `unavailable` while the kind is unusable."""
+        if self.scheduler.closing or self.fleet.nursery is None:
+            raise RunnerError(shutting_down())
+        self.probing.refuse()
+
     def start(self, pool: Pool) -> None:
         """Start a worker for the oldest caller that has caused no start yet; it gets the worker, or the failure."""
         self._begin(pool, pool.next_cause())

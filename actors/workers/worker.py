@@ -20,6 +20,7 @@ from actors.workers.call import (
     printed_too_much,
 )
 from actors.workers.masking import MaskedLog
+from actors.workers.shared import Shared
 from environments import proc
 from environments.base import ChannelClosedError, InterruptedWaitError, not_copied
 from environments.limits import WATCH_SECONDS
@@ -89,6 +90,8 @@ class Worker:
     over_limit: str | None = field(default=None, init=False)
     call: Call | None = field(default=None, init=False)
     """The call that it runs."""
+    shared: Shared | None = field(default=None, init=False)
+    """Its calls, if it runs many at a time. Its `run` must run beside the worker."""
     expect: Callable[[float], None] = field(default=lambda _: None, init=False)
     """Called with the deadline of each call; `Call.interrupt` must follow at that time."""
     masked: MaskedLog | None = field(default=None, init=False)
@@ -119,16 +122,18 @@ class Worker:
     def _printed(self, stream: Stream, data: bytes) -> None:
         if data and self._log is not None:
             self._log.write(stream, data)
+        elif data and self.shared is not None:
+            self.shared.print(stream, data)
         elif data:
             log.debug("output outside of an execution", worker=self.guest.name, stream=stream, bytes=len(data))
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         """Read the output up to now: output before the answer belongs to this execution."""
         self.guest.drain(self._printed)
         if self.masked is not None:
             self.masked.flush()
 
-    def _shown(self, failure: Failure) -> Failure:
+    def shown(self, failure: Failure) -> Failure:
         """Return a failure with its remedy, and without the values of secrets."""
         if (module := self.module) is not None:
             failure = with_remedy(failure, module.spec, module.root, package=module.package)
@@ -143,15 +148,7 @@ class Worker:
         self.module = module
         self._log = printed if self.masked is None else self.masked.before(printed)
         spec = module.spec
-        hello = messages.Hello(
-            entry="",
-            root="",
-            handler=module.function,
-            package=module.package,
-            isolation=spec.isolation,
-            variables={**spec.variables, **secrets},
-            max_frame_bytes=self.max_frame_bytes,
-        )
+        hello = _hello(module, secrets, self.max_frame_bytes)
         failure: Failure | None = None
         try:
             with trio.move_on_after(spec.start_timeout) as scope:
@@ -162,9 +159,10 @@ class Worker:
             if scope.cancelled_caught:
                 failure = import_failure(printed, spec.start_timeout)
             elif isinstance(answer, messages.Ready):
-                self._drain()
+                self.drain()
                 self.guest.loaded(children=answer.children)
                 self._log = None
+                self.shared = Shared(self, self._channel) if spec.calls > 1 else None
                 return answer
             elif isinstance(answer, messages.LoadFailed):
                 failure = load_failure(answer)
@@ -175,12 +173,12 @@ class Worker:
         except trio.Cancelled:
             await self.end()
             raise
-        passed = self._passed_limit()
+        passed = self.passed_limit()
         await self.end()
-        self._drain()
+        self.drain()
         if failure is not None or passed:
-            raise RunnerError(self._shown(failure or limit_failure(passed or "", ErrorKind.LOAD_FAILED)))
-        raise StartError(self._shown(crash(self.guest, "while the module was imported", ErrorKind.LOAD_FAILED)))
+            raise RunnerError(self.shown(failure or limit_failure(passed or "", ErrorKind.LOAD_FAILED)))
+        raise StartError(self.shown(crash(self.guest, "while the module was imported", ErrorKind.LOAD_FAILED)))
 
     async def execute(self, call: Call) -> Outcome:
         """Run the handler once. Never raises for anything that user code does.
@@ -189,6 +187,8 @@ class Worker:
         too much, crashed or was stopped by `Call.cancel`, the whole worker is gone. Cancelled, the worker is ended
         before Cancelled is raised, and `call.killed` names the killed processes.
         """
+        if self.shared is not None:
+            return await self.shared.execute(call)
         log = call.log
         self._log = masked = log if self.masked is None else self.masked.before(log)
         self.calls += 1
@@ -208,7 +208,7 @@ class Worker:
                 await self._channel.send(
                     messages.Execute(id=call.id, attempt=call.attempt, deadline=left, files=files, input=call.input)
                 )
-                answer, call.refused = await self._channel.answer(call.id, call.store, masked, self._drain, call.nested)
+                answer, call.refused = await self._channel.answer(call.id, call.store, masked, self.drain, call.nested)
             except InterruptedWaitError:
                 pass
             except _DISTURBED as problem:
@@ -239,7 +239,7 @@ class Worker:
         killed = answer.killed
         if answer.children:
             killed += await self.guest.end_children(answer.stays)
-        self._drain()
+        self.drain()
         if call.log.exceeded:
             return printed_too_much(call.log, killed + await self.end())
         seconds, peak = answer.seconds, answer.peak_memory
@@ -249,20 +249,20 @@ class Worker:
         failure = call.refused or failure_of(answer)
         if failure.kind in (ErrorKind.CANCELLED, ErrorKind.OUT_OF_MEMORY):
             self.reusable = False
-        if failure.kind is ErrorKind.WORKER_CRASHED and (passed := self._passed_limit()):
+        if failure.kind is ErrorKind.WORKER_CRASHED and (passed := self.passed_limit()):
             failure = limit_failure(passed, failure.kind)
-        return Outcome(None, self._shown(failure), seconds, 1, killed, peak)
+        return Outcome(None, self.shown(failure), seconds, 1, killed, peak)
 
     async def _died(self, cause: Exception) -> Outcome:
         """Return the outcome of a call whose worker has ended, or whose channel is out of step."""
-        passed = self._passed_limit()
+        passed = self.passed_limit()
         killed = await self.end()
-        self._drain()
+        self.drain()
         kind = ErrorKind.WORKER_CRASHED
         if passed:
             failure = limit_failure(passed, kind)
         else:
-            failure = self._shown(crash(self.guest, "during the call", kind, cause))
+            failure = self.shown(crash(self.guest, "during the call", kind, cause))
         reached = not (isinstance(cause, UnaskedError) or (isinstance(cause, ChannelClosedError) and cause.unread))
         return Outcome(failure=failure, exit_code=self.guest.exit_code or 1, killed=killed, reached=reached)
 
@@ -279,10 +279,10 @@ class Worker:
                 except _DISTURBED:
                     pass
             killed += await self.end()
-            self._drain()
+            self.drain()
         return killed
 
-    def _passed_limit(self) -> str | None:
+    def passed_limit(self) -> str | None:
         """Return the limit that this worker passed. Asked before its control group, which knows it, is given back."""
         return self.over_limit or (self.hold.exceeded() if self.hold is not None else None)
 
@@ -315,9 +315,24 @@ class Worker:
         if self.masked is not None:
             self.masked.close()
         if self.hold is not None:
-            self.over_limit = self._passed_limit()  # a call that has not noticed yet asks later
+            self.over_limit = self.passed_limit()  # a call that has not noticed yet asks later
             self.hold.release()
             self.hold = None
+
+
+def _hello(module: Published, secrets: Mapping[str, str], max_frame_bytes: int) -> messages.Hello:
+    """Return the first message for a module, without the places of its code."""
+    spec = module.spec
+    return messages.Hello(
+        entry="",
+        root="",
+        handler=module.function,
+        package=module.package,
+        isolation=spec.isolation,
+        variables={**spec.variables, **secrets},
+        max_frame_bytes=max_frame_bytes,
+        calls=spec.calls,
+    )
 
 
 async def _put(call: Call, inbox: Inbox) -> dict[str, str]:

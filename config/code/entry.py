@@ -53,6 +53,8 @@ class Source:
     """The file, as mistakes name it; None for the field `code`."""
     package: bool = False
     """Whether it can import relatively: it is in a package, or below the folder on `sys.path`."""
+    shared: bool = False
+    """Whether a worker runs many calls at a time, for which the handler must be async."""
 
     def wrongs(self, verdict: Verdict) -> Iterator[Wrong]:
         """Yield the findings as mistakes of the module, with lines of the field or of the file."""
@@ -60,8 +62,8 @@ class Source:
             if self.file is None:
                 offset = None if finding.line is None else finding.line - 1
                 yield Wrong(finding.message, (finding.about,), allowed=finding.allowed, offset=offset)
-            elif finding.about == "handler":
-                yield Wrong(finding.message, ("handler",), allowed=finding.allowed)
+            elif finding.about in ("handler", "calls"):
+                yield Wrong(finding.message, (finding.about,), allowed=finding.allowed)
             else:
                 yield Wrong(finding.message, ("path",), allowed=finding.allowed, file=self.file, line=finding.line)
 
@@ -137,7 +139,9 @@ def source_wrongs(data: Mapping[str, Any], root: Path | None, *, trusted: bool) 
         return
     largest = MAX_BYTES if trusted else QUICK_BYTES
     target = target_python(data)
-    verdict = check(source.text, source.function, target, source.name, largest, package=source.package)
+    shared = (read_or_none(units.whole, data.get("calls", 1)) or 1) > 1
+    given = source.text, source.function, target, source.name, largest
+    verdict = check(*given, package=source.package, shared=shared)
     yield from source.wrongs(verdict)
     if data.get("endpoints") and data.get("input_schema") is None and verdict.certain and not verdict.findings:
         schema = input_schema(source.text, source.function)

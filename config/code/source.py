@@ -1,9 +1,10 @@
 """Static check of a module's source: it compiles, and its handler can be called.
 
 Standard library only, Python 3.8 and later, since it is also a program: another interpreter, which knows its own
-grammar best, runs it as `python -I -S source.py FILE HANDLER NAME PACKAGE` and prints the findings as JSON. An empty
-HANDLER leaves the handler unchecked; an empty PACKAGE means that relative imports fail. Source that the guest
-(`protocol/guest.py`) could run is never refused: names created at run time are accepted.
+grammar best, runs it as `python -I -S source.py FILE HANDLER NAME PACKAGE SHARED` and prints the findings as
+JSON. An empty HANDLER leaves the handler unchecked; an empty PACKAGE means that relative imports fail, an empty SHARED
+that a worker runs one call at a time. Source that the guest (`protocol/guest.py`) could run is never refused: names
+created at run time are accepted.
 """
 
 from __future__ import annotations
@@ -62,11 +63,12 @@ def check(
     largest: int = MAX_BYTES,
     *,
     package: bool = True,
+    shared: bool = False,
 ) -> Verdict:
     """Return the mistakes in the source of a module that Python `target` will import.
 
     `handler` may be empty; `target` is None if unknown. Messages call the source `name`. Source of more than `largest`
-    bytes is not checked. Without `package`, relative imports fail.
+    bytes is not checked. Without `package`, relative imports fail. A `shared` worker needs an async handler.
     """
     if len(source) > largest:
         return Verdict([], certain=False)
@@ -81,7 +83,7 @@ def check(
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         # It compiled, but is too large for a tree of objects.
         return Verdict([])
-    return Verdict([*([] if package else _relative(tree, name)), *_named(tree, handler, name)])
+    return Verdict([*([] if package else _relative(tree, name)), *_named(tree, handler, name, shared=shared)])
 
 
 def _compiled(source: bytes, target: tuple[int, int] | None, name: str) -> tuple[Finding | None, bool]:
@@ -229,7 +231,7 @@ def _relative(tree: ast.Module, name: str) -> Iterator[Finding]:
             return
 
 
-def _named(tree: ast.Module, handler: str, name: str) -> Iterator[Finding]:
+def _named(tree: ast.Module, handler: str, name: str, *, shared: bool) -> Iterator[Finding]:
     """Check that there is a handler, and that `init` can be called without arguments."""
     names = Names(tree)
     known = handler in names.sites or handler in names.loose or names.open or hasattr(types.ModuleType, handler)
@@ -239,6 +241,9 @@ def _named(tree: ast.Module, handler: str, name: str) -> Iterator[Finding]:
     if isinstance(found, ast.Assign) and isinstance(found.value, _LITERALS):
         text = f"{handler!r} is a value, not a function (line {found.lineno} of {name})"
         yield Finding("handler", text, allowed="the name of a function")
+    if shared and isinstance(found, ast.FunctionDef) and not found.decorator_list:
+        text = f"{handler!r} is not async, so one call at a time runs in a worker; write `async def`"
+        yield Finding("calls", f"{text} (line {found.lineno} of {name})", allowed="1")
     init = names.only("init")
     if isinstance(init, (ast.FunctionDef, ast.AsyncFunctionDef)) and not init.decorator_list and init is not found:
         needed = _needed(init) + _needed_by_name(init)
@@ -287,7 +292,8 @@ def main() -> None:
     """Check file and handler from the command line; print the findings as one line of JSON."""
     with Path(sys.argv[1]).open("rb") as file:
         source = file.read(MAX_BYTES + 1)
-    verdict = check(source, sys.argv[2], sys.version_info[:2], sys.argv[3], package=bool(sys.argv[4]))
+    package, shared = bool(sys.argv[4]), bool(sys.argv[5])
+    verdict = check(source, sys.argv[2], sys.version_info[:2], sys.argv[3], package=package, shared=shared)
     sys.stdout.write(json.dumps([list(finding) for finding in verdict.findings]) + "\n")
 
 

@@ -18,10 +18,11 @@ from config.modules.endpoints import (
 )
 from config.modules.file import ModulesFile, read_modules, read_runner, read_script
 from config.modules.on_end import OnEnd, loop_from, loop_text, origin_of, telling
-from config.modules.policies import GroupPolicy, RetryPolicy, limit_of
+from config.modules.policies import GroupPolicy, RetryPolicy, ToolPolicy, limit_of
 from config.modules.spec import (
     ModuleSpec,
     as_written,
+    crowding,
     fields_by_kind,
     module_shape,
     name_of_module,
@@ -49,9 +50,11 @@ __all__ = [
     "RetryPolicy",
     "Scheme",
     "Signature",
+    "ToolPolicy",
     "as_written",
     "clashes",
     "conflict_text",
+    "crowding",
     "fields_by_kind",
     "limit_of",
     "loop_from",

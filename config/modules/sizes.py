@@ -11,6 +11,7 @@ from config.modules.endpoints import MAX_ENDPOINTS
 MAX_ENTRIES: Final[Mapping[str, int]] = {
     "tags": 64,
     "channels": 64,
+    "calls_modules": 64,
     "variables": 1000,
     "endpoints": MAX_ENDPOINTS,
     **dict.fromkeys(("requirements", "constraints", "dependencies"), 5000),

@@ -29,7 +29,7 @@ from config.modules import endpoints, on_end, policies
 from config.modules.early import early
 from config.modules.endpoints import EndpointSpec
 from config.modules.on_end import OnEnd
-from config.modules.policies import GroupPolicy, RetryPolicy, WorkersPolicy
+from config.modules.policies import GroupPolicy, RetryPolicy, ToolPolicy, WorkersPolicy
 from config.modules.scheduled import input_wrongs
 from config.modules.sizes import oversized
 from config.packages import read_python, read_texts
@@ -75,8 +75,10 @@ class ModuleSpec:
     processes: int | None = None
     output: int = 16 * 1024 * 1024
     """Bytes that one execution may print before it is ended with `output_limit`."""
-    concurrency: int = 4
-    """The maximum number of workers of this module."""
+    calls: int = 1
+    """Calls that one worker runs at a time; more than one for async handlers only."""
+    concurrency: int = field()
+    """Calls that run at a time, in all workers of this module."""
     workers: WorkersPolicy = field(factory=WorkersPolicy)
     retry: RetryPolicy = field(factory=RetryPolicy)
     calls_modules: tuple[str, ...] = ()
@@ -108,6 +110,26 @@ class ModuleSpec:
     """Routes of the server that call it."""
     record: Record = Record.FULL
     """How much of each execution the history keeps."""
+    tool: ToolPolicy = field(factory=ToolPolicy)
+    """Whether agents get it as a tool, and what they are told of it."""
+
+    @concurrency.default
+    def _four_workers(self) -> int:
+        return min(policies.MOST_CALLS, policies.WORKERS * self.calls)
+
+    @property
+    def most_workers(self) -> int:
+        """The maximum number of workers: as many as `concurrency` needs."""
+        return -(-self.concurrency // self.calls)
+
+
+def crowding(spec: ModuleSpec, max_workers: int) -> str | None:
+    """Return the warning about a module that asks for more workers than all modules of its kind may run together."""
+    workers = spec.most_workers
+    if spec.isolation is Isolation.NONE or workers <= max(policies.WORKERS, max_workers):
+        return None
+    reason = f"`concurrency` {spec.concurrency} needs {workers} workers, but `max_workers` is {max_workers}"
+    return f"{reason}; lower it, or raise `max_workers`, or for an async handler `calls`"
 
 
 def spec_from_mapping(
@@ -315,7 +337,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "cpus": units.optional(units.real(Range(above=0, high=4096))),
         "processes": units.optional(units.count(1)),
         "output": units.bytes_from(0),
-        "concurrency": units.count(1, 1000),
+        **dict.fromkeys(("calls", "concurrency"), units.count(1, policies.MOST_CALLS)),
         "calls_modules": units.items(
             units.matching(r"[a-z0-9._*?\[\]!-]{1,64}", "the name of a module, or a glob such as `report-*`")
         ),
@@ -335,6 +357,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "input_schema": units.optional(_json_schema),
         "schedules": read_schedules,
         "endpoints": endpoints.read,
+        "tool": policies.read_tool,
     },
 }
 """The reader of each field; fields that are missing here are of classes in this table."""
@@ -364,6 +387,7 @@ def _converter() -> Converter:
     on_end.register(converter)
     converter.register_unstructure_hook(ScheduleSpec, schedule_fields)
     endpoints.register(converter)
+    converter.register_unstructure_hook(ToolPolicy, policies.write_tool)
     for kind, readers in _READERS.items():
         converter.register_structure_hook(kind, structure_hook(converter, kind, readers))
     return converter

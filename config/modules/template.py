@@ -21,7 +21,8 @@ handler: handler              # the function to call; `file:function` picks anot
 # How it runs.
 timeout: 30s                  # of one call; then the handler is stopped
 # isolation: warm             # warm: the worker is kept; fork: fresh state for each call; fresh: a new interpreter
-# concurrency: 4              # simultaneous calls, each in its own worker
+# calls: 1                    # calls at a time in one worker; more for `async def` handlers
+# concurrency: 4              # simultaneous calls in all its workers
 # workers: {{min: 1, idle: 10m, max_calls: 1000}}    # kept ready; idle limit; calls before it is replaced
 # memory: 256MiB              # of a worker with all its processes
 # cpus: 1
@@ -39,6 +40,9 @@ timeout: 30s                  # of one call; then the handler is stopped
 
 # Where it is called besides /modules/execute: its requests come as operato.Request.
 # endpoints: [{{path: "/hooks/{{event}}", methods: [POST], auth: token}}]
+
+# What agents are told of it, over the Model Context Protocol; false: they do not get it.
+# tool: {{title: Greeter, read_only: true, destructive: false, idempotent: true, confirm: false}}
 
 # When it runs by itself.
 # schedules: [{{cron: "30 3 * * mon-fri", timezone: Asia/Seoul, input: {{name: night}}, misfire: last}}]

@@ -102,9 +102,11 @@ def _document(data: bytes, file: str) -> Document:
 def _completed(written: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
     """Return the fields, with the place of the handler and the name, where they are not written."""
     fields = {"path": "."} | dict(written)
-    handler = fields.get("handler", "handler")
+    handler = fields.get("handler")
     sources = [name for name in files if name.endswith(".py") and "/" not in name]
     alone = fields["path"] == "." and len(sources) == 1 and sources[0] not in ENTRIES
+    if alone and handler is None:
+        handler = _in_block(files[sources[0]], "handler") or "handler"
     if alone and isinstance(handler, str) and ":" not in handler:
         fields["handler"] = f"{sources[0].removesuffix('.py')}:{handler}"
     if "name" not in fields and (found := name_in_block(files, fields.get("handler", "handler"))) is not None:
@@ -119,10 +121,13 @@ def name_in_block(files: Mapping[str, bytes], handler: Any = "handler") -> Any:
         entry = find_entry(files.__contains__, handler if isinstance(handler, str) else "handler", only)
     except Wrong:
         return None
-    if len(files[entry]) > MAX_BYTES:
-        return None
-    block = read_block(files[entry].decode("utf-8-sig", "replace"))
-    return None if block is None else block.fields.get("name")
+    return _in_block(files[entry], "name")
+
+
+def _in_block(source: bytes, field: str) -> Any:
+    """Return the value of a field in the block of a file; None without one."""
+    block = read_block(source.decode("utf-8-sig", "replace")) if len(source) <= MAX_BYTES else None
+    return None if block is None else block.fields.get(field)
 
 
 def _relative(file: str | None, folder: Path | None) -> str | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import closing
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from environments.docker.engine import (
     NotThereError,
     StreamBrokenError,
 )
+from environments.docker.programs import Waits
 from environments.limits import LimitKeeper, Limits, memory_exceeded
 from protocol import frames, messages
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -116,28 +117,33 @@ class ContainerInbox:
     """Sends files into the memory of a container, as frames for its relay."""
 
     _send: Callable[[bytes], Awaitable[None]]
+    _place: str = ""
+    _whole: trio.Lock = field(factory=trio.Lock)
+    """Held for one file, whose frames follow each other."""
     _count: int = field(default=0, init=False)
 
     async def put(self, source: Path, name: str) -> str:
         """Send a file for the next execution. One that does not fit is the relay's answer to that."""
         self._count += 1
-        path = f"files/{self._count}/{name}"
+        path = f"files/{self._place}{self._count}/{name}"
         await self.send(source, path)
         return f"{BASE}/{path}"
 
     async def forget(self) -> None:
         """Do nothing: the relay has removed them."""
 
+    def apart(self, execution: str) -> ContainerInbox:
+        """Return the inbox of one of many executions at a time, with a folder of its own."""
+        return ContainerInbox(self._send, f"{execution}/", self._whole)
+
     async def send(self, source: Path, path: str) -> None:
         """Send a file to a path below BASE, read piece by piece in a thread."""
-        file = await trio.to_thread.run_sync(FileIO, source)
-        try:
-            await self._send(frames.encode(messages.encode(messages.File(path))))
-            while piece := await trio.to_thread.run_sync(file.read, _PIECE_BYTES):
-                await self._send(frames.encode_bytes(piece))
-            await self._send(frames.encode_bytes(b""))
-        finally:
-            file.close()
+        with closing(await trio.to_thread.run_sync(FileIO, source)) as file:
+            async with self._whole:
+                await self._send(frames.encode(messages.encode(messages.File(path))))
+                while piece := await trio.to_thread.run_sync(file.read, _PIECE_BYTES):
+                    await self._send(frames.encode_bytes(piece))
+                await self._send(frames.encode_bytes(b""))
 
 
 @define(eq=False)
@@ -157,9 +163,11 @@ class ContainerGuest:
     exit_code: int | None = field(default=None, init=False)
     fault: Failure | None = field(default=None, init=False)
     inbox: ContainerInbox = field(init=False)
-    _waits: set[trio.CancelScope] = field(factory=set, init=False)
-    """One of `send` and one of `receive`, while they wait."""
+    _waits: Waits = field(factory=Waits, init=False)
+    interrupt: Callable[[], None] = field(init=False)
+    """Ends the waits of `send` and `receive`."""
     _attached: Attached | None = field(default=None, init=False)
+    _sending: trio.Lock = field(factory=trio.Lock, init=False)
     _begun: trio.Event = field(factory=trio.Event, init=False)
     """Set when the start has ended: the guest runs, or `fault` has the reason."""
     _over: trio.Event = field(factory=trio.Event, init=False)
@@ -178,6 +186,7 @@ class ContainerGuest:
     def __attrs_post_init__(self) -> None:
         self.name = self.container.name
         self.inbox = ContainerInbox(self.send)
+        self.interrupt = self._waits.end
         self._decoder = frames.FrameDecoder(self.max_frame_bytes + 65536)
         self._put, self._get = trio.open_memory_channel[bytes](_WAITING_MESSAGES)
 
@@ -290,37 +299,23 @@ class ContainerGuest:
             return self.workdir, f"{self.workdir.rstrip('/')}/{entry}"
         for path in await trio.to_thread.run_sync(_files, root):
             await self.inbox.send(path, f"code/{root.name}/{path.relative_to(root).as_posix()}")
-        folder = f"{BASE}/code/{root.name}"
-        return folder, f"{folder}/{entry.relative_to(root)}"
+        return f"{BASE}/code/{root.name}", f"{BASE}/code/{root.name}/{entry.relative_to(root)}"
 
     async def send(self, frame: bytes) -> None:
         """Write one frame to the relay. Raises ChannelClosedError and InterruptedWaitError."""
-        with self._interruptible() as scope:
+        with self._waits.one() as scope:
             await self._begun.wait()
-            if self._attached is None or self._cut or self._over.is_set():
-                raise ChannelClosedError(unread=True)
-            self._cut = True
-            try:
-                await self._attached.send(frame)
-            except StreamBrokenError as problem:
-                raise ChannelClosedError from problem
-            self._cut = False
+            async with self._sending:
+                if self._attached is None or self._cut or self._over.is_set():
+                    raise ChannelClosedError(unread=True)
+                self._cut = True
+                try:
+                    await self._attached.send(frame)
+                except StreamBrokenError as problem:
+                    raise ChannelClosedError from problem
+                self._cut = False
         if scope.cancelled_caught:
             raise InterruptedWaitError
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[trio.CancelScope]:
-        with trio.CancelScope() as scope:
-            self._waits.add(scope)
-            try:
-                yield scope
-            finally:
-                self._waits.discard(scope)
-
-    def interrupt(self) -> None:
-        """End the waits of `send` and `receive`."""
-        for scope in self._waits:
-            scope.cancel()
 
     def has_spoken(self) -> bool:
         """Return whether a living worker has sent a frame that was not received."""
@@ -329,7 +324,7 @@ class ContainerGuest:
 
     async def receive(self) -> bytes:
         """Wait for a frame of the worker. Raises ChannelClosedError, FrameTooLargeError and InterruptedWaitError."""
-        with self._interruptible():
+        with self._waits.one():
             try:
                 return frames.encode(await self._get.receive())
             except (trio.EndOfChannel, trio.ClosedResourceError) as problem:

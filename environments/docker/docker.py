@@ -49,6 +49,8 @@ _START = READ_FRAME + (
 )
 _MODULES = ("values", "parts", "guest", "relay")
 _FILES = {
+    "many.py": "many.py",
+    "sharing.py": "sharing.py",
     "calling.py": "authors/calling.py",
     "readers.py": "authors/readers.py",
     "typed.py": "authors/typed.py",

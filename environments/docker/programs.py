@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -25,6 +25,28 @@ def read(n):
 """
 READ_FRAME = _READ + "sent = read(int.from_bytes(read(4), 'big'))\n"
 """How every program in a container begins: it reads one frame from standard input."""
+
+
+@define(eq=False)
+class Waits:
+    """The waits of tasks that another task can end, all at once."""
+
+    _scopes: set[trio.CancelScope] = field(factory=set, init=False)
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[trio.CancelScope]:
+        """Have a wait in the block."""
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+    def end(self) -> None:
+        """End them."""
+        for scope in self._scopes:
+            scope.cancel()
 
 
 @define

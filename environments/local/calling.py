@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 import trio
+from attrs import define, field
 
 from environments.local.values import BadValueError, decode_input
 from protocol import authors, messages
@@ -19,9 +20,28 @@ Reply: TypeAlias = Callable[[messages.HostMessage], Awaitable[None]]
 Begin: TypeAlias = Callable[[messages.Call | messages.Withdraw, Reply], None]
 """Begins or withdraws a call, in the task of the caller's loop; `Reply` gets the answer."""
 
+CALLING: Final = ("call", "map", "submit", "call_async", "map_async", "submit_async")
+"""The ways to call other modules, as in a worker."""
 log = structlog.get_logger("inprocess")
 _calls: Final[Callable[..., Any]] = authors.Calls
 _answers: Final[Callable[..., Any]] = authors.Answers
+
+
+@define(eq=False)
+class Places:
+    """The places of a module for calls that run at a time: others for each number of handlers that wait for a call."""
+
+    concurrency: int
+    _limiters: dict[int, trio.CapacityLimiter] = field(factory=dict, init=False)
+
+    def of(self, level: int) -> trio.CapacityLimiter:
+        """Return the places for calls of a level."""
+        return self._limiters.setdefault(level, trio.CapacityLimiter(self.concurrency))
+
+    @property
+    def used(self) -> bool:
+        """Whether a call runs."""
+        return any(limiter.borrowed_tokens for limiter in self._limiters.values())
 
 
 class Line:

@@ -30,6 +30,10 @@ class Copies:
         """Copy a file; return the path of the copy. Raises OSError. Cancelled, it ends at once."""
         return str(await trio.to_thread.run_sync(self.add, source, name, trio.from_thread.check_cancelled))
 
+    def apart(self, execution: str) -> Copies:  # noqa: ARG002  (each has a folder of a name of its own)
+        """Return the copies for one of many calls at a time."""
+        return Copies(self.folder)
+
     async def forget(self) -> None:
         """Remove all copies."""
         await trio.to_thread.run_sync(self.remove)

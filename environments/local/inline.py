@@ -20,7 +20,7 @@ from environments.local.process import ProcessTable
 from protocol.model import Kind
 
 GUEST_FILES = {
-    **{name: name for name in ("guest.py", "parts.py", "values.py")},
+    **{name: name for name in ("guest.py", "many.py", "parts.py", "sharing.py", "values.py")},
     **{name: f"authors/{name}" for name in ("calling.py", "readers.py", "typed.py")},
     "library/operato.py": "authors/operato.py",
 }

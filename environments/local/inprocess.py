@@ -28,7 +28,7 @@ import trio
 from attrs import define, field
 
 from environments.base import not_copied, refusal
-from environments.local.calling import Begin, Line
+from environments.local.calling import CALLING, Begin, Line, Places
 from environments.local.exchange import Exchange
 from environments.local.raised import LoadError, clean, failure_of
 from environments.local.running import BadArgumentError, arguments, plan, running, serve_operato
@@ -39,8 +39,6 @@ from protocol.errors import ErrorKind, Failure, RunnerError
 MAX_MODULES = 256
 """Loaded modules; beyond that, the least recently called one is unloaded."""
 _MAX_TEXT = 4096
-CALLING = ("call", "map", "submit", "call_async", "map_async", "submit_async")
-"""The ways to call other modules, as in a worker."""
 _BETWEEN = (__file__, "<frozen importlib", importlib.__file__, str(Path(asyncio.__file__).parent))
 """Files whose frames are between those of the runner and those of the handler."""
 _failure = partial(failure_of, between=_BETWEEN)
@@ -173,8 +171,7 @@ class _Module:
     name: str
     entry: Path
     function: str
-    concurrency: int
-    _limiters: dict[int, trio.CapacityLimiter] = field(factory=dict, init=False)
+    places: Places
     _handler: Callable[..., Any] | None = field(default=None, init=False)
     _plan: Any = field(default=None, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
@@ -182,15 +179,6 @@ class _Module:
     _failed_at: float = field(default=0.0, init=False)
     _loop: _Loop | None = field(default=None, init=False)
     _loop_lock: threading.Lock = field(factory=threading.Lock, init=False)
-
-    def limiter(self, level: int) -> trio.CapacityLimiter:
-        """Return the places for calls of a level: for each number of handlers that wait, others."""
-        return self._limiters.setdefault(level, trio.CapacityLimiter(self.concurrency))
-
-    @property
-    def used(self) -> bool:
-        """Whether a call of it runs."""
-        return any(limiter.borrowed_tokens for limiter in self._limiters.values())
 
     def run(self, call: _Call, data: bytes, max_bytes: int | None) -> bytes:
         """Return the handler's result as JSON. Raises RunnerError."""
@@ -357,7 +345,7 @@ class InProcess:
         try:
             with trio.move_on_after(seconds):
                 return await trio.to_thread.run_sync(
-                    module.run, call, data, max_bytes, abandon_on_cancel=True, limiter=module.limiter(level)
+                    module.run, call, data, max_bytes, abandon_on_cancel=True, limiter=module.places.of(level)
                 )
             awaiting = call.awaited is not None
         finally:
@@ -376,8 +364,8 @@ class InProcess:
         if found is None:
             stem = entry.parent.name if entry.name == "__init__.py" else entry.stem
             name = "".join(c if c.isalnum() else "_" for c in f"inprocess_{stem}_{digest[:12]}")
-            found = self._modules[digest] = _Module(name, entry, function, concurrency)
-            idle = [key for key, module in self._modules.items() if not module.used]
+            found = self._modules[digest] = _Module(name, entry, function, Places(concurrency))
+            idle = [key for key, module in self._modules.items() if not module.places.used]
             for key in idle[: max(0, len(self._modules) - MAX_MODULES)]:
                 if key != digest:
                     self._modules.pop(key).close()

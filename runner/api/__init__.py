@@ -3,11 +3,11 @@
 from runner.api.answers import Answers, Left, event_size, is_large, is_small
 from runner.api.batch import MAX_PARALLELISM, Batch, Ended, Input
 from runner.api.checks import Checks
-from runner.api.described import NOT_SHOWN, module_fields
+from runner.api.described import NOT_SHOWN, ShownTool, module_fields
 from runner.api.details import SPANS, CodeFile, Span
 from runner.api.files import StoredFiles, gathering, viewer_of
 from runner.api.following import while_valid
-from runner.api.glance import Ends, Glance, Lives, Machine
+from runner.api.glance import Ends, Glance, Hardware, Lives
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
 from runner.api.machine import BuiltEnvironment, ShownWorker
@@ -37,6 +37,7 @@ __all__ = [
     "Ended",
     "Ends",
     "Glance",
+    "Hardware",
     "Input",
     "InternalFailure",
     "KeyOrder",
@@ -45,12 +46,12 @@ __all__ = [
     "Lines",
     "Lives",
     "Look",
-    "Machine",
     "Matches",
     "NoticeVerbs",
     "Publishing",
     "Service",
     "ShownSchedule",
+    "ShownTool",
     "ShownWorker",
     "Sort",
     "Span",

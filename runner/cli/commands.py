@@ -224,13 +224,15 @@ def check(**options: Any) -> int:
     loaded = load_settings(options)
     import trio
 
+    from config.modules import crowding
     from runner.cli.module_files import not_read
     from runner.serve import open_endpoints, registered, start_mistakes, surroundings, unknown_recipients
 
     if mistakes := trio.run(start_mistakes, loaded, surroundings()):
         raise ConfigError(mistakes)
     for spec in loaded.modules.modules:
-        for text in open_endpoints(spec):
+        crowded = crowding(spec, loaded.settings.executor.max_workers)
+        for text in (*open_endpoints(spec), *([crowded] if crowded else [])):
             click.echo(f"warning: {spec.name}: {text}", err=True)
         for text in not_read(spec, spec.path):
             click.echo(f"note: {text}", err=True)

@@ -145,6 +145,7 @@ def text_of(item: views.RecordedExecution) -> str:
         ("status", item["status"]),
         ("waits for", None if waiting is None else waiting["reason"]),
         ("caller", item.get("subject")),
+        ("via", item.get("via")),
         ("runs at", None if run_at is None else time_of(run_at)),
         ("schedule", _schedule(item)),
         ("priority", None if priority == DEFAULT_PRIORITY else priority),

@@ -35,7 +35,7 @@ _SECTIONS = {
         *("handler", "python", "packages_from", "requirements", "constraints", "dependencies", "channels"),
         *("image", "digest"),
     ),
-    "calls": ("isolation", "concurrency", "workers", "retry", "timeout", "queue_timeout", "record"),
+    "calls": ("isolation", "calls", "concurrency", "workers", "retry", "timeout", "queue_timeout", "record"),
     "starts": ("build_timeout", "start_timeout", "variables", "secrets"),
     "limits": ("memory", "cpus", "processes", "output", "network", "user", "writable", "shm"),
     "input": ("input_schema", "output_schema"),
@@ -73,7 +73,7 @@ class _Version(msgspec.Struct):
     active: bool
     digest: str = ""
     published_at: float | None = None
-    published_by: str = ""
+    published_by: str | None = None
 
 
 class _Versions(msgspec.Struct):
@@ -310,7 +310,10 @@ async def list_versions(client: Client, name: str, *, as_json: bool) -> int:
         click.echo(answer.body)
         return 0
     rows = [
-        (each.version, "active" if each.active else "", time_of(each.published_at), each.published_by, each.digest[:12])
+        (
+            *(each.version, "active" if each.active else "", time_of(each.published_at)),
+            *(each.published_by or "", each.digest[:12]),
+        )
         for each in found.items
     ]
     print_table(("VERSION", "", "PUBLISHED", "BY", "DIGEST"), rows)

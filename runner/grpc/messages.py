@@ -155,7 +155,7 @@ def _event_member(event: Event) -> dict[str, Any]:  # noqa: PLR0911  (one for ea
             status = _STATUSES[event.status]
             return {"status": make(v1.StatusEvent, status=status, attempt=event.attempt, reason=event.reason)}
         case OutputEvent():
-            return {"output": make(v1.OutputEvent, stream=_STREAMS[event.stream], text=event.text)}
+            return {"output": make(v1.OutputEvent, stream=_STREAMS[event.stream], text=event.text, shared=event.shared)}
         case ItemEvent():
             return {"item": make(v1.ItemEvent, value_json=_text(bytes(event.value)))}
         case ProgressEvent():

@@ -304,7 +304,7 @@ async def stats(request: Request) -> Answer:
         if since is not None:
             raise error(ErrorKind.BAD_INPUT, "give `window` or `since`, not both", field="window")
         since = (time.time() if until is None else until) - window
-    found = await request.service.stats(request.principal, request["name"], since=since, until=until)
+    found = await request.service.details.stats(request.principal, request["name"], since=since, until=until)
     return json_answer(stats_json(found))
 
 

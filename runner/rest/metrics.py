@@ -144,6 +144,9 @@ class RunnerCollector(Collector):
             for state in states
         ]
         yield _gauge("operato_workers", "Workers by state; a busy worker runs an execution.", workers)
+        yield _gauge("operato_calls", "Calls that run in workers, or are about to.", each("calls"))
+        parked = "Busy workers whose handlers wait for calls of modules."
+        yield _gauge("operato_workers_parked", parked, each("parked"))
         yield _gauge("operato_spare_workers", "Started interpreters without a module.", each("spares"))
         yield _gauge("operato_kept_memory_bytes", "Memory of idle workers.", each("kept_memory"))
         evicted = "Idle workers retired for others, or because memory was short."
@@ -167,6 +170,8 @@ class RunnerCollector(Collector):
         yield _gauge("operato_executions_queued", "Accepted executions that wait for their turn.", [({}, runs.queued)])
         scheduled = "Accepted executions that are queued at their time."
         yield _gauge("operato_executions_scheduled", scheduled, [({}, runs.scheduled)])
+        called = "Calls of modules by handlers."
+        yield _counter("operato_calls_of_modules", called, [({}, runs.called)])
         yield _counter(
             "operato_executions_accepted", "Asynchronous executions that were accepted.", [({}, runs.accepted)]
         )

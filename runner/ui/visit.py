@@ -140,7 +140,8 @@ class Visit:
     def section(self) -> str:
         """The first word of the path, which is the entry of the menu that this page belongs to."""
         path: str = self.scope["raw_path"].decode("latin-1")
-        return "/" + path.removeprefix(PREFIX).strip("/").partition("/")[0]
+        first = path.removeprefix(PREFIX).strip("/").partition("/")[0]
+        return "/modules" if first == "publish" else f"/{first}"
 
     @property
     def wanted(self) -> str:

@@ -370,6 +370,9 @@ def test_lists_have_filters_and_a_cursor(run, server):
     assert json.loads(run(*common, "--error", "timeout")[1]) == {"items": [], "cursor": None}
     assert json.loads(run(*common, "--until", "2001-01-01T00:00:00Z")[1])["items"] == []
     assert json.loads(run(*common, "--caller", "unknown")[1])["items"] == []
+    message = json.loads(run("executions", "show", made[0]["id"], "--json")[1])["error"]["message"]
+    assert [each["id"] for each in json.loads(run(*common, "--text", message.upper())[1])["items"]]
+    assert json.loads(run(*common, "--text", "nothing prints this")[1])["items"] == []
     assert "there may be more; continue with --cursor " in run("executions", "list", "--limit", "1")[2]
 
 

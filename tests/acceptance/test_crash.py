@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -33,6 +34,14 @@ modules:
     concurrency: 4
     retry: {attempts: 100, on: [lost]}
     code: *code
+  - name: asks
+    env: inline
+    retry: {attempts: 3, on: [lost]}
+    calls_modules: [once, again]
+    code: |
+      def handler(input, context):
+          context.submit("again", input)
+          return context.call("once", input)
 """
 ROUNDS = 8
 CALLERS = 4
@@ -157,6 +166,32 @@ def test_what_was_said_is_kept_when_the_runner_is_killed(tmp_path: Path) -> None
     assert (execution["status"], execution["error"]["kind"]) == ("failed", "lost")
     assert execution["stdout"] == "begun\n"
     assert "event: error" in lines
+
+
+def test_calls_of_modules_when_the_runner_is_killed(tmp_path: Path) -> None:
+    """A called execution is lost with its caller; one that is tried again calls anew, a submitted one runs again."""
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    with running(tmp_path, MODULES) as server:
+        order = {"module": "asks", "input": {"calls": str(calls), "until": str(tmp_path / "until"), "seconds": 0}}
+        parent = server.client.post("/executions", json=order).json()["id"]
+        wait_for(lambda: len(list(calls.iterdir())) == 2 and len(of(server, parent)) == 2)
+        server.stop(signal.SIGKILL)
+    (tmp_path / "until").touch()
+    with running(tmp_path, MODULES) as server:
+        wait_for(lambda: server.client.get(f"/executions/{parent}").json()["status"] == "succeeded")
+        wait_for(lambda: len(children := of(server, parent)) == 4 and all(each["finished_at"] for each in children))
+        found = {(each["asynchronous"], each["status"]) for each in of(server, parent)}
+        assert server.client.get(f"/executions/{parent}").json()["attempts"] == 2
+        assert server.stop() == 0
+
+    assert found == {(False, "failed"), (False, "succeeded"), (True, "succeeded")}
+
+
+def of(server: Server, parent: str) -> list[dict[str, Any]]:
+    """Return the executions that one has called."""
+    found: list[dict[str, Any]] = server.client.get(f"/executions?parent={parent}").json()["items"]
+    return found
 
 
 def wal(database: Path) -> bytes:

@@ -116,7 +116,7 @@ def test_a_file_is_served_while_it_is_edited(place, file):
         wait_for(lambda: "  call  " in log.read_text() or process.poll() is not None)
         ((_, port),) = json.loads(ready.read_text())["rest"]
         assert f"hello.py serves hello at http://127.0.0.1:{port}\n" in log.read_text()
-        assert f"http://127.0.0.1:{port}/docs\n" in log.read_text()
+        assert f"http://127.0.0.1:{port}/ui/modules/hello\n" in log.read_text()
         (shown,) = [line for line in log.read_text().splitlines() if "  call  " in line]
         variables = dict(each.split("=", 1) for each in shown.partition("  call  ")[2].split()[:2])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,13 @@ modules:
       from operato import File
       def handler(file: File, text: str):
           return {"file": File(file.read_bytes()[::-1], name="r"), "text": text[::-1]}
+  - name: hello-world
+    env: inline
+    code: |
+      def handler(input):
+          name = (input or {}).get("name", "world")
+          print(f"greeting {name}")
+          return {"message": f"Hello, {name}!"}
   - {name: installed, env: inline, path: ./installed}
 """
 INSTALLED = """
@@ -141,6 +149,18 @@ def test_every_method_works_in_each_way(server: Server, site: Path, tmp_path: Pa
 def test_every_method_works_under_the_oldest_python(server: Server, site: Path, oldest, tmp_path: Path, way: str):
     python, packages = oldest
     run_program(python, [site, packages], way, server, tmp_path)
+
+
+@pytest.mark.parametrize(("page", "number"), [("README.md", 0), ("docs/client.md", 0), ("docs/client.md", 1)])
+def test_the_examples_of_the_documentation_run(server: Server, site: Path, page: str, number: int):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    text = [block for block in blocks if "from operato import" in block and "Client" in block][number]
+    environ = {"PYTHONPATH": str(site), "OPERATO_URL": url_of(server), "OPERATO_TOKEN": server.token}
+    done = subprocess.run(
+        [sys.executable, "-c", text], env={**os.environ, **environ}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("{'message': 'Hello, Ada!'}\n")
 
 
 def test_a_worker_with_the_client_installed_finds_its_call(server: Server):

@@ -9,7 +9,7 @@ from typing import Self
 
 
 class Relay:
-    """Passes each connection on to `target`, a port of loopback; refuses it while there is none."""
+    """Passes each connection on to `target`, a port of loopback; refuses it without a target."""
 
     def __init__(self) -> None:
         self.target: int | None = None

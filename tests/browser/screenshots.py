@@ -21,6 +21,9 @@ from tests.server_process import running, url_of
 
 FOLDER = ROOT / "build" / "screenshots"
 WIDE = {"width": 1280, "height": 800}
+PICTURES = ("overview", "execution", "module")
+"""Views of which the documentation has pictures: `NAME-docs.png`, reduced to 64 colours, is docs/pictures/NAME.png."""
+SMALL = {"width": 1120, "height": 700}
 PHONE = {"width": 390, "height": 844}
 
 
@@ -32,11 +35,14 @@ class Look:
     theme: str = "light"
     language: str = "en"
     size: dict[str, int] = attrs.field(factory=lambda: WIDE)
+    views: tuple[str, ...] = ()
+    """Empty for all, as whole pages."""
 
 
 LOOKS = (
     *(Look(f"{theme}-{language}", theme, language) for theme, language in product(("light", "dark"), ("en", "ko"))),
     Look("phone", size=PHONE),
+    Look("docs", size=SMALL, views=PICTURES),
 )
 
 
@@ -48,14 +54,14 @@ def draw(chromium: Chromium, url: str, token: str, found: dict[str, Any], wanted
         )
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
-        if not wanted or "sign-in" in wanted:
+        if not look.views and (not wanted or "sign-in" in wanted):
             page.goto("/ui/sign-in")
             page.screenshot(path=FOLDER / f"sign-in-{look.name}.png", full_page=True)
         sign_in(page, token)
         for name, path in views(found):
-            if not wanted or name in wanted:
+            if (not wanted or name in wanted) and (not look.views or name in look.views):
                 page.goto(f"/ui{path}")
-                page.screenshot(path=FOLDER / f"{name}-{look.name}.png", full_page=True)
+                page.screenshot(path=FOLDER / f"{name}-{look.name}.png", full_page=not look.views)
         context.close()
 
 

@@ -125,6 +125,7 @@ def views(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "overview", "/"
     yield "executions", "/executions"
     yield "executions-failed", "/executions?status=failed"
+    yield "executions-rerun", "/executions/rerun?status=failed"
     yield "execution", f"/executions/{found['ended']}"
     yield "execution-failed", f"/executions/{found['failed']}"
     yield "execution-running", f"/executions/{found['running']}"

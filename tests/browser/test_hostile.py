@@ -77,7 +77,7 @@ LOOK = r"""() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const { data, parentElement } = walker.currentNode;
-    if (control.test(data) && parentElement.tagName != "TEXTAREA") // what is edited is as it is
+    if (control.test(data) && parentElement.tagName != "TEXTAREA") // an editor shows the bytes
       found.push(`a control character is shown: ${parentElement.outerHTML.slice(0, 300)}`);
   }
   return found;

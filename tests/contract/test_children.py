@@ -10,12 +10,13 @@ import trio
 from actors.executions.children import MAX_DEPTH
 from actors.history import Query
 from config.modules.policies import Backoff, GroupPolicy, RetryPolicy
-from protocol import events
+from protocol import events, messages
 from protocol.errors import ErrorKind
 from protocol.events import ChildEvent
 from protocol.model import Isolation, Status
 from runner.auth.principal import Principal
 from tests.support import ANYBODY, inline, open_service, wait_until
+from tests.workers import chosen
 
 ADD = inline("add", "def handler(input):\n    return input['a'] + input['b']\n")
 FAIL = inline("fail", "def handler(input):\n    raise ValueError(input)\n")
@@ -562,3 +563,64 @@ async def test_a_runner_that_was_killed_or_ends_with_open_calls(tmp_path):
 
     assert (found.result, found.attempts) == (b'"again"', 2)
     assert child.status is not Status.RUNNING
+
+
+# Every kind of worker
+
+
+class Echo:
+    """Answers each call with its input, at once."""
+
+    def __init__(self, nursery):
+        self.nursery, self.numbers = nursery, set()
+
+    @property
+    def open(self):
+        return len(self.numbers)
+
+    def begin(self, message, reply):
+        self.numbers.add(message.number)
+        self.nursery.start_soon(self.answer, message, reply)
+
+    async def answer(self, message, reply):
+        self.numbers.discard(message.number)
+        await reply(messages.Called(message.id, message.number, "child", message.input))
+
+    def withdraw(self, number):
+        """Do nothing: the answer is on its way."""
+
+    def stop(self):
+        """Do nothing."""
+
+
+@pytest.fixture(params=["venv-warm", "docker-warm", "docker-fork", "docker-fresh"])
+def how(request):
+    return chosen(request)
+
+
+async def test_calls_of_workers_of_every_kind(rig, how):
+    """Also more at a time than the buffers between worker, relay and host hold."""
+    code = """
+    import asyncio, threading
+    from operato import context
+
+    def handler(input):
+        here, found = context(), []
+        threads = [threading.Thread(target=lambda: found.append(here.call("x", "from a thread"))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        found.append(here.call("x", "from the handler"))
+        for thread in threads:
+            thread.join()
+        return sorted(found) + [asyncio.run(large())]
+
+    async def large():
+        here, text = context(), "x" * 500_000
+        return sum(map(len, await asyncio.gather(*(here.call_async("x", text) for _ in range(20)))))
+    """
+    async with trio.open_nursery() as nursery:
+        found = await rig.run(
+            code, call={"on_call": lambda call: setattr(call, "nested", Echo(nursery))}, timeout=30.0, **how
+        )
+
+    assert found.value == ["from a thread"] * 3 + ["from the handler", 10_000_000]

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from protocol import frames, messages
@@ -63,6 +64,20 @@ class Host:
         """Return the output."""
         out, err = self.process.communicate(timeout=PATIENCE)
         return out.decode(), err.decode()
+
+
+MANY = """
+import asyncio
+from operato import context
+
+async def handler(value, /):
+    print("for", value, end="")
+    await asyncio.sleep(0.01 * value)
+    print("!")
+    if value == 1:
+        raise ValueError(value)
+    yield {"id": context().execution_id, "file": b"abc"}
+"""
 
 
 @pytest.fixture(params=PYTHONS or [pytest.param("none", marks=pytest.mark.skip("no Python from 3.8 up was found"))])
@@ -223,3 +238,36 @@ def test_several_pythons_are_here():
     """A machine with one only proves little; CI has them all."""
     if len(PYTHONS) < 2:
         pytest.skip(f"only {list(PYTHONS)} was found")
+
+
+def test_it_runs_many_calls_at_a_time(host, tmp_path):
+    (tmp_path / "many_calls.py").write_text(MANY)
+    entry = str(tmp_path / "many_calls.py")
+    host.say(messages.Hello(entry=entry, root=str(tmp_path), handler="handler", calls=3))
+    assert isinstance(host.hear(), messages.Ready)
+    for number in range(3):
+        host.say(messages.Execute(id=f"e{number}", attempt=1, deadline=9.0, input=msgspec.Raw(b"%d" % number)))
+    host.say(messages.Cancel("e2"))
+    heard, place = {f"e{number}": [] for number in range(3)}, ""
+    while (
+        len([each for said in heard.values() for each in said if isinstance(each, messages.Result | messages.Error)])
+        < 3
+    ):
+        said = host.hear()
+        if isinstance(said, bytes):
+            heard[place].append(said)
+            if not said:
+                host.say(messages.Stored(place, {"id": "sha256:x"}))
+        elif isinstance(said, messages.Part):
+            place = said.id
+        else:
+            heard[said.id].append(said)
+
+    first, failed, stopped = heard.values()
+    assert [type(each).__name__ for each in first] == ["Printed", "Store", "bytes", "bytes", "Item", "Result"]
+    assert json.loads(bytes(first[-1].value)) == [{"id": "e0", "file": {"$file": {"id": "sha256:x"}}}]
+    assert [each.text for each in (first[0], failed[0])] == ["for 0!\n", "for 1!\n"]
+    assert (failed[-1].kind, failed[-1].error_type, stopped[-1].kind) == ("handler_error", "ValueError", "cancelled")
+    assert "many.py" not in failed[-1].traceback
+    host.say(messages.Shutdown())
+    assert host.close() == ("", "")

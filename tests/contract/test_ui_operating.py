@@ -200,6 +200,16 @@ async def test_long_lists_have_pages(reader):
         assert (await reader.get(following)).html.count("<tr>") == 4
 
 
+async def test_a_large_page_is_sent_compressed_where_the_browser_takes_it(reader):
+    plain = await reader.get("/environments")
+    small = await reader.get("/environments", Accept_Encoding="br, GZIP")
+    assert (plain.headers.get(b"content-encoding"), small.headers.get(b"content-encoding")) == (None, b"gzip")
+    assert small.text == plain.text
+    assert int(small.headers[b"content-length"]) < int(plain.headers[b"content-length"]) / 2
+    assert b"accept-encoding" in small.headers[b"vary"]
+    assert b"content-encoding" not in (await reader.get("/sign-in", Accept_Encoding="gzip")).headers
+
+
 # -- notices ---------------------------------------------------------------------------------------------------------
 
 

@@ -328,7 +328,7 @@ def test_files_of_a_container(tmp_path):
     assert (tmp_path / "files/2/empty").read_bytes() == b""
     inbox.clear()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["code"]
-    assert inbox.problem == ""
+    assert inbox.problem() == ""
 
 
 def test_a_file_that_cannot_be_written_in_a_container(tmp_path):
@@ -338,13 +338,13 @@ def test_a_file_that_cannot_be_written_in_a_container(tmp_path):
     inbox.take(b"\0data")
     inbox.take(b"\0")
 
-    assert "files" in inbox.problem
+    assert "files" in inbox.problem()
     inbox.take(b"\0stray bytes")
-    first = inbox.problem
+    first = inbox.problem()
     inbox.begin("code/" + "x" * 300)  # the first reason counts
-    assert inbox.problem == first
+    assert inbox.problem() == first
     inbox.clear()
-    assert inbox.problem == ""
+    assert inbox.problem() == ""
 
 
 # -- copies ----------------------------------------------------------------------------------------------------------

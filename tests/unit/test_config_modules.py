@@ -18,7 +18,7 @@ from config import requirements, units
 from config.mistakes import MAX_DEPTH, ConfigError, Mistake, Wrong, parse_yaml
 from config.modules.file import ModulesFile, read_modules
 from config.modules.policies import Backoff, RetryPolicy, WorkersPolicy
-from config.modules.spec import ModuleSpec, spec_from_mapping, spec_to_mapping
+from config.modules.spec import ModuleSpec, crowding, spec_from_mapping, spec_to_mapping
 from config.secrets import Secret
 from protocol.errors import ErrorKind
 from protocol.model import Isolation, Kind
@@ -53,6 +53,31 @@ def check(folder: Path, text: str | bytes, *expected: str) -> None:
 def one(folder: Path, fields_: str) -> ModuleSpec:
     """Return the only module, of kind venv with code, that has these fields besides."""
     return load(folder, f"modules:\n  - {{name: m, env: venv, code: 'handler = print', {fields_}}}\n").modules[0]
+
+
+def test_concurrency_counts_calls(tmp_path):
+    """By default it is four workers of them."""
+    specs = [one(tmp_path, each) for each in ("tags: []", "calls: 100", "calls: 600", "calls: 10, concurrency: 25")]
+
+    assert [(spec.calls, spec.concurrency, spec.most_workers) for spec in specs] == [
+        (1, 4, 4),
+        (100, 400, 4),
+        (600, 1000, 2),
+        (10, 25, 3),
+    ]
+    assert [crowding(spec, 2) for spec in specs] == [None] * 4
+    text = "`concurrency` 50 needs 50 workers, but `max_workers` is 8; lower it, or raise `max_workers`, or ..."
+    crowded = one(tmp_path, "concurrency: 50")
+    assert (crowding(crowded, 8) or "").startswith(text[:-3])
+    assert crowding(crowded, 50) is None
+
+
+def test_a_plain_function_runs_one_call_at_a_time(tmp_path):
+    code = "modules:\n- {name: m, env: inline, calls: 2, code: 'def handler(input): return input'}\n"
+    text = "'handler' is not async, so one call at a time runs in a worker; write `async def` (line 1 of the code)"
+
+    check(tmp_path, code, f"modules.yaml:2: m.calls: {text}")
+    assert from_json({"calls": 2, "code": "async def handler(input): yield input"}).calls == 2
 
 
 # What is read.
@@ -435,6 +460,15 @@ CASES: list[tuple[str, ...]] = [
     ("workers: 3", "workers: is not a mapping"),
     ("workers: {mn: 3}", "workers.mn: unknown field; did you mean 'min'?"),
     ("workers: {min: 5}", "workers.min: 5 is more than concurrency, which is 4"),
+    ("calls: 0", f"calls: 0 {OUT} from 1 to 1000"),
+    (
+        "calls: 10, concurrency: 25, workers: {min: 4}",
+        "workers.min: 4 is more than concurrency, which is 25, needs (3)",
+    ),
+    *(
+        (f"calls: 2, isolation: {each}", f"calls: is for isolation: warm, where calls share a worker, not for {each}")
+        for each in ("fork", "fresh")
+    ),
     ("workers: {min: -1}", f"workers.min: -1 {OUT} 0 or more"),
     ("workers: {idle: 0}", f"workers.idle: 0s {OUT} more than 0s and at most 7d"),
     ("workers: {max_calls: -1}", f"workers.max_calls: -1 {OUT} 0 or more"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -18,7 +19,7 @@ import msgspec
 import pytest
 
 from protocol import frames, messages
-from tests.programs import guest, parts, values
+from tests.programs import guest, many, parts, values
 from tests.programs import source as guest_source
 
 SPEC = Path(__file__).parents[2] / "protocol" / "SPEC.md"
@@ -85,6 +86,15 @@ CONVERSATIONS = {
     "what a worker does not know": (GREETS, ["cancel", "file", "last piece", "kill", "ping"], ["ready", "pong"]),
 }
 """What the module is, what the host says after `hello`, and what the guest says to it, by the names of the vectors."""
+MANY = [
+    (["hello: many calls"], ["ready"]),
+    (["execute"], ["printed", "store", "part", "piece", "part", "end"]),
+    (["execute: another"], ["printed: another", "store: another", "part: another", "piece", "part: another", "end"]),
+    (["cancel: another"], ["error: one of many"]),
+    (["stored"], ["result: one of many"]),
+    (["shutdown"], []),
+]
+"""What the host says to a guest of many calls, and its answers."""
 
 
 def read_vectors():
@@ -198,12 +208,59 @@ def test_the_guest_says_it(name, monkeypatch):
 
 def test_the_conversations_use_every_vector_of_the_guest():
     used = {name for _, host, guests in CONVERSATIONS.values() for name in (*host, *guests)} | {"hello", "shutdown"}
+    used |= {name for turn in MANY for names in turn for name in names}
 
     assert used == {name for name, (who, _, _) in SAID.items() if who != "relay"}
 
 
+def test_a_guest_of_many_calls_says_it(monkeypatch):
+    source = b"async def handler(value, /):\n    print(value['name'])\n    return {'plot': b'\\x89PNG'}\n"
+    said, expected = [], []
+    stub_all(monkeypatch, source)
+    stub(monkeypatch, os, many, getpid=lambda: PID)
+    stub(monkeypatch, signal, many, signal=lambda *_: None)
+    stub(monkeypatch, time, many, perf_counter=guest.time.perf_counter)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    ours, theirs = socket.socketpair()
+
+    def host():
+        for sends, answers in MANY:
+            ours.sendall(b"".join(SAID[each][1] for each in sends))
+            expected.append(b"".join(SAID[each][1] for each in answers))
+            said.append(b"")
+            while len(said[-1]) < len(expected[-1]) and (part := ours.recv(len(expected[-1]) - len(said[-1]))):
+                said[-1] += part
+
+    with ours, theirs:
+        ours.settimeout(20)
+        thread = threading.Thread(target=host)
+        thread.start()
+        worker = guest.Guest(guest.Channel(theirs.fileno()))
+        calls = many.Many(worker)
+        calls.serve(calls.channel.receive())
+        calls.loop.close()
+        thread.join()
+
+    assert said == expected
+
+
 def converse(monkeypatch, source, host):
     """Return all bytes that the guest answers to these frames, with clock, pid and version of the vectors."""
+    stub_all(monkeypatch, source)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for frame in host:
+            ours.sendall(frame)
+        worker = guest.Guest(guest.Channel(theirs.fileno()))
+        if worker.load(worker.channel.receive()):
+            worker.serve(forked=False)
+        theirs.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: ours.recv(65536), b""))
+
+
+def stub_all(monkeypatch, source):
+    """Let the guest find this source, and clock, pid and version of the vectors."""
     clock = iter(range(1, 100))
     stub(monkeypatch, os, environ={}, getpid=lambda: PID, waitid=no_children, killpg=None, _exit=None)
     modules = {"__main__": types.ModuleType("__main__"), "threading": threading, "traceback": traceback}
@@ -218,20 +275,10 @@ def converse(monkeypatch, source, host):
     def code(path):
         return source if path.startswith("/srv/") else Path(path).read_bytes()
 
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        for frame in host:
-            ours.sendall(frame)
-        worker = guest.Guest(guest.Channel(theirs.fileno()))
-        if worker.load(worker.channel.receive()):
-            worker.serve(forked=False)
-        theirs.shutdown(socket.SHUT_WR)
-        return b"".join(iter(lambda: ours.recv(65536), b""))
 
-
-def stub(monkeypatch, module, **instead):
-    """Replace some names of a module for the guest only."""
-    monkeypatch.setattr(guest, module.__name__, types.SimpleNamespace(**{**vars(module), **instead}))
+def stub(monkeypatch, module, program=guest, **instead):
+    """Replace some names of a module for a file of the guest program only."""
+    monkeypatch.setattr(program, module.__name__, types.SimpleNamespace(**{**vars(module), **instead}))
 
 
 def no_children(*_):

@@ -26,10 +26,10 @@ TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in SO
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
-LONGER_MODULES = {"protocol/guest.py": 875, "protocol/relay.py": 420}
+LONGER_MODULES = {"protocol/guest.py": 875, "protocol/relay.py": 420, "protocol/authors/operato.py": 505}
 """Each file of a program of the guest is one more to find, read and verify at each start."""
 GUESTS = {
-    *(f"protocol/{name}.py" for name in ("guest", "parts", "relay", "values")),
+    *(f"protocol/{name}.py" for name in ("guest", "many", "parts", "relay", "sharing", "values")),
     *(f"protocol/authors/{name}.py" for name in ("calling", "operato", "readers", "typed")),
 }
 """Separate programs, which run where user code runs."""

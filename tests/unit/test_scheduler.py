@@ -10,9 +10,10 @@ import pytest
 from actors.workers.pool import Phases, Waiter
 from actors.workers.scheduler import Scheduler, Step, next_step
 from config.modules.policies import WorkersPolicy
+from config.modules.spec import ModuleSpec
 from config.settings import ExecutorSettings
 from protocol.errors import ErrorKind, Failure
-from protocol.model import Isolation
+from protocol.model import Kind as Kinds
 
 CALM = {
     "idle": 0,
@@ -25,9 +26,9 @@ CALM = {
 }
 
 
-def module(name, *, concurrency=2, least=0):
-    workers = WorkersPolicy(min=least)
-    spec = SimpleNamespace(isolation=Isolation.WARM, concurrency=concurrency, workers=workers)
+def module(name, *, concurrency=2, least=0, calls=1, most=0):
+    workers = WorkersPolicy(min=least, max_calls=most)
+    spec = ModuleSpec(name, Kinds.INLINE, code="", concurrency=concurrency, calls=calls, workers=workers)
     return SimpleNamespace(digest=name, ref=name, spec=spec)
 
 
@@ -277,6 +278,44 @@ async def test_a_start_whose_cause_has_gone():
     assert second.failure.kind is ErrorKind.LOAD_FAILED
     kind.started("a", cause=gone)
     assert first.worker is not None
+
+
+async def test_workers_are_filled_before_more_are_started():
+    """Seven callers of workers with three calls each, of which five may run."""
+    kind = Kind(concurrency=5, calls=3)
+    waiting = [kind.wait("a") for _ in range(7)]
+    assert kind.starts == ["a"] * 2  # five calls need no third one
+
+    kind.started("a")
+    assert [each.worker for each in waiting].count(waiting[0].worker) == 3
+    kind.started("a")
+    assert [bool(each.worker) for each in waiting] == [True] * 5 + [False] * 2
+    assert (kind.scheduler.working, kind.scheduler.waiting) == (2, 2)
+    assert "its 5 calls run in 2 of its workers, as many as `concurrency` allows" in kind.pool("a").reason(0)
+
+    kind.scheduler.release(waiting[3].worker)
+    assert waiting[5].worker is waiting[3].worker
+    for each in (*waiting[:3], waiting[4], waiting[5]):
+        kind.scheduler.release(each.worker)
+    kind.scheduler.release(waiting[6].worker)
+    assert (kind.scheduler.working, len(kind.pool("a").idle), kind.pool("a").seats.lent) == (0, 2, 0)
+    assert kind.retired == []
+
+
+async def test_a_shared_worker_that_is_worn_out_is_retired_after_its_last_call():
+    kind = Kind(calls=2, most=2)
+    first, second, third = (kind.wait("a") for _ in range(3))
+    kind.started("a")
+    assert (first.worker, third.worker) == (second.worker, None)
+
+    kind.scheduler.release(first.worker)
+    assert kind.retired == []
+    kind.scheduler.release(second.worker)
+
+    assert kind.retired == [first.worker]
+    assert third.worker is None
+    kind.started("a")
+    assert third.worker is not None
 
 
 async def test_a_caller_that_gives_up_leaves_nothing():

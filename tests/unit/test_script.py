@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from config.code import RUNNING_VERSION
 from config.completing import blocks, read_block
+from config.folders import load_script
 from config.mistakes import ConfigError
 from config.modules import ModuleSpec, module_from_archive, read_module, read_modules, read_script, spec_from_mapping
 from protocol.model import Kind
@@ -307,3 +308,34 @@ def test_inline_is_the_python_of_the_runner():
     assert (
         from_code(block_of(f"requires-python = '>={running}'\n[tool.operato]\nenv = 'venv'")).python == f">={running}"
     )
+
+
+def test_a_file_needs_no_modules_file_and_takes_the_settings_of_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Path("m.py").write_text(HANDLER)
+    loaded = load_script({"conda_path": "mine"}, Path("m.py"))
+    cache = tmp_path / "home" / ".cache" / "operato-runner"
+
+    assert [spec.name for spec in loaded.modules.modules] == ["m"]
+    store = loaded.settings.store
+    assert (store.data_dir, store.venv_path, store.conda_path) == (cache / "data", cache / "venvs", tmp_path / "mine")
+
+    Path("modules.yaml").write_text("runner: {venv_path: envs}\nmodules: [{name: wrong}]\n")
+    store = load_script({}, Path("m.py")).settings.store
+    assert (store.data_dir, store.venv_path) == (tmp_path / "data", tmp_path / "envs"), "modules do not matter"
+
+    Path("m.py").write_text("x = (")
+    with pytest.raises(ConfigError, match=r"m\.py:1: path: does not compile"):
+        load_script({}, Path("m.py"))
+
+
+def test_a_user_without_a_home_keeps_environments_in_the_folder(tmp_path, monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "home", homeless)
+    Path("m.py").write_text(HANDLER)
+
+    assert load_script({}, Path("m.py")).settings.store.venv_path == tmp_path / "venvs"

@@ -129,6 +129,31 @@ FAILS = {
 }
 
 
+SYNC = ("def handler(input): ...", "def handler(input): yield 1", "x = 1\nif x:\n    def handler(input): ...")
+ASYNC = (
+    "async def handler(input): ...",
+    "async def handler(input): yield 1",
+    "def handler(input): ...\nhandler = print",
+    "@wrapped\ndef handler(input): ...",
+    "handler = make()",
+)
+
+
+@pytest.mark.parametrize("text", SYNC)
+def test_a_handler_that_shares_its_worker_is_async(text):
+    line = text.count("\n", 0, text.index("def ")) + 1
+    (found,) = check(text.encode(), "handler", RUNNING, "the code", shared=True).findings
+
+    assert (found.about, found.line, found.allowed) == ("calls", None, "1")
+    assert found.message.endswith(f"write `async def` (line {line} of the code)")
+    assert check(text.encode(), "handler", RUNNING, "the code").findings == []
+
+
+@pytest.mark.parametrize("text", ASYNC)
+def test_a_handler_that_may_be_async_passes(text):
+    assert check(text.encode(), "handler", RUNNING, "the code", shared=True).findings == []
+
+
 @pytest.mark.parametrize("text", RUNS)
 def test_what_the_guest_runs_passes(text):
     assert text == "" or guest_refuses(text) == ""
@@ -262,7 +287,7 @@ def test_what_the_guest_runs_passes_in_any_order(parts):
 def test_every_python_runs_it_and_finds_the_same(version, tmp_path):
     file = tmp_path / "handled.py"
     file.write_text("from . import x\ndef handlr(input): ...\ndef init(x): ...\n")
-    command = [PYTHONS[version], "-I", "-S", "-W", "error", source.__file__, str(file), "handler", "main.py", ""]
+    command = [PYTHONS[version], "-I", "-S", "-W", "error", source.__file__, str(file), "handler", "main.py", "", ""]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
 
     found = check(file.read_bytes(), "handler", RUNNING, "main.py", package=False).findings

@@ -30,6 +30,14 @@ def test_no_text_takes_long():
         styled(part * 10_000 + "m")
 
 
+def test_a_long_text_is_read_in_steps():
+    parts = ["\x1b[31mred\x1b[0m ", "\x1b]0;title\x1b\\", "plain ", "\x1b]8;;x\x07link"]
+    text = "".join(parts[n * n % 4] + "x" * (n % 97) for n in range(20_000))
+    assert len(text) > 10 * 64 * 1024
+    assert plain(text) == "".join(plain(parts[n * n % 4]) + "x" * (n % 97) for n in range(20_000))
+    assert plain("y" * 200_000 + "\x1b[m" + "z" * 200_000) == "y" * 200_000 + "z" * 200_000
+
+
 def test_what_cannot_be_seen_has_a_sign():
     assert visible("a\tb\n") == "a\tb\n"
     assert visible("\x00\x1b\x7f\r") == "␀␛␡␍"

@@ -259,6 +259,13 @@ def test_a_group_that_was_filled_in_without_its_mark_counts():
     assert value_of(shape, {"use": "1", "in/to/city": "Seoul"}) == ({"to": {"city": "Seoul"}}, {})
 
 
+def test_an_alternative_needs_no_mark_besides_its_choice():
+    shape = shape_of(ORDER)
+    (to,) = (each for each in fields_of(shape, {}).fields if each.name == "to")
+
+    assert [each.there for each in to.fields] == [True, True]
+
+
 def test_a_form_begins_with_the_defaults_and_what_is_required():
     shape = shape_of(ORDER)
 

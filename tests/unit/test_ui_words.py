@@ -13,6 +13,9 @@ from jinja2 import Environment, nodes
 from runner.ui import words
 from runner.ui.looks import ENTRIES
 from runner.ui.refusals import TITLES
+from runner.ui.views.operating.audit import ACTIONS
+from runner.ui.views.operating.keys import SCOPES
+from runner.ui.views.operating.notices import STATES
 from runner.ui.words.words import KO
 
 UI = Path(words.__file__).parents[1]
@@ -46,7 +49,8 @@ def in_source(tree: ast.AST) -> Iterator[str]:
 def used() -> set[str]:
     found = {text for path in TEMPLATES for text in in_template(path.read_text())}
     found |= {text for path in SOURCES for text in in_source(ast.parse(path.read_text()))}
-    return found | {entry.text for entry in ENTRIES} | set(TITLES.values())
+    found |= {text for each in (TITLES, ACTIONS, STATES, SCOPES) for text in each.values()}
+    return found | {entry.text for entry in ENTRIES}
 
 
 def names(text: str) -> set[str]:

@@ -63,6 +63,9 @@ class Turn(Protocol):
     async def take(self) -> None:
         """Wait until it may go on."""
 
+    def end(self) -> None:
+        """Note that it has ended while others run in its place."""
+
 
 @define(eq=False)
 class Open:
@@ -172,6 +175,9 @@ class Children:
             self._none_left = trio.Event()
             with trio.CancelScope(shield=True):
                 await self._none_left.wait()
+        if self._parked and self.turn is not None:
+            self._parked = False
+            self.turn.end()
 
     def awaited(self) -> list[Begun]:
         """Return the executions that the handler waits for."""
@@ -218,15 +224,21 @@ class Children:
     async def _take_turn(self) -> None:
         """Note the end of a call that is waited for; after the last one, wait until the handler may go on."""
         self._waiting -= 1
-        if self.turn is None:
+        if self.turn is None or self._waiting or not self._parked:
             return
-        async with self._turning:
+        try:
+            self._turning.acquire_nowait()  # without a checkpoint, which would cost a turn of the loop
+        except trio.WouldBlock:
+            await self._turning.acquire()
+        try:
             if self._parked and not self._waiting:
                 with trio.CancelScope() as self._rest:
                     await self.turn.take()
                     self._parked = False
                 self._rest = None
             self._park()  # the handler may have called again meanwhile
+        finally:
+            self._turning.release()
 
     def _park(self) -> None:
         """Give the turn of a handler that waits to others."""

@@ -33,8 +33,14 @@ Submit: TypeAlias = Callable[[Published, Execution], Awaitable[Begun]]
 class Executions(Protocol):
     """The executions of the runner."""
 
-    async def run_child(
-        self, module: Published, execution: Execution, raw: msgspec.Raw, parent: Parent, made: Open
+    async def execute(
+        self,
+        module: Published,
+        execution: Execution,
+        raw: msgspec.Raw,
+        *,
+        parent: Parent | None = None,
+        begun: Callable[[Any], None] | None = None,
     ) -> Execution:
         """Run an execution in this task and return it ended and recorded. Raises RunnerError when it never began."""
 
@@ -47,13 +53,14 @@ class Executions(Protocol):
 
 @define(eq=False)
 class Nesting:
-    """Makes the calls of all handlers, in `nursery`, after `serve`."""
+    """Makes the calls of all handlers, in `nursery`. Those before `serve`, of recovered executions, wait for it."""
 
     registry: Registry
     executions: Executions
     submit: Submit
     files: Files
     nursery: trio.Nursery | None = field(default=None, init=False)
+    _served: trio.Event = field(factory=trio.Event, init=False)
     _check: Check | None = field(default=None, init=False)
     _first: First | None = field(default=None, init=False)
     called: int = field(default=0, init=False)
@@ -62,10 +69,11 @@ class Nesting:
     def serve(self, check: Check, first: First) -> None:
         """Make calls from now on."""
         self._check, self._first = check, first
+        self._served.set()
 
     def children(self, parent: Parent, turn: Turn | None) -> Children | None:
         """Return what takes the calls of an attempt; None if its module may call none, or the runner ends."""
-        if not parent.module.spec.calls_modules or self.nursery is None or self._check is None:
+        if not parent.module.spec.calls_modules or self.nursery is None:
             return None
         return Children(parent, self.nursery, self.answer, turn)
 
@@ -73,6 +81,8 @@ class Nesting:
         """Execute what was called; return the id of the execution and its result. Raises RunnerError."""
         message = made.message
         self.called += 1
+        if not self._served.is_set():
+            await self._served.wait()
         module, execution, raw = await self._new(parent, message.module, message.version, bytes(message.input))
         if message.key is not None:
             execution = replace(execution, idempotency_key=message.key)
@@ -80,7 +90,9 @@ class Nesting:
         if not message.waits:
             return await self._submitted(module, execution, raw, terms_of(0.0, priority=message.priority)), _NULL
         if message.key is None:
-            ended = await self.executions.run_child(module, execution, raw, parent, made)
+            ended = await self.executions.execute(
+                module, execution, raw, parent=parent, begun=partial(made.begun, owned=True)
+            )
         else:
             ended = await self._keyed(module, execution, raw, parent, made)
         if ended.failure is not None:
@@ -97,7 +109,7 @@ class Nesting:
         caller = parent.execution
         check_allowed(caller, parent.module.spec.calls_modules, name, (*parent.path, caller.module.name))
         module = self.registry.snapshot.get(name, version)
-        assert self._check is not None  # noqa: S101  (`children` needs it)
+        assert self._check is not None  # noqa: S101  (after `serve`)
         raw = await self._check(module, data)
         group = None if module.spec.group is None else group_of(module.spec.group.key, data)
         execution = child_of(caller, module, data, group)
@@ -127,7 +139,7 @@ class Nesting:
             made.begun(live, owned=True)
             return live
 
-        assert self._first is not None  # noqa: S101  (`children` needs it)
+        assert self._first is not None  # noqa: S101  (after `serve`)
         known = await self._first(execution, begin)
         if isinstance(known, Execution):
             return known

@@ -1,4 +1,4 @@
-"""Who may call what, how deep calls go, and what an execution has of the one that called it. Pure."""
+"""Permissions and depth of calls of modules, and the execution that is called. Pure."""
 
 from __future__ import annotations
 

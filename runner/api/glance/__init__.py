@@ -2,6 +2,6 @@
 
 from actors.history import Ends
 from runner.api.glance.glance import Glance, Lives
-from runner.api.glance.machine import Machine
+from runner.api.glance.hardware import Hardware
 
-__all__ = ["Ends", "Glance", "Lives", "Machine"]
+__all__ = ["Ends", "Glance", "Hardware", "Lives"]

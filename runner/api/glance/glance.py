@@ -15,7 +15,7 @@ from config.settings import Settings
 from protocol.errors import ErrorKind
 from protocol.model import Execution, Status
 from runner.api.details import Span
-from runner.api.glance.machine import Machine
+from runner.api.glance.hardware import Hardware
 from runner.auth import Principal, Scope, require
 
 
@@ -73,10 +73,10 @@ class Glance:
         ]
         return over, sorted(failures, key=lambda each: (-each.failed, each.name))
 
-    async def machine(self, principal: Principal) -> tuple[Machine, HistoryStatistics]:
+    async def machine(self, principal: Principal) -> tuple[Hardware, HistoryStatistics]:
         """Return the state of the machine, and that of the record."""
         require(principal, Scope.METRICS_READ)
-        machine = await trio.to_thread.run_sync(Machine.read, self.settings.store.data_dir)
+        machine = await trio.to_thread.run_sync(Hardware.read, self.settings.store.data_dir)
         return machine, self.history.statistics()
 
     def _oldest(self, lives: Iterable[Live], most: int) -> tuple[Execution, ...]:

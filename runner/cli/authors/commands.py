@@ -18,10 +18,10 @@ _READ, _WRITE = ("modules:read",), ("modules:read", "modules:write", "modules:ad
 @click.option("--dry-run", is_flag=True, help="only print what would be activated")
 @connection_options()
 def rollback(name: str, wanted: str | None, prepare: bool, dry_run: bool, **options: Any) -> int:
-    """Activate the version of a module before the active one.
+    """Activate the version before.
 
-    It is the version that was published before it. Prints which version replaces which, and the command that leads
-    back. If somebody else changes the module at the same time, nothing is activated, and the exit code is 4.
+    It is the version that was published before the active one. Prints which version replaces which, and the command
+    that leads back. If somebody else changes the module at the same time, nothing is activated, and the exit code is 4.
 
     Running calls end on the version they began with.
     """
@@ -39,7 +39,9 @@ def client_commands() -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @connection_options()
 def generate(names: tuple[str, ...], **options: Any) -> int:
-    """Print a Python file with two typed functions for each module, or for those named.
+    """Print typed functions for modules.
+
+    The Python file has two for each module, or for those named.
 
     Example: operato-runner client generate > stubs.py
 

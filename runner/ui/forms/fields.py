@@ -163,7 +163,8 @@ class _Drawing:
                 place = at + step(str(number))
                 yield self.field(shape.item, place, f"{path}[{number}]", str(number + 1), required=True)
         for number, each in enumerate(shape.branches):
-            yield self.field(each, at + branch(number), path, "", required=True)
+            # Its choice says that it is there.
+            yield evolve(self.field(each, at + branch(number), path, "", required=True), there=True)
 
 
 def _kind(shape: Shape, text: str) -> str:

@@ -1,6 +1,6 @@
 // The page of a module: form and JSON in step, runs followed below, builds line by line. Without it the forms work too.
 
-import { post } from "./app.js";
+import { post, showTimes } from "./app.js";
 import { indent } from "./indent.js";
 
 const WAIT = 300; // milliseconds of silence after which the other side follows
@@ -21,6 +21,7 @@ class Runner {
     this.raw = this.json.elements.raw;
     this.asked = 0;
     this.changes = 0; // of the form
+    this.uploads = Promise.resolve(); // a run waits for its files
     for (const each of root.querySelectorAll("[data-without-script]")) each.hidden = true;
     const toJson = later(() => this.turn("to-json"));
     const toForm = later(() => this.turn("to-form"));
@@ -65,9 +66,12 @@ class Runner {
     if (event.target.type !== "file") toJson();
   }
 
-  async changed(event) {
-    const field = event.target;
-    if (field.type !== "file" || !field.files.length) return;
+  changed({ target }) {
+    if (target.type !== "file" || !target.files.length) return;
+    this.uploads = Promise.all([this.uploads, this.upload(target)]);
+  }
+
+  async upload(field) {
     const [file] = field.files;
     const line = document.createElement("p");
     line.className = "stored muted";
@@ -144,6 +148,7 @@ class Runner {
     const what = event.submitter?.value ?? (form === this.form ? "run" : "run-json");
     event.preventDefault();
     if (event.submitter) event.submitter.disabled = true;
+    await this.uploads;
     try {
       const [status, told] = await this.ask(form, what);
       if (status === 202) {
@@ -202,6 +207,16 @@ function showBranches(form) {
   }
 }
 
+/** Changes the page in place to what it is now. */
+async function reread() {
+  const answer = await fetch(location.href, { headers: { accept: "text/html" } }).catch(() => null);
+  if (!answer?.ok || answer.redirected) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const { become } = await import("./refresh.js");
+  become(document.getElementById("content"), page.getElementById("content"));
+  showTimes();
+}
+
 /** Adds the lines of a build as they come; the page itself shows the end. */
 function followBuild(log) {
   const source = new EventSource(log.dataset.build);
@@ -213,7 +228,7 @@ function followBuild(log) {
   });
   source.addEventListener("ended", () => {
     source.close();
-    location.reload();
+    reread();
   });
 }
 

@@ -1,6 +1,7 @@
 // Follows an execution below the form that started it: its lines as they come, and the parts of its own page.
 
 import { address, announce, showTimes } from "./app.js";
+import { become } from "./refresh.js";
 
 const MOST = 1000; // lines that stay in the page
 let current = null;
@@ -48,14 +49,14 @@ async function refresh(path, place) {
   }
   for (const part of fresh) {
     part.id = `run-${part.id}`;
-    for (const each of [part, ...part.querySelectorAll(".card")]) {
-      each.className = each.className.replace(/\b(card|span-\d+)\b/g, "").trim();
+    for (const each of [part, ...part.querySelectorAll('.card, [class*="span-"]')]) {
+      each.className = each.className.replace(/\b(card|grid|span-\d+)(?!\S)/g, "").trim();
     }
   }
   fresh.forEach((part, at) => {
     const old = place.children[at];
     if (!old) place.append(part);
-    else if (!old.isEqualNode(part)) old.replaceWith(part);
+    else become(old, part);
   });
   showTimes(place);
   const [, at, why] = /^(\$[^:]*): (.*)/s.exec(place.querySelector(".bad-edge .message")?.textContent.trim() ?? "") ?? [];

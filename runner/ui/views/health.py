@@ -8,7 +8,7 @@ from attrs import define, field, frozen
 
 from actors.history import HistoryStatistics
 from protocol.errors import RunnerError
-from runner.api import Glance, Machine
+from runner.api import Glance, Hardware
 from runner.auth import Scope
 from runner.ui.looks import as_size
 from runner.ui.visit import Visit
@@ -64,7 +64,7 @@ async def find_health(page: Visit, glance: Glance) -> Health | None:
     return health if health.lines or health.problems else None
 
 
-def _add_machine(page: Visit, health: Health, machine: Machine) -> None:
+def _add_machine(page: Visit, health: Health, machine: Hardware) -> None:
     t = page.words
     for name, total, free in (
         (t("Disk"), machine.disk_total, machine.disk_free),

@@ -1,6 +1,6 @@
 """The overview: running and waiting executions, failures since yesterday, next schedules, health of the machine.
 
-Each part needs its scope. A part that cannot be read says so, and the others are shown all the same.
+Each part needs its scope. A part that cannot be read has a note in its place; the others are shown.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _yesterday() -> str:
 
 
 def _count_modules(page: Visit) -> int | None:
-    """Return the number of modules of a reader who may see them."""
+    """Return the number of modules that the reader may see."""
     if not page.may(Scope.MODULES_READ):
         return None
     modules = page.service.registry.snapshot.modules

@@ -9,6 +9,7 @@ _LIST: Final = {
     "Apply": "적용",
     "Called by": "호출한 실행",
     "Caller": "호출자",
+    "Called over": "호출 경로",
     "Cancel…": "취소…",
     "Clear filters": "필터 지우기",
     "Calls of modules": "모듈 호출",

@@ -95,9 +95,9 @@ MODULES: Final = {
     "write a number, such as 12.5": "12.5와 같은 숫자를 입력하세요",
     # Settings
     "Time limit": "시간 제한",
-    "Workers at a time": "동시 작업자 수",
+    "Workers at a time": "동시 워커 수",
     "Isolation": "격리",
-    "warm: a worker serves many calls": "warm: 작업자 하나가 여러 호출을 처리합니다",
+    "warm: a worker serves many calls": "warm: 워커 하나가 여러 호출을 처리합니다",
     "fork: a fresh copy for each call": "fork: 호출마다 새 복사본을 씁니다",
     "fresh: a new interpreter for each call": "fresh: 호출마다 새 인터프리터를 씁니다",
     "none: in the process of the runner": "none: 러너의 프로세스에서 실행합니다",
@@ -126,6 +126,7 @@ MODULES: Final = {
     "It is no text in UTF-8, or larger than 256 KiB.": "UTF-8 텍스트가 아니거나 256 KiB보다 큽니다.",
     "Line {n}": "{n}번째 줄",
     "{n} lines": "{n}줄",
+    "{n} more lines are not shown.": "{n}줄은 표시하지 않습니다.",
     "This module is in the modules file of the runner.": "이 모듈은 러너의 모듈 파일에 있습니다.",
     "It has the version that is written there. Change it in the file, and reload the runner.": (
         "버전은 그 파일에 적힌 것 하나입니다. 파일에서 바꾼 다음 러너를 다시 불러오세요."

@@ -163,18 +163,18 @@ _KEYS: Final = {
     "Expires": "만료",
     "by {name}": "만든 사람: {name}",
     "valid": "유효",
-    "revoked": "취소됨",
+    "revoked": "폐기됨",
     "expired": "만료됨",
     "all": "전체",
     "never": "없음",
-    "Revoke": "취소",
-    "Revoke {name}": "{name} 취소",
+    "Revoke": "폐기",
+    "Revoke {name}": "{name} 폐기",
     "Revoke the key {name}? Programs that use it are refused at once.": (
-        "키 {name}을(를) 취소할까요? 이 키를 쓰는 프로그램은 바로 거부됩니다."
+        "키 {name}을(를) 폐기할까요? 이 키를 쓰는 프로그램은 바로 거부됩니다."
     ),
     "No keys yet": "아직 키가 없습니다",
     "A key lets a program call the runner without a token, and can be revoked at any time.": (
-        "키가 있으면 프로그램이 토큰 없이 러너를 호출할 수 있고, 언제든 취소할 수 있습니다."
+        "키가 있으면 프로그램이 토큰 없이 러너를 호출할 수 있고, 언제든 폐기할 수 있습니다."
     ),
     "New key": "새 키",
     "Such as ci, or the name of the program": "예: ci 또는 프로그램 이름",
@@ -222,7 +222,7 @@ _AUDIT: Final = {
     "Module changed in the file": "파일의 모듈 변경",
     "Module removed from the file": "파일에서 모듈 제거",
     "Key made": "키 만듦",
-    "Key revoked": "키 취소",
+    "Key revoked": "키 폐기",
     "Schedule made": "스케줄 만듦",
     "Schedule changed": "스케줄 변경",
     "Schedule deleted": "스케줄 삭제",

@@ -66,7 +66,6 @@ async def show(page: Visit) -> Reply:
     query = {"q": text, "env": [kind.value for kind in kinds], "tag": tags, "state": state}
     return page.render(
         "modules.html",
-        here="/modules",
         rows=after[:_PAGE],
         count=len(found),
         red=sum(row.failed > 0 for row in rows),

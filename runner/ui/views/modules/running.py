@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from actors.files import Writing
 from protocol.errors import ErrorKind, Failure, RunnerError, error
@@ -58,18 +58,17 @@ async def show(page: Visit) -> Reply:
     """Show what a module is, with a form for its input."""
     subject = subject_of(page)
     shape = shape_of(subject.module.input_schema)
-    return _page(subject, shape, await _begin(subject, shape))
+    return await _page(subject, shape, await page.service.checks.run(partial(_begin, subject, shape)))
 
 
-async def _begin(subject: Subject, shape: Shape) -> Input:
-    """Return the input that the page begins with: that of the address, else what the schema gives."""
+def _begin(subject: Subject, shape: Shape) -> Input:
+    """Return the input that the page begins with: that of the address, else that of the schema. May take a moment."""
     text = subject.page.query.get("input", "")
     if text:
         return _from_json(shape, text)
     if shape.schema:
-        posted = start_of(shape)
-        return Input(posted, pretty(read(shape, posted).value), {})
-    example = await subject.page.service.checks.sized(0, subject.module.example)
+        return evolve(_read(shape, start_of(shape)), wrong={})
+    example = subject.module.example()
     text = "{}" if example is None else pretty(msgspec.Raw(example))
     return Input({"in": text}, text, {})
 
@@ -81,15 +80,15 @@ async def act(page: Visit) -> Reply:
     shape = shape_of(subject.module.input_schema)
     what, _, at = page.form.get("do", "run").partition(":")
     if what in ("run-json", "to-form"):
-        given = await page.service.checks.sized(len(page.form.get("raw", "")), partial(_from_json, shape, _raw(page)))
+        given = await page.service.checks.run(partial(_from_json, shape, _raw(page)))
     else:
         given = await _from_form(page, shape, what, at)
     if what in ("run", "run-json") and not given.wrong and not given.problem:
         try:
             return await _run(subject, given)
         except RunnerError as problem:
-            return _refused(subject, shape, given, problem.failure)
-    return _page(subject, shape, given, status=400 if given.problem or (what == "run" and given.wrong) else 200)
+            return await _refused(subject, shape, given, problem.failure)
+    return await _page(subject, shape, given, status=400 if given.problem or (what == "run" and given.wrong) else 200)
 
 
 def _raw(page: Visit) -> str:
@@ -109,8 +108,11 @@ async def _from_form(page: Visit, shape: Shape, what: str, at: str) -> Input:
         posted = removed(posted, at)
     elif what == "drop":
         posted.pop("keep" + at, None)
-    size = sum(map(len, posted.values()))
-    found = await page.service.checks.sized(size, partial(read, shape, posted))
+    return await page.service.checks.run(partial(_read, shape, posted))
+
+
+def _read(shape: Shape, posted: Posted) -> Input:
+    found = read(shape, posted)
     return Input(posted, pretty(found.value), dict(found.wrong))
 
 
@@ -139,22 +141,27 @@ async def _run(subject: Subject, given: Input) -> Reply:
         return _json({"id": accepted.id, "url": page.url(path)}, 202)
     if page.may(Scope.EXECUTIONS_READ):
         return page.redirect(path)
-    return _page(subject, shape_of(subject.module.input_schema), given, status=202, accepted=accepted.id)
+    return await _page(subject, shape_of(subject.module.input_schema), given, status=202, accepted=accepted.id)
 
 
-def _refused(subject: Subject, shape: Shape, given: Input, failure: Failure) -> Reply:
+async def _refused(subject: Subject, shape: Shape, given: Input, failure: Failure) -> Reply:
     """Return the form as it was sent, with a failure at its field."""
     path = failure.field or ""
     if failure.kind is ErrorKind.BAD_INPUT and path.startswith("$"):
         text = failure.message.removeprefix(f"{path}: ")
         again = Input(given.posted, given.raw, {path: text}, fits=given.fits)
-        return _page(subject, shape, again, status=400, failure=failure)
-    return _page(subject, shape, given, status=CODES[failure.kind].http, failure=failure)
+        return await _page(subject, shape, again, status=400, failure=failure)
+    return await _page(subject, shape, given, status=CODES[failure.kind].http, failure=failure)
 
 
-def _page(subject: Subject, shape: Shape, given: Input, *, status: int = 200, **values: Any) -> Reply:
-    page = subject.page
+async def _page(subject: Subject, shape: Shape, given: Input, *, status: int = 200, **values: Any) -> Reply:
+    """Return the page. It is drawn in a thread: a form of a thousand fields takes a tenth of a second."""
     values = {"failure": None, "accepted": None, **values}
+    return await subject.page.service.checks.run(partial(_drawn, subject, shape, given, status, values))
+
+
+def _drawn(subject: Subject, shape: Shape, given: Input, status: int, values: dict[str, Any]) -> Reply:
+    page = subject.page
     form = fields_of(shape, given.posted, given.wrong)
     if not _by_script(page):
         settings = settings_of(subject.module.spec, page.words)

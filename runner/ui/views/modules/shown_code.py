@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 COLOURED: Final = 64 * 1024
 """Characters of a file that gets colours; finding them takes about a second for each million."""
+MAX_LINES: Final = 10_000
+"""Lines of a file, and of all differences, that a page shows."""
 _COMPARED: Final = 3000
 """Lines of a file that is compared."""
 _CONTEXT: Final = 3
@@ -78,16 +80,19 @@ class Compared:
 
 def compare(old: Mapping[str, str | None], new: Mapping[str, str | None]) -> Iterator[Compared]:
     """Yield the files that differ, by name; a text of None is one that is not shown. Blocks."""
+    left = MAX_LINES
     for name in sorted({*old, *new}):
         before, after = old.get(name, ""), new.get(name, "")
         if before is None or after is None:
             yield Compared(name, (), 0, 0, "binary")
         elif before != after or (name in old) != (name in new):
-            yield _compared(name, _split(visible(before)), _split(visible(after)))
+            found = _compared(name, _split(visible(before)), _split(visible(after)), left)
+            left -= len(found.lines)
+            yield found
 
 
-def _compared(name: str, old: Sequence[str], new: Sequence[str]) -> Compared:
-    if max(len(old), len(new)) > _COMPARED:
+def _compared(name: str, old: Sequence[str], new: Sequence[str], left: int) -> Compared:
+    if max(len(old), len(new)) > min(_COMPARED, left):
         return Compared(name, (), len(new), len(old), "large")
     lines = tuple(_lines(old, new))
     kinds = [line.kind for line in lines]

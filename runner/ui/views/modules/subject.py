@@ -88,7 +88,7 @@ class Subject:
 
     def render(self, template: str, tab: str, /, status: int = 200, **values: Any) -> Reply:
         """Return one of its pages."""
-        return self.page.render(template, status, subject=self, tab=tab, here="/modules", **values)
+        return self.page.render(template, status, subject=self, tab=tab, **values)
 
     def redirect(self, tab: str, **query: object) -> Reply:
         """Return the answer that leads to another of its pages."""

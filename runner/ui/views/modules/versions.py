@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from config.modules import DESCRIPTIONS
-from protocol.errors import RunnerError
+from protocol.errors import Failure, RunnerError
 from runner.auth import Scope
-from runner.ui.views.modules.shown_code import Compared, compare
+from runner.ui.views.modules.shown_code import compare
 from runner.ui.views.modules.subject import Subject, condition_of, subject_of
 from runner.ui.views.publishing import fields_of
 from runner.ui.visit import Reply, Visit, view
+
+Texts: TypeAlias = Mapping[str, str | None]
 
 
 @view("GET", "/modules/{name}/versions", scope=Scope.MODULES_READ)
@@ -21,40 +24,39 @@ async def show(page: Visit) -> Reply:
     return await _page(subject)
 
 
-async def _page(subject: Subject, status: int = 200, **values: Any) -> Reply:
+async def _page(subject: Subject, status: int = 200, failure: Failure | None = None) -> Reply:
     page, names = subject.page, [each.ref.version for each in subject.versions]
     new = page.query.get("to") or (names[0] if names else "")
     place = names.index(new) if new in names else 0
     old = page.query.get("from") or (names[place + 1] if place + 1 < len(names) else "")
-    compared: list[Compared] | None = None
+    both: list[Texts] = []
     if old in names and new in names and old != new:
-        compared = await _compared(subject, old, new)
-    return subject.render(
-        "module_versions.html",
-        "/versions",
-        status,
-        **{"failure": None, **values},
-        old=old,
-        new=new,
-        compared=compared,
-        older=lambda version: subject.active in names and names.index(version) > names.index(subject.active),
-        with_code=page.may(Scope.MODULES_WRITE),
-    )
+        both = [await _texts(subject, old), await _texts(subject, new)]
+    values = {
+        "failure": failure,
+        "old": old,
+        "new": new,
+        "older": lambda version: subject.active in names and names.index(version) > names.index(subject.active),
+        "with_code": page.may(Scope.MODULES_WRITE),
+    }
+    return await page.service.checks.run(partial(_drawn, subject, status, both, values))
 
 
-async def _compared(subject: Subject, old: str, new: str) -> list[Compared]:
-    found = []
-    for version in (old, new):
-        module = next(each for each in subject.versions if each.ref.version == version)
-        texts: dict[str, str | None] = {}
-        if subject.page.may(Scope.MODULES_WRITE):
-            files = await subject.page.service.details.code(subject.page.principal, subject.name, version)
-            texts |= {file.name: file.text for file in files}
-        texts[DESCRIPTIONS[0]] = await subject.page.service.checks.run(
-            partial(fields_of, module, whole=subject.may_change)
-        )
-        found.append(texts)
-    return await subject.page.service.checks.run(lambda: list(compare(*found)))
+def _drawn(subject: Subject, status: int, both: Sequence[Texts], values: Mapping[str, Any]) -> Reply:
+    """Return the page. Long differences take some tenths of a second."""
+    compared = list(compare(*both)) if both else None
+    return subject.render("module_versions.html", "/versions", status, compared=compared, **values)
+
+
+async def _texts(subject: Subject, version: str) -> Texts:
+    """Return the texts of a version by their names: its fields, and with the scope for it its files."""
+    page, found = subject.page, dict[str, str | None]()
+    if page.may(Scope.MODULES_WRITE):
+        files = await page.service.details.code(page.principal, subject.name, version)
+        found = {file.name: file.text for file in files}
+    module = next(each for each in subject.versions if each.ref.version == version)
+    found[DESCRIPTIONS[0]] = await page.service.checks.run(partial(fields_of, module, whole=subject.may_change))
+    return found
 
 
 @view("POST", "/modules/{name}/versions", scope=Scope.MODULES_WRITE)

@@ -109,7 +109,6 @@ def _page(page: Visit, draft: Draft, *, failure: Failure | None = None, checked:
     return page.render(
         "publish.html",
         status,
-        here="/modules",
         draft=draft,
         kept=kept,
         kinds=list(Kind),

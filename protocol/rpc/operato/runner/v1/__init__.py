@@ -552,6 +552,11 @@ class OutputEvent(betterproto.Message):
     text: str = betterproto.string_field(2)
     """The text; bytes that are not UTF-8 are replaced."""
 
+    shared: bool = betterproto.bool_field(3)
+    """
+    Whether all calls that the worker ran at that time have it, since it is not known which of them made it.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class ItemEvent(betterproto.Message):
@@ -741,7 +746,12 @@ class Execution(betterproto.Message):
     The executions that its handler called or submitted, at most 100, the newest first; only from GetExecution.
     """
 
-    approval: "Approval" = betterproto.message_field(45)
+    via: str = betterproto.string_field(42)
+    """
+    `mcp NAME/VERSION` if it was called as a tool, with the name that the client gives itself.
+    """
+
+    approval: "Approval" = betterproto.message_field(43)
     """The decision of the person that it waited for; absent without one."""
 
 

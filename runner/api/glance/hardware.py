@@ -12,7 +12,7 @@ _MEMORY: Final = Path("/proc/meminfo")
 
 
 @frozen
-class Machine:
+class Hardware:
     """None is a number that the system does not tell. Bytes, except for the load."""
 
     disk_total: int | None
@@ -26,7 +26,7 @@ class Machine:
     cpus: int
 
     @classmethod
-    def read(cls, data_dir: Path) -> Machine:
+    def read(cls, data_dir: Path) -> Hardware:
         """Return the state now. Blocks."""
         memory = _memory()
         return cls(*_disk(data_dir), memory.get("MemTotal"), memory.get("MemAvailable"), _load(), os.cpu_count() or 1)

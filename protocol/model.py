@@ -193,7 +193,7 @@ class Execution(Struct, frozen=True):
     """`mcp NAME/VERSION`: it was called as a tool, by a client that calls itself so. None for the other doors."""
     idempotency_key: str | None = None
     approval: Approval | None = None
-    """The decision of the person it waited for; None before that, and where it waited for nobody."""
+    """The decision of the person it waited for; None before that, and for an execution that waited for none."""
     on_end: Telling | None = None
     """The recipients of notices about its end; None without any. Not shown: addresses can be secrets."""
     result: bytes | None = None

@@ -160,18 +160,13 @@ class Dispatcher:
                 self.live.hand_over(live)
 
     def _queue(self, live: Live) -> None:
-        """Let an accepted execution wait for its turn, after that for a person where its module asks for one."""
-
-        def approved() -> None:
-            self._push(live)
-            self._dispatch()
-
+        """Let an accepted execution wait for its turn, and before that for a person where its module asks for one."""
         if not self.asking.approvals.asks(live):
             self._push(live)
         elif self._nursery is None or self._stopping:
             self.live.hand_over(live)
         else:
-            self.asking.begin(live, self._nursery, self._payload, approved)
+            self.asking.begin(live, self._nursery, self._payload, self._push, self._dispatch)
 
     def _push(self, live: Live) -> None:
         """Put an execution into the backlog, without its payload."""

@@ -223,8 +223,9 @@ class Runs:
 
     def statistics(self) -> RunsStatistics:
         """Return the counters."""
-        live, dispatcher, called = self._live, self.dispatcher, self.nesting.called
-        return RunsStatistics(len(live), dispatcher.queued, dispatcher.accepted, live.ended, self.later.count, called)
+        live, dispatcher = self._live, self.dispatcher
+        counts = dispatcher.queued, dispatcher.accepted, live.ended, self.later.count, self.nesting.called
+        return RunsStatistics(len(live), *counts, len(self.asking.approvals))
 
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""

@@ -230,7 +230,7 @@ _REASON = click.option("--reason", default="", metavar="TEXT", help="why, for th
 def approve(identities: tuple[str, ...], reason: str, **options: Any) -> int:
     """Let executions run that wait for approval.
 
-    Prints the state of each. `executions list --status queued` shows what waits, and why.
+    `executions list --status queued` shows what waits, and why.
     """
     from runner.client import decide_executions
 
@@ -244,7 +244,7 @@ def approve(identities: tuple[str, ...], reason: str, **options: Any) -> int:
 def deny(identities: tuple[str, ...], reason: str, **options: Any) -> int:
     """End executions that wait for approval.
 
-    Prints the state of each: their callers get the error `forbidden` with the reason.
+    Their callers get the error `forbidden` with the reason.
     """
     from runner.client import decide_executions
 

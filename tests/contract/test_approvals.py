@@ -114,7 +114,7 @@ async def test_a_denied_call_never_runs(service):
     assert refused.value.failure.kind is ErrorKind.CONFLICT
 
 
-async def test_a_call_that_nobody_approves_ends_and_is_not_tried_again(tmp_path):
+async def test_a_call_that_is_not_approved_in_time_ends_and_is_not_tried_again(tmp_path):
     retry = RetryPolicy(attempts=3, on=(ErrorKind.TIMEOUT,))
     retried = inline("asks", "def handler(input):\n    return 1\n", tool=CONFIRM, retry=retry)
     async with open_service(tmp_path, [retried], approval_timeout_seconds=0.01) as service:
@@ -123,11 +123,11 @@ async def test_a_call_that_nobody_approves_ends_and_is_not_tried_again(tmp_path)
             accepted = await service.submit(CALLER, "asks", b"7")
         for execution in (call, await ended(service, accepted.id)):
             assert (execution.failure.kind, execution.attempts) == (ErrorKind.TIMEOUT, 0)
-            assert "nobody approved it within `approval_timeout` (0.01 s)" in execution.failure.message
+            assert "it was not approved within `approval_timeout` (0.01 s)" in execution.failure.message
             assert execution.input == b"7"
 
 
-async def test_who_may_decide(service):
+async def test_decisions_need_scope_and_module(service):
     other = Principal("boss", frozenset({"executions:approve"}), ("other",))
     async with asking(service) as (name, _):
         for principal, kind in ((CALLER, ErrorKind.FORBIDDEN), (other, ErrorKind.NOT_FOUND)):

@@ -25,7 +25,7 @@ from protocol.model import Approval, Execution
 WAITS: Final = "waits for approval"
 """The waiting reason of an execution that waits for a person."""
 APPROVE: Final = "approval"
-"""The field that failures name when nobody approved an execution."""
+"""The field of the failure of an execution that was not approved."""
 MAX_REASON: Final = 500
 """Characters."""
 
@@ -61,10 +61,12 @@ class Vote:
 
 
 @define(eq=False)
-class _Question:
+class Question:
     """One execution that waits."""
 
     live: Asked
+    deadline: float
+    """In Trio time."""
     vote: Vote | None = field(default=None, init=False)
     changed: trio.Event = field(factory=trio.Event, init=False)
 
@@ -77,7 +79,7 @@ class Approvals:
     """How long each waits."""
     max_waiting: int
     """Callers that may wait for their answer; the queue bounds the others."""
-    _open: dict[str, _Question] = field(factory=dict, init=False)
+    _open: dict[str, Question] = field(factory=dict, init=False)
     _calls: int = field(default=0, init=False)
     """Those of them whose callers wait."""
 
@@ -94,8 +96,10 @@ class Approvals:
 
     def asks(self, live: Asked) -> bool:
         """Return whether an execution must wait for a person."""
+        if not live.module.spec.tool.confirm:
+            return False
         decided = live.execution.approval
-        return live.module.spec.tool.confirm and not (decided is not None and decided.approved)
+        return decided is None or not decided.approved
 
     def check_room(self) -> None:
         """Raise RunnerError `overloaded` when too many callers wait for a person."""
@@ -103,32 +107,36 @@ class Approvals:
             text = f"{self._calls} calls wait for approval; the limit is `max_waiting`. Submit it to the queue instead"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
 
-    async def wait(self, live: Asked, keep: Keep | None = None) -> Failure | None:
+    def ask(self, live: Asked) -> Question:
+        """Let people decide about an execution from now on; `wait` must follow."""
+        self._calls += 0 if live.execution.asynchronous else 1
+        question = self._open[live.execution.id] = Question(live, trio.current_time() + self.seconds)
+        live.has_followers = True  # the people who decide
+        live.wait_for(WAITS)
+        return question
+
+    async def wait(self, question: Question, keep: Keep | None = None) -> Failure | None:
         """Wait until an execution is approved; return the failure of one that is not. `cancel` of it ends the wait.
 
         An approval counts when `keep` has recorded it.
         """
-        calls = 0 if live.execution.asynchronous else 1
-        question = self._open[live.execution.id] = _Question(live)
-        self._calls += calls
-        live.has_followers = True  # those who may decide
-        live.wait_for(WAITS)
+        execution = question.live.execution
         try:
-            return await self._decided(question, trio.current_time() + self.seconds, keep)
+            return await self._decided(question, keep)
         finally:
-            self._calls -= calls
-            del self._open[live.execution.id]
+            self._calls -= 0 if execution.asynchronous else 1
+            del self._open[execution.id]
             self._answer(question, error(ErrorKind.CONFLICT, "the execution ended meanwhile", field="id"))
 
-    async def _decided(self, question: _Question, deadline: float, keep: Keep | None) -> Failure | None:
+    async def _decided(self, question: Question, keep: Keep | None) -> Failure | None:
         live = question.live
         while True:
-            await _pause(live, question.changed, deadline)
+            await _pause(live, question.changed, question.deadline)
             vote = question.vote
             if live.stopped_by is not None:
                 return live.stopped_by
             if vote is None:
-                text = f"nobody approved it within `approval_timeout` ({self.seconds:g} s)"
+                text = f"it was not approved within `approval_timeout` ({self.seconds:g} s)"
                 return Failure(ErrorKind.TIMEOUT, text, field=APPROVE)
             try:
                 decided = replace(live.execution, approval=vote.decision)
@@ -143,7 +151,7 @@ class Approvals:
                 return live.stopped_by
             return Failure(ErrorKind.FORBIDDEN, said(vote.decision), field=APPROVE)
 
-    def _answer(self, question: _Question, problem: RunnerError | None = None) -> None:
+    def _answer(self, question: Question, problem: RunnerError | None = None) -> None:
         """Tell the person of an open vote what became of it."""
         if (vote := question.vote) is not None and not vote.taken.is_set():
             vote.problem = problem

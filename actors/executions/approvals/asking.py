@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 import structlog
@@ -12,11 +12,14 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.executions.approvals.approvals import Approvals, Asked
+from actors.executions.approvals.approvals import Approvals, Asked, Question
 from actors.history import History
 from actors.workers import Outcome
 from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
 from protocol.model import Execution, Status
+
+Payload: TypeAlias = Callable[[Any], Awaitable[msgspec.Raw]]
+"""Puts the input of an execution back from its record. Raises RunnerError."""
 
 log = structlog.get_logger("approvals")
 
@@ -72,39 +75,50 @@ class Asking:
 
         Raises RunnerError: `overloaded`, `shutdown`, and `unavailable` when it cannot be recorded.
         """
-        self.approvals.check_room()
-        if self._stopping:
-            raise RunnerError(shutting_down())
         live.execution, history = replace(live.execution, status=Status.QUEUED), self.lives.history
         if history.room.scarce:
             await history.room.take(live.execution)
-        history.begin(live.execution)  # lists show it to those who decide
+        self.approvals.check_room()
+        if self._stopping:
+            raise RunnerError(shutting_down())
+        history.begin(live.execution)  # lists show it to the people who decide
         live.recorded = True
-        return _refusal(live, await self.approvals.wait(live))
+        return _refusal(live, await self.approvals.wait(self.approvals.ask(live)))
 
     def begin(
         self,
         live: Waiter,
         nursery: trio.Nursery,
-        payload: Callable[[Any], Awaitable[msgspec.Raw]],
-        push: Callable[[], object],
+        payload: Payload,
+        push: Callable[[Any], None],
+        dispatch: Callable[[], None],
     ) -> None:
         """Let an accepted execution wait, without its payload, in a task of its own.
 
-        `payload` puts the input back from its record, `push` queues the execution once it is approved.
+        `payload` puts the input back from its record, `push` queues the execution once it is approved, and
+        `dispatch` takes what may run.
         """
         live.execution = replace(live.execution, input=b"null", events=b"[]")
         self.count += 1
-        nursery.start_soon(self._run, live, payload, push, name=f"approval {live.execution.module.name}")
+        question = self.approvals.ask(live)
+        nursery.start_soon(
+            self._run, live, question, payload, push, dispatch, name=f"approval {live.execution.module.name}"
+        )
 
     async def _run(
-        self, live: Waiter, payload: Callable[[Any], Awaitable[msgspec.Raw]], push: Callable[[], object]
+        self,
+        live: Waiter,
+        question: Question,
+        payload: Payload,
+        push: Callable[[Any], None],
+        dispatch: Callable[[], None],
     ) -> None:
         """Queue an execution when it is approved, else end it, or leave it to the next runner."""
         try:
-            refused = _refusal(live, await self.approvals.wait(live, partial(self._keep, live, payload)))
+            refused = _refusal(live, await self.approvals.wait(question, partial(self._keep, live, payload)))
             if refused is None:
-                push()
+                push(live)
+                dispatch()
             elif refused.failure is not None and refused.failure.kind is ErrorKind.SHUTDOWN:
                 self.lives.hand_over(live)
             else:
@@ -122,9 +136,7 @@ class Asking:
         finally:
             self.count -= 1
 
-    async def _keep(
-        self, live: Waiter, payload: Callable[[Any], Awaitable[msgspec.Raw]], approved: Execution
-    ) -> Execution:
+    async def _keep(self, live: Waiter, payload: Payload, approved: Execution) -> Execution:
         """Record that an execution is approved, and return it with its input. Raises RunnerError."""
         await payload(live)
         kept = replace(live.execution, approval=approved.approval)

@@ -25,7 +25,7 @@ log = structlog.get_logger("approvals")
 
 @frozen
 class Decisions:
-    """Approves and denies executions. Whoever has the scope may decide about its own calls too."""
+    """Approves and denies executions. A caller with the scope may decide about its own calls too."""
 
     history: History
     runs: Runs

@@ -191,7 +191,7 @@ async def test_many_at_once_each_end_once(service):
     results = [int((await ended(service, name)).result) for name in names]
 
     assert results == list(range(60))
-    assert (await service.stats(ANYBODY, "echo", since=None, until=None)).total == 60
+    assert (await service.details.stats(ANYBODY, "echo", since=None, until=None)).total == 60
 
 
 # -- cancel ----------------------------------------------------------------------------------------------------------

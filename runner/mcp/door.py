@@ -128,7 +128,7 @@ class Door:
     def _is_foreign(self, origin: str, host: str) -> bool:
         """Return whether a page of this origin is of another site."""
         server = self.service.settings.server
-        own = {host.lower(), urlsplit(server.external_url or "").netloc.lower()}
+        own = {host.lower(), urlsplit(server.external_url or "").netloc.lower()} - {""}
         allowed = {each.lower() for each in server.cors_origins}
         return origin.lower().partition("://")[2] not in own and not {"*", origin.lower()} & allowed
 

@@ -61,8 +61,8 @@ WRITES = inline(
     """
     from operato import File
     def handler(input):
-        return {"small": File.of("a b", name="note.txt"), "large": File.of(b"z" * 100_000, name="z.bin"),
-                "picture": File.of(b"PNG", name="p.png", type="image/png")}
+        return {"small": File(b"a b", name="note.txt"), "large": File(b"z" * 100_000, name="z.bin"),
+                "picture": File(b"PNG", name="p.png", type="image/png")}
     """,
 )
 SLEEPS = inline(
@@ -211,7 +211,7 @@ async def post(site, body, headers, *, method="POST"):
         raw = await client.rest()
     first, _, rest = raw.partition(b"\r\n\r\n")
     status, *fields = first.decode("latin-1").split("\r\n")
-    found = dict(line.lower().split(": ", 1) for line in fields)
+    found = {name.lower(): value for name, value in (line.split(": ", 1) for line in fields)}
     if "event-stream" in found.get("content-type", ""):
         messages = [json.loads(line[6:]) for line in rest.split(b"\n") if line.startswith(b"data: ")]
     else:
@@ -317,9 +317,9 @@ async def test_a_disconnect_cancels_and_its_processes_are_gone(site):
     child = int(await client.until(b"\\n"))
     client.reset()
 
-    await wait_until(lambda: gone(child))
+    await wait_until(lambda: gone(child), "the process goes on")
     (listed,) = (await site.json("GET", "/executions?module=sleeps"))["items"]
-    await wait_until(lambda: site.service.runs.find(listed["id"]) is None)
+    await wait_until(lambda: site.service.runs.find(listed["id"]) is None, "it goes on")
     assert (await site.json("GET", f"/executions/{listed['id']}"))["status"] == "cancelled"
 
 
@@ -388,7 +388,7 @@ async def test_a_long_call_becomes_a_task_of_clients_that_know_tasks(site, tmp_p
     name = {"taskId": task["taskId"]}
     assert (await ask(site, "tasks/get", name, about=TASKS_META)).result["status"] == "working"
     flag.touch()
-    await wait_until(lambda: site.service.runs.find(task["taskId"]) is None)
+    await wait_until(lambda: site.service.runs.find(task["taskId"]) is None, "it goes on")
     done = (await ask(site, "tasks/get", name, about=TASKS_META)).result
     assert (done["resultType"], done["status"]) == ("complete", "completed")
     assert done["result"]["structuredContent"] == {"said": True}
@@ -456,7 +456,7 @@ async def test_a_notification_cancels_the_call_of_a_session(site, tmp_path):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
         await started.wait()
-        await wait_until(lambda: any(each.calls for each in site.door.sessions._known.values()))
+        await wait_until(lambda: any(each.calls for each in site.door.sessions._known.values()), "no call began")
         stranger = (await initialized(site))[1]
         cancel = {"requestId": "c"}
         assert (await legacy(site, "notifications/cancelled", cancel, session=stranger, identity=None)).status == 202

@@ -29,6 +29,7 @@ from runner.client.modules import (
     rollback,
     show_module,
 )
+from runner.client.relay import relay
 from runner.client.stubs import print_stubs
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "push",
     "put_file",
     "read_items",
+    "relay",
     "remove",
     "remove_files",
     "rerun_executions",

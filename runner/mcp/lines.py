@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
@@ -11,6 +10,7 @@ from attrs import define, field
 
 from runner.api import Service
 from runner.auth import Principal
+from runner.lines import Lines
 from runner.mcp.exchange import Exchange
 from runner.mcp.forms import (
     Call,
@@ -31,18 +31,17 @@ MAX_REQUESTS: Final = 64
 
 
 @define(eq=False)
-class Lines:
+class Messages:
     """One client and its requests."""
 
     service: Service
     principal: Principal
     write: Callable[[bytes], Awaitable[None]]
-    """Sends one line; called by one task at a time."""
+    """Sends one line."""
     _session: Session = field(init=False)
     _methods: Methods = field(init=False)
     _running: dict[Id, trio.CancelScope] = field(factory=dict, init=False)
     _limit: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(MAX_REQUESTS), init=False)
-    _writing: trio.Lock = field(factory=trio.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._session, self._methods = Session(self.principal.subject, None), Methods(self.service)
@@ -65,7 +64,7 @@ class Lines:
             if modern:
                 check_headers(call, params, None)
         except RpcError as problem:
-            await self._send(error_message(identity, problem))
+            await self.write(error_message(identity, problem))
             return
         if call.method == "initialize" and not modern:
             self._session.client = params.client
@@ -79,7 +78,7 @@ class Lines:
 
     def _exchange(self, call: Call, params: Params, *, modern: bool) -> Exchange:
         share = self.service.answers.share()
-        return Exchange(call, params, self.principal, modern, share, self._send, None, self._session)
+        return Exchange(call, params, self.principal, modern, share, self.write, None, self._session)
 
     async def _answer(self, exchange: Exchange, *, task_status: trio.TaskStatus[None]) -> None:
         identity = exchange.call.id
@@ -90,43 +89,13 @@ class Lines:
                 self._running[identity] = scope
                 try:
                     message, _ = await self._methods.answer(exchange)
-                    await self._send(message)
+                    await self.write(message)
                 finally:
                     exchange.share.give()
                     if self._running.get(identity) is scope:
                         del self._running[identity]
 
-    async def _send(self, message: bytes) -> None:
-        async with self._writing:
-            with trio.CancelScope(shield=True):  # half a line would break the stream
-                await self.write(message + b"\n")
 
-
-async def serve_lines(
-    service: Service,
-    principal: Principal,
-    stream: trio.abc.ReceiveStream,
-    write: Callable[[bytes], Awaitable[None]],
-) -> None:
-    """Answer the messages of one client until it ends its stream."""
-    limit = service.settings.server.max_frame_bytes
-    await Lines(service, principal, write).run(lines_of(stream, limit))
-
-
-async def lines_of(stream: trio.abc.ReceiveStream, limit: int) -> AsyncIterator[bytes]:
-    """Yield lines; of one over `limit` bytes only the beginning, which is no message."""
-    parts: deque[bytes] = deque()
-    size, cut = 0, False
-    while data := await stream.receive_some(65_536):
-        first, *rest = data.split(b"\n")
-        for number, part in enumerate((first, *rest)):
-            if number:
-                yield b"".join(parts)
-                parts.clear()
-                size, cut = 0, False
-            if not cut:
-                size += len(part)
-                parts.append(part)
-                cut = size > limit
-    if parts:
-        yield b"".join(parts)
+async def serve_lines(service: Service, principal: Principal, lines: Lines) -> None:
+    """Answer the messages of one client until it ends its input."""
+    await Messages(service, principal, lines.write).run(lines.read())

@@ -7,6 +7,7 @@ import json
 import trio
 
 from config.modules import ToolPolicy
+from config.settings import ServerSettings
 from runner.auth.tokens import sign
 from runner.mcp.sessions import MAX_OWN_SESSIONS, MAX_SESSIONS, Sessions
 from tests.contract.test_mcp import ADD, ECHO, ask, call, head_of, initialized, legacy, meta, open_tools, post
@@ -59,7 +60,7 @@ async def test_pages_of_other_sites_call_nothing(tmp_path):
 
 
 async def test_what_is_no_request_of_the_protocol_is_refused(tmp_path):
-    async with open_tools(tmp_path, (ECHO,), max_frame_bytes=100_000) as site:
+    async with open_tools(tmp_path, (ECHO,), server=ServerSettings(max_frame_bytes=100_000)) as site:
         head = head_of(site, "tools/list", {})
         got = await post(site, b"", head, method="GET")
         options = await post(site, b"", head, method="OPTIONS")

@@ -4,6 +4,7 @@
 errors. `calls`, `executions`, `files` and `modules` do the work of a command and print to the terminal.
 """
 
+from runner.client.agents import relay_lines
 from runner.client.calls import Order, follow_call, print_output, submit
 from runner.client.connection import MAX_ANSWER_BYTES, Client, run, segment
 from runner.client.executions import (
@@ -29,7 +30,6 @@ from runner.client.modules import (
     rollback,
     show_module,
 )
-from runner.client.relay import relay
 from runner.client.stubs import print_stubs
 
 __all__ = [
@@ -62,7 +62,7 @@ __all__ = [
     "push",
     "put_file",
     "read_items",
-    "relay",
+    "relay_lines",
     "remove",
     "remove_files",
     "rerun_executions",

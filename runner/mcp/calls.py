@@ -48,7 +48,7 @@ TASK_SECONDS: Final = 5.0
 _BETWEEN_SECONDS: Final = 0.1
 """Between two sendings of notifications."""
 _QUIET_SECONDS: Final = 10.0
-"""A call without anything to tell shows that it goes on this often."""
+"""A call without anything to tell shows that it still runs this often."""
 _MAX_EMBEDDED: Final = 16
 _EMBEDDED_BUDGET: Final = 1024 * 1024
 """Bytes of all files within one result."""

@@ -37,7 +37,7 @@ class Exchange:
     notify: Callable[[bytes], Awaitable[None]] | None = None
     """Sends one notification; None: the client reads none."""
     idle: Callable[[], Awaitable[None]] | None = None
-    """Shows that the call goes on, while there is nothing to send."""
+    """Shows that the call still runs, while there is nothing to send."""
     session: Session | None = None
     """That of an older revision."""
     key: str | None = field(default=None)

@@ -10,7 +10,6 @@ from attrs import define, field
 
 from runner.api import Service
 from runner.auth import Principal
-from runner.lines import Lines
 from runner.mcp.exchange import Exchange
 from runner.mcp.forms import (
     Call,
@@ -25,6 +24,7 @@ from runner.mcp.forms import (
 )
 from runner.mcp.methods import Methods
 from runner.mcp.sessions import Session
+from runner.stdio import Lines
 
 MAX_REQUESTS: Final = 64
 """That run at a time; the next line is read when one of them has ended."""

@@ -14,8 +14,8 @@ from config.load import Loaded
 from environments import proc
 from runner.api import Service
 from runner.auth import Principal
-from runner.lines import standard_lines
 from runner.mcp import serve_lines
+from runner.stdio import standard_lines
 
 
 def run_tools(loaded: Loaded, around: Surroundings) -> int:

@@ -317,9 +317,9 @@ async def test_a_disconnect_cancels_and_its_processes_are_gone(site):
     child = int(await client.until(b"\\n"))
     client.reset()
 
-    await wait_until(lambda: gone(child), "the process goes on")
+    await wait_until(lambda: gone(child), "the process still runs")
     (listed,) = (await site.json("GET", "/executions?module=sleeps"))["items"]
-    await wait_until(lambda: site.service.runs.find(listed["id"]) is None, "it goes on")
+    await wait_until(lambda: site.service.runs.find(listed["id"]) is None, "it still runs")
     assert (await site.json("GET", f"/executions/{listed['id']}"))["status"] == "cancelled"
 
 
@@ -388,7 +388,7 @@ async def test_a_long_call_becomes_a_task_of_clients_that_know_tasks(site, tmp_p
     name = {"taskId": task["taskId"]}
     assert (await ask(site, "tasks/get", name, about=TASKS_META)).result["status"] == "working"
     flag.touch()
-    await wait_until(lambda: site.service.runs.find(task["taskId"]) is None, "it goes on")
+    await wait_until(lambda: site.service.runs.find(task["taskId"]) is None, "it still runs")
     done = (await ask(site, "tasks/get", name, about=TASKS_META)).result
     assert (done["resultType"], done["status"]) == ("complete", "completed")
     assert done["result"]["structuredContent"] == {"said": True}

@@ -32,10 +32,10 @@ def tools(local: bool, **options: Any) -> int:
     """
     connection = {name: options.pop(name) for name in VARIABLES}
     if not local:
-        from runner.client import relay
+        from runner.client import relay_lines
 
         try:
-            return with_client(connection, _SCOPES, relay)
+            return with_client(connection, _SCOPES, relay_lines)
         except RunnerError as problem:
             default = str(load_client_settings(connection).address) == _DEFAULT
             if problem.failure.kind is not ErrorKind.UNAVAILABLE or not default:

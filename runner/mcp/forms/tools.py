@@ -1,4 +1,4 @@
-"""A module as a tool: its name, what agents are told of it, the schemas, and the input for its arguments."""
+"""A module as a tool: its name, description and hints, the schemas, and the input for its arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_DESCRIPTION: Final = 8192
 """Characters."""
 _CONFIRMED: Final = (
     "A person must approve each call before it runs. A call waits for the decision, and fails if it is denied or "
-    "nobody decides in time."
+    "not decided in time."
 )
 _ANY: Final = {"type": "object"}
 _MAX_STEPS: Final = 100

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 from protocol.errors import RunnerError
 from runner.client.connection import MAX_ANSWER_BYTES, Answer, Client
-from runner.lines import Lines, standard_lines
+from runner.stdio import Lines, standard_lines
 
 _PATH: Final = "/mcp"
 _ACCEPT: Final = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
@@ -189,7 +189,7 @@ def _with_id(body: bytes, identity: int | str) -> bytes:
     return msgspec.json.encode({"id": identity, **found}).replace(b"\n", b" ")
 
 
-async def relay(client: Client) -> int:
+async def relay_lines(client: Client) -> int:
     """Carry the messages of standard input to the server, and its answers to standard output, until the input ends.
 
     Raises RunnerError if no runner can be reached at the beginning.

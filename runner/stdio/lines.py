@@ -45,7 +45,7 @@ class Lines:
 
 @asynccontextmanager
 async def standard_lines(limit: int) -> AsyncIterator[Lines]:
-    """Yield standard input and output in lines. Whatever else writes to standard output goes to standard error."""
+    """Yield standard input and output in lines. Other writers to standard output reach standard error."""
     given = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     async with trio.lowlevel.FdStream(given[0]) as source, trio.lowlevel.FdStream(given[1]) as sink:

@@ -42,7 +42,10 @@ STEPS: Final = {
         "alter table executions add column depth bigint not null default 0",
         "alter table executions add column reach text",
     ),
-    5: ("alter table executions add column via text",),
+    5: (
+        "alter table executions add column via text",
+        "alter table executions add column approval text",
+    ),
 }
 """Statements that make of a database with this schema one with the next. Missing indexes are made after all steps."""
 PHASES: Final = Timings.__struct_fields__
@@ -90,6 +93,7 @@ executions = sa.Table(
     sa.Column("failure_kind", sa.Text),
     sa.Column("failure", sa.Text),  # JSON, without the traceback
     sa.Column("on_end", sa.Text),  # JSON of a Telling; null for no notices
+    sa.Column("approval", sa.Text),  # JSON of an Approval; null without a decision
     *(sa.Column(f"{phase}_seconds", sa.Double, nullable=False) for phase in PHASES),
     # `queries` leads with one of these, each in the order of the pages.
     sa.Index("executions_by_time", "created_at", "id"),

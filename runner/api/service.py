@@ -35,7 +35,7 @@ from runner.api.keys import KeyVerbs
 from runner.api.machine import Machine
 from runner.api.management import Management
 from runner.api.outputs import Outputs
-from runner.api.reruns import Cancels, Reruns, seen, shown
+from runner.api.reruns import Cancels, Decisions, Reruns, seen, shown
 from runner.api.starts import Scheduling
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
@@ -65,6 +65,7 @@ class Service:
     keys: KeyVerbs = field(init=False)
     reruns: Reruns = field(init=False)
     cancels: Cancels = field(init=False)
+    decisions: Decisions = field(init=False)
     outputs: Outputs = field(init=False)
     schedules: Scheduling = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
@@ -79,12 +80,12 @@ class Service:
         self.budget = Budget(limit)
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
-        self.machine = Machine(self.executors)
         self.details = Details(self.registry, self.executors, self.history)
-        self.stored = StoredFiles(self.files, self.budget)
+        self.machine, self.stored = Machine(self.executors), StoredFiles(self.files, self.budget)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
+        self.decisions = Decisions(self.history, self.runs, self.registry)
         self.cancels, self.outputs = Cancels(self.history, self.runs), Outputs(self.history, self.runs, self.checks)
         self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
         self.runs.nesting.serve(self.checks.input, self._idempotency.first_child)

@@ -163,7 +163,7 @@ def dev(file: str, **options: Any) -> int:
     default="executions:run modules:read",
     metavar="SCOPES",
     help="permissions, separated by spaces: executions:run executions:read modules:read modules:write "
-    "modules:admin files:read files:write metrics:read admin  [executions:run modules:read]",
+    "modules:admin executions:approve files:read files:write metrics:read admin  [executions:run modules:read]",
 )
 @click.option("--expires", default="1h", metavar="DURATION", help="how long the token is valid: 90s, 30m, 30d  [1h]")
 @click.option("--module", "globs", multiple=True, metavar="GLOB", help="allow only these modules; repeatable  [all]")

@@ -10,6 +10,7 @@ from runner.client.connection import MAX_ANSWER_BYTES, Client, run, segment
 from runner.client.executions import (
     cancel_executions,
     coming,
+    decide_executions,
     list_executions,
     moment,
     rerun_executions,
@@ -46,6 +47,7 @@ __all__ = [
     "collect_files",
     "coming",
     "credentials",
+    "decide_executions",
     "follow_call",
     "get_file",
     "get_result",

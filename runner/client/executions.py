@@ -237,3 +237,12 @@ async def cancel_executions(client: Client, identities: Sequence[str]) -> int:
         answer = await client.request("POST", f"/executions/{segment(identity)}/cancel")
         click.echo(f"{identity}  {printable(answer.read(_LISTED)['status'])}")
     return 0
+
+
+async def decide_executions(client: Client, identities: Sequence[str], reason: str, *, approved: bool) -> int:
+    """Approve or deny executions one after another, and print each. Raises RunnerError."""
+    verb, body = "approve" if approved else "deny", msgspec.json.encode({"reason": reason})
+    for identity in identities:
+        await client.request("POST", f"/executions/{segment(identity)}/{verb}", body=body, headers=_JSON)
+        click.echo(f"{identity}  {'approved' if approved else 'denied'}")
+    return 0

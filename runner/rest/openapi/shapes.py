@@ -270,6 +270,12 @@ class Order(Struct, forbid_unknown_fields=True):
     ] = None
 
 
+class Decision(Struct, forbid_unknown_fields=True):
+    """Why an execution is approved or denied."""
+
+    reason: Annotated[str, Meta(max_length=500, description="For those who read the record.")] = ""
+
+
 class Repetition(Struct, forbid_unknown_fields=True):
     """How an execution is repeated."""
 

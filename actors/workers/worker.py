@@ -1,4 +1,4 @@
-"""One live guest: loads one module version, runs one execution at a time; every death becomes a `Failure`."""
+"""One live guest: loads one module version, runs one execution at a time, or several; a death becomes a `Failure`."""
 
 from __future__ import annotations
 

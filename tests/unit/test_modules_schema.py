@@ -30,6 +30,8 @@ BEYOND = {
     "output: 0.0001k": "amounts in text are not compared",
     "processes: 1.0": "JSON has one kind of number",
     "workers: {min: 5}": "a rule between two fields",
+    "calls: 10, concurrency": "a rule between two fields",
+    "calls: 2, isolation": "a rule between two fields",
     "retry: {backoff: {max: 2d}}": "amounts in text are not compared",
     "retry: {backoff: {initial: 1m}}": "a rule between two fields",
     'description: "\\0"': "a null character cannot be in a file by chance",

@@ -77,7 +77,7 @@ class ToolPolicy:
     idempotent: bool = False
     """A repeated call with the same input changes nothing more."""
     confirm: bool = False
-    """Each execution waits until a person approves it, whoever calls."""
+    """Each execution waits until a person approves it, through any door."""
 
 
 def limit_of(rate: str) -> tuple[int, float]:

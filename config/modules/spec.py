@@ -111,7 +111,7 @@ class ModuleSpec:
     record: Record = Record.FULL
     """How much of each execution the history keeps."""
     tool: ToolPolicy = field(factory=ToolPolicy)
-    """Whether agents get it as a tool, and what they are told of it."""
+    """Whether agents get it as a tool, and with which title and hints."""
 
     @concurrency.default
     def _four_workers(self) -> int:

@@ -41,7 +41,7 @@ timeout: 30s                  # of one call; then the handler is stopped
 # Where it is called besides /modules/execute: its requests come as operato.Request.
 # endpoints: [{{path: "/hooks/{{event}}", methods: [POST], auth: token}}]
 
-# What agents are told of it, over the Model Context Protocol; false: they do not get it.
+# How agents get it as a tool, over the Model Context Protocol; false: they do not get it.
 # tool: {{title: Greeter, read_only: true, destructive: false, idempotent: true, confirm: false}}
 
 # When it runs by itself.

@@ -20,7 +20,7 @@ _MAX_VALUES: Final = 50_000
 
 
 class ShownTool(TypedDict, total=False):
-    """What agents are told of a module; a hint that is not there has its default."""
+    """The title and hints of a module for agents; a hint that is not there has its default."""
 
     title: str
     read_only: bool

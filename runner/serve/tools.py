@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -30,8 +31,12 @@ async def _serve(loaded: Loaded, around: Surroundings) -> None:
     # A server may have the history of the data directory open.
     records = tempfile.mkdtemp(prefix="operato-mcp-")
     settings = evolve(loaded.settings, executor=evolve(loaded.settings.executor, spares=0))
+    # Without a server there is no one to approve a call.
+    modules = [module for module in loaded.modules.modules if not module.tool.confirm]
+    if left_out := [module.name for module in loaded.modules.modules if module.tool.confirm]:
+        sys.stderr.write(f"left out, as people approve their calls on a server: {', '.join(left_out)}\n")
     try:
-        async with open_system(settings, around, loaded.modules.modules, records=Path(records)) as system:
+        async with open_system(settings, around, modules, records=Path(records)) as system:
             service = Service(system.registry, system.executors, system.history, system.runs, system.files, settings)
             async with standard_lines(settings.server.max_frame_bytes) as lines:
                 await serve_lines(service, caller, lines)

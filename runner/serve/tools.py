@@ -15,7 +15,6 @@ from config.load import Loaded
 from environments import proc
 from runner.api import Service
 from runner.auth import Principal
-from runner.mcp import serve_lines
 from runner.stdio import standard_lines
 
 
@@ -27,6 +26,8 @@ def run_tools(loaded: Loaded, around: Surroundings) -> int:
 
 
 async def _serve(loaded: Loaded, around: Surroundings) -> None:
+    from runner.mcp import serve_lines  # noqa: PLC0415  (imports the HTTP server, which `--no-rest` saves)
+
     caller = Principal("command-line", frozenset({"admin"}), ())
     # A server may have the history of the data directory open.
     records = tempfile.mkdtemp(prefix="operato-mcp-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from config.load import Loaded
 from environments import proc
 from runner.api import Service
 from runner.auth import Principal
-from runner.mcp import serve_lines
 from runner.stdio import standard_lines
 
 
@@ -26,12 +26,18 @@ def run_tools(loaded: Loaded, around: Surroundings) -> int:
 
 
 async def _serve(loaded: Loaded, around: Surroundings) -> None:
+    from runner.mcp import serve_lines  # noqa: PLC0415  (imports the HTTP server, which `--no-rest` saves)
+
     caller = Principal("command-line", frozenset({"admin"}), ())
     # A server may have the history of the data directory open.
     records = tempfile.mkdtemp(prefix="operato-mcp-")
     settings = evolve(loaded.settings, executor=evolve(loaded.settings.executor, spares=0))
+    # Without a server there is no one to approve a call.
+    modules = [module for module in loaded.modules.modules if not module.tool.confirm]
+    if left_out := [module.name for module in loaded.modules.modules if module.tool.confirm]:
+        sys.stderr.write(f"left out, as people approve their calls on a server: {', '.join(left_out)}\n")
     try:
-        async with open_system(settings, around, loaded.modules.modules, records=Path(records)) as system:
+        async with open_system(settings, around, modules, records=Path(records)) as system:
             service = Service(system.registry, system.executors, system.history, system.runs, system.files, settings)
             async with standard_lines(settings.server.max_frame_bytes) as lines:
                 await serve_lines(service, caller, lines)

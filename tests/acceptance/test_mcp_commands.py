@@ -32,6 +32,10 @@ modules:
       def handler(input):
           print("in the process of the runner", flush=True)
           return input
+  - name: asks
+    env: inline
+    tool: {confirm: true}
+    code: "def handler(input): return 1"
   - name: hidden
     env: inline
     tool: false
@@ -80,7 +84,7 @@ def test_a_desktop_client_calls_a_running_server(server, mode):
     found = server.client.get("/executions?module=add&limit=1").json()["items"][0]
 
     assert version == ("2025-11-25" if mode == "legacy" else mode)
-    assert (names, added, raw) == (["add", "raw"], "3", {"x": 1})
+    assert (names, added, raw) == (["add", "asks", "raw"], "3", {"x": 1})
     assert (1, 2, "half") in heard
     assert ("adding\n" in heard) is (mode != "legacy")
     assert found["via"].startswith("mcp ")
@@ -94,7 +98,7 @@ def test_a_client_over_http_calls_the_same(server):
             return await use(streamable_http_client(f"{url_of(server)}/mcp", http_client=http), "auto")
 
     version, names, added, _, heard = asyncio.run(main())
-    assert (version, names, added) == ("2026-07-28", ["add", "raw"], "3")
+    assert (version, names, added) == ("2026-07-28", ["add", "asks", "raw"], "3")
     assert "adding\n" in heard
 
 

@@ -75,7 +75,7 @@ SLEEPS = inline(
         time.sleep(600)
     """,
 )
-ASKS = inline("asks", "def handler(input): return 1", tool=ToolPolicy(confirm=False, title="Asks"))
+ASKS = inline("asks", "def handler(input): return 1", tool=ToolPolicy(confirm=True, title="Asks"))
 MODULES = (ADD, ECHO, UPPER, FAILS, HIDDEN, TALKS, LARGE, TYPED, LIES, WRITES, SLEEPS, ASKS)
 ERAS = ["2026-07-28", "legacy"]
 
@@ -488,3 +488,38 @@ async def test_log_messages_of_a_session_by_its_level(site):
 
     assert len(silent.messages) == 1
     assert {each["params"]["logger"] for each in spoken.messages[:-1]} == {"stdout", "stderr"}
+
+
+# -- approval --------------------------------------------------------------------------------------------------------
+
+
+async def decided(site, verb, answers):
+    """Call a tool that people approve, decide as soon as it waits, and return what the call was answered."""
+
+    async def run():
+        answers.append(await call(site, "asks", {}, about={"progressToken": "t"}))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await wait_until(lambda: waiting_for(site, "asks"), "no call waits")
+        (live,) = site.service.runs.live_executions("asks")
+        await site.json("POST", f"/executions/{live.execution.id}/{verb}", {})
+    return answers[-1]
+
+
+def waiting_for(site, name):
+    """Return whether an execution of a module waits for a person."""
+    live = site.service.runs.live_executions(name)
+    return bool(live and (found := site.service.runs.waiting(live[0])) and "approval" in found.reason)
+
+
+async def test_a_call_waits_for_a_person_and_says_so(site):
+    approved = await decided(site, "approve", [])
+    denied = await decided(site, "deny", [])
+    (listed,) = [tool for tool in (await ask(site, "tools/list")).result["tools"] if tool["name"] == "asks"]
+
+    assert "A person must approve each call" in listed["description"]
+    assert any("waits for approval" in each["params"]["message"] for each in approved.messages[:-1])
+    assert (approved.result["isError"], approved.result["content"][0]["text"]) == (False, "1")
+    assert denied.result["isError"]
+    assert "denied" in denied.result["content"][0]["text"]

@@ -22,11 +22,11 @@ _DEFAULT: Final = "http://127.0.0.1:8000"
 @connection_options()
 @settings_options(hidden=True)
 def tools(local: bool, **options: Any) -> int:
-    """Offer modules as tools to an agent, over standard input and output.
+    """Offer modules as tools to an agent.
 
-    The client of the agent starts this command, and speaks the Model Context Protocol with it. A running server does
-    the work; if none answers at the default address, the modules of the modules file run here, as with --local, and
-    nothing is recorded.
+    The client of the agent starts this command, and speaks the Model Context Protocol with it over standard input and
+    output. A running server does the work; if none answers at the default address, the modules of the modules file run
+    here, as with --local, and nothing is recorded.
 
     The server itself serves the same at its path /mcp, for clients that connect over HTTP.
     """

@@ -9,7 +9,8 @@ BUILDER := hatchling>=1.25,<2
 PARALLEL := -n $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 PURE := archive config_client config_files config_load config_modules config_secrets cron embedding endpoint_fields \
 	errors events frames golden_vectors hints ids messages module_files modules_schema notices operato packages \
-	results scan schema schema_examples script secret signatures source terminal timing typed upload views yaml_mistakes
+	results scan schema schema_examples script secret signatures source terminal timing tool_policy typed upload \
+	views yaml_mistakes
 UPGRADE ?= --upgrade
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url

@@ -56,6 +56,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "kept_memory": "memory for idle workers beyond max_workers, for each kind of environment",
     "max_waiting": "most callers that wait for a worker, for each kind of environment",
     "max_queued": "most asynchronous executions in the queue",
+    "approval_timeout": "how long an execution waits for a person to approve it",
     "max_scheduled": "most executions that wait for their time",
     "api_builds": "packages that modules registered over the API may install: of any form, or wheels only",
     "max_builds": "most environments built at a time",

@@ -122,6 +122,8 @@ class ExecutorSettings:
     """Asynchronous executions that may wait for their turn; more are refused with `overloaded`."""
     max_scheduled: int = field(default=1_000_000, validator=validators.ge(0))
     """Asynchronous executions that may wait for their time (`run_at`); more are refused with `overloaded`."""
+    approval_timeout_seconds: float = field(default=600.0, validator=validators.gt(0))
+    """How long an execution waits for a person to approve it."""
     max_builds: int = field(default=2, validator=validators.gt(0))
     api_builds: str = field(default="any", validator=validators.in_(("any", "wheels")))
     """What modules that were registered over the API may install: packages of any form, or wheels only. To install any

@@ -112,6 +112,17 @@ class Waiting(Struct, frozen=True):
     since: float
 
 
+class Approval(Struct, frozen=True):
+    """The decision of a person about an execution that waited for it."""
+
+    approved: bool
+    by: str
+    """Who decided: the subject of the token."""
+    at: float
+    """In seconds since the epoch."""
+    reason: str = ""
+
+
 MIN_PRIORITY: Final = 0
 MAX_PRIORITY: Final = 9
 DEFAULT_PRIORITY: Final = 5
@@ -136,7 +147,7 @@ class Telling(Struct, frozen=True):
     """How many notices led to the execution, each the cause of the next one."""
 
 
-class Execution(Struct, frozen=True):
+class Execution(Struct, frozen=True, omit_defaults=True):
     """One call of one module version, as history keeps it and every door shows it.
 
     `input` and `result` are JSON as bytes and are never parsed on the way. Times are seconds since the epoch;
@@ -178,7 +189,11 @@ class Execution(Struct, frozen=True):
     """The globs of the modules that its first caller may use, as a JSON array; None for all. Not shown."""
     group: str | None = None
     """The value by which its module groups it, as JSON."""
+    via: str | None = None
+    """`mcp NAME/VERSION`: it was called as a tool, by a client that calls itself so. None for the other doors."""
     idempotency_key: str | None = None
+    approval: Approval | None = None
+    """The decision of the person it waited for; None before that, and for an execution that waited for none."""
     on_end: Telling | None = None
     """The recipients of notices about its end; None without any. Not shown: addresses can be secrets."""
     result: bytes | None = None

@@ -65,6 +65,15 @@ class Waiting(TypedDict):
     since: Moment
 
 
+class Approval(TypedDict):
+    """The decision of a person about an execution that waited for it."""
+
+    approved: bool
+    by: Annotated[str, Meta(description="Who decided.")]
+    at: Moment
+    reason: str
+
+
 class Core(TypedDict):
     """The fields that every view has."""
 
@@ -122,6 +131,8 @@ class Origin(TypedDict):
     root: Annotated[str | None, Meta(description="The first execution of the chain of calls that led to it.")]
     depth: Annotated[int, Meta(description="How many calls of handlers led to it.")]
     group: Annotated[str | None, Meta(description="The value by which its module groups it, as JSON.")]
+    via: Annotated[str | None, Meta(description="`mcp NAME/VERSION` for a tool call, with the name of the client.")]
+    approval: Annotated[Approval | None, Meta(description="The decision of the person that it waited for.")]
 
 
 class ListedExecution(Core, History, Origin):
@@ -212,6 +223,17 @@ def _origin(execution: model.Execution) -> Origin:
         "root": execution.root,
         "depth": execution.depth,
         "group": execution.group,
+        "via": execution.via,
+        "approval": None if execution.approval is None else _approval(execution.approval),
+    }
+
+
+def _approval(decision: model.Approval) -> Approval:
+    return {
+        "approved": decision.approved,
+        "by": decision.by,
+        "at": round(decision.at, 6),
+        "reason": decision.reason,
     }
 
 

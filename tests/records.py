@@ -18,7 +18,7 @@ from actors.journal.records import START_BYTES
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, Failure
 from protocol.events import OutputEvent, encode_all
-from protocol.model import Attempt, Execution, Kind, ModuleRef, Recipient, Status, Stream, Telling, Timings
+from protocol.model import Approval, Attempt, Execution, Kind, ModuleRef, Recipient, Status, Stream, Telling, Timings
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = count()
@@ -84,6 +84,8 @@ def full():
         depth=2,
         reach='["a*"]',
         group='"kim"',
+        via="mcp desk/1.0",
+        approval=Approval(approved=True, by="kim", at=NOW, reason="Ä"),
         on_end=Telling((Recipient((Status.SUCCEEDED,), "http://example.org/", None, {"env": "X"}),), 2),
         timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
         started_at=NOW + 0.25,

@@ -1,5 +1,6 @@
 """Live executions: run in their caller's task or dispatched in turn, retried, cancelled, and recorded at their end."""
 
+from actors.executions.approvals import WAITS, decision_of, not_asked
 from actors.executions.attempts import Attempts
 from actors.executions.children import reach_of
 from actors.executions.idempotency import Delivery, Idempotency, fingerprint
@@ -11,13 +12,16 @@ from actors.executions.tally import BUCKETS, PHASES, Histogram
 __all__ = [
     "BUCKETS",
     "PHASES",
+    "WAITS",
     "Attempts",
     "Delivery",
     "Histogram",
     "Idempotency",
     "Live",
     "Runs",
+    "decision_of",
     "fingerprint",
+    "not_asked",
     "reach_of",
     "use_named",
 ]

@@ -3,6 +3,8 @@
 Rules:
 * An execution is recorded as queued before it is accepted, and stays queued until it has a worker. If the runner ends
   before that, the next runner runs it.
+* One that waits for a person does so before it has a place in the backlog, and waits again after a restart. Its
+  approval is recorded before it gets one.
 * Each module has at most as many running tasks as it may have workers; the rest of its executions wait in the backlog,
   those with a higher priority first.
 """
@@ -18,6 +20,7 @@ import trio
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
+from actors.executions.approvals import Asking
 from actors.executions.attempts import Attempts, retry_delay
 from actors.executions.live import BROKEN, Live, LiveExecutions
 from actors.executions.places import Places
@@ -42,6 +45,8 @@ class Dispatcher:
     attempts: Attempts
     live: LiveExecutions
     places: Places
+    asking: Asking
+    """Accepted executions that wait for a person."""
     max_queued: int
     accepted: int = field(default=0, init=False)
     """Executions accepted since the start."""
@@ -52,8 +57,8 @@ class Dispatcher:
 
     @property
     def queued(self) -> int:
-        """Executions that wait for their turn."""
-        return len(self._backlog)
+        """Executions that wait for their turn, or for a person."""
+        return len(self._backlog) + self.asking.count
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run accepted executions, including those that the last runner left, until cancelled.
@@ -79,9 +84,9 @@ class Dispatcher:
         """
         if self._nursery is None or self._stopping:
             raise RunnerError(shutting_down())
-        if len(self._backlog) + self._accepting >= self.max_queued:
+        if self.queued + self._accepting >= self.max_queued:
             self.live.tally.refuse(ErrorKind.OVERLOADED)
-            text = f"{len(self._backlog)} executions are queued; the limit is `max_queued`"
+            text = f"{self.queued} executions are queued; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
         if execution.on_end is None and module.telling is not None:
             execution = replace(execution, on_end=module.telling)
@@ -103,7 +108,7 @@ class Dispatcher:
         """
         if self._nursery is None or self._stopping:
             raise RunnerError(shutting_down())
-        if len(self._backlog) + self._accepting >= self.max_queued:
+        if self.queued + self._accepting >= self.max_queued:
             raise error(ErrorKind.OVERLOADED, "the queue is full (`max_queued`)")
         module = served(self.registry, execution)
         if module is None:
@@ -129,7 +134,7 @@ class Dispatcher:
         return self._backlog.ahead(execution.module.name, execution.id, execution.group)
 
     async def cancel(self, live: Live, why: Failure) -> None:
-        """End an execution. If it is queued, this returns when its end is recorded, else at once."""
+        """End an execution. If it is in the backlog, this returns when its end is recorded, else at once."""
         live.cancel(why)
         if not self._backlog.remove(live.execution.module.name, live.execution.id, live.execution.group):
             return
@@ -142,7 +147,7 @@ class Dispatcher:
                 self._refuse(live, problem)
 
     def stop(self) -> None:
-        """Begin no more executions; those between two attempts are handed over to the next runner."""
+        """Begin no more; those between two attempts, or that wait for a person, are left to the next runner."""
         self._stopping = True
         for live in self.live:
             if live.pausing:
@@ -152,10 +157,19 @@ class Dispatcher:
         """Leave the backlog to the next runner."""
         for live in self.live:
             if self._backlog.remove(live.execution.module.name, live.execution.id, live.execution.group):
-                self._leave_queued(live)
+                self.live.hand_over(live)
 
     def _queue(self, live: Live) -> None:
-        """Put an accepted execution into the backlog, without its payload."""
+        """Let an accepted execution wait for its turn, and before that for a person where its module asks for one."""
+        if not self.asking.approvals.asks(live):
+            self._push(live)
+        elif self._nursery is None or self._stopping:
+            self.live.hand_over(live)
+        else:
+            self.asking.begin(live, self._nursery, self._payload, self._push, self._dispatch)
+
+    def _push(self, live: Live) -> None:
+        """Put an execution into the backlog, without its payload."""
         live.queued_at = time.time()
         execution = live.execution
         name, group = execution.module.name, execution.group
@@ -261,11 +275,7 @@ class Dispatcher:
                     return
                 live.try_again(outcome, _CUT_OFF)
             await self.live.history.submit(replace(live.snapshot(), status=Status.QUEUED, waiting=None))
-        self._leave_queued(live)
-
-    def _leave_queued(self, live: Live) -> None:
-        text = "the runner was shut down; the execution is queued for the next one"
-        self.live.leave(live, error(ErrorKind.SHUTDOWN, text, retry_after=5), handed_over=True)
+        self.live.hand_over(live)
 
     async def _recover(self) -> None:
         """Queue the executions that the last runner accepted and did not end."""

@@ -301,6 +301,15 @@ class LiveExecutions:
             self._left.set()
             self._left = None
 
+    def holds(self, live: Live) -> bool:
+        """Return whether an execution has not left."""
+        return self.by_id.get(live.execution.id) is live
+
+    def hand_over(self, live: Live) -> None:
+        """Remove a queued execution, which the next runner runs."""
+        text = "the runner was shut down; the execution is queued for the next one"
+        self.leave(live, error(ErrorKind.SHUTDOWN, text, retry_after=5), handed_over=True)
+
     async def wait_left(self) -> None:
         """Wait until an execution leaves."""
         if self._left is None:

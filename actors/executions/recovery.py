@@ -40,6 +40,9 @@ class Recovery:
             execution = await self.history.get(name)
             if execution is None:
                 continue
+            if execution.status is Status.QUEUED and not execution.asynchronous:  # its caller waited, and has gone
+                await self.history.finish(_lost(execution))
+                continue
             module = served(self.registry, execution)
             again = None if module is None else _requeued(module, execution)
             if module is not None and again is not None:
@@ -75,6 +78,11 @@ async def end_without_module(history: History, execution: Execution) -> None:
         events_count=_unused(execution),
     )
     await history.finish(ended)
+
+
+def _lost(execution: Execution) -> Execution:
+    number = _unused(execution)
+    return replace(execution, status=Status.FAILED, failure=LOST, finished_at=time.time(), events_count=number)
 
 
 def _unused(execution: Execution) -> int:

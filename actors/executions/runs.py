@@ -20,6 +20,7 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from actors.events import EventLog
+from actors.executions.approvals import Approvals, Asking
 from actors.executions.attempts import Attempts
 from actors.executions.children import Nesting, Parent
 from actors.executions.dispatcher import Dispatcher
@@ -58,6 +59,8 @@ class Runs:
     """The calls that handlers make."""
     on_enter: list[Callable[[Live], None]] = field(init=False)
     """Functions that get each execution when it becomes live."""
+    asking: Asking = field(init=False)
+    """The executions that wait for a person."""
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
@@ -66,7 +69,8 @@ class Runs:
         attempts, settings = self.attempts, self.settings
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
         self.on_enter = self._live.on_enter
-        self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), settings.max_queued)
+        self.asking = Asking(self._live, Approvals(settings.approval_timeout_seconds, settings.max_waiting))
+        self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), self.asking, settings.max_queued)
         attempts.nesting = self.nesting = Nesting(self.registry, self, self.dispatcher.submit, attempts.files)
         self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
 
@@ -211,6 +215,7 @@ class Runs:
         self.stopping = True
         self._stop.set()
         self.dispatcher.stop()
+        self.asking.stop()
         if at_once:
             self.dispatcher.hand_over()
             for live in self._live:
@@ -218,14 +223,18 @@ class Runs:
 
     def statistics(self) -> RunsStatistics:
         """Return the counters."""
-        live, dispatcher, called = self._live, self.dispatcher, self.nesting.called
-        return RunsStatistics(len(live), dispatcher.queued, dispatcher.accepted, live.ended, self.later.count, called)
+        live, dispatcher = self._live, self.dispatcher
+        counts = dispatcher.queued, dispatcher.accepted, live.ended, self.later.count, self.nesting.called
+        return RunsStatistics(len(live), *counts, len(self.asking.approvals))
 
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""
         try:
             spec = live.module.spec
-            if spec.rate is None and spec.group is None:
+            refused = await self.asking.call(live) if self.asking.approvals.asks(live) else None
+            if refused is not None:
+                outcome = refused
+            elif spec.rate is None and spec.group is None:
                 outcome = await self.attempts.run(live, raw)
             else:
                 outcome = await self.dispatcher.places.run(live, partial(self.attempts.run, live, raw))

@@ -30,6 +30,8 @@ class RunsStatistics:
     """Executions that will be queued at their time; they are not live."""
     called: int = 0
     """Calls of modules by handlers since the start."""
+    awaiting: int = 0
+    """Executions that wait for a person."""
 
 
 @define(eq=False)

@@ -23,7 +23,7 @@ from actors.history.tables import PHASES, PLAIN, events, executions, payloads
 from actors.outbox import read_telling
 from actors.sqlite import matching, module_matches
 from protocol.errors import ErrorKind, Failure, error
-from protocol.model import Attempt, Execution, Kind, ModuleRef, Status, Timings
+from protocol.model import Approval, Attempt, Execution, Kind, ModuleRef, Status, Timings
 from protocol.views import DEFAULT_PAGE, MAX_PAGE
 
 LOOKED_AT: Final = 5_000
@@ -45,6 +45,7 @@ Place = tuple[float, str]
 """Time of creation and id, in the order of which executions are listed."""
 
 _failure_decoder = msgspec.json.Decoder(Failure)
+_approval_decoder = msgspec.json.Decoder(Approval)
 _attempts_decoder = msgspec.json.Decoder(tuple[Attempt, ...])
 _killed_decoder = msgspec.json.Decoder(tuple[str, ...])
 _place_decoder: Final[msgspec.json.Decoder[Place]] = msgspec.json.Decoder(Place)
@@ -373,6 +374,7 @@ def _execution(row: Mapping[Any, Any]) -> Execution:
         status=Status(row["status"]),
         failure=failure,
         on_end=read_telling(row["on_end"]),
+        approval=None if row["approval"] is None else _approval_decoder.decode(row["approval"]),
         failed_attempts=() if attempts is None else _attempts_decoder.decode(attempts),
         killed=() if killed is None else _killed_decoder.decode(killed),
         timings=Timings(*(row[f"{phase}_seconds"] for phase in PHASES)),

@@ -364,6 +364,7 @@ def _execution_row(entry: Entry) -> tuple[Any, ...]:
         None if failure is None else failure.kind.value,
         None if failure is None else _failure_text(failure),
         outbox.telling_text(execution.on_end),
+        None if execution.approval is None else msgspec.json.encode(execution.approval).decode(),
         *_phases_of(execution.timings),
     )
 

@@ -16,7 +16,7 @@ from actors import outbox
 from actors.sqlite import begin, check_schema
 from protocol.model import Execution, Status, Timings
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """Raise it with every change here, and add the step from the schema before it to `STEPS`."""
 STEPS: Final = {
     2: (
@@ -41,6 +41,10 @@ STEPS: Final = {
         "alter table executions add column root text",
         "alter table executions add column depth bigint not null default 0",
         "alter table executions add column reach text",
+    ),
+    5: (
+        "alter table executions add column via text",
+        "alter table executions add column approval text",
     ),
 }
 """Statements that make of a database with this schema one with the next. Missing indexes are made after all steps."""
@@ -89,6 +93,7 @@ executions = sa.Table(
     sa.Column("failure_kind", sa.Text),
     sa.Column("failure", sa.Text),  # JSON, without the traceback
     sa.Column("on_end", sa.Text),  # JSON of a Telling; null for no notices
+    sa.Column("approval", sa.Text),  # JSON of an Approval; null without a decision
     *(sa.Column(f"{phase}_seconds", sa.Double, nullable=False) for phase in PHASES),
     # `queries` leads with one of these, each in the order of the pages.
     sa.Index("executions_by_time", "created_at", "id"),

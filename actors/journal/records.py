@@ -30,6 +30,8 @@ _MOST_ZEROS: Final = 16
 """At the end of a record: more than any has, as its last values are numbers and texts."""
 _TEXT: Final = 1000
 """Characters of a message in a reduced record."""
+_WORDS: Final = 100
+"""Characters of the name and the reason of an approval in a reduced record."""
 _RECIPIENTS: Final = 3 * 1024
 """Bytes of recipients of notices in a reduced record: as many as a module may have, with the longest URLs."""
 _LENGTH: Final = struct.Struct(">I")
@@ -105,7 +107,7 @@ def reduced(entry: Entry) -> Entry:
 
     Larger input and result are replaced by JSON with the reason. The record of it has at most `LEAST_BYTES`.
     """
-    execution, failure = entry.execution, entry.execution.failure
+    execution, failure, decided = entry.execution, entry.execution.failure, entry.execution.approval
     if failure is not None:
         failure = evolve(failure, message=failure.message[:_TEXT], type=None, traceback=None, field=None)
     return Entry(
@@ -115,6 +117,9 @@ def reduced(entry: Entry) -> Entry:
             input=_dropped(execution.input),
             subject=execution.subject[:_TEXT],
             on_end=_shortened(execution.on_end),
+            approval=None
+            if decided is None
+            else replace(decided, by=decided.by[:_WORDS], reason=decided.reason[:_WORDS]),
             result=None if execution.result is None else _dropped(execution.result),
             failure=failure,
             events=b"[]",

@@ -60,6 +60,15 @@ class Published:
 
         return InputCheck(self.input_schema)
 
+    @cached_property
+    def outputs(self) -> InputCheck | None:
+        """The check of its results for those that promise them; None: nothing is known of them."""
+        if self.output_schema is None:
+            return None
+        from config.schema import InputCheck  # noqa: PLC0415  (see `code_store.input_schema`)
+
+        return InputCheck(self.output_schema)
+
     def example(self) -> bytes | None:
         """Return an input to begin with, as JSON; None without a schema, and if none was found that it allows."""
         check = self.inputs

@@ -86,6 +86,9 @@ class Action(StrEnum):
     SCHEDULE_DELETE = "schedule_delete"
     SCHEDULE_PAUSE = "schedule_pause"
     SCHEDULE_RESUME = "schedule_resume"
+    EXECUTION_APPROVE = "execution_approve"
+    """Of an execution that waited for a person, as the next; `detail` has its id and the reason."""
+    EXECUTION_DENY = "execution_deny"
 
 
 @frozen

@@ -119,14 +119,17 @@ def dotted(where: Where) -> str:
 
 
 def structure_hook(
-    converter: Converter, kind: type, readers: Mapping[str, Callable[[Any], Any]]
+    converter: Converter, kind: type, readers: Mapping[str, Callable[[Any], Any]], **special: Any
 ) -> Callable[[Any, Any], Any]:
-    """Return a cattrs hook that makes a `kind` from a mapping, with a reader for each field; see `unfold`."""
+    """Return a cattrs hook that makes a `kind` from a mapping, with a reader for each field; see `unfold`.
+
+    `special` are overrides of cattrs for fields without a reader.
+    """
 
     def hook(read: Callable[[Any], Any]) -> Any:
         return override(struct_hook=lambda value, _kind: read(value))
 
-    overrides: dict[str, Any] = {name: hook(read) for name, read in readers.items()}
+    overrides: dict[str, Any] = {name: hook(read) for name, read in readers.items()} | special
     structure: Callable[[Any, Any], Any] = make_dict_structure_fn(
         kind, converter, _cattrs_forbid_extra_keys=True, **overrides
     )

@@ -18,7 +18,7 @@ from config.modules.endpoints import (
 )
 from config.modules.file import ModulesFile, read_modules, read_runner, read_script
 from config.modules.on_end import OnEnd, loop_from, loop_text, origin_of, telling
-from config.modules.policies import GroupPolicy, RetryPolicy, limit_of
+from config.modules.policies import GroupPolicy, RetryPolicy, ToolPolicy, limit_of
 from config.modules.spec import (
     ModuleSpec,
     as_written,
@@ -50,6 +50,7 @@ __all__ = [
     "RetryPolicy",
     "Scheme",
     "Signature",
+    "ToolPolicy",
     "as_written",
     "clashes",
     "conflict_text",

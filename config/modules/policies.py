@@ -1,4 +1,4 @@
-"""Retries, and the number of workers kept: values, readers and rules."""
+"""Retries, the number of workers kept, groups, and tools for agents: values, readers and rules."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from attrs import field, frozen
+from cattrs import Converter
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from config import units
-from config.mistakes import Wrong, read_or_none
-from config.units import Range
+from config.mistakes import Wrong, read_or_none, structure_hook
+from config.shapes import object_shape, shaped
+from config.units import Range, show
 from protocol.errors import ErrorKind
 from protocol.model import Isolation
 
@@ -60,6 +63,23 @@ class GroupPolicy:
     concurrency: int = 1
 
 
+@frozen
+class ToolPolicy:
+    """How a module is offered to agents as a tool; agents see the hints, and nothing enforces them but `confirm`."""
+
+    offered: bool = True
+    title: str | None = None
+    """The name that people see."""
+    read_only: bool = False
+    """It changes nothing outside of itself."""
+    destructive: bool = True
+    """It may overwrite or delete; without meaning if it is `read_only`."""
+    idempotent: bool = False
+    """A repeated call with the same input changes nothing more."""
+    confirm: bool = False
+    """Each execution waits until a person approves it, through any door."""
+
+
 def limit_of(rate: str) -> tuple[int, float]:
     """Return how many executions may begin in how many seconds: `10/s` is 10 in 1."""
     number, _, unit = rate.partition("/")
@@ -97,6 +117,56 @@ TIMEOUT = units.seconds(Range(above=0, high=units.WEEK))
 _DELAY = units.seconds(Range(0, 86400))
 
 RATE = units.matching(r"[1-9][0-9]{0,3}/[smh]", "a number from 1 to 9999 and a unit: 10/s, 100/m or 1000/h")
+
+_TOOL_READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
+    ToolPolicy: {
+        "title": units.optional(
+            units.matching(
+                r"[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]{0,98}\S)?", "a line of at most 100 characters"
+            )
+        ),
+        **dict.fromkeys(("read_only", "destructive", "idempotent", "confirm"), units.flag),
+    }
+}
+
+
+def read_tool(value: Any) -> ToolPolicy:
+    """Read whether and how a module is a tool: true, false, or a mapping."""
+    if value is None or isinstance(value, bool):
+        return ToolPolicy(offered=value is not False)
+    if not isinstance(value, Mapping):
+        text = f"{show(value)} is neither true, false nor a mapping such as {{title: Send mail, confirm: true}}"
+        raise Wrong(text, allowed="true, false, a mapping")
+    found: ToolPolicy = _TOOLS.structure(value, ToolPolicy)
+    return found
+
+
+def _tool_shape() -> dict[str, Any]:
+    shape = object_shape(ToolPolicy, {ToolPolicy: {"offered": units.flag, **_TOOL_READERS[ToolPolicy]}})
+    del shape["properties"]["offered"]
+    return {"anyOf": [{"type": "boolean"}, shape, {"type": "null"}]}
+
+
+shaped(read_tool, _tool_shape)
+
+
+def _tools() -> Converter:
+    converter = Converter()
+    omitted = override(omit=True)
+    hook = structure_hook(converter, ToolPolicy, _TOOL_READERS[ToolPolicy], offered=omitted)
+    converter.register_structure_hook(ToolPolicy, hook)
+    write = make_dict_unstructure_fn(ToolPolicy, converter, _cattrs_omit_if_default=True, offered=omitted)
+    converter.register_unstructure_hook(ToolPolicy, write)
+    return converter
+
+
+_TOOLS = _tools()
+
+
+def write_tool(tool: ToolPolicy) -> Any:
+    """Return what `read_tool` reads as the same value."""
+    return _TOOLS.unstructure(tool) or True if tool.offered else False
+
 
 READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
     Backoff: {"initial": _DELAY, "factor": units.real(Range(1, 100)), "max": _DELAY, "jitter": units.real(Range(0, 1))},

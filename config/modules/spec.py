@@ -29,7 +29,7 @@ from config.modules import endpoints, on_end, policies
 from config.modules.early import early
 from config.modules.endpoints import EndpointSpec
 from config.modules.on_end import OnEnd
-from config.modules.policies import GroupPolicy, RetryPolicy, WorkersPolicy
+from config.modules.policies import GroupPolicy, RetryPolicy, ToolPolicy, WorkersPolicy
 from config.modules.scheduled import input_wrongs
 from config.modules.sizes import oversized
 from config.packages import read_python, read_texts
@@ -110,6 +110,8 @@ class ModuleSpec:
     """Routes of the server that call it."""
     record: Record = Record.FULL
     """How much of each execution the history keeps."""
+    tool: ToolPolicy = field(factory=ToolPolicy)
+    """Whether agents get it as a tool, and with which title and hints."""
 
     @concurrency.default
     def _four_workers(self) -> int:
@@ -355,6 +357,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "input_schema": units.optional(_json_schema),
         "schedules": read_schedules,
         "endpoints": endpoints.read,
+        "tool": policies.read_tool,
     },
 }
 """The reader of each field; fields that are missing here are of classes in this table."""
@@ -384,6 +387,7 @@ def _converter() -> Converter:
     on_end.register(converter)
     converter.register_unstructure_hook(ScheduleSpec, schedule_fields)
     endpoints.register(converter)
+    converter.register_unstructure_hook(ToolPolicy, policies.write_tool)
     for kind, readers in _READERS.items():
         converter.register_structure_hook(kind, structure_hook(converter, kind, readers))
     return converter

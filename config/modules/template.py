@@ -41,6 +41,9 @@ timeout: 30s                  # of one call; then the handler is stopped
 # Where it is called besides /modules/execute: its requests come as operato.Request.
 # endpoints: [{{path: "/hooks/{{event}}", methods: [POST], auth: token}}]
 
+# How agents get it as a tool, over the Model Context Protocol; false: they do not get it.
+# tool: {{title: Greeter, read_only: true, destructive: false, idempotent: true, confirm: false}}
+
 # When it runs by itself.
 # schedules: [{{cron: "30 3 * * mon-fri", timezone: Asia/Seoul, input: {{name: night}}, misfire: last}}]
 

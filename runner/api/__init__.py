@@ -3,7 +3,7 @@
 from runner.api.answers import Answers, Left, event_size, is_large, is_small
 from runner.api.batch import MAX_PARALLELISM, Batch, Ended, Input
 from runner.api.checks import Checks
-from runner.api.described import NOT_SHOWN, module_fields
+from runner.api.described import NOT_SHOWN, ShownTool, module_fields
 from runner.api.details import SPANS, CodeFile, Span
 from runner.api.files import StoredFiles, gathering, viewer_of
 from runner.api.following import while_valid
@@ -51,6 +51,7 @@ __all__ = [
     "Publishing",
     "Service",
     "ShownSchedule",
+    "ShownTool",
     "ShownWorker",
     "Sort",
     "Span",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import msgspec
 
@@ -17,6 +17,16 @@ NOT_SHOWN: Final = ("code", "path", "variables", "secrets", "name", "env", "vers
 
 _MAX_VALUES: Final = 50_000
 """Values in a description; a schema has 10,000 at most."""
+
+
+class ShownTool(TypedDict, total=False):
+    """The title and hints of a module for agents; a hint that is not there has its default."""
+
+    title: str
+    read_only: bool
+    destructive: bool
+    idempotent: bool
+    confirm: bool
 
 
 def module_fields(module: Published, base: str = "") -> dict[str, Any]:

@@ -13,10 +13,10 @@ import msgspec
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
-from actors.events import EventLog, Follower
+from actors.events import EventLog, Follower, log_of
 from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, reach_of, use_named
 from actors.files import Files
-from actors.history import History, ModuleStats, Page, Query
+from actors.history import History, Page, Query
 from actors.keys import ApiKeys
 from actors.registry import Published, Registry
 from actors.starts import Outbox, Schedules
@@ -35,7 +35,7 @@ from runner.api.keys import KeyVerbs
 from runner.api.machine import Machine
 from runner.api.management import Management
 from runner.api.outputs import Outputs
-from runner.api.reruns import Cancels, Reruns, seen, shown
+from runner.api.reruns import Cancels, Decisions, Reruns, seen, shown
 from runner.api.starts import Scheduling
 from runner.auth import Principal, Scope, require
 from runner.wire import Budget
@@ -65,6 +65,7 @@ class Service:
     keys: KeyVerbs = field(init=False)
     reruns: Reruns = field(init=False)
     cancels: Cancels = field(init=False)
+    decisions: Decisions = field(init=False)
     outputs: Outputs = field(init=False)
     schedules: Scheduling = field(init=False)
     checks: Checks = field(factory=Checks, init=False)
@@ -79,15 +80,15 @@ class Service:
         self.budget = Budget(limit)
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
-        self.machine = Machine(self.executors)
         self.details = Details(self.registry, self.executors, self.history)
-        self.stored = StoredFiles(self.files, self.budget)
+        self.machine, self.stored = Machine(self.executors), StoredFiles(self.files, self.budget)
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
+        self.decisions = Decisions(self.history, self.runs, self.registry)
         self.cancels, self.outputs = Cancels(self.history, self.runs), Outputs(self.history, self.runs, self.checks)
         self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
-        self.runs.nesting.serve(self.checks.input, self._idempotency.first_child)
+        self.runs.nesting.serve(self.checks, self._idempotency.first_child)
 
     # Modules and environments
 
@@ -154,12 +155,9 @@ class Service:
         module, execution, raw = await self._new(principal, name, data, version, timeout)
         if key is None:
             return await self.runs.execute(module, execution, raw, on_item)
-        execution = await _keyed(execution, key, self.checks)
-
-        async def begin() -> Live:
-            return self.runs.start(module, execution, raw)
-
-        known = await self._idempotency.first(execution, begin, _delivery(key))
+        keyed = await _keyed(execution, key, self.checks)
+        begin = partial(_started, self.runs, module, keyed, raw)
+        known = await self._idempotency.first(keyed, begin, _delivery(key))
         return _begun(known) if isinstance(known, Execution) else await self.runs.wait_ended(known)
 
     async def submit(
@@ -172,14 +170,15 @@ class Service:
         timeout: float | None = None,
         key: str | Delivery | None = None,
         terms: Terms = AT_ONCE,
+        via: str | None = None,
     ) -> Execution:
         """Accept an execution that runs when its turn comes, even after a restart, and return its present state.
 
-        The other parameters are those of `execute`. Raises RunnerError if it is not accepted. When the
-        caller is cancelled, it may have been accepted.
+        `via` is recorded with it; the other parameters are those of `execute`. Raises RunnerError if it is not
+        accepted. When the caller is cancelled, it may have been accepted.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        execution = replace(terms.applied(execution), input=bytes(raw))
+        execution = replace(terms.applied(execution), input=bytes(raw), via=via)
         if key is not None:
             execution = await _keyed(execution, key, self.checks)
 
@@ -192,14 +191,29 @@ class Service:
         return known if isinstance(known, Execution) else self.runs.snapshot(known)
 
     async def begin(
-        self, principal: Principal, name: str, data: bytes, *, version: str | None = None, timeout: float | None = None
+        self,
+        principal: Principal,
+        name: str,
+        data: bytes,
+        *,
+        version: str | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
+        via: str | None = None,
     ) -> tuple[str, Follower]:
         """Begin an execution and return its ID, and its events from the first on; the follower may `abandon` it.
 
-        Parameters and errors are those of `execute`, except that errors after the begin are the last event.
+        With an idempotency `key` it may have begun before. `via` is recorded with it. The other parameters and the
+        errors are those of `execute`, except that errors after the begin are the last event.
         """
         module, execution, raw = await self._new(principal, name, data, version, timeout)
-        return execution.id, following_call(self.runs.start(module, execution, raw).log, principal)
+        execution = replace(execution, via=via)
+        if key is None:
+            return execution.id, following_call(self.runs.start(module, execution, raw).log, principal)
+        keyed = await _keyed(execution, key, self.checks)
+        known = await self._idempotency.first(keyed, partial(_started, self.runs, module, keyed, raw))
+        log = log_of(_begun(known)) if isinstance(known, Execution) else known.log
+        return (known.id if isinstance(known, Execution) else known.execution.id), following_call(log, principal)
 
     def check_room(self, principal: Principal, name: str, version: str | None = None) -> None:
         """Raise the RunnerError with which a call would be refused at once, without its input."""
@@ -244,20 +258,6 @@ class Service:
         page = await self.history.list(evolve(query, modules=principal.modules))
         return evolve(page, items=tuple(_with_waiting(self.runs, item) for item in page.items))
 
-    async def stats(self, principal: Principal, name: str, *, since: float | None, until: float | None) -> ModuleStats:
-        """Return the counts of a module's executions that ended in a window of time, also of a deleted module.
-
-        Raises RunnerError `forbidden`, or `not_found` when neither a module nor an execution has the name.
-        """
-        require(principal, Scope.EXECUTIONS_READ)
-        snapshot = self.registry.snapshot
-        if not principal.may_use(name):
-            raise snapshot.unknown(name, principal.may_use)
-        found = await self.history.stats(name, since=since, until=until)
-        if found.total == 0 and name not in snapshot.modules and name not in snapshot.registered:
-            raise snapshot.unknown(name, principal.may_use)
-        return found
-
     async def cancel(self, principal: Principal, name: str) -> Execution:
         """End an execution in any state, and return it when its end is recorded. A second call changes nothing.
 
@@ -288,6 +288,10 @@ class Service:
             return _begun(await self.get(principal, name))
 
         return await current_log(read, lambda: self.runs.find(name))
+
+
+async def _started(runs: Runs, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
+    return runs.start(module, execution, raw)
 
 
 async def _snapshot(service: Service, live: Live) -> Execution:

@@ -24,6 +24,8 @@ class Scope(StrEnum):
     """Endpoints of modules that are registered over the API, besides `modules:write`."""
     EXECUTIONS_RUN = "executions:run"
     EXECUTIONS_READ = "executions:read"
+    EXECUTIONS_APPROVE = "executions:approve"
+    """Decisions about executions that wait for a person."""
     SCHEDULES_READ = "schedules:read"
     SCHEDULES_WRITE = "schedules:write"
     FILES_READ = "files:read"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runner.client import Form, Raw
 
 _RUN = ("executions:run", "executions:read")
+_APPROVE = ("executions:approve", "executions:read")
 _FILES_READ, _FILES_WRITE, _FILES_ADMIN = ("files:read",), ("files:write",), ("admin",)
 
 
@@ -217,6 +218,37 @@ def cancel(identities: tuple[str, ...], **options: Any) -> int:
     from runner.client import cancel_executions
 
     return with_client(options, _RUN, lambda client: cancel_executions(client, identities))
+
+
+_REASON = click.option("--reason", default="", metavar="TEXT", help="why, for the record")
+
+
+@executions.command("approve")
+@click.argument("identities", metavar="ID...", nargs=-1, required=True)
+@_REASON
+@connection_options()
+def approve(identities: tuple[str, ...], reason: str, **options: Any) -> int:
+    """Let executions run that wait for approval.
+
+    `executions list --status queued` shows what waits, and why.
+    """
+    from runner.client import decide_executions
+
+    return with_client(options, _APPROVE, lambda client: decide_executions(client, identities, reason, approved=True))
+
+
+@executions.command("deny")
+@click.argument("identities", metavar="ID...", nargs=-1, required=True)
+@_REASON
+@connection_options()
+def deny(identities: tuple[str, ...], reason: str, **options: Any) -> int:
+    """End executions that wait for approval.
+
+    Their callers get the error `forbidden` with the reason.
+    """
+    from runner.client import decide_executions
+
+    return with_client(options, _APPROVE, lambda client: decide_executions(client, identities, reason, approved=False))
 
 
 @executions.command("rerun")

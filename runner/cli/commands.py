@@ -14,7 +14,7 @@ from config.folders import new_data_elsewhere
 from config.load import SETTINGS, describe, load_settings
 from config.mistakes import ConfigError, did_you_mean
 from protocol.errors import ErrorKind, error
-from runner.cli.authors import client_commands, rollback
+from runner.cli.authors import client_commands, rollback, tools
 from runner.cli.calls import call, executions, files, logs
 from runner.cli.environments import env, prepare
 from runner.cli.keys import key, ui
@@ -83,7 +83,7 @@ def cli(ctx: click.Context, /, **_options: Any) -> int:
 
 
 _CALLS = (call, logs, executions, files, schedules, notice_commands, client_commands)
-for command in (prepare, env, modules, push, rollback, key, ui, *_CALLS):
+for command in (prepare, env, modules, push, rollback, key, ui, tools, *_CALLS):
     cli.add_command(command)
 
 
@@ -123,7 +123,10 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> int:
     names = [spec.name for spec in loaded.modules.modules]
     module = names[0] if module.endswith(".py") else module
     if module not in names:
-        raise error(ErrorKind.NOT_FOUND, f"there is no module {module!r:.80}{did_you_mean(module, names)}")
+        text = f"there is no module {module!r:.80}{did_you_mean(module, names)}"
+        if Path(module).is_dir():
+            text += "; a folder runs as the `path` of a module, or on a server after `push`"
+        raise error(ErrorKind.NOT_FOUND, text)
     from runner.serve import run_once, surroundings
 
     limit = loaded.settings.server.max_frame_bytes
@@ -163,7 +166,7 @@ def dev(file: str, **options: Any) -> int:
     default="executions:run modules:read",
     metavar="SCOPES",
     help="permissions, separated by spaces: executions:run executions:read modules:read modules:write "
-    "modules:admin files:read files:write metrics:read admin  [executions:run modules:read]",
+    "modules:admin executions:approve files:read files:write metrics:read admin  [executions:run modules:read]",
 )
 @click.option("--expires", default="1h", metavar="DURATION", help="how long the token is valid: 90s, 30m, 30d  [1h]")
 @click.option("--module", "globs", multiple=True, metavar="GLOB", help="allow only these modules; repeatable  [all]")

@@ -4,11 +4,13 @@
 errors. `calls`, `executions`, `files` and `modules` do the work of a command and print to the terminal.
 """
 
+from runner.client.agents import relay_lines
 from runner.client.calls import Order, follow_call, print_output, submit
 from runner.client.connection import MAX_ANSWER_BYTES, Client, run, segment
 from runner.client.executions import (
     cancel_executions,
     coming,
+    decide_executions,
     list_executions,
     moment,
     rerun_executions,
@@ -45,6 +47,7 @@ __all__ = [
     "collect_files",
     "coming",
     "credentials",
+    "decide_executions",
     "follow_call",
     "get_file",
     "get_result",
@@ -61,6 +64,7 @@ __all__ = [
     "push",
     "put_file",
     "read_items",
+    "relay_lines",
     "remove",
     "remove_files",
     "rerun_executions",

@@ -145,6 +145,7 @@ def text_of(item: views.RecordedExecution) -> str:
         ("status", item["status"]),
         ("waits for", None if waiting is None else waiting["reason"]),
         ("caller", item.get("subject")),
+        ("via", item.get("via")),
         ("runs at", None if run_at is None else time_of(run_at)),
         ("schedule", _schedule(item)),
         ("priority", None if priority == DEFAULT_PRIORITY else priority),
@@ -235,4 +236,13 @@ async def cancel_executions(client: Client, identities: Sequence[str]) -> int:
     for identity in identities:
         answer = await client.request("POST", f"/executions/{segment(identity)}/cancel")
         click.echo(f"{identity}  {printable(answer.read(_LISTED)['status'])}")
+    return 0
+
+
+async def decide_executions(client: Client, identities: Sequence[str], reason: str, *, approved: bool) -> int:
+    """Approve or deny executions one after another, and print each. Raises RunnerError."""
+    verb, body = "approve" if approved else "deny", msgspec.json.encode({"reason": reason})
+    for identity in identities:
+        await client.request("POST", f"/executions/{segment(identity)}/{verb}", body=body, headers=_JSON)
+        click.echo(f"{identity}  {'approved' if approved else 'denied'}")
     return 0

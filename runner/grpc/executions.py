@@ -78,6 +78,8 @@ def make_methods(service: Service, verifier: Verifier) -> dict[str, Method]:
         f"/{EXECUTOR}/GetExecution": Method(with_message(executions.get), v1.GetExecutionRequest),
         f"/{EXECUTOR}/ListExecutions": Method(with_message(executions.list), v1.ListExecutionsRequest),
         f"/{EXECUTOR}/CancelExecution": Method(with_message(executions.cancel), v1.CancelExecutionRequest),
+        f"/{EXECUTOR}/ApproveExecution": Method(with_message(executions.approve), v1.DecideExecutionRequest),
+        f"/{EXECUTOR}/DenyExecution": Method(with_message(executions.deny), v1.DecideExecutionRequest),
         f"/{EXECUTOR}/RerunExecution": Method(with_message(executions.rerun), v1.RerunExecutionRequest),
         f"/{EXECUTOR}/RerunExecutions": Method(with_message(executions.rerun_all), v1.RerunExecutionsRequest),
         f"/{EXECUTOR}/WatchExecution": Method(with_message(executions.watch), v1.WatchExecutionRequest),
@@ -191,6 +193,16 @@ class _Executions:
         execution = await self.service.cancel(who, request.id)
         self.service.answers.take_whole(self._share(call), execution)
         return make(v1.CancelExecutionResponse, execution=execution_message(execution))
+
+    async def approve(
+        self, _call: Call, who: Principal, request: v1.DecideExecutionRequest
+    ) -> v1.DecideExecutionResponse:
+        execution = await self.service.decisions.approve(who, request.id, request.reason)
+        return make(v1.DecideExecutionResponse, execution=execution_message(execution))
+
+    async def deny(self, _call: Call, who: Principal, request: v1.DecideExecutionRequest) -> v1.DecideExecutionResponse:
+        execution = await self.service.decisions.deny(who, request.id, request.reason)
+        return make(v1.DecideExecutionResponse, execution=execution_message(execution))
 
     async def rerun(self, call: Call, who: Principal, request: v1.RerunExecutionRequest) -> v1.SubmitResponse:
         given = request.input_json

@@ -59,6 +59,7 @@ def execution_message(execution: Execution) -> v1.Execution:
         timings=_same(v1.Timings, timings, importing=timings.load),
         failed_attempts=[_attempt_message(attempt) for attempt in execution.failed_attempts],
         waiting=None if waiting is None else _same(v1.Waiting, waiting),
+        approval=None if execution.approval is None else _same(v1.Approval, execution.approval),
         record=Record.SUMMARY.value if execution.summary else Record.FULL.value,
     )
 

@@ -68,7 +68,7 @@ class ModuleVerbs:
     async def stats(self, _call: Call, who: Principal, request: v1.GetModuleStatsRequest) -> v1.GetModuleStatsResponse:
         """Return how the executions of a module ended."""
         since, until = seconds(request.since), seconds(request.until)
-        return stats_message(await self.service.stats(who, request.module_name, since=since, until=until))
+        return stats_message(await self.service.details.stats(who, request.module_name, since=since, until=until))
 
     async def environments(
         self, _call: Call, who: Principal, _request: v1.ListEnvironmentsRequest

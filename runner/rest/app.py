@@ -54,8 +54,8 @@ _LINKS: Final = {
 }
 
 
-def make_app(service: Service, verifier: Verifier, ui: App | None = None) -> Site:
-    """Return the ASGI application of all REST routes, and of the dashboard where there is one."""
+def make_app(service: Service, verifier: Verifier, ui: App | None = None, mcp: App | None = None) -> Site:
+    """Return the ASGI application of all REST routes, and of the dashboard and the door for agents where they are."""
     settings = service.settings.server
     operations = {operation.name: operation for operation in served(settings)}
     origins = Origins.of(settings.cors_origins, operations.values())
@@ -79,6 +79,7 @@ def make_app(service: Service, verifier: Verifier, ui: App | None = None) -> Sit
         {each.operation.name: each for each in every if each.operation.name in first},
         Hooks(endpoints, origins, beside_pages=ui is not None),
         ui,
+        mcp,
     )
 
 

@@ -24,7 +24,7 @@ from runner.auth import Scope
 from runner.inputs import read_input
 from runner.rest.endpoint import Answer, Download, Request, json_answer, serves
 from runner.rest.files import has_content, result_answer
-from runner.rest.openapi import JSON, TERMS, CancelledPage, Order, RepeatedPage, Repetition, Repetitions
+from runner.rest.openapi import JSON, TERMS, CancelledPage, Decision, Order, RepeatedPage, Repetition, Repetitions
 from runner.rest.render import (
     accepted_json,
     cancelled,
@@ -37,9 +37,12 @@ from runner.rest.render import (
     stats_json,
 )
 
+_decisions: Final = msgspec.json.Decoder(Decision)
 _repetitions: Final = msgspec.json.Decoder(Repetition)
 _all_repetitions: Final = msgspec.json.Decoder(Repetitions)
 T = TypeVar("T")
+_VERSION: Final = '{"version": "same", "input": ...}, or nothing'
+_REASON: Final = '{"reason": "..."} of at most 500 characters, or nothing'
 _ACCEPT_JSON: Final = (b"*/*", b"application/*", b"json")
 _orders: Final = msgspec.json.Decoder(Order)
 
@@ -236,6 +239,20 @@ async def cancel(request: Request) -> Answer:
     return _record(request, await request.service.cancel(request.principal, request["id"]))
 
 
+@serves("approveExecution")
+async def approve(request: Request) -> Answer:
+    """Approve an execution."""
+    why = _decoded(_decisions, await request.body(), _REASON).reason
+    return json_answer(accepted_json(await request.service.decisions.approve(request.principal, request["id"], why)))
+
+
+@serves("denyExecution")
+async def deny(request: Request) -> Answer:
+    """Deny an execution."""
+    why = _decoded(_decisions, await request.body(), _REASON).reason
+    return json_answer(accepted_json(await request.service.decisions.deny(request.principal, request["id"], why)))
+
+
 @serves("rerunExecution")
 async def rerun(request: Request) -> Answer:
     """Repeat an execution."""
@@ -261,13 +278,12 @@ async def rerun_all(request: Request) -> Answer:
     return json_answer(shown)
 
 
-def _decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+def _decoded(decoder: msgspec.json.Decoder[T], data: bytes, example: str = _VERSION) -> T:
     try:
         if len(data) > LARGE_BYTES:
             check_json(data)  # with its limits
         return decoder.decode(data or b"{}")
     except (InvalidJsonError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        example = '{"version": "same", "input": ...}, or nothing'
         raise error(ErrorKind.BAD_INPUT, f"the body cannot be read: {problem}; write {example}", field="$") from None
 
 
@@ -288,8 +304,22 @@ async def stats(request: Request) -> Answer:
         if since is not None:
             raise error(ErrorKind.BAD_INPUT, "give `window` or `since`, not both", field="window")
         since = (time.time() if until is None else until) - window
-    found = await request.service.stats(request.principal, request["name"], since=since, until=until)
+    found = await request.service.details.stats(request.principal, request["name"], since=since, until=until)
     return json_answer(stats_json(found))
 
 
-ENDPOINTS: Final = (execute, submit, list_executions, show, result, output, cancel, rerun, rerun_all, cancel_all, stats)
+ENDPOINTS: Final = (
+    execute,
+    submit,
+    list_executions,
+    show,
+    result,
+    output,
+    cancel,
+    approve,
+    deny,
+    rerun,
+    rerun_all,
+    cancel_all,
+    stats,
+)

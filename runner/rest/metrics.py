@@ -168,6 +168,8 @@ class RunnerCollector(Collector):
             "operato_executions_live", "Executions that have not ended, including queued ones.", [({}, runs.live)]
         )
         yield _gauge("operato_executions_queued", "Accepted executions that wait for their turn.", [({}, runs.queued)])
+        awaiting = "Executions that wait for a person to approve them."
+        yield _gauge("operato_executions_awaiting_approval", awaiting, [({}, runs.awaiting)])
         scheduled = "Accepted executions that are queued at their time."
         yield _gauge("operato_executions_scheduled", scheduled, [({}, runs.scheduled)])
         called = "Calls of modules by handlers."

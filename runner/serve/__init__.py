@@ -2,7 +2,7 @@
 
 `server` runs the only event loop, `doors` opens REST and gRPC, `tls` makes their TLS context, `checks` finds mistakes
 before the start, `reload` publishes the modules file again, `heap` gives memory back, `once` makes the
-call of the command `run`, `dev` prints the calls of the command `dev`.
+call of the command `run`, `dev` prints the calls of the command `dev`, `tools` serves those of the command `mcp`.
 """
 
 from runner.serve.checks import (
@@ -19,6 +19,7 @@ from runner.serve.dev import Dev
 from runner.serve.once import run_once
 from runner.serve.server import run_server, surroundings
 from runner.serve.tls import server_context
+from runner.serve.tools import run_tools
 
 __all__ = [
     "Dev",
@@ -29,6 +30,7 @@ __all__ = [
     "registered",
     "run_once",
     "run_server",
+    "run_tools",
     "secret_mistakes",
     "server_context",
     "start_mistakes",

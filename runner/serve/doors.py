@@ -90,6 +90,7 @@ def _rest_door(
     service: Service, verifier: Verifier, server: ServerSettings, ui: Ui | None, closed: trio.Event
 ) -> Callable[..., Awaitable[None]]:
     from runner.http import HttpLimits, serve  # noqa: PLC0415
+    from runner.mcp import make_mcp  # noqa: PLC0415
     from runner.rest import HEALTH_PATHS, make_app  # noqa: PLC0415
 
     limits = HttpLimits(
@@ -103,7 +104,7 @@ def _rest_door(
     )
     return partial(
         serve,
-        make_app(service, verifier, ui),
+        make_app(service, verifier, ui, make_mcp(service, verifier)),
         host=server.host,
         port=server.rest_port,
         limits=limits,

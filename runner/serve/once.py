@@ -12,6 +12,7 @@ from attrs import evolve
 
 from actors.system import Surroundings, open_system
 from config.load import Loaded
+from config.modules import ModuleSpec
 from environments import proc
 from protocol.events import decode_all, text_of
 from runner.api import Service
@@ -34,7 +35,7 @@ async def _once(loaded: Loaded, around: Surroundings, name: str, data: bytes, ti
     # A server may have the history of the data directory open, and this one call needs no record.
     records = tempfile.mkdtemp(prefix="operato-run-")
     settings = evolve(loaded.settings, executor=evolve(loaded.settings.executor, spares=0))
-    wanted = [evolve(m, workers=evolve(m.workers, min=0)) for m in loaded.modules.modules if m.name == name]
+    wanted = [_alone(m) for m in loaded.modules.modules if m.name == name]
     try:
         modules = wanted or loaded.modules.modules
         async with open_system(settings, around, modules, records=Path(records)) as system:
@@ -52,3 +53,8 @@ async def _once(loaded: Loaded, around: Surroundings, name: str, data: bytes, ti
         traceback = with_source(traceback, loaded.modules.path)
     sys.stderr.write(f"{traceback}error: {failure.kind}: {failure.message}\n")
     return CODES[failure.kind].exit
+
+
+def _alone(module: ModuleSpec) -> ModuleSpec:
+    """Return a module for one call: without kept workers, and approved by the person who makes the call."""
+    return evolve(module, workers=evolve(module.workers, min=0), tool=evolve(module.tool, confirm=False))

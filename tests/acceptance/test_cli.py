@@ -405,6 +405,10 @@ def test_run_needs_the_secrets_of_its_module_only(run):
     assert run("run", "b", file=file).returncode == 2
 
 
+def test_run_asks_no_person(run):
+    assert run("run", "m", "3", file=ECHO.replace("{m: {", "{m: {tool: {confirm: true}, ")).out == "3\n"
+
+
 def test_a_closed_pipe_is_not_an_error(tmp_path):
     file = "modules:\n" + "".join(
         f"  m{n}: {{env: inline, code: handler = print, description: {'d' * 200}}}\n" for n in range(2000)

@@ -105,6 +105,8 @@ def calls(name, identity):
         EXECUTOR + "Submit": v1.ExecuteRequest(module_name=name, input_json="1"),
         EXECUTOR + "GetExecution": v1.GetExecutionRequest(id=identity),
         EXECUTOR + "CancelExecution": v1.CancelExecutionRequest(id=identity),
+        EXECUTOR + "ApproveExecution": v1.DecideExecutionRequest(id=identity),
+        EXECUTOR + "DenyExecution": v1.DecideExecutionRequest(id=identity),
         EXECUTOR + "WatchExecution": v1.WatchExecutionRequest(id=identity),
         MODULES + "GetModule": v1.GetModuleRequest(module_name=name),
         MODULES + "DeleteModule": v1.DeleteModuleRequest(module_name=name),

@@ -17,6 +17,7 @@ from runner.inputs import read_file
 from runner.rest.bodies import inflating
 from runner.rest.openapi.operations import OPERATIONS
 from runner.wire import Budget
+from tests.contract.test_approvals import ASKS
 from tests.contract.test_streams import ECHO, open_site
 from tests.support import wait_until
 
@@ -30,7 +31,7 @@ LINES = "application/x-ndjson"
 
 @pytest.fixture
 async def site(tmp_path):
-    async with open_site(tmp_path, (ECHO,)) as opened:
+    async with open_site(tmp_path, (ECHO, ASKS)) as opened:
         yield opened
 
 
@@ -49,6 +50,8 @@ BODIES = {
     "createKey": ("POST", "/keys", "application/json", b'{"name": "m", "scopes": "executions:run"}'),
     "createSchedule": ("POST", "/schedules", "application/json", b'{"module": "echo", "every": "1h"}'),
     "changeSchedule": ("PATCH", "/schedules/{schedule}", "application/json", b'{"timezone": "Asia/Seoul"}'),
+    "approveExecution": ("POST", "/executions/{asked}/approve", "application/json", b'{"reason": "good"}'),
+    "denyExecution": ("POST", "/executions/{asked}/deny", "application/json", b'{"reason": "bad"}'),
     "rerunExecution": ("POST", "/executions/{id}/rerun", "application/json", b'{"version": "active"}'),
     "rerunExecutions": (
         "POST",
@@ -69,7 +72,9 @@ def test_every_operation_with_a_body_is_tried():
 
 async def post(site, name, encoding, data):
     method, path, kind, _ = BODIES[name]
-    if "{id}" in path:
+    if "{asked}" in path:
+        path = path.replace("{asked}", (await site.json("POST", "/executions", {"module": "asks"}))["id"])
+    elif "{id}" in path:
         path = path.replace("{id}", (await site.json("POST", "/modules/execute/echo", 1))["id"])
     elif "{schedule}" in path:
         every = {"module": "echo", "every": f"{2 + len((await site.json('GET', '/schedules'))['items'])}h"}

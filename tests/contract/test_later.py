@@ -146,7 +146,7 @@ async def test_a_cancel_that_meets_its_time_ends_it_once(service):
         pass_time(service, 0)
     await wait_until(lambda: service.runs.statistics().live == 0, "all have ended")
     assert service.runs.statistics().scheduled == 0
-    assert (await service.stats(ANYBODY, "echo", since=None, until=None)).total == 20
+    assert (await service.details.stats(ANYBODY, "echo", since=None, until=None)).total == 20
 
 
 async def test_too_many_are_refused_and_a_full_queue_lets_those_that_are_due_wait(tmp_path):

@@ -191,7 +191,7 @@ async def test_many_at_once_each_end_once(service):
     results = [int((await ended(service, name)).result) for name in names]
 
     assert results == list(range(60))
-    assert (await service.stats(ANYBODY, "echo", since=None, until=None)).total == 60
+    assert (await service.details.stats(ANYBODY, "echo", since=None, until=None)).total == 60
 
 
 # -- cancel ----------------------------------------------------------------------------------------------------------
@@ -228,6 +228,7 @@ async def test_cancel_while_it_runs_ends_its_processes(tmp_path):
         assert gone(child)
         assert [line.split()[0] for line in cancelled.killed] == [str(child)]
         assert (await service.get(ANYBODY, name)).killed == cancelled.killed
+        assert 0 < cancelled.timings.run <= cancelled.duration, "the handler ran until it was ended"
 
 
 async def test_several_cancels_wait_for_the_same_end(service):

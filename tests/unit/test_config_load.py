@@ -121,6 +121,7 @@ def test_the_flat_names():
         "kept_memory": "executor.kept_memory_bytes",
         "max_waiting": "executor.max_waiting",
         "max_queued": "executor.max_queued",
+        "approval_timeout": "executor.approval_timeout_seconds",
         "max_scheduled": "executor.max_scheduled",
         "max_builds": "executor.max_builds",
         "api_builds": "executor.api_builds",

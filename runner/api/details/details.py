@@ -34,6 +34,20 @@ class Details:
         module = self.registry.snapshot.get(name, version, principal.may_use)
         return await trio.to_thread.run_sync(read_code, module.root)
 
+    async def stats(self, principal: Principal, name: str, *, since: float | None, until: float | None) -> ModuleStats:
+        """Return the counts of a module's executions that ended in a window of time, also of a deleted module.
+
+        Raises RunnerError `forbidden`, or `not_found` when neither a module nor an execution has the name.
+        """
+        require(principal, Scope.EXECUTIONS_READ)
+        snapshot = self.registry.snapshot
+        if not principal.may_use(name):
+            raise snapshot.unknown(name, principal.may_use)
+        found = await self.history.stats(name, since=since, until=until)
+        if found.total == 0 and name not in snapshot.modules and name not in snapshot.registered:
+            raise snapshot.unknown(name, principal.may_use)
+        return found
+
     async def over_time(self, principal: Principal, name: str, span: Span) -> Sequence[ModuleStats]:
         """Return statistics of a module for each step of a span of time until now, the oldest first.
 

@@ -272,6 +272,32 @@ CANCEL: Final = Operation(
     refused=(ErrorKind.NOT_FOUND,),
     text="Without the scope `executions:read`, input, output and result are omitted.",
 )
+_DECIDING: Final = (ErrorKind.NOT_FOUND, ErrorKind.CONFLICT)
+_DECISION: Final = "Nothing, or the reason. `conflict`: it does not wait for approval, or somebody has decided."
+APPROVE: Final = Operation(
+    "POST",
+    "/executions/{id}/approve",
+    "approveExecution",
+    "Let an execution run that waits for approval",
+    (Response(200, "It is approved, and that is recorded.", {JSON: views.ListedExecution}),),
+    Scope.EXECUTIONS_APPROVE,
+    parameters=(EXECUTION,),
+    body={JSON: shapes.Decision},
+    body_text=_DECISION,
+    refused=_DECIDING,
+)
+DENY: Final = Operation(
+    "POST",
+    "/executions/{id}/deny",
+    "denyExecution",
+    "End an execution that waits for approval",
+    (Response(200, "It has ended as `forbidden`, without an attempt.", {JSON: views.ListedExecution}),),
+    Scope.EXECUTIONS_APPROVE,
+    parameters=(EXECUTION,),
+    body={JSON: shapes.Decision},
+    body_text=_DECISION,
+    refused=_DECIDING,
+)
 RERUN: Final = Operation(
     "POST",
     "/executions/{id}/rerun",
@@ -358,6 +384,8 @@ EXECUTIONS: Final = (
     FOLLOW_SOCKET,
     CANCEL,
     CANCEL_ALL,
+    APPROVE,
+    DENY,
     RERUN,
     RERUN_ALL,
     STATS,

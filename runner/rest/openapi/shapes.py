@@ -20,7 +20,7 @@ from protocol.errors import ErrorKind
 from protocol.events import Error
 from protocol.model import Kind, Status
 from protocol.views import Json, ListedExecution, Moment
-from runner.api import NOT_SHOWN, SAME, BuiltEnvironment, ShownWorker
+from runner.api import NOT_SHOWN, SAME, BuiltEnvironment, ShownTool, ShownWorker
 
 
 class ExecutionPage(TypedDict):
@@ -126,7 +126,11 @@ class ShownRecipient(TypedDict):
 def _module(name: str, text: str, *more: tuple[str, Any]) -> type[Struct]:
     """Return the type of a module in answers: the fields of its specification, without those that have no value."""
     shown: list[tuple[str, Any] | tuple[str, Any, Any]] = [("name", str), ("version", str), ("env", Kind)]
-    for field_name, kind in {**get_type_hints(ModuleSpec), "endpoints": list[ShownEndpoint]}.items():
+    for field_name, kind in {
+        **get_type_hints(ModuleSpec),
+        "endpoints": list[ShownEndpoint],
+        "tool": bool | ShownTool,
+    }.items():
         if field_name not in NOT_SHOWN:
             filled = tuple(one for one in get_args(kind) if one is not NoneType)
             nullable = NoneType in get_args(kind)
@@ -264,6 +268,12 @@ class Order(Struct, forbid_unknown_fields=True):
     delay: Annotated[
         float | str | None, Meta(description="After how long it is queued: seconds, or text such as 15m; or `run_at`.")
     ] = None
+
+
+class Decision(Struct, forbid_unknown_fields=True):
+    """Why an execution is approved or denied."""
+
+    reason: Annotated[str, Meta(max_length=500, description="For those who read the record.")] = ""
 
 
 class Repetition(Struct, forbid_unknown_fields=True):

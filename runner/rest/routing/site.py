@@ -22,6 +22,7 @@ FOUND: Final = "operato.found"
 """The key in the scope of a request that is passed on: its own scope, and the names in its path."""
 _HOOKS: Final = f"{PREFIX}/".encode()
 _UI: Final = b"/ui"
+_MCP: Final = b"/mcp"
 _UPGRADE: Final = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
 
 
@@ -44,6 +45,8 @@ class Site:
     """Serves the paths below `PREFIX`."""
     ui: App | None = None
     """Serves `/ui` and the paths below."""
+    mcp: App | None = None
+    """Serves `/mcp`."""
     _paths: Paths = field(init=False)
 
     @_paths.default
@@ -65,7 +68,9 @@ class Site:
         if self.origins.allowed:
             send = self.origins.wrap(_header(scope, b"origin"), send)
         try:
-            if scope["raw_path"].startswith(_HOOKS):
+            if self.mcp is not None and scope["raw_path"] == _MCP:
+                await self.mcp(scope, receive, send)
+            elif scope["raw_path"].startswith(_HOOKS):
                 await self.hooks(scope, receive, send)
             else:
                 await self._serve(scope, receive, send)

@@ -53,6 +53,8 @@ async def show(page: Visit) -> Reply:
     if page.may(Scope.EXECUTIONS_READ):
         await parts.take("lives", _at_once(glance.lives(reader, _MOST)))
         await parts.take("ends", glance.ends(reader, _DAY))
+    if page.may(Scope.EXECUTIONS_APPROVE):
+        await parts.take("awaiting", _at_once(service.decisions.awaiting(reader, _MOST)))
     if page.may(Scope.SCHEDULES_READ):
         await parts.take("coming", _coming(page))
     found = parts.found
@@ -61,6 +63,7 @@ async def show(page: Visit) -> Reply:
         "overview.html",
         problems=parts.problems,
         lives=found.get("lives"),
+        awaiting=found.get("awaiting"),
         chart=None if ends is None or not any(each.statuses for each in ends) else _chart(page, ends),
         ended=None if ends is None else _sums(ends),
         red=None if red is None else red[:_MOST],

@@ -9,6 +9,7 @@ _LIST: Final = {
     "Apply": "적용",
     "Called by": "호출한 실행",
     "Caller": "호출자",
+    "Called over": "호출 경로",
     "Cancel…": "취소…",
     "Clear filters": "필터 지우기",
     "Calls of modules": "모듈 호출",
@@ -83,9 +84,13 @@ _MANY: Final = {
 }
 _PAGE: Final = {
     "All of them": "모두 보기",
+    "Approve": "승인",
+    "Approved by": "승인한 사람",
     "Attempts": "시도",
     "Attempts that failed": "실패한 시도",
     "Cancel": "취소",
+    "Denied by": "거부한 사람",
+    "Deny": "거부",
     "Download": "다운로드",
     "Ended": "종료",
     "Environment": "환경",
@@ -96,6 +101,10 @@ _PAGE: Final = {
     "Input": "입력",
     "Input (JSON)": "입력(JSON)",
     "Memory, at most": "최대 메모리",
+    "Reason (optional)": "이유(선택)",
+    "The module runs only after somebody has approved this execution. Look at the input first.": (
+        "누군가 이 실행을 승인해야 모듈이 실행됩니다. 먼저 입력을 확인하세요."
+    ),
     "Not kept: the module records summaries.": "보관하지 않았습니다. 이 모듈은 요약만 기록합니다.",
     "Phases": "단계",
     "Priority": "우선순위",

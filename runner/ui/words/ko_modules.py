@@ -32,7 +32,7 @@ MODULES: Final = {
     "New version": "새 버전",
     "active": "활성",
     "not active": "비활성",
-    "of the modules file": "모듈 파일의 모듈",
+    "from the modules file": "모듈 파일",
     "published by {name}": "게시자: {name}",
     "Pages of the module": "모듈의 페이지",
     "Run it": "실행하기",

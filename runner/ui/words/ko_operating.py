@@ -228,6 +228,8 @@ _AUDIT: Final = {
     "Schedule deleted": "스케줄 삭제",
     "Schedule paused": "스케줄 멈춤",
     "Schedule resumed": "스케줄 다시 시작",
+    "Execution approved": "실행 승인",
+    "Execution denied": "실행 거부",
 }
 _NOTICES: Final = {
     "Notices": "알림",

@@ -56,6 +56,7 @@ OVERVIEW: Final = {
     "There is nothing for you to see here": "여기에 표시할 내용이 없습니다",
     "Unresolved failures": "해결되지 않은 실패",
     "Waiting": "대기 중",
+    "Waits for approval": "승인을 기다리는 실행",
     "Waits, and why": "대기 중인 실행과 이유",
     "When": "실행하는 때",
     "Your token or key has none of the scopes executions:read, schedules:read, modules:read and metrics:read.": (

@@ -1,10 +1,12 @@
-"""What is done with one execution: cancel it, or repeat it."""
+"""The forms of one execution: cancel it, approve or deny it, repeat it."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from protocol.errors import ErrorKind, RunnerError
 from runner.api import ACTIVE, SAME
-from runner.auth import Scope
+from runner.auth import Principal, Scope
 from runner.status import CODES
 from runner.ui.views.executions.page import shown_page
 from runner.ui.visit import Reply, Visit, view
@@ -15,6 +17,30 @@ async def cancel(page: Visit) -> Reply:
     """Cancel an execution, and show it when it has ended."""
     name = page.path["id"]
     await page.service.cancel(page.principal, name)
+    return page.redirect(f"/executions/{name}")
+
+
+@view("POST", "/executions/{id}/approve", scope=Scope.EXECUTIONS_APPROVE)
+async def approve(page: Visit) -> Reply:
+    """Approve an execution, and show it."""
+    return await _decided(page, page.service.decisions.approve)
+
+
+@view("POST", "/executions/{id}/deny", scope=Scope.EXECUTIONS_APPROVE)
+async def deny(page: Visit) -> Reply:
+    """Deny an execution, and show it."""
+    return await _decided(page, page.service.decisions.deny)
+
+
+async def _decided(page: Visit, decide: Callable[[Principal, str, str], Awaitable[object]]) -> Reply:
+    name = page.path["id"]
+    try:
+        await decide(page.principal, name, page.form.get("reason", ""))
+    except RunnerError as problem:
+        failure = problem.failure
+        if failure.kind is not ErrorKind.CONFLICT or not page.may(Scope.EXECUTIONS_READ):
+            raise
+        return await shown_page(page, failure=failure, status=CODES[failure.kind].http)
     return page.redirect(f"/executions/{name}")
 
 
@@ -38,4 +64,4 @@ async def rerun(page: Visit) -> Reply:
     return page.redirect(f"/executions/{made.id}")
 
 
-VIEWS = (cancel, rerun)
+VIEWS = (cancel, approve, deny, rerun)

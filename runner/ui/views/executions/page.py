@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from attrs import evolve
 
+from actors.executions import WAITS
 from protocol.errors import Failure
 from protocol.model import Execution, Status
 from protocol.terminal import visible
@@ -84,9 +85,14 @@ async def _values(page: Visit, execution: Execution) -> dict[str, Any]:
         "follow": execution.status in (Status.RUNNING, Status.QUEUED),
         "may_cancel": may_run and not ended,
         "may_rerun": may_run and ended,
+        "may_decide": _asks(execution) and page.may(Scope.EXECUTIONS_APPROVE, execution.module.name),
         "editable": editable,
         "versions": (SAME, ACTIVE),
     }
+
+
+def _asks(execution: Execution) -> bool:
+    return execution.waiting is not None and execution.waiting.reason == WAITS
 
 
 async def _look(page: Visit, execution: Execution) -> tuple[Look, bool]:

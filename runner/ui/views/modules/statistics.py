@@ -27,7 +27,7 @@ async def show(page: Visit) -> Reply:
     name = name if name in SPANS else "day"
     span = SPANS[name]
     steps = await page.service.details.over_time(page.principal, subject.name, span)
-    whole = await page.service.stats(page.principal, subject.name, since=steps[0].since, until=steps[-1].until)
+    whole = await page.service.details.stats(page.principal, subject.name, since=steps[0].since, until=steps[-1].until)
     times = [datetime.fromtimestamp(step.since, UTC).strftime(_FORMS[name]) for step in steps]
     return subject.render(
         "module_stats.html",

@@ -29,6 +29,8 @@ ACTIONS: Final = {
     Action.SCHEDULE_DELETE: "Schedule deleted",
     Action.SCHEDULE_PAUSE: "Schedule paused",
     Action.SCHEDULE_RESUME: "Schedule resumed",
+    Action.EXECUTION_APPROVE: "Execution approved",
+    Action.EXECUTION_DENY: "Execution denied",
 }
 """The English words of each change."""
 

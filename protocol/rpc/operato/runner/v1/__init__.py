@@ -393,6 +393,25 @@ class CancelExecutionResponse(betterproto.Message):
 
 
 @dataclass(eq=False, repr=False)
+class DecideExecutionRequest(betterproto.Message):
+    """The execution to approve or to deny."""
+
+    id: str = betterproto.string_field(1)
+    """Its id, a UUID."""
+
+    reason: str = betterproto.string_field(2)
+    """Why, in at most 500 characters; empty for no reason."""
+
+
+@dataclass(eq=False, repr=False)
+class DecideExecutionResponse(betterproto.Message):
+    """The execution after the decision."""
+
+    execution: "Execution" = betterproto.message_field(1)
+    """The execution."""
+
+
+@dataclass(eq=False, repr=False)
 class RerunExecutionRequest(betterproto.Message):
     """The execution to repeat."""
 
@@ -726,6 +745,31 @@ class Execution(betterproto.Message):
     """
     The executions that its handler called or submitted, at most 100, the newest first; only from GetExecution.
     """
+
+    via: str = betterproto.string_field(42)
+    """
+    `mcp NAME/VERSION` if it was called as a tool, with the name that the client gives itself.
+    """
+
+    approval: "Approval" = betterproto.message_field(43)
+    """The decision of the person that it waited for; absent without one."""
+
+
+@dataclass(eq=False, repr=False)
+class Approval(betterproto.Message):
+    """The decision of a person about an execution that waited for it."""
+
+    approved: bool = betterproto.bool_field(1)
+    """Whether it may run."""
+
+    by: str = betterproto.string_field(2)
+    """Who decided: the subject of the token."""
+
+    at: int = betterproto.int64_field(3)
+    """In milliseconds since the epoch."""
+
+    reason: str = betterproto.string_field(4)
+    """Why; empty without a reason."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1638,6 +1682,40 @@ class ExecutorServiceStub(betterproto.ServiceStub):
             metadata=metadata,
         )
 
+    async def approve_execution(
+        self,
+        decide_execution_request: "DecideExecutionRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "DecideExecutionResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ExecutorService/ApproveExecution",
+            decide_execution_request,
+            DecideExecutionResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def deny_execution(
+        self,
+        decide_execution_request: "DecideExecutionRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "DecideExecutionResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ExecutorService/DenyExecution",
+            decide_execution_request,
+            DecideExecutionResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def rerun_execution(
         self,
         rerun_execution_request: "RerunExecutionRequest",
@@ -2129,6 +2207,16 @@ class ExecutorServiceBase(ServiceBase):
     ) -> "CancelExecutionResponse":
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def approve_execution(
+        self, decide_execution_request: "DecideExecutionRequest"
+    ) -> "DecideExecutionResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def deny_execution(
+        self, decide_execution_request: "DecideExecutionRequest"
+    ) -> "DecideExecutionResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def rerun_execution(
         self, rerun_execution_request: "RerunExecutionRequest"
     ) -> "SubmitResponse":
@@ -2202,6 +2290,22 @@ class ExecutorServiceBase(ServiceBase):
         response = await self.cancel_execution(request)
         await stream.send_message(response)
 
+    async def __rpc_approve_execution(
+        self,
+        stream: "grpclib.server.Stream[DecideExecutionRequest, DecideExecutionResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.approve_execution(request)
+        await stream.send_message(response)
+
+    async def __rpc_deny_execution(
+        self,
+        stream: "grpclib.server.Stream[DecideExecutionRequest, DecideExecutionResponse]",
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.deny_execution(request)
+        await stream.send_message(response)
+
     async def __rpc_rerun_execution(
         self, stream: "grpclib.server.Stream[RerunExecutionRequest, SubmitResponse]"
     ) -> None:
@@ -2270,6 +2374,18 @@ class ExecutorServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 CancelExecutionRequest,
                 CancelExecutionResponse,
+            ),
+            "/operato.runner.v1.ExecutorService/ApproveExecution": grpclib.const.Handler(
+                self.__rpc_approve_execution,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                DecideExecutionRequest,
+                DecideExecutionResponse,
+            ),
+            "/operato.runner.v1.ExecutorService/DenyExecution": grpclib.const.Handler(
+                self.__rpc_deny_execution,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                DecideExecutionRequest,
+                DecideExecutionResponse,
             ),
             "/operato.runner.v1.ExecutorService/RerunExecution": grpclib.const.Handler(
                 self.__rpc_rerun_execution,

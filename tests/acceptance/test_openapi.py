@@ -355,9 +355,7 @@ def test_generated_requests_are_answered_as_described(
             "headers": {"authorization": f"Bearer {server.token}"},
             "checks": {
                 "ignored_auth": {"enabled": False},
-                "positive_data_acceptance": {
-                    "expected-statuses": [each for each in unmet if each not in refused]
-                },
+                "positive_data_acceptance": {"expected-statuses": [each for each in unmet if each not in refused]},
                 "negative_data_rejection": {"expected-statuses": unmet[1:]},
             },
         }

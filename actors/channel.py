@@ -60,7 +60,7 @@ class Channel:
         self._pending: list[bytes] = []
         self._answered = ""  # the id of the last answer
         self._interrupted = False
-        self._replying: trio.Lock | None = None
+        self._replied: trio.Event | None = None  # set when the reply on its way has been sent
 
     def interrupt(self) -> None:
         """Make the wait for the guest, and until `resume` each later one, raise InterruptedWaitError."""
@@ -145,17 +145,15 @@ class Channel:
         await self.reply(no_call(message))
 
     async def reply(self, message: messages.HostMessage) -> None:
-        """Send the answer to a call of a module; in any task, also while another one receives."""
-        if self._replying is None:
-            self._replying = trio.Lock()
-        try:
-            self._replying.acquire_nowait()  # without a checkpoint, which would cost a turn of the loop
-        except trio.WouldBlock:
-            await self._replying.acquire()
+        """Send the answer to a message of a running handler; in any task, also while another one receives."""
+        while self._replied is not None:  # a part of its frame may be sent
+            await self._replied.wait()
+        self._replied = replied = trio.Event()
         try:
             await self.send(message)
         finally:
-            self._replying.release()
+            self._replied = None
+            replied.set()
 
     async def receive_last(self) -> messages.Result | messages.Error:
         """Return the answer to an execution that is being stopped; drop everything before it."""
@@ -181,12 +179,12 @@ class Channel:
                         await writing.write(part)
                         continue
                     stored = await writing.finish()
-                    await self.send(messages.Stored(message.id, stored.described))
+                    await self.reply(messages.Stored(message.id, stored.described))
                     return None, None
                 return abandoned(part, message.id), None
         except RunnerError as problem:
             failure = refusal(problem)
-        await self.send(messages.Refused(message.id, failure.kind, failure.message))
+        await self.reply(messages.Refused(message.id, failure.kind, failure.message))
         left = _ON_THEIR_WAY
         while isinstance(part := await self._part(message.id, hear), memoryview):
             left -= len(part)

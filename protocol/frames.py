@@ -49,6 +49,10 @@ class FrameDecoder:
         Raises FrameTooLargeError at a length over the limit; the decoder is unusable then.
         """
         buffer = self._buffer
+        size = len(data) - HEADER_BYTES
+        whole = not buffer and self._wanted < 0 and 0 <= size <= self._max_bytes
+        if whole and int.from_bytes(data[:HEADER_BYTES], "big") == size:  # one frame, as nearly always
+            return [bytes(data[HEADER_BYTES:])]
         buffer += data
         payloads: list[bytes] = []
         while True:

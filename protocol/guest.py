@@ -414,6 +414,9 @@ class Guest:
 
     def calling(self, execution):
         """Return the calls of the running execution to other modules; several threads may begin at once."""
+        made = self.channel.calls
+        if made is not None and self.channel.speaker == execution:
+            return made.calls
         with self.channel.turn:
             return more("calling").of(self.channel, execution)
 

@@ -147,7 +147,7 @@ class Telling(Struct, frozen=True):
     """How many notices led to the execution, each the cause of the next one."""
 
 
-class Execution(Struct, frozen=True):
+class Execution(Struct, frozen=True, omit_defaults=True):
     """One call of one module version, as history keeps it and every door shows it.
 
     `input` and `result` are JSON as bytes and are never parsed on the way. Times are seconds since the epoch;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -156,7 +157,12 @@ class Attempts:
             call.nested = live.children = self.nesting.children(live, turn)
         try:
             await self._record_begin(live)
-            return live.stopped() if call.stopped_by is not None else await worker.execute(call)
+            if call.stopped_by is not None:
+                return live.stopped()
+            outcome = await worker.execute(call)
+            if outcome.failure is None or outcome.seconds or not outcome.reached:
+                return outcome
+            return evolve(outcome, seconds=max(0.0, time.time() - live.began_at))  # without an answer that has it
         finally:
             live.call = None
             live.killed = call.killed

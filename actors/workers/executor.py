@@ -85,6 +85,10 @@ class Turn:
         """Note that this handler has ended while others run in its place."""
         self.parking.unpark(self.worker, self.level)
 
+    def take_nowait(self) -> bool:
+        """Let this handler go on if that is possible at once; return whether it was."""
+        return self.parking.resume_nowait(self.worker)
+
     async def take(self) -> None:
         """Wait until this handler may go on. Returns at once if its worker has ended, or is given back."""
         await self.parking.resume(self.worker, self.level)

@@ -85,6 +85,8 @@ def read_script(path: Path) -> tuple[ModulesFile, tuple[Mistake, ...]]:
     files = [absolute]
     data: dict[str, Any] = {"path": str(absolute)}
     try:
+        if absolute.is_dir():
+            raise Wrong("is a folder; name one Python file in it")  # noqa: TRY301
         found = name_in_block({absolute.name: read_text(absolute).encode()})
         data["name"] = absolute.stem.lower().replace(" ", "-") if found is None else found
         if found is None and read_or_none(name_of_module, data["name"]) is None:

@@ -112,8 +112,10 @@ class Calls:
         if os.getpid() != self.channel.owner:
             raise RuntimeError("a process that the handler started cannot call modules; let the handler do it")
         data = self.encode(value)
-        head = {"module": str(module), "waits": waits}
-        head.update({name: value for name, value in options.items() if value is not None})
+        head = '"module": %s, "waits": %s' % (json.dumps(str(module)), "true" if waits else "false")
+        for name, option in options.items():
+            if option is not None:
+                head += ', "%s": %s' % (name, json.dumps(option))
         number = self.answers.ask(head, data, future)
         if number is None:
             raise problem(module, {"kind": "cancelled", "message": "the execution that calls has ended"})
@@ -164,9 +166,10 @@ class Answers:
         self.number = 0
         self.ended = False
         self.calls = None
+        self.head = b'{"type": "call", "id": %b, "number": ' % json.dumps(execution).encode()
 
     def ask(self, head, data, future=None):
-        """Send a call with this input, or let it wait until another one has ended.
+        """Send a call with these fields and this input, both as JSON, or let it wait until another one has ended.
 
         Return its number, or None when the execution ends. The answer is for `wait`, or for a future.
         """
@@ -174,12 +177,15 @@ class Answers:
             if self.ended or self.channel.cancelled or self.channel.speaker != self.execution:
                 return None
             self.number += 1
-            fields = dict({"type": "call", "id": self.execution, "number": self.number}, **head)
-            self.later.append((self.number, json.dumps(fields)[:-1].encode() + b', "input": ' + data + b"}"))
+            payload = b'%b%d, %b, "input": %b}' % (self.head, self.number, head.encode(), data)
             self.open.add(self.number)
             if future is not None:
                 self.futures[self.number] = future
-            self.send_later()
+            if self.later or len(self.open) > MAX_OPEN:  # the host gets the numbers in order
+                self.later.append((self.number, payload))
+                self.send_later()
+            else:
+                self.channel.send(payload)
             return self.number
 
     def send_later(self):
@@ -332,6 +338,8 @@ class Answers:
 
     def pass_on(self):
         """Let a loop that waits for an answer read if no other reads; a thread that waits finds it by itself."""
+        if not self.futures:
+            return
         with self.changed:
             if self.reader is None and self.futures:
                 loop = next(iter(self.futures.values())).get_loop()

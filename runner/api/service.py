@@ -88,7 +88,7 @@ class Service:
         self.decisions = Decisions(self.history, self.runs, self.registry)
         self.cancels, self.outputs = Cancels(self.history, self.runs), Outputs(self.history, self.runs, self.checks)
         self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
-        self.runs.nesting.serve(self.checks.input, self._idempotency.first_child)
+        self.runs.nesting.serve(self.checks, self._idempotency.first_child)
 
     # Modules and environments
 

@@ -123,7 +123,10 @@ def run(module: str, data: str, timeout: str | None, **options: Any) -> int:
     names = [spec.name for spec in loaded.modules.modules]
     module = names[0] if module.endswith(".py") else module
     if module not in names:
-        raise error(ErrorKind.NOT_FOUND, f"there is no module {module!r:.80}{did_you_mean(module, names)}")
+        text = f"there is no module {module!r:.80}{did_you_mean(module, names)}"
+        if Path(module).is_dir():
+            text += "; a folder runs as the `path` of a module, or on a server after `push`"
+        raise error(ErrorKind.NOT_FOUND, text)
     from runner.serve import run_once, surroundings
 
     limit = loaded.settings.server.max_frame_bytes

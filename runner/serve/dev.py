@@ -67,7 +67,6 @@ class Console:
 
     async def _follow(self, live: Live, number: str) -> None:
         module = live.module.spec.name
-        began = trio.current_time()
         self.say(number, ("call ", "bold cyan"), (module, "bold"), (f" {_short(live.execution.input)}", ""))
         follower, lines = Follower(live.log), _Lines()
         while (events := await follower.next()) is not None:
@@ -77,7 +76,7 @@ class Console:
             self.say(number, ("| ", "dim"), (line, ""))
         await live.ended.wait()
         if live.refusal is None:
-            self._end(number, live.execution, trio.current_time() - began)
+            self._end(number, live.execution)
         else:
             failure = live.refusal.failure
             self.say(number, (str(failure.kind), "bold red"), (f": {one_line(failure.message)}", ""))
@@ -99,9 +98,9 @@ class Console:
                 if event.reason:
                     self.say(number, (f"waits: {event.reason}", "dim"))
 
-    def _end(self, number: str, execution: Execution, seconds: float) -> None:
+    def _end(self, number: str, execution: Execution) -> None:
         failure = execution.failure
-        times = _times(execution, seconds)
+        times = _times(execution)
         if failure is None:
             result = f": {_short(execution.result or b'null')}" if execution.status is Status.SUCCEEDED else ""
             self.say(number, (str(execution.status), "bold green"), (f" in {times}{result}", ""))
@@ -140,12 +139,12 @@ def with_source(text: str, file: Path) -> str:
     return _STORED.sub(lambda _: str(file), text)
 
 
-def _times(execution: Execution, seconds: float) -> str:
+def _times(execution: Execution) -> str:
     """Return the time of a call, and its parts other than the handler that took a while."""
     timings = execution.timings
     parts = {"queue": timings.queue, "build": timings.build, "start": timings.start, "import": timings.load}
     more = ", ".join(f"{name} {_span(value)}" for name, value in parts.items() if value >= _WORTH_SECONDS)
-    return f"{_span(seconds)} (handler {_span(timings.run)}{', ' if more else ''}{more})"
+    return f"{_span(execution.duration or 0.0)} (handler {_span(timings.run)}{', ' if more else ''}{more})"
 
 
 def _span(seconds: float) -> str:
@@ -163,6 +162,8 @@ class Dev:
 
     file: Path
     console: Console = field(init=False)
+    _mistaken: bool = field(default=False, init=False)
+    """The file has mistakes, and the last good version is served."""
 
     def __attrs_post_init__(self) -> None:
         self.console = Console(self.file)
@@ -191,11 +192,15 @@ class Dev:
         """Read the file; see `read_script`."""
         return read_script(path)
 
-    def told(self, problem: Exception | None) -> None:
-        """Print the outcome of a change: the mistakes in it, if there are some."""
-        if problem is None:
-            self.console.say("", ("reloaded", "green"))
-            return
+    def reloaded(self, *, changed: bool) -> None:
+        """Print that the file is served as it is, if it was not before."""
+        if changed or self._mistaken:
+            self.console.say("", ("reloaded" if changed else "the mistake is gone; nothing else changed", "green"))
+        self._mistaken = False
+
+    def refused(self, problem: Exception) -> None:
+        """Print the mistakes in a change."""
+        self._mistaken = True
         self._wrong(problem)
         self.console.say("", ("the last good version keeps serving", "yellow"))
 

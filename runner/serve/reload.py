@@ -105,7 +105,7 @@ class Reloader:
         except (ConfigError, RunnerError, OSError) as problem:
             why = problem.failure.message if isinstance(problem, RunnerError) else str(problem)
             if self.dev is not None:
-                self.dev.told(problem)
+                self.dev.refused(problem)
             else:
                 log.warning("not reloaded, the modules are unchanged", file=str(published.path), why=why)
             return published
@@ -114,8 +114,8 @@ class Reloader:
             log.exception("not reloaded, the modules are unchanged", file=str(published.path))
             return published
         changes = await trio.to_thread.run_sync(self.system.registry.snapshot.since, before)
-        if self.dev is not None and changes:
-            self.dev.told(None)
+        if self.dev is not None:
+            self.dev.reloaded(changed=bool(changes))
         log.info("reloaded" if changes else "reloaded, no changes", file=str(published.path), **changes.summary())
         if self.modules.runner != published.runner:
             log.warning("the section `runner:` is read only at the start; restart the runner to apply its changes")

@@ -202,8 +202,9 @@ async def _print_call(doors: Doors, secret: str, loaded: Loaded, served: Registr
     if dev is not None:
         page = f"{url}/docs"
         if doors.ui is not None:
-            shown = f"/ui/modules/{first}"
-            page = f"{url}{doors.ui.link(token, _SUBJECT)}&next={shown}" if sys.stderr.isatty() else url + shown
+            shown = f"/modules/{first}"
+            link = f"{doors.ui.link(token, _SUBJECT)}&next={shown}" if sys.stderr.isatty() else f"/ui{shown}"
+            page = url + link
         dev.announce(url, first, page, f"{command_line(loaded, url)} call {first} {text}")
         return
     sys.stderr.write(

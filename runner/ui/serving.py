@@ -49,7 +49,8 @@ class Pages:
         for each in VIEWS:
             tree.add(PREFIX + each.path, each)
         assets = Assets.load()
-        templates = Templates(assets, frozenset(each.path for each in VIEWS if each.method == "GET"))
+        absent = frozenset({"/keys", "/audit"}) if service.api_keys is None else frozenset()  # as under `dev`
+        templates = Templates(assets, frozenset(each.path for each in VIEWS if each.method == "GET") - absent)
         quart = make_quart((each for each in VIEWS if not each.raw), service.settings.server.max_frame_bytes)
         return cls(service, access, assets, templates, tree, quart)
 

@@ -32,6 +32,7 @@ from runner.wire import Share
 HTML: Final = "text/html; charset=utf-8"
 EVENTS: Final = "text/event-stream; charset=utf-8"
 PREFIX: Final = "/ui"
+_SCHEDULES: Final = frozenset({Scope.SCHEDULES_READ, Scope.SCHEDULES_WRITE})
 
 Headers = tuple[tuple[str, str], ...]
 Write = Callable[[bytes], Awaitable[None]]
@@ -155,8 +156,13 @@ class Visit:
         return self.outside.base or f"{self.scope['scheme']}://{host}"
 
     def may(self, scope: str, module: str | None = None) -> bool:
-        """Whether the reader has a scope, and may use a module: views show nothing else."""
+        """Whether the reader has a scope, and may use a module: views show nothing else.
+
+        A runner without schedules, as `dev`, grants none of their scopes.
+        """
         caller = self.caller
+        if self.service.starts is None and scope in _SCHEDULES:
+            return False
         return caller is not None and caller.allows(scope) and (module is None or caller.may_use(module))
 
     def header(self, name: str) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from environments.installer import find_uv
@@ -144,6 +146,10 @@ def test_a_file_is_served_while_it_is_edited(place, file):
         assert 'File "hello.py", line 9, in <module>\n' in log.read_text()
         assert call("still")[0] == 0
 
+        file.write_text(FILE)
+        wait_for(lambda: " the mistake is gone; nothing else changed\n" in log.read_text())
+        assert " reloaded\n" not in log.read_text()
+
         file.write_text(FILE.replace('"input": input', '"other": input'))
         wait_for(lambda: " reloaded\n" in log.read_text())
         assert call("new")[:2] == (0, '{"version":"1.0","other":"new"}\n')
@@ -153,10 +159,49 @@ def test_a_file_is_served_while_it_is_edited(place, file):
     assert sorted(each.name for each in home.iterdir()) == ["hello.py"], "it leaves nothing beside it"
 
 
+def test_the_link_of_a_terminal_leads_to_the_page_of_the_file(place):
+    home, environ = place
+    (home / "plain.py").write_text("def handler(input): return input\n")
+    leader, terminal = os.openpty()
+    ports = ["--rest-port", "0", "--venv-path", str(home.parent / "venvs")]
+    process = subprocess.Popen([*PROGRAM, "dev", "plain.py", *ports], cwd=home, env=environ, stderr=terminal)
+    os.close(terminal)
+    try:
+        shown = b""
+        while b"Ctrl-C" not in shown:
+            shown += os.read(leader, 65536)
+        (link,) = re.findall(r"(http://\S+/ui/sign-in\?\S+)", re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()))
+        base = link.partition("/ui/")[0]
+        with httpx.Client(base_url=base, headers={"origin": base, "accept": "text/html"}, trust_env=False) as browser:
+            inputs = re.findall(r'name="(code|next)" value="([^"]*)"', browser.get(link).text)
+            fields = dict(reversed(inputs))  # those of the first form
+            signed_in = browser.post("/ui/sign-in", data=fields)
+            assert (signed_in.status_code, signed_in.headers["location"]) == (303, "/ui/modules/plain")
+            assert "plain" in browser.get("/ui/modules/plain").raise_for_status().text
+            overview = browser.get("/ui/").raise_for_status().text
+            assert "cannot be shown" not in overview
+            assert not {"/ui/schedules", "/ui/keys", "/ui/audit"} & {*re.findall(r'href="([^"]*)"', overview)}
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        os.close(leader)
+        (home / "plain.py").unlink()
+
+
 def test_dev_needs_a_file_that_is_a_module(place):
     code, _, err = command(place, "dev", "missing.py")
 
     assert (code, err) == (2, "error: missing.py: does not exist\n")
+    assert command(place, "dev", ".")[2] == "error: .: is a folder; name one Python file in it\n"
+
+
+def test_a_folder_is_not_run_as_a_file(place, tmp_path):
+    (tmp_path / "modules.yaml").write_text("modules: []\n")
+    (tmp_path / "job").mkdir()
+    code, _, err = command((tmp_path, place[1]), "run", "job")
+
+    assert code == 3
+    assert err.startswith("error: not_found: there is no module 'job'; a folder runs as the `path` of a module, or ")
 
 
 def test_a_file_is_pushed_with_its_block(place, file, tmp_path):

@@ -48,6 +48,21 @@ def test_output_is_followed_and_the_execution_is_cancelled(page, server):
     expect(page.get_by_role("button", name="Run again").first).to_be_visible()
 
 
+def test_a_run_below_its_form_is_timed_and_cancelled(page):
+    page.goto("/ui/modules/count")
+    page.get_by_label("The input as JSON").fill('{"to": 100000, "pause": 0.05}')
+    page.get_by_role("button", name="Run it").press("Enter")
+    result = page.locator("[data-result]")
+    expect(result).to_contain_text("line 20")
+    expect(page.get_by_role("button", name="Run it")).to_be_focused()
+    expect(result.locator(".legend")).to_contain_text(re.compile(r"run\s*[1-9][0-9.]* s"))
+    result.get_by_role("button", name="Cancel").click()
+    expect(result.locator(".status").first).to_have_text("cancelled")
+    expect(result.get_by_role("button", name="Cancel")).to_have_count(0)
+    expect(result.locator(".legend")).to_contain_text("run")
+    expect(page).to_have_url(re.compile("/ui/modules/count$"))
+
+
 def test_a_failed_execution_runs_again_with_another_input(page, filled):
     page.goto(f"/ui/executions/{filled['failed']}")
     expect(page.locator("pre.traceback").first).to_contain_text("KeyError")

@@ -11,7 +11,7 @@ import trio
 from actors.history import Query
 from actors.registry import Action, ChangesQuery
 from config.modules.policies import GroupPolicy, RetryPolicy, ToolPolicy
-from protocol.errors import ErrorKind, RunnerError
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.events import ErrorEvent, StatusEvent
 from protocol.model import Status
 from runner.auth import Principal
@@ -267,3 +267,19 @@ async def test_a_shutdown_ends_calls_and_puts_off_accepted_ones(tmp_path):
         assert ({each.id for each in left}, number) == ({each.id for each in accepted[1:]}, 2)
         await service.decisions.approve(BOSS, accepted[2].id)
         assert (await ended(service, accepted[2].id)).result == b"2"
+
+
+async def test_an_approval_that_cannot_be_recorded_changes_nothing(service, monkeypatch):
+    accepted = await service.submit(CALLER, "asks", b"1")
+    record = service.history.submit
+
+    async def full(execution):
+        raise error(ErrorKind.UNAVAILABLE, "the disk is full")
+
+    monkeypatch.setattr(service.history, "submit", full)
+    with pytest.raises(RunnerError, match="the disk is full"):
+        await service.decisions.approve(BOSS, accepted.id)
+    assert (await service.get(BOSS, accepted.id)).approval is None
+    monkeypatch.setattr(service.history, "submit", record)
+    await service.decisions.approve(BOSS, accepted.id, "again")
+    assert (await ended(service, accepted.id)).approval.reason == "again"

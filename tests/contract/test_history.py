@@ -460,7 +460,7 @@ def test_inputs_of_callers_cannot_look_like_records(tmp_path):
 
 
 def test_segments_rotate_by_size(tmp_path):
-    log = Journal(tmp_path, segment_bytes=1000)
+    log = Journal(tmp_path, segment_bytes=500)
     for revision in range(10):
         log.append(Entry(revision, make()))
     assert len(log.left_behind()) > 2

@@ -228,6 +228,7 @@ async def test_cancel_while_it_runs_ends_its_processes(tmp_path):
         assert gone(child)
         assert [line.split()[0] for line in cancelled.killed] == [str(child)]
         assert (await service.get(ANYBODY, name)).killed == cancelled.killed
+        assert 0 < cancelled.timings.run <= cancelled.duration, "the handler ran until it was ended"
 
 
 async def test_several_cancels_wait_for_the_same_end(service):

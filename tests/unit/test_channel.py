@@ -103,6 +103,34 @@ def answered(stream_pieces, memory):
     return answer, refused, guest.heard
 
 
+class SlowGuest(Guest):
+    """Takes a frame byte by byte, as one whose buffer is full."""
+
+    async def send(self, frame):
+        for place in range(len(frame)):
+            await super().send(frame[place : place + 1])
+
+
+def test_answers_to_calls_and_files_do_not_mix():
+    stream = said(type="call", id="e", number=1, module="m", input=None)
+    stream += said(type="call", id="e", number=2, module="m", input=None)
+    stream += said(type="store", id="e", name="n", media_type="a/b") + frames.encode_bytes(b"") + END
+    guest, memory = SlowGuest([stream]), Memory()
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+
+            def begin(message, reply):
+                nursery.start_soon(reply, messages.Called("e", message.number, "c", message.input))
+
+            nested = SimpleNamespace(begin=begin, open=0)
+            await Channel(guest, 1 << 16).answer("e", memory.store, memory, lambda: None, nested)
+
+    trio.run(main)
+
+    assert sorted(each.get("number", 0) for each in guest.heard) == [0, 1, 2]
+
+
 @st.composite
 def conversations(draw):
     """Return files as lists of pieces with progress between them, and the bytes of all messages in pieces."""

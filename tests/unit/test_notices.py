@@ -23,7 +23,7 @@ from config.modules import ModuleSpec, spec_from_mapping, spec_to_mapping
 from config.modules.on_end import ENDS, MAX_RECIPIENTS, MAX_URL, OnEnd, loop_from, telling
 from config.secrets import Secret
 from protocol.errors import ErrorKind, Failure
-from protocol.model import Attempt, Execution, Kind, ModuleRef, Recipient, Status, Telling
+from protocol.model import Approval, Attempt, Execution, Kind, ModuleRef, Recipient, Status, Telling
 from runner.outgoing.addresses import Allowed
 from tests.modules_file import load_modules
 
@@ -193,6 +193,7 @@ def test_recipients_fit_into_the_place_of_an_end_in_the_journal():
         subject=text,
         idempotency_key=text[:255],
         failure=Failure(ErrorKind.HANDLER_ERROR, text, traceback=text),
+        approval=Approval(approved=False, by=text, at=1.0, reason=text),
         on_end=Telling((longest,) * MAX_RECIPIENTS),
     )
 

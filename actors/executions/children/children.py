@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import structlog
@@ -30,6 +30,7 @@ MAX_CALLS: Final = 100_000
 _INTERNAL: Final = Failure(ErrorKind.INTERNAL, "internal error; the runner's log has the reason")
 _ENDED: Final = Failure(ErrorKind.CANCELLED, "the execution that called it has ended")
 _WITHDRAWN: Final = Failure(ErrorKind.CANCELLED, "the handler that called it does not wait for it any more")
+T = TypeVar("T")
 Reply: TypeAlias = Callable[[messages.HostMessage], Awaitable[None]]
 
 log = structlog.get_logger("children")
@@ -60,6 +61,9 @@ class Turn(Protocol):
     def give(self) -> None:
         """Let others run."""
 
+    def take_nowait(self) -> bool:
+        """Let it go on if that is possible at once; return whether it was."""
+
     async def take(self) -> None:
         """Wait until it may go on."""
 
@@ -72,8 +76,8 @@ class Open:
     """One call without an answer."""
 
     message: messages.Call
-    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
-    """Ends its task as long as no execution of its own has begun."""
+    pause: trio.CancelScope | None = field(default=None, init=False)
+    """The scope of a wait before an execution of its own has begun."""
     child: Begun | None = field(default=None, init=False)
     """The execution that it waits for."""
     owned: bool = field(default=False, init=False)
@@ -92,12 +96,22 @@ class Open:
             self.why = why
             if self.child is not None and self.owned:
                 self.child.cancel(why)
-            else:
-                self.scope.cancel()
+            elif self.pause is not None:
+                self.pause.cancel()
+
+    async def wait(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what some work returns, which `end` ends. Raises RunnerError when it was ended."""
+        if self.why is None:
+            with trio.CancelScope() as self.pause:
+                return await work()
+        raise RunnerError(self.why or _ENDED)
 
 
 Answer: TypeAlias = Callable[[Parent, Open], Awaitable[tuple[str, msgspec.Raw]]]
-"""Executes what was called; returns the id of the execution, and its result. Raises RunnerError, with the id if any."""
+"""Executes what was called; returns the id of the execution, and its result. Raises RunnerError, with the id if any.
+
+It waits by `Open.wait` as long as no execution has begun that `Open.end` ends: a scope for each call would cost more.
+"""
 
 
 class FailedCallError(RunnerError):
@@ -198,12 +212,9 @@ class Children:
     async def _answer(self, made: Open) -> messages.Called | messages.CallFailed:
         """Execute what was called; return the message with its end."""
         message, child = made.message, ""
-        failure = _ENDED
         try:
-            with made.scope:
-                child, value = await self.answer(self.parent, made)
-                return messages.Called(message.id, message.number, child, value)
-            failure = made.why or _ENDED
+            child, value = await self.answer(self.parent, made)
+            return messages.Called(message.id, message.number, child, value)
         except RunnerError as problem:
             failure = problem.failure
             child = problem.child if isinstance(problem, FailedCallError) else ""
@@ -225,6 +236,9 @@ class Children:
         """Note the end of a call that is waited for; after the last one, wait until the handler may go on."""
         self._waiting -= 1
         if self.turn is None or self._waiting or not self._parked:
+            return
+        if self._rest is None and self.turn.take_nowait():
+            self._parked = False
             return
         try:
             self._turning.acquire_nowait()  # without a checkpoint, which would cost a turn of the loop

@@ -16,18 +16,26 @@ from actors.executions.children.rules import check_allowed, child_of, globs_of
 from actors.files import Files, Viewer, references
 from actors.registry import Published, Registry
 from actors.turns import Terms, group_of, terms_of
-from protocol.errors import ErrorKind, error
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Execution, Status
 
 _NULL = msgspec.Raw(b"null")
 _FILE = b'"$file"'
 
-Check: TypeAlias = Callable[[Published, bytes], Awaitable[msgspec.Raw]]
-"""Returns an input that a module accepts. Raises RunnerError `bad_input`."""
 First: TypeAlias = Callable[[Execution, Callable[[Execution], Awaitable[Any]]], Awaitable[Any]]
 """Returns the first execution with the idempotency key of this one, live or ended; without one, begins it."""
 Submit: TypeAlias = Callable[[Published, Execution], Awaitable[Begun]]
 """Accepts an execution that runs when its turn comes. Raises RunnerError."""
+
+
+class Checks(Protocol):
+    """Look at what callers send. Raise RunnerError `bad_input`."""
+
+    def quick_input(self, module: Published, data: bytes) -> msgspec.Raw | None:
+        """Return what `input` returns; None where that takes long."""
+
+    async def input(self, module: Published, data: bytes) -> msgspec.Raw:
+        """Return an input that a module accepts."""
 
 
 class Executions(Protocol):
@@ -61,14 +69,14 @@ class Nesting:
     files: Files
     nursery: trio.Nursery | None = field(default=None, init=False)
     _served: trio.Event = field(factory=trio.Event, init=False)
-    _check: Check | None = field(default=None, init=False)
+    _checks: Checks | None = field(default=None, init=False)
     _first: First | None = field(default=None, init=False)
     called: int = field(default=0, init=False)
     """Calls of handlers since the start of the runner."""
 
-    def serve(self, check: Check, first: First) -> None:
+    def serve(self, checks: Checks, first: First) -> None:
         """Make calls from now on."""
-        self._check, self._first = check, first
+        self._checks, self._first = checks, first
         self._served.set()
 
     def children(self, parent: Parent, turn: Turn | None) -> Children | None:
@@ -81,20 +89,23 @@ class Nesting:
         """Execute what was called; return the id of the execution and its result. Raises RunnerError."""
         message = made.message
         self.called += 1
+        if made.why is not None:
+            raise RunnerError(made.why)
         if not self._served.is_set():
-            await self._served.wait()
-        module, execution, raw = await self._new(parent, message.module, message.version, bytes(message.input))
+            await made.wait(self._served.wait)
+        module, execution, raw = await self._new(parent, made)
         if message.key is not None:
             execution = replace(execution, idempotency_key=message.key)
         parent.log.child(execution.id, module.spec.name)
         if not message.waits:
-            return await self._submitted(module, execution, raw, terms_of(0.0, priority=message.priority)), _NULL
+            terms = terms_of(0.0, priority=message.priority)
+            return await made.wait(partial(self._submitted, module, execution, raw, terms)), _NULL
         if message.key is None:
             ended = await self.executions.execute(
                 module, execution, raw, parent=parent, begun=partial(made.begun, owned=True)
             )
         else:
-            ended = await self._keyed(module, execution, raw, parent, made)
+            ended = await made.wait(partial(self._keyed, module, execution, raw, parent, made))
         if ended.failure is not None:
             raise FailedCallError(ended.failure, ended.id)
         result = ended.result or b"null"
@@ -102,21 +113,21 @@ class Nesting:
             await self.files.use(parent.execution.id, parent.module.spec.name, references(result))
         return ended.id, msgspec.Raw(result)
 
-    async def _new(
-        self, parent: Parent, name: str, version: str | None, data: bytes
-    ) -> tuple[Published, Execution, msgspec.Raw]:
+    async def _new(self, parent: Parent, made: Open) -> tuple[Published, Execution, msgspec.Raw]:
         """Return an execution that may begin. Raises RunnerError."""
-        caller = parent.execution
+        caller, name, data = parent.execution, made.message.module, bytes(made.message.input)
         check_allowed(caller, parent.module.spec.calls_modules, name, (*parent.path, caller.module.name))
-        module = self.registry.snapshot.get(name, version)
-        assert self._check is not None  # noqa: S101  (after `serve`)
-        raw = await self._check(module, data)
+        module = self.registry.snapshot.get(name, made.message.version)
+        assert self._checks is not None  # noqa: S101  (after `serve`)
+        raw = self._checks.quick_input(module, data)
+        if raw is None:
+            raw = await made.wait(partial(self._checks.input, module, data))
         group = None if module.spec.group is None else group_of(module.spec.group.key, data)
         execution = child_of(caller, module, data, group)
         if _FILE in data:
             globs = globs_of(caller)
             viewer = Viewer(caller.subject, globs) if globs else None
-            await self.files.use(execution.id, name, references(data), viewer)
+            await made.wait(partial(self.files.use, execution.id, name, references(data), viewer))
         return module, execution, raw
 
     async def _submitted(self, module: Published, execution: Execution, raw: msgspec.Raw, terms: Terms) -> str:

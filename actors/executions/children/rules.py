@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -17,6 +18,8 @@ from protocol.model import Execution, Record, Status
 MAX_DEPTH: Final = 16
 """Calls within calls, those of submitted executions included."""
 _globs: Final = msgspec.json.Decoder(tuple[str, ...])
+_MATCHES: Final = 4096
+"""Names and globs that are remembered: a program calls the same few modules again and again."""
 
 
 def reach_of(modules: Sequence[str]) -> str | None:
@@ -34,17 +37,22 @@ def check_allowed(parent: Execution, allowed: Sequence[str], name: str, path: Se
 
     `allowed` is the field `calls_modules`; `path` has the modules of the handlers that wait for this one, its own last.
     """
-    if not any(fnmatchcase(name, glob) for glob in allowed):
+    if not _names(tuple(allowed), name):
         text = f"the module {parent.module.name!r} does not name {name!r} in its field `calls_modules`; add it there"
         raise error(ErrorKind.FORBIDDEN, text, field="calls_modules")
     reach = globs_of(parent)
-    if reach and not any(fnmatchcase(name, glob) for glob in reach):
+    if reach and not _names(reach, name):
         text = f"the token of {parent.subject!r}, whose call led to this one, does not allow module {name!r}"
         raise error(ErrorKind.FORBIDDEN, text)
     if parent.depth >= MAX_DEPTH:
         way = " > ".join((*path, name))
         text = f"calls within calls go {MAX_DEPTH} deep, and this one is deeper: {way}; end the cycle, or use a loop"
         raise error(ErrorKind.CONFLICT, text)
+
+
+@lru_cache(_MATCHES)
+def _names(globs: tuple[str, ...], name: str) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def child_of(parent: Execution, module: Published, data: bytes, group: str | None) -> Execution:

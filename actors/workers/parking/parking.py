@@ -145,6 +145,15 @@ class Parking:
             if self.capacity.waiting or self.resuming or self.seated:
                 self.capacity.pump()
 
+    def resume_nowait(self, worker: Worker) -> bool:
+        """Let a parked handler continue if none waits for that and there is a place; return whether it continues."""
+        pool = self._pool(worker)
+        if pool is None or pool.seats is not None or self.resuming or not self._may_work(pool):
+            return False
+        if self.end(worker, pool):
+            self.capacity.working += 1
+        return True
+
     async def resume(self, worker: Worker, level: int) -> None:
         """Return when it is the turn of a parked handler again; at once if its worker has ended, or is not parked."""
         pool = self._pool(worker)

@@ -1,9 +1,10 @@
 // On every page: times of the reader, keys of the keyboard, colours without a reload. Nothing of it is needed to read.
 
 const language = document.documentElement.lang || "en";
+const region = navigator.languages.find((each) => each.split("-")[0] === language) ?? language; // en-GB has no AM and PM
 const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
-const absolute = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
-const day = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+const absolute = new Intl.DateTimeFormat(region, { dateStyle: "medium", timeStyle: "medium" });
+const day = new Intl.DateTimeFormat(region, { dateStyle: "medium", timeStyle: "short" });
 const UNITS = [["second", 60], ["minute", 60], ["hour", 24], ["day", 7]];
 
 /** Returns a time as people say it: "5 minutes ago", after a week the date. */

@@ -35,6 +35,7 @@ class Output {
     const wanted = location.hash.startsWith("#L") && document.getElementById(location.hash.slice(1));
     if (wanted) this.point(wanted);
     if (this.earlier && !this.later && !location.search) this.load({ before: this.edge(true) }, "before");
+    if (this.later && this.box.scrollHeight <= this.box.clientHeight) this.load({ after: this.edge(false) }, "after");
   }
 
   text(name, values = {}) {
@@ -476,4 +477,7 @@ function pictures() {
 forms();
 pictures();
 if ("follow" in run.dataset) listen();
-else if ("later" in run.dataset) setInterval(refresh, 5000);
+// The time of the running phase, and the state of one that waits for its time.
+setInterval(() => {
+  if (!document.hidden && (source || "later" in run.dataset)) refresh();
+}, 5000);

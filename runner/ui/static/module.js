@@ -166,7 +166,10 @@ class Runner {
     } catch (problem) {
       this.showFailure({ message: problem.message });
     } finally {
-      if (event.submitter) event.submitter.disabled = false;
+      if (event.submitter) {
+        event.submitter.disabled = false;
+        if (document.activeElement === document.body) event.submitter.focus({ preventScroll: true });
+      }
     }
   }
 

@@ -53,6 +53,9 @@ async function refresh(path, place) {
       each.className = each.className.replace(/\b(card|grid|span-\d+)(?!\S)/g, "").trim();
     }
   }
+  const cancel = page.querySelector('#do form[action$="/cancel"]');
+  if (cancel) fresh.push(cancel);
+  while (place.childElementCount > fresh.length) place.lastElementChild.remove();
   fresh.forEach((part, at) => {
     const old = place.children[at];
     if (!old) place.append(part);
@@ -73,8 +76,18 @@ export function followRun(place, id) {
   output.setAttribute("role", "log");
   output.hidden = true;
   place.replaceChildren(about, output);
+  about.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const form = event.target;
+    await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) }).catch(() => null);
+    later();
+  });
   const source = new EventSource(`${path}/events?after=0`);
   current = source;
+  const clock = setInterval(() => {
+    if (source.readyState === EventSource.CLOSED) clearInterval(clock);
+    else if (!document.hidden) later(); // the time of the running phase
+  }, 5000);
   let asked = false;
   const later = () => {
     if (asked) return;

@@ -21,8 +21,8 @@ FRAME: Final = {
     "Kept in the memory of the runner; your browser gets a cookie that scripts cannot read.": (
         "러너의 메모리에만 보관됩니다. 브라우저에는 스크립트가 읽을 수 없는 쿠키가 저장됩니다."
     ),
-    "Keys": "API 키",
-    "Keys of the keyboard": "키보드 단축키",
+    "Keys": "키",
+    "Keys of the keyboard": "단축키",
     "Light colours": "밝은 색상",
     "Main menu": "주 메뉴",
     "Modules": "모듈",
@@ -33,7 +33,7 @@ FRAME: Final = {
     "Not found": "찾을 수 없습니다",
     "Not signed in": "로그인하지 않았습니다",
     "On the machine of the runner, in its folder, this prints a link that signs in:": (
-        "러너가 있는 컴퓨터의 해당 폴더에서 다음 명령을 실행하면 로그인 링크가 출력됩니다:"
+        "러너의 컴퓨터에서, 러너의 폴더에서 다음 명령을 실행하면 로그인하는 링크가 출력됩니다:"
     ),
     "Open the dashboard": "대시보드 열기",
     "Overview": "개요",
@@ -44,15 +44,15 @@ FRAME: Final = {
     "Sign out": "로그아웃",
     "Signed in as {name}": "{name}(으)로 로그인함",
     "Skip to content": "본문으로 건너뛰기",
-    "Somebody was faster": "다른 사람이 먼저 변경했습니다",
+    "Somebody was faster": "다른 사람이 먼저 바꾸었습니다",
     "That did not work": "처리하지 못했습니다",
     "The runner does not answer. This page continues as soon as it does.": (
-        "러너가 응답하지 않습니다. 응답하는 즉시 이 페이지가 이어집니다."
+        "러너가 응답하지 않습니다. 다시 응답하면 이 페이지도 이어집니다."
     ),
     "The runner failed": "러너에 오류가 발생했습니다",
     "The runner is stopping": "러너가 종료되는 중입니다",
     "This help": "이 도움말",
-    "This link signs in once.": "이 링크는 한 번만 로그인할 수 있습니다.",
+    "This link signs in once.": "이 링크로는 한 번만 로그인할 수 있습니다.",
     "To the overview": "개요로 이동",
     "Token or API key": "토큰 또는 API 키",
     "Too large": "너무 큽니다",

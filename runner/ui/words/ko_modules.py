@@ -17,7 +17,7 @@ MODULES: Final = {
     "ran since yesterday": "어제부터 실행된 모듈",
     "idle since yesterday": "어제부터 실행되지 않은 모듈",
     "Clear": "지우기",
-    "{n} red since yesterday": "어제부터 {n}개 실패",
+    "{n} red since yesterday": "어제부터 실패한 모듈 {n}개",
     "Tags": "태그",
     "Time (p50)": "시간 (p50)",
     "{n} failed": "{n}건 실패",
@@ -25,15 +25,15 @@ MODULES: Final = {
     "Show all modules": "모든 모듈 보기",
     "There are no modules yet": "아직 모듈이 없습니다",
     "Write the first one here, or push a folder with the command line.": (
-        "여기에서 첫 모듈을 작성하거나, 명령줄로 폴더를 올리세요."
+        "여기에서 첫 모듈을 작성하거나, 명령줄에서 폴더를 보내세요."
     ),
     "{n} modules": "모듈 {n}개",
     # The frame of a module
     "New version": "새 버전",
     "active": "활성",
     "not active": "비활성",
-    "of the modules file": "모듈 파일의 모듈",
-    "published by {name}": "{name} 게시",
+    "from the modules file": "모듈 파일",
+    "published by {name}": "게시자: {name}",
     "Pages of the module": "모듈의 페이지",
     "Run it": "실행하기",
     "About": "정보",
@@ -51,7 +51,7 @@ MODULES: Final = {
     "The input as JSON": "입력 JSON",
     "This is not JSON: {why}": "JSON이 아닙니다: {why}",
     "The module describes no fields: its input is JSON. Type hints or the field input_schema make a form.": (
-        "모듈이 필드를 설명하지 않아 입력을 JSON으로 작성합니다. 타입 힌트나 input_schema 필드가 있으면 양식이 됩니다."
+        "모듈에 필드의 설명이 없어 입력을 JSON으로 씁니다. 타입 힌트나 필드 input_schema가 있으면 양식이 나옵니다."
     ),
     "Run this JSON": "이 JSON으로 실행하기",
     "Fill in the form": "양식 채우기",
@@ -71,7 +71,7 @@ MODULES: Final = {
     "at most {n} characters": "{n}자 이하",
     "at least {n} items": "항목 {n}개 이상",
     "at most {n} items": "항목 {n}개 이하",
-    "of the pattern {pattern}": "형식 {pattern}",
+    "of the pattern {pattern}": "패턴 {pattern}",
     "choose": "선택하세요",
     "not given": "지정 안 함",
     "yes": "예",
@@ -86,7 +86,7 @@ MODULES: Final = {
     "Add an item": "항목 추가",
     "text": "텍스트",
     "an object": "객체",
-    "a list": "목록",
+    "a list": "리스트",
     "a file": "파일",
     "a choice": "선택지",
     "a time": "시각",
@@ -104,8 +104,8 @@ MODULES: Final = {
     "Memory": "메모리",
     "Processors": "프로세서",
     "Most output": "최대 출력",
-    "{n}, after {kinds}": "{n}회, {kinds} 이후",
-    "Rate": "속도 제한",
+    "{n}, after {kinds}": "{n}회, {kinds} 뒤에",
+    "Rate": "속도",
     "Record": "기록",
     "sizes only, no inputs, outputs and results": "크기만 기록하고 입력, 출력, 결과는 기록하지 않습니다",
     "Variables": "변수",
@@ -113,7 +113,7 @@ MODULES: Final = {
     "Channels": "채널",
     "Conda packages": "Conda 패키지",
     "Requirements": "요구 사항",
-    "Constraints": "제약 조건",
+    "Constraints": "버전 제한",
     "and {n} more": "외 {n}개",
     # Code and versions
     "The module has no file {name}.": "모듈에 파일 {name}이(가) 없습니다.",
@@ -129,7 +129,7 @@ MODULES: Final = {
     "{n} more lines are not shown.": "{n}줄은 표시하지 않습니다.",
     "This module is in the modules file of the runner.": "이 모듈은 러너의 모듈 파일에 있습니다.",
     "It has the version that is written there. Change it in the file, and reload the runner.": (
-        "버전은 그 파일에 적힌 것 하나입니다. 파일에서 바꾼 다음 러너를 다시 불러오세요."
+        "버전은 그 파일에 적힌 것입니다. 파일에서 바꾸고 러너가 다시 읽게 하세요."
     ),
     "Published": "게시",
     "By": "게시자",
@@ -138,19 +138,19 @@ MODULES: Final = {
     "before: {version}": "이전: {version}",
     "after": "이후",
     "after: {version}": "이후: {version}",
-    "Roll back to it": "이 버전으로 되돌리기",
+    "Roll back to it": "이 버전으로 롤백",
     "Activate": "활성화",
     "Delete the version {version}?": "버전 {version}을(를) 삭제할까요?",
     "Delete": "삭제",
     "Compare": "비교",
     "From {old} to {new}": "{old}에서 {new}(으)로",
     "Fields only: code needs the scope modules:write.": (
-        "필드만 비교합니다. 코드를 보려면 modules:write 권한이 필요합니다."
+        "필드만 비교합니다. 코드를 비교하려면 scope modules:write가 필요합니다."
     ),
     "fields of the module": "모듈의 필드",
     "The content differs; it is no text, or too large.": "내용이 다릅니다. 텍스트가 아니거나 너무 큽니다.",
     "The file is too long to be compared here.": "파일이 너무 길어 여기에서 비교할 수 없습니다.",
-    "These versions do not differ in what is shown": "표시되는 내용에서 두 버전이 같습니다",
+    "These versions do not differ in what is shown": "표시되는 내용은 두 버전이 같습니다",
     "Delete the module": "모듈 삭제",
     "All versions are deleted. The record of its executions stays.": ("모든 버전이 삭제됩니다. 실행 기록은 남습니다."),
     "Cancel executions that run or wait": "실행 중이거나 대기 중인 실행 취소",
@@ -169,7 +169,7 @@ MODULES: Final = {
     "Begin (UTC)": "시작 (UTC)",
     "As a table": "표로 보기",
     "Half of the calls took at most {time} at their slowest.": (
-        "가장 느린 구간에서 호출의 절반이 {time} 안에 끝났습니다."
+        "가장 느렸던 때에도 호출의 절반이 {time} 안에 끝났습니다."
     ),
     "Time in the handler": "핸들러 실행 시간",
     # Environment
@@ -192,11 +192,11 @@ MODULES: Final = {
     "The first call builds the environment, or the button above.": "첫 호출이나 위의 버튼이 환경을 빌드합니다.",
     "building": "빌드 중",
     "ready": "준비됨",
-    "built in {time}": "{time} 만에 빌드",
+    "built in {time}": "{time} 만에 빌드함",
     "it was there already": "이미 있었습니다",
     "The build failed": "빌드에 실패했습니다",
     "Lines of the build": "빌드 로그",
-    "The build printed nothing.": "빌드가 출력한 것이 없습니다.",
+    "The build printed nothing.": "빌드가 아무것도 출력하지 않았습니다.",
     # Starts and notices
     "Call": "호출",
     "Endpoints": "엔드포인트",
@@ -207,40 +207,40 @@ MODULES: Final = {
     "answers with the result": "결과로 응답합니다",
     "answers at once": "바로 응답합니다",
     "It has no routes of its own. The field endpoints gives it some.": (
-        "자체 경로가 없습니다. endpoints 필드로 만들 수 있습니다."
+        "자기 경로가 없습니다. 필드 endpoints로 만들 수 있습니다."
     ),
-    "When": "시점",
+    "When": "실행하는 때",
     "Next": "다음",
     "Last": "마지막",
     "every {time}": "{time}마다",
-    "paused": "일시 중지됨",
-    "All schedules of the module": "모듈의 모든 일정",
+    "paused": "멈춤",
+    "All schedules of the module": "모듈의 모든 스케줄",
     "It starts only when it is called. The field schedules starts it by time.": (
-        "호출할 때만 시작합니다. schedules 필드로 시간에 맞춰 시작할 수 있습니다."
+        "호출할 때만 시작합니다. 필드 schedules를 쓰면 시각에 맞추어 시작합니다."
     ),
     "Notices": "알림",
     "to": "받는 곳:",
-    "when it ends as": "다음으로 끝날 때:",
+    "when it ends as": "알리는 끝:",
     "It has no recipients of notices. The field on_end names them.": (
-        "실행이 끝나도 알림을 받는 곳이 없습니다. on_end 필드에 적으세요."
+        "알림을 받는 곳이 없습니다. 필드 on_end에 적으세요."
     ),
     "Latest notices": "최근 알림",
     "Recipient": "받는 곳",
-    "delivered": "전달됨",
-    "given up": "포기함",
+    "delivered": "배달됨",
+    "given up": "더는 보내지 않음",
     "on its way": "보내는 중",
     # The editor
     "New version of {name}": "{name}의 새 버전",
     "It was not published": "게시하지 못했습니다",
     "Nothing is wrong": "문제가 없습니다",
     "It can be published.": "게시할 수 있습니다.",
-    "Begin with these": "이렇게 시작하기",
+    "Begin with these": "이 값으로 시작하기",
     "Taken over as they are:": "그대로 이어받는 파일:",
     "Activate it: calls that name no version use it": "활성화: 버전을 지정하지 않은 호출이 사용합니다",
     "Check": "검사",
     "Publish": "게시하기",
-    "Upload a folder or a zip file instead": "폴더나 zip 파일 올리기",
+    "Upload a folder or a zip file instead": "대신 폴더나 zip 파일 업로드하기",
     "A folder with module.yaml and the code": "module.yaml과 코드가 있는 폴더",
     "or a zip file of it": "또는 zip 파일",
-    "Upload and publish": "올려서 게시하기",
+    "Upload and publish": "업로드하고 게시하기",
 }

@@ -10,56 +10,56 @@ _SCHEDULES: Final = {
     "Filter": "적용",
     "Clear": "지우기",
     "Schedule": "스케줄",
-    "When": "실행 시점",
+    "When": "실행하는 때",
     "State": "상태",
     "Next": "다음",
     "Last": "마지막",
-    "Started": "시작한 횟수",
+    "Started": "시작",
     "Resume": "다시 시작",
     "Resume {name}": "{name} 다시 시작",
-    "Pause": "일시 중지",
-    "Pause {name}": "{name} 일시 중지",
+    "Pause": "멈추기",
+    "Pause {name}": "{name} 멈추기",
     "No schedule of this module": "이 모듈의 스케줄이 없습니다",
     "Clear the filter to see all schedules.": "필터를 지우면 모든 스케줄이 보입니다.",
     "No schedules yet": "아직 스케줄이 없습니다",
     "A schedule runs a module by itself: at times of a calendar, at intervals, or once.": (
-        "스케줄은 모듈을 스스로 실행합니다. 달력의 시각에, 일정한 간격으로, 또는 한 번 실행합니다."
+        "스케줄은 모듈을 저절로 실행합니다. 달력의 시각에, 일정한 간격으로, 또는 한 번입니다."
     ),
     "Run now": "지금 실행",
     "Edit": "편집",
     "Delete": "삭제",
     "Delete the schedule {name}? Its executions stay.": "스케줄 {name}을(를) 삭제할까요? 그 실행은 남습니다.",
     "The last time could not start": "마지막 시각에 시작하지 못했습니다",
-    "Paused by {name}": "{name} 님이 일시 중지했습니다",
+    "Paused by {name}": "멈춘 사람: {name}",
     "It starts nothing by itself; after “Resume” it runs from then on.": (
-        "스스로 아무것도 시작하지 않습니다. “다시 시작”을 누르면 그때부터 실행합니다."
+        "아무것도 시작하지 않습니다. “다시 시작”을 누르면 그때부터 실행됩니다."
     ),
     "active version": "활성 버전",
-    "If the last one still runs": "이전 실행이 아직 끝나지 않았을 때",
+    "If the last one still runs": "지난 실행이 끝나지 않은 동안",
     "Missed times": "놓친 시각",
     "Up to so much later": "최대 지연",
     "Defined by": "정의한 곳",
-    "the module itself; change it there": "모듈 자체. 모듈에서 바꾸세요",
+    "the module itself; change it there": "모듈 자체. 거기에서 바꾸세요",
     "Next times": "다음 시각",
-    "As if it were not paused.": "일시 중지하지 않았을 때의 시각입니다.",
+    "As if it were not paused.": "멈추지 않았다면의 시각입니다.",
     "There is no next time.": "다음 시각이 없습니다.",
     "So far": "지금까지",
     "All its executions": "이 스케줄의 모든 실행",
     "started": "시작함",
-    "The last execution had not ended.": "이전 실행이 끝나지 않았습니다.",
+    "The last execution had not ended.": "지난 실행이 끝나지 않았습니다.",
     "skipped": "건너뜀",
     "Nothing could start.": "아무것도 시작할 수 없었습니다.",
     "missed": "놓침",
     "No such module or version, or a refused input.": "모듈이나 버전이 없거나 입력이 거부되었습니다.",
     "could not start": "시작하지 못함",
-    "These times wait for the end of the last execution:": "다음 시각은 이전 실행이 끝나기를 기다립니다:",
+    "These times wait for the end of the last execution:": "다음 시각은 지난 실행이 끝나기를 기다립니다:",
     "Input": "입력",
     "every {time}": "{time}마다",
-    "paused": "일시 중지됨",
+    "paused": "멈춤",
     "has a problem": "문제 있음",
     "over": "끝남",
     "active": "활성",
-    "by hand": "직접 실행",
+    "by hand": "직접",
 }
 _SCHEDULE_FORM: Final = {
     "Edit {name}": "{name} 편집",
@@ -87,16 +87,16 @@ _SCHEDULE_FORM: Final = {
     "Such as Asia/Seoul": "예: Asia/Seoul",
     "JSON, the input of each execution": "각 실행의 입력(JSON)",
     "skip: no further one starts. queue: up to 100 wait. cancel: the last one is cancelled. parallel: both run.": (
-        "skip: 더 시작하지 않습니다. queue: 100개까지 기다립니다. cancel: 이전 실행을 취소합니다. "
-        "parallel: 함께 실행합니다."
+        "skip: 더 시작하지 않습니다. queue: 100개까지 기다립니다. cancel: 지난 실행을 취소합니다. "
+        "parallel: 나란히 또 실행합니다."
     ),
     "Times that passed while nothing could start. skip: nothing. last: one run for the last of them. "
     "all: a run for each.": (
-        "시작할 수 없는 동안 지나간 시각입니다. skip: 실행하지 않습니다. last: 마지막 시각만 실행합니다. "
-        "all: 모두 실행합니다."
+        "아무것도 시작할 수 없는 동안 지난 시각입니다. skip: 아무것도 하지 않습니다. "
+        "last: 그 마지막 것을 한 번 실행합니다. all: 저마다 실행합니다."
     ),
     "A duration; spreads the runs of many schedules. Empty for none.": (
-        "시간. 여러 스케줄의 실행을 나누어 놓습니다. 비워 두면 없습니다."
+        "시간. 여러 스케줄의 실행을 흩어 놓습니다. 비워 두면 늦추지 않습니다."
     ),
     "Make schedule": "스케줄 만들기",
     "Save": "저장",
@@ -107,26 +107,26 @@ _MACHINE: Final = {
     "available": "사용 가능",
     "not available": "사용 불가",
     "Workers": "워커",
-    "{busy} busy, {idle} idle": "작업 중 {busy}, 유휴 {idle}",
-    "Callers that wait": "기다리는 호출",
+    "{busy} busy, {idle} idle": "사용 중 {busy}, 유휴 {idle}",
+    "Callers that wait": "기다리는 호출자",
     "Builds that run": "진행 중인 빌드",
     "Limits": "제한",
     "limit of {name}": "{name} 제한",
     "Kind": "종류",
     "Memory": "메모리",
     "Calls": "호출",
-    "Age": "나이",
+    "Age": "시작한 지",
     "Process": "프로세스",
-    "busy": "작업 중",
+    "busy": "사용 중",
     "starting": "시작 중",
     "idle": "유휴",
     "and {n} more": "외 {n}개",
     "No workers": "워커가 없습니다",
     "A worker starts with the first call of a module, and is kept for the next ones.": (
-        "워커는 모듈을 처음 호출할 때 시작하고 다음 호출을 위해 남습니다."
+        "워커는 모듈의 첫 호출과 함께 시작하고, 다음 호출을 위해 남습니다."
     ),
     "Built environments": "빌드된 환경",
-    "{size} in all": "모두 {size}",
+    "{size} in all": "모두 합해 {size}",
     "Key": "키",
     "Size": "크기",
     "Built": "빌드",
@@ -135,23 +135,23 @@ _MACHINE: Final = {
     "none": "없음",
     "No environment is built yet": "아직 빌드된 환경이 없습니다",
     "The environment of a module of the kinds venv, conda or docker is built when the module is published.": (
-        "venv, conda, docker 모듈의 환경은 모듈을 게시할 때 빌드합니다."
+        "종류가 venv, conda, docker인 모듈의 환경은 모듈을 게시할 때 빌드합니다."
     ),
     "Environment": "환경",
     "Build again": "다시 빌드",
     "Build this environment again? Its idle workers end, and calls wait for the build.": (
-        "이 환경을 다시 빌드할까요? 유휴 워커가 끝나고 호출은 빌드를 기다립니다."
+        "이 환경을 다시 빌드할까요? 그 유휴 워커가 끝나고, 호출은 빌드를 기다립니다."
     ),
     "It is being built again": "다시 빌드하고 있습니다",
     "Calls wait until it is ready.": "준비될 때까지 호출이 기다립니다.",
     "The last build failed; the environment is as it was": "마지막 빌드가 실패했습니다. 환경은 이전 그대로입니다",
     "Why it is there": "있는 이유",
-    "none; “operato-runner env gc” removes it in time": "없음. “operato-runner env gc”가 때가 되면 삭제합니다",
+    "none; “operato-runner env gc” removes it in time": "없음. 때가 되면 “operato-runner env gc”가 지웁니다",
     "in use": "사용 중",
     "Content": "내용",
     "Python without packages": "패키지가 없는 Python",
     "Build log": "빌드 로그",
-    "The installer printed nothing.": "설치 도구가 출력한 것이 없습니다.",
+    "The installer printed nothing.": "설치 도구가 아무것도 출력하지 않았습니다.",
 }
 _KEYS: Final = {
     "Keys": "키",
@@ -159,7 +159,7 @@ _KEYS: Final = {
     "Copy it now: it is not shown again.": "지금 복사하세요. 다시 표시되지 않습니다.",
     "Copied": "복사했습니다",
     "Copy": "복사",
-    "Scopes": "권한",
+    "Scopes": "scope",
     "Expires": "만료",
     "by {name}": "만든 사람: {name}",
     "valid": "유효",
@@ -178,9 +178,9 @@ _KEYS: Final = {
     ),
     "New key": "새 키",
     "Such as ci, or the name of the program": "예: ci 또는 프로그램 이름",
-    "It may": "허용할 일",
+    "It may": "할 수 있는 일",
     "Names, * for any text: report-*, hello. Empty for all that you may use.": (
-        "이름. *는 아무 글자나 뜻합니다: report-*, hello. 비워 두면 내가 쓸 수 있는 모든 모듈입니다."
+        "이름. *는 모든 텍스트를 뜻합니다: report-*, hello. 비워 두면 자신이 쓸 수 있는 모든 모듈입니다."
     ),
     "Valid for": "유효 기간",
     "A duration such as 12h or 90d. Empty for a key that does not expire.": (
@@ -193,16 +193,16 @@ _KEYS: Final = {
     "publish modules": "모듈 게시",
     "publish modules with endpoints": "엔드포인트가 있는 모듈 게시",
     "see schedules": "스케줄 보기",
-    "make, pause and start schedules": "스케줄 만들기, 일시 중지, 실행",
+    "make, pause and start schedules": "스케줄 만들기, 멈추기, 실행",
     "read files": "파일 읽기",
     "store files": "파일 저장",
     "read metrics": "메트릭 읽기",
-    "everything, keys and audit included": "키와 감사 로그을 포함한 모든 것",
+    "everything, keys and audit included": "키와 감사 로그를 포함한 모든 것",
 }
 _AUDIT: Final = {
     "Audit": "감사 로그",
     "Change": "변경",
-    "Who": "사용자",
+    "Who": "바꾼 사람",
     "From (UTC)": "시작일(UTC)",
     "To (UTC)": "종료일(UTC)",
     "Time": "시각",
@@ -211,13 +211,13 @@ _AUDIT: Final = {
     "Clear a filter to see more.": "필터를 지우면 더 보입니다.",
     "No changes yet": "아직 변경이 없습니다",
     "Changes of modules, keys and schedules are listed here, with who made them.": (
-        "모듈, 키, 스케줄의 변경과 변경한 사용자를 여기에 표시합니다."
+        "모듈, 키, 스케줄의 변경이 바꾼 사람과 함께 여기에 나옵니다."
     ),
     "Module registered": "모듈 등록",
     "Version activated": "버전 활성화",
     "Module deleted": "모듈 삭제",
     "Version deleted": "버전 삭제",
-    "Version deleted, as there were too many": "버전이 너무 많아 삭제",
+    "Version deleted, as there were too many": "너무 많아 버전 삭제",
     "Module added in the file": "파일에 모듈 추가",
     "Module changed in the file": "파일의 모듈 변경",
     "Module removed from the file": "파일에서 모듈 제거",
@@ -226,7 +226,7 @@ _AUDIT: Final = {
     "Schedule made": "스케줄 만듦",
     "Schedule changed": "스케줄 변경",
     "Schedule deleted": "스케줄 삭제",
-    "Schedule paused": "스케줄 일시 중지",
+    "Schedule paused": "스케줄 멈춤",
     "Schedule resumed": "스케줄 다시 시작",
     "Execution approved": "실행 승인",
     "Execution denied": "실행 거부",
@@ -238,15 +238,15 @@ _NOTICES: Final = {
     "Made": "만든 시각",
     "Attempts": "시도",
     "Next attempt": "다음 시도",
-    "Delivered": "전달됨",
-    "Given up": "포기함",
+    "Delivered": "배달됨",
+    "Given up": "더는 보내지 않음",
     "Pending": "대기 중",
     "Send again": "다시 보내기",
     "Send the notice to {name} again": "{name}에 알림 다시 보내기",
     "No notice matches": "조건에 맞는 알림이 없습니다",
     "No notices yet": "아직 알림이 없습니다",
     "The field on_end of a module tells a URL or another module when its executions end.": (
-        "모듈의 on_end 필드를 쓰면 실행이 끝날 때 URL이나 다른 모듈에 알립니다."
+        "모듈의 필드 on_end를 쓰면 실행이 끝났을 때 웹 주소나 다른 모듈에 알립니다."
     ),
 }
 OPERATING: Final = {**_SCHEDULES, **_SCHEDULE_FORM, **_MACHINE, **_KEYS, **_AUDIT, **_NOTICES}

@@ -159,12 +159,13 @@ class Space:
     def claim(self, name: str) -> None:
         """Keep a place for the end of the execution `name`. Raises OSError when no space is left for one."""
         if name not in self.claimed:
-            while self._places() <= len(self.claimed):
+            while not self._has_places(len(self.claimed) + 1):
                 self.spares.append(self._make())
             self.claimed.add(name)
 
-    def _places(self) -> int:
-        return sum(spare.places for spare in self.spares) + (0 if self.current is None else self.current.places)
+    def _has_places(self, number: int) -> bool:
+        left = number - (0 if self.current is None else self.current.places)
+        return left <= 0 or sum(spare.places for spare in self.spares) >= left  # the current segment has many
 
     def make_room(self, size: int, others: int) -> bool:
         """Return whether a record of `size` bytes leaves `others` places, after adding spares if need be."""
@@ -184,7 +185,8 @@ class Space:
             if not spares or not spares[0].has_room(size):
                 return False
             current, spares = spares[0], spares[1:]
-        return current.places_after(size) + sum(spare.places for spare in spares) >= others
+        left = others - current.places_after(size)
+        return left <= 0 or sum(spare.places for spare in spares) >= left
 
     def next(self) -> OpenSegment:
         """Make the first spare the current segment, and return it; the one before was closed. Raises OSError."""

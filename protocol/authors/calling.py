@@ -103,9 +103,8 @@ class Calls:
         """Raise RuntimeError where waiting would hold up an asyncio loop, which may be the reader."""
         asyncio = sys.modules.get("asyncio")
         if asyncio is not None and asyncio._get_running_loop() is not None:
-            raise RuntimeError(
-                "`%s` would hold up the asyncio loop; write `await context.%s_async(...)`" % (name, name)
-            )
+            text = "`%s` would hold up the asyncio loop; write `await context.%s_async(...)`"
+            raise RuntimeError(text % (name, name))
 
     def begin(self, module, value, waits=True, future=None, **options):
         """Send a call, or let it wait until another one has ended; return its number."""
@@ -169,10 +168,7 @@ class Answers:
         self.head = b'{"type": "call", "id": %b, "number": ' % json.dumps(execution).encode()
 
     def ask(self, head, data, future=None):
-        """Send a call with these fields and this input, both as JSON, or let it wait until another one has ended.
-
-        Return its number, or None when the execution ends. The answer is for `wait`, or for a future.
-        """
+        """Send a call of these fields and input, or let it wait; return its number, or None when the execution ends."""
         with self.channel.turn, self.changed:
             if self.ended or self.channel.cancelled or self.channel.speaker != self.execution:
                 return None
@@ -338,15 +334,14 @@ class Answers:
 
     def pass_on(self):
         """Let a loop that waits for an answer read if no other reads; a thread that waits finds it by itself."""
-        if not self.futures:
-            return
-        with self.changed:
-            if self.reader is None and self.futures:
-                loop = next(iter(self.futures.values())).get_loop()
-                try:
-                    loop.call_soon_threadsafe(self.watch, loop)
-                except RuntimeError:  # it was closed
-                    pass
+        if self.futures:
+            with self.changed:
+                if self.reader is None and self.futures:
+                    loop = next(iter(self.futures.values())).get_loop()
+                    try:
+                        loop.call_soon_threadsafe(self.watch, loop)
+                    except RuntimeError:  # it was closed
+                        pass
 
     def reader_stands_still(self):
         """Take the part of the reader from a loop that does not run any more; return whether there was one."""

@@ -77,9 +77,12 @@ def test_a_long_output_is_searched_as_a_whole(page, server):
     found = server.execute("count", {"to": 50_000}).json()["id"]  # all of it is kept
     page.goto(f"/ui/executions/{found}")
     assert page.locator("[data-body] .l").count() <= 3000
+    page.set_viewport_size({"width": 1280, "height": 600})  # less than the box of the output
+    page.evaluate("scrollTo(0, 0)")
     page.get_by_label("Search in the whole output").fill("line 4711")
     page.get_by_label("Search in the whole output").press("Enter")
     expect(page.locator("[data-body] .l", has_text=re.compile("line 4711$"))).to_be_visible()
+    expect(page.locator("[data-body] .l", has_text=re.compile("line 4711$"))).to_be_in_viewport()
     expect(page.locator("[data-found]")).to_contain_text("11")  # itself, and 47110 to 47119
 
 

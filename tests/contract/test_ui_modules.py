@@ -434,7 +434,7 @@ async def test_starts_show_commands_schedules_and_notices(reader):
     assert "X-API-Key: $KEY" in page.text
     assert "30 3 * * *" in page.text
     assert "to plain when it ends as failed" in page.text
-    assert 'href="/ui/schedules/new?module=starts"' in page.text
+    assert 'href="/ui/schedules/new?module=starts"' in page.html
     assert "no routes of its own" in (await reader.get("/modules/plain/starts")).text
 
 

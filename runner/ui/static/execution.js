@@ -295,6 +295,7 @@ class Output {
     this.following = false;
     this.showFollowing();
     this.box.scrollTop += line.getBoundingClientRect().top - this.box.getBoundingClientRect().top - this.box.clientHeight / 3;
+    line.scrollIntoView({ block: "nearest" }); // the box may be higher than the window
   }
 
   /** Marks the searched text in the lines of the page, without a change of their nodes. */

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 import trio
 from attrs import define
+from msgspec import UnsetType
 
 from actors.events import Follower, LastEvent, LeftEvent
 from actors.files import StoredFile, Viewer
@@ -69,7 +71,9 @@ class Calls:
         has an idempotency key. Those of older clients go on.
         """
         module = self._tool(exchange)
-        data = input_of(module, exchange.params.arguments)
+        arguments = exchange.params.arguments
+        size = 0 if isinstance(arguments, UnsetType) else memoryview(arguments).nbytes
+        data = await self.service.checks.sized(size, partial(input_of, module, arguments))
         key = exchange.params.meta.key or exchange.key
         tasks = exchange.has_tasks and exchange.principal.allows(Scope.EXECUTIONS_READ)
         begin = self._submitted if tasks else self._begun

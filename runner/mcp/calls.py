@@ -44,6 +44,7 @@ from runner.mcp.forms import (
     task_of,
     text,
 )
+from runner.mcp.sessions import MAX_CALLS
 
 TASK_SECONDS: Final = 5.0
 """A call that takes longer becomes a task, for a client that knows tasks."""
@@ -118,15 +119,19 @@ class Calls:
         """Let the client cancel this execution, by a message of its session or by going away."""
         request, calls = exchange.call.id, None if exchange.session is None else exchange.session.calls
         if calls is not None and request is not None:
+            if len(calls) >= MAX_CALLS:
+                del calls[next(iter(calls))]
             calls[request] = identity
+        left = False
         try:
             yield
         except trio.Cancelled:
+            left = not exchange.modern  # the call continues, and can be cancelled by a message
             if exchange.modern and not keyed:
                 self.service.abandon(identity)
             raise
         finally:
-            if calls is not None and request is not None and calls.get(request) == identity:
+            if not left and calls is not None and request is not None and calls.get(request) == identity:
                 del calls[request]
 
     async def result(

@@ -346,6 +346,8 @@ def test_generated_requests_are_answered_as_described(
     server: Server, spec: dict[str, Any], ended: str, registered: str, label: str, how: str
 ) -> None:
     (method, path), mode = label.split(), MODES[how]
+    # Bulk cancellation needs a filter, of those that fit what has not ended: OpenAPI cannot say this.
+    refused = ("413",) if path == "/executions/cancel" else ("400", "413")
     unmet = ["2xx", "400", "401", "403", "404", "405", "409", "412", "413", "415", "429", "5xx"]
     config = SchemathesisConfig.from_dict(
         {
@@ -353,9 +355,7 @@ def test_generated_requests_are_answered_as_described(
             "headers": {"authorization": f"Bearer {server.token}"},
             "checks": {
                 "ignored_auth": {"enabled": False},
-                "positive_data_acceptance": {
-                    "expected-statuses": [each for each in unmet if each not in ("400", "413")]
-                },
+                "positive_data_acceptance": {"expected-statuses": [each for each in unmet if each not in refused]},
                 "negative_data_rejection": {"expected-statuses": unmet[1:]},
             },
         }

@@ -230,7 +230,11 @@ OUTPUT: Final = Operation(
         EXECUTION,
         Parameter("stream", "One stream. Default: both, in order.", choice(Stream)),
         Parameter("format", "Text, or JSON lines.", word("text", "jsonl", default="text")),
-        Parameter("search", "Only the first 1000 lines with this text, of all attempts; as JSON lines.", text()),
+        Parameter(
+            "search",
+            "Only the first 1000 lines with this text, of all attempts; as JSON lines.",
+            text(r"^(?=.*\S)[^\n]{1,200}$"),
+        ),
     ),
     refused=(ErrorKind.NOT_FOUND,),
     text="`search` ignores the case of letters and the escape sequences of terminals. Each line of its answer has the "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 import trio
 from attrs import define
+from msgspec import UnsetType
 
 from actors.events import Follower, LastEvent, LeftEvent
 from actors.files import StoredFile, Viewer
@@ -42,6 +44,7 @@ from runner.mcp.forms import (
     task_of,
     text,
 )
+from runner.mcp.sessions import MAX_CALLS
 
 TASK_SECONDS: Final = 5.0
 """A call that takes longer becomes a task, for a client that knows tasks."""
@@ -69,7 +72,9 @@ class Calls:
         has an idempotency key. Those of older clients go on.
         """
         module = self._tool(exchange)
-        data = input_of(module, exchange.params.arguments)
+        arguments = exchange.params.arguments
+        size = 0 if isinstance(arguments, UnsetType) else memoryview(arguments).nbytes
+        data = await self.service.checks.sized(size, partial(input_of, module, arguments))
         key = exchange.params.meta.key or exchange.key
         tasks = exchange.has_tasks and exchange.principal.allows(Scope.EXECUTIONS_READ)
         begin = self._submitted if tasks else self._begun
@@ -114,15 +119,19 @@ class Calls:
         """Let the client cancel this execution, by a message of its session or by going away."""
         request, calls = exchange.call.id, None if exchange.session is None else exchange.session.calls
         if calls is not None and request is not None:
+            if len(calls) >= MAX_CALLS:
+                del calls[next(iter(calls))]
             calls[request] = identity
+        left = False
         try:
             yield
         except trio.Cancelled:
+            left = not exchange.modern  # the call continues, and can be cancelled by a message
             if exchange.modern and not keyed:
                 self.service.abandon(identity)
             raise
         finally:
-            if calls is not None and request is not None and calls.get(request) == identity:
+            if not left and calls is not None and request is not None and calls.get(request) == identity:
                 del calls[request]
 
     async def result(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -148,9 +149,10 @@ class Door:
         """Answer one message. Raises RpcError and RunnerError."""
         body = await self._body(fields, scope, receive)
         call = await self.service.checks.whole(read_call, body)
+        size = len(body)
         del body
         try:
-            params = read_params(call)
+            params = await self.service.checks.sized(size, partial(read_params, call))
             modern = is_modern(params, fields)
             if modern:
                 check_headers(call, params, fields)

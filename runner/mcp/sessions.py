@@ -17,6 +17,8 @@ from runner.mcp.forms import Client, Id
 MAX_SESSIONS: Final = 4096
 MAX_OWN_SESSIONS: Final = 256
 """Of one caller."""
+MAX_CALLS: Final = 256
+"""Of one session that can be cancelled."""
 
 
 @define(eq=False)
@@ -28,7 +30,7 @@ class Session:
     level: str | None = None
     """The least level of log messages."""
     calls: dict[Id, str] = field(factory=dict, init=False)
-    """The executions of its requests that have no answer yet, by the id of the request."""
+    """The executions of its requests that were not answered, by the id of the request."""
 
 
 @define(eq=False)

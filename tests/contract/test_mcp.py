@@ -523,3 +523,24 @@ async def test_a_call_waits_for_a_person_and_says_so(site):
     assert (approved.result["isError"], approved.result["content"][0]["text"]) == (False, "1")
     assert denied.result["isError"]
     assert "denied" in denied.result["content"][0]["text"]
+
+
+async def test_a_lost_connection_of_an_older_client_cancels_nothing(site):
+    _, session = await initialized(site)
+    body = {"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": {"name": "sleeps", "arguments": {}}}
+    data = json.dumps(body).encode()
+    lines = ["Host: x", "Content-Type: application/json", f"Content-Length: {len(data)}", f"Mcp-Session-Id: {session}"]
+    client = await site.server.connect()
+    head = "\r\n".join(["POST /mcp HTTP/1.1", *lines, f"Authorization: Bearer {site.token}"])
+    await client.send(f"{head}\r\n\r\n".encode() + data)
+    runs = site.service.runs
+    await wait_until(
+        lambda: any(live.execution.started_at for live in runs.live_executions("sleeps")), "it never began"
+    )
+    client.reset()
+    assert (await legacy(site, "ping", session=session)).result == {}
+    (live,) = runs.live_executions("sleeps")
+    await legacy(site, "notifications/cancelled", {"requestId": 5}, session=session, identity=None)
+    await live.ended.wait()
+
+    assert (await site.json("GET", f"/executions/{live.execution.id}"))["status"] == "cancelled"

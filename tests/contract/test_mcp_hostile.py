@@ -181,3 +181,18 @@ async def test_an_older_client_without_a_session_is_served(tmp_path):
     assert missing.error["code"] == -32002
     assert len(templates.result["resourceTemplates"]) == 2
     assert resources.result == {"resources": []}
+
+
+async def test_large_arguments_pass_or_are_refused(tmp_path):
+    upper = inline("upper", "def handler(input): return len(input)", input_schema={"type": "string"})
+    async with open_tools(tmp_path, (upper, ECHO)) as site:
+        passed = await call(site, "upper", {"input": "x" * 1_000_000})
+        wrong = await call(site, "upper", {"other": "x" * 1_000_000})
+        nested = json.dumps({"name": "echo", "arguments": {"a": "NEST"}, "_meta": meta()})
+        deep = nested.replace('"NEST"', "[" * 100_000 + "]" * 100_000)
+        body = f'{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{deep}}}'.encode()
+        refused = await post(site, body, head_of(site, "tools/call", {"name": "echo"}))
+
+    assert passed.result["content"][0]["text"] == "1000000"
+    assert wrong.error["code"] == -32602
+    assert refused.status == 400

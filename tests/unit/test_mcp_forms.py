@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from config.modules import ModuleSpec, ToolPolicy
@@ -364,6 +364,7 @@ def test_progress_rises_with_each_notification():
     assert (numbers[0], numbers[-1]) == (1, 9)
 
 
+@example([(1.7976931348623157e308, None, ""), (None, None, "x")])
 @given(st.lists(st.tuples(st.none() | st.floats(), st.none() | st.floats(), st.text(max_size=5)), max_size=30))
 def test_any_progress_makes_rising_finite_numbers(reported):
     notes, numbers = Notes(1, None), []

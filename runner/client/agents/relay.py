@@ -11,7 +11,7 @@ import trio
 from attrs import define, evolve, field
 from msgspec import Raw, Struct
 
-from protocol.errors import RunnerError
+from protocol.errors import ErrorKind, RunnerError, error
 from runner.client.connection import MAX_ANSWER_BYTES, Answer, Client
 from runner.stdio import Lines, standard_lines
 
@@ -159,8 +159,10 @@ class _Parts:
     _streamed: bool = field(default=False, init=False)
 
     def add(self, head: Answer, part: bytes) -> list[bytes]:
-        """Return the lines that are whole."""
+        """Return the lines that are whole. Raises RunnerError for one that is too long."""
         self._left += part
+        if len(self._left) > MAX_ANSWER_BYTES:
+            raise error(ErrorKind.TOO_LARGE, f"a message of {head.address} is over {MAX_ANSWER_BYTES} bytes")
         if not head.headers.get("content-type", "").startswith("text/event-stream"):
             return []
         self._streamed = True

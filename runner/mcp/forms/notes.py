@@ -69,7 +69,7 @@ class Notes:
         last = self._done
         if done is None or not math.isfinite(done):  # only a text: the number must rise all the same
             done = 0.0 if last is None else math.nextafter(last, math.inf)
-        if last is not None and done <= last:
+        if not math.isfinite(done) or (last is not None and done <= last):
             return []
         self._done = done
         params = {"progressToken": self._token, "progress": done}

@@ -95,7 +95,7 @@ MODULES: Final = {
     "write a number, such as 12.5": "12.5와 같은 숫자를 입력하세요",
     # Settings
     "Time limit": "시간 제한",
-    "Workers at a time": "동시 워커 수",
+    "Calls at a time": "동시 호출 수",
     "Isolation": "격리",
     "warm: a worker serves many calls": "warm: 워커 하나가 여러 호출을 처리합니다",
     "fork: a fresh copy for each call": "fork: 호출마다 새 복사본을 씁니다",

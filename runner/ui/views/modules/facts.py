@@ -18,7 +18,7 @@ _LINES = 30
 def settings_of(spec: ModuleSpec, t: Words) -> Iterator[Fact]:
     """Yield how a module runs."""
     yield t("Time limit"), as_duration(spec.timeout)
-    yield t("Workers at a time"), f"{spec.concurrency:,}"
+    yield t("Calls at a time"), f"{spec.concurrency:,}"
     yield (
         t("Isolation"),
         {

@@ -429,7 +429,7 @@ TOKEN = {
     "good": (["--expires", "30d", "--scope", "admin", "--module", "a*"], 0, ""),
     "no time": (["--expires", "nan"], 2, "--expires: 'nan' is not a duration"),
     "far": (["--expires", "99999999d"], 2, "before the year 10000"),
-    "scope": (["--scope", "all"], 2, "unknown scope all; there are admin, executions:read"),
+    "scope": (["--scope", "all"], 2, "unknown scope all; there are admin, executions:approve, executions:read"),
     "no text": (["--module", b"\xff"], 2, "must be text in UTF-8"),
     "public key": (["--config", "public.yaml"], 9, "sign them with the private key"),
 }

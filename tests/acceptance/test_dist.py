@@ -394,7 +394,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         target.unlink(missing_ok=True)
         if (ROOT / name).is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
+            shutil.copy2(ROOT / name, target, follow_symlinks=False)
     yield source
     shutil.rmtree(source)
 

@@ -84,8 +84,10 @@ def test_the_runner_serves_without_the_names_that_it_removed(tmp_path: Path) -> 
     packages = ("protocol", "config", "environments", "actors", "runner")
     files = [path.relative_to(ROOT) for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
     names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files]
-    left_out = ("runner.__main__", "protocol.guest", "protocol.parts", "protocol.relay")  # programs
-    program.write_text(f"PROGRAM = {[name for name in names if not name.startswith(left_out)]}\n{REMOVED}")
+    programs = ("protocol.guest", "protocol.many", "protocol.parts", "protocol.relay", "protocol.sharing")
+    program.write_text(
+        f"PROGRAM = {[name for name in names if not name.startswith(('runner.__main__', *programs))]}\n{REMOVED}"
+    )
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     with running(tmp_path, MODULES, program=[sys.executable, str(program)], environ=environ) as server:
         assert server.execute("echo", 5).json()["result"] == 5

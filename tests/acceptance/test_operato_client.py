@@ -180,7 +180,8 @@ def test_the_sdist_makes_the_same_wheel(site: Path, tmp_path: Path):
     with zipfile.ZipFile(build(source, "wheel", tmp_path / "again")) as file:
         content = {name: file.read(name) for name in file.namelist()}
 
-    assert content == {str(path.relative_to(site)): path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    files = [path for path in site.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    assert content == {str(path.relative_to(site)): path.read_bytes() for path in files}
     assert content["operato/authors.py"] == (ROOT / "protocol" / "authors" / "operato.py").read_bytes()
     assert "operato/py.typed" in content
     assert any(name.endswith("/licenses/LICENSE") for name in content)

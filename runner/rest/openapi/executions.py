@@ -171,7 +171,11 @@ FILTERS: Final = (
     Parameter("parent", "Executions that the handler of this one called or submitted.", text()),
     Parameter("root", "Executions that this one led to, by calls within calls.", text()),
     Parameter("unresolved", "Failures without a later success in the chain of their repetitions.", flag(default=False)),
-    Parameter("text", "Executions with this text in output or error message; case is ignored.", text()),
+    Parameter(
+        "text",
+        "Executions with this text in output or error message; case is ignored.",
+        text(r"^(?=[\s\S]*\S)[\s\S]{1,200}$"),
+    ),
     SINCE,
     UNTIL,
 )

@@ -155,7 +155,7 @@ def test_a_value_that_a_form_shows_comes_back_the_same(case):
 
 @given(schemas, st.dictionaries(st.text("inuselpckbak/01~", max_size=8), st.text(max_size=5), max_size=6))
 @settings(max_examples=40, deadline=None)
-def test_whatever_is_posted_is_read_and_drawn(schema, posted):
+def test_any_post_is_read_and_drawn(schema, posted):
     shape = shape_of(schema)
     found = read(shape, {**start_of(shape), **posted})
 

@@ -220,6 +220,13 @@ def describe(problem):
         frames = problem.__traceback__
         while frames is not None and is_between(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next
+        last = below = frames
+        while below is not None:  # a call of a module that failed is raised by this program
+            if below.tb_frame.f_code.co_filename not in _OURS:
+                last = below
+            below = below.tb_next
+        if last is not None:
+            last.tb_next = None
         text = "".join(standard("traceback").format_exception(type(problem), problem, frames))
     except BaseException:  # user code may raise here too, and the stack may be exhausted
         text = plain_traceback(problem, message)

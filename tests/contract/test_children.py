@@ -624,3 +624,13 @@ async def test_calls_of_workers_of_every_kind(rig, how):
         )
 
     assert found.value == ["from a thread"] * 3 + ["from the handler", 10_000_000]
+
+
+async def test_the_traceback_of_a_failed_call_ends_in_the_code_of_the_author(tmp_path):
+    code = "from operato import context\ndef handler(input):\n    return context().call('fail', 'too bad')\n"
+    async with open_service(tmp_path, [FAIL, inline("caller", code, calls_modules=("fail",))]) as service:
+        failure = (await ended(service, "caller")).failure
+
+    assert failure.kind is ErrorKind.HANDLER_ERROR
+    assert "line 3, in handler" in failure.traceback
+    assert "calling.py" not in failure.traceback

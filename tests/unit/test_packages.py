@@ -34,7 +34,7 @@ created-by = "uv"
 name = "idna"
 version = "3.7"
 marker = "python_version >= '3.8'"
-index = "https://pypi.org/simple"
+index = "https://packages.invalid/simple"
 sdist = {{ url = "https://x.org/idna-3.7.tar.gz", hashes = {{ sha256 = "{OTHER}" }} }}
 wheels = [{{ url = "https://x.org/idna-3.7-py3-none-any.whl", hashes = {{ sha256 = "{SHA}", md5 = "aa" }} }}]
 
@@ -60,7 +60,7 @@ requires-python = ">=3.9"
 [[package]]
 name = "idna"
 version = "3.7"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://packages.invalid/simple" }
 
 [[package]]
 name = "report"
@@ -217,7 +217,7 @@ def test_a_lock_of_uv_is_kept_for_uv(tmp_path):
 
     assert (spec.env, spec.requirements, spec.python) == (Kind.VENV, (), ">=3.9")
     assert spec.packages_from == {"pyproject.toml": PROJECT, "uv.lock": LOCK}
-    assert registries(LOCK) == ["https://pypi.org/simple"]
+    assert registries(LOCK) == ["https://packages.invalid/simple"]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_lock_of_uv_is_kept_for_uv(tmp_path):
     ],
 )
 def test_a_lock_of_uv_names_nothing_of_another_machine(tmp_path, source, expected):
-    lock = LOCK.replace('{ registry = "https://pypi.org/simple" }', source)
+    lock = LOCK.replace('{ registry = "https://packages.invalid/simple" }', source)
     with pytest.raises(ConfigError) as caught:
         sent(tmp_path, {"handler.py": HANDLER, "pyproject.toml": PROJECT, "uv.lock": lock})
 

@@ -163,7 +163,7 @@ class ProcessGuest:
                 view = view[sent:]
                 await trio.lowlevel.wait_writable(self._channel)
         except trio.ClosedResourceError:
-            raise InterruptedWaitError from None
+            raise self._woken(unread=True) from None
         except OSError as problem:
             raise ChannelClosedError(unread=True) from problem
 
@@ -180,13 +180,17 @@ class ProcessGuest:
             await trio.lowlevel.wait_readable(self._channel)
             data = self._channel.recv(_RECEIVE_BYTES)
         except trio.ClosedResourceError:
-            raise InterruptedWaitError from None
+            raise self._woken() from None
         except OSError as problem:
             # A Unix socket closed with unread bytes resets its peer (unix_release_sock in the kernel).
             raise ChannelClosedError(unread=isinstance(problem, ConnectionResetError)) from problem
         if not data:
             raise ChannelClosedError
         return data
+
+    def _woken(self, *, unread: bool = False) -> Exception:
+        """Return why a wait for the channel ended without an event of it."""
+        return ChannelClosedError(unread=unread) if self.closed else InterruptedWaitError()
 
     def interrupt(self) -> None:
         """Wake the task that waits for the channel, as if the channel were closed."""
@@ -238,6 +242,8 @@ class ProcessGuest:
         if self.closed:
             return
         self.closed = True
+        # A task that began to wait after the last look at the events would never hear of the end.
+        trio.lowlevel.notify_closing(self._channel)
         self._channel.close()
         for fd in (*self.outputs, self._lifeline, self._pidfd):
             os.close(fd)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from config.load import base_environment
 from environments import proc
@@ -448,6 +449,28 @@ async def test_the_channel_of_a_guest_that_ended(table):
     guest.close()
     guest.close()
     assert table.statistics() == 0
+
+
+async def test_the_end_of_a_guest_reaches_tasks_that_wait_for_its_channel(table):
+    """Closed before its last event is looked at, a descriptor never has one."""
+    guest = table.spawn([sys.executable, "-S", "-c", "import time; time.sleep(600)"], base_environment())
+    found = []
+
+    async def wait(call, *given):
+        with pytest.raises(ChannelClosedError) as caught:
+            await call(*given)
+        found.append(caught.value.unread)
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, guest.receive)
+            nursery.start_soon(wait, guest.send, b"x" * 10_000_000)
+            await trio.testing.wait_all_tasks_blocked()
+            guest.signal_nowait(signal.SIGKILL)
+            while guest.exit_code is None:  # the loop looks at no event meanwhile
+                os.sched_yield()
+            guest.close()
+    assert sorted(found) == [False, True]
 
 
 async def test_signals_go_to_the_guest_only_while_it_lives(table, monkeypatch):

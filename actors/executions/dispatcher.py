@@ -92,7 +92,7 @@ class Dispatcher:
             execution = replace(execution, on_end=module.telling)
         self._accepting += 1
         try:
-            await self.live.accept(execution)
+            execution = await self.live.accept(execution)
         finally:
             self._accepting -= 1
         self.accepted += 1
@@ -112,14 +112,14 @@ class Dispatcher:
             raise error(ErrorKind.OVERLOADED, "the queue is full (`max_queued`)")
         module = served(self.registry, execution)
         if module is None:
-            await end_without_module(self.live.history, execution)
+            await end_without_module(self.live.records, execution)
             return
-        queued = replace(execution, status=Status.QUEUED, module=module.ref, env=module.spec.env)
+        queued = replace(self.live.owned(execution), status=Status.QUEUED, module=module.ref, env=module.spec.env)
         self._accepting += 1
         try:
-            await self.live.history.submit(queued)
+            await self.live.records.submit(queued)
         except RunnerError as problem:
-            if not self.live.history.waits_for_disk:
+            if not self.live.records.waits_for_disk:
                 raise
             # It may be recorded as queued, and runs in any case: its begin is recorded before the handler.
             log.warning("an execution that is due is not recorded", execution=execution.id, why=str(problem))
@@ -274,12 +274,12 @@ class Dispatcher:
                     await self.live.record(live, evolve(outcome, failure=failure))
                     return
                 live.try_again(outcome, _CUT_OFF)
-            await self.live.history.submit(replace(live.snapshot(), status=Status.QUEUED, waiting=None))
+            await self.live.records.submit(replace(live.snapshot(), status=Status.QUEUED, waiting=None))
         self.live.hand_over(live)
 
     async def _recover(self) -> None:
         """Queue the executions that the last runner accepted and did not end."""
-        recovery = Recovery(self.live.history, self.registry)
+        recovery = Recovery(self.live.history, self.live.records, self.registry)
         async for module, execution in recovery.executions():
             if execution.id not in self.live.by_id:
                 live = self.live.enter(module, execution)

@@ -129,6 +129,12 @@ class Committer:
         noticed, self.noticed = self.noticed, trio.Event()
         noticed.set()
 
+    def refusing(self, archive: Archive) -> str | None:
+        """Return why no end can be recorded now, None while it can."""
+        if archive.full is not None:
+            return archive.full
+        return self.counted.last_error if self.failing else None
+
     # For callers
 
     async def wait_settled(self) -> None:

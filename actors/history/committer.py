@@ -77,7 +77,7 @@ class Committer:
 
     def __init__(self, settings: HistorySettings, clock: Callable[[], float]) -> None:
         self.pending = Pending(settings.max_pending)
-        self.room = Room(self.pending, settings, self._commit_soon)
+        self.room = Room(self.pending, settings, lambda: self._hurry.set())  # it is replaced
         self.counted = HistoryStatistics()
         """The counters that rise; the rest of the fields is not set."""
         self._settings = settings
@@ -114,9 +114,6 @@ class Committer:
     def wake(self) -> None:
         """Look again at what is pending."""
         self._wake.set()
-
-    def _commit_soon(self) -> None:
-        self._hurry.set()
 
     def close(self) -> None:
         """Let `work` end."""

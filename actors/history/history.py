@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from actors.history.answers import MEND_SECONDS, Answers
 from actors.history.archive import Archive, Past
-from actors.history.committer import HistoryStatistics
+from actors.history.committer import Committer, HistoryStatistics
 from actors.history.pending import is_large, stage_of, unavailable, weight
 from actors.history.pieces import Piece
 from actors.journal import Entry
@@ -71,7 +71,7 @@ class History(Answers):
 
     def _admitting(self) -> Archive:
         archive = self._opened()
-        refusing = self._committer.refusing(archive)
+        refusing = _refusing(archive, self._committer)
         if refusing is not None:
             raise error(ErrorKind.UNAVAILABLE, f"nothing can be recorded: {refusing}", retry_after=_RETRY_AFTER)
         return archive
@@ -220,7 +220,7 @@ class History(Answers):
             journal_bytes=0 if archive is None else archive.journal.size,
             rows=0 if archive is None else archive.rows,
             database_bytes=0 if archive is None else archive.size,
-            refusing="the history is not open" if archive is None else self._committer.refusing(archive),
+            refusing="the history is not open" if archive is None else _refusing(archive, self._committer),
             damaged=() if archive is None else tuple(sorted(archive.damaged)),
         )
 
@@ -287,6 +287,13 @@ class History(Answers):
         finally:
             if self._closed is not None:
                 self._closed.set()
+
+
+def _refusing(archive: Archive, committer: Committer) -> str | None:
+    """Return why no end can be recorded now, None while it can."""
+    if archive.full is not None:
+        return archive.full
+    return committer.counted.last_error if committer.failing else None
 
 
 def summary_of(execution: Execution) -> Execution:

@@ -1,7 +1,5 @@
-"""Many runners as one: what they share by NATS JetStream. Only a runner with the setting `cluster` imports it."""
+"""The cluster: this runner's part of it. Nothing here is imported by a runner without the setting `cluster`."""
 
-from __future__ import annotations
+from actors.cluster.node import NODE_FILE, find_node, node_name
 
-from actors.cluster.engine import Engine, open_engine
-
-__all__ = ["Engine", "open_engine"]
+__all__ = ["NODE_FILE", "find_node", "node_name"]

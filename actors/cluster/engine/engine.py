@@ -183,7 +183,7 @@ def _tls(settings: ClusterSettings) -> ssl.SSLContext | None:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("-")[0].split(".")[:2] if part.isdigit())
+    return tuple(int(part) for part in text.split("-", maxsplit=1)[0].split(".")[:2] if part.isdigit())
 
 
 def _unavailable(reason: str) -> RunnerError:

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -64,6 +64,11 @@ class Runs:
     """The executions that wait for a person."""
     owners: Owners = field(init=False)
     """Finds executions for the doors, on other runners too where there are some."""
+    forward: Callable[[Live, msgspec.Raw], Awaitable[Execution | None]] | None = field(default=None, init=False)
+    """Runs a call on another runner of the cluster and returns its recorded end; None: this runner runs it.
+
+    The call has left when it raises.
+    """
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
@@ -233,6 +238,8 @@ class Runs:
 
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""
+        if self.forward is not None and (ended := await self.forward(live, raw)) is not None:
+            return ended
         try:
             spec = live.module.spec
             refused = await self.asking.call(live) if self.asking.approvals.asks(live) else None

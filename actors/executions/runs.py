@@ -25,7 +25,7 @@ from actors.executions.attempts import Attempts
 from actors.executions.children import Nesting, Parent
 from actors.executions.dispatcher import Dispatcher
 from actors.executions.later import Later
-from actors.executions.live import BROKEN, Key, Live, LiveExecutions
+from actors.executions.live import BROKEN, Key, Live, LiveExecutions, SupersededError
 from actors.executions.owners import Here, Owners
 from actors.executions.places import Places
 from actors.executions.tally import RunsStatistics, Tally
@@ -81,7 +81,7 @@ class Runs:
         self.asking = Asking(self._live, Approvals(settings.approval_timeout_seconds, settings.max_waiting))
         self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), self.asking, settings.max_queued)
         attempts.nesting = self.nesting = Nesting(self.registry, self, self.dispatcher.submit, attempts.files)
-        self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
+        self.later = Later(self._live, self.dispatcher.queue_due, settings.max_scheduled)
 
     @property
     def tally(self) -> Tally:
@@ -249,6 +249,9 @@ class Runs:
                 outcome = await self.attempts.run(live, raw)
             else:
                 outcome = await self.dispatcher.places.run(live, partial(self.attempts.run, live, raw))
+        except SupersededError:
+            self._live.pass_on(live)
+            raise
         except RunnerError as problem:
             history = self.attempts.history
             if live.recorded or (live.began_at and history.waits_for_disk):

@@ -4,6 +4,6 @@ from actors.cluster.nodes.everywhere import Everywhere
 from actors.cluster.nodes.forwarding import Forwarding
 from actors.cluster.nodes.mirror import Mirror
 from actors.cluster.nodes.nodes import Facts, Nodes
-from actors.cluster.nodes.presence import Load, Neighbours, Presence
+from actors.cluster.nodes.presence import Neighbours
 
-__all__ = ["Everywhere", "Facts", "Forwarding", "Load", "Mirror", "Neighbours", "Nodes", "Presence"]
+__all__ = ["Everywhere", "Facts", "Forwarding", "Mirror", "Neighbours", "Nodes"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
@@ -13,7 +13,7 @@ from actors.cluster.letters import VERSION, Author
 from actors.cluster.nodes.answering import Answering
 from actors.cluster.nodes.everywhere import Everywhere
 from actors.cluster.nodes.forwarding import Forwarding
-from actors.cluster.nodes.presence import Load, Neighbours, Presence
+from actors.cluster.nodes.presence import Neighbours
 from actors.cluster.nodes.present import Board, Present
 from actors.cluster.nodes.requests import Carrier, Requests
 from actors.executions import Runs
@@ -21,6 +21,7 @@ from actors.history import History
 from actors.registry import Registry
 from config.settings import Settings
 from protocol.model import Execution
+from protocol.nodes import ClusterState, Load, Presence
 
 
 class Engine(Board, Carrier, Protocol):
@@ -35,6 +36,10 @@ class Facts:
     """States of executions that the history does not have yet."""
     modules: str | None = None
     """The digest of modules.yaml."""
+    unsent: int = 0
+    """Executions of this runner whose state the cluster does not have yet."""
+    unreadable: int = 0
+    """Messages that this release could not read, since the start."""
 
 
 @define(eq=False)
@@ -78,6 +83,7 @@ class Nodes:
             self.adopt,
             self.end,
             keep,
+            self.state,
         )
         self.forwarding = Forwarding(
             runs,
@@ -124,11 +130,13 @@ class Nodes:
             modules=facts.modules,
         )
 
-    def all(self) -> Sequence[Presence]:
-        """Return the runners that are there, by name; this one as it is now."""
-        found = {each.node: each for each in self.neighbours.all(trio.current_time())}
+    def state(self) -> ClusterState:
+        """Return the runners that are there, this one as it is now, and the state of the connection."""
+        found, facts = {each.node: each for each in self.neighbours.all(trio.current_time())}, self.facts()
         found[self.author.node] = self.look()
-        return [found[name] for name in sorted(found)]
+        nodes = tuple(found[name] for name in sorted(found))
+        connected, forwarded = self.engine.connected, self.forwarding.forwarded
+        return ClusterState(self.author.node, connected, nodes, facts.lag, facts.unsent, facts.unreadable, forwarded)
 
     def project(self, execution: Execution, _sequence: int = 0) -> None:
         """Take a later state of an execution, as the hook of the projection."""

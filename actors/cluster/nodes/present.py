@@ -12,8 +12,9 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from actors.cluster.engine import EngineError
-from actors.cluster.nodes.presence import RENEW_SECONDS, TTL_SECONDS, Neighbours, Presence, decode, encode
+from actors.cluster.nodes.presence import RENEW_SECONDS, TTL_SECONDS, Neighbours, decode, encode
 from actors.cluster.nodes.requests import Names
+from protocol.nodes import Presence
 
 _LAST_SECONDS: Final = 1.0
 """For the last message, that this runner ends."""

@@ -122,7 +122,7 @@ class Answering:
 
     async def _recorded(self, name: str) -> Execution | None:
         """Return an execution that has ended."""
-        found = await self.runs.attempts.history.get(name)
+        found = await self.runs.history.get(name)
         return found if found is not None and found.status.final else None
 
     # Events

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from actors.channel import no_call
 from actors.executions.children import Nesting, Reply, Turn
 from actors.executions.inputs import names_files, use_named
-from actors.executions.live import Live
+from actors.executions.live import Live, SupersededError
 from actors.executions.seams import ExecutionLog
 from actors.files import Files
 from actors.registry import may_run_in_process
@@ -69,8 +69,8 @@ class Attempts:
         """Return the outcome of the last attempt.
 
         Raises RunnerError when the execution never began (`overloaded`, `unavailable`, `shutdown` on the first
-        attempt), and when the begin of a call with an idempotency key cannot be recorded. Cancelled, the handler has
-        been ended.
+        attempt), when the begin of a call with an idempotency key cannot be recorded, and SupersededError when another
+        runner has it. Cancelled, the handler has been ended.
         """
         spec = live.module.spec
         while live.stopped_by is None:
@@ -96,6 +96,8 @@ class Attempts:
             live.execution = replace(live.execution, status=Status.QUEUED, events_count=live.log.next_seq)
             try:
                 await self.records.submit(live.execution)
+            except SupersededError:
+                raise
             except RunnerError as problem:  # only its next attempt would be lost with this runner
                 log.warning("a pause is not recorded", execution=live.execution.id, why=str(problem))
 
@@ -121,7 +123,8 @@ class Attempts:
             except RunnerError as problem:
                 if live.stopped_by is not None:
                     return live.stopped()
-                if live.attempt == 1 and problem.failure.kind in NOT_BEGUN:
+                never_began = live.attempt == 1 and problem.failure.kind in NOT_BEGUN
+                if never_began or isinstance(problem, SupersededError):
                     raise
                 live.count()
                 return Outcome(failure=problem.failure, exit_code=1)
@@ -225,6 +228,8 @@ class Attempts:
             # The next runner must know that it ran, else it, or a repeated call, would run it again.
             try:
                 await self.records.submit(execution)
+            except SupersededError:
+                raise
             except RunnerError as problem:
                 if not execution.asynchronous or live.stopped_by is not None:
                     raise

@@ -35,6 +35,14 @@ Key = tuple[str, str, str]
 log = structlog.get_logger("runs")
 
 
+class SupersededError(RunnerError):
+    """Another runner of the cluster has the execution, so this one records no state of it."""
+
+    def __init__(self, name: str) -> None:
+        text = f"another runner has the execution {name}; ask again"
+        super().__init__(Failure(ErrorKind.UNAVAILABLE, text, retry_after=1))
+
+
 def key_of(execution: Execution) -> Key:
     """Return the identity of an execution that has an idempotency key."""
     return execution.subject, execution.module.name, execution.idempotency_key or ""
@@ -70,6 +78,8 @@ class Live:
     pause: trio.CancelScope | None = field(default=None, init=False)
     """The scope of any other wait, if any."""
     stopped_by: Failure | None = field(default=None, init=False)
+    superseded: bool = field(default=False, init=False)
+    """Another runner has it, so this one records nothing of it any more."""
     killed: tuple[str, ...] = field(default=(), init=False)
     """Processes killed when the task that ran the handler was cancelled."""
     waiting: Waiting | None = field(default=None, init=False)
@@ -225,6 +235,8 @@ class LiveExecutions:
     tally: Tally = field(factory=Tally, init=False)
     on_enter: list[Callable[[Live], None]] = field(factory=list, init=False)
     """Functions that get each execution that is added."""
+    on_pass: list[Callable[[Live], None]] = field(factory=list, init=False)
+    """Functions that get each execution that another runner has, before its events end here: they may take its log."""
     _left: trio.Event | None = field(default=None, init=False)
     _logs_successes: bool = field(factory=lambda: log.bind().is_enabled_for(logging.DEBUG), init=False)
 
@@ -322,6 +334,21 @@ class LiveExecutions:
         text = "the runner was shut down; the execution is queued for the next one"
         self.leave(live, error(ErrorKind.SHUTDOWN, text, retry_after=5), handed_over=True)
 
+    def end_elsewhere(self, live: Live, ended: Execution) -> None:
+        """Publish to followers and waiters an end that another runner has recorded."""
+        live.execution = ended
+        if live.log.followed:
+            live.log.end(last_of(ended))
+        self.leave(live)
+
+    def pass_on(self, live: Live) -> None:
+        """Remove an execution that another runner has. It gets no record, and its events have no end here."""
+        live.superseded = True
+        for take in self.on_pass:
+            take(live)
+        log.info("another runner has an execution", execution=live.execution.id, module=str(live.execution.module))
+        self.leave(live, SupersededError(live.execution.id), handed_over=True)
+
     async def wait_left(self) -> None:
         """Wait until an execution leaves."""
         if self._left is None:
@@ -332,7 +359,11 @@ class LiveExecutions:
         """Record the end of an execution, then publish it to followers and waiters.
 
         Raises RunnerError when it cannot be recorded; the execution has left all the same. Cancelled, it is recorded.
+        Raises SupersededError when another runner has it.
         """
+        if live.superseded:
+            self.pass_on(live)
+            raise SupersededError(live.execution.id)
         failure = outcome.failure
         status = Status.SUCCEEDED if failure is None else Status.FAILED
         if failure is not None and failure.kind is ErrorKind.CANCELLED:
@@ -340,6 +371,9 @@ class LiveExecutions:
         ended = live.ending(outcome, status)
         try:
             await self.records.finish(ended)
+        except SupersededError:
+            self.pass_on(live)
+            raise
         except Exception as problem:  # also a bug of the runner: waiters must not wait for ever
             self.leave(live, problem if isinstance(problem, RunnerError) else RunnerError(_INTERNAL))
             raise

@@ -6,6 +6,7 @@ from actors.executions.children import reach_of
 from actors.executions.idempotency import Delivery, Idempotency, fingerprint
 from actors.executions.inputs import use_named
 from actors.executions.live import Live
+from actors.executions.owners import Here, Owners
 from actors.executions.runs import Runs
 from actors.executions.tally import BUCKETS, PHASES, Histogram
 
@@ -15,9 +16,11 @@ __all__ = [
     "WAITS",
     "Attempts",
     "Delivery",
+    "Here",
     "Histogram",
     "Idempotency",
     "Live",
+    "Owners",
     "Runs",
     "decision_of",
     "fingerprint",

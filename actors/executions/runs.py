@@ -26,6 +26,7 @@ from actors.executions.children import Nesting, Parent
 from actors.executions.dispatcher import Dispatcher
 from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions, SupersededError
+from actors.executions.owners import Here, Owners
 from actors.executions.places import Places
 from actors.executions.tally import RunsStatistics, Tally
 from actors.history import LARGE_BYTES, MAX_LINKED
@@ -61,12 +62,15 @@ class Runs:
     """Functions that get each execution when it becomes live."""
     asking: Asking = field(init=False)
     """The executions that wait for a person."""
+    owners: Owners = field(init=False)
+    """Finds executions for the doors, on other runners too where there are some."""
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         attempts, settings = self.attempts, self.settings
+        self.owners = Here(self)
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
         self.on_enter = self._live.on_enter
         self.asking = Asking(self._live, Approvals(settings.approval_timeout_seconds, settings.max_waiting))

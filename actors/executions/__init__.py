@@ -5,8 +5,10 @@ from actors.executions.attempts import Attempts
 from actors.executions.children import reach_of
 from actors.executions.idempotency import Delivery, Idempotency, fingerprint
 from actors.executions.inputs import use_named
-from actors.executions.live import Live
+from actors.executions.live import Live, SupersededError
 from actors.executions.owners import Here, Owners
+from actors.executions.queueing import Queue
+from actors.executions.recovery import end_without_module, served
 from actors.executions.runs import Runs
 from actors.executions.tally import BUCKETS, PHASES, Histogram
 
@@ -21,10 +23,14 @@ __all__ = [
     "Idempotency",
     "Live",
     "Owners",
+    "Queue",
     "Runs",
+    "SupersededError",
     "decision_of",
+    "end_without_module",
     "fingerprint",
     "not_asked",
     "reach_of",
+    "served",
     "use_named",
 ]

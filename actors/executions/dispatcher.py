@@ -196,13 +196,13 @@ class Dispatcher:
     def _queue(self, live: Live) -> None:
         """Let an accepted execution wait for its turn, and before that for a person where its module asks for one."""
         if not self.asking.approvals.asks(live):
-            self._push(live)
+            self.push(live)
         elif self._nursery is None or self._stopping:
             self.live.hand_over(live)
         else:
-            self.asking.begin(live, self._nursery, self._accepted.payload, self._push, self._dispatch)
+            self.asking.begin(live, self._nursery, self._accepted.payload, self.queue.push, self._dispatch)
 
-    def _push(self, live: Live) -> None:
+    def push(self, live: Live) -> None:
         """Put an execution into the backlog, without its payload."""
         live.queued_at = time.time()
         execution = live.execution

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -26,6 +26,7 @@ from actors.executions.children import Nesting, Parent
 from actors.executions.dispatcher import Dispatcher
 from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions
+from actors.executions.owners import Here, Owners
 from actors.executions.places import Places
 from actors.executions.tally import RunsStatistics, Tally
 from actors.history import LARGE_BYTES, MAX_LINKED
@@ -61,12 +62,20 @@ class Runs:
     """Functions that get each execution when it becomes live."""
     asking: Asking = field(init=False)
     """The executions that wait for a person."""
+    owners: Owners = field(init=False)
+    """Finds executions for the doors, on other runners too where there are some."""
+    forward: Callable[[Live, msgspec.Raw], Awaitable[Execution | None]] | None = field(default=None, init=False)
+    """Runs a call on another runner of the cluster and returns its recorded end; None: this runner runs it.
+
+    The call has left when it raises.
+    """
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         attempts, settings = self.attempts, self.settings
+        self.owners = Here(self)
         self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
         self.on_enter = self._live.on_enter
         self.asking = Asking(self._live, Approvals(settings.approval_timeout_seconds, settings.max_waiting))
@@ -229,6 +238,8 @@ class Runs:
 
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""
+        if self.forward is not None and (ended := await self.forward(live, raw)) is not None:
+            return ended
         try:
             spec = live.module.spec
             refused = await self.asking.call(live) if self.asking.approvals.asks(live) else None

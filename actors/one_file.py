@@ -29,6 +29,8 @@ _CHECK_SECONDS: Final = 1.0
 _SALVAGE_SECONDS: Final = 30.0
 _MOST_TRIES: Final = 20
 """How often a change is tried when other runners are faster."""
+_CLUSTER: Final = "cluster"
+_PLACE: Final = "place"
 S = TypeVar("S", bound="OneFile")
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -184,6 +186,28 @@ class OneFile:
             else:
                 check_schema(self._path, known, self.SCHEMA)
         self._opened = identity_of(self._path)
+
+    # The changes of a cluster
+
+    def place(self) -> tuple[int, int]:
+        """Return the number of the cluster whose changes the file has, 0 for none, and that of the last change."""
+        with self._engine.connect() as link:
+            rows = link.execute(sa.select(self.META).where(self.META.c.name.in_((_CLUSTER, _PLACE))))
+            found = {row.name: row.value for row in rows}
+        return found.get(_CLUSTER, 0), found.get(_PLACE, 0)
+
+    def set_place(self, cluster: int, place: int) -> None:
+        """Note up to which change of which cluster the file has all."""
+        with self._transaction() as link:
+            self._place(link, cluster, place)
+
+    def _place(self, link: sa.Connection, cluster: int, place: int) -> None:
+        rows = [{"name": _CLUSTER, "value": cluster}, {"name": _PLACE, "value": place}]
+        link.execute(sa.insert(self.META).prefix_with("or replace"), rows)
+
+    def _apart(self, link: sa.Connection) -> None:
+        """Note a change that no cluster knows: from now on the file has a state of its own."""
+        link.execute(sa.delete(self.META).where(self.META.c.name == _CLUSTER))
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:

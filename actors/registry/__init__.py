@@ -13,12 +13,13 @@ from actors.registry.publisher import Publisher
 from actors.registry.registry import Added, Registry
 from actors.registry.routes import Route, Routes
 from actors.registry.snapshot import Condition, Registered, RegistrySnapshot
-from actors.registry.stored import Action, Change, ChangesQuery, Note
+from actors.registry.stored import Action, Adopted, Change, ChangesQuery, Note, StoredModule, StoredVersion
 
 __all__ = [
     "FILE_NAME",
     "Action",
     "Added",
+    "Adopted",
     "Audit",
     "Catalog",
     "Change",
@@ -33,6 +34,8 @@ __all__ = [
     "RegistrySnapshot",
     "Route",
     "Routes",
+    "StoredModule",
+    "StoredVersion",
     "may_run_in_process",
     "registered_names",
 ]

@@ -216,7 +216,9 @@ class Forwarding:
 def _unmet(missing: tuple[str, ...], tried: list[str]) -> RunnerError:
     wanted = ", ".join(missing)
     if tried:
-        text = f"the runners with {wanted}, which the module needs, did not take the call: {', '.join(tried)}; try again"
+        text = (
+            f"the runners with {wanted}, which the module needs, did not take the call: {', '.join(tried)}; try again"
+        )
         return error(ErrorKind.UNAVAILABLE, text, field="needs", retry_after=1)
     text = f"no runner of the cluster that takes work has {wanted}, which the module `needs`; start one with the label"
     return error(ErrorKind.UNAVAILABLE, text, field="needs", retry_after=5)

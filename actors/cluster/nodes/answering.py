@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import Final
 
 import msgspec
 import structlog
@@ -34,7 +34,7 @@ from actors.events import EventLog, LeftEvent, log_of
 from actors.executions import Here, Live, Runs
 from actors.registry import Registry
 from protocol.errors import ErrorKind, Failure, RunnerError, error
-from protocol.events import ErrorEvent, KeptEvent, ResultEvent, encode_all
+from protocol.events import ErrorEvent, ResultEvent, encode_all
 from protocol.model import Execution
 
 SILENCE_SECONDS: Final = 20.0
@@ -90,30 +90,31 @@ class Answering:
 
     async def _answer(self, node: str, question: Question) -> Answer:
         match question:
-            case Reach():
-                live = self.runs.find(question.id)
-                return Absent() if live is None else Found(self.runs.snapshot(live))
             case Follow():
                 return await self._follow(question)
             case Cancel():
                 return await self._cancel(question)
-            case Decide():
-                live = self.runs.find(question.id)
-                return Absent() if live is None else Found(await self._here.decide(live, question.decision))
-            case Awaiting():
-                return Several(tuple(await self._here.awaiting()))
-            case Reasons():
-                lives = [live for name in question.ids if (live := self.runs.find(name)) is not None]
-                reasons = [(live.execution.id, self.runs.waiting(live)) for live in lives]
-                return Waits({name: waiting for name, waiting in reasons if waiting is not None})
             case Run():
                 return self._run(node, question)
             case Withhold():
                 return await self._withhold(question)
-            case Piece():
-                return Absent()
             case _:
-                assert_never(question)
+                return await self._show(question)
+
+    async def _show(self, question: Reach | Decide | Awaiting | Reasons | Piece) -> Answer:
+        found: Answer = Absent()
+        match question:
+            case Reach() if (live := self.runs.find(question.id)) is not None:
+                found = Found(self.runs.snapshot(live))
+            case Decide() if (live := self.runs.find(question.id)) is not None:
+                found = Found(await self._here.decide(live, question.decision))
+            case Awaiting():
+                found = Several(tuple(await self._here.awaiting()))
+            case Reasons():
+                lives = [live for name in question.ids if (live := self.runs.find(name)) is not None]
+                reasons = [(live.execution.id, self.runs.waiting(live)) for live in lives]
+                found = Waits({name: waiting for name, waiting in reasons if waiting is not None})
+        return found
 
     @property
     def _here(self) -> Here:
@@ -121,7 +122,7 @@ class Answering:
 
     async def _recorded(self, name: str) -> Execution | None:
         """Return an execution that has ended."""
-        found = await self.runs.attempts.history.get(name)
+        found = await self.runs.history.get(name)
         return found if found is not None and found.status.final else None
 
     # Events
@@ -192,9 +193,6 @@ class Answering:
 def _news(events: EventLog, start: int, ended: Execution | None) -> News:
     """Return a batch of events from a number on; with the last one, the end."""
     found = events.read(start)
-    kept: list[KeptEvent] = []
-    for event in found:
-        if not isinstance(event, ResultEvent | ErrorEvent | LeftEvent):
-            kept.append(event)
+    kept = [event for event in found if not isinstance(event, ResultEvent | ErrorEvent | LeftEvent)]
     whole = len(kept) < len(found) or start >= events.next_seq or not found
     return News(encode_all(kept), ended=ended if whole else None)

@@ -37,6 +37,7 @@ from actors.registry import Published, Registry
 from config.modules import ModuleSpec
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Approval, Execution, Status, Waiting
+from protocol.nodes import ClusterState
 
 _SOON_SECONDS: Final = 1.0
 """For parts of an answer that can be left out."""
@@ -68,6 +69,8 @@ class Everywhere:
     """
     keep: tuple[int, int]
     """Bytes of output, and of items, that are kept of an execution."""
+    cluster: Callable[[], ClusterState]
+    """Returns the runners and the state of their connection."""
     _here: Here = field(init=False)
     _mirrors: dict[str, WeakSet[Mirror]] = field(factory=dict, init=False)
 

@@ -7,63 +7,14 @@ from typing import Final
 
 import msgspec
 from attrs import define, field
-from msgspec import Struct
 
 from config.cluster import missing_labels
 from protocol.model import Kind
+from protocol.nodes import Presence
 
 TTL_SECONDS: Final = 10.0
 """A runner that has not renewed its presence for this long is gone."""
 RENEW_SECONDS: Final = 3.0
-
-
-class Load(Struct, frozen=True):
-    """The work of one kind of environment that a runner can use."""
-
-    places: int
-    """Workers that may run at a time."""
-    busy: int = 0
-    waiting: int = 0
-    """Callers without a worker."""
-
-
-class Presence(Struct, frozen=True):
-    """One runner at a moment. Fields that a later release adds are ignored."""
-
-    node: str
-    boot: str
-    """Random, another one after each start."""
-    release: str
-    letters: int
-    """The version of the letters that it writes and reads."""
-    started_at: float
-    labels: tuple[str, ...] = ()
-    kinds: dict[str, Load] = {}
-    """By the names of the kinds of environment that it can use."""
-    running: int = 0
-    """Executions that it runs."""
-    queued: int = 0
-    """Accepted executions that wait on this runner."""
-    awaiting: int = 0
-    """Executions that wait on this runner for a person."""
-    draining: bool = False
-    """It takes no more work."""
-    leaving: bool = False
-    """It ends now."""
-    lag: int = 0
-    """States of executions of the cluster that its history does not have yet."""
-    modules: str | None = None
-    """The digest of its modules.yaml."""
-
-    @property
-    def places(self) -> int:
-        """Workers that may run at a time, of all kinds."""
-        return sum(load.places for load in self.kinds.values())
-
-    @property
-    def busy(self) -> int:
-        """Workers that run or start."""
-        return sum(load.busy for load in self.kinds.values())
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

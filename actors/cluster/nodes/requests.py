@@ -28,7 +28,14 @@ log = structlog.get_logger("cluster")
 
 
 class Names(Protocol):
-    """The subjects of a cluster."""
+    """The streams and subjects of a cluster."""
+
+    @property
+    def nodes(self) -> str:
+        """The stream with the presence of runners."""
+
+    def presence(self, node: str) -> str:
+        """Return the subject of the presence of a runner."""
 
     def requests(self, node: str) -> str:
         """Return the subject of requests to a runner."""

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from actors.executions.approvals import Asking
 from actors.executions.live import Live
 from protocol.model import Approval, Execution, Status, Waiting
+from protocol.nodes import ClusterState
 
 
 class Owners(Protocol):
@@ -48,6 +49,9 @@ class Owners(Protocol):
 
         `modules` are the globs of those that may be seen; () for all. Raises RunnerError `unavailable`.
         """
+
+    def cluster(self) -> ClusterState | None:
+        """Return the runners and the state of their connection; None for a single machine."""
 
 
 class Lives(Protocol):
@@ -116,3 +120,7 @@ class Here:
     async def others(self, _status: Status, _modules: tuple[str, ...], _most: int, /) -> Sequence[Execution]:
         """Return nothing: there are no other runners. Not a checkpoint."""
         return ()
+
+    def cluster(self) -> ClusterState | None:
+        """Return None: there is no cluster."""
+        return None

@@ -77,7 +77,7 @@ class Committer:
 
     def __init__(self, settings: HistorySettings, clock: Callable[[], float]) -> None:
         self.pending = Pending(settings.max_pending)
-        self.room = Room(self.pending, settings, self._commit_soon)
+        self.room = Room(self.pending, settings, lambda: self._hurry.set())  # it is replaced
         self.counted = HistoryStatistics()
         """The counters that rise; the rest of the fields is not set."""
         self._settings = settings
@@ -115,9 +115,6 @@ class Committer:
         """Look again at what is pending."""
         self._wake.set()
 
-    def _commit_soon(self) -> None:
-        self._hurry.set()
-
     def close(self) -> None:
         """Let `work` end."""
         self._closing.set()
@@ -128,6 +125,12 @@ class Committer:
         """Let those that wait for notices look."""
         noticed, self.noticed = self.noticed, trio.Event()
         noticed.set()
+
+    def refusing(self, archive: Archive) -> str | None:
+        """Return why no end can be recorded now, None while it can."""
+        if archive.full is not None:
+            return archive.full
+        return self.counted.last_error if self.failing else None
 
     # For callers
 

@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from actors.history.answers import MEND_SECONDS, Answers
 from actors.history.archive import Archive, Past
+from actors.history.committer import HistoryStatistics
 from actors.history.pending import is_large, stage_of, unavailable, weight
 from actors.history.pieces import Piece
 from actors.journal import Entry
@@ -70,7 +71,7 @@ class History(Answers):
 
     def _admitting(self) -> Archive:
         archive = self._opened()
-        refusing = self._refusing(archive)
+        refusing = self._committer.refusing(archive)
         if refusing is not None:
             raise error(ErrorKind.UNAVAILABLE, f"nothing can be recorded: {refusing}", retry_after=_RETRY_AFTER)
         return archive
@@ -205,6 +206,23 @@ class History(Answers):
     def _entry(self, execution: Execution) -> Entry:
         self._revision += 1
         return Entry(self._revision, summary_of(execution) if execution.summary else execution)
+
+    def statistics(self) -> HistoryStatistics:
+        """Return the counters; cheap, at any time."""
+        archive, pending, counted = self._archive, self._pending, self._committer.counted
+        return evolve(
+            counted,
+            pending=len(pending),
+            running=len(pending.begun),
+            unwritten_bytes=self.room.taken,
+            pieces=len(pending.pieces),
+            pieces_dropped=counted.pieces_dropped + pending.pieces.dropped,
+            journal_bytes=0 if archive is None else archive.journal.size,
+            rows=0 if archive is None else archive.rows,
+            database_bytes=0 if archive is None else archive.size,
+            refusing="the history is not open" if archive is None else self._committer.refusing(archive),
+            damaged=() if archive is None else tuple(sorted(archive.damaged)),
+        )
 
     # The actor's own task
 

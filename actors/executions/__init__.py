@@ -3,7 +3,7 @@
 from actors.executions.approvals import WAITS, decision_of, not_asked
 from actors.executions.attempts import Attempts
 from actors.executions.children import reach_of
-from actors.executions.idempotency import Delivery, Idempotency, fingerprint
+from actors.executions.idempotency import Claims, Delivery, Idempotency, fingerprint
 from actors.executions.inputs import use_named
 from actors.executions.live import Live, LiveExecutions, SupersededError
 from actors.executions.owners import Here, Owners
@@ -18,6 +18,7 @@ __all__ = [
     "PHASES",
     "WAITS",
     "Attempts",
+    "Claims",
     "Delivery",
     "ExecutionLog",
     "Here",

@@ -20,9 +20,10 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from actors.executions import Live, Runs
+from actors.one_file import InTurn
 from actors.registry import Registry
 from actors.starts.firing import Firing, Schedule
-from actors.starts.kept import Kept
+from actors.starts.kept import Kept, OwnStarts, StartsFeed
 from actors.starts.stored import StartsFile, State, StoredSchedule
 from actors.starts.timer import Timer
 from config.timing import ScheduleSpec, known_schedule
@@ -45,6 +46,8 @@ class Schedules:
     registry: Registry
     runs: Runs
     clock: Callable[[], float] = time.time
+    feed_of: Callable[[StartsFile, InTurn], StartsFeed] = OwnStarts
+    """Returns where changes are recorded."""
     _by_id: dict[str, Schedule] = field(factory=dict, init=False)
     _timer: Timer = field(init=False)
     _firing: Firing = field(init=False)
@@ -58,12 +61,19 @@ class Schedules:
 
     def __attrs_post_init__(self) -> None:
         self._timer, self._firing = Timer(self.clock), Firing(self.registry, self.runs)
-        self._kept = Kept(self._file)
+        in_file = InTurn("schedules cannot be written")
+        self._kept = Kept(self._file, in_file, self.feed_of(self._file, in_file))
 
     @classmethod
-    def open(cls, path: Path, registry: Registry, runs: Runs) -> Schedules:
+    def open(
+        cls,
+        path: Path,
+        registry: Registry,
+        runs: Runs,
+        feed_of: Callable[[StartsFile, InTurn], StartsFeed] = OwnStarts,
+    ) -> Schedules:
         """Open or make the file of schedules. Blocks. Raises RunnerError `unavailable`."""
-        opened = cls(StartsFile.open(path), registry, runs)
+        opened = cls(StartsFile.open(path), registry, runs, feed_of=feed_of)
         try:
             opened._load()
         except BaseException:

@@ -19,6 +19,7 @@ from attrs import frozen
 
 from actors.files.collecting import EXECUTIONS, NEW_SECONDS, Collecting, Existing
 from actors.files.content import Content, Stamp
+from actors.files.elsewhere import Elsewhere
 from actors.files.index import FILE_NAME, Collected, Index, Place, Row, Viewer
 from actors.files.model import StoredFile, checked_id, checked_name, checked_type
 from actors.files.store import Store
@@ -76,6 +77,8 @@ class Files:
         self._hurried = trio.Event()
         self._collecting = Collecting(self._store, self._verifying, existing, settings, kept_seconds)
         self._disk = trio.CapacityLimiter(_THREADS)
+        self.elsewhere: Elsewhere | None = None
+        """The other runners; None for a runner alone."""
 
     # Writing
 
@@ -108,7 +111,10 @@ class Files:
                 return stamp
 
             self._verifying.remember(found, await self._store.run(work))
-            return self._stored(row)
+            stored = self._stored(row)
+            if self.elsewhere is not None:
+                await self.elsewhere.offer(stored, execution)
+            return stored
 
         self._writing += 1
         writer = Writing(self._content, self._disk, reserve, place)
@@ -138,7 +144,9 @@ class Files:
         Raises RunnerError `unavailable` if it is damaged. Cancellation ends the check.
         """
         row = await self._store.ask(lambda link: self._index.get(link, name, viewer))
-        return None if row is None else await self._verifying.check(self._stored(row), self._exists)
+        if row is None and await self._brought(name, viewer):
+            row = await self._store.ask(lambda link: self._index.get(link, name, viewer))
+        return None if row is None else await self._whole(row)
 
     async def use(
         self, execution: str, module: str, ids: Collection[str], viewer: Viewer | None = None
@@ -152,11 +160,27 @@ class Files:
         if not names:
             return {}
         rows, missing = await self._store.ask(lambda link: self._index.use(link, execution, module, names, viewer, now))
+        while missing is not None and await self._brought(missing, viewer):
+            rows, missing = await self._store.ask(
+                lambda link: self._index.use(link, execution, module, names, viewer, now)
+            )
         if missing is not None:
             text = f"there is no file {missing}; upload it: a file that no execution uses is deleted"
             raise error(ErrorKind.BAD_INPUT, f"{text} after `file_retention`", field="$file.id")
-        found = [await self._verifying.check(self._stored(row), self._exists) for row in rows.values()]
+        found = [await self._whole(row) for row in rows.values()]
         return {stored.id: stored for stored in found if stored is not None}  # all of them: no used file is deleted
+
+    async def _brought(self, name: str, viewer: Viewer | None) -> bool:
+        return self.elsewhere is not None and await self.elsewhere.bring(name, viewer)
+
+    async def _whole(self, row: Row) -> StoredFile | None:
+        """Return a file with its content verified; a damaged one is brought from others, if they have it."""
+        try:
+            return await self._verifying.check(self._stored(row), self._exists)
+        except RunnerError:
+            if not await self._brought(row[0], None):
+                raise
+        return await self._verifying.check(self._stored(row), self._exists)
 
     async def _exists(self, name: str) -> bool:
         return await self._store.ask(lambda link: self._index.get(link, name, None)) is not None

@@ -1,6 +1,6 @@
 """The store of files: content by its digest, which executions name it, quota, retention and damage."""
 
-from actors.files.elsewhere import Elsewhere
+from actors.files.elsewhere import Elsewhere, Shared, Sharing
 from actors.files.files import Files, FilesStatistics
 from actors.files.index import Collected, Viewer, usage
 from actors.files.model import FILE_ID, StoredFile, checked_digest, checked_id, checked_name, checked_type, references
@@ -13,6 +13,8 @@ __all__ = [
     "Elsewhere",
     "Files",
     "FilesStatistics",
+    "Shared",
+    "Sharing",
     "StoredFile",
     "Viewer",
     "Writing",

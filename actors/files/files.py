@@ -6,7 +6,6 @@ deleted between the look at its uses and a new use, and a content never while th
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -17,9 +16,9 @@ import structlog
 import trio
 from attrs import frozen
 
-from actors.files.collecting import EXECUTIONS, NEW_SECONDS, Collecting, Existing
+from actors.files.collecting import Collecting, Existing
 from actors.files.content import Content, Stamp
-from actors.files.elsewhere import Elsewhere
+from actors.files.elsewhere import Elsewhere, Sharing, stored_file
 from actors.files.index import FILE_NAME, Collected, Index, Place, Row, Viewer
 from actors.files.model import StoredFile, checked_id, checked_name, checked_type
 from actors.files.store import Store
@@ -77,6 +76,7 @@ class Files:
         self._hurried = trio.Event()
         self._collecting = Collecting(self._store, self._verifying, existing, settings, kept_seconds)
         self._disk = trio.CapacityLimiter(_THREADS)
+        self.sharing = Sharing(self._store, self._verifying)
         self.elsewhere: Elsewhere | None = None
         """The other runners; None for a runner alone."""
 
@@ -113,7 +113,7 @@ class Files:
             self._verifying.remember(found, await self._store.run(work))
             stored = self._stored(row)
             if self.elsewhere is not None:
-                await self.elsewhere.offer(stored, execution)
+                await self.elsewhere.offer(stored, subject, execution)
             return stored
 
         self._writing += 1
@@ -210,46 +210,16 @@ class Files:
         )
 
     def _stored(self, row: Row) -> StoredFile:
-        name, size, kind, shown, at = row
-        return StoredFile(name, size, kind, shown, at, self._content.path_of(name))
+        return stored_file(self._content, row)
 
     # Deleting
 
     async def remove(self, name: str, viewer: Viewer | None = None) -> bool:
         """Delete a file, or the upload of this viewer if others have uploaded it too; return False without such a file.
 
-        Raises RunnerError `conflict` if an execution uses it.
+        Raises RunnerError: `conflict` if an execution uses it, `unavailable` if other runners cannot be asked.
         """
-        found = await self._store.ask(lambda link: self._index.executions_of(link, name, EXECUTIONS))
-        gone = {each for each, at in found if at <= self._clock() - NEW_SECONDS}
-        gone -= await self._existing(gone) if gone else set()
-
-        def change(link: sqlite3.Connection) -> tuple[bool, bool]:
-            row = self._index.get(link, name, viewer)
-            if row is None:
-                return False, False
-            self._index.forget(link, gone)
-            used = self._index.executions_of(link, name, 1)
-            if used:
-                # A limited caller may not know the execution.
-                user = f"the execution {used[0][0]}" if viewer is None else "an execution"
-                text = f"{user} uses the file; it is kept as long as the history has the execution"
-                raise error(ErrorKind.CONFLICT, text, field="id")
-            if viewer is not None and self._index.withdraw(link, name, viewer.subject):
-                return True, False
-            self._index.delete(link, row)
-            return True, True
-
-        def work() -> bool:
-            known, deleted = self._store.transact(change)
-            if deleted:
-                self._content.remove(name)
-            return known
-
-        known = await self._store.run(work)
-        if known:
-            self._verifying.forget(name)
-        return known
+        return await self._collecting.remove(name, viewer, self.elsewhere)
 
     async def collect(self, *, contents: bool = True) -> Collected:
         """Delete files that nothing uses, as `Collecting.collect`. Raises RunnerError `unavailable`."""

@@ -298,7 +298,7 @@ def retry_delay(failure: Failure, attempt: int, policy: RetryPolicy, spread: flo
 
     `attempt` counts from 1 and is the one that failed; `spread` is a random number in [-1, 1].
     """
-    if attempt >= policy.attempts or failure.kind not in policy.on:
+    if not policy.allows(failure.kind, attempt):
         return None
     backoff = policy.backoff
     delay = min(backoff.max, backoff.initial * backoff.factor ** (attempt - 1))

@@ -7,7 +7,7 @@ queries and rollups read, retention deletes.
 
 from actors.history.committer import HistoryStatistics
 from actors.history.database import database_path
-from actors.history.history import History
+from actors.history.history import History, summary_of
 from actors.history.pending import LARGE_BYTES
 from actors.history.queries import MAX_LINKED, Page, Query
 from actors.history.storage import LOST
@@ -25,4 +25,5 @@ __all__ = [
     "Page",
     "Query",
     "database_path",
+    "summary_of",
 ]

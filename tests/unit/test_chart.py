@@ -146,6 +146,7 @@ def test_settings_of_the_schema_are_those_of_the_runner():
     own = {name.removeprefix("OPERATO_").lower() for name in Rendered(EVERYTHING).environ if name in VARIABLES}
     own -= set(EVERYTHING["settings"])
     keys = {"jwt_secret", "jwt_jwks_url", "tls_client_ca_file"}
+    keys |= {"cluster", "node", *(f"cluster_{name}" for name in ("credentials", "ca", "cert", "key"))}
 
     assert set(schema["properties"]["settings"]["properties"]) == set(SETTINGS) - own - keys
 

@@ -1,0 +1,6 @@
+"""Several runners as one, over NATS JetStream. Nothing here is imported by a runner without the setting `cluster`."""
+
+from actors.cluster.letters import Author, Letter, UnreadableError
+from actors.cluster.node import NODE_FILE, find_node, node_name
+
+__all__ = ["NODE_FILE", "Author", "Letter", "UnreadableError", "find_node", "node_name"]

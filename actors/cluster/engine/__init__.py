@@ -1,0 +1,26 @@
+"""NATS JetStream over one connection: streams, compare-and-set, jobs, questions between runners, stored objects."""
+
+from __future__ import annotations
+
+from actors.cluster.engine.engine import Engine, open_engine
+from actors.cluster.engine.errors import AwayError, EngineError, RefusedError, StaleError, UnansweredError
+from actors.cluster.engine.messages import Stored
+from actors.cluster.engine.pulling import Consumer, Delivery, Puller
+from actors.cluster.engine.reading import Reader
+from actors.cluster.engine.streams import Names
+
+__all__ = [
+    "AwayError",
+    "Consumer",
+    "Delivery",
+    "Engine",
+    "EngineError",
+    "Names",
+    "Puller",
+    "Reader",
+    "RefusedError",
+    "StaleError",
+    "Stored",
+    "UnansweredError",
+    "open_engine",
+]

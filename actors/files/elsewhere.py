@@ -115,13 +115,16 @@ class Sharing:
         if isinstance(note, Shared):
             values = (name, note.size, note.type, note.name, note.created_at, note.touched_at, sequence, note.part)
             link.execute("insert or replace into shared values (?, ?, ?, ?, ?, ?, ?, ?)", values)
-            link.execute("delete from uploads where file = ?", (name,))
+            if known is not None:  # else an upload here may not be offered yet
+                link.execute("delete from uploads where file = ?", (name,))
             uploads = [(name, subject, note.created_at) for subject in note.subjects]
-            link.executemany("insert into uploads values (?, ?, ?)", uploads).close()
+            link.executemany("insert or replace into uploads values (?, ?, ?)", uploads).close()
             described = (note.type, note.name, note.created_at, name)
             link.execute("update files set type = ?, name = ?, created_at = ? where id = ?", described)
             return None
-        link.execute("delete from shared where id = ?", (name,))
+        if known is None:  # what is here was not shared, or was stored again since: it is offered
+            return None
+        self.forget(link, name)
         row = self._store.index.get(link, name, None)
         if self._store.index.executions_of(link, name, 1):
             return None
@@ -130,6 +133,10 @@ class Sharing:
             return None
         self._store.index.delete(link, row)
         return name
+
+    def forget(self, link: sqlite3.Connection, name: str) -> None:
+        """Forget the note about a file, in the transaction that stores the file: it is to be offered."""
+        link.execute("delete from shared where id = ?", (name,)).close()
 
     async def forget_all(self) -> None:
         """Forget all notes: the engine has lost some, and what is here is to be offered again."""
@@ -176,14 +183,10 @@ class Sharing:
 
         await self._store.ask(work)
 
-    async def using(self, names: Sequence[str]) -> list[str]:
-        """Return executions that use one of the files, as far as it is known here; of each file, some."""
+    async def used_ones(self, names: Collection[str]) -> list[str]:
+        """Return those of the files that executions use, as far as it is known here."""
         index = self._store.index
-
-        def work(link: sqlite3.Connection) -> list[str]:
-            return [each for name in names for each, _ in index.executions_of(link, name, STEP)]
-
-        return await self._store.ask(work)
+        return await self._store.ask(lambda link: [name for name in names if index.executions_of(link, name, 1)])
 
     async def unused(self, start: str, before: float, kept_seconds: float) -> tuple[list[Shared], str | None]:
         """Return some shared files that no execution names and that nothing touched since `before`, and a next start.

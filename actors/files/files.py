@@ -6,9 +6,11 @@ deleted between the look at its uses and a new use, and a content never while th
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,7 +109,7 @@ class Files:
 
             def work() -> Stamp:
                 stamp = self._content.place(path, found)
-                self._store.transact(lambda link: self._index.add(link, row, subject, execution, module))
+                self._store.transact(partial(self._add, row, subject, execution, module))
                 return stamp
 
             self._verifying.remember(found, await self._store.run(work))
@@ -124,6 +126,11 @@ class Files:
             self._writing -= 1
             self._writing_bytes -= taken
             await writer.close()
+
+    def _add(self, row: Row, subject: str, execution: str, module: str, link: sqlite3.Connection) -> None:
+        self._index.add(link, row, subject, execution, module)
+        if self.elsewhere is not None:
+            self.sharing.forget(link, row[0])
 
     def check_size(self, size: int, before: int = 0) -> None:
         """Raise RunnerError `too_large` or `out_of_storage` if `size` bytes after those `before` cannot be taken."""

@@ -59,7 +59,7 @@ class SharedFiles:
     _turns: dict[str, _Turn] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._objects = Objects(self.engine, self._sharing)
+        self._objects = Objects(self.engine, self._sharing, self.author.node)
 
     @property
     def _sharing(self) -> Sharing:

@@ -62,7 +62,7 @@ async def examine_cluster(loaded: Loaded) -> list[Finding]:
     findings += _sync(settings, monitored)
     findings += _storage(monitored)
     try:
-        from actors.cluster.engine import open_engine  # noqa: PLC0415  (needs the extra `cluster`)
+        from actors.cluster.engine import open_engine
     except ImportError:
         text = "the client of NATS is not installed"
         return [*findings, Finding(TOPIC, "client", State.FAILED, text, CLUSTER_EXTRA)]
@@ -117,7 +117,7 @@ def _server(server: str, found: Greeting | str, otherwise: State) -> Finding:
 
 def version_of(text: str) -> tuple[int, ...]:
     """Return the first two numbers of a version."""
-    return tuple(int(part) for part in text.split("-")[0].split(".")[:2] if part.isdigit())
+    return tuple(int(part) for part in text.split("-", maxsplit=1)[0].split(".")[:2] if part.isdigit())
 
 
 def _sync(settings: ClusterSettings, monitored: Sequence[tuple[str, Monitored | str]]) -> Iterator[Finding]:
@@ -142,7 +142,9 @@ def _storage(monitored: Sequence[tuple[str, Monitored | str]]) -> Iterator[Findi
             continue
         text = f"{found.name}: {size(found.storage)} of {size(found.max_storage)} are taken"
         if found.storage > found.max_storage * _FULL:
-            remedy = "write `jetstream { max_file_store: ... }` with more into its nats-server.conf, or shorten retention"
+            remedy = (
+                "write `jetstream { max_file_store: ... }` with more into its nats-server.conf, or shorten retention"
+            )
             yield Finding(TOPIC, "storage", State.NOTE, text, remedy)
         else:
             yield Finding(TOPIC, "storage", State.OK, text)
@@ -157,10 +159,8 @@ def _clock(name: str, offset: float, doubt: float) -> Finding:
     return Finding(TOPIC, "clock", State.OK, text)
 
 
-async def _inside(
-    loaded: Loaded, engine: Engine, monitored: Sequence[tuple[str, Monitored | str]]
-) -> list[Finding]:
-    from actors.cluster.engine import EngineError  # noqa: PLC0415
+async def _inside(loaded: Loaded, engine: Engine, monitored: Sequence[tuple[str, Monitored | str]]) -> list[Finding]:
+    from actors.cluster.engine import EngineError
 
     names, findings = engine.names, list[Finding]()
     wanted = min(_REPLICAS, len(loaded.settings.cluster.servers))
@@ -241,7 +241,7 @@ def _queue(found: Mapping[str, Any]) -> Iterator[Finding]:
 
 async def _runners(loaded: Loaded, engine: Engine) -> list[Finding]:
     """Return what the runners tell about themselves."""
-    from actors.cluster.nodes import Presence, decode  # noqa: PLC0415
+    from actors.cluster.nodes import decode
 
     found: dict[str, Presence] = {}
     stream = await _asked(engine, f"STREAM.INFO.{engine.names.nodes}")

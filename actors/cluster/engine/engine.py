@@ -171,8 +171,8 @@ def _unavailable(reason: str) -> RunnerError:
 
 
 @asynccontextmanager
-async def open_engine(settings: ClusterSettings) -> AsyncIterator[Engine]:
-    """Connect to the cluster's servers and make sure of its streams.
+async def open_engine(settings: ClusterSettings, *, prepares: bool = True) -> AsyncIterator[Engine]:
+    """Connect to the cluster's servers and make sure of its streams, unless `prepares` is False.
 
     Raises `RunnerError` (`unavailable`, field `cluster`) if this is not possible within 10 s, naming the reason.
     """
@@ -185,7 +185,8 @@ async def open_engine(settings: ClusterSettings) -> AsyncIterator[Engine]:
                 await link.wait_connected()
                 _check_version(link)
                 await repeated(partial(requests.call, "$JS.API.INFO"))
-                await repeated(partial(ensure_streams, requests, names, servers=len(settings.servers)))
+                if prepares:
+                    await repeated(partial(ensure_streams, requests, names, servers=len(settings.servers)))
             except EngineError as failed:
                 raise _unavailable(str(failed)) from failed
         if scope.cancelled_caught:

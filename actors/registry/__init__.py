@@ -7,8 +7,8 @@ gives changes their order.
 
 from actors.registry.audit import Audit
 from actors.registry.catalog import FILE_NAME, Catalog, registered_names
-from actors.registry.feed import Feed
 from actors.registry.code_store import specs_digest
+from actors.registry.feed import Feed
 from actors.registry.published import Published, may_run_in_process
 from actors.registry.publisher import Publisher
 from actors.registry.registry import Added, Registry

@@ -11,10 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+import structlog
 import trio
 
 from actors.cluster.engine.link import Access, Handle, Hooks, Server, Side, Subscription
 from actors.cluster.engine.messages import AwayError
+
+log: Any = structlog.get_logger("runner.cluster")
 
 MAX_QUEUED_BYTES: Final = 16 * 1024 * 1024
 """Data that waits for the thread; senders wait beyond it."""
@@ -107,7 +110,10 @@ class Connection:
             if not arrived:
                 return
             handle, argument = arrived.popleft()
-            handle(argument)
+            try:
+                handle(argument)
+            except Exception:
+                log.exception("a message from the cluster was not handled")
         if arrived and not self._woken:
             self._woken = True
             self._token.run_sync_soon(self._take)

@@ -199,7 +199,7 @@ def _access(settings: ClusterSettings) -> Access:
     return Access(
         settings.servers,
         name=f"operato-runner {settings.node or settings.name}",
-        credentials=None if settings.credentials is None else str(settings.credentials),
+        credentials=None if settings.credentials is None else _credentials(settings.credentials),
         tls=_tls(settings),
     )
 

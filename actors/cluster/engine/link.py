@@ -13,7 +13,7 @@ import random
 import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import attrs
@@ -37,6 +37,16 @@ _NONE: Final[Mapping[str, str]] = {}
 Handle = Callable[[Message], None]
 
 
+class Credentials(Protocol):
+    """Who this runner is, for the servers."""
+
+    def token(self) -> bytes:
+        """Return the token of the user."""
+
+    def sign(self, nonce: str) -> bytes:
+        """Return the signature of a server's nonce, in base64."""
+
+
 @attrs.frozen
 class Access:
     """Servers, and what they ask for."""
@@ -44,7 +54,7 @@ class Access:
     servers: tuple[str, ...]
     name: str
     """Of the client, as the server shows it."""
-    credentials: str | None = None
+    credentials: Credentials | None = None
     tls: ssl.SSLContext | None = None
     """If set, the servers must use TLS."""
 
@@ -174,6 +184,7 @@ class Side:
             await self._ready.wait()
             self._ready.clear()
             await self._work()
+        await self._work()  # for what came with the end
         keeping.cancel()
         await asyncio.wait({keeping})
 
@@ -258,7 +269,7 @@ class Side:
                     await _within(_PING_SECONDS, closed.wait())
                     return
                 await client.rtt(_PONG_SECONDS)
-        except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - no failure of a connection may end the attempts
             problem = problem if isinstance(error, nats.errors.NoServersError) else str(error) or type(error).__name__
         finally:
             await self._give_up(client, f"{shown}: {problem}")
@@ -306,8 +317,9 @@ class Side:
             "closed_cb": on_closed,
             "error_cb": on_error,
             "tls": self._access.tls,
-            "user_credentials": self._access.credentials,
         }
+        if self._access.credentials is not None:
+            options |= {"user_jwt_cb": self._access.credentials.token, "signature_cb": self._access.credentials.sign}
         if parts.password is not None:
             options |= {"user": checked(unquote(parts.username or "")), "password": checked(unquote(parts.password))}
         elif parts.username is not None:

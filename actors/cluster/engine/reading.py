@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from typing import Any, Final
@@ -58,18 +59,26 @@ class Reader:
                     self._ask()
                 await self._pull.wait()
             except AwayError:
-                self._name = ""
+                self._drop()
                 await trio.sleep(_PAUSE_SECONDS)
                 continue
             found = self._take()
             if found:
                 return found
             if self._pull.status and self._pull.status not in _OVER:
-                self._name = ""  # the consumer is gone, or about to
+                self._drop()  # the consumer is gone, or about to
 
     def close(self) -> None:
-        """Ask for no more; the engine forgets the consumer."""
+        """Ask for no more."""
         self._pull.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        """Remove the consumer. If the word is lost, the engine forgets it after a while."""
+        name, self._name = self._name, ""
+        if name:
+            with contextlib.suppress(AwayError):
+                self._connection.post(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
 
     async def _begin(self) -> None:
         """Make a consumer that continues after the position."""
@@ -112,7 +121,7 @@ class Reader:
             at = position(message.reply)
             self._number += 1
             if at.number != self._number:
-                self._name = ""
+                self._drop()
                 self._pull.withdraw()
                 break
             self.position, self.pending = at.sequence, at.pending

@@ -66,6 +66,7 @@ class Talk:
         self._back = ""
         self._lost = False
         self._ended = False
+        self._heard = trio.current_time()
         self._requests = requests
         self._inbox = requests.open(self._receive)
 
@@ -84,8 +85,6 @@ class Talk:
             if kind == "end":
                 self._ended = True
                 break
-            if kind == "beat":
-                continue
             self._ended = kind == "failed"
             data = open_answer(message)
             if message.headers.get(_NUMBER) != str(self._read):
@@ -98,35 +97,29 @@ class Talk:
         raise StopAsyncIteration
 
     async def _next(self) -> Message:
-        """Wait for a message of the other side, and let it know in the meantime that this one is there."""
-        silence = 0.0
         while not self._waiting:
             if self._lost:
                 raise UnansweredError("the connection was lost")
+            if trio.current_time() >= self._heard + _GONE_SECONDS:
+                raise UnansweredError("the runner that answered is gone")
             self._arrived = trio.Event()
-            with trio.move_on_after(_BEAT_SECONDS) as scope:
+            with trio.move_on_at(self._heard + _GONE_SECONDS):
                 await self._arrived.wait()
-            if scope.cancelled_caught:
-                silence += _BEAT_SECONDS
-                if silence >= _GONE_SECONDS:
-                    raise UnansweredError("the runner that answered is gone")
-                self._tell()
         message = self._waiting.popleft()
         if message.status == NO_RESPONDERS and not message.data:
             self._ended = True
             raise UnansweredError("no runner serves the subject")
-        self._back = message.reply or self._back
         return message
 
     def close(self) -> None:
-        """Let the other side know that no answers are wanted any more."""
+        """Let the other side know that no answers are wanted any more. One not heard of yet ends by the silence."""
         if not self._ended and self._back:
             with contextlib.suppress(AwayError):
                 self._connection.post(self._back, b"", "", _STOP)
         self._requests.close(self._inbox)
 
     def _tell(self) -> None:
-        """Tell how many answers were read."""
+        """Tell how many answers were read, and that this side is there."""
         self._told = self._read
         if self._back:
             with contextlib.suppress(AwayError):
@@ -135,8 +128,14 @@ class Talk:
     def _receive(self, message: Message | None) -> None:
         if message is None:
             self._lost = True
-        else:
-            self._waiting.append(message)  # at most a window of answers, and a beat in two seconds
+            self._arrived.set()
+            return
+        self._heard = trio.current_time()
+        self._back = message.reply or self._back
+        if message.headers.get(_KIND) == "beat":
+            self._tell()  # here, as the reader of the answers may be busy
+            return
+        self._waiting.append(message)  # at most a window of them
         self._arrived.set()
 
 

@@ -5,7 +5,7 @@ from actors.executions.attempts import Attempts
 from actors.executions.children import reach_of
 from actors.executions.idempotency import Delivery, Idempotency, fingerprint
 from actors.executions.inputs import use_named
-from actors.executions.live import Live, SupersededError
+from actors.executions.live import Live, LiveExecutions, SupersededError
 from actors.executions.owners import Here, Owners
 from actors.executions.queueing import Queue
 from actors.executions.recovery import end_without_module, served
@@ -22,6 +22,7 @@ __all__ = [
     "Histogram",
     "Idempotency",
     "Live",
+    "LiveExecutions",
     "Owners",
     "Queue",
     "Runs",

@@ -98,7 +98,7 @@ class Dispatcher:
             execution = replace(execution, on_end=module.telling)
         self._accepting += 1
         try:
-            await self.live.accept(execution)
+            execution = await self.live.accept(execution)
         finally:
             self._accepting -= 1
         self.accepted += 1
@@ -111,15 +111,15 @@ class Dispatcher:
         """
         module = served(self.registry, execution)
         if module is None:
-            await end_without_module(self.live.history, execution)
+            await end_without_module(self.live.records, execution)
             return
         self.queue.check_room(module)
-        queued = replace(execution, status=Status.QUEUED, module=module.ref, env=module.spec.env)
+        queued = replace(self.live.owned(execution), status=Status.QUEUED, module=module.ref, env=module.spec.env)
         self._accepting += 1
         try:
-            await self.live.history.submit(queued)
+            await self.live.records.submit(queued)
         except RunnerError as problem:
-            if not self.live.history.waits_for_disk:
+            if not self.live.records.waits_for_disk:
                 raise
             # It may be recorded as queued, and runs in any case: its begin is recorded before the handler.
             log.warning("an execution that is due is not recorded", execution=execution.id, why=str(problem))
@@ -256,7 +256,7 @@ class Dispatcher:
         """Queue the executions that the last runner accepted and did not end."""
         self._recovering = True
         try:
-            async for module, execution in Recovery(self.live.history, self.registry).executions():
+            async for module, execution in Recovery(self.live.history, self.live.records, self.registry).executions():
                 if execution.id not in self.live.by_id:
                     await self.queue.put(module, execution)
         finally:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from actors.events import EventLog, last_of
 from actors.executions.children import Children
+from actors.executions.seams import ExecutionLog
 from actors.executions.tally import Tally
 from actors.history import LARGE_BYTES, History
 from actors.registry import Published
@@ -220,6 +221,9 @@ class LiveExecutions:
     """All executions from acceptance until their end is recorded. Before and after, only the history has them."""
 
     history: History
+    """Where they are read."""
+    records: ExecutionLog
+    """Where they are recorded."""
     kept_output_bytes: int
     """Output and progress kept of each execution."""
     kept_item_bytes: int
@@ -242,24 +246,32 @@ class LiveExecutions:
     def __iter__(self) -> Iterator[Live]:
         return iter(tuple(self.by_id.values()))
 
-    async def accept(self, execution: Execution) -> None:
-        """Record an execution that has not begun. Raises RunnerError `unavailable`; then it is not accepted.
+    def owned(self, execution: Execution) -> Execution:
+        """Return an execution of which this runner takes care from now on, with its name in a cluster."""
+        node = self.records.node
+        return execution if node is None or node == execution.node else replace(execution, node=node)
+
+    async def accept(self, execution: Execution) -> Execution:
+        """Record an execution that has not begun, and return it as recorded.
+
+        Raises RunnerError `unavailable`; then it is not accepted.
 
         Cancelled, it may have been recorded or not.
         """
-        history = self.history
-        if len(execution.input) > LARGE_BYTES and history.room.lacks(execution, growing=False):
+        records, execution = self.records, self.owned(execution)
+        if len(execution.input) > LARGE_BYTES and records.room.lacks(execution, growing=False):
             self.tally.refuse(ErrorKind.OVERLOADED)
             text = "records that wait for the database take all the memory of `history_max_unwritten`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=1)
         try:
-            await history.submit(execution)
+            await records.submit(execution)
         except BaseException:
-            if history.waits_for_disk:  # it may be in the journal, and must not run: its caller has no id
+            if records.waits_for_disk:  # it may be in the journal, and must not run: its caller has no id
                 ended = replace(execution, status=Status.CANCELLED, failure=_NOT_ACCEPTED, exit_code=130)
                 with trio.CancelScope(shield=True), suppress(RunnerError):
-                    await history.finish(replace(ended, finished_at=time.time()))
+                    await records.finish(replace(ended, finished_at=time.time()))
             raise
+        return execution
 
     def enter(
         self,
@@ -272,7 +284,7 @@ class LiveExecutions:
         """Add an execution."""
         kept = EventLog(limit=module.spec.output, keep=self.kept_output_bytes, keep_items=self.kept_item_bytes)
         live = self.by_id[execution.id] = Live(
-            execution, module, kept, execution.attempts, path=path, has_followers=has_followers
+            self.owned(execution), module, kept, execution.attempts, path=path, has_followers=has_followers
         )
         if execution.idempotency_key is not None:
             self.by_key[key_of(execution)] = live
@@ -296,7 +308,7 @@ class LiveExecutions:
         del self.by_id[execution.id]
         if execution.idempotency_key is not None:
             self.by_key.pop(key_of(execution), None)
-        self.history.release(execution.id)
+        self.records.release(execution.id)
         if refusal is not None:
             live.refusal = refusal
             failure = refusal.failure
@@ -321,6 +333,13 @@ class LiveExecutions:
         """Remove a queued execution, which the next runner runs."""
         text = "the runner was shut down; the execution is queued for the next one"
         self.leave(live, error(ErrorKind.SHUTDOWN, text, retry_after=5), handed_over=True)
+
+    def end_elsewhere(self, live: Live, ended: Execution) -> None:
+        """Publish to followers and waiters an end that another runner has recorded."""
+        live.execution = ended
+        if live.log.followed:
+            live.log.end(last_of(ended))
+        self.leave(live)
 
     def pass_on(self, live: Live) -> None:
         """Remove an execution that another runner has. It gets no record, and its events have no end here."""
@@ -351,7 +370,7 @@ class LiveExecutions:
             status = Status.CANCELLED
         ended = live.ending(outcome, status)
         try:
-            await self.history.finish(ended)
+            await self.records.finish(ended)
         except SupersededError:
             self.pass_on(live)
             raise
@@ -382,5 +401,5 @@ class LiveExecutions:
             begun = live.recorded or live.execution.failed_attempts
             if begun and live.flushed < live.log.next_seq and not live.execution.summary:
                 fresh = live.log.since(live.flushed)
-                self.history.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())
+                self.records.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())
                 live.flushed = live.log.next_seq

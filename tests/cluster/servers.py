@@ -74,7 +74,7 @@ class Server:
             f"server_name: {self.name}",
             f"listen: 127.0.0.1:{self.port}",
             f"http: 127.0.0.1:{self.monitor}",
-            f"jetstream {{ store_dir: {json.dumps(str(self.folder))}, sync_interval: always, max_file: 4G, max_mem: 256M }}",
+            f"jetstream {{ store_dir: {json.dumps(str(self.folder))}, sync_interval: always }}",
             self.extra,
         ]
         if self.routes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import structlog
@@ -30,13 +31,15 @@ _READ_SECONDS: Final = 5.0
 class Engine:
     """One runner's use of the cluster's servers. All methods belong to the runner's loop."""
 
-    def __init__(self, settings: ClusterSettings, names: Names) -> None:
+    def __init__(self, link: Link, requests: Requests, names: Names) -> None:
         self.names = names
-        self.changed: set[Callable[[], None]] = set()
-        """Called when the connection comes and when it goes."""
-        self._link = Link(_access(settings), self._changed, self._trouble)
-        self._requests = Requests(self._link)
-        self._whole = trio.Event()
+        self._link = link
+        self._requests = requests
+
+    @property
+    def changed(self) -> set[Callable[[], None]]:
+        """Hooks that are called on the loop when the connection comes and when it goes."""
+        return self._link.changed
 
     @property
     def connected(self) -> bool:
@@ -50,7 +53,7 @@ class Engine:
 
     async def wait_connected(self) -> None:
         """Wait for a connection."""
-        await self._whole.wait()
+        await self._link.wait_connected()
 
     async def publish(
         self,
@@ -126,34 +129,11 @@ class Engine:
         """Return the answer of the runner that serves a subject. Raises `UnansweredError` or `AwayError`."""
         return (await self._requests.ask(subject, data, timeout=timeout)).data
 
-    async def _ask(self, subject: str, data: bytes, headers: Mapping[str, str] | None, timeout: float) -> Message:
+    async def _ask(self, subject: str, data: bytes, headers: dict[str, str] | None, timeout: float) -> Message:
         try:
             return await self._requests.ask(subject, data, headers=headers, timeout=timeout)
         except UnansweredError as failed:
             raise AwayError(str(failed)) from failed
-
-    async def _open(self, settings: ClusterSettings) -> None:
-        await self.wait_connected()
-        self._check_version()
-        await repeated(lambda: self._requests.call("$JS.API.INFO"))
-        await repeated(lambda: ensure_streams(self._requests, self.names, servers=len(settings.servers)))
-
-    def _check_version(self) -> None:
-        server = self._link.server
-        if server is not None and _version(server.version) < MIN_VERSION:
-            least = ".".join(map(str, MIN_VERSION))
-            raise _unavailable(f"{server.url} is NATS {server.version}: version {least} or later is needed")
-
-    def _changed(self) -> None:
-        if self.connected:
-            self._whole.set()
-        else:
-            self._whole = trio.Event()
-        for hook in list(self.changed):
-            hook()
-
-    def _trouble(self, problem: str) -> None:
-        log.warning("trouble with the cluster's servers", problem=problem)
 
 
 _NOT_FOUND: Final = "404"
@@ -183,7 +163,7 @@ def _tls(settings: ClusterSettings) -> ssl.SSLContext | None:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("-", maxsplit=1)[0].split(".")[:2] if part.isdigit())
+    return tuple(int(part) for part in text.partition("-")[0].split(".")[:2] if part.isdigit())
 
 
 def _unavailable(reason: str) -> RunnerError:
@@ -196,16 +176,31 @@ async def open_engine(settings: ClusterSettings) -> AsyncIterator[Engine]:
 
     Raises `RunnerError` (`unavailable`, field `cluster`) if this is not possible within 10 s, naming the reason.
     """
-    engine = Engine(settings, Names(settings.name))
-    engine._link.start()
+    link = Link(_access(settings), _trouble)
+    requests, names = Requests(link), Names(settings.name)
+    link.start()
     try:
         with trio.move_on_after(OPEN_SECONDS) as scope:
             try:
-                await engine._open(settings)
+                await link.wait_connected()
+                _check_version(link)
+                await repeated(partial(requests.call, "$JS.API.INFO"))
+                await repeated(partial(ensure_streams, requests, names, servers=len(settings.servers)))
             except EngineError as failed:
                 raise _unavailable(str(failed)) from failed
         if scope.cancelled_caught:
-            raise _unavailable(engine._link.problem or "JetStream does not answer: is it on, and is there a quorum?")
-        yield engine
+            raise _unavailable(link.problem or "JetStream does not answer: is it on, and do most servers run?")
+        yield Engine(link, requests, names)
     finally:
-        await engine._link.close()
+        await link.close()
+
+
+def _check_version(link: Link) -> None:
+    server = link.server
+    if server is not None and _version(server.version) < MIN_VERSION:
+        least = ".".join(map(str, MIN_VERSION))
+        raise _unavailable(f"{server.url} is NATS {server.version}: version {least} or later is needed")
+
+
+def _trouble(problem: str) -> None:
+    log.warning("trouble with the cluster's servers", problem=problem)

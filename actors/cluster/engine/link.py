@@ -126,12 +126,12 @@ class Hooks:
     roomy: Callable[[None], None]
 
 
-Command = tuple[int, str, bytes, str, Mapping[str, str] | None] | tuple[str, Subscription]
+Command = tuple[int, str, bytes, str, dict[str, str] | None] | tuple[str, Subscription]
 """A message with the number of the connection that it is for; a subscription that begins (`+`) or ends (`-`)."""
 
 
 class _Side:
-    """The side of the thread. The runner's loop calls `do` and `stop`, and reads `sent`; the rest runs in the thread."""
+    """The side of the thread. The runner's loop calls `do` and `stop` and reads `sent`; the rest runs in the thread."""
 
     def __init__(self, access: Access, arrive: Callable[[Callable[[Any], None], Any], None], hooks: Hooks) -> None:
         self.sent = 0
@@ -348,7 +348,7 @@ def _without_password(url: str) -> str:
 class Link:
     """The connection as seen from the runner's loop. All methods belong to that loop."""
 
-    def __init__(self, access: Access, changed: Callable[[], None], trouble: Callable[[str], None]) -> None:
+    def __init__(self, access: Access, trouble: Callable[[str], None]) -> None:
         self.server: Server | None = None
         """None while there is no connection."""
         self.problem = ""
@@ -357,13 +357,14 @@ class Link:
         """In bytes; of the last connection."""
         self.losses: set[Callable[[], None]] = set()
         """Called when a connection is lost, before `changed`."""
-        self._changed = changed
-        self._trouble = trouble
+        self.changed: set[Callable[[], None]] = set()
+        """Called when the connection comes and when it goes."""
         self._epoch = 0
         self._put = 0
         self._arrived: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._woken = False
         self._room = trio.lowlevel.ParkingLot()
+        self._whole = trio.Event()
         self._ended = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         hooks = Hooks(self._connected, self._lost, self._failed, trouble, self._roomy)
@@ -381,7 +382,11 @@ class Link:
             await self._ended.wait()
         self._thread.join()
 
-    def post(self, subject: str, data: bytes, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+    async def wait_connected(self) -> None:
+        """Wait for a connection."""
+        await self._whole.wait()
+
+    def post(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
         """Hand a message over. Raises `AwayError` without a connection, or where too much waits already."""
         if self.server is None:
             raise AwayError(self.problem or "there is no connection to the cluster's servers")
@@ -433,15 +438,21 @@ class Link:
         self._epoch, self.server = at
         self.max_payload = at[1].max_payload
         self.problem = ""
-        self._changed()
+        self._whole.set()
+        self._change()
 
     def _lost(self, problem: str) -> None:
         self.server = None
         self.problem = problem
         self._room.unpark_all()
+        self._whole = trio.Event()
         for hook in list(self.losses):
             hook()
-        self._changed()
+        self._change()
+
+    def _change(self) -> None:
+        for hook in list(self.changed):
+            hook()
 
     def _failed(self, problem: str) -> None:
         self.problem = problem

@@ -37,7 +37,7 @@ class Consumer:
     max_ack_pending: int = 10_000
     """Most jobs that all runners together have at a time."""
     policy: str = "prioritized"
-    """`prioritized`: the smallest `priority` of those who ask gets the job. `pinned_client`: one runner gets all jobs."""
+    """`prioritized`: the runner that asks with the smallest number gets the job. `pinned_client`: one gets all jobs."""
 
     def config(self) -> Mapping[str, Any]:
         """Return the settings for the engine."""
@@ -71,7 +71,8 @@ class Delivery(msgspec.Struct, frozen=True):
     delivered: int
     """How many times it was delivered, this time included."""
     headers: Mapping[str, str]
-    _reply: str
+    reply: str
+    """The subject that takes the answers to it."""
     _link: Link
 
     async def ack(self) -> None:
@@ -90,7 +91,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
     def _say(self, word: bytes) -> None:
         with contextlib.suppress(AwayError):
-            self._link.post(self._reply, word)
+            self._link.post(self.reply, word)
 
 
 def _nak(delay: float) -> bytes:
@@ -106,7 +107,7 @@ class Puller:
         self._consumer = consumer
         self._pin = ""
         self._silences = 0
-        self._pull = Pull(link, late=self._give_back)
+        self._pull = Pull(link, late=lambda message: self._give_back(message.reply))
 
     async def ensure(self) -> None:
         """Make the consumer, or change it to its settings. Raises `AwayError` or `RefusedError`."""
@@ -157,7 +158,7 @@ class Puller:
                         found.append(self._delivery(pull.messages.popleft()))
         except trio.Cancelled:
             for each in found:
-                each._say(_NAK)
+                self._give_back(each.reply)
             raise
         finally:
             if pull.open or pull.messages:
@@ -182,9 +183,9 @@ class Puller:
             with contextlib.suppress(AwayError):
                 await self.ensure()
 
-    def _give_back(self, message: Message) -> None:
+    def _give_back(self, reply: str) -> None:
         with contextlib.suppress(AwayError):
-            self._link.post(message.reply, _NAK)
+            self._link.post(reply, _NAK)
 
 
 _LONGEST_SECONDS: Final = 60.0

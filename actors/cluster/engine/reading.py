@@ -86,12 +86,9 @@ class Reader:
         }
         if self._subjects:
             config["filter_subjects"] = self._subjects
-        subject, body = (
-            f"$JS.API.CONSUMER.CREATE.{self._stream}.{name}",
-            {"stream_name": self._stream, "config": config},
-        )
+        subject = f"$JS.API.CONSUMER.CREATE.{self._stream}.{name}"
         try:
-            answer = await self._requests.call(subject, body)
+            answer = await self._requests.call(subject, {"stream_name": self._stream, "config": config})
         except RefusedError as error:
             if error.code == _NO_STREAM:
                 raise

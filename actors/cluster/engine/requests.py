@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
@@ -42,7 +41,7 @@ class Requests:
         link.losses.add(self._lose)
 
     async def ask(
-        self, subject: str, data: bytes = b"", *, headers: Mapping[str, str] | None = None, timeout: float = 5.0
+        self, subject: str, data: bytes = b"", *, headers: dict[str, str] | None = None, timeout: float = 5.0
     ) -> Message:
         """Return the answer. Raises `AwayError` if none came, `UnansweredError` if nobody serves the subject."""
         with trio.move_on_after(timeout):

@@ -93,16 +93,17 @@ class Names:
 
 def stream_settings(names: Names) -> tuple[Mapping[str, Any], ...]:
     """Return the settings of all streams, without the number of replicas."""
-    p, last = names.prefix, {"max_msgs_per_subject": 1, "allow_direct": True, "allow_msg_ttl": True}
+    p = names.prefix
+    last: Mapping[str, Any] = {"max_msgs_per_subject": 1, "allow_direct": True, "allow_msg_ttl": True}
     bucket = names.files
-    files = {"subjects": [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"], "allow_rollup_hdrs": True, "allow_direct": True}
+    parts = [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"]
     return (
         _stream(names.log, [f"{p}.x.*"], **last),
         _stream(names.queue, [f"{p}.q.*.*"], retention="workqueue"),
         _stream(names.feed, [f"{p}.f.>"], **last),
         _stream(names.keys, [f"{p}.k.*"], **last),
         _stream(names.nodes, [f"{p}.n.*"], storage="memory", subject_delete_marker_ttl=60 * _SECOND, **last),
-        _stream(f"OBJ_{bucket}", discard="new", **files),
+        _stream(f"OBJ_{bucket}", parts, discard="new", allow_rollup_hdrs=True, allow_direct=True),
     )
 
 

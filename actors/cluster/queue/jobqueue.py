@@ -209,7 +209,7 @@ class JobQueue:
         execution = replace(state.letter.execution, node=self.around.me.node)
         await self.around.record.take(state, execution)
         ended = replace(execution, status=Status.CANCELLED, failure=why, exit_code=130, finished_at=time.time())
-        await self.runs.attempts.history.finish(ended)
+        await self.runs.attempts.records.finish(ended)
         return ended
 
     async def waiting(self, execution: Execution) -> Waiting | None:

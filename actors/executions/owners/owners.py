@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from actors.executions.approvals import Asking
 from actors.executions.live import Live
-from protocol.model import Approval, Execution, Waiting
+from protocol.model import Approval, Execution, Status, Waiting
+from protocol.nodes import ClusterState
 
 
 class Owners(Protocol):
@@ -42,6 +43,15 @@ class Owners(Protocol):
 
     async def at_work(self, name: str, version: str | None = None) -> Sequence[Live]:
         """Return the executions of a module, or of one version of it, that have not ended."""
+
+    async def others(self, status: Status, modules: tuple[str, ...], most: int, /) -> Sequence[Execution]:
+        """Return executions of other runners in a state, at most so many, without payloads.
+
+        `modules` are the globs of those that may be seen; () for all. Raises RunnerError `unavailable`.
+        """
+
+    def cluster(self) -> ClusterState | None:
+        """Return the runners and the state of their connection; None for a single machine."""
 
 
 class Lives(Protocol):
@@ -106,3 +116,11 @@ class Here:
     async def at_work(self, name: str, version: str | None = None) -> Sequence[Live]:
         """Return the live executions of a module. Not a checkpoint."""
         return self.runs.live_executions(name, version)
+
+    async def others(self, _status: Status, _modules: tuple[str, ...], _most: int, /) -> Sequence[Execution]:
+        """Return nothing: there are no other runners. Not a checkpoint."""
+        return ()
+
+    def cluster(self) -> ClusterState | None:
+        """Return None: there is no cluster."""
+        return None

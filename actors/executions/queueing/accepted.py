@@ -106,7 +106,7 @@ class Accepted:
                     return
                 live.try_again(outcome, _CUT_OFF)
             try:
-                await self.live.history.submit(replace(live.snapshot(), status=Status.QUEUED, waiting=None))
+                await self.live.records.submit(replace(live.snapshot(), status=Status.QUEUED, waiting=None))
             except SupersededError:
                 self.live.pass_on(live)
                 return

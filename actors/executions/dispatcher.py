@@ -137,8 +137,13 @@ class Dispatcher:
             text = f"{self.queued} executions are queued; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
 
-    def takes_calls(self, _module: Published) -> bool:
-        """Return whether calls whose callers wait have their turns here too: they do not."""
+    def takes_calls(self, module: Published) -> bool:
+        """Return whether calls whose callers wait have their turns here too: they do not.
+
+        Raises RunnerError `unavailable` when the module needs labels that this runner does not have.
+        """
+        if module.spec.needs and (lacks := self.places.lacks(module)):
+            raise error(ErrorKind.UNAVAILABLE, lacks, field="needs")
         return False
 
     async def put(self, module: Published, execution: Execution) -> Live:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Final
 
 import structlog
 import trio
 from attrs import Factory, define, field
-from msgspec.structs import replace
 
 from actors.cluster.engine import AwayError, Engine, RefusedError, StaleError
 from actors.cluster.queue.held import Job, Jobs
@@ -21,7 +19,7 @@ from actors.cluster.queue.placing import Placing
 from actors.cluster.queue.pulls import Pulls
 from actors.executions import Live, Runs
 from actors.registry import Published
-from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
+from protocol.errors import ErrorKind, RunnerError, error, shutting_down
 from protocol.model import Execution, Status, Waiting
 
 _LOOK_SECONDS: Final = 0.5
@@ -142,14 +140,15 @@ class JobQueue:
         self._numbers.check(len(self.jobs))
 
     def takes_calls(self, module: Published) -> bool:
-        """Return whether calls of a module have their turns here too: its limits, or its needs, are of all runners.
+        """Return whether calls of a module have their turns here too: its limits are those of all runners.
 
-        Raises RunnerError `unavailable` when no runner has the labels that it needs.
+        Raises RunnerError `unavailable` when no runner has the labels that it needs. Other calls with needs are
+        forwarded.
         """
         lane = lane_of(module.spec)
-        if not self._has_runner(lane):
-            raise error(ErrorKind.UNAVAILABLE, unlabelled(lane.needs), field="needs")
-        return lane.shared or not lane.fits(self.labels)
+        if lane.shared and not self._has_runner(lane):
+            raise error(ErrorKind.UNAVAILABLE, unlabelled(lane.needs), field="needs", retry_after=_RETRY_SECONDS)
+        return lane.shared
 
     async def put(self, module: Published, execution: Execution) -> Live:
         """Put the job of an execution that is in the log; one that waits for a person first does so here.
@@ -194,23 +193,6 @@ class JobQueue:
                 self.runs.dispatcher.supersede(live)
         if execution.status.final:
             self.jobs.settle(name)
-
-    async def cancel(self, name: str, why: Failure) -> Execution | None:
-        """End an execution that no runner has taken, and return it; None when one has, or it has ended.
-
-        Raises RunnerError when its end cannot be recorded.
-        """
-        try:
-            state = await self.around.record.state(name)
-        except AwayError:
-            raise error(ErrorKind.UNAVAILABLE, _NONE, field="cluster", retry_after=_RETRY_SECONDS) from None
-        if state is None or state.letter.execution.status is not Status.QUEUED:
-            return None
-        execution = replace(state.letter.execution, node=self.around.me.node)
-        await self.around.record.take(state, execution)
-        ended = replace(execution, status=Status.CANCELLED, failure=why, exit_code=130, finished_at=time.time())
-        await self.runs.attempts.history.finish(ended)
-        return ended
 
     async def waiting(self, execution: Execution) -> Waiting | None:
         """Return why an execution waits that no runner has taken, as far as the engine tells; None when it does not."""

@@ -102,7 +102,7 @@ class Placing:
     ) -> Run | Again | Lost | Drop | Wait:
         known = None
         if state is None or state.letter.author.node == self.around.me.node:  # others' ends are in the log
-            known = await self.runs.attempts.history.get(name)
+            known = await self.runs.history.get(name)
         policy = None if module is None else module.spec.retry
         alive, me, now = self.around.presence.alive(), self.around.me, time.time()
         return decide(state, known, me, alive, policy, delivered=delivery.delivered, now=now)
@@ -133,5 +133,5 @@ class Placing:
             await delivery.nak(_STRANGE_SECONDS)
             return
         await self.around.record.take(state, execution)
-        await end_without_module(self.runs.attempts.history, execution)
+        await end_without_module(self.runs.attempts.records, execution)
         await delivery.ack()

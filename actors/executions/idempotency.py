@@ -68,6 +68,19 @@ def _left(execution: Execution) -> bool:
     return execution.status is Status.CANCELLED
 
 
+class Keyed(Protocol):
+    """Where executions with idempotency keys are."""
+
+    claims: Claims | None
+
+    @property
+    def history(self) -> History:
+        """Those that are recorded."""
+
+    def find_keyed(self, key: Key) -> Live | None:
+        """Return the live execution with this idempotency key."""
+
+
 @define(eq=False)
 class Idempotency:
     """Finds the first execution of a key, in memory or in the history; keys are valid for `seconds`."""
@@ -78,6 +91,11 @@ class Idempotency:
     shared: Claims | None = None
     """Those of the cluster."""
     _claims: dict[Key, trio.Event] = field(factory=dict, init=False)
+
+    @classmethod
+    def of(cls, runs: Keyed, seconds: float) -> Idempotency:
+        """Return that of all executions."""
+        return cls(runs.history, seconds, runs.find_keyed, runs.claims)
 
     async def first(
         self,

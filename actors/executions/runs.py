@@ -24,6 +24,7 @@ from actors.executions.approvals import Approvals, Asking
 from actors.executions.attempts import Attempts
 from actors.executions.children import Nesting, Parent
 from actors.executions.dispatcher import Dispatcher
+from actors.executions.idempotency import Claims
 from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions, SupersededError
 from actors.executions.owners import Here, Owners
@@ -70,6 +71,8 @@ class Runs:
     """The executions that wait for a person."""
     owners: Owners = field(init=False)
     """Finds executions for the doors, on other runners too where there are some."""
+    claims: Claims | None = field(default=None, init=False)
+    """The idempotency keys of the cluster."""
     forward: Callable[[Live, msgspec.Raw], Awaitable[Execution | None]] | None = field(default=None, init=False)
     """Runs a call on another runner of the cluster and returns its recorded end; None: this runner runs it.
 

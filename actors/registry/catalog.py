@@ -228,7 +228,7 @@ def _adopt(link: sa.Connection, change: Adopted) -> None:
             files = change.code.get(version.version)
             if files is not None:
                 _add(link, version, files, number)
-    values = {"active": module.active, "revision": change.number}
+    values: dict[str, Any] = {"active": module.active, "revision": change.number}
     values |= {"updated_at": module.updated_at, "updated_by": module.updated_by}
     link.execute(sa.insert(tables.modules).prefix_with("or replace").values(name=change.name, **values))
 
@@ -248,7 +248,7 @@ def _noted(link: sa.Connection, subject: str, note: Note) -> int:
 
 
 def _note(link: sa.Connection, note: Note, subject: str, at: float, number: int | None) -> int:
-    values = {
+    values: dict[str, Any] = {
         "id": number,
         "at": at,
         "subject": subject,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,14 +88,14 @@ class Registry:
     """The actor that owns the snapshot. Reading `snapshot` needs no wait; changes are questions to the actor.
 
     `follow` gets each snapshot before the question that made it is answered. Without a `catalog` nothing can be
-    registered. `feed` records the changes, by default in the catalog.
+    registered. `feed_of` returns what records the changes.
     """
 
     publisher: Publisher
     catalog: Catalog | None = None
     settings: RegistrySettings = field(factory=RegistrySettings)
     follow: Callable[[RegistrySnapshot], None] = field(default=lambda _snapshot: None)
-    feed: Feed | None = None
+    feed_of: Callable[[Catalog, InTurn], Feed] = OwnFeed
     snapshot: RegistrySnapshot = field(factory=RegistrySnapshot, init=False)
     damaged: set[str] = field(factory=set, init=False)
     """Versions whose stored code is damaged and could not be made again."""
@@ -105,23 +105,27 @@ class Registry:
     _mailbox: Mailbox = field(factory=lambda: Mailbox("registry", _WAITING), init=False)
     _staged: Counter[Path] = field(factory=Counter, init=False)
     """Code folders of staged versions, which may become versions or not; counted."""
+    _registering: Published | None = field(default=None, init=False)
+    """The version that is being registered, to be served as it is."""
     _keeping: trio.Lock = field(factory=trio.Lock, init=False)
     """Held while code folders are made or removed."""
+    _showing: trio.Lock = field(factory=trio.Lock, init=False)
+    """Held while the snapshot is made."""
     _in_catalog: InTurn = field(factory=lambda: InTurn("registered modules cannot be read or written"), init=False)
     audit: Audit = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        if self.feed is None and self.catalog is not None:
-            self.feed = OwnFeed(self.catalog, self._in_catalog)
-        self.audit = Audit(self.catalog, self._in_catalog, self.feed)
+        feed = None if self.catalog is None else self.feed_of(self.catalog, self._in_catalog)
+        self.audit = Audit(self.catalog, self._in_catalog, feed)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore the registered modules, then make one change after the other until cancelled."""
         if self.catalog is not None and self._file is None:
-            kept = await self._in_catalog(self.catalog.load)
-            self._registered = await trio.to_thread.run_sync(self.publisher.restore_all, kept, self.catalog.files)
-            # Known by name from now on, and served with the first `publish`: the file goes first.
-            self.snapshot = RegistrySnapshot(registered=self._registered)
+            async with self._showing:
+                kept = await self._in_catalog(self.catalog.load)
+                self._registered = await trio.to_thread.run_sync(self.publisher.restore_all, kept, self.catalog.files)
+                # Known by name from now on, and served with the first `publish`: the file goes first.
+                self.snapshot = RegistrySnapshot(registered=self._registered)
         task_status.started()
         await self._mailbox.serve(self._handle)
 
@@ -163,7 +167,8 @@ class Registry:
             except OSError as problem:
                 raise error(ErrorKind.UNAVAILABLE, f"code cannot be stored: {problem}", field="data_dir") from problem
             self._file = {module.spec.name: module for module in after}
-            await self._show()
+            async with self._showing:
+                await self._show()
         # In a thread, as there may be thousands of modules.
         changes = await trio.to_thread.run_sync(RegistrySnapshot(self._file).since, RegistrySnapshot(before or {}))
         log.debug("modules published", **changes.summary(), total=len(after))
@@ -257,6 +262,7 @@ class Registry:
         versions = {**(known.versions if known else {}), version: module}
         pruned = [each for each in versions if each not in (active, version)]
         pruned = pruned[: max(0, len(versions) - self.settings.max_versions)]
+        self._registering = module
         revision = await feed.register(stored(module), question.files, active, pruned)
         kept = {each: published for each, published in versions.items() if each not in pruned}
         after = Registered(name, kept, active, revision, module.published_at, str(module.published_by))
@@ -286,8 +292,10 @@ class Registry:
         if version is None:
             detail = {"versions": list(known.versions), "active": known.active}
             await feed.remove(name, question.subject, detail)
-            self._registered = {each: module for each, module in self._registered.items() if each != name}
-            await self._show()
+            async with self._showing:
+                if self._registered.get(name) is known:
+                    self._registered = {each: module for each, module in self._registered.items() if each != name}
+                    await self._show()
         else:
             self.snapshot.get(name, version)
             if version == known.active:
@@ -299,8 +307,31 @@ class Registry:
         log.info("deleted", module=name, version=version, by=question.subject)
 
     async def _replace(self, module: Registered) -> None:
-        self._registered = {**self._registered, module.name: module}
-        await self._show()
+        async with self._showing:
+            known = self._registered.get(module.name)
+            if known is None or known.revision < module.revision:  # else a cluster has made it known, or a later one
+                self._registered = {**self._registered, module.name: module}
+                await self._show()
+
+    async def adopt(self, names: Collection[str]) -> None:
+        """Serve these modules as the catalog has them now, after changes by runners of the cluster.
+
+        Raises RunnerError `unavailable`; then nothing is changed.
+        """
+        catalog = self.catalog
+        if catalog is None:
+            return
+        async with self._keeping, self._showing:
+            kept = [each for name in names if (each := await self._in_catalog(catalog.module, name)) is not None]
+            were = [self._registered[name] for name in names if name in self._registered]
+            known = {version.ref: version for module in were for version in module.versions.values()}
+            if (mine := self._registering) is not None:
+                known[mine.ref] = mine
+            found = await trio.to_thread.run_sync(self.publisher.restore_all, kept, catalog.files, known)
+            before = {name: module for name, module in self._registered.items() if name not in names}
+            self._registered = {**before, **found}
+            if self._file is not None:  # else `publish` shows them
+                await self._show()
 
     async def _show(self) -> None:
         """Publish the modules as they are now."""

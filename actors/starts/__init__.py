@@ -4,7 +4,7 @@
 once, `StartsFile` is the database. `Notices` is the actor that sends notices, `Outbox` lists and changes them.
 """
 
-from actors.starts.firing import Schedule
+from actors.starts.firing import Instants, Schedule
 from actors.starts.kept import StartsFeed
 from actors.starts.notices import MAX_AT_ONCE, MAX_FOR_ONE, Notices, Post, PostError, delay_after, signature
 from actors.starts.outbox import Notice, NoticePage, NoticeQuery, Outbox, unsent
@@ -16,6 +16,7 @@ __all__ = [
     "MAX_AT_ONCE",
     "MAX_FOR_ONE",
     "STARTS_FILE",
+    "Instants",
     "Notice",
     "NoticePage",
     "NoticeQuery",

@@ -6,12 +6,13 @@ On one machine it goes into the file (`OwnStarts`). In a cluster a change is one
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import structlog
 from attrs import define
 
-from actors.one_file import InTurn
+from actors.one_file import InTurn, until_first
 from actors.starts.firing import Schedule
 from actors.starts.stored import StartsFile, State, StoredSchedule
 from protocol.errors import RunnerError
@@ -31,6 +32,9 @@ class StartsFeed(Protocol):
         one of the schedules first.
         """
 
+    async def forget(self, names: Sequence[str]) -> None:
+        """Delete states of schedules of modules that are not here any more. Raises RunnerError `unavailable`."""
+
 
 @define
 class OwnStarts:
@@ -44,6 +48,10 @@ class OwnStarts:
     ) -> None:
         """Write all of these in one transaction."""
         await self._in_file(self._file.write, tuple(states), tuple(schedules), tuple(deleted))
+
+    async def forget(self, names: Sequence[str]) -> None:
+        """Delete states."""
+        await self._in_file(self._file.forget, tuple(names))
 
 
 @define(eq=False)
@@ -60,12 +68,16 @@ class Kept:
         if not changed:
             return
         try:
-            await self._feed.write(states=[schedule.state for schedule in changed])
+            await until_first(partial(self._write_states, changed))
         except RunnerError as problem:
             log.warning("schedules cannot be written", why=problem.failure.message)
-            return
-        for schedule in changed:
-            schedule.changed = False
+
+    async def _write_states(self, schedules: Sequence[Schedule]) -> None:
+        written = [schedule.state for schedule in schedules]
+        await self._feed.write(states=written)
+        for schedule, state in zip(schedules, written, strict=True):
+            if schedule.state == state:
+                schedule.changed = False
 
     async def write(
         self,
@@ -76,6 +88,10 @@ class Kept:
     ) -> None:
         """Write all of these. Raises RunnerError as the feed does."""
         await self._feed.write(tuple(states), tuple(schedules), tuple(deleted))
+
+    async def forget(self, names: Iterable[str]) -> None:
+        """Delete states of schedules of modules that are not here any more. Raises RunnerError `unavailable`."""
+        await self._feed.forget(tuple(names))
 
     async def aclose(self) -> None:
         """Close the file."""

@@ -87,7 +87,7 @@ class Service:
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
         self.decisions = Decisions(self.history, self.runs, self.registry)
         self.cancels, self.outputs = Cancels(self.history, self.runs), Outputs(self.history, self.runs, self.checks)
-        self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
+        self._idempotency = Idempotency.of(self.runs, self.settings.history.idempotency_seconds)
         self.runs.nesting.serve(self.checks, self._idempotency.first_child)
 
     # Modules and environments

@@ -8,7 +8,7 @@ queries and rollups read, retention deletes.
 from actors.history.committer import HistoryStatistics
 from actors.history.database import database_path
 from actors.history.history import History, summary_of
-from actors.history.pending import LARGE_BYTES
+from actors.history.pending import LARGE_BYTES, Room
 from actors.history.queries import MAX_LINKED, Page, Query
 from actors.history.storage import LOST
 from actors.rollups import EndCounts, Ends, ModuleStats
@@ -24,6 +24,7 @@ __all__ = [
     "ModuleStats",
     "Page",
     "Query",
+    "Room",
     "database_path",
     "summary_of",
 ]

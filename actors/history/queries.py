@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from attrs import evolve, frozen
 from msgspec.structs import replace
 
-from actors.history.pending import Key
+from actors.history.pending import Key, Stage
 from actors.history.pieces import NOTHING, joined, printing, seqs_of
 from actors.history.tables import PHASES, PLAIN, events, executions, payloads
 from actors.outbox import read_telling
@@ -61,6 +61,7 @@ _LEADS: Final[tuple[tuple[str, ...], ...]] = (
     ("module", "status"),
     ("module",),
     ("status",),
+    ("node",),
 )
 
 
@@ -81,6 +82,7 @@ class Query:
     rerun_of: str | None = None
     parent: str | None = None
     root: str | None = None
+    node: str | None = None
     unresolved: bool = False
     """Only failures without a later success in their chain of repetitions."""
     text: str | None = None
@@ -190,6 +192,16 @@ def existing(connection: sa.Connection, names: Iterable[str]) -> set[str]:
     return found
 
 
+def stages(connection: sa.Connection, names: Sequence[str]) -> dict[str, Stage]:
+    """Return how far executions have come, those that exist, by id."""
+    columns, found = executions.c, dict[str, Stage]()
+    for at in range(0, len(names), LOOKED_UP):
+        wanted = sa.select(columns.id, columns.status, columns.attempts, columns.finished_at)
+        for row in connection.execute(wanted.where(columns.id.in_(names[at : at + LOOKED_UP]))):
+            found[row.id] = Stage(Status(row.status), row.attempts, row.finished_at)
+    return found
+
+
 def _filters(query: Query) -> dict[str, str]:
     """Return the values that columns must have."""
     filters = {
@@ -202,6 +214,7 @@ def _filters(query: Query) -> dict[str, str]:
         "rerun_of": query.rerun_of,
         "parent": query.parent,
         "root": query.root,
+        "node": query.node,
     }
     return {name: value for name, value in filters.items() if value is not None}
 

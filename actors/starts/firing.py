@@ -90,7 +90,7 @@ class Firing:
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._idempotency = Idempotency(self.runs.attempts.history, _ALWAYS, self.runs.find_keyed)
+        self._idempotency = Idempotency(self.runs.history, _ALWAYS, self.runs.find_keyed)
 
     async def look(self, schedule: Schedule, now: float) -> None:
         """Start everything of a schedule that is due at `now`, and set when to look again.

@@ -312,6 +312,14 @@ class Executor:
         if not able or self._scheduler.waiting or self._scheduler.closing:
             self.refuse(module, patient=False)
 
+    def must_wait(self, module: Published) -> bool:
+        """Return whether a call of a module would have to wait until others have ended."""
+        scheduler, parking = self._scheduler, self.parking
+        pool = scheduler.pool(module)
+        if scheduler.closing or (pool.seats is not None and pool.seats.full(0)):
+            return True
+        return not parking.can_lend(pool, 0) and parking.room_for(pool, 0) <= 0
+
     def refuse(self, module: Published, *, patient: bool) -> None:
         """Raise the errors of a caller that would have to wait for a worker, but need not."""
         pool = self._scheduler.pool(module)

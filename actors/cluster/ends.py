@@ -25,7 +25,7 @@ class EndsOfThisRunner:
     """Finds an execution in the history of this runner."""
 
     async def __call__(self, execution: str) -> bool | None:
-        """Return whether the end of this runner counts; None while the engine does not have an end. Raises RunnerError."""
+        """Return whether the end of this runner counts; None without an end in the engine. Raises RunnerError."""
         known = await self.get(execution)
         if known is not None and not known.asynchronous:  # no other runner ever takes it over
             return True

@@ -23,6 +23,8 @@ STEP: Final = 500
 """Files that one step looks at."""
 _POSITION: Final = "shared_position"
 """In `meta`: the number of the last note that is applied."""
+_ORIGIN: Final = "shared_origin"
+"""In `meta`: the stream that the notes came from."""
 
 
 class Elsewhere(Protocol):
@@ -75,12 +77,21 @@ class Sharing:
 
     # Notes
 
-    async def position(self) -> int:
-        """Return the number of the last note that is applied; 0 for none."""
+    async def position(self, origin: int) -> int:
+        """Return the number of the last note that is applied; 0 for none.
+
+        `origin` stands for the stream of the notes. With another one than before all notes are forgotten: what is here
+        is to be offered to it.
+        """
 
         def work(link: sqlite3.Connection) -> int:
-            found = link.execute("select value from meta where name = ?", (_POSITION,)).fetchone()
-            return 0 if found is None else int(found[0])
+            found = dict(link.execute("select name, value from meta where name in (?, ?)", (_POSITION, _ORIGIN)))
+            if found.get(_ORIGIN) == origin:
+                return int(found.get(_POSITION, 0))
+            link.execute("delete from shared").close()
+            link.execute("delete from meta where name = ?", (_POSITION,)).close()
+            link.execute("insert or replace into meta values (?, ?)", (_ORIGIN, origin)).close()
+            return 0
 
         return await self._store.ask(work)
 
@@ -137,15 +148,6 @@ class Sharing:
     def forget(self, link: sqlite3.Connection, name: str) -> None:
         """Forget the note about a file, in the transaction that stores the file: it is to be offered."""
         link.execute("delete from shared where id = ?", (name,)).close()
-
-    async def forget_all(self) -> None:
-        """Forget all notes: the engine has lost some, and what is here is to be offered again."""
-
-        def work(link: sqlite3.Connection) -> None:
-            link.execute("delete from shared").close()
-            link.execute("delete from meta where name = ?", (_POSITION,)).close()
-
-        await self._store.ask(work)
 
     async def find(self, name: str, viewer: Viewer | None = None) -> Shared | None:
         """Return a file of the cluster that the viewer sees; parts of records are for none but the runner itself."""

@@ -67,7 +67,7 @@ async def test_a_file_of_others_is_listed_and_comes_at_its_first_use(rig):
     stored = found[id_of(b"elsewhere")]
     assert (stored.path.read_bytes(), stored.name, stored.type) == (b"elsewhere", "b.txt", "text/plain")
     assert await names(rig) == ["b.txt"]
-    assert await rig.files.sharing.position() == 3
+    assert await rig.files.sharing.position(1) == 0, "of a stream that was not known"
 
 
 async def test_a_file_that_no_runner_has_whole_is_not_there(rig):
@@ -193,10 +193,12 @@ async def test_files_of_the_cluster_that_nothing_uses_are_found(rig):
     assert await rig.files.sharing.used_ones([id_of(b"old"), id_of(b"used")]) == [id_of(b"used")]
 
 
-async def test_files_are_offered_again_when_the_servers_have_lost_their_notes(rig):
+async def test_all_files_are_offered_to_another_stream_of_notes(rig):
     await rig.add(b"x")
+    assert await rig.files.sharing.position(1) == 0
     await rig.files.sharing.apply([note(b"x", 7)], 7)
-    await rig.files.sharing.forget_all()
 
-    assert await rig.files.sharing.position() == 0
+    assert await rig.files.sharing.position(1) == 7
+    assert await rig.files.sharing.lacking("") == []
+    assert await rig.files.sharing.position(2) == 0
     assert [each.id for each in await rig.files.sharing.lacking("")] == [id_of(b"x")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -281,13 +282,16 @@ class SharedFiles:
                 await trio.sleep(_TROUBLE_SECONDS)
 
     async def _position(self) -> int:
-        """Return the last note that is applied; 0 if the engine has lost it, as after a restore."""
-        names, position = self.engine.names, await self._sharing.position()
+        """Return the last note that is applied; 0 for another stream, or one that lost notes, as after a restore."""
+        names = self.engine.names
         answer = await self.engine.ask(f"$JS.API.STREAM.INFO.{names.feed}", b"")
-        if position > msgspec.json.decode(answer, type=_Info).state.last_seq:
+        info = msgspec.json.decode(answer, type=_Info)
+        origin = int(datetime.fromisoformat(info.created[:19] + "+00:00").timestamp())
+        position = await self._sharing.position(origin)
+        if position > info.state.last_seq:
             log.warning("the cluster's servers have lost notes about files: all files are offered again")
-            await self._sharing.forget_all()
-            position = 0
+            await self._sharing.position(0)
+            position = await self._sharing.position(origin)
         last = await self.engine.last(subject_of(names, "*"), fresh=True)
         if last is None or last.sequence <= position:
             self.caught_up.set()
@@ -331,3 +335,4 @@ class _State(msgspec.Struct):
 
 class _Info(msgspec.Struct):
     state: _State
+    created: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -15,14 +16,13 @@ from config.cluster import CLUSTER_EXTRA, missing_labels
 from config.load import Loaded
 from config.settings import ClusterSettings
 from protocol.errors import RunnerError
+from protocol.nodes import Presence
 from runner.cli.doctor.findings import Finding, State
-from runner.cli.doctor.servers import Greeting, Monitored, greet, monitor, seconds_of
+from runner.cli.doctor.servers import NO_CONNECTION, Greeting, Monitored, greet, monitor, seconds_of
 from runner.terminal import size
 
 if TYPE_CHECKING:
     from actors.cluster.engine import Engine
-    from actors.cluster.nodes import Presence
-
 TOPIC: Final = "cluster"
 LEAST_VERSION: Final = (2, 12)
 LEAST_PAYLOAD_BYTES: Final = 1024 * 1024
@@ -58,9 +58,15 @@ async def examine_cluster(loaded: Loaded) -> list[Finding]:
     """Return the results of the checks of the cluster. Nothing is changed or made in it."""
     settings = loaded.settings.cluster
     findings = [finding async for finding in _servers(settings)]
+    here = [each for each in findings if each.name in settings.servers]
+    reached = any(not finding.says.startswith(NO_CONNECTION) for finding in here)
+        not finding.says.startswith(NO_CONNECTION) for finding in findings if finding.name in settings.servers
+    )
     monitored = [(address, await monitor(address)) for address in settings.monitor]
     findings += _sync(settings, monitored)
     findings += _storage(monitored)
+    if not reached:
+        return findings
     try:
         from actors.cluster.engine import open_engine
     except ImportError:
@@ -241,8 +247,6 @@ def _queue(found: Mapping[str, Any]) -> Iterator[Finding]:
 
 async def _runners(loaded: Loaded, engine: Engine) -> list[Finding]:
     """Return what the runners tell about themselves."""
-    from actors.cluster.nodes import decode
-
     found: dict[str, Presence] = {}
     stream = await _asked(engine, f"STREAM.INFO.{engine.names.nodes}")
     messages = 0 if stream.get("error") else stream["state"]["messages"]
@@ -250,12 +254,13 @@ async def _runners(loaded: Loaded, engine: Engine) -> list[Finding]:
         async with engine.read(engine.names.nodes, after=0) as reader:
             while True:
                 for stored in await reader.batch():
-                    presence = None if stored.gone else decode(stored.data)
-                    if presence is not None and not presence.leaving:
+                    with suppress(msgspec.MsgspecError):  # of a release that tells it otherwise
+                        presence = msgspec.msgpack.decode(stored.data, type=Presence)
                         found[presence.node] = presence
                 if not reader.pending:
                     break
-    return list(_compared(loaded, list(found.values()), await _own_digest(loaded)))
+    there = [each for each in found.values() if not each.leaving]
+    return list(_compared(loaded, there, await _own_digest(loaded)))
 
 
 def _compared(loaded: Loaded, runners: Sequence[Presence], own: str | None) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ import trio
 from attrs import frozen
 
 ASK_SECONDS: Final = 5.0
+NO_CONNECTION: Final = "no connection"
 _MOST_BYTES: Final = 64 * 1024
 _PIECE_BYTES: Final = 4096
 _GREETING: Final = b"INFO "
@@ -55,7 +56,7 @@ async def greet(server: str) -> Greeting | str:
                         break
                     line += piece
     except OSError as problem:
-        return f"no connection: {problem.strerror or problem}"
+        return f"{NO_CONNECTION}: {problem.strerror or problem}"
     except trio.TooSlowError:
         return f"no greeting within {ASK_SECONDS:g} s"
     if not line.startswith(_GREETING):

@@ -60,7 +60,8 @@ class History(Answers):
         self.node = node
         self._data_dir = data_dir
         self._past: Past | None = None
-        self._revision = 0
+        self.revision = 0
+        """The number of the last record."""
         self._closed: trio.Event | None = None
 
     # Recording
@@ -161,6 +162,8 @@ class History(Answers):
         """
         archive = self._admitting()
         await self.room.take(execution, growing=False)
+        if self.node is not None:  # it may have come from another runner
+            self._pending.expect((execution.id,))
         if execution.status is Status.RUNNING:
             self._claim(archive, execution)
         entry = self._entry(execution)
@@ -190,6 +193,7 @@ class History(Answers):
     async def _append(self, archive: Archive, entry: Entry) -> bool:
         size = weight(entry.execution)
         self.room.arriving += size
+        self.room.coming.add(entry.revision)
         try:
             return await archive.append(entry)
         except OSError as problem:
@@ -197,6 +201,7 @@ class History(Answers):
             raise unavailable("written", reason_of(problem)) from problem
         finally:
             self.room.arriving -= size
+            self.room.coming.discard(entry.revision)
 
     @property
     def waits_for_disk(self) -> bool:
@@ -204,8 +209,8 @@ class History(Answers):
         return self._settings.durability == "disk"
 
     def _entry(self, execution: Execution) -> Entry:
-        self._revision += 1
-        return Entry(self._revision, summary_of(execution) if execution.summary else execution)
+        self.revision += 1
+        return Entry(self.revision, summary_of(execution) if execution.summary else execution)
 
     def statistics(self) -> HistoryStatistics:
         """Return the counters; cheap, at any time."""
@@ -238,7 +243,7 @@ class History(Answers):
             opened = await Archive.open(self._settings, self._data_dir, self._clock(), self._past, self.node)
             self._archive, self._past = opened, opened.past
             # After a restart in the same process the memory may be ahead of the disk.
-            self._revision = max(self._revision, opened.revision)
+            self.revision = max(self.revision, opened.revision)
             self._pending.expect((*opened.past.queued, *opened.past.lost))
             task_status.started()
             async with trio.open_nursery() as nursery:

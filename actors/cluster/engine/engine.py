@@ -17,6 +17,7 @@ from actors.cluster.engine.link import Access
 from actors.cluster.engine.messages import (
     AwayError,
     EngineError,
+    Extent,
     Stored,
     UnansweredError,
     from_direct,
@@ -105,6 +106,11 @@ class Engine:
             if answer.status != _NOT_FOUND:
                 return from_direct(answer)
         return await self._requests.last(stream, subject)
+
+    async def extent(self, stream: str) -> Extent:
+        """Return which stream it is and where it ends, as its leader knows it. Raises `AwayError`, `RefusedError`."""
+        found = await self._requests.call(f"$JS.API.STREAM.INFO.{stream}")
+        return Extent(found["created"], found["state"]["last_seq"])
 
     @asynccontextmanager
     async def read(self, stream: str, *, after: int, subjects: Sequence[str] = ()) -> AsyncIterator[Reader]:
@@ -202,7 +208,7 @@ def _access(settings: ClusterSettings) -> Access:
     return Access(
         settings.servers,
         name=f"operato-runner {settings.node or settings.name}",
-        credentials=None if settings.credentials is None else _credentials(settings.credentials),
+        credentials=None,
         tls=_tls(settings),
     )
 

@@ -25,7 +25,7 @@ from config.client import is_loopback
 from config.load import Loaded
 from config.mistakes import ConfigError
 from config.packages import MINORS
-from config.settings import ServerSettings, Settings
+from config.settings import ClusterSettings, ServerSettings, Settings
 from config.timing import local_time
 from environments.installer import find_uv
 from environments.local import ProcessTable
@@ -109,7 +109,7 @@ async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
     settings = loaded.settings
     findings: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="operato-doctor-") as folder:
-        aside = evolve(settings, store=evolve(settings.store, data_dir=Path(folder)))
+        aside = evolve(settings, store=evolve(settings.store, data_dir=Path(folder)), cluster=ClusterSettings())
         async with open_system(aside, around, ()) as system:
             findings += _kinds(loaded, system)
             findings += _limits(system)

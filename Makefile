@@ -93,9 +93,10 @@ proto: $(VENV)/.dev ## make the code and the descriptors in protocol/rpc from ex
 		--include_imports --descriptor_set_out=protocol/rpc/executor.binpb executor.proto
 
 lock: $(VENV)/.dev ## upgrade the versions of all dependencies; UPGRADE= adds and removes only what changed
-	$(COMPILE) $(UPGRADE) pyproject.toml -o requirements.txt
+	$(COMPILE) $(UPGRADE) pyproject.toml --extra cluster -o requirements.txt
 	$(COMPILE) $(UPGRADE) -c requirements.txt pyproject.toml --group dev -o requirements-dev.txt
-	$(COMPILE) -c requirements.txt -c requirements-dev.txt pyproject.toml --extra conda -o packaging/image.lock
+	$(COMPILE) -c requirements.txt -c requirements-dev.txt pyproject.toml --extra cluster --extra conda \
+		-o packaging/image.lock
 	echo '$(BUILDER)' | $(COMPILE) $(UPGRADE) - -o packaging/build.lock
 
 $(VENV)/bin/python:

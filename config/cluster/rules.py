@@ -4,50 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
-from config.mistakes import Mistake
+from config.cluster.credentials import read_credentials
+from config.mistakes import Mistake, Wrong
 
 CLUSTER_EXTRA: Final = "pip install 'operato-runner[cluster]'"
 """The remedy where the client of the engine is not installed."""
-_JWT: Final = b"BEGIN NATS USER JWT"
-_SEED: Final = b"BEGIN USER NKEY SEED"
-_MAX_CREDENTIALS: Final = 64 * 1024
 
 
 def cluster_rules(values: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Yield mistakes in the settings of a cluster by their dotted names; none without `cluster`."""
+    """Yield mistakes between settings, given by their dotted names; none without `cluster`."""
     if not values["cluster.servers"]:
         return
     if find_spec("nats") is None:
         yield _mistake("cluster", f"needs the extra `cluster`, which is not installed: {CLUSTER_EXTRA}", CLUSTER_EXTRA)
-    certificate, key = values["cluster.cert"], values["cluster.key"]
-    if certificate is not None and key is None:
-        yield _mistake("cluster_cert", "needs cluster_key", "cluster_key")
-    if key is not None and certificate is None:
-        yield _mistake("cluster_key", "needs cluster_cert", "cluster_cert")
-    yield from _credentials(values)
-    yield from _tls(values)
+    for name, other in (("cert", "key"), ("key", "cert")):
+        if values[f"cluster.{name}"] is not None and values[f"cluster.{other}"] is None:
+            yield _mistake(f"cluster_{name}", f"needs cluster_{other}", f"cluster_{other}")
 
 
-def _credentials(values: Mapping[str, Any]) -> Iterator[Mistake]:
-    path = values["cluster.credentials"]
-    if path is None:
-        return
-    allowed = "a file of credentials, as `nsc generate creds` writes it"
+def file_mistakes(
+    credentials: Path | None, authority: Path | None, certificate: Path | None, key: Path | None
+) -> Iterator[Mistake]:
+    """Yield the files of a cluster's settings that cannot be used. Blocks."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_CREDENTIALS)
-    except OSError as problem:
-        yield _mistake("cluster_credentials", f"{path}: {problem.strerror}", allowed)
-        return
-    if _JWT not in content or _SEED not in content:
-        yield _mistake("cluster_credentials", f"{path}: has no user JWT with its seed; give {allowed}", allowed)
-
-
-def _tls(values: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Yield files that TLS could not use."""
-    authority, certificate, key = (values[f"cluster.{name}"] for name in ("ca", "cert", "key"))
+        if credentials is not None:
+            read_credentials(credentials)
+    except Wrong as wrong:
+        yield _mistake("cluster_credentials", wrong.message, wrong.allowed or "")
     if authority is None and (certificate is None or key is None):
         return
     import ssl  # noqa: PLC0415  (10 ms to import, and few runners have the settings)

@@ -33,7 +33,7 @@ def find_server() -> str | None:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody uses now."""
+    """Return a port of loopback that is free now."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port: int = bound.getsockname()[1]
@@ -79,7 +79,7 @@ class Server:
         ]
         if self.routes:
             routes = ", ".join(f"nats://127.0.0.1:{port}" for port in self.routes)
-            # Nobody listens at port 1: servers that hear of each other go by the routes that the test knows.
+            # No server listens at port 1: servers that hear of each other use the routes that the test knows.
             cluster = f"name: tests, listen: 127.0.0.1:{self.route}, advertise: 127.0.0.1:1, no_advertise: true"
             lines.append(f"cluster {{ {cluster}, routes: [{routes}] }}")
         config = self.folder / "server.conf"
@@ -238,7 +238,7 @@ def _leader(server: Server, stream: str) -> str | None:
 
 
 class Proxies:
-    """Passes connections on, in a thread, until it is told not to."""
+    """Passes connections on, in a thread, until it is blocked."""
 
     def __init__(self) -> None:
         self.ports: dict[tuple[str, str], int] = {}

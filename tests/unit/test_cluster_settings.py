@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import socket
@@ -15,6 +16,7 @@ from config.cluster import (
     MAX_LABELS,
     cluster_rules,
     missing_labels,
+    read_credentials,
     read_labels,
     read_needs,
     read_node,
@@ -24,18 +26,12 @@ from config.cluster import (
 from config.load import describe, load_settings
 from config.mistakes import ConfigError, Wrong
 from config.modules import ModuleSpec, spec_from_mapping
-from config.settings import ClusterSettings
+from config.settings import ClusterSettings, Settings
 from protocol.errors import RunnerError
 from protocol.model import Kind
+from runner.serve import cluster_mistakes
 from tests.certificates import Authority
-
-CREDENTIALS = """-----BEGIN NATS USER JWT-----
-eyJ0
-------END NATS USER JWT------
------BEGIN USER NKEY SEED-----
-SUAM
-------END USER NKEY SEED------
-"""
+from tests.nats_users import Account
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +101,7 @@ def test_credentials_in_an_address_are_refused_and_not_shown(tmp_path, address):
 def test_all_settings_of_a_cluster(tmp_path):
     authority = Authority(tmp_path)
     signed = authority.sign("runner")
-    (tmp_path / "runner.creds").write_text(CREDENTIALS)
+    (tmp_path / "runner.creds").write_text(Account().user().credentials)
     text = f"""\
 cluster: nats://one,two,three
 cluster_name: blue
@@ -132,6 +128,7 @@ cluster_monitor: [http://one:8222, "http://two:8222/"]"""
         key=signed.key,
         monitor=("http://one:8222", "http://two:8222"),
     )
+    assert cluster_mistakes(loaded.settings) == []
     shown = {name: value for name, value, _ in describe(loaded)}
     assert shown["cluster"] == "nats://one:4222, nats://two:4222, nats://three:4222"
     assert shown["cluster_credentials"] == str(tmp_path / "runner.creds")
@@ -165,38 +162,53 @@ def test_wrong_values(tmp_path, setting, expected):
     assert mistake.startswith(expected)
 
 
+@pytest.mark.parametrize(("given", "needed"), [("cert", "key"), ("key", "cert")])
+def test_a_certificate_and_its_key_need_each_other(tmp_path, given, needed):
+    text = f"cluster_{given}: {tmp_path}/file"
+
+    assert mistakes(tmp_path, f"{text}\ncluster: nats://one") == [f"cluster_{given}: needs cluster_{needed}"]
+    assert load(tmp_path, text).settings.cluster.servers == ()
+
+
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("cluster_cert: FILE", "cluster_cert: needs cluster_key"),
-        ("cluster_key: FILE", "cluster_key: needs cluster_cert"),
-        ("cluster_credentials: NONE", "cluster_credentials: NONE: No such file or directory"),
-        ("cluster_credentials: FILE", "cluster_credentials: FILE: has no user JWT with its seed; give a file of"),
-        ("cluster_ca: NONE", "cluster_ca: NONE: No such file or directory"),
-        ("cluster_ca: FILE", "cluster_ca: FILE: has no certificate in PEM form"),
-        ("cluster_cert: FILE\ncluster_key: FILE", "cluster_cert: FILE: it and FILE are no certificate and key"),
-        ("cluster_cert: NONE\ncluster_key: NONE", "cluster_cert: NONE, NONE: No such file or directory"),
+        ("credentials: NONE", "NONE: No such file or directory"),
+        ("credentials: FILE", "FILE: has no user JWT with its seed; give a file as `nsc generate creds` writes it"),
+        ("ca: NONE", "NONE: No such file or directory"),
+        ("ca: FILE", "FILE: has no certificate in PEM form"),
+        ("cert: FILE, key: FILE", "FILE: it and FILE are no certificate and key in plain PEM form"),
+        ("cert: NONE, key: NONE", "NONE, NONE: No such file or directory"),
     ],
 )
 def test_files_that_a_cluster_cannot_use(tmp_path, setting, expected):
     (tmp_path / "file").write_text("nothing\n")
-    names = {"FILE": str(tmp_path / "file"), "NONE": str(tmp_path / "none")}
+    names = {"FILE": tmp_path / "file", "NONE": tmp_path / "none"}
+    files = {name: names[file] for name, file in re.findall(r"(\w+): (\w+)", setting)}
 
-    def named(text: str) -> str:
-        return re.sub("FILE|NONE", lambda match: names[match[0]], text)
-
-    (mistake,) = mistakes(tmp_path, named(f"{setting}\ncluster: nats://one"))
-    assert mistake.startswith(named(expected))
-    assert load(tmp_path, named(setting)).settings.cluster.servers == ()  # without a cluster they are not read
+    (mistake,) = cluster_mistakes(Settings(cluster=ClusterSettings(servers=("nats://one:4222",), **files)))
+    assert mistake.field == f"cluster_{setting.partition(':')[0]}"
+    assert mistake.message == re.sub("FILE|NONE", lambda match: str(names[match[0]]), expected)
+    assert cluster_mistakes(Settings(cluster=ClusterSettings(**files))) == []
 
 
 def test_a_key_of_another_certificate(tmp_path):
     authority = Authority(tmp_path)
     certificate, other = authority.sign("one").certificate, authority.sign("two").key
+    cluster = ClusterSettings(servers=("nats://one:4222",), cert=certificate, key=other)
 
-    (mistake,) = mistakes(tmp_path, f"cluster: nats://one\ncluster_cert: {certificate}\ncluster_key: {other}")
+    (mistake,) = cluster_mistakes(Settings(cluster=cluster))
 
-    assert mistake == f"cluster_cert: {certificate}: {other} is not its key"
+    assert str(mistake) == f"cluster_cert: {certificate}: {other} is not its key"
+
+
+def test_a_key_with_a_password_is_refused_without_a_question(tmp_path):
+    signed = Authority(tmp_path).sign("one", password=b"hunter2")
+    cluster = ClusterSettings(servers=("nats://one:4222",), cert=signed.certificate, key=signed.key)
+
+    (mistake,) = cluster_mistakes(Settings(cluster=cluster))
+
+    assert "are no certificate and key in plain PEM form" in mistake.message
 
 
 def test_without_the_extra_the_remedy_is_the_line_that_installs_it(tmp_path, monkeypatch):
@@ -209,6 +221,37 @@ def test_without_the_extra_the_remedy_is_the_line_that_installs_it(tmp_path, mon
     ]
     assert asked == ["nats"]
     assert list(cluster_rules({"cluster.servers": ()})) == []
+
+
+# -- credentials -------------------------------------------------------------------------------------------------------
+
+
+def test_credentials_sign_as_their_user_and_are_not_shown(tmp_path):
+    user = Account().user()
+    (tmp_path / "runner.creds").write_text(user.credentials)
+
+    found = read_credentials(tmp_path / "runner.creds")
+
+    assert found.jwt == user.jwt
+    user.key.public_key().verify(base64.b64decode(found.sign(b"a nonce")), b"a nonce")
+    assert repr(found) == "Credentials()"
+
+
+def test_damaged_credentials_are_refused_without_showing_them(tmp_path):
+    user, account = Account().user(), Account()
+    seed = re.search("SU[A-Z2-7]{56}", user.credentials)[0]
+    swapped = seed[:-1] + ("A" if seed[-1] != "A" else "B")
+    file = tmp_path / "runner.creds"
+    for other, reason in (
+        (swapped, "its seed is damaged"),
+        (seed[:-8], "its seed is damaged"),
+        (account.seed, "its seed is not that of a user"),
+        ("?", "has no user JWT with its seed"),
+    ):
+        file.write_text(user.credentials.replace(seed, other))
+        with pytest.raises(Wrong, match=reason) as caught:
+            read_credentials(file)
+        assert other not in str(caught.value) or other == "?"
 
 
 # -- labels and needs --------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The connection to the engine: nats-py on an asyncio loop in a thread, behind calls of the runner's own loop.
 
-It carries subjects, headers and bytes; everything else of the engine is made of them on this side. Both directions hand
-over in batches: one wake-up of a loop serves all that is ready. A connection that is lost is given up with all that it
-had in hand, and another client connects, so that nothing is sent later than its sender knows.
+It carries subjects, headers and bytes; everything else of the engine is made of them on the runner's loop. A connection
+that is lost is given up with all that it had in hand, and another client connects: no message is sent long after its
+sender gave up.
 """
 
 from __future__ import annotations
@@ -11,38 +11,40 @@ import asyncio
 import contextlib
 import random
 import ssl
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import attrs
 import nats.errors
-import trio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from actors.cluster.engine.errors import AwayError
 from actors.cluster.engine.messages import Message
 
-MAX_QUEUED_BYTES: Final = 16 * 1024 * 1024
-"""Data that waits for the thread; senders wait beyond it."""
-_PIECE: Final = 256
-"""Messages that are handled before others of the loop have their turn."""
 _CONNECT_SECONDS: Final = 4
 _CLOSE_SECONDS: Final = 2
 _PING_SECONDS: Final = 2.0
 _PONG_SECONDS: Final = 5
 """Without a pong in this time the connection counts as lost: the server may be stopped."""
 _RETRY_SECONDS: Final = 0.25
-_MAX_PAYLOAD: Final = 1024 * 1024
 _MAX_TOLD: Final = 20
-"""Different problems of a connection that are told."""
+"""Different problems of one connection that are logged."""
 _PLAIN: Final = "the server does not offer TLS"
 _NONE: Final[Mapping[str, str]] = {}
 
 Handle = Callable[[Message], None]
+
+
+class Credentials(Protocol):
+    """Who this runner is, for the servers."""
+
+    def token(self) -> bytes:
+        """Return the token of the user."""
+
+    def sign(self, nonce: str) -> bytes:
+        """Return the signature of a server's nonce, in base64."""
 
 
 @attrs.frozen
@@ -52,7 +54,7 @@ class Access:
     servers: tuple[str, ...]
     name: str
     """Of the client, as the server shows it."""
-    credentials: str | None = None
+    credentials: Credentials | None = None
     tls: ssl.SSLContext | None = None
     """If set, the servers must use TLS."""
 
@@ -97,7 +99,7 @@ class _Loop(asyncio.SelectorEventLoop):
         return transport, protocol
 
     def abort(self) -> None:
-        """End all connections, whatever they have in hand."""
+        """End all connections, with all that they have in hand."""
         for transport in self._connections:
             if isinstance(transport, asyncio.WriteTransport):
                 transport.abort()
@@ -130,7 +132,7 @@ Command = tuple[int, str, bytes, str, dict[str, str] | None] | tuple[str, Subscr
 """A message with the number of the connection that it is for; a subscription that begins (`+`) or ends (`-`)."""
 
 
-class _Side:
+class Side:
     """The side of the thread. The runner's loop calls `do` and `stop` and reads `sent`; the rest runs in the thread."""
 
     def __init__(self, access: Access, arrive: Callable[[Callable[[Any], None], Any], None], hooks: Hooks) -> None:
@@ -182,6 +184,7 @@ class _Side:
             await self._ready.wait()
             self._ready.clear()
             await self._work()
+        await self._work()  # for what came with the end
         keeping.cancel()
         await asyncio.wait({keeping})
 
@@ -214,6 +217,7 @@ class _Side:
             task = asyncio.create_task(_drain(known))
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
+            await asyncio.sleep(0)  # so that the server hears of it before later messages
 
     async def _listen(self, subscription: Subscription) -> None:
         client = self._client
@@ -265,7 +269,7 @@ class _Side:
                     await _within(_PING_SECONDS, closed.wait())
                     return
                 await client.rtt(_PONG_SECONDS)
-        except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - no failure of a connection may end the attempts
             problem = problem if isinstance(error, nats.errors.NoServersError) else str(error) or type(error).__name__
         finally:
             await self._give_up(client, f"{shown}: {problem}")
@@ -313,8 +317,9 @@ class _Side:
             "closed_cb": on_closed,
             "error_cb": on_error,
             "tls": self._access.tls,
-            "user_credentials": self._access.credentials,
         }
+        if self._access.credentials is not None:
+            options |= {"user_jwt_cb": self._access.credentials.token, "signature_cb": self._access.credentials.sign}
         if parts.password is not None:
             options |= {"user": checked(unquote(parts.username or "")), "password": checked(unquote(parts.password))}
         elif parts.username is not None:
@@ -343,124 +348,3 @@ async def _drain(subscription: Any) -> None:
 def _without_password(url: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-class Link:
-    """The connection as seen from the runner's loop. All methods belong to that loop."""
-
-    def __init__(self, access: Access, trouble: Callable[[str], None]) -> None:
-        self.server: Server | None = None
-        """None while there is no connection."""
-        self.problem = ""
-        """Why the last attempt to connect failed."""
-        self.max_payload = _MAX_PAYLOAD
-        """In bytes; of the last connection."""
-        self.losses: set[Callable[[], None]] = set()
-        """Called when a connection is lost, before `changed`."""
-        self.changed: set[Callable[[], None]] = set()
-        """Called when the connection comes and when it goes."""
-        self._epoch = 0
-        self._put = 0
-        self._arrived: deque[tuple[Callable[[Any], None], Any]] = deque()
-        self._woken = False
-        self._room = trio.lowlevel.ParkingLot()
-        self._whole = trio.Event()
-        self._ended = trio.Event()
-        self._token = trio.lowlevel.current_trio_token()
-        hooks = Hooks(self._connected, self._lost, self._failed, trouble, self._roomy)
-        self._side = _Side(access, self._arrive, hooks)
-        self._thread = threading.Thread(target=self._side.run, args=(self._end,), name="cluster link")
-
-    def start(self) -> None:
-        """Start the thread, which connects and stays connected. `close` ends it."""
-        self._thread.start()
-
-    async def close(self) -> None:
-        """Give up the connection and end the thread, in a bounded time and whatever the server does."""
-        with trio.CancelScope(shield=True):  # bounded by the limits of the thread
-            self._side.stop()
-            await self._ended.wait()
-        self._thread.join()
-
-    async def wait_connected(self) -> None:
-        """Wait for a connection."""
-        await self._whole.wait()
-
-    def post(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
-        """Hand a message over. Raises `AwayError` without a connection, or where too much waits already."""
-        if self.server is None:
-            raise AwayError(self.problem or "there is no connection to the cluster's servers")
-        if self._put - self._side.sent > MAX_QUEUED_BYTES:
-            raise AwayError("too much waits to be sent to the cluster's servers")
-        self._put += len(data)
-        self._side.do((self._epoch, subject, data, reply, headers))
-
-    async def room(self) -> None:
-        """Wait until there is room for a message."""
-        while self._put - self._side.sent > MAX_QUEUED_BYTES // 2 and self.server is not None:
-            self._side.awaited = True
-            if self._put - self._side.sent > MAX_QUEUED_BYTES // 2:
-                await self._room.park()
-
-    def subscribe(self, subject: str, handle: Handle, *, limit: int = 65536) -> Subscription:
-        """Have the messages of a subject handled on this loop, over all connections, until `unsubscribe`."""
-        subscription = Subscription(subject, handle, limit)
-        self._side.do(("+", subscription))
-        return subscription
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription. Messages that are on their way are still handled."""
-        self._side.do(("-", subscription))
-
-    # What the thread has for this loop.
-
-    def _arrive(self, handle: Callable[[Any], None], argument: Any) -> None:
-        """Hand something to the runner's loop, from the thread."""
-        self._arrived.append((handle, argument))
-        if not self._woken:
-            self._woken = True
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._take)
-
-    def _take(self) -> None:
-        self._woken = False  # first: what arrives from now on wakes again
-        arrived = self._arrived
-        for _ in range(_PIECE):
-            if not arrived:
-                return
-            handle, argument = arrived.popleft()
-            handle(argument)
-        if arrived and not self._woken:
-            self._woken = True
-            self._token.run_sync_soon(self._take)
-
-    def _connected(self, at: tuple[int, Server]) -> None:
-        self._epoch, self.server = at
-        self.max_payload = at[1].max_payload
-        self.problem = ""
-        self._whole.set()
-        self._change()
-
-    def _lost(self, problem: str) -> None:
-        self.server = None
-        self.problem = problem
-        self._room.unpark_all()
-        self._whole = trio.Event()
-        for hook in list(self.losses):
-            hook()
-        self._change()
-
-    def _change(self) -> None:
-        for hook in list(self.changed):
-            hook()
-
-    def _failed(self, problem: str) -> None:
-        self.problem = problem
-
-    def _roomy(self, _: None) -> None:
-        self._room.unpark_all()
-
-    def _end(self) -> None:
-        """Tell that the thread ends, from the thread."""
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._ended.set)

@@ -1,9 +1,11 @@
-"""Jobs: consumers that several runners pull from, and what a runner does with a job that it got."""
+"""Messages of a consumer, asked for: what readers and pullers of jobs have in common, and the jobs."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import secrets
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,12 +13,16 @@ import attrs
 import msgspec
 import trio
 
-from actors.cluster.engine.errors import AwayError
-from actors.cluster.engine.link import Link
-from actors.cluster.engine.messages import Message, position
-from actors.cluster.engine.pulls import HEARTBEAT_SECONDS, NANO, Pull
+from actors.cluster.engine.connection import Connection
+from actors.cluster.engine.link import Handle, Subscription
+from actors.cluster.engine.messages import AwayError, Message, position
 from actors.cluster.engine.requests import Requests
 
+NANO: Final = 1_000_000_000
+HEARTBEAT_SECONDS: Final = 2
+_SILENCE_SECONDS: Final = 2.5 * HEARTBEAT_SECONDS
+"""After this silence the server of the consumer counts as gone: no other server reports it."""
+_HEARTBEAT: Final = "100"
 _NAK: Final = b"-NAK"
 _PROGRESS: Final = b"+WPI"
 _PAUSE_SECONDS: Final = 0.25
@@ -24,6 +30,78 @@ _NO_ANSWERS: Final = 8
 """After so many attempts the consumer is made again: it may have been deleted."""
 _PINNED_SECONDS: Final = 10
 """A pinned runner that asks for nothing in this time loses its consumer to another one."""
+
+
+class Pull:
+    """One question at a time, and the messages that it brought. It has an inbox of its own.
+
+    The engine forgets a question without a listener at its inbox: `withdraw` ends both.
+    """
+
+    def __init__(self, connection: Connection, late: Handle) -> None:
+        self.messages: deque[Message] = deque()
+        self.open = 0
+        """How many messages the question may still bring; 0 after its end."""
+        self.status = ""
+        """Why the engine ended the question; empty if it brought all."""
+        self._connection = connection
+        self._late = late
+        self._inbox = ""
+        self._subscription: Subscription | None = None
+        self._arrived = trio.Event()
+        connection.losses.add(self._lost)
+
+    def ask(self, subject: str, count: int, body: Mapping[str, Any]) -> None:
+        """Ask for up to `count` messages. Raises `AwayError`."""
+        if self._subscription is None:
+            self._inbox = f"_INBOX.{secrets.token_hex(11)}"
+            self._subscription = self._connection.subscribe(self._inbox, self._receive)
+        self._connection.post(subject, json.dumps({"batch": count, **body}).encode(), self._inbox)
+        self.open, self.status = count, ""
+
+    async def wait(self) -> None:
+        """Wait until there is a message, or the question has ended. Raises `AwayError` after a silence."""
+        while self.open and not self.messages:
+            self._arrived = trio.Event()
+            with trio.move_on_after(_SILENCE_SECONDS):
+                await self._arrived.wait()
+                continue
+            self.withdraw()
+            raise AwayError("the server of the consumer does not answer")
+
+    def withdraw(self) -> None:
+        """End the question. Messages that are on their way go to `late`, as those that were not taken."""
+        self.open = 0
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.handle = self._too_late
+            self._connection.unsubscribe(subscription)
+        while self.messages:
+            self._late(self.messages.popleft())
+
+    def close(self) -> None:
+        """Withdraw, for the last time."""
+        self.withdraw()
+        self._connection.losses.discard(self._lost)
+
+    def _receive(self, message: Message) -> None:
+        status = message.status
+        if status == _HEARTBEAT:
+            pass
+        elif status:
+            self.open, self.status = 0, status
+        else:
+            self.open -= 1
+            self.messages.append(message)
+        self._arrived.set()
+
+    def _too_late(self, message: Message) -> None:
+        if not message.status:
+            self._late(message)
+
+    def _lost(self) -> None:
+        self.open, self.status = 0, "503"
+        self._arrived.set()
 
 
 @attrs.frozen
@@ -73,16 +151,16 @@ class Delivery(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     reply: str
     """The subject that takes the answers to it."""
-    _link: Link
+    _connection: Connection
 
     async def ack(self) -> None:
         """Take the job off the queue. If the word is lost, the job is delivered again."""
-        await self._link.room()
+        await self._connection.room()
         self._say(b"+ACK")
 
     async def nak(self, delay: float = 0.0) -> None:
         """Give the job back, to be delivered again after `delay` seconds."""
-        await self._link.room()
+        await self._connection.room()
         self._say(_nak(delay))
 
     def in_progress(self) -> None:
@@ -91,7 +169,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
     def _say(self, word: bytes) -> None:
         with contextlib.suppress(AwayError):
-            self._link.post(self.reply, word)
+            self._connection.post(self.reply, word)
 
 
 def _nak(delay: float) -> bytes:
@@ -101,13 +179,13 @@ def _nak(delay: float) -> bytes:
 class Puller:
     """Pulls the jobs of one consumer. Only one task may use it."""
 
-    def __init__(self, link: Link, requests: Requests, consumer: Consumer) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, requests: Requests, consumer: Consumer) -> None:
+        self._connection = connection
         self._requests = requests
         self._consumer = consumer
         self._pin = ""
         self._silences = 0
-        self._pull = Pull(link, late=lambda message: self._give_back(message.reply))
+        self._pull = Pull(connection, late=lambda message: self._give_back(message.reply))
 
     async def ensure(self) -> None:
         """Make the consumer, or change it to its settings. Raises `AwayError` or `RefusedError`."""
@@ -118,7 +196,7 @@ class Puller:
     async def fetch(self, count: int, *, priority: int = 0, seconds: float = 30.0) -> Sequence[Delivery]:
         """Return one to `count` jobs as soon as there is one, or none after `seconds`.
 
-        Nothing is asked for any more when it returns or is cancelled, and jobs that nobody took are given back. It
+        Nothing is asked for any more when it returns or is cancelled, and jobs that were not taken are given back. It
         waits over a lost connection. Raises `RefusedError` if the engine refuses the consumer.
         """
         deadline = trio.current_time() + seconds
@@ -173,7 +251,7 @@ class Puller:
         at = position(message.reply)
         self._pin = message.headers.get("Nats-Pin-Id", self._pin)
         return Delivery(
-            message.subject, message.data, at.sequence, at.delivered, message.headers, message.reply, self._link
+            message.subject, message.data, at.sequence, at.delivered, message.headers, message.reply, self._connection
         )
 
     async def _away(self) -> None:
@@ -185,7 +263,7 @@ class Puller:
 
     def _give_back(self, reply: str) -> None:
         with contextlib.suppress(AwayError):
-            self._link.post(reply, _NAK)
+            self._connection.post(reply, _NAK)
 
 
 _LONGEST_SECONDS: Final = 60.0

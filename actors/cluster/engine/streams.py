@@ -1,4 +1,4 @@
-"""Names and settings of the streams, and how they come to exist: what is missing is made, what differs is changed."""
+"""Names and settings of the streams, and how they come to exist: missing ones are made, different ones are changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from actors.cluster.engine.errors import AwayError, RefusedError
+from actors.cluster.engine.messages import AwayError, RefusedError
 from actors.cluster.engine.requests import Requests
 
 LAYOUT: Final = 1

@@ -60,8 +60,6 @@ async def examine_cluster(loaded: Loaded) -> list[Finding]:
     findings = [finding async for finding in _servers(settings)]
     here = [each for each in findings if each.name in settings.servers]
     reached = any(not finding.says.startswith(NO_CONNECTION) for finding in here)
-        not finding.says.startswith(NO_CONNECTION) for finding in findings if finding.name in settings.servers
-    )
     monitored = [(address, await monitor(address)) for address in settings.monitor]
     findings += _sync(settings, monitored)
     findings += _storage(monitored)

@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 BUILDER := hatchling>=1.25,<2
 # One process more than processors, since that with the tests of containers mostly waits for the engine; at most 4.
 PARALLEL := -n $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
-PURE := archive config_client config_files config_load config_modules config_secrets cron embedding endpoint_fields \
-	errors events frames golden_vectors hints ids messages module_files modules_schema notices operato packages \
-	results scan schema schema_examples script secret signatures source terminal timing tool_policy typed upload \
+PURE := archive cluster_settings config_client config_files config_load config_modules config_secrets cron embedding \
+	endpoint_fields errors events frames golden_vectors hints ids messages module_files modules_schema notices \
+	operato packages results scan schema schema_examples script secret signatures source terminal timing tool_policy typed upload \
 	views yaml_mistakes
 GUESTS := protocol/authors/calling.py,protocol/guest.py,protocol/many.py,protocol/parts.py,protocol/relay.py,protocol/sharing.py,protocol/values.py
 UPGRADE ?= --upgrade
@@ -93,9 +93,10 @@ proto: $(VENV)/.dev ## make the code and the descriptors in protocol/rpc from ex
 		--include_imports --descriptor_set_out=protocol/rpc/executor.binpb executor.proto
 
 lock: $(VENV)/.dev ## upgrade the versions of all dependencies; UPGRADE= adds and removes only what changed
-	$(COMPILE) $(UPGRADE) pyproject.toml -o requirements.txt
+	$(COMPILE) $(UPGRADE) pyproject.toml --extra cluster -o requirements.txt
 	$(COMPILE) $(UPGRADE) -c requirements.txt pyproject.toml --group dev -o requirements-dev.txt
-	$(COMPILE) -c requirements.txt -c requirements-dev.txt pyproject.toml --extra conda -o packaging/image.lock
+	$(COMPILE) -c requirements.txt -c requirements-dev.txt pyproject.toml --extra cluster --extra conda \
+		-o packaging/image.lock
 	echo '$(BUILDER)' | $(COMPILE) $(UPGRADE) - -o packaging/build.lock
 
 $(VENV)/bin/python:

@@ -157,7 +157,7 @@ async def _open_system(
                 if catalog is not None:
                     await registry.collect()
                 own = data if records is None else None
-                async with _open_keys(own) as keys, _open_runs(settings, registry, attempts) as runs:
+                async with _open_keys(own) as keys, _open_runs(settings, registry, history, attempts) as runs:
                     notices_of = partial(_open_notices, settings, around, runs, post)
                     async with _open_schedules(own, registry, runs, follows) as schedules, notices_of() as outbox:
                         yield System(registry, executors, history, runs, files, launcher.table, keys, schedules, outbox)
@@ -225,10 +225,11 @@ async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -
 async def _open_runs(
     settings: Settings,
     registry: Registry,
+    history: History,
     attempts: Attempts,
 ) -> AsyncIterator[Runs]:
     """Run executions; running ones have ended on exit."""
-    runs = Runs(registry, attempts, settings.executor)
+    runs = Runs(registry, history, attempts, settings.executor, settings.cluster.labels)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))
         await nursery.start(partial(supervise, runs.dispatcher, name="dispatcher"))
@@ -246,7 +247,7 @@ async def _open_notices(
     settings: Settings, around: Surroundings, runs: Runs, post: Post | None
 ) -> AsyncIterator[Outbox]:
     """Send notices, also those that the last runner left; executions that it lost were queued again before that."""
-    outbox = Outbox(runs.attempts.history)
+    outbox = Outbox(runs.history)
     async with trio.open_nursery() as nursery:
         if post is not None:
             notices = Notices(outbox, runs, around.secrets, post, settings.history.idempotency_seconds)

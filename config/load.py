@@ -19,6 +19,7 @@ from attrs import frozen
 
 from config import secrets, units
 from config.client import VARIABLES, ClientSettings, read_client_settings
+from config.cluster import cluster_rules
 from config.mistakes import ConfigError, Mistake, Wrong, did_you_mean
 from config.modules import ModulesFile, read_modules, read_runner
 from config.secrets import SECRET_PREFIX, Secret
@@ -28,7 +29,7 @@ from config.units import Range
 VARIABLE_PREFIX = "OPERATO_"
 HIDDEN = "***"
 
-_PREFIXES = {"auth": "jwt_", "docker": "docker_", "history": "history_", "log": "log_", "notices": "notices_"}
+_PREFIXES = {"auth": "jwt_"} | {name: f"{name}_" for name in ("cluster", "docker", "history", "log", "notices")}
 """Prefixes of flat names by section; names of the other sections are unique without one."""
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^/\s]*@")
@@ -116,7 +117,7 @@ def load_settings(
             sources[given.setting.dotted] = given.source
         except Wrong as wrong:
             mistakes.append(given.mistake(wrong))
-    mistakes += [*_unpaired(values), *_twice(values), *_unread(values)]
+    mistakes += [*_unpaired(values), *_twice(values), *_unread(values), *cluster_rules(values)]
     if mistakes:
         shown = str(config)
         raise ConfigError(sorted(mistakes, key=lambda m: (m.file is None, m.file != shown, m.file or "", m.line or 0)))

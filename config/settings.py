@@ -8,6 +8,7 @@ from pathlib import Path
 from attrs import field, frozen, validators
 
 from config import units
+from config.cluster import read_cluster_name, read_labels, read_monitors, read_node, read_servers
 
 MIB = 1024 * 1024
 
@@ -190,6 +191,34 @@ class NoticeSettings:
 
 
 @frozen
+class ClusterSettings:
+    """The cluster of this runner, by NATS JetStream. Without `servers` it is alone, and only its labels count."""
+
+    servers: tuple[str, ...] = field(default=(), metadata={"name": "cluster", "read": read_servers})
+    """Each as `nats://HOST:PORT` or `tls://HOST:PORT`."""
+    name: str = field(default="operato", metadata={"read": read_cluster_name})
+    """The first word of all subjects and, in upper case, of all streams: several clusters may share the servers."""
+    node: str | None = field(default=None, metadata={"name": "node", "read": read_node})
+    """The name of this runner; None means one of the host's name that the data directory keeps."""
+    labels: tuple[str, ...] = field(default=(), metadata={"name": "labels", "read": read_labels})
+    """What this runner has, for the field `needs` of modules: `gpu`, `zone=eu`."""
+    redelivery_seconds: float = field(
+        default=15.0, validator=[validators.ge(1), validators.le(3600)], metadata={"name": "redelivery"}
+    )
+    """After this silence of the runner that has an execution, another one decides about it."""
+    credentials: Path | None = None
+    """The file with the JWT of a user and its seed; never shown."""
+    ca: Path | None = None
+    """PEM; the CAs of the servers, instead of those of the machine."""
+    cert: Path | None = None
+    """PEM; the certificate that this runner shows to the servers."""
+    key: Path | None = None
+    """PEM, not encrypted."""
+    monitor: tuple[str, ...] = field(default=(), metadata={"read": read_monitors})
+    """Addresses of the servers' monitoring ports, which `doctor` asks."""
+
+
+@frozen
 class LogSettings:
     """Logging."""
 
@@ -211,4 +240,5 @@ class Settings:
     registry: RegistrySettings = field(factory=RegistrySettings)
     notices: NoticeSettings = field(factory=NoticeSettings)
     files: FilesSettings = field(factory=FilesSettings)
+    cluster: ClusterSettings = field(factory=ClusterSettings)
     log: LogSettings = field(factory=LogSettings)

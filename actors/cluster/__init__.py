@@ -1,5 +1,9 @@
-"""Several runners as one, over NATS JetStream: letters about executions, and the life of an execution over them."""
+"""Several runners as one, over NATS JetStream: letters about executions, and the life of an execution over them.
+
+Nothing here is imported by a runner without the setting `cluster`.
+"""
 
 from actors.cluster.letters import Author, Letter, UnreadableError
+from actors.cluster.node import NODE_FILE, find_node, node_name
 
-__all__ = ["Author", "Letter", "UnreadableError"]
+__all__ = ["NODE_FILE", "Author", "Letter", "UnreadableError", "find_node", "node_name"]

@@ -96,7 +96,7 @@ class Later:
             raise error(ErrorKind.OVERLOADED, text, retry_after=60)
         self.count += 1
         try:
-            await self.live.accept(execution)
+            execution = await self.live.accept(execution)
         except BaseException:
             self.count -= 1
             raise
@@ -112,7 +112,7 @@ class Later:
                 return None
             ended = replace(execution, status=Status.CANCELLED, failure=why, exit_code=130, finished_at=time.time())
             with trio.CancelScope(shield=True):  # the count follows the record, which has its own limits
-                await self.live.history.finish(ended)
+                await self.live.records.finish(ended)
             self.count -= 1
         self.live.tally.count(ended)
         return ended

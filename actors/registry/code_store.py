@@ -23,6 +23,7 @@ from config.code import input_schema as hinted_schema
 from config.mistakes import Wrong
 from config.modules import ModuleSpec, spec_to_mapping
 from protocol.errors import ErrorKind, error
+from protocol.model import Kind
 
 log = structlog.get_logger("registry")
 
@@ -145,14 +146,28 @@ def schemas(spec: ModuleSpec, source: bytes | Path, function: str) -> Schemas:
 
 
 def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
-    """Return the hash of everything that the author wrote."""
+    """Return the hash of everything that the author wrote.
+
+    Fields with their defaults are left out, so that a release with one more field gives the same hash.
+    """
     content = hashlib.sha256()
-    described = {k: v for k, v in spec_to_mapping(spec).items() if k not in ("code", "path")}
+    defaults = spec_to_mapping(ModuleSpec("", Kind.INLINE))
+    described = {k: v for k, v in spec_to_mapping(spec).items() if k not in ("code", "path") and v != defaults.get(k)}
     described["secrets"] = list(spec.secrets)  # the place of their values belongs to the machine, as `path` does
     content.update(json.dumps(described, sort_keys=True, default=str).encode())
     for name, data in sorted(files.items()):
         content.update(_framed(name, data))
     return content.hexdigest()
+
+
+def modules_digest(contents: Mapping[str, str]) -> str:
+    """Return the hash of modules, given by name with their content digests: equal on runners with equal modules."""
+    return hashlib.sha256(json.dumps(sorted(contents.items())).encode()).hexdigest()
+
+
+def specs_digest(specs: Iterable[ModuleSpec]) -> str:
+    """Return the same hash of modules as they are on disk now. Blocks. Raises OSError."""
+    return modules_digest({spec.name: content_digest(spec, dict(read_code(spec))) for spec in specs})
 
 
 def _framed(name: str, data: bytes) -> bytes:

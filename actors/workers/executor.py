@@ -20,7 +20,7 @@ from actors.workers.builds import Builds
 from actors.workers.call import Call
 from actors.workers.fleet import Fleet
 from actors.workers.parking import Parking
-from actors.workers.pool import Phases, Pool, PoolState, Waiter, state_of
+from actors.workers.pool import Openings, Phases, Pool, PoolState, Waiter, openings, state_of
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
@@ -301,6 +301,11 @@ class Executor:
         assert waiter.worker is not None  # noqa: S101  (woken without failure)
         return waiter.worker
 
+    def openings(self, module: Published) -> Openings:
+        """Return how many calls of a module could begin now, and what they would find."""
+        scheduler = self._scheduler
+        return openings(scheduler.pool(module), scheduler.room, scheduler.waiting, trio.current_time())
+
     def give_back(self, worker: Worker) -> None:
         """Take a worker back."""
         self._scheduler.release(worker)
@@ -311,6 +316,14 @@ class Executor:
         able = pool.idle or (pool.seats is not None and pool.seats.next(0) is not None)
         if not able or self._scheduler.waiting or self._scheduler.closing:
             self.refuse(module, patient=False)
+
+    def must_wait(self, module: Published) -> bool:
+        """Return whether a call of a module would have to wait until others have ended."""
+        scheduler, parking = self._scheduler, self.parking
+        pool = scheduler.pool(module)
+        if scheduler.closing or (pool.seats is not None and pool.seats.full(0)):
+            return True
+        return not parking.can_lend(pool, 0) and parking.room_for(pool, 0) <= 0
 
     def refuse(self, module: Published, *, patient: bool) -> None:
         """Raise the errors of a caller that would have to wait for a worker, but need not."""

@@ -11,6 +11,7 @@ from attrs import field, frozen
 from cattrs import Converter
 
 from config import secrets, units
+from config.cluster import read_needs
 from config.code import read_handler, source_wrongs
 from config.completing import Completed, completed
 from config.files import FILES, channels, locate, requirements_given
@@ -108,6 +109,8 @@ class ModuleSpec:
     """When its active version runs by itself."""
     endpoints: tuple[EndpointSpec, ...] = ()
     """Routes of the server that call it."""
+    needs: tuple[str, ...] = ()
+    """Labels that a runner must have to run it: `gpu`, `zone=eu`."""
     record: Record = Record.FULL
     """How much of each execution the history keeps."""
     tool: ToolPolicy = field(factory=ToolPolicy)
@@ -329,6 +332,7 @@ _READERS: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
         "packages_from": read_texts,
         "python": units.optional(read_python),
         "isolation": units.one_of(Isolation),
+        "needs": read_needs,
         "record": units.one_of(Record),
         "rate": units.optional(policies.RATE),
         **dict.fromkeys(("timeout", "queue_timeout", "build_timeout", "start_timeout"), policies.TIMEOUT),

@@ -33,6 +33,7 @@ timeout: 30s                  # of one call; then the handler is stopped
 # build_timeout: 10m          # building the environment
 # rate: 10/s                  # most executions that begin
 # group: {{key: $.name, concurrency: 1}}    # most with the same value of the input at a time
+# needs: [gpu]                # labels that a runner must have to run it
 # record: summary             # the history keeps sizes only, no inputs and results
 
 # The modules that it calls, by names and globs: context.call("greeter", {{"name": "Ada"}}).

@@ -6,6 +6,7 @@ call of the command `run`, `dev` prints the calls of the command `dev`, `tools` 
 """
 
 from runner.serve.checks import (
+    cluster_mistakes,
     key_mistakes,
     make_verifier,
     makes_secret,
@@ -23,6 +24,7 @@ from runner.serve.tools import run_tools
 
 __all__ = [
     "Dev",
+    "cluster_mistakes",
     "key_mistakes",
     "make_verifier",
     "makes_secret",

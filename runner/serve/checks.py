@@ -16,6 +16,7 @@ from attrs import evolve
 from actors.registry import registered_names
 from actors.system import Surroundings
 from config.client import is_loopback
+from config.cluster import file_mistakes
 from config.load import Loaded
 from config.mistakes import ConfigError, Mistake
 from config.modules import PREFIX, Auth, ModuleSpec
@@ -30,6 +31,7 @@ async def start_mistakes(loaded: Loaded, around: Surroundings) -> list[Mistake]:
     settings = loaded.settings
     found = [mistake for spec in loaded.modules.modules for mistake in secret_mistakes(spec, around)]
     found += _raised(lambda: server_context(settings.server, ()))
+    found += await trio.to_thread.run_sync(cluster_mistakes, settings)
     return [*found, *await key_mistakes(settings)]
 
 
@@ -39,6 +41,14 @@ def secret_mistakes(spec: ModuleSpec, around: Surroundings) -> list[Mistake]:
         evolve(each, field=f"{spec.name}.secrets.{each.field}")
         for each in _raised(lambda: around.secrets(spec.secrets))
     ]
+
+
+def cluster_mistakes(settings: Settings) -> list[Mistake]:
+    """Return the mistakes in the files of a cluster; none without one. Blocks."""
+    cluster = settings.cluster
+    if not cluster.servers:
+        return []
+    return [*file_mistakes(cluster.credentials, cluster.ca, cluster.cert, cluster.key)]
 
 
 def open_endpoints(spec: ModuleSpec) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,8 @@ HEAVY = {
     *("httpx", "trio_websocket", "rich", "pygments"),  # commands
     "rattler",
 }
+CLUSTER = ("nats", "nkeys", "actors.cluster")
+"""Libraries and rooms that only a runner with the setting `cluster` needs."""
 
 
 @pytest.fixture
@@ -45,11 +47,21 @@ def served(tmp_path: Path) -> Iterator[Server]:
         assert server.stop() == 0
 
 
-def imported(server: Server) -> set[str]:
-    """Return the names of the libraries that the server has imported."""
+def names(server: Server) -> set[str]:
+    """Return the names of everything that the server has imported."""
     answer = server.execute("imported", None).json()
     assert answer["status"] == "succeeded", answer
-    return {name.partition(".")[0] for name in answer["result"]}
+    return {*answer["result"]}
+
+
+def imported(server: Server) -> set[str]:
+    """Return the names of the libraries that the server has imported."""
+    return {name.partition(".")[0] for name in names(server)}
+
+
+def of_clusters(found: Iterable[str]) -> set[str]:
+    """Return those of these names that only clusters need."""
+    return {name for name in found if name.startswith(CLUSTER)}
 
 
 def test_a_server_of_inline_modules_imports_nothing_for_other_purposes(served: Server) -> None:
@@ -80,6 +92,34 @@ def test_the_dashboard_is_imported_at_the_first_request_for_it(served: Server) -
     assert imported(served) & HEAVY == set()
     assert served.client.get("/ui/sign-in").status_code == 200
     assert {"quart", "jinja2"} <= imported(served)
+
+
+def test_a_runner_alone_imports_nothing_of_clusters(served: Server) -> None:
+    """The asyncio in each process is of structlog: its loop runs in no process of the runner."""
+    assert served.execute("echo", 5).json()["result"] == 5
+    accepted = served.client.post("/executions", json={"module": "echo", "input": 5}).json()
+    served.client.post("/ui/sign-in", data={"token": served.token}, headers={"sec-fetch-site": "same-origin"})
+    paths = ("/modules", "/executions", f"/executions/{accepted['id']}", "/schedules", "/metrics", "/readyz")
+    pages = ("/ui/", "/ui/executions", f"/ui/executions/{accepted['id']}", "/ui/modules/echo", "/ui/environments")
+
+    answers = {path: served.client.get(path).status_code for path in (*paths, *pages)}
+
+    assert set(answers.values()) == {200}, answers
+    found = names(served)
+    assert {"actors.executions", "runner.ui.views", "jinja2"} <= found
+    assert of_clusters(found) == set()
+
+
+@pytest.mark.parametrize("arguments", [("doctor",), ("run", "echo", "5")], ids=" ".join)
+def test_a_command_without_a_cluster_imports_nothing_of_clusters(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "modules.yaml").write_text(MODULES)
+    command = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    found = re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert "config.cluster" in found
+    assert of_clusters(found) == set()
 
 
 def test_a_hint_imports_the_check_of_schemas_when_it_is_published(tmp_path: Path) -> None:

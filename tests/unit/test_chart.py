@@ -23,7 +23,11 @@ PEM = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"
 EVERYTHING = {
     "auth": {"jwtSecret": SECRET, "publicKey": PEM, "issuer": "me", "audience": "you"},
     "replicas": 3,
-    "separateHistories": True,
+    "cluster": {
+        "servers": "nats://a.nats, b.nats:4223,c.nats",
+        "credentials": {"existingSecret": "nats-user"},
+        "tls": {"existingSecret": "nats-tls", "clientCertificate": True},
+    },
     "autoscaling": {"enabled": True},
     "modules": {"files": {"job.py": "def handler(input): return 1\n"}},
     "moduleSecrets": [{"name": "DB", "secretName": "database", "key": "password"}],
@@ -145,7 +149,7 @@ def test_settings_of_the_schema_are_those_of_the_runner():
     schema = json.loads((CHART / "values.schema.json").read_text())
     own = {name.removeprefix("OPERATO_").lower() for name in Rendered(EVERYTHING).environ if name in VARIABLES}
     own -= set(EVERYTHING["settings"])
-    keys = {"jwt_secret", "jwt_jwks_url", "tls_client_ca_file"}
+    keys = {"jwt_secret", "jwt_jwks_url", "tls_client_ca_file", "node"}
 
     assert set(schema["properties"]["settings"]["properties"]) == set(SETTINGS) - own - keys
 
@@ -243,6 +247,52 @@ def test_an_existing_secret_is_mounted_as_a_file():
     assert rendered.environ["OPERATO_JWT_PUBLIC_KEY_FILE"] == f"{mount['mountPath']}/{paths['pem']}"
 
 
+# -- clusters --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("servers", ["nats://a,b:4223,c", ["nats://a", "b:4223", "c"]], ids=["text", "list"])
+def test_runners_of_a_cluster(servers, tmp_path):
+    rendered = Rendered(merged(KEY, {"cluster": {"servers": servers}, "replicas": 3}))
+
+    assert rendered.one("StatefulSet")["spec"]["replicas"] == 3
+    (tmp_path / "modules.yaml").write_text("modules: []")
+    given = {"OPERATO_CLUSTER": rendered.environ["OPERATO_CLUSTER"]}
+    cluster = load_settings({"config": tmp_path / "modules.yaml"}, given).settings.cluster
+    assert cluster.servers == ("nats://a:4222", "nats://b:4223", "nats://c:4222")
+    assert "OPERATO_NODE" not in rendered.environ, "each data directory keeps its own"
+    claims = rendered.one("StatefulSet")["spec"]["volumeClaimTemplates"]
+    assert {claim["metadata"]["name"] for claim in claims} == {"data", "environments"}
+    (spread,) = rendered.pod["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["labelSelector"]["matchLabels"].items() <= rendered.pod["metadata"]["labels"].items()
+    assert rendered.one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
+def test_one_name_of_a_server_is_one_copy():
+    warning = "WARNING: cluster.servers has one name"
+
+    assert warning in Rendered(merged(KEY, {"cluster": {"servers": "nats://nats"}})).notes
+    assert warning not in Rendered(merged(KEY, CLUSTER)).notes
+
+
+def test_files_for_the_servers_of_a_cluster_are_mounted_from_secrets():
+    rendered = Rendered(EVERYTHING)
+    volumes = {each["name"]: each["secret"] for each in rendered.pod["spec"]["volumes"] if "secret" in each}
+    mounts = {each["name"]: each["mountPath"] for each in rendered.container["volumeMounts"]}
+    files = {
+        f"{mounts[name]}/{item['path']}"
+        for name in ("cluster", "cluster-tls")
+        for item in volumes[name]["items"]
+        if volumes[name]["defaultMode"] == 0o440
+    }
+
+    names = [f"OPERATO_CLUSTER_{name}" for name in ("CREDENTIALS", "CA", "CERT", "KEY")]
+    assert {rendered.environ[name] for name in names} == files
+    assert (volumes["cluster"]["secretName"], volumes["cluster-tls"]["secretName"]) == ("nats-user", "nats-tls")
+    alone = Rendered(merged(KEY, CLUSTER, {"cluster": {"tls": {"existingSecret": "nats-tls"}}}))
+    assert [name for name in names if name in alone.environ] == ["OPERATO_CLUSTER_CA"]
+
+
 # -- walls -----------------------------------------------------------------------------------------------------------
 
 
@@ -268,7 +318,7 @@ def test_the_network_policy_allows_the_named_peers_only():
 
     assert spec["ingress"] == [{"ports": [{"port": "rest"}, {"port": "grpc"}], "from": [{"podSelector": {}}]}]
     ports = [port["port"] for rule in spec["egress"] for port in rule["ports"]]
-    assert ports == [53, 53, 80, 443, 5432]
+    assert ports == [53, 53, 80, 443, 4222, 4223, 5432]
     closed = Rendered(merged(KEY, {"networkPolicy": {"enabled": True, "allowPackageIndexes": False}}))
     assert [rule["ports"][0]["port"] for rule in closed.one("NetworkPolicy")["spec"]["egress"]] == [53]
 
@@ -357,11 +407,13 @@ def test_the_notes_show_how_to_get_a_token():
     assert "WARNING: auth.ownSecret" in Rendered(SETS["dev"]).notes
     assert "WARNING: persistence.data" in Rendered(SETS["dev"]).notes
     assert "exec" not in Rendered(SETS["prod"]).notes, "it has no key to sign with"
-    assert "jobs-operato-runner-0.jobs-operato-runner-pods" in Rendered(EVERYTHING).notes
+    assert "exec jobs-operato-runner-0 -- operato-runner doctor" in Rendered(EVERYTHING).notes
+    assert "doctor" not in Rendered(KEY).notes
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
 
+CLUSTER = {"cluster": {"servers": "nats://a,b,c"}}
 REFUSED = {
     "no key": ({"auth": {"existingSecret": ""}}, "auth: no key for tokens. Set auth.existingSecret"),
     "two secrets": ({"auth": {"jwtSecret": SECRET}}, "auth.existingSecret: give the keys in this Secret or as"),
@@ -369,14 +421,27 @@ REFUSED = {
     "public key and JWKS": ({"auth": {"publicKeyKey": "p", "jwksUrl": "https://a"}}, "give a public key or a JWKS"),
     "own secret beside keys": ({"auth": {"ownSecret": True}}, "auth.ownSecret: is for a runner without keys"),
     "own secrets": (
-        {"auth": {"existingSecret": "", "ownSecret": True}, "replicas": 2, "separateHistories": True},
+        {"auth": {"existingSecret": "", "ownSecret": True}, "replicas": 2, **CLUSTER},
         "auth.ownSecret: every runner would make a secret of its own",
     ),
     "short secret": ({"auth": {"existingSecret": "", "jwtSecret": "short"}}, "/auth/jwtSecret"),
-    "two histories": ({"replicas": 2}, "Set separateHistories=true when no caller needs that, or replicas=1"),
-    "scaled histories": ({"autoscaling": {"enabled": True}}, "more than one runner means more than one history"),
+    "two histories": (
+        {"replicas": 2},
+        "Set cluster.servers to the addresses of NATS servers (docs/cluster.md), or replicas",
+    ),
+    "scaled histories": ({"autoscaling": {"enabled": True}}, "replicas: more than one runner needs a cluster"),
+    "credentials alone": (
+        {"cluster": {"credentials": {"existingSecret": "a"}}},
+        "existingSecret: needs cluster.servers",
+    ),
+    "TLS alone": ({"cluster": {"tls": {"existingSecret": "a"}}}, "cluster.tls.existingSecret: needs cluster.servers"),
+    "certificate alone": (
+        {"cluster": {"servers": "a", "tls": {"clientCertificate": True}}},
+        "cluster.tls.clientCertificate: needs cluster.tls.existingSecret",
+    ),
+    "password in an address": ({"cluster": {"servers": "nats://me:pass@a"}}, "/cluster/servers"),
     "scales": (
-        {"separateHistories": True, "autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}},
+        {**CLUSTER, "autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}},
         "autoscaling.minReplicas: must not be above autoscaling.maxReplicas",
     ),
     "no door": ({"rest": {"enabled": False}, "grpc": {"enabled": False}}, "there is no door"),

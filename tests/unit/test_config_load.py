@@ -144,6 +144,16 @@ def test_the_flat_names():
         "max_file": "files.max_file_bytes",
         "max_files_bytes": "files.max_files_bytes",
         "file_retention": "files.file_retention_seconds",
+        "cluster": "cluster.servers",
+        "cluster_name": "cluster.name",
+        "node": "cluster.node",
+        "labels": "cluster.labels",
+        "redelivery": "cluster.redelivery_seconds",
+        "cluster_credentials": "cluster.credentials",
+        "cluster_ca": "cluster.ca",
+        "cluster_cert": "cluster.cert",
+        "cluster_key": "cluster.key",
+        "cluster_monitor": "cluster.monitor",
         "log_format": "log.format",
         "log_level": "log.level",
     }
@@ -320,13 +330,13 @@ def test_all_mistakes_are_told_at_once():
     Path("modules.yaml").write_text("runner:\n  rest_prt: 1\nmodules:\n  m: {env: inlin, code: handler = print}\n")
 
     with pytest.raises(ConfigError) as caught:
-        load_settings({"grpc_port": 70000, "colour": "red"}, {"OPERATO_IDLE": "soon", "OPERATO_LOG_LEVL": "x"})
+        load_settings({"grpc_port": 70000, "hue": "red"}, {"OPERATO_IDLE": "soon", "OPERATO_LOG_LEVL": "x"})
 
     assert [str(mistake).partition("; write")[0] for mistake in caught.value.mistakes] == [
         "modules.yaml:2: runner.rest_prt: unknown setting; did you mean 'rest_port'?",
         "modules.yaml:4: m.env: 'inlin' is not one of inline, venv, conda, docker; did you mean 'inline'?",
         "OPERATO_LOG_LEVL: unknown setting; did you mean 'OPERATO_LOG_LEVEL'?",
-        "--colour: unknown setting",
+        "--hue: unknown setting",
         "OPERATO_IDLE: 'soon' is not a duration",
         "--grpc-port: 70000 is out of range; it must be from 0 to 65535",
     ]

@@ -152,10 +152,12 @@ def test_only_the_doors_import_web_libraries():
 
 
 def test_asyncio_is_imported_only_where_user_code_needs_it():
-    allowed = {"environments/local/inprocess.py", "environments/conda/child.py", *GUESTS}
+    link = "actors/cluster/engine/link.py"
+    allowed = {"environments/local/inprocess.py", "environments/conda/child.py", link, *GUESTS}
 
     assert importers("asyncio") <= allowed
     assert importers("trio_asyncio") == set()
+    assert importers("nats") == {link}
 
 
 def test_protocol_is_pure():
@@ -257,6 +259,7 @@ RANKS = {
     "contract": "Contract:",
     "acceptance": "Acceptance:",
     "browser": "Browser:",
+    "cluster": "Cluster:",
     "benchmarks": "Benchmark:",
 }
 

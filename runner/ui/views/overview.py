@@ -54,7 +54,7 @@ async def show(page: Visit) -> Reply:
         await parts.take("lives", _at_once(glance.lives(reader, _MOST)))
         await parts.take("ends", glance.ends(reader, _DAY))
     if page.may(Scope.EXECUTIONS_APPROVE):
-        await parts.take("awaiting", _at_once(service.decisions.awaiting(reader, _MOST)))
+        await parts.take("awaiting", service.decisions.awaiting(reader, _MOST))
     if page.may(Scope.SCHEDULES_READ):
         await parts.take("coming", _coming(page))
     found = parts.found

@@ -106,6 +106,7 @@ MODULES: Final = {
     "Most output": "최대 출력",
     "{n}, after {kinds}": "{n}회, {kinds} 뒤에",
     "Rate": "속도",
+    "Needs labels": "필요한 레이블",
     "Record": "기록",
     "sizes only, no inputs, outputs and results": "크기만 기록하고 입력, 출력, 결과는 기록하지 않습니다",
     "Variables": "변수",

@@ -39,6 +39,8 @@ def settings_of(spec: ModuleSpec, t: Words) -> Iterator[Fact]:
         yield t("Rate"), spec.rate
     if spec.group is not None:
         yield t("Group"), f"{spec.group.key}: {spec.group.concurrency}"
+    if spec.needs:
+        yield t("Needs labels"), ", ".join(spec.needs)
     if spec.record is Record.SUMMARY:
         yield t("Record"), t("sizes only, no inputs, outputs and results")
     if spec.variables or spec.secrets:

@@ -364,6 +364,11 @@ class ListExecutionsRequest(betterproto.Message):
     root: str = betterproto.string_field(14)
     """The execution at the beginning of the chain of calls that led to it."""
 
+    node: str = betterproto.string_field(15)
+    """
+    The runner of a cluster that accepted it, then the one that runs or ran it.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class ListExecutionsResponse(betterproto.Message):
@@ -753,6 +758,11 @@ class Execution(betterproto.Message):
 
     approval: "Approval" = betterproto.message_field(43)
     """The decision of the person that it waited for; absent without one."""
+
+    node: str = betterproto.string_field(44)
+    """
+    The runner of a cluster that accepted it, then the one that runs or ran it; empty on a single machine.
+    """
 
 
 @dataclass(eq=False, repr=False)

@@ -1,0 +1,34 @@
+"""NATS JetStream over one connection: streams, compare-and-set, jobs, questions between runners, stored objects."""
+
+from __future__ import annotations
+
+from actors.cluster.engine.engine import Engine, open_engine
+from actors.cluster.engine.messages import (
+    AwayError,
+    EngineError,
+    Extent,
+    RefusedError,
+    StaleError,
+    Stored,
+    UnansweredError,
+)
+from actors.cluster.engine.pulling import Consumer, Delivery, Puller
+from actors.cluster.engine.reading import Reader
+from actors.cluster.engine.streams import Names
+
+__all__ = [
+    "AwayError",
+    "Consumer",
+    "Delivery",
+    "Engine",
+    "EngineError",
+    "Extent",
+    "Names",
+    "Puller",
+    "Reader",
+    "RefusedError",
+    "StaleError",
+    "Stored",
+    "UnansweredError",
+    "open_engine",
+]

@@ -1,0 +1,126 @@
+"""Cluster: the engine over one real server: publish, last, read, pull."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from actors.cluster.engine import Consumer, StaleError, UnansweredError, open_engine
+from protocol.errors import ErrorKind, RunnerError, error
+
+
+@pytest.fixture
+async def engine(nats):
+    async with open_engine(nats.settings()) as engine:
+        yield engine
+
+
+async def test_publish_returns_the_sequence_and_last_finds_it(engine):
+    subject = engine.names.state("a")
+
+    first = await engine.publish(subject, b"one", expect=0)
+    second = await engine.publish(subject, b"two", expect=first, headers={"Kind": "x"})
+    found = await engine.last(subject)
+
+    assert second > first
+    assert (found.subject, found.data, found.sequence, dict(found.headers)["Kind"]) == (subject, b"two", second, "x")
+    assert await engine.last(engine.names.state("none")) is None
+    assert (await engine.last(subject, fresh=True)).data == b"two"
+
+
+async def test_a_stale_publish_is_refused(engine):
+    subject = engine.names.state("a")
+    first = await engine.publish(subject, b"one", expect=0)
+
+    with pytest.raises(StaleError):
+        await engine.publish(subject, b"two", expect=0)
+    assert (await engine.last(subject)).sequence == first
+
+
+async def test_a_reader_gives_what_there_is_and_what_comes(engine):
+    for number in range(3):
+        await engine.publish(engine.names.state(str(number)), str(number).encode())
+    async with engine.read(engine.names.log, after=1) as reader:
+        with trio.fail_after(10):
+            got = list(await reader.batch())
+            await engine.publish(engine.names.state("9"), b"9")
+            while len(got) < 3:
+                got += await reader.batch()
+
+    assert [stored.data for stored in got] == [b"1", b"2", b"9"]
+
+
+async def test_jobs_are_pulled_up_to_the_count_and_given_back_on_cancellation(engine):
+    names = engine.names
+    consumer = Consumer(names.queue, "g00", (names.job("g00", "*"),))
+    async with engine.pull(consumer) as puller:
+        assert await puller.fetch(3, seconds=0.2) == ()
+        for number in range(5):
+            await engine.publish(names.job("g00", str(number)), str(number).encode())
+        jobs = list(await puller.fetch(3))
+        assert [job.data for job in jobs] == [b"0", b"1", b"2"]
+        await jobs[0].ack()
+        await jobs[1].nak()
+        again = list(await puller.fetch(3))
+        while len(again) < 3:
+            again += await puller.fetch(3 - len(again))
+        assert sorted(job.data for job in again) == [b"1", b"3", b"4"]
+        assert [job.delivered for job in again if job.data == b"1"] == [2]
+
+
+async def test_an_object_is_stored_in_parts_replaced_and_deleted(engine, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    content = bytes(range(256)) * 4096
+    source.write_bytes(content)
+
+    assert await engine.get_object("sha256:x") is None
+    await engine.put_object("sha256:x", source)
+    assert await engine.object_exists("sha256:x")
+    assert await engine.get_object("sha256:x") == content
+    assert await engine.get_object("sha256:x", target) == b""
+    assert target.read_bytes() == content
+    await engine.put_object("sha256:x", b"small")
+    assert await engine.get_object("sha256:x") == b"small"
+    await engine.delete_object("sha256:x")
+    assert not await engine.object_exists("sha256:x")
+
+
+async def test_a_runner_answers_once_many_times_and_with_its_failure(engine):
+    async def once(data):
+        if data == b"bad":
+            raise error(ErrorKind.CONFLICT, "no", field="x")
+        return data * 2
+
+    async def many(data, say):
+        for number in range(200):
+            await say(data + str(number).encode())
+
+    async with engine.serve("a.once", once), engine.serve_many("a.many", many):
+        assert await engine.ask("a.once", b"x") == b"xx"
+        with pytest.raises(RunnerError, match="no") as caught:
+            await engine.ask("a.once", b"bad")
+        assert caught.value.failure.field == "x"
+        async with engine.ask_many("a.many", b"n") as answers:
+            assert [answer async for answer in answers] == [b"n%d" % number for number in range(200)]
+    with pytest.raises(UnansweredError):
+        await engine.ask("a.once", b"x")
+    async with engine.ask_many("a.many", b"x") as answers:
+        with pytest.raises(UnansweredError):
+            await anext(answers)
+
+
+async def test_the_answering_side_is_cancelled_when_the_asking_side_leaves(engine):
+    cancelled = trio.Event()
+
+    async def many(data, say):
+        try:
+            await say(b"begun")
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with engine.serve_many("a.many", many):
+        async with engine.ask_many("a.many", b"") as answers:
+            assert await anext(answers) == b"begun"
+        with trio.fail_after(10):
+            await cancelled.wait()

@@ -57,9 +57,7 @@ class QueuedCalls:
                 await self.owners().cancel(live, _GONE)
             raise
         if ended.status is Status.CANCELLED and ended.started_at is None:
-            text = (
-                f"no turn within queue_timeout ({limit:g} s): as many of the module run as may on all runners"
-            )
+            text = f"no turn within queue_timeout ({limit:g} s): as many of the module run as may on all runners"
             raise error(ErrorKind.OVERLOADED, text, retry_after=limit)
         return ended
 

@@ -89,7 +89,7 @@ class Outbox:
     async def _offer_ends(self, began: int) -> None:
         cursor = await trio.to_thread.run_sync(self.positions.get, _NAME)
         while True:
-            self._wake = trio.Event()
+            self._wake, recorded = trio.Event(), self.history.revision
             try:
                 await self._offer_unsent()
                 reached = await self._offer_after(cursor.number, began)
@@ -101,8 +101,9 @@ class Outbox:
             if reached != cursor.number:
                 cursor = Position(reached)
                 await trio.to_thread.run_sync(partial(self.positions.put, _NAME, cursor))
-            with trio.move_on_after(_SWEEP_SECONDS):
-                await self._wake.wait()
+            if reached >= recorded:  # else some of it is on its way to the database
+                with trio.move_on_after(_SWEEP_SECONDS):
+                    await self._wake.wait()
             await trio.sleep(_GATHER_SECONDS)
 
     async def _offer_unsent(self) -> None:

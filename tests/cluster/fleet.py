@@ -76,7 +76,14 @@ class Runner:
         (self.home / "modules.yaml").write_text(MODULES)
         (self.home / "ready.json").unlink(missing_ok=True)
         ports = ("--rest-port", "0", "--no-grpc", "--ready-file", "ready.json", "--drain-timeout", "5")
-        command = [sys.executable, str(ROOT / "main.py"), "--config", "modules.yaml", *ports, *self.options]
+        command = [
+            sys.executable,
+            os.environ.get("FLEET_MAIN", str(ROOT / "main.py")),
+            "--config",
+            "modules.yaml",
+            *ports,
+            *self.options,
+        ]
         environ = {**os.environ, "OPERATO_JWT_SECRET": SECRET}
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=self.home, env=environ, stderr=log, stdout=log)

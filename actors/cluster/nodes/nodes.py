@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
@@ -16,9 +16,9 @@ from actors.cluster.nodes.forwarding import Forwarding
 from actors.cluster.nodes.presence import Neighbours
 from actors.cluster.nodes.present import Board, Present
 from actors.cluster.nodes.requests import Carrier, Requests
-from actors.executions import Live, Runs
+from actors.executions import Runs
 from actors.history import History
-from actors.registry import Published, Registry
+from actors.registry import Registry
 from config.settings import Settings
 from protocol.model import Execution
 from protocol.nodes import ClusterState, Load, Presence
@@ -129,23 +129,6 @@ class Nodes:
             lag=facts.lag,
             modules=facts.modules,
         )
-
-    # For the queue of the cluster
-
-    def alive(self) -> Collection[str] | None:
-        """Return the boots of the runners that are there; None while they are not known."""
-        return self.neighbours.boots(trio.current_time())
-
-    def labels(self) -> Iterator[Collection[str]]:
-        """Yield the labels of each runner that takes work, this one included."""
-        yield self.settings.cluster.labels
-        for each in self.neighbours.all(trio.current_time()):
-            if each.node != self.author.node and not each.draining:
-                yield each.labels
-
-    def mirror(self, module: Published, execution: Execution) -> Live:
-        """Return an execution that another runner may run, as callers follow and cancel it."""
-        return self.everywhere.mirror(execution, module)
 
     def state(self) -> ClusterState:
         """Return the runners that are there, this one as it is now, and the state of the connection."""

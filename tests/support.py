@@ -382,7 +382,7 @@ ANYBODY = Principal("tester", frozenset({"admin"}))
 async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: Any) -> AsyncIterator[Service]:
     """Run the whole runner except its doors, with its data under `path`. `settings` are for executors or history.
 
-    `server` has those of the doors, `files` those of the store, `cluster` those of its cluster; `notices_allow` and
+    `server` has those of the doors, `files` those of the store; `cluster` those of a cluster; `notices_allow` and
     `notices_tls` are for notices.
     Opened again with the same `path`, this is the next runner.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -175,11 +176,11 @@ class Everywhere:
         live.project(record)
         if record.status is not Status.QUEUED or not record.asynchronous:
             return
-        now = trio.current_time()
-        log.debug("ends an execution that no runner has", execution=record.id, at=now)
-        ended = replace(record, status=Status.CANCELLED, failure=why, exit_code=130)
+        ended = replace(record, status=Status.CANCELLED, failure=why, exit_code=130, finished_at=time.time())
         with suppress(RunnerError):  # a runner has it meanwhile, and is asked next
             await self.end(ended)
+            self.runs.tally.count(ended)
+            live.project(ended)
 
     async def decide(self, live: Live, decision: Approval) -> Execution:
         """Approve or deny an execution that waits for a person."""

@@ -36,14 +36,14 @@ class Parts:
         names = [f"{_PREFIX}{digest}" for digest in packed.parts]
         await self.files.note_uses(execution, module, names)  # its own collection must know, too
         for digest, data in packed.parts.items():
-            await self.files.share_part(f"{_PREFIX}{digest}", data)
+            await self.files.store.share_part(f"{_PREFIX}{digest}", data)
 
     async def load(self, letter: Letter) -> Letter:
         """Return a letter with its parts. Raises RunnerError `unavailable`, and UnreadableError."""
         found: dict[str, bytes] = {}
         for digest in dict.fromkeys(letter.parts.values()):
             async with self._limit:
-                found[digest] = await self.files.objects.part(f"{_PREFIX}{digest}", letter.execution.id)
+                found[digest] = await self.files.store.objects.part(f"{_PREFIX}{digest}", letter.execution.id)
         return complete(letter, found)
 
 

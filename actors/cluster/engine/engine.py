@@ -27,6 +27,7 @@ from actors.cluster.engine.reading import Reader
 from actors.cluster.engine.requests import Requests
 from actors.cluster.engine.streams import Names, ensure_streams, repeated
 from actors.cluster.engine.talks import Answer, AnswerMany, Echo, Serving, Talk, open_answer
+from config.cluster import read_credentials
 from config.settings import ClusterSettings
 from protocol.errors import ErrorKind, RunnerError, error
 
@@ -199,7 +200,7 @@ def _access(settings: ClusterSettings) -> Access:
     return Access(
         settings.servers,
         name=f"operato-runner {settings.node or settings.name}",
-        credentials=None if settings.credentials is None else _credentials(settings.credentials),
+        credentials=None if settings.credentials is None else partial(read_credentials, settings.credentials),
         tls=_tls(settings),
     )
 

@@ -14,7 +14,6 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import attrs
 import nats.errors
@@ -38,12 +37,13 @@ Handle = Callable[[Message], None]
 
 
 class Credentials(Protocol):
-    """Who this runner is, for the servers."""
+    """A user, as the servers know it."""
 
-    def token(self) -> bytes:
-        """Return the token of the user."""
+    @property
+    def jwt(self) -> str:
+        """The token of the user."""
 
-    def sign(self, nonce: str) -> bytes:
+    def sign(self, nonce: bytes) -> bytes:
         """Return the signature of a server's nonce, in base64."""
 
 
@@ -54,7 +54,8 @@ class Access:
     servers: tuple[str, ...]
     name: str
     """Of the client, as the server shows it."""
-    credentials: Credentials | None = None
+    credentials: Callable[[], Credentials] | None = None
+    """Called for each connection, in the thread: the file may have changed."""
     tls: ssl.SSLContext | None = None
     """If set, the servers must use TLS."""
 
@@ -203,9 +204,9 @@ class Side:
                 with contextlib.suppress(nats.errors.Error, OSError):  # the connection is about to be given up
                     await client.publish(subject, data, reply, headers)
             self.sent += len(data)
-            if self.awaited and not commands:
-                self.awaited = False
-                self._arrive(self._hooks.roomy, None)
+        if self.awaited:
+            self.awaited = False
+            self._arrive(self._hooks.roomy, None)
 
     async def _change(self, what: str, subscription: Subscription) -> None:
         if what == "+":
@@ -221,7 +222,7 @@ class Side:
 
     async def _listen(self, subscription: Subscription) -> None:
         client = self._client
-        if client is None:
+        if client is None or subscription not in self._subscriptions:
             return
 
         async def receive(message: Msg) -> None:
@@ -234,7 +235,11 @@ class Side:
             )
 
         with contextlib.suppress(nats.errors.Error, OSError):
-            self._subscriptions[subscription] = await client.subscribe(subscription.subject, cb=receive)
+            known = await client.subscribe(subscription.subject, cb=receive)
+            if subscription in self._subscriptions:
+                self._subscriptions[subscription] = known
+            else:  # it ended in the meantime
+                await known.unsubscribe()
 
     async def _keep(self) -> None:
         """Stay connected, to any of the servers."""
@@ -246,7 +251,7 @@ class Side:
     async def _use(self, url: str) -> None:
         """Connect to a server, and be connected as long as it answers."""
         client, closed = _Client(), asyncio.Event()
-        shown, problem, told = _without_password(url), "the server closed the connection", set[str]()
+        problem, told = "the server closed the connection", set[str]()
 
         async def on_closed() -> None:
             closed.set()
@@ -256,14 +261,14 @@ class Side:
             problem = str(error) or type(error).__name__
             if self._client is client and problem not in told and len(told) < _MAX_TOLD:
                 told.add(problem)
-                self._arrive(self._hooks.trouble, f"{shown}: {problem}")
+                self._arrive(self._hooks.trouble, f"{url}: {problem}")
 
         try:
-            await _within(_CONNECT_SECONDS, client.connect(**self._options(url, client, on_closed, on_error)))
+            await _within(_CONNECT_SECONDS, client.connect(**self._options(url, on_closed, on_error)))
             if self._access.tls is not None and not client.encrypted:
                 problem = _PLAIN
                 return
-            await self._begin(client, shown)
+            await self._begin(client, url)
             while not closed.is_set():
                 with contextlib.suppress(TimeoutError):
                     await _within(_PING_SECONDS, closed.wait())
@@ -272,14 +277,14 @@ class Side:
         except Exception as error:  # noqa: BLE001 - no failure of a connection may end the attempts
             problem = problem if isinstance(error, nats.errors.NoServersError) else str(error) or type(error).__name__
         finally:
-            await self._give_up(client, f"{shown}: {problem}")
+            await self._give_up(client, f"{url}: {problem}")
 
-    async def _begin(self, client: Client, shown: str) -> None:
+    async def _begin(self, client: Client, url: str) -> None:
         self._client = client
         self._epoch += 1
         for subscription in list(self._subscriptions):
             await self._listen(subscription)
-        server = Server(shown, str(client.connected_server_version)[len("<nats server v") : -1], client.max_payload)
+        server = Server(url, str(client.connected_server_version)[len("<nats server v") : -1], client.max_payload)
         self._arrive(self._hooks.connected, (self._epoch, server))
 
     async def _give_up(self, client: Client, problem: str) -> None:
@@ -294,20 +299,10 @@ class Side:
         self._loop.abort()
         await asyncio.sleep(0)  # for what ends with the connection
 
-    def _options(self, url: str, client: _Client, on_closed: Any, on_error: Any) -> dict[str, Any]:
+    def _options(self, url: str, on_closed: Any, on_error: Any) -> dict[str, Any]:
         """Return what nats-py needs to connect once; it never connects again by itself."""
-        parts = urlsplit(url)
-
-        def checked(value: str) -> Callable[[], str]:
-            def give() -> str:
-                if self._access.tls is not None and not client.encrypted:
-                    raise nats.errors.Error(_PLAIN)
-                return value
-
-            return give
-
         options: dict[str, Any] = {
-            "servers": [_without_password(url)],
+            "servers": [url],
             "name": self._access.name,
             "allow_reconnect": False,
             "max_reconnect_attempts": 1,
@@ -319,11 +314,9 @@ class Side:
             "tls": self._access.tls,
         }
         if self._access.credentials is not None:
-            options |= {"user_jwt_cb": self._access.credentials.token, "signature_cb": self._access.credentials.sign}
-        if parts.password is not None:
-            options |= {"user": checked(unquote(parts.username or "")), "password": checked(unquote(parts.password))}
-        elif parts.username is not None:
-            options["token"] = checked(unquote(parts.username))
+            user = self._access.credentials()
+            options["user_jwt_cb"] = user.jwt.encode
+            options["signature_cb"] = lambda nonce: user.sign(nonce.encode())
         return options
 
 
@@ -343,8 +336,3 @@ async def _within(seconds: float, work: Coroutine[Any, Any, Any]) -> None:
 async def _drain(subscription: Any) -> None:
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         await subscription.drain()
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

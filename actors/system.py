@@ -229,7 +229,7 @@ async def _open_runs(
     attempts: Attempts,
 ) -> AsyncIterator[Runs]:
     """Run executions; running ones have ended on exit."""
-    runs = Runs(registry, history, attempts, settings.executor)
+    runs = Runs(registry, history, attempts, settings.executor, settings.cluster.labels)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))
         await nursery.start(partial(supervise, runs.dispatcher, name="dispatcher"))

@@ -8,13 +8,12 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 import trio
-from attrs import evolve
 from msgspec.structs import replace
 
 from actors import rollups
 from actors.history import counts, queries
 from actors.history.archive import Archive, Past
-from actors.history.committer import Committer, HistoryStatistics
+from actors.history.committer import Committer
 from actors.history.pending import unavailable
 from actors.history.pieces import NOTHING, joined
 from actors.history.queries import Page, Query
@@ -43,28 +42,6 @@ class Answers:
         self._pending = self._committer.pending
         self.room = self._committer.room
         """The room for records. An execution waits for it before its handler is called."""
-
-    def statistics(self) -> HistoryStatistics:
-        """Return the counters; cheap, at any time."""
-        archive, pending, counted = self._archive, self._pending, self._committer.counted
-        return evolve(
-            counted,
-            pending=len(pending),
-            running=len(pending.begun),
-            unwritten_bytes=self.room.taken,
-            pieces=len(pending.pieces),
-            pieces_dropped=counted.pieces_dropped + pending.pieces.dropped,
-            journal_bytes=0 if archive is None else archive.journal.size,
-            rows=0 if archive is None else archive.rows,
-            database_bytes=0 if archive is None else archive.size,
-            refusing="the history is not open" if archive is None else self._refusing(archive),
-            damaged=() if archive is None else tuple(sorted(archive.damaged)),
-        )
-
-    def _refusing(self, archive: Archive) -> str | None:
-        if archive.full is not None:
-            return archive.full
-        return self._committer.counted.last_error if self._committer.failing else None
 
     async def get(self, name: str) -> Execution | None:
         """Return the whole execution with this id in its latest state, or None.

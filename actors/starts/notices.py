@@ -133,7 +133,7 @@ class Notices:
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._idempotency = Idempotency(self.runs.history, self.idempotency_seconds, self.runs.find_keyed)
+        self._idempotency = Idempotency.of(self.runs, self.idempotency_seconds)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send notices when they are due, until cancelled; the next runner repeats those on their way."""

@@ -12,7 +12,7 @@ import trio
 from attrs import evolve
 
 from actors.cluster.engine import StaleError, open_engine
-from actors.cluster.files import Parts, SharedCollecting, SharedFiles, SharedStore, ids_of, part_finder
+from actors.cluster.files import Parts, SharedCollecting, SharedFiles, ids_of, part_finder
 from actors.cluster.letters import Author, Letter, pack, unpack
 from actors.files import Files, Viewer
 from config.settings import MIB, FilesSettings
@@ -38,13 +38,12 @@ class Node:
         self.records: dict[str, object] = {}
         limits = FilesSettings(**settings)
         self.files = Files(limits, path / name, self._existing, kept_seconds=30 * DAY, clock=lambda: self.now)
-        retention, sharing = limits.file_retention_seconds, self.files.sharing
-        store = SharedStore(engine, self.author, sharing, retention, clock=lambda: self.now)
-        self.shared = SharedFiles(self.files, store)
+        retention = limits.file_retention_seconds
+        self.shared = SharedFiles(engine, self.files, self.author, retention, clock=lambda: self.now)
         self.files.elsewhere = self.shared
         self.collecting = SharedCollecting(self.shared, 30 * DAY, lambda: True)
         self.parts = Parts(self.shared)
-        self.shared.store.objects.part_of = part_finder(self._get, self.author)
+        self.shared.objects.part_of = part_finder(self._get, self.author)
 
     async def _existing(self, names):
         await trio.lowlevel.checkpoint()

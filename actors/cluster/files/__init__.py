@@ -3,6 +3,5 @@
 from actors.cluster.files.collecting import SharedCollecting
 from actors.cluster.files.parts import Parts, ids_of, part_finder
 from actors.cluster.files.sharing import SharedFiles
-from actors.cluster.files.store import SharedStore
 
-__all__ = ["Parts", "SharedCollecting", "SharedFiles", "SharedStore", "ids_of", "part_finder"]
+__all__ = ["Parts", "SharedCollecting", "SharedFiles", "ids_of", "part_finder"]

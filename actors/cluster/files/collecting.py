@@ -55,7 +55,7 @@ class SharedCollecting:
 
     async def _first(self) -> bool:
         """Claim this hour; return False if another runner has."""
-        engine = self.files.store.engine
+        engine = self.files.engine
         try:
             await engine.publish(engine.names.claim(_CLAIM), b"", expect=0, ttl=COLLECT_SECONDS / 2)
         except StaleError:
@@ -67,7 +67,7 @@ class SharedCollecting:
         deleted, start = 0, ""
         following: str | None = start
         while following is not None and self.settled() and self.files.caught_up.is_set():
-            before = self.files.store.clock() - max(self.files.store.retention_seconds, NEW_SECONDS)
+            before = self.files.clock() - max(self.files.retention_seconds, NEW_SECONDS)
             found, following = await self.files.files.sharing.unused(following, before, self.kept_seconds)
             used = await self._used_elsewhere(found)
             for shared in found:
@@ -92,16 +92,16 @@ class SharedCollecting:
         used: set[str] = set()
         if not found:
             return used
-        engine, question = self.files.store.engine, msgspec.msgpack.encode([shared.id for shared in found])
-        for node in await others(engine, self.files.store.author.node):
+        engine, question = self.files.engine, msgspec.msgpack.encode([shared.id for shared in found])
+        for node in await others(engine, self.files.author.node):
             with suppress(UnansweredError):  # it has gone
                 answer = await engine.ask(_asked(engine, node), question, timeout=_ANSWER_SECONDS)
                 used.update(msgspec.msgpack.decode(answer, type=list[str]))
         return used
 
     async def _serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        engine = self.files.store.engine
-        async with engine.serve(_asked(engine, self.files.store.author.node), self._using):
+        engine = self.files.engine
+        async with engine.serve(_asked(engine, self.files.author.node), self._using):
             task_status.started()
             await trio.sleep_forever()
 

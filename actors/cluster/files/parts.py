@@ -43,7 +43,7 @@ class Parts:
         found: dict[str, bytes] = {}
         for digest in dict.fromkeys(letter.parts.values()):
             async with self._limit:
-                found[digest] = await self.files.store.objects.part(f"{_PREFIX}{digest}", letter.execution.id)
+                found[digest] = await self.files.objects.part(f"{_PREFIX}{digest}", letter.execution.id)
         return complete(letter, found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +13,11 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.cluster.engine import EngineError, Stored
+from actors.cluster.engine import Engine, EngineError, Stored
 from actors.cluster.files.notes import End, read_note, subject_of
+from actors.cluster.files.objects import Objects
 from actors.cluster.files.store import SharedStore
-from actors.cluster.letters import UnreadableError
+from actors.cluster.letters import Author, UnreadableError
 from actors.files import Files, Shared, Sharing, StoredFile, Viewer
 from protocol.errors import ErrorKind, RunnerError, error
 
@@ -30,13 +32,27 @@ log: Any = structlog.get_logger("cluster.files")
 class SharedFiles:
     """The actor. Methods are called on the event loop while `run` runs."""
 
+    engine: Engine
     files: Files
-    store: SharedStore
+    author: Author
+    retention_seconds: float
+    """`file_retention`."""
+    clock: Callable[[], float] = time.time
+    store: SharedStore = field(init=False)
     unreadable: int = field(default=0, init=False)
     """Notes that a later release wrote."""
     caught_up: trio.Event = field(factory=trio.Event, init=False)
     """Set when all notes are applied that the engine had at the start."""
     _wanted: trio.Event = field(factory=trio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        sharing = self.files.sharing
+        self.store = SharedStore(self.engine, self.author, sharing, self.retention_seconds, self.clock)
+
+    @property
+    def objects(self) -> Objects:
+        """The contents in the object store."""
+        return self.store.objects
 
     @property
     def _sharing(self) -> Sharing:
@@ -59,12 +75,12 @@ class SharedFiles:
         async with self.store.turn(name):
             if not await self._is_here(name):  # else another caller brought it meanwhile
                 self.files.check_size(shared.size)
-                await self.store.objects.fetch(name, self._receiving(shared))
+                await self.objects.fetch(name, self._receiving(shared))
             return True
 
     async def offer(self, stored: StoredFile, subject: str, execution: str) -> None:
         """Offer a file that was stored here: an upload now, if the engine answers, others soon."""
-        if execution or not self.store.engine.connected:
+        if execution or not self.engine.connected:
             self._wanted.set()
             return
         try:
@@ -117,11 +133,11 @@ class SharedFiles:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Apply notes, offer what the others lack, and answer them, until cancelled."""
-        changed = self.store.engine.changed
+        changed = self.engine.changed
         changed.add(self._changed)
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self.store.objects.serve)
+                await nursery.start(self.objects.serve)
                 nursery.start_soon(self._follow)
                 nursery.start_soon(self._offer_lacking)
                 task_status.started()
@@ -129,11 +145,11 @@ class SharedFiles:
             changed.discard(self._changed)
 
     def _changed(self) -> None:
-        if self.store.engine.connected:
+        if self.engine.connected:
             self._wanted.set()
 
     async def _follow(self) -> None:
-        engine = self.store.engine
+        engine = self.engine
         subjects = [subject_of(engine.names, "*")]
         while True:
             try:
@@ -150,7 +166,7 @@ class SharedFiles:
 
     async def _position(self) -> int:
         """Return the last note that is applied; 0 for another stream, or one that lost notes, as after a restore."""
-        engine = self.store.engine
+        engine = self.engine
         answer = await engine.ask(f"$JS.API.STREAM.INFO.{engine.names.feed}", b"")
         info = msgspec.json.decode(answer, type=_Info)
         origin = int(datetime.fromisoformat(f"{info.created[:19]}+00:00").timestamp())
@@ -177,7 +193,7 @@ class SharedFiles:
             await self.caught_up.wait()
         while True:
             self._wanted = trio.Event()
-            if self.store.engine.connected:
+            if self.engine.connected:
                 try:
                     await self._offer_all()
                 except (EngineError, RunnerError) as problem:

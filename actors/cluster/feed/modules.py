@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
-import zlib
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import structlog
-import trio
 from attrs import define, evolve, field
 
-from actors.cluster.engine import Engine, EngineError, Stored
+from actors.cluster.engine import Engine, Stored
 from actors.cluster.feed.code import CodeStore
 from actors.cluster.feed.follower import Follower
 from actors.cluster.feed.news import (
@@ -27,14 +21,13 @@ from actors.cluster.feed.news import (
     ToldModule,
     ToldVersion,
     notes_of,
-    told,
     token,
+    told,
     unpack,
 )
 from actors.cluster.letters import Author, UnreadableError
-from actors.one_file import InTurn, until_first
+from actors.one_file import InTurn
 from actors.registry import Action, Adopted, Catalog, Note, StoredModule, StoredVersion
-from protocol.errors import RunnerError
 
 NOTE_SECONDS: Final = 90 * 86400.0
 """How long the cluster keeps entries of the audit log for runners that are away."""

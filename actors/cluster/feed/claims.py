@@ -21,10 +21,10 @@ from msgspec.structs import replace
 
 from actors.cluster.engine import AwayError, Engine, EngineError, RefusedError, StaleError, Stored
 from actors.cluster.feed.news import ClaimNews, pack, unpack
+from actors.cluster.feed.reached import Reached
 from actors.cluster.letters import Author, Letter, UnreadableError
 from actors.cluster.letters import pack as pack_letter
-from actors.executions import Live, Owners
-from actors.history import History
+from actors.executions import Live
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Execution, Status
 
@@ -50,8 +50,7 @@ class SharedClaims:
 
     engine: Engine
     author: Author
-    owners: Owners
-    history: History
+    runs: Reached
     alive: Callable[[], Collection[str] | None]
     clock: Callable[[], float] = trio.current_time
 
@@ -124,14 +123,14 @@ class SharedClaims:
     async def _known(self, name: str) -> Live | Execution | None:
         """Return an execution of any runner."""
         try:
-            live = await self.owners.reach(name)
+            live = await self.runs.owners.reach(name)
         except RunnerError as problem:
             if problem.failure.kind is not ErrorKind.UNAVAILABLE:
                 raise
             live = None
         if live is not None:
             return live
-        found = await self.history.get(name)
+        found = await self.runs.history.get(name)
         return found if found is not None and found.status not in _RUNS else None
 
     def _may_come(self, first: ClaimNews, since: float) -> bool:

@@ -10,9 +10,10 @@ from attrs import define, field
 
 from actors.cluster.engine import Engine, EngineError, StaleError, Stored
 from actors.cluster.feed.news import ClaimNews, pack, token, unpack
+from actors.cluster.feed.reached import Reached
 from actors.cluster.letters import Author, UnreadableError
-from actors.executions import Live, Owners
-from actors.history import History, Query
+from actors.executions import Live
+from actors.history import Query
 from protocol.errors import ErrorKind, error
 from protocol.model import Status
 
@@ -29,8 +30,7 @@ class SharedInstants:
 
     engine: Engine
     author: Author
-    owners: Owners
-    history: History
+    runs: Reached
     clock: Callable[[], float] = trio.current_time
     _seen: dict[tuple[str, int], float] = field(factory=dict, init=False)
     """When the claims of other runners were seen first."""
@@ -77,9 +77,9 @@ class SharedInstants:
         """Return the executions of a schedule, of any runner, that have not ended. Raises RunnerError."""
         found = list[Live]()
         for status in (Status.RUNNING, Status.QUEUED):
-            page = await self.history.list(Query(schedule=schedule, status=status, limit=_MOST_RUNNING))
+            page = await self.runs.history.list(Query(schedule=schedule, status=status, limit=_MOST_RUNNING))
             for each in page.items:
-                live = await self.owners.reach(each.id)
+                live = await self.runs.owners.reach(each.id)
                 if live is not None:
                     found.append(live)
         return found

@@ -213,12 +213,12 @@ class Fleet:
             page = runner.get(f"/executions?limit=500{cursor}")
             if page is None:
                 return found
-            for each in page["executions"]:
+            for each in page["items"]:
                 if each["id"] in self.accepted and each["status"] in FINAL:
                     found[each["id"]] = each
-            if page.get("next") is None:
+            if page.get("cursor") is None:
                 return found
-            cursor = f"&cursor={page['next']}"
+            cursor = f"&cursor={page['cursor']}"
 
     def check(self) -> Counter[str]:
         """Wait until every door tells the same end of every accepted execution, and check each; return the ends."""

@@ -136,7 +136,7 @@ class Openings:
 
     calls: int
     warm: bool = False
-    """A worker is ready for one."""
+    """There is a worker, at least one that starts."""
     prepared: bool = False
     """The environment is there."""
     starting: bool = False
@@ -340,13 +340,13 @@ def running(pool: Pool) -> int:
 def openings(pool: Pool, room: int, waiting: int, now: float) -> Openings:
     """Return what a kind with `room` for more workers and with `waiting` callers could begin of a module."""
     spec, seats = pool.module.spec, pool.seats
-    free, lent, ready = min(room, spec.most_workers - running(pool)), 0, bool(pool.idle)
+    free = min(room, spec.most_workers - running(pool))
     if seats is not None:
-        lent, ready = seats.lent, ready or seats.next() is not None
-        free = min(spec.concurrency - lent, len(pool.busy) * spec.calls - lent + max(0, free) * spec.calls)
+        seated = len(pool.busy) * spec.calls - seats.lent
+        free = min(spec.concurrency - seats.lent, seated + max(0, free) * spec.calls)
     return Openings(
         calls=max(0, free - waiting),
-        warm=ready,
+        warm=pool.own > 0,
         prepared=pool.prepared is not None,
         starting=pool.starting > 0 or bool(pool.building),
         failing=pool.pause(now) > 0 and not pool.own,

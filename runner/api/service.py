@@ -81,7 +81,10 @@ class Service:
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
         self.details = Details(self.registry, self.executors, self.history)
-        self.machine, self.stored = Machine(self.executors), StoredFiles(self.files, self.budget)
+        self.machine, self.stored = (
+            Machine(self.executors, lambda: self.runs.owners),
+            StoredFiles(self.files, self.budget),
+        )
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)

@@ -60,7 +60,7 @@ class Numbers:
         """Return where a job is; None when it is not in the queue, or that is not known."""
         names = self.engine.names
         try:
-            job = await self.engine.last(names.job(lane.name, name))
+            job = await self.engine.last(names.job(lane.name, name), fresh=True)
             found = await self._ask(f"$JS.API.CONSUMER.INFO.{names.queue}.{lane.name}")
             waiting, reached, running = found["num_pending"], found["delivered"]["stream_seq"], found["num_ack_pending"]
         except (EngineError, KeyError):

@@ -36,7 +36,7 @@ class Room:
     jobs: Jobs
     labels: Collection[str]
     arriving: int = field(default=0, init=False)
-    """Jobs that were delivered and have no place yet."""
+    """Jobs that were delivered and are not decided about."""
     _snapshot: RegistrySnapshot | None = field(default=None, init=False)
     _modules: Mapping[str, tuple[Published, ...]] = field(factory=dict, init=False)
     _lanes: Mapping[str, Lane] = field(factory=dict, init=False)

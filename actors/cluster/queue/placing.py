@@ -6,7 +6,8 @@ import time
 from typing import Final
 
 import structlog
-from attrs import define
+import trio
+from attrs import define, field
 from msgspec.structs import replace
 
 from actors.cluster.engine import AwayError, Delivery, StaleError
@@ -42,15 +43,28 @@ class Placing:
     around: Around
     room: Room
     jobs: Jobs
+    _deciding: dict[str, Delivery] = field(factory=dict, init=False)
+    """The last deliveries of jobs about which this runner decides."""
 
-    async def place(self, lane: Lane, delivery: Delivery) -> None:
-        """Answer a delivery, which counts as arriving; when its execution runs here, that is after its end."""
+    async def place(
+        self, lane: Lane, delivery: Delivery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Answer a delivery. It is decided about when the task has started; what runs here is answered at its end."""
         name = delivery.subject.rpartition(".")[2]
-        arrived = False
+        again = name in self._deciding  # it took longer than the ack wait, and the job was delivered again
+        self._deciding[name] = delivery
+        if again:
+            task_status.started()
+            return
+        self.room.arriving += 1
         try:
-            live = await self._place(name, lane, delivery)
-            self.room.arriving -= 1
-            arrived = True
+            live = None
+            try:
+                live = await self._place(name, lane, delivery)
+            finally:
+                self.room.arriving -= 1
+                delivery = self._deciding.pop(name)
+                task_status.started()
             if live is not None:
                 await self.jobs.hold(delivery, live)
         except (AwayError, StaleError) as problem:
@@ -62,9 +76,6 @@ class Placing:
         except RunnerError as problem:
             log.warning("a job cannot be taken", execution=name, why=str(problem))
             await delivery.nak(_AWAY_SECONDS)
-        finally:
-            if not arrived:
-                self.room.arriving -= 1
 
     async def _place(self, name: str, lane: Lane, delivery: Delivery) -> Live | None:
         """Answer a delivery, or return the execution that runs here now."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 import trio
 from attrs import define, field
 
-from actors.cluster.engine import AwayError, Consumer, Engine, RefusedError
+from actors.cluster.engine import AwayError, Consumer, Delivery, Engine, RefusedError
 from actors.cluster.queue.lanes import Lane
 from actors.cluster.queue.places import Room, Wish
 from actors.cluster.queue.placing import Placing
@@ -120,12 +121,19 @@ class Pulls:
                     await self._look.wait()
                     continue
                 asking.asked = wish
+                found: Sequence[Delivery] = ()
                 with trio.CancelScope() as question:
                     asking.question = question
                     found = await puller.fetch(wish.count, priority=wish.priority, seconds=_ASK_SECONDS)
-                    self.room.arriving += len(found)
-                    for delivery in found:
-                        self.nursery.start_soon(self.placing.place, lane, delivery, name=f"job of {lane.name}")
+                    asking.question = None
                     if not found:
                         self._extra.pop(lane.name, None)
                 asking.question = None
+                await self._place(lane, found)
+
+    async def _place(self, lane: Lane, found: Sequence[Delivery]) -> None:
+        """Return when all jobs are decided about: those that run here have their places then."""
+        with trio.CancelScope(shield=True):  # each decision has limits of its own
+            async with trio.open_nursery() as deciding:
+                for delivery in found:
+                    deciding.start_soon(self.nursery.start, self.placing.place, lane, delivery)

@@ -19,7 +19,18 @@ from attrs import define, evolve, field
 from actors.cluster.engine import Engine, EngineError, Stored
 from actors.cluster.feed.code import CodeStore
 from actors.cluster.feed.follower import Follower
-from actors.cluster.feed.news import AUDIT, MODULE, AuditNews, ModuleNews, ToldModule, ToldVersion, notes_of, told, token, unpack
+from actors.cluster.feed.news import (
+    AUDIT,
+    MODULE,
+    AuditNews,
+    ModuleNews,
+    ToldModule,
+    ToldVersion,
+    notes_of,
+    told,
+    token,
+    unpack,
+)
 from actors.cluster.letters import Author, UnreadableError
 from actors.one_file import InTurn, until_first
 from actors.registry import Action, Adopted, Catalog, Note, StoredModule, StoredVersion

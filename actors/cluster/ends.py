@@ -17,7 +17,7 @@ log: Any = structlog.get_logger("cluster.ends")
 
 @define(eq=False)
 class EndsOfThisRunner:
-    """Confirms, for notices, that this runner ended an execution: so one end is told once."""
+    """Confirms, for notices, that this runner ended an execution, so that one end has its notices once."""
 
     engine: Engine
     node: str

@@ -133,7 +133,7 @@ class Sharing:
             described = (note.type, note.name, note.created_at, name)
             link.execute("update files set type = ?, name = ?, created_at = ? where id = ?", described)
             return None
-        if known is None:  # what is here was not shared, or was stored again since: it is offered
+        if known is None:  # the file here was not shared, or was stored again since
             return None
         self.forget(link, name)
         row = self._store.index.get(link, name, None)
@@ -200,7 +200,7 @@ class Sharing:
         after = lost if lost and self._store.clock() < lost + kept_seconds else 0.0
 
         def work(link: sqlite3.Connection) -> tuple[list[Shared], str | None]:
-            rows, following = self._store.index.unused_of("shared", link, start, before, after)
+            rows, following = self._store.index.unused(link, start, before, after, "shared")
             return [found for row in rows if (found := _shared(link, row[0], None)) is not None], following
 
         return await self._store.ask(work)
@@ -213,7 +213,7 @@ class Sharing:
         return None if row is None else await self._verifying.check(self._stored(row), self._known)
 
     async def receive(self, shared: Shared, load: Callable[[Path], Awaitable[bool]]) -> bool:
-        """Store the content of a file, which `load` writes; return False if there is none, or it is another content."""
+        """Store the content of a file, which `load` writes; return False if `load` has none, or another."""
         file, path = await self._store.run(self._store.content.make)
         try:
             file.close()

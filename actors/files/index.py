@@ -276,18 +276,14 @@ class Index:
         link.execute("delete from uploads where file = ? and subject = ?", (name, subject))
         return link.execute("select 1 from uploads where file = ?", (name,)).fetchone() is not None
 
-    def unused(self, link: sqlite3.Connection, start: str, before: float, after: float) -> tuple[list[Row], str | None]:
+    def unused(
+        self, link: sqlite3.Connection, start: str, before: float, after: float, table: str = "files"
+    ) -> tuple[list[Row], str | None]:
         """Return some files that no execution names, touched before one time, created after another.
 
-        Files are looked at in the order of their ids, after `start`; the second result is the next start, None at the
-        end.
+        Files, or those of `shared`, are looked at in the order of their ids, after `start`; the second result is the
+        next start, None at the end.
         """
-        return self.unused_of("files", link, start, before, after)
-
-    def unused_of(
-        self, table: str, link: sqlite3.Connection, start: str, before: float, after: float
-    ) -> tuple[list[Row], str | None]:
-        """Return the same of `files` or of `shared`."""
         sql = (
             f"select {COLUMNS}, f.touched_at, exists (select 1 from uses s where s.file = f.id)"  # noqa: S608
             f" from {table} f where f.id > ? order by f.id limit ?"
@@ -297,7 +293,7 @@ class Index:
         return found, rows[-1][0] if len(rows) == LOOKED_AT else None
 
     def delete(self, link: sqlite3.Connection, row: Row) -> None:
-        """Delete a file. What is known about one that others have stays."""
+        """Delete a file. Uses and uploads of a file that others have stay."""
         link.execute("delete from files where id = ?", (row[0],))
         for table in ("uploads", "uses"):
             sql = f"delete from {table} where file = ? and not exists (select 1 from shared s where s.id = file)"  # noqa: S608

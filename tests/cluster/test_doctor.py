@@ -76,11 +76,11 @@ async def test_without_the_monitoring_port_the_sync_interval_is_a_warning_with_t
 
 
 async def test_servers_that_are_not_there(loaded):
-    nobody = f"nats://127.0.0.1:{free_port()}"
-    findings = await examined(given(loaded, servers=(nobody,), monitor=(nobody.replace("nats", "http"),)))
+    absent = f"nats://127.0.0.1:{free_port()}"
+    findings = await examined(given(loaded, servers=(absent,), monitor=(absent.replace("nats", "http"),)))
 
-    assert findings[nobody].state is State.FAILED
-    assert findings[nobody].says.startswith("no connection")
+    assert findings[absent].state is State.FAILED
+    assert findings[absent].says.startswith("no connection")
     assert findings["sync_interval"].state is State.NOTE
     assert "connection" not in findings, "it would take its whole time limit"
 

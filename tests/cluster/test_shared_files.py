@@ -38,9 +38,8 @@ class Node:
         self.records: dict[str, object] = {}
         limits = FilesSettings(**settings)
         self.files = Files(limits, path / name, self._existing, kept_seconds=30 * DAY, clock=lambda: self.now)
-        self.shared = SharedFiles(
-            engine, self.files, self.author, limits.file_retention_seconds, clock=lambda: self.now
-        )
+        retention = limits.file_retention_seconds
+        self.shared = SharedFiles(engine, self.files, self.author, retention, clock=lambda: self.now)
         self.files.elsewhere = self.shared
         self.collecting = SharedCollecting(self.shared, 30 * DAY, lambda: True)
         self.parts = Parts(self.shared)
@@ -212,8 +211,8 @@ async def test_an_upload_is_withdrawn_while_another_caller_keeps_the_file(two):
     await two.add(b"x", "b.txt", subject="bob")
 
     assert await one.files.remove(stored.id, ANN)
-    await one.shared._refresh(stored.id)
-    await two.shared._refresh(stored.id)
+    await one.shared.store.refresh(stored.id)
+    await two.shared.store.refresh(stored.id)
     assert (await one.names(ANN), await one.names(Viewer("bob", ("none",)))) == ([], ["b.txt"])
     assert await two.names(ANN) == []
 
@@ -237,7 +236,7 @@ async def test_a_collection_deletes_what_no_runner_uses(two):
 async def test_a_use_at_the_same_time_wins_over_a_collection(two):
     one, two = two
     stored = await one.add(b"x", subject="ann")
-    await two.shared._refresh(stored.id)
+    await two.shared.store.refresh(stored.id)
     one.now += 2 * DAY
     two.now += 2 * DAY
     (looked_at,), _ = await two.files.sharing.unused("", two.now - DAY, 30 * DAY)
@@ -245,7 +244,7 @@ async def test_a_use_at_the_same_time_wins_over_a_collection(two):
     await one.shared.settle("e1")
 
     with pytest.raises(StaleError):
-        await two.shared.end(looked_at)
+        await two.shared.store.end(looked_at)
     assert (await two.files.find(stored.id)).path.read_bytes() == b"x"
 
 

@@ -24,7 +24,7 @@ from protocol.errors import RunnerError
 
 COLLECT_SECONDS: Final = 3600.0
 NEW_SECONDS: Final = 120.0
-"""A file that was touched so late is kept, whatever `file_retention` is."""
+"""A file that was touched so late is kept, with any `file_retention`."""
 _CLAIM: Final = "files-collection"
 _ANSWER_SECONDS: Final = 10.0
 log: Any = structlog.get_logger("cluster.files")
@@ -79,7 +79,7 @@ class SharedCollecting:
 
     async def _delete(self, shared: Shared) -> bool:
         try:
-            await self.files.end(shared)
+            await self.files.store.end(shared)
         except StaleError:  # it was used meanwhile, or another runner was faster
             return False
         return True

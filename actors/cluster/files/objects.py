@@ -139,11 +139,11 @@ def wanted(engine: Engine, node: str) -> str:
 
 async def others(engine: Engine, node: str) -> list[str]:
     """Return the names of the other runners that are there. Raises EngineError."""
-    nobody = engine.names.presence("")
-    question = msgspec.json.encode({"subjects_filter": f"{nobody}*"})
+    prefix = engine.names.presence("")
+    question = msgspec.json.encode({"subjects_filter": f"{prefix}*"})
     answer = await engine.ask(f"$JS.API.STREAM.INFO.{engine.names.nodes}", question)
     subjects = msgspec.json.decode(answer, type=_Info).state.subjects
-    return sorted({subject.removeprefix(nobody) for subject in subjects} - {node})
+    return sorted({subject.removeprefix(prefix) for subject in subjects} - {node})
 
 
 class _State(msgspec.Struct):

@@ -36,7 +36,7 @@ class Parts:
         names = [f"{_PREFIX}{digest}" for digest in packed.parts]
         await self.files.note_uses(execution, module, names)  # its own collection must know, too
         for digest, data in packed.parts.items():
-            await self.files.share_part(f"{_PREFIX}{digest}", data)
+            await self.files.store.share_part(f"{_PREFIX}{digest}", data)
 
     async def load(self, letter: Letter) -> Letter:
         """Return a letter with its parts. Raises RunnerError `unavailable`, and UnreadableError."""

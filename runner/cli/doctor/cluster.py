@@ -22,7 +22,7 @@ from runner.cli.doctor.servers import NO_CONNECTION, Greeting, Monitored, greet,
 from runner.terminal import size
 
 if TYPE_CHECKING:
-    from actors.cluster.engine import Engine
+    from actors.cluster import Engine
 TOPIC: Final = "cluster"
 LEAST_VERSION: Final = (2, 12)
 LEAST_PAYLOAD_BYTES: Final = 1024 * 1024
@@ -66,7 +66,7 @@ async def examine_cluster(loaded: Loaded) -> list[Finding]:
     if not reached:
         return findings
     try:
-        from actors.cluster.engine import open_engine
+        from actors.cluster import open_engine
     except ImportError:
         text = "the client of NATS is not installed"
         return [*findings, Finding(TOPIC, "client", State.FAILED, text, CLUSTER_EXTRA)]
@@ -164,7 +164,7 @@ def _clock(name: str, offset: float, doubt: float) -> Finding:
 
 
 async def _inside(loaded: Loaded, engine: Engine, monitored: Sequence[tuple[str, Monitored | str]]) -> list[Finding]:
-    from actors.cluster.engine import EngineError
+    from actors.cluster import EngineError
 
     names, findings = engine.names, list[Finding]()
     wanted = min(_REPLICAS, len(loaded.settings.cluster.servers))

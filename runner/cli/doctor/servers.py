@@ -44,7 +44,7 @@ class Monitored:
 
 
 async def greet(server: str) -> Greeting | str:
-    """Return the greeting of a server, or why there is none."""
+    """Return the greeting of a server, or the reason for its absence."""
     parts = urlsplit(server)
     line = b""
     try:

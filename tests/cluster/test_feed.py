@@ -66,7 +66,7 @@ async def running(settings, path, node):
 
 @asynccontextmanager
 async def alone(path):
-    """A runner without a cluster."""
+    """Run one without a cluster."""
     catalog = Catalog.open(path / "modules.db")
     registry = Registry(Publisher(path / "code", lambda _: {}), catalog)
     async with trio.open_nursery() as nursery:

@@ -26,7 +26,7 @@ _APPLY_SECONDS: Final = 30.0
 """How long a change may take to come back and be applied."""
 _TRIES: Final = 3
 _RETRY_SECONDS: Final = 5.0
-_OPEN_SECONDS: Final = 60.0
+_PAUSE_SECONDS: Final = 0.25
 _AWAY: Final = "the servers of the cluster do not answer: nothing can be changed until they do"
 _ROLLUP: Final = {"Nats-Rollup": "sub"}
 """The message takes the place of those before it, of which the stream else keeps some."""
@@ -64,7 +64,7 @@ class Follower:
     _moved: trio.Event = field(factory=trio.Event, init=False)
 
     async def open(self) -> None:
-        """Find the place of the file in this cluster. Raises RunnerError `unavailable`."""
+        """Find the place of the file in this cluster; waits for the engine. Raises RunnerError `unavailable`."""
         self._cluster = await self._number()
         known, place = await self.in_file(self.file.place)
         self.joining = known != self._cluster
@@ -202,33 +202,26 @@ class Follower:
     async def _begin(self, task_status: trio.TaskStatus[None]) -> None:
         """Wait until everything is applied that was there before."""
         mark = self.engine.names.news(MARK, token(self.author.node, *self.topics))
-        with trio.move_on_after(_OPEN_SECONDS):
-            while True:
-                try:
-                    number = await self.engine.publish(mark, pack(News(author=self.author)), headers=_ROLLUP)
-                except AwayError:
-                    await self.engine.wait_connected()
-                else:
-                    break
-            while self.place < number:
-                await self._moved.wait()
-            task_status.started()
-            return
-        text = f"the changes of the cluster cannot be read within {_OPEN_SECONDS:g} s"
-        raise error(ErrorKind.UNAVAILABLE, text, field="cluster")
+        while True:
+            try:
+                number = await self.engine.publish(mark, pack(News(author=self.author)), headers=_ROLLUP)
+            except EngineError as problem:
+                log.info("the changes of the cluster cannot be read yet", why=str(problem))
+                await trio.sleep(_PAUSE_SECONDS)
+            else:
+                break
+        while self.place < number:
+            await self._moved.wait()
+        task_status.started()
 
     async def _number(self) -> int:
         """Return the number of the cluster; the first runner makes it."""
         subject = self.engine.names.news(CLUSTER, "number")
-        with trio.move_on_after(_OPEN_SECONDS):
-            while True:
-                try:
-                    found = await self.engine.last(subject, fresh=True)
-                    if found is not None:
-                        return int(found.data)
-                    await self.engine.publish(subject, str(secrets.randbits(62) + 1).encode(), expect=0)
-                except StaleError:
-                    continue
-                except AwayError:
-                    await self.engine.wait_connected()
-        raise error(ErrorKind.UNAVAILABLE, _AWAY, field="cluster")
+        while True:
+            try:
+                found = await self.engine.last(subject, fresh=True)
+                if found is not None:
+                    return int(found.data)
+                await self.engine.publish(subject, str(secrets.randbits(62) + 1).encode(), expect=0)
+            except EngineError:
+                await trio.sleep(_PAUSE_SECONDS)

@@ -42,6 +42,8 @@ class Letter(Struct, frozen=True, omit_defaults=True):
     execution: Execution
     parts: dict[str, str] = {}
     """The hashes of the parts that the execution lacks, by field."""
+    files: tuple[str, ...] = ()
+    """The ids of the files that the execution uses."""
     version: int = VERSION
 
 
@@ -81,7 +83,7 @@ def pack(letter: Letter) -> Packed:
             names[field] = digest = sha256(data).hexdigest()
             parts[digest] = data
             execution = replace(execution, **{field: empty})
-    return Packed(_encoder.encode(Letter(letter.author, execution, names, letter.version)), parts)
+    return Packed(_encoder.encode(replace(letter, execution=execution, parts=names)), parts)
 
 
 def unpack(data: bytes) -> Letter:
@@ -109,4 +111,4 @@ def complete(letter: Letter, parts: Mapping[str, bytes]) -> Letter:
             raise UnreadableError(f"the part {field} of execution {execution.id} is not in the object store as written")
         value = _attempts.decode(data) if field == "failed_attempts" else data
         execution = replace(execution, **{field: value})
-    return Letter(letter.author, execution, {}, letter.version)
+    return replace(letter, execution=execution, parts={})

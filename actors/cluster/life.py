@@ -26,8 +26,10 @@ from config.modules import RetryPolicy
 from protocol.events import decode_all, last_begin
 from protocol.model import Attempt, Execution, Status
 
-LEAP: Final = 1_000_000_000
-"""No run of an execution has as many events. The next one, elsewhere, numbers its events from the next multiple."""
+LEAP: Final = 10**12
+"""No attempt has as many events. The next one, elsewhere, numbers its events from the next multiple."""
+STRIDE: Final = 10**8
+"""Runners that get the same job after each other number their events this far apart; only one of them begins."""
 OWNER_SECONDS: Final = 5.0
 """Pause before a job is looked at again whose owner runs it, or may."""
 STATE_SECONDS: Final = 2.0
@@ -97,12 +99,13 @@ def decide(
     yet, as after a start or while the engine was away), `policy` that of the module (None: no runner serves it),
     `delivered` how often the job was delivered, this time included.
     """
-    if state is None:  # lost by damage, or not in the answering server yet; who knows it offers it again
-        return Drop() if known is not None and known.status.final else Wait(STATE_SECONDS)
+    ended = known is not None and known.status.final
+    if state is None:  # lost by damage, or not in the answering server yet; a runner that knows it offers it again
+        return Drop() if ended else Wait(STATE_SECONDS)
     execution, boot = state.letter.execution, state.letter.author.boot
     if execution.status.final:
         return Drop()
-    if execution.status is Status.SCHEDULED:
+    if ended or execution.status is Status.SCHEDULED:  # the end is on its way to the log, or was refused
         return Wait(STATE_SECONDS)
     there = boot == me.boot or (None if alive is None else boot in alive)
     if execution.status is Status.QUEUED and (execution.asynchronous or there):
@@ -139,7 +142,7 @@ def _next_leap(execution: Execution) -> int:
 
 def _first_event(execution: Execution, delivered: int) -> int:
     """Return the number of the first event of a run. A runner that got the job before may have sent some already."""
-    return -(-execution.events_count // LEAP) * LEAP + (delivered - 1) * LEAP
+    return -(-execution.events_count // LEAP) * LEAP + min(delivered - 1, LEAP // STRIDE - 1) * STRIDE
 
 
 # -- what an author does without an answer, or after a refusal ---------------------------------------------------------
@@ -173,11 +176,22 @@ def resolve(letter: Letter, state: State | None) -> Stored | Publish | Supersede
         return Stored(state.sequence)
     if rank(found) >= rank(sent):
         return Superseded()
-    if found.status is Status.RUNNING:  # one process of a name runs at a time: an earlier one wrote its begin
-        follows = state.letter.author.node == letter.author.node and found.attempts == sent.attempts
-    else:  # another runner that queued it again has counted an attempt that the author has not
-        follows = len(found.failed_attempts) <= len(sent.failed_attempts) and found.attempts <= sent.attempts
+    # Another runner that queued it again has counted an attempt that the author has not.
+    follows = len(found.failed_attempts) <= len(sent.failed_attempts) and found.attempts <= sent.attempts
+    if found.status is Status.RUNNING:  # the author, or the process of its name before it, wrote this begin
+        follows = follows and state.letter.author.node == letter.author.node
     return Publish(state.sequence) if follows else Superseded()
+
+
+def owed(row: Execution, node: str, me: Author, state: State | None) -> Letter | None:
+    """Return the letter by which a runner offers what its history has and the log lacks; `resolve` it before.
+
+    `node` accepted the execution, or runs it. None: the log is right. This runner must not run the execution now.
+    """
+    if row.status.final:
+        return Letter(Author(node, me.boot, me.release), row)
+    # A state of this runner that did not reach the log has not happened: its handler was not called.
+    return None if state is not None and node == me.node else Letter(Author(node, "", me.release), row)
 
 
 def rank(execution: Execution) -> float:
@@ -191,14 +205,27 @@ def rank(execution: Execution) -> float:
     return 2.0 * execution.attempts + (0.5 if execution.approval is not None else 0.0)
 
 
-def forsaken(state: State, me: Author, alive: Collection[str] | None, *, live: bool) -> bool:
-    """Return whether this runner puts the job of an execution into the queue again, as nobody else would.
+@frozen
+class Put:
+    """Put the job of the execution into the queue; before that publish `letter` with `expect`, if there is one."""
 
-    `live`: this runner runs it, or has its job. A job that is in the queue already is refused by the engine.
+    letter: Letter | None
+    expect: int
+
+
+def forsaken(state: State, me: Author, alive: Collection[str] | None) -> Put | None:
+    """Return what this runner does for an execution that it does not run, and whose job is not in the queue.
+
+    None: it is not in need of a job, or another runner takes care of it.
     """
     execution, boot = state.letter.execution, state.letter.author.boot
-    if live or execution.status.final or execution.status is Status.SCHEDULED:
-        return False
-    if boot == me.boot:
-        return execution.status is Status.QUEUED
-    return alive is not None and boot not in alive
+    if execution.status.final or execution.status is Status.SCHEDULED:
+        return None
+    gone = alive is not None and boot not in alive and boot != me.boot
+    if execution.status is Status.RUNNING:
+        return Put(None, 0) if gone else None
+    if not gone and boot != me.boot:
+        return None
+    # Those that got the lost job may have sent events.
+    author = me if execution.asynchronous else state.letter.author
+    return Put(Letter(author, replace(execution, events_count=_next_leap(execution))), state.sequence)

@@ -5,10 +5,12 @@ from actors.executions.attempts import Attempts
 from actors.executions.children import reach_of
 from actors.executions.idempotency import Claims, Delivery, Idempotency, fingerprint
 from actors.executions.inputs import use_named
-from actors.executions.live import Live, LiveExecutions
+from actors.executions.live import Live, LiveExecutions, SupersededError
 from actors.executions.owners import Here, Owners
-from actors.executions.recovery import served
+from actors.executions.queueing import Queue
+from actors.executions.recovery import end_without_module, served
 from actors.executions.runs import Runs
+from actors.executions.seams import ExecutionLog
 from actors.executions.tally import BUCKETS, PHASES, Histogram
 
 __all__ = [
@@ -18,14 +20,18 @@ __all__ = [
     "Attempts",
     "Claims",
     "Delivery",
+    "ExecutionLog",
     "Here",
     "Histogram",
     "Idempotency",
     "Live",
     "LiveExecutions",
     "Owners",
+    "Queue",
     "Runs",
+    "SupersededError",
     "decision_of",
+    "end_without_module",
     "fingerprint",
     "not_asked",
     "reach_of",

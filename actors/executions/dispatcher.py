@@ -137,8 +137,13 @@ class Dispatcher:
             text = f"{self.queued} executions are queued; the limit is `max_queued`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=5)
 
-    def takes_calls(self, _module: Published) -> bool:
-        """Return whether calls whose callers wait have their turns here too: they do not."""
+    def takes_calls(self, module: Published) -> bool:
+        """Return whether calls whose callers wait have their turns here too: they do not.
+
+        Raises RunnerError `unavailable` when the module needs labels that this runner does not have.
+        """
+        if module.spec.needs and (lacks := self.places.lacks(module)):
+            raise error(ErrorKind.UNAVAILABLE, lacks, field="needs")
         return False
 
     async def put(self, module: Published, execution: Execution) -> Live:
@@ -196,13 +201,13 @@ class Dispatcher:
     def _queue(self, live: Live) -> None:
         """Let an accepted execution wait for its turn, and before that for a person where its module asks for one."""
         if not self.asking.approvals.asks(live):
-            self._push(live)
+            self.push(live)
         elif self._nursery is None or self._stopping:
             self.live.hand_over(live)
         else:
-            self.asking.begin(live, self._nursery, self._accepted.payload, self._push, self._dispatch)
+            self.asking.begin(live, self._nursery, self._accepted.payload, self.queue.push, self._dispatch)
 
-    def _push(self, live: Live) -> None:
+    def push(self, live: Live) -> None:
         """Put an execution into the backlog, without its payload."""
         live.queued_at = time.time()
         execution = live.execution

@@ -334,13 +334,6 @@ class LiveExecutions:
         text = "the runner was shut down; the execution is queued for the next one"
         self.leave(live, error(ErrorKind.SHUTDOWN, text, retry_after=5), handed_over=True)
 
-    def end_elsewhere(self, live: Live, ended: Execution) -> None:
-        """Publish to followers and waiters an end that another runner has recorded."""
-        live.execution = ended
-        if live.log.followed:
-            live.log.end(last_of(ended))
-        self.leave(live)
-
     def pass_on(self, live: Live) -> None:
         """Remove an execution that another runner has. It gets no record, and its events have no end here."""
         live.superseded = True

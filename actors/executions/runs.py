@@ -29,6 +29,7 @@ from actors.executions.later import Later
 from actors.executions.live import BROKEN, Key, Live, LiveExecutions, SupersededError
 from actors.executions.owners import Here, Owners
 from actors.executions.places import Places
+from actors.executions.queueing import QueuedCalls
 from actors.executions.tally import RunsStatistics, Tally
 from actors.history import LARGE_BYTES, MAX_LINKED, History
 from actors.registry import Published, Registry
@@ -52,6 +53,8 @@ class Runs:
     history: History
     attempts: Attempts
     settings: ExecutorSettings
+    labels: tuple[str, ...] = ()
+    """What this runner has, for the modules that need it."""
     stopping: bool = field(default=False, init=False)
     """No execution begins any more."""
     dispatcher: Dispatcher = field(init=False)
@@ -60,6 +63,8 @@ class Runs:
     """Another one."""
     nesting: Nesting = field(init=False)
     """The calls that handlers make."""
+    queued_calls: QueuedCalls = field(init=False)
+    """The calls that have turns in the queue."""
     on_enter: list[Callable[[Live], None]] = field(init=False)
     """Functions that get each execution when it becomes live."""
     asking: Asking = field(init=False)
@@ -84,7 +89,9 @@ class Runs:
         self._live = LiveExecutions(self.history, attempts.records, *kept)
         self.on_enter = self._live.on_enter
         self.asking = Asking(self._live, Approvals(settings.approval_timeout_seconds, settings.max_waiting))
-        self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), self.asking, settings.max_queued)
+        places = Places(labels=self.labels)
+        self.dispatcher = Dispatcher(self.registry, attempts, self._live, places, self.asking, settings.max_queued)
+        self.queued_calls = QueuedCalls(self.dispatcher.submit, lambda: self.owners, self.history)
         attempts.nesting = self.nesting = Nesting(self.registry, self, self.dispatcher.submit, attempts.files)
         self.later = Later(self._live, self.dispatcher.queue_due, settings.max_scheduled)
 
@@ -123,6 +130,8 @@ class Runs:
         RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and recorded as
         cancelled before Cancelled is raised.
         """
+        if parent is None and self.dispatcher.queue.takes_calls(module):
+            return await self.queued_calls.run(module, execution, on_item)
         self._admit(execution)
         live = self._live.enter(module, execution, path=_path(parent), has_followers=parent is not None)
         if begun is not None:
@@ -210,10 +219,7 @@ class Runs:
 
     async def wait_ended(self, live: Live) -> Execution:
         """Return the execution when its end is recorded. Raises RunnerError when it never began or was not recorded."""
-        await live.ended.wait()
-        if live.refusal is not None:
-            raise live.refusal
-        return live.execution
+        return await self.queued_calls.end(live)
 
     async def wait_idle(self) -> None:
         """Wait until no execution runs; the queued ones do not count."""

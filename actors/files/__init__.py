@@ -1,5 +1,6 @@
 """The store of files: content by its digest, which executions name it, quota, retention and damage."""
 
+from actors.files.elsewhere import Elsewhere, Shared, Sharing
 from actors.files.files import Files, FilesStatistics
 from actors.files.index import Collected, Viewer, usage
 from actors.files.model import FILE_ID, StoredFile, checked_digest, checked_id, checked_name, checked_type, references
@@ -9,8 +10,11 @@ __all__ = [
     "FILE_ID",
     "GATHERED_BYTES",
     "Collected",
+    "Elsewhere",
     "Files",
     "FilesStatistics",
+    "Shared",
+    "Sharing",
     "StoredFile",
     "Viewer",
     "Writing",

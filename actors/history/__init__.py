@@ -8,8 +8,9 @@ queries and rollups read, retention deletes.
 from actors.history.committer import HistoryStatistics
 from actors.history.database import database_path
 from actors.history.history import History, summary_of
-from actors.history.pending import LARGE_BYTES, Room
+from actors.history.pending import LARGE_BYTES, Room, Stage, stage_of
 from actors.history.queries import MAX_LINKED, Page, Query
+from actors.history.shared import Ended, ended_after, join, open_ones, own, stages
 from actors.history.storage import LOST
 from actors.rollups import EndCounts, Ends, ModuleStats
 
@@ -18,6 +19,7 @@ __all__ = [
     "LOST",
     "MAX_LINKED",
     "EndCounts",
+    "Ended",
     "Ends",
     "History",
     "HistoryStatistics",
@@ -25,6 +27,13 @@ __all__ = [
     "Page",
     "Query",
     "Room",
+    "Stage",
     "database_path",
+    "ended_after",
+    "join",
+    "open_ones",
+    "own",
+    "stage_of",
+    "stages",
     "summary_of",
 ]

@@ -77,7 +77,7 @@ class Committer:
 
     def __init__(self, settings: HistorySettings, clock: Callable[[], float]) -> None:
         self.pending = Pending(settings.max_pending)
-        self.room = Room(self.pending, settings, lambda: self._hurry.set())  # it is replaced
+        self.room = Room(self.pending, settings, self._commit_soon)
         self.counted = HistoryStatistics()
         """The counters that rise; the rest of the fields is not set."""
         self._settings = settings
@@ -126,11 +126,8 @@ class Committer:
         noticed, self.noticed = self.noticed, trio.Event()
         noticed.set()
 
-    def refusing(self, archive: Archive) -> str | None:
-        """Return why no end can be recorded now, None while it can."""
-        if archive.full is not None:
-            return archive.full
-        return self.counted.last_error if self.failing else None
+    def _commit_soon(self) -> None:
+        self._hurry.set()
 
     # For callers
 

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from actors.history.answers import MEND_SECONDS, Answers
 from actors.history.archive import Archive, Past
-from actors.history.committer import HistoryStatistics
+from actors.history.committer import Committer, HistoryStatistics
 from actors.history.pending import is_large, stage_of, unavailable, weight
 from actors.history.pieces import Piece
 from actors.journal import Entry
@@ -60,7 +60,8 @@ class History(Answers):
         self.node = node
         self._data_dir = data_dir
         self._past: Past | None = None
-        self._revision = 0
+        self.revision = 0
+        """The number of the last record."""
         self._closed: trio.Event | None = None
 
     # Recording
@@ -71,7 +72,7 @@ class History(Answers):
 
     def _admitting(self) -> Archive:
         archive = self._opened()
-        refusing = self._committer.refusing(archive)
+        refusing = _refusing(archive, self._committer)
         if refusing is not None:
             raise error(ErrorKind.UNAVAILABLE, f"nothing can be recorded: {refusing}", retry_after=_RETRY_AFTER)
         return archive
@@ -161,6 +162,8 @@ class History(Answers):
         """
         archive = self._admitting()
         await self.room.take(execution, growing=False)
+        if self.node is not None:  # it may have come from another runner
+            self._pending.expect((execution.id,))
         if execution.status is Status.RUNNING:
             self._claim(archive, execution)
         entry = self._entry(execution)
@@ -179,17 +182,20 @@ class History(Answers):
         then some may be stored. Give at most about a thousand at a time.
         """
         self._opened()
+        before = self.revision
         for execution in executions:
             known = self._pending.find(execution.id)
             if known is None or stage_of(execution).follows(stage_of(known)):
                 self._pending.expect((execution.id,))
                 entry = self._entry(execution)
                 self._committer.put(evolve(entry, adopted=True))
-        await self._committer.wait_for_disk()
+        if self.revision > before:
+            await self._committer.wait_for_disk()
 
     async def _append(self, archive: Archive, entry: Entry) -> bool:
         size = weight(entry.execution)
         self.room.arriving += size
+        self.room.coming.add(entry.revision)
         try:
             return await archive.append(entry)
         except OSError as problem:
@@ -197,6 +203,7 @@ class History(Answers):
             raise unavailable("written", reason_of(problem)) from problem
         finally:
             self.room.arriving -= size
+            self.room.coming.discard(entry.revision)
 
     @property
     def waits_for_disk(self) -> bool:
@@ -204,8 +211,8 @@ class History(Answers):
         return self._settings.durability == "disk"
 
     def _entry(self, execution: Execution) -> Entry:
-        self._revision += 1
-        return Entry(self._revision, summary_of(execution) if execution.summary else execution)
+        self.revision += 1
+        return Entry(self.revision, summary_of(execution) if execution.summary else execution)
 
     def statistics(self) -> HistoryStatistics:
         """Return the counters; cheap, at any time."""
@@ -220,7 +227,7 @@ class History(Answers):
             journal_bytes=0 if archive is None else archive.journal.size,
             rows=0 if archive is None else archive.rows,
             database_bytes=0 if archive is None else archive.size,
-            refusing="the history is not open" if archive is None else self._committer.refusing(archive),
+            refusing="the history is not open" if archive is None else _refusing(archive, self._committer),
             damaged=() if archive is None else tuple(sorted(archive.damaged)),
         )
 
@@ -238,7 +245,7 @@ class History(Answers):
             opened = await Archive.open(self._settings, self._data_dir, self._clock(), self._past, self.node)
             self._archive, self._past = opened, opened.past
             # After a restart in the same process the memory may be ahead of the disk.
-            self._revision = max(self._revision, opened.revision)
+            self.revision = max(self.revision, opened.revision)
             self._pending.expect((*opened.past.queued, *opened.past.lost))
             task_status.started()
             async with trio.open_nursery() as nursery:
@@ -287,6 +294,13 @@ class History(Answers):
         finally:
             if self._closed is not None:
                 self._closed.set()
+
+
+def _refusing(archive: Archive, committer: Committer) -> str | None:
+    """Return why no end can be recorded now, None while it can."""
+    if archive.full is not None:
+        return archive.full
+    return committer.counted.last_error if committer.failing else None
 
 
 def summary_of(execution: Execution) -> Execution:

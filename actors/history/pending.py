@@ -185,6 +185,8 @@ class Room:
     def __init__(self, pending: Pending, settings: HistorySettings, hurry: Callable[[], None]) -> None:
         self.arriving = 0
         """Bytes of records on their way into the journal."""
+        self.coming: set[int] = set()
+        """The revisions of these records."""
         self.reason: str | None = None
         """Why the database cannot be written now."""
         self._pending = pending
@@ -211,6 +213,12 @@ class Room:
         large = is_large(execution) or (growing and execution.module in self._large)
         most = self._settings.max_unwritten_bytes * (1 if large else 2)
         return self.taken > most or len(self._pending) > self._settings.max_pending
+
+    def lacking(self, revision: int) -> int:
+        """Return the lowest revision that the database does not have; `revision` if it has all before that."""
+        pending = self._pending
+        waiting = (entry.revision for some in (pending.done, pending.taken) for entry in some.values())
+        return min((*self.coming, *waiting), default=revision)
 
     def note(self, execution: Execution) -> None:
         """Remember a module with a large record."""

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from attrs import evolve, frozen
 from msgspec.structs import replace
 
-from actors.history.pending import Key, Stage
+from actors.history.pending import Key
 from actors.history.pieces import NOTHING, joined, printing, seqs_of
 from actors.history.tables import PHASES, PLAIN, events, executions, payloads
 from actors.outbox import read_telling
@@ -189,16 +189,6 @@ def existing(connection: sa.Connection, names: Iterable[str]) -> set[str]:
         columns = executions.c
         whole = sa.or_(columns.finished_at.is_(None), sa.not_(columns.summary))
         found.update(connection.execute(sa.select(columns.id).where(columns.id.in_(some), whole)).scalars())
-    return found
-
-
-def stages(connection: sa.Connection, names: Sequence[str]) -> dict[str, Stage]:
-    """Return how far executions have come, those that exist, by id."""
-    columns, found = executions.c, dict[str, Stage]()
-    for at in range(0, len(names), LOOKED_UP):
-        wanted = sa.select(columns.id, columns.status, columns.attempts, columns.finished_at)
-        for row in connection.execute(wanted.where(columns.id.in_(names[at : at + LOOKED_UP]))):
-            found[row.id] = Stage(Status(row.status), row.attempts, row.finished_at)
     return found
 
 

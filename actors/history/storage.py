@@ -18,6 +18,7 @@ from actors.damage import is_damage
 from actors.history import queries
 from actors.history.pending import Batch, stage_of
 from actors.history.pieces import NOTHING, Piece, seqs_of
+from actors.history.shared import stages
 from actors.history.tables import (
     PHASES,
     PLAIN,
@@ -157,8 +158,8 @@ def _write(connection: sa.Connection, batch: Batch) -> int:
 def _without_older(connection: sa.Connection, entries: Sequence[Entry]) -> Sequence[Entry]:
     """Leave out the states of a cluster's log of which the database has this one or a later one."""
     adopted = [entry.execution for entry in entries if entry.adopted]
-    stages = queries.stages(connection, [execution.id for execution in adopted])
-    passed = {one.id for one in adopted if not stage_of(one).follows(stages.get(one.id))}
+    found = stages(connection, [execution.id for execution in adopted])
+    passed = {one.id for one in adopted if not stage_of(one).follows(found.get(one.id))}
     return [entry for entry in entries if entry.execution.id not in passed] if passed else entries
 
 
@@ -284,6 +285,8 @@ def mark_lost(connection: sa.Connection, now: float, revision: int, node: str | 
 def queued(connection: sa.Connection, node: str | None = None) -> tuple[str, ...]:
     """Return the ids of the queued executions that the last runner left to this one, oldest first."""
     wanted = sa.select(executions.c.id).where(executions.c.status == Status.QUEUED.value, *_left_by(node))
+    if node is not None:  # the cluster has accepted ones, or gets those from before the join
+        wanted = wanted.where(sa.not_(executions.c.asynchronous))
     names = tuple(connection.execute(wanted.order_by(executions.c.created_at, executions.c.id)).scalars())
     connection.rollback()
     return names

@@ -7,6 +7,7 @@ gives changes their order.
 
 from actors.registry.audit import Audit
 from actors.registry.catalog import FILE_NAME, Catalog, registered_names
+from actors.registry.code_store import specs_digest
 from actors.registry.feed import Feed
 from actors.registry.published import Published, may_run_in_process
 from actors.registry.publisher import Publisher
@@ -38,4 +39,5 @@ __all__ = [
     "StoredVersion",
     "may_run_in_process",
     "registered_names",
+    "specs_digest",
 ]

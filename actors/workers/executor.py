@@ -20,7 +20,7 @@ from actors.workers.builds import Builds
 from actors.workers.call import Call
 from actors.workers.fleet import Fleet
 from actors.workers.parking import Parking
-from actors.workers.pool import Phases, Pool, PoolState, Waiter, state_of
+from actors.workers.pool import Openings, Phases, Pool, PoolState, Waiter, openings, state_of
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
@@ -300,6 +300,11 @@ class Executor:
             raise RunnerError(waiter.failure)
         assert waiter.worker is not None  # noqa: S101  (woken without failure)
         return waiter.worker
+
+    def openings(self, module: Published) -> Openings:
+        """Return how many calls of a module could begin now, and what they would find."""
+        scheduler = self._scheduler
+        return openings(scheduler.pool(module), scheduler.room, scheduler.waiting, trio.current_time())
 
     def give_back(self, worker: Worker) -> None:
         """Take a worker back."""

@@ -81,7 +81,10 @@ class Service:
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
         self.details = Details(self.registry, self.executors, self.history)
-        self.machine, self.stored = Machine(self.executors), StoredFiles(self.files, self.budget)
+        self.machine, self.stored = (
+            Machine(self.executors, lambda: self.runs.owners),
+            StoredFiles(self.files, self.budget),
+        )
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
@@ -209,7 +212,7 @@ class Service:
         module, execution, raw = await self._new(principal, name, data, version, timeout)
         execution = replace(execution, via=via)
         if key is None:
-            return execution.id, following_call(self.runs.start(module, execution, raw).log, principal)
+            return execution.id, following_call((await _started(self.runs, module, execution, raw)).log, principal)
         keyed = await _keyed(execution, key, self.checks)
         known = await self._idempotency.first(keyed, partial(_started, self.runs, module, keyed, raw))
         log = log_of(_begun(known)) if isinstance(known, Execution) else known.log
@@ -291,6 +294,8 @@ class Service:
 
 
 async def _started(runs: Runs, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
+    if runs.dispatcher.queue.takes_calls(module):
+        return await runs.queued_calls.begin(module, execution)
     return runs.start(module, execution, raw)
 
 

@@ -14,6 +14,7 @@ from actors.cluster.nodes.wording import (
     Absent,
     Answer,
     Awaiting,
+    Broken,
     Cancel,
     Decide,
     Follow,
@@ -86,6 +87,8 @@ class Answering:
         try:
             return await self._answer(node, question)
         except RunnerError as problem:
+            if isinstance(question, Reach | Follow | Withhold):  # the execution may be there
+                return Broken(problem.failure.message)
             return Refused(problem.failure)
 
     async def _answer(self, node: str, question: Question) -> Answer:

@@ -22,6 +22,7 @@ from actors.cluster.nodes.mirror import FOLLOW_SECONDS
 from actors.cluster.nodes.presence import Neighbours
 from actors.cluster.nodes.requests import Requests
 from actors.cluster.nodes.wording import Absent, Cancel, Follow, Found, News, Refused, Run, Taken, Withhold
+from actors.events import last_of
 from actors.executions import Live, LiveExecutions, Runs
 from actors.workers import Outcome
 from config.cluster import missing_labels
@@ -178,7 +179,10 @@ class Forwarding:
             await self.adopt(news.ended)
         except RunnerError as problem:  # the projection brings it
             log.warning("the end of a call is not here yet", execution=live.execution.id, why=str(problem))
-        self.lives.end_elsewhere(live, news.ended)
+        live.execution = news.ended
+        if live.log.followed:
+            live.log.end(last_of(news.ended))
+        self.lives.leave(live)
         return news.ended
 
     async def _asked_to_stop(self, node: str, live: Live, why: Failure) -> bool:

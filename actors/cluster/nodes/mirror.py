@@ -98,7 +98,8 @@ class Mirror(Live):
         with trio.CancelScope() as self._asking:
             try:
                 question = Follow(self.execution.id, self.log.next_seq, FOLLOW_SECONDS)
-                answer = await self.requests.ask(self.owner, question, timeout=2 * FOLLOW_SECONDS)
+                async with self.requests.turns:
+                    answer = await self.requests.ask(self.owner, question, timeout=2 * FOLLOW_SECONDS)
             except (AwayError, UnansweredError):
                 log.debug("the owner of an execution does not answer", execution=self.execution.id, owner=self.owner)
             if not isinstance(answer, News):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
 import structlog
 import trio
 from attrs import define, field
 
+from actors.cluster.engine import AwayError
 from actors.cluster.nodes import wording
-from actors.cluster.nodes.wording import Answer, Bytes, Large, Piece, Question, Refused
-from protocol.errors import ErrorKind, Failure
+from actors.cluster.nodes.wording import Answer, Broken, Bytes, Large, Piece, Question
+from protocol.errors import RunnerError
 
 _ROOM_BYTES: Final = 16 * 1024
 """Of the largest message of the engine, what is left for the rest around a piece."""
@@ -23,6 +25,7 @@ _MAX_HELD_BYTES: Final = 256 * 1024 * 1024
 _MAX_ASKED: Final = 4096
 """Requests of others that are answered at a time; most of them wait for events."""
 _PIECE_SECONDS: Final = 10.0
+_MAX_FOLLOWED: Final = 256
 
 log = structlog.get_logger("cluster")
 
@@ -55,8 +58,8 @@ class Carrier(Protocol):
     async def ask(self, subject: str, data: bytes, *, timeout: float = 5.0) -> bytes:
         """Return the answer of the runner that serves a subject."""
 
-    async def serve(self, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Answer what is asked of a subject until cancelled, each question in a task of its own."""
+    def serve(self, subject: str, answer: Callable[[bytes], Awaitable[bytes]], /) -> AbstractAsyncContextManager[None]:
+        """Answer what is asked of a subject, each question in a task of its own."""
 
 
 @define(eq=False)
@@ -74,25 +77,34 @@ class Requests:
     carrier: Carrier
     answer: Callable[[str, Question], Awaitable[Answer]] | None = field(default=None, init=False)
     """Answers a question of a runner; never raises RunnerError."""
+    turns: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(_MAX_FOLLOWED), init=False)
+    """For those that wait for the events of executions of others; the engine bounds all questions together."""
     _held: dict[str, _Held] = field(factory=dict, init=False)
     _asked: int = field(default=0, init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Answer other runners until cancelled."""
-        task_status.started()
-        await self.carrier.serve(self.carrier.names.requests(self.node), self._serve)
+        async with self.carrier.serve(self.carrier.names.requests(self.node), self._serve):
+            task_status.started()
+            await trio.sleep_forever()
 
     async def ask(self, node: str, question: Question, *, timeout: float = 5.0) -> Answer:
         """Return the answer of a runner. Raises UnansweredError (it does not serve) and AwayError (no answer)."""
         data = self._fitting(wording.write(self.node, self.release, question))
         answer = wording.read_answer(await self._ask(node, data, timeout))
-        if not isinstance(answer, Large):
-            return answer
-        whole = await self._fetch(node, answer)
-        return _lost(node) if whole is None else wording.read_answer(whole)
+        if isinstance(answer, Large):
+            whole = await self._fetch(node, answer)
+            answer = _lost(node) if whole is None else wording.read_answer(whole)
+        if isinstance(answer, Broken):
+            log.warning("a runner gives no answer", node=node, why=answer.why)
+            raise AwayError(answer.why)
+        return answer
 
     async def _ask(self, node: str, data: bytes, timeout: float) -> bytes:
-        return await self.carrier.ask(self.carrier.names.requests(node), data, timeout=timeout)
+        try:
+            return await self.carrier.ask(self.carrier.names.requests(node), data, timeout=timeout)
+        except RunnerError as problem:  # too many are served, or a bug
+            raise AwayError(problem.failure.message) from problem
 
     async def _serve(self, data: bytes) -> bytes:
         self._asked += 1
@@ -106,13 +118,13 @@ class Requests:
         if isinstance(question, Large):
             whole = await self._fetch(node, question)
             node, question = (node, _lost(node)) if whole is None else wording.read_question(whole)
-        if isinstance(question, Refused):
-            log.warning("a request of a runner is refused", node=node, why=question.failure.message)
+        if isinstance(question, Broken):
+            log.warning("a request of a runner cannot be read", node=node, why=question.why)
             return question
         if isinstance(question, Piece):
             return self._piece(question)
         if self.answer is None or isinstance(question, Large) or self._asked > _MAX_ASKED:
-            return Refused(Failure(ErrorKind.OVERLOADED, f"the runner {self.node} is not ready", retry_after=1))
+            return Broken(f"the runner {self.node} is not ready")
         return await self.answer(node, question)
 
     # Large messages
@@ -125,7 +137,7 @@ class Requests:
         self._held = {name: held for name, held in self._held.items() if held.until > now}
         if len(data) + sum(len(held.data) for held in self._held.values()) > _MAX_HELD_BYTES:
             text = f"large messages take all the memory for them at the runner {self.node}; try again"
-            return wording.write(self.node, self.release, Refused(Failure(ErrorKind.OVERLOADED, text, retry_after=1)))
+            return wording.write(self.node, self.release, Broken(text))
         name = secrets.token_hex(8)
         self._held[name] = _Held(data, now + _HOLD_SECONDS)
         return wording.write(self.node, self.release, Large(name, len(data)))
@@ -154,5 +166,5 @@ class Requests:
         return bytes(found)
 
 
-def _lost(node: str) -> Refused:
-    return Refused(Failure(ErrorKind.UNAVAILABLE, f"a large message of the runner {node} was lost; try again"))
+def _lost(node: str) -> Broken:
+    return Broken(f"a large message of the runner {node} was lost; try again")

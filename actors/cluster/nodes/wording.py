@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from protocol.errors import ErrorKind, Failure
+from protocol.errors import Failure
 from protocol.model import Approval, Execution, Waiting
 
 VERSION: Final = 1
@@ -137,7 +137,13 @@ class Large(Struct, frozen=True, tag="large"):
     size: int
 
 
-Answer = Found | Several | Absent | Refused | News | Waits | Taken | Bytes | Large
+class Broken(Struct, frozen=True, tag="broken"):
+    """The question was not understood or could not be looked at: nothing is known about what it asks for."""
+
+    why: str
+
+
+Answer = Found | Several | Absent | Refused | News | Waits | Taken | Bytes | Large | Broken
 
 
 class _Letter(Struct, frozen=True):
@@ -158,10 +164,10 @@ def write(node: str, release: str, body: Question | Answer) -> bytes:
     return _encoder.encode(_Letter(node, release, msgspec.Raw(_encoder.encode(body))))
 
 
-def read_question(data: bytes) -> tuple[str, Question | Large | Refused]:
-    """Return who asks, and what; `Refused` is the answer to a question that cannot be read."""
+def read_question(data: bytes) -> tuple[str, Question | Large | Broken]:
+    """Return who asks, and what; `Broken` is the answer to a question that cannot be read."""
     letter = _read(data)
-    if isinstance(letter, Refused):
+    if isinstance(letter, Broken):
         return "", letter
     try:
         return letter.node, _questions.decode(letter.body)
@@ -170,9 +176,9 @@ def read_question(data: bytes) -> tuple[str, Question | Large | Refused]:
 
 
 def read_answer(data: bytes) -> Answer:
-    """Return an answer; `Refused` in place of one that cannot be read."""
+    """Return an answer; `Broken` in place of one that cannot be read."""
     letter = _read(data)
-    if isinstance(letter, Refused):
+    if isinstance(letter, Broken):
         return letter
     try:
         return _answers.decode(letter.body)
@@ -180,18 +186,18 @@ def read_answer(data: bytes) -> Answer:
         return _unreadable(letter, str(problem))
 
 
-def _read(data: bytes) -> _Letter | Refused:
+def _read(data: bytes) -> _Letter | Broken:
     try:
         letter = _letters.decode(data)
     except msgspec.MsgspecError as problem:
-        return Refused(Failure(ErrorKind.UNAVAILABLE, f"no message of a runner: {problem}", field="cluster"))
+        return Broken(f"no message of a runner: {problem}")
     if letter.version > VERSION:
         return _unreadable(letter, f"it has version {letter.version}, known are {VERSION} and below")
     return letter
 
 
-def _unreadable(letter: _Letter, why: str) -> Refused:
+def _unreadable(letter: _Letter, why: str) -> Broken:
     text = (
         f"a message of the runner {letter.node}, release {letter.release}, cannot be read: {why}; upgrade all runners"
     )
-    return Refused(Failure(ErrorKind.UNAVAILABLE, text, field="cluster"))
+    return Broken(text)

@@ -26,3 +26,6 @@ class Queue(Protocol):
 
         Returns it as its callers read, follow and cancel it. It may be here already.
         """
+
+    def push(self, live: Live) -> None:
+        """Let an execution that a person has approved wait for its turn. Never blocks."""

@@ -321,7 +321,8 @@ def test_a_version_without_code_is_left_out(catalog):
     ],
 )
 def test_a_change_apart_from_the_cluster_ends_the_place_in_it(catalog, change):
-    catalog.adopt(99, 4, [adopted(4, version(), active="v1", code={"v1": FILES})])
+    notes = (Note(Action.REGISTER, "m", "v1"),)
+    catalog.adopt(99, 4, [adopted(4, version(), active="v1", code={"v1": FILES}, notes=notes)])
     change(catalog)
 
     assert catalog.place()[0] == 0

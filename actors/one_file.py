@@ -6,7 +6,9 @@ Everything here blocks and is called by one thread at a time.
 from __future__ import annotations
 
 import errno
+import shutil
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial, wraps
@@ -200,6 +202,20 @@ class OneFile:
         """Note up to which change of which cluster the file has all."""
         with self._transaction() as link:
             self._place(link, cluster, place)
+
+    def keep_copy(self, suffix: str) -> Path:
+        """Return a copy of the file as it is now."""
+        moment = time.strftime("%Y%m%d-%H%M%S")
+        copy = self._path.with_name(f"{self._path.name}.{suffix}-{moment}")
+        with self._transaction():
+            shutil.copyfile(self._path, copy)
+            copy.chmod(0o600)
+        return copy
+
+    def end_copy(self, copy: Path, wanted: bool) -> None:
+        """Delete a copy that is not wanted."""
+        if not wanted:
+            copy.unlink(missing_ok=True)
 
     def _place(self, link: sa.Connection, cluster: int, place: int) -> None:
         rows = [{"name": _CLUSTER, "value": cluster}, {"name": _PLACE, "value": place}]

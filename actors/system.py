@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -35,6 +36,9 @@ from environments.venv import VenvEnvironment
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
 
+if TYPE_CHECKING:
+    from actors.cluster import Cluster
+
 log = structlog.get_logger("system")
 
 
@@ -49,6 +53,8 @@ class Surroundings:
     installer: Mapping[str, str]
     secrets: LookUp
     watcher: int | None = None
+    release: str = ""
+    """The release of this program, for the other runners of a cluster."""
 
 
 @frozen
@@ -105,8 +111,24 @@ async def open_system(
     failed too often.
     """
     with _open_launcher(settings, around) as launcher:
-        async with _open_system(settings, around, specs, records, launcher, post) as system:
+        # A call from the command line has a record of its own, and no part in the cluster.
+        async with (
+            _open_cluster(settings if records is None else None, around) as cluster,
+            _open_system(settings, around, specs, records, launcher, post, cluster) as system,
+        ):
             yield system
+
+
+@asynccontextmanager
+async def _open_cluster(settings: Settings | None, around: Surroundings) -> AsyncIterator[Cluster | None]:
+    """Connect to the cluster, where the settings name one."""
+    if settings is None or not settings.cluster.servers:
+        yield None
+        return
+    from actors.cluster import open_cluster  # noqa: PLC0415  (a runner alone has no need of it)
+
+    async with open_cluster(settings, settings.store.data_dir.absolute(), around.release) as cluster:
+        yield cluster
 
 
 @asynccontextmanager
@@ -117,6 +139,7 @@ async def _open_system(
     records: Path | None,
     launcher: Launcher,
     post: Post | None,
+    cluster: Cluster | None,
 ) -> AsyncIterator[System]:
     async def verify(module: Published) -> None:
         await registry.verify(module)
@@ -137,10 +160,11 @@ async def _open_system(
     # A server may use the same data directory: then only the server sweeps containers.
     kinds = _managed(settings, launcher, around, sweeps=records is None)
     executors = _executors(settings, around, {Kind.INLINE: InlineEnvironment(launcher), **kinds}, limits, verify)
-    history = History(settings.history, records or data)
+    history = History(settings.history, records or data, node=None if cluster is None else cluster.node)
     files = Files(settings.files, records or data, existing, kept_seconds=settings.history.retention_seconds)
     largest, most = settings.server.max_frame_bytes, settings.server.max_buffered_bytes
-    attempts = Attempts(executors, history, largest, max(largest, most), around.secrets, files, launcher.table.work_dir)
+    log_of = history if cluster is None else cluster.attach(history, files)
+    attempts = Attempts(executors, log_of, largest, max(largest, most), around.secrets, files, launcher.table.work_dir)
     async with trio.open_nursery() as history_nursery:
         recording = trio.CancelScope()
         await history_nursery.start(_record_within, recording, history)
@@ -157,8 +181,9 @@ async def _open_system(
                 if catalog is not None:
                     await registry.collect()
                 own = data if records is None else None
-                async with _open_keys(own) as keys, _open_runs(settings, registry, history, attempts) as runs:
-                    notices_of = partial(_open_notices, settings, around, runs, post)
+                opened = _open_runs(settings, registry, history, attempts, cluster)
+                async with _open_keys(own) as keys, opened as runs:
+                    notices_of = partial(_open_notices, settings, around, runs, post, cluster)
                     async with _open_schedules(own, registry, runs, follows) as schedules, notices_of() as outbox:
                         yield System(registry, executors, history, runs, files, launcher.table, keys, schedules, outbox)
         finally:
@@ -227,13 +252,16 @@ async def _open_runs(
     registry: Registry,
     history: History,
     attempts: Attempts,
+    cluster: Cluster | None,
 ) -> AsyncIterator[Runs]:
     """Run executions; running ones have ended on exit."""
     runs = Runs(registry, history, attempts, settings.executor, settings.cluster.labels)
-    async with trio.open_nursery() as nursery:
+    joined = nullcontext(trio.lowlevel.checkpoint) if cluster is None else cluster.open(runs, registry)
+    async with joined as begin, trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))
         await nursery.start(partial(supervise, runs.dispatcher, name="dispatcher"))
         await nursery.start(partial(supervise, runs.later, name="later"))
+        await begin()
         try:
             yield runs
         finally:
@@ -244,13 +272,14 @@ async def _open_runs(
 
 @asynccontextmanager
 async def _open_notices(
-    settings: Settings, around: Surroundings, runs: Runs, post: Post | None
+    settings: Settings, around: Surroundings, runs: Runs, post: Post | None, cluster: Cluster | None
 ) -> AsyncIterator[Outbox]:
     """Send notices, also those that the last runner left; executions that it lost were queued again before that."""
     outbox = Outbox(runs.history)
     async with trio.open_nursery() as nursery:
         if post is not None:
             notices = Notices(outbox, runs, around.secrets, post, settings.history.idempotency_seconds)
+            notices.confirm = None if cluster is None else cluster.ends
             await nursery.start(partial(supervise, notices, name="notices"))
         try:
             yield outbox

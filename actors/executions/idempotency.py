@@ -24,6 +24,7 @@ _COMPARED_BYTES = 256 * 1024
 """Larger inputs are compared byte by byte, not as JSON values."""
 
 
+_RUNS = (Status.QUEUED, Status.RUNNING)
 _MOST_REFUSED = 10
 """Executions that had the key and count as none, one after the other, before a caller is refused."""
 
@@ -62,6 +63,9 @@ class Claims(Protocol):
 
     async def release(self, execution: Execution) -> None:
         """Give the key of an execution up that was not accepted. Raises nothing."""
+
+    async def current(self, name: str) -> Live | Execution:
+        """Return an execution of any runner, live or ended. Raises RunnerError `unavailable`."""
 
 
 def _left(execution: Execution) -> bool:
@@ -148,6 +152,8 @@ class Idempotency:
         """Return the first execution that counts; None: the key belongs to this one."""
         for _ in range(_MOST_REFUSED):
             refused = None
+            if self.shared is not None and isinstance(known, Execution) and known.status in _RUNS:
+                known = await self.shared.current(known.id)
             if isinstance(known, Execution) and delivery is not None and delivery.refused(known):
                 refused, known = known.id, None
             if known is not None or self.shared is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -18,7 +19,7 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.executions.live import LiveExecutions
+from actors.executions.live import LiveExecutions, SupersededError
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Execution, Status
 
@@ -77,7 +78,8 @@ class Later:
                 async with self._moving:
                     execution = await history.get(name)
                     if execution is not None and execution.status is Status.SCHEDULED:
-                        await self.queue(execution)
+                        with suppress(SupersededError):  # another runner was first
+                            await self.queue(execution)
                         self.count -= 1
             if len(names) < _TOGETHER:
                 return following
@@ -103,6 +105,12 @@ class Later:
         self._due_at = min(self._due_at, execution.run_at or 0.0)
         self._earlier.set()
         return execution
+
+    def hear(self, execution: Execution, _sequence: int) -> None:
+        """Take note of an execution that another runner of the cluster has accepted."""
+        if execution.status is Status.SCHEDULED:
+            self._due_at = min(self._due_at, execution.run_at or 0.0)
+            self._earlier.set()
 
     async def cancel(self, name: str, why: Failure) -> Execution | None:
         """End a scheduled execution and return it; None when it is not scheduled any more. Raises RunnerError."""

@@ -182,13 +182,15 @@ class History(Answers):
         then some may be stored. Give at most about a thousand at a time.
         """
         self._opened()
+        before = self.revision
         for execution in executions:
             known = self._pending.find(execution.id)
             if known is None or stage_of(execution).follows(stage_of(known)):
                 self._pending.expect((execution.id,))
                 entry = self._entry(execution)
                 self._committer.put(evolve(entry, adopted=True))
-        await self._committer.wait_for_disk()
+        if self.revision > before:
+            await self._committer.wait_for_disk()
 
     async def _append(self, archive: Archive, entry: Entry) -> bool:
         size = weight(entry.execution)

@@ -17,6 +17,9 @@ from actors.one_file import InTurn
 class KeyFeed(Protocol):
     """Records changes of keys."""
 
+    async def catch_up(self) -> None:
+        """Have every change of keys here that was made before this call. Raises RunnerError `unavailable`."""
+
     async def put(self, key: StoredKey, forgotten: Sequence[str] = ()) -> None:
         """Add or change a key, and delete the `forgotten` ones; done when the file has it.
 
@@ -30,6 +33,9 @@ class OwnKeys:
 
     _file: KeyFile
     _in_file: InTurn
+
+    async def catch_up(self) -> None:
+        """Do nothing: all changes are made here. Not a checkpoint."""
 
     async def put(self, key: StoredKey, forgotten: Sequence[str] = ()) -> None:
         """Write to the file."""

@@ -137,6 +137,7 @@ class ApiKeys:
         """
         order = partial(self._create, name, tuple(scopes), tuple(modules), expires_at, subject)
         async with self._changing:
+            await self._feed.catch_up()
             key, secret = await until_first(order)
         log.info("key created", key=key.stored.id, name=name, scopes=" ".join(key.stored.scopes), by=subject)
         return key, secret

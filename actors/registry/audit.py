@@ -19,13 +19,13 @@ class Audit:
 
     _catalog: Catalog | None
     _in_catalog: InTurn
-    _feed: Feed | None = None
+    feed: Feed | None = None
 
     def known(self) -> Feed:
         """Return where modules are changed. Raises RunnerError `unavailable` without a catalog."""
-        if self._feed is None:
+        if self.feed is None:
             raise _nothing_is_kept()
-        return self._feed
+        return self.feed
 
     async def changes(self, query: ChangesQuery) -> list[Change]:
         """Return entries of the log, newest first."""

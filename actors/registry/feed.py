@@ -23,6 +23,9 @@ class Feed(Protocol):
     revision, and `remove`, raise `OvertakenError` too.
     """
 
+    async def catch_up(self) -> None:
+        """Have every change in the registry that was made before this call."""
+
     async def register(
         self, version: StoredVersion, files: Mapping[str, bytes], active: str | None, pruned: Sequence[str]
     ) -> int:
@@ -47,6 +50,9 @@ class OwnFeed:
 
     _catalog: Catalog
     _in_catalog: InTurn
+
+    async def catch_up(self) -> None:
+        """Do nothing: all changes are made here. Not a checkpoint."""
 
     async def register(
         self, version: StoredVersion, files: Mapping[str, bytes], active: str | None, pruned: Sequence[str]

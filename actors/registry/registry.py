@@ -130,6 +130,8 @@ class Registry:
         await self._mailbox.serve(self._handle)
 
     async def _handle(self, question: Question[Any]) -> Any:
+        if self.audit.feed is not None and not isinstance(question, _Publish):
+            await self.audit.feed.catch_up()
         return await until_first(partial(self._change, question))
 
     async def _change(self, question: Question[Any]) -> Any:

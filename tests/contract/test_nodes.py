@@ -11,6 +11,7 @@ import trio
 from actors.cluster import Author
 from actors.cluster.nodes import Facts, Nodes, wording
 from config.modules import ToolPolicy
+from config.settings import ClusterSettings
 from protocol.errors import ErrorKind, RunnerError
 from protocol.events import ItemEvent
 from protocol.model import Status
@@ -47,12 +48,26 @@ class Runner:
         """Takes it from the bus, while it goes on."""
 
 
+class Queue:
+    """The queue of this runner, which leaves calls that it cannot run to other runners, as that of a cluster does."""
+
+    def __init__(self, dispatcher) -> None:
+        self.dispatcher = dispatcher
+
+    def __getattr__(self, name):
+        return getattr(self.dispatcher, name)
+
+    def takes_calls(self, _module) -> bool:
+        return False
+
+
 @asynccontextmanager
-async def runner(bus, path, name, modules=MODULES, **settings):
+async def runner(bus, path, name, modules=MODULES, labels=(), **settings):
     """Run a runner without doors, and connect it with the others."""
-    async with open_service(path / name, modules, **settings) as service:
+    async with open_service(path / name, modules, cluster=ClusterSettings(labels=labels), **settings) as service:
         wire = bus.wire()
         service.history.node = name
+        service.runs.dispatcher.queue = Queue(service.runs.dispatcher)
         adopt = service.history.adopt
         nodes = Nodes(
             wire,
@@ -264,14 +279,19 @@ async def test_a_call_is_lost_with_its_runner_and_never_begins_again(tmp_path):
 
 
 async def test_what_a_module_needs_decides_where_it_runs(tmp_path):
-    gpu = inline("gpu", "def handler(input):\n    return 1\n", needs=("gpu",))
-    bus = Bus()
+    gpu, bus = inline("gpu", "def handler(input):\n    return input\n", needs=("gpu",)), Bus()
     async with runner(bus, tmp_path, "a", [gpu]) as a:
         with pytest.raises(RunnerError) as refused:
             await a.service.execute(ANYBODY, "gpu", b"1")
         assert (refused.value.failure.kind, refused.value.failure.field) == (ErrorKind.UNAVAILABLE, "needs")
         assert "has gpu" in refused.value.failure.message
         assert a.service.runs.statistics().live == 0
+        async with runner(bus, tmp_path, "b", [gpu], labels=("gpu", "zone=eu")) as b:
+            with trio.fail_after(PATIENT):
+                await wait_until(lambda: len(a.nodes.state().nodes) == 2, "they do not meet")
+                ended = await a.service.execute(ANYBODY, "gpu", b"1")
+            assert (ended.node, ended.result) == ("b", b"1")
+            assert [each.labels for each in b.nodes.state().nodes] == [(), ("gpu", "zone=eu")]
 
 
 async def test_decisions_count_through_any_door(tmp_path):

@@ -86,6 +86,12 @@ class Follower:
         await self.in_file(self.file.set_place, self._cluster, self.place)
         self.joining = False
 
+    async def catch_up(self, topic: str) -> None:
+        """Apply all changes of a topic that were made before this call. Raises RunnerError `unavailable`."""
+        if not self.engine.connected:
+            raise error(ErrorKind.UNAVAILABLE, _AWAY, field="cluster", retry_after=5)
+        await self._catch_up(self.engine.names.news(topic, ">"), topic)
+
     def base(self, topic: str) -> int:
         """Return the number of the last change of a topic that is applied here; a decision is based on it."""
         return self._last.get(topic, 0)

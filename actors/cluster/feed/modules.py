@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -26,12 +27,11 @@ from actors.cluster.feed.news import (
     unpack,
 )
 from actors.cluster.letters import Author, UnreadableError
-from actors.one_file import InTurn
+from actors.one_file import InTurn, until_first
 from actors.registry import Action, Adopted, Catalog, Note, StoredModule, StoredVersion
 
 NOTE_SECONDS: Final = 90 * 86400.0
 """How long the cluster keeps entries of the audit log for runners that are away."""
-BEFORE: Final = "before-cluster"
 
 log = structlog.get_logger("cluster")
 
@@ -56,6 +56,10 @@ class SharedModules:
 
     # Changes
 
+    async def catch_up(self) -> None:
+        """Have every change of modules in the registry that was made before this call."""
+        await self.follower.catch_up(MODULE)
+
     async def register(
         self, version: StoredVersion, files: Mapping[str, bytes], active: str | None, pruned: Sequence[str]
     ) -> int:
@@ -69,7 +73,7 @@ class SharedModules:
         notes += [Note(Action.PRUNE, name, each) for each in pruned]
         active = active if active is not None or known is None else known.active
         number = await self._change(name, version.created_by, notes, base, active, [*kept, version])
-        await self._expire(each for each in before if each.version in pruned)
+        await self._expire(number, (each for each in before if each.version in pruned))
         return number
 
     async def activate(self, name: str, version: str, subject: str, before: str | None) -> int:
@@ -86,7 +90,7 @@ class SharedModules:
         before, active = ((), None) if known is None else (known.versions, known.active)
         kept = [each for each in before if each.version != version]
         number = await self._change(name, subject, [Note(Action.DELETE_VERSION, name, version)], base, active, kept)
-        await self._expire(each for each in before if each.version == version)
+        await self._expire(number, (each for each in before if each.version == version))
         return number
 
     async def remove(self, name: str, subject: str, detail: Mapping[str, Any]) -> None:
@@ -95,8 +99,8 @@ class SharedModules:
         known = await self.in_catalog(self.catalog.module, name)
         notes = told([Note(Action.DELETE, name, None, detail)], self.author.node)
         news = ModuleNews(**self._head(), name=name, subject=subject, notes=notes)
-        await self.follower.change(MODULE, token(name), news, base)
-        await self._expire(() if known is None else known.versions)
+        number = await self.follower.change(MODULE, token(name), news, base)
+        await self._expire(number, () if known is None else known.versions)
 
     async def note(self, subject: str, notes: Iterable[Note]) -> None:
         """Add entries to the audit logs of all runners."""
@@ -118,9 +122,9 @@ class SharedModules:
         news = ModuleNews(**self._head(), name=name, subject=subject, notes=added, module=module)
         return await self.follower.change(MODULE, token(name), news, base)
 
-    async def _expire(self, versions: Iterable[StoredVersion]) -> None:
+    async def _expire(self, number: int, versions: Iterable[StoredVersion]) -> None:
         for each in versions:
-            await self.code.expire(each)
+            await self.code.expire(each, number)
 
     def _head(self) -> dict[str, Any]:
         return {"author": self.author, "id": secrets.token_hex(8), "at": time.time()}
@@ -151,13 +155,13 @@ class SharedModules:
         change = Adopted(stored.sequence, news.subject, news.at, notes_of(news.notes), news.name)
         if news.module is None:
             return change
-        versions, code = await self._versions(news.name, news.module, stored.sequence)
+        versions, code = await self._versions(news.name, news.module)
         updated = news.at, news.module.updated_by
         module = StoredModule(news.name, news.module.active, stored.sequence, *updated, tuple(versions))
         return evolve(change, module=module, code=code)
 
     async def _versions(
-        self, name: str, module: ToldModule, number: int
+        self, name: str, module: ToldModule
     ) -> tuple[list[StoredVersion], dict[str, Mapping[str, bytes]]]:
         """Return the versions of a module, and the code of those that this runner does not have."""
         known = await self.in_catalog(self.catalog.module, name)
@@ -176,5 +180,37 @@ class SharedModules:
 
     # Join
 
-    async def join(self) -> None:
-        """Bring modules that the cluster does not have, once. Raises RunnerError `unavailable`."""
+    async def mine(self) -> list[StoredModule]:
+        """Return the modules of this runner before it joins. Raises RunnerError `unavailable`."""
+        return await self.in_catalog(self.catalog.load)
+
+    async def join(self, mine: Sequence[StoredModule]) -> list[str]:
+        """Bring modules that the cluster does not have; return what is lost, in words. Raises RunnerError."""
+        lost = []
+        for module in mine:
+            if module.name not in self._theirs:
+                await until_first(partial(self._bring, module))
+            if module.name in self._theirs:
+                now = await self.in_catalog(self.catalog.module, module.name)
+                kept = {(each.version, each.digest) for each in (() if now is None else now.versions)}
+                gone = [each.version for each in module.versions if (each.version, each.digest) not in kept]
+                if gone:
+                    lost.append(f"versions {', '.join(gone)} of module {module.name}, which the cluster has too")
+        return lost
+
+    async def _bring(self, module: StoredModule) -> None:
+        base, name = self.follower.base(MODULE), module.name
+        if name in self._theirs:
+            return
+        brought = []
+        for each in module.versions:
+            try:
+                await self.code.put(each, await self.in_catalog(self.catalog.files, name, each.version))
+            except KeyError:
+                log.warning("a version without code is not brought to the cluster", module=name, version=each.version)
+            else:
+                brought.append(each)
+        detail = {"active": module.active, "brought": [each.version for each in brought]}
+        notes = [Note(Action.REGISTER, name, module.active, detail)]
+        await self._change(name, module.updated_by, notes, base, module.active, brought)
+        log.info("a module is now one of the cluster", module=name, versions=detail["brought"])

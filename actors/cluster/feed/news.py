@@ -105,6 +105,12 @@ class StateNews(News, frozen=True, omit_defaults=True, kw_only=True):
     state: State
 
 
+class ClaimNews(News, frozen=True, omit_defaults=True, kw_only=True):
+    """The claim of an idempotency key by the execution of this id, or of an instant; "" gives it up."""
+
+    name: str
+
+
 N = TypeVar("N", bound=News)
 _encoder: Final = msgspec.msgpack.Encoder()
 _heads: Final = msgspec.msgpack.Decoder(News)

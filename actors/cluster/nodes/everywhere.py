@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -71,6 +72,8 @@ class Everywhere:
     """Bytes of output, and of items, that are kept of an execution."""
     cluster: Callable[[], ClusterState]
     """Returns the runners and the state of their connection."""
+    queued: Callable[[Execution], Awaitable[Waiting | None]] | None = field(default=None, init=False)
+    """Tells why an execution waits in the queue of the cluster, where no runner has it; the queue sets it."""
     _here: Here = field(init=False)
     _mirrors: dict[str, WeakSet[Mirror]] = field(factory=dict, init=False)
 
@@ -90,12 +93,17 @@ class Everywhere:
         if record.status.final or record.status is Status.SCHEDULED:
             return None
         if record.node in (None, self.node):
-            return self.mirror(record) if record.asynchronous else None
+            return await self._waiting(record) if record.asynchronous else None
         answer = await self._asked(record.node or "", Reach(name))
         if isinstance(answer, Found):
             return self.mirror(answer.execution)
         latest = await self.history.get(name) or record
-        return None if latest.status.final else self.mirror(latest)
+        return None if latest.status.final else await self._waiting(latest)
+
+    async def _waiting(self, record: Execution) -> Mirror:
+        """Return an execution that no runner has in hand, with why it waits."""
+        (found,) = await self._explained_by_queue((record,))
+        return self.mirror(found)
 
     def mirror(self, execution: Execution, module: Published | None = None) -> Mirror:
         """Return an execution that this runner does not own, as callers read, follow and wait for it."""
@@ -168,11 +176,11 @@ class Everywhere:
         live.project(record)
         if record.status is not Status.QUEUED or not record.asynchronous:
             return
-        now = trio.current_time()
-        log.debug("ends an execution that no runner has", execution=record.id, at=now)
-        ended = replace(record, status=Status.CANCELLED, failure=why, exit_code=130)
+        ended = replace(record, status=Status.CANCELLED, failure=why, exit_code=130, finished_at=time.time())
         with suppress(RunnerError):  # a runner has it meanwhile, and is asked next
             await self.end(ended)
+            self.runs.tally.count(ended)
+            live.project(ended)
 
     async def decide(self, live: Live, decision: Approval) -> Execution:
         """Approve or deny an execution that waits for a person."""
@@ -211,8 +219,6 @@ class Everywhere:
         for each in here:
             if each.status is Status.QUEUED and each.waiting is None and each.node not in (None, self.node):
                 wanted.setdefault(each.node or "", []).append(each.id)
-        if not wanted:
-            return here
         reasons: dict[str, Waiting] = {}
 
         async def ask(node: str, names: list[str]) -> None:
@@ -223,7 +229,18 @@ class Everywhere:
         async with trio.open_nursery() as nursery:
             for node in wanted.keys() & set(self._others()):
                 nursery.start_soon(ask, node, wanted[node])
-        return tuple(replace(each, waiting=reasons[each.id]) if each.id in reasons else each for each in here)
+        told = tuple(replace(each, waiting=reasons[each.id]) if each.id in reasons else each for each in here)
+        return await self._explained_by_queue(told)
+
+    async def _explained_by_queue(self, executions: tuple[Execution, ...]) -> tuple[Execution, ...]:
+        """Return executions with the reasons of the queue for those without one, as far as it tells them soon."""
+        found = {each.id: each for each in executions}
+        with trio.move_on_after(_SOON_SECONDS):
+            for each in executions:
+                asks = each.status is Status.QUEUED and each.asynchronous and each.waiting is None
+                if asks and self.queued is not None and self.runs.find(each.id) is None:
+                    found[each.id] = replace(each, waiting=await self.queued(each))
+        return tuple(found[each.id] for each in executions)
 
     async def at_work(self, name: str, version: str | None = None) -> Sequence[Live]:
         """Return the executions of a module, or of one version of it, that have not ended."""

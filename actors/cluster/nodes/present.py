@@ -40,7 +40,9 @@ class Batches(Protocol):
 class Board(Protocol):
     """Where runners tell that they are there: the engine."""
 
-    changed: set[Callable[[], None]]
+    @property
+    def changed(self) -> set[Callable[[], None]]:
+        """Hooks that are called when the connection comes and when it goes."""
 
     @property
     def connected(self) -> bool:

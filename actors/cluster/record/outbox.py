@@ -17,14 +17,14 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.cluster.engine import EngineError
+from actors.cluster.engine import EngineError, StaleError
 from actors.cluster.letters import UnreadableError
-from actors.cluster.life import forsaken
+from actors.cluster.life import State, forsaken, owed
 from actors.cluster.record.positions import Position, Positions
 from actors.cluster.record.sharedlog import SharedLog
-from actors.history import Ended, History, ended_after, join, open_ones, own
+from actors.history import Ended, History, ended_after, join, open_ones, own, stage_of, summary_of
 from protocol.errors import RunnerError
-from protocol.model import Execution, Status
+from protocol.model import Execution
 
 T = TypeVar("T")
 _NAME: Final = "outbox"
@@ -54,6 +54,8 @@ class Outbox:
     """Puts the job of an execution, unless it is there."""
     alive: Callable[[], Collection[str] | None]
     """Returns the boots of the runners that are there; None while they are not known."""
+    nodes: Callable[[], Collection[str]]
+    """Returns the names of the runners that are there."""
     behind: int = field(default=0, init=False)
     """Executions whose last state the log may lack, as of the last look."""
     _wake: trio.Event = field(factory=trio.Event, init=False)
@@ -87,7 +89,7 @@ class Outbox:
     async def _offer_ends(self, began: int) -> None:
         cursor = await trio.to_thread.run_sync(self.positions.get, _NAME)
         while True:
-            self._wake = trio.Event()
+            self._wake, recorded = trio.Event(), self.history.revision
             try:
                 await self._offer_unsent()
                 reached = await self._offer_after(cursor.number, began)
@@ -99,8 +101,9 @@ class Outbox:
             if reached != cursor.number:
                 cursor = Position(reached)
                 await trio.to_thread.run_sync(partial(self.positions.put, _NAME, cursor))
-            with trio.move_on_after(_SWEEP_SECONDS):
-                await self._wake.wait()
+            if reached >= recorded:  # else some of it is on its way to the database
+                with trio.move_on_after(_SWEEP_SECONDS):
+                    await self._wake.wait()
             await trio.sleep(_GATHER_SECONDS)
 
     async def _offer_unsent(self) -> None:
@@ -138,19 +141,32 @@ class Outbox:
         else:
             await self.shared.offer_end(execution)
 
-    async def _offer(self, execution: Execution) -> None:
-        """Offer a state. If the log has a later one, that counts here, too."""
-        execution = replace(execution, node=execution.node or self.shared.node, reruns=(), children=())
-        state = await self.shared.offer(execution)
-        if state is None:
-            if execution.status is Status.QUEUED:
-                await self.offer_job(execution)
+    async def _offer(self, row: Execution) -> None:
+        """Offer a state of the history. If the log has a later one, that counts here, too."""
+        me, node = self.shared.mail.me, row.node or self.shared.node
+        row = replace(row, node=node, reruns=(), children=())
+        state = await self.shared.state(row.id)
+        letter = owed(summary_of(row) if row.summary else row, node, me, state)
+        if letter is not None:
+            state = await self.shared.offer(letter, state)
+        if state is None or self.is_live(row.id):
             return
-        live = self.is_live(execution.id)
-        if not live:
+        if stage_of(state.letter.execution).follows(stage_of(row)):
             await self.history.adopt([state.letter.execution])
-        if forsaken(state, self.shared.mail.me, self.alive(), live=live):
-            await self.offer_job(state.letter.execution)
+        await self._put_job(state)
+
+    async def _put_job(self, state: State) -> None:
+        """Put the job of an execution again that the queue has lost."""
+        execution, engine = state.letter.execution, self.shared.mail.engine
+        put = forsaken(state, self.shared.mail.me, self.alive())
+        if put is None or await engine.last(engine.names.job("*", execution.id), fresh=True) is not None:
+            return
+        if put.letter is not None:
+            try:
+                await self.shared.publish(put.letter, put.expect)
+            except StaleError:  # another runner has decided
+                return
+        await self.offer_job(execution)
 
     # Accepted executions
 
@@ -184,15 +200,12 @@ class Outbox:
                 return
 
     async def _offer_open(self, name: str) -> None:
+        """Offer an accepted execution of this runner, or of one that is gone."""
         execution = await self.history.get(name)
         if execution is None or execution.status.final or self.is_live(name):
             return
-        if execution.node in (None, self.shared.node):
+        if execution.node in (None, self.shared.node) or execution.node not in self.nodes():
             await self._offer(execution)
-            return
-        state = await self.shared.state(name)
-        if state is not None and forsaken(state, self.shared.mail.me, self.alive(), live=False):
-            await self.offer_job(state.letter.execution)
 
 
 async def _in_parallel(work: Callable[[T], Awaitable[None]], things: Sequence[T]) -> None:

@@ -223,20 +223,18 @@ class SharedLog:
 
     # For the outbox
 
-    async def offer(self, execution: Execution) -> State | None:
-        """Bring the state of an execution of this runner into the log if that lacks it.
+    async def offer(self, letter: Letter, state: State | None) -> State | None:
+        """Put a letter into the log if that lacks it; `state` is its last one. Return the last one after that.
 
-        Return the last letter if the log has a later state, or had this one. Raises EngineError, UnreadableError and
-        RunnerError.
+        Raises EngineError and RunnerError.
         """
-        letter, state = self._letter(execution), await self.mail.state(execution.id)
+        name = letter.execution.id
         match resolve(letter, state):
             case Publish(expect):
                 try:
-                    await self.mail.send(letter, expect)
+                    return State(letter, await self.mail.send(letter, expect))
                 except StaleError:
-                    return await self.mail.state(execution.id, fresh=True)
-                return None
+                    return await self.mail.state(name, fresh=True)
             case _:
                 return state
 

@@ -264,6 +264,11 @@ _NODES: Final = {
     ),
     "{n} messages of other releases could not be read": "다른 릴리스의 메시지 {n}개를 읽지 못했습니다",
     "Bring all runners to one release.": "모든 러너를 같은 릴리스로 맞추세요.",
+    "Cluster": "클러스터",
+    "{n} runners": "러너 {n}개",
+    "Calls go on; asynchronous calls are refused. The page Nodes has more.": (
+        "호출은 계속되고 비동기 호출은 거부됩니다. 자세한 내용은 노드 페이지에 있습니다."
+    ),
     "this runner": "이 러너",
     "draining": "작업 마무리 중",
     "takes work": "작업 받는 중",

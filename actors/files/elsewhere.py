@@ -87,8 +87,8 @@ class Sharing:
     async def position(self, origin: int) -> int:
         """Return the number of the last note that is applied; 0 for none.
 
-        `origin` stands for the stream of the notes. With another one than before all notes are forgotten: what is here
-        is to be offered to it.
+        `origin` stands for the stream of the notes, 0 for a runner alone. With another one than before all notes are
+        forgotten: what is here is to be offered to it.
         """
 
         def work(link: sqlite3.Connection) -> int:
@@ -96,6 +96,7 @@ class Sharing:
             if found.get(_ORIGIN) == origin:
                 return int(found.get(_POSITION, 0))
             link.execute("delete from shared").close()
+            link.execute("delete from uploads where file not in (select id from files)").close()
             link.execute("delete from meta where name = ?", (_POSITION,)).close()
             link.execute("insert or replace into meta values (?, ?)", (_ORIGIN, origin)).close()
             return 0

@@ -257,6 +257,8 @@ class Files:
         """
         await self._store.open()
         try:
+            if self.elsewhere is None:
+                await self.sharing.position(0)  # after it has left a cluster
             task_status.started()
             contents = True
             while True:

@@ -138,9 +138,8 @@ async def test_a_runner_that_leaves_keeps_everything_it_has(tmp_path, nats):
     async with two_sites(tmp_path, nats) as (one, two):
         kept, other = await uploaded(one, b"kept by one"), await uploaded(two, b"of two")
         assert (await one.ask("GET", f"/files/{other}"))[0] == 200
-        ran = [
-            (await site.json("POST", "/modules/execute/twice", index))["id"] for index, site in enumerate((one, two))
-        ]
+        await uploaded(two, b"of two, and nothing that one needs")
+        ran = [(await site.json("POST", "/modules/execute/twice", at))["id"] for at, site in enumerate((one, two))]
         for name in ran:
             await ended(one, f"/executions/{name}")
 
@@ -148,4 +147,5 @@ async def test_a_runner_that_leaves_keeps_everything_it_has(tmp_path, nats):
         assert {each["id"] for each in (await alone.json("GET", "/executions"))["items"]} == set(ran)
         assert (await alone.json("GET", f"/executions/{ran[1]}"))["result"] == [1, 1]
         assert [(await alone.ask("GET", f"/files/{name}"))[2] for name in (kept, other)] == [b"kept by one", b"of two"]
+        assert {each["id"] for each in (await alone.json("GET", "/files"))["items"]} == {kept, other}
         assert (await alone.json("POST", "/modules/execute/twice", 5))["result"] == [5, 5]

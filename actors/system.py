@@ -124,11 +124,11 @@ async def _open_cluster(settings: Settings | None, around: Surroundings) -> Asyn
     """Connect to the cluster, where the settings name one."""
     if settings is None or not settings.cluster.servers:
         yield None
-        return
-    from actors.cluster import open_cluster  # noqa: PLC0415  (a runner alone has no need of it)
+    else:
+        from actors.cluster import open_cluster  # noqa: PLC0415  (a runner alone has no need of it)
 
-    async with open_cluster(settings, settings.store.data_dir.absolute(), around.release) as cluster:
-        yield cluster
+        async with open_cluster(settings, settings.store.data_dir.absolute(), around.release) as cluster:
+            yield cluster
 
 
 @asynccontextmanager
@@ -156,6 +156,7 @@ async def _open_system(
 
     follows: list[Schedules] = []
     data, runs = settings.store.data_dir.absolute(), None
+    own = data if records is None else None
     limits = LimitKeeper(f"operato-{os.getpid()}", watcher=around.watcher)
     # A server may use the same data directory: then only the server sweeps containers.
     kinds = _managed(settings, launcher, around, sweeps=records is None)
@@ -173,18 +174,19 @@ async def _open_system(
         catalog = None
         try:
             # A call from the command line serves its file only; registered modules belong to the server.
-            catalog = await _open_catalog(data) if records is None else None
+            catalog = None if own is None else await trio.to_thread.run_sync(Catalog.open, own / FILE_NAME)
             publisher = Publisher((records or data) / "code", around.secrets)
-            registry = Registry(publisher, catalog, settings.registry, follow)
-            async with _open_files(files), _open_actors(registry, executors):
+            make = Registry if cluster is None else partial(Registry, feed_of=cluster.feeds.modules)
+            registry = make(publisher, catalog, settings.registry, follow)
+            async with _open_files(files), _open_actors(registry, executors, cluster):
                 await registry.publish(specs)
                 if catalog is not None:
                     await registry.collect()
-                own = data if records is None else None
                 opened = _open_runs(settings, registry, history, attempts, cluster)
-                async with _open_keys(own) as keys, opened as runs:
+                async with _open_keys(own, cluster) as keys, opened as runs:
                     notices_of = partial(_open_notices, settings, around, runs, post, cluster)
-                    async with _open_schedules(own, registry, runs, follows) as schedules, notices_of() as outbox:
+                    schedules_of = _open_schedules(own, registry, runs, follows, cluster)
+                    async with schedules_of as schedules, notices_of() as outbox:
                         yield System(registry, executors, history, runs, files, launcher.table, keys, schedules, outbox)
         finally:
             with trio.CancelScope(shield=True):
@@ -232,14 +234,17 @@ async def _open_files(files: Files) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -> AsyncIterator[None]:
+async def _open_actors(
+    registry: Registry, executors: Mapping[Kind, Executor], cluster: Cluster | None
+) -> AsyncIterator[None]:
     """Run registry and executors; all workers have ended on exit."""
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, registry, name="registry"))
         for kind, executor in executors.items():
             await nursery.start(partial(supervise, executor, name=f"executor {kind}"))
         try:
-            yield
+            async with nullcontext() if cluster is None else cluster.following_modules(registry):
+                yield
         finally:
             for executor in executors.values():
                 executor.close()
@@ -288,13 +293,15 @@ async def _open_notices(
 
 
 @asynccontextmanager
-async def _open_keys(data: Path | None) -> AsyncIterator[ApiKeys | None]:
+async def _open_keys(data: Path | None, cluster: Cluster | None) -> AsyncIterator[ApiKeys | None]:
     """Give the API keys of a data directory; their last uses are written on exit."""
     if data is None:
         yield None
         return
-    keys = await trio.to_thread.run_sync(ApiKeys.open, data / KEYS_FILE)
-    async with trio.open_nursery() as nursery:
+    feed = () if cluster is None else (cluster.feeds.keys,)
+    keys = await trio.to_thread.run_sync(ApiKeys.open, data / KEYS_FILE, *feed)
+    following = nullcontext() if cluster is None else cluster.following_keys(keys)
+    async with following, trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, keys, name="keys"))
         try:
             yield keys
@@ -306,15 +313,17 @@ async def _open_keys(data: Path | None) -> AsyncIterator[ApiKeys | None]:
 
 @asynccontextmanager
 async def _open_schedules(
-    data: Path | None, registry: Registry, runs: Runs, follows: list[Schedules]
+    data: Path | None, registry: Registry, runs: Runs, follows: list[Schedules], cluster: Cluster | None
 ) -> AsyncIterator[Schedules | None]:
     """Start modules by their schedules, which follow the changes of modules as a member of `follows`."""
     if data is None:
         yield None
         return
-    schedules = await trio.to_thread.run_sync(Schedules.open, data / STARTS_FILE, registry, runs)
+    feed = () if cluster is None else cluster.starts(runs)
+    schedules = await trio.to_thread.run_sync(Schedules.open, data / STARTS_FILE, registry, runs, *feed)
     follows.append(schedules)
-    async with trio.open_nursery() as nursery:
+    following = nullcontext() if cluster is None else cluster.following_schedules(schedules)
+    async with following, trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, schedules, name="schedules"))
         try:
             yield schedules
@@ -322,10 +331,6 @@ async def _open_schedules(
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await schedules.aclose()
-
-
-async def _open_catalog(data: Path) -> Catalog:
-    return await trio.to_thread.run_sync(Catalog.open, data / FILE_NAME)
 
 
 @contextmanager

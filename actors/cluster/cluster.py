@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from attrs import define, field
 
 from actors.cluster.ends import EndsOfThisRunner
 from actors.cluster.engine import Engine, open_engine
+from actors.cluster.feed import Feeds, SharedClaims, SharedInstants
 from actors.cluster.files import Parts, SharedCollecting, SharedFiles, part_finder
 from actors.cluster.letters import Author
 from actors.cluster.node import node_name
@@ -25,13 +26,19 @@ from actors.cluster.record import POSITIONS_FILE, Mail, Outbox, Positions, Proje
 from actors.executions import Live, Runs
 from actors.files import Files
 from actors.history import History
+from actors.keys import ApiKeys
 from actors.registry import Published, Registry
+from actors.starts import Schedules
 from actors.supervise import supervise
 from config.settings import Settings
+from protocol.errors import RunnerError
 from protocol.model import Execution
 
 _CATCH_UP_SECONDS: Final = 5.0
 """How long a start waits for the states that were recorded while this runner was away."""
+
+_RETRY_SECONDS: Final = 5.0
+Following = Callable[[], AbstractAsyncContextManager[None]]
 
 log: Any = structlog.get_logger("cluster")
 
@@ -44,6 +51,8 @@ class Cluster:
     me: Author
     engine: Engine
     positions: Positions
+    feeds: Feeds
+    """Modules, API keys and schedules."""
     shared: SharedLog = field(init=False)
     """Where executions are recorded."""
     files: SharedFiles = field(init=False)
@@ -79,7 +88,7 @@ class Cluster:
 
         def facts() -> Facts:
             unsent = len(self.shared.unsent) + outbox.behind
-            unreadable = self.projection.unreadable + self.files.unreadable
+            unreadable = self.projection.unreadable + self.files.unreadable + len(self.feeds.unreadable)
             return Facts(self.projection.lag, registry.snapshot.file_digest, unsent, unreadable)
 
         shared, history = self.shared, self._history
@@ -87,6 +96,7 @@ class Cluster:
         nodes = Nodes(*parts, self._adopt, shared.finish, facts)
         alive = Alive(self.engine, nodes.neighbours, self.settings.cluster.labels)
         queue = self._queue(runs, nodes, alive)
+        runs.claims = SharedClaims(self.engine, self.me, runs, alive.alive)
         is_live = partial(_is_live, runs, queue)
         outbox = Outbox(shared, history, self.positions, is_live, queue.offer, alive.alive, alive.nodes)
         collecting = SharedCollecting(self.files, self.settings.history.retention_seconds, self._is_whole)
@@ -113,6 +123,48 @@ class Cluster:
                 yield begin
             finally:
                 nursery.cancel_scope.cancel()
+
+    # What others follow
+
+    def following_modules(self, registry: Registry) -> AbstractAsyncContextManager[None]:
+        """Keep the registry, which runs, as the cluster has it."""
+        return self._following(partial(self.feeds.following_modules, registry), "modules")
+
+    def following_keys(self, keys: ApiKeys) -> AbstractAsyncContextManager[None]:
+        """Keep the API keys as the cluster has them."""
+        return self._following(partial(self.feeds.following_keys, keys), "API keys")
+
+    def following_schedules(self, schedules: Schedules) -> AbstractAsyncContextManager[None]:
+        """Keep the schedules, which do not run yet, as the cluster has them."""
+        return self._following(partial(self.feeds.following_schedules, schedules), "schedules")
+
+    def starts(self, runs: Runs) -> tuple[Any, SharedInstants]:
+        """Return the feed of the schedules, and what lets each instant start once."""
+        return self.feeds.schedules, SharedInstants(self.engine, self.me, runs)
+
+    @asynccontextmanager
+    async def _following(self, follow: Following, what: str) -> AsyncIterator[None]:
+        """Follow what the cluster has; if its servers are away at the start, from when they come."""
+        if self.engine.prepared.is_set():
+            async with follow():
+                yield
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_late, follow, what)
+            try:
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+
+    async def _follow_late(self, follow: Following, what: str) -> None:
+        while True:
+            await self.engine.prepared.wait()
+            try:
+                async with follow():
+                    await trio.sleep_forever()
+            except RunnerError as problem:
+                log.warning("what the cluster has cannot be followed yet", what=what, why=str(problem))
+                await trio.sleep(_RETRY_SECONDS)
 
     def _queue(self, runs: Runs, nodes: Nodes, alive: Alive) -> JobQueue:
         def mirror(module: Published, execution: Execution) -> Live:
@@ -180,7 +232,7 @@ async def open_cluster(settings: Settings, data: Path, release: str) -> AsyncIte
         positions = await trio.to_thread.run_sync(Positions.open, data / POSITIONS_FILE)
         try:
             log.info("part of a cluster", node=node, servers=settings.cluster.servers)
-            yield Cluster(settings, me, engine, positions)
+            yield Cluster(settings, me, engine, positions, Feeds(engine, me))
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(positions.close)

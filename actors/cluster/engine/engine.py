@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 import trio
 
@@ -113,11 +114,6 @@ class Engine:
                 return from_direct(answer)
         return await self._requests.last(stream, subject)
 
-    async def extent(self, stream: str) -> Extent:
-        """Return which stream it is and where it ends, as its leader knows it. Raises `AwayError`, `RefusedError`."""
-        found = await self._requests.call(f"$JS.API.STREAM.INFO.{stream}")
-        return Extent(found["created"], found["state"]["last_seq"])
-
     @asynccontextmanager
     async def read(self, stream: str, *, after: int, subjects: Sequence[str] = ()) -> AsyncIterator[Reader]:
         """Read a stream in order, after a sequence; 0 is its begin."""
@@ -209,6 +205,14 @@ class Engine:
 _NOT_FOUND: Final = "404"
 
 
+async def extent_of(engine: Engine, stream: str) -> Extent:
+    """Return which stream it is and where it ends, as its leader knows it. Raises `EngineError`."""
+    found = msgspec.json.decode(await engine.ask(f"$JS.API.STREAM.INFO.{stream}", b""))
+    if "error" in found:
+        raise AwayError(found["error"].get("description", "the stream cannot be read"))
+    return Extent(found["created"], found["state"]["last_seq"])
+
+
 def _access(settings: ClusterSettings) -> Access:
     """Return how to reach the servers. Raises `RunnerError` for files that cannot be used."""
     return Access(
@@ -281,7 +285,7 @@ async def _prepare(connection: Connection, requests: Requests, names: Names, ser
 
 
 async def _prepare_late(prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
-    """Prepare the streams once the servers answer; whatever they refuse then is tried again."""
+    """Prepare the streams once the servers answer; what they refuse then is tried again."""
     while True:
         try:
             await prepare()

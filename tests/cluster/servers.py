@@ -33,7 +33,7 @@ def find_server() -> str | None:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody uses now."""
+    """Return a port of loopback that is free now."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port: int = bound.getsockname()[1]
@@ -79,7 +79,7 @@ class Server:
         ]
         if self.routes:
             routes = ", ".join(f"nats://127.0.0.1:{port}" for port in self.routes)
-            # Nobody listens at port 1: servers that hear of each other go by the routes that the test knows.
+            # No server listens at port 1: servers that hear of each other use the routes that the test knows.
             cluster = f"name: tests, listen: 127.0.0.1:{self.route}, advertise: 127.0.0.1:1, no_advertise: true"
             lines.append(f"cluster {{ {cluster}, routes: [{routes}] }}")
         config = self.folder / "server.conf"
@@ -238,12 +238,13 @@ def _leader(server: Server, stream: str) -> str | None:
 
 
 class Proxies:
-    """Passes connections on, in a thread, until it is told not to."""
+    """Passes connections on, in a thread, until it is blocked."""
 
     def __init__(self) -> None:
         self.ports: dict[tuple[str, str], int] = {}
         self._blocked: dict[tuple[str, str], asyncio.Event] = {}
         self._open: dict[tuple[str, str], set[asyncio.StreamWriter]] = {}
+        self._listening: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies")
         self._thread.start()
@@ -310,9 +311,12 @@ class Proxies:
                 self._open[pair] -= ends
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        self._listening.append(server)
         self.ports[pair] = server.sockets[0].getsockname()[1]
 
     async def _end(self) -> None:
+        for server in self._listening:
+            server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

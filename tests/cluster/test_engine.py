@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from actors.cluster.engine import Consumer, StaleError, open_engine
+from actors.cluster.engine import Consumer, StaleError, UnansweredError, open_engine
+from protocol.errors import ErrorKind, RunnerError, error
 
 
 @pytest.fixture
@@ -65,3 +66,61 @@ async def test_jobs_are_pulled_up_to_the_count_and_given_back_on_cancellation(en
             again += await puller.fetch(3 - len(again))
         assert sorted(job.data for job in again) == [b"1", b"3", b"4"]
         assert [job.delivered for job in again if job.data == b"1"] == [2]
+
+
+async def test_an_object_is_stored_in_parts_replaced_and_deleted(engine, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    content = bytes(range(256)) * 4096
+    source.write_bytes(content)
+
+    assert await engine.get_object("sha256:x") is None
+    await engine.put_object("sha256:x", source)
+    assert await engine.object_exists("sha256:x")
+    assert await engine.get_object("sha256:x") == content
+    assert await engine.get_object("sha256:x", target) == b""
+    assert target.read_bytes() == content
+    await engine.put_object("sha256:x", b"small")
+    assert await engine.get_object("sha256:x") == b"small"
+    await engine.delete_object("sha256:x")
+    assert not await engine.object_exists("sha256:x")
+
+
+async def test_a_runner_answers_once_many_times_and_with_its_failure(engine):
+    async def once(data):
+        if data == b"bad":
+            raise error(ErrorKind.CONFLICT, "no", field="x")
+        return data * 2
+
+    async def many(data, say):
+        for number in range(200):
+            await say(data + str(number).encode())
+
+    async with engine.serve("a.once", once), engine.serve_many("a.many", many):
+        assert await engine.ask("a.once", b"x") == b"xx"
+        with pytest.raises(RunnerError, match="no") as caught:
+            await engine.ask("a.once", b"bad")
+        assert caught.value.failure.field == "x"
+        async with engine.ask_many("a.many", b"n") as answers:
+            assert [answer async for answer in answers] == [b"n%d" % number for number in range(200)]
+    with pytest.raises(UnansweredError):
+        await engine.ask("a.once", b"x")
+    async with engine.ask_many("a.many", b"x") as answers:
+        with pytest.raises(UnansweredError):
+            await anext(answers)
+
+
+async def test_the_answering_side_is_cancelled_when_the_asking_side_leaves(engine):
+    cancelled = trio.Event()
+
+    async def many(data, say):
+        try:
+            await say(b"begun")
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with engine.serve_many("a.many", many):
+        async with engine.ask_many("a.many", b"") as answers:
+            assert await anext(answers) == b"begun"
+        with trio.fail_after(10):
+            await cancelled.wait()

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
 import trio
 
-from actors.cluster.engine.errors import AwayError, EngineError, RefusedError, UnansweredError
-from actors.cluster.engine.link import Access, Link
-from actors.cluster.engine.messages import Message, Stored, from_direct, read_answer
+from actors.cluster.engine.connection import Connection
+from actors.cluster.engine.link import Access
+from actors.cluster.engine.messages import (
+    AwayError,
+    EngineError,
+    Extent,
+    Stored,
+    UnansweredError,
+    from_direct,
+)
+from actors.cluster.engine.objects import Objects
 from actors.cluster.engine.pulling import Consumer, Puller
 from actors.cluster.engine.reading import Reader
 from actors.cluster.engine.requests import Requests
 from actors.cluster.engine.streams import Names, ensure_streams, repeated
+from actors.cluster.engine.talks import Answer, AnswerMany, Echo, Serving, Talk, open_answer
+from config.cluster import read_credentials
 from config.settings import ClusterSettings
 from protocol.errors import ErrorKind, RunnerError, error
 
@@ -25,35 +36,44 @@ log = structlog.get_logger("runner.cluster")
 
 MIN_VERSION: Final = (2, 12)
 OPEN_SECONDS: Final = 10.0
-_READ_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 5.0
 
 
 class Engine:
     """One runner's use of the cluster's servers. All methods belong to the runner's loop."""
 
-    def __init__(self, link: Link, requests: Requests, names: Names) -> None:
+    def __init__(self, connection: Connection, requests: Requests, names: Names, nursery: trio.Nursery) -> None:
         self.names = names
-        self._link = link
+        self.prepared = trio.Event()
+        """Set when the streams exist."""
+        self._connection = connection
         self._requests = requests
+        self._objects = Objects(connection, requests, names)
+        self._serving = Serving(connection, requests, nursery)
 
     @property
     def changed(self) -> set[Callable[[], None]]:
         """Hooks that are called on the loop when the connection comes and when it goes."""
-        return self._link.changed
+        return self._connection.changed
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection to one of the servers."""
-        return self._link.server is not None
+        return self._connection.server is not None
+
+    @property
+    def server(self) -> str | None:
+        """The address of the server at the other end, or None."""
+        return None if self._connection.server is None else self._connection.server.url
 
     @property
     def max_payload(self) -> int:
         """The largest message that the servers take, in bytes."""
-        return self._link.max_payload
+        return self._connection.max_payload
 
     async def wait_connected(self) -> None:
         """Wait for a connection."""
-        await self._link.wait_connected()
+        await self._connection.wait_connected()
 
     async def publish(
         self,
@@ -73,36 +93,35 @@ class Engine:
         whose `StaleError` may then be about the message itself, and for two minutes with `message_id`, which returns
         the sequence of the first. `ttl` is in seconds, at least 1; the message is gone after it.
         """
-        if len(data) > self.max_payload:
-            raise RefusedError(f"a message of {len(data)} bytes, of which the servers take {self.max_payload}")
-        sent = dict(headers) if headers else {}
-        if expect is not None:
-            sent["Nats-Expected-Last-Subject-Sequence"] = str(expect)
-        if ttl is not None:
-            sent["Nats-TTL"] = f"{max(ttl, 1.0):.0f}s"
-        if message_id is not None:
-            sent["Nats-Msg-Id"] = message_id
-        answer = await self._ask(subject, data, sent or None, timeout)
-        sequence: int = read_answer(answer)["seq"]
-        return sequence
+        return await self._requests.publish(
+            subject, data, expect=expect, headers=headers, ttl=ttl, message_id=message_id, timeout=timeout
+        )
 
     async def last(self, subject: str, *, fresh: bool = False) -> Stored | None:
         """Return the last message of a subject, or None. Raises `AwayError`.
 
-        Any server answers, so that it may lag a moment behind: whatever is decided by it is to be published with
+        Any server answers, so that it may lag a moment behind: publish a decision that rests on it with
         `expect`. None, and with `fresh` everything, is the answer of the leader.
         """
         stream = self.names.stream_of(subject)
         if not fresh:
-            answer = await self._ask(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", None, _READ_SECONDS)
+            try:
+                answer = await self._requests.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+            except UnansweredError as failed:
+                raise AwayError(str(failed)) from failed
             if answer.status != _NOT_FOUND:
                 return from_direct(answer)
         return await self._requests.last(stream, subject)
 
+    async def extent(self, stream: str) -> Extent:
+        """Return which stream it is and where it ends, as its leader knows it. Raises `AwayError`, `RefusedError`."""
+        found = await self._requests.call(f"$JS.API.STREAM.INFO.{stream}")
+        return Extent(found["created"], found["state"]["last_seq"])
+
     @asynccontextmanager
     async def read(self, stream: str, *, after: int, subjects: Sequence[str] = ()) -> AsyncIterator[Reader]:
         """Read a stream in order, after a sequence; 0 is its begin."""
-        reader = Reader(self._link, self._requests, stream, after, subjects)
+        reader = Reader(self._connection, self._requests, stream, after=after, subjects=subjects)
         try:
             yield reader
         finally:
@@ -111,7 +130,7 @@ class Engine:
     @asynccontextmanager
     async def pull(self, consumer: Consumer) -> AsyncIterator[Puller]:
         """Pull jobs of a consumer, which is made if it is missing. Raises `AwayError` or `RefusedError`."""
-        puller = Puller(self._link, self._requests, consumer)
+        puller = Puller(self._connection, self._requests, consumer)
         try:
             await puller.ensure()
             yield puller
@@ -119,21 +138,72 @@ class Engine:
             puller.close()
 
     def say(self, subject: str, data: bytes) -> None:
-        """Send a message to those who listen now, if there are any and there is a connection."""
+        """Send a message to the runners that listen now; without a connection it is dropped."""
         try:
-            self._link.post(subject, data)
+            self._connection.post(subject, data)
         except AwayError:
-            log.debug("nothing is said without a connection", subject=subject)
+            log.debug("a message was dropped without a connection", subject=subject)
 
     async def ask(self, subject: str, data: bytes, *, timeout: float = 5.0) -> bytes:
-        """Return the answer of the runner that serves a subject. Raises `UnansweredError` or `AwayError`."""
-        return (await self._requests.ask(subject, data, timeout=timeout)).data
+        """Return the answer of the runner that serves a subject.
 
-    async def _ask(self, subject: str, data: bytes, headers: dict[str, str] | None, timeout: float) -> Message:
+        Raises the `RunnerError` of that runner, `UnansweredError` without such a runner, `AwayError` without an answer.
+        """
+        return open_answer(await self._requests.ask(subject, data, timeout=timeout))
+
+    @asynccontextmanager
+    async def ask_many(self, subject: str, data: bytes) -> AsyncIterator[Talk]:
+        """Ask the runner that serves a subject by `serve_many`; gives an iterator over its answers, in order.
+
+        It raises the `RunnerError` of that runner, and `UnansweredError` if there is no such runner, or it is gone.
+        The other side is cancelled at the end. Raises `AwayError` without a connection.
+        """
+        talk = Talk(self._connection, self._requests)
         try:
-            return await self._requests.ask(subject, data, headers=headers, timeout=timeout)
-        except UnansweredError as failed:
-            raise AwayError(str(failed)) from failed
+            talk.begin(subject, data)
+            yield talk
+        finally:
+            talk.close()
+
+    @asynccontextmanager
+    async def ask_all(self, subject: str, data: bytes) -> AsyncIterator[Echo]:
+        """Ask all runners that serve a subject by `serve`; gives an iterator over their answers, without an end.
+
+        Its user ends it by a time limit. It raises `UnansweredError` if there is no such runner, and `AwayError`.
+        """
+        echo = Echo(self._connection, self._requests)
+        try:
+            echo.begin(subject, data)
+            yield echo
+        finally:
+            echo.close()
+
+    def serve(self, subject: str, answer: Answer) -> AbstractAsyncContextManager[None]:
+        """Answer questions of other runners, each in a task; a `RunnerError` of `answer` is raised in the asker."""
+        return self._serving.open(subject, partial(self._serving.one, answer))
+
+    def serve_many(self, subject: str, answer: AnswerMany) -> AbstractAsyncContextManager[None]:
+        """Answer questions of other runners with many answers each; `answer` is cancelled if the asker is gone."""
+        return self._serving.open(subject, partial(self._serving.many, answer))
+
+    async def put_object(self, name: str, content: Path | bytes) -> None:
+        """Store a content of any size, in the place of an earlier one. Raises `AwayError` or `RefusedError`."""
+        await self._objects.put(name, content)
+
+    async def get_object(self, name: str, path: Path | None = None) -> bytes | None:
+        """Return a content, or write it into `path` and return no bytes. None: there is no such content.
+
+        Raises `RefusedError` if it is damaged, and `AwayError`; the file may then have a part of it.
+        """
+        return await self._objects.get(name, path)
+
+    async def object_exists(self, name: str) -> bool:
+        """Return whether there is a content of this name. Raises `AwayError`."""
+        return await self._objects.exists(name)
+
+    async def delete_object(self, name: str) -> None:
+        """Remove a content, if there is one. Raises `AwayError`."""
+        await self._objects.delete(name)
 
 
 _NOT_FOUND: Final = "404"
@@ -144,7 +214,7 @@ def _access(settings: ClusterSettings) -> Access:
     return Access(
         settings.servers,
         name=f"operato-runner {settings.node or settings.name}",
-        credentials=None if settings.credentials is None else str(settings.credentials),
+        credentials=None if settings.credentials is None else partial(read_credentials, settings.credentials),
         tls=_tls(settings),
     )
 
@@ -171,32 +241,60 @@ def _unavailable(reason: str) -> RunnerError:
 
 
 @asynccontextmanager
-async def open_engine(settings: ClusterSettings) -> AsyncIterator[Engine]:
-    """Connect to the cluster's servers and make sure of its streams.
+async def open_engine(settings: ClusterSettings, *, prepares: bool = True, waits: bool = True) -> AsyncIterator[Engine]:
+    """Connect to the cluster's servers and make sure of its streams, unless `prepares` is False.
 
-    Raises `RunnerError` (`unavailable`, field `cluster`) if this is not possible within 10 s, naming the reason.
+    Raises `RunnerError` (`unavailable`, field `cluster`) if this is not possible within 10 s, naming the reason. With
+    `waits` False, servers that do not answer by then are used once they do, and `Engine.prepared` is set then.
     """
-    link = Link(_access(settings), _trouble)
-    requests, names = Requests(link), Names(settings.name)
-    link.start()
+    connection = Connection(_access(settings), _trouble)
+    connection.start()
     try:
-        with trio.move_on_after(OPEN_SECONDS) as scope:
-            try:
-                await link.wait_connected()
-                _check_version(link)
-                await repeated(partial(requests.call, "$JS.API.INFO"))
-                await repeated(partial(ensure_streams, requests, names, servers=len(settings.servers)))
-            except EngineError as failed:
-                raise _unavailable(str(failed)) from failed
-        if scope.cancelled_caught:
-            raise _unavailable(link.problem or "JetStream does not answer: is it on, and do most servers run?")
-        yield Engine(link, requests, names)
+        requests, names = Requests(connection), Names(settings.name)
+        prepare = partial(_prepare, connection, requests, names, len(settings.servers) if prepares else None)
+        async with trio.open_nursery() as nursery:
+            engine = Engine(connection, requests, names, nursery)
+            with trio.move_on_after(OPEN_SECONDS) as scope:
+                await prepare()
+                engine.prepared.set()
+            if scope.cancelled_caught:
+                missing = connection.problem or "JetStream does not answer: is it on, and do most servers run?"
+                if waits:
+                    raise _unavailable(missing)
+                log.warning("the servers of the cluster are away", why=missing)
+                nursery.start_soon(_prepare_late, prepare, engine)
+            yield engine
+            nursery.cancel_scope.cancel()
     finally:
-        await link.close()
+        await connection.close()
 
 
-def _check_version(link: Link) -> None:
-    server = link.server
+async def _prepare(connection: Connection, requests: Requests, names: Names, servers: int | None) -> None:
+    try:
+        await connection.wait_connected()
+        _check_version(connection)
+        await repeated(partial(requests.call, "$JS.API.INFO"))
+        if servers is not None:
+            await repeated(partial(ensure_streams, requests, names, servers=servers))
+    except EngineError as failed:
+        raise _unavailable(str(failed)) from failed
+
+
+async def _prepare_late(prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
+    """Prepare the streams once the servers answer; whatever they refuse then is tried again."""
+    while True:
+        try:
+            await prepare()
+        except RunnerError as problem:
+            log.warning("the cluster cannot be used yet", why=str(problem))
+            await trio.sleep(_AGAIN_SECONDS)
+        else:
+            engine.prepared.set()
+            return
+
+
+def _check_version(connection: Connection) -> None:
+    server = connection.server
     if server is not None and _version(server.version) < MIN_VERSION:
         least = ".".join(map(str, MIN_VERSION))
         raise _unavailable(f"{server.url} is NATS {server.version}: version {least} or later is needed")

@@ -1,8 +1,8 @@
 """The connection to the engine: nats-py on an asyncio loop in a thread, behind calls of the runner's own loop.
 
-It carries subjects, headers and bytes; everything else of the engine is made of them on this side. Both directions hand
-over in batches: one wake-up of a loop serves all that is ready. A connection that is lost is given up with all that it
-had in hand, and another client connects, so that nothing is sent later than its sender knows.
+It carries subjects, headers and bytes; everything else of the engine is made of them on the runner's loop. A connection
+that is lost is given up with all that it had in hand, and another client connects: no message is sent long after its
+sender gave up.
 """
 
 from __future__ import annotations
@@ -11,38 +11,42 @@ import asyncio
 import contextlib
 import random
 import ssl
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Any, Final, Protocol
 
 import attrs
 import nats.errors
-import trio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from actors.cluster.engine.errors import AwayError
 from actors.cluster.engine.messages import Message
 
-MAX_QUEUED_BYTES: Final = 16 * 1024 * 1024
-"""Data that waits for the thread; senders wait beyond it."""
-_PIECE: Final = 256
-"""Messages that are handled before others of the loop have their turn."""
 _CONNECT_SECONDS: Final = 4
 _CLOSE_SECONDS: Final = 2
 _PING_SECONDS: Final = 2.0
 _PONG_SECONDS: Final = 5
 """Without a pong in this time the connection counts as lost: the server may be stopped."""
+_FLUSH_SECONDS: Final = 1
+"""A full buffer delays the next message by this time, then it is exceeded: what waits has a bound of its own."""
 _RETRY_SECONDS: Final = 0.25
-_MAX_PAYLOAD: Final = 1024 * 1024
 _MAX_TOLD: Final = 20
-"""Different problems of a connection that are told."""
+"""Different problems of one connection that are logged."""
 _PLAIN: Final = "the server does not offer TLS"
 _NONE: Final[Mapping[str, str]] = {}
 
 Handle = Callable[[Message], None]
+
+
+class Credentials(Protocol):
+    """A user, as the servers know it."""
+
+    @property
+    def jwt(self) -> str:
+        """The token of the user."""
+
+    def sign(self, nonce: bytes) -> bytes:
+        """Return the signature of a server's nonce, in base64."""
 
 
 @attrs.frozen
@@ -52,7 +56,8 @@ class Access:
     servers: tuple[str, ...]
     name: str
     """Of the client, as the server shows it."""
-    credentials: str | None = None
+    credentials: Callable[[], Credentials] | None = None
+    """Called for each connection, in the thread: the file may have changed."""
     tls: ssl.SSLContext | None = None
     """If set, the servers must use TLS."""
 
@@ -97,7 +102,7 @@ class _Loop(asyncio.SelectorEventLoop):
         return transport, protocol
 
     def abort(self) -> None:
-        """End all connections, whatever they have in hand."""
+        """End all connections, with all that they have in hand."""
         for transport in self._connections:
             if isinstance(transport, asyncio.WriteTransport):
                 transport.abort()
@@ -130,7 +135,7 @@ Command = tuple[int, str, bytes, str, dict[str, str] | None] | tuple[str, Subscr
 """A message with the number of the connection that it is for; a subscription that begins (`+`) or ends (`-`)."""
 
 
-class _Side:
+class Side:
     """The side of the thread. The runner's loop calls `do` and `stop` and reads `sent`; the rest runs in the thread."""
 
     def __init__(self, access: Access, arrive: Callable[[Callable[[Any], None], Any], None], hooks: Hooks) -> None:
@@ -182,6 +187,7 @@ class _Side:
             await self._ready.wait()
             self._ready.clear()
             await self._work()
+        await self._work()  # for what came with the end
         keeping.cancel()
         await asyncio.wait({keeping})
 
@@ -200,9 +206,9 @@ class _Side:
                 with contextlib.suppress(nats.errors.Error, OSError):  # the connection is about to be given up
                     await client.publish(subject, data, reply, headers)
             self.sent += len(data)
-            if self.awaited and not commands:
-                self.awaited = False
-                self._arrive(self._hooks.roomy, None)
+        if self.awaited:
+            self.awaited = False
+            self._arrive(self._hooks.roomy, None)
 
     async def _change(self, what: str, subscription: Subscription) -> None:
         if what == "+":
@@ -214,10 +220,11 @@ class _Side:
             task = asyncio.create_task(_drain(known))
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
+            await asyncio.sleep(0)  # so that the server hears of it before later messages
 
     async def _listen(self, subscription: Subscription) -> None:
         client = self._client
-        if client is None:
+        if client is None or subscription not in self._subscriptions:
             return
 
         async def receive(message: Msg) -> None:
@@ -230,7 +237,11 @@ class _Side:
             )
 
         with contextlib.suppress(nats.errors.Error, OSError):
-            self._subscriptions[subscription] = await client.subscribe(subscription.subject, cb=receive)
+            known = await client.subscribe(subscription.subject, cb=receive)
+            if subscription in self._subscriptions:
+                self._subscriptions[subscription] = known
+            else:  # it ended in the meantime
+                await known.unsubscribe()
 
     async def _keep(self) -> None:
         """Stay connected, to any of the servers."""
@@ -242,7 +253,7 @@ class _Side:
     async def _use(self, url: str) -> None:
         """Connect to a server, and be connected as long as it answers."""
         client, closed = _Client(), asyncio.Event()
-        shown, problem, told = _without_password(url), "the server closed the connection", set[str]()
+        problem, told = "the server closed the connection", set[str]()
 
         async def on_closed() -> None:
             closed.set()
@@ -252,30 +263,30 @@ class _Side:
             problem = str(error) or type(error).__name__
             if self._client is client and problem not in told and len(told) < _MAX_TOLD:
                 told.add(problem)
-                self._arrive(self._hooks.trouble, f"{shown}: {problem}")
+                self._arrive(self._hooks.trouble, f"{url}: {problem}")
 
         try:
-            await _within(_CONNECT_SECONDS, client.connect(**self._options(url, client, on_closed, on_error)))
+            await _within(_CONNECT_SECONDS, client.connect(**self._options(url, on_closed, on_error)))
             if self._access.tls is not None and not client.encrypted:
                 problem = _PLAIN
                 return
-            await self._begin(client, shown)
+            await self._begin(client, url)
             while not closed.is_set():
                 with contextlib.suppress(TimeoutError):
                     await _within(_PING_SECONDS, closed.wait())
                     return
                 await client.rtt(_PONG_SECONDS)
-        except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - no failure of a connection may end the attempts
             problem = problem if isinstance(error, nats.errors.NoServersError) else str(error) or type(error).__name__
         finally:
-            await self._give_up(client, f"{shown}: {problem}")
+            await self._give_up(client, f"{url}: {problem}")
 
-    async def _begin(self, client: Client, shown: str) -> None:
+    async def _begin(self, client: Client, url: str) -> None:
         self._client = client
         self._epoch += 1
         for subscription in list(self._subscriptions):
             await self._listen(subscription)
-        server = Server(shown, str(client.connected_server_version)[len("<nats server v") : -1], client.max_payload)
+        server = Server(url, str(client.connected_server_version)[len("<nats server v") : -1], client.max_payload)
         self._arrive(self._hooks.connected, (self._epoch, server))
 
     async def _give_up(self, client: Client, problem: str) -> None:
@@ -290,35 +301,25 @@ class _Side:
         self._loop.abort()
         await asyncio.sleep(0)  # for what ends with the connection
 
-    def _options(self, url: str, client: _Client, on_closed: Any, on_error: Any) -> dict[str, Any]:
+    def _options(self, url: str, on_closed: Any, on_error: Any) -> dict[str, Any]:
         """Return what nats-py needs to connect once; it never connects again by itself."""
-        parts = urlsplit(url)
-
-        def checked(value: str) -> Callable[[], str]:
-            def give() -> str:
-                if self._access.tls is not None and not client.encrypted:
-                    raise nats.errors.Error(_PLAIN)
-                return value
-
-            return give
-
         options: dict[str, Any] = {
-            "servers": [_without_password(url)],
+            "servers": [url],
             "name": self._access.name,
             "allow_reconnect": False,
             "max_reconnect_attempts": 1,
             "reconnect_time_wait": 0,
             "connect_timeout": _CONNECT_SECONDS,
             "ping_interval": 3600,  # `_use` asks
+            "flush_timeout": _FLUSH_SECONDS,
             "closed_cb": on_closed,
             "error_cb": on_error,
             "tls": self._access.tls,
-            "user_credentials": self._access.credentials,
         }
-        if parts.password is not None:
-            options |= {"user": checked(unquote(parts.username or "")), "password": checked(unquote(parts.password))}
-        elif parts.username is not None:
-            options["token"] = checked(unquote(parts.username))
+        if self._access.credentials is not None:
+            user = self._access.credentials()
+            options["user_jwt_cb"] = user.jwt.encode
+            options["signature_cb"] = lambda nonce: user.sign(nonce.encode())
         return options
 
 
@@ -338,129 +339,3 @@ async def _within(seconds: float, work: Coroutine[Any, Any, Any]) -> None:
 async def _drain(subscription: Any) -> None:
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         await subscription.drain()
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-class Link:
-    """The connection as seen from the runner's loop. All methods belong to that loop."""
-
-    def __init__(self, access: Access, trouble: Callable[[str], None]) -> None:
-        self.server: Server | None = None
-        """None while there is no connection."""
-        self.problem = ""
-        """Why the last attempt to connect failed."""
-        self.max_payload = _MAX_PAYLOAD
-        """In bytes; of the last connection."""
-        self.losses: set[Callable[[], None]] = set()
-        """Called when a connection is lost, before `changed`."""
-        self.changed: set[Callable[[], None]] = set()
-        """Called when the connection comes and when it goes."""
-        self._epoch = 0
-        self._put = 0
-        self._arrived: deque[tuple[Callable[[Any], None], Any]] = deque()
-        self._woken = False
-        self._room = trio.lowlevel.ParkingLot()
-        self._whole = trio.Event()
-        self._ended = trio.Event()
-        self._token = trio.lowlevel.current_trio_token()
-        hooks = Hooks(self._connected, self._lost, self._failed, trouble, self._roomy)
-        self._side = _Side(access, self._arrive, hooks)
-        self._thread = threading.Thread(target=self._side.run, args=(self._end,), name="cluster link")
-
-    def start(self) -> None:
-        """Start the thread, which connects and stays connected. `close` ends it."""
-        self._thread.start()
-
-    async def close(self) -> None:
-        """Give up the connection and end the thread, in a bounded time and whatever the server does."""
-        with trio.CancelScope(shield=True):  # bounded by the limits of the thread
-            self._side.stop()
-            await self._ended.wait()
-        self._thread.join()
-
-    async def wait_connected(self) -> None:
-        """Wait for a connection."""
-        await self._whole.wait()
-
-    def post(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
-        """Hand a message over. Raises `AwayError` without a connection, or where too much waits already."""
-        if self.server is None:
-            raise AwayError(self.problem or "there is no connection to the cluster's servers")
-        if self._put - self._side.sent > MAX_QUEUED_BYTES:
-            raise AwayError("too much waits to be sent to the cluster's servers")
-        self._put += len(data)
-        self._side.do((self._epoch, subject, data, reply, headers))
-
-    async def room(self) -> None:
-        """Wait until there is room for a message."""
-        while self._put - self._side.sent > MAX_QUEUED_BYTES // 2 and self.server is not None:
-            self._side.awaited = True
-            if self._put - self._side.sent > MAX_QUEUED_BYTES // 2:
-                await self._room.park()
-
-    def subscribe(self, subject: str, handle: Handle, *, limit: int = 65536) -> Subscription:
-        """Have the messages of a subject handled on this loop, over all connections, until `unsubscribe`."""
-        subscription = Subscription(subject, handle, limit)
-        self._side.do(("+", subscription))
-        return subscription
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription. Messages that are on their way are still handled."""
-        self._side.do(("-", subscription))
-
-    # What the thread has for this loop.
-
-    def _arrive(self, handle: Callable[[Any], None], argument: Any) -> None:
-        """Hand something to the runner's loop, from the thread."""
-        self._arrived.append((handle, argument))
-        if not self._woken:
-            self._woken = True
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._take)
-
-    def _take(self) -> None:
-        self._woken = False  # first: what arrives from now on wakes again
-        arrived = self._arrived
-        for _ in range(_PIECE):
-            if not arrived:
-                return
-            handle, argument = arrived.popleft()
-            handle(argument)
-        if arrived and not self._woken:
-            self._woken = True
-            self._token.run_sync_soon(self._take)
-
-    def _connected(self, at: tuple[int, Server]) -> None:
-        self._epoch, self.server = at
-        self.max_payload = at[1].max_payload
-        self.problem = ""
-        self._whole.set()
-        self._change()
-
-    def _lost(self, problem: str) -> None:
-        self.server = None
-        self.problem = problem
-        self._room.unpark_all()
-        self._whole = trio.Event()
-        for hook in list(self.losses):
-            hook()
-        self._change()
-
-    def _change(self) -> None:
-        for hook in list(self.changed):
-            hook()
-
-    def _failed(self, problem: str) -> None:
-        self.problem = problem
-
-    def _roomy(self, _: None) -> None:
-        self._room.unpark_all()
-
-    def _end(self) -> None:
-        """Tell that the thread ends, from the thread."""
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._ended.set)

@@ -1,4 +1,4 @@
-"""Messages of the engine as values: what came over the link, and what a stream stores."""
+"""Messages of the engine as values: those of the link, those of streams, and failures, which its users decide about."""
 
 from __future__ import annotations
 
@@ -9,12 +9,35 @@ from typing import Any, Final
 
 import msgspec
 
-from actors.cluster.engine.errors import AwayError, RefusedError, StaleError
-
 NO_RESPONDERS: Final = "503"
 _STALE: Final = frozenset({10071, 10164})
 """The engine's numbers for a wrong expected sequence: on the subject; of a publish that another one overtook."""
 _NONE: Final[Mapping[str, str]] = {}
+
+
+class EngineError(Exception):
+    """Any failure of the engine."""
+
+
+class StaleError(EngineError):
+    """The subject has a later message than expected: nothing was stored."""
+
+
+class AwayError(EngineError):
+    """No answer: the connection or the leader is away. A publish may be stored or not; see `Engine.publish`."""
+
+
+class RefusedError(EngineError):
+    """The engine refused for another reason, which the text names: nothing was stored."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+        """The engine's own number of the error, or 0."""
+
+
+class UnansweredError(EngineError):
+    """No runner serves the subject, or the runner that answered went away."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -44,6 +67,15 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     def gone(self) -> bool:
         """Whether it marks the end of a message whose time to live is over."""
         return "Nats-Marker-Reason" in self.headers
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """Which stream it is, and where it ends."""
+
+    made: str
+    """When it was made: one that was made again is another stream."""
+    last: int
+    """The sequence of its last message, or of the last one that there was."""
 
 
 def from_direct(message: Message) -> Stored:
@@ -105,7 +137,7 @@ def _seconds(text: str) -> float:
 def read_answer(message: Message) -> dict[str, Any]:
     """Return an answer of the engine. Raises `StaleError`, `AwayError` where it cannot answer now, `RefusedError`."""
     if message.status == NO_RESPONDERS:
-        raise AwayError(f"nobody answers {message.subject}")
+        raise AwayError("the stream or its leader is away")
     answer: dict[str, Any] = msgspec.json.decode(message.data)
     failed = answer.get("error")
     if failed is None:

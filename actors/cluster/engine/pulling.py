@@ -1,9 +1,11 @@
-"""Jobs: consumers that several runners pull from, and what a runner does with a job that it got."""
+"""Messages of a consumer, asked for: what readers and pullers of jobs have in common, and the jobs."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import secrets
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,19 +13,97 @@ import attrs
 import msgspec
 import trio
 
-from actors.cluster.engine.errors import AwayError
-from actors.cluster.engine.link import Link
-from actors.cluster.engine.messages import Message, position
-from actors.cluster.engine.pulls import HEARTBEAT_SECONDS, NANO, Pull
+from actors.cluster.engine.connection import Connection
+from actors.cluster.engine.link import Handle, Subscription
+from actors.cluster.engine.messages import AwayError, Message, position
 from actors.cluster.engine.requests import Requests
 
+NANO: Final = 1_000_000_000
+HEARTBEAT_SECONDS: Final = 2
+_SILENCE_SECONDS: Final = 2.5 * HEARTBEAT_SECONDS
+"""After this silence the server of the consumer counts as gone: no other server reports it."""
+_HEARTBEAT: Final = "100"
 _NAK: Final = b"-NAK"
 _PROGRESS: Final = b"+WPI"
 _PAUSE_SECONDS: Final = 0.25
 _NO_ANSWERS: Final = 8
 """After so many attempts the consumer is made again: it may have been deleted."""
+_IDLE_SECONDS: Final = 86_400
+"""A consumer that no runner has asked for this long is deleted; its jobs stay, and the next one of its name gets them."""
 _PINNED_SECONDS: Final = 10
 """A pinned runner that asks for nothing in this time loses its consumer to another one."""
+
+
+class Pull:
+    """One question at a time, and the messages that it brought. It has an inbox of its own.
+
+    The engine forgets a question without a listener at its inbox: `withdraw` ends both.
+    """
+
+    def __init__(self, connection: Connection, late: Handle) -> None:
+        self.messages: deque[Message] = deque()
+        self.open = 0
+        """How many messages the question may still bring; 0 after its end."""
+        self.status = ""
+        """Why the engine ended the question; empty if it brought all."""
+        self._connection = connection
+        self._late = late
+        self._inbox = ""
+        self._subscription: Subscription | None = None
+        self._arrived = trio.Event()
+        connection.losses.add(self._lost)
+
+    def ask(self, subject: str, count: int, body: Mapping[str, Any]) -> None:
+        """Ask for up to `count` messages. Raises `AwayError`."""
+        if self._subscription is None:
+            self._inbox = f"_INBOX.{secrets.token_hex(11)}"
+            self._subscription = self._connection.subscribe(self._inbox, self._receive)
+        self._connection.post(subject, json.dumps({"batch": count, **body}).encode(), self._inbox)
+        self.open, self.status = count, ""
+
+    async def wait(self) -> None:
+        """Wait until there is a message, or the question has ended. Raises `AwayError` after a silence."""
+        while self.open and not self.messages:
+            self._arrived = trio.Event()
+            with trio.move_on_after(_SILENCE_SECONDS):
+                await self._arrived.wait()
+                continue
+            self.withdraw()
+            raise AwayError("the server of the consumer does not answer")
+
+    def withdraw(self) -> None:
+        """End the question. Messages that are on their way go to `late`, as those that were not taken."""
+        self.open = 0
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.handle = self._too_late
+            self._connection.unsubscribe(subscription)
+        while self.messages:
+            self._late(self.messages.popleft())
+
+    def close(self) -> None:
+        """Withdraw, for the last time."""
+        self.withdraw()
+        self._connection.losses.discard(self._lost)
+
+    def _receive(self, message: Message) -> None:
+        status = message.status
+        if status == _HEARTBEAT:
+            pass
+        elif status:
+            self.open, self.status = 0, status
+        else:
+            self.open -= 1
+            self.messages.append(message)
+        self._arrived.set()
+
+    def _too_late(self, message: Message) -> None:
+        if not message.status:
+            self._late(message)
+
+    def _lost(self) -> None:
+        self.open, self.status = 0, "503"
+        self._arrived.set()
 
 
 @attrs.frozen
@@ -50,6 +130,7 @@ class Consumer:
             "max_deliver": -1,
             "max_ack_pending": self.max_ack_pending,
             "max_waiting": 512,
+            "inactive_threshold": _IDLE_SECONDS * NANO,
             "priority_policy": self.policy,
             "priority_groups": [_GROUP],
         }
@@ -73,16 +154,16 @@ class Delivery(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     reply: str
     """The subject that takes the answers to it."""
-    _link: Link
+    _connection: Connection
 
     async def ack(self) -> None:
         """Take the job off the queue. If the word is lost, the job is delivered again."""
-        await self._link.room()
+        await self._connection.room()
         self._say(b"+ACK")
 
     async def nak(self, delay: float = 0.0) -> None:
         """Give the job back, to be delivered again after `delay` seconds."""
-        await self._link.room()
+        await self._connection.room()
         self._say(_nak(delay))
 
     def in_progress(self) -> None:
@@ -91,7 +172,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
     def _say(self, word: bytes) -> None:
         with contextlib.suppress(AwayError):
-            self._link.post(self.reply, word)
+            self._connection.post(self.reply, word)
 
 
 def _nak(delay: float) -> bytes:
@@ -101,13 +182,14 @@ def _nak(delay: float) -> bytes:
 class Puller:
     """Pulls the jobs of one consumer. Only one task may use it."""
 
-    def __init__(self, link: Link, requests: Requests, consumer: Consumer) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, requests: Requests, consumer: Consumer) -> None:
+        self._connection = connection
         self._requests = requests
         self._consumer = consumer
         self._pin = ""
+        self._priority = 0
         self._silences = 0
-        self._pull = Pull(link, late=lambda message: self._give_back(message.reply))
+        self._pull = Pull(connection, late=lambda message: self._give_back(message.reply))
 
     async def ensure(self) -> None:
         """Make the consumer, or change it to its settings. Raises `AwayError` or `RefusedError`."""
@@ -118,7 +200,7 @@ class Puller:
     async def fetch(self, count: int, *, priority: int = 0, seconds: float = 30.0) -> Sequence[Delivery]:
         """Return one to `count` jobs as soon as there is one, or none after `seconds`.
 
-        Nothing is asked for any more when it returns or is cancelled, and jobs that nobody took are given back. It
+        Nothing is asked for any more when it returns or is cancelled, and jobs that were not taken are given back. It
         waits over a lost connection. Raises `RefusedError` if the engine refuses the consumer.
         """
         deadline = trio.current_time() + seconds
@@ -137,21 +219,45 @@ class Puller:
                 return found
         return ()
 
+    async def next(self, count: int, *, priority: int = 0) -> Sequence[Delivery]:
+        """Return the jobs that came, at least one, of about `count` that are asked for at most.
+
+        The question stays open between two calls, and after a cancellation: so a job does not go to a runner that wants
+        it less while this one looks at another. A call with another priority asks anew. `pause` ends it. It waits over
+        a lost connection.
+        """
+        pull = self._pull
+        while not pull.messages:
+            if pull.open and (priority != self._priority or pull.open > 2 * count):
+                pull.withdraw()
+            try:
+                if not pull.open:
+                    self._ask(count, priority, _OPEN)
+                await pull.wait()
+                self._ended(found=bool(pull.messages))
+            except AwayError:
+                await self._away()
+        self._silences = 0
+        found = []
+        while pull.messages:
+            found.append(self._delivery(pull.messages.popleft()))
+        return found
+
+    def pause(self) -> None:
+        """Ask for no more until the next call. Jobs that are on their way are given back."""
+        self._pull.withdraw()
+
     def close(self) -> None:
         """Ask for no more."""
         self._pull.close()
 
     async def _once(self, count: int, priority: int, body: Mapping[str, Any], seconds: float) -> Sequence[Delivery]:
         """Ask once, and return what came before the end of the question."""
-        group: dict[str, Any] = {"group": _GROUP, "priority": priority}
-        if self._consumer.policy == "pinned_client":
-            group = {"group": _GROUP} | ({"id": self._pin} if self._pin else {})
         found: list[Delivery] = []
         pull = self._pull
         try:
             with trio.move_on_after(seconds):
-                subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._consumer.stream}.{self._consumer.name}"
-                pull.ask(subject, count, {**body, **group})
+                self._ask(count, priority, body)
                 while pull.open or pull.messages:
                     await pull.wait()
                     while pull.messages:
@@ -163,17 +269,30 @@ class Puller:
         finally:
             if pull.open or pull.messages:
                 pull.withdraw()
-        if pull.status == "423":
-            self._pin = ""
-        elif not found and pull.status not in _EMPTY:
-            raise AwayError(f"the engine ended the question: {pull.status}")
+        self._ended(found=bool(found))
         return found
+
+    def _ask(self, count: int, priority: int, body: Mapping[str, Any]) -> None:
+        group: dict[str, Any] = {"group": _GROUP, "priority": priority}
+        if self._consumer.policy == "pinned_client":
+            group = {"group": _GROUP} | ({"id": self._pin} if self._pin else {})
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._consumer.stream}.{self._consumer.name}"
+        self._priority = priority
+        self._pull.ask(subject, count, {**body, **group})
+
+    def _ended(self, *, found: bool) -> None:
+        """Look why a question has ended. Raises `AwayError` when the engine ended it."""
+        status = self._pull.status
+        if status == "423":
+            self._pin = ""
+        elif not found and status not in _EMPTY:
+            raise AwayError(f"the engine ended the question: {status}")
 
     def _delivery(self, message: Message) -> Delivery:
         at = position(message.reply)
         self._pin = message.headers.get("Nats-Pin-Id", self._pin)
         return Delivery(
-            message.subject, message.data, at.sequence, at.delivered, message.headers, message.reply, self._link
+            message.subject, message.data, at.sequence, at.delivered, message.headers, message.reply, self._connection
         )
 
     async def _away(self) -> None:
@@ -185,9 +304,10 @@ class Puller:
 
     def _give_back(self, reply: str) -> None:
         with contextlib.suppress(AwayError):
-            self._link.post(reply, _NAK)
+            self._connection.post(reply, _NAK)
 
 
 _LONGEST_SECONDS: Final = 60.0
+_OPEN: Final = {"expires": int(_LONGEST_SECONDS * NANO), "idle_heartbeat": HEARTBEAT_SECONDS * NANO}
 _EMPTY: Final = frozenset({"", "404", "408"})
 """The time of the question is over."""

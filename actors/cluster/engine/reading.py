@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from typing import Any, Final
 
 import trio
 
-from actors.cluster.engine.errors import AwayError, RefusedError
-from actors.cluster.engine.link import Link
-from actors.cluster.engine.messages import Stored, position
-from actors.cluster.engine.pulls import HEARTBEAT_SECONDS, NANO, Pull
+from actors.cluster.engine.connection import Connection
+from actors.cluster.engine.messages import AwayError, RefusedError, Stored, position
+from actors.cluster.engine.pulling import HEARTBEAT_SECONDS, NANO, Pull
 from actors.cluster.engine.requests import Requests
 
 _BATCH: Final = 512
 _BATCH_BYTES: Final = 4 * 1024 * 1024
-"""What is asked for at a time, which bounds what waits here."""
+"""The size of one question, which bounds the messages that wait here."""
 _EXPIRES_SECONDS: Final = 30
 _FORGET_SECONDS: Final = 30
 """After this time the engine forgets the consumer of a reader that is gone."""
@@ -31,21 +31,23 @@ class Reader:
     is missing or the server does not answer.
     """
 
-    def __init__(self, link: Link, requests: Requests, stream: str, after: int, subjects: Sequence[str]) -> None:
+    def __init__(
+        self, connection: Connection, requests: Requests, stream: str, *, after: int, subjects: Sequence[str]
+    ) -> None:
         self.position = after
         """The sequence of the last message that was given."""
         self.pending = 0
         """Messages that follow it in the stream, as of the last answer."""
         self._requests = requests
-        self._link = link
+        self._connection = connection
         self._stream = stream
         self._subjects = list(subjects)
         self._name = ""
         self._number = 0
-        self._pull = Pull(link, late=lambda _: None)
+        self._pull = Pull(connection, late=lambda _: None)
 
     async def batch(self) -> Sequence[Stored]:
-        """Return the next messages, at least one. Waits as long as there is none, also without a connection.
+        """Return the next messages, at least one. Waits for the first one, also without a connection.
 
         A cancelled call loses none. Raises `RefusedError` if the stream does not exist.
         """
@@ -57,18 +59,26 @@ class Reader:
                     self._ask()
                 await self._pull.wait()
             except AwayError:
-                self._name = ""
+                self._drop()
                 await trio.sleep(_PAUSE_SECONDS)
                 continue
             found = self._take()
             if found:
                 return found
             if self._pull.status and self._pull.status not in _OVER:
-                self._name = ""  # the consumer is gone, or about to
+                self._drop()  # the consumer is gone, or about to
 
     def close(self) -> None:
-        """Ask for no more; the engine forgets the consumer."""
+        """Ask for no more."""
         self._pull.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        """Remove the consumer. If the word is lost, the engine forgets it after a while."""
+        name, self._name = self._name, ""
+        if name:
+            with contextlib.suppress(AwayError):
+                self._connection.post(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
 
     async def _begin(self) -> None:
         """Make a consumer that continues after the position."""
@@ -97,7 +107,7 @@ class Reader:
 
     def _ask(self) -> None:
         body = {
-            "max_bytes": max(_BATCH_BYTES, 2 * self._link.max_payload),
+            "max_bytes": max(_BATCH_BYTES, 2 * self._connection.max_payload),
             "expires": _EXPIRES_SECONDS * NANO,
             "idle_heartbeat": HEARTBEAT_SECONDS * NANO,
         }
@@ -111,7 +121,7 @@ class Reader:
             at = position(message.reply)
             self._number += 1
             if at.number != self._number:
-                self._name = ""
+                self._drop()
                 self._pull.withdraw()
                 break
             self.position, self.pending = at.sequence, at.pending

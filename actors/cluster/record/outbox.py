@@ -88,24 +88,36 @@ class Outbox:
     # Ends
 
     async def _offer_ends(self, began: int) -> None:
-        cursor = await trio.to_thread.run_sync(self.positions.get, _NAME)
+        cursor = await self._begin()
         while True:
             self._wake, recorded = trio.Event(), self.history.revision
             try:
                 await self._offer_unsent()
-                reached = await self._offer_after(cursor.number, began)
+                reached = await self._offer_after(cursor, began)
             except (EngineError, UnreadableError, RunnerError) as problem:
                 log.info("ends are published later", why=str(problem))
                 await trio.sleep(_RETRY_SECONDS)
                 await self.shared.mail.engine.wait_connected()
                 continue
             if reached != cursor.number:
-                cursor = Position(reached)
+                cursor = Position(reached, cursor.of)
                 await trio.to_thread.run_sync(partial(self.positions.put, _NAME, cursor))
             if reached >= recorded:  # else some of it is on its way to the database
                 with trio.move_on_after(_SWEEP_SECONDS):
                     await self._wake.wait()
             await trio.sleep(_GATHER_SECONDS)
+
+    async def _begin(self) -> Position:
+        """Return where to go on: at the begin of the history for a log that was made again."""
+        known, engine = await trio.to_thread.run_sync(self.positions.get, _NAME), self.shared.mail.engine
+        while True:
+            try:
+                made = (await engine.extent(engine.names.log)).made
+            except EngineError as problem:
+                log.info("it is not known yet what the log of executions lacks", why=str(problem))
+                await trio.sleep(_RETRY_SECONDS)
+            else:
+                return known if known.of == made else Position(0, made)
 
     async def _offer_unsent(self) -> None:
         """Offer the states whose publishing had no answer."""
@@ -115,8 +127,9 @@ class Outbox:
                 await self._offer(execution)
             self.shared.unsent.discard(name)
 
-    async def _offer_after(self, cursor: int, began: int) -> int:
-        """Offer all ends with revisions after the cursor; return the revision up to which all are in the log."""
+    async def _offer_after(self, at: Position, began: int) -> int:
+        """Offer all ends with revisions after a position; return the revision up to which all are in the log."""
+        cursor = at.number
         node, until = self.shared.node, self.history.room.lacking(self.history.revision + 1) - 1
         while True:
             read = partial(ended_after, node=node, after=cursor, until=until, most=_MANY)
@@ -130,7 +143,7 @@ class Outbox:
             if len(found) < _MANY:
                 return max(cursor, until)
             cursor = found[-1].revision
-            await trio.to_thread.run_sync(partial(self.positions.put, _NAME, Position(cursor)))
+            await trio.to_thread.run_sync(partial(self.positions.put, _NAME, Position(cursor, at.of)))
 
     async def _offer_end(self, ended: Ended) -> None:
         execution = self.shared.recent.take(ended.id) or await self.history.get(ended.id)

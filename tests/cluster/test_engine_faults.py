@@ -223,7 +223,7 @@ async def test_messages_that_come_faster_than_they_are_handled_are_dropped_and_c
             await engine.ask("$JS.API.INFO", b"")
             flood(settings.servers[0], 1000)
             while subscription.received + subscription.dropped < 1000:
-                pass  # this loop does nothing else, as one that is held up
+                pass  # this loop does nothing else, like one that waits for the disk
             assert handled == []
         with trio.fail_after(10):
             while len(handled) < 100:

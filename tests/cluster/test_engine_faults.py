@@ -1,4 +1,4 @@
-"""Cluster: the engine over servers that die, stop and come back: nothing acknowledged is lost, nothing waits for ever."""
+"""Cluster: the engine over servers that die, stop and come back: nothing acknowledged is lost, every wait ends."""
 
 from __future__ import annotations
 
@@ -114,25 +114,31 @@ async def test_a_cancelled_pull_is_forgotten_and_its_job_given_back(nats):
     async with open_engine(nats.settings()) as engine:
         names = engine.names
         for number in range(12):
-            consumer = Consumer(names.queue, f"g{number}", (names.job(f"g{number}", "*"),), ack_wait_seconds=600)
-            got = []
+            lane = f"g{number}"
+            consumer = Consumer(names.queue, lane, (names.job(lane, "*"),), ack_wait_seconds=600)
             async with engine.pull(consumer) as puller:
+                got = await cancelled_pull(engine, puller, consumer, steps=3 * number)
+                with trio.fail_after(20):
+                    job = (got or await puller.fetch(3, seconds=60))[0]
+                assert job.data == b"x"
 
-                async def pull():
-                    got.extend(await puller.fetch(3, seconds=60))
 
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(pull)
-                    await waiting(engine, consumer, 1)
-                    nursery.start_soon(engine.publish, names.job(f"g{number}", "a"), b"x")
-                    for _ in range(3 * number):
-                        await trio.lowlevel.checkpoint()
-                    nursery.cancel_scope.cancel()
-                await waiting(engine, consumer, 0)
-                if await engine.last(names.job(f"g{number}", "a"), fresh=True) is not None:
-                    with trio.fail_after(20):
-                        assert got or await pull() is None
-                    assert [job.data for job in got] == [b"x"]
+async def cancelled_pull(engine, puller, consumer, *, steps):
+    """Pull a job that is published meanwhile, and cancel that after some steps of the loop; returns what it got."""
+    got = []
+
+    async def pull():
+        got.extend(await puller.fetch(3, seconds=60))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pull)
+        await waiting(engine, consumer, 1)
+        engine.say(consumer.subjects[0].replace("*", "a"), b"x")
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    await waiting(engine, consumer, 0)
+    return got
 
 
 async def test_all_servers_are_killed_and_started_and_nothing_acknowledged_is_lost(servers):
@@ -145,8 +151,7 @@ async def test_all_servers_are_killed_and_started_and_nothing_acknowledged_is_lo
             for server in servers.all:
                 server.kill()
             with pytest.raises(AwayError):
-                while True:
-                    await engine.publish(engine.names.state("a"), b"lost", expect=0)
+                await engine.publish(engine.names.state("a"), b"lost")
             while engine.connected:
                 await trio.sleep(0.01)
             with pytest.raises(AwayError):
@@ -164,11 +169,10 @@ async def test_a_stopped_server_is_left_even_with_much_on_the_way(servers):
     async with open_engine(servers.settings()) as engine:
         server = next(each for each in servers.all if each.url == engine.server)
         server.stop()
-        began = trio.current_time()
         async with trio.open_nursery() as nursery:
             for number in range(16):
                 nursery.start_soon(offer, engine, engine.names.state(str(number)), bytes(900_000), 30)
-        print(trio.current_time() - began)
+        assert engine.server != server.url
         server.cont()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.cluster.engine.engine import Engine, extent_of, open_engine
+from actors.cluster.engine.engine import Engine, open_engine
 from actors.cluster.engine.messages import (
     AwayError,
     EngineError,
@@ -30,6 +30,5 @@ __all__ = [
     "StaleError",
     "Stored",
     "UnansweredError",
-    "extent_of",
     "open_engine",
 ]

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import structlog
 import trio
 
@@ -115,6 +114,11 @@ class Engine:
                 return from_direct(answer)
         return await self._requests.last(stream, subject)
 
+    async def extent(self, stream: str) -> Extent:
+        """Return which stream it is and where it ends, as its leader knows it. Raises `AwayError`, `RefusedError`."""
+        found = await self._requests.call(f"$JS.API.STREAM.INFO.{stream}")
+        return Extent(found["created"], found["state"]["last_seq"])
+
     @asynccontextmanager
     async def read(self, stream: str, *, after: int, subjects: Sequence[str] = ()) -> AsyncIterator[Reader]:
         """Read a stream in order, after a sequence; 0 is its begin."""
@@ -204,14 +208,6 @@ class Engine:
 
 
 _NOT_FOUND: Final = "404"
-
-
-async def extent_of(engine: Engine, stream: str) -> Extent:
-    """Return which stream it is and where it ends, as its leader knows it. Raises `EngineError`."""
-    found = msgspec.json.decode(await engine.ask(f"$JS.API.STREAM.INFO.{stream}", b""))
-    if "error" in found:
-        raise AwayError(found["error"].get("description", "the stream cannot be read"))
-    return Extent(found["created"], found["state"]["last_seq"])
 
 
 def _access(settings: ClusterSettings) -> Access:

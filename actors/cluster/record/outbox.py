@@ -18,7 +18,7 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.cluster.engine import EngineError, StaleError
+from actors.cluster.engine import AwayError, EngineError, StaleError
 from actors.cluster.letters import Letter, UnreadableError
 from actors.cluster.life import Publish, State, forsaken, owed, resolve
 from actors.cluster.record.positions import Position, Positions
@@ -51,8 +51,8 @@ class Outbox:
     positions: Positions
     is_live: Callable[[str], bool]
     """Whether this runner runs an execution, or has its job."""
-    offer_job: Callable[[Execution], Awaitable[None]]
-    """Puts the job of an execution, unless it is there."""
+    offer_job: Callable[[Execution], Awaitable[bool]]
+    """Puts the job of an execution, unless it is there; returns whether the engine answered."""
     alive: Callable[[], Collection[str] | None]
     """Returns the boots of the runners that are there; None while they are not known."""
     nodes: Callable[[], Collection[str]]
@@ -169,7 +169,7 @@ class Outbox:
         if stage_of(state.letter.execution).follows(stage_of(row)):
             await self.history.adopt([state.letter.execution])
         if state.letter == letter and row.status is Status.QUEUED:  # it was not in the log before, so it has no job
-            await self.offer_job(row)
+            await self._put(row)
         else:
             await self._put_job(state)
 
@@ -195,7 +195,11 @@ class Outbox:
                 await self.shared.publish(put.letter, put.expect)
             except StaleError:  # another runner has decided
                 return
-        await self.offer_job(execution)
+        await self._put(execution)
+
+    async def _put(self, execution: Execution) -> None:
+        if not await self.offer_job(execution):
+            raise AwayError("a job cannot be put")
 
     # Accepted executions
 

@@ -10,7 +10,7 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.cluster.engine import EngineError, Reader, Stored, extent_of
+from actors.cluster.engine import EngineError, Reader, Stored
 from actors.cluster.files import ids_of
 from actors.cluster.letters import Letter, UnreadableError, unpack
 from actors.cluster.record.mail import Mail
@@ -67,7 +67,7 @@ class Projection:
         known = await trio.to_thread.run_sync(self.positions.get, _NAME)
         while True:
             try:
-                extent = await extent_of(self.mail.engine, self.mail.engine.names.log)
+                extent = await self.mail.engine.extent(self.mail.engine.names.log)
             except EngineError as problem:
                 log.info("the log of executions cannot be read yet", why=str(problem))
                 await trio.sleep(_RETRY_SECONDS)

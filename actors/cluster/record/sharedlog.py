@@ -54,7 +54,7 @@ class SharedLog:
     wake: Callable[[], None] = field(default=lambda: None, init=False)
     """Lets the outbox look."""
     unsent: set[str] = field(factory=set, init=False)
-    """Executions of which the log may lack the last state."""
+    """Executions of which the log may lack the last state, or the queue the job."""
     recent: Recent = field(factory=Recent, init=False)
     """The last ends of plain calls."""
     _known: dict[str, int] = field(factory=dict, init=False)
@@ -218,6 +218,11 @@ class SharedLog:
     def known(self, name: str) -> int:
         """Return the sequence of the last letter about a live execution of this runner; 0 when it has none."""
         return self._known.get(name, 0)
+
+    def owe(self, name: str) -> None:
+        """Have the job of an execution put as soon as the engine answers."""
+        self.unsent.add(name)
+        self.wake()
 
     def settled(self, name: str) -> bool:
         """Return whether the end of an execution, which is recorded here, is in the log."""

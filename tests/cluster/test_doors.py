@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import asynccontextmanager
 
 import attrs
@@ -13,7 +12,7 @@ from actors.history import Query
 from actors.registry import Condition
 from protocol.errors import ErrorKind, RunnerError
 from protocol.model import Status
-from runner.api import Publishing
+from runner.api import Glance, Publishing
 from tests.contract.test_nodes import BUSY, ITEMS, Task, followed
 from tests.support import ANYBODY, PATIENCE, inline, open_service, wait_until
 
@@ -60,6 +59,10 @@ async def test_every_door_serves_what_the_queue_gave_to_one_of_them(tmp_path, na
                 assert "queued" in found[waits].waiting.reason
                 listed = (await door.list(ANYBODY, Query(status=Status.QUEUED))).items
                 assert [(each.id, "queued" in each.waiting.reason) for each in listed] == [(waits, True)]
+                seen = await Glance(door.runs, door.history, door.settings).lives(ANYBODY, 5)
+                assert (seen.running_total, seen.waiting_total) == (2, 1)
+                assert {each.id for each in (*seen.running, *seen.waiting)} == set(names)
+                assert [each.waiting.reason for each in seen.waiting if "queued" not in each.waiting.reason] == []
             followers = [await door.follow(ANYBODY, name) for door in (a, b) for name in names]
 
             assert (await b.cancel(ANYBODY, waits)).status is Status.CANCELLED
@@ -123,3 +126,23 @@ async def test_a_module_that_is_deleted_with_force_ends_its_executions_everywher
             other = b if a.runs.find(name) is not None else a
             await other.management.remove(ANYBODY, "temporary", force=True)
             assert (await other.get(ANYBODY, name)).status is Status.CANCELLED
+
+
+def drains(service):
+    return {each.node: each.draining for each in service.runs.owners.cluster().nodes}
+
+
+async def test_a_runner_that_drains_takes_no_calls_and_leaves(tmp_path, nats):
+    async with two(tmp_path, nats, max_workers=1) as (a, b):
+        task, ends = Task(tmp_path), []
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(executed_at, a, "busy", task.input, ends)
+                await task.wait_begun()
+                b.runs.stop(at_once=False)
+                await wait_until(lambda: drains(a) == {"a": False, "b": True}, "a does not hear of it")
+                nursery.start_soon(executed_at, a, "echo", b"1", ends)
+                await wait_until(lambda: a.runs.statistics().live == 2, "it does not wait")
+                task.free.touch()
+        assert {each.node for each in ends} <= {"a", None}
+        assert [each.status for each in ends] == [Status.SUCCEEDED] * 2

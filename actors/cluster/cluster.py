@@ -95,6 +95,7 @@ class Cluster:
         nodes = Nodes(*parts, self._adopt, shared.finish, facts)
         alive = Alive(self.engine, nodes.neighbours, self.settings.cluster.labels)
         queue = self._queue(runs, nodes, alive)
+        nodes.everywhere.queued = queue.waiting
         runs.claims = SharedClaims(self.engine, self.me, runs, alive.alive)
         is_live = partial(_is_live, runs, queue)
         outbox = Outbox(shared, history, self.positions, is_live, queue.offer, alive.alive, alive.nodes)

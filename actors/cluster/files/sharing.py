@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -74,8 +74,7 @@ class SharedFiles:
             return False
         async with self.store.turn(name):
             if not await self._is_here(name):  # else another caller brought it meanwhile
-                self.files.check_size(shared.size)
-                await self.objects.fetch(name, self._receiving(shared))
+                await self.objects.fetch(name, partial(self.files.receive, shared))
             return True
 
     async def offer(self, stored: StoredFile, subject: str, execution: str) -> None:
@@ -102,12 +101,6 @@ class SharedFiles:
             return await self._sharing.here(name) is not None
         except RunnerError:  # its content is damaged
             return False
-
-    def _receiving(self, shared: Shared) -> Callable[[Callable[[Path], Awaitable[bool]]], Awaitable[bool]]:
-        async def receive(load: Callable[[Path], Awaitable[bool]]) -> bool:
-            return await self._sharing.receive(shared, load)
-
-        return receive
 
     # For the log of executions
 

@@ -115,7 +115,7 @@ class Cluster:
                 await nursery.start(partial(supervise, outbox, name="outbox of the cluster"))
                 await nursery.start(partial(supervise, queue, name="queue"))
 
-            with trio.move_on_after(_CATCH_UP_SECONDS):
+            with trio.move_on_after(_CATCH_UP_SECONDS if self.engine.prepared.is_set() else 0):
                 await self.projection.caught_up.wait()
             if self.projection.lag:
                 log.info("the history lacks states of executions, which follow", missing=self.projection.lag)

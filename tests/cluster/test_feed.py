@@ -66,7 +66,7 @@ async def running(settings, path, node):
 
 @asynccontextmanager
 async def alone(path):
-    """A runner without a cluster."""
+    """Run one without a cluster."""
     catalog = Catalog.open(path / "modules.db")
     registry = Registry(Publisher(path / "code", lambda _: {}), catalog)
     async with trio.open_nursery() as nursery:
@@ -300,3 +300,18 @@ async def test_nothing_changes_while_the_engine_is_away_and_reads_go_on(nats, tm
         await until(lambda: a.feeds.engine.connected)
         await a.register("job", code(2), "2")
         assert a.shown()["job"][1] == ["1", "2"]
+
+
+async def test_a_runner_reads_again_what_was_restored_and_offers_what_it_has(nats, tmp_path):
+    settings = nats.settings()
+    async with running(settings, tmp_path / "a", "a") as a:
+        await a.register("job", code(1), "1")
+        await a.register("more", code(2), "1")
+        shown = {name: found[:2] for name, found in a.shown().items()}
+        names, engine = a.feeds.engine.names, a.feeds.engine
+    async with open_engine(settings) as engine:  # as after a loss of all servers with their disks
+        await engine._requests.call(f"$JS.API.STREAM.DELETE.{names.feed}")
+    async with running(settings, tmp_path / "a", "a") as a, running(settings, tmp_path / "b", "b") as b:
+        assert {name: found[:2] for name, found in a.shown().items()} == shown
+        await b.register("job", code(3), "2")
+        assert (await alike(a, b))["job"][:2] == ("2", ["1", "2"])

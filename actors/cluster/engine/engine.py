@@ -62,6 +62,11 @@ class Engine:
         return self._connection.server is not None
 
     @property
+    def server(self) -> str | None:
+        """The address of the server at the other end, or None."""
+        return None if self._connection.server is None else self._connection.server.url
+
+    @property
     def max_payload(self) -> int:
         """The largest message that the servers take, in bytes."""
         return self._connection.max_payload

@@ -27,6 +27,8 @@ _CLOSE_SECONDS: Final = 2
 _PING_SECONDS: Final = 2.0
 _PONG_SECONDS: Final = 5
 """Without a pong in this time the connection counts as lost: the server may be stopped."""
+_FLUSH_SECONDS: Final = 1
+"""A full buffer delays the next message by this time, then it is exceeded: what waits has a bound of its own."""
 _RETRY_SECONDS: Final = 0.25
 _MAX_TOLD: Final = 20
 """Different problems of one connection that are logged."""
@@ -309,6 +311,7 @@ class Side:
             "reconnect_time_wait": 0,
             "connect_timeout": _CONNECT_SECONDS,
             "ping_interval": 3600,  # `_use` asks
+            "flush_timeout": _FLUSH_SECONDS,
             "closed_cb": on_closed,
             "error_cb": on_error,
             "tls": self._access.tls,

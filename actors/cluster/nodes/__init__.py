@@ -1,4 +1,4 @@
-"""The runners of a cluster: who is there, requests between them, and executions that one has for doors of another."""
+"""The runners of a cluster: their presence, requests between them, and executions that one has for doors of another."""
 
 from actors.cluster.nodes.everywhere import Everywhere
 from actors.cluster.nodes.forwarding import Forwarding

@@ -51,8 +51,11 @@ class Room:
         found = self.runs.registry.snapshot.modules.get(module)
         return general(module) if found is None else lane_of(found.spec)
 
-    def wish(self, lane: Lane) -> Wish:
-        """Return how many jobs of a lane could have places now. A lane without modules here is still emptied."""
+    def wish(self, lane: Lane, *, arriving: bool) -> Wish:
+        """Return how many jobs of a lane could have places now; `arriving`: for others there will be a worker soon.
+
+        A lane without modules here is still emptied.
+        """
         self._follow()
         modules = self._modules.get(lane.name)
         if modules is None:
@@ -62,7 +65,9 @@ class Room:
             openings = self.openings(module)
             count = self._count(lane, module, openings)
             if count > 0:
-                asked = priority_of(warm=openings.warm, prepared=openings.prepared, failing=openings.failing)
+                asked = priority_of(
+                    warm=openings.warm or arriving, prepared=openings.prepared, failing=openings.failing
+                )
                 best = Wish(max(best.count, count), min(best.priority, asked))
         return best
 

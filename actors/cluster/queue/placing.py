@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
-import trio
 from attrs import define, field
 from msgspec.structs import replace
 
@@ -46,25 +46,21 @@ class Placing:
     _deciding: dict[str, Delivery] = field(factory=dict, init=False)
     """The last deliveries of jobs about which this runner decides."""
 
-    async def place(
-        self, lane: Lane, delivery: Delivery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Answer a delivery. It is decided about when the task has started; what runs here is answered at its end."""
+    async def place(self, lane: Lane, delivery: Delivery, decided: Callable[[], None]) -> None:
+        """Answer a delivery; what runs here is answered at its end. `decided` is called once, before that."""
         name = delivery.subject.rpartition(".")[2]
         again = name in self._deciding  # it took longer than the ack wait, and the job was delivered again
         self._deciding[name] = delivery
         if again:
-            task_status.started()
+            decided()
             return
-        self.room.arriving += 1
         try:
             live = None
             try:
                 live = await self._place(name, lane, delivery)
             finally:
-                self.room.arriving -= 1
+                decided()
                 delivery = self._deciding.pop(name)
-                task_status.started()
             if live is not None:
                 await self.jobs.hold(delivery, live)
         except (AwayError, StaleError) as problem:

@@ -14,7 +14,7 @@ from actors.cluster.queue.lanes import Lane
 from actors.cluster.queue.places import Room, Wish
 from actors.cluster.queue.placing import Placing
 
-_ASK_SECONDS: Final = 60.0
+_QUIET_SECONDS: Final = 600.0
 _WAKE_SECONDS: Final = 0.01
 """Lanes without places are looked at when one becomes free, but not more often than this."""
 _PAUSE_SECONDS: Final = 1.0
@@ -31,7 +31,11 @@ class Asking:
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     asked: Wish = field(factory=Wish)
     question: trio.CancelScope | None = None
-    """The question that waits for jobs."""
+    """The wait for jobs."""
+    arriving: int = 0
+    """Jobs that are not decided about."""
+    last_job: float = field(factory=trio.current_time)
+    """Trio time."""
 
 
 @define(eq=False)
@@ -46,20 +50,26 @@ class Pulls:
     """Of the jobs; it may outlive the questions."""
     _asking: dict[str, Asking] = field(factory=dict, init=False)
     _extra: dict[str, Lane] = field(factory=dict, init=False)
-    """Lanes to which this runner has put jobs that it may not run: they are asked until they are empty."""
+    """Lanes without modules here that may still have jobs: of removed modules, or put by this runner."""
     _freed: trio.Event = field(factory=trio.Event, init=False)
     """A place may have become free."""
     _look: trio.Event = field(factory=trio.Event, init=False)
     """The lanes without places look again."""
 
     def ask_too(self, lane: Lane) -> None:
-        """Ask a lane that has jobs and no module here, until it is empty."""
+        """Ask a lane that has jobs and no module here, until it has brought none for a while."""
         if lane.name not in self.room.lanes() and lane.fits(self.room.labels):
             self._extra[lane.name] = lane
 
     def follow(self, nursery: trio.Nursery) -> None:
         """Ask the lanes of the modules that there are now, and no others; change questions whose terms have changed."""
-        wanted = {**self._extra, **self.room.lanes()}
+        lanes, quiet = self.room.lanes(), trio.current_time() - _QUIET_SECONDS
+        for name, asking in self._asking.items():
+            if name in lanes or asking.last_job < quiet:
+                self._extra.pop(name, None)
+            else:
+                self._extra[name] = asking.lane
+        wanted = {**self._extra, **lanes}
         for name, asking in list(self._asking.items()):
             if wanted.get(name) != asking.lane:
                 asking.scope.cancel()
@@ -99,7 +109,7 @@ class Pulls:
 
     def _differs(self, asking: Asking) -> bool:
         """Return whether a question should have other terms: no places are left, or another priority."""
-        wish = self.room.wish(asking.lane)
+        wish = self.room.wish(asking.lane, arriving=asking.arriving > 0)
         return wish.count <= 0 or wish.priority != asking.asked.priority
 
     async def _run(self, asking: Asking) -> None:
@@ -116,24 +126,26 @@ class Pulls:
         lane = asking.lane
         async with self.engine.pull(self.consumer(lane)) as puller:
             while True:
-                wish = self.room.wish(lane)
+                wish = self.room.wish(lane, arriving=asking.arriving > 0)
                 if wish.count <= 0:
+                    puller.pause()
                     await self._look.wait()
                     continue
                 asking.asked = wish
                 found: Sequence[Delivery] = ()
                 with trio.CancelScope() as question:
                     asking.question = question
-                    found = await puller.fetch(wish.count, priority=wish.priority, seconds=_ASK_SECONDS)
-                    asking.question = None
-                    if not found:
-                        self._extra.pop(lane.name, None)
+                    found = await puller.next(wish.count, priority=wish.priority)
                 asking.question = None
-                await self._place(lane, found)
-
-    async def _place(self, lane: Lane, found: Sequence[Delivery]) -> None:
-        """Return when all jobs are decided about: those that run here have their places then."""
-        with trio.CancelScope(shield=True):  # each decision has limits of its own
-            async with trio.open_nursery() as deciding:
+                self.room.arriving += len(found)
+                asking.arriving += len(found)
+                asking.last_job = trio.current_time()
                 for delivery in found:
-                    deciding.start_soon(self.nursery.start, self.placing.place, lane, delivery)
+                    self.nursery.start_soon(self._place, asking, delivery, name=f"job of {lane.name}")
+
+    async def _place(self, asking: Asking, delivery: Delivery) -> None:
+        def decided() -> None:
+            self.room.arriving -= 1
+            asking.arriving -= 1
+
+        await self.placing.place(asking.lane, delivery, decided)

@@ -24,7 +24,7 @@ from actors.cluster.record.positions import Position, Positions
 from actors.cluster.record.sharedlog import SharedLog
 from actors.history import Ended, History, ended_after, join, open_ones, own, stage_of, summary_of
 from protocol.errors import RunnerError
-from protocol.model import Execution
+from protocol.model import Execution, Status
 
 T = TypeVar("T")
 _NAME: Final = "outbox"
@@ -166,7 +166,10 @@ class Outbox:
             return
         if stage_of(state.letter.execution).follows(stage_of(row)):
             await self.history.adopt([state.letter.execution])
-        await self._put_job(state)
+        if state.letter == letter and row.status is Status.QUEUED:  # it was not in the log before, so it has no job
+            await self.offer_job(row)
+        else:
+            await self._put_job(state)
 
     async def _put_job(self, state: State) -> None:
         """Put the job of an execution again that the queue has lost."""

@@ -205,8 +205,16 @@ class SharedLog:
         return await self.mail.state(name)
 
     async def publish(self, letter: Letter, expect: int) -> int:
-        """Publish a decision about an execution of another runner, and return its sequence. Raises EngineError."""
-        return await self.mail.send(letter, expect)
+        """Publish a decision about an execution of another runner, and return its sequence.
+
+        Raises EngineError; and RunnerError when the history of this runner lacks what was published.
+        """
+        sequence = await self.mail.send(letter, expect)
+        if letter.execution.status.final:
+            await self.history.finish(letter.execution)  # the runner that ended it tells its recipients
+        else:
+            await self.history.adopt([letter.execution])
+        return sequence
 
     async def take(self, state: State, execution: Execution) -> None:
         """Prepare to run an execution here: its next state follows `state`. Raises RunnerError."""

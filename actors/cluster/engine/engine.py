@@ -25,7 +25,7 @@ from actors.cluster.engine.objects import Objects
 from actors.cluster.engine.pulling import Consumer, Puller
 from actors.cluster.engine.reading import Reader
 from actors.cluster.engine.requests import Requests
-from actors.cluster.engine.streams import Names, ensure_streams, repeated
+from actors.cluster.engine.streams import Names, ensure_streams
 from actors.cluster.engine.talks import Answer, AnswerMany, Echo, Serving, Talk, open_answer
 from config.cluster import read_credentials
 from config.settings import ClusterSettings
@@ -35,6 +35,7 @@ log = structlog.get_logger("runner.cluster")
 
 MIN_VERSION: Final = (2, 12)
 OPEN_SECONDS: Final = 10.0
+_PAUSE_SECONDS: Final = 0.25
 
 
 class Engine:
@@ -251,16 +252,23 @@ async def open_engine(settings: ClusterSettings) -> AsyncIterator[Engine]:
 
 
 async def _prepare(connection: Connection, requests: Requests, names: Names, servers: int) -> None:
-    with trio.move_on_after(OPEN_SECONDS) as scope:
-        try:
-            await connection.wait_connected()
-            _check_version(connection)
-            await repeated(partial(requests.call, "$JS.API.INFO"))
-            await repeated(partial(ensure_streams, requests, names, servers=servers))
-        except EngineError as failed:
-            raise _unavailable(str(failed)) from failed
-    if scope.cancelled_caught:
-        raise _unavailable(connection.problem or "JetStream does not answer: is it on, and do most servers run?")
+    """Wait for the engine, check it, and make its streams; the last reason counts when the time is over."""
+    reason = "JetStream does not answer: is it on, and do most servers run?"
+    with trio.move_on_after(OPEN_SECONDS):
+        while True:
+            try:
+                await connection.wait_connected()
+                _check_version(connection)
+                await requests.call("$JS.API.INFO")
+                await ensure_streams(requests, names, servers=servers)
+            except AwayError as failed:
+                reason = f"JetStream does not answer ({failed}): is it on, and do most servers run?"
+                await trio.sleep(_PAUSE_SECONDS)
+            except EngineError as failed:
+                raise _unavailable(str(failed)) from failed
+            else:
+                return
+    raise _unavailable(reason if connection.server else connection.problem)
 
 
 def _check_version(connection: Connection) -> None:

@@ -16,7 +16,7 @@ UPGRADE ?= --upgrade
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url
 
-.PHONY: help run test check lint fix coverage floor bench bench-compare axe screenshots docs dist lock proto clean
+.PHONY: help run test check lint fix coverage floor bench bench-compare soak axe screenshots docs dist lock proto clean
 .DEFAULT_GOAL := run
 
 help: ## list the targets
@@ -56,6 +56,10 @@ floor: $(VENV)/.dev ## fail where unit tests run less than 97 percent of protoco
 	$(BIN)/coverage run -m pytest -q $(PARALLEL) $(PURE:%=tests/unit/test_%.py)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --include="protocol/*,config/*" --omit="$(GUESTS)" --fail-under=97
+
+MINUTES ?= 60
+soak: $(VENV)/.dev ## kill, stop and cut off runners and servers of a cluster for MINUTES (60)
+	$(BIN)/python -m tests.cluster.soak $(MINUTES) $(SEED)
 
 bench: $(VENV)/.dev ## run all benchmarks; results go to tests/benchmarks/results/COMMIT.json
 	$(BIN)/python -m tests.benchmarks

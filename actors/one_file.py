@@ -6,8 +6,10 @@ Everything here blocks and is called by one thread at a time.
 from __future__ import annotations
 
 import errno
+import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial, wraps
 from hashlib import sha256
@@ -17,19 +19,56 @@ from typing import Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar, 
 import msgspec
 import sqlalchemy as sa
 import structlog
+import trio
 from attrs import define, field
 from sqlalchemy.pool import StaticPool
 
 from actors.damage import Copied, check, is_damage, salvage, set_aside
 from actors.sqlite import ONE_FILE, TROUBLE, begin, check_schema, identity_of, open_writer, reason_of
-from protocol.errors import ErrorKind, error
+from protocol.errors import ErrorKind, Failure, RunnerError, error
 
 _CHECK_SECONDS: Final = 1.0
 _SALVAGE_SECONDS: Final = 30.0
+_MOST_TRIES: Final = 20
+"""How often a change is tried when other runners are faster."""
+_CLUSTER: Final = "cluster"
+_PLACE: Final = "place"
 S = TypeVar("S", bound="OneFile")
 T = TypeVar("T")
 P = ParamSpec("P")
 log: Any = structlog.get_logger(__name__)
+
+
+class OvertakenError(RunnerError):
+    """Another runner of the cluster made a change first. It is applied here, so the next try is based on it."""
+
+    def __init__(self) -> None:
+        text = "other callers make changes all the time; try again"
+        super().__init__(Failure(ErrorKind.UNAVAILABLE, text, retry_after=1.0))
+
+
+async def until_first(change: Callable[[], Awaitable[T]]) -> T:
+    """Make a change, again each time another runner was faster. Raises OvertakenError after too many tries."""
+    for _ in range(_MOST_TRIES - 1):
+        with suppress(OvertakenError):
+            return await change()
+    return await change()
+
+
+@define
+class InTurn:
+    """Runs work with a file in a thread, one at a time, also when cancelled; `failing` begins its errors."""
+
+    _failing: str
+    _turn: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
+
+    async def __call__(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of `work`. Raises RunnerError `unavailable`."""
+        try:
+            return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._turn)
+        except TROUBLE as problem:
+            text = f"{self._failing}: {reason_of(problem)}"
+            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir", retry_after=5) from problem
 
 
 def mending(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
@@ -149,6 +188,37 @@ class OneFile:
             else:
                 check_schema(self._path, known, self.SCHEMA)
         self._opened = identity_of(self._path)
+
+    # The changes of a cluster
+
+    def place(self) -> tuple[int, int]:
+        """Return the number of the cluster whose changes the file has, 0 for none, and that of the last change."""
+        with self._engine.connect() as link:
+            rows = link.execute(sa.select(self.META).where(self.META.c.name.in_((_CLUSTER, _PLACE))))
+            found = {row.name: row.value for row in rows}
+        return found.get(_CLUSTER, 0), found.get(_PLACE, 0)
+
+    def set_place(self, cluster: int, place: int) -> None:
+        """Note up to which change of which cluster the file has all."""
+        with self._transaction() as link:
+            self._place(link, cluster, place)
+
+    def keep_copy(self, suffix: str) -> Path:
+        """Return a copy of the file as it is now."""
+        moment = time.strftime("%Y%m%d-%H%M%S")
+        copy = self._path.with_name(f"{self._path.name}.{suffix}-{moment}")
+        with self._transaction():
+            shutil.copyfile(self._path, copy)
+            copy.chmod(0o600)
+        return copy
+
+    def _place(self, link: sa.Connection, cluster: int, place: int) -> None:
+        rows = [{"name": _CLUSTER, "value": cluster}, {"name": _PLACE, "value": place}]
+        link.execute(sa.insert(self.META).prefix_with("or replace"), rows)
+
+    def _apart(self, link: sa.Connection) -> None:
+        """Note a change that no cluster knows: from now on the file has a state of its own."""
+        link.execute(sa.delete(self.META).where(self.META.c.name == _CLUSTER))
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:

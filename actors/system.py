@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -35,6 +36,9 @@ from environments.venv import VenvEnvironment
 from protocol.errors import ErrorKind, error
 from protocol.model import Kind
 
+if TYPE_CHECKING:
+    from actors.cluster import Cluster
+
 log = structlog.get_logger("system")
 
 
@@ -49,6 +53,8 @@ class Surroundings:
     installer: Mapping[str, str]
     secrets: LookUp
     watcher: int | None = None
+    release: str = ""
+    """The release of this program, for the other runners of a cluster."""
 
 
 @frozen
@@ -105,8 +111,24 @@ async def open_system(
     failed too often.
     """
     with _open_launcher(settings, around) as launcher:
-        async with _open_system(settings, around, specs, records, launcher, post) as system:
+        # A call from the command line has a record of its own, and no part in the cluster.
+        async with (
+            _open_cluster(settings if records is None else None, around) as cluster,
+            _open_system(settings, around, specs, records, launcher, post, cluster) as system,
+        ):
             yield system
+
+
+@asynccontextmanager
+async def _open_cluster(settings: Settings | None, around: Surroundings) -> AsyncIterator[Cluster | None]:
+    """Connect to the cluster, where the settings name one."""
+    if settings is None or not settings.cluster.servers:
+        yield None
+    else:
+        from actors.cluster import open_cluster  # noqa: PLC0415  (a runner alone has no need of it)
+
+        async with open_cluster(settings, settings.store.data_dir.absolute(), around.release) as cluster:
+            yield cluster
 
 
 @asynccontextmanager
@@ -117,6 +139,7 @@ async def _open_system(
     records: Path | None,
     launcher: Launcher,
     post: Post | None,
+    cluster: Cluster | None,
 ) -> AsyncIterator[System]:
     async def verify(module: Published) -> None:
         await registry.verify(module)
@@ -133,14 +156,16 @@ async def _open_system(
 
     follows: list[Schedules] = []
     data, runs = settings.store.data_dir.absolute(), None
+    own = data if records is None else None
     limits = LimitKeeper(f"operato-{os.getpid()}", watcher=around.watcher)
     # A server may use the same data directory: then only the server sweeps containers.
     kinds = _managed(settings, launcher, around, sweeps=records is None)
     executors = _executors(settings, around, {Kind.INLINE: InlineEnvironment(launcher), **kinds}, limits, verify)
-    history = History(settings.history, records or data)
+    history = History(settings.history, records or data, node=None if cluster is None else cluster.node)
     files = Files(settings.files, records or data, existing, kept_seconds=settings.history.retention_seconds)
     largest, most = settings.server.max_frame_bytes, settings.server.max_buffered_bytes
-    attempts = Attempts(executors, history, largest, max(largest, most), around.secrets, files, launcher.table.work_dir)
+    log_of = history if cluster is None else cluster.attach(history, files)
+    attempts = Attempts(executors, log_of, largest, max(largest, most), around.secrets, files, launcher.table.work_dir)
     async with trio.open_nursery() as history_nursery:
         recording = trio.CancelScope()
         await history_nursery.start(_record_within, recording, history)
@@ -149,17 +174,19 @@ async def _open_system(
         catalog = None
         try:
             # A call from the command line serves its file only; registered modules belong to the server.
-            catalog = await _open_catalog(data) if records is None else None
+            catalog = None if own is None else await trio.to_thread.run_sync(Catalog.open, own / FILE_NAME)
             publisher = Publisher((records or data) / "code", around.secrets)
-            registry = Registry(publisher, catalog, settings.registry, follow)
-            async with _open_files(files), _open_actors(registry, executors):
+            make = Registry if cluster is None else partial(Registry, feed_of=cluster.feeds.modules)
+            registry = make(publisher, catalog, settings.registry, follow)
+            async with _open_files(files), _open_actors(registry, executors, cluster):
                 await registry.publish(specs)
                 if catalog is not None:
                     await registry.collect()
-                own = data if records is None else None
-                async with _open_keys(own) as keys, _open_runs(settings, registry, attempts) as runs:
-                    notices_of = partial(_open_notices, settings, around, runs, post)
-                    async with _open_schedules(own, registry, runs, follows) as schedules, notices_of() as outbox:
+                opened = _open_runs(settings, registry, history, attempts, cluster)
+                async with _open_keys(own, cluster) as keys, opened as runs:
+                    notices_of = partial(_open_notices, settings, around, runs, post, cluster)
+                    schedules_of = _open_schedules(own, registry, runs, follows, cluster)
+                    async with schedules_of as schedules, notices_of() as outbox:
                         yield System(registry, executors, history, runs, files, launcher.table, keys, schedules, outbox)
         finally:
             with trio.CancelScope(shield=True):
@@ -207,14 +234,17 @@ async def _open_files(files: Files) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -> AsyncIterator[None]:
+async def _open_actors(
+    registry: Registry, executors: Mapping[Kind, Executor], cluster: Cluster | None
+) -> AsyncIterator[None]:
     """Run registry and executors; all workers have ended on exit."""
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, registry, name="registry"))
         for kind, executor in executors.items():
             await nursery.start(partial(supervise, executor, name=f"executor {kind}"))
         try:
-            yield
+            async with nullcontext() if cluster is None else cluster.following_modules(registry):
+                yield
         finally:
             for executor in executors.values():
                 executor.close()
@@ -225,14 +255,18 @@ async def _open_actors(registry: Registry, executors: Mapping[Kind, Executor]) -
 async def _open_runs(
     settings: Settings,
     registry: Registry,
+    history: History,
     attempts: Attempts,
+    cluster: Cluster | None,
 ) -> AsyncIterator[Runs]:
     """Run executions; running ones have ended on exit."""
-    runs = Runs(registry, attempts, settings.executor)
-    async with trio.open_nursery() as nursery:
+    runs = Runs(registry, history, attempts, settings.executor, settings.cluster.labels)
+    joined = nullcontext(trio.lowlevel.checkpoint) if cluster is None else cluster.open(runs, registry)
+    async with joined as begin, trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, runs, name="runs"))
         await nursery.start(partial(supervise, runs.dispatcher, name="dispatcher"))
         await nursery.start(partial(supervise, runs.later, name="later"))
+        await begin()
         try:
             yield runs
         finally:
@@ -243,13 +277,14 @@ async def _open_runs(
 
 @asynccontextmanager
 async def _open_notices(
-    settings: Settings, around: Surroundings, runs: Runs, post: Post | None
+    settings: Settings, around: Surroundings, runs: Runs, post: Post | None, cluster: Cluster | None
 ) -> AsyncIterator[Outbox]:
     """Send notices, also those that the last runner left; executions that it lost were queued again before that."""
-    outbox = Outbox(runs.attempts.history)
+    outbox = Outbox(runs.history)
     async with trio.open_nursery() as nursery:
         if post is not None:
             notices = Notices(outbox, runs, around.secrets, post, settings.history.idempotency_seconds)
+            notices.confirm = None if cluster is None else cluster.ends
             await nursery.start(partial(supervise, notices, name="notices"))
         try:
             yield outbox
@@ -258,13 +293,15 @@ async def _open_notices(
 
 
 @asynccontextmanager
-async def _open_keys(data: Path | None) -> AsyncIterator[ApiKeys | None]:
+async def _open_keys(data: Path | None, cluster: Cluster | None) -> AsyncIterator[ApiKeys | None]:
     """Give the API keys of a data directory; their last uses are written on exit."""
     if data is None:
         yield None
         return
-    keys = await trio.to_thread.run_sync(ApiKeys.open, data / KEYS_FILE)
-    async with trio.open_nursery() as nursery:
+    feed = () if cluster is None else (cluster.feeds.keys,)
+    keys = await trio.to_thread.run_sync(ApiKeys.open, data / KEYS_FILE, *feed)
+    following = nullcontext() if cluster is None else cluster.following_keys(keys)
+    async with following, trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, keys, name="keys"))
         try:
             yield keys
@@ -276,15 +313,17 @@ async def _open_keys(data: Path | None) -> AsyncIterator[ApiKeys | None]:
 
 @asynccontextmanager
 async def _open_schedules(
-    data: Path | None, registry: Registry, runs: Runs, follows: list[Schedules]
+    data: Path | None, registry: Registry, runs: Runs, follows: list[Schedules], cluster: Cluster | None
 ) -> AsyncIterator[Schedules | None]:
     """Start modules by their schedules, which follow the changes of modules as a member of `follows`."""
     if data is None:
         yield None
         return
-    schedules = await trio.to_thread.run_sync(Schedules.open, data / STARTS_FILE, registry, runs)
+    feed = () if cluster is None else cluster.starts(runs)
+    schedules = await trio.to_thread.run_sync(Schedules.open, data / STARTS_FILE, registry, runs, *feed)
     follows.append(schedules)
-    async with trio.open_nursery() as nursery:
+    following = nullcontext() if cluster is None else cluster.following_schedules(schedules)
+    async with following, trio.open_nursery() as nursery:
         await nursery.start(partial(supervise, schedules, name="schedules"))
         try:
             yield schedules
@@ -292,10 +331,6 @@ async def _open_schedules(
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await schedules.aclose()
-
-
-async def _open_catalog(data: Path) -> Catalog:
-    return await trio.to_thread.run_sync(Catalog.open, data / FILE_NAME)
 
 
 @contextmanager

@@ -165,6 +165,8 @@ class Execution(Struct, frozen=True, omit_defaults=True):
     """Who called: the subject of the token."""
     asynchronous: bool = False
     """No caller waits for its answer; it runs even after a restart of the runner."""
+    node: str | None = None
+    """The runner of a cluster that accepted it, then the one that runs or ran it; None on a single machine."""
     timeout: float | None = None
     """Seconds that the caller allows for each attempt, if less than the module's."""
     priority: int = DEFAULT_PRIORITY

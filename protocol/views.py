@@ -107,6 +107,7 @@ class History(TypedDict):
 
     subject: Annotated[str, Meta(description="Who called.")]
     asynchronous: bool
+    node: Annotated[str | None, Meta(description="The runner that accepted it, then the one that ran it; null alone.")]
     timeout: Annotated[float | None, Meta(description="Seconds that the caller allows for each attempt.")]
     idempotency_key: str | None
     created_at: Moment
@@ -199,6 +200,7 @@ def _history(execution: model.Execution) -> History:
     return {
         "subject": execution.subject,
         "asynchronous": execution.asynchronous,
+        "node": execution.node,
         "timeout": execution.timeout,
         "idempotency_key": execution.idempotency_key,
         "created_at": round(execution.created_at, 6),

@@ -1,8 +1,8 @@
 """`python -m runner.backup save|restore DATA_DIR`: records as one archive, while a runner serves.
 
 `save` writes a tar of DATA_DIR to standard output, `restore` reads one from standard input into a directory without
-records. It has history, journal, registered modules, schedules, API keys (as hashes), locked requirements and the
-runner's own secret; with `--files` also stored files. The rest is made again.
+records. It has history, journal, registered modules, schedules, API keys (as hashes), locked requirements, the
+runner's own secret and its name in a cluster; with `--files` also stored files. The rest is made again.
 
 The order makes it complete: first the journal, then the database. A record that leaves the journal in between is in the
 database by then, and one in both counts once, by its revision, as after a crash. It is a program of its own, with the
@@ -33,8 +33,10 @@ _KEYS = "keys.db"
 _STARTS = "starts.db"
 _FILES = "files.db"
 _SECRET = "jwt-secret"  # noqa: S105  (the name of a file)
+_NODE = "node"
+"""The name of the runner in its cluster: a restored one is the same runner."""
 _NAMES = re.compile(
-    r"history\.db|modules\.db|keys\.db|starts\.db|jwt-secret|journal/\d+\.journal|locks/[0-9a-f]+\.txt"
+    r"history\.db|modules\.db|keys\.db|starts\.db|jwt-secret|node|journal/\d+\.journal|locks/[0-9a-f]+\.txt"
     r"|files\.db|files/[0-9a-f]{2}/[0-9a-f]{64}"
 )
 # A write-ahead log of another database would be replayed into the restored one.
@@ -85,8 +87,9 @@ def save(data_dir: Path, to: BinaryIO, *, files: bool = False) -> int | None:
                 _add(archive, f"journal/{path.name}", path.read_bytes())
         for path in sorted((data_dir / "locks").glob("*.txt")):
             _add(archive, f"locks/{path.name}", path.read_bytes())
-        if (data_dir / _SECRET).is_file():
-            _add(archive, _SECRET, (data_dir / _SECRET).read_bytes())
+        for name in (_SECRET, _NODE):
+            if (data_dir / name).is_file():
+                _add(archive, name, (data_dir / name).read_bytes())
         saved = _add_files(archive, data_dir) if files else None
         # History comes last: an archive with it is complete.
         for name in (_MODULES, _KEYS, _STARTS, _DATABASE):

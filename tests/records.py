@@ -85,6 +85,7 @@ def full():
         reach='["a*"]',
         group='"kim"',
         via="mcp desk/1.0",
+        node="a",
         approval=Approval(approved=True, by="kim", at=NOW, reason="Ä"),
         on_end=Telling((Recipient((Status.SUCCEEDED,), "http://example.org/", None, {"env": "X"}),), 2),
         timings=Timings(0.1, 0.2, 0.3, 0.4, 0.5),
@@ -99,9 +100,9 @@ def bare(execution):
 
 
 @asynccontextmanager
-async def running(folder, *, clock=lambda: NOW, **settings):
+async def running(folder, *, clock=lambda: NOW, node=None, **settings):
     """Run a history on `folder`, close it in the end."""
-    history = History(HistorySettings(**settings), folder, clock=clock)
+    history = History(HistorySettings(**settings), folder, clock=clock, node=node)
     async with trio.open_nursery() as nursery:
         await nursery.start(history.run)
         with trio.fail_after(20):
@@ -133,7 +134,7 @@ def rows(folder, sql="select * from executions order by id"):
 def make_older(folder):
     """Give a database the schema of the first release that converts it."""
     with closing(sqlite3.connect(folder / "history.db")) as link, link:
-        for name in ("schedule", "rerun_of", "rerun_root", "parent", "root", "due"):
+        for name in ("schedule", "rerun_of", "rerun_root", "parent", "root", "node", "due"):
             link.execute(f"drop index executions_by_{name}")
         for step in tables.STEPS.values():
             for statement in step:

@@ -15,7 +15,10 @@ from typing import Any
 
 import httpx
 
+from tests.program import run_program
+
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = (sys.executable, str(ROOT / "main.py"))
 
 
 class Server:
@@ -25,7 +28,7 @@ class Server:
         self,
         home: Path,
         *options: str,
-        program: Sequence[str] = (sys.executable, str(ROOT / "main.py")),
+        program: Sequence[str] = PROGRAM,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
@@ -39,14 +42,14 @@ class Server:
         wait_for(lambda: (home / "ready.json").exists() or self.process.poll() is not None)
         assert self.process.poll() is None, (home / "log").read_text()
         self.ready = json.loads((home / "ready.json").read_text())
-        self.token = subprocess.run(
-            [*main, "token", "--subject", "test", "--scope", "admin", *common],
-            cwd=home,
-            env=environ,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
+        token = ["token", "--subject", "test", "--scope", "admin", *common]
+        done = (
+            run_program(token, cwd=home, environ=os.environ if environ is None else environ)
+            if tuple(main) == PROGRAM
+            else subprocess.run([*main, *token], cwd=home, env=environ, check=False, capture_output=True)
+        )
+        assert done.returncode == 0, done.stderr
+        self.token = done.stdout.decode().strip()
         self.client = httpx.Client(
             base_url="".join(f"http://127.0.0.1:{port}" for _, port in self.ready["rest"]),
             headers={"authorization": f"Bearer {self.token}"},
@@ -99,13 +102,15 @@ class Commands:
         self.environ = {**clean, "OPERATO_URL": url} | ({"OPERATO_TOKEN": token} if token else {})
 
     def start(self, *arguments: object, **options: object) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(ROOT / "main.py"), *(a if isinstance(a, bytes) else str(a) for a in arguments)]
+        command = [*PROGRAM, *(a if isinstance(a, bytes) else str(a) for a in arguments)]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, cwd=self.home, env=self.environ, **{**pipes, **options})
 
     def __call__(self, *arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
         """Return exit code, standard output and standard error."""
-        return ended(self.start(*arguments, stdin=subprocess.PIPE), stdin)
+        words = [each if isinstance(each, bytes) else str(each) for each in arguments]
+        done = run_program(words, cwd=self.home, environ=self.environ, stdin=stdin)
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 def ended(process: subprocess.Popen[bytes], stdin: bytes | None = None) -> tuple[int, str, str]:

@@ -30,6 +30,7 @@ from config.load import base_environment, installer_environment, secret_values
 from config.modules.spec import ModuleSpec
 from config.secrets import LookUp
 from config.settings import (
+    ClusterSettings,
     DockerSettings,
     ExecutorSettings,
     FilesSettings,
@@ -381,12 +382,14 @@ ANYBODY = Principal("tester", frozenset({"admin"}))
 async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: Any) -> AsyncIterator[Service]:
     """Run the whole runner except its doors, with its data under `path`. `settings` are for executors or history.
 
-    `server` has those of the doors, `files` those of the store; `notices_allow` and `notices_tls` are for notices.
+    `server` has those of the doors, `files` those of the store; `cluster` those of a cluster; `notices_allow` and
+    `notices_tls` are for notices.
     Opened again with the same `path`, this is the next runner.
     """
     own = {field.name for field in attrs.fields(HistorySettings)}
     history = {name: settings.pop(name) for name in own & settings.keys()}
     settings_of_files = settings.pop("files", FilesSettings())
+    cluster = settings.pop("cluster", ClusterSettings())
     notices, tls = NoticeSettings(settings.pop("notices_allow", ())), settings.pop("notices_tls", None)
     everything = Settings(
         notices=notices,
@@ -395,6 +398,7 @@ async def open_service(path: Path, modules: Iterable[ModuleSpec], **settings: An
         executor=ExecutorSettings(**{"spares": 0, "grace_seconds": GRACE, **settings}),
         history=HistorySettings(**history),
         files=settings_of_files,
+        cluster=cluster,
     )
     around = Surroundings(base_environment(), installer_environment(), secret_values)
     async with posting(notices.allow, tls) as post, open_system(everything, around, modules, post=post) as system:

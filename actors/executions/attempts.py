@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from actors.channel import no_call
 from actors.executions.children import Nesting, Reply, Turn
 from actors.executions.inputs import names_files, use_named
-from actors.executions.live import Live
+from actors.executions.live import Live, SupersededError
+from actors.executions.seams import ExecutionLog
 from actors.files import Files
-from actors.history import History
 from actors.registry import may_run_in_process
 from actors.workers import Executor, Masker, Outcome, Worker, look_up
 from config.modules import RetryPolicy
@@ -46,10 +46,10 @@ log = structlog.get_logger("attempts")
 
 @define(eq=False)
 class Attempts:
-    """Runs the attempts of all executions, on executors by kind, and records their begins in the history."""
+    """Runs the attempts of all executions, on executors by kind, and records their begins."""
 
     executors: Mapping[Kind, Executor]
-    history: History
+    records: ExecutionLog
     max_frame_bytes: int
     max_input_bytes: int
     """Inputs of all callers that wait for a worker, together."""
@@ -69,8 +69,8 @@ class Attempts:
         """Return the outcome of the last attempt.
 
         Raises RunnerError when the execution never began (`overloaded`, `unavailable`, `shutdown` on the first
-        attempt), and when the begin of a call with an idempotency key cannot be recorded. Cancelled, the handler has
-        been ended.
+        attempt), when the begin of a call with an idempotency key cannot be recorded, and SupersededError when another
+        runner has it. Cancelled, the handler has been ended.
         """
         spec = live.module.spec
         while live.stopped_by is None:
@@ -95,7 +95,9 @@ class Attempts:
         if live.execution.asynchronous:
             live.execution = replace(live.execution, status=Status.QUEUED, events_count=live.log.next_seq)
             try:
-                await self.history.submit(live.execution)
+                await self.records.submit(live.execution)
+            except SupersededError:
+                raise
             except RunnerError as problem:  # only its next attempt would be lost with this runner
                 log.warning("a pause is not recorded", execution=live.execution.id, why=str(problem))
 
@@ -110,7 +112,7 @@ class Attempts:
         workers = waits = 0
         while workers < _WORKERS:
             try:
-                if files is None or self.history.room.scarce:
+                if files is None or self.records.room.scarce:
                     files = await self._ready(live, files)
                     if files is None:
                         return live.stopped()
@@ -121,7 +123,8 @@ class Attempts:
             except RunnerError as problem:
                 if live.stopped_by is not None:
                     return live.stopped()
-                if live.attempt == 1 and problem.failure.kind in NOT_BEGUN:
+                never_began = live.attempt == 1 and problem.failure.kind in NOT_BEGUN
+                if never_began or isinstance(problem, SupersededError):
                     raise
                 live.count()
                 return Outcome(failure=problem.failure, exit_code=1)
@@ -149,7 +152,7 @@ class Attempts:
         """Call the handler, or return None to give the worker back until the record has room for it."""
         if live.stopped_by is not None:  # by a task that ran between the handover of the worker and this
             return live.stopped()
-        if gives_back and self.history.room.lacks(live.execution):  # others took the room while this waited
+        if gives_back and self.records.room.lacks(live.execution):  # others took the room while this waited
             return None
         call = live.begin(raw, _seconds(live))
         call.files, call.store = files, self._storing(live)
@@ -181,7 +184,7 @@ class Attempts:
             with trio.CancelScope() as live.pause:
                 files = await self._files_of(live)
             live.pause = None
-        if files is not None and self.history.room.scarce and not await self._take_room(live):
+        if files is not None and self.records.room.scarce and not await self._take_room(live):
             return None
         return files
 
@@ -190,7 +193,7 @@ class Attempts:
 
         Raises RunnerError `unavailable` without room in 30 s. An accepted execution waits for as long as it takes.
         """
-        room, began = self.history.room, trio.current_time()
+        room, began = self.records.room, trio.current_time()
         if room.lacks(live.execution):
             live.wait_for("records wait for the database")
         with trio.CancelScope() as live.pause:
@@ -215,16 +218,18 @@ class Attempts:
         """Record that the handler is about to run. An accepted execution does not fail on a full disk: it waits."""
         execution = live.execution
         if not execution.asynchronous and execution.idempotency_key is None:
-            if self.history.room.scarce:
-                await self.history.room.take(execution)
-            self.history.begin(execution)
+            if self.records.room.scarce:
+                await self.records.room.take(execution)
+            self.records.begin(execution)
             live.recorded = True
             return
         warned = False
         while True:
             # The next runner must know that it ran, else it, or a repeated call, would run it again.
             try:
-                await self.history.submit(execution)
+                await self.records.submit(execution)
+            except SupersededError:
+                raise
             except RunnerError as problem:
                 if not execution.asynchronous or live.stopped_by is not None:
                     raise
@@ -298,7 +303,7 @@ def retry_delay(failure: Failure, attempt: int, policy: RetryPolicy, spread: flo
 
     `attempt` counts from 1 and is the one that failed; `spread` is a random number in [-1, 1].
     """
-    if attempt >= policy.attempts or failure.kind not in policy.on:
+    if not policy.allows(failure.kind, attempt):
         return None
     backoff = policy.backoff
     delay = min(backoff.max, backoff.initial * backoff.factor ** (attempt - 1))

@@ -14,25 +14,24 @@ from __future__ import annotations
 import time
 from functools import partial
 
-import msgspec
 import structlog
 import trio
-from attrs import define, evolve, field
+from attrs import Factory, define, field
 from msgspec.structs import replace
 
 from actors.executions.approvals import Asking
-from actors.executions.attempts import Attempts, retry_delay
-from actors.executions.live import BROKEN, Live, LiveExecutions
+from actors.executions.attempts import Attempts
+from actors.executions.live import Live, LiveExecutions
 from actors.executions.places import Places
+from actors.executions.queueing import Accepted, Queue
 from actors.executions.recovery import Recovery, end_without_module, served
 from actors.registry import Published, Registry
 from actors.turns import Backlog
-from actors.workers import Outcome
 from protocol import events
 from protocol.errors import ErrorKind, Failure, RunnerError, error, shutting_down
 from protocol.model import Execution, Status
 
-_CUT_OFF = Failure(ErrorKind.LOST, "the runner was shut down while this was running")
+_SUPERSEDED = Failure(ErrorKind.CANCELLED, "another runner has this execution")
 
 log = structlog.get_logger("dispatcher")
 
@@ -50,9 +49,16 @@ class Dispatcher:
     max_queued: int
     accepted: int = field(default=0, init=False)
     """Executions accepted since the start."""
+    queue: Queue = field(default=Factory(lambda self: self, takes_self=True), init=False)
+    """Where accepted executions wait; a runner in a cluster sets another one before it runs."""
     _backlog: Backlog = field(factory=Backlog, init=False)
+    _accepted: Accepted = field(
+        default=Factory(lambda self: Accepted(self.attempts, self.live, self._backlog), takes_self=True), init=False
+    )
     _accepting: int = field(default=0, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
+    _recovering: bool = field(default=False, init=False)
+    """Those that the last runner left are not all in the backlog yet, so that priorities would not hold."""
     _stopping: bool = field(default=False, init=False)
 
     @property
@@ -82,51 +88,91 @@ class Dispatcher:
         Raises RunnerError: `overloaded` (the queue is full), `shutdown`, `unavailable` (it cannot be recorded).
         Cancelled, it may have been accepted or not.
         """
-        if self._nursery is None or self._stopping:
-            raise RunnerError(shutting_down())
-        if self.queued + self._accepting >= self.max_queued:
-            self.live.tally.refuse(ErrorKind.OVERLOADED)
-            text = f"{self.queued} executions are queued; the limit is `max_queued`"
-            raise error(ErrorKind.OVERLOADED, text, retry_after=5)
+        try:
+            self.queue.check_room(module)
+        except RunnerError as problem:
+            if problem.failure.kind is ErrorKind.OVERLOADED:
+                self.live.tally.refuse(problem.failure.kind)
+            raise
         if execution.on_end is None and module.telling is not None:
             execution = replace(execution, on_end=module.telling)
         self._accepting += 1
         try:
-            await self.live.accept(execution)
+            execution = await self.live.accept(execution)
         finally:
             self._accepting -= 1
         self.accepted += 1
-        live = self.live.enter(module, execution)
-        self._queue(live)
-        self._dispatch()
-        return live
+        return await self.queue.put(module, execution)
 
-    async def queue(self, execution: Execution) -> None:
+    async def queue_due(self, execution: Execution) -> None:
         """Queue an execution that was accepted before and is due now; it ends when its module is gone.
 
         Raises RunnerError as `submit` does: then it stays as it is.
         """
-        if self._nursery is None or self._stopping:
-            raise RunnerError(shutting_down())
-        if self.queued + self._accepting >= self.max_queued:
-            raise error(ErrorKind.OVERLOADED, "the queue is full (`max_queued`)")
         module = served(self.registry, execution)
         if module is None:
-            await end_without_module(self.live.history, execution)
+            await end_without_module(self.live.records, execution)
             return
-        queued = replace(execution, status=Status.QUEUED, module=module.ref, env=module.spec.env)
+        self.queue.check_room(module)
+        queued = replace(self.live.owned(execution), status=Status.QUEUED, module=module.ref, env=module.spec.env)
         self._accepting += 1
         try:
-            await self.live.history.submit(queued)
+            await self.live.records.submit(queued)
         except RunnerError as problem:
-            if not self.live.history.waits_for_disk:
+            if not self.live.records.waits_for_disk:
                 raise
             # It may be recorded as queued, and runs in any case: its begin is recorded before the handler.
             log.warning("an execution that is due is not recorded", execution=execution.id, why=str(problem))
         finally:
             self._accepting -= 1
-        self._queue(self.live.enter(module, queued))
+        await self.queue.put(module, queued)
+
+    # The queue of a single machine
+
+    def check_room(self, _module: Published) -> None:
+        """Raise RunnerError when no further execution may wait: `overloaded`, `shutdown`."""
+        if self._nursery is None or self._stopping:
+            raise RunnerError(shutting_down())
+        if self.queued + self._accepting >= self.max_queued:
+            text = f"{self.queued} executions are queued; the limit is `max_queued`"
+            raise error(ErrorKind.OVERLOADED, text, retry_after=5)
+
+    def takes_calls(self, module: Published) -> bool:
+        """Return whether calls whose callers wait have their turns here too: they do not.
+
+        Raises RunnerError `unavailable` when the module needs labels that this runner does not have.
+        """
+        if module.spec.needs and (lacks := self.places.lacks(module)):
+            raise error(ErrorKind.UNAVAILABLE, lacks, field="needs")
+        return False
+
+    async def put(self, module: Published, execution: Execution) -> Live:
+        """Let an accepted execution wait for its turn. Not a checkpoint."""
+        return self.take(module, execution)
+
+    # The executions of this runner
+
+    def take(self, module: Published, execution: Execution) -> Live:
+        """Let an execution that is recorded as queued wait for its turn on this runner, unless it does so already.
+
+        A runner that ends hands it over: then `ended` is set, and `refusal` is `shutdown`.
+        """
+        if (known := self.live.by_id.get(execution.id)) is not None:
+            return known
+        live = self.live.enter(module, execution)
+        if execution.events_count:
+            live.log.restore(events.decode_all(execution.events), execution.events_count, execution.created_at)
+        self._queue(live)
         self._dispatch()
+        return live
+
+    def supersede(self, live: Live) -> None:
+        """Drop an execution that another runner has. Its handler ends, and nothing of it is recorded. Never blocks."""
+        live.superseded = True
+        if self._backlog.remove(live.execution.module.name, live.execution.id, live.execution.group):
+            self.live.pass_on(live)
+        else:
+            live.cancel(_SUPERSEDED)
 
     def ahead(self, live: Live) -> int | None:
         """Return how many executions of its module are before this one, at most; None when it is not queued."""
@@ -136,15 +182,8 @@ class Dispatcher:
     async def cancel(self, live: Live, why: Failure) -> None:
         """End an execution. If it is in the backlog, this returns when its end is recorded, else at once."""
         live.cancel(why)
-        if not self._backlog.remove(live.execution.module.name, live.execution.id, live.execution.group):
-            return
-        with trio.CancelScope(shield=True):  # no other task ends it; reading and recording have their own limits
-            try:
-                await self._payload(live)
-                await self.live.record(live, live.stopped())
-            except RunnerError as problem:
-                log.warning("a cancelled execution has no recorded end", execution=live.execution.id, why=str(problem))
-                self._refuse(live, problem)
+        if self._backlog.remove(live.execution.module.name, live.execution.id, live.execution.group):
+            await self._accepted.end(live)
 
     def stop(self) -> None:
         """Begin no more; those between two attempts, or that wait for a person, are left to the next runner."""
@@ -162,13 +201,13 @@ class Dispatcher:
     def _queue(self, live: Live) -> None:
         """Let an accepted execution wait for its turn, and before that for a person where its module asks for one."""
         if not self.asking.approvals.asks(live):
-            self._push(live)
+            self.push(live)
         elif self._nursery is None or self._stopping:
             self.live.hand_over(live)
         else:
-            self.asking.begin(live, self._nursery, self._payload, self._push, self._dispatch)
+            self.asking.begin(live, self._nursery, self._accepted.payload, self.queue.push, self._dispatch)
 
-    def _push(self, live: Live) -> None:
+    def push(self, live: Live) -> None:
         """Put an execution into the backlog, without its payload."""
         live.queued_at = time.time()
         execution = live.execution
@@ -179,7 +218,7 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         """Start a task for each execution whose turn has come: for each module as many as it may have workers."""
-        if self._nursery is None or self._stopping:
+        if self._nursery is None or self._stopping or self._recovering:
             return
         for name in self._backlog.modules():
             while (live := self._next(name)) is not None:
@@ -211,77 +250,19 @@ class Dispatcher:
         following: Live | None = live
         while following is not None:
             try:
-                await self._run_one(following)
+                await self._accepted.run(following)
             finally:
                 self._backlog.occupy(name, -1)
                 self.places.end(name, following.execution.group)
             following = None if self._nursery is None or self._stopping else self._next(name)
             self._dispatch()  # the module may have more places than before
 
-    async def _run_one(self, live: Live) -> None:
-        try:
-            await self._run(live, await self._payload(live))
-        except RunnerError as problem:
-            log.warning("an accepted execution has no recorded end", execution=live.execution.id, why=str(problem))
-            self._refuse(live, problem)
-        except Exception:
-            log.exception("an execution failed inside the runner", execution=live.execution.id)
-            await self.live.record(live, BROKEN)
-        else:
-            return
-        await trio.lowlevel.checkpoint()  # many that fail at once must not hold up other tasks
-
-    def _refuse(self, live: Live, problem: RunnerError) -> None:
-        """Remove an execution without a recorded end, unless the failed recording has done so."""
-        if live.execution.id in self.live.by_id:
-            self.live.leave(live, problem)
-
-    async def _payload(self, live: Live) -> msgspec.Raw:
-        """Return the input of an accepted execution, if need be from its record.
-
-        Raises RunnerError when the record is gone or cannot be read.
-        """
-        data = self._backlog.take_input(live.execution.id)
-        if data is None:
-            stored = await self.live.history.get(live.execution.id)
-            if stored is None:
-                raise error(ErrorKind.NOT_FOUND, "the record of the execution is gone")
-            data = stored.input
-        live.execution = replace(live.execution, input=data)
-        return msgspec.Raw(data)
-
-    async def _run(self, live: Live, raw: msgspec.Raw) -> None:
-        """Run an accepted execution to its end; if the runner ends first, put it off."""
-        try:
-            outcome = await self.attempts.run(live, raw)
-        except RunnerError as problem:
-            outcome = Outcome(failure=problem.failure, exit_code=1)
-        except trio.Cancelled:
-            with trio.CancelScope(shield=True):
-                await self._put_off(live, live.stopped())
-            raise
-        if outcome.failure is not None and outcome.failure.kind is ErrorKind.SHUTDOWN:
-            await self._put_off(live, outcome)
-        else:
-            await self.live.record(live, outcome)
-
-    async def _put_off(self, live: Live, outcome: Outcome) -> None:
-        """Hand an execution that the shutdown cut off over to the next runner, if that may run it (again)."""
-        if live.execution.status is not Status.QUEUED:
-            if live.began_at:
-                if retry_delay(_CUT_OFF, live.attempt, live.module.spec.retry, 0.0) is None:
-                    failure = Failure(ErrorKind.SHUTDOWN, _CUT_OFF.message)
-                    await self.live.record(live, evolve(outcome, failure=failure))
-                    return
-                live.try_again(outcome, _CUT_OFF)
-            await self.live.history.submit(replace(live.snapshot(), status=Status.QUEUED, waiting=None))
-        self.live.hand_over(live)
-
     async def _recover(self) -> None:
         """Queue the executions that the last runner accepted and did not end."""
-        recovery = Recovery(self.live.history, self.registry)
-        async for module, execution in recovery.executions():
-            if execution.id not in self.live.by_id:
-                live = self.live.enter(module, execution)
-                live.log.restore(events.decode_all(execution.events), execution.events_count, execution.created_at)
-                self._queue(live)
+        self._recovering = True
+        try:
+            async for module, execution in Recovery(self.live.history, self.live.records, self.registry).executions():
+                if execution.id not in self.live.by_id:
+                    await self.queue.put(module, execution)
+        finally:
+            self._recovering = False

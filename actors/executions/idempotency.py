@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 import msgspec
 import trio
@@ -15,12 +16,17 @@ from msgspec.structs import replace
 
 from actors.executions.live import Key, Live, key_of
 from actors.history import History
-from protocol.errors import ErrorKind, error
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Execution, Status
 
 MAX_KEY_CHARACTERS = 255
 _COMPARED_BYTES = 256 * 1024
 """Larger inputs are compared byte by byte, not as JSON values."""
+
+
+_RUNS = (Status.QUEUED, Status.RUNNING)
+_MOST_REFUSED = 10
+"""Executions that had the key and count as none, one after the other, before a caller is refused."""
 
 
 def fingerprint(data: bytes) -> str:
@@ -46,8 +52,37 @@ class Delivery:
     """Inputs are compared all the same."""
 
 
+class Claims(Protocol):
+    """Idempotency keys that several runners share. A runner that is alone needs none: it has every execution."""
+
+    async def claim(self, execution: Execution, seconds: float, refused: str | None) -> Live | Execution | None:
+        """Return None when this execution has the key now, for `seconds`, else the one that has it, live or ended.
+
+        `refused` is the id of an execution that had it and counts as none. Raises RunnerError `unavailable`.
+        """
+
+    async def release(self, execution: Execution) -> None:
+        """Give the key of an execution up that was not accepted. Raises nothing."""
+
+    async def current(self, name: str) -> Live | Execution:
+        """Return an execution of any runner, live or ended. Raises RunnerError `unavailable`."""
+
+
 def _left(execution: Execution) -> bool:
     return execution.status is Status.CANCELLED
+
+
+class Keyed(Protocol):
+    """Where executions with idempotency keys are."""
+
+    claims: Claims | None
+
+    @property
+    def history(self) -> History:
+        """Those that are recorded."""
+
+    def find_keyed(self, key: Key) -> Live | None:
+        """Return the live execution with this idempotency key."""
 
 
 @define(eq=False)
@@ -57,7 +92,14 @@ class Idempotency:
     history: History
     seconds: float
     find: Callable[[Key], Live | None]
+    shared: Claims | None = None
+    """Those of the cluster."""
     _claims: dict[Key, trio.Event] = field(factory=dict, init=False)
+
+    @classmethod
+    def of(cls, runs: Keyed, seconds: float) -> Idempotency:
+        """Return that of all executions."""
+        return cls(runs.history, seconds, runs.find_keyed, runs.claims)
 
     async def first(
         self,
@@ -81,10 +123,9 @@ class Idempotency:
         claim = self._claims[key] = trio.Event()
         try:
             known = self.find(key) or await self.history.find_keyed(*key, time.time() - self.seconds)
-            if isinstance(known, Execution) and delivery is not None and delivery.refused(known):
-                known = None
+            known = await self._counting(execution, known, delivery)
             if known is None:
-                return await begin()
+                return await self._begin(execution, begin)
             if delivery is None or delivery.compares:
                 await self._compare(known, execution)
             return known
@@ -104,6 +145,31 @@ class Idempotency:
             execution = replace(execution, input_hash=found)
         key = execution.idempotency_key or ""
         return await self.first(execution, partial(begin, execution), Delivery(key, _left, compares=True))
+
+    async def _counting(
+        self, execution: Execution, known: Live | Execution | None, delivery: Delivery | None
+    ) -> Live | Execution | None:
+        """Return the first execution that counts; None: the key belongs to this one."""
+        for _ in range(_MOST_REFUSED):
+            refused = None
+            if self.shared is not None and isinstance(known, Execution) and known.status in _RUNS:
+                known = await self.shared.current(known.id)
+            if isinstance(known, Execution) and delivery is not None and delivery.refused(known):
+                refused, known = known.id, None
+            if known is not None or self.shared is None:
+                return known
+            known = await self.shared.claim(execution, self.seconds, refused)
+            if known is None:
+                return None
+        raise error(ErrorKind.UNAVAILABLE, "other callers use this key all the time; try again", retry_after=1)
+
+    async def _begin(self, execution: Execution, begin: Callable[[], Awaitable[Live | Execution]]) -> Live | Execution:
+        try:
+            return await begin()
+        except RunnerError:
+            if self.shared is not None:
+                await self.shared.release(execution)
+            raise
 
     async def _compare(self, known: Live | Execution, execution: Execution) -> None:
         first: Execution | None = known.execution if isinstance(known, Live) else known

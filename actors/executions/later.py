@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -18,7 +19,7 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
-from actors.executions.live import LiveExecutions
+from actors.executions.live import LiveExecutions, SupersededError
 from protocol.errors import ErrorKind, Failure, RunnerError, error
 from protocol.model import Execution, Status
 
@@ -77,7 +78,8 @@ class Later:
                 async with self._moving:
                     execution = await history.get(name)
                     if execution is not None and execution.status is Status.SCHEDULED:
-                        await self.queue(execution)
+                        with suppress(SupersededError):  # another runner was first
+                            await self.queue(execution)
                         self.count -= 1
             if len(names) < _TOGETHER:
                 return following
@@ -96,13 +98,19 @@ class Later:
             raise error(ErrorKind.OVERLOADED, text, retry_after=60)
         self.count += 1
         try:
-            await self.live.accept(execution)
+            execution = await self.live.accept(execution)
         except BaseException:
             self.count -= 1
             raise
         self._due_at = min(self._due_at, execution.run_at or 0.0)
         self._earlier.set()
         return execution
+
+    def hear(self, execution: Execution, _sequence: int) -> None:
+        """Take note of an execution that another runner of the cluster has accepted."""
+        if execution.status is Status.SCHEDULED:
+            self._due_at = min(self._due_at, execution.run_at or 0.0)
+            self._earlier.set()
 
     async def cancel(self, name: str, why: Failure) -> Execution | None:
         """End a scheduled execution and return it; None when it is not scheduled any more. Raises RunnerError."""
@@ -112,7 +120,7 @@ class Later:
                 return None
             ended = replace(execution, status=Status.CANCELLED, failure=why, exit_code=130, finished_at=time.time())
             with trio.CancelScope(shield=True):  # the count follows the record, which has its own limits
-                await self.live.history.finish(ended)
+                await self.live.records.finish(ended)
             self.count -= 1
         self.live.tally.count(ended)
         return ended

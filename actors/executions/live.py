@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from actors.events import EventLog, last_of
 from actors.executions.children import Children
+from actors.executions.seams import ExecutionLog
 from actors.executions.tally import Tally
 from actors.history import LARGE_BYTES, History
 from actors.registry import Published
@@ -32,6 +33,14 @@ Key = tuple[str, str, str]
 """Caller, module name, idempotency key."""
 
 log = structlog.get_logger("runs")
+
+
+class SupersededError(RunnerError):
+    """Another runner of the cluster has the execution, so this one records no state of it."""
+
+    def __init__(self, name: str) -> None:
+        text = f"another runner has the execution {name}; ask again"
+        super().__init__(Failure(ErrorKind.UNAVAILABLE, text, retry_after=1))
 
 
 def key_of(execution: Execution) -> Key:
@@ -69,6 +78,8 @@ class Live:
     pause: trio.CancelScope | None = field(default=None, init=False)
     """The scope of any other wait, if any."""
     stopped_by: Failure | None = field(default=None, init=False)
+    superseded: bool = field(default=False, init=False)
+    """Another runner has it, so this one records nothing of it any more."""
     killed: tuple[str, ...] = field(default=(), init=False)
     """Processes killed when the task that ran the handler was cancelled."""
     waiting: Waiting | None = field(default=None, init=False)
@@ -210,6 +221,9 @@ class LiveExecutions:
     """All executions from acceptance until their end is recorded. Before and after, only the history has them."""
 
     history: History
+    """Where they are read."""
+    records: ExecutionLog
+    """Where they are recorded."""
     kept_output_bytes: int
     """Output and progress kept of each execution."""
     kept_item_bytes: int
@@ -221,6 +235,8 @@ class LiveExecutions:
     tally: Tally = field(factory=Tally, init=False)
     on_enter: list[Callable[[Live], None]] = field(factory=list, init=False)
     """Functions that get each execution that is added."""
+    on_pass: list[Callable[[Live], None]] = field(factory=list, init=False)
+    """Functions that get each execution that another runner has, before its events end here: they may take its log."""
     _left: trio.Event | None = field(default=None, init=False)
     _logs_successes: bool = field(factory=lambda: log.bind().is_enabled_for(logging.DEBUG), init=False)
 
@@ -230,24 +246,32 @@ class LiveExecutions:
     def __iter__(self) -> Iterator[Live]:
         return iter(tuple(self.by_id.values()))
 
-    async def accept(self, execution: Execution) -> None:
-        """Record an execution that has not begun. Raises RunnerError `unavailable`; then it is not accepted.
+    def owned(self, execution: Execution) -> Execution:
+        """Return an execution of which this runner takes care from now on, with its name in a cluster."""
+        node = self.records.node
+        return execution if node is None or node == execution.node else replace(execution, node=node)
+
+    async def accept(self, execution: Execution) -> Execution:
+        """Record an execution that has not begun, and return it as recorded.
+
+        Raises RunnerError `unavailable`; then it is not accepted.
 
         Cancelled, it may have been recorded or not.
         """
-        history = self.history
-        if len(execution.input) > LARGE_BYTES and history.room.lacks(execution, growing=False):
+        records, execution = self.records, self.owned(execution)
+        if len(execution.input) > LARGE_BYTES and records.room.lacks(execution, growing=False):
             self.tally.refuse(ErrorKind.OVERLOADED)
             text = "records that wait for the database take all the memory of `history_max_unwritten`"
             raise error(ErrorKind.OVERLOADED, text, retry_after=1)
         try:
-            await history.submit(execution)
+            await records.submit(execution)
         except BaseException:
-            if history.waits_for_disk:  # it may be in the journal, and must not run: its caller has no id
+            if records.waits_for_disk:  # it may be in the journal, and must not run: its caller has no id
                 ended = replace(execution, status=Status.CANCELLED, failure=_NOT_ACCEPTED, exit_code=130)
                 with trio.CancelScope(shield=True), suppress(RunnerError):
-                    await history.finish(replace(ended, finished_at=time.time()))
+                    await records.finish(replace(ended, finished_at=time.time()))
             raise
+        return execution
 
     def enter(
         self,
@@ -260,7 +284,7 @@ class LiveExecutions:
         """Add an execution."""
         kept = EventLog(limit=module.spec.output, keep=self.kept_output_bytes, keep_items=self.kept_item_bytes)
         live = self.by_id[execution.id] = Live(
-            execution, module, kept, execution.attempts, path=path, has_followers=has_followers
+            self.owned(execution), module, kept, execution.attempts, path=path, has_followers=has_followers
         )
         if execution.idempotency_key is not None:
             self.by_key[key_of(execution)] = live
@@ -284,7 +308,7 @@ class LiveExecutions:
         del self.by_id[execution.id]
         if execution.idempotency_key is not None:
             self.by_key.pop(key_of(execution), None)
-        self.history.release(execution.id)
+        self.records.release(execution.id)
         if refusal is not None:
             live.refusal = refusal
             failure = refusal.failure
@@ -310,6 +334,14 @@ class LiveExecutions:
         text = "the runner was shut down; the execution is queued for the next one"
         self.leave(live, error(ErrorKind.SHUTDOWN, text, retry_after=5), handed_over=True)
 
+    def pass_on(self, live: Live) -> None:
+        """Remove an execution that another runner has. It gets no record, and its events have no end here."""
+        live.superseded = True
+        for take in self.on_pass:
+            take(live)
+        log.info("another runner has an execution", execution=live.execution.id, module=str(live.execution.module))
+        self.leave(live, SupersededError(live.execution.id), handed_over=True)
+
     async def wait_left(self) -> None:
         """Wait until an execution leaves."""
         if self._left is None:
@@ -320,14 +352,21 @@ class LiveExecutions:
         """Record the end of an execution, then publish it to followers and waiters.
 
         Raises RunnerError when it cannot be recorded; the execution has left all the same. Cancelled, it is recorded.
+        Raises SupersededError when another runner has it.
         """
+        if live.superseded:
+            self.pass_on(live)
+            raise SupersededError(live.execution.id)
         failure = outcome.failure
         status = Status.SUCCEEDED if failure is None else Status.FAILED
         if failure is not None and failure.kind is ErrorKind.CANCELLED:
             status = Status.CANCELLED
         ended = live.ending(outcome, status)
         try:
-            await self.history.finish(ended)
+            await self.records.finish(ended)
+        except SupersededError:
+            self.pass_on(live)
+            raise
         except Exception as problem:  # also a bug of the runner: waiters must not wait for ever
             self.leave(live, problem if isinstance(problem, RunnerError) else RunnerError(_INTERNAL))
             raise
@@ -354,6 +393,6 @@ class LiveExecutions:
         for name, live in self.by_id.items():
             begun = live.recorded or live.execution.failed_attempts
             if begun and live.flushed < live.log.next_seq and not live.execution.summary:
-                fresh = live.log.since(live.flushed)
-                self.history.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())
+                fresh = live.log.kept(live.flushed)
+                self.records.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())
                 live.flushed = live.log.next_seq

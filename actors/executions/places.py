@@ -1,8 +1,9 @@
-"""What holds an execution back besides workers: the rate of its module, and the limit of its group.
+"""What holds an execution back besides workers: labels that its module needs, its rate, and the limit of its group.
 
-Both hold for executions out of the backlog and for calls that wait for their answer. A call that waits takes its place
-before it asks for a worker, and waits at most `queue_timeout`. An execution has its place until its end: also between
-its attempts, so that those of a group do not overtake each other. Both are of this runner, and begin anew with it.
+Rates and groups hold for executions out of the backlog and for calls that wait for their answer. A call that waits
+takes its place before it asks for a worker, and waits at most `queue_timeout`. An execution has its place until its
+end: also between its attempts, so that those of a group do not overtake each other. Both are of this runner, and begin
+anew with it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from actors.executions.live import Live
 from actors.registry import Published
 from actors.turns import Groups, Rates
 from actors.workers import Outcome
+from config.cluster import missing_labels
 from config.modules import limit_of
 from protocol.errors import ErrorKind, error
 
@@ -26,6 +28,8 @@ class Places:
     """The rates and groups of all modules."""
 
     clock: Callable[[], float] = time.monotonic
+    labels: tuple[str, ...] = ()
+    """What this runner has, for the modules that need it."""
     _groups: Groups = field(factory=Groups, init=False)
     _rates: Rates = field(factory=Rates, init=False)
     _alarms: set[str] = field(factory=set, init=False)
@@ -42,7 +46,9 @@ class Places:
     # The backlog
 
     def must_wait(self, name: str, module: Published | None) -> bool:
-        """Return whether the rate of a module holds its backlog; then it is looked at again in time."""
+        """Return whether the rate of a module holds its backlog, which is looked at again in time, or its needs do."""
+        if module is not None and module.spec.needs and self.lacks(module):
+            return True
         seconds = self.rate_wait(name, module)
         if seconds > 0 and self._nursery is not None and name not in self._alarms:
             self._alarms.add(name)
@@ -131,6 +137,15 @@ class Places:
 
     # Reasons
 
+    def lacks(self, module: Published) -> str:
+        """Return why this runner may not run a module; empty when it has the labels that the module needs."""
+        missing = missing_labels(module.spec.needs, self.labels)
+        if not missing:
+            return ""
+        return (
+            f"this runner has no {', '.join(missing)}, which the module `needs`; add the label to `labels` of a runner"
+        )
+
     def rate_wait(self, name: str, module: Published | None) -> float:
         """Return how many seconds the rate of a module holds its next execution."""
         if module is None or module.spec.rate is None:
@@ -142,8 +157,10 @@ class Places:
         return f"{self._groups.taken((name, group))} executions of its group {group} run, which is the limit"
 
     def reason(self, live: Live) -> str | None:
-        """Return what holds a queued execution, None when it is neither rate nor group."""
+        """Return what holds a queued execution, None when it is neither needs, rate nor group."""
         name, group, policy = live.execution.module.name, live.execution.group, live.module.spec.group
+        if lacks := self.lacks(live.module):
+            return lacks
         if group is not None and policy is not None and self._groups.full((name, group), policy.concurrency):
             return self.group_reason(name, group)
         if self.rate_wait(name, live.module) > 0:

@@ -10,6 +10,7 @@ from attrs import define
 from msgspec.structs import replace
 
 from actors.executions.attempts import retry_delay
+from actors.executions.seams import ExecutionLog
 from actors.history import LOST, History
 from actors.registry import Published, Registry
 from protocol.errors import ErrorKind, Failure, RunnerError
@@ -27,6 +28,7 @@ class Recovery:
     """Reads the history of the last runner."""
 
     history: History
+    records: ExecutionLog
     registry: Registry
 
     async def executions(self) -> AsyncIterator[tuple[Published, Execution]]:
@@ -41,17 +43,17 @@ class Recovery:
             if execution is None:
                 continue
             if execution.status is Status.QUEUED and not execution.asynchronous:  # its caller waited, and has gone
-                await self.history.finish(_lost(execution))
+                await self.records.finish(_lost(execution))
                 continue
             module = served(self.registry, execution)
             again = None if module is None else _requeued(module, execution)
             if module is not None and again is not None:
-                await self.history.submit(again)
+                await self.records.submit(again)
                 yield module, again
             elif execution.status is Status.QUEUED:
-                await end_without_module(self.history, execution)
+                await end_without_module(self.records, execution)
             elif execution.summary and execution.asynchronous:  # its input was kept for this decision
-                await self.history.finish(execution)
+                await self.records.finish(execution)
 
 
 def served(registry: Registry, execution: Execution) -> Published | None:
@@ -64,7 +66,7 @@ def served(registry: Registry, execution: Execution) -> Published | None:
     return None
 
 
-async def end_without_module(history: History, execution: Execution) -> None:
+async def end_without_module(records: ExecutionLog, execution: Execution) -> None:
     """End an accepted execution whose module is gone. Raises RunnerError when that cannot be recorded."""
     text = f"the module {execution.module.name} was removed before this could run"
     log.warning(text, execution=execution.id)
@@ -77,7 +79,7 @@ async def end_without_module(history: History, execution: Execution) -> None:
         finished_at=time.time(),
         events_count=_unused(execution),
     )
-    await history.finish(ended)
+    await records.finish(ended)
 
 
 def _lost(execution: Execution) -> Execution:

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -24,11 +24,14 @@ from actors.executions.approvals import Approvals, Asking
 from actors.executions.attempts import Attempts
 from actors.executions.children import Nesting, Parent
 from actors.executions.dispatcher import Dispatcher
+from actors.executions.idempotency import Claims
 from actors.executions.later import Later
-from actors.executions.live import BROKEN, Key, Live, LiveExecutions
+from actors.executions.live import BROKEN, Key, Live, LiveExecutions, SupersededError
+from actors.executions.owners import Here, Owners
 from actors.executions.places import Places
+from actors.executions.queueing import QueuedCalls
 from actors.executions.tally import RunsStatistics, Tally
-from actors.history import LARGE_BYTES, MAX_LINKED
+from actors.history import LARGE_BYTES, MAX_LINKED, History
 from actors.registry import Published, Registry
 from actors.workers import Outcome
 from config.settings import ExecutorSettings
@@ -47,8 +50,11 @@ class Runs:
     """The actor of live executions. `execute` works before and after `run`, `start` only meanwhile."""
 
     registry: Registry
+    history: History
     attempts: Attempts
     settings: ExecutorSettings
+    labels: tuple[str, ...] = ()
+    """What this runner has, for the modules that need it."""
     stopping: bool = field(default=False, init=False)
     """No execution begins any more."""
     dispatcher: Dispatcher = field(init=False)
@@ -57,22 +63,37 @@ class Runs:
     """Another one."""
     nesting: Nesting = field(init=False)
     """The calls that handlers make."""
+    queued_calls: QueuedCalls = field(init=False)
+    """The calls that have turns in the queue."""
     on_enter: list[Callable[[Live], None]] = field(init=False)
     """Functions that get each execution when it becomes live."""
     asking: Asking = field(init=False)
     """The executions that wait for a person."""
+    owners: Owners = field(init=False)
+    """Finds executions for the doors, on other runners too where there are some."""
+    claims: Claims | None = field(default=None, init=False)
+    """The idempotency keys of the cluster."""
+    forward: Callable[[Live, msgspec.Raw], Awaitable[Execution | None]] | None = field(default=None, init=False)
+    """Runs a call on another runner of the cluster and returns its recorded end; None: this runner runs it.
+
+    The call has left when it raises.
+    """
     _live: LiveExecutions = field(init=False)
     _stop: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         attempts, settings = self.attempts, self.settings
-        self._live = LiveExecutions(attempts.history, settings.kept_output_bytes, attempts.max_frame_bytes)
+        self.owners = Here(self)
+        kept = settings.kept_output_bytes, attempts.max_frame_bytes
+        self._live = LiveExecutions(self.history, attempts.records, *kept)
         self.on_enter = self._live.on_enter
         self.asking = Asking(self._live, Approvals(settings.approval_timeout_seconds, settings.max_waiting))
-        self.dispatcher = Dispatcher(self.registry, attempts, self._live, Places(), self.asking, settings.max_queued)
+        places = Places(labels=self.labels)
+        self.dispatcher = Dispatcher(self.registry, attempts, self._live, places, self.asking, settings.max_queued)
+        self.queued_calls = QueuedCalls(self.dispatcher.submit, lambda: self.owners, self.history)
         attempts.nesting = self.nesting = Nesting(self.registry, self, self.dispatcher.submit, attempts.files)
-        self.later = Later(self._live, self.dispatcher.queue, settings.max_scheduled)
+        self.later = Later(self._live, self.dispatcher.queue_due, settings.max_scheduled)
 
     @property
     def tally(self) -> Tally:
@@ -109,6 +130,8 @@ class Runs:
         RunnerError when it never began, or could not be recorded. Cancelled, the execution is ended and recorded as
         cancelled before Cancelled is raised.
         """
+        if parent is None and self.dispatcher.queue.takes_calls(module):
+            return await self.queued_calls.run(module, execution, on_item)
         self._admit(execution)
         live = self._live.enter(module, execution, path=_path(parent), has_followers=parent is not None)
         if begun is not None:
@@ -133,7 +156,7 @@ class Runs:
     def _admit(self, execution: Execution) -> None:
         """Raise RunnerError while no end could be recorded, or too many large inputs wait for a worker."""
         try:
-            self.attempts.history.admit()
+            self.attempts.records.admit()
             if len(execution.input) > LARGE_BYTES:  # the number of callers bounds the others
                 self._live.check_inputs(len(execution.input), self.attempts.max_input_bytes)
         except RunnerError as problem:
@@ -192,14 +215,11 @@ class Runs:
         if ended is not None:
             return ended
         live = self.find(execution.id)  # its time has come meanwhile
-        return await self.attempts.history.get(execution.id) or execution if live is None else await self.cancel(live)
+        return await self.history.get(execution.id) or execution if live is None else await self.cancel(live)
 
     async def wait_ended(self, live: Live) -> Execution:
         """Return the execution when its end is recorded. Raises RunnerError when it never began or was not recorded."""
-        await live.ended.wait()
-        if live.refusal is not None:
-            raise live.refusal
-        return live.execution
+        return await self.queued_calls.end(live)
 
     async def wait_idle(self) -> None:
         """Wait until no execution runs; the queued ones do not count."""
@@ -229,6 +249,8 @@ class Runs:
 
     async def _run(self, live: Live, raw: msgspec.Raw) -> Execution:
         """Run an execution to its recorded end, or raise why it has none."""
+        if self.forward is not None and (ended := await self.forward(live, raw)) is not None:
+            return ended
         try:
             spec = live.module.spec
             refused = await self.asking.call(live) if self.asking.approvals.asks(live) else None
@@ -238,11 +260,14 @@ class Runs:
                 outcome = await self.attempts.run(live, raw)
             else:
                 outcome = await self.dispatcher.places.run(live, partial(self.attempts.run, live, raw))
+        except SupersededError:
+            self._live.pass_on(live)
+            raise
         except RunnerError as problem:
-            history = self.attempts.history
-            if live.recorded or (live.began_at and history.waits_for_disk):
+            records = self.attempts.records
+            if live.recorded or (live.began_at and records.waits_for_disk):
                 with suppress(RunnerError):
-                    await history.finish(live.ending(Outcome(failure=problem.failure, exit_code=1), Status.FAILED))
+                    await records.finish(live.ending(Outcome(failure=problem.failure, exit_code=1), Status.FAILED))
             self._live.leave(live, problem)
             raise
         except BaseException as problem:  # cancelled, or a bug of the runner: it gets a recorded end all the same

@@ -12,10 +12,12 @@ import structlog
 import trio
 from attrs import define, field
 
-from actors.files.index import Collected, Row
+from actors.files.elsewhere import Elsewhere
+from actors.files.index import Collected, Row, Viewer
 from actors.files.store import Store
 from actors.files.verifying import Verifying
 from config.settings import FilesSettings
+from protocol.errors import ErrorKind, error
 
 NEW_SECONDS: Final = 120.0
 """A use so young counts, although its execution may not be known yet."""
@@ -59,6 +61,52 @@ class Collecting:
         if files:
             log.info("files were deleted that no execution uses", files=files, bytes=size)
         return Collected(files, size)
+
+    async def remove(self, name: str, viewer: Viewer | None, elsewhere: Elsewhere | None) -> bool:
+        """Delete a file, as `Files.remove`."""
+        found = await self._store.ask(lambda link: self._store.index.executions_of(link, name, EXECUTIONS))
+        gone = {each for each, at in found if at <= self._store.clock() - NEW_SECONDS}
+        gone -= await self._existing(gone) if gone else set()
+        await self._forget(gone)
+        if elsewhere is not None:
+            if not await self._store.ask(lambda link: self._removable(link, name, viewer, shared=True)):
+                return False
+            await elsewhere.withdraw(name, viewer.subject if viewer is not None else "")
+
+        def change(link: sqlite3.Connection) -> tuple[bool, bool]:
+            row = self._removable(link, name, viewer)
+            if row is None:
+                return False, False
+            if viewer is not None and self._store.index.withdraw(link, name, viewer.subject):
+                return True, False
+            self._store.index.delete(link, row)
+            return True, True
+
+        def work() -> bool:
+            known, deleted = self._store.transact(change)
+            if deleted:
+                self._store.content.remove(name)
+            return known
+
+        known = await self._store.run(work)
+        if known:
+            self._verifying.forget(name)
+        return known or elsewhere is not None
+
+    def _removable(
+        self, link: sqlite3.Connection, name: str, viewer: Viewer | None, *, shared: bool = False
+    ) -> Row | None:
+        """Return a file that the viewer sees, of others too with `shared`. Raises RunnerError `conflict`."""
+        row = self._store.index.get(link, name, viewer)
+        if row is None and shared:
+            row = self._store.index.get(link, name, viewer, "shared")
+        used = self._store.index.executions_of(link, name, 1)
+        if row is not None and used:
+            # A limited caller may not know the execution.
+            user = f"the execution {used[0][0]}" if viewer is None else "an execution"
+            text = f"{user} uses the file; it is kept as long as the history has the execution"
+            raise error(ErrorKind.CONFLICT, text, field="id")
+        return row
 
     async def _forget_executions(self) -> None:
         after, before = "", self._store.clock() - NEW_SECONDS

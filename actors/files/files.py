@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +18,9 @@ import structlog
 import trio
 from attrs import frozen
 
-from actors.files.collecting import EXECUTIONS, NEW_SECONDS, Collecting, Existing
+from actors.files.collecting import Collecting, Existing
 from actors.files.content import Content, Stamp
+from actors.files.elsewhere import Elsewhere, Load, Shared, Sharing, stored_file
 from actors.files.index import FILE_NAME, Collected, Index, Place, Row, Viewer
 from actors.files.model import StoredFile, checked_id, checked_name, checked_type
 from actors.files.store import Store
@@ -38,8 +40,8 @@ log: Any = structlog.get_logger("files")
 class FilesStatistics:
     """`bytes` of `limit_bytes` are taken by files; `writing_bytes` more by `writing` unfinished ones.
 
-    `refused` counts files without room, `collected` deleted ones. `damaged` has the names of damaged files, and
-    `files.db` if that was damaged.
+    `refused` counts files without room, `collected` deleted ones, `fetched` those that came from other runners.
+    `damaged` has the names of damaged files, and `files.db` if that was damaged.
     """
 
     files: int = 0
@@ -50,6 +52,7 @@ class FilesStatistics:
     refused: int = 0
     collected: int = 0
     damaged: tuple[str, ...] = ()
+    fetched: int = 0
 
 
 class Files:
@@ -76,6 +79,9 @@ class Files:
         self._hurried = trio.Event()
         self._collecting = Collecting(self._store, self._verifying, existing, settings, kept_seconds)
         self._disk = trio.CapacityLimiter(_THREADS)
+        self.sharing = Sharing(self._store, self._verifying)
+        self.elsewhere: Elsewhere | None = None
+        """The other runners; None for a runner alone."""
 
     # Writing
 
@@ -104,11 +110,14 @@ class Files:
 
             def work() -> Stamp:
                 stamp = self._content.place(path, found)
-                self._store.transact(lambda link: self._index.add(link, row, subject, execution, module))
+                self._store.transact(partial(self._add, row, subject, execution, module))
                 return stamp
 
             self._verifying.remember(found, await self._store.run(work))
-            return self._stored(row)
+            stored = self._stored(row)
+            if self.elsewhere is not None:
+                await self.elsewhere.offer(stored, subject, execution)
+            return stored
 
         self._writing += 1
         writer = Writing(self._content, self._disk, reserve, place)
@@ -118,6 +127,11 @@ class Files:
             self._writing -= 1
             self._writing_bytes -= taken
             await writer.close()
+
+    def _add(self, row: Row, subject: str, execution: str, module: str, link: sqlite3.Connection) -> None:
+        self._index.add(link, row, subject, execution, module)
+        if self.elsewhere is not None:
+            self.sharing.forget(link, row[0])
 
     def check_size(self, size: int, before: int = 0) -> None:
         """Raise RunnerError `too_large` or `out_of_storage` if `size` bytes after those `before` cannot be taken."""
@@ -138,7 +152,9 @@ class Files:
         Raises RunnerError `unavailable` if it is damaged. Cancellation ends the check.
         """
         row = await self._store.ask(lambda link: self._index.get(link, name, viewer))
-        return None if row is None else await self._verifying.check(self._stored(row), self._exists)
+        if row is None and await self._brought(name, viewer):
+            row = await self._store.ask(lambda link: self._index.get(link, name, viewer))
+        return None if row is None else await self._whole(row)
 
     async def use(
         self, execution: str, module: str, ids: Collection[str], viewer: Viewer | None = None
@@ -152,14 +168,42 @@ class Files:
         if not names:
             return {}
         rows, missing = await self._store.ask(lambda link: self._index.use(link, execution, module, names, viewer, now))
+        while missing is not None and await self._brought(missing, viewer):
+            rows, missing = await self._store.ask(
+                lambda link: self._index.use(link, execution, module, names, viewer, now)
+            )
         if missing is not None:
             text = f"there is no file {missing}; upload it: a file that no execution uses is deleted"
             raise error(ErrorKind.BAD_INPUT, f"{text} after `file_retention`", field="$file.id")
-        found = [await self._verifying.check(self._stored(row), self._exists) for row in rows.values()]
+        found = [await self._whole(row) for row in rows.values()]
         return {stored.id: stored for stored in found if stored is not None}  # all of them: no used file is deleted
+
+    async def _brought(self, name: str, viewer: Viewer | None) -> bool:
+        return self.elsewhere is not None and await self.elsewhere.bring(name, viewer)
+
+    async def _whole(self, row: Row) -> StoredFile | None:
+        """Return a file with its content verified; a damaged one is brought from others, if they have it."""
+        try:
+            return await self._verifying.check(self._stored(row), self._exists)
+        except RunnerError:
+            if not await self._brought(row[0], None):
+                raise
+        return await self._verifying.check(self._stored(row), self._exists)
 
     async def _exists(self, name: str) -> bool:
         return await self._store.ask(lambda link: self._index.get(link, name, None)) is not None
+
+    async def receive(self, shared: Shared, load: Load) -> bool:
+        """Store a file of other runners, whose content `load` writes, as `Sharing.receive`.
+
+        Raises RunnerError `too_large` or `out_of_storage` if there is no room for it.
+        """
+        self.check_size(shared.size)
+        self._writing_bytes += shared.size
+        try:
+            return await self.sharing.receive(shared, load)
+        finally:
+            self._writing_bytes -= shared.size
 
     async def page(
         self, viewer: Viewer | None, limit: int, before: Place | None
@@ -183,49 +227,20 @@ class Files:
             self._refused,
             self._collected,
             (*([FILE_NAME] if index.damaged else []), *sorted(self._verifying.damaged)),
+            self.sharing.received,
         )
 
     def _stored(self, row: Row) -> StoredFile:
-        name, size, kind, shown, at = row
-        return StoredFile(name, size, kind, shown, at, self._content.path_of(name))
+        return stored_file(self._content, row)
 
     # Deleting
 
     async def remove(self, name: str, viewer: Viewer | None = None) -> bool:
         """Delete a file, or the upload of this viewer if others have uploaded it too; return False without such a file.
 
-        Raises RunnerError `conflict` if an execution uses it.
+        Raises RunnerError: `conflict` if an execution uses it, `unavailable` if other runners cannot be asked.
         """
-        found = await self._store.ask(lambda link: self._index.executions_of(link, name, EXECUTIONS))
-        gone = {each for each, at in found if at <= self._clock() - NEW_SECONDS}
-        gone -= await self._existing(gone) if gone else set()
-
-        def change(link: sqlite3.Connection) -> tuple[bool, bool]:
-            row = self._index.get(link, name, viewer)
-            if row is None:
-                return False, False
-            self._index.forget(link, gone)
-            used = self._index.executions_of(link, name, 1)
-            if used:
-                # A limited caller may not know the execution.
-                user = f"the execution {used[0][0]}" if viewer is None else "an execution"
-                text = f"{user} uses the file; it is kept as long as the history has the execution"
-                raise error(ErrorKind.CONFLICT, text, field="id")
-            if viewer is not None and self._index.withdraw(link, name, viewer.subject):
-                return True, False
-            self._index.delete(link, row)
-            return True, True
-
-        def work() -> bool:
-            known, deleted = self._store.transact(change)
-            if deleted:
-                self._content.remove(name)
-            return known
-
-        known = await self._store.run(work)
-        if known:
-            self._verifying.forget(name)
-        return known
+        return await self._collecting.remove(name, viewer, self.elsewhere)
 
     async def collect(self, *, contents: bool = True) -> Collected:
         """Delete files that nothing uses, as `Collecting.collect`. Raises RunnerError `unavailable`."""
@@ -242,6 +257,8 @@ class Files:
         """
         await self._store.open()
         try:
+            if self.elsewhere is None:
+                await self.sharing.position(0)  # after it has left a cluster
             task_status.started()
             contents = True
             while True:

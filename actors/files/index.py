@@ -42,7 +42,13 @@ create index if not exists uses_file on uses (file, module);
 create table if not exists uploads (
   file text not null, subject text not null, at real not null, primary key (file, subject)
 ) without rowid;
+create table if not exists shared (
+  id text primary key, size integer not null, type text not null, name text not null,
+  created_at real not null, touched_at real not null, sequence integer not null, part integer not null
+);
+create index if not exists shared_created on shared (created_at, id);
 """
+"""`shared` has the files of the cluster, whether they are here or not; a runner alone has none."""
 _SALVAGED: Final = (Copied("files", "id"), Copied("uses", "execution"), Copied("uploads", "file"))
 _SEEN: Final = (
     "(exists (select 1 from uploads u where u.file = f.id and u.subject = :subject)"
@@ -56,7 +62,9 @@ _SEEN: Final = (
 LOOKED_AT: Final = 1000
 """Rows that one step looks at, so that other changes do not wait long."""
 # Statements are put together (S608) of texts of this file only; everything else is a parameter.
-_COLUMNS: Final = "f.id, f.size, f.type, f.name, f.created_at"
+COLUMNS: Final = "f.id, f.size, f.type, f.name, f.created_at"
+NOT_HERE: Final = "not f.part and not exists (select 1 from files h where h.id = f.id)"
+"""Of `shared f`: the file is elsewhere only, and is no part of a record."""
 Row = tuple[str, int, str, str, float]
 """Id, size, type, name, time of the latest upload."""
 Place = tuple[float, str]
@@ -208,10 +216,10 @@ class Index:
             link.execute("update files set touched_at = ? where id = ?", (now, name))
         return rows, None
 
-    def get(self, link: sqlite3.Connection, name: str, viewer: Viewer | None) -> Row | None:
-        """Return a file that the viewer sees."""
-        where, values = _seen(viewer)
-        found = link.execute(f"select {_COLUMNS} from files f where f.id = :id and {where}", values | {"id": name})  # noqa: S608
+    def get(self, link: sqlite3.Connection, name: str, viewer: Viewer | None, table: str = "files") -> Row | None:
+        """Return a file that the viewer sees, out of `files` or of `shared`."""
+        where, values = seen(viewer)
+        found = link.execute(f"select {COLUMNS} from {table} f where f.id = :id and {where}", values | {"id": name})  # noqa: S608
         row: Row | None = found.fetchone()
         return row
 
@@ -222,17 +230,19 @@ class Index:
 
         A limited viewer may see few of the rows that are looked at, or none: then the page is short.
         """
-        where, values = _seen(viewer)
+        where, values = seen(viewer)
         looked, known = max(limit, LOOKED_AT), {"at": before[0], "id": before[1]} if before is not None else {}
         older = "(f.created_at, f.id) < (:at, :id)" if before is not None else "true"
-        newest = f"select f.* from files f where {older} order by f.created_at desc, f.id desc"  # noqa: S608
-        sql = f"select {_COLUMNS}, {where} from ({newest} limit :looked) f order by f.created_at desc, f.id desc"  # noqa: S608
+        here = f"select {COLUMNS} from files f where {older}"  # noqa: S608
+        other = f"select {COLUMNS} from shared f where {older} and {NOT_HERE}"  # noqa: S608
+        newest = f"{here} union all {other} order by 5 desc, 1 desc limit :looked"  # two indexes, merged
+        sql = f"select {COLUMNS}, {where} from ({newest}) f order by f.created_at desc, f.id desc"  # noqa: S608
         found: list[Row] = []
         last: Place | None = None
         with closing(link.execute(sql, values | known | {"looked": looked})) as rows:
-            for number, (*row, seen) in enumerate(rows, 1):
+            for number, (*row, visible) in enumerate(rows, 1):
                 last = (row[4], row[0])
-                if seen:
+                if visible:
                     found.append((row[0], row[1], row[2], row[3], row[4]))
                 if len(found) == limit or number == looked:
                     return found, last
@@ -266,24 +276,28 @@ class Index:
         link.execute("delete from uploads where file = ? and subject = ?", (name, subject))
         return link.execute("select 1 from uploads where file = ?", (name,)).fetchone() is not None
 
-    def unused(self, link: sqlite3.Connection, start: str, before: float, after: float) -> tuple[list[Row], str | None]:
+    def unused(
+        self, link: sqlite3.Connection, start: str, before: float, after: float, table: str = "files"
+    ) -> tuple[list[Row], str | None]:
         """Return some files that no execution names, touched before one time, created after another.
 
-        Files are looked at in the order of their ids, after `start`; the second result is the next start, None at the
-        end.
+        Files, or those of `shared`, are looked at in the order of their ids, after `start`; the second result is the
+        next start, None at the end.
         """
         sql = (
-            f"select {_COLUMNS}, f.touched_at, exists (select 1 from uses s where s.file = f.id)"  # noqa: S608
-            " from files f where f.id > ? order by f.id limit ?"
+            f"select {COLUMNS}, f.touched_at, exists (select 1 from uses s where s.file = f.id)"  # noqa: S608
+            f" from {table} f where f.id > ? order by f.id limit ?"
         )
         rows = link.execute(sql, (start, LOOKED_AT)).fetchall()
         found = [row[:5] for row in rows if row[5] < before and row[4] > after and not row[6]]
         return found, rows[-1][0] if len(rows) == LOOKED_AT else None
 
     def delete(self, link: sqlite3.Connection, row: Row) -> None:
-        """Delete a file."""
-        for table, key in (("files", "id"), ("uploads", "file"), ("uses", "file")):
-            link.execute(f"delete from {table} where {key} = ?", (row[0],))  # noqa: S608
+        """Delete a file. Uses and uploads of a file that others have stay."""
+        link.execute("delete from files where id = ?", (row[0],))
+        for table in ("uploads", "uses"):
+            sql = f"delete from {table} where file = ? and not exists (select 1 from shared s where s.id = file)"  # noqa: S608
+            link.execute(sql, (row[0],))
         self.count, self.total_bytes = self.count - 1, self.total_bytes - row[1]
 
 
@@ -297,7 +311,8 @@ def usage(data_dir: Path) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def _seen(viewer: Viewer | None) -> tuple[str, dict[str, Any]]:
+def seen(viewer: Viewer | None) -> tuple[str, dict[str, Any]]:
+    """Return the condition that a viewer sees the file `f`, and its parameters."""
     if viewer is None:
         return "true", {}
     return _SEEN, {"subject": viewer.subject, "globs": msgspec.json.encode(viewer.modules).decode()}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
 import trio
 
-from actors.files.content import Stamp, digest_of, stamp_of
+from actors.files.content import Stamp, digest_of, failed, stamp_of
 from actors.files.model import StoredFile
 from protocol.errors import ErrorKind, error
 
@@ -57,6 +59,19 @@ class Verifying:
         self._note(stored.id, (stamp, False))
         text = f"the stored file {stored.id} is damaged: {reason}; upload it again"
         raise error(ErrorKind.UNAVAILABLE, text, field="$file.id")
+
+    async def digest(self, path: Path) -> str:
+        """Return the id of a content that was written, when it is on the disk. Raises RunnerError."""
+
+        def work() -> str:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            return digest_of(path, trio.from_thread.check_cancelled)
+
+        try:
+            return await trio.to_thread.run_sync(work, limiter=self._threads)
+        except OSError as problem:
+            raise failed(problem) from problem
 
     def remember(self, name: str, stamp: Stamp) -> None:
         """Note that a content with this stamp is whole."""

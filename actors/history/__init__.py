@@ -7,9 +7,10 @@ queries and rollups read, retention deletes.
 
 from actors.history.committer import HistoryStatistics
 from actors.history.database import database_path
-from actors.history.history import History
-from actors.history.pending import LARGE_BYTES
+from actors.history.history import History, summary_of
+from actors.history.pending import LARGE_BYTES, Room, Stage, stage_of
 from actors.history.queries import MAX_LINKED, Page, Query
+from actors.history.shared import Ended, ended_after, join, open_ones, own, stages
 from actors.history.storage import LOST
 from actors.rollups import EndCounts, Ends, ModuleStats
 
@@ -18,11 +19,21 @@ __all__ = [
     "LOST",
     "MAX_LINKED",
     "EndCounts",
+    "Ended",
     "Ends",
     "History",
     "HistoryStatistics",
     "ModuleStats",
     "Page",
     "Query",
+    "Room",
+    "Stage",
     "database_path",
+    "ended_after",
+    "join",
+    "open_ones",
+    "own",
+    "stage_of",
+    "stages",
+    "summary_of",
 ]

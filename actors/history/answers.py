@@ -40,6 +40,8 @@ class Answers:
         self._archive: Archive | None = None
         self._committer = Committer(settings, clock)
         self._pending = self._committer.pending
+        self.room = self._committer.room
+        """The room for records. An execution waits for it before its handler is called."""
 
     async def get(self, name: str) -> Execution | None:
         """Return the whole execution with this id in its latest state, or None.

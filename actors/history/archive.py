@@ -79,13 +79,16 @@ class Archive:
     _writers: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1))
 
     @classmethod
-    async def open(cls, settings: HistorySettings, data_dir: Path, now: float, past: Past | None) -> Archive:
+    async def open(
+        cls, settings: HistorySettings, data_dir: Path, now: float, past: Past | None, node: str | None = None
+    ) -> Archive:
         """Open everything and bring the database up to the journal; `past` is known when the actor is restarted.
 
-        Raises `RunnerError` (`unavailable`). Shielded from cancellation: files that were opened must be closed.
+        `node` is the name of this runner in its cluster. Raises `RunnerError` (`unavailable`). Shielded from
+        cancellation: files that were opened must be closed.
         """
         with trio.CancelScope(shield=True):
-            opened = await trio.to_thread.run_sync(_open, settings, data_dir, now, past)
+            opened = await trio.to_thread.run_sync(_open, settings, data_dir, now, past, node)
         return opened
 
     async def append(self, entry: Entry) -> bool:
@@ -245,7 +248,7 @@ def _noting(work: Callable[[sa.Connection], T]) -> Callable[[sa.Connection], tup
     return both
 
 
-def _open(settings: HistorySettings, data_dir: Path, now: float, past: Past | None) -> Archive:
+def _open(settings: HistorySettings, data_dir: Path, now: float, past: Past | None, node: str | None) -> Archive:
     with ExitStack() as stack:
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -258,8 +261,8 @@ def _open(settings: HistorySettings, data_dir: Path, now: float, past: Past | No
             revision, checked = _prepare(database, damaged)
             revision = max(revision, _replay(database, journal, damaged)) + 1
             if past is None:
-                lost = database.write(lambda link: storage.mark_lost(link, now, revision))
-                past = Past(database.write(storage.queued), lost)
+                lost = database.write(lambda link: storage.mark_lost(link, now, revision, node))
+                past = Past(database.write(lambda link: storage.queued(link, node)), lost)
             rows, size = database.write(_measure)
             with suppress(OSError):  # `look` reports it
                 journal.add_spare(journal.make())

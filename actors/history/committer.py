@@ -115,9 +115,6 @@ class Committer:
         """Look again at what is pending."""
         self._wake.set()
 
-    def _commit_soon(self) -> None:
-        self._hurry.set()
-
     def close(self) -> None:
         """Let `work` end."""
         self._closing.set()
@@ -128,6 +125,9 @@ class Committer:
         """Let those that wait for notices look."""
         noticed, self.noticed = self.noticed, trio.Event()
         noticed.set()
+
+    def _commit_soon(self) -> None:
+        self._hurry.set()
 
     # For callers
 

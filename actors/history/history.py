@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,8 +24,8 @@ from msgspec.structs import replace
 
 from actors.history.answers import MEND_SECONDS, Answers
 from actors.history.archive import Archive, Past
-from actors.history.committer import HistoryStatistics
-from actors.history.pending import is_large, unavailable, weight
+from actors.history.committer import Committer, HistoryStatistics
+from actors.history.pending import is_large, stage_of, unavailable, weight
 from actors.history.pieces import Piece
 from actors.journal import Entry
 from actors.sqlite import TROUBLE, reason_of
@@ -44,14 +44,24 @@ log: Any = structlog.get_logger(__name__)
 class History(Answers):
     """The actor. Call all methods on the event loop; call them while `run` runs unless they say otherwise."""
 
-    def __init__(self, settings: HistorySettings, data_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """Keep the record in `data_dir`; `clock` is the time of day, for retention and for lost executions."""
+    def __init__(
+        self,
+        settings: HistorySettings,
+        data_dir: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        node: str | None = None,
+    ) -> None:
+        """Keep the record in `data_dir`; `clock` is the time of day, for retention and for lost executions.
+
+        `node` is the name of this runner in its cluster, None for a single machine.
+        """
         super().__init__(settings, clock)
+        self.node = node
         self._data_dir = data_dir
         self._past: Past | None = None
-        self._revision = 0
-        self.room = self._committer.room
-        """The room for records. An execution waits for it before its handler is called."""
+        self.revision = 0
+        """The number of the last record."""
         self._closed: trio.Event | None = None
 
     # Recording
@@ -62,15 +72,10 @@ class History(Answers):
 
     def _admitting(self) -> Archive:
         archive = self._opened()
-        refusing = self._refusing(archive)
+        refusing = _refusing(archive, self._committer)
         if refusing is not None:
             raise error(ErrorKind.UNAVAILABLE, f"nothing can be recorded: {refusing}", retry_after=_RETRY_AFTER)
         return archive
-
-    def _refusing(self, archive: Archive) -> str | None:
-        if archive.full is not None:
-            return archive.full
-        return self._committer.counted.last_error if self._committer.failing else None
 
     def begin(self, execution: Execution) -> None:
         """Remember `execution` as running; never blocks. Its row is written within about 50 ms unless it ends first.
@@ -157,6 +162,8 @@ class History(Answers):
         """
         archive = self._admitting()
         await self.room.take(execution, growing=False)
+        if self.node is not None:  # it may have come from another runner
+            self._pending.expect((execution.id,))
         if execution.status is Status.RUNNING:
             self._claim(archive, execution)
         entry = self._entry(execution)
@@ -167,9 +174,28 @@ class History(Answers):
         if self.waits_for_disk:
             await self._committer.wait_for_disk()
 
+    async def adopt(self, executions: Sequence[Execution]) -> None:
+        """Store states from the log of a cluster; when this returns they are in the database.
+
+        A state that is here already, or was followed by a later one, changes nothing. They have no place in the journal
+        and lead to no notices; the runner that ended an execution sends these. Raises `RunnerError` (`unavailable`):
+        then some may be stored. Give at most about a thousand at a time.
+        """
+        self._opened()
+        before = self.revision
+        for execution in executions:
+            known = self._pending.find(execution.id)
+            if known is None or stage_of(execution).follows(stage_of(known)):
+                self._pending.expect((execution.id,))
+                entry = self._entry(execution)
+                self._committer.put(evolve(entry, adopted=True))
+        if self.revision > before:
+            await self._committer.wait_for_disk()
+
     async def _append(self, archive: Archive, entry: Entry) -> bool:
         size = weight(entry.execution)
         self.room.arriving += size
+        self.room.coming.add(entry.revision)
         try:
             return await archive.append(entry)
         except OSError as problem:
@@ -177,6 +203,7 @@ class History(Answers):
             raise unavailable("written", reason_of(problem)) from problem
         finally:
             self.room.arriving -= size
+            self.room.coming.discard(entry.revision)
 
     @property
     def waits_for_disk(self) -> bool:
@@ -184,8 +211,8 @@ class History(Answers):
         return self._settings.durability == "disk"
 
     def _entry(self, execution: Execution) -> Entry:
-        self._revision += 1
-        return Entry(self._revision, summary_of(execution) if execution.summary else execution)
+        self.revision += 1
+        return Entry(self.revision, summary_of(execution) if execution.summary else execution)
 
     def statistics(self) -> HistoryStatistics:
         """Return the counters; cheap, at any time."""
@@ -200,7 +227,7 @@ class History(Answers):
             journal_bytes=0 if archive is None else archive.journal.size,
             rows=0 if archive is None else archive.rows,
             database_bytes=0 if archive is None else archive.size,
-            refusing="the history is not open" if archive is None else self._refusing(archive),
+            refusing="the history is not open" if archive is None else _refusing(archive, self._committer),
             damaged=() if archive is None else tuple(sorted(archive.damaged)),
         )
 
@@ -215,10 +242,10 @@ class History(Answers):
         """
         self._closed = trio.Event()
         try:
-            opened = await Archive.open(self._settings, self._data_dir, self._clock(), self._past)
+            opened = await Archive.open(self._settings, self._data_dir, self._clock(), self._past, self.node)
             self._archive, self._past = opened, opened.past
             # After a restart in the same process the memory may be ahead of the disk.
-            self._revision = max(self._revision, opened.revision)
+            self.revision = max(self.revision, opened.revision)
             self._pending.expect((*opened.past.queued, *opened.past.lost))
             task_status.started()
             async with trio.open_nursery() as nursery:
@@ -267,6 +294,13 @@ class History(Answers):
         finally:
             if self._closed is not None:
                 self._closed.set()
+
+
+def _refusing(archive: Archive, committer: Committer) -> str | None:
+    """Return why no end can be recorded now, None while it can."""
+    if archive.full is not None:
+        return archive.full
+    return committer.counted.last_error if committer.failing else None
 
 
 def summary_of(execution: Execution) -> Execution:

@@ -13,7 +13,7 @@ from actors.history.pieces import Forgotten, Piece, Waiting
 from actors.journal import Entry
 from config.settings import HistorySettings
 from protocol.errors import ErrorKind, RunnerError, error
-from protocol.model import Execution, ModuleRef
+from protocol.model import Execution, ModuleRef, Status
 
 LARGE_BYTES: Final = 65_536
 """Records up to this size have more room than larger ones."""
@@ -185,6 +185,8 @@ class Room:
     def __init__(self, pending: Pending, settings: HistorySettings, hurry: Callable[[], None]) -> None:
         self.arriving = 0
         """Bytes of records on their way into the journal."""
+        self.coming: set[int] = set()
+        """The revisions of these records."""
         self.reason: str | None = None
         """Why the database cannot be written now."""
         self._pending = pending
@@ -211,6 +213,12 @@ class Room:
         large = is_large(execution) or (growing and execution.module in self._large)
         most = self._settings.max_unwritten_bytes * (1 if large else 2)
         return self.taken > most or len(self._pending) > self._settings.max_pending
+
+    def lacking(self, revision: int) -> int:
+        """Return the lowest revision that the database does not have; `revision` if it has all before that."""
+        pending = self._pending
+        waiting = (entry.revision for some in (pending.done, pending.taken) for entry in some.values())
+        return min((*self.coming, *waiting), default=revision)
 
     def note(self, execution: Execution) -> None:
         """Remember a module with a large record."""
@@ -245,6 +253,36 @@ class Room:
         if not await self.wait(execution, growing=growing):
             reason = self.reason or f"{len(self._pending)} rows and {self.taken} bytes wait for the database"
             raise unavailable("written", reason)
+
+
+@frozen
+class Stage:
+    """How far an execution has come."""
+
+    status: Status
+    attempts: int
+    finished_at: float | None
+
+    def follows(self, before: Stage | None) -> bool:
+        """Return whether this is later than another stage of the execution; of two ends, the one that is given now."""
+        if before is None:
+            return True
+        if self.status.final and before.status.final:
+            return self != before
+        return _order(self) > _order(before)
+
+
+_ORDER: Final = {Status.SCHEDULED: 0, Status.RUNNING: 1, Status.QUEUED: 2}
+"""With the same number of attempts, one that is queued follows one that runs: it is queued again."""
+
+
+def _order(stage: Stage) -> tuple[bool, int, int]:
+    return stage.status.final, stage.attempts, _ORDER.get(stage.status, 0)
+
+
+def stage_of(execution: Execution) -> Stage:
+    """Return how far an execution has come."""
+    return Stage(execution.status, execution.attempts, execution.finished_at)
 
 
 def unavailable(verb: str, reason: str) -> RunnerError:

@@ -61,6 +61,7 @@ _LEADS: Final[tuple[tuple[str, ...], ...]] = (
     ("module", "status"),
     ("module",),
     ("status",),
+    ("node",),
 )
 
 
@@ -81,6 +82,7 @@ class Query:
     rerun_of: str | None = None
     parent: str | None = None
     root: str | None = None
+    node: str | None = None
     unresolved: bool = False
     """Only failures without a later success in their chain of repetitions."""
     text: str | None = None
@@ -202,6 +204,7 @@ def _filters(query: Query) -> dict[str, str]:
         "rerun_of": query.rerun_of,
         "parent": query.parent,
         "root": query.root,
+        "node": query.node,
     }
     return {name: value for name, value in filters.items() if value is not None}
 

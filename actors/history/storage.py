@@ -16,8 +16,9 @@ from sqlalchemy.dialects import sqlite
 from actors import outbox
 from actors.damage import is_damage
 from actors.history import queries
-from actors.history.pending import Batch
+from actors.history.pending import Batch, stage_of
 from actors.history.pieces import NOTHING, Piece, seqs_of
+from actors.history.shared import stages
 from actors.history.tables import (
     PHASES,
     PLAIN,
@@ -120,15 +121,15 @@ def _store_cleaned(connection: sa.Connection, batch: Batch, why: str) -> Stored:
 
 def _write(connection: sa.Connection, batch: Batch) -> int:
     """Write a batch inside of a transaction, with the notices about ends; return how many these are."""
-    notices = 0
-    entries = {entry.execution.id: entry.execution for entry in batch.entries}
+    notices, wanted = 0, _without_older(connection, batch.entries)
+    entries = {entry.execution.id: entry.execution for entry in wanted}
     names = {*entries, *(piece.name for piece in batch.pieces)}
     known = _known(connection, names if batch.all_known else names & batch.known)
     if entries:
         # An unexpected state of an execution is in the way of its row: then each is stored alone, and looked up.
-        fresh = [_execution_row(entry) for entry in batch.entries if entry.execution.id not in known]
+        fresh = [_execution_row(entry) for entry in wanted if entry.execution.id not in known]
         _insert(connection, executions, fresh, replacing=False)
-        later = [_execution_row(entry) for entry in batch.entries if entry.execution.id in known]
+        later = [_execution_row(entry) for entry in wanted if entry.execution.id in known]
         _upsert(connection, executions, later)
         _upsert(connection, payloads, list(map(_payload_row, entries.values())))
         _write_events(connection, entries, known)
@@ -140,9 +141,9 @@ def _write(connection: sa.Connection, batch: Batch) -> int:
             if execution.status.final:
                 changes.add(ended_of(execution))
         _count(connection, changes)
-        notices = outbox.write(connection, entries.values(), known)
+        notices = outbox.write(connection, (entry.execution for entry in wanted if not entry.adopted), known)
         add_rows(connection, len(entries.keys() - known.keys()))
-        connection.execute(RAISE_REVISION, {"highest": max(entry.revision for entry in batch.entries)})
+        connection.execute(RAISE_REVISION, {"highest": max(entry.revision for entry in wanted)})
     if batch.pieces:
         statuses = {name: ended.status for name, ended in known.items()}
         statuses |= {name: execution.status for name, execution in entries.items()}
@@ -152,6 +153,14 @@ def _write(connection: sa.Connection, batch: Batch) -> int:
     for gone in batch.forgotten:
         connection.execute(_FORGET_PIECES, {"name": gone.name, "start": gone.seqs[0], "end": gone.seqs[1]})
     return notices
+
+
+def _without_older(connection: sa.Connection, entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Leave out the states of a cluster's log of which the database has this one or a later one."""
+    adopted = [entry.execution for entry in entries if entry.adopted]
+    found = stages(connection, [execution.id for execution in adopted])
+    passed = {one.id for one in adopted if not stage_of(one).follows(found.get(one.id))}
+    return [entry for entry in entries if entry.execution.id not in passed] if passed else entries
 
 
 def _known(connection: sa.Connection, names: Iterable[str]) -> dict[str, Ended]:
@@ -243,8 +252,11 @@ def newer(connection: sa.Connection, entries: Iterable[Entry]) -> tuple[Entry, .
     return tuple(entry for name, entry in latest.items() if entry.revision > stored.get(name, -1))
 
 
-def mark_lost(connection: sa.Connection, now: float, revision: int) -> tuple[str, ...]:
-    """Fail all running executions as `lost` at `now`; return their ids, oldest first.
+def mark_lost(connection: sa.Connection, now: float, revision: int, node: str | None = None) -> tuple[str, ...]:
+    """Fail running executions as `lost` at `now`; return their ids, oldest first.
+
+    These are all of them on a single machine. In a cluster, `node` is the name of this runner: its synchronous ones,
+    and those from before it joined; the cluster decides about the others.
 
     Their notices are added, and withdrawn if they run again. Their pieces stay. A reader may have seen events that were
     never stored, and no number may come twice: so `events_count`, from which a retry numbers its events, is `LOST_SEQS`
@@ -256,8 +268,8 @@ def mark_lost(connection: sa.Connection, now: float, revision: int) -> tuple[str
         columns.id, columns.module, columns.run_seconds, columns.events_count, columns.on_end, highest.label("last")
     )
     with connection.begin():
-        running = wanted.where(columns.status == Status.RUNNING.value).order_by(columns.created_at, columns.id)
-        rows = connection.execute(running).all()
+        running = wanted.where(columns.status == Status.RUNNING.value, *_left_by(node))
+        rows = connection.execute(running.order_by(columns.created_at, columns.id)).all()
         for row in rows:
             last = max(row.events_count - 1, -1 if row.last is None else row.last)
             count = (last // LOST_SEQS + 2) * LOST_SEQS
@@ -270,12 +282,21 @@ def mark_lost(connection: sa.Connection, now: float, revision: int) -> tuple[str
     return tuple(row.id for row in rows)
 
 
-def queued(connection: sa.Connection) -> tuple[str, ...]:
-    """Return the ids of all queued executions, oldest first."""
-    wanted = sa.select(executions.c.id).where(executions.c.status == Status.QUEUED.value)
+def queued(connection: sa.Connection, node: str | None = None) -> tuple[str, ...]:
+    """Return the ids of the queued executions that the last runner left to this one, oldest first."""
+    wanted = sa.select(executions.c.id).where(executions.c.status == Status.QUEUED.value, *_left_by(node))
+    if node is not None:  # the cluster has accepted ones, or gets those from before the join
+        wanted = wanted.where(sa.not_(executions.c.asynchronous))
     names = tuple(connection.execute(wanted.order_by(executions.c.created_at, executions.c.id)).scalars())
     connection.rollback()
     return names
+
+
+def _left_by(node: str | None) -> Iterable[sa.ColumnElement[bool]]:
+    """Return the conditions of executions about which no cluster decides: all without a `node`."""
+    columns = executions.c
+    if node is not None:
+        yield sa.or_(columns.node.is_(None), sa.and_(columns.node == node, sa.not_(columns.asynchronous)))
 
 
 def _failure_text(failure: Failure) -> str:

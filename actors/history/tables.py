@@ -16,7 +16,7 @@ from actors import outbox
 from actors.sqlite import begin, check_schema
 from protocol.model import Execution, Status, Timings
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 """Raise it with every change here, and add the step from the schema before it to `STEPS`."""
 STEPS: Final = {
     2: (
@@ -46,6 +46,7 @@ STEPS: Final = {
         "alter table executions add column via text",
         "alter table executions add column approval text",
     ),
+    6: ("alter table executions add column node text",),
 }
 """Statements that make of a database with this schema one with the next. Missing indexes are made after all steps."""
 PHASES: Final = Timings.__struct_fields__
@@ -118,7 +119,7 @@ sa.Index(
     sqlite_where=_keyed,
 )
 
-for _name in ("schedule", "rerun_of", "parent", "root"):
+for _name in ("schedule", "rerun_of", "parent", "root", "node"):
     _some = executions.c[_name].is_not(None)
     sa.Index(
         f"executions_by_{_name}", executions.c[_name], executions.c.created_at, executions.c.id, sqlite_where=_some

@@ -46,6 +46,8 @@ class Entry:
 
     revision: int
     execution: Execution
+    adopted: bool = False
+    """It comes from the log of a cluster, not from the journal, and never replaces a later state."""
 
 
 @frozen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -14,9 +15,11 @@ import trio
 from attrs import define, field
 from msgspec.structs import replace
 
+from actors.keys.feed import KeyFeed, OwnKeys
 from actors.keys.stored import KeyFile, StoredKey
+from actors.one_file import InTurn, until_first
 from actors.sqlite import TROUBLE, reason_of
-from protocol.errors import ErrorKind, error
+from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import KEY_PREFIX
 
 MAX_KEYS: Final = 10_000
@@ -56,24 +59,28 @@ class ApiKeys:
 
     _file: KeyFile
     _clock: Callable[[], float] = time.time
+    feed_of: Callable[[KeyFile, InTurn], KeyFeed] = OwnKeys
+    """Returns where changes are recorded."""
     _by_hash: dict[str, ApiKey] = field(factory=dict, init=False)
     _by_id: dict[str, ApiKey] = field(factory=dict, init=False)
     """In the order in which they were made."""
     _used: set[str] = field(factory=set, init=False)
     """Keys whose last use is not written."""
     _changing: trio.Lock = field(factory=trio.Lock, init=False)
-    _turn: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
+    _in_file: InTurn = field(factory=lambda: InTurn("API keys cannot be written"), init=False)
+    _feed: KeyFeed = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._feed = self.feed_of(self._file, self._in_file)
         for stored, used_at in sorted(self._file.load(), key=lambda found: found[0].created_at):
             self._by_id[stored.id] = self._by_hash[stored.hash] = ApiKey(stored, used_at)
 
     @classmethod
-    def open(cls, path: Path) -> ApiKeys:
+    def open(cls, path: Path, feed_of: Callable[[KeyFile, InTurn], KeyFeed] = OwnKeys) -> ApiKeys:
         """Open or make the file of keys. Blocks. Raises RunnerError `unavailable`."""
         file = KeyFile.open(path)
         try:
-            return cls(file)
+            return cls(file, feed_of=feed_of)
         except TROUBLE as problem:
             file.close()
             text = f"API keys cannot be read from {path}: {reason_of(problem)}"
@@ -128,31 +135,50 @@ class ApiKeys:
         Raises RunnerError: `conflict` when a valid key has the name, `overloaded` when there are too many keys,
         `unavailable` when it cannot be recorded. On cancellation it may have been made.
         """
+        order = partial(self._create, name, tuple(scopes), tuple(modules), expires_at, subject)
         async with self._changing:
-            now = self._clock()
-            if any(key.stored.name == name and not key.ended(now) for key in self._by_id.values()):
-                text = f"there is a key {name!r}; revoke it first, or give this one another name"
-                raise error(ErrorKind.CONFLICT, text, field="name")
-            while (number := secrets.token_hex(_ID_BYTES)) in self._by_id:
-                pass
-            secret = f"{KEY_PREFIX}{number}_{secrets.token_hex(_SECRET_BYTES)}"
-            stored = StoredKey(
-                id=number,
-                name=name,
-                hash=hash_of(secret),
-                scopes=tuple(scopes),
-                modules=tuple(modules),
-                created_at=now,
-                created_by=subject,
-                expires_at=expires_at,
-            )
-            forgotten = self._superfluous(now)
-            await self._write(stored, forgotten)
-            for each in forgotten:
-                del self._by_hash[self._by_id.pop(each).stored.hash]
-            key = self._by_id[number] = self._by_hash[stored.hash] = ApiKey(stored)
-        log.info("key created", key=number, name=name, scopes=" ".join(stored.scopes), by=subject)
+            await self._feed.catch_up()
+            key, secret = await until_first(order)
+        log.info("key created", key=key.stored.id, name=name, scopes=" ".join(key.stored.scopes), by=subject)
         return key, secret
+
+    async def _create(
+        self, name: str, scopes: tuple[str, ...], modules: tuple[str, ...], expires_at: float | None, subject: str
+    ) -> tuple[ApiKey, str]:
+        now = self._clock()
+        if any(key.stored.name == name and not key.ended(now) for key in self._by_id.values()):
+            text = f"there is a key {name!r}; revoke it first, or give this one another name"
+            raise error(ErrorKind.CONFLICT, text, field="name")
+        while (number := secrets.token_hex(_ID_BYTES)) in self._by_id:
+            pass
+        secret = f"{KEY_PREFIX}{number}_{secrets.token_hex(_SECRET_BYTES)}"
+        stored = StoredKey(
+            id=number,
+            name=name,
+            hash=hash_of(secret),
+            scopes=scopes,
+            modules=modules,
+            created_at=now,
+            created_by=subject,
+            expires_at=expires_at,
+        )
+        forgotten = self._superfluous(now)
+        await self._feed.put(stored, forgotten)
+        return self.adopt(stored, forgotten), secret
+
+    def adopt(self, stored: StoredKey, forgotten: Iterable[str] = ()) -> ApiKey:
+        """Have a key as the file has it now, without the `forgotten` ones; a revoked one ends its streams."""
+        for each in forgotten:
+            if (gone := self._by_id.pop(each, None)) is not None:
+                del self._by_hash[gone.stored.hash]
+        key = self._by_id.get(stored.id)
+        if key is None:
+            key = self._by_id[stored.id] = self._by_hash[stored.hash] = ApiKey(stored)
+        elif not key.revoked:  # that is never taken back
+            key.stored = stored
+            for watcher in tuple(key.watchers) if stored.revoked_at is not None else ():
+                watcher()
+        return key
 
     async def revoke(self, key: ApiKey, *, subject: str) -> None:
         """Refuse a key from now on, and end the streams that were opened with it; done when it is recorded.
@@ -161,13 +187,11 @@ class ApiKeys:
         next call tries again. On cancellation the same may be true.
         """
         if not key.revoked:
-            key.stored = replace(key.stored, revoked_at=self._clock(), revoked_by=subject)
-            for watcher in tuple(key.watchers):
-                watcher()
+            self.adopt(replace(key.stored, revoked_at=self._clock(), revoked_by=subject))
             log.info("key revoked", key=key.stored.id, name=key.stored.name, by=subject)
         async with self._changing:
             if key.stored.id in self._by_id:
-                await self._write(key.stored, ())
+                await until_first(lambda: self._feed.put(key.stored))
 
     def _superfluous(self, now: float) -> list[str]:
         """Return the keys to forget so that one more has room. Raises RunnerError `overloaded`."""
@@ -179,22 +203,15 @@ class ApiKeys:
             raise error(ErrorKind.OVERLOADED, f"there are {MAX_KEYS} valid keys; revoke some", field="name")
         return ended
 
-    async def _write(self, key: StoredKey, forgotten: Iterable[str]) -> None:
-        try:
-            await trio.to_thread.run_sync(self._file.write, key, forgotten, limiter=self._turn)
-        except TROUBLE as problem:
-            text = f"API keys cannot be written: {reason_of(problem)}"
-            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir", retry_after=5) from problem
-
     async def _write_uses(self) -> None:
         times = self._times()
         if not times:
             return
         try:
-            await trio.to_thread.run_sync(self._file.used, times, limiter=self._turn)
-        except TROUBLE as problem:
+            await self._in_file(self._file.used, times)
+        except RunnerError as problem:
             self._used |= times.keys()
-            log.warning("the last use of keys cannot be written", why=reason_of(problem))
+            log.warning("the last use of keys cannot be written", why=str(problem))
 
     def _times(self) -> dict[str, float]:
         used, self._used = self._used, set()
@@ -203,7 +220,7 @@ class ApiKeys:
     async def aclose(self) -> None:
         """Write the last uses and close the file."""
         await self._write_uses()
-        await trio.to_thread.run_sync(self._file.close, limiter=self._turn)
+        await self._in_file(self._file.close)
 
 
 def hash_of(secret: str) -> str:

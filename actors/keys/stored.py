@@ -70,12 +70,17 @@ class KeyFile(OneFile):
     @mending
     def write(self, key: StoredKey, forgotten: Iterable[str] = ()) -> None:
         """Add or change a key, and delete the `forgotten` ones."""
-        values = sealed(key)
         with self._transaction() as link:
-            if not link.execute(sa.update(_keys).where(_keys.c.id == key.id).values(**values)).rowcount:
-                link.execute(sa.insert(_keys).values(id=key.id, **values))
-            for each in forgotten:
-                link.execute(sa.delete(_keys).where(_keys.c.id == each))
+            _write(link, key, forgotten)
+            self._apart(link)
+
+    @mending
+    def adopt(self, cluster: int, place: int, changes: Iterable[tuple[StoredKey, Iterable[str]]]) -> None:
+        """Apply changes of a cluster, as `write`, all up to the one with the number `place`."""
+        with self._transaction() as link:
+            for key, forgotten in changes:
+                _write(link, key, forgotten)
+            self._place(link, cluster, place)
 
     @mending
     def used(self, times: Mapping[str, float]) -> None:
@@ -83,3 +88,11 @@ class KeyFile(OneFile):
         with self._transaction() as link:
             for name, at in times.items():
                 link.execute(sa.update(_keys).where(_keys.c.id == name).values(used_at=at))
+
+
+def _write(link: sa.Connection, key: StoredKey, forgotten: Iterable[str]) -> None:
+    values = sealed(key)
+    if not link.execute(sa.update(_keys).where(_keys.c.id == key.id).values(**values)).rowcount:
+        link.execute(sa.insert(_keys).values(id=key.id, **values))
+    for each in forgotten:
+        link.execute(sa.delete(_keys).where(_keys.c.id == each))

@@ -15,12 +15,21 @@ from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
-from attrs import define
+from attrs import asdict, define
 
 from actors.damage import Copied
 from actors.one_file import OneFile, mending
 from actors.registry import stored as tables
-from actors.registry.stored import Action, Change, ChangesQuery, Note, StoredModule, StoredVersion
+from actors.registry.stored import (
+    ADOPTED_NOTES,
+    Action,
+    Adopted,
+    Change,
+    ChangesQuery,
+    Note,
+    StoredModule,
+    StoredVersion,
+)
 from actors.sqlite import matching, open_reader
 
 SCHEMA_VERSION: Final = 1
@@ -61,10 +70,21 @@ class Catalog(OneFile):
     @mending
     def load(self) -> list[StoredModule]:
         """Return every module, by name."""
+        return self._modules(sa.true(), sa.true())
+
+    @mending
+    def module(self, name: str) -> StoredModule | None:
+        """Return one module."""
+        found = self._modules(tables.versions.c.module == name, tables.modules.c.name == name)
+        return found[0] if found else None
+
+    def _modules(self, versions: sa.ColumnElement[bool], modules: sa.ColumnElement[bool]) -> list[StoredModule]:
         with self._engine.connect() as link:
             found: dict[str, list[StoredVersion]] = {}
             columns = tables.versions.c
-            for row in link.execute(sa.select(tables.versions).order_by(columns.module, columns.number)):
+            for row in link.execute(
+                sa.select(tables.versions).where(versions).order_by(columns.module, columns.number)
+            ):
                 fields = row._asdict()
                 del fields["number"]
                 try:
@@ -73,7 +93,7 @@ class Catalog(OneFile):
                     self._unreadable(f"{row.module}@{row.version}", problem)
                 else:
                     found.setdefault(row.module, []).append(StoredVersion(**fields))
-            rows = link.execute(sa.select(tables.modules).order_by(tables.modules.c.name))
+            rows = link.execute(sa.select(tables.modules).where(modules).order_by(tables.modules.c.name))
             return [StoredModule(**row._asdict(), versions=tuple(found.get(row.name, ()))) for row in rows]
 
     @mending
@@ -141,26 +161,12 @@ class Catalog(OneFile):
             detail = {"active": active, "digest": version.digest}
             revision = _noted(link, subject, Note(Action.REGISTER, name, version.version, detail))
             _forget(link, name, version.version)
-            link.execute(
-                sa.insert(tables.versions).values(
-                    module=name,
-                    version=version.version,
-                    number=revision,
-                    spec=msgspec.json.encode(version.spec),
-                    digest=version.digest,
-                    entry=version.entry,
-                    package=version.package,
-                    folder=version.folder,
-                    created_at=version.created_at,
-                    created_by=subject,
-                )
-            )
-            packed = zlib.compress(msgspec.msgpack.encode(dict(files)))
-            link.execute(sa.insert(tables.code).values(module=name, version=version.version, files=packed))
+            _add(link, version, files, revision)
             for old in pruned:
                 _forget(link, name, old)
                 _noted(link, subject, Note(Action.PRUNE, name, old))
             _touch(link, name, active, revision, subject)
+            self._apart(link)
         return revision
 
     @mending
@@ -169,6 +175,7 @@ class Catalog(OneFile):
         with self._transaction() as link:
             revision = _noted(link, subject, Note(Action.ACTIVATE, name, version, {"before": before}))
             _touch(link, name, version, revision, subject)
+            self._apart(link)
         return revision
 
     @mending
@@ -178,6 +185,7 @@ class Catalog(OneFile):
             revision = _noted(link, subject, Note(Action.DELETE_VERSION, name, version))
             _forget(link, name, version)
             _touch(link, name, None, revision, subject)
+            self._apart(link)
         return revision
 
     @mending
@@ -187,22 +195,78 @@ class Catalog(OneFile):
             _noted(link, subject, Note(Action.DELETE, name, None, detail))
             _forget(link, name)
             link.execute(sa.delete(tables.modules).where(tables.modules.c.name == name))
+            self._apart(link)
+
+    @mending
+    def adopt(self, cluster: int, place: int, changes: Iterable[Adopted]) -> None:
+        """Apply changes of a cluster, all up to the one with the number `place`; a second time changes nothing."""
+        with self._transaction() as link:
+            for each in changes:
+                _adopt(link, each)
+                if each.number % _SLACK == 0:
+                    _shorten(link)
+            self._place(link, cluster, place)
+
+
+def _adopt(link: sa.Connection, change: Adopted) -> None:
+    for index, note in enumerate(change.notes):
+        _note(link, note, change.subject, change.at, change.number * ADOPTED_NOTES + index)
+    if change.name is None:
+        return
+    module = change.module
+    kept = set() if module is None else {(each.version, each.digest) for each in module.versions}
+    table = tables.versions
+    for row in link.execute(sa.select(table.c.version, table.c.digest).where(table.c.module == change.name)).all():
+        if (row.version, row.digest) not in kept:
+            _forget(link, change.name, row.version)
+    if module is None:
+        link.execute(sa.delete(tables.modules).where(tables.modules.c.name == change.name))
+        return
+    for number, version in enumerate(module.versions, 1):
+        where = (table.c.module == version.module, table.c.version == version.version)
+        if not link.execute(sa.update(table).where(*where).values(number=number)).rowcount:
+            files = change.code.get(version.version)
+            if files is not None:
+                _add(link, version, files, number)
+    values: dict[str, Any] = {"active": module.active, "revision": change.number}
+    values |= {"updated_at": module.updated_at, "updated_by": module.updated_by}
+    link.execute(sa.insert(tables.modules).prefix_with("or replace").values(name=change.name, **values))
+
+
+def _add(link: sa.Connection, version: StoredVersion, files: Mapping[str, bytes], number: int) -> None:
+    values = {**asdict(version), "number": number, "spec": msgspec.json.encode(version.spec)}
+    link.execute(sa.insert(tables.versions).values(**values))
+    packed = zlib.compress(msgspec.msgpack.encode(dict(files)))
+    link.execute(sa.insert(tables.code).values(module=version.module, version=version.version, files=packed))
 
 
 def _noted(link: sa.Connection, subject: str, note: Note) -> int:
-    values = {
-        "at": time.time(),
+    number = _note(link, note, subject, time.time(), None)
+    if number % _SLACK == 0:
+        _shorten(link)
+    return number
+
+
+def _note(link: sa.Connection, note: Note, subject: str, at: float, number: int | None) -> int:
+    values: dict[str, Any] = {
+        "at": at,
         "subject": subject,
         "action": note.action.value,
         "module": note.module,
         "version": note.version,
         "detail": msgspec.json.encode(note.detail),
     }
-    made = link.execute(sa.insert(tables.changes).values(**values)).inserted_primary_key
-    number = int(made[0]) if made is not None else 0
-    if number % _SLACK == 0:
-        link.execute(sa.delete(tables.changes).where(tables.changes.c.id <= number - MAX_CHANGES))
-    return number
+    if number is not None:
+        values["id"] = number
+    made = link.execute(sa.insert(tables.changes).prefix_with("or ignore").values(**values)).inserted_primary_key
+    return int(made[0]) if made is not None else 0
+
+
+def _shorten(link: sa.Connection) -> None:
+    """Delete the oldest entries of the audit log."""
+    column = tables.changes.c.id
+    last = sa.select(column).order_by(column.desc()).limit(1).offset(MAX_CHANGES).scalar_subquery()
+    link.execute(sa.delete(tables.changes).where(column <= last))
 
 
 def _touch(link: sa.Connection, name: str, active: str | None, revision: int, subject: str) -> None:

@@ -160,6 +160,16 @@ def content_digest(spec: ModuleSpec, files: Mapping[str, bytes]) -> str:
     return content.hexdigest()
 
 
+def modules_digest(contents: Mapping[str, str]) -> str:
+    """Return the hash of modules, given by name with their content digests: equal on runners with equal modules."""
+    return hashlib.sha256(json.dumps(sorted(contents.items())).encode()).hexdigest()
+
+
+def specs_digest(specs: Iterable[ModuleSpec]) -> str:
+    """Return the same hash of modules as they are on disk now. Blocks. Raises OSError."""
+    return modules_digest({spec.name: content_digest(spec, dict(read_code(spec))) for spec in specs})
+
+
 def _framed(name: str, data: bytes) -> bytes:
     """Return name and content with their lengths, so that no two sequences of files give the same bytes."""
     return os.fsencode(name) + f"\0{len(data)}\0".encode() + data

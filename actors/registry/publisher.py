@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 from attrs import define, evolve, field
@@ -160,16 +161,23 @@ class Publisher:
         self._marks[module.root] = code_store.keep(module.root, found)
 
     def restore_all(
-        self, kept: Iterable[StoredModule], files: Callable[[str, str], Mapping[str, bytes]]
+        self,
+        kept: Iterable[StoredModule],
+        files: Callable[[str, str], Mapping[str, bytes]],
+        known: Mapping[ModuleRef, Published] = MappingProxyType({}),
     ) -> dict[str, Registered]:
         """Return the modules as they were registered, by name; versions that cannot be served are left out and logged.
 
-        `files` has the code of a version.
+        `files` has the code of a version. Versions that are `known` stay the same objects.
         """
         found = {}
         for module in kept:
             versions = {}
             for each in module.versions:
+                same = known.get(ModuleRef(each.module, each.version))
+                if same is not None and same.content_digest == each.digest:
+                    versions[each.version] = same
+                    continue
                 try:
                     versions[each.version] = self.restore(each, partial(files, each.module, each.version))
                 except (ConfigError, RunnerError, KeyError, *TROUBLE) as problem:

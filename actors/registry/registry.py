@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +19,10 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from actors.mailbox import Mailbox, MailboxStatistics, Question
-from actors.registry.audit import Audit, InTurn
+from actors.one_file import InTurn, until_first
+from actors.registry.audit import Audit
 from actors.registry.catalog import Catalog
+from actors.registry.feed import Feed, OwnFeed
 from actors.registry.published import Published
 from actors.registry.publisher import Publisher, stored
 from actors.registry.routes import Routes
@@ -86,13 +88,14 @@ class Registry:
     """The actor that owns the snapshot. Reading `snapshot` needs no wait; changes are questions to the actor.
 
     `follow` gets each snapshot before the question that made it is answered. Without a `catalog` nothing can be
-    registered.
+    registered. `feed_of` returns what records the changes.
     """
 
     publisher: Publisher
     catalog: Catalog | None = None
     settings: RegistrySettings = field(factory=RegistrySettings)
     follow: Callable[[RegistrySnapshot], None] = field(default=lambda _snapshot: None)
+    feed_of: Callable[[Catalog, InTurn], Feed] = OwnFeed
     snapshot: RegistrySnapshot = field(factory=RegistrySnapshot, init=False)
     damaged: set[str] = field(factory=set, init=False)
     """Versions whose stored code is damaged and could not be made again."""
@@ -102,26 +105,36 @@ class Registry:
     _mailbox: Mailbox = field(factory=lambda: Mailbox("registry", _WAITING), init=False)
     _staged: Counter[Path] = field(factory=Counter, init=False)
     """Code folders of staged versions, which may become versions or not; counted."""
+    _registering: Published | None = field(default=None, init=False)
+    """The version that is being registered, to be served as it is."""
     _keeping: trio.Lock = field(factory=trio.Lock, init=False)
     """Held while code folders are made or removed."""
-    _in_catalog: InTurn = field(factory=InTurn, init=False)
+    _showing: trio.Lock = field(factory=trio.Lock, init=False)
+    """Held while the snapshot is made."""
+    _in_catalog: InTurn = field(factory=lambda: InTurn("registered modules cannot be read or written"), init=False)
     audit: Audit = field(init=False)
 
-    @audit.default
-    def _audit(self) -> Audit:
-        return Audit(self.catalog, self._in_catalog)
+    def __attrs_post_init__(self) -> None:
+        feed = None if self.catalog is None else self.feed_of(self.catalog, self._in_catalog)
+        self.audit = Audit(self.catalog, self._in_catalog, feed)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore the registered modules, then make one change after the other until cancelled."""
         if self.catalog is not None and self._file is None:
-            kept = await self._in_catalog(self.catalog.load)
-            self._registered = await trio.to_thread.run_sync(self.publisher.restore_all, kept, self.catalog.files)
-            # Known by name from now on, and served with the first `publish`: the file goes first.
-            self.snapshot = RegistrySnapshot(registered=self._registered)
+            async with self._showing:
+                kept = await self._in_catalog(self.catalog.load)
+                self._registered = await trio.to_thread.run_sync(self.publisher.restore_all, kept, self.catalog.files)
+                # Known by name from now on, and served with the first `publish`: the file goes first.
+                self.snapshot = RegistrySnapshot(registered=self._registered)
         task_status.started()
         await self._mailbox.serve(self._handle)
 
     async def _handle(self, question: Question[Any]) -> Any:
+        if self.audit.feed is not None and not isinstance(question, _Publish):
+            await self.audit.feed.catch_up()
+        return await until_first(partial(self._change, question))
+
+    async def _change(self, question: Question[Any]) -> Any:
         match question:
             case _Publish():
                 return await self._publish_all(question)
@@ -156,7 +169,8 @@ class Registry:
             except OSError as problem:
                 raise error(ErrorKind.UNAVAILABLE, f"code cannot be stored: {problem}", field="data_dir") from problem
             self._file = {module.spec.name: module for module in after}
-            await self._show()
+            async with self._showing:
+                await self._show()
         # In a thread, as there may be thousands of modules.
         changes = await trio.to_thread.run_sync(RegistrySnapshot(self._file).since, RegistrySnapshot(before or {}))
         log.debug("modules published", **changes.summary(), total=len(after))
@@ -230,7 +244,7 @@ class Registry:
         self.damaged.discard(str(module.ref))
 
     async def _register(self, question: _Register) -> Added:
-        catalog, module, name = self.audit.known(), question.module, question.module.spec.name
+        feed, module, name = self.audit.known(), question.module, question.module.spec.name
         known = self.snapshot.changeable(name, question.condition)
         version = module.ref.version
         if known is not None and (there := known.versions.get(version)) is not None:
@@ -238,7 +252,7 @@ class Registry:
                 text = f"version {version!r} of module {name!r} exists with other content, and versions do not change"
                 raise error(ErrorKind.CONFLICT, f"{text}; give it another `version`, or none", field="version")
             if question.activate and known.active != version:
-                known = await self._make_active(catalog, known, version, str(module.published_by))
+                known = await self._make_active(feed, known, version, str(module.published_by))
             return Added(there, known, created=False)
         if known is None and len(self._registered) >= self.settings.max_modules:
             text = f"there are {len(self._registered)} registered modules; the limit is `max_modules`"
@@ -250,7 +264,8 @@ class Registry:
         versions = {**(known.versions if known else {}), version: module}
         pruned = [each for each in versions if each not in (active, version)]
         pruned = pruned[: max(0, len(versions) - self.settings.max_versions)]
-        revision = await self._in_catalog(catalog.register, stored(module), question.files, active, pruned)
+        self._registering = module
+        revision = await feed.register(stored(module), question.files, active, pruned)
         kept = {each: published for each, published in versions.items() if each not in pruned}
         after = Registered(name, kept, active, revision, module.published_at, str(module.published_by))
         await self._replace(after)
@@ -258,42 +273,67 @@ class Registry:
         return Added(module, after, created=True)
 
     async def _activate(self, question: _Activate) -> Registered:
-        catalog, known = self.audit.known(), self.snapshot.get_registered(question.name, question.condition)
+        feed, known = self.audit.known(), self.snapshot.get_registered(question.name, question.condition)
         self.snapshot.get(question.name, question.version)
         if known.active == question.version:
             return known
-        return await self._make_active(catalog, known, question.version, question.subject)
+        return await self._make_active(feed, known, question.version, question.subject)
 
-    async def _make_active(self, catalog: Catalog, known: Registered, version: str, subject: str) -> Registered:
+    async def _make_active(self, feed: Feed, known: Registered, version: str, subject: str) -> Registered:
         self.snapshot.check_loop(known.versions[version])
         self.snapshot.routes.check(known.name, known.versions[version].spec)
-        revision = await self._in_catalog(catalog.activate, known.name, version, subject, known.active)
+        revision = await feed.activate(known.name, version, subject, known.active)
         after = evolve(known, active=version, revision=revision, updated_at=time.time(), updated_by=subject)
         await self._replace(after)
         log.info("activated", module=known.name, version=version, before=known.active, by=subject)
         return after
 
     async def _remove(self, question: _Remove) -> None:
-        catalog, name, version = self.audit.known(), question.name, question.version
+        feed, name, version = self.audit.known(), question.name, question.version
         known = self.snapshot.get_registered(name, question.condition)
         if version is None:
             detail = {"versions": list(known.versions), "active": known.active}
-            await self._in_catalog(catalog.remove, name, question.subject, detail)
-            self._registered = {each: module for each, module in self._registered.items() if each != name}
-            await self._show()
+            await feed.remove(name, question.subject, detail)
+            async with self._showing:
+                if self._registered.get(name) is known:
+                    self._registered = {each: module for each, module in self._registered.items() if each != name}
+                    await self._show()
         else:
             self.snapshot.get(name, version)
             if version == known.active:
                 text = f"version {version!r} is the active one; activate another one first, or delete the module"
                 raise error(ErrorKind.CONFLICT, text, field="version")
-            revision = await self._in_catalog(catalog.remove_version, name, version, question.subject)
+            revision = await feed.remove_version(name, version, question.subject)
             versions = {each: module for each, module in known.versions.items() if each != version}
             await self._replace(evolve(known, versions=versions, revision=revision))
         log.info("deleted", module=name, version=version, by=question.subject)
 
     async def _replace(self, module: Registered) -> None:
-        self._registered = {**self._registered, module.name: module}
-        await self._show()
+        async with self._showing:
+            known = self._registered.get(module.name)
+            if known is None or known.revision < module.revision:  # else a cluster has made it known, or a later one
+                self._registered = {**self._registered, module.name: module}
+                await self._show()
+
+    async def adopt(self, names: Collection[str]) -> None:
+        """Serve these modules as the catalog has them now, after changes by runners of the cluster.
+
+        Raises RunnerError `unavailable`; then nothing is changed.
+        """
+        catalog = self.catalog
+        if catalog is None:
+            return
+        async with self._keeping, self._showing:
+            kept = [each for name in names if (each := await self._in_catalog(catalog.module, name)) is not None]
+            were = [self._registered[name] for name in names if name in self._registered]
+            known = {version.ref: version for module in were for version in module.versions.values()}
+            if (mine := self._registering) is not None:
+                known[mine.ref] = mine
+            found = await trio.to_thread.run_sync(self.publisher.restore_all, kept, catalog.files, known)
+            before = {name: module for name, module in self._registered.items() if name not in names}
+            self._registered = {**before, **found}
+            if self._file is not None:  # else `publish` shows them
+                await self._show()
 
     async def _show(self) -> None:
         """Publish the modules as they are now."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from attrs import asdict, field, frozen
 
+from actors.registry.code_store import modules_digest
 from actors.registry.published import Published
 from actors.registry.routes import Routes
 from config.modules import OnEnd, loop_from, loop_text
@@ -92,6 +93,11 @@ class RegistrySnapshot:
     registered: Mapping[str, Registered] = field(factory=dict)
     routes: Routes = field(factory=Routes, eq=False)
     """The endpoints of `modules`."""
+
+    @property
+    def file_digest(self) -> str:
+        """The hash of the modules of the operator's file, by which runners compare their files."""
+        return modules_digest({name: module.content_digest for name, module in self.modules.items() if module.trusted})
 
     def get(self, name: str, version: str | None = None, sees: Callable[[str], bool] = lambda _: True) -> Published:
         """Return the active version, or the named one; a module that `sees` denies does not exist for the caller.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from attrs import frozen
@@ -139,6 +139,25 @@ class Note:
     module: str
     version: str | None = None
     detail: Mapping[str, Any] = {}
+
+
+ADOPTED_NOTES: Final = 1 << 20
+"""Entries of the audit log that one change of a cluster may have: their ids follow from its number."""
+
+
+@frozen
+class Adopted:
+    """A change of a cluster, with its number there. It is of no module if `name` is None."""
+
+    number: int
+    subject: str
+    at: float
+    notes: tuple[Note, ...] = ()
+    name: str | None = None
+    module: StoredModule | None = None
+    """The module as it is after the change; None when it is deleted."""
+    code: Mapping[str, Mapping[str, bytes]] = {}
+    """The files of versions that this runner did not have, by version."""
 
 
 @frozen

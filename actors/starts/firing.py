@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -21,7 +22,7 @@ from msgspec.structs import replace
 
 from actors.executions import Delivery, Idempotency, Live, Runs, fingerprint, use_named
 from actors.registry import Published, Registry
-from actors.starts.policy import due
+from actors.starts.policy import delay, due
 from actors.starts.stored import State, StoredSchedule
 from actors.turns import group_of
 from config.mistakes import Wrong
@@ -34,6 +35,8 @@ from protocol.scan import LongCheckError
 MAX_PENDING: Final = 100
 _ALWAYS: Final = 10.0**10
 """Seconds for which the key of an instant is valid: as long as the history has its execution."""
+_OTHERS_SECONDS: Final = 5.0
+"""How soon an instant is looked at again that another runner settles, unless its state arrives before."""
 _ONCE: Final = Delivery("", refused=lambda _: False)
 """The input of a schedule may have changed since its instant was accepted."""
 _PASSING: Final = (ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.SHUTDOWN)
@@ -58,6 +61,10 @@ class Schedule:
     """Its state is not written."""
     watched: bool = field(default=False, init=False)
     """A task waits for the end of its executions."""
+    shared: State | None = field(default=None, init=False)
+    """Its state as the cluster knows it."""
+    sent: tuple[State, State] | None = field(default=None, init=False)
+    """The last state that was written here, and the one on which that is based."""
     _lives: list[Live] = field(factory=list, init=False)
 
     @property
@@ -72,11 +79,30 @@ class Schedule:
 
     def add(self, live: Live) -> None:
         """Add an execution of this schedule."""
-        self._lives.append(live)
+        if all(live.execution.id != each.execution.id for each in self._lives):
+            self._lives.append(live)
+
+    def sending(self, state: State) -> State:
+        """Note that this state is written now, and return it."""
+        self.sent = state, self.state
+        return state
 
     def set(self, **values: object) -> None:
         """Change the state."""
         self.state, self.changed = replace(self.state, **values), True
+
+
+class Instants(Protocol):
+    """The agreement of the runners of a cluster about who settles an instant. A runner that is alone needs none."""
+
+    async def take(self, name: str) -> bool:
+        """Return whether this runner settles the instant; another one may have gone that did not.
+
+        Raises RunnerError `unavailable`.
+        """
+
+    async def running(self, schedule: str) -> Sequence[Live]:
+        """Return the executions of a schedule on other runners that have not ended. Raises RunnerError."""
 
 
 @define(eq=False)
@@ -85,12 +111,13 @@ class Firing:
 
     registry: Registry
     runs: Runs
+    instants: Instants | None = None
     counts: Counter[str] = field(factory=lambda: Counter(started=0, skipped=0, missed=0, failed=0), init=False)
     """Instants since the start of the runner."""
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._idempotency = Idempotency(self.runs.attempts.history, _ALWAYS, self.runs.find_keyed)
+        self._idempotency = Idempotency.of(self.runs, _ALWAYS)
 
     async def look(self, schedule: Schedule, now: float) -> None:
         """Start everything of a schedule that is due at `now`, and set when to look again.
@@ -106,6 +133,10 @@ class Firing:
             schedule.due = None
             self._fail(schedule, str(wrong))
             return
+        before = schedule.state.cursor
+        if self.instants is not None and not await self._mine(schedule, self.instants, now):
+            schedule.due = now + (_OTHERS_SECONDS if schedule.state.cursor == before else 0)
+            return
         await self._release(schedule)
         found = due(schedule.spec, schedule.id, schedule.state.cursor, now)
         if found.missed:
@@ -118,6 +149,18 @@ class Firing:
         if found.cursor != schedule.state.cursor or found.missed:
             schedule.set(cursor=found.cursor)
             self._count(schedule, "missed", found.missed)
+
+    async def _mine(self, schedule: Schedule, instants: Instants, now: float) -> bool:
+        """Return whether this runner settles the instants that are due now. Others come to know it by the state."""
+        cursor = schedule.state.cursor
+        first = schedule.spec.timing.next(cursor)
+        is_due = first is not None and first + delay(schedule.spec, schedule.id, first) <= now
+        if is_due or schedule.state.pending:
+            for live in await instants.running(schedule.id):
+                schedule.add(live)
+        if not is_due or first is None:
+            return True
+        return await instants.take(f"{schedule.id}/{instant_text(first)}") and schedule.state.cursor == cursor
 
     async def fire(self, schedule: Schedule, subject: str) -> Live:
         """Start a schedule now, even beside its other executions. Raises RunnerError."""

@@ -1,28 +1,66 @@
-"""`Kept`: the file of schedules, as the actor writes it: in a thread, one change at a time."""
+"""`Kept`: what is stored of schedules, as the actor writes it, one change at a time.
+
+On one machine it goes into the file (`OwnStarts`). In a cluster a change is one message for all runners.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Protocol
 
 import structlog
-import trio
-from attrs import define, field
+from attrs import define
 
-from actors.sqlite import TROUBLE, reason_of
+from actors.one_file import InTurn, until_first
 from actors.starts.firing import Schedule
 from actors.starts.stored import StartsFile, State, StoredSchedule
-from protocol.errors import ErrorKind, RunnerError, error
+from protocol.errors import RunnerError
 
 log = structlog.get_logger("schedules")
 
 
-@define(eq=False)
-class Kept:
-    """Writes the file."""
+class StartsFeed(Protocol):
+    """Records changes of schedules."""
+
+    async def write(
+        self, states: Sequence[State] = (), schedules: Sequence[StoredSchedule] = (), deleted: Sequence[str] = ()
+    ) -> None:
+        """Add or change states and schedules of the API, and delete schedules with their states.
+
+        Done when the file has them. Raises RunnerError `unavailable`, and `OvertakenError` when another runner changed
+        one of the schedules first.
+        """
+
+    async def forget(self, names: Sequence[str]) -> None:
+        """Delete states of schedules of modules that are not here any more. Raises RunnerError `unavailable`."""
+
+
+@define
+class OwnStarts:
+    """The feed of a runner that is alone: the file itself."""
 
     _file: StartsFile
-    _turn: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
+    _in_file: InTurn
+
+    async def write(
+        self, states: Sequence[State] = (), schedules: Sequence[StoredSchedule] = (), deleted: Sequence[str] = ()
+    ) -> None:
+        """Write all of these in one transaction."""
+        await self._in_file(self._file.write, tuple(states), tuple(schedules), tuple(deleted))
+
+    async def forget(self, names: Sequence[str]) -> None:
+        """Delete states."""
+        await self._in_file(self._file.forget, tuple(names))
+
+
+@define(eq=False)
+class Kept:
+    """Writes what is stored."""
+
+    _file: StartsFile
+    _in_file: InTurn
+    _feed: StartsFeed
 
     async def write_changed(self, schedules: Iterable[Schedule]) -> None:
         """Write changed states; without success they are written with the next change."""
@@ -30,12 +68,16 @@ class Kept:
         if not changed:
             return
         try:
-            await self.write(states=[schedule.state for schedule in changed])
+            await until_first(partial(self._write_states, changed))
         except RunnerError as problem:
             log.warning("schedules cannot be written", why=problem.failure.message)
-            return
-        for schedule in changed:
-            schedule.changed = False
+
+    async def _write_states(self, schedules: Sequence[Schedule]) -> None:
+        written = [schedule.sending(schedule.state) for schedule in schedules]
+        await self._feed.write(states=written)
+        for schedule, state in zip(schedules, written, strict=True):
+            if schedule.state == state:
+                schedule.changed = False
 
     async def write(
         self,
@@ -44,14 +86,13 @@ class Kept:
         schedules: Iterable[StoredSchedule] = (),
         deleted: Iterable[str] = (),
     ) -> None:
-        """Write all of these in one transaction. Raises RunnerError `unavailable`."""
-        work = partial(self._file.write, tuple(states), tuple(schedules), tuple(deleted))
-        try:
-            await trio.to_thread.run_sync(work, limiter=self._turn)
-        except TROUBLE as problem:
-            text = f"schedules cannot be written: {reason_of(problem)}"
-            raise error(ErrorKind.UNAVAILABLE, text, field="data_dir", retry_after=5) from problem
+        """Write all of these. Raises RunnerError as the feed does."""
+        await self._feed.write(tuple(states), tuple(schedules), tuple(deleted))
+
+    async def forget(self, names: Iterable[str]) -> None:
+        """Delete states of schedules of modules that are not here any more. Raises RunnerError `unavailable`."""
+        await self._feed.forget(tuple(names))
 
     async def aclose(self) -> None:
         """Close the file."""
-        await trio.to_thread.run_sync(self._file.close, limiter=self._turn)
+        await self._in_file(self._file.close)

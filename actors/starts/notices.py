@@ -49,6 +49,8 @@ _MOST_RESTS: Final = 1000
 _LOOK_SECONDS: Final = 60.0
 """A jump of the clock is noticed after this time."""
 _TROUBLE_SECONDS: Final = 5.0
+_UNKNOWN_SECONDS: Final = 1.0
+"""Until the next look whether the end of this runner counts."""
 _GONE: Final = 410
 _SECRET: Final = "secret"  # noqa: S105 - the name under which it is looked up
 _WHSEC: Final = "whsec_"
@@ -66,6 +68,13 @@ class Post(Protocol):
 
     async def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         """Return the status of the answer. Raises PostError; has a time limit of its own."""
+
+
+class Confirm(Protocol):
+    """Tells whether this runner ended an execution, where another one may have ended it instead."""
+
+    async def __call__(self, execution: str) -> bool | None:
+        """Return whether the end of this runner counts; None while that is not known. Raises RunnerError."""
 
 
 @frozen
@@ -113,6 +122,8 @@ class Notices:
     post: Post
     idempotency_seconds: float
     agent: str = "operato-runner"
+    confirm: Confirm | None = None
+    """None for a runner alone."""
     clock: Callable[[], float] = time.time
     chance: Callable[[], float] = random.random
     _sending: dict[str, str] = field(factory=dict, init=False)
@@ -122,7 +133,7 @@ class Notices:
     _idempotency: Idempotency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._idempotency = Idempotency(self.runs.attempts.history, self.idempotency_seconds, self.runs.find_keyed)
+        self._idempotency = Idempotency.of(self.runs, self.idempotency_seconds)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send notices when they are due, until cancelled; the next runner repeats those on their way."""
@@ -174,6 +185,8 @@ class Notices:
     async def _send(self, notice: Outgoing) -> None:
         """Make one attempt, and note its outcome."""
         try:
+            if not await self._is_ours(notice):
+                return
             missed = await self._attempt(notice)
             self._note(notice.target, failed=missed is not None and missed.rest)
             if missed is None:
@@ -187,6 +200,17 @@ class Notices:
         finally:
             self._sending.pop(notice.id, None)
             self._look.set()
+
+    async def _is_ours(self, notice: Outgoing) -> bool:
+        """Return whether a notice is sent now. One about an end that another runner made is that runner's to send."""
+        ours = True if self.confirm is None else await self.confirm(notice.execution)
+        if ours is None:
+            await self.outbox.postpone(notice, _UNKNOWN_SECONDS)
+            self._note(notice.target, failed=True)
+        elif not ours:
+            await self.outbox.withdraw(notice)
+            log.info("a notice is withdrawn: another runner ended the execution", notice=notice.id)
+        return bool(ours)
 
     async def _miss(self, notice: Outgoing, missed: _Missed) -> None:
         delay = None if missed.final else delay_after(notice.attempts + 1, self.chance())

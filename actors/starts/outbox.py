@@ -126,6 +126,15 @@ class Outbox:
         self.failed += not dead
         return dead
 
+    async def postpone(self, notice: Notice, delay: float) -> None:
+        """Look at a notice again after a delay; no attempt was made."""
+        await self._change(notice, {"due_at": self.clock() + delay})
+
+    async def withdraw(self, notice: Notice) -> None:
+        """Delete a notice that is not to be sent."""
+        change = sa.delete(notices).where(_columns.id == notice.id, _columns.state == PENDING)
+        await self.history.change(lambda link: link.execute(change))
+
     async def _change(self, notice: Notice, values: dict[str, Any]) -> None:
         change = sa.update(notices).where(_columns.id == notice.id, _columns.state == PENDING).values(**values)
         await self.history.change(lambda link: link.execute(change))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +21,13 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from actors.executions import Live, Runs
+from actors.one_file import InTurn, until_first
 from actors.registry import Registry
-from actors.starts.firing import Firing, Schedule
-from actors.starts.kept import Kept
-from actors.starts.stored import StartsFile, State, StoredSchedule
-from actors.starts.timer import Timer
-from config.timing import ScheduleSpec, known_schedule
+from actors.starts.firing import Firing, Instants, Schedule
+from actors.starts.kept import Kept, OwnStarts, StartsFeed
+from actors.starts.known import Known, state_of
+from actors.starts.stored import StartsFile, StoredSchedule
+from config.timing import ScheduleSpec
 from protocol.errors import ErrorKind, RunnerError, error
 
 MAX_API_SCHEDULES: Final = 10_000
@@ -45,25 +47,33 @@ class Schedules:
     registry: Registry
     runs: Runs
     clock: Callable[[], float] = time.time
-    _by_id: dict[str, Schedule] = field(factory=dict, init=False)
-    _timer: Timer = field(init=False)
+    feed_of: Callable[[StartsFile, InTurn], StartsFeed] = OwnStarts
+    """Returns where changes are recorded."""
+    instants: Instants | None = None
+    known: Known = field(init=False)
     _firing: Firing = field(init=False)
     _changing: trio.Lock = field(factory=trio.Lock, init=False)
     """Held by the one that starts or changes schedules."""
     _kept: Kept = field(init=False)
     _published: bool = field(default=True, init=False)
     """The modules changed, and their schedules have not been read since."""
-    _left: dict[str, State] = field(factory=dict, init=False)
-    """States of schedules that are not known any more, to be deleted."""
 
     def __attrs_post_init__(self) -> None:
-        self._timer, self._firing = Timer(self.clock), Firing(self.registry, self.runs)
-        self._kept = Kept(self._file)
+        self.known, self._firing = Known(self.clock), Firing(self.registry, self.runs, self.instants)
+        in_file = InTurn("schedules cannot be written")
+        self._kept = Kept(self._file, in_file, self.feed_of(self._file, in_file))
 
     @classmethod
-    def open(cls, path: Path, registry: Registry, runs: Runs) -> Schedules:
+    def open(
+        cls,
+        path: Path,
+        registry: Registry,
+        runs: Runs,
+        feed_of: Callable[[StartsFile, InTurn], StartsFeed] = OwnStarts,
+        instants: Instants | None = None,
+    ) -> Schedules:
         """Open or make the file of schedules. Blocks. Raises RunnerError `unavailable`."""
-        opened = cls(StartsFile.open(path), registry, runs)
+        opened = cls(StartsFile.open(path), registry, runs, feed_of=feed_of, instants=instants)
         try:
             opened._load()
         except BaseException:
@@ -80,39 +90,39 @@ class Schedules:
         """Start what is due, until cancelled."""
         async with trio.open_nursery() as nursery:
             await self._take_modules()
-            for schedule in self._by_id.values():
+            for schedule in self.known.by_id.values():
                 schedule.watched = False  # the task that did so is gone if this actor was restarted
             for live in self.runs.live_executions():  # those that the last runner left
-                if (known := self._by_id.get(live.execution.schedule or "")) is not None:
+                if (known := self.known.by_id.get(live.execution.schedule or "")) is not None:
                     known.add(live)
             task_status.started()
             while True:
                 if self._published:
                     await self._take_modules()
                 self._notice_clock()
-                names = self._timer.take(_BATCH)
+                names = self.known.timer.take(_BATCH)
                 if names:
                     await self._start(names, nursery)
                 else:
-                    await self._timer.sleep()
+                    await self.known.timer.sleep()
 
     def follow(self) -> None:
         """Take the schedules of modules again: the modules have changed. Never blocks."""
         self._published = True
-        self._timer.ring()
+        self.known.timer.ring()
 
     def all(self) -> list[Schedule]:
         """Return all schedules, by their identifiers."""
-        return [self._by_id[name] for name in sorted(self._by_id)]
+        return [self.known.by_id[name] for name in sorted(self.known.by_id)]
 
     def get(self, name: str) -> Schedule | None:
         """Return the schedule with this identifier."""
-        return self._by_id.get(name)
+        return self.known.by_id.get(name)
 
     def statistics(self) -> dict[str, int]:
         """Return the number of schedules by their state, and of instants since the start of the runner by their end."""
-        paused = sum(schedule.state.paused_by is not None for schedule in self._by_id.values())
-        return {"active": len(self._by_id) - paused, "paused": paused, **self._firing.counts}
+        paused = sum(schedule.state.paused_by is not None for schedule in self.known.by_id.values())
+        return {"active": len(self.known.by_id) - paused, "paused": paused, **self._firing.counts}
 
     # Changes over the API
 
@@ -123,44 +133,56 @@ class Schedules:
         `unavailable` when it cannot be written. On cancellation it may have been made.
         """
         async with self._changing:
-            known = self._by_id.get(stored.id)
-            if (None if known is None else known.stored) is not before:
-                text = f"the schedule {stored.id!r} was changed by another caller; read it again"
-                raise error(ErrorKind.CONFLICT, text, field="name")
-            if known is None and sum(each.stored is not None for each in self._by_id.values()) >= MAX_API_SCHEDULES:
-                text = f"there are {MAX_API_SCHEDULES} schedules; delete some"
-                raise error(ErrorKind.OVERLOADED, text, field="name")
-            state = _state_of(stored.id, spec, None if known is None else known.state, self.clock())
-            await self._kept.write(states=[state], schedules=[stored])
-            return self._enter(Schedule(stored.id, stored.module, spec, state, stored), known, written=True)
+            return await until_first(partial(self._put, stored, spec, before))
+
+    async def _put(self, stored: StoredSchedule, spec: ScheduleSpec, before: StoredSchedule | None) -> Schedule:
+        known = self.known.by_id.get(stored.id)
+        if (None if known is None else known.stored) != before:
+            text = f"the schedule {stored.id!r} was changed by another caller; read it again"
+            raise error(ErrorKind.CONFLICT, text, field="name")
+        if known is None and sum(each.stored is not None for each in self.known.by_id.values()) >= MAX_API_SCHEDULES:
+            text = f"there are {MAX_API_SCHEDULES} schedules; delete some"
+            raise error(ErrorKind.OVERLOADED, text, field="name")
+        state = state_of(stored.id, spec, None if known is None else known.state, self.clock())
+        await self._kept.write(states=[state if known is None else known.sending(state)], schedules=[stored])
+        found = self.known.by_id.get(stored.id)
+        if found is not None and found.stored == stored:  # a cluster has made it known
+            return found
+        return self.known.enter(Schedule(stored.id, stored.module, spec, state, stored), known, written=True)
 
     async def remove(self, schedule: Schedule) -> None:
         """Delete a schedule of the API; done when it is written. Its executions stay. Raises RunnerError."""
         async with self._changing:
-            await self._kept.write(deleted=[schedule.id])
-            self._by_id.pop(schedule.id, None)
+            await until_first(partial(self._kept.write, deleted=[schedule.id]))
+            self.known.by_id.pop(schedule.id, None)
 
     async def pause(self, schedule: Schedule, subject: str | None) -> None:
         """Start no more instants, or with None those from now on; done when it is written. Raises RunnerError."""
         async with self._changing:
-            if (schedule.state.paused_by is None) is not (subject is None):
-                state = replace(schedule.state, paused_by=subject, cursor=max(schedule.state.cursor, self.clock()))
-                await self._kept.write(states=[state])
-                schedule.state = state
-                self._look_now(schedule)
+            await until_first(partial(self._pause, schedule, subject))
+
+    async def _pause(self, schedule: Schedule, subject: str | None) -> None:
+        before = schedule.state
+        if (before.paused_by is None) is (subject is None):
+            return
+        state = replace(before, paused_by=subject, cursor=max(before.cursor, self.clock()))
+        await self._kept.write(states=[schedule.sending(state)])
+        if schedule.state is before:  # else a cluster has made it known
+            schedule.state = state
+        self.known.look_now(schedule)
 
     async def fire(self, schedule: Schedule, subject: str) -> Live:
         """Start a schedule now, besides its instants. Raises RunnerError."""
         async with self._changing:
             live = await self._firing.fire(schedule, subject)
-        self._look_now(schedule)  # its state is to be written
+        self.known.look_now(schedule)  # its state is to be written
         return live
 
     # What is due
 
     async def _start(self, names: Iterable[str], nursery: trio.Nursery) -> None:
         async with self._changing:
-            looked_at = [schedule for name in names if (schedule := self._by_id.get(name)) is not None]
+            looked_at = [schedule for name in names if (schedule := self.known.by_id.get(name)) is not None]
             for number, schedule in enumerate(looked_at):
                 if number % _PIECE == 0:
                     await trio.lowlevel.checkpoint()
@@ -174,7 +196,7 @@ class Schedules:
                 except Exception:
                     log.exception("a schedule failed inside the runner", schedule=schedule.id)
                     schedule.due = now + _RETRY_SECONDS
-                self._timer.put(schedule.id, schedule.due)
+                self.known.timer.put(schedule.id, schedule.due)
                 if schedule.state.pending and schedule.running() and not schedule.watched:
                     schedule.watched = True
                     nursery.start_soon(self._watch, schedule)
@@ -186,39 +208,24 @@ class Schedules:
             await live.ended.wait()
         schedule.watched = False
         if not self.runs.stopping:
-            self._look_now(schedule)
+            self.known.look_now(schedule)
 
     def _notice_clock(self) -> None:
-        seconds = self._timer.jumped()
+        seconds = self.known.timer.jumped()
         if seconds:
             log.warning("the clock of the machine was set", seconds=round(seconds, 1))
         if seconds < 0:
             now = self.clock()
-            for schedule in self._by_id.values():
+            for schedule in self.known.by_id.values():
                 if schedule.state.cursor > now:
                     schedule.set(cursor=now)
-                self._look_now(schedule)
-
-    def _look_now(self, schedule: Schedule) -> None:
-        if self._by_id.get(schedule.id) is schedule:
-            self._timer.put(schedule.id, self.clock())
-            self._timer.ring()
+                self.known.look_now(schedule)
 
     # The set of schedules
 
     def _load(self) -> None:
         """Read the schedules of the API, and how far all have come. Blocks."""
-        stored, states = self._file.load()
-        self._left = {state.id: state for state in states}
-        for each in stored:
-            state = self._left.pop(each.id, None)
-            try:
-                spec = known_schedule(each.fields)
-            except (KeyError, TypeError, ValueError) as problem:  # of another release
-                log.error("a schedule cannot be read", schedule=each.id, why=repr(problem))  # noqa: TRY400  (the traceback would be ours)
-                continue
-            after = _state_of(each.id, spec, state, self.clock())
-            self._enter(Schedule(each.id, each.module, spec, after, each), None, written=after == state)
+        self.known.load(*self._file.load())
 
     async def _take_modules(self) -> None:
         """Have the schedules of all modules as they are now."""
@@ -229,38 +236,23 @@ class Schedules:
                 for name, module in self.registry.snapshot.modules.items()
                 for spec in module.spec.schedules
             }
-            for name in [each.id for each in self._by_id.values() if each.stored is None and each.id not in wanted]:
-                self._left[name] = self._by_id.pop(name).state
+            for name in [
+                each.id for each in self.known.by_id.values() if each.stored is None and each.id not in wanted
+            ]:
+                self.known.left[name] = self.known.by_id.pop(name).state
             for name, (module, spec) in wanted.items():
-                before = self._by_id.get(name)
+                before = self.known.by_id.get(name)
                 if before is None or before.spec != spec:
-                    state = self._left.pop(name, None) if before is None else before.state
-                    after = _state_of(name, spec, state, self.clock())
-                    self._enter(Schedule(name, module, spec, after), before, written=after == state)
+                    state = self.known.state_before(name) if before is None else before.state
+                    after = state_of(name, spec, state, self.clock())
+                    self.known.enter(Schedule(name, module, spec, after), before, written=after == state)
             try:
-                if self._left:
-                    await self._kept.write(deleted=self._left)
-                self._left = {}
+                if self.known.left:
+                    await self._kept.forget(self.known.left)
+                self.known.left = {}
             except RunnerError as problem:
                 log.warning("schedules cannot be written", why=problem.failure.message)
-
-    def _enter(self, schedule: Schedule, before: Schedule | None, *, written: bool) -> Schedule:
-        for live in before.running() if before is not None else ():
-            schedule.add(live)
-        schedule.changed = not written
-        self._by_id[schedule.id] = schedule
-        self._look_now(schedule)
-        return schedule
 
     async def aclose(self) -> None:
         """Close the file."""
         await self._kept.aclose()
-
-
-def _state_of(name: str, spec: ScheduleSpec, before: State | None, now: float) -> State:
-    """Return the state of a schedule: it begins now if it is new or its instants have changed."""
-    if before is None:
-        return State(id=name, identity=spec.identity, cursor=now)
-    if before.identity == spec.identity:
-        return replace(before, cursor=min(before.cursor, now))
-    return replace(before, identity=spec.identity, cursor=now, pending=())

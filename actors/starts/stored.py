@@ -102,11 +102,38 @@ class StartsFile(OneFile):
     ) -> None:
         """Add or change rows, and delete schedules with their states, in one transaction."""
         with self._transaction() as link:
-            for name in deleted:
-                for table in (_schedules, _states):
-                    link.execute(sa.delete(table).where(table.c.id == name))
-            _put(link, _states, states)
-            _put(link, _schedules, schedules)
+            _write(link, states, schedules, deleted)
+            self._apart(link)
+
+    @mending
+    def forget(self, names: Iterable[str]) -> None:
+        """Delete states of schedules that are not here any more."""
+        with self._transaction() as link:
+            _write(link, (), (), names)
+
+    @mending
+    def adopt(
+        self,
+        cluster: int,
+        place: int,
+        states: Iterable[State] = (),
+        schedules: Iterable[StoredSchedule] = (),
+        deleted: Iterable[str] = (),
+    ) -> None:
+        """Apply changes of a cluster, as `write`, all up to the one with the number `place`."""
+        with self._transaction() as link:
+            _write(link, states, schedules, deleted)
+            self._place(link, cluster, place)
+
+
+def _write(
+    link: sa.Connection, states: Iterable[State], schedules: Iterable[StoredSchedule], deleted: Iterable[str]
+) -> None:
+    for name in deleted:
+        for table in (_schedules, _states):
+            link.execute(sa.delete(table).where(table.c.id == name))
+    _put(link, _states, states)
+    _put(link, _schedules, schedules)
 
 
 def _put(link: sa.Connection, table: sa.Table, values: Iterable[StoredSchedule | State]) -> None:

@@ -5,7 +5,7 @@ from actors.workers.builds import build
 from actors.workers.call import Call, Outcome
 from actors.workers.executor import Executor, ExecutorStatistics
 from actors.workers.masking import Masker, look_up, look_up_named
-from actors.workers.pool import Phases, PoolState, Waiter
+from actors.workers.pool import Openings, Phases, PoolState, Waiter
 from actors.workers.worker import Worker
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Executor",
     "ExecutorStatistics",
     "Masker",
+    "Openings",
     "Outcome",
     "Phases",
     "PoolState",

@@ -20,7 +20,7 @@ from actors.workers.builds import Builds
 from actors.workers.call import Call
 from actors.workers.fleet import Fleet
 from actors.workers.parking import Parking
-from actors.workers.pool import Phases, Pool, PoolState, Waiter, state_of
+from actors.workers.pool import Openings, Phases, Pool, PoolState, Waiter, openings, state_of
 from actors.workers.scheduler import Scheduler
 from actors.workers.starter import Starter
 from actors.workers.worker import Worker
@@ -272,8 +272,7 @@ class Executor:
 
     def borrow(self, module: Published, level: int = 0) -> Worker | None:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
-        scheduler = self._scheduler
-        pool = scheduler.pool(module)
+        scheduler, pool = self._scheduler, self._scheduler.pool(module)
         if not scheduler.waiting and not scheduler.closing and scheduler.parking.can_lend(pool, level):
             return scheduler.reuse(pool, level)
         return None
@@ -301,6 +300,11 @@ class Executor:
         assert waiter.worker is not None  # noqa: S101  (woken without failure)
         return waiter.worker
 
+    def openings(self, module: Published) -> Openings:
+        """Return how many calls of a module could begin now, and what they would find."""
+        at = self._scheduler
+        return openings(at.pool(module), at.room, at.waiting, trio.current_time())
+
     def give_back(self, worker: Worker) -> None:
         """Take a worker back."""
         self._scheduler.release(worker)
@@ -311,6 +315,10 @@ class Executor:
         able = pool.idle or (pool.seats is not None and pool.seats.next(0) is not None)
         if not able or self._scheduler.waiting or self._scheduler.closing:
             self.refuse(module, patient=False)
+
+    def must_wait(self, module: Published) -> bool:
+        """Return whether a call of a module would have to wait until others have ended."""
+        return self._scheduler.closing or self.parking.must_wait(self._scheduler.pool(module))
 
     def refuse(self, module: Published, *, patient: bool) -> None:
         """Raise the errors of a caller that would have to wait for a worker, but need not."""

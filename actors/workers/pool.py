@@ -130,6 +130,21 @@ class PoolState:
     """The last build of its environment, or the one in progress."""
 
 
+@frozen
+class Openings:
+    """The calls of a module version that could begin now."""
+
+    calls: int
+    warm: bool = False
+    """There is a worker, at least one that starts."""
+    prepared: bool = False
+    """The environment is there."""
+    starting: bool = False
+    """A worker is being started, or its environment is built."""
+    failing: bool = False
+    """The last start of a worker failed a moment ago."""
+
+
 @define(eq=False)
 class Pool:
     """The workers of one module version. Changed only between checkpoints, by the executor that owns it."""
@@ -320,6 +335,22 @@ def running(pool: Pool) -> int:
     """Return how many workers count against `concurrency`: those that start, or whose handlers do not just wait."""
     working = len(pool.busy) + pool.starting
     return working - sum(pool.parked.values()) if pool.parked else working
+
+
+def openings(pool: Pool, room: int, waiting: int, now: float) -> Openings:
+    """Return what a kind with `room` for more workers and with `waiting` callers could begin of a module."""
+    spec, seats = pool.module.spec, pool.seats
+    free = min(room, spec.most_workers - running(pool))
+    if seats is not None:
+        seated = len(pool.busy) * spec.calls - seats.lent
+        free = min(spec.concurrency - seats.lent, seated + max(0, free) * spec.calls)
+    return Openings(
+        calls=max(0, free - waiting),
+        warm=pool.own > 0,
+        prepared=pool.prepared is not None,
+        starting=pool.starting > 0 or bool(pool.building),
+        failing=pool.pause(now) > 0 and not pool.own,
+    )
 
 
 def join(waiters: deque[Waiter], waiter: Waiter) -> None:

@@ -18,7 +18,7 @@ from config.modules.endpoints import (
 )
 from config.modules.file import ModulesFile, read_modules, read_runner, read_script
 from config.modules.on_end import OnEnd, loop_from, loop_text, origin_of, telling
-from config.modules.policies import GroupPolicy, RetryPolicy, ToolPolicy, limit_of
+from config.modules.policies import MOST_CALLS, WORKERS, GroupPolicy, RetryPolicy, ToolPolicy, limit_of
 from config.modules.spec import (
     ModuleSpec,
     as_written,
@@ -35,8 +35,10 @@ from config.modules.upload import DESCRIPTIONS, Description, module_from_archive
 
 __all__ = [
     "DESCRIPTIONS",
+    "MOST_CALLS",
     "PREFIX",
     "TOLERANCE_SECONDS",
+    "WORKERS",
     "Algorithm",
     "Auth",
     "Description",

@@ -41,6 +41,10 @@ class RetryPolicy:
         ErrorKind.LOST,
     )
 
+    def allows(self, kind: ErrorKind, attempt: int) -> bool:
+        """Return whether another attempt follows this failure; `attempt` counts from 1, the one that failed."""
+        return attempt < self.attempts and kind in self.on
+
 
 @frozen
 class WorkersPolicy:

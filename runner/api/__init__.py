@@ -10,7 +10,7 @@ from runner.api.following import while_valid
 from runner.api.glance import Ends, Glance, Hardware, Lives
 from runner.api.internal import InternalFailure, failure_of
 from runner.api.keys import KeyOrder
-from runner.api.machine import BuiltEnvironment, ShownWorker
+from runner.api.machine import BuiltEnvironment, ShownCluster, ShownNode, ShownWorker
 from runner.api.management import Publishing
 from runner.api.outputs import MAX_LINE, MAX_LINES, MAX_SEARCHED, Line, Lines, Look, Matches, Sort, Spot, Window
 from runner.api.reruns import ACTIVE, SAME, Again, Cancelled
@@ -50,6 +50,8 @@ __all__ = [
     "NoticeVerbs",
     "Publishing",
     "Service",
+    "ShownCluster",
+    "ShownNode",
     "ShownSchedule",
     "ShownTool",
     "ShownWorker",

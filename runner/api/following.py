@@ -76,7 +76,7 @@ def following_call(log: EventLog, principal: Principal) -> Follower:
     return Follower(log) if principal.key is None else Following(log, 0, evolve(principal, expires=inf))
 
 
-async def current_log(read: Callable[[], Awaitable[Execution]], find: Callable[[], Live | None]) -> EventLog:
+async def current_log(read: Callable[[], Awaitable[Execution]], find: Callable[[], Awaitable[Live | None]]) -> EventLog:
     """Return the events of an execution: those of the live one, else those in its record, which has its end.
 
     While the record is read, the execution may begin to live, or end: then it is looked for again.
@@ -85,7 +85,7 @@ async def current_log(read: Callable[[], Awaitable[Execution]], find: Callable[[
         execution = await read()
         if execution.status.final:
             return log_of(execution)
-        live = find()
+        live = await find()
         if live is not None:
             return live.log
     raise error(ErrorKind.UNAVAILABLE, f"execution {execution.id} is changing its state; follow it again", field="id")

@@ -208,7 +208,7 @@ class Management:
         """
         require(principal, Scope.MODULES_WRITE)
         self.registry.snapshot.get_registered(name, condition, principal.may_use)
-        at_work = self.runs.live_executions(name, version)
+        at_work = await self.runs.owners.at_work(name, version)
         if at_work and not force:
             several = len(at_work) > 1
             those = f"{len(at_work)} executions of it run or wait" if several else "an execution of it runs or waits"
@@ -216,13 +216,13 @@ class Management:
             raise error(ErrorKind.CONFLICT, text, field="force", retry_after=1)
         await self.registry.remove(name, version, subject=principal.subject, condition=condition)
         async with trio.open_nursery() as nursery:
-            for live in self.runs.live_executions(name, version):
+            for live in await self.runs.owners.at_work(name, version):
                 nursery.start_soon(self._cancel, live, f"the module was deleted by {principal.subject}")
         await self._collect()
 
     async def _cancel(self, live: Live, why: str) -> None:
         with suppress(RunnerError):  # it never began, or its end cannot be recorded, which is logged
-            await self.runs.cancel(live, why)
+            await self.runs.owners.cancel(live, why)
 
     def versions(self, principal: Principal, name: str) -> tuple[list[Published], Registered | None]:
         """Return the versions of a module, newest first, and its registration; None for one of the operator's file.

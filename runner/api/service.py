@@ -81,13 +81,16 @@ class Service:
         self.answers = Answers(Budget(limit), server.send_timeout_seconds, Budget(limit), self.history)
         self.management = Management(self.registry, self.executors, self.runs, work)
         self.details = Details(self.registry, self.executors, self.history)
-        self.machine, self.stored = Machine(self.executors), StoredFiles(self.files, self.budget)
+        self.machine, self.stored = (
+            Machine(self.executors, lambda: self.runs.owners),
+            StoredFiles(self.files, self.budget),
+        )
         self.keys = KeyVerbs(self.registry.audit, self.api_keys)
         self.schedules = Scheduling(self.registry, self.runs, self.checks, self.starts)
         self.reruns = Reruns(self.history, self.runs, self.registry, self.checks, self.submit)
         self.decisions = Decisions(self.history, self.runs, self.registry)
         self.cancels, self.outputs = Cancels(self.history, self.runs), Outputs(self.history, self.runs, self.checks)
-        self._idempotency = Idempotency(self.history, self.settings.history.idempotency_seconds, self.runs.find_keyed)
+        self._idempotency = Idempotency.of(self.runs, self.settings.history.idempotency_seconds)
         self.runs.nesting.serve(self.checks, self._idempotency.first_child)
 
     # Modules and environments
@@ -209,7 +212,7 @@ class Service:
         module, execution, raw = await self._new(principal, name, data, version, timeout)
         execution = replace(execution, via=via)
         if key is None:
-            return execution.id, following_call(self.runs.start(module, execution, raw).log, principal)
+            return execution.id, following_call((await _started(self.runs, module, execution, raw)).log, principal)
         keyed = await _keyed(execution, key, self.checks)
         known = await self._idempotency.first(keyed, partial(_started, self.runs, module, keyed, raw))
         log = log_of(_begun(known)) if isinstance(known, Execution) else known.log
@@ -249,14 +252,14 @@ class Service:
     async def get(self, principal: Principal, name: str) -> Execution:
         """Return the latest state of an execution. Raises RunnerError `forbidden` or `not_found`."""
         require(principal, Scope.EXECUTIONS_READ)
-        live = self.runs.find(name)
+        live = await self.runs.owners.reach(name)
         return seen(principal, name, await (self.history.get(name) if live is None else _snapshot(self, live)))
 
     async def list(self, principal: Principal, query: Query) -> Page:
         """Return a page of executions, newest first, without payloads and events; live ones with why they wait."""
         require(principal, Scope.EXECUTIONS_READ)
         page = await self.history.list(evolve(query, modules=principal.modules))
-        return evolve(page, items=tuple(_with_waiting(self.runs, item) for item in page.items))
+        return evolve(page, items=await self.runs.owners.explained(page.items))
 
     async def cancel(self, principal: Principal, name: str) -> Execution:
         """End an execution in any state, and return it when its end is recorded. A second call changes nothing.
@@ -265,10 +268,10 @@ class Service:
         Raises RunnerError `forbidden`, `not_found`, or `unavailable` when the end cannot be recorded.
         """
         require(principal, Scope.EXECUTIONS_RUN)
-        live = self.runs.find(name)
+        live = await self.runs.owners.reach(name)
         if live is not None:
             seen(principal, name, live.execution)
-            return shown(principal, await self.runs.cancel(live))
+            return shown(principal, await self.runs.owners.cancel(live))
         found = seen(principal, name, await self.history.get(name))
         return shown(principal, await self.runs.cancel_scheduled(found))
 
@@ -287,10 +290,12 @@ class Service:
         async def read() -> Execution:
             return _begun(await self.get(principal, name))
 
-        return await current_log(read, lambda: self.runs.find(name))
+        return await current_log(read, partial(self.runs.owners.reach, name))
 
 
 async def _started(runs: Runs, module: Published, execution: Execution, raw: msgspec.Raw) -> Live:
+    if runs.dispatcher.queue.takes_calls(module):
+        return await runs.queued_calls.begin(module, execution)
     return runs.start(module, execution, raw)
 
 
@@ -301,11 +306,6 @@ async def _snapshot(service: Service, live: Live) -> Execution:
         return found
     stored = await service.history.get(found.id)
     return found if stored is None else replace(found, input=stored.input)
-
-
-def _with_waiting(runs: Runs, execution: Execution) -> Execution:
-    live = runs.find(execution.id)
-    return execution if live is None else replace(execution, waiting=runs.waiting(live))
 
 
 def _new_execution(module: Published, principal: Principal, data: bytes, timeout: float | None) -> Execution:

@@ -16,7 +16,7 @@ from config.mistakes import ConfigError, did_you_mean
 from protocol.errors import ErrorKind, error
 from runner.cli.authors import client_commands, rollback, tools
 from runner.cli.calls import call, executions, files, logs
-from runner.cli.environments import env, prepare
+from runner.cli.environments import env, nodes, prepare
 from runner.cli.keys import key, ui
 from runner.cli.modules import modules, push
 from runner.cli.options import Root, connection_options, duration, json_option, load, settings_options
@@ -83,7 +83,7 @@ def cli(ctx: click.Context, /, **_options: Any) -> int:
 
 
 _CALLS = (call, logs, executions, files, schedules, notice_commands, client_commands)
-for command in (prepare, env, modules, push, rollback, key, ui, tools, *_CALLS):
+for command in (prepare, env, nodes, modules, push, rollback, key, ui, tools, *_CALLS):
     cli.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""The command `prepare` and the group `env`, for the environments of this machine."""
+"""The command `prepare` and the group `env` for the environments of this machine, and `nodes` for other machines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from config.load import SETTINGS
-from runner.cli.options import Command, Commands, duration, json_option, load, settings_options, size
+from runner.cli.options import (
+    Command,
+    Commands,
+    connection_options,
+    duration,
+    json_option,
+    load,
+    settings_options,
+    size,
+    with_client,
+)
 
 if TYPE_CHECKING:
     from runner.cli.survey import Work
@@ -113,3 +123,17 @@ def _with_environments(options: dict[str, Any], work: Work) -> int:
             return await work(loaded, kinds)
 
     return trio.run(inside)
+
+
+@click.command(cls=Command)
+@json_option("a table")
+@connection_options()
+def nodes(as_json: bool, **options: Any) -> int:
+    """List the runners of the cluster of a running server.
+
+    `here` marks the runner that answers, `draining` one that takes no more work. LAG counts executions of which the
+    runner does not have the latest state yet.
+    """
+    from runner.client import list_nodes as work
+
+    return with_client(options, ("metrics:read",), lambda client: work(client, as_json=as_json))

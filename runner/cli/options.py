@@ -174,6 +174,7 @@ _FILTERS = (
     click.option(
         "--root", default=None, metavar="ID", help="only those that this execution led to, calls within calls"
     ),
+    click.option("--node", default=None, metavar="NAME", help="only those of this runner of a cluster"),
     click.option("--text", default=None, metavar="TEXT", help="only with this text in output or error message"),
     click.option("--unresolved", is_flag=True, help="only failures without a later success of a repetition"),
     click.option(
@@ -186,7 +187,7 @@ _FILTERS = (
 )
 
 
-_PLAIN_FILTERS = ("module", "version", "status", "error", "schedule", "rerun_of", "parent", "root", "text")
+_PLAIN_FILTERS = ("module", "version", "status", "error", "schedule", "rerun_of", "parent", "root", "node", "text")
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:

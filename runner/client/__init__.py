@@ -18,7 +18,7 @@ from runner.client.executions import (
     show_execution,
 )
 from runner.client.files import Form, Part, Raw, collect_files, get_file, get_result, list_files, put_file, remove_files
-from runner.client.lists import collect, print_json, print_table, read_items
+from runner.client.lists import collect, list_nodes, print_json, print_table, read_items
 from runner.client.local_token import credentials
 from runner.client.modules import (
     Sent,
@@ -55,6 +55,7 @@ __all__ = [
     "list_executions",
     "list_files",
     "list_modules",
+    "list_nodes",
     "list_versions",
     "moment",
     "print_json",

@@ -146,6 +146,7 @@ def text_of(item: views.RecordedExecution) -> str:
         ("waits for", None if waiting is None else waiting["reason"]),
         ("caller", item.get("subject")),
         ("via", item.get("via")),
+        ("node", item.get("node")),
         ("runs at", None if run_at is None else time_of(run_at)),
         ("schedule", _schedule(item)),
         ("priority", None if priority == DEFAULT_PRIORITY else priority),

@@ -296,6 +296,7 @@ def _query(request: v1.ListExecutionsRequest) -> Query:
         rerun_of=request.rerun_of or None,
         parent=request.parent or None,
         root=request.root or None,
+        node=request.node or None,
         unresolved=request.unresolved,
         since=seconds(request.since),
         until=seconds(request.until),

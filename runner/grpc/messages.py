@@ -28,7 +28,7 @@ from protocol.events import (
 from protocol.model import Attempt, Execution, Kind, Record, Status, Stream
 from protocol.rpc.operato.runner import v1
 from protocol.views import DEFAULT_PAGE, MAX_PAGE
-from runner.api import Again, module_fields
+from runner.api import Again, ShownCluster, ShownNode, module_fields
 from runner.grpc.codec import make
 
 _ENVIRONMENTS = {kind: v1.EnvironmentKind[kind.name] for kind in Kind}
@@ -202,6 +202,37 @@ def environment_message(environment: dict[str, Any]) -> v1.Environment:
         available=environment["available"],
         reason=environment["reason"] or "",
         details_json=msgspec.json.encode(environment).decode(),
+    )
+
+
+def nodes_message(cluster: ShownCluster) -> v1.ListNodesResponse:
+    """Return the runners of the cluster."""
+    return make(
+        v1.ListNodesResponse,
+        node=cluster["node"] or "",
+        connected=bool(cluster["connected"]),
+        lag=cluster["lag"],
+        unsent=cluster["unsent"],
+        unreadable=cluster["unreadable"],
+        forwarded=cluster["forwarded"],
+        nodes=[_node_message(each) for each in cluster["items"]],
+    )
+
+
+def _node_message(node: ShownNode) -> v1.Node:
+    return make(
+        v1.Node,
+        node=node["node"],
+        release=node["release"],
+        started_at=milliseconds(node["started_at"]),
+        labels=node["labels"],
+        places=node["places"],
+        busy=node["busy"],
+        running=node["running"],
+        queued=node["queued"],
+        draining=node["draining"],
+        lag=node["lag"],
+        details_json=msgspec.json.encode(node).decode(),
     )
 
 

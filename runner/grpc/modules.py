@@ -19,6 +19,7 @@ from runner.grpc.messages import (
     environment_message,
     milliseconds,
     module_message,
+    nodes_message,
     page_limit,
     seconds,
     stats_message,
@@ -46,6 +47,7 @@ class ModuleVerbs:
             "DeleteModule": (self.remove, v1.DeleteModuleRequest),
             "GetModuleStats": (self.stats, v1.GetModuleStatsRequest),
             "ListEnvironments": (self.environments, v1.ListEnvironmentsRequest),
+            "ListNodes": (self.nodes, v1.ListNodesRequest),
         }
 
     async def list(self, _call: Call, who: Principal, request: v1.ListModulesRequest) -> v1.ListModulesResponse:
@@ -76,6 +78,10 @@ class ModuleVerbs:
         """List the kinds of environment."""
         found = self.service.machine.kinds(who)
         return make(v1.ListEnvironmentsResponse, environments=[environment_message(e) for e in found])
+
+    async def nodes(self, _call: Call, who: Principal, _request: v1.ListNodesRequest) -> v1.ListNodesResponse:
+        """List the runners of the cluster."""
+        return nodes_message(self.service.machine.nodes(who))
 
     async def versions(
         self, _call: Call, who: Principal, request: v1.ListModuleVersionsRequest

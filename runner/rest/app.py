@@ -146,7 +146,7 @@ def _server_endpoints(service: Service, home: str) -> tuple[Endpoint, ...]:
         shown = {name: request.outside.prefix + path for name, path in links.items()}
         return json_answer({"name": "operato-runner", "version": release(), "links": shown}, headers=(vary,))
 
-    return index, _environments, _built, _workers, _health, _readiness, document, _docs
+    return index, _environments, _built, _workers, _nodes, _health, _readiness, document, _docs
 
 
 @serves("listEnvironments")
@@ -162,6 +162,11 @@ async def _built(request: Request) -> Answer:
 @serves("listWorkers")
 async def _workers(request: Request) -> Answer:
     return json_answer({"items": request.service.machine.workers(request.principal)})
+
+
+@serves("listNodes")
+async def _nodes(request: Request) -> Answer:
+    return json_answer(request.service.machine.nodes(request.principal))
 
 
 @serves("getHealth")

@@ -175,6 +175,7 @@ def _query(request: Request) -> Query:
         rerun_of=request["rerun_of"],
         parent=request["parent"],
         root=request["root"],
+        node=request["node"],
         unresolved=request["unresolved"],
         text=request["text"],
         since=request["since"],

@@ -90,6 +90,7 @@ class RunnerCollector(Collector):
             "The release and the version of Python, as labels; always 1.",
             [({"version": self._version, "python": platform.python_version()}, 1)],
         )
+        yield from self._cluster()
         modules = len(self._service.registry.snapshot.modules)
         yield _gauge("operato_modules", "Modules that are served.", [({}, modules)])
         mailbox = self._service.registry.statistics()
@@ -106,6 +107,30 @@ class RunnerCollector(Collector):
         yield from self._ends()
         yield from self._files()
         yield from self._history()
+
+    def _cluster(self) -> Iterator[Metric]:
+        state = self._service.runs.owners.cluster()
+        if state is None:
+            return
+        label = {"node": state.node}
+        gauges = (
+            (
+                "connected",
+                "Whether the runner has a connection to the servers of the cluster: 1 or 0.",
+                state.connected,
+            ),
+            ("nodes", "Runners of the cluster that are there.", len(state.nodes)),
+            ("lag_executions", "States of executions that the history does not have yet.", state.lag),
+            ("unsent_executions", "Executions whose state the cluster does not have yet.", state.unsent),
+        )
+        counters = (
+            ("unreadable_messages", "Messages of other releases that could not be read.", state.unreadable),
+            ("forwarded_calls", "Calls that other runners took.", state.forwarded),
+        )
+        for name, text, value in gauges:
+            yield _gauge(f"operato_cluster_{name}", text, [(label, value)])
+        for name, text, value in counters:
+            yield _counter(f"operato_cluster_{name}", text, [(label, value)])
 
     def _access(self) -> Iterator[Metric]:
         refused = [({"credential": name}, self._refused.get(name, 0)) for name in CREDENTIALS]
@@ -218,6 +243,8 @@ class RunnerCollector(Collector):
         yield _counter(
             "operato_files_deleted", "Files that were deleted as no execution used them.", [({}, found.collected)]
         )
+
+        yield _counter("operato_files_fetched", "Files that came from other runners.", [({}, found.fetched)])
 
     def _history(self) -> Iterator[Metric]:
         found = self._service.history.statistics()

@@ -35,7 +35,7 @@ from runner.serve.dev import Dev
 from runner.serve.doors import Doors, open_doors
 from runner.serve.heap import Heap
 from runner.serve.reload import Bell, Reloader
-from runner.version import version_of_this
+from runner.version import release, version_of_this
 
 EXIT_DRAINED = 0
 EXIT_NOT_DRAINED = 3
@@ -233,4 +233,4 @@ def _write_whole(file: Path, text: str) -> None:
 
 def surroundings(watcher: int | None = None) -> Surroundings:
     """Return the parts of the operating system's environment that user code and installers get, and the watcher."""
-    return Surroundings(base_environment(), installer_environment(), secret_values, watcher)
+    return Surroundings(base_environment(), installer_environment(), secret_values, watcher, release())

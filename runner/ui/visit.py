@@ -155,6 +155,11 @@ class Visit:
         host = self.header("host") or "localhost"
         return self.outside.base or f"{self.scope['scheme']}://{host}"
 
+    @property
+    def clustered(self) -> bool:
+        """Whether this runner is one of a cluster."""
+        return self.service.runs.owners.cluster() is not None
+
     def may(self, scope: str, module: str | None = None) -> bool:
         """Whether the reader has a scope, and may use a module: views show nothing else.
 

@@ -48,6 +48,7 @@ def test_executions_answered_before_a_backup_exist_after_a_restore(tmp_path):
         try:
             wait_for(lambda: len(answered) > 100)
             before = list(answered)
+            (old / "data" / "node").write_text("one\n")
             saved = backup("save", str(old / "data"))
         finally:
             enough.set()
@@ -67,6 +68,7 @@ def test_executions_answered_before_a_backup_exist_after_a_restore(tmp_path):
         assert server.execute("registered", None).json()["result"] == "mine"
         assert server.execute("registered", None, authorization=f"Bearer {key}").status_code == 200
         assert (new / "data" / "jwt-secret").read_text() == (old / "data" / "jwt-secret").read_text()
+        assert (new / "data" / "node").read_text() == "one\n"
 
 
 def test_records_only_in_the_journal_are_in_the_archive(tmp_path):

@@ -19,6 +19,7 @@ import pytest
 
 from runner.cli.commands import cli
 from runner.version import commit_of
+from tests.program import run_program
 from tests.server_process import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,15 +34,7 @@ def run(tmp_path):
         if file is not None:
             (tmp_path / "modules.yaml").write_text(file)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OPERATO_")}
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "main.py"), *arguments],
-            cwd=tmp_path,
-            env={**clean, **(environ or {})},
-            input=stdin,
-            check=False,
-            capture_output=True,
-            timeout=60,
-        )
+        done = run_program(arguments, cwd=tmp_path, environ={**clean, **(environ or {})}, stdin=stdin)
         done.out, done.err = done.stdout.decode(), done.stderr.decode(errors="replace")
         assert "Traceback" not in done.err
         return done

@@ -15,6 +15,7 @@ import pytest
 
 from environments.installer import find_uv
 from tests.contract.test_locks import wheel
+from tests.program import run_program
 from tests.server_process import ROOT, running, wait_for
 
 PROGRAM = (sys.executable, str(ROOT / "main.py"))
@@ -60,17 +61,8 @@ def place(tmp_path_factory):
 
 def command(place, *arguments, **extra):
     home, environ = place
-    done = subprocess.run(
-        [*PROGRAM, *arguments],
-        cwd=home,
-        env={**environ, **extra},
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
-    return done.returncode, done.stdout, done.stderr
+    done = run_program(arguments, cwd=home, environ={**environ, **extra})
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 @pytest.fixture

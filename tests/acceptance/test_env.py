@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.test_environments import make_wheel
+from tests.program import run_program
 from tests.server_process import ROOT, running
 
 MINE = """
@@ -33,15 +34,8 @@ def run(tmp_path):
     def go(*arguments, file=MINE):
         (tmp_path / "modules.yaml").write_text(file)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OPERATO_")}
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "main.py"), *arguments],
-            cwd=tmp_path,
-            env=clean,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = run_program(arguments, cwd=tmp_path, environ=clean)
+        done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
         assert "Traceback" not in done.stderr
         return done
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.program import run_program
 from tests.server_process import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,18 +30,10 @@ def environment(**extra):
 
 def command(home, *arguments, **extra):
     """Run a command in a folder; return its exit code, standard output and standard error."""
-    done = subprocess.run(
-        [*PROGRAM, *arguments],
-        cwd=home,
-        env=environment(**extra),
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
-    assert f'File "{ROOT}' not in done.stderr
-    return done.returncode, done.stdout, done.stderr
+    done = run_program(arguments, cwd=home, environ=environment(**extra))
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert f'File "{ROOT}' not in err
+    return done.returncode, out, err
 
 
 @pytest.fixture

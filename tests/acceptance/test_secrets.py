@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.server_process import ROOT, Server, running, wait_for
+from tests.program import run_program
+from tests.server_process import Server, running, wait_for
 
 IN_VARIABLE = "vrbl-9f8e7d6c5b4a"
 IN_FILE = "file-1a2b3c4d5e6f"
@@ -67,10 +67,8 @@ def home(tmp_path, monkeypatch):
 
 def command(home: Path, *arguments: str) -> str:
     """Run a command beside the server; return all that it says."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *arguments], cwd=home, capture_output=True, text=True, check=False
-    )
-    return done.stdout + done.stderr
+    done = run_program(arguments, cwd=home, environ=os.environ)
+    return (done.stdout + done.stderr).decode()
 
 
 def answers(server: Server) -> list[str]:

@@ -177,4 +177,4 @@ async def test_what_a_killed_runner_left(tmp_path):
             assert (await ended(service, approved.id)).result == b"2"
         left = await ended(service, call.id)
         assert (left.failure.kind, left.attempts, left.approval) == ("lost", 0, None)
-        assert service.decisions.awaiting(BOSS) == ([], 0)
+        assert await service.decisions.awaiting(BOSS) == ([], 0)

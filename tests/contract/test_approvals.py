@@ -28,9 +28,8 @@ CALLER = Principal("caller", frozenset({"executions:run", "executions:read"}))
 
 async def one(service, position=0):
     """Return the id of an execution that waits for a person."""
-    decisions = service.decisions
-    await wait_until(lambda: decisions.awaiting(BOSS)[1] > position, "nothing asks")
-    return decisions.awaiting(BOSS)[0][position].id
+    await wait_until(lambda: service.runs.statistics().awaiting > position, "nothing asks")
+    return (await service.decisions.awaiting(BOSS))[0][position].id
 
 
 @asynccontextmanager
@@ -135,7 +134,7 @@ async def test_decisions_need_scope_and_module(service):
                 with pytest.raises(RunnerError) as refused:
                     await verb(principal, name)
                 assert refused.value.failure.kind is kind
-        assert service.decisions.awaiting(other) == ([], 0)
+        assert await service.decisions.awaiting(other) == ([], 0)
         with pytest.raises(RunnerError, match="500 characters"):
             await service.decisions.approve(BOSS, name, "x" * 501)
         blind = Principal("blind", frozenset({"executions:approve"}))
@@ -187,7 +186,7 @@ async def test_a_cancel_ends_the_wait(service):
     accepted = await service.submit(CALLER, "asks", b"1")
     assert (await service.cancel(CALLER, accepted.id)).status is Status.CANCELLED
     assert (await service.get(BOSS, accepted.id)).input == b"1"
-    assert service.decisions.awaiting(BOSS) == ([], 0)
+    assert await service.decisions.awaiting(BOSS) == ([], 0)
     with pytest.raises(RunnerError, match="it is cancelled"):
         await service.decisions.approve(BOSS, name)
 
@@ -263,7 +262,7 @@ async def test_a_shutdown_ends_calls_and_puts_off_accepted_ones(tmp_path):
             await service.runs.wait_idle()
     async with open_service(tmp_path, [ASKS]) as service:
         await one(service, 1)
-        left, number = service.decisions.awaiting(BOSS)
+        left, number = await service.decisions.awaiting(BOSS)
         assert ({each.id for each in left}, number) == ({each.id for each in accepted[1:]}, 2)
         await service.decisions.approve(BOSS, accepted[2].id)
         assert (await ended(service, accepted[2].id)).result == b"2"

@@ -616,7 +616,7 @@ async def test_a_database_of_another_schema_is_refused_and_left_alone(tmp_path, 
     with pytest.raises(RunnerError) as caught:
         await History(HistorySettings(), tmp_path, clock=lambda: NOW).run()
 
-    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 6 only; start the version"
+    message = f"{tmp_path / 'history.db'} has schema {schema}, and this runner reads schema 7 only; start the version"
     assert message in caught.value.failure.message
     assert "or move the file away" in caught.value.failure.message
     assert rows(tmp_path, "select * from sqlite_master") == before
@@ -636,7 +636,7 @@ async def test_a_database_of_the_last_schema_is_converted(tmp_path):
             assert await history.get(before.id) == before
             assert await history.get(after.id) == after
             assert len((await history.list(Query())).items) == 2
-    assert rows(tmp_path, "select value from meta where name = 'schema'") == [(6,)]
+    assert rows(tmp_path, "select value from meta where name = 'schema'") == [(7,)]
     assert rows(tmp_path, indexes) == wanted
 
 

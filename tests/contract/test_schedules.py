@@ -72,7 +72,7 @@ class Bench:
 
     def set(self, instant):
         self.clock.set(instant)
-        self.schedules._timer.ring()
+        self.schedules.known.timer.ring()
 
     async def executions(self, name):
         page = await self.service.history.list(Query(schedule=name, limit=200))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from actors.keys.keys import ApiKeys
 from actors.keys.stored import KeyFile
-from actors.registry.audit import Audit, InTurn
+from actors.one_file import InTurn
+from actors.registry import Audit
 from config.settings import AuthSettings
 from protocol.errors import ErrorKind, RunnerError
 from runner.api import keys as module_under_test
@@ -43,7 +44,7 @@ def verifier(keys, clock):
 
 @pytest.fixture
 def verbs(keys):
-    return KeyVerbs(Audit(None, InTurn()), keys)
+    return KeyVerbs(Audit(None, InTurn("modules cannot be read")), keys)
 
 
 async def failure(work):

@@ -57,6 +57,7 @@ def test_sizes_and_numbers() -> None:
 @define
 class Reader:
     caller: Principal | None
+    clustered: bool = False
 
     def may(self, scope: str) -> bool:
         return self.caller is not None and self.caller.allows(scope)

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from actors.cluster.engine.engine import Engine, open_engine
-from actors.cluster.engine.messages import AwayError, EngineError, RefusedError, StaleError, Stored, UnansweredError
+from actors.cluster.engine.messages import (
+    AwayError,
+    EngineError,
+    Extent,
+    RefusedError,
+    StaleError,
+    Stored,
+    UnansweredError,
+)
 from actors.cluster.engine.pulling import Consumer, Delivery, Puller
 from actors.cluster.engine.reading import Reader
 from actors.cluster.engine.streams import Names
@@ -14,6 +22,7 @@ __all__ = [
     "Delivery",
     "Engine",
     "EngineError",
+    "Extent",
     "Names",
     "Puller",
     "Reader",

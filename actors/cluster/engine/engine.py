@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from actors.cluster.engine.link import Access
 from actors.cluster.engine.messages import (
     AwayError,
     EngineError,
+    Extent,
     Stored,
     UnansweredError,
     from_direct,
@@ -36,6 +37,7 @@ log = structlog.get_logger("runner.cluster")
 MIN_VERSION: Final = (2, 12)
 OPEN_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.25
+_AGAIN_SECONDS: Final = 5.0
 
 
 class Engine:
@@ -43,6 +45,8 @@ class Engine:
 
     def __init__(self, connection: Connection, requests: Requests, names: Names, nursery: trio.Nursery) -> None:
         self.names = names
+        self.prepared = trio.Event()
+        """Set when the streams exist."""
         self._connection = connection
         self._requests = requests
         self._objects = Objects(connection, requests, names)
@@ -110,6 +114,11 @@ class Engine:
             if answer.status != _NOT_FOUND:
                 return from_direct(answer)
         return await self._requests.last(stream, subject)
+
+    async def extent(self, stream: str) -> Extent:
+        """Return which stream it is and where it ends, as its leader knows it. Raises `AwayError`, `RefusedError`."""
+        found = await self._requests.call(f"$JS.API.STREAM.INFO.{stream}")
+        return Extent(found["created"], found["state"]["last_seq"])
 
     @asynccontextmanager
     async def read(self, stream: str, *, after: int, subjects: Sequence[str] = ()) -> AsyncIterator[Reader]:
@@ -234,24 +243,35 @@ def _unavailable(reason: str) -> RunnerError:
 
 
 @asynccontextmanager
-async def open_engine(settings: ClusterSettings) -> AsyncIterator[Engine]:
-    """Connect to the cluster's servers and make sure of its streams.
+async def open_engine(settings: ClusterSettings, *, prepares: bool = True, waits: bool = True) -> AsyncIterator[Engine]:
+    """Connect to the cluster's servers and make sure of its streams, unless `prepares` is False.
 
-    Raises `RunnerError` (`unavailable`, field `cluster`) if this is not possible within 10 s, naming the reason.
+    Raises `RunnerError` (`unavailable`, field `cluster`) if this is not possible within 10 s, naming the reason. With
+    `waits` False, servers that do not answer by then are used once they do, and `Engine.prepared` is set then.
     """
     connection = Connection(_access(settings), _trouble)
     connection.start()
     try:
         requests, names = Requests(connection), Names(settings.name)
-        await _prepare(connection, requests, names, len(settings.servers))
+        prepare = partial(_prepare, connection, requests, names, len(settings.servers) if prepares else None)
         async with trio.open_nursery() as nursery:
-            yield Engine(connection, requests, names, nursery)
+            engine = Engine(connection, requests, names, nursery)
+            with trio.move_on_after(OPEN_SECONDS) as scope:
+                await prepare()
+                engine.prepared.set()
+            if scope.cancelled_caught:
+                missing = connection.problem or "JetStream does not answer: is it on, and do most servers run?"
+                if waits:
+                    raise _unavailable(missing)
+                log.warning("the servers of the cluster are away", why=missing)
+                nursery.start_soon(_prepare_late, prepare, engine)
+            yield engine
             nursery.cancel_scope.cancel()
     finally:
         await connection.close()
 
 
-async def _prepare(connection: Connection, requests: Requests, names: Names, servers: int) -> None:
+async def _prepare(connection: Connection, requests: Requests, names: Names, servers: int | None) -> None:
     """Wait for the engine, check it, and make its streams; the last reason counts when the time is over."""
     reason = "JetStream does not answer: is it on, and do most servers run?"
     with trio.move_on_after(OPEN_SECONDS):
@@ -260,7 +280,8 @@ async def _prepare(connection: Connection, requests: Requests, names: Names, ser
                 await connection.wait_connected()
                 _check_version(connection)
                 await requests.call("$JS.API.INFO")
-                await ensure_streams(requests, names, servers=servers)
+                if servers is not None:
+                    await ensure_streams(requests, names, servers=servers)
             except AwayError as failed:
                 reason = f"JetStream does not answer ({failed}): is it on, and do most servers run?"
                 await trio.sleep(_PAUSE_SECONDS)
@@ -269,6 +290,19 @@ async def _prepare(connection: Connection, requests: Requests, names: Names, ser
             else:
                 return
     raise _unavailable(reason if connection.server else connection.problem)
+
+
+async def _prepare_late(prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
+    """Prepare the streams once the servers answer; whatever they refuse then is tried again."""
+    while True:
+        try:
+            await prepare()
+        except RunnerError as problem:
+            log.warning("the cluster cannot be used yet", why=str(problem))
+            await trio.sleep(_AGAIN_SECONDS)
+        else:
+            engine.prepared.set()
+            return
 
 
 def _check_version(connection: Connection) -> None:

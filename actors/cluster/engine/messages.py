@@ -73,6 +73,15 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
         return "Nats-Marker-Reason" in self.headers
 
 
+class Extent(msgspec.Struct, frozen=True):
+    """Which stream it is, and where it ends."""
+
+    made: str
+    """When it was made: one that was made again is another stream."""
+    last: int
+    """The sequence of its last message, or of the last one that there was."""
+
+
 def from_direct(message: Message) -> Stored:
     """Return the message of an answer to a direct get."""
     headers = message.headers

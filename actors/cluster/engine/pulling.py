@@ -28,6 +28,8 @@ _PROGRESS: Final = b"+WPI"
 _PAUSE_SECONDS: Final = 0.25
 _NO_ANSWERS: Final = 8
 """After so many attempts the consumer is made again: it may have been deleted."""
+_IDLE_SECONDS: Final = 86_400
+"""A consumer that no runner has asked for this long is deleted; its jobs stay, and the next one of its name gets them."""
 PINNED_SECONDS: Final = 10
 """A pinned runner that asks for nothing in this time loses its consumer to another one."""
 
@@ -128,6 +130,7 @@ class Consumer:
             "max_deliver": -1,
             "max_ack_pending": self.max_ack_pending,
             "max_waiting": 512,
+            "inactive_threshold": _IDLE_SECONDS * NANO,
             "priority_policy": self.policy,
             "priority_groups": [_GROUP],
         }
@@ -184,6 +187,7 @@ class Puller:
         self._requests = requests
         self._consumer = consumer
         self._pin = ""
+        self._priority = 0
         self._silences = 0
         self._pull = Pull(connection, late=lambda message: self._give_back(message.reply))
 
@@ -215,6 +219,34 @@ class Puller:
                 return found
         return ()
 
+    async def next(self, count: int, *, priority: int = 0) -> Sequence[Delivery]:
+        """Return the jobs that came, at least one, of about `count` that are asked for at most.
+
+        The question stays open between two calls, and after a cancellation: so a job does not go to a runner that wants
+        it less while this one looks at another. A call with another priority asks anew. `pause` ends it. It waits over
+        a lost connection.
+        """
+        pull = self._pull
+        while not pull.messages:
+            if pull.open and (priority != self._priority or pull.open > 2 * count):
+                pull.withdraw()
+            try:
+                if not pull.open:
+                    self._ask(count, priority, _OPEN)
+                await pull.wait()
+                self._ended(found=bool(pull.messages))
+            except AwayError:
+                await self._away()
+        self._silences = 0
+        found = []
+        while pull.messages:
+            found.append(self._delivery(pull.messages.popleft()))
+        return found
+
+    def pause(self) -> None:
+        """Ask for no more until the next call. Jobs that are on their way are given back."""
+        self._pull.withdraw()
+
     async def keep(self) -> bool:
         """Stay the runner of a pinned consumer without getting jobs, while it has no place for more.
 
@@ -236,15 +268,11 @@ class Puller:
 
     async def _once(self, count: int, priority: int, body: Mapping[str, Any], seconds: float) -> Sequence[Delivery]:
         """Ask once, and return what came before the end of the question."""
-        group: dict[str, Any] = {"group": _GROUP, "priority": priority}
-        if self._consumer.policy == "pinned_client":
-            group = {"group": _GROUP} | ({"id": self._pin} if self._pin else {})
         found: list[Delivery] = []
         pull = self._pull
         try:
             with trio.move_on_after(seconds):
-                subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._consumer.stream}.{self._consumer.name}"
-                pull.ask(subject, count, {**body, **group})
+                self._ask(count, priority, body)
                 while pull.open or pull.messages:
                     await pull.wait()
                     while pull.messages:
@@ -256,11 +284,24 @@ class Puller:
         finally:
             if pull.open or pull.messages:
                 pull.withdraw()
-        if pull.status == "423":
-            self._pin = ""
-        elif not found and pull.status not in _EMPTY:
-            raise AwayError(f"the engine ended the question: {pull.status}")
+        self._ended(found=bool(found))
         return found
+
+    def _ask(self, count: int, priority: int, body: Mapping[str, Any]) -> None:
+        group: dict[str, Any] = {"group": _GROUP, "priority": priority}
+        if self._consumer.policy == "pinned_client":
+            group = {"group": _GROUP} | ({"id": self._pin} if self._pin else {})
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._consumer.stream}.{self._consumer.name}"
+        self._priority = priority
+        self._pull.ask(subject, count, {**body, **group})
+
+    def _ended(self, *, found: bool) -> None:
+        """Look why a question has ended. Raises `AwayError` when the engine ended it."""
+        status = self._pull.status
+        if status == "423":
+            self._pin = ""
+        elif not found and status not in _EMPTY:
+            raise AwayError(f"the engine ended the question: {status}")
 
     def _delivery(self, message: Message) -> Delivery:
         at = position(message.reply)
@@ -283,5 +324,6 @@ class Puller:
 
 _LONGEST_SECONDS: Final = 60.0
 _TOO_LARGE: Final = "409"
+_OPEN: Final = {"expires": int(_LONGEST_SECONDS * NANO), "idle_heartbeat": HEARTBEAT_SECONDS * NANO}
 _EMPTY: Final = frozenset({"", "404", "408"})
 """The time of the question is over."""

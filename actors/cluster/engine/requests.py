@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -68,7 +69,7 @@ class Requests:
             self._waiting[inbox] = waiting = _Waiting(trio.lowlevel.current_task())
             try:
                 self._connection.post(subject, data, inbox, headers)
-                await trio.lowlevel.wait_task_rescheduled(_interrupted)
+                await trio.lowlevel.wait_task_rescheduled(partial(self._interrupted, inbox))
             finally:
                 self._waiting.pop(inbox, None)
                 self._asked -= 1
@@ -189,6 +190,6 @@ class Requests:
         elif waiting is not None:
             waiting(message)
 
-
-def _interrupted(_: Any) -> trio.lowlevel.Abort:
-    return trio.lowlevel.Abort.SUCCEEDED
+    def _interrupted(self, inbox: str, _: Any) -> trio.lowlevel.Abort:
+        del self._waiting[inbox]  # an answer that arrives before the task runs must not wake it again
+        return trio.lowlevel.Abort.SUCCEEDED

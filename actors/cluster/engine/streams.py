@@ -20,6 +20,8 @@ _TOO_FEW_SERVERS: Final = frozenset({10005, 10023, 10074})
 MAX_REPLICAS: Final = 3
 _DUPLICATES_SECONDS: Final = 120
 """How long the engine knows the id of a message."""
+KEPT_CHANGES: Final = 64
+"""Changes of one subject of the feed, for runners that were away; those whose last is all replace the ones before."""
 _SECOND: Final = 1_000_000_000
 
 
@@ -93,12 +95,13 @@ def stream_settings(names: Names) -> tuple[Mapping[str, Any], ...]:
     """Return the settings of all streams, without the number of replicas."""
     p = names.prefix
     last: Mapping[str, Any] = {"max_msgs_per_subject": 1, "allow_direct": True, "allow_msg_ttl": True}
+    changes: Mapping[str, Any] = {"max_msgs_per_subject": KEPT_CHANGES, "allow_rollup_hdrs": True}
     bucket = names.files
     parts = [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"]
     return (
         _stream(names.log, [f"{p}.x.*"], **last),
         _stream(names.queue, [f"{p}.q.*.*"], retention="workqueue"),
-        _stream(names.feed, [f"{p}.f.>"], **last),
+        _stream(names.feed, [f"{p}.f.>"], **{**last, **changes}),
         _stream(names.keys, [f"{p}.k.*"], **last),
         _stream(names.nodes, [f"{p}.n.*"], storage="memory", subject_delete_marker_ttl=60 * _SECOND, **last),
         _stream(f"OBJ_{bucket}", parts, discard="new", allow_rollup_hdrs=True, allow_direct=True),

@@ -13,7 +13,7 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from actors.executions.approvals.approvals import Approvals, Asked, Question
-from actors.history import History
+from actors.executions.seams import ExecutionLog
 from actors.workers import Outcome
 from protocol.errors import ErrorKind, Failure, RunnerError, shutting_down
 from protocol.model import Execution, Status
@@ -39,7 +39,7 @@ class Waiter(Asked, Protocol):
 class Lives(Protocol):
     """All live executions."""
 
-    history: History
+    records: ExecutionLog
 
     async def record(self, live: Any, outcome: Outcome) -> Execution:
         """Record the end of an execution. Raises RunnerError; it has left all the same."""
@@ -75,13 +75,13 @@ class Asking:
 
         Raises RunnerError: `overloaded`, `shutdown`, and `unavailable` when it cannot be recorded.
         """
-        live.execution, history = replace(live.execution, status=Status.QUEUED), self.lives.history
-        if history.room.scarce:
-            await history.room.take(live.execution)
+        live.execution, records = replace(live.execution, status=Status.QUEUED), self.lives.records
+        if records.room.scarce:
+            await records.room.take(live.execution)
         self.approvals.check_room()
         if self._stopping:
             raise RunnerError(shutting_down())
-        history.begin(live.execution)  # lists show it to the people who decide
+        records.begin(live.execution)  # lists show it to the people who decide
         live.recorded = True
         return _refusal(live, await self.approvals.wait(self.approvals.ask(live)))
 
@@ -140,7 +140,7 @@ class Asking:
         """Record that an execution is approved, and return it with its input. Raises RunnerError."""
         await payload(live)
         kept = replace(live.execution, approval=approved.approval)
-        await self.lives.history.submit(replace(live.snapshot(), waiting=None, approval=approved.approval))
+        await self.lives.records.submit(replace(live.snapshot(), waiting=None, approval=approved.approval))
         return kept
 
 

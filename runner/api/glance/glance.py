@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import trio
 from attrs import frozen
@@ -17,6 +18,9 @@ from protocol.model import Execution, Status
 from runner.api.details import Span
 from runner.api.glance.hardware import Hardware
 from runner.auth import Principal, Scope, require
+
+_MOST: Final = 500
+"""Executions of other runners that are counted, of each state."""
 
 
 @frozen
@@ -49,9 +53,21 @@ class Glance:
     history: History
     settings: Settings
 
-    def lives(self, principal: Principal, most: int) -> Lives:
-        """Return the executions that run and wait now, at most so many of each. Never waits."""
+    async def lives(self, principal: Principal, most: int) -> Lives:
+        """Return the executions that run and wait now, at most so many of each. Raises RunnerError `unavailable`."""
         require(principal, Scope.EXECUTIONS_READ)
+        here = self._lives(principal, most)
+        owners, modules = self.runs.owners, principal.modules
+        others = [await owners.others(status, modules, _MOST) for status in (Status.RUNNING, Status.QUEUED)]
+        if not any(others):
+            return here
+        run, wait = (sorted(found, key=_created)[:most] for found in others)
+        waiting = sorted([*here.waiting, *await owners.explained(wait)], key=_created)[:most]
+        running = sorted([*here.running, *run], key=_created)[:most]
+        totals = here.running_total + len(others[0]), here.waiting_total + len(others[1])
+        return Lives(tuple(running), totals[0], tuple(waiting), totals[1])
+
+    def _lives(self, principal: Principal, most: int) -> Lives:
         running, waiting = list[Live](), list[Live]()
         for live in self.runs.live_executions():
             if principal.may_use(live.execution.module.name):
@@ -90,6 +106,10 @@ def _most_frequent(ends: EndCounts) -> ErrorKind | None:
 
 def _waits(live: Live) -> bool:
     return live.waiting is not None or live.execution.status is Status.QUEUED
+
+
+def _created(execution: Execution) -> float:
+    return execution.started_at or execution.created_at
 
 
 def _since(live: Live) -> float:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import trio
 from attrs import define
 
+from actors.executions import Owners
 from actors.registry import Published
 from actors.workers import BuildLog, Executor, PoolState
 from environments.base import Managed, Stored
 from protocol.errors import ErrorKind, RunnerError, error
 from protocol.model import Kind
+from runner.api.machine.nodes import ShownCluster, shown_cluster
 from runner.api.machine.shown import BuiltEnvironment, ShownWorker, shown_environment, shown_workers
 from runner.auth import Principal, Scope, require
 
@@ -28,6 +30,8 @@ class Machine:
     """Shows what this machine has for the modules."""
 
     executors: Mapping[Kind, Executor]
+    owners: Callable[[], Owners]
+    """Returns the runners whose executions the doors serve."""
 
     def kinds(self, principal: Principal) -> list[dict[str, Any]]:
         """Return each kind of environment: whether this machine has it, how it enforces limits, and its statistics."""
@@ -44,6 +48,11 @@ class Machine:
             if (pool.workers or pool.starting) and principal.may_use(pool.module.spec.name)
         ]
         return [each for pool in sorted(pools, key=lambda pool: str(pool.module.ref)) for each in shown_workers(pool)]
+
+    def nodes(self, principal: Principal) -> ShownCluster:
+        """Return the runners of the cluster; none on a single machine. Raises RunnerError `forbidden`."""
+        require(principal, Scope.METRICS_READ)
+        return shown_cluster(self.owners().cluster())
 
     async def built(self, principal: Principal) -> list[BuiltEnvironment]:
         """Return the built environments, the largest first; for callers with some modules only, those of these."""

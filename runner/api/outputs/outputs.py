@@ -129,7 +129,7 @@ class Outputs:
     async def _made(self, principal: Principal, name: str, work: Callable[[Sequence[KeptEvent]], T]) -> T:
         """Return what work on the events of an execution returns."""
         require(principal, Scope.EXECUTIONS_READ)
-        live = self.runs.find(name)
+        live = await self.runs.owners.reach(name)
         if live is not None:
             seen(principal, name, live.execution)
             kept, size = live.log.kept(), live.log.store.added_bytes

@@ -71,12 +71,12 @@ class Cancels:
 
     async def _cancel(self, principal: Principal, execution: Execution, done: dict[str, Cancelled]) -> None:
         try:
-            live = self.runs.find(execution.id)
+            live = await self.runs.owners.reach(execution.id)
             if live is None:
                 latest = seen(principal, execution.id, await self.history.get(execution.id))
                 ended = await self.runs.cancel_scheduled(latest)
             else:
-                ended = await self.runs.cancel(live)
+                ended = await self.runs.owners.cancel(live)
             done[execution.id] = Cancelled(ended)
         except RunnerError as problem:
             done[execution.id] = Cancelled(execution, problem.failure)

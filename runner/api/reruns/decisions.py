@@ -7,7 +7,6 @@ from typing import Final
 
 import structlog
 from attrs import frozen
-from msgspec.structs import replace
 
 from actors.executions import Runs, decision_of, not_asked
 from actors.history import History
@@ -31,22 +30,14 @@ class Decisions:
     runs: Runs
     registry: Registry
 
-    def awaiting(self, principal: Principal, most: int = MAX_AWAITING) -> tuple[Sequence[Execution], int]:
+    async def awaiting(self, principal: Principal, most: int = MAX_AWAITING) -> tuple[Sequence[Execution], int]:
         """Return the executions that wait for a person, at most so many, the oldest question first; and their number.
 
         They have no inputs. Raises RunnerError `forbidden`.
         """
         require(principal, Scope.EXECUTIONS_APPROVE)
-        found = [
-            each.execution
-            for each in self.runs.asking.approvals.waiting()
-            if principal.may_use(each.execution.module.name)
-        ]
-        return [self._as_asked(execution) for execution in found[:most]], len(found)
-
-    def _as_asked(self, execution: Execution) -> Execution:
-        live = self.runs.find(execution.id)
-        return replace(execution, input=b"null", waiting=None if live is None else live.waiting)
+        found = [each for each in await self.runs.owners.awaiting() if principal.may_use(each.module.name)]
+        return found[:most], len(found)
 
     async def approve(self, principal: Principal, name: str, reason: str | None = None) -> Execution:
         """Let an execution run that waits for a person; return it when that is recorded.
@@ -65,15 +56,15 @@ class Decisions:
 
     async def _decide(self, principal: Principal, name: str, reason: str | None, *, approved: bool) -> Execution:
         require(principal, Scope.EXECUTIONS_APPROVE)
-        live = self.runs.find(name)
+        live = await self.runs.owners.reach(name)
         if live is None:
             raise not_asked(seen(principal, name, await self.history.get(name)))
         execution, text = seen(principal, name, live.execution), (reason or "").strip()
-        await self.runs.asking.approvals.decide(execution, decision_of(principal.subject, text, approved=approved))
+        decided = await self.runs.owners.decide(live, decision_of(principal.subject, text, approved=approved))
         detail = {"execution": name, **({"reason": text} if text else {})}
         action = Action.EXECUTION_APPROVE if approved else Action.EXECUTION_DENY
         await self._note(principal, Note(action, execution.module.name, execution.module.version, detail))
-        return shown(principal, self.runs.snapshot(live) if approved else await self.runs.wait_ended(live))
+        return shown(principal, decided)
 
     async def _note(self, principal: Principal, note: Note) -> None:
         """Add a decision to the audit log; it counts, whether that is possible or not."""

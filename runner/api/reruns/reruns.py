@@ -136,7 +136,7 @@ class Reruns:
 
     async def _origin(self, principal: Principal, identity: str, *, with_input: bool) -> Execution:
         """Return an execution that can be repeated. Raises RunnerError."""
-        live = self.runs.find(identity)
+        live = await self.runs.owners.reach(identity)
         found = seen(principal, identity, await self.history.get(identity) if live is None else live.execution)
         if live is not None or not found.status.final:
             text = f"the execution {identity} is {found.status}; only one that has ended can be repeated"

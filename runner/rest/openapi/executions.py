@@ -160,6 +160,7 @@ SUBMIT: Final = Operation(
     refused=(*_BEGINNING, ErrorKind.OUT_OF_STORAGE),
     text="Accepted executions are recorded and run even after a restart.",
 )
+_SOUGHT: Final = r"^(?=[\s\S]*\S)[\s\S]{1,200}$"
 FILTERS: Final = (
     Parameter("module", "Executions of this module.", text()),
     Parameter("version", "Executions of this version.", text()),
@@ -170,12 +171,9 @@ FILTERS: Final = (
     Parameter("rerun_of", "Repetitions of the execution with this ID.", text()),
     Parameter("parent", "Executions that the handler of this one called or submitted.", text()),
     Parameter("root", "Executions that this one led to, by calls within calls.", text()),
+    Parameter("node", "Executions of this runner of a cluster.", text()),
     Parameter("unresolved", "Failures without a later success in the chain of their repetitions.", flag(default=False)),
-    Parameter(
-        "text",
-        "Executions with this text in output or error message; case is ignored.",
-        text(r"^(?=[\s\S]*\S)[\s\S]{1,200}$"),
-    ),
+    Parameter("text", "Executions with this text in output or error message; case is ignored.", text(_SOUGHT)),
     SINCE,
     UNTIL,
 )

@@ -12,6 +12,7 @@ from attrs import evolve
 
 from config.settings import ServerSettings
 from protocol.errors import ErrorKind
+from runner.api import ShownCluster
 from runner.auth import Scope
 from runner.rest.openapi import shapes
 from runner.rest.openapi.executions import EXECUTIONS
@@ -50,6 +51,15 @@ WORKERS: Final = Operation(
     "List the workers, with state, memory and calls",
     (Response(200, "All workers of the caller's modules, by module.", {JSON: shapes.Workers}),),
     Scope.MODULES_READ,
+    tag="server",
+)
+NODES: Final = Operation(
+    "GET",
+    "/nodes",
+    "listNodes",
+    "List the runners of the cluster, with labels, load and lag",
+    (Response(200, "The runners that are there, by name; none outside of a cluster.", {JSON: ShownCluster}),),
+    Scope.METRICS_READ,
     tag="server",
 )
 HEALTH: Final = Operation(
@@ -124,7 +134,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *SCHEDULES,
     *KEYS,
     *NOTICES,
-    *(ENVIRONMENTS, BUILT, WORKERS, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),
+    *(ENVIRONMENTS, BUILT, WORKERS, NODES, HEALTH, READINESS, METRICS, DOCUMENT, DOCS, INDEX),
 )
 """In the order of the document."""
 

@@ -15,6 +15,10 @@ class Reader(Protocol):
 
     caller: Principal | None
 
+    @property
+    def clustered(self) -> bool:
+        """Whether the runner is one of a cluster."""
+
     def may(self, scope: str, /) -> bool:
         """Whether the reader has a scope."""
 
@@ -27,6 +31,8 @@ class Entry:
     text: str
     scope: Scope | None
     key: str
+    clustered: bool = False
+    """Only for a runner of a cluster."""
 
 
 ENTRIES: Final = (
@@ -35,6 +41,7 @@ ENTRIES: Final = (
     Entry("/modules", "Modules", Scope.MODULES_READ, "m"),
     Entry("/schedules", "Schedules", Scope.SCHEDULES_READ, "s"),
     Entry("/environments", "Environments", Scope.MODULES_READ, "n"),
+    Entry("/nodes", "Nodes", Scope.METRICS_READ, "d", clustered=True),
     Entry("/notices", "Notices", Scope.EXECUTIONS_READ, "t"),
     Entry("/keys", "Keys", Scope.ADMIN, "k"),
     Entry("/audit", "Audit", Scope.ADMIN, "a"),
@@ -44,5 +51,7 @@ ENTRIES: Final = (
 def entries(pages: Collection[str], page: Reader) -> Iterator[Entry]:
     """Yield the entries that the reader of a page may use; `pages` are the paths that exist."""
     for each in ENTRIES:
-        if each.path in pages and page.caller is not None and (each.scope is None or page.may(each.scope)):
+        if each.path not in pages or page.caller is None or (each.clustered and not page.clustered):
+            continue
+        if each.scope is None or page.may(each.scope):
             yield each

@@ -59,6 +59,7 @@ async def find_health(page: Visit, glance: Glance) -> Health | None:
         else:
             _add_machine(page, health, machine)
             _add_record(page, health, record)
+        _add_cluster(page, health)
     if page.may(Scope.MODULES_READ):
         _add_kinds(page, health)
     return health if health.lines or health.problems else None
@@ -98,6 +99,18 @@ def _add_record(page: Visit, health: Health, record: HistoryStatistics) -> None:
     if damaged := page.service.damaged():
         remedy = t("The log names the files and the remedy.")
         health.problems.append(("bad", t("Damaged: {parts}", parts=", ".join(damaged)), remedy))
+
+
+def _add_cluster(page: Visit, health: Health) -> None:
+    t, cluster = page.words, page.service.machine.nodes(page.principal)
+    if cluster["node"] is None:
+        return
+    text = t.plural(len(cluster["items"]), "{n} runner", "{n} runners")
+    health.lines.append(Line(t("Cluster"), "good" if cluster["connected"] else "warning", text))
+    if not cluster["connected"]:
+        title = t("{node} does not reach the NATS servers of the cluster", node=cluster["node"])
+        remedy = t("Calls go on; asynchronous calls are refused. The page Nodes has more.")
+        health.problems.append(("warning", title, remedy))
 
 
 def _add_kinds(page: Visit, health: Health) -> None:

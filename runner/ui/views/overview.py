@@ -51,10 +51,10 @@ async def show(page: Visit) -> Reply:
     glance = Glance(service.runs, service.history, service.settings)
     parts = _Parts()
     if page.may(Scope.EXECUTIONS_READ):
-        await parts.take("lives", _at_once(glance.lives(reader, _MOST)))
+        await parts.take("lives", glance.lives(reader, _MOST))
         await parts.take("ends", glance.ends(reader, _DAY))
     if page.may(Scope.EXECUTIONS_APPROVE):
-        await parts.take("awaiting", _at_once(service.decisions.awaiting(reader, _MOST)))
+        await parts.take("awaiting", service.decisions.awaiting(reader, _MOST))
     if page.may(Scope.SCHEDULES_READ):
         await parts.take("coming", _coming(page))
     found = parts.found
@@ -74,10 +74,6 @@ async def show(page: Visit) -> Reply:
         health=await find_health(page, glance),
         modules=_count_modules(page),
     )
-
-
-async def _at_once(value: T) -> T:
-    return value
 
 
 async def _coming(page: Visit) -> Sequence[Mapping[str, Any]]:

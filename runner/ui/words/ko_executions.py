@@ -34,6 +34,7 @@ _LIST: Final = {
     "Repetitions of": "원래 실행",
     "Run a module, and its execution appears here.": "모듈을 실행하면 여기에 나타납니다.",
     "Run again…": "다시 실행…",
+    "Runner": "러너",
     "Schedule": "스케줄",
     "Search": "검색",
     "Searching older ones…": "더 오래된 실행에서 찾는 중…",

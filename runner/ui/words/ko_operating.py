@@ -249,4 +249,36 @@ _NOTICES: Final = {
         "모듈의 필드 on_end를 쓰면 실행이 끝났을 때 웹 주소나 다른 모듈에 알립니다."
     ),
 }
-OPERATING: Final = {**_SCHEDULES, **_SCHEDULE_FORM, **_MACHINE, **_KEYS, **_AUDIT, **_NOTICES}
+_NODES: Final = {
+    "Nodes": "노드",
+    "{node} does not reach the NATS servers of the cluster": "{node}에서 클러스터의 NATS 서버에 연결할 수 없습니다",
+    "These go on: calls that wait for their answer, what runs here, and all lists of this runner. Nothing accepted is"
+    " lost.": (
+        "응답을 기다리는 호출, 여기서 실행 중인 작업, 이 러너의 모든 목록은 계속 동작합니다."
+        " 접수한 실행은 사라지지 않습니다."
+    ),
+    "These wait until the servers answer: asynchronous calls, changes of modules, keys and schedules, executions of"
+    " other runners, and news of them. The runners below are those that were there before.": (
+        "비동기 호출, 모듈·키·스케줄 변경, 다른 러너의 실행과 그 소식은 서버가 응답할 때까지 기다립니다."
+        " 아래 목록은 연결이 끊기기 전에 있던 러너입니다."
+    ),
+    "{n} messages of other releases could not be read": "다른 릴리스의 메시지 {n}개를 읽지 못했습니다",
+    "Bring all runners to one release.": "모든 러너를 같은 릴리스로 맞추세요.",
+    "Cluster": "클러스터",
+    "{n} runners": "러너 {n}개",
+    "Calls go on; asynchronous calls are refused. The page Nodes has more.": (
+        "호출은 계속되고 비동기 호출은 거부됩니다. 자세한 내용은 노드 페이지에 있습니다."
+    ),
+    "this runner": "이 러너",
+    "draining": "작업 마무리 중",
+    "takes work": "작업 받는 중",
+    "Release": "릴리스",
+    "Labels": "레이블",
+    "Workers at work": "작업 중인 워커",
+    "Lag": "지연",
+    "Up for": "가동 시간",
+    "{busy} of {places}": "{places}개 중 {busy}개",
+    "Calls that other runners took for callers of this one": "이 러너 대신 다른 러너가 처리한 호출",
+    "Executions whose state the cluster does not have yet": "아직 클러스터에 전달하지 못한 실행",
+}
+OPERATING: Final = {**_SCHEDULES, **_SCHEDULE_FORM, **_MACHINE, **_KEYS, **_AUDIT, **_NOTICES, **_NODES}

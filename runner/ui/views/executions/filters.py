@@ -44,6 +44,7 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "rerun_of": ("rerun_of", str),
     "parent": ("parent", str),
     "root": ("root", str),
+    "node": ("node", str),
     "unresolved": ("unresolved", lambda text: {"true": True}[text]),
     "since": ("since", _moment),
     "until": ("until", _moment),

@@ -1,7 +1,7 @@
-"""The pages of operators: schedules, environments with workers, keys, changes, notices."""
+"""The pages of operators: schedules, environments with workers, runners, keys, changes, notices."""
 
-from runner.ui.views.operating import audit, keys, machine, notices, schedules
+from runner.ui.views.operating import audit, keys, machine, nodes, notices, schedules
 
-VIEWS = (*schedules.VIEWS, *machine.VIEWS, *keys.VIEWS, *audit.VIEWS, *notices.VIEWS)
+VIEWS = (*schedules.VIEWS, *machine.VIEWS, *nodes.VIEWS, *keys.VIEWS, *audit.VIEWS, *notices.VIEWS)
 
 __all__ = ["VIEWS"]

@@ -364,6 +364,11 @@ class ListExecutionsRequest(betterproto.Message):
     root: str = betterproto.string_field(14)
     """The execution at the beginning of the chain of calls that led to it."""
 
+    node: str = betterproto.string_field(15)
+    """
+    The runner of a cluster that accepted it, then the one that runs or ran it.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class ListExecutionsResponse(betterproto.Message):
@@ -753,6 +758,11 @@ class Execution(betterproto.Message):
 
     approval: "Approval" = betterproto.message_field(43)
     """The decision of the person that it waited for; absent without one."""
+
+    node: str = betterproto.string_field(44)
+    """
+    The runner of a cluster that accepted it, then the one that runs or ran it; empty on a single machine.
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -1183,6 +1193,77 @@ class ListEnvironmentsResponse(betterproto.Message):
 
     environments: List["Environment"] = betterproto.message_field(1)
     """One for each kind."""
+
+
+@dataclass(eq=False, repr=False)
+class ListNodesRequest(betterproto.Message):
+    """The runners of the cluster."""
+
+    pass
+
+
+@dataclass(eq=False, repr=False)
+class ListNodesResponse(betterproto.Message):
+    """The cluster as the answering runner sees it."""
+
+    node: str = betterproto.string_field(1)
+    """The answering runner; empty outside of a cluster."""
+
+    connected: bool = betterproto.bool_field(2)
+    """Whether it reaches the NATS servers."""
+
+    lag: int = betterproto.int64_field(3)
+    """States of executions that its history does not have yet."""
+
+    unsent: int = betterproto.int64_field(4)
+    """Executions of it whose state the cluster does not have yet."""
+
+    unreadable: int = betterproto.int64_field(5)
+    """Messages that its release could not read, since its start."""
+
+    forwarded: int = betterproto.int64_field(6)
+    """Calls that other runners took for its callers, since its start."""
+
+    nodes: List["Node"] = betterproto.message_field(7)
+    """The runners that are there, by name."""
+
+
+@dataclass(eq=False, repr=False)
+class Node(betterproto.Message):
+    """One runner of a cluster."""
+
+    node: str = betterproto.string_field(1)
+    """Its name."""
+
+    release: str = betterproto.string_field(2)
+    """Its release."""
+
+    started_at: int = betterproto.int64_field(3)
+    """Its start, in milliseconds since 1970."""
+
+    labels: List[str] = betterproto.string_field(4)
+    """What modules may need."""
+
+    places: int = betterproto.int32_field(5)
+    """Workers that may run at a time, of all kinds of environment."""
+
+    busy: int = betterproto.int32_field(6)
+    """Workers that run a call, or start."""
+
+    running: int = betterproto.int64_field(7)
+    """Executions that it runs."""
+
+    queued: int = betterproto.int64_field(8)
+    """Executions that wait on it for a place or a person."""
+
+    draining: bool = betterproto.bool_field(9)
+    """It takes no more work."""
+
+    lag: int = betterproto.int64_field(10)
+    """States of executions that its history does not have yet."""
+
+    details_json: str = betterproto.string_field(11)
+    """Everything that it tells, as the JSON of REST."""
 
 
 @dataclass(eq=False, repr=False)
@@ -1923,6 +2004,23 @@ class ModuleServiceStub(betterproto.ServiceStub):
             metadata=metadata,
         )
 
+    async def list_nodes(
+        self,
+        list_nodes_request: "ListNodesRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "ListNodesResponse":
+        return await self._unary_unary(
+            "/operato.runner.v1.ModuleService/ListNodes",
+            list_nodes_request,
+            ListNodesResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
 
 class FileServiceStub(betterproto.ServiceStub):
     async def put_file(
@@ -2455,6 +2553,11 @@ class ModuleServiceBase(ServiceBase):
     ) -> "ListEnvironmentsResponse":
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def list_nodes(
+        self, list_nodes_request: "ListNodesRequest"
+    ) -> "ListNodesResponse":
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def __rpc_list_modules(
         self, stream: "grpclib.server.Stream[ListModulesRequest, ListModulesResponse]"
     ) -> None:
@@ -2524,6 +2627,13 @@ class ModuleServiceBase(ServiceBase):
         response = await self.list_environments(request)
         await stream.send_message(response)
 
+    async def __rpc_list_nodes(
+        self, stream: "grpclib.server.Stream[ListNodesRequest, ListNodesResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.list_nodes(request)
+        await stream.send_message(response)
+
     def __mapping__(self) -> Dict[str, grpclib.const.Handler]:
         return {
             "/operato.runner.v1.ModuleService/ListModules": grpclib.const.Handler(
@@ -2579,6 +2689,12 @@ class ModuleServiceBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 ListEnvironmentsRequest,
                 ListEnvironmentsResponse,
+            ),
+            "/operato.runner.v1.ModuleService/ListNodes": grpclib.const.Handler(
+                self.__rpc_list_nodes,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                ListNodesRequest,
+                ListNodesResponse,
             ),
         }
 

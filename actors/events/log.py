@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import takewhile
 
 import msgspec
 import trio
 from attrs import frozen
 
+from actors.events.store import EventStore, bytes_of, size_of
 from protocol.events import (
     ChildEvent,
-    DroppedEvent,
     ErrorEvent,
     Event,
     ItemEvent,
@@ -40,8 +38,6 @@ _PIECE_BYTES = 4096
 """A piece of output does not grow beyond this."""
 _PIECE_SECONDS = 0.1
 """A piece of output does not grow for longer than this, so that its time holds for all of it."""
-_EVENT_BYTES = 64
-"""Counted for each event besides its text."""
 _BATCH_EVENTS = 256
 _BATCH_BYTES = 256 * 1024
 _LARGE_BYTES = 65_536
@@ -59,102 +55,6 @@ class LeftEvent:
 
 
 LastEvent = ResultEvent | ErrorEvent | LeftEvent
-
-
-class EventStore:
-    """The events that are kept: the first ones, then states and gaps, then the last ones. Pure.
-
-    `keep` bounds the bytes of output and progress, `keep_items` those of items.
-    """
-
-    def __init__(self, keep: int, keep_items: int) -> None:
-        self.dropped_bytes = 0
-        self.added_bytes = 0
-        """Bytes of all output, progress texts and items."""
-        self._half = keep // 2
-        self._keep_items = keep_items
-        self._head: list[KeptEvent] = []
-        self._middle: list[KeptEvent] = []  # states and gaps
-        self._tail: deque[KeptEvent] = deque()
-        self._head_bytes = self._tail_bytes = self._item_bytes = 0
-
-    def restore(self, events: Iterable[KeptEvent], next_seq: int, at: float) -> None:
-        """Keep the events of the history. Missing numbers, up to `next_seq`, become gaps of unknown size.
-
-        Numbers are missing when the runner ended before their events were stored. `at` is the time of a gap without an
-        event before it.
-        """
-        number = 0
-        for event in events:
-            at = event.at
-            first = event.seq - event.events + 1 if isinstance(event, DroppedEvent) else event.seq
-            self._restore_gap(number, first, at)
-            self._head.append(event)
-            number = event.seq + 1
-        self._restore_gap(number, next_seq, at)
-
-    def _restore_gap(self, start: int, stop: int, at: float) -> None:
-        if stop > start:
-            self._head.append(DroppedEvent(stop - 1, at, stop - start, 0))
-
-    def add(self, event: KeptEvent) -> None:
-        """Keep an event; drop older ones that no longer fit."""
-        size = _size(event)
-        self.added_bytes += size
-        cost = size + _EVENT_BYTES
-        if not self._tail and not self._middle and self._head_bytes + cost <= self._half:
-            self._head.append(event)
-            self._head_bytes += cost
-            return
-        self._tail.append(event)
-        self._count(event, cost)
-        # The newest event stays however large it is, for readers that keep up.
-        while len(self._tail) > 1 and (self._tail_bytes > self._half or self._item_bytes > self._keep_items):
-            self._drop(self._tail.popleft())
-
-    def _count(self, event: KeptEvent, cost: int) -> None:
-        if isinstance(event, ItemEvent):
-            self._item_bytes += cost
-        else:
-            self._tail_bytes += cost
-
-    def _drop(self, event: KeptEvent) -> None:
-        size = _size(event)
-        self._count(event, -(size + _EVENT_BYTES))
-        if isinstance(event, StatusEvent):
-            self._middle.append(event)
-            return
-        self.dropped_bytes += size
-        gap = self._middle[-1] if self._middle else None
-        if isinstance(gap, DroppedEvent):
-            self._middle[-1] = DroppedEvent(event.seq, event.at, gap.events + 1, gap.bytes + size)
-        else:
-            self._middle.append(DroppedEvent(event.seq, event.at, 1, size))
-
-    def gap(self) -> tuple[int, int] | None:
-        """Return the half-open range of numbers in which events were dropped; None when none were."""
-        gaps = [event for event in self._middle if isinstance(event, DroppedEvent)]
-        return (gaps[0].seq - gaps[0].events + 1, gaps[-1].seq + 1) if gaps else None
-
-    def all(self) -> tuple[KeptEvent, ...]:
-        """Return all kept events."""
-        return (*self._head, *self._middle, *self._tail)
-
-    def since(self, start: int) -> Iterable[KeptEvent]:
-        """Yield the kept events from `start` on; of a gap, its part from there on, with the bytes of the whole gap."""
-        tail = self._tail
-        if tail and start >= tail[0].seq:
-            newest = takewhile(lambda event: event.seq >= start, reversed(tail))
-            yield from reversed(tuple(newest))  # readers that keep up want the last few
-            return
-        for part in (self._head, self._middle, tail):
-            for event in part:
-                if event.seq < start:
-                    continue
-                if isinstance(event, DroppedEvent) and event.seq - event.events + 1 < start:
-                    yield DroppedEvent(event.seq, event.at, event.seq - start + 1, event.bytes)
-                else:
-                    yield event
 
 
 class EventLog:
@@ -262,6 +162,20 @@ class EventLog:
         self.status(Status.QUEUED, attempt, reason)
         self._closed = True
 
+    def take(self, event: KeptEvent) -> None:
+        """Add an event that has its number from the runner that owns the execution. One that is known changes nothing.
+
+        Earlier numbers that are missing are skipped.
+        """
+        if event.seq < self.next_seq or self.last is not None:
+            return
+        self.seal()
+        self.next_seq = event.seq + 1
+        self._add(event)
+        if isinstance(event, ItemEvent) and self.on_item is not None:
+            call, self.on_item = self.on_item, None
+            call()
+
     def seal(self) -> None:
         """End the piece of output that still grows, so that it can be read."""
         piece = self._open
@@ -278,7 +192,7 @@ class EventLog:
         return number
 
     def _grow(self, place: tuple[Stream, bool], text: str) -> None:
-        now, size = self._clock(), _bytes(text)
+        now, size = self._clock(), bytes_of(text)
         piece = self._open
         if (
             piece is None
@@ -303,15 +217,10 @@ class EventLog:
 
     # Reading
 
-    def kept(self) -> tuple[KeptEvent, ...]:
-        """Return all kept events, without the last event."""
-        self.seal()
-        return self.store.all()
-
-    def since(self, start: int) -> tuple[KeptEvent, ...]:
+    def kept(self, start: int = 0) -> tuple[KeptEvent, ...]:
         """Return the kept events from number `start` on, without the last event."""
         self.seal()
-        return tuple(self.store.since(start))
+        return tuple(self.store.since(start)) if start else self.store.all()
 
     def read(self, start: int) -> tuple[Event | LeftEvent, ...]:
         """Return the next events from number `start` on: a batch of those that exist, or () when there are none yet."""
@@ -322,7 +231,7 @@ class EventLog:
         size = 0
         for event in self.store.since(start):
             found.append(event)
-            size += _size(event)
+            size += size_of(event)
             if len(found) == _BATCH_EVENTS or size >= _BATCH_BYTES:
                 return tuple(found)
         if self.last is not None:
@@ -383,17 +292,3 @@ def log_of(execution: Execution) -> EventLog:
     last = last_of(execution) if execution.status.final else None
     log.restore(kept, execution.events_count, execution.created_at, last)
     return log
-
-
-def _size(event: KeptEvent) -> int:
-    match event:
-        case OutputEvent() | ProgressEvent():
-            return _bytes(event.text)
-        case ItemEvent():
-            return len(bytes(event.value))
-        case _:
-            return 0
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())

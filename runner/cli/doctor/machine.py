@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -11,11 +10,10 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 
 import trio
-from attrs import asdict, evolve, frozen
+from attrs import evolve
 
 from actors.files import usage
 from actors.history import database_path
@@ -32,10 +30,11 @@ from environments.local import ProcessTable
 from environments.pythons import installed_pythons
 from protocol.errors import RunnerError
 from protocol.model import Kind
+from runner.cli.doctor.cluster import examine_cluster
+from runner.cli.doctor.findings import Finding, State
 from runner.ports import try_port
 from runner.serve import key_mistakes, makes_secret, open_endpoints, secret_mistakes, server_context
-from runner.terminal import show_line, size, style_of
-from runner.version import version_of_this
+from runner.terminal import size
 
 _TOOL_SECONDS = 5.0
 _LITTLE_SPACE_BYTES = 1024**3
@@ -52,63 +51,16 @@ _ENFORCEMENT = {
 }
 
 
-class State(StrEnum):
-    """The result of a check."""
-
-    OK = "ok"
-    NOTE = "note"
-    """Worth knowing; the modules of the file work."""
-    FAILED = "failed"
-    """A module of the file, or the server, does not work."""
-
-
-@frozen
-class Finding:
-    """The result of one check. `says` is the observation, `remedy` how to change it."""
-
-    topic: str
-    name: str
-    state: State
-    says: str
-    remedy: str = ""
-
-
 def examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
     """Return the results of all checks. A running server is not disturbed. Raises RunnerError and OSError."""
     return trio.run(_examine, loaded, around)
-
-
-def works(findings: list[Finding]) -> bool:
-    """Return whether no check failed."""
-    return all(finding.state is not State.FAILED for finding in findings)
-
-
-def document_of(findings: list[Finding]) -> str:
-    """Return the findings as JSON."""
-    document = {"ok": works(findings), "version": version_of_this(), "findings": [asdict(each) for each in findings]}
-    return json.dumps(document, indent=1)
-
-
-def print_findings(findings: list[Finding]) -> None:
-    """Print the findings, grouped by topic."""
-    width = max(len(finding.name) for finding in findings)
-    show_line((f"operato-runner {version_of_this()}", ""))
-    topic = ""
-    for finding in findings:
-        if finding.topic != topic:
-            topic = finding.topic
-            show_line(("", ""))
-            show_line((topic, "bold"))
-        state = (f"  {finding.state:<6}", style_of(finding.state))
-        show_line(state, (f"  {finding.name:<{width}}  {finding.says}", ""))
-        if finding.remedy:
-            show_line((f"          {'':<{width}}  -> {finding.remedy}", ""))
 
 
 async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
     settings = loaded.settings
     findings: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="operato-doctor-") as folder:
+        # The parts that are tried are those of a runner alone: a running cluster is not disturbed.
         aside = evolve(settings, store=evolve(settings.store, data_dir=Path(folder)), cluster=ClusterSettings())
         async with open_system(aside, around, ()) as system:
             findings += _kinds(loaded, system)
@@ -122,6 +74,8 @@ async def _examine(loaded: Loaded, around: Surroundings) -> list[Finding]:
     findings += _open(loaded)
     findings += _schedules(loaded)
     findings += _notices(settings)
+    if settings.cluster.servers:
+        findings += await examine_cluster(loaded)
     return findings
 
 

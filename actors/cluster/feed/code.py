@@ -1,0 +1,102 @@
+"""`CodeStore`: the code of versions, one message for each; large code is in the object store."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
+
+import msgspec
+import structlog
+import trio
+from attrs import define
+
+from actors.cluster.engine import AwayError, Engine, EngineError, RefusedError
+from actors.cluster.feed.news import CODE, CodeNews, pack, token, unpack
+from actors.cluster.letters import Author, UnreadableError
+from actors.registry import StoredVersion
+from protocol.errors import ErrorKind, error
+
+MESSAGE_BYTES: Final = 256 * 1024
+"""Larger code goes into the object store."""
+_GONE_SECONDS: Final = 86400.0
+"""How long the code of a deleted version stays, for runners that read slowly."""
+_ROLLUP: Final = {"Nats-Rollup": "sub"}
+_PAUSE_SECONDS: Final = 0.25
+T = TypeVar("T")
+_BROKEN: Final = (zlib.error, msgspec.MsgspecError)
+
+log = structlog.get_logger("cluster")
+
+
+@define(eq=False)
+class CodeStore:
+    """Writes and reads the code of versions, by module, version and content digest."""
+
+    engine: Engine
+    author: Author
+
+    async def put(self, version: StoredVersion, files: Mapping[str, bytes]) -> None:
+        """Store the code of a version, again if it is there. Raises RunnerError `unavailable`."""
+        packed = await trio.to_thread.run_sync(lambda: zlib.compress(msgspec.msgpack.encode(dict(files))))
+        name = _name(version.module, version.version, version.digest)
+        small = len(packed) <= min(MESSAGE_BYTES, self.engine.max_payload // 2)
+        news = CodeNews(author=self.author, at=time.time(), stored=version, files=packed if small else None)
+        try:
+            if not small:
+                await self.engine.put_object(f"code-{name}", packed)
+            await self.engine.publish(self._subject(name), pack(news), headers=_ROLLUP)
+        except (AwayError, RefusedError) as problem:
+            text = f"the servers of the cluster do not take the code: {problem}"
+            raise error(ErrorKind.UNAVAILABLE, text, field="cluster", retry_after=5) from problem
+
+    async def get(self, module: str, version: str, digest: str) -> tuple[StoredVersion, Mapping[str, bytes]] | None:
+        """Return a version with its code; None when it is gone, damaged or of a later release.
+
+        Waits while the engine is away.
+        """
+        name = _name(module, version, digest)
+        try:
+            found = await self._waiting(partial(self.engine.last, self._subject(name), fresh=True))
+            if found is None or not found.data:
+                return None
+            news = unpack(found.data, CodeNews)
+            packed = news.files
+            if packed is None:
+                packed = await self._waiting(partial(self.engine.get_object, f"code-{name}"))
+            return None if packed is None else (news.stored, await trio.to_thread.run_sync(_unpacked, packed))
+        except (RefusedError, UnreadableError, *_BROKEN) as problem:
+            log.error("the code of a version cannot be read", module=module, version=version, why=str(problem))  # noqa: TRY400
+            return None
+
+    async def expire(self, version: StoredVersion, number: int) -> None:
+        """Let the code of a version go that the change with this number deleted, unless it was stored again since."""
+        name = _name(version.module, version.version, version.digest)
+        with suppress(EngineError):  # then it stays
+            found = await self.engine.last(self._subject(name), fresh=True)
+            if found is None or found.sequence > number or "Nats-TTL" in found.headers:
+                return
+            subject, data = self._subject(name), found.data
+            await self.engine.publish(subject, data, expect=found.sequence, headers=_ROLLUP, ttl=_GONE_SECONDS)
+
+    async def _waiting(self, work: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await work()
+            except AwayError:
+                await self.engine.wait_connected()
+                await trio.sleep(_PAUSE_SECONDS)
+
+    def _subject(self, name: str) -> str:
+        return self.engine.names.news(CODE, name)
+
+
+def _name(module: str, version: str, digest: str) -> str:
+    return token(module, version, digest)
+
+
+def _unpacked(packed: bytes) -> Mapping[str, bytes]:
+    return msgspec.msgpack.decode(zlib.decompress(packed), type=dict[str, bytes])

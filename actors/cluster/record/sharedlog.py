@@ -1,0 +1,280 @@
+"""`SharedLog`: the execution log of a runner in a cluster, made of its history and the log of the engine.
+
+Rules:
+* A state of an accepted or keyed execution is published with the sequence of the state before it. If another runner was
+  first, this one has no part in the execution any more: `SupersededError`.
+* A new execution is in the history of this runner before it is published: without an answer of the engine, it counts
+  as accepted, and the outbox offers it. All other states are published first.
+* A begin must be published before its handler is called. An end, or a pause, does not wait for an engine that is away.
+* A plain synchronous call touches the history only, and the outbox publishes its end. So calls are as fast as without
+  a cluster, and go on without the engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+from attrs import define, field
+from msgspec.structs import replace
+
+from actors.cluster.engine import AwayError, EngineError, RefusedError, StaleError
+from actors.cluster.letters import Letter, UnreadableError
+from actors.cluster.life import Publish, State, Stored, Superseded, resolve
+from actors.cluster.record.mail import Mail
+from actors.executions import SupersededError
+from actors.history import History, Room, summary_of
+from protocol.errors import ErrorKind, Failure, RunnerError, error
+from protocol.model import Execution, Status
+
+_END_SECONDS: Final = 5.0
+"""How long an end waits for the engine; then the outbox publishes it."""
+_RETRY_SECONDS: Final = 5.0
+_TRIES: Final = 8
+_RECENT_BYTES: Final = 16 * 1024 * 1024
+_RECENT: Final = 4096
+"""Ends of calls that wait in memory to be published; others are read from the history."""
+_NONE: Final = "the servers of the cluster do not answer"
+
+log = structlog.get_logger("cluster")
+
+
+def is_shared(execution: Execution) -> bool:
+    """Return whether all states of an execution are published; of others, the end."""
+    return execution.asynchronous or execution.idempotency_key is not None
+
+
+@define(eq=False)
+class SharedLog:
+    """The execution log of one runner. Its methods are those of `ExecutionLog`, and of the `Record` of the queue."""
+
+    mail: Mail
+    history: History
+    wake: Callable[[], None] = field(default=lambda: None, init=False)
+    """Lets the outbox look."""
+    unsent: set[str] = field(factory=set, init=False)
+    """Executions of which the log may lack the last state."""
+    recent: dict[str, Execution] = field(factory=dict, init=False)
+    """The last ends of plain calls."""
+    _recent_bytes: int = field(default=0, init=False)
+    _known: dict[str, int] = field(factory=dict, init=False)
+    """The sequences of the last letters about live executions of this runner."""
+
+    # The execution log
+
+    @property
+    def node(self) -> str:
+        """The name of this runner."""
+        return self.mail.me.node
+
+    @property
+    def room(self) -> Room:
+        """The room for records."""
+        return self.history.room
+
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether a refused record may exist all the same."""
+        return self.history.waits_for_disk
+
+    def admit(self) -> None:
+        """Raise RunnerError while no execution may begin."""
+        self.history.admit()
+
+    def begin(self, execution: Execution) -> None:
+        """Remember a plain call as running; never blocks, and needs no engine. Raises RunnerError."""
+        self.history.begin(execution)
+
+    def release(self, name: str) -> None:
+        """Forget an execution that has left this runner."""
+        self.history.release(name)
+        self._known.pop(name, None)
+
+    def append(self, name: str, events: bytes, first_seq: int, forget: tuple[int, int] | None = None) -> None:
+        """Add events of a running execution to the history."""
+        self.history.append(name, events, first_seq, forget)
+
+    async def submit(self, execution: Execution) -> None:
+        """Record a state that is no end.
+
+        Raises RunnerError: `unavailable` when a new execution cannot be accepted or a begin cannot be published, and
+        SupersededError. Then a new one is not accepted, and a handler must not be called.
+        """
+        if not is_shared(execution):
+            await self.history.submit(execution)
+        elif _is_new(execution):
+            await self._accept(execution)
+        else:
+            await self._continue(execution)
+
+    async def finish(self, execution: Execution) -> None:
+        """Record an end. Raises RunnerError as `History.finish`, and SupersededError: then nothing is recorded."""
+        if not is_shared(execution):
+            await self.history.finish(execution)
+            self._remember(execution)
+            return
+        self.unsent.add(execution.id)
+        try:
+            # The record of an end is made even if the caller was cancelled.
+            with trio.CancelScope(deadline=trio.current_time() + _END_SECONDS, shield=True):
+                await self._publish(execution)
+                self.unsent.discard(execution.id)
+        except SupersededError:
+            self.unsent.discard(execution.id)
+            raise
+        except (EngineError, UnreadableError, RunnerError) as problem:
+            log.info("an end is published later", execution=execution.id, why=str(problem))
+        await self.history.finish(execution)
+        self._known.pop(execution.id, None)
+        if execution.id in self.unsent:
+            self.wake()
+
+    async def _accept(self, execution: Execution) -> None:
+        if not self.mail.engine.connected:
+            raise _away()
+        await self.history.submit(execution)
+        self.unsent.add(execution.id)
+        try:
+            await self._publish(execution, 0)
+        except RefusedError as problem:
+            self.unsent.discard(execution.id)
+            await self._refuse(execution, problem)
+        except (EngineError, UnreadableError, RunnerError) as problem:
+            log.info("it is not known yet whether an execution is in the log", execution=execution.id, why=str(problem))
+            self.wake()
+        else:
+            self.unsent.discard(execution.id)
+
+    async def _refuse(self, execution: Execution, problem: RefusedError) -> None:
+        text = f"the cluster does not accept it: {problem}"
+        why = Failure(ErrorKind.UNAVAILABLE, text)
+        ended = replace(execution, status=Status.FAILED, failure=why, exit_code=1, finished_at=time.time())
+        await self.history.finish(ended)
+        raise error(ErrorKind.UNAVAILABLE, text, field="cluster", retry_after=_RETRY_SECONDS)
+
+    async def _continue(self, execution: Execution) -> None:
+        try:
+            sequence = await self._publish(execution)
+        except (EngineError, UnreadableError) as problem:
+            if execution.status is Status.RUNNING:
+                text = f"the begin cannot be published: {problem}"
+                raise error(ErrorKind.UNAVAILABLE, text, field="cluster", retry_after=_RETRY_SECONDS) from problem
+            log.info("a pause is published with the next attempt", execution=execution.id, why=str(problem))
+        else:
+            if execution.status is Status.RUNNING or execution.id in self._known:
+                self._known[execution.id] = sequence
+        await self.history.submit(execution)
+
+    # The log of the engine
+
+    async def _publish(self, execution: Execution, expect: int | None = None) -> int:
+        """Put a state into the log after the one before it, and return its sequence.
+
+        Raises SupersededError; EngineError, UnreadableError and RunnerError, after which it may be there or not.
+        """
+        if not self.mail.engine.connected:
+            raise AwayError(_NONE)
+        letter, fresh = self._letter(execution), False
+        expect = self._known.get(execution.id) if expect is None else expect
+        for _ in range(_TRIES):
+            if expect is None:
+                match resolve(letter, await self.mail.state(execution.id, fresh=fresh)):
+                    case Stored(sequence):
+                        return sequence
+                    case Superseded():
+                        raise SupersededError(execution.id)
+                    case Publish(following):
+                        expect = following
+            try:
+                return await self.mail.send(letter, expect)
+            except StaleError:
+                expect, fresh = None, True
+        raise AwayError("others write about it all the time")
+
+    def _letter(self, execution: Execution) -> Letter:
+        """Return a letter as others may read it: without what the history does not keep."""
+        return Letter(self.mail.me, summary_of(execution) if execution.summary else execution)
+
+    # For the queue
+
+    async def state(self, name: str) -> State | None:
+        """Return the last letter about an execution. Raises AwayError, UnreadableError and RunnerError."""
+        return await self.mail.state(name)
+
+    async def publish(self, letter: Letter, expect: int) -> int:
+        """Publish a decision about an execution of another runner, and return its sequence.
+
+        Raises EngineError; and RunnerError when the history of this runner lacks what was published.
+        """
+        sequence = await self.mail.send(letter, expect)
+        if letter.execution.status.final:
+            await self.history.finish(letter.execution)  # the runner that ended it tells its recipients
+        else:
+            await self.history.adopt([letter.execution])
+        return sequence
+
+    async def take(self, state: State, execution: Execution) -> None:
+        """Prepare to run an execution here: its next state follows `state`. Raises RunnerError."""
+        await self.history.submit(execution)
+        self._known[execution.id] = state.sequence
+
+    def known(self, name: str) -> int:
+        """Return the sequence of the last letter about a live execution of this runner; 0 when it has none."""
+        return self._known.get(name, 0)
+
+    def settled(self, name: str) -> bool:
+        """Return whether the end of an execution, which is recorded here, is in the log."""
+        return name not in self.unsent
+
+    # For the outbox
+
+    async def offer(self, letter: Letter, state: State | None) -> State | None:
+        """Put a letter into the log if that lacks it; `state` is its last one. Return the last one after that.
+
+        Raises EngineError and RunnerError.
+        """
+        name = letter.execution.id
+        match resolve(letter, state):
+            case Publish(expect):
+                try:
+                    return State(letter, await self.mail.send(letter, expect))
+                except StaleError:
+                    return await self.mail.state(name, fresh=True)
+            case _:
+                return state
+
+    async def offer_end(self, execution: Execution) -> None:
+        """Bring the end of a plain call into the log. Raises EngineError and RunnerError."""
+        try:
+            await self.mail.send(self._letter(execution), 0)
+        except StaleError:
+            log.debug("an end is in the log already", execution=execution.id)
+
+    def _remember(self, execution: Execution) -> None:
+        size = len(execution.input) + len(execution.result or b"") + len(execution.events)
+        if len(self.recent) < _RECENT and self._recent_bytes + size <= _RECENT_BYTES:
+            self.recent[execution.id] = execution
+            self._recent_bytes += size
+        self.wake()
+
+    def recall(self, name: str) -> Execution | None:
+        """Return the end of a plain call, and forget it; None if it is in the history only."""
+        execution = self.recent.pop(name, None)
+        if execution is not None:
+            self._recent_bytes -= len(execution.input) + len(execution.result or b"") + len(execution.events)
+        return execution
+
+
+def _is_new(execution: Execution) -> bool:
+    """Return whether nothing about an execution can be in the log yet."""
+    if execution.status is Status.SCHEDULED:
+        return True
+    queued = execution.status is Status.QUEUED and execution.asynchronous
+    return queued and not execution.attempts and execution.run_at is None and execution.approval is None
+
+
+def _away() -> RunnerError:
+    return error(ErrorKind.UNAVAILABLE, f"{_NONE}; try again", field="cluster", retry_after=_RETRY_SECONDS)

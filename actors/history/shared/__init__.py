@@ -1,0 +1,5 @@
+"""What the cluster asks of a record: how far executions have come, and which ones the others may lack."""
+
+from actors.history.shared.joining import Ended, ended_after, join, open_ones, own, stages
+
+__all__ = ["Ended", "ended_after", "join", "open_ones", "own", "stages"]

@@ -49,15 +49,12 @@ class Engine:
         self.names = names
         self.prepared = trio.Event()
         """Set when the streams exist."""
+        self.changed: Final = connection.changed
+        """Hooks that are called on the loop when the connection comes and when it goes."""
         self._connection = connection
         self._requests = requests
         self._objects = Objects(connection, requests, names)
         self._serving = Serving(connection, requests, nursery)
-
-    @property
-    def changed(self) -> set[Callable[[], None]]:
-        """Hooks that are called on the loop when the connection comes and when it goes."""
-        return self._connection.changed
 
     @property
     def connected(self) -> bool:

@@ -111,8 +111,9 @@ class Runner:
         return (self.home / "log").read_text()
 
     def signal(self, number: int) -> None:
-        """Send a signal to the runner itself, not to its watcher."""
-        os.kill(self.pid, number)
+        """Send a signal to the runner itself, not to its watcher; one that was killed has none."""
+        if self.client is not None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it at once, its watcher and workers too."""
@@ -296,14 +297,16 @@ class Load:
 
 
 @contextmanager
-def fleet(servers: Servers, folder: Path, *options: str, name: str | None = None) -> Iterator[Fleet]:
-    """Run three runners of a cluster of their own."""
+def fleet(
+    servers: Servers, folder: Path, *options: str, name: str | None = None, nodes: tuple[str, ...] = NODES
+) -> Iterator[Fleet]:
+    """Run three runners, or others, of a cluster of their own."""
     name = name or f"t{secrets.token_hex(4)}"
     (folder / "calls").mkdir(parents=True)
     ways = Proxies()
     runners = []
     try:
-        for node in NODES:
+        for node in nodes:
             ports = [ways.add((node, server.name), server.port) for server in servers.all]
             urls = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
             given = ("--cluster", urls, "--cluster-name", name, "--node", node, "--redelivery", str(REDELIVERY))

@@ -7,7 +7,7 @@ import json
 import pytest
 import trio
 
-from actors.cluster.engine import Consumer, RefusedError, StaleError, UnansweredError, open_engine
+from actors.cluster.engine import Consumer, RefusedError, StaleError, UnansweredError, open_engine, pulling
 from protocol.errors import ErrorKind, RunnerError, error
 
 
@@ -203,7 +203,7 @@ async def test_the_smaller_priority_gets_the_jobs(engine):
     assert got == {"warm": 10, "cold": 0}
 
 
-async def test_a_pinned_consumer_serves_one_runner_until_it_leaves(engine):
+async def test_a_pinned_consumer_serves_one_runner_until_it_leaves(engine, monkeypatch):
     names, got = engine.names, {"one": [], "two": []}
     consumer = Consumer(names.queue, "m1", (names.job("m1", "*"),), policy="pinned_client")
 
@@ -215,6 +215,7 @@ async def test_a_pinned_consumer_serves_one_runner_until_it_leaves(engine):
                         got[who].append(job.subject)
                         await job.ack()
 
+    monkeypatch.setattr(pulling, "PINNED_SECONDS", 1)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             scopes = {who: trio.CancelScope() for who in got}
@@ -232,3 +233,26 @@ async def test_a_pinned_consumer_serves_one_runner_until_it_leaves(engine):
             while not got[other]:
                 await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
+
+
+async def test_a_runner_keeps_a_pinned_consumer_while_it_has_no_place(engine, monkeypatch):
+    monkeypatch.setattr(pulling, "PINNED_SECONDS", 3)
+    names, got = engine.names, []
+    consumer = Consumer(names.queue, "m1", (names.job("m1", "*"),), policy="pinned_client")
+
+    async def other():
+        async with engine.pull(consumer) as puller:
+            got.extend(await puller.fetch(1, seconds=60))
+
+    async with engine.pull(consumer) as puller:
+        await engine.publish(names.job("m1", "0"), b"")
+        assert len(await puller.fetch(1)) == 1
+        await engine.publish(names.job("m1", "1"), b"")
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(other)
+                began = trio.current_time()
+                while trio.current_time() < began + 1.5 * pulling.PINNED_SECONDS:
+                    assert await puller.keep()
+                    await trio.sleep(0.1 * pulling.PINNED_SECONDS)
+                assert not got

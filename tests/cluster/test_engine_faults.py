@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import socket
 import threading
 
 import pytest
@@ -11,6 +12,8 @@ import trio
 import trio.testing
 
 from actors.cluster.engine import AwayError, Consumer, StaleError, open_engine
+from actors.cluster.engine.connection import Connection
+from actors.cluster.engine.link import Access
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -193,3 +196,58 @@ async def test_the_end_fails_what_is_asked_and_leaves_no_thread(nats):
         await trio.testing.wait_all_tasks_blocked()
     assert threading.active_count() <= before
     gc.collect()
+
+
+async def test_the_end_comes_soon_with_a_stopped_server_too(nats):
+    try:
+        async with open_engine(nats.settings()) as engine:
+            nats.all[0].stop()
+            for _ in range(20):
+                engine.say("a.b", bytes(500_000))
+        assert "cluster link" not in [thread.name for thread in threading.enumerate()]
+    finally:
+        nats.heal()
+
+
+async def test_messages_that_come_faster_than_they_are_handled_are_dropped_and_counted(nats):
+    """Those of a subject that runners serve; questions and pulls bring as much as was asked for."""
+    settings = nats.settings()
+    connection = Connection(Access(settings.servers, "slow"), print)
+    connection.start()
+    try:
+        handled = []
+        subscription = connection.subscribe("a.flood", handled.append, limit=100)
+        await connection.wait_connected()
+        async with open_engine(settings) as engine:
+            connection.post("$JS.API.INFO", b"")  # after the subscription, which the server then has
+            await engine.ask("$JS.API.INFO", b"")
+            flood(settings.servers[0], 1000)
+            while subscription.received + subscription.dropped < 1000:
+                pass  # this loop does nothing else, like one that waits for the disk
+            assert handled == []
+        with trio.fail_after(10):
+            while len(handled) < 100:
+                await trio.sleep(0.001)
+        assert (len(handled), subscription.dropped) == (100, 900)
+    finally:
+        await connection.close()
+
+
+def flood(url, count):
+    """Send messages by a connection of its own, and wait until the server has them."""
+    host, port = url.removeprefix("nats://").split(":")
+    with socket.create_connection((host, int(port))) as sending:
+        sending.sendall(b'CONNECT {"verbose": false}\r\n' + b"PUB a.flood 1\r\nx\r\n" * count + b"PING\r\n")
+        while b"PONG" not in sending.recv(65536):
+            pass
+
+
+async def test_a_server_that_is_cut_off_is_left_for_another(proxied):
+    async with open_engine(proxied.settings()) as engine:
+        await offer(engine, engine.names.state("a"), b"a")
+        first = engine.server
+        at = next(each for each, url in zip(proxied.all, proxied.urls, strict=True) if url == first)
+        proxied.partition(at)
+        await offer(engine, engine.names.state("b"), b"b")
+        assert engine.server != first
+        assert (await engine.last(engine.names.state("a"), fresh=True)).data == b"a"

@@ -282,7 +282,7 @@ async def _prepare(connection: Connection, requests: Requests, names: Names, ser
 
 
 async def _prepare_late(prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
-    """Prepare the streams once the servers answer; whatever they refuse then is tried again."""
+    """Prepare the streams once the servers answer; what they refuse then is tried again."""
     while True:
         try:
             await prepare()

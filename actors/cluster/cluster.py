@@ -19,8 +19,7 @@ from actors.cluster.feed import Feeds, SharedClaims, SharedInstants
 from actors.cluster.files import Parts, SharedCollecting, SharedFiles, part_finder
 from actors.cluster.letters import Author
 from actors.cluster.node import node_name
-from actors.cluster.nodes import Facts, Neighbours, Nodes
-from actors.cluster.nodes.presence import RENEW_SECONDS, TTL_SECONDS
+from actors.cluster.nodes import RENEW_SECONDS, TTL_SECONDS, Facts, Neighbours, Nodes
 from actors.cluster.queue import Around, JobQueue
 from actors.cluster.record import POSITIONS_FILE, Mail, Outbox, Positions, Projection, SharedLog
 from actors.executions import Live, Runs
@@ -57,7 +56,7 @@ class Cluster:
     """Where executions are recorded."""
     files: SharedFiles = field(init=False)
     ends: EndsOfThisRunner = field(init=False)
-    """Confirms which ends of executions are told to others."""
+    """Confirms which ends of executions lead to notices."""
     projection: Projection = field(init=False)
     _history: History = field(init=False)
 

@@ -108,7 +108,7 @@ class Everywhere:
     def mirror(self, execution: Execution, module: Published | None = None) -> Mirror:
         """Return an execution that this runner does not own, as callers read, follow and wait for it."""
         found = module or served(self.registry, execution) or _unserved(execution)
-        mirror = Mirror(execution, found, self.requests, self.adopt, self.keep)
+        mirror = Mirror(execution, found, self.requests, self.runs.find, self.adopt, self.keep)
         if execution.status is Status.QUEUED and mirror.waiting is None:
             mirror.waiting = Waiting("queued", execution.created_at)
         if len(self._mirrors) > _MANY:

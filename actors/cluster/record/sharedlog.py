@@ -205,8 +205,13 @@ class SharedLog:
         return await self.mail.state(name)
 
     async def publish(self, letter: Letter, expect: int) -> int:
-        """Publish a decision about an execution of another runner, and return its sequence. Raises EngineError."""
-        return await self.mail.send(letter, expect)
+        """Publish a decision about an execution of another runner, record it here, and return its sequence.
+
+        This runner sends the notices of an end that it has decided. Raises EngineError and RunnerError.
+        """
+        sequence, execution = await self.mail.send(letter, expect), letter.execution
+        await (self.history.finish if execution.status.final else self.history.submit)(execution)
+        return sequence
 
     async def take(self, state: State, execution: Execution) -> None:
         """Prepare to run an execution here: its next state follows `state`. Raises RunnerError."""

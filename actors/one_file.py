@@ -212,11 +212,6 @@ class OneFile:
             copy.chmod(0o600)
         return copy
 
-    def end_copy(self, copy: Path, wanted: bool) -> None:
-        """Delete a copy that is not wanted."""
-        if not wanted:
-            copy.unlink(missing_ok=True)
-
     def _place(self, link: sa.Connection, cluster: int, place: int) -> None:
         rows = [{"name": _CLUSTER, "value": cluster}, {"name": _PLACE, "value": place}]
         link.execute(sa.insert(self.META).prefix_with("or replace"), rows)

@@ -217,15 +217,10 @@ class EventLog:
 
     # Reading
 
-    def kept(self) -> tuple[KeptEvent, ...]:
-        """Return all kept events, without the last event."""
-        self.seal()
-        return self.store.all()
-
-    def since(self, start: int) -> tuple[KeptEvent, ...]:
+    def kept(self, start: int = 0) -> tuple[KeptEvent, ...]:
         """Return the kept events from number `start` on, without the last event."""
         self.seal()
-        return tuple(self.store.since(start))
+        return tuple(self.store.since(start)) if start else self.store.all()
 
     def read(self, start: int) -> tuple[Event | LeftEvent, ...]:
         """Return the next events from number `start` on: a batch of those that exist, or () when there are none yet."""

@@ -393,6 +393,6 @@ class LiveExecutions:
         for name, live in self.by_id.items():
             begun = live.recorded or live.execution.failed_attempts
             if begun and live.flushed < live.log.next_seq and not live.execution.summary:
-                fresh = live.log.since(live.flushed)
+                fresh = live.log.kept(live.flushed)
                 self.records.append(name, events.encode_all(fresh), live.flushed, live.log.store.gap())
                 live.flushed = live.log.next_seq

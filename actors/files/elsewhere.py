@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,6 +26,10 @@ _POSITION: Final = "shared_position"
 """In `meta`: the number of the last note that is applied."""
 _ORIGIN: Final = "shared_origin"
 """In `meta`: the stream that the notes came from."""
+
+
+Load = Callable[[Path], Awaitable[bool]]
+"""Writes a content into a path; returns False without one."""
 
 
 class Elsewhere(Protocol):
@@ -74,14 +79,16 @@ class Sharing:
         """Share this store."""
         self._store = store
         self._verifying = verifying
+        self.received = 0
+        """Contents that came from other runners, since the start."""
 
     # Notes
 
     async def position(self, origin: int) -> int:
         """Return the number of the last note that is applied; 0 for none.
 
-        `origin` stands for the stream of the notes. With another one than before all notes are forgotten: what is here
-        is to be offered to it.
+        `origin` stands for the stream of the notes, 0 for a runner alone. With another one than before all notes are
+        forgotten: the files here are to be offered to it.
         """
 
         def work(link: sqlite3.Connection) -> int:
@@ -89,6 +96,7 @@ class Sharing:
             if found.get(_ORIGIN) == origin:
                 return int(found.get(_POSITION, 0))
             link.execute("delete from shared").close()
+            link.execute("delete from uploads where file not in (select id from files)").close()
             link.execute("delete from meta where name = ?", (_POSITION,)).close()
             link.execute("insert or replace into meta values (?, ?)", (_ORIGIN, origin)).close()
             return 0
@@ -212,9 +220,11 @@ class Sharing:
         row = await self._store.ask(lambda link: self._store.index.get(link, name, None))
         return None if row is None else await self._verifying.check(self._stored(row), self._known)
 
-    async def receive(self, shared: Shared, load: Callable[[Path], Awaitable[bool]]) -> bool:
+    async def receive(self, shared: Shared, load: Load) -> bool:
         """Store the content of a file, which `load` writes; return False if `load` has none, or another."""
-        file, path = await self._store.run(self._store.content.make)
+        content = self._store.content
+        await self._store.run(partial(content.check_room, shared.size))
+        file, path = await self._store.run(content.make)
         try:
             file.close()
             if not await load(path) or await self._verifying.digest(path) != shared.id:
@@ -232,6 +242,7 @@ class Sharing:
                 return stamp
 
             self._verifying.remember(shared.id, await self._store.run(work))
+            self.received += 1
             return True
         finally:
             path.unlink(missing_ok=True)

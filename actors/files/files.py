@@ -20,7 +20,7 @@ from attrs import frozen
 
 from actors.files.collecting import Collecting, Existing
 from actors.files.content import Content, Stamp
-from actors.files.elsewhere import Elsewhere, Sharing, stored_file
+from actors.files.elsewhere import Elsewhere, Load, Shared, Sharing, stored_file
 from actors.files.index import FILE_NAME, Collected, Index, Place, Row, Viewer
 from actors.files.model import StoredFile, checked_id, checked_name, checked_type
 from actors.files.store import Store
@@ -40,8 +40,8 @@ log: Any = structlog.get_logger("files")
 class FilesStatistics:
     """`bytes` of `limit_bytes` are taken by files; `writing_bytes` more by `writing` unfinished ones.
 
-    `refused` counts files without room, `collected` deleted ones. `damaged` has the names of damaged files, and
-    `files.db` if that was damaged.
+    `refused` counts files without room, `collected` deleted ones, `fetched` those that came from other runners.
+    `damaged` has the names of damaged files, and `files.db` if that was damaged.
     """
 
     files: int = 0
@@ -52,6 +52,7 @@ class FilesStatistics:
     refused: int = 0
     collected: int = 0
     damaged: tuple[str, ...] = ()
+    fetched: int = 0
 
 
 class Files:
@@ -192,6 +193,18 @@ class Files:
     async def _exists(self, name: str) -> bool:
         return await self._store.ask(lambda link: self._index.get(link, name, None)) is not None
 
+    async def receive(self, shared: Shared, load: Load) -> bool:
+        """Store a file of other runners, whose content `load` writes, as `Sharing.receive`.
+
+        Raises RunnerError `too_large` or `out_of_storage` if there is no room for it.
+        """
+        self.check_size(shared.size)
+        self._writing_bytes += shared.size
+        try:
+            return await self.sharing.receive(shared, load)
+        finally:
+            self._writing_bytes -= shared.size
+
     async def page(
         self, viewer: Viewer | None, limit: int, before: Place | None
     ) -> tuple[list[StoredFile], Place | None]:
@@ -214,6 +227,7 @@ class Files:
             self._refused,
             self._collected,
             (*([FILE_NAME] if index.damaged else []), *sorted(self._verifying.damaged)),
+            self.sharing.received,
         )
 
     def _stored(self, row: Row) -> StoredFile:
@@ -243,6 +257,8 @@ class Files:
         """
         await self._store.open()
         try:
+            if self.elsewhere is None:
+                await self.sharing.position(0)  # after it has left a cluster
             task_status.started()
             contents = True
             while True:

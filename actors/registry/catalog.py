@@ -249,7 +249,6 @@ def _noted(link: sa.Connection, subject: str, note: Note) -> int:
 
 def _note(link: sa.Connection, note: Note, subject: str, at: float, number: int | None) -> int:
     values: dict[str, Any] = {
-        "id": number,
         "at": at,
         "subject": subject,
         "action": note.action.value,
@@ -257,6 +256,8 @@ def _note(link: sa.Connection, note: Note, subject: str, at: float, number: int 
         "version": note.version,
         "detail": msgspec.json.encode(note.detail),
     }
+    if number is not None:
+        values["id"] = number
     made = link.execute(sa.insert(tables.changes).prefix_with("or ignore").values(**values)).inserted_primary_key
     return int(made[0]) if made is not None else 0
 

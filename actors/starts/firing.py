@@ -63,6 +63,8 @@ class Schedule:
     """A task waits for the end of its executions."""
     shared: State | None = field(default=None, init=False)
     """Its state as the cluster knows it."""
+    sent: tuple[State, State] | None = field(default=None, init=False)
+    """The last state that was written here, and the one on which that is based."""
     _lives: list[Live] = field(factory=list, init=False)
 
     @property
@@ -79,6 +81,11 @@ class Schedule:
         """Add an execution of this schedule."""
         if all(live.execution.id != each.execution.id for each in self._lives):
             self._lives.append(live)
+
+    def sending(self, state: State) -> State:
+        """Note that this state is written now, and return it."""
+        self.sent = state, self.state
+        return state
 
     def set(self, **values: object) -> None:
         """Change the state."""
@@ -126,8 +133,9 @@ class Firing:
             schedule.due = None
             self._fail(schedule, str(wrong))
             return
+        before = schedule.state.cursor
         if self.instants is not None and not await self._mine(schedule, self.instants, now):
-            schedule.due = now + _OTHERS_SECONDS
+            schedule.due = now + (_OTHERS_SECONDS if schedule.state.cursor == before else 0)
             return
         await self._release(schedule)
         found = due(schedule.spec, schedule.id, schedule.state.cursor, now)

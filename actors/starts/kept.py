@@ -73,7 +73,7 @@ class Kept:
             log.warning("schedules cannot be written", why=problem.failure.message)
 
     async def _write_states(self, schedules: Sequence[Schedule]) -> None:
-        written = [schedule.state for schedule in schedules]
+        written = [schedule.sending(schedule.state) for schedule in schedules]
         await self._feed.write(states=written)
         for schedule, state in zip(schedules, written, strict=True):
             if schedule.state == state:

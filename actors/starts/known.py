@@ -97,7 +97,9 @@ class Known:
             self.look_now(known)
 
     def _adopt_state(self, schedule: Schedule, theirs: State) -> None:
-        merged = merged_state(schedule.shared, schedule.state, theirs) if schedule.changed else theirs
+        sent = schedule.sent
+        base = sent[1] if sent is not None and sent[0] == theirs else schedule.shared
+        merged = merged_state(base, schedule.state, theirs) if schedule.changed else theirs
         schedule.state, schedule.shared, schedule.changed = merged, theirs, merged != theirs
         self.look_now(schedule)
 

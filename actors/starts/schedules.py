@@ -144,7 +144,7 @@ class Schedules:
             text = f"there are {MAX_API_SCHEDULES} schedules; delete some"
             raise error(ErrorKind.OVERLOADED, text, field="name")
         state = state_of(stored.id, spec, None if known is None else known.state, self.clock())
-        await self._kept.write(states=[state], schedules=[stored])
+        await self._kept.write(states=[state if known is None else known.sending(state)], schedules=[stored])
         found = self.known.by_id.get(stored.id)
         if found is not None and found.stored == stored:  # a cluster has made it known
             return found
@@ -166,7 +166,7 @@ class Schedules:
         if (before.paused_by is None) is (subject is None):
             return
         state = replace(before, paused_by=subject, cursor=max(before.cursor, self.clock()))
-        await self._kept.write(states=[state])
+        await self._kept.write(states=[schedule.sending(state)])
         if schedule.state is before:  # else a cluster has made it known
             schedule.state = state
         self.known.look_now(schedule)

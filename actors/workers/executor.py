@@ -272,8 +272,7 @@ class Executor:
 
     def borrow(self, module: Published, level: int = 0) -> Worker | None:
         """Return an idle worker of a module if the caller need not wait for one; `give_back` must follow."""
-        scheduler = self._scheduler
-        pool = scheduler.pool(module)
+        scheduler, pool = self._scheduler, self._scheduler.pool(module)
         if not scheduler.waiting and not scheduler.closing and scheduler.parking.can_lend(pool, level):
             return scheduler.reuse(pool, level)
         return None
@@ -303,8 +302,8 @@ class Executor:
 
     def openings(self, module: Published) -> Openings:
         """Return how many calls of a module could begin now, and what they would find."""
-        scheduler = self._scheduler
-        return openings(scheduler.pool(module), scheduler.room, scheduler.waiting, trio.current_time())
+        at = self._scheduler
+        return openings(at.pool(module), at.room, at.waiting, trio.current_time())
 
     def give_back(self, worker: Worker) -> None:
         """Take a worker back."""
@@ -319,11 +318,7 @@ class Executor:
 
     def must_wait(self, module: Published) -> bool:
         """Return whether a call of a module would have to wait until others have ended."""
-        scheduler, parking = self._scheduler, self.parking
-        pool = scheduler.pool(module)
-        if scheduler.closing or (pool.seats is not None and pool.seats.full(0)):
-            return True
-        return not parking.can_lend(pool, 0) and parking.room_for(pool, 0) <= 0
+        return self._scheduler.closing or self.parking.must_wait(self._scheduler.pool(module))
 
     def refuse(self, module: Published, *, patient: bool) -> None:
         """Raise the errors of a caller that would have to wait for a worker, but need not."""

@@ -244,6 +244,8 @@ class RunnerCollector(Collector):
             "operato_files_deleted", "Files that were deleted as no execution used them.", [({}, found.collected)]
         )
 
+        yield _counter("operato_files_fetched", "Files that came from other runners.", [({}, found.fetched)])
+
     def _history(self) -> Iterator[Metric]:
         found = self._service.history.statistics()
         gauges = (

@@ -78,7 +78,7 @@ class Runner:
         ports = ("--rest-port", "0", "--no-grpc", "--ready-file", "ready.json", "--drain-timeout", "5")
         command = [
             sys.executable,
-            os.environ.get("FLEET_MAIN", str(ROOT / "main.py")),
+            str(ROOT / "main.py"),
             "--config",
             "modules.yaml",
             *ports,
@@ -213,16 +213,16 @@ class Fleet:
             page = runner.get(f"/executions?limit=500{cursor}")
             if page is None:
                 return found
-            for each in page["executions"]:
+            for each in page["items"]:
                 if each["id"] in self.accepted and each["status"] in FINAL:
                     found[each["id"]] = each
-            if page.get("next") is None:
+            if page.get("cursor") is None:
                 return found
-            cursor = f"&cursor={page['next']}"
+            cursor = f"&cursor={page['cursor']}"
 
     def check(self) -> Counter[str]:
         """Wait until every door tells the same end of every accepted execution, and check each; return the ends."""
-        deadline = time.monotonic() + WHOLE_SECONDS
+        began, deadline = time.monotonic(), time.monotonic() + WHOLE_SECONDS
         while True:
             views = [self.ends(runner) for runner in self.runners]
             lacking = [len(self.accepted) - len(view) for view in views]
@@ -230,6 +230,7 @@ class Fleet:
                 break
             assert time.monotonic() < deadline, self.explain(views)
             time.sleep(0.2)
+        print(f"{len(self.accepted)} accepted, whole after {time.monotonic() - began:.1f} s")
         counts: Counter[str] = Counter()
         for name, module in self.accepted.items():
             self.check_one(name, module, views[0][name])

@@ -16,9 +16,11 @@ from actors.cluster.feed.code import MESSAGE_BYTES
 from actors.cluster.feed.news import MODULE, VERSION, ModuleNews, pack, token
 from actors.cluster.letters import Author
 from actors.keys import ApiKeys
-from actors.registry import Action, Catalog, ChangesQuery, Condition, Publisher, Registry
+from actors.registry import Action, Catalog, ChangesQuery, Condition, Note, Publisher, Registry
 from config.modules.spec import ModuleSpec
 from protocol.errors import ErrorKind, RunnerError
+
+CONTENTS = {"subjects_filter": "$O.*.M.*"}
 
 
 @attrs.frozen
@@ -66,7 +68,7 @@ async def running(settings, path, node):
 
 @asynccontextmanager
 async def alone(path):
-    """A runner without a cluster."""
+    """Run one without a cluster."""
     catalog = Catalog.open(path / "modules.db")
     registry = Registry(Publisher(path / "code", lambda _: {}), catalog)
     async with trio.open_nursery() as nursery:
@@ -183,6 +185,11 @@ async def test_large_code_goes_through_the_object_store(both):
     await until(lambda: "job" in b.registry.snapshot.modules)
 
     assert b.registry.snapshot.modules["job"].entry.read_text() == large
+    await b.registry.remove("job", None, subject="kim", condition=Condition())
+    await a.register("job", large, "1")
+    await until(lambda: "job" in b.registry.snapshot.modules)
+    found = await a.feeds.engine._requests.call(f"$JS.API.STREAM.INFO.OBJ_{a.feeds.engine.names.files}", CONTENTS)
+    assert len(found["state"]["subjects"]) == 1
 
 
 async def test_a_key_is_valid_everywhere_and_revoked_everywhere_at_once(both):
@@ -273,8 +280,10 @@ async def test_news_of_a_later_release_are_told_and_not_fatal(both):
     a, b = both
     names, engine = b.feeds.engine.names, b.feeds.engine
     news = ModuleNews(author=Author("z", "z", "9.0"), version=VERSION + 1, name="x", subject="kim", notes=())
-    await engine.publish(names.news(MODULE, token("x")), pack(news))
+    number = await engine.publish(names.news(MODULE, token("x")), pack(news))
     await until(lambda: MODULE in a.feeds.unreadable)
+    await a.registry.audit.note("kim", [Note(Action.FILE_ADD, "y")])
+    assert a.registry.catalog.place()[1] == number - 1  # an upgraded runner reads it
 
     assert "9.0" in a.feeds.unreadable[MODULE]
     assert "upgrade" in a.feeds.unreadable[MODULE]
@@ -300,3 +309,18 @@ async def test_nothing_changes_while_the_engine_is_away_and_reads_go_on(nats, tm
         await until(lambda: a.feeds.engine.connected)
         await a.register("job", code(2), "2")
         assert a.shown()["job"][1] == ["1", "2"]
+
+
+async def test_a_runner_reads_again_what_was_restored_and_offers_what_it_has(nats, tmp_path):
+    settings = nats.settings()
+    async with running(settings, tmp_path / "a", "a") as a:
+        await a.register("job", code(1), "1")
+        await a.register("more", code(2), "1")
+        shown = {name: found[:2] for name, found in a.shown().items()}
+        names, engine = a.feeds.engine.names, a.feeds.engine
+    async with open_engine(settings) as engine:  # as after a loss of all servers with their disks
+        await engine._requests.call(f"$JS.API.STREAM.DELETE.{names.feed}")
+    async with running(settings, tmp_path / "a", "a") as a, running(settings, tmp_path / "b", "b") as b:
+        assert {name: found[:2] for name, found in a.shown().items()} == shown
+        await b.register("job", code(3), "2")
+        assert (await alike(a, b))["job"][:2] == ("2", ["1", "2"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from attrs import evolve
@@ -231,6 +233,28 @@ async def test_a_collection_deletes_what_no_runner_uses(two):
     assert not await one.engine.object_exists(unused.id)
     assert await one.engine.object_exists(used.id)
     assert await one.engine.object_exists(kept.id)
+
+
+async def test_a_collection_removes_what_killed_runners_left_in_the_object_store(two):
+    one, _ = two
+    kept = await one.add(b"kept", execution="e1", module="m")
+    await one.shared.settle("e1")
+    one.existing = {"e1"}
+    await one.engine.put_object(id_of(b"no note"), b"no note")
+    bucket = one.engine.names.files
+    await one.engine.ask(f"$O.{bucket}.C.unfinished", b"half of a content")
+
+    one.now = time.time()
+    await one.collecting.collect()
+    assert await one.engine.object_exists(id_of(b"no note")), "it may be about to get a note"
+    one.now += 2 * DAY
+    await one.collecting.collect()
+
+    assert not await one.engine.object_exists(id_of(b"no note"))
+    assert await one.engine.object_exists(kept.id)
+    question = msgspec.json.encode({"subjects_filter": f"$O.{bucket}.C.*"})
+    info = msgspec.json.decode(await one.engine.ask(f"$JS.API.STREAM.INFO.OBJ_{bucket}", question))
+    assert len(info["state"]["subjects"]) == 1
 
 
 async def test_a_use_at_the_same_time_wins_over_a_collection(two):

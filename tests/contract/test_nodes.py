@@ -45,7 +45,7 @@ class Runner:
     def __init__(self, service, nodes, cut) -> None:
         self.service, self.nodes = service, nodes
         self.cut = cut
-        """Takes it from the bus, while it goes on."""
+        """Takes it from the bus, while it keeps running."""
 
 
 class Queue:

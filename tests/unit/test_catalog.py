@@ -12,7 +12,7 @@ import pytest
 
 from actors.registry import catalog as module_under_test
 from actors.registry.catalog import Catalog
-from actors.registry.stored import Action, ChangesQuery, Note, StoredVersion
+from actors.registry.stored import Action, Adopted, ChangesQuery, Note, StoredModule, StoredVersion
 from protocol.errors import ErrorKind, RunnerError
 
 FILES = {"main.py": b"def handler(input): return 1\n", "data/\xe9.bin": bytes(range(256))}
@@ -270,3 +270,60 @@ def test_nothing_is_registered_in_a_file_that_is_gone(path, replaced):
     with pytest.raises(OSError, match="deleted or replaced"):
         catalog.register(version("1", "lost"), {"main.py": b""}, "1", ())
     catalog.close()
+
+
+# -- the changes of a cluster ------------------------------------------------------------------------------------------
+
+
+def adopted(number, *versions, active=None, code=None, notes=(), name="m"):
+    module = StoredModule(name, active, number, 7.0, "ann", versions) if versions else None
+    return Adopted(number, "ann", 7.0, notes, name, module, code or {})
+
+
+def test_a_change_of_a_cluster_may_be_applied_twice(catalog):
+    note = Note(Action.REGISTER, "m", "v1", {"node": "a"})
+    changes = [adopted(4, version(), active="v1", code={"v1": FILES}, notes=(note, note))]
+    for _ in range(2):
+        catalog.adopt(99, 5, changes)
+
+    assert catalog.module("m") == StoredModule("m", "v1", 4, 7.0, "ann", (version(),))
+    assert catalog.files("m", "v1") == FILES
+    assert [each.id for each in catalog.changes(ChangesQuery())] == [(4 << 20) + 1, 4 << 20]
+    assert catalog.place() == (99, 5)
+
+
+def test_a_module_of_a_cluster_replaces_the_versions_that_it_does_not_have(catalog):
+    catalog.register(version("old"), FILES, "old", ())
+    catalog.register(version("v1", digest="another"), FILES, "v1", ())
+    code = {"v1": {"main.py": b"1"}, "v2": {"main.py": b"2"}}
+    catalog.adopt(99, 4, [adopted(4, version("v2"), version("v1"), active="v2", code=code)])
+
+    found = catalog.module("m")
+    assert [each.version for each in found.versions] == ["v2", "v1"]
+    assert catalog.files("m", "v1") == {"main.py": b"1"}
+    catalog.adopt(99, 6, [adopted(6)])
+    assert catalog.load() == []
+
+
+def test_a_version_without_code_is_left_out(catalog):
+    catalog.adopt(99, 4, [adopted(4, version(), version("v2"), active="v1", code={"v1": FILES})])
+
+    assert [each.version for each in catalog.module("m").versions] == ["v1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda catalog: catalog.register(version("v2"), {}, None, ()),
+        lambda catalog: catalog.activate("m", "v1", "ann", None),
+        lambda catalog: catalog.remove_version("m", "v1", "ann"),
+        lambda catalog: catalog.remove("m", "ann", {}),
+    ],
+)
+def test_a_change_apart_from_the_cluster_ends_the_place_in_it(catalog, change):
+    notes = (Note(Action.REGISTER, "m", "v1"),)
+    catalog.adopt(99, 4, [adopted(4, version(), active="v1", code={"v1": FILES}, notes=notes)])
+    change(catalog)
+
+    assert catalog.place()[0] == 0
+    assert catalog.changes(ChangesQuery(limit=1))[0].id > 4 << 20

@@ -27,6 +27,8 @@ _CLOSE_SECONDS: Final = 2
 _PING_SECONDS: Final = 2.0
 _PONG_SECONDS: Final = 5
 """Without a pong in this time the connection counts as lost: the server may be stopped."""
+_FLUSH_SECONDS: Final = 1
+"""A full buffer delays the next message by this time, then it is exceeded: what waits has a bound of its own."""
 _RETRY_SECONDS: Final = 0.25
 _MAX_TOLD: Final = 20
 """Different problems of one connection that are logged."""
@@ -153,6 +155,7 @@ class Side:
         """With what nats-py has for it, or None while there is no connection."""
         self._loop = _Loop()
         self._ready = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._draining: set[asyncio.Task[None]] = set()
 
     def do(self, command: Command) -> None:
@@ -166,9 +169,11 @@ class Side:
         """Have the thread send what it has, and end."""
         self._stopped = True
         self._wake()
+        with contextlib.suppress(RuntimeError):  # the thread has ended
+            self._loop.call_soon_threadsafe(self._stopping.set)
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the thread has ended
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._ready.set)
 
     def run(self, end: Callable[[], None]) -> None:
@@ -180,14 +185,17 @@ class Side:
             end()
 
     async def _main(self) -> None:
-        keeping = asyncio.create_task(self._keep())
-        while not self._stopped:
+        keeping, serving = asyncio.create_task(self._keep()), asyncio.create_task(self._serve())
+        await self._stopping.wait()
+        await asyncio.wait({serving}, timeout=_CLOSE_SECONDS)
+        keeping.cancel()
+        await asyncio.wait({keeping})
+
+    async def _serve(self) -> None:
+        while not self._stopped or self._commands:
             await self._ready.wait()
             self._ready.clear()
             await self._work()
-        await self._work()  # for what came with the end
-        keeping.cancel()
-        await asyncio.wait({keeping})
 
     async def _work(self) -> None:
         """Do the commands that there are."""
@@ -309,6 +317,7 @@ class Side:
             "reconnect_time_wait": 0,
             "connect_timeout": _CONNECT_SECONDS,
             "ping_interval": 3600,  # `_use` asks
+            "flush_timeout": _FLUSH_SECONDS,
             "closed_cb": on_closed,
             "error_cb": on_error,
             "tls": self._access.tls,

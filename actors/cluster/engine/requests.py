@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -17,6 +18,7 @@ from actors.cluster.engine.messages import (
     AwayError,
     Message,
     RefusedError,
+    StaleError,
     Stored,
     UnansweredError,
     from_get,
@@ -67,7 +69,7 @@ class Requests:
             self._waiting[inbox] = waiting = _Waiting(trio.lowlevel.current_task())
             try:
                 self._connection.post(subject, data, inbox, headers)
-                await trio.lowlevel.wait_task_rescheduled(_interrupted)
+                await trio.lowlevel.wait_task_rescheduled(partial(self._interrupted, inbox))
             finally:
                 self._waiting.pop(inbox, None)
                 self._asked -= 1
@@ -106,7 +108,13 @@ class Requests:
             answer = await self.ask(subject, data, headers=sent or None, timeout=timeout)
         except UnansweredError as error:
             raise AwayError(f"the stream of {subject} or its leader is away") from error
-        sequence: int = read_answer(answer)["seq"]
+        try:
+            sequence: int = read_answer(answer)["seq"]
+        except StaleError as stale:
+            own = await self.last(stale.stream, subject) if message_id is not None else None
+            if own is None or own.headers.get("Nats-Msg-Id") != message_id:
+                raise
+            return own.sequence
         return sequence
 
     async def call(self, subject: str, body: Any = None, *, timeout: float = 5.0) -> dict[str, Any]:
@@ -182,6 +190,6 @@ class Requests:
         elif waiting is not None:
             waiting(message)
 
-
-def _interrupted(_: Any) -> trio.lowlevel.Abort:
-    return trio.lowlevel.Abort.SUCCEEDED
+    def _interrupted(self, inbox: str, _: Any) -> trio.lowlevel.Abort:
+        del self._waiting[inbox]  # an answer that arrives before the task runs must not wake it again
+        return trio.lowlevel.Abort.SUCCEEDED

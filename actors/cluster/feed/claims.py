@@ -80,8 +80,10 @@ class SharedClaims:
                 return known
             if self._may_come(first, since):
                 await trio.sleep(_PAUSE_SECONDS)
-            elif found is not None and await self._end(execution, first.name):
-                expect = found.sequence
+            elif await self._end(execution, first.name):
+                expect = 0 if found is None else found.sequence
+            else:
+                return await self.current(first.name)
         raise error(ErrorKind.UNAVAILABLE, "the first call with this key cannot be found now; try again", retry_after=1)
 
     async def release(self, execution: Execution) -> None:

@@ -23,9 +23,12 @@ from actors.one_file import InTurn
 from actors.registry import Catalog, Registry
 from actors.starts import Schedules, StartsFile
 from actors.supervise import supervise
+from protocol.errors import ErrorKind, RunnerError, error
 
 M = TypeVar("M")
 _COPY: Final = "before-cluster"
+_OPEN_SECONDS: Final = 120.0
+"""How long a start may take to read everything that the cluster has."""
 
 log = structlog.get_logger("cluster")
 
@@ -101,21 +104,39 @@ class Feeds:
 
 @asynccontextmanager
 async def _following(shared: Shared[Any], what: str) -> AsyncIterator[None]:
-    follower = shared.follower
-    await follower.open()
-    joining, mine, copy = follower.joining, None, None
-    if joining:
-        mine = await shared.mine()
-        copy = await follower.in_file(follower.file.keep_copy, _COPY)
+    problem = None
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(supervise, follower, name=f"{what} of the cluster"))
-        if joining:
-            lost = await shared.join(mine)
-            await follower.joined()
-            await follower.in_file(follower.file.end_copy, copy, bool(lost))
-            for each in lost:
-                log.warning("this runner joins a cluster: what the cluster has wins", lost=each, kept=str(copy))
         try:
-            yield
+            with trio.fail_after(_OPEN_SECONDS):
+                await _begin(shared, what, nursery)
+        except RunnerError as failed:
+            problem = failed
+        except trio.TooSlowError:
+            text = f"the {what} of the cluster cannot be read within {_OPEN_SECONDS:g} s"
+            problem = error(ErrorKind.UNAVAILABLE, text, field="cluster")
+        try:
+            if problem is None:
+                yield
         finally:
             nursery.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
+
+
+async def _begin(shared: Shared[Any], what: str, nursery: trio.Nursery) -> None:
+    """Have everything as the cluster has it, and bring to it what only this runner has. Raises RunnerError."""
+    follower = shared.follower
+    await follower.open()
+    mine = copy = None
+    if follower.joining:
+        mine = await shared.mine()
+        copy = await follower.in_file(follower.file.keep_copy, _COPY)
+    await nursery.start(partial(supervise, follower, name=f"{what} of the cluster"))
+    if copy is None:
+        return
+    lost = await shared.join(mine)
+    await follower.joined()
+    if not lost:
+        await follower.in_file(copy.unlink)
+    for each in lost:
+        log.warning("this runner joins a cluster: what the cluster has wins", lost=each, kept=str(copy))

@@ -8,9 +8,12 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
 
 import structlog
 import trio
@@ -18,7 +21,7 @@ from attrs import define, field
 
 from actors.cluster.engine import AwayError, Engine, EngineError, RefusedError, StaleError, Stored
 from actors.cluster.feed.news import CLUSTER, MARK, News, id_of, pack, token
-from actors.cluster.letters import Author
+from actors.cluster.letters import Author, UnreadableError
 from actors.one_file import InTurn, OneFile, OvertakenError
 from protocol.errors import ErrorKind, RunnerError, error
 
@@ -26,11 +29,14 @@ _APPLY_SECONDS: Final = 30.0
 """How long a change may take to come back and be applied."""
 _TRIES: Final = 3
 _RETRY_SECONDS: Final = 5.0
-_OPEN_SECONDS: Final = 60.0
+_MARKS: Final = b"mark"
+_PAUSE_SECONDS: Final = 0.25
 _AWAY: Final = "the servers of the cluster do not answer: nothing can be changed until they do"
 _ROLLUP: Final = {"Nats-Rollup": "sub"}
 """The message takes the place of those before it, of which the stream else keeps some."""
 _TOPIC: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
+
+T = TypeVar("T")
 
 log = structlog.get_logger("cluster")
 
@@ -51,10 +57,14 @@ class Follower:
     """Gets the number of the cluster (0 while this runner joins it), the place and the news."""
     unreadable: dict[str, str] = field(factory=dict, init=False)
     """Why news of a topic could not be read: this runner changes nothing of it any more."""
+    readable: float = field(default=math.inf, init=False)
+    """The file notes no place after this one, so that a later release reads again what this one could not read."""
     joining: bool = field(default=False, init=False)
     place: int = field(default=0, init=False)
     """All changes up to this one are applied."""
     _cluster: int = field(default=0, init=False)
+    _mark: int = field(default=0, init=False)
+    """The number of a message that came after all that were there at `open`."""
     _last: dict[str, int] = field(factory=dict, init=False)
     """The number of the last change of each topic that is applied."""
     _subjects: dict[str, int] = field(factory=dict, init=False)
@@ -64,27 +74,41 @@ class Follower:
     _moved: trio.Event = field(factory=trio.Event, init=False)
 
     async def open(self) -> None:
-        """Find the place of the file in this cluster. Raises RunnerError `unavailable`."""
+        """Find the place of the file in this cluster; waits for the engine. Raises RunnerError `unavailable`."""
         self._cluster = await self._number()
+        mark = self.engine.names.news(MARK, token(self.author.node, *self.topics))
+        self._mark = await self._waiting(partial(self.engine.publish, mark, _MARKS, headers=_ROLLUP))
         known, place = await self.in_file(self.file.place)
-        self.joining = known != self._cluster
+        # With a place after the last message, the engine lost some, or was restored.
+        self.joining = known != self._cluster or place >= self._mark
         self.place = 0 if self.joining else place
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Apply changes until cancelled; started when all that were there at the begin are applied."""
+        """Apply changes until cancelled; started when all that were there at `open` are applied."""
         subjects = [self.engine.names.news(topic, "*") for topic in (*self.topics, MARK)]
-        async with (
-            self.engine.read(self.engine.names.feed, after=self.place, subjects=subjects) as reader,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(self._begin, task_status)
+        async with self.engine.read(self.engine.names.feed, after=self.place, subjects=subjects) as reader:
+            started = False
             while True:
+                if not started and self.place >= self._mark:
+                    started = True
+                    task_status.started()
                 await self._apply(await reader.batch())
 
     async def joined(self) -> None:
         """Note that this runner belongs to the cluster. Raises RunnerError `unavailable`."""
-        await self.in_file(self.file.set_place, self._cluster, self.place)
+        await self.in_file(self.file.set_place, self._cluster, self.noted(self.place))
         self.joining = False
+
+    def noted(self, place: int) -> int:
+        """Return the place that the file notes with changes up to `place`."""
+        return int(min(place, self.readable))
+
+    def leave_out(self, stored: Stored, problem: UnreadableError) -> None:
+        """Leave out news that cannot be read, and tell so."""
+        topic = stored.subject.rsplit(".", 2)[1]
+        self.unreadable[topic] = str(problem)
+        self.readable = min(self.readable, stored.sequence - 1)
+        log.error("a change of the cluster cannot be read", topic=topic, number=stored.sequence, why=str(problem))
 
     async def catch_up(self, topic: str) -> None:
         """Apply all changes of a topic that were made before this call. Raises RunnerError `unavailable`."""
@@ -199,36 +223,22 @@ class Follower:
         self._moved.set()
         self._moved = trio.Event()
 
-    async def _begin(self, task_status: trio.TaskStatus[None]) -> None:
-        """Wait until everything is applied that was there before."""
-        mark = self.engine.names.news(MARK, token(self.author.node, *self.topics))
-        with trio.move_on_after(_OPEN_SECONDS):
-            while True:
-                try:
-                    number = await self.engine.publish(mark, pack(News(author=self.author)), headers=_ROLLUP)
-                except AwayError:
-                    await self.engine.wait_connected()
-                else:
-                    break
-            while self.place < number:
-                await self._moved.wait()
-            task_status.started()
-            return
-        text = f"the changes of the cluster cannot be read within {_OPEN_SECONDS:g} s"
-        raise error(ErrorKind.UNAVAILABLE, text, field="cluster")
-
     async def _number(self) -> int:
         """Return the number of the cluster; the first runner makes it."""
         subject = self.engine.names.news(CLUSTER, "number")
-        with trio.move_on_after(_OPEN_SECONDS):
-            while True:
-                try:
-                    found = await self.engine.last(subject, fresh=True)
-                    if found is not None:
-                        return int(found.data)
-                    await self.engine.publish(subject, str(secrets.randbits(62) + 1).encode(), expect=0)
-                except StaleError:
-                    continue
-                except AwayError:
-                    await self.engine.wait_connected()
-        raise error(ErrorKind.UNAVAILABLE, _AWAY, field="cluster")
+        while True:
+            found = await self._waiting(partial(self.engine.last, subject, fresh=True))
+            if found is not None:
+                return int(found.data)
+            number = str(secrets.randbits(62) + 1).encode()
+            with suppress(StaleError):
+                await self._waiting(partial(self.engine.publish, subject, number, expect=0))
+
+    async def _waiting(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return an answer of the engine as soon as there is one."""
+        while True:
+            try:
+                return await work()
+            except (AwayError, RefusedError) as problem:
+                log.info("the changes of the cluster cannot be read yet", why=str(problem))
+                await trio.sleep(_PAUSE_SECONDS)

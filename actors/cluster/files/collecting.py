@@ -19,6 +19,7 @@ from attrs import define
 from actors.cluster.engine import Engine, EngineError, StaleError, UnansweredError
 from actors.cluster.files.objects import others
 from actors.cluster.files.sharing import SharedFiles
+from actors.cluster.files.sweeping import Sweeping
 from actors.files import Shared
 from protocol.errors import RunnerError
 
@@ -73,6 +74,10 @@ class SharedCollecting:
             for shared in found:
                 if shared.id not in used:
                     deleted += await self._delete(shared)
+        if following is None:
+            left = await Sweeping(self.files.engine, self.files.files.sharing, self.files.clock).sweep()
+            if left:
+                log.info("contents of killed runners were removed from the object store", contents=left)
         if deleted:
             log.info("files of the cluster were deleted that no execution uses", files=deleted)
         return deleted

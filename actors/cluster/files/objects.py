@@ -13,7 +13,7 @@ import trio
 from attrs import define
 
 from actors.cluster.engine import AwayError, Engine, EngineError, RefusedError, UnansweredError
-from actors.files import Sharing
+from actors.files import Load, Sharing
 from protocol.errors import ErrorKind, RunnerError, error
 
 _PREFIX: Final = "sha256:"
@@ -22,8 +22,6 @@ _NO: Final = b"-"
 _HEAL_SECONDS: Final = 60.0
 """A runner that has a content brings it into the object store in this time."""
 log: Any = structlog.get_logger("cluster.files")
-Load = Callable[[Path], Awaitable[bool]]
-"""Writes a content into a path; returns False without one."""
 Find = Callable[[str, str], Awaitable[bytes | None]]
 """Finds a part of a record by its id and that of the execution."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Callable, Collection
+from functools import partial
+from hashlib import sha256
 from typing import Any, Final
 
-import msgspec
 import structlog
 import trio
 from attrs import define, field
@@ -74,8 +73,7 @@ class SharedFiles:
             return False
         async with self.store.turn(name):
             if not await self._is_here(name):  # else another caller brought it meanwhile
-                self.files.check_size(shared.size)
-                await self.objects.fetch(name, self._receiving(shared))
+                await self.objects.fetch(name, partial(self.files.receive, shared))
             return True
 
     async def offer(self, stored: StoredFile, subject: str, execution: str) -> None:
@@ -102,12 +100,6 @@ class SharedFiles:
             return await self._sharing.here(name) is not None
         except RunnerError:  # its content is damaged
             return False
-
-    def _receiving(self, shared: Shared) -> Callable[[Callable[[Path], Awaitable[bool]]], Awaitable[bool]]:
-        async def receive(load: Callable[[Path], Awaitable[bool]]) -> bool:
-            return await self._sharing.receive(shared, load)
-
-        return receive
 
     # For the log of executions
 
@@ -167,11 +159,10 @@ class SharedFiles:
     async def _position(self) -> int:
         """Return the last note that is applied; 0 for another stream, or one that lost notes, as after a restore."""
         engine = self.engine
-        answer = await engine.ask(f"$JS.API.STREAM.INFO.{engine.names.feed}", b"")
-        info = msgspec.json.decode(answer, type=_Info)
-        origin = int(datetime.fromisoformat(f"{info.created[:19]}+00:00").timestamp())
+        extent = await engine.extent(engine.names.feed)
+        origin = int.from_bytes(sha256(extent.made.encode()).digest()[:7])
         position = await self._sharing.position(origin)
-        if position > info.state.last_seq:
+        if position > extent.last:
             log.warning("the cluster's servers have lost notes about files: all files are offered again")
             await self._sharing.position(0)
             position = await self._sharing.position(origin)
@@ -210,12 +201,3 @@ class SharedFiles:
                     await self.store.share(stored, await self._sharing.subjects(stored.id))
                 except FileNotFoundError:  # deleted meanwhile
                     continue
-
-
-class _State(msgspec.Struct):
-    last_seq: int
-
-
-class _Info(msgspec.Struct):
-    state: _State
-    created: str

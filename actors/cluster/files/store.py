@@ -15,7 +15,7 @@ from actors.cluster.engine import Engine, StaleError
 from actors.cluster.files.notes import End, read_note, subject_of, write_end, write_note
 from actors.cluster.files.objects import Objects
 from actors.cluster.letters import Author, UnreadableError
-from actors.files import Shared, Sharing, StoredFile
+from actors.files import PLAIN_NAME, PLAIN_TYPE, Shared, Sharing, StoredFile
 from protocol.errors import ErrorKind, error
 
 TOUCH_SECONDS: Final = 3600.0
@@ -155,7 +155,9 @@ def _over(note: Shared, found: Shared | End | None) -> Shared:
         return evolve(note, sequence=0)
     if isinstance(found, tuple):
         return evolve(note, sequence=found[1])
-    shown = found if note.part and not found.part else note
+    # A note that was made again from a content, or of a part, knows no name and type.
+    nameless = (note.name, note.type) in (("", ""), (PLAIN_NAME, PLAIN_TYPE))
+    shown = found if nameless and not found.part else note
     subjects = tuple(dict.fromkeys((*found.subjects, *note.subjects)))
     part, touched = note.part and found.part, max(note.touched_at, found.touched_at)
     return evolve(shown, subjects=subjects, part=part, touched_at=touched, sequence=found.sequence)

@@ -209,7 +209,7 @@ class Forwarding:
                 return
 
     async def _lost(self, node: str, live: Live) -> Execution:
-        """Record that nobody knows how a call ended."""
+        """Record that the end of a call is not known."""
         log.warning("a call is lost with its runner", execution=live.execution.id, node=node)
         failure = Failure(ErrorKind.LOST, _LOST.format(node=node))
         live.attempt = max(live.attempt, 1)

@@ -103,7 +103,7 @@ class Mirror(Live):
             except (AwayError, UnansweredError):
                 log.debug("the owner of an execution does not answer", execution=self.execution.id, owner=self.owner)
             if not isinstance(answer, News):
-                await trio.sleep(_PAUSE_SECONDS)  # its next owner is told by a later state
+                await trio.sleep(_PAUSE_SECONDS)  # a later state names its next owner
         self._asking = None
         if isinstance(answer, News):
             for event in decode_all(answer.events):

@@ -1,4 +1,4 @@
-"""Presence: what each runner tells the others about itself, and who is there as of now. Pure."""
+"""Presence: the facts that each runner tells the others about itself, and the runners that are there now. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def encode(presence: Presence) -> bytes:
 
 
 def decode(data: bytes) -> Presence | None:
-    """Return a presence; None for a message that is none, or of a release that this one cannot read."""
+    """Return a presence; None for any other message, or one of a release that this one cannot read."""
     try:
         return _decoder.decode(data)
     except msgspec.MsgspecError:
@@ -45,9 +45,9 @@ class _Known:
 
 @define(eq=False)
 class Neighbours:
-    """Who is there. `now` is any clock that never goes back, in seconds.
+    """The runners that are there. `now` is any clock that never goes back, in seconds.
 
-    Without a connection nobody is known to be gone: time stands still meanwhile.
+    Without a connection no runner is known to be gone: time stands still meanwhile.
     """
 
     node: str

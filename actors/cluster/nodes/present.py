@@ -108,7 +108,7 @@ class Present:
             subject = self.board.names.presence(presence.node)
             await self.board.publish(subject, encode(presence), ttl=TTL_SECONDS, timeout=RENEW_SECONDS)
         except EngineError as problem:
-            log.debug("presence cannot be told", why=str(problem))
+            log.debug("presence is not published", why=str(problem))
 
     async def _hear(self) -> None:
         async with self.board.read(self.board.names.nodes, after=0) as reader:

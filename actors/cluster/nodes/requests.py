@@ -59,7 +59,7 @@ class Carrier(Protocol):
         """Return the answer of the runner that serves a subject."""
 
     def serve(self, subject: str, answer: Callable[[bytes], Awaitable[bytes]], /) -> AbstractAsyncContextManager[None]:
-        """Answer what is asked of a subject, each question in a task of its own."""
+        """Answer the questions of a subject, each in a task of its own."""
 
 
 @define(eq=False)

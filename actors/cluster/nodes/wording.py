@@ -165,7 +165,7 @@ def write(node: str, release: str, body: Question | Answer) -> bytes:
 
 
 def read_question(data: bytes) -> tuple[str, Question | Large | Broken]:
-    """Return who asks, and what; `Broken` is the answer to a question that cannot be read."""
+    """Return the runner that asks, and its question; `Broken` is the answer to one that cannot be read."""
     letter = _read(data)
     if isinstance(letter, Broken):
         return "", letter

@@ -75,6 +75,11 @@ class Parking:
                 return True
         return pool.has_idle() and self.room_for(pool, level) > 0
 
+    def must_wait(self, pool: Pool) -> bool:
+        """Return whether a caller of a module has to wait until others have ended."""
+        full = pool.seats is not None and pool.seats.full(0)
+        return full or not (self.can_lend(pool, 0) or self.room_for(pool, 0) > 0)
+
     def open(self, pool: Pool, level: int) -> Worker | None:
         """Return a busy worker that takes another call."""
         worker = None if pool.seats is None else pool.seats.next(level)

@@ -253,17 +253,18 @@ async def open_engine(settings: ClusterSettings, *, prepares: bool = True, waits
     try:
         requests, names = Requests(connection), Names(settings.name)
         prepare = partial(_prepare, connection, requests, names, len(settings.servers) if prepares else None)
+        with trio.move_on_after(OPEN_SECONDS) as scope:
+            await prepare()
+        missing = connection.problem or "JetStream does not answer: is it on, and do most servers run?"
+        if scope.cancelled_caught and waits:
+            raise _unavailable(missing)
         async with trio.open_nursery() as nursery:
             engine = Engine(connection, requests, names, nursery)
-            with trio.move_on_after(OPEN_SECONDS) as scope:
-                await prepare()
-                engine.prepared.set()
             if scope.cancelled_caught:
-                missing = connection.problem or "JetStream does not answer: is it on, and do most servers run?"
-                if waits:
-                    raise _unavailable(missing)
                 log.warning("the servers of the cluster are away", why=missing)
                 nursery.start_soon(_prepare_late, prepare, engine)
+            else:
+                engine.prepared.set()
             yield engine
             nursery.cancel_scope.cancel()
     finally:

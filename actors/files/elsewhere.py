@@ -88,7 +88,7 @@ class Sharing:
         """Return the number of the last note that is applied; 0 for none.
 
         `origin` stands for the stream of the notes, 0 for a runner alone. With another one than before all notes are
-        forgotten: what is here is to be offered to it.
+        forgotten: the files here are to be offered to it.
         """
 
         def work(link: sqlite3.Connection) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from datetime import datetime
 from functools import partial
+from hashlib import sha256
 from typing import Any, Final
 
-import msgspec
 import structlog
 import trio
 from attrs import define, field
@@ -160,11 +159,10 @@ class SharedFiles:
     async def _position(self) -> int:
         """Return the last note that is applied; 0 for another stream, or one that lost notes, as after a restore."""
         engine = self.engine
-        answer = await engine.ask(f"$JS.API.STREAM.INFO.{engine.names.feed}", b"")
-        info = msgspec.json.decode(answer, type=_Info)
-        origin = int(datetime.fromisoformat(f"{info.created[:19]}+00:00").timestamp())
+        extent = await engine.extent(engine.names.feed)
+        origin = int.from_bytes(sha256(extent.made.encode()).digest()[:7])
         position = await self._sharing.position(origin)
-        if position > info.state.last_seq:
+        if position > extent.last:
             log.warning("the cluster's servers have lost notes about files: all files are offered again")
             await self._sharing.position(0)
             position = await self._sharing.position(origin)
@@ -203,12 +201,3 @@ class SharedFiles:
                     await self.store.share(stored, await self._sharing.subjects(stored.id))
                 except FileNotFoundError:  # deleted meanwhile
                     continue
-
-
-class _State(msgspec.Struct):
-    last_seq: int
-
-
-class _Info(msgspec.Struct):
-    state: _State
-    created: str

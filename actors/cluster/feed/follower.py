@@ -55,6 +55,8 @@ class Follower:
     in_file: InTurn
     apply: Callable[[int, int, Sequence[Stored]], Awaitable[None]]
     """Gets the number of the cluster (0 while this runner joins it), the place and the news."""
+    lost: Callable[[], Awaitable[None]] = field(default=trio.lowlevel.checkpoint, init=False)
+    """Called when the engine has lost the changes, before others are applied: this runner is `joining` then."""
     unreadable: dict[str, str] = field(factory=dict, init=False)
     """Why news of a topic could not be read: this runner changes nothing of it any more."""
     readable: float = field(default=math.inf, init=False)
@@ -92,7 +94,21 @@ class Follower:
                 if not started and self.place >= self._mark:
                     started = True
                     task_status.started()
-                await self._apply(await reader.batch())
+                batch = await reader.batch()
+                if batch[0].sequence <= self.place:
+                    log.error(
+                        "the servers of the cluster have lost changes; this runner joins again", topics=self.topics
+                    )
+                    self._last.clear()
+                    self._subjects.clear()
+                    await self.lost()
+                    await self.open()
+                await self._apply(batch)
+
+    async def wait_read(self) -> None:
+        """Wait until all changes are applied that were there at `open`."""
+        while self.place < self._mark:
+            await self._moved.wait()
 
     async def joined(self) -> None:
         """Note that this runner belongs to the cluster. Raises RunnerError `unavailable`."""
@@ -188,7 +204,7 @@ class Follower:
         number = 0 if last is None else last.sequence
         await self._wait(number)
         if subject.endswith(">"):
-            self._last[topic] = max(number, self._last.get(topic, 0)) if last is not None else 0
+            self._last[topic] = number
         else:
             self._subjects[subject] = number
 

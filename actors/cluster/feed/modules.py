@@ -183,6 +183,7 @@ class SharedModules:
 
     async def mine(self) -> list[StoredModule]:
         """Return the modules of this runner before it joins. Raises RunnerError `unavailable`."""
+        self._theirs.clear()
         return await self.in_catalog(self.catalog.load)
 
     async def join(self, mine: Sequence[StoredModule]) -> list[str]:

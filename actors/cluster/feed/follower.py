@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -96,9 +97,8 @@ class Follower:
                     task_status.started()
                 batch = await reader.batch()
                 if batch[0].sequence <= self.place:
-                    log.error(
-                        "the servers of the cluster have lost changes; this runner joins again", topics=self.topics
-                    )
+                    log.error("the cluster has lost changes; this runner joins it again", topics=self.topics)
+                    self.place, self._mark = 0, sys.maxsize
                     self._last.clear()
                     self._subjects.clear()
                     await self.lost()
@@ -153,10 +153,6 @@ class Follower:
     async def add(self, topic: str, news: News, seconds: float) -> int:
         """Publish news that depend on no others, and that stay for so long. Raises RunnerError `unavailable`."""
         return await self._publish(topic, self.engine.names.news(topic, news.id), news, 0, {}, seconds)
-
-    async def store(self, topic: str, name: str, news: News) -> None:
-        """Publish news that no runner follows. Raises RunnerError `unavailable`."""
-        await self._stored(self.engine.names.news(topic, name), pack(news), None, _ROLLUP, None)
 
     async def _publish(
         self, topic: str, subject: str, news: News, base: int, headers: Mapping[str, str], ttl: float | None = None

@@ -180,7 +180,7 @@ async def test_changes_at_once_without_a_condition_all_count(both):
 
 async def test_large_code_goes_through_the_object_store(both):
     a, b = both
-    large = f"DATA = '{secrets.token_hex(MESSAGE_BYTES)}'\n{code(1)}"
+    large = f"DATA = '{secrets.token_hex(4 * MESSAGE_BYTES)}'\n{code(1)}"
     await a.register("job", large, "1")
     await until(lambda: "job" in b.registry.snapshot.modules)
 

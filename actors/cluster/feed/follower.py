@@ -198,7 +198,9 @@ class Follower:
         except EngineError as problem:
             raise error(ErrorKind.UNAVAILABLE, _AWAY, field="cluster", retry_after=5) from problem
         number = 0 if last is None else last.sequence
-        await self._wait(number)
+        if not await self._wait(number):
+            text = "this runner has not applied earlier changes of the cluster yet; try again"
+            raise error(ErrorKind.UNAVAILABLE, text, retry_after=5)
         if subject.endswith(">"):
             self._last[topic] = number
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -254,18 +253,18 @@ async def open_engine(settings: ClusterSettings, *, prepares: bool = True, waits
     try:
         requests, names = Requests(connection), Names(settings.name)
         prepare = partial(_prepare, connection, requests, names, len(settings.servers) if prepares else None)
+        with trio.move_on_after(OPEN_SECONDS) as scope:
+            await prepare()
+        missing = connection.problem or "JetStream does not answer: is it on, and do most servers run?"
+        if scope.cancelled_caught and waits:
+            raise _unavailable(missing)
         async with trio.open_nursery() as nursery:
             engine = Engine(connection, requests, names, nursery)
-            with trio.move_on_after(OPEN_SECONDS) as scope:
-                await prepare()
-                engine.prepared.set()
             if scope.cancelled_caught:
-                missing = connection.problem or "JetStream does not answer: is it on, and do most servers run?"
-                if waits:
-                    raise _unavailable(missing)
                 log.warning("the servers of the cluster are away", why=missing)
-            if prepares or not engine.prepared.is_set():
-                nursery.start_soon(_prepare_again, connection, prepare, engine)
+                nursery.start_soon(_prepare_late, prepare, engine)
+            else:
+                engine.prepared.set()
             yield engine
             nursery.cancel_scope.cancel()
     finally:
@@ -283,31 +282,17 @@ async def _prepare(connection: Connection, requests: Requests, names: Names, ser
         raise _unavailable(str(failed)) from failed
 
 
-async def _prepare_again(connection: Connection, prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
-    """Prepare the streams at each connection: those in memory are gone with a server that was alone.
-
-    Refusals are followed by another try.
-    """
-    came, coming = trio.open_memory_channel[None](1)
-
-    def changed() -> None:
-        if connection.server is not None:
-            with contextlib.suppress(trio.WouldBlock):  # it is about to prepare
-                came.send_nowait(None)
-
-    connection.changed.add(changed)
-    if not engine.prepared.is_set():
-        came.send_nowait(None)
-    async for _ in coming:
-        while True:
-            try:
-                await prepare()
-            except RunnerError as problem:
-                log.warning("the cluster cannot be used yet", why=str(problem))
-                await trio.sleep(_AGAIN_SECONDS)
-            else:
-                engine.prepared.set()
-                break
+async def _prepare_late(prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
+    """Prepare the streams once the servers answer; what they refuse then is tried again."""
+    while True:
+        try:
+            await prepare()
+        except RunnerError as problem:
+            log.warning("the cluster cannot be used yet", why=str(problem))
+            await trio.sleep(_AGAIN_SECONDS)
+        else:
+            engine.prepared.set()
+            return
 
 
 def _check_version(connection: Connection) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 import attrs
 import trio
 
-from actors.cluster.engine.messages import AwayError, RefusedError
+from actors.cluster.engine.messages import AwayError, EngineError, RefusedError
 from actors.cluster.engine.requests import Requests
 
 LAYOUT: Final = 1
@@ -128,9 +127,20 @@ async def ensure_streams(requests: Requests, names: Names, *, servers: int) -> N
 
     `servers` is the number of those that the settings name: with three of them, fewer replicas are refused.
     """
+    problems: list[EngineError] = []
+
+    async def ensure(settings: Mapping[str, Any]) -> None:
+        try:
+            await _ensure(requests, settings, least=min(servers, MAX_REPLICAS))
+        except EngineError as problem:
+            problems.append(problem)
+            nursery.cancel_scope.cancel()
+
     async with trio.open_nursery() as nursery:
         for settings in stream_settings(names):
-            nursery.start_soon(partial(_ensure, requests, settings, least=min(servers, MAX_REPLICAS)))
+            nursery.start_soon(ensure, settings)
+    if problems:
+        raise problems[0]
 
 
 async def _ensure(requests: Requests, settings: Mapping[str, Any], *, least: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -262,9 +263,10 @@ async def open_engine(settings: ClusterSettings, *, prepares: bool = True, waits
             engine = Engine(connection, requests, names, nursery)
             if scope.cancelled_caught:
                 log.warning("the servers of the cluster are away", why=missing)
-                nursery.start_soon(_prepare_late, prepare, engine)
             else:
                 engine.prepared.set()
+            if prepares or not engine.prepared.is_set():
+                nursery.start_soon(_prepare_again, connection, prepare, engine)
             yield engine
             nursery.cancel_scope.cancel()
     finally:
@@ -282,17 +284,31 @@ async def _prepare(connection: Connection, requests: Requests, names: Names, ser
         raise _unavailable(str(failed)) from failed
 
 
-async def _prepare_late(prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
-    """Prepare the streams once the servers answer; what they refuse then is tried again."""
-    while True:
-        try:
-            await prepare()
-        except RunnerError as problem:
-            log.warning("the cluster cannot be used yet", why=str(problem))
-            await trio.sleep(_AGAIN_SECONDS)
-        else:
-            engine.prepared.set()
-            return
+async def _prepare_again(connection: Connection, prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
+    """Prepare the streams at each connection: those in memory are gone with a server that was alone.
+
+    Refusals are followed by another try.
+    """
+    came, coming = trio.open_memory_channel[None](1)
+
+    def changed() -> None:
+        if connection.server is not None:
+            with contextlib.suppress(trio.WouldBlock):  # it is about to prepare
+                came.send_nowait(None)
+
+    connection.changed.add(changed)
+    if not engine.prepared.is_set():
+        came.send_nowait(None)
+    async for _ in coming:
+        while True:
+            try:
+                await prepare()
+            except RunnerError as problem:
+                log.warning("the cluster cannot be used yet", why=str(problem))
+                await trio.sleep(_AGAIN_SECONDS)
+            else:
+                engine.prepared.set()
+                break
 
 
 def _check_version(connection: Connection) -> None:

@@ -21,6 +21,7 @@ _EXPIRES_SECONDS: Final = 30
 _FORGET_SECONDS: Final = 30
 """After this time the engine forgets the consumer of a reader that is gone."""
 _PAUSE_SECONDS: Final = 0.25
+_ATTEMPTS: Final = 4
 
 
 class Reader:
@@ -43,6 +44,7 @@ class Reader:
         self._subjects = list(subjects)
         self._name = ""
         self._number = 0
+        self._behind = 0
         self._pull = Pull(connection, late=lambda _: None)
 
     async def batch(self) -> Sequence[Stored]:
@@ -104,13 +106,21 @@ class Reader:
         self._name, self._number, self.pending = name, 0, answer.get("num_pending", 0)
 
     async def _check(self) -> None:
-        """Go back to the beginning where the stream ends before the position: another one has taken its place."""
+        """Go back to the beginning where the stream ends before the position: another one has taken its place.
+
+        A leader that has just been elected may lag for a moment, so it is asked several times.
+        """
         try:
             state = (await self._requests.call(f"$JS.API.STREAM.INFO.{self._stream}"))["state"]
         except RefusedError as error:
             raise AwayError(str(error)) from error
-        if state["last_seq"] < self.position:
-            self.position = 0
+        if state["last_seq"] >= self.position:
+            self._behind = 0
+            return
+        self._behind += 1
+        if self._behind < _ATTEMPTS:
+            raise AwayError("the stream ends before the position")
+        self.position = self._behind = 0
 
     def _ask(self) -> None:
         body = {

@@ -105,8 +105,8 @@ class Doors(Here):
 
 
 @define(eq=False)
-class Around2:
-    """Who is there."""
+class Neighbourhood:
+    """The runners that are there."""
 
     boots: set[str] = field(factory=set)
     all_labels: list[tuple[str, ...]] = field(factory=list)

@@ -178,13 +178,13 @@ class Servers:
         return ClusterSettings(**given)
 
     def wait_ready(self, seconds: float = _START_SECONDS) -> bool:
-        """Wait until all that run know a leader and are up to date. False if one of them ends, or in the end."""
+        """Wait until all know a leader and are up to date. False if one of them has ended, or after this time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if all(_ready(each, clustered=self.count > 1) for each in self.all if each.running and not each.stopped):
-                return True
             if not all(each.running for each in self.all):
                 return False
+            if all(_ready(each, clustered=self.count > 1) for each in self.all if not each.stopped):
+                return True
             time.sleep(0.05)
         return False
 
@@ -244,7 +244,7 @@ class Proxies:
         self.ports: dict[tuple[str, str], int] = {}
         self._blocked: dict[tuple[str, str], asyncio.Event] = {}
         self._open: dict[tuple[str, str], set[asyncio.StreamWriter]] = {}
-        self._listening: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies")
         self._thread.start()
@@ -311,16 +311,18 @@ class Proxies:
                 self._open[pair] -= ends
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        self._listening.append(server)
+        self._servers.append(server)
         self.ports[pair] = server.sockets[0].getsockname()[1]
 
     async def _end(self) -> None:
-        for server in self._listening:
+        for server in self._servers:
             server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(3):
+            await asyncio.sleep(0)  # for the ends of the connections
 
 
 @contextlib.contextmanager

@@ -16,9 +16,11 @@ from actors.cluster.feed.code import MESSAGE_BYTES
 from actors.cluster.feed.news import MODULE, VERSION, ModuleNews, pack, token
 from actors.cluster.letters import Author
 from actors.keys import ApiKeys
-from actors.registry import Action, Catalog, ChangesQuery, Condition, Publisher, Registry
+from actors.registry import Action, Catalog, ChangesQuery, Condition, Note, Publisher, Registry
 from config.modules.spec import ModuleSpec
 from protocol.errors import ErrorKind, RunnerError
+
+CONTENTS = {"subjects_filter": "$O.*.M.*"}
 
 
 @attrs.frozen
@@ -183,6 +185,11 @@ async def test_large_code_goes_through_the_object_store(both):
     await until(lambda: "job" in b.registry.snapshot.modules)
 
     assert b.registry.snapshot.modules["job"].entry.read_text() == large
+    await b.registry.remove("job", None, subject="kim", condition=Condition())
+    await a.register("job", large, "1")
+    await until(lambda: "job" in b.registry.snapshot.modules)
+    found = await a.feeds.engine._requests.call(f"$JS.API.STREAM.INFO.OBJ_{a.feeds.engine.names.files}", CONTENTS)
+    assert len(found["state"]["subjects"]) == 1
 
 
 async def test_a_key_is_valid_everywhere_and_revoked_everywhere_at_once(both):
@@ -273,8 +280,10 @@ async def test_news_of_a_later_release_are_told_and_not_fatal(both):
     a, b = both
     names, engine = b.feeds.engine.names, b.feeds.engine
     news = ModuleNews(author=Author("z", "z", "9.0"), version=VERSION + 1, name="x", subject="kim", notes=())
-    await engine.publish(names.news(MODULE, token("x")), pack(news))
+    number = await engine.publish(names.news(MODULE, token("x")), pack(news))
     await until(lambda: MODULE in a.feeds.unreadable)
+    await a.registry.audit.note("kim", [Note(Action.FILE_ADD, "y")])
+    assert a.registry.catalog.place()[1] == number - 1  # an upgraded runner reads it
 
     assert "9.0" in a.feeds.unreadable[MODULE]
     assert "upgrade" in a.feeds.unreadable[MODULE]

@@ -89,9 +89,10 @@ class Engine:
         """Store a message, and return its sequence in the stream.
 
         `expect` is the sequence of the last message of the subject that the caller knows, 0 for none: `StaleError` if
-        there is a later one. After an `AwayError` it may be stored or not. Publishing it again is safe with `expect`,
-        whose `StaleError` may then be about the message itself, and for two minutes with `message_id`, which returns
-        the sequence of the first. `ttl` is in seconds, at least 1; the message is gone after it.
+        there is another one. After an `AwayError` it may be stored or not. Publishing it again is safe with `expect`
+        and `message_id`: it returns the sequence of the first if that is the last of its subject. With `message_id`
+        alone the engine knows it for two minutes; with `expect` alone the `StaleError` may be about the message
+        itself. `ttl` is in seconds, at least 1; the message is gone after it.
         """
         return await self._requests.publish(
             subject, data, expect=expect, headers=headers, ttl=ttl, message_id=message_id, timeout=timeout
@@ -281,7 +282,7 @@ async def _prepare(connection: Connection, requests: Requests, names: Names, ser
 
 
 async def _prepare_late(prepare: Callable[[], Awaitable[None]], engine: Engine) -> None:
-    """Prepare the streams once the servers answer; whatever they refuse then is tried again."""
+    """Prepare the streams once the servers answer; what they refuse then is tried again."""
     while True:
         try:
             await prepare()

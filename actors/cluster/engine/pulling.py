@@ -29,8 +29,8 @@ _PAUSE_SECONDS: Final = 0.25
 _NO_ANSWERS: Final = 8
 """After so many attempts the consumer is made again: it may have been deleted."""
 _IDLE_SECONDS: Final = 86_400
-"""A consumer that no runner has asked for this long is deleted; its jobs stay, and the next one of its name gets them."""
-_PINNED_SECONDS: Final = 10
+"""A consumer that no runner has asked for this long is deleted; its jobs stay for the next one of its name."""
+PINNED_SECONDS: Final = 10
 """A pinned runner that asks for nothing in this time loses its consumer to another one."""
 
 
@@ -135,7 +135,7 @@ class Consumer:
             "priority_groups": [_GROUP],
         }
         if self.policy == "pinned_client":
-            config["priority_timeout"] = _PINNED_SECONDS * NANO
+            config["priority_timeout"] = PINNED_SECONDS * NANO
         return config
 
 
@@ -247,6 +247,21 @@ class Puller:
         """Ask for no more until the next call. Jobs that are on their way are given back."""
         self._pull.withdraw()
 
+    async def keep(self) -> bool:
+        """Stay the runner of a pinned consumer without getting jobs, while it has no place for more.
+
+        Only questions keep a consumer: call it at least every third of `PINNED_SECONDS`. Returns False if another
+        runner may have it now. Raises `AwayError`.
+        """
+        if not self._pin:
+            return False
+        try:
+            await self._once(1, 0, {"no_wait": True, "max_bytes": 1}, PINNED_SECONDS)
+        except AwayError:
+            if self._pull.status != _TOO_LARGE:  # no message is as small as a byte
+                raise
+        return bool(self._pin)
+
     def close(self) -> None:
         """Ask for no more."""
         self._pull.close()
@@ -309,5 +324,6 @@ class Puller:
 
 _LONGEST_SECONDS: Final = 60.0
 _OPEN: Final = {"expires": int(_LONGEST_SECONDS * NANO), "idle_heartbeat": HEARTBEAT_SECONDS * NANO}
+_TOO_LARGE: Final = "409"
 _EMPTY: Final = frozenset({"", "404", "408"})
 """The time of the question is over."""

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from attrs import define, field
 
 from actors.cluster.engine import AwayError, Engine, EngineError, RefusedError, StaleError, Stored
 from actors.cluster.feed.news import CLUSTER, MARK, News, id_of, pack, token
-from actors.cluster.letters import Author
+from actors.cluster.letters import Author, UnreadableError
 from actors.one_file import InTurn, OneFile, OvertakenError
 from protocol.errors import ErrorKind, RunnerError, error
 
@@ -56,6 +57,8 @@ class Follower:
     """Gets the number of the cluster (0 while this runner joins it), the place and the news."""
     unreadable: dict[str, str] = field(factory=dict, init=False)
     """Why news of a topic could not be read: this runner changes nothing of it any more."""
+    readable: float = field(default=math.inf, init=False)
+    """The file notes no place after this one, so that a later release reads again what this one could not read."""
     joining: bool = field(default=False, init=False)
     place: int = field(default=0, init=False)
     """All changes up to this one are applied."""
@@ -93,8 +96,19 @@ class Follower:
 
     async def joined(self) -> None:
         """Note that this runner belongs to the cluster. Raises RunnerError `unavailable`."""
-        await self.in_file(self.file.set_place, self._cluster, self.place)
+        await self.in_file(self.file.set_place, self._cluster, self.noted(self.place))
         self.joining = False
+
+    def noted(self, place: int) -> int:
+        """Return the place that the file notes with changes up to `place`."""
+        return int(min(place, self.readable))
+
+    def leave_out(self, stored: Stored, problem: UnreadableError) -> None:
+        """Leave out news that cannot be read, and tell so."""
+        topic = stored.subject.rsplit(".", 2)[1]
+        self.unreadable[topic] = str(problem)
+        self.readable = min(self.readable, stored.sequence - 1)
+        log.error("a change of the cluster cannot be read", topic=topic, number=stored.sequence, why=str(problem))
 
     async def catch_up(self, topic: str) -> None:
         """Apply all changes of a topic that were made before this call. Raises RunnerError `unavailable`."""

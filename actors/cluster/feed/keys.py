@@ -60,11 +60,10 @@ class SharedKeys:
             try:
                 news = unpack(stored.data, KeyNews)
             except UnreadableError as problem:
-                log.error("a change of keys cannot be read", number=stored.sequence, why=str(problem))  # noqa: TRY400
-                self.follower.unreadable[KEY] = str(problem)
+                self.follower.leave_out(stored, problem)
             else:
                 changes.append((news.key, news.forgotten))
-        await self.in_file(self.file.adopt, cluster, place, changes)
+        await self.in_file(self.file.adopt, cluster, self.follower.noted(place), changes)
         for key, forgotten in changes:
             if self.follower.joining:
                 self._keys[key.id] = key

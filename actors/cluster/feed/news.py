@@ -79,10 +79,11 @@ class AuditNews(News, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class CodeNews(News, frozen=True, omit_defaults=True, kw_only=True):
-    """A version of a module with its code: zlib of msgpack, in the object store if it is None."""
+    """A version of a module with its code: zlib of msgpack, here or in the object of this name."""
 
     stored: StoredVersion
     files: bytes | None = None
+    object: str | None = None
 
 
 class KeyNews(News, frozen=True, omit_defaults=True, kw_only=True):

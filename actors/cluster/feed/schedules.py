@@ -98,10 +98,9 @@ class SharedStarts:
                     else:
                         schedules[news.name] = news.schedule
             except UnreadableError as problem:
-                log.error("a change of schedules cannot be read", number=stored.sequence, why=str(problem))  # noqa: TRY400
-                self.follower.unreadable[topic] = str(problem)
+                self.follower.leave_out(stored, problem)
         changed = list(states.values()), list(schedules.values()), list(deleted)
-        await self.in_file(self.file.adopt, cluster, place, *changed)
+        await self.in_file(self.file.adopt, cluster, self.follower.noted(place), *changed)
         for name in deleted:
             self._states.pop(name, None)
         self._states.update(states)

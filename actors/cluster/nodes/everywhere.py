@@ -252,9 +252,16 @@ class Everywhere:
         return found
 
     async def others(self, status: Status, modules: tuple[str, ...], most: int, /) -> Sequence[Execution]:
-        """Return executions of other runners in a state, at most so many, without payloads."""
-        page = await self.history.list(Query(status=status, modules=modules, limit=most))
-        return [each for each in page.items if each.node != self.node and self.runs.find(each.id) is None]
+        """Return executions that this runner does not have, at most so many, without payloads.
+
+        Those that it accepted and that wait in the queue of the cluster are among them.
+        """
+        page, own = await self.history.list(Query(status=status, modules=modules, limit=most)), self.node
+        return [
+            each
+            for each in page.items
+            if self.runs.find(each.id) is None and (each.node != own or status is Status.QUEUED)
+        ]
 
     def _others(self) -> list[str]:
         return [each.node for each in self.neighbours.all(trio.current_time()) if each.node != self.node]

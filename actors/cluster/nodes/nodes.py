@@ -104,6 +104,8 @@ class Nodes:
             await nursery.start(self._answering.run)
             await nursery.start(self.present.run)
             task_status.started()
+            await self.runs.wait_stopping()
+            self.present.tell_soon()
 
     def look(self) -> Presence:
         """Return this runner as it is now."""

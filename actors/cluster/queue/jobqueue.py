@@ -157,7 +157,7 @@ class JobQueue:
         """
         if module.spec.tool.confirm and execution.approval is None:
             return self.runs.dispatcher.take(module, execution)
-        await self.offer(execution)
+        await self._put(execution)
         return self.around.mirror(module, execution)
 
     def push(self, live: Live) -> None:
@@ -165,21 +165,26 @@ class JobQueue:
         execution = live.execution
         self.runs.dispatcher.live.pass_on(live)
         if self._nursery is not None:
-            self._nursery.start_soon(self.offer, execution)
+            self._nursery.start_soon(self._put, execution)
 
-    async def offer(self, execution: Execution) -> None:
-        """Put the job of an execution, unless it is there."""
+    async def _put(self, execution: Execution) -> None:
+        if not await self.offer(execution):
+            self.around.record.owe(execution.id)
+
+    async def offer(self, execution: Execution) -> bool:
+        """Put the job of an execution, unless it is there; return whether the engine answered."""
         lane = self.room.lane(execution.module.name)
         try:
             await self.engine.publish(self.engine.names.job(lane.name, execution.id), b"", expect=0)
         except StaleError:
-            return
+            return True
         except (AwayError, RefusedError) as problem:
             log.info("a job is not put", execution=execution.id, why=str(problem))
-            return
+            return isinstance(problem, RefusedError)
         self._numbers.since += 1
         if self._pulls is not None:
             self._pulls.ask_too(lane)
+        return True
 
     # What others ask
 

@@ -32,6 +32,7 @@ from actors.cluster.nodes.wording import (
     Several,
     Waits,
 )
+from actors.events import EventLog
 from actors.executions import Here, Live, Runs, served
 from actors.history import History, Query
 from actors.registry import Published, Registry
@@ -115,6 +116,12 @@ class Everywhere:
             self._mirrors = {name: mirrors for name, mirrors in self._mirrors.items() if mirrors}
         self._mirrors.setdefault(execution.id, WeakSet()).add(mirror)
         return mirror
+
+    def take_over(self, live: Live) -> None:
+        """Let those who read an execution go on with the runner that has it now."""
+        mirror = self.mirror(live.snapshot(), live.module)
+        live.log.go_on_in(mirror.log)
+        live.log = EventLog(limit=0, keep=0)
 
     def project(self, execution: Execution) -> None:
         """Tell those who read an execution of another runner about a later state of it."""
